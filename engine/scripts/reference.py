@@ -22,6 +22,7 @@ PAGES = {
     "pictures": ("Pictures", "base curves outputs"),
     "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
     "exact": ("Exact resume", "exact.fit exact.marks exact.checkpoint exact.stop"),
+    "verdict": ("Verdicts", "verdict.tables verdict.ranking verdict.difference verdict.groups"),
     "runs": ("Runs", "run.directory run.result training.trained training.predict"),
 }
 

@@ -4,8 +4,7 @@ import json
 from pathlib import Path
 
 from leyden.config.values import flatten, unflatten
-from leyden.run.owner import signature
-from leyden.run.record import RunRecord, read_record
+from leyden.run.record import RunRecord, read_record, signature
 from leyden.run.result import Result
 
 START = "2026-01-01T00:00:00+00:00"

@@ -128,7 +128,7 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
     assert Run(run).result.epochs == 20
     assert len(Run(run).starts) == 1  # the second start found it finished
     provenance = json.loads((run / "run.json").read_text())["starts"][0]
-    assert provenance["library"] == {"version": call("leyden", "--version", cwd=tmp_path).split()[1], "git": None}
+    assert provenance["versions"]["leyden"] == call("leyden", "--version", cwd=tmp_path).split()[1]
     assert "hidden" in said
     # Killed within an epoch, it comes to the same bits, from another folder of the project.
     killed = "run_dir=../outputs/killed"
@@ -208,3 +208,21 @@ def test_exact_resume_can_be_had_alone(installed, tmp_path):
     for at in ("5", "12"):
         assert end("killed", AT=at) == []
     assert end("killed") == whole != []
+
+
+def test_verdicts_can_be_had_alone(installed, tmp_path):
+    """In a folder that is no project, and without importing PyTorch: the door's page, and the verbs of a table."""
+    tables = shutil.copytree(ENGINE / "docs" / "tables", tmp_path / "engine" / "docs" / "tables")
+    page = (ENGINE / "docs" / "verdict.md").read_text()
+    script = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S))
+    (tmp_path / "page.py").write_text(f"{script}\nimport sys\nassert not {{'torch', 'hydra'}} & {{*sys.modules}}\n")
+    said = call(installed / "python", "page.py", cwd=tmp_path)
+    assert said.count("With 95 % confidence the best setting is row 1.") == 4
+    assert "Verdict: B is better" in said
+    text = re.search(r"^```text\n(.*?)^```$", page, re.M | re.S)[1]
+    assert text in said
+    words = [str(tables / "results.csv"), "metric=acc", "mode=max"]
+    assert text in call(installed / "leyden", "summarize", *words, cwd=tmp_path)
+    assert "B is better" in call(
+        installed / "leyden", "compare", *words, "a=model=mlp", "b=model=moe", cwd=tmp_path
+    )

@@ -17,6 +17,7 @@ SRC = LIBRARY.parent
 # From the ground up; a module imports what is below its folder, and its neighbours, in no circle.
 FLOORS = [
     "exact",
+    "verdict",
     "config",
     "run",
     "scheduler",
@@ -85,11 +86,11 @@ def test_imports_run_downward(path):
             assert floor(imported) <= floor(name), f"{name} is below {imported}"
 
 
-def test_the_memory_of_a_process_knows_neither_configuration_nor_data():
-    known = {"leyden.exact"}
-    for path in (LIBRARY / "exact").glob("*.py"):
+@pytest.mark.parametrize("door", ["exact", "verdict"])
+def test_what_can_be_had_alone_knows_nothing_else_of_the_library(door):
+    for path in (LIBRARY / door).glob("*.py"):
         for imported in imports(path):
-            own = imported.startswith("leyden.exact.") or imported in known
+            own = f"{imported}.".startswith(f"leyden.{door}.")
             assert own or imported.split(".")[0] not in ("leyden", "hydra", "omegaconf"), f"{path.name}: {imported}"
 
 

@@ -8,11 +8,12 @@ from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
 from leyden.config.table import print_table
-from leyden.config.terminal import metric_text, show
+from leyden.config.terminal import show
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.evaluations import count_text
 from leyden.run.process import importing
+from leyden.verdict.numbers import metric_text
 
 
 @hydra_command

@@ -41,7 +41,7 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, lambda number, _: leave(128 + number))
-        from leyden.exact.kills import Starts, compare_killed
+        from leyden.exact.marks import Starts, compare_killed
 
         with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
             try:

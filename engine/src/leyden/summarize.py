@@ -1,29 +1,39 @@
-"""Summarise the runs below a folder: a table and a picture."""
+"""Summarise the runs below a folder, or a table: which settings may be the best."""
 
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending
 from leyden.report.summary import summarize
+from leyden.report.tables import OPTIONS, refuse_table_options, summarize_table
 
 USAGE = """\
-leyden summarize DIR [failed=drop|worst] [over=seeds|datasets] [format=table|json]
+leyden summarize DIR [failed=drop|worst] [over=seeds|splits|data] [format=table|json]
+leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN] [format=table|json]
 
 Writes summary.csv, summary.md and summary.png: a table of all runs in or below a folder, best first, and a picture.
-The folder can be a sweep, such as outputs/sweeps/NAME, or any other. failed=worst counts a failed run as the worst
-value of all runs; by default failed runs are left out of the means. Verdicts are over seeds, on this dataset; over=datasets widens them
-to other datasets of its kind. format=json prints the table as JSON."""
+The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
+
+  failed=worst       a failed run counts as the worst value of all runs; by default it is left out of the means
+  over=splits        verdicts for other data sets of this kind, not for this one alone
+  over=data          also ranks the settings over several data sets, by their mean ranks; of a table, over=COLUMN
+
+Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
 
 
 def main() -> None:
     """Run the command."""
     with ending(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
-            USAGE, {"failed": "drop", "over": "seeds", "format": "table"}, max_folders=1
+            USAGE, {"failed": "drop", "over": "seeds", "format": "table", **OPTIONS}, max_folders=1
         )
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
+        if folders[0].is_file():
+            summarize_table(folders[0], options)
+            return
+        refuse_table_options(options)
         failed = arguments.parse_choice(options, "failed", "drop", "worst")
-        summarize(folders[0], form, failed, arguments.parse_choice(options, "over", "seeds", "datasets"))
+        summarize(folders[0], form, failed, arguments.parse_choice(options, "over", "seeds", "splits", "data"))
 
 
 if __name__ == "__main__":

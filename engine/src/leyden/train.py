@@ -1,7 +1,5 @@
 """Train a network: one run, or a sweep with -m."""
 
-from pathlib import Path
-
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
@@ -31,11 +29,12 @@ def task(cfg: DictConfig) -> None:
         from leyden.run.directory import Run
         from leyden.run.identity import RunIdentity
         from leyden.run.lock import LOCK_TIMEOUT_S
-        from leyden.training.resume_test import test_resume
     hydra_cfg = HydraConfig.get()
     is_job = is_sweep(HydraConfig.instance().cfg)
     overrides = task_overrides(hydra_cfg)
     if cfg.exact == "test" and not cfg.dry_run:
+        from leyden.training.start import test_resume
+
         test_resume(cfg, overrides, is_job=is_job)
         return
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
@@ -47,7 +46,7 @@ def task(cfg: DictConfig) -> None:
     if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
         with importing():
             from leyden.run.fork import inherit_settings
-        inherit_settings(cfg, overrides, Path(cfg.run_dir))
+        inherit_settings(cfg, overrides, cfg.run_dir)
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices)
     test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir, trust=cfg.trust)

@@ -185,7 +185,9 @@ def test_the_script_of_a_site(nasty_slurm, tmp_path, mnist_root):
     assert "--gpus-per-node" not in output
     (srun,) = [line for line in output.splitlines() if line.startswith("srun ")]
     assert "--mpi=none" in srun
-    assert re.search(r"apptainer exec --nv image.sif python \S+bootstrap.py \S+ \S+ -u -m leyden\.run\.call", srun)
+    assert re.search(
+        r"apptainer exec --nv image.sif python \S+bootstrap.py \S+ \S+ -u -m leyden\.run\.process", srun
+    )
     output = finish(submit(tmp_path, *arguments, "cluster.gpu_option=null", cluster="slurm_ddp"))
     assert "a100" not in output
 

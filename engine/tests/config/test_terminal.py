@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.terminal import leyden_command, metric_text, python_command
+from leyden.config.terminal import leyden_command, python_command
+from leyden.verdict.numbers import metric_text
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import pytest
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from leyden.exact.first_batches import num_samples
+from leyden.data.contract import num_samples
 
 ROWS = range(7)
 

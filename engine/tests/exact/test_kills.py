@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.exact import ExactError
-from leyden.exact.kills import Starts, compare_killed
+from leyden.exact.marks import Starts, compare_killed
 from tests.conftest import here
 
 HERE = Path(__file__).parents[1] / "testing"

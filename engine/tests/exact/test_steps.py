@@ -9,7 +9,7 @@ import torch
 
 from leyden.exact import ExactError
 from leyden.exact.report import Reporter
-from leyden.exact.steps import FILE, Steps
+from leyden.exact.stop import FILE, Steps
 
 NOTHING = SimpleNamespace()
 

@@ -28,94 +28,19 @@ BASE = (
 ELSEWHERE = ("cluster", "sweep", "hydra")
 MANY = {"trainer.devices", "trainer.num_nodes", "trainer.strategy"}
 FEW = ["x", "0", "-2", "null", "[]", "1.5", "''", "{a:1}", "ddp_spawn", "nan"]
-VALUES = [
-    *(
-        "null",
-        "true",
-        "false",
-        "0",
-        "1",
-        "-1",
-        "2",
-        "0.5",
-        "-0.1",
-        "1.5",
-        "1e9",
-        "nan",
-        "inf",
-        "-inf",
-        "''",
-        "x",
-        "auto",
-    ),
-    *(
-        "[]",
-        "[0]",
-        "[1,2]",
-        "[x]",
-        "[null]",
-        "[[1]]",
-        "{a:1}",
-        "{}",
-        "a/b",
-        "../x",
-        "'a b'",
-        "ü",
-        "a'b",
-        "a#b",
-        "(x)",
-        "a=b",
-    ),
-    *(
-        "1,2",
-        "${x}",
-        "${seed}",
-        "${oc.env:HOME}",
-        "???",
-        "99999999999999999999",
-        "0x10",
-        "1_0",
-        "1e-400",
-        "\\",
-        "\x1b[31m",
-        "",
-    ),
-    *(
-        "os.system",
-        f"{OWN}.models.mlp.MLP",
-        "torch.nn.ReLU",
-        "builtins.dict",
-        "{_target_:builtins.dict}",
-        "min",
-        "warn",
-        "\n",
-    ),
-]
-EXTRA = [
-    "max_steps",
-    "max_time",
-    "overfit_batches",
-    "fast_dev_run",
-    "val_check_interval",
-    "check_val_every_n_epoch",
-]
-EXTRA += [
-    "min_epochs",
-    "min_steps",
-    "gradient_clip_algorithm",
-    "profiler",
-    "detect_anomaly",
-    "benchmark",
-    "inference_mode",
-]
-EXTRA += [
-    "num_sanity_val_steps",
-    "enable_progress_bar",
-    "reload_dataloaders_every_n_epochs",
-    "default_root_dir",
-    "barebones",
-]
-EXTRA += ["sync_batchnorm", "limit_predict_batches", "enable_model_summary", "enable_checkpointing", "plugins", "x"]
+ODD = r"""
+    null true false 0 1 -1 2 0.5 -0.1 1.5 1e9 nan inf -inf '' x auto
+    [] [0] [1,2] [x] [null] [[1]] {a:1} {} a/b ../x ü a'b a#b (x) a=b
+    1,2 ${x} ${seed} ${oc.env:HOME} ??? 99999999999999999999 0x10 1_0 1e-400 \
+    os.system torch.nn.ReLU builtins.dict {_target_:builtins.dict} min warn
+"""
+VALUES = [*ODD.split(), f"{OWN}.models.mlp.MLP", "'a b'", "", "\x1b[31m", "\n"]
+OPTIONS = """
+    max_steps max_time overfit_batches fast_dev_run val_check_interval check_val_every_n_epoch min_epochs min_steps
+    gradient_clip_algorithm profiler detect_anomaly benchmark inference_mode num_sanity_val_steps enable_progress_bar
+    reload_dataloaders_every_n_epochs default_root_dir barebones sync_batchnorm limit_predict_batches enable_model_summary
+    enable_checkpointing plugins x
+"""
 
 
 def keys():
@@ -127,7 +52,7 @@ def keys():
         for key, _ in flatten(OmegaConf.to_container(OmegaConf.load(path))):
             if not key.startswith(("defaults", "hydra")):
                 yield f"{group}.{key}".lstrip(".").replace("/", ".")
-    yield from (f"+trainer.{name}" for name in EXTRA)
+    yield from (f"+trainer.{name}" for name in OPTIONS.split())
 
 
 KEYS = sorted(set(keys()) - {"outputs", "run_dir"})

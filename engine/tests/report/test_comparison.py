@@ -26,15 +26,20 @@ def test_two_settings_of_a_sweep(call, sweep):
     text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.3")
     assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
     assert "Verdict: A is better" in text
-    assert "(4 pairs with the same seed)" in text
-    assert "A is better than B in 100 % of the pairs with the same seed, 96.25 % interval 48 to 100 %" in text
-    assert "This holds for this dataset, over seeds and the splits that they cut" in text
+    assert "(4 pairs by seed)" in text
+    assert "A is better than B in 100 % of pairs by seed, 98.75 % interval 39 to 100 %" in text
+    assert "Widened, since the two may be chosen among 3 settings; planned=true if not." in text
+    assert "Holds for this data set, over seeds and their splits; over=splits asks for more." in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
     assert "±: standard deviation of a setting's runs, over seed." in text
     assert "best setting" not in text
     text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
     assert "Verdict: can't be told apart" in text
-    assert "more seeds of each" in text
+    assert "Four of five differences of " in text
+    text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2", "planned=true")
+    assert "96.25 % interval" in text
+    assert "planned=true: right only if the two were named before any result was seen." in text
+    assert "the same within 0.2" in call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2", "margin=0.2")
 
 
 def test_pairs_that_all_differ_by_the_same(call, tmp_path):
@@ -70,7 +75,6 @@ def test_the_same_for_other_programs(call, sweep):
     assert found["probability_of_improvement"] == 0
     assert found["better"] == "b"
     assert found["verdict"] == "b is better"
-    assert found["further_seeds"] is None
     assert found["differs"] == {"optimizer.lr": {"a": 0.3, "b": 0.1}}
 
 
@@ -82,7 +86,7 @@ def test_folders_of_which_the_best_setting_is_named(call, sweep):
     (sweep / "other" / "sweep.json").write_text(json.dumps({"average_over": ["seed", "name"]}))
     text = call("s", "other")
     assert "optimizer.lr=0.1 (the best of 3)" in text
-    assert "selected by these values" in text
+    assert "chosen by these values" in text
     assert "2 (1 failed)" in text
     assert "Verdict: n too small to tell; at least 3 of each are needed" in text
     assert "interval" not in text
@@ -152,7 +156,7 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "failed", "none"), "none: at most 2 folders can be given"),
         (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, failed=, over=, format="),
         (("s", "failed", "failed=best"), "failed=best: must be one of drop, worst"),
-        (("s", "accuracy", "over=datasets"), "A has the objective val/loss (min)"),
+        (("s", "accuracy", "over=splits"), "A has the objective val/loss (min)"),
     ):
         text = call(*arguments)
         assert text.startswith("leyden: "), arguments

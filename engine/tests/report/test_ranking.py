@@ -6,9 +6,9 @@ import random
 import pytest
 
 from leyden.config.checks import Objective
-from leyden.report.ranking import MARK, Row, contenders, count_failures
+from leyden.report.ranking import Row, contenders, count_failures
 from leyden.report.records import Record
-from leyden.report.statistics import MAX_FURTHER
+from leyden.verdict.ranking import MARK
 
 
 def row(values, *, status="finished", name="", first_seed=0, **config):
@@ -55,14 +55,21 @@ def test_what_is_clearly_worse_is_not_marked():
     rows = [row([0.9, 0.91, 0.92]), row([0.895, 0.915, 0.9]), row([0.5, 0.51, 0.53])]
     found = contenders(rows, ["seed"], "max")
     assert found.like_best == [True, True, False]
-    assert 1 < found.num_further < MAX_FURTHER
     assert found.remarks[0] == f"With 95 % confidence the best setting is row 1 or one marked {MARK}."
-    assert found.remarks[1].startswith("With these seeds, a row that is worse by 0.")
-    assert found.remarks[2] == f"To tell rows 1 and 2 apart takes about {found.num_further} more seeds per row."
+    assert found.remarks[1].startswith("Four of five rows worse by 0.0")
+    assert found.remarks[2].startswith("Row 1 was chosen by its values: its mean is up to 0.0")
     found = contenders(rows[::2], ["seed"], "max")
     assert found.like_best == [True, False]
     assert found.remarks[0] == "With 95 % confidence the best setting is row 1."
-    assert len(found.remarks) == 2
+    assert all(len(remark) <= 80 for remark in found.remarks)
+
+
+def test_what_an_earlier_look_has_excluded_stays_so():
+    rows = [row([0.9, 0.91, 0.92], name="a"), row([0.895, 0.915, 0.9], name="b"), row([0.5, 0.9, 0.53], name="c")]
+    assert contenders(rows, ["seed"], "max").like_best[1] is True
+    found = contenders(rows, ["seed"], "max", 2, ["name=b", "name=c"])
+    assert found.like_best == [True, False, False]
+    assert found.remarks[0] == "With 95 % confidence the best setting is row 1."
 
 
 def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
@@ -81,36 +88,43 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
             [[0.99], [0.9, 0.91, 0.92], [0.5, 0.51, 0.53]],
             [None, True, False],
             [
-                "With 95 % confidence the best setting of those with at least 3 runs is row 2.",
+                "With 95 % confidence the best setting of those with 3 runs is row 2.",
                 "Row 1: fewer than 3 seeds",
-                "This holds",
+                "Of 3 seeds, one that fails in ten",
+                "Holds for",
             ],
         ),
         (  # .50 beside .95, both without variance, is not marked as good
             [[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]],
             [True, None, False],
             [
-                "With 95 % confidence the best setting is row 1, or row 2, which can't be tested.",
-                "Row 2 can't be tested against row 1: none of their values vary.",
-                "This holds",
+                "With 95 % confidence the best setting is row 1, or row 2.",
+                "Row 2: no values vary; more seeds would tell.",
+                "Four of five rows",
+                "Row 1 was chosen by its values",
+                "Of 3 seeds, one that fails in ten",
+                "Holds for",
             ],
         ),
         (  # an infinite loss is a run without a value
             [[0.9, 0.91, 0.92, -math.inf], [0.5, 0.51, 0.53], [-math.inf] * 3],
             [True, False, None],
             [
-                "With 95 % confidence the best setting of those with at least 3 runs, by the runs that finished",
+                "With 95 % confidence the best setting of those with 3 runs, by the runs that finished, is row 1.",
+                "1 run has no value and is not counted.",
                 "Row 3: fewer than 3 seeds",
-                "This holds",
+                "Of 3 seeds, one that fails in ten",
+                "Holds for",
             ],
         ),
         (
             [[0.9, 0.91, 0.92], [0.85], [0.5, 0.51, 0.53]],
             [True, None, False],
             [
-                "With 95 % confidence the best setting of those with at least 3 runs is row 1.",
+                "With 95 % confidence the best setting of those with 3 runs is row 1.",
                 "Row 2: fewer than 3 seeds",
-                "This holds",
+                "Of 3 seeds, one that fails in ten",
+                "Holds for",
             ],
         ),
     ],
@@ -145,13 +159,11 @@ def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(los
     rows = [row([0.9, 0.91, 0.92]), row(other)]
     gone = row([math.nan] * 5, status="finished" if lost == "nan" else lost).records[3:]
     rows[at].records += gone
-    said = contenders(rows, ["seed"], "max").remarks[0]
-    assert said == (
-        f"With 95 % confidence the best setting, by the runs that finished, is {claim}; "
-        "2 runs have no value and are not counted."
-    )
+    said = contenders(rows, ["seed"], "max").remarks
+    assert said[0] == f"With 95 % confidence the best setting, by the runs that finished, is {claim}."
+    assert said[1] == "2 runs have no value and are not counted."
     rows[at].records += row([0.9] * 5).records[3:]  # the same seeds once more, to their end
-    assert "did not finish" not in contenders(rows, ["seed"], "max").remarks[0]
+    assert "finished" not in contenders(rows, ["seed"], "max").remarks[0]
 
 
 def test_a_row_whose_runs_all_failed_is_never_marked_and_the_worst_is_finite():
@@ -169,14 +181,14 @@ def test_a_row_whose_runs_all_failed_is_never_marked_and_the_worst_is_finite():
 def test_forks_hold_for_their_parents_only():
     rows = [row(values, fork=f"/parent/{n}") for n, values in enumerate(([0.9, 0.91, 0.92], [0.5, 0.51, 0.53]))]
     said = contenders(rows, ["seed", "fork"], "max").remarks
-    assert "The runs start from 2 parents: this holds given these, and says nothing of others." in said
+    assert "The runs start from 2 parents: this says nothing of others." in said
     rows = [row(values, fork="/parent") for values in ([0.9, 0.91, 0.92], [0.5, 0.51, 0.53])]
     said = contenders(rows, ["seed", "fork"], "max").remarks
-    assert "The runs start from 1 parent: this holds given it, and says nothing of others." in said
+    assert "The runs start from 1 parent: this says nothing of others." in said
 
 
 def test_runs_of_folds_are_told_apart_less_easily():
-    columns = [0.9, 0.93, 0.94], [0.881, 0.917, 0.933]
+    columns = [0.9, 0.93, 0.94, 0.92, 0.91, 0.95], [0.887, 0.929, 0.933, 0.921, 0.906, 0.944]
 
     def rows(**config):
         made = [row(values, **config) for values in columns]
@@ -190,7 +202,7 @@ def test_runs_of_folds_are_told_apart_less_easily():
     found = contenders(rows(data__num_folds=3), averaged, "max")
     assert found.like_best == [True, True]
     assert "Nadeau and Bengio" in found.remarks[-1]
-    assert "more runs per row" in found.remarks[2]
+    assert "10 runs: " in found.remarks[1]
     assert rows(data__num_folds=10)[0].group(averaged).overlap == pytest.approx(1 / 9)
     # Data of one's own may tell no number of folds: then it is as many as there are.
-    assert rows(own=1)[0].group(averaged).overlap == pytest.approx(1 / 2)
+    assert rows(own=1)[0].group(averaged).overlap == pytest.approx(1 / 5)

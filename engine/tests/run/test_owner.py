@@ -15,7 +15,7 @@ from PIL import Image
 import leyden
 from leyden import compare, summarize
 from leyden.config.errors import UserError
-from leyden.run import owner
+from leyden.run import record as owner
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record

@@ -198,6 +198,6 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     Slurm().check(config.cluster, config.trainer)
     script = Slurm().script(tmp_path, config.cluster, 4, python=config.cluster.python or "python3")
     given = OmegaConf.create(site).cluster
-    assert f"{given.get('python', 'python3')} -u -m leyden.run.call" in script
+    assert f"{given.get('python', 'python3')} -u -m leyden.run.process" in script
     assert all(line in script for line in given.get("setup", []))
     assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)

@@ -95,7 +95,12 @@ STAND_INS = {
     # Splits, samplers, streams and loaders
     "splits": data("splits by global states, and by NumPy generators without a seed, per stage", "Splits"),
     "prepared": data("`prepare_data` that draws; `seed_everything` in `setup`", "Prepared", "+data.folder={place}"),
-    "pool": data("a sampler that draws each index when asked; validation in random order", "FromPool"),
+    "pool": data(
+        "a sampler that draws each index when asked; validation in random order",
+        "FromPool",
+        cells={"resume": ANNOUNCED, "fork": ANNOUNCED},
+        names=("the order of the training samples differs",),
+    ),
     "mining": Work("sampler weights and targets that the module changes", "stand_ins.Mining", "stand_ins.Mined"),
     "workers": data("samples drawn and counted in worker processes", "InWorkers", "+data.stay=false"),
     "persistent_workers": data("the same with `persistent_workers`, in all loaders", "InWorkers"),

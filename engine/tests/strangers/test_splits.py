@@ -22,18 +22,18 @@ def test_another_test_set_is_not_evaluated_on(train, cli):
     run, *_ = train("a", *of("SplitBySystem"))
     code, _, err = cli("evaluate", f"run={run.directory}")
     assert code == 2
-    assert "the validation split differs from that in training" in err
+    assert "first batch of val differs from that in training" in err
     assert len(err.splitlines()) == 1
 
 
-def test_a_run_is_not_resumed_or_forked_with_another_validation_split(train, tmp_path):
+def test_another_validation_split_refuses_a_resume_and_is_announced_of_a_fork(train, tmp_path):
     with stopping(11):
         train("a", *of("SplitBySystem"), code=1)
     _, _, err = train("a", *of("SplitBySystem"), code=2)
-    assert "the validation split differs from that before the run was stopped" in err
+    assert "the data differ from those that it was trained on: first batch of val" in err
     train("a", *of("SplitBySystem"), "exact=off")
-    _, _, err = train("b", *ARGUMENTS[3:5], f"fork={tmp_path / 'a'}@1", "trainer.max_epochs=3", code=2)
-    assert "the validation split differs" in err
+    _, _, err = train("b", *ARGUMENTS[3:5], f"fork={tmp_path / 'a'}@1", "trainer.max_epochs=3")
+    assert "fork: the data differ" in err
 
 
 def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_first_step(train):

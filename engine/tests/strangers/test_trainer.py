@@ -123,15 +123,11 @@ def test_a_strategy_is_judged_by_what_it_is(train):
 
 
 def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cli, tmp_path):
-    from leyden.training.trained import check_accelerator
-
     run, *_ = train("a", *QUICK, "trainer.accelerator=cpu", "trainer.max_epochs=1")
-    assert check_accelerator(run, None) == "cpu"
-    assert check_accelerator(run, "auto") == "auto"
     picture = tmp_path / "a.png"
     Image.new("L", (28, 28), 40).save(picture)
     for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
-        for wrong, why in (("mps", "this machine has none"), ("gpus", "must be one of auto, cpu")):
+        for wrong, why in (("mps", "trainer: MisconfigurationException: "), ("gpus", "must be one of auto, cpu")):
             code, _, err = cli(verb, f"run={run.directory}", *more, f"accelerator={wrong}")
             assert code == 2, err
             assert err.startswith(f"leyden: accelerator={wrong}: {why}")
@@ -142,7 +138,6 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
     for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
         code, _, err = cli(verb, f"run={run.directory}", *more)
         assert code == 0, err
-        assert "was trained with trainer.accelerator=mps: this machine has none that PyTorch can use" in err
 
 
 def test_each_of_several_optimizers_has_its_curves(train):

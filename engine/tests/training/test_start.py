@@ -3,15 +3,12 @@
 import csv
 import resource
 import shutil
-import signal
-import time
 
 import pytest
 import torch
 
 from leyden.run.directory import Run
-from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, start, weights
-from tests.forks import TIMEOUT_S
+from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, weights
 
 
 @pytest.fixture
@@ -180,19 +177,6 @@ def test_an_epoch_without_validation_is_not_the_best(train):
     never, _, err = train("b", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1", code=2)
     assert "objective.metric=val/acc: no epoch of this run ends with a validation" in err
     assert not never.directory.exists()
-
-
-@pytest.mark.slow
-def test_sigterm_ends_with_an_error_code_and_can_go_on(tmp_path, mnist_root):
-    process = start(f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", "trainer.max_epochs=50")
-    while not (tmp_path / "run" / "checkpoints" / "last.ckpt").exists():
-        assert process.poll() is None
-        time.sleep(0.1)
-    process.send_signal(signal.SIGTERM)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "resumes the run" in output
-    assert Run(tmp_path / "run").result is None
 
 
 @pytest.mark.gpu

@@ -15,7 +15,7 @@ from lightning.pytorch.strategies import Strategy
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, start, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -25,9 +25,6 @@ STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trai
 
 
 RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "task.label_smoothing=0.1")
-OWN = ("task=own", "callbacks.checkpoint.every_n_steps=3", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
-PLAIN = (*OWN, "task._target_=tests.tasks.own.Plain")
-GAN = ("task._target_=tests.tasks.own.GAN", "objective.metric=val/critic", "objective.mode=min", "test=false")
 FOLDER = (
     "data=folder",
     "data.root={pets}",
@@ -59,15 +56,6 @@ MATRIX = {
         (),
     ),
     "auroc": ((*QUICK, *STOCHASTIC, "+task/metrics=auroc"), (13,), ()),
-    "module": ((*for_module(QUICK, PLAIN), *PLAIN), (13,), ()),
-    "optimizers by hand": ((*for_module(QUICK, GAN), *OWN, *GAN), (13,), ()),
-    "data module": (("data=own", "data._target_=tests.data.own.Plain", *PLAIN), (17,), ()),
-    "its workers": (
-        ("data=own", "data._target_=tests.data.own.Plain", "+data.num_workers=2", "+data.persistent=true", *PLAIN),
-        (17,),
-        (),
-    ),
-    "without a length": (("data=own", "data._target_=tests.data.own.Streaming", *PLAIN), (5, 17), ()),
     "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (17,), ("data.num_workers=1",)),
 }
 

@@ -1,7 +1,6 @@
 """A start that is refused leaves everything as it was; a run keeps what makes it anew."""
 
 import json
-import shutil
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -213,26 +212,6 @@ def test_a_record_checks_out_nothing_elsewhere(project, monkeypatch, path):
         reproduction._checked_out(run),
     ):
         pass
-
-
-def test_the_state_of_a_library_in_a_repository_of_its_own_is_kept(project, tmp_path_factory, monkeypatch):
-    library = tmp_path_factory.mktemp("library") / "leyden"
-    library.mkdir()
-    (library / "__init__.py").touch()
-    monkeypatch.setattr(provenance, "LIBRARY", library)
-    assert provenance.state_of_library()["git"] is None  # an installed one is in no repository
-    subprocess.run(["git", "-C", str(library), "init", "-q"], check=True)
-    subprocess.run(["git", "-C", str(library), "add", "-A"], check=True)
-    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    subprocess.run(["git", "-C", str(library), *author, "commit", "-qm", "first"], check=True)
-    (library / "__init__.py").write_text("changed = True\n")
-    found = provenance.state_of_library()["git"]
-    assert found["sha"] != provenance.state_of_code()["sha"]
-    assert "+changed = True" in found["diff"]
-    shutil.rmtree(library / ".git")
-    library.rename(project / "ignored_copy")  # of the code, for a job
-    monkeypatch.setattr(provenance, "LIBRARY", project / "ignored_copy")
-    assert provenance.state_of_library()["git"] is None
 
 
 def test_an_override_that_names_another_key_is_kept_as_given(cli, tmp_path):

@@ -118,7 +118,6 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
         expected[output.suffix] = rows(output)
         assert [name for name, *_ in rows(output)] == sorted(map(str, images.iterdir()))
     monkeypatch.setattr(predict, "BATCH_SIZE", 4)
-    monkeypatch.setattr(predict, "MIN_FILES_FOR_WORKERS", 10)  # workers read
     monkeypatch.setattr(predict, "MAX_SHOWN", 6)
     for suffix, there in expected.items():
         output = tmp_path / f"b{suffix}"

@@ -41,9 +41,17 @@ from leyden.config.checks import objectives, require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import one_line
-from leyden.data.contract import Facts, ModuleData, digests_of, facts_of, sizes_of
+from leyden.data.contract import (
+    Facts,
+    ModuleData,
+    digests_of,
+    divides_batches,
+    facts_of,
+    first_batches,
+    has_split,
+    sizes_of,
+)
 from leyden.exact.checkpoint import find_unreadable
-from leyden.exact.first_batches import divides_batches, has_split
 from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_everything, seed_stages, seeded, undisturbed
 from leyden.exact.stages import FollowsValidation
@@ -316,6 +324,8 @@ def build(
     data = datamodule(cfg)
     with user_errors("data"):
         digests = digests_of(data)
+        if cfg.exact != "off":
+            digests |= first_batches(data, "val")
     beginning.check_data(digests)  # first, since loggers delete points
     # Before the task, whose schedule needs the number of steps.
     trainer = run_trainer(

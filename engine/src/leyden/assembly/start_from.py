@@ -28,7 +28,7 @@ from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import replacing
 from leyden.exact.memory import read_plain
-from leyden.run.directory import Run, RunContents, changed_names, check_resumable, trained_on
+from leyden.run.directory import Run, changed_names, check_resumable, trained_on
 from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
 from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
@@ -177,7 +177,7 @@ class Resumed(StartingPoint):
         content: Its content.
     """
 
-    def __init__(self, run: RunContents, path: Path, content: dict[str, Any]) -> None:
+    def __init__(self, run: Run, path: Path, content: dict[str, Any]) -> None:
         self.run, self.path, self.content = run, path, content
         self.step = int(content["global_step"])
 
@@ -206,7 +206,7 @@ class Resumed(StartingPoint):
         return self.path
 
 
-def _warn_of_other_versions(run: RunContents) -> None:
+def _warn_of_other_versions(run: Run) -> None:
     """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
     there, here = dict_at(run.starts[-1] if run.starts else {}, "versions"), installed_versions()
     names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here.get(name)) != here.get(name)]
@@ -360,7 +360,7 @@ FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "call
 EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
 
 
-def check_changes(cfg: DictConfig, parent: RunContents, path: Path, content: dict[str, Any]) -> None:
+def check_changes(cfg: DictConfig, parent: Run, path: Path, content: dict[str, Any]) -> None:
     """Check that each setting that differs from the parent's takes effect in the fork.
 
     Raises:
@@ -409,9 +409,7 @@ class Fork(Resumed):
         best: The checkpoint of the best epoch up to that state; None if it was not kept.
     """
 
-    def __init__(
-        self, parent: RunContents, path: Path, content: dict[str, Any], sha256: str, best: Path | None
-    ) -> None:
+    def __init__(self, parent: Run, path: Path, content: dict[str, Any], sha256: str, best: Path | None) -> None:
         super().__init__(parent, path, content)
         self.sha256, self.best = sha256, best
         self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}

@@ -29,8 +29,7 @@ from leyden.assembly.trainer import without_empty_hooks
 from leyden.config.checks import objectives
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
-from leyden.data.contract import Facts, ModuleData, facts_of, own_loaders, sizes_of
-from leyden.exact.first_batches import divides_batches
+from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
 from leyden.exact.loaders import flatten_loaders
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task

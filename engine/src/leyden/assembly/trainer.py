@@ -35,10 +35,9 @@ from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError, leave
 from leyden.config.values import flatten
-from leyden.data.contract import Facts, ModuleData, facts_of
+from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.digest import digest_of_content
-from leyden.exact.first_batches import divides_batches
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
@@ -335,7 +334,6 @@ def run_trainer(
         requeue_signal,
         cfg.exact,
         data=digest_of_content(settings),
-        checks_split=True,
         is_fork=cfg.fork is not None,
         leave=leave,
     )

@@ -115,31 +115,30 @@ class RunCheckpoint(LastCheckpoint):
         self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
         self.best: dict[str, float] = {}  # metrics of the best epoch
         self.best_at: Moment | None = None  # None: unknown
-        self.last: dict[str, float] = {}  # metrics of the last epoch
         self.validates = True  # whether any epoch ends with a validation run
         self._stage = ""  # stage that logged the objective in the best epoch
-        self._was_best = False
+        self._is_lost = False  # whether `best.ckpt` of an earlier start is lost
         self._max_kept_bytes = round(max_kept_gib * 2**30) if keep_all else 0
         self._is_full = False
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the metrics of the best and of the last epoch, and whether training has been stopped."""
+        """Return the metrics of the best epoch, and whether training has been stopped."""
         at = None if self.best_at is None else list(self.best_at)
-        mine = {"best": self.best, "best_at": at, "last": self.last, "stage": self._stage}
+        mine = {"best": self.best, "best_at": at, "stage": self._stage}
         return {**super().state_dict(), **mine}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state, but for `best_at`, which `on_fit_start` reads from `best.ckpt`."""
-        self.best, self.last = _as_metrics(state_dict["best"]), _as_metrics(state_dict["last"])
+        self.best = _as_metrics(state_dict["best"])
         super().load_state_dict(state_dict)
         self._stage = str(state_dict["stage"])
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Replace the resumed checkpoint's best metrics by those in `best.ckpt`; drop them if this file is lost."""
         super().on_fit_start(trainer, pl_module)
-        self._was_best = bool(self.best)
-        if self._was_best:
-            found = self._read_best(trainer, "the best epoch from here on is used instead")
+        if self.best:
+            found = self._read_best(trainer)
+            self._is_lost = found is None
             self.best, self.best_at = found or ({}, None)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,21 +149,13 @@ class RunCheckpoint(LastCheckpoint):
                 self._check_missing(trainer, name)
         # Exclude the last step's value of a metric that also has a mean over the epoch.
         steps = {f"{name}_step" for name in metrics}
-        self.last = {name: value for name, value in metrics.items() if name not in steps}
         self.is_over = trainer.should_stop
         stage = stages_of(trainer).names.get(self.metric or "", "")
         if self._is_best(metrics, stage):
-            self.best, self._stage = self.last, stage
+            self.best, self._stage = {name: value for name, value in metrics.items() if name not in steps}, stage
             self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
             self.save(trainer, "best.ckpt")
         super().on_train_epoch_end(trainer, pl_module)
-
-    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Use the last weights as the best ones if `best.ckpt` is lost and no later epoch has replaced it."""
-        lost = self._was_best or self.best
-        if lost and self._read_best(trainer, "the last weights are used instead") is None:
-            self.best, self.best_at = (self.last if self.metric in (None, *self.last) else {}), None
-            self._take_last_as_best(trainer, self.best)
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
         """Return the path of a checkpoint, if this process still holds the lock of the run directory."""
@@ -208,11 +199,8 @@ class RunCheckpoint(LastCheckpoint):
                 )
             kept_files.pop(0).unlink()
 
-    def _read_best(self, trainer: L.Trainer, otherwise: str) -> tuple[dict[str, float], Moment | None] | None:
-        """Return the metrics recorded in `best.ckpt`, and when they were measured; None if it can't be read.
-
-        A warning then reports the error and the consequence, `otherwise`.
-        """
+    def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment | None] | None:
+        """Return the metrics recorded in `best.ckpt`, and when they were measured; None, with a line, if it can't be read."""
         path, best = self.path(trainer, "best.ckpt"), None
         try:
             if problem := damage(path):
@@ -221,18 +209,11 @@ class RunCheckpoint(LastCheckpoint):
             best = _as_metrics(state["best"]), _as_moment(state)
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
-                warn(f"{path} is lost ({' '.join(str(error).split())}): {otherwise}")
+                warn(
+                    f"{path} is lost ({' '.join(str(error).split())}): the best epoch from here on is used instead"
+                )
         trainer.strategy.barrier()  # so that all processes have read the same file
         return best
-
-    def _take_last_as_best(self, trainer: L.Trainer, metrics: Mapping[str, float]) -> None:
-        """Write the last checkpoint as the best one, with these metrics."""
-        if trainer.is_global_zero:
-            files = SafeCheckpointIO()
-            content = files.load_checkpoint(self.path(trainer, "last.ckpt"))
-            content["callbacks"][self.state_key].update(best=dict(metrics), best_at=None)
-            files.save_checkpoint(content, self.path(trainer, "best.ckpt"))
-        trainer.strategy.barrier()
 
     def _is_best(self, metrics: dict[str, float], stage: str) -> bool:
         if self.metric is None:
@@ -263,6 +244,8 @@ class RunCheckpoint(LastCheckpoint):
 
     def no_best_reason(self, trainer: L.Trainer) -> str:
         """Return the reason why a run has ended without a best epoch."""
+        if self._is_lost:
+            return "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make another one"
         stages = stages_of(trainer)
         name = next((name for name in self.needed if name not in stages.names), self.needed[0])
         if stages.names.get(name) == "val":

@@ -19,10 +19,10 @@ from rich.text import Text
 
 from leyden.config.errors import log_and_continue
 from leyden.config.table import Terminal, print_table
-from leyden.config.terminal import metric_text
 from leyden.data.contract import sizes_of
 from leyden.exact.stages import stages_of
 from leyden.tasks.task import network_of
+from leyden.verdict.numbers import metric_text
 
 
 class DisplayCallback(L.Callback):

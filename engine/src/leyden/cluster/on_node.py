@@ -12,10 +12,9 @@ from omegaconf import DictConfig
 from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.config.hydra import composing
 from leyden.config.paths import prepare_process
-from leyden.run.call import COMMAND, write_call
 from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
-from leyden.run.process import importing, is_main_process, num_processes, release_memory
+from leyden.run.process import COMMAND, importing, is_main_process, num_processes, release_memory, write_call
 from leyden.scheduler import current, num_restarts
 from leyden.scheduler.protocol import Scheduler, Submitted
 from leyden.sweep.grid import run_sweep

@@ -29,8 +29,8 @@ from leyden.exact.files import replacing
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_json, write_whole
-from leyden.run.owner import KEY, key
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
+from leyden.run.record import KEY, key
 from leyden.scheduler import SCHEDULERS
 from leyden.scheduler.protocol import JobState, RejectedError, Scheduler, Submitted
 from leyden.sweep.jobs import Job, recorded_error

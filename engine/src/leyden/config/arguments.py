@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -75,3 +76,17 @@ def parse_number(options: Mapping[str, str], key: str) -> int | None:
     if text and not (text.isascii() and text.isdecimal() and int(text)):
         raise UserError(f"{key}={text}: must be a positive whole number")
     return int(text) if text else None
+
+
+def parse_size(options: Mapping[str, str], key: str) -> float:
+    """Return the value of an option that is a number, 0 or larger.
+
+    Raises:
+        UserError: The value is not such a number.
+    """
+    try:
+        if 0 <= (number := float(options[key])) < math.inf:
+            return number
+    except ValueError:
+        pass
+    raise UserError(f"{key}={options[key]}: must be a positive number")

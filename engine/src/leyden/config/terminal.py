@@ -1,12 +1,11 @@
 """Texts for a terminal, with control characters escaped, and commands quoted for the shell."""
 
-import math
 import os
 import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
@@ -88,58 +87,6 @@ def short_number(text: str) -> str:
         return text
     is_fraction = isinstance(number.exponent, int) and number.exponent < 0
     return f"{float(text):.4g}" if is_fraction and len(number.digits) > MAX_DIGITS else text
-
-
-MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
-MIN_USUAL, MAX_USUAL, MAX_PLAIN = 1e-3, 1e3, 1e6  # sizes with these decimals; larger ones have an exponent
-
-
-def metric_text(value: float, spread: float | None = None) -> str:
-    """Return a metric as text, with its spread, such as a standard deviation, if that is known.
-
-    Example:
-        >>> metric_text(0.9795), metric_text(0.97951, 0.0014), metric_text(0.97951, 0.000012), metric_text(12345.67)
-        ('0.9795', '0.9795 ± 0.0014', '0.979510 ± 0.000012', '12345.7')
-        >>> metric_text(2e-5), metric_text(2e-5, 1e-6), metric_text(12345.67, 321), metric_text(0.5, 1e-12)
-        ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
-    """
-    in_digits = metric_digits(value, spread)
-    if spread is None:
-        return in_digits(value)
-    is_lost = abs(float(in_digits(spread)) - spread) > 0.1 * spread  # it needs more than MAX_DECIMALS
-    return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
-
-
-def metric_digits(value: float, spread: float | None = None) -> Callable[[float], str]:
-    """Return a function that formats a metric and the ends of its interval alike.
-
-    A metric has four decimals, and more where two digits of its spread need them. Very small and very large ones have
-    an exponent.
-
-    Args:
-        value: The metric.
-        spread: Half the width of its interval, or a standard deviation; None or 0 if it is unknown.
-    """
-    spread = spread if spread and math.isfinite(spread) else None
-    size = max(abs(value), spread or 0.0)
-    if not size or not math.isfinite(size):
-        return lambda each: f"{each:.{MIN_DECIMALS}f}"
-    order = int(f"{size:.1e}".partition("e")[2])
-    shift = 0 if MIN_USUAL <= size < MAX_PLAIN else order
-    if spread:
-        decimals = 1 - math.floor(math.log10(spread)) + shift
-    else:
-        decimals = 0 if size < MAX_USUAL else 5 - order + shift
-    least = 1 if shift else MIN_DECIMALS if size < MAX_USUAL else 0
-    decimals = min(max(decimals, least), MAX_DECIMALS)
-
-    def in_digits(each: float) -> str:
-        if not math.isfinite(each):
-            return f"{each:f}"
-        text = f"{Decimal(each).scaleb(-shift):.{decimals}f}"
-        return f"{text}e{shift}" if shift else text
-
-    return in_digits
 
 
 def short_override(override: str) -> str:

@@ -1,18 +1,23 @@
 """Facts about data, and the interface of data modules: required minimum, optional extensions, and their own dataloaders."""
 
+import contextlib
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
+from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 
 from leyden.data.transforms import Normalize
-from leyden.exact.first_batches import has_split, num_samples
+from leyden.exact.digest import digest
+from leyden.exact.loaders import flatten_loaders
+from leyden.exact.random_state import seeded
 from leyden.files.fetch import digest_of
+from leyden.run.record import FIRST_BATCH
 
 # Arguments that make torchvision's constructors download weights; reserved, so that no fact sets them.
 DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
@@ -310,3 +315,68 @@ def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) ->
     if has_split(data, "val"):
         sizes["val"] = num_samples(data.val_dataloader() if val is None else val)
     return sizes
+
+
+def divides_batches(data: L.LightningDataModule | type) -> bool:
+    """Return whether the loaders divide batches among processes themselves; otherwise Lightning's sampler does."""
+    return hasattr(data, "check_world_size")
+
+
+def has_split(data: L.LightningDataModule, split: str) -> bool:
+    """Return whether a data module has a dataloader for this split."""
+    if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
+        return False
+    return split != "val" or bool(flatten_loaders(data.val_dataloader()))
+
+
+def _num_drawn(loader: Any) -> int:
+    """Return the number of samples that an epoch of a loader draws, over all processes.
+
+    Raises:
+        TypeError: The number is unknown, as for a custom batch sampler.
+    """
+    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    if isinstance(batches, BatchSampler):
+        sampler = batches.sampler
+    elif batches is not None:
+        raise TypeError("a batch sampler of one's own")
+    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset) or sampler is None:
+        return len(loader.dataset)
+    return len(sampler)
+
+
+def num_samples(loaders: Any) -> int | None:
+    """Return the number of samples per epoch of some loaders together; None if one of them does not report it."""
+    try:
+        return sum(map(_num_drawn, flatten_loaders(loaders)))
+    except (AttributeError, TypeError, NotImplementedError):
+        return None
+
+
+MAX_BYTES = 2**16  # of a tensor in a batch, which are compared
+
+
+def first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
+    """Return a digest of the first batch of each loader of a split, and of its number of samples, by name.
+
+    They show another process or start whether its split is the same. Data with `check_world_size` are skipped, since their
+    splits follow from their arguments, and so is a loader whose first batch differs from one reading to the next.
+    """
+
+    def read() -> dict[str, str]:
+        with seeded(0, f"{FIRST_BATCH}{split}"):
+            loaders = flatten_loaders(getattr(data, f"{split}_dataloader")())
+            # An iterator's first batch would be lost.
+            batches = [None if isinstance(each, Iterator) else next(iter(each), None) for each in loaders]
+            sizes = [num_samples([each]) for each in loaders]
+        return {
+            f"{FIRST_BATCH}{split}{n or ''}": digest(pair, MAX_BYTES)[:16]
+            for n, pair in enumerate(zip(batches, sizes, strict=True))
+        }
+
+    if divides_batches(data) or not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
+        return {}
+    with contextlib.suppress(Exception):  # of a user's class; if the loaders fail, so will the validation
+        once, again = read(), read()
+        return {name: each for name, each in once.items() if again.get(name) == each}
+    return {}

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,13 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
-from leyden.exact.kills import TIMEOUT_S, ForkedStarts, compare_killed
 from leyden.exact.loaders import make_resumable
-from leyden.exact.marks import mark
+from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed, mark
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.report import Mode, Reporter, say
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, Gradients, ModuleHooks, RunState
-from leyden.exact.steps import Steps
-from leyden.exact.stop import REQUEUE, Requeue, Stop, leave
+from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
+from leyden.exact.stop import REQUEUE, Requeue, Steps, Stop, leave
 
 
 class Exact(L.Callback):
@@ -178,7 +176,6 @@ class Parts:
         requeue: Requeues this process's job.
         exact: See `Exact`.
         data: Digest of the data settings, see `RunState`.
-        checks_split: See `RunState`.
         is_fork: See `RunState`.
         leave: Ends the process, see `Stop`.
     """
@@ -192,15 +189,14 @@ class Parts:
         exact: Mode,
         *,
         data: str = "",
-        checks_split: bool = False,
         is_fork: bool = False,
         leave: Any = leave,
     ) -> None:
-        self.stages, self.state = Stages(), RunState(seed, data, exact, checks_split=checks_split, is_fork=is_fork)
+        self.stages, self.state = Stages(), RunState(seed, data, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, Gradients(), self.stop, MarkedBatches(self.steps)]
+        self.after = [ModuleHooks(), self.state, self.stop, MarkedBatches(self.steps)]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""
@@ -295,37 +291,14 @@ class _OwnFiles(SafeCheckpointIO):
         files.remove_checkpoint(path)
 
 
-class _Loaders(L.LightningDataModule):
-    """Training loaders that are not from a data module: given ones, or those of the module."""
-
-    def __init__(self, make: Callable[[], Any]) -> None:
-        super().__init__()
-        self._make = make
-
-    def train_dataloader(self) -> Any:
-        """Return the training loaders."""
-        return self._make()
-
-
-class _AllLoaders(_Loaders):
-    """Loaders of validation, too."""
-
-    def __init__(self, make: Callable[[], Any], make_val: Callable[[], Any]) -> None:
-        super().__init__(make)
-        self._make_val = make_val
-
-    def val_dataloader(self) -> Any:
-        """Return the loaders of validation."""
-        return self._make_val()
-
-
 def _as_data_module(module: L.LightningModule, data: Any, val: Any) -> L.LightningDataModule:
     """Return a data module of what `trainer.fit` takes."""
     if isinstance(data, L.LightningDataModule):
         return data
-    make = module.train_dataloader if data is None else lambda: data
+    made: Any = L.LightningDataModule()  # Lightning asks an object for its hooks, not its class
+    made.train_dataloader = module.train_dataloader if data is None else lambda: data
     if val is not None:
-        return _AllLoaders(make, lambda: val)
-    if is_overridden("val_dataloader", module):
-        return _AllLoaders(make, module.val_dataloader)
-    return _Loaders(make)
+        made.val_dataloader = lambda: val
+    elif is_overridden("val_dataloader", module):
+        made.val_dataloader = module.val_dataloader
+    return made  # type: ignore[no-any-return]

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import itertools
 import zlib
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -12,61 +11,27 @@ from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import distributed
 from torch.utils.data import (
-    BatchSampler,
     DataLoader,
-    DistributedSampler,
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
 )
 
 from leyden.exact import lightning
 from leyden.exact.memory import Memory, saved_elsewhere
-from leyden.exact.random_state import changed_states, random_states, restore_random_states
+from leyden.exact.random_state import random_states, restore_random_states
 from leyden.exact.report import say
 
 # Attributes of a `DataLoader` that may hold state.
 PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
-# Samplers that draw the whole order at the beginning of an epoch.
-DRAWN_AT_START = (
-    RandomSampler,
-    SequentialSampler,
-    SubsetRandomSampler,
-    WeightedRandomSampler,
-    DistributedSampler,
-)
-MAX_DRAWS = 2000  # batches per epoch whose random states are kept, of some kilobytes each
 
 
 class _IndexRecorder:
-    """Sampler that records a checksum of each batch's indices.
-
-    If the wrapped sampler draws a batch's indices only when they are requested, the recorder also keeps the random
-    states before each draw: in a replay nothing is trained, so the network draws nothing between two batches.
-    """
+    """Sampler that records a checksum of each batch's indices."""
 
     def __init__(self, sampler: Any) -> None:
         self.sampler, self.checksums = sampler, list[int]()
-        self.draws: dict[int, dict[str, Any]] = {}  # random states before a batch, by its number
-        self.replayed: dict[int, dict[str, Any]] = {}  # the same, of the epoch that is replayed next
-        inner = sampler.sampler if type(sampler) is BatchSampler else sampler
-        self._draws_at_start = type(inner) in DRAWN_AT_START
 
     def __iter__(self) -> Iterator[Any]:
         self.checksums.clear()
-        self.draws, draws, self.replayed = {}, self.replayed, {}
-        batches = iter(self.sampler)
-        for number in itertools.count():
-            if number in draws:
-                restore_random_states({**random_states(), **draws[number]})
-            is_recorded = number > 0 and not self._draws_at_start and len(self.draws) < MAX_DRAWS
-            before = random_states() if is_recorded else {}
-            indices = next(batches, self)
-            if indices is self:
-                return
-            if is_recorded and (changed := changed_states(before, random_states())):
-                self.draws[number] = changed
+        for indices in self.sampler:
             self.checksums.append(zlib.crc32(repr(indices).encode()))
             yield indices
 
@@ -81,7 +46,8 @@ class Resumable:
     and all random numbers drawn by workers are the same, at the cost of reading those batches again. Attributes of
     the dataset, the sampler and `collate_fn` that change during an epoch, such as their own random generators, are
     restored at the beginning of the epoch, too. The replay checks that the skipped batches have the same indices as
-    those trained on.
+    those trained on. They have others if a sampler draws each of them when it is asked, by global random states: in a
+    replay the network draws nothing between two batches.
     """
 
     _kind: type  # the loader's original class
@@ -107,7 +73,6 @@ class Resumable:
             self.restore_memory(resume_state["random"]["memory"])
         memory = self.changes()
         self._epoch_states = {**random_states(), "memory": memory}
-        self._index_sampler.replayed = resume_state["draws"] if resume_state else {}
         batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
         self._position = 0
         prefetch_states = None
@@ -138,7 +103,6 @@ class Resumable:
             return {"processes": gather_from_processes(self._resume_state)}
         own_state = {
             "position": self.position,
-            "draws": self._indices.draws if self._indices is not None else {},
             "order": self._order_checksum(self.position),
             "random": self._epoch_states,
             "memory": self.changes(),
@@ -174,9 +138,7 @@ class Resumable:
         return self._indices
 
     def _order_checksum(self, position: int) -> int:
-        """Return a checksum of the samples' indices up to a position, as far as a replay can draw them again."""
-        if self._is_cut:
-            position = min(position, MAX_DRAWS)
+        """Return a checksum of the samples' indices up to a position."""
         return zlib.crc32(repr(self._indices.checksums[:position] if self._indices is not None else None).encode())
 
     @property
@@ -191,14 +153,8 @@ class Resumable:
     def changes(self) -> dict[str, Any]:
         """Return what has changed of the dataset, sampler and `collate_fn`, and set `lost`."""
         found = {name: each.changes() for name, each in self._owned().items()}
-        cut = [f"the order after {MAX_DRAWS} batches drawn one by one"] * self._is_cut
-        self.lost = (*(name for _, names in found.values() for name in names), *cut)
+        self.lost = tuple(name for _, names in found.values() for name in names)
         return {name: kept for name, (kept, _) in found.items()}
-
-    @property
-    def _is_cut(self) -> bool:
-        """True if random states were not kept for all batches that a replay would draw again."""
-        return self._indices is not None and len(self._indices.draws) >= MAX_DRAWS
 
 
 def gather_from_processes(own_state: Any) -> list[Any]:

@@ -1,16 +1,27 @@
-"""Marks of training steps: hashes that `leyden resumetest` compares, from any training loop."""
+"""Marks of training steps, from any training loop, and what compares them: a command that runs undisturbed and then with kills."""
 
 import contextlib
 import dataclasses
+import functools
+import itertools
 import json
 import os
+import random
+import shutil
 import signal
+import subprocess
 import sys
-from collections.abc import Mapping
+import threading
+import time
+import traceback
+from collections import Counter
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+
+from leyden.exact import ExactError
 
 MARKS = "LEYDEN_MARKS"  # environment variable: the file to which marks are appended
 KILL_AT = "LEYDEN_MARKS_KILL_AT"  # environment variable: the step at whose mark the process group kills itself
@@ -92,3 +103,251 @@ def _hash(part: str, value: object) -> str | None:
         _warn(f"{part}: can't be hashed, and is not compared", error)
         return None
     return hashed
+
+
+DIR = "{dir}"  # in a command: the folder of its checkpoints
+# Signals that end a process; Windows lacks the last one.
+ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+TIMEOUT_S = 600  # of each start of a test of a few batches
+_PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
+Marks = list[dict[str, str]]
+
+
+class Starts:
+    """Starts a command again and again, each time until it ends or is killed.
+
+    Args:
+        command: Command in which `{dir}` stands for `run` in the folder.
+        folder: Empty folder for marks, output and checkpoints.
+        timeout_s: Time limit of each start.
+    """
+
+    def __init__(self, command: list[str], folder: Path, timeout_s: float) -> None:
+        if not any(DIR in word for word in command):
+            raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
+        self.command = [word.replace(DIR, str(folder / "run")) for word in command]
+        self.folder, self.output, self.timeout_s, self.number = folder, folder / "output", timeout_s, 0
+
+    def start(self, kill_at: str = "") -> tuple[Marks, int]:
+        """Return the marks and the exit code of a start, which is killed when it marks the step `kill_at`."""
+        self.number, began = self.number + 1, time.monotonic()
+        path = self.folder / f"marks-{self.number}"
+        (self.folder / "run").mkdir(exist_ok=True)
+        variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
+        with self.output.open("wb") as to, _Deferred() as deferred:
+            process = self.launch(variables, to)
+        try:
+            deferred.obey()
+            code = process.wait(self.timeout_s)
+        except subprocess.TimeoutExpired:
+            text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
+            raise ExactError(f"{text}\n{self.tail()}") from None
+        finally:
+            _end(process)
+        try:
+            marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        except ValueError as error:
+            raise ExactError(
+                f"{path}: start {self.number} has left a damaged line, as a full disk does ({error})"
+            ) from None
+        steps = f"steps {_shown(marks[0]['step'])} to {_shown(marks[-1]['step'])}" if marks else "no step"
+        end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
+        print(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
+        sys.stdout.flush()
+        return marks, code
+
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> "subprocess.Popen[bytes] | Forked":
+        """Start a process of a session of its own, with its output in a file."""
+        return subprocess.Popen(
+            self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
+        )
+
+    def forget(self) -> None:
+        """Delete the checkpoints, so that the next start is a new run."""
+        shutil.rmtree(self.folder / "run")
+
+    def tail(self) -> str:
+        """Return the last lines that the last start has printed."""
+        return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
+
+
+class _Deferred:
+    """Context in which signals that end this process wait, so that no command is started and then forgotten."""
+
+    def __enter__(self) -> "_Deferred":
+        self._received: list[int] = []
+        is_main = threading.current_thread() is threading.main_thread()
+        self._handlers = {number: signal.getsignal(number) for number in ENDING} if is_main else {}
+        for number, handler in self._handlers.items():
+            if callable(handler) or handler == signal.SIG_DFL:
+                signal.signal(number, lambda number, _: self._received.append(number))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._handlers.items():
+            signal.signal(number, handler)
+
+    def obey(self) -> None:
+        """Let the signals have their effect."""
+        for number in self._received:
+            signal.raise_signal(number)
+
+
+class Forked:
+    """A fork of this process that calls a function; it is waited for like a `subprocess.Popen`."""
+
+    def __init__(self, call: Callable[[], None], variables: dict[str, str], to: BinaryIO) -> None:
+        self._code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 1
+        try:
+            os.setsid()
+            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
+            os.environ.update(variables)
+            for number in ENDING:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+            call()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush(), sys.stderr.flush()
+            os._exit(code)
+
+    def wait(self, timeout_s: float = 1e9) -> int:
+        """Return the exit code, once the process has ended."""
+        until = time.monotonic() + timeout_s
+        while self._code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self._code = os.waitstatus_to_exitcode(status)
+            elif time.monotonic() > until:
+                raise subprocess.TimeoutExpired("the fork", timeout_s)
+            else:
+                time.sleep(0.01)
+        return self._code
+
+
+class ForkedStarts(Starts):
+    """Calls a function again and again, each time in a fork of this process.
+
+    Args:
+        call: Function that trains, with its state in a folder.
+        folder: Empty folder for marks, output and checkpoints.
+        timeout_s: Time limit of each start.
+    """
+
+    def __init__(self, call: Callable[[Path], None], folder: Path, timeout_s: float) -> None:
+        super().__init__([DIR], folder, timeout_s)
+        self.call = call
+
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Forked:
+        """Start a fork."""
+        return Forked(functools.partial(self.call, self.folder / "run"), variables, to)
+
+
+def _shown(text: str) -> str:
+    """Return a step's name, which comes from a script, without control characters."""
+    return text if text.isprintable() else ascii(text)
+
+
+def _end(process: "subprocess.Popen[bytes] | Forked") -> None:
+    """End a command that still runs, and what it has left behind."""
+    try:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(_PATIENCE_S)
+    finally:  # a second Ctrl-C does not wait
+        with contextlib.suppress(OSError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def steps_of(marks: Marks) -> list[str]:
+    """Return the steps that the first process has marked; of several, each marks them all."""
+    return [mark["step"] for mark in marks if mark["rank"] == marks[0]["rank"]]
+
+
+def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
+    """Return drawn steps of an undisturbed start, one from each of as many equal stretches as there are kills.
+
+    Raises:
+        ExactError: Kills at these steps would show nothing.
+    """
+    if not any(mark[part] for mark in marks for part in PARTS):
+        raise ExactError(
+            "the command marks nothing to compare: let it call leyden.exact.mark(step, model, optimizer, batch)"
+        )
+    (_, step), number = Counter((mark["rank"], mark["step"]) for mark in marks).most_common(1)[0]
+    if number > 1:
+        raise ExactError(
+            f"step {step} is marked {number} times: each step needs a number of its own, in all epochs"
+        )
+    steps = steps_of(marks)
+    if not 0 < kills < len(steps):
+        raise ExactError(
+            f"kills={kills}: must be from 1 to {len(steps) - 1}, as the command marks {len(steps)} steps"
+        )
+    draws, ends = random.Random(seed), [(len(steps) - 1) * n // kills for n in range(kills + 1)]
+    return [steps[draws.randrange(*each)] for each in itertools.pairwise(ends)]
+
+
+def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
+    """Return whether a command that is killed marks the same as undisturbed, and a sentence on that.
+
+    Args:
+        starts: Starts of the command; there was none yet.
+        kills: Number of kills.
+        seed: Seed of the steps at which it is killed.
+
+    Raises:
+        ExactError: The command can't be tested: it fails undisturbed, does not end, marks nothing, or never resumes.
+    """
+    whole, code = starts.start()
+    if code:
+        raise ExactError(f"undisturbed, the command ends with exit code {code}\n{starts.tail()}")
+    drawn, steps = draw_kills(whole, kills, seed), steps_of(whole)
+    starts.forget()
+    expected = {(mark["rank"], mark["step"]): mark for mark in whole}
+    done: Counter[str] = Counter()
+    begins = []
+    for kill_at in [*drawn, ""]:
+        marks, code = starts.start(kill_at)
+        begins += steps_of(marks)[:1]
+        if starts.number == 2 and begins != steps[:1]:
+            raise ExactError(f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}")
+        number = starts.number
+        if difference := _first_difference(marks, expected):
+            if number > 2:  # else it has not resumed yet
+                starts.forget()
+                if not (anew := _first_difference(starts.start()[0], expected)):
+                    return False, f"start {number} parts at {difference}"
+                difference = anew
+            return False, f"not deterministic: undisturbed, too, it parts at {difference}"
+        done.update(steps_of(marks))
+        missing = [step for step in ([kill_at] if kill_at else steps) if step not in done]
+        if missing or (code and not kill_at):
+            without = f", without step {_shown(missing[0])}" if missing else ""
+            return False, f"start {number} ends with exit code {code}{without}\n{starts.tail()}"
+    if len({*begins}) == 1:
+        raise ExactError(
+            f"nothing was shown: each start began at step {steps[0]}; had it a checkpoint in {DIR} before {drawn[-1]}?"
+        )
+    compared = ", ".join(part for part in PARTS if any(mark[part] for mark in whole))
+    again = sum(number > 1 for number in done.values())
+    return True, f"the same bits in all {len(steps)} steps, {again} done again ({compared})"
+
+
+def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, str]]) -> str:
+    """Return the first step that parts from the undisturbed run in any process, and its parts; empty if none does."""
+    nothing = dict.fromkeys(PARTS, "")
+    pairs = [(mark, expected.get((mark["rank"], mark["step"]), nothing)) for mark in marks]
+    parting = [(mark["step"], part) for mark, same in pairs for part in PARTS if mark[part] != same[part]]
+    if not parting:
+        return ""
+    step = parting[0][0]
+    parts = ", ".join(part for part in PARTS if (step, part) in parting)
+    unknown = step not in {step for _, step in expected}
+    return f"step {_shown(step)}: {'the undisturbed run has no such step' if unknown else parts}"

@@ -2,7 +2,7 @@
 
 Only the objects that it is given are looked at, and what they own: their submodules, nested datasets and samplers, objects
 of the user's own classes, and those with a `state_dict`. What belongs to a class, a file, a closure or an installed package
-is not; `steps.py` announces what comes of it.
+is not; `stop.py` announces what comes of it.
 """
 
 import argparse

@@ -78,13 +78,6 @@ def random_states() -> dict[str, Any]:
     }
 
 
-def changed_states(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:
-    """Return the states in `before` that differ from those in `after`."""
-    names = [name for name in before if name != "torch" and before[name] != after[name]]
-    names += [] if torch.equal(before["torch"], after["torch"]) else ["torch"]
-    return {name: before[name] for name in names}
-
-
 def restore_random_states(states: dict[str, Any]) -> None:
     """Restore the states that `random_states` returned."""
     key, count = states["entropy"]

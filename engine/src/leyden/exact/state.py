@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
-from leyden.exact.first_batches import FirstBatches, first_batches, first_batches_differ
 from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
 from leyden.exact.memory import (
     Memory,
@@ -38,49 +37,6 @@ T = TypeVar("T")
 MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
 NOT_RESTORED = "can't be restored from the checkpoint"
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
-
-
-class Gradients(L.Callback):
-    """Saves the gradients of a module with manual optimization, so that a resumed run continues to accumulate them.
-
-    Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
-    each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
-    only after an optimizer step, when no gradients are accumulated.
-    """
-
-    state_key = "Gradients"  # fixed key in the checkpoint, independent of the class name
-
-    def __init__(self) -> None:
-        self._kept: dict[str, Tensor] = {}
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Store the module, for its gradients, and the trainer, for the rank."""
-        self._trainer: L.Trainer = trainer
-        self._module = pl_module
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return a list of each process's gradients; empty with automatic optimization."""
-        if self._module.automatic_optimization:
-            return {}
-        parameters = self._module.named_parameters()
-        mine = {name: each.grad.detach().cpu() for name, each in parameters if each.grad is not None}
-        return {"processes": gather_from_processes(mine)}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Keep this process's gradients until training starts."""
-        every = state_dict.get("processes") or [{}]
-        kept = every[min(self._trainer.global_rank, len(every) - 1)]
-        shapes = {name: each.shape for name, each in self._module.named_parameters()}
-        if wrong := [name for name, each in kept.items() if shapes.get(name) != each.shape]:
-            raise ValueError(f"the gradient of {wrong[0]} fits no parameter")
-        self._kept = kept
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the gradients."""
-        for name, parameter in pl_module.named_parameters():
-            if name in self._kept:
-                parameter.grad = self._kept[name].to(parameter.device)
-        self._kept = {}
 
 
 class ModuleHooks(L.Callback):
@@ -199,7 +155,6 @@ class RunState(L.Callback):
         seed: Seed of the run.
         data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
-        checks_split: Whether a resume with another validation split is refused, for which its first batches are read.
         is_fork: Whether the checkpoint may be from a run with another seed or other data. The run then keeps its own
             random states.
     """
@@ -212,11 +167,10 @@ class RunState(L.Callback):
         data: str = "",
         exact: Mode = "report",
         *,
-        checks_split: bool = False,
         is_fork: bool = False,
     ) -> None:
         self.seed, self.data, self.reporter = seed, data, Reporter(exact)
-        self.checks_split, self.is_fork = checks_split, is_fork
+        self.is_fork = is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
@@ -230,7 +184,6 @@ class RunState(L.Callback):
         self._at_end: Memory | None = None  # the module's attributes before hooks of the end
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
-        self._val: FirstBatches = []  # of the validation split
 
     def note_made(self, module: L.LightningModule) -> None:
         """Look at the attributes of a newly created module, before start hooks change them."""
@@ -313,9 +266,6 @@ class RunState(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         for each in (module, data):
             _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
-        self._val = []
-        if self.checks_split and trainer.limit_val_batches and data is not None:
-            self._val = self._guarded("the validation split", lambda: first_batches(data, "val", self.seed), [])
         foreign = {
             f"callbacks[{n}]": each
             for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
@@ -356,11 +306,6 @@ class RunState(L.Callback):
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
-        if not self._has_same_split(trainer):
-            raise ExactError(
-                "the validation split differs from that before the run was stopped, and may contain training samples; "
-                "exact=off resumes anyway"
-            )
         loaders = flatten_loaders(trainer.train_dataloader)
         is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
@@ -387,10 +332,11 @@ class RunState(L.Callback):
         self._restore_memory()
         if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
-        parameters = dict(module.named_parameters())
-        for name, value in self._resumed["requires_grad"].items():
-            if name in parameters:
-                parameters[name].requires_grad_(value)
+        for name, parameter in module.named_parameters():
+            if name in self._resumed["requires_grad"]:
+                parameter.requires_grad_(self._resumed["requires_grad"][name])
+            if name in self._resumed["gradients"]:
+                parameter.grad = self._resumed["gradients"][name].to(parameter.device)
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
@@ -415,34 +361,17 @@ class RunState(L.Callback):
         self.reporter.name(lost, NOT_RESTORED)
 
     def _after_replay(self, loader: Any, is_same_order: bool) -> None:
-        """Undo the changes that replaying the epoch has made to objects; refuse another order of the samples.
+        """Undo the changes that replaying the epoch has made to objects; announce another order of the samples.
 
         A fork with another seed or other data may have another order.
         """
         self._restore_memory()
         self.reporter.name([*loader.not_restored], NOT_RESTORED)
-        if is_same_order or not (self._same_seed and self._same_data):
-            return
-        loader.changes()
-        found = "the order of the training samples differs from that before the run was stopped"
-        if self.reporter.mode == "require" or not (loader.lost or self.reporter.mode == "off"):
-            raise ExactError(
-                f"{found}: some samples would be used twice in an epoch, or not at all; exact=off resumes anyway"
+        if not is_same_order and self._same_seed and self._same_data:
+            self.reporter.announce(
+                "the order of the training samples differs from that before the run was stopped: some are used twice in an "
+                "epoch, or not at all"
             )
-        if self.reporter.mode == "report":
-            say(f"{found}: some samples are used twice in an epoch, or not at all")
-
-    def _has_same_split(self, trainer: L.Trainer) -> bool:
-        """Return whether the validation split is that of the stopped run, as far as its first batches show."""
-        data: Any = getattr(trainer, "datamodule", None)
-        before = self._resumed["val"]
-        if not self._val or before == self._val or self.reporter.mode == "off":
-            return True
-        if not (self._same_seed and self._same_data):
-            return True
-        return not self._guarded(
-            "the validation split", lambda: first_batches_differ(data, "val", self.seed, before), False
-        )
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers.
@@ -489,7 +418,6 @@ class RunState(L.Callback):
             "logged": self._guarded("logged values", lambda: lightning.logged_state(self._trainer), nothing),
             "memory": memory,
             "set_up": self._set_up,
-            "val": self._val,
             "requires_grad": {
                 name: each.requires_grad
                 for name, each in self._module.named_parameters()
@@ -501,10 +429,23 @@ class RunState(L.Callback):
                 for each in self._trainer.lr_scheduler_configs
                 if each.monitor in self._trainer.callback_metrics
             },
+            "gradients": self._gradients(),
             "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
         }
         self.reporter.name(lost)
         return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
+
+    def _gradients(self) -> dict[str, Tensor]:
+        """Return the gradients of a module with manual optimization; empty with automatic optimization.
+
+        Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
+        each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
+        only after an optimizer step, when no gradients are accumulated.
+        """
+        if self._module.automatic_optimization:
+            return {}
+        named = self._module.named_parameters()
+        return {name: each.grad.detach().cpu() for name, each in named if each.grad is not None}
 
     def note_end(self, module: L.LightningModule) -> None:
         """Look at the module's attributes when training has ended, before hooks of the end change them."""
@@ -560,8 +501,7 @@ class RunState(L.Callback):
             )
         if state_dict["seed"] != self.seed and not self.is_fork:
             raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
-        self._resumed = every[self._trainer.global_rank]
-        _check_state(self._resumed)
+        self._resumed = {"gradients": {}, **every[self._trainer.global_rank]}  # earlier versions kept none here
         self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
@@ -570,11 +510,6 @@ class RunState(L.Callback):
                 except Exception as error:
                     self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
         self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
-
-
-def first_batches_in(content: dict[str, Any]) -> Any:
-    """Return the first batches of the validation split that a checkpoint's run had; None if they are unknown."""
-    return content["callbacks"][RunState.state_key]["processes"][0].get("val")
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
@@ -595,30 +530,3 @@ def _of_module(module: L.LightningModule) -> Memory:
     """Return the memory of a module alone, without its weights and metrics."""
     _ = module.hparams  # Lightning creates it at the first access
     return Memory({"module": module}, lambda: weights_and_metrics(module))
-
-
-def _check_state(mine: dict[str, Any]) -> None:
-    """Check that the state restored later is valid, before the run directory changes.
-
-    Raises:
-        TypeError, ValueError, KeyError: The state is damaged.
-    """
-    here = random_states()
-    try:
-        restore_random_states(mine)
-    finally:
-        restore_random_states(here)
-    optional = Tensor | None
-    kinds: dict[str, Any] = {
-        "memory": optional,
-        "set_up": optional,
-        "cuda": optional,
-        "mps": optional,
-    }
-    kinds |= {"val": list, "requires_grad": dict, "monitored": dict, "accumulate": int | None}
-    for name, kind in kinds.items():
-        if not isinstance(mine[name], kind):
-            raise TypeError(f"{name} is not a {kind}")
-    values = [*mine["monitored"].values(), *mine["requires_grad"].values()]
-    if not all(isinstance(each, float | int) for each in values):
-        raise TypeError("a value of a schedule or a parameter is not a number")

@@ -1,19 +1,168 @@
-"""A stop that has time: on a signal, save at the next step boundary, train one batch more, and end the process."""
+"""A stop that has time, and the steps beyond a checkpoint, which a resumed run must compute again.
+
+On a signal, the run saves at the next step boundary, trains one batch more, and ends the process. No state has to be
+known to compare: whatever a checkpoint lacks is seen by what it does.
+"""
 
 import contextlib
+import json
 import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
 import lightning as L
 import torch
-from torch import distributed
+from torch import Tensor, distributed
 
 from leyden.exact.checkpoint import LastCheckpoint
-from leyden.exact.report import is_rank_zero
-from leyden.exact.steps import Steps
+from leyden.exact.digest import digest_of_content, strided
+from leyden.exact.memory import reason
+from leyden.exact.report import Reporter, is_rank_zero
+
+FILE = "checkpoints/steps.jsonl"
+MAX_BYTES = 2**26  # of the file; a larger one is not of a run
+
+
+class Steps(L.Callback):
+    """Records the loss of steps, and compares those that a resumed run computes again.
+
+    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint, with the learning rates after
+    it; of the latter, and of the batch after a stop that has time, a checksum of the weights, too: what acts on the
+    gradients, such as a mask, changes no loss of the first batch. A step without a loss, as in manual
+    optimization, has the logged metrics in its place. Values that are never recorded are not compared. Only the process
+    of rank zero records.
+
+    Args:
+        directory: Folder with `checkpoints`.
+        reporter: Announces the first step that parts.
+    """
+
+    state_key = "Steps"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self, directory: Path, reporter: Reporter) -> None:
+        self.file, self.reporter = directory / FILE, reporter
+        self.is_last = False  # True for the batch before a stop
+        self.batch = 0  # number of batches of all starts
+        self._has_checkpoint = self._is_after_checkpoint = False
+        self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
+        self._mode = "x"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of batches."""
+        return {"batch": self.batch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the number of batches, and read what the stopped run has recorded beyond them."""
+        self.batch, self._has_checkpoint = int(state_dict["batch"]), True
+        with contextlib.suppress(Exception):  # there is none, or its last line is cut off
+            if not self.file.is_file() or self.file.stat().st_size > MAX_BYTES:
+                return
+            for line in self.file.read_text().splitlines():
+                row = json.loads(line)
+                if row["batch"] > self.batch:
+                    self._before[int(row["batch"])] = {str(name): str(each) for name, each in row["values"].items()}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let all processes compare at the same steps."""
+        self._before = trainer.strategy.broadcast(self._before)
+
+    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+        """Record the next batch; what was recorded before the checkpoint is not needed any more."""
+        self._has_checkpoint = self._is_after_checkpoint = True
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Record and compare a batch, if it is due."""
+        self.batch += 1
+        is_due = self._is_after_checkpoint or self.is_last or self.batch % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        if not (is_due and self._has_checkpoint) and self.batch not in self._before:
+            return
+        values = self._values(trainer, pl_module, outputs) if trainer.is_global_zero else {}
+        if self.batch in self._before:
+            self._compare(trainer, pl_module, values)
+        if trainer.is_global_zero and self.reporter.mode != "off":
+            self._record(values)
+        self._is_after_checkpoint = False
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Delete the file: the run's last checkpoint is that of its last step."""
+        if trainer.is_global_zero:
+            with contextlib.suppress(OSError):
+                self.file.unlink()
+
+    def _values(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any) -> dict[str, str]:
+        try:
+            loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
+            found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
+            rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
+            values |= {f"lr[{n}]": float(each).hex() for n, each in enumerate(rates)}  # it acts in the next step
+            if self.is_last or self._is_after_checkpoint:
+                values["weights"] = _weights(module)
+            return values
+        except Exception as error:  # of a user's own class
+            self.reporter.name([f"step {self.batch} ({reason(error)})"], "can't be recorded")
+            return {}
+
+    def _compare(self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]) -> None:
+        before = self._before.pop(self.batch)
+        if "weights" in before and trainer.is_global_zero:
+            values = {**values, "weights": _weights(module)}
+        parts = [name for name, value in before.items() if values.get(name, value) != value]
+        if parts := trainer.strategy.broadcast(parts):
+            self._before = {}
+            name = parts[0]
+            now, then = (_shown(each.get(name, "")) for each in (values, before))
+            self.reporter.announce(
+                f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
+                "checkpoint has changes"
+            )
+
+    def _record(self, values: dict[str, str]) -> None:
+        """Add a line to the file; one that can't be written is announced, and ends no run."""
+        try:
+            if self._is_after_checkpoint or self._mode == "x":
+                self.file.unlink(missing_ok=True)  # it may be a link
+                self._mode = "x"
+            with self.file.open(self._mode) as file:
+                file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
+            self._mode = "a"
+        except FileNotFoundError:  # the folder was removed, which the next checkpoint reports
+            return
+        except OSError as error:
+            self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
+
+
+def _weights(module: L.LightningModule) -> str:
+    """Return a checksum of the weights and buffers, at the cost of reading them once."""
+    named = {
+        **dict(module.named_parameters()),
+        **dict(module.named_buffers()),
+    }  # a state_dict may need all processes
+    parts = [part for each in named.values() if not each.is_meta for part in strided(each.detach())]
+    sums = torch.stack([_sum_of_bits(part).to(parts[0].device) for part in parts]) if parts else None
+    return digest_of_content((sums, [*named]))[:16]
+
+
+def _sum_of_bits(value: Tensor) -> Tensor:
+    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
+    whole = value.detach().resolve_neg().contiguous().reshape(-1)
+    if whole.nbytes % 8 == 0 and whole.storage_offset() * whole.element_size() % 8 == 0:
+        return whole.view(torch.int64).sum()  # without a conversion of each number
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return whole.view(kinds[whole.element_size()]).sum(dtype=torch.int64)
+
+
+def _shown(value: str) -> str:
+    try:
+        return f"{float.fromhex(value):.9g}" if not value.isalnum() or value in ("nan", "inf") else value
+    except ValueError:
+        return value
+
 
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 

@@ -1,7 +1,9 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
+import math
 import os
-from collections.abc import Sequence
+import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +11,7 @@ from typing import Any
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
 from leyden.config.table import cell_text, json_text, print_table
-from leyden.config.terminal import metric_digits, metric_text, show
+from leyden.config.terminal import show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows
 from leyden.report.held_out import test_set_remarks
@@ -23,22 +25,26 @@ from leyden.report.ranking import (
     count_look,
     derived_keys,
     first_tested,
-    generalize_over_datasets,
+    generalize_over_splits,
     merge_rows,
     plus_minus,
     read_sweep_settings,
+    values_of,
 )
 from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
-from leyden.report.statistics import (
-    MIN_VALUES,
-    Group,
+from leyden.verdict.difference import (
     Improvement,
     Verdict,
+    decide,
     improvement,
     look_level,
     sign_test,
-    verdict,
+    why_undecided,
 )
+from leyden.verdict.groups import MIN_VALUES, Group, samples_of
+from leyden.verdict.numbers import metric_text
+from leyden.verdict.ranking import shape_remarks
+from leyden.verdict.tables import chosen_remark, interval_lines
 
 
 @dataclass
@@ -61,10 +67,9 @@ class Side:
     averaged: list[str]
     varied: list[str] = field(default_factory=list)
 
-    @property
-    def group(self) -> Group:
-        """The objective's values, by the values of the keys that vary."""
-        return self.row.group(self.varied)
+    def group(self, objective: int) -> Group:
+        """Return an objective's values, by the values of the keys that vary."""
+        return self.row.group(self.varied, objective)
 
     @property
     def measured(self) -> dict[str, Any]:
@@ -78,32 +83,53 @@ class Side:
 
 
 @dataclass(frozen=True)
+class Answer:
+    """The verdict by one objective.
+
+    Args:
+        objective: The objective.
+        verdict: Which side is better.
+        improvement: Probability that a run of the first side is better than one of the second.
+        measured: Mean and standard deviation of each side, as text.
+        shape: What is conspicuous about the values.
+    """
+
+    objective: Objective
+    verdict: Verdict
+    improvement: Improvement
+    measured: tuple[str, str]
+    shape: list[str]
+
+
+@dataclass(frozen=True)
 class Comparison:
     """The result of a comparison.
 
     Args:
-        objective: Objective that was compared.
+        answers: The verdict by each objective.
         sides: The best setting of each group.
         averaged: Keys that vary among the runs and that the means are taken over.
-        verdict: Which side is better.
-        improvement: Probability that a run of the first side is better than one of the second.
-        assumptions: What the verdict assumes, as far as it is not the usual.
+        assumptions: What the verdicts assume, as far as it is not the usual.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
     """
 
-    objective: Objective
+    answers: list[Answer]
     sides: tuple[Side, Side]
     averaged: list[str]
-    verdict: Verdict
-    improvement: Improvement
     assumptions: list[str]
     configs: tuple[dict[str, Any], ...]
     test_evaluations: list[str]
 
 
 def compare(
-    directories: Sequence[Path], conditions: Sequence[str], failed: str = "drop", over: str = "seeds"
+    directories: Sequence[Path],
+    conditions: Sequence[str],
+    failed: str = "drop",
+    over: str = "seeds",
+    *,
+    margin: float = 0.0,
+    planned: bool = False,
 ) -> Comparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
@@ -111,55 +137,140 @@ def compare(
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
         conditions: Condition for each group, in the syntax of `parse_condition`; empty for all runs.
         failed: `drop` to leave failed runs out, `worst` to give them the worst value of all runs.
-        over: `seeds` for a verdict on this dataset, `datasets` for one on others of its kind.
+        over: `seeds` for a verdict on this data set, `splits` for one on others of its kind.
+        margin: Largest difference that does not matter; 0 for none.
+        planned: Whether the two groups were named before the results were seen.
 
     Raises:
-        UserError: A group has no finished run, the groups share a run, or they do not share a single objective.
+        UserError: A group has no finished run, the groups share a run, or they have different objectives.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
+    a, b = _groups_of(read, directories, conditions)
+    objectives = _shared_objectives(a, b)
+    known = {id(record) for record in (*a, *b)}
+    others = {
+        directory: [record for record in records if id(record) not in known] for directory, records in read.items()
+    }
+    narrow([*a, *b])
+    if failed == "worst":
+        count_failures([*a, *b])
+    sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
+    if len(objectives) > 1 and max(len(side.rows) for side in sides) > 1:
+        raise UserError("a group with several objectives must be one setting: choose it by a= and b=")
+    _refuse_different_data(sides)
+    further = {directory: _other_rows(records, sides) for directory, records in others.items()}
+    rows = [row for side in sides for row in side.rows if row.finished]
+    rows += [row for of in further.values() for row in of]
+    if over == "splits":
+        generalize_over_splits(rows)
+    averaged_keys = {key for side in sides for key in side.averaged}
+    configs = [record.config for side in sides for record in side.row.finished]
+    averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
+    for side in sides:
+        side.varied = averaged
+    enough = min(len(side.group(0).values) for side in sides) >= MIN_VALUES
+    look = _look(sides) if enough else 1
+    num_pairs = 1 if planned else _num_pairs([*directories], sides, further)
+    num_pairs = max(num_pairs, len(sides[0].rows) * len(sides[1].rows))
+    # Bonferroni correction, since this pair was selected among so many.
+    levels = [look_level(number) / num_pairs for number in (look, look + 1)]
+    answers = [
+        _answer(sides, rows, objective, number, levels, margin) for number, objective in enumerate(objectives)
+    ]
+    assumed = [chosen_remark(len(rows), planned=planned)] * (len(rows) > 2)
+    return Comparison(
+        answers=answers,
+        sides=sides,
+        averaged=averaged,
+        assumptions=[*assumed, *assumptions([side.row for side in sides], averaged, look)] if enough else [],
+        configs=_common_configs(*sides),
+        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
+    )
+
+
+def _groups_of(
+    read: Mapping[Path, Sequence[Record]], directories: Sequence[Path], conditions: Sequence[str]
+) -> tuple[list[Record], list[Record]]:
+    """Return the runs of each group.
+
+    Raises:
+        UserError: A group has none, or the groups share one.
+    """
     both = []
     for directory, condition, option in zip(directories, conditions, "ab", strict=True):
         chosen, _ = select(read[directory], condition, option)
         if not chosen:
             raise UserError(f"{option}={condition}: no run matches this")
         both.append(chosen)
-    a, b = both
-    paths = [{os.path.realpath(record.directory) for record in records} for records in (a, b)]
+    paths = [{os.path.realpath(record.directory) for record in records} for records in both]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(
             f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
         )
-    objective = _shared_objective(a, b)
-    narrow([*a, *b])
-    if failed == "worst":
-        count_failures([*a, *b])
-    sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
-    _refuse_different_data(sides)
-    if over == "datasets":
-        generalize_over_datasets([side.row for side in sides])
-    averaged_keys = {key for side in sides for key in side.averaged}
-    configs = [record.config for side in sides for record in side.row.finished]
-    averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
-    for side in sides:
-        side.varied = averaged
-    groups = sides[0].group, sides[1].group
-    enough = min(len(group.values) for group in groups) >= MIN_VALUES
-    look = _look(sides) if enough else 1
-    # Bonferroni correction, since this pair was selected among all pairs of settings.
-    level, next_level = (
-        look_level(number) / (len(sides[0].rows) * len(sides[1].rows)) for number in (look, look + 1)
+    return both[0], both[1]
+
+
+def _num_pairs(directories: Sequence[Path], sides: tuple[Side, Side], further: Mapping[Path, list[Row]]) -> int:
+    """Return the number of pairs of settings that the two sides may have been chosen from by their results."""
+    if len(further) == 1:
+        num = sum(len(side.rows) for side in sides) + sum(map(len, further.values()))
+        return num * (num - 1) // 2
+    return math.prod(
+        len(side.rows) + len(further[directory]) for side, directory in zip(sides, directories, strict=True)
     )
-    found = verdict(*groups, objective.mode, level, next_level)
-    return Comparison(
-        objective=objective,
-        sides=sides,
-        averaged=averaged,
-        verdict=found,
-        improvement=improvement(*groups, objective.mode, found),
-        assumptions=assumptions([side.row for side in sides], [found], averaged, look) if enough else [],
-        configs=_common_configs(*sides),
-        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
+
+
+def _answer(
+    sides: tuple[Side, Side],
+    rows: Sequence[Row],
+    objective: Objective,
+    number: int,
+    levels: Sequence[float],
+    margin: float,
+) -> Answer:
+    """Return the verdict by one objective.
+
+    Args:
+        sides: The compared sides.
+        rows: All settings of the folders, which lend each other their spread.
+        objective: The objective.
+        number: Its index.
+        levels: Significance level of this look and of the next one.
+        margin: Largest difference that does not matter.
+    """
+    groups = [side.group(number) for side in sides]
+    measured = tuple(
+        metric_text(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
+        for values in ([*group.values.values()] for group in groups)
     )
+    if why := why_undecided(groups):
+        found, shape = Verdict((len(groups[0].values), len(groups[1].values)), why=why, mode=objective.mode), []
+    else:
+        tested = [*groups]
+        for row in rows:
+            if all(row is not side.row for side in sides):
+                group = row.group(sides[0].varied, number)
+                tested += [group] * (not why_undecided([group]))
+        samples = samples_of(tested)
+        found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
+        shape = shape_remarks(samples, "seeds")
+    better = improvement(groups[0], groups[1], objective.mode, found)
+    return Answer(objective, found, better, (measured[0], measured[1]), shape)
+
+
+def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:
+    """Return the finished settings of a folder that are on no side, and have the sides' data and objectives."""
+    model = sides[0].row.finished[0]
+    same = [
+        record
+        for record in records
+        if len(record.objectives) == len(model.objectives) and record.data == model.data
+    ]
+    if not same:
+        return []
+    narrow(same)
+    fill_choices(same)
+    return [row for row in merge_rows(same, sides[0].averaged) if row.finished]
 
 
 def _look(sides: Sequence[Side]) -> int:
@@ -172,7 +283,8 @@ def _look(sides: Sequence[Side]) -> int:
         for side in sides
     )
     folder = min((side.directory.resolve() for side in sides), key=lambda path: path.name)
-    return count_look(folder, " and ".join(names), [record for side in sides for record in side.row.finished])
+    finished = [record for side in sides for record in side.row.finished]
+    return count_look(folder, " and ".join(names), values_of(finished))
 
 
 def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
@@ -184,17 +296,17 @@ def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
     return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
 
 
-def _shared_objective(*groups: Sequence[Record]) -> Objective:
-    """Return the single objective that all runs share.
+def _shared_objectives(*groups: Sequence[Record]) -> list[Objective]:
+    """Return the objectives that all runs share.
 
     Raises:
-        UserError: The runs have different objectives, none, or several.
+        UserError: The runs have different objectives, or none.
     """
     objectives = [
         {tuple((aim.metric, aim.mode) for aim in record.objectives) for record in group} for group in groups
     ]
-    if len(objectives[0] | objectives[1]) == 1 and len(only := next(iter(objectives[0]))) == 1:
-        return Objective(*only[0])
+    if len(objectives[0] | objectives[1]) == 1 and (only := next(iter(objectives[0]))):
+        return [Objective(*each) for each in only]
     described = (
         " or ".join(sorted(", ".join(f"{metric} ({mode})" for metric, mode in each) or "none" for each in group))
         for group in objectives
@@ -237,21 +349,20 @@ def print_comparison(comparison: Comparison, form: str) -> None:
         print(json_text(_json_content(comparison)))
         return
     sides, names = comparison.sides, {"name": "", "a": "A", "b": "B"}
-    settings, measured = [_setting_text(side) for side in sides], [side.measured for side in sides]
-    rows = {
+    settings = [_setting_text(side) for side in sides]
+    rows: dict[str, Sequence[str]] = {
         "runs": [str(side.directory) for side in sides],
         "where": [side.condition for side in sides],
         "setting": settings,
-        comparison.objective.metric: [metric_text(each["objective"], each["deviation"]) for each in measured],
+        **{answer.objective.metric: answer.measured for answer in comparison.answers},
         "n": [_count_text(side) for side in sides],
     }
     print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
-    if max(comparison.verdict.nums) > 1:
+    if max(comparison.answers[0].verdict.nums) > 1:
         show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
     show("\n".join(["", *_verdict_lines(comparison)]))
     if any(settings):
-        allowed = "; the interval accounts for this" * (comparison.verdict.interval is not None)
-        show(f"The best setting was selected by these values, so they are biased in its favor{allowed}.")
+        show("The best setting was chosen by these values, so they are biased in its favor.")
     show("")
     if differences := difference_rows("configuration", *comparison.configs):
         print_table(differences, names={"part": "", "key": "", "a": "A", "b": "B"})
@@ -273,58 +384,64 @@ def _count_text(side: Side) -> str:
     finished = side.row.finished
     others = [record.status for record in side.row.records if record not in finished]
     remarks = [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
-    if len(finished) > (num := len(side.group.values)):
+    if len(finished) > (num := len(side.group(0).values)):
         remarks.append(f"of {len(finished)} runs, some of them repetitions")
     return f"{num}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _verdict_lines(comparison: Comparison) -> list[str]:
-    """Return the verdict and its basis in words."""
-    found = comparison.verdict
-    num_missing = [side.num_missing for side in comparison.sides]
-    lines = [
-        f"Verdict: {found.in_words('A', 'B')}"
-        + ", by the runs that finished" * (bool(found.better) and any(num_missing))
-        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES)
-    ]
-    if any(num_missing):
-        lines.append(
-            f"This applies to finished runs only: {num_missing[0]} of A and {num_missing[1]} of B did not finish"
-        )
+    """Return the verdicts and their basis in words."""
+    lines: dict[str, None] = {}
+    for answer in comparison.answers:
+        by = f" by {answer.objective.metric}" * (len(comparison.answers) > 1)
+        lines |= dict.fromkeys(_answer_lines(comparison, answer, by))
+    if any(num_missing := [side.num_missing for side in comparison.sides]):
+        lines[f"Finished runs only: {num_missing[0]} of A and {num_missing[1]} of B did not finish."] = None
     if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
-        lines.append(IDLE_SEED)
-    if found.interval:
-        (low, high), difference = found.interval, found.difference or 0.0
-        in_digits = metric_digits(difference, high - difference)
-        keys = " and ".join(comparison.averaged)
-        how = f"{found.num_pairs} pairs with the same {keys}" if found.num_pairs else "not paired"
-        span = f"{in_digits(low)} to {in_digits(high)}"
-        lines.append(f"A - B: {in_digits(difference)}, {found.confidence} interval {span} ({how})")
-        if found.num_pairs and max(found.nums) > found.num_pairs:
-            unused = [num - found.num_pairs for num in found.nums]
-            lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
-        better, ends = comparison.improvement, comparison.improvement.interval
-        of = f"the pairs with the same {keys}" if found.num_pairs else "all pairs of runs"
-        lines.append(
-            f"A is better than B in {100 * better.share:.3g} % of {of}"
-            + ", where ties count half" * better.has_ties
-            + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
-        )
-        if found.num_pairs and ends and (p := sign_test(*found.samples)) is not None:
-            lines.append(
-                f"Sign test on these pairs, for any distribution: p = {p:.2g}, at a level of {found.level:.2g}"
-            )
-    if requirement := found.further_in_words("seeds of each"):
-        lines.append(f"To tell them apart {requirement}")
-    return lines + comparison.assumptions
+        lines[IDLE_SEED] = None
+    return [*lines, *comparison.assumptions]
+
+
+def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
+    """Return the verdict by one objective and its basis in words."""
+    found, keys = answer.verdict, " and ".join(comparison.averaged)
+    lines = [
+        f"Verdict{by}: {found.in_words('A', 'B')}"
+        + ", by the runs that finished"
+        * (bool(found.better) and any(side.num_missing for side in comparison.sides))
+        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES),
+        *interval_lines(found, keys),
+    ]
+    if not found.interval:
+        return lines
+    if found.num_pairs and max(len(side.group(0).values) for side in comparison.sides) > found.num_pairs:
+        unused = [len(side.group(0).values) - found.num_pairs for side in comparison.sides]
+        lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
+    better, ends = answer.improvement, answer.improvement.interval
+    of = f"pairs by {keys}" if found.num_pairs else "all pairs of runs"
+    lines.append(
+        f"A is better than B in {100 * better.share:.3g} % of {of}"
+        + ", where ties count half" * better.has_ties
+        + (f", {found.confidence} interval {100 * ends[0]:.0f} to {100 * ends[1]:.0f} %" if ends else "")
+    )
+    if found.num_pairs and ends and (p := sign_test(_differences(comparison, answer))) is not None:
+        lines.append(f"Sign test on these pairs: p = {p:.2g}, at a level of {found.level:.2g}")
+    if not found.better and not found.is_same:
+        lines.append(found.power_in_words("seeds"))
+    return lines + answer.shape
+
+
+def _differences(comparison: Comparison, answer: Answer) -> list[float]:
+    """Return the differences of the pairs by one objective."""
+    number = comparison.answers.index(answer)
+    a, b = (side.group(number).values for side in comparison.sides)
+    return [a[key] - b[key] for key in a if key in b]
 
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as a dictionary for JSON output."""
-    found = comparison.verdict
-    groups = {}
-    for name, side in zip("ab", comparison.sides, strict=True):
-        groups[name] = {
+    """Return a comparison as a dictionary for JSON output; the first objective's verdict is at the top, too."""
+    groups = {
+        name: {
             "directory": str(side.directory),
             "condition": side.condition,
             "choices": side.row.choices,
@@ -335,21 +452,35 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
             "deviation": side.measured["deviation"],
             "runs": [record.directory for record in side.row.finished],
         }
+        for name, side in zip("ab", comparison.sides, strict=True)
+    }
+    answers = [_answer_content(answer) for answer in comparison.answers]
     return {
-        "objective": {"metric": comparison.objective.metric, "mode": comparison.objective.mode},
         **groups,
-        "difference": found.difference,
-        "interval": list(found.interval) if found.interval else None,
-        "confidence": 1 - found.level,
-        "num_pairs": found.num_pairs,
-        "probability_of_improvement": comparison.improvement.share if found.interval else None,
+        **answers[0],
+        "further_objectives": answers[1:],
         "assumptions": comparison.assumptions,
-        "further_seeds": found.num_further,
-        "better": found.better or None,
-        "verdict": found.in_words("a", "b"),
         "test_evaluations": comparison.test_evaluations,
         "differs": {
             key: {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
             for key, pair in differing(*comparison.configs).items()
         },
+    }
+
+
+def _answer_content(answer: Answer) -> dict[str, Any]:
+    """Return the verdict by one objective as a dictionary for JSON output."""
+    found = answer.verdict
+    return {
+        "objective": {"metric": answer.objective.metric, "mode": answer.objective.mode},
+        "difference": found.difference,
+        "interval": list(found.interval) if found.interval else None,
+        "confidence": 1 - found.level,
+        "num_pairs": found.num_pairs,
+        "probability_of_improvement": answer.improvement.share if found.interval else None,
+        "detectable": found.detectable() if found.interval else None,
+        "better": found.better or None,
+        "is_same": found.is_same,
+        "verdict": found.in_words("a", "b"),
+        "shape": answer.shape,
     }

@@ -13,7 +13,6 @@ from leyden.config.paths import ROOT
 from leyden.config.table import Row, print_table
 from leyden.config.terminal import (
     leyden_command,
-    metric_text,
     program_command,
     python_command,
     quoted_override,
@@ -26,6 +25,7 @@ from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import key_of
 from leyden.run.result import Result
+from leyden.verdict.numbers import metric_text
 
 
 def show_difference(*directories: str) -> None:
@@ -80,12 +80,10 @@ def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> li
 
 
 def _code(run: Run) -> dict[str, Any]:
-    """Return the commit and uncommitted changes of the project and the library, and package versions, of the last start."""
+    """Return the commit and uncommitted changes of the project, and package versions, of the last start."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    library = _commit(dict_at(dict_at(start, "library"), "git"))
     return {
         **_commit(dict_at(start, "git")),
-        **{f"leyden's {name}": value for name, value in library.items()},
         "python": start.get("python"),
         **dict_at(start, "versions"),
     }

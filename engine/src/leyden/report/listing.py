@@ -16,11 +16,12 @@ import yaml
 
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table, short_names
-from leyden.config.terminal import metric_text, show
+from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.result import read_points
+from leyden.verdict.numbers import metric_text
 
 # A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
 # seconds.

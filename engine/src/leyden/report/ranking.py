@@ -1,23 +1,26 @@
-"""Ranking of settings averaged over seeds and folds, and the settings not significantly worse than the best."""
+"""Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
 
 import contextlib
 import hashlib
 import itertools
 import math
+import operator
 import statistics
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.report.records import Record, varying_keys
-from leyden.report.statistics import LEVEL, MIN_VALUES, Group, Verdict, look_level, not_normal, verdict
 from leyden.run.evaluations import appending, read_rows
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now
+from leyden.verdict.difference import LEVEL, look_level
+from leyden.verdict.groups import MIN_VALUES, Group
+from leyden.verdict.ranking import RankingOverSets, rank, rank_over_sets
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -71,10 +74,10 @@ class Row:
         found = [record for record in self.finished if not record.has_worst]
         return [same[0] for same in _group_repetitions(found, averaged).values()]
 
-    def group(self, averaged: Sequence[str]) -> Group:
-        """Return the first objective's value for each combination of averaged keys, from the finished runs."""
+    def group(self, averaged: Sequence[str], objective: int = 0) -> Group:
+        """Return an objective's value for each combination of averaged keys, from the finished runs."""
         values = {
-            key: statistics.fmean(record.values[0] for record in same)
+            key: statistics.fmean(record.values[objective] for record in same)
             for key, same in _group_repetitions(self.finished, averaged).items()
         }
         folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
@@ -230,7 +233,7 @@ def count_failures(records: Sequence[Record]) -> None:
             vars(record).pop("values", None)  # of the former objectives
 
 
-def generalize_over_datasets(rows: Sequence[Row]) -> None:
+def generalize_over_splits(rows: Sequence[Row]) -> None:
     """Widen the verdicts on rows so that they hold for other datasets of the same kind.
 
     Each split counts as a sample of such a dataset. The seeds' splits share samples, so the variance of a mean is
@@ -242,10 +245,10 @@ def generalize_over_datasets(rows: Sequence[Row]) -> None:
     for row in rows:
         finished = row.finished
         if len(finished) > 1 and len({record.config.get(SPLIT_SEED) for record in finished}) < 2:
-            raise UserError(f"over=datasets: all runs of a setting have the same split; set {SPLIT_SEED}=${{seed}}")
+            raise UserError(f"over=splits: all runs of a setting have the same split; set {SPLIT_SEED}=${{seed}}")
         ratios = [_validation_ratio(record) for record in finished if not record.has_worst]
         if None in ratios:
-            raise UserError(f"over=datasets: needs {VAL_SIZE} and the number of training samples of each run")
+            raise UserError(f"over=splits: needs {VAL_SIZE} and the number of training samples of each run")
         row.overlap = max((ratio for ratio in ratios if ratio is not None), default=0.0)
 
 
@@ -338,20 +341,29 @@ def read_sweep_settings(directory: Path) -> tuple[list[str] | None, list[str]]:
     return None, AVERAGED
 
 
-def pareto_front(records: Sequence[Record]) -> list[Record]:
-    """Return the Pareto front: the finished runs that no other run equals or beats in all objectives, best first.
+def read_excluded(directory: Path) -> list[str]:
+    """Return the settings that the looks of a sweep with `sweep.seeds=auto` have excluded, by `setting_name`."""
+    with contextlib.suppress(UserError, OSError):
+        sweep = read_json(directory / "sweep.json", {})
+        if isinstance(sweep, dict) and isinstance(found := sweep.get("excluded"), list):
+            return [each for each in found if isinstance(each, str)]
+    return []
 
-    For a single objective this is the best run.
-    """
-    finished = sorted(
-        (record for record in records if record.status == "finished" and record.gains),
-        key=lambda record: record.gains,
-        reverse=True,
-    )
-    front: list[Record] = []
-    for record in finished:  # sorted, so no run is beaten by a later one
-        if not any(all(a >= b for a, b in zip(other.gains, record.gains, strict=True)) for other in front):
-            front.append(record)
+
+def pareto_front(rows: Sequence[Row], averaged: Sequence[str]) -> list[int]:
+    """Return the indices of the Pareto front: settings whose means no other setting equals or beats in all objectives."""
+    gains = {
+        number: [
+            statistics.fmean(values)
+            for values in zip(*(record.gains for record in row.distinct(averaged)), strict=True)
+        ]
+        for number, row in enumerate(rows)
+        if row.distinct(averaged)
+    }
+    front: list[int] = []
+    for number in sorted(gains, key=lambda each: gains[each], reverse=True):  # no row is beaten by a later one
+        if not any(all(map(operator.ge, gains[other], gains[number])) for other in front):
+            front.append(number)
     return front
 
 
@@ -380,7 +392,6 @@ IDLE_SEED = (
     "Runs that are bit-equal despite different seeds count once in n: the seed has no effect; "
     "does the module set its own seed?"
 )
-MARK = "≈"
 
 
 def first_tested(rows: Sequence[Row], averaged: Sequence[str]) -> int:
@@ -394,18 +405,17 @@ class Contenders:
     """The rows that are not significantly worse than the best one.
 
     Args:
-        like_best: For each row whether it may be the best; None if it can't be tested, as with too few runs.
-        num_further: Number of additional runs per row needed to tell the first two rows apart; None if they can be
-            told apart already, or if nothing can be said.
+        like_best: For each row whether it may be the best; None if it can't be told, as with too few runs.
         remarks: The findings in words.
     """
 
     like_best: list[bool | None]
-    num_further: int | None
-    remarks: list[str]
+    remarks: list[str] = field(default_factory=list)
 
 
-def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: int = 1) -> Contenders:
+def contenders(
+    rows: Sequence[Row], averaged: Sequence[str], mode: str, look: int = 1, excluded: Sequence[str] = ()
+) -> Contenders:
     """Compare the first row that has enough runs with each other row that has, apart for each data set.
 
     Args:
@@ -413,14 +423,57 @@ def contenders(rows: Sequence[Row], averaged: Sequence[str], mode: str, look: in
         averaged: Keys that the means are taken over.
         mode: `min` or `max`, the better direction.
         look: Number of this look at the table, as in `look_level`.
+        excluded: Settings that an earlier look has excluded, by `setting_name`.
     """
+    like_best: list[bool | None] = []
+    remarks: dict[str, None] = {}
     parts = by_data(rows)
-    found = [_contenders_on_data(part, averaged, mode, look, is_all=len(parts) == 1) for part in parts]
-    if len(found) == 1:
-        return found[0]
-    apart = f"Rows of different data are not compared: they differ in {' and '.join(assign_data(rows, averaged))}."
-    remarks = dict.fromkeys(remark for each in found for remark in each.remarks)
-    return Contenders([like for each in found for like in each.like_best], None, [apart, *remarks])
+    if len(parts) > 1:
+        differ = " and ".join(assign_data(rows, averaged))
+        remarks[f"Rows of different data are not compared: they differ in {differ}."] = None
+    for part in parts:
+        groups = [row.group(averaged) for row in part.values()]
+        is_plain = "seed" in averaged and not any(group.overlap for group in groups)
+        found = rank(
+            groups,
+            mode,
+            look=look,
+            unit="seeds" if is_plain else "runs",
+            lost=sum(
+                row.num_all(averaged) - len(group.values)
+                for row, group in zip(part.values(), groups, strict=True)
+                if len(group.values) >= MIN_VALUES
+            ),
+            excluded=[place for place, row in enumerate(part.values()) if setting_name(row) in excluded],
+            numbers=[number + 1 for number in part],
+            among=f" of rows {min(part) + 1} to {max(part) + 1}" * (len(parts) > 1),
+        )
+        like_best += found.like_best
+        remarks |= dict.fromkeys(found.remarks)
+        if found.samples:
+            remarks |= dict.fromkeys(assumptions([*part.values()], averaged, look))
+    return Contenders(like_best, [*remarks])
+
+
+def setting_name(row: Row) -> str:
+    """Return a row's choices as text, by which looks know it again."""
+    return one_line(" ".join(f"{key}={value}" for key, value in sorted(row.choices.items())))
+
+
+def over_data_sets(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> RankingOverSets:
+    """Rank settings over the data sets of a table, by their mean ranks."""
+    keys = {*assign_data(rows, averaged), DATA_ROOT, DATA_DIGEST}
+    means = {
+        row.data: {
+            " ".join(f"{key}={value}" for key, value in other.choices.items() if key not in keys): statistics.fmean(
+                other.group(averaged).values.values()
+            )
+            for other in rows
+            if other.data == row.data and other.group(averaged).values
+        }
+        for row in rows
+    }
+    return rank_over_sets(means, mode)
 
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
@@ -428,58 +481,11 @@ def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
     return [dict(part) for _, part in itertools.groupby(enumerate(rows), key=lambda item: item[1].data)]
 
 
-def _contenders_on_data(
-    rows: Mapping[int, Row], averaged: Sequence[str], mode: str, look: int, *, is_all: bool
-) -> Contenders:
-    """Compare the first row that has enough runs with each other row that has; all have the same data.
-
-    These are multiple comparisons with the best (Hsu, Multiple comparisons, 1996), with variances that may differ:
-    each other row is tested one-sided at the level 5 % / (rows - 1), so the row that is truly best is the first or
-    marked with a probability of at least 95 %.
-    """
-    like_best: dict[int, bool | None] = dict.fromkeys(rows)
-    groups = {number: row.group(averaged) for number, row in rows.items()}
-    tested = [number for number, group in groups.items() if len(group.values) >= MIN_VALUES]
-    unit = "runs" if any(group.overlap for group in groups.values()) or "seed" not in averaged else "seeds"
-    if len(rows) < 2:
-        return Contenders([None] * len(rows), None, [])
-    if len(tested) < 2:
-        why = f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."
-        return Contenders([None] * len(rows), None, [why])
-    first, *others = tested
-    level, next_level = (2 * look_level(each) / len(others) for each in (look, look + 1))
-    verdicts = {number: verdict(groups[first], groups[number], mode, level, next_level) for number in others}
-    like_best[first] = True
-    for number, found in verdicts.items():
-        like_best[number] = None if found.why else found.better != "a"
-    num_lost = sum(rows[number].num_all(averaged) - len(groups[number].values) for number in tested)
-    remarks = [
-        _claim(tested, like_best, num_lost, "" if is_all else f" of rows {min(rows) + 1} to {max(rows) + 1}")
-    ]
-    if untested := [number for number, found in verdicts.items() if found.why]:
-        remarks.append(
-            f"{_name_rows(untested)} can't be tested against row {first + 1}: none of their values vary."
-        )
-    if too_few := [number for number in rows if number not in tested]:
-        remarks.append(f"{_name_rows(too_few)}: fewer than {MIN_VALUES} {unit}, and therefore not compared.")
-    if marked := [found for number, found in verdicts.items() if like_best[number]]:
-        worse = statistics.median(found.detectable() for found in marked)
-        remarks.append(
-            f"With these {unit}, a row that is worse by {worse:.2g} is excluded with a probability of 80 %."
-        )
-    following = verdicts[others[0]]
-    if further := following.further_in_words(f"{unit} per row"):
-        remarks.append(f"To tell rows {first + 1} and {others[0] + 1} apart {further}.")
-    remarks += assumptions([rows[number] for number in tested], [*verdicts.values()], averaged, look)
-    return Contenders([*like_best.values()], following.num_further, remarks)
-
-
-def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequence[str], look: int) -> list[str]:
-    """Return what the verdicts on rows assume.
+def assumptions(rows: Sequence[Row], averaged: Sequence[str], look: int) -> list[str]:
+    """Return what the verdicts on rows hold for, beside the values' distribution.
 
     Args:
         rows: The compared rows.
-        found: The verdicts.
         averaged: Keys that the means are taken over.
         look: Number of this look.
     """
@@ -489,26 +495,19 @@ def assumptions(rows: Sequence[Row], found: Sequence[Verdict], averaged: Sequenc
         remarks.append(
             f"{num_worst} failed run{'s' * (num_worst > 1)} count{'s' * (num_worst == 1)} as the worst value."
         )
-    if why := not_normal(found):
-        remarks.append(f"Student's t assumes normal values, and may claim too much here: {why}.")
     if parents := {record.config.get("fork") or record.config.get("init_from") for record in records} - {None}:
         remarks.append(
-            f"The runs start from {len(parents)} parent{'s' * (len(parents) > 1)}: this holds given "
-            f"{'these' if len(parents) > 1 else 'it'}, and says nothing of others."
+            f"The runs start from {len(parents)} parent{'s' * (len(parents) > 1)}: this says nothing of others."
         )
-    if any(each.overlap for each in found):
-        remarks.append("The runs share training data; this is accounted for (Nadeau and Bengio, 2003).")
+    if any(row.group(averaged).overlap for row in rows):
+        remarks.append("The runs share training data, which widens this (Nadeau and Bengio, 2003).")
     elif any(SPLIT_SEED in derived_keys([record.varied for record in row.finished], averaged) for row in rows):
-        remarks.append(
-            "This holds for this dataset, over seeds and the splits that they cut; over=datasets asks for more."
-        )
+        remarks.append("Holds for this data set, over seeds and their splits; over=splits asks for more.")
     else:
-        remarks.append(f"This holds for this dataset and split, over {_varied(records, averaged) or 'runs'}.")
+        remarks.append(f"Holds for this data set and split, over {_varied(records, averaged) or 'runs'}.")
     if look > 1:
-        remarks.append(
-            f"This is look {look} at this comparison, by {LOOKS_FILE} beside it. It spends {100 * look_level(look):.2g} % of the error "
-            f"rate, so that all looks together err in at most {100 * LEVEL:g} %."
-        )
+        spent = f"{100 * look_level(look):.2g} % of the {100 * LEVEL:g} % error rate"
+        remarks.append(f"Look {look} at these settings ({LOOKS_FILE}): it spends {spent}.")
     return remarks
 
 
@@ -516,18 +515,18 @@ LOOKS_FILE = "looks.csv"
 LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
 
 
-def count_look(folder: Path, comparison: str, records: Sequence[Record]) -> int:
+def count_look(folder: Path, comparison: str, values: Iterable[tuple[str, Any]]) -> int:
     """Return the number of this look at a comparison, and record it in a folder.
 
     The same values as before are the same look. If the look can't be recorded, a warning says so. Looks at a copy of the
     folder, or at a folder above it, are other looks.
 
     Args:
-        folder: Folder of the compared runs.
+        folder: Folder of the compared runs, or of the table.
         comparison: Text that names the comparison.
-        records: The compared runs that have values.
+        values: Name and values of each compared run.
     """
-    found = sorted((record.run.directory.name, repr(record.values)) for record in records)
+    found = sorted((name, repr(each)) for name, each in values)
     digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
     path, comparison = folder / LOOKS_FILE, one_line(comparison)
 
@@ -549,28 +548,6 @@ def count_look(folder: Path, comparison: str, records: Sequence[Record]) -> int:
     return 1
 
 
-def _claim(tested: Sequence[int], like_best: Mapping[int, bool | None], num_lost: int, among: str) -> str:
-    """Return the claim about the best row; if some runs did not finish, it is limited to finished runs.
-
-    Args:
-        tested: Indices of the rows that have enough runs, the best one first.
-        like_best: As in `Contenders`, by the rows' indices.
-        num_lost: Number of runs of these rows that have no value.
-        among: The rows in words, if the table has others.
-    """
-    best = f"row {tested[0] + 1}"
-    if any(like_best[number] for number in tested[1:]):
-        best += f" or one marked {MARK}"
-    if untested := [number for number in tested if like_best[number] is None]:
-        best += f", or {_name_rows(untested).lower()}, which can't be tested"
-    of = among + f" of those with at least {MIN_VALUES} runs" * (len(tested) < len(like_best))
-    if not num_lost:
-        return f"With 95 % confidence the best setting{of} is {best}."
-    lost = "1 run has no value and is" if num_lost == 1 else f"{num_lost} runs have no value and are"
-    return f"With 95 % confidence the best setting{of}, by the runs that finished, is {best}; {lost} not counted."
-
-
-def _name_rows(numbers: Sequence[int]) -> str:
-    """Return rows in words, such as `Row 3` or `Rows 1 and 4`."""
-    names = [str(number + 1) for number in numbers]
-    return f"Row {names[0]}" if len(names) == 1 else f"Rows {', '.join(names[:-1])} and {names[-1]}"
+def values_of(records: Sequence[Record]) -> list[tuple[str, Any]]:
+    """Return the name and the objectives of each run, as `count_look` takes them."""
+    return [(record.run.directory.name, record.values) for record in records]

@@ -12,7 +12,7 @@ from typing import Any
 
 from leyden.config.checks import Objective, objectives
 from leyden.config.errors import UserError
-from leyden.config.terminal import metric_text, some_of, warn
+from leyden.config.terminal import some_of, warn
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
@@ -22,6 +22,7 @@ from leyden.run.record import read_summary
 from leyden.run.result import Result, read_points
 from leyden.scheduler import states as states_of
 from leyden.scheduler.protocol import JobState
+from leyden.verdict.numbers import metric_text
 
 
 @dataclass

@@ -12,69 +12,77 @@ from typing import Any
 
 from leyden.config.checks import Objective
 from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
-from leyden.config.terminal import leyden_command, metric_text, program_command, quoted_override, show
+from leyden.config.terminal import leyden_command, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
 from leyden.report.ranking import (
     IDLE_SEED,
-    MARK,
     Contenders,
     Row,
     by_data,
     contenders,
     count_look,
     first_tested,
-    generalize_over_datasets,
+    generalize_over_splits,
     merge_rows,
+    over_data_sets,
     pareto_front,
     plus_minus,
+    read_excluded,
     read_sweep_settings,
+    values_of,
 )
 from leyden.report.records import Record, position, read_records, varying_keys
-from leyden.report.statistics import MIN_VALUES
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 from leyden.run.result import plain, save_pdf, use_log_scale
+from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.numbers import metric_text
+from leyden.verdict.ranking import MARK
 
 
 def best_remarks(
-    num_all: int,
+    rows: Sequence[Row],
+    averaged: Sequence[str],
+    best: Sequence[int],
     objectives: Sequence[Objective],
-    winners: Sequence[Record],
     directory: Path,
-    row: int,
-    num_runs: int,
     failed: str,
 ) -> list[str]:
-    """Return a line on the best run or setting, and the commands that evaluate it; empty if no run has finished.
+    """Return a line on the best setting or the Pareto front, and the commands that evaluate it; empty without any.
 
     Args:
-        num_all: Number of all runs.
+        rows: All rows of the table.
+        averaged: Keys that the means are taken over.
+        best: Index of the best row, or of those of the Pareto front if there are several objectives.
         objectives: The objectives of the runs.
-        winners: The best run, or the Pareto front if there are several objectives.
         directory: Folder with the runs.
-        row: Number of the best setting's row, from 1 on.
-        num_runs: Number of finished runs of the best setting; with several, all of them are to be evaluated.
         failed: As in `summarize`, since the rows' order follows from it.
     """
-    lines = []
-    testable = [winner for winner in winners if winner.result is None or winner.result.can_be_tested]
-    if len(objectives) == 1 and winners and num_runs > 1:
-        then = " The test evaluation of all, which counts as one:" if testable else ""
-        lines.append(f"Best setting: row {row}, {num_runs} runs.{then}")
-        options = f" row={row}" * (row > 1) + f" failed={failed}" * (failed != "drop")
-        command = f"    {leyden_command('evaluate')} {quoted_override('runs', directory)}{options}"
-        lines += [command] * bool(testable)
-        testable = []
-    elif len(objectives) == 1 and winners:
-        lines.append(f"Best: {winners[0].run.directory.name}.{' Its test evaluation:' if testable else ''}")
-    elif winners:
+    runs = {number: rows[number].distinct(averaged) for number in best}
+    testable = [
+        number for number, of in runs.items() if of and (of[0].result is None or of[0].result.can_be_tested)
+    ]
+    if not any(runs.values()):
+        return []
+    if len(objectives) == 1:
+        num = len(runs[best[0]])
+        then = f" The test evaluation{' of all, which counts as one' * (num > 1)}:" if testable else ""
+        what = f"row {best[0] + 1}, {num} runs" if num > 1 else runs[best[0]][0].run.directory.name
+        lines = [f"Best{' setting' * (num > 1)}: {what}.{then}"]
+    else:
         names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
         then = " The test evaluation of one:" if testable else ""
-        lines.append(f"Pareto front of {names}: {len(winners)} of {num_all} runs.{then}")
-    for winner in testable:
+        lines = [f"Pareto front of {names}: {len(best)} of {len(rows)} settings.{then}"]
+    for number in testable:
         if len(objectives) > 1:
-            lines.append(f"  {', '.join(f'{value:.6g}' for value in winner.values)}:")
-        lines.append(f"    {leyden_command('evaluate')} {quoted_override('run', winner.run.directory)}")
+            means = map(statistics.fmean, zip(*(record.values for record in runs[number]), strict=True))
+            lines.append(f"  row {number + 1}, {', '.join(f'{value:.6g}' for value in means)}:")
+        if len(runs[number]) > 1:
+            options = f" row={number + 1}" * (number > 0) + f" failed={failed}" * (failed != "drop")
+            chosen = f"{quoted_override('runs', directory)}{options}"
+        else:
+            chosen = quoted_override("run", runs[number][0].run.directory)
+        lines.append(f"    {leyden_command('evaluate')} {chosen}")
     return lines
 
 
@@ -96,7 +104,6 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     return lines
 
 
-SELECTED = "Row {} was selected by these values, so its mean is biased in its favor; a test evaluation is not."
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("n", "epochs", "seconds", "status")
 
@@ -114,7 +121,7 @@ def summarize(
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
-        over: `seeds` for verdicts on this dataset, `datasets` for verdicts on others of its kind.
+        over: `seeds` for verdicts on this data set, `splits` for verdicts on others of its kind, `data` to rank over several.
         before_end: Called with the best run of each data set, or the Pareto front if there are several objectives,
             before the last lines are printed: the commands that evaluate it.
 
@@ -124,31 +131,35 @@ def summarize(
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
     rows = merge_rows(records, averaged, failed)
-    if over == "datasets":
-        generalize_over_datasets(rows)
+    if over == "splits":
+        generalize_over_splits(rows)
     objectives = next((record.objectives for record in records if record.objectives), ())
     metrics = [objective.metric for objective in objectives] or ["objective"]
     marked = _contenders(rows, averaged, objectives, directory)
-    parts = by_data(rows)
-    best = [_best_on_data(part, averaged, is_single=len(objectives) == 1) for part in parts]
-    winners = [winner for _, _, found in best for winner in found]
+    best = [_best_on_data(part, averaged, is_single=len(objectives) == 1) for part in by_data(rows)]
+    winners = [found[0] for part in best for number in part if (found := _best_first(rows[number], averaged))]
     evaluations = test_set_remarks(records)
     table = _Table(rows, metrics, averaged, marked.like_best)
-    notes, last = _notes(rows, averaged, marked), []
-    for part, (number, num, found) in zip(parts, best, strict=True):
-        num_all = sum(len(row.records) for row in part.values())
-        notes += [SELECTED.format(number + 1)] * bool(len(objectives) == 1 and len(part) > 1 and num)
-        last += best_remarks(num_all, objectives, found, directory, row=number + 1, num_runs=num, failed=failed)
+    notes = _notes(rows, averaged, marked)
+    last = [line for part in best for line in best_remarks(rows, averaged, part, objectives, directory, failed)]
+    if over == "data" and len(objectives) == 1:
+        over_sets = over_data_sets(rows, averaged, objectives[0].mode)
+        ranks = (
+            f"{each:.2f}{f' {MARK}' * (name in over_sets.like_best[1:])}"
+            for name, each in over_sets.mean_ranks.items()
+        )
+        notes += [f"mean rank {each}: {name}" for name, each in zip(over_sets.mean_ranks, ranks, strict=True)]
+        notes += over_sets.remarks
     notes += [*unfinished_remarks(records, directory), *evaluations]
-    shown = table.shown({number for number, _, _ in best})
+    shown = table.shown({part[0] for part in best if part} if len(objectives) == 1 else set())
     _write(directory / "summary.csv", csv_text(table.cells, [*table.columns, "like_best"]))
     markdown = markdown_text(shown, table.shown_columns, names={"objective": metrics[0]})
     _write(directory / "summary.md", "\n".join([markdown, *notes, *last, ""]))
     files = ["summary.csv", "summary.md", *_draw(directory, rows, metrics, log_keys, averaged)]
     if form == "json":
-        is_one = len(objectives) == 1 and len(parts) == 1 and winners
+        is_one = len(objectives) == 1 and len(best) == 1 and winners
         content = {"objectives": metrics, "rows": table.content}
-        content |= {"best": str(winners[0].run.directory) if is_one else None, "further_seeds": marked.num_further}
+        content |= {"best": str(winners[0].run.directory) if is_one else None}
         print(json_text({**content, "remarks": marked.remarks, "test_evaluations": evaluations}))
         return
     names = short_names(table.keys, taken=table.shown_columns) | {"objective": metrics[0]}
@@ -211,18 +222,15 @@ class _Table:
         ]
 
 
-def _best_on_data(
-    rows: Mapping[int, Row], averaged: Sequence[str], *, is_single: bool
-) -> tuple[int, int, list[Record]]:
-    """Return the index of the best of some rows, its number of runs, and the best of these.
+def _best_on_data(rows: Mapping[int, Row], averaged: Sequence[str], *, is_single: bool) -> list[int]:
+    """Return the index of the best of some rows, or those of the Pareto front if there are several objectives."""
+    numbers, of = [*rows], [*rows.values()]
+    return [numbers[each] for each in ([first_tested(of, averaged)] if is_single else pareto_front(of, averaged))]
 
-    With several objectives, the index is -1, the number is 1, and the runs are the Pareto front.
-    """
-    if not is_single:
-        return -1, 1, pareto_front([record for row in rows.values() for record in row.records])
-    number = [*rows][first_tested([*rows.values()], averaged)]
-    # The best run is that of the best setting, not a lucky seed of another one.
-    return number, len(rows[number].distinct(averaged)), pareto_front(rows[number].records)
+
+def _best_first(row: Row, averaged: Sequence[str]) -> list[Record]:
+    """Return the finished runs of a row, the best one by the first objective first."""
+    return sorted(row.distinct(averaged), key=lambda record: record.gains, reverse=True)
 
 
 def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Contenders) -> list[str]:
@@ -243,13 +251,13 @@ def _contenders(
         # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
-        return Contenders([None] * len(rows), None, [waits] if len(objectives) == 1 else [])
+        return Contenders([None] * len(rows), [waits] if len(objectives) == 1 else [])
     parts = [
         [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
     ]
     counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
-    look = count_look(directory, "summary", counted) if counted else 1
-    return contenders(rows, averaged, objectives[0].mode, look)
+    look = count_look(directory, "summary", values_of(counted)) if counted else 1
+    return contenders(rows, averaged, objectives[0].mode, look, read_excluded(directory))
 
 
 def _draw(

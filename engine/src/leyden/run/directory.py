@@ -24,10 +24,9 @@ from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.lock import check_held
-from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, machine, origin
-from leyden.run.record import RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import EVENT_FOLDERS, Failure, Result
 
 MAX_NAMES = 5  # of files in a message
@@ -37,18 +36,24 @@ GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
 
 
-class RunContents:
-    """Read-only access to a run directory, whose contents are untrusted.
+class Run:
+    """A run directory, whose contents are untrusted; it can be locked and written to.
 
     Args:
         directory: Path of the run directory, absolute or relative to the working directory.
         trust: Whether the user trusts what the record names, whoever wrote it.
+
+    Example:
+        >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
+        >>> run.directory.name
+        '2026-11-24_12-00-00_000000'
     """
 
     def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
         self.directory = Path(directory).absolute()
         self.trust = trust
         self._checked: RunRecord | None = None
+        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
         """Check that the record was signed with this user's key, before anything that it names is used.
@@ -204,24 +209,6 @@ class RunContents:
             raise UserError(f"{self.directory}: no intact checkpoint is left; choose another run_dir")
         return None
 
-
-class Run(RunContents):
-    """A run directory that can be locked and written to.
-
-    Args:
-        directory: Path of the run directory, absolute or relative to the working directory.
-        trust: Whether the user trusts what the record names, whoever wrote it.
-
-    Example:
-        >>> run = Run("outputs/mnist_mlp/2026-11-24_12-00-00_000000")
-        >>> run.directory.name
-        '2026-11-24_12-00-00_000000'
-    """
-
-    def __init__(self, directory: str | Path, *, trust: bool = False) -> None:
-        super().__init__(directory, trust=trust)
-        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
-
     @contextlib.contextmanager
     def locked(
         self,
@@ -277,9 +264,7 @@ class Run(RunContents):
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
             first = starts[0]["overrides"] if starts else []
-            advice = f"repeat that run's overrides: {shlex.join(first)}"
-            if not first:
-                advice = f"use that run's settings: {shlex.join(identity.corrections(config))}"
+            advice = f"repeat that run's overrides: {shlex.join(first)}" if first else "start it without overrides"
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
                 f"choose another run_dir, or {advice}"
@@ -349,7 +334,7 @@ class Run(RunContents):
             replace(record, starts=starts).write(self.directory)
 
 
-def trained_on(run: RunContents) -> Mapping[str, str]:
+def trained_on(run: Run) -> Mapping[str, str]:
     """Return the hashes of the training data, by name, from the last start that recorded them; empty if none did.
 
     Raises:
@@ -368,7 +353,7 @@ def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str
     return [name for name in there if name in here and here[name] != there[name]]
 
 
-def check_resumable(run: RunContents, here: Mapping[str, str]) -> None:
+def check_resumable(run: Run, here: Mapping[str, str]) -> None:
     """Check that a run is resumed with the data that it was trained on.
 
     Raises:

@@ -20,12 +20,12 @@ from leyden.config.hydra import composed_values, initialized
 from leyden.config.paths import conf_files
 from leyden.config.terminal import some_of
 from leyden.config.values import flatten
-from leyden.run.directory import RunContents
+from leyden.run.directory import Run
 from leyden.run.identity import CONTROL_KEYS, RunIdentity
 from leyden.run.record import RECORD
 
 
-def parse_fork(text: str, *, trust: bool = False) -> tuple[RunContents, str]:
+def parse_fork(text: str, *, trust: bool = False) -> tuple[Run, str]:
     """Parse a value of `fork` into the parent run and the name of its checkpoint.
 
     Example:
@@ -37,7 +37,7 @@ def parse_fork(text: str, *, trust: bool = False) -> tuple[RunContents, str]:
         name = f"epoch_{name}"
     if not directory or not re.fullmatch("last|best|(epoch|step)_[0-9]+", name):
         directory, name = text, "last"
-    return RunContents(directory, trust=trust), name
+    return Run(directory, trust=trust), name
 
 
 def key_of(override: str) -> str:
@@ -45,7 +45,7 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
-def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> RunContents:
+def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> Run:
     """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent.
 
     Raises:
@@ -53,12 +53,12 @@ def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> RunConte
     """
     parent = parse_fork(fork, trust=trust)[0]
     has_begun = run_dir is not None and (run_dir / RECORD).exists()
-    source = RunContents(run_dir, trust=trust) if run_dir and has_begun else parent
+    source = Run(run_dir, trust=trust) if run_dir and has_begun else parent
     source.check_owner()
     return source
 
 
-def inherited_overrides(source: RunContents) -> list[str]:
+def inherited_overrides(source: Run) -> list[str]:
     """Return the overrides of a run's last start, without `fork` and what names, places or limits that start.
 
     The last start repeats the overrides of the first one, and may add some.
@@ -170,7 +170,7 @@ def _quoted(text: str) -> str:
 RECORDED = ("data.root", "data.split_seed", "data.num_workers")
 
 
-def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -> None:
+def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path | str) -> None:
     """Set what a fork takes from its parent's record, in place; a run that is no fork stays as it is.
 
     Args:
@@ -183,7 +183,7 @@ def inherit_settings(cfg: DictConfig, overrides: Sequence[str], run_dir: Path) -
     """
     if not cfg.fork:
         return
-    source = settings_source(cfg.fork, run_dir, trust=cfg.trust)
+    source = settings_source(cfg.fork, Path(run_dir), trust=cfg.trust)
     inherited = inherited_overrides(source)
     own = [key_of(each).partition("@")[0].replace("/", ".") for each in overrides if each not in inherited]
     _set_recorded(cfg, source.config, own)
@@ -219,7 +219,7 @@ def _is_typed(key: str, own: Sequence[str]) -> bool:
 @functools.cache  # asked for each job of a sweep
 def _changes_of_conf(directory: str) -> list[str]:
     """Return the settings in which a run differs from what its overrides compose to, as after an edit of `conf/`."""
-    run = RunContents(directory, trust=True)  # its owner was asked for
+    run = Run(directory, trust=True)  # its owner was asked for
     config = run.config
     found = composed_identity(inherited_overrides(run), config, Path(directory)).differences(config)
     return [each for each in found if not each.startswith("fork:")]

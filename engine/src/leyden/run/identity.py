@@ -145,15 +145,6 @@ class RunIdentity:
             )
         ]
 
-    def corrections(self, there: dict[str, Any]) -> list[str]:
-        """Return the overrides that make this configuration equal to a stored one."""
-        old, new = (dict(flatten(config)) for config in (there, self.config))
-        keys = [difference.partition(":")[0] for difference in self.differences(there)]
-        return [
-            f"~{key}" if key not in old else f"{'' if key in new else '+'}{key}={hydra_value(old[key])}"
-            for key in keys
-        ]
-
     def _is_default(self, key: str, value: Any) -> bool:
         """Return whether a key has its default value."""
         try:

@@ -1,4 +1,9 @@
-"""The current process: its rank, cores and threads, parent process and imports."""
+"""The current process: its rank, cores and threads, parent process and imports; and a function in a process of its own.
+
+`python -m leyden.run.process FILE` calls a function. FILE has it and its arguments, written by the process that starts the
+command. A run with several processes needs a command, since Lightning starts the other processes by repeating the command
+line of the first one; so does a job of a cluster.
+"""
 
 import atexit
 import contextlib
@@ -6,13 +11,19 @@ import ctypes
 import gc
 import multiprocessing
 import os
+import pickle
+import platform
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 from leyden.config.errors import Exit, UserError, leave_at_once
 
+COMMAND = "leyden.run.process"  # the name of this module, which is another one while it runs
 JOB = "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
 # Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
 # within a job inherits the job's variables, too.
@@ -111,3 +122,18 @@ def importing() -> Iterator[None]:
             signal.signal(signal.SIGINT, before)
     if interrupts:
         raise KeyboardInterrupt
+
+
+def write_call(path: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+    """Write the file of a call: a function that can be imported, and its arguments."""
+    path.write_bytes(pickle.dumps((function, arguments)))
+
+
+if __name__ == "__main__":
+    if job := os.environ.get(JOB):  # of a cluster
+        print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} job {job} on {platform.node()}", flush=True)
+        # If another process of the job dies, srun sends SIGTERM to this one, which then has to requeue the job; while it
+        # trains, `exact.stop` receives it. The scheduler's SIGKILL follows where it means to end the job.
+        signal.signal(signal.SIGTERM, lambda *_: None)
+    function, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())  # trusted: written by the parent process
+    function(*arguments)

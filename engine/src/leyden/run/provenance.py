@@ -19,7 +19,6 @@ from datetime import datetime
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import leyden
 from leyden.config.errors import is_library
 from leyden.config.paths import LIBRARY, PROJECT, ROOT, code_folders
 from leyden.config.values import flatten
@@ -127,7 +126,6 @@ def origin(
         "step": step,
         "code": code,
         "git": state_of_code(),
-        "library": state_of_library(),
         "python": platform.python_version(),
         "versions": installed_versions(),
     }
@@ -216,19 +214,6 @@ def _diff(folder: Path) -> tuple[str | None, list[str]]:
         diff = git(folder, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
     left_out = sorted(set(new) - set(small))
     return (None, ["all changes"]) if diff is None or len(diff) > MAX_DIFF_BYTES else (diff, left_out)
-
-
-def state_of_library() -> dict[str, Any]:
-    """Return the library's version and, if it lies in a git repository that is not the project's, its state there.
-
-    The state is as returned by `state_of_code`; None otherwise.
-    """
-    is_tracked = git(
-        LIBRARY, "ls-files", "--", "__init__.py"
-    )  # not if it is installed, or in a job's copy of the code
-    top, top_of_project = (git(folder, "rev-parse", "--show-toplevel") for folder in (LIBRARY, ROOT))
-    is_elsewhere = is_tracked and top != top_of_project
-    return {"version": leyden.__version__, "git": state_of_code(LIBRARY) if is_elsewhere else None}
 
 
 def now() -> str:

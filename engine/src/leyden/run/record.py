@@ -1,15 +1,19 @@
 """The record of a run, `run.json`: its result, its configuration and its starts.
 
 It is written as a whole at each start and at the end, and is all that other commands know of a run; `config.yaml` is for
-people.
+people. It is signed with its owner's key: a file in the user's configuration folder, made at first use, or the environment
+variable `LEYDEN_KEY`. What a record names is composed, imported and executed only if it was signed with this key, or if the
+user says `trust=true`.
 """
 
 import functools
 import hashlib
+import hmac
 import itertools
 import json
 import operator
 import os
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +21,15 @@ from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
+from leyden.config.terminal import warn
 from leyden.config.values import MAX_DIGITS, MAX_VALUES, unflatten
-from leyden.run.files import read_bytes, write_whole
-from leyden.run.owner import is_own, signature
+from leyden.run.files import read_bytes, read_text, write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
+KEY = "LEYDEN_KEY"
+FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
+MIN_CHARACTERS = 32  # of a key
 CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
 MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
@@ -88,7 +95,7 @@ class RunRecord:
         Each key at the root has a line of its own, and each setting; a gap divides the parts of the configuration. The
         starts come last, before the signature of all above it.
         """
-        hashes = data_hashes(self.starts)
+        hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
         values = {
             **(self.result.to_dict() if self.result else {"status": None}),
             "overrides": self.starts[0]["overrides"] if self.starts else [],
@@ -244,3 +251,57 @@ def with_current_targets(flat: dict[str, Any]) -> dict[str, Any]:
         if (key == "_target_" or key.endswith("._target_")) and isinstance(value, str)
     }
     return {**flat, **current} if current else flat
+
+
+@functools.cache
+def key() -> str:
+    """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
+    path: Path | str = KEY
+    try:
+        if text := os.environ.get(KEY, "").strip():
+            return _long_enough(text)
+        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))  # counts if it is absolute, by the XDG specification
+        path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
+        if not path.exists():
+            _make_key(path)
+        return _long_enough(read_text(path).strip())
+    except (OSError, ValueError, RuntimeError) as error:  # the last one where no home directory is known
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        warn(
+            f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {KEY}=TEXT sets a key"
+        )
+        return ""
+
+
+def _long_enough(text: str) -> str:
+    text.encode()  # UTF-8
+    if len(text) < MIN_CHARACTERS:
+        raise ValueError(f"has fewer than {MIN_CHARACTERS} characters")
+    return text
+
+
+def _make_key(path: Path) -> None:
+    """Write a new key, readable by this user alone; of several processes that do so, one succeeds."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
+    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+        file.write(secrets.token_hex(MIN_CHARACTERS))
+    try:
+        os.link(new, path)
+    except FileExistsError:
+        pass
+    except OSError:  # no links on this file system
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(new.read_bytes())
+    finally:
+        new.unlink(missing_ok=True)
+
+
+def signature(text: str) -> str:
+    """Return the signature of a text; empty without a key."""
+    return hmac.new(key().encode(), text.encode(), "sha256").hexdigest() if key() else ""
+
+
+def is_own(text: str, signed: str) -> bool:
+    """Return whether a text was signed with this user's key."""
+    return bool(key()) and hmac.compare_digest(signature(text).encode(), signed.encode(errors="replace"))

@@ -50,8 +50,7 @@ class Result:
         error: The error of a failed run, else None.
         stages: For each stage, the names of the metrics that it logged. The stages are `train`, `val`, and, if the
             run was evaluated on the whole test set, `test`.
-        test_split: Per loader of the test set, a checksum of its first batch, and its number of samples; empty if
-            unknown.
+        test_batches: Digests of the first batches of the test set, see `first_batches`; empty if unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
@@ -71,7 +70,7 @@ class Result:
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
     takes_optimizer: bool = True
-    test_split: list[list[str | int | None]] = field(default_factory=list)
+    test_batches: dict[str, str] = field(default_factory=dict)
     best_epoch: int | None = None
     best_step: int | None = None
 
@@ -103,14 +102,14 @@ class Result:
         """The metrics of the test evaluation."""
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
-    def with_test(self, measured: Mapping[str, float], split: list[list[str | int | None]]) -> "Result":
-        """Return the result with the metrics and the `test_split` of a test evaluation added.
+    def with_test(self, measured: Mapping[str, float], batches: dict[str, str]) -> "Result":
+        """Return the result with the metrics and the `test_batches` of a test evaluation added.
 
         A test metric whose name was also logged in training or validation gets the prefix `test/`.
         """
         named = {f"test/{name}" if name in self.metrics else name: value for name, value in measured.items()}
         stages = {**self.stages, "test": [*named]}
-        return replace(self, metrics={**self.metrics, **named}, stages=stages, test_split=split)
+        return replace(self, metrics={**self.metrics, **named}, stages=stages, test_batches=batches)
 
     def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
         """Return the result with these objectives, their values taken from `metrics`.

@@ -13,8 +13,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.run.call import COMMAND, write_call
-from leyden.run.process import JOB
+from leyden.run.process import COMMAND, JOB, write_call
 from leyden.scheduler.protocol import JobState, Phase, RejectedError, Submitted, check_trainer
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import call_target, task_overrides
+from leyden.sweep.auto import run_auto
 from leyden.sweep.jobs import shared_overrides
 from leyden.sweep.space import Space, check_sweep_size, read_space
 from leyden.sweep.sweep import JobRunner, Sweep, add_seeds, num_seeds
@@ -32,6 +33,8 @@ def run_sweep(config: DictConfig, launcher: JobRunner) -> None:
         if not is_search:
             _run_grid(sweep, space)
             return
+        if config.sweep.seeds == "auto":
+            raise UserError("sweep.seeds=auto: is for a grid; a search takes a number, such as sweep.seeds=3")
         from leyden.sweep.search import run_search  # late, as it imports Optuna
 
         run_search(
@@ -48,6 +51,9 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
     num = num_seeds(sweep.config, space.keys)
     found = space.settings()
     check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
+    if sweep.config.sweep.seeds == "auto":
+        run_auto(sweep, found)
+        return
     jobs, other_seeds = sweep.new_jobs(found), []
     for job in jobs:
         other_seeds += add_seeds(job, num)

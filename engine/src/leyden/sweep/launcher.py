@@ -27,12 +27,13 @@ from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError, leave_at_once
 from leyden.config.paths import prepare_process
 from leyden.config.table import Terminal
-from leyden.config.terminal import metric_text, short_override
+from leyden.config.terminal import short_override
 from leyden.run.fork import key_of
 from leyden.run.identity import is_data_key
 from leyden.run.process import importing, num_cores, num_threads
 from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
+from leyden.verdict.numbers import metric_text
 
 
 class StatusLine:

@@ -22,8 +22,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
 from leyden.run.fork import key_of
-from leyden.run.owner import is_own, signature
-from leyden.run.record import RECORD
+from leyden.run.record import RECORD, is_own, signature
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
 from leyden.sweep.study import draw, open_study, sampler_for, trial_of, try_sampler

@@ -28,6 +28,7 @@ from leyden.sweep.jobs import Composer, Job, new_jobs, sweep_directory
 from leyden.sweep.launcher import StatusLine, call_in_process
 from leyden.sweep.space import check_sweep_size, extreme_values
 from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
+from leyden.verdict.groups import MIN_VALUES
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -133,12 +134,18 @@ def _is_number(text: str) -> bool:
 def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
     """Return the number of seeds that each setting of a sweep runs with; `keys` are those that the sweep is over.
 
+    For `sweep.seeds=auto` it is the number at the start.
+
     Raises:
         UserError: `sweep.seeds` is not a valid number, or conflicts with a sweep over `seed`.
     """
     num = config.sweep.get("seeds")
+    if num == "auto":
+        num = MIN_VALUES
+    elif config.sweep.get("max_runs") is not None:
+        raise UserError(f"sweep.max_runs={config.sweep.max_runs}: is for sweep.seeds=auto")
     if type(num) is not int or num < 1:
-        raise UserError(f"sweep.seeds={num}: must be a positive whole number")
+        raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
     check_sweep_size(f"sweep.seeds={num}", num)
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:

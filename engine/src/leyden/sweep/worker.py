@@ -7,7 +7,6 @@ import importlib
 import importlib.metadata
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -26,15 +25,16 @@ from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
-from leyden.run.call import COMMAND, write_call
-from leyden.run.process import die_with_parent, end_with_parent, importing, is_main_process
+from leyden.run.process import COMMAND, die_with_parent, end_with_parent, importing, is_main_process, write_call
 from leyden.sweep.jobs import failure_text
 
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
 TIMEOUT_S = 60  # with many GPUs, nvidia-smi takes half of it to load the driver
 DEVICE_FILES = Path("/dev")
-GPU = re.compile(r"GPU (\d+): .*\(UUID: (GPU-[\w-]+)\)")
-MIG = re.compile(r"^\s+MIG .*\(UUID: (MIG-[\w/-]+)\)", re.MULTILINE)
+GPU, MIG = (
+    re.compile(r"^GPU .*\(UUID: ([\w-]+)\)", re.MULTILINE),
+    re.compile(r"^\s+MIG .*\(UUID: ([\w/-]+)\)", re.MULTILINE),
+)
 DEVICE_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
@@ -73,38 +73,20 @@ def parse_visible_devices(value: str) -> list[str]:
 
 
 def _query_driver() -> list[str]:
-    output, problem = "", "nvidia-smi is not installed"
-    if program := shutil.which("nvidia-smi"):
-        try:
-            ended = subprocess.run(
-                [program, "-L"],
-                capture_output=True,
-                text=True,
-                errors="replace",
-                timeout=TIMEOUT_S,
-                stdin=subprocess.DEVNULL,
-            )
-            output = "" if ended.returncode else ended.stdout
-            problem = (
-                f"nvidia-smi -L ended with {ended.returncode}" if ended.returncode else "nvidia-smi -L names no GPU"
-            )
-        except subprocess.TimeoutExpired:
-            problem = f"nvidia-smi -L gave no answer in {TIMEOUT_S} s"
-        except OSError as error:
-            problem = f"nvidia-smi can't be started ({error.strerror})"
-    blocks = re.split(r"^(?=GPU \d+:)", output, flags=re.MULTILINE)
-    gpus = [(found[1], found[2], MIG.findall(block)) for block in blocks if (found := GPU.match(block))]
-    if any(parts for *_, parts in gpus):  # with MIG, CUDA numbers devices in another way: use their UUIDs
-        return [device for _, uuid, parts in gpus for device in parts or [uuid]]
-    if gpus:
-        return [number for number, *_ in gpus]
-    files = DEVICE_FILES.glob("nvidia*")
-    if "No devices" not in output and any(re.fullmatch(r"nvidia\d+", file.name) for file in files):
+    """Return the UUIDs of all GPUs, and of the parts of those that are divided (MIG), which CUDA numbers in another way."""
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True
+        ).stdout
+    except (OSError, subprocess.SubprocessError) as error:
+        if not any(DEVICE_FILES.glob("nvidia[0-9]*")):
+            return []
         raise UserError(
-            f"the GPUs of this machine can't be listed: {problem}; set CUDA_VISIBLE_DEVICES=0,1 in the environment, "
+            f"the GPUs of this machine can't be listed: {error}; set CUDA_VISIBLE_DEVICES=0,1 in the environment, "
             "or trainer.accelerator=cpu"
-        )
-    return []
+        ) from error
+    gpus = re.split(r"^(?=GPU )", listed, flags=re.MULTILINE)
+    return [uuid for gpu in gpus for uuid in MIG.findall(gpu) or GPU.findall(gpu)]
 
 
 def call(

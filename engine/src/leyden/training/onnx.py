@@ -10,9 +10,8 @@ from torch import nn
 
 from leyden import assembly
 from leyden.config.errors import UserError
-from leyden.data.contract import Facts, sizes_of
+from leyden.data.contract import Facts, has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
-from leyden.exact.first_batches import has_split, num_samples
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import Trained
 

@@ -3,11 +3,10 @@
 Shapes: N images or rows, C channels, H rows, W columns of an image; F columns, T targets, K classes.
 """
 
-import contextlib
 import functools
 import json
-import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +15,12 @@ import torch
 from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
 from leyden.config.table import Terminal, csv_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.images import find_images, read_image
-from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.data.table import numbers_of, read_columns
 from leyden.exact.files import replacing
 from leyden.run.files import writing
@@ -130,36 +127,6 @@ def predict_images(task: Task, facts: Facts, images: Iterable[tuple[list[str], T
 
 
 BATCH_SIZE = 64
-NUM_WORKERS = 4  # processes that read files
-MIN_FILES_FOR_WORKERS = 1000  # up to so many files are read in the main process
-
-
-class ImageFiles(Dataset[tuple[str, Tensor]]):
-    """Dataset of image files; a sample is the path of an image and its pixels.
-
-    Args:
-        paths: Paths of the files.
-        read: Reads a file; returns pixels, shape (C, H, W).
-    """
-
-    def __init__(self, paths: Sequence[Path], read: Callable[[Path], Tensor]) -> None:
-        # Workers share the memory of an array; a list would be copied to each.
-        self.paths = np.array([os.fsencode(path) for path in paths])
-        self.read = read
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, index: int) -> tuple[str, Tensor]:
-        """Return the path and the pixels, shape (C, H, W), of an image."""
-        path = os.fsdecode(self.paths[index])
-        return path, self.read(Path(path))
-
-    @staticmethod
-    def collate_fn(samples: list[tuple[str, Tensor]]) -> tuple[list[str], Tensor]:
-        """Return the paths, and the pixels, shape (N, C, H, W)."""
-        paths, pixels = zip(*samples, strict=True)
-        return list(paths), torch.stack(pixels)
 
 
 def read_image_batches(
@@ -181,16 +148,13 @@ def read_image_batches(
         raise UserError(
             f"{directory}: was trained on samples of shape {shape}; it can't predict images, which have 1 or 3 channels"
         )
-    files = ImageFiles(paths, data_reader or functools.partial(read_image, invert=invert, input_shape=shape))
-    loader = StreamLoader(
-        SeededSamples(files, 0, None),
-        torch.arange(len(paths)),
-        batch_size=BATCH_SIZE,
-        num_workers=min(NUM_WORKERS, os.cpu_count() or 1) if len(paths) > MIN_FILES_FOR_WORKERS else 0,
-    )
+    read = data_reader or functools.partial(read_image, invert=invert, input_shape=shape)
     light: list[str] = []
-    with contextlib.closing(loader):
-        for names, pixels_NCHW in loader:
+    with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
+        for start in range(0, len(paths), BATCH_SIZE):
+            part = paths[start : start + BATCH_SIZE]
+            pixels_NCHW = torch.stack([*pool.map(read, part)])
+            names = [*map(str, part)]
             if not data_reader:
                 light += [name for name, each in zip(names, pixels_NCHW, strict=True) if each.float().mean() > 127]
             yield names, pixels_NCHW

@@ -25,22 +25,21 @@ from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
-from leyden.data.contract import Facts, digests_of, facts_of
-from leyden.exact.first_batches import divides_batches, first_batches_differ, has_split
+from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.stages import Stages
-from leyden.exact.state import first_batches_in, restore_module
+from leyden.exact.state import restore_module
 from leyden.loggers import TensorBoard
 from leyden.pictures.outputs import OnEvaluation
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
-from leyden.report.statistics import mean_text
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.record import RECORD
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
+from leyden.verdict.difference import mean_text
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
@@ -89,8 +88,8 @@ class Trained:
         return self.run.checkpoint(self.checkpoint)
 
     @functools.cached_property
-    def _restored(self) -> tuple[L.LightningModule, Facts, Any]:
-        """The module, the facts of its data, and the first batches of the validation split in training."""
+    def _restored(self) -> tuple[L.LightningModule, Facts]:
+        """The module, and the facts of its data."""
         seed = self.cfg.seed
         content = read_checkpoint(self.path)
         self.run.warn_of_changed_code("its weights are used with the code as it is now")
@@ -104,7 +103,7 @@ class Trained:
             except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
                 why = " ".join(str(error).split())
                 raise UserError(f"{self.path}: does not fit the network ({type(error).__name__}: {why})") from error
-        return module.eval(), facts, first_batches_in(content)
+        return module.eval(), facts
 
     @property
     def module(self) -> L.LightningModule:
@@ -164,16 +163,24 @@ class Trained:
         """Return a trainer that evaluates on one device, without loggers and callbacks.
 
         Args:
-            accelerator: Lightning's name of an accelerator; None for the run's.
+            accelerator: Lightning's name of an accelerator; None for the processor if that was the run's, else for the
+                best device of this machine.
+
+        Raises:
+            UserError: This machine lacks the accelerator.
         """
         silence_lightning()
+        is_on_cpu = (self.run.config.get("trainer") or {}).get("accelerator") == "cpu"
+        chosen = accelerator or ("cpu" if is_on_cpu else "auto")
+        if chosen not in ACCELERATORS:
+            raise UserError(f"accelerator={chosen}: must be one of {', '.join(ACCELERATORS)}")
         options: Any = OmegaConf.to_container(self.cfg.trainer)
-        options |= {
-            "_target_": "lightning.pytorch.Trainer",
-            "accelerator": check_accelerator(self.run, accelerator),
-        }
+        options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
         cfg = OmegaConf.create({"trainer": options})
-        return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
+        try:
+            return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
+        except UserError as error:
+            raise UserError(f"accelerator={chosen}: {error}") from error
 
     def seeded(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a network that draws random numbers draws the same ones each time."""
@@ -188,10 +195,10 @@ class Trained:
             raise UserError(f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader")
         with user_errors("data"):
             self.data.setup("test")
+        self._check_splits()
         check_test_evaluations(outputs)
         with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
             measured = trainer.test(self.module, datamodule=self.data, verbose=False)
-        self._check_splits()
         metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
         return metrics, partial_test_message(trainer)
 
@@ -201,40 +208,13 @@ class Trained:
         Raises:
             UserError: A split differs, so that the test set may contain samples that were trained on.
         """
-        if divides_batches(self.data):
-            return
-        result = self.run.result
-        before = {"validation split": ("val", self._restored[2])}
-        before |= {"test set": ("test", result.test_split if result else [])}
-        for name, (split, batches) in before.items():
-            if first_batches_differ(self.data, split, self.cfg.seed, batches):
-                raise UserError(
-                    f"{self.run.directory}: the {name} differs from that in training, and may contain training samples: its "
-                    "data draw from the system's entropy, or have changed"
-                )
-
-
-def check_accelerator(run: Run, requested: str | None) -> str:
-    """Return the accelerator to compute on: `requested`, or the run's, or `auto` if this machine lacks that.
-
-    Raises:
-        UserError: This machine lacks the accelerator `requested`.
-    """
-    recorded = (run.config.get("trainer") or {}).get("accelerator")
-    chosen = requested or (recorded if recorded in ACCELERATORS else "auto")
-    if chosen not in ACCELERATORS:
-        raise UserError(f"accelerator={requested}: must be one of {', '.join(ACCELERATORS)}")
-    try:
-        L.Trainer(
-            accelerator=chosen, devices=1, logger=False, enable_checkpointing=False, enable_progress_bar=False
-        )
-    except Exception as error:  # Lightning and drivers raise errors of any class
-        why = f"this machine has none that PyTorch can use ({' '.join(str(error).split())})"
-        if requested:
-            raise UserError(f"accelerator={requested}: {why}; choose auto or cpu") from error
-        warn(f"{run.directory} was trained with trainer.accelerator={chosen}: {why}; auto is used instead")
-        return "auto"
-    return chosen
+        before = {**trained_on(self.run), **(self.run.result.test_batches if self.run.result else {})}
+        here = {**first_batches(self.data, "val"), **first_batches(self.data, "test")}
+        if names := changed_names(before, here):
+            raise UserError(
+                f"{self.run.directory}: {', '.join(names)} differs from that in training, so the test set may contain training "
+                "samples: its data draw from the system's entropy, or have changed"
+            )
 
 
 def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> tuple[dict[str, float], int | str]:

@@ -7,17 +7,10 @@ import statistics
 
 import pytest
 
-from leyden.report.statistics import (
-    MAX_FURTHER,
-    Group,
-    Improvement,
-    improvement,
-    look_level,
-    not_normal,
-    sign_test,
-    t_quantile,
-    verdict,
-)
+from leyden.verdict.difference import Improvement, improvement, look_level, not_normal, sign_test, verdict
+from leyden.verdict.groups import Group
+from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
+from leyden.verdict.ranking import rank_over_sets
 
 
 def paired(*columns):
@@ -42,8 +35,8 @@ def test_intervals_are_those_of_scipy(drawn):
 
     for _ in range(100):
         level = 10 ** drawn.uniform(-6, -0.3)
-        num = drawn.randint(3, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
-        nums = num, drawn.randint(max(3, num // 2 + 1), 2 * num)
+        num = drawn.randint(6, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
+        nums = num, drawn.randint(max(6, num // 2 + 1), 2 * num)
         a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
         found = verdict(*apart(a, b), "max", level)
         wanted = stats.ttest_ind(a, b, equal_var=False)
@@ -56,6 +49,29 @@ def test_intervals_are_those_of_scipy(drawn):
         assert found.num_pairs == same
         freedom = 10 ** drawn.uniform(0.3, 5)
         assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
+        assert chi_squared_quantile(level, freedom) == pytest.approx(stats.chi2.ppf(level, freedom), rel=1e-8)
+    for num in (2, 3, 20):
+        wanted = stats.studentized_range.isf(0.05, num, 1e6)
+        assert range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
+
+
+@pytest.mark.scipy
+def test_mean_ranks_and_equivalence_are_those_of_scipy(drawn):
+    from scipy import stats
+
+    a, b = draw(drawn, 12), draw(drawn, 9, 0.2)
+    low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
+    least = max(abs(low), abs(high))  # two one-sided tests at 5 % are an interval of 90 %
+    assert verdict(*apart(a, b), "max", margin=1.001 * least).is_same
+    assert not verdict(*apart(a, b), "max", margin=0.999 * least).is_same
+    sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
+    found = rank_over_sets(sets, "max")
+    ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
+    wanted = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
+    assert found.mean_ranks == pytest.approx(wanted)
+    assert found.critical == pytest.approx(
+        stats.studentized_range.isf(0.05, 4, 1e6) / 2**0.5 * (20 / 48) ** 0.5, rel=1e-5
+    )
 
 
 @pytest.mark.matrix
@@ -68,19 +84,30 @@ def test_where_there_is_no_difference_at_most_one_in_twenty_is_seen(num, groups)
 
 
 def test_pairs_see_what_groups_do_not():
-    seeds = [0.1, 0.5, 0.9, 0.3]
+    seeds = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
     better = [value + 0.05 + 0.001 * n for n, value in enumerate(seeds)]
     for mode, name in (("max", "a"), ("min", "b")):
         assert verdict(*paired(better, seeds), mode).better == name
         assert not verdict(*apart(better, seeds), mode).better
+    # Of fewer than six pairs the deviation is known too badly, so that groups are compared.
+    assert verdict(*paired(better[:5], seeds[:5]), "max").num_pairs == 0
     # Where all pairs differ by the same, as accuracies of few samples can, the groups decide.
-    found = verdict(*paired([0.9, 0.94, 0.93], [0.91, 0.95, 0.94]), "max")
+    found = verdict(*paired([value + 0.01 for value in seeds], seeds), "max")
     assert (found.num_pairs, found.better) == (0, "")
     assert verdict(*paired([0.9, 0.94, 0.93], [1.9, 1.94, 1.93]), "min").better == "a"
-    # Two shared keys are too few, so all values count.
-    a, b = Group({("0",): 1.0, ("1",): 2.0, ("2",): 3.0}), Group({("0",): 4.0, ("1",): 5.5, ("3",): 7.0})
-    assert verdict(a, b, "max").num_pairs == 0
-    assert verdict(a, b, "max").difference == pytest.approx(-3.5)
+
+
+def test_a_difference_that_does_not_matter_is_called_the_same():
+    a, b = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.901]
+    found = verdict(*apart(a, b), "max", margin=0.01)
+    assert found.is_same
+    assert found.in_words("A", "B") == "the same within 0.01"
+    wide = verdict(*apart(a, b), "max", margin=0.0005)
+    assert wide.in_words("A", "B") == "can't be told apart, nor called the same within 0.0005"
+    higher = [value + 0.005 for value in a]
+    assert verdict(*apart(higher, b), "max", margin=0.01).in_words("A", "B") == "A is better, by less than 0.01"
+    assert verdict(*apart(higher, b), "", margin=0.001).in_words("A", "B") == "A is higher"
+    assert not verdict(*apart(a, b), "max").is_same  # without a margin there is no such answer
 
 
 @pytest.mark.parametrize(
@@ -101,28 +128,27 @@ def test_what_tells_nothing_is_said(a, b, words, groups):
     assert found.in_words("A", "B") == words
     assert not found.better
     assert found.interval is None
-    assert found.num_further is None
 
 
-def test_the_number_of_further_seeds_grows_with_the_next_look():
+def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
     columns = [0.0, 1.0, 2.2, 0.4], [0.3, -0.2, 1.0, 0.9]
     found = verdict(*apart(*columns), "max")
-    assert 10 < found.num_further < MAX_FURTHER
+    assert found.detectable(30) < found.detectable(10) < found.detectable()
     later = verdict(*apart(*columns), "max", next_level=look_level(2))
-    assert later.num_further > found.num_further  # the next look spends less
-    none = verdict(*paired([0.0, 0.001] * 300, [0.001, 0.0] * 300), "max")
-    assert none.num_further == MAX_FURTHER + 1
-    assert verdict(*paired([1.0, 2.1, 3.0], [0.0, 1.0, 2.0]), "max").num_further is None
+    assert later.detectable(10) > found.detectable(10)  # the next look spends less
+    line = found.power_in_words("seeds")
+    assert line.startswith(f"Four of five differences of {found.detectable():.2g} are told apart (10 seeds: ")
+    assert len(line) <= 80
 
 
 def test_folds_tell_less_than_as_many_independent_runs():
-    values = {(str(n),): 0.1 * n for n in range(5)}
+    values = {(str(n),): 0.1 * n for n in range(6)}
     lower = {key: -0.3 * value for key, value in values.items()}
-    plain, folds = (verdict(Group(values, c), Group(lower, c), "max") for c in (0.0, 1 / 4))
+    plain, folds = (verdict(Group(values, c), Group(lower, c), "max") for c in (0.0, 1 / 5))
     half, wide = ((found.interval[1] - found.interval[0]) / 2 for found in (plain, folds))
-    assert wide == pytest.approx(half * ((1 / 5 + 1 / 4) / (1 / 5)) ** 0.5)
+    assert wide == pytest.approx(half * ((1 / 6 + 1 / 5) / (1 / 6)) ** 0.5)
     unpaired = {("other", *key): value for key, value in lower.items()}
-    plain, folds = (verdict(Group(values, c), Group(unpaired, c), "max") for c in (0.0, 1 / 4))
+    plain, folds = (verdict(Group(values, c), Group(unpaired, c), "max") for c in (0.0, 5 / 24))
     assert folds.interval[1] - folds.interval[0] == pytest.approx(1.5 * (plain.interval[1] - plain.interval[0]))
 
 
@@ -190,19 +216,19 @@ def test_tiny_and_huge_values_are_compared_as_any_others():
         ([[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 others"),
         ([[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
         ([[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
-        ([[0.98, 0.981, 0.9], [0.97, 0.975, 0.97]], ""),  # three values have little shape
+        ([[0.98, 0.981, 0.95], [0.97, 0.975, 0.97]], ""),  # three values have little shape
         ([[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
         ([[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
     ],
 )
 def test_values_that_are_not_normal_are_named(columns, said):
-    found = not_normal([verdict(*apart(*columns), "max")])
+    found = not_normal(verdict(*apart(*columns), "max").samples)
     assert found.startswith(said)
     assert bool(found) == bool(said)
 
 
 def test_what_pairs_cancel_is_not_conspicuous_and_a_difference_far_from_the_others_is():
-    a, b = [0.9, 0.91, 0.92, 0.915, 0.1], [0.88, 0.892, 0.895, 0.896, 0.08]
-    assert not_normal([verdict(*paired(a, b), "max")]) == ""
+    a, b = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
+    assert not_normal(verdict(*paired(a, b), "max").samples) == ""
     b[2] = 0.2
-    assert not_normal([verdict(*paired(a, b), "max")]) == "0.72 is far from the 4 others (0.018 to 0.02)"
+    assert not_normal(verdict(*paired(a, b), "max").samples) == "0.72 is far from the 5 others (0.018 to 0.02)"

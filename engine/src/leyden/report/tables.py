@@ -1,0 +1,171 @@
+"""Verdicts on a table in a file, such as an export of another program, as `compare` and `summarize` print them."""
+
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from leyden import verdict
+from leyden.config.errors import UserError
+from leyden.config.table import json_text
+from leyden.config.terminal import show
+from leyden.config.values import ABSENT
+from leyden.report.listing import parse_condition
+from leyden.report.ranking import count_look
+from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
+
+OPTIONS = {"metric": "", "mode": "", "seed": "seed", "ignore": ""}  # of tables alone, with their defaults
+
+
+def refuse_table_options(options: Mapping[str, str]) -> None:
+    """Check that no option of tables is given for runs, which record their objective and their seeds.
+
+    Raises:
+        UserError: One is given.
+    """
+    if given := next((key for key, default in OPTIONS.items() if options[key] != default), None):
+        raise UserError(f"{given}={options[given]}: is for a table in a file; runs record it")
+
+
+def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> None:
+    """Print the comparison of two settings of a table.
+
+    Args:
+        path: The file.
+        options: `metric`, `mode`, `seed`, `ignore`, `a`, `b` and `format`, as typed.
+        margin: Largest difference that does not matter; 0 for none.
+        planned: Whether the two settings were named before the results were seen.
+
+    Raises:
+        UserError: The file is no table, or an option does not fit it.
+    """
+    given, rows = _given(options), _read(path)
+    conditions = [_condition(options, name, rows) for name in "ab"]
+
+    def compared(look: int) -> TableComparison:
+        return verdict.compare(
+            rows,
+            a=conditions[0],
+            b=conditions[1],
+            margin=margin,
+            planned=planned,
+            look=look,
+            **given,
+        )
+
+    name = f"{path.name} {options['metric']} {options['a']} and {options['b']}"
+    found = _look_again(path, name, compared, lambda each: each.sides)
+    if options["format"] == "json":
+        sides = {key: _content(side) for key, side in zip("ab", found.sides, strict=True)}
+        tested = found.found
+        answer = {
+            "difference": tested.difference,
+            "interval": tested.interval,
+            "confidence": 1 - tested.level,
+            "better": tested.better or None,
+            "is_same": tested.is_same,
+            "verdict": tested.in_words("a", "b"),
+        }
+        print(json_text({**sides, **answer, "remarks": found.remarks}))
+        return
+    show(str(found))
+
+
+def summarize_table(path: Path, options: Mapping[str, str]) -> None:
+    """Print which settings of a table can't be told apart from the best.
+
+    Args:
+        path: The file.
+        options: `metric`, `mode`, `seed`, `ignore`, `over` and `format`, as typed; `over` may be a column.
+
+    Raises:
+        UserError: The file is no table, or an option does not fit it.
+    """
+    over = options["over"] if options["over"] != "seeds" else ""
+    given, rows = _given(options), _read(path)
+
+    def ranked(look: int) -> TableRanking | TablesRanking:
+        return verdict.rank(rows, over=over, look=look, **given)
+
+    def settings(found: TableRanking | TablesRanking) -> list[Setting]:
+        each = found.each.values() if isinstance(found, TablesRanking) else [found]
+        return [setting for ranking in each for setting in ranking.settings]
+
+    found = _look_again(path, f"{path.name} {options['metric']} {over}".rstrip(), ranked, settings)
+    if options["format"] == "json":
+        each = found.each.items() if isinstance(found, TablesRanking) else [("", found)]
+        rows = [
+            {over or "table": name, **_content(setting), "like_best": like}
+            for name, ranking in each
+            for setting, like in zip(ranking.settings, ranking.ranking.like_best, strict=True)
+        ]
+        print(
+            json_text({"rows": rows, "remarks": [line for _, ranking in each for line in ranking.ranking.remarks]})
+        )
+        return
+    show(str(found))
+
+
+def _look_again(path: Path, name: str, make: Callable[[int], Any], settings: Callable[[Any], Any]) -> Any:
+    """Return a verdict at the level of its look, which is counted in a list beside the table.
+
+    Raises:
+        UserError: The table can't be read or compared.
+    """
+    try:
+        found = make(1)
+        values = [(each.name, sorted(each.group.values.values())) for each in settings(found)]
+        look = count_look(path.resolve().parent, name, values)
+        return found if look == 1 else make(look)
+    except verdict.TableError as error:
+        raise UserError(str(error)) from error
+
+
+def _given(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options as arguments of `verdict`.
+
+    Raises:
+        UserError: The metric is missing.
+    """
+    if not options["metric"]:
+        raise UserError("metric= is missing: the column of the table that is compared")
+    ignore = [name for name in options["ignore"].split(",") if name]
+    return {"metric": options["metric"], "mode": options["mode"], "seed": options["seed"] or None, "ignore": ignore}
+
+
+def _read(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a table.
+
+    Raises:
+        UserError: The file is no table.
+    """
+    try:
+        return verdict.read(path)
+    except verdict.TableError as error:
+        raise UserError(str(error)) from error
+
+
+def _condition(
+    options: Mapping[str, str], name: str, rows: Sequence[Mapping[str, Any]]
+) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a condition on the settings of a table.
+
+    Raises:
+        UserError: It is missing or wrong.
+    """
+    if not options[name]:
+        raise UserError(f"{name}= is missing: the setting of this side, such as {name}=model=mlp")
+    is_met, keys = parse_condition(options[name], name)
+    if unknown := next((key for key in sorted(keys) if not any(key in row for row in rows)), None):
+        raise UserError(f"{name}: no column is named {unknown}")
+    return lambda row: is_met(functools.partial(_value, row))
+
+
+def _value(row: Mapping[str, Any], key: str) -> Any:
+    return row.get(key, ABSENT)
+
+
+def _content(setting: Setting) -> dict[str, Any]:
+    """Return a setting as a dictionary for JSON output."""
+    values = [*setting.group.values.values()]
+    return {"choices": setting.choices, "mean": setting.mean if values else None, "n": len(values)}

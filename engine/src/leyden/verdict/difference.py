@@ -1,0 +1,322 @@
+"""The difference of two groups of values: its interval, which group is better, and whether they are the same."""
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from leyden.verdict.groups import MIN_VALUES, TINY, Group, Samples, samples_of
+from leyden.verdict.numbers import metric_digits, metric_text
+from leyden.verdict.quantiles import NORMAL, detectable_size, t_quantile
+
+LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
+FIRST_LOOK = 0.75  # share of the level that the first look at a comparison spends
+POWER = 0.8  # probability with which a difference of a stated size is detected
+LATER_NUMS = (10, 30)  # of values per group, for which detectable differences are stated beside that of today
+MIN_SIGNED = 6  # pairs; with fewer, no sign test reaches 5 %
+MIN_SHAPED = 4  # values of a group; with fewer, no single value can be far from the others
+OUTLIER_LEVEL = 0.01  # rate of tables of normal values in which a value counts as an outlier
+MAX_SPREAD_RATIO, MAX_RATIO_OF_FEW = 10, 15  # of two standard deviations; the latter for groups of three values
+RARE = 0.1  # rate of seeds that fail, of which a line says how often they remain unseen
+MAX_UNSEEN = 0.2  # up to this probability nothing is said
+
+
+def look_level(look: int) -> float:
+    """Return the part of the significance level that one look at a comparison spends.
+
+    Who adds runs and looks again tests repeatedly. The parts of all looks add up to the level, so its error rate
+    holds however often one looks: 3/4 for the first look, then 1/8, 1/24, 1/48, ...
+
+    Args:
+        look: Number of the look, from 1 on.
+
+    Example:
+        >>> [round(look_level(look), 5) for look in (1, 2, 3)]
+        [0.0375, 0.00625, 0.00208]
+    """
+    return LEVEL * (FIRST_LOOK if look == 1 else (1 - FIRST_LOOK) / (look * (look - 1)))
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of comparing two groups a and b.
+
+    Args:
+        nums: Numbers of values in a and b.
+        num_pairs: Number of compared pairs with equal keys; 0 for an unpaired comparison.
+        difference: Mean of a minus mean of b, over the pairs if there are any; None if it can't be computed.
+        interval: Confidence interval of the difference, by Student's t; None if it can't be computed.
+        better: `a` or `b`; empty if the difference is not significant.
+        is_same: Whether the difference is smaller than the margin (two one-sided tests); False without a margin.
+        margin: Largest difference that does not matter; 0 if none is given.
+        why: Reason why there is no interval; empty if there is one.
+        error: Standard error of the difference.
+        freedom: Its degrees of freedom.
+        overlap: As in `Group`.
+        level: Significance level, 1 minus the confidence.
+        next_level: Significance level of the next look at this comparison, with more runs.
+        mode: `min` or `max`, the better direction; empty if it is unknown.
+        samples: The values whose distribution is assumed to be normal.
+    """
+
+    nums: tuple[int, int]
+    num_pairs: int = 0
+    difference: float | None = None
+    interval: tuple[float, float] | None = None
+    better: str = ""
+    is_same: bool = False
+    margin: float = 0.0
+    why: str = ""
+    error: float = 0.0
+    freedom: float = 1.0
+    overlap: float = 0.0
+    level: float = LEVEL
+    next_level: float = LEVEL
+    mode: str = ""
+    samples: tuple[tuple[float, ...], ...] = ()
+
+    def in_words(self, a: str, b: str) -> str:
+        """Return the verdict in one line, with these names of the groups."""
+        if self.why:
+            return self.why
+        better = f"{a if self.better == 'a' else b} is {'better' if self.mode else 'higher'}"
+        if self.is_same:
+            return f"{better}, by less than {self.margin:g}" if self.better else f"the same within {self.margin:g}"
+        if self.better:
+            return better
+        return "can't be told apart" + f", nor called the same within {self.margin:g}" * bool(self.margin)
+
+    @property
+    def confidence(self) -> str:
+        """Confidence of the interval in percent, as text."""
+        return f"{100 * (1 - self.level):.4g} %"
+
+    def detectable(self, num: int | None = None) -> float:
+        """Return the true difference that this test detects in four of five cases.
+
+        Args:
+            num: Number of values per group, at the next look; None for as many as there are, now.
+        """
+        now = self.num_pairs or min(self.nums)
+        level, later = (self.level, now) if num is None else (self.next_level, num)
+        freedom = self.freedom * (later - 1) / (now - 1)
+        error = self.error * math.sqrt((1 / later + self.overlap) / (1 / now + self.overlap))
+        return error * detectable_size(level, self.freedom, freedom, POWER)
+
+    def power_in_words(self, unit: str, claim: str = "Four of five differences of {} are told apart") -> str:
+        """Return in words which true differences are detected in four of five cases, now and with more values."""
+        now = self.num_pairs or min(self.nums)
+        later = [f"{num}: {self.detectable(num):.2g}" for num in LATER_NUMS if num > now]
+        more = (
+            f" ({later[0].replace(':', f' {unit}:')}{''.join(f', {each}' for each in later[1:])})" if later else ""
+        )
+        return f"{claim.format(f'{self.detectable():.2g}')}{more}."
+
+
+def decide(
+    samples: Samples, a: int, b: int, mode: str, level: float, next_level: float | None = None, margin: float = 0.0
+) -> Verdict:
+    """Compare two of some samples.
+
+    Args:
+        samples: The samples.
+        a: Index of the first one.
+        b: Index of the second one.
+        mode: `min` or `max`, the better direction; empty if it is unknown.
+        level: Significance level, 1 minus the confidence of the interval.
+        next_level: Significance level of the next look; None for the same.
+        margin: Largest difference that does not matter; 0 for none.
+    """
+    first, second = samples.each[a], samples.each[b]
+    difference = first.mean - second.mean
+    nums, next_level = (first.num, second.num), level if next_level is None else next_level
+    error = math.sqrt(first.squared_error() + second.squared_error())
+    if not error:
+        why = "can't be decided: the values don't vary"
+        return Verdict(nums, difference=difference, why=why, level=level, next_level=next_level, mode=mode)
+    freedom = samples.freedom(a, b)
+    half_width = t_quantile(level / 2, freedom) * error
+    is_same = bool(margin) and abs(difference) + t_quantile(level, freedom) * error < margin
+    better = "" if abs(difference) <= half_width else "b" if (difference > 0) == (mode == "min") else "a"
+    return Verdict(
+        nums,
+        samples.num_pairs,
+        difference,
+        (difference - half_width, difference + half_width),
+        better,
+        is_same,
+        margin,
+        error=error,
+        freedom=freedom,
+        overlap=max(first.overlap, second.overlap),
+        level=level,
+        next_level=next_level,
+        mode=mode,
+        samples=tuple(dict.fromkeys((first.shape, second.shape))),
+    )
+
+
+def verdict(
+    a: Group, b: Group, mode: str, level: float = LEVEL, next_level: float | None = None, margin: float = 0.0
+) -> Verdict:
+    """Compare two groups that stand alone, as `samples_of` does: in pairs, or by Welch's test.
+
+    For values from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine
+    Learning 52, 2003).
+
+    Args:
+        a: The first group.
+        b: The second group.
+        mode: `min` or `max`, the better direction; empty if it is unknown.
+        level: Significance level, 1 minus the confidence of the interval.
+        next_level: Significance level of the next look; None for the same.
+        margin: Largest difference that does not matter; 0 for none.
+
+    Example:
+        >>> a, b = (Group(dict(enumerate(values))) for values in ((0.97, 0.98, 0.96), (0.93, 0.95, 0.92)))
+        >>> found = verdict(a, b, "max")
+        >>> found.in_words("a", "b"), found.num_pairs, [round(end, 4) for end in found.interval]
+        ('a is better', 0, [0.0055, 0.0679])
+    """
+    why = why_undecided([a, b])
+    if why:
+        return Verdict((len(a.values), len(b.values)), why=why, level=level, mode=mode)
+    return decide(samples_of([a, b]), 0, 1, mode, level, next_level, margin)
+
+
+def why_undecided(groups: Sequence[Group]) -> str:
+    """Return why groups can't be compared; empty if they can."""
+    if not all(math.isfinite(value) for group in groups for value in group.values.values()):
+        return "can't be decided: a value is not finite"
+    return "n too small to tell" * (min(len(group.values) for group in groups) < MIN_VALUES)
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """Share of the pairs of runs in which the one of a is better than the one of b.
+
+    Args:
+        share: The share of the compared pairs; ties count half.
+        interval: Its confidence interval; None if it can't be computed.
+        has_ties: Whether there are ties.
+    """
+
+    share: float
+    interval: tuple[float, float] | None
+    has_ties: bool
+
+
+def improvement(a: Group, b: Group, mode: str, found: Verdict) -> Improvement:
+    """Return the probability that a run of a is better than one of b, with its confidence interval.
+
+    The pairs with equal keys are compared if the verdict compares them, as Bouthillier et al. (Accounting for variance
+    in machine learning benchmarks, MLSys 2021) recommend; the interval is Wilson's. Otherwise it is the share of all
+    pairs of a run of a and a run of b, whose interval is not computed; nor is that of folds, which are not independent.
+
+    Args:
+        a: The first group.
+        b: The second group.
+        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
+        found: The verdict on these groups.
+
+    Example:
+        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6, 7, 8), (1, 2, 4, 3, 8, 5)))
+        >>> better = improvement(a, b, "max", verdict(a, b, "max"))
+        >>> round(better.share, 3), [round(end, 3) for end in better.interval]
+        (0.75, [0.365, 0.94])
+    """
+    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
+    if not found.num_pairs:
+        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
+    wins = [((x > y) + (x >= y)) / 2 for x, y in ([(-x, -y) for x, y in pairs] if mode == "min" else pairs)]
+    share = statistics.fmean(wins)
+    is_independent = found.num_pairs and not found.overlap
+    ends = _wilson_interval(share, len(wins), found.level) if is_independent else None
+    return Improvement(share, ends, 0.5 in wins)
+
+
+def _wilson_interval(share: float, num: int, level: float) -> tuple[float, float]:
+    """Return the confidence interval of a share of `num` (Wilson, JASA 22, 1927)."""
+    z = NORMAL.inv_cdf(1 - level / 2)
+    centre, width = share + z * z / (2 * num), z * math.sqrt(share * (1 - share) / num + (z / (2 * num)) ** 2)
+    return tuple(min(1.0, max(0.0, each / (1 + z * z / num))) for each in (centre - width, centre + width))  # type: ignore[return-value]
+
+
+def sign_test(differences: Sequence[float]) -> float | None:
+    """Return the two-sided p-value of the sign test; None for too few pairs.
+
+    The pairs must be independent; their differences may have any distribution.
+
+    Example:
+        >>> sign_test([0.1, 0.2, 0.1, 0.3, 0.1, 0.2])
+        0.03125
+    """
+    signs = [each > 0 for each in differences if each]
+    if len(signs) < MIN_SIGNED:
+        return None
+    fewer = min(sum(signs), len(signs) - sum(signs))
+    return min(1.0, sum(math.comb(len(signs), num) for num in range(fewer + 1)) / (1 << (len(signs) - 1)))
+
+
+def not_normal(samples: Sequence[Sequence[float]], typical: float = 0.0) -> str:
+    """Return why values are unlike those that Student's t assumes; empty if nothing is conspicuous.
+
+    Reported are a value that is too far from the others of its sample (its deleted residual, at a level of 1 % over all
+    values), and a sample that spreads ten times as much as it should.
+
+    Args:
+        samples: The values that are tested: the differences of pairs, or the values of each group.
+        typical: The groups' typical standard deviation; 0 to compare two groups with each other.
+    """
+    shaped = [sorted(sample) for sample in samples if len(sample) >= MIN_SHAPED]
+    num_values = sum(map(len, shaped))
+    for values in shaped:
+        others_of = {values[0]: values[1:], values[-1]: values[:-1]}
+        threshold = t_quantile(OUTLIER_LEVEL / 2 / num_values, len(values) - 2) * math.sqrt(
+            1 + 1 / (len(values) - 1)
+        )
+        for value, others in others_of.items():
+            spread = max(statistics.stdev(others), TINY * max(map(abs, values)))
+            if abs(value - statistics.fmean(others)) > threshold * spread:
+                return f"{value:.4g} is far from the {len(others)} others ({others[0]:.4g} to {others[-1]:.4g})"
+    deviations = sorted(map(statistics.stdev, samples))
+    low = typical or (deviations[0] if len(deviations) == 2 else math.inf)
+    is_few = not typical and min(map(len, samples), default=0) < MIN_SHAPED
+    if deviations and deviations[-1] > (MAX_RATIO_OF_FEW if is_few else MAX_SPREAD_RATIO) * low:
+        return f"standard deviations of {low:.2g} and {deviations[-1]:.2g}"
+    return ""
+
+
+def unseen_failures(num: int, unit: str) -> str:
+    """Return how often seeds that fail rarely are not among `num` ones, in words; empty if they seldom are not.
+
+    Example:
+        >>> unseen_failures(3, "seeds")
+        'Of 3 seeds, one that fails in ten remains unseen in 73 %.'
+    """
+    unseen = (1 - RARE) ** num
+    return (
+        ""
+        if unseen < MAX_UNSEEN
+        else f"Of {num} {unit}, one that fails in ten remains unseen in {100 * unseen:.0f} %."
+    )
+
+
+def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
+    """Return a mean with its 95 % interval by Student's t, as text; without the interval if there is none.
+
+    Args:
+        values: The values.
+        overlap: As in `Group`.
+
+    Example:
+        >>> mean_text([0.97, 0.98, 0.96])
+        '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
+    """
+    mean = statistics.fmean(values)
+    if len(values) < MIN_VALUES or not all(map(math.isfinite, values)) or not (spread := statistics.stdev(values)):
+        return f"{metric_text(mean)} (n = {len(values)})"
+    half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
+    in_digits = metric_digits(mean, half)
+    ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
+    return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"

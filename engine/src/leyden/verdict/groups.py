@@ -1,0 +1,179 @@
+"""Groups of values, one per setting, and what is known of their spread."""
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from leyden.verdict.quantiles import chi_squared_quantile
+
+MIN_VALUES = 3  # per group; with fewer, the deviation is meaningless
+MIN_FREEDOM = 5  # of a comparison in pairs, (values - 1) * (groups - 1); with fewer, pairs lose more than they gain
+TYPICAL = 0.6  # quantile of the variances of a table's groups that is the typical one
+FREEDOM_SHARE = 0.5  # degrees of freedom of the typical variance, per one of all groups
+FREEDOM_POWER = 1.5  # at which a wider group loses them, with the ratio of its variance to the typical one
+TINY = 2.0**-20  # share of the largest value; smaller deviations are rounding errors of single precision
+
+
+@dataclass(frozen=True)
+class Group:
+    """The values of a metric reached by the runs of one setting.
+
+    Args:
+        values: Value of each run, by what pairs it with runs of other settings, such as its seed and its fold.
+        overlap: Term added to 1/n in the variance of the mean: 1/(k - 1) if the runs are from k folds, which share
+            training data and are therefore not independent.
+    """
+
+    values: Mapping[Any, float]
+    overlap: float = 0.0
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The values of a group as they are tested.
+
+    Args:
+        num: Number of values.
+        mean: Their mean.
+        variance: Variance of one value, without what a seed does to all groups if they are compared in pairs.
+        freedom: Degrees of freedom of the variance.
+        overlap: As in `Group`.
+        shape: The values whose distribution counts, which is assumed to be normal.
+    """
+
+    num: int
+    mean: float
+    variance: float
+    freedom: float
+    overlap: float
+    shape: tuple[float, ...]
+
+    def squared_error(self, num: int | None = None) -> float:
+        """Return the variance of the mean, or that of a mean of another number of values."""
+        return self.variance * (1 / (num or self.num) + self.overlap)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """The groups of a table, as they are tested.
+
+    Args:
+        each: The samples, in the order of the groups.
+        num_pairs: Number of values that all groups share and that are compared in pairs; 0 if they are not.
+        typical: A sample with the typical variance and number of values; None for two groups.
+        most_freedom: Largest allowed number of degrees of freedom of a difference.
+    """
+
+    each: tuple[Sample, ...]
+    num_pairs: int
+    typical: Sample | None = None
+    most_freedom: float = math.inf
+
+    def freedom(self, a: int, b: int) -> float:
+        """Return the degrees of freedom of the difference of two of the means (Welch and Satterthwaite)."""
+        both = [self.each[number] for number in (a, b)]
+        whole = sum(each.squared_error() for each in both)
+        return min(self.most_freedom, 1 / sum((each.squared_error() / whole) ** 2 / each.freedom for each in both))
+
+
+def samples_of(groups: Sequence[Group]) -> Samples:
+    """Return two or more groups of three or more finite values each as samples.
+
+    Groups that share most of their seeds are compared in pairs where that leaves five degrees of freedom: two groups
+    from six seeds on, four groups from three on, folds always. Otherwise the deviation would be known too badly. Two
+    groups apart are compared by Welch's test.
+
+    Three or more groups lend each other what they lack. What a seed does to all of them is removed: the median over
+    the groups of its values' distances from the groups' means. A group's variance is at least the typical one, the
+    60 % quantile of all variances (divided by the same quantile for equal ones), so that diverging settings do not hide
+    the differences between the others. The rule was chosen by simulation; `tests/verdict/test_simulated.py` has its
+    error rates.
+    """
+    largest = max(abs(value) for group in groups for value in group.values.values())
+    shared = [key for key in groups[0].values if all(key in group.values for group in groups)]
+    overlap = max(group.overlap for group in groups)
+    residual = (len(shared) - 1) * (len(groups) - 1)
+    are_pairs = len(shared) >= MIN_VALUES and 2 * len(shared) > max(len(group.values) for group in groups)
+    are_pairs &= residual >= MIN_FREEDOM or overlap > 0
+    if are_pairs and len(groups) == 2:
+        differences = tuple(groups[0].values[key] - groups[1].values[key] for key in shared)
+        if statistics.stdev(differences) > TINY * largest:
+            return _pair(groups, shared, differences)
+    are_pairs &= len(groups) > 2
+    columns = [[group.values[key] for key in shared] if are_pairs else [*group.values.values()] for group in groups]
+    means, rest = [*map(statistics.fmean, columns)], columns
+    if are_pairs:
+        effects = [
+            statistics.median(column[n] - mean for column, mean in zip(columns, means, strict=True))
+            for n in range(len(shared))
+        ]
+        rest = [[value - effect for value, effect in zip(column, effects, strict=True)] for column in columns]
+    scale = len(groups) / (len(groups) - 1) if are_pairs else 1.0
+    variances = [scale * statistics.variance(column) for column in rest]
+    variances = [variance if variance > (TINY * largest) ** 2 else 0.0 for variance in variances]
+    freedoms = [float(len(column) - 1) for column in columns]
+    typical = None
+    if len(groups) > 2:
+        variance, freedom = _typical(variances, freedoms)
+        lent = [_lend(own, variance, least, freedom) for own, least in zip(variances, freedoms, strict=True)]
+        variances, freedoms = [own for own, _ in lent], [each for _, each in lent]
+        typical = (
+            Sample(statistics.median_low(map(len, columns)), 0.0, variance, freedom, overlap, ())
+            if variance
+            else None
+        )
+    # Of two groups with few and many values, Welch's degrees of freedom are too many if the few happen to be close.
+    is_uneven = len(groups) == 2 and max(map(len, columns)) > 2 * min(map(len, columns))
+    return Samples(
+        tuple(
+            Sample(len(column), mean, variance, freedom, overlap, tuple(shape))
+            for column, mean, variance, freedom, shape in zip(
+                columns, means, variances, freedoms, rest, strict=True
+            )
+        ),
+        len(shared) * are_pairs,
+        typical,
+        min(freedoms) if is_uneven else math.inf,
+    )
+
+
+def _pair(groups: Sequence[Group], shared: Sequence[Hashable], differences: tuple[float, ...]) -> Samples:
+    """Return two groups as samples of which each has half the variance of the differences."""
+    variance, num = statistics.variance(differences) / 2, len(shared)
+    return Samples(
+        tuple(
+            Sample(
+                num,
+                statistics.fmean(group.values[key] for key in shared),
+                variance,
+                (num - 1) / 2,
+                max(each.overlap for each in groups),
+                differences,
+            )
+            for group in groups
+        ),
+        num,
+    )
+
+
+def _typical(variances: Sequence[float], freedoms: Sequence[float]) -> tuple[float, float]:
+    """Return the typical variance of three or more groups, and its degrees of freedom."""
+    num = len(variances)
+    place = int(TYPICAL * (num - 1))
+    share = (place + 2 / 3) / (num + 1 / 3)  # median of what lies below the value at this place
+    scaled = sorted(
+        variance * freedom / chi_squared_quantile(share, freedom)
+        for variance, freedom in zip(variances, freedoms, strict=True)
+    )
+    return scaled[place], max(FREEDOM_SHARE * sum(freedoms), statistics.median(freedoms))
+
+
+def _lend(variance: float, typical: float, own: float, of_typical: float) -> tuple[float, float]:
+    """Return a group's variance, the typical one at least, and its degrees of freedom."""
+    if variance <= typical:
+        return typical, max(own, of_typical)
+    if not typical:
+        return variance, own
+    return variance, max(own, of_typical / (variance / typical) ** FREEDOM_POWER)

@@ -1,0 +1,126 @@
+"""Quantiles of Student's t, of chi-squared and of the studentized range; tests compare them with SciPy's.
+
+They are computed here, since importing SciPy takes longer than a whole report.
+"""
+
+import functools
+import math
+from statistics import NormalDist, fmean
+
+NORMAL = NormalDist()
+NUM_PARTS = 24  # of a distribution, in a mean over it
+
+
+@functools.cache
+def t_quantile(tail: float, freedom: float) -> float:
+    """Return the value that Student's t exceeds with the probability `tail`, which is below 0.5.
+
+    Args:
+        tail: Probability of the upper tail.
+        freedom: Degrees of freedom.
+
+    Example:
+        >>> round(t_quantile(0.025, 2), 4)
+        4.3027
+    """
+    # Start from a lower bound; the tail is convex, so Newton's iterates stay below the root.
+    t = NORMAL.inv_cdf(1 - tail)
+    scale = math.exp(math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)) / math.sqrt(freedom * math.pi)
+    step = t
+    while step > 1e-12 * t:
+        density = scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+        step = (_t_tail(t, freedom) - tail) / density
+        t += step
+    return t
+
+
+def _t_tail(t: float, freedom: float) -> float:
+    """Return the probability that Student's t exceeds a positive number."""
+    from mpmath import betainc
+
+    x = freedom / (freedom + t * t)
+    if x * (freedom + 5) > freedom + 2:  # the complement's series converges faster
+        return 0.5 - float(betainc(0.5, freedom / 2, 0, 1 - x, regularized=True)) / 2
+    return float(betainc(freedom / 2, 0.5, 0, x, regularized=True)) / 2
+
+
+@functools.cache
+def chi_squared_quantile(probability: float, freedom: float) -> float:
+    """Return a quantile of the chi-squared distribution, by Newton's method on its cube root.
+
+    Example:
+        >>> round(chi_squared_quantile(0.5, 2), 4)
+        1.3863
+    """
+    from mpmath import gammainc
+
+    spread = 2 / (9 * freedom)
+    root = max(1 - spread + NORMAL.inv_cdf(probability) * math.sqrt(spread), 0.05)  # Wilson and Hilferty, 1931
+    log_scale = math.log(freedom) * freedom / 2 - math.log(2) * freedom / 2 - math.lgamma(freedom / 2)
+    for _ in range(50):
+        value = freedom * root**3
+        error = float(gammainc(freedom / 2, 0, value / 2, regularized=True)) - probability
+        slope = math.exp(log_scale + (1.5 * freedom - 1) * math.log(root) - value / 2) * 3
+        step = error / slope
+        root = max(root - step, root / 4)
+        if abs(step) < 1e-10 * root:
+            break
+    return freedom * root**3
+
+
+@functools.cache
+def range_quantile(tail: float, num: int) -> float:
+    """Return the value that the range of `num` standard normal values exceeds with the probability `tail`.
+
+    Example:
+        >>> round(range_quantile(0.05, 3), 3)
+        3.314
+    """
+    low, high = 0.0, 20.0
+    grid = [-8 + each / 50 for each in range(801)]
+    while high - low > 1e-6:
+        middle = (low + high) / 2
+        below = num * sum(NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - middle)) ** (num - 1) for x in grid) / 50
+        low, high = (middle, high) if below < 1 - tail else (low, middle)
+    return high
+
+
+@functools.cache
+def expected_maximum(num: int) -> float:
+    """Return the expected maximum of `num` independent standard normal values.
+
+    Example:
+        >>> round(expected_maximum(20), 2)
+        1.87
+    """
+    grid = [-8 + each / 50 for each in range(801)]
+    return num * sum(x * NORMAL.pdf(x) * NORMAL.cdf(x) ** (num - 1) for x in grid) / 50
+
+
+@functools.cache
+def detectable_size(level: float, freedom: float, later: float, power: float) -> float:
+    """Return the difference, in estimated standard errors, that a two-sided t-test detects with a given probability.
+
+    The error is an estimate, so a difference of so many estimated errors is sometimes smaller than it seems. The
+    probability is the mean over both: the estimate from which the difference is stated, and the one of the test.
+
+    Args:
+        level: Significance level of the test.
+        freedom: Degrees of freedom of the estimate from which the difference is stated.
+        later: Degrees of freedom of the test.
+        power: The probability.
+
+    Example:
+        >>> round(detectable_size(0.05, 1e6, 1e6, 0.8), 2)
+        2.8
+    """
+    parts = [(number + 0.5) / NUM_PARTS for number in range(NUM_PARTS)]
+    stated = [math.sqrt(chi_squared_quantile(part, freedom) / freedom) for part in parts]
+    tested = [math.sqrt(chi_squared_quantile(part, later) / later) for part in parts]
+    critical = t_quantile(level / 2, later)
+    low, high = 0.0, 1000.0 * critical
+    while high - low > 1e-3 * (1 + low):
+        middle = (low + high) / 2
+        found = fmean(NORMAL.cdf(middle * each - critical * other) for each in stated for other in tested)
+        low, high = (low, middle) if found >= power else (middle, high)
+    return high

@@ -1,0 +1,414 @@
+"""Verdicts on any table of numbers: rows of a CSV file, dictionaries or a data frame, each row a run."""
+
+import csv
+import fnmatch
+import json
+import math
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from leyden.verdict import TableError
+from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
+from leyden.verdict.groups import Group, samples_of
+from leyden.verdict.numbers import metric_digits, metric_text
+from leyden.verdict.ranking import (
+    MARK,
+    Ranking,
+    RankingOverSets,
+    pair_level,
+    rank_over_sets,
+    shape_remarks,
+)
+from leyden.verdict.ranking import (
+    rank as rank_groups,
+)
+
+MAX_NAMED = 4  # columns in an error message
+Rows = Iterable[Mapping[str, Any]]
+Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
+
+
+def read(path: str | Path) -> list[dict[str, Any]]:
+    """Read a table: CSV with a header, or JSON as a list of objects. Numbers become numbers; an empty cell is None.
+
+    Raises:
+        TableError: The file can't be read as a table.
+    """
+    path = Path(path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+        if path.suffix == ".json":
+            rows = json.loads(text)
+            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+                raise TableError(f"{path}: must be a list of objects")
+            return rows
+        dialect = "excel-tab" if path.suffix == ".tsv" else "excel"
+        found = [*csv.DictReader(text.splitlines(), dialect=dialect)]
+    except (OSError, UnicodeError, ValueError, RecursionError, csv.Error) as error:
+        raise TableError(f"{path}: can't be read as a table ({error})") from error
+    if any(None in row for row in found):
+        raise TableError(f"{path}: a row has more cells than the header")
+    return [{key: _number(value) for key, value in row.items()} for row in found]
+
+
+def _number(text: str | None) -> Any:
+    """Return a cell as a number if it is one; None if it is empty."""
+    try:
+        return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
+    except ValueError:
+        return text or None
+
+
+@dataclass(frozen=True)
+class Setting:
+    """Runs of a table that differ only in their seed.
+
+    Args:
+        choices: Its value of each column that varies between settings.
+        group: The values of its runs, by seed.
+        lost: Number of its runs without a value.
+    """
+
+    choices: dict[str, Any]
+    group: Group
+    lost: int
+
+    @property
+    def name(self) -> str:
+        """Its choices as text."""
+        return " ".join(f"{key}={value}" for key, value in self.choices.items()) or "all"
+
+    @property
+    def mean(self) -> float:
+        """Mean of its values; not a number without any."""
+        return statistics.fmean(self.group.values.values()) if self.group.values else math.nan
+
+    @property
+    def measured(self) -> str:
+        """Mean and standard deviation as text."""
+        values = [*self.group.values.values()]
+        return metric_text(self.mean, statistics.stdev(values) if len(values) > 1 else None) if values else ""
+
+
+@dataclass(frozen=True)
+class TableRanking:
+    """Settings of a table, best first, and which of them can't be told apart from the best; `str` gives the text.
+
+    Args:
+        metric: Name of the metric.
+        settings: The settings, best mean first.
+        ranking: The verdict on them.
+    """
+
+    metric: str
+    settings: list[Setting]
+    ranking: Ranking
+
+    def __str__(self) -> str:
+        """Return a table and the verdict."""
+        marks = {True: f" {MARK}", False: "", None: ""}
+        rows = [("row", "setting", self.metric, "n")]
+        for number, setting in enumerate(self.settings):
+            mark = marks[self.ranking.like_best[number]] if number != self.ranking.first else ""
+            num = len(setting.group.values)
+            of = f" of {num + setting.lost}" * bool(setting.lost)
+            rows.append((str(number + 1), setting.name, setting.measured + mark, f"{num}{of}"))
+        return "\n".join([*_lines(rows), *self.ranking.remarks])
+
+
+@dataclass(frozen=True)
+class TablesRanking:
+    """Settings ranked on each of several data sets and over all of them; `str` gives the text.
+
+    Args:
+        each: The ranking on each data set.
+        overall: The ranking over them.
+    """
+
+    each: dict[Any, TableRanking]
+    overall: RankingOverSets
+
+    def __str__(self) -> str:
+        """Return a table per data set, and the mean ranks."""
+        parts = [f"{name}\n{ranking}" for name, ranking in self.each.items()]
+        rows = [("setting", "mean rank")]
+        for name, mean_rank in self.overall.mean_ranks.items():
+            mark = f" {MARK}" * (name in self.overall.like_best[1:])
+            rows.append((str(name), f"{mean_rank:.2f}{mark}"))
+        return "\n\n".join([*parts, "\n".join([*_lines(rows), *self.overall.remarks])])
+
+
+@dataclass(frozen=True)
+class TableComparison:
+    """Two settings of a table and the verdict on them; `str` gives the text.
+
+    Args:
+        metric: Name of the metric.
+        sides: The settings that are compared.
+        found: The verdict.
+        remarks: What it assumes and how many settings were to choose from.
+    """
+
+    metric: str
+    sides: tuple[Setting, Setting]
+    found: Verdict
+    remarks: list[str]
+
+    def __str__(self) -> str:
+        """Return both settings, the verdict and what it assumes."""
+        rows = [("", "setting", self.metric, "n")]
+        for name, side in zip("AB", self.sides, strict=True):
+            rows.append((name, side.name, side.measured, str(len(side.group.values))))
+        lines = [f"Verdict: {self.found.in_words('A', 'B')}", *interval_lines(self.found, "seed")]
+        return "\n".join([*_lines(rows), *lines, *self.remarks])
+
+
+def interval_lines(found: Verdict, paired_by: str) -> list[str]:
+    """Return the difference with its interval, in words; empty without an interval."""
+    if not found.interval or found.difference is None:
+        return []
+    low, high = found.interval
+    in_digits = metric_digits(found.difference, high - found.difference)
+    how = f"{found.num_pairs} pairs by {paired_by}" if found.num_pairs else "not paired"
+    span = f"{in_digits(low)} to {in_digits(high)}"
+    return [f"A - B: {in_digits(found.difference)}, {found.confidence} interval {span} ({how})"]
+
+
+def rank(
+    rows: Rows,
+    metric: str,
+    *,
+    mode: str,
+    seed: str | None = "seed",
+    ignore: Sequence[str] = (),
+    over: str = "",
+    look: int = 1,
+) -> TableRanking | TablesRanking:
+    """Rank the settings of a table: which can't be told apart from the best.
+
+    Args:
+        rows: The table, a row per run; or a data frame with `to_dict`.
+        metric: Column of the metric.
+        mode: `min` or `max`, the better direction.
+        seed: Column that pairs the runs of different settings; None if there is none.
+        ignore: Columns that are no settings, such as other metrics and times; patterns like `time*` are allowed.
+        over: Column of the data set: settings are ranked on each, and over all by their mean ranks; empty for one.
+        look: Number of this look at the same settings, if runs were added since; it widens the verdict.
+
+    Raises:
+        TableError: A column is missing, or each row is a setting of its own.
+
+    Example:
+        >>> rows = [{"lr": lr, "seed": seed, "acc": acc + seed / 1000} for lr, acc in ((0.1, 0.9), (0.2, 0.8)) for seed in range(3)]
+        >>> print(str(rank(rows, "acc", mode="max")).splitlines()[3])
+        With 95 % confidence the best setting is row 1.
+    """
+    _check_mode(mode, "min", "max")
+    table = _records(rows, metric, [*filter(None, [seed, over])])
+    if not over:
+        return _rank_one(table, metric, mode, seed, ignore, look)
+    sets: dict[Any, list[dict[str, Any]]] = {}
+    for row in table:
+        sets.setdefault(row[over], []).append(row)
+    each = {name: _rank_one(part, metric, mode, seed, [*ignore, over], look, table) for name, part in sets.items()}
+    means = {
+        name: {setting.name: setting.mean for setting in found.settings if setting.group.values}
+        for name, found in each.items()
+    }
+    return TablesRanking(each, rank_over_sets(means, mode))
+
+
+def _rank_one(
+    table: Sequence[dict[str, Any]],
+    metric: str,
+    mode: str,
+    seed: str | None,
+    ignore: Sequence[str],
+    look: int,
+    whole: Sequence[dict[str, Any]] = (),
+) -> TableRanking:
+    """Rank the settings of one data set; columns that vary in the `whole` table are settings."""
+    settings = _settings(table, metric, seed, ignore, whole or table)
+    settings.sort(key=lambda setting: _order(setting, mode))
+    groups = [setting.group for setting in settings]
+    lost = sum(setting.lost for setting in settings)
+    return TableRanking(metric, settings, rank_groups(groups, mode, look=look, lost=lost))
+
+
+def _order(setting: Setting, mode: str) -> tuple[bool, float]:
+    """Return a sort key: best mean first; settings without values last."""
+    return not setting.group.values, -setting.mean if mode == "max" else setting.mean
+
+
+def compare(
+    rows: Rows,
+    metric: str,
+    a: Condition,
+    b: Condition,
+    *,
+    mode: str = "",
+    seed: str | None = "seed",
+    ignore: Sequence[str] = (),
+    margin: float = 0.0,
+    planned: bool = False,
+    look: int = 1,
+) -> TableComparison:
+    """Compare two settings of a table; a side with several settings is represented by its best one.
+
+    Args:
+        rows: The table, a row per run; or a data frame with `to_dict`.
+        metric: Column of the metric.
+        a: Values by column that the rows of the first side have, or a function of a row.
+        b: The same for the second side.
+        mode: `min` or `max`, the better direction; empty if it is unknown.
+        seed: Column that pairs the runs of both sides; None if there is none.
+        ignore: Columns that are no settings, such as other metrics and times; patterns like `time*` are allowed.
+        margin: Largest difference that does not matter, to be called the same (two one-sided tests); 0 for none.
+        planned: Whether the two sides were named before the results were seen. Otherwise they count as chosen among
+            all pairs of the table's settings, and the interval is as much wider.
+        look: Number of this look at the two, if runs were added since; it widens the interval.
+
+    Raises:
+        TableError: A column is missing, a side has no rows, or the sides share a setting.
+    """
+    _check_mode(mode, "min", "max", "")
+    if not math.isfinite(margin) or margin < 0:
+        raise TableError(f"margin={margin}: must be a positive number")
+    table = _records(rows, metric, [seed] if seed else [])
+    settings = _settings(table, metric, seed, ignore, table)
+    both = [_side(settings, table, condition, name) for name, condition in (("a", a), ("b", b))]
+    if shared := next((each for each in both[0] if each in both[1]), None):
+        raise TableError(f"a and b share the setting {shared.name}")
+    chosen = [min(each, key=lambda setting: _order(setting, mode or "max")) for each in both]
+    num_pairs = len(both[0]) * len(both[1])
+    levels = [
+        look_level(each) / num_pairs
+        if planned
+        else min(look_level(each) / num_pairs, pair_level(len(settings), each))
+        for each in (look, look + 1)
+    ]
+    sides = (chosen[0], chosen[1])
+    tested = [setting.group for setting in settings if not why_undecided([setting.group])]
+    groups = [each.group for each in sides]
+    if why := why_undecided(groups):
+        return TableComparison(metric, sides, Verdict((len(groups[0].values), len(groups[1].values)), why=why), [])
+    samples = samples_of(tested)
+    first, second = (next(n for n, each in enumerate(tested) if each is group) for group in groups)
+    found = decide(samples, first, second, mode, levels[0], levels[1], margin)
+    remarks = []
+    if found.interval and not found.better and not found.is_same:
+        remarks.append(found.power_in_words("seeds"))
+    if len(settings) > 2:
+        remarks.append(chosen_remark(len(settings), planned=planned))
+    return TableComparison(metric, sides, found, [*remarks, *shape_remarks(samples, "seeds")])
+
+
+def chosen_remark(num: int, *, planned: bool) -> str:
+    """Return how the choice of two settings among several is accounted for, in words."""
+    if planned:
+        return "planned=true: right only if the two were named before any result was seen."
+    return f"Widened, since the two may be chosen among {num} settings; planned=true if not."
+
+
+def _check_mode(mode: str, *allowed: str) -> None:
+    if mode not in allowed:
+        raise TableError(f"mode={mode}: must be min or max")
+
+
+def _records(rows: Rows, metric: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+    """Return a table's rows as dictionaries, after checking that they have the columns."""
+    if hasattr(rows, "to_dict"):  # a data frame of pandas; one of polars has `to_dicts`
+        rows = rows.to_dict("records")
+    elif hasattr(rows, "to_dicts"):
+        rows = rows.to_dicts()
+    table = [dict(row) for row in rows]
+    if not table:
+        raise TableError("the table has no rows")
+    for column in [metric, *columns]:
+        if not any(column in row for row in table):
+            known = ", ".join(dict.fromkeys(str(key) for row in table for key in row))
+            raise TableError(f"no column is named {column}; there are {known}")
+    return table
+
+
+def _settings(
+    table: Sequence[dict[str, Any]],
+    metric: str,
+    seed: str | None,
+    ignore: Sequence[str],
+    whole: Sequence[dict[str, Any]],
+) -> list[Setting]:
+    """Return the settings of a table."""
+    no_settings = [metric, *([seed] if seed else []), *ignore]
+    columns = [
+        column
+        for column in dict.fromkeys(key for row in whole for key in row)
+        if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
+        and len({_text(row.get(column)) for row in whole}) > 1
+    ]
+    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in table:
+        found.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
+    if len(found) == len(table) > 1:
+        unique = [str(column) for column in columns if len({_text(row.get(column)) for row in table}) == len(table)]
+        more = ", ".join(unique[:MAX_NAMED]) or ", ".join(map(str, columns[:MAX_NAMED]))
+        raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
+    return [_setting(rows, columns, metric, seed) for rows in found.values()]
+
+
+def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> Setting:
+    """Return rows that differ only in the seed as a setting; rows of the same seed count once, with their mean."""
+    values: dict[Hashable, list[float]] = {}
+    for number, row in enumerate(rows):
+        key = (_text(row.get(seed)),) if seed else (id(rows), number)
+        value = row.get(metric)
+        if value is not None and not isinstance(value, str) and math.isfinite(float(value)):
+            values.setdefault(key, []).append(float(value))
+    seeds = {_text(row.get(seed)) for row in rows} if seed else range(len(rows))
+    choices = {column: rows[0].get(column) for column in columns}
+    group = Group({key: statistics.fmean(of) for key, of in values.items()})
+    return Setting(choices, group, len(seeds) - len(values))
+
+
+def _text(value: Any) -> str:
+    """Return a value as text, by which rows are grouped; 1 and 1.0 are equal, and so are gaps."""
+    if isinstance(value, float) and math.isnan(value):
+        return "None"
+    return repr(float(value)) if isinstance(value, int | float) and not isinstance(value, bool) else str(value)
+
+
+def _side(
+    settings: Sequence[Setting], table: Sequence[dict[str, Any]], condition: Condition, name: str
+) -> list[Setting]:
+    """Return the settings that meet a condition.
+
+    Raises:
+        TableError: There is none, or a column of the condition does not vary.
+    """
+    if not callable(condition):
+        for column in condition:
+            if not any(column in row for row in table):
+                raise TableError(f"{name}: no column is named {column}")
+        wanted = {column: _text(value) for column, value in condition.items()}
+        found = [
+            setting
+            for setting in settings
+            if all(
+                _text(setting.choices.get(column, table[0].get(column))) == text for column, text in wanted.items()
+            )
+        ]
+    else:
+        alike = {key: value for key, value in table[0].items() if len({_text(row.get(key)) for row in table}) == 1}
+        found = [setting for setting in settings if condition({**alike, **setting.choices})]
+    if not found:
+        raise TableError(f"{name}={condition if not callable(condition) else '…'}: no row matches this")
+    return found
+
+
+def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

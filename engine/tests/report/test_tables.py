@@ -1,0 +1,76 @@
+"""`compare` and `summarize` of a table in a file."""
+
+import functools
+import json
+
+import pytest
+
+from leyden import compare, summarize
+from tests.verdict.test_tables import table
+
+
+@pytest.fixture
+def results(tmp_path):
+    rows = table()
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
+    text = called(compare, "results.csv", "metric=acc", "a=model=mlp and lr < 0.15", "b=model=cnn")
+    assert "Verdict: B is higher" in text
+    assert "A  model=mlp lr=0.1" in text
+    text = called(summarize, "results.csv", "metric=acc", "mode=max")
+    assert "With 95 % confidence the best setting is row 1 or one marked ≈." in text
+    assert "1    model=cnn lr=" in text
+    found = json.loads(called(summarize, "results.csv", "metric=acc", "mode=max", "format=json"))
+    assert len(found["rows"]) == 6
+    assert found["rows"][0]["choices"]["model"] == "cnn"
+    found = json.loads(
+        called(compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=cnn", "margin=1", "format=json")
+    )
+    assert (found["better"], found["is_same"]) == ("b", True)
+
+
+def test_looks_at_a_table_are_counted_beside_it(called, results):
+    ask = functools.partial(called, compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=moe")
+    first = ask()
+    assert ask() == first
+    with (results / "results.csv").open("a") as file:
+        file.writelines(f"\nmlp,{lr},3,0.9" for lr in (0.1, 0.2))
+    assert ask() != first
+    assert len((results / "looks.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    ("verb", "arguments", "said"),
+    [
+        (compare, ("results.csv", "metric=acc"), "a= is missing: the setting of this side"),
+        (compare, ("results.csv", "a=model=mlp", "b=model=moe"), "metric= is missing"),
+        (compare, ("results.csv", "metric=acc", "a=model=mlp", "b=x=1"), "b: no column is named x"),
+        (
+            compare,
+            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "margin=x"),
+            "margin=x: must be a pos",
+        ),
+        (
+            compare,
+            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "mode=up"),
+            "mode=up: must be min or max",
+        ),
+        (compare, (".", "metric=acc", "a=model=mlp", "b=model=moe"), "metric=acc: is for a table in a file"),
+        (summarize, ("results.csv", "metric=acc"), "mode=: must be min or max"),
+        (summarize, ("results.csv", "metric=acc", "mode=max", "over=data"), "no column is named data"),
+        (
+            summarize,
+            ("results.csv", "metric=acc", "mode=max", "ignore=model,lr", "seed=no"),
+            "no column is named no",
+        ),
+    ],
+)
+def test_what_does_not_fit_a_table_is_refused_in_a_line(called, results, verb, arguments, said):
+    text = called(verb, *arguments)
+    assert text.startswith("leyden: ")
+    assert said in text
+    assert len(text.splitlines()) == 1

@@ -1,0 +1,354 @@
+"""How often each sentence of a verdict is wrong, by simulation; docs/statistics.md has the table that this prints.
+
+The values are drawn here, and the settings are known; a rate outside its band, by more than three standard errors of
+the simulation, fails the test.
+"""
+
+import math
+import random
+import re
+import statistics
+
+import pytest
+
+from leyden.verdict import difference, quantiles, ranking
+from leyden.verdict.difference import decide, look_level, mean_text, not_normal, verdict
+from leyden.verdict.groups import Group, samples_of
+from leyden.verdict.ranking import optimism, pair_level, rank, rank_over_sets
+from tests.report.test_ranking import contenders, row
+from tests.verdict.test_difference import apart, draw, paired
+
+pytestmark = pytest.mark.slow
+NUM = 2000  # repetitions
+
+
+def holds(name, hits, num, *, low=0.0, high=1.0):
+    """Print a rate, and hold it to a band."""
+    rate, slack = hits / num, 3 * math.sqrt(0.25 / num)
+    print(f"{name}: {100 * rate:.1f} % of {num}")
+    assert low - min(slack, 3 * math.sqrt(low * (1 - low) / num)) <= rate
+    assert rate <= high + min(slack, 3 * math.sqrt(high * (1 - high) / num))
+
+
+@pytest.fixture(autouse=True)
+def quantiles_between_others(monkeypatch):
+    """Quantiles take most of the time: compute one per 0.005 of 1 / freedom, and interpolate; that is right to four digits."""
+    exact = quantiles.t_quantile
+
+    def between(tail, freedom):
+        steps = 200 / freedom
+        low, high = max(math.floor(steps), 0.01), math.floor(steps) + 1
+        a, b = exact(tail, 200 / low), exact(tail, 200 / high)
+        return a + (b - a) * (steps - low) / (high - low)
+
+    assert between(0.01, 2.3) == pytest.approx(exact(0.01, 2.3), rel=1e-4)
+    monkeypatch.setattr(difference, "t_quantile", between)
+
+
+def table(source, means, num, deviations=None, shared=0.0, tails=math.inf):
+    """Groups of one table; `shared` is the part of the variance that a seed brings to all of them."""
+    common = draw(source, num, 0.0, math.sqrt(shared))
+    groups = []
+    for mean, deviation in zip(means, deviations or [1.0] * len(means), strict=True):
+        own = draw(source, num) if tails == math.inf else [_student(source, tails) for _ in range(num)]
+        own = [mean + deviation * math.sqrt(1 - shared) * value for value in own]
+        groups.append(
+            Group({seed: value + each for seed, (value, each) in enumerate(zip(own, common, strict=True))})
+        )
+    return groups
+
+
+def _student(source, freedom):
+    """A value of Student's t, with variance 1."""
+    scale = sum(source.gauss(0, 1) ** 2 for _ in range(freedom)) / freedom
+    return source.gauss(0, 1) / math.sqrt(scale) / math.sqrt(freedom / (freedom - 2))
+
+
+def excluded(groups, number, look=1):
+    """Whether a row is excluded from a table that is sorted by its means."""
+    order = sorted(range(len(groups)), key=lambda each: -statistics.fmean(groups[each].values.values()))
+    found = rank([groups[each] for each in order], "max", look=look)
+    return found.like_best[order.index(number)] is False
+
+
+@pytest.fixture
+def marks_alone(monkeypatch):
+    """The remarks beside the marks take most of the time."""
+    monkeypatch.setattr(ranking, "_remarks", lambda *arguments: [])
+    monkeypatch.setattr(ranking, "shape_remarks", lambda *arguments: [])
+
+
+@pytest.mark.parametrize("num", [3, 5, 10])
+@pytest.mark.parametrize(("groups", "deviation"), [(paired, 1.0), (apart, 1.0), (apart, 5.0)])
+def test_an_interval_of_normal_values_holds_the_difference(num, groups, deviation):
+    source, hits = random.Random(0), 0
+    for _ in range(NUM):
+        low, high = verdict(*groups(draw(source, num, 1.0), draw(source, num, 0.0, deviation)), "max").interval
+        hits += low <= 1.0 <= high
+    holds(f"coverage, {groups.__name__}, n = {num}, deviations 1 and {deviation:g}", hits, NUM, low=0.935)
+
+
+HARD = {
+    "equal deviations": ([1.0], math.inf),
+    "the best one's deviation 0.2": ([0.2, 1.0], math.inf),
+    "the best one's deviation 3": ([3.0, 1.0], math.inf),
+    "the best one's deviation 5": ([5.0, 1.0], math.inf),
+    "Student's t with 3 degrees of freedom": ([1.0], 3),
+    "every third of the others three times as wide": ([1.0, 1.0, 1.0, 3.0], math.inf),
+}
+
+
+@pytest.mark.parametrize("num", [3, 6])
+@pytest.mark.parametrize("num_rows", [2, 3, 5, 20])
+@pytest.mark.parametrize("case", HARD)
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.usefixtures("marks_alone")
+def test_the_best_row_is_seldom_excluded(num, num_rows, case, shared):
+    """All rows but one are equally good, and one is a little better: the hardest case."""
+    (first, *others), tails = HARD[case]
+    deviations = [first, *([*(others or [first])] * num_rows)[: num_rows - 1]]
+    source, repetitions = random.Random(1), 1000 if num_rows < 20 else 500
+    lost = sum(
+        excluded(table(source, [0.01] + [0.0] * (num_rows - 1), num, deviations, shared, tails), 0)
+        for _ in range(repetitions)
+    )
+    name = f"best row excluded, {num_rows} rows, n = {num}, {case}, shared {shared:g}"
+    holds(name, lost, repetitions, high=0.053)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "wild", "worse", "least"),
+    [
+        *((20, wild, *each) for wild in (0, 1, 4) for each in ((3, 0.75), (5, 0.89))),
+        *((5, wild, *each) for wild in (0, 1) for each in ((3, 0.57), (5, 0.86))),
+    ],
+)
+@pytest.mark.usefixtures("marks_alone")
+def test_three_seeds_exclude_what_is_clearly_worse_also_beside_settings_that_diverge(num_rows, wild, worse, least):
+    source = random.Random(2)
+    means = [0.0] * (num_rows - 1 - wild) + [-300.0] * wild + [-float(worse)]
+    deviations = [1.0] * (num_rows - 1 - wild) + [100.0] * wild + [1.0]
+    lost = sum(excluded(table(source, means, 3, deviations), num_rows - 1) for _ in range(500))
+    name = f"a row worse by {worse} deviations is excluded, {num_rows} rows of 3 seeds, {wild} diverging"
+    holds(name, lost, 500, low=least)
+
+
+def test_three_seeds_of_two_settings_tell_differences_apart():
+    source, seen = random.Random(3), 0
+    for _ in range(NUM):
+        seen += bool(verdict(*paired(draw(source, 3, 3.5), draw(source, 3)), "max", look_level(1)).better)
+    holds("told apart at 3.5 deviations, two settings of 3 seeds", seen, NUM, low=0.7)
+
+
+def sizes(line):
+    """The sizes that a line about power prints, by number of seeds; of today's number by 0."""
+    now = re.match(r"Four of five .*? (?:by|of) ([0-9.e+-]+) are", line)[1]
+    return {0: float(now)} | {
+        int(num): float(size) for num, size in re.findall(r"(\d+)(?: seeds)?: ([0-9.e+-]+)", line)
+    }
+
+
+@pytest.mark.parametrize(("num_rows", "num"), [(2, 3), (2, 5), (2, 10), (3, 5), (5, 3), (20, 3)])
+@pytest.mark.parametrize("shared", [0.0, 0.5])
+def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(num_rows, num, shared):
+    source, now, later, repetitions = random.Random(4), 0, 0, 200
+    for _ in range(repetitions):
+        groups = table(source, [0.0] * num_rows, num, shared=shared)
+        if num_rows == 2:
+            line = decide(samples_of(groups), 0, 1, "max", look_level(1), look_level(2)).power_in_words("seeds")
+        else:
+            line = next((each for each in rank(groups, "max").remarks if each.startswith("Four")), None)
+            if line is None:
+                now, later = now + 0.8, later + 0.8  # nothing is printed
+                continue
+        size, means = sizes(line), [0.0] * (num_rows - 1)
+        more = min(each for each in size if each)
+        for key, of, look in ((0, num, 1), (more, more, 2)):
+            fresh = table(source, [*means, -size[key]], of, shared=shared)
+            if num_rows == 2:
+                is_seen = bool(verdict(*fresh, "max", look_level(look)).better)
+            else:
+                is_seen = excluded(fresh, num_rows - 1, look)
+            now, later = (now + is_seen, later) if look == 1 else (now, later + is_seen)
+    name = f"seen at the printed size, {num_rows} rows, n = {num}, shared {shared:g}"
+    holds(f"{name}, now", now, repetitions, low=0.76)
+    holds(f"{name}, with more seeds", later, repetitions, low=0.72)
+
+
+@pytest.mark.parametrize("groups", [paired, apart])
+def test_who_looks_again_and_again_sees_no_more_than_is_claimed(groups):
+    source, one_by_one, repetitions = random.Random(5), 0, 1000
+    for _ in range(repetitions):
+        a, b = draw(source, 30), draw(source, 30)
+        one_by_one += any(
+            verdict(*groups(a[:num], b[:num]), "max", look_level(look)).better
+            for look, num in enumerate(range(3, 31), start=1)
+        )
+    name = f"'is better' without a difference, from 3 to 30 seeds, {groups.__name__}"
+    holds(name, one_by_one, repetitions, high=0.05)
+
+
+@pytest.mark.parametrize("num_rows", [3, 20])
+def test_a_pair_chosen_by_its_results_is_seldom_called_better_and_agrees_with_the_table(num_rows):
+    source, seen, repetitions = random.Random(6), 0, 1000
+    for _ in range(repetitions):
+        groups = sorted(
+            table(source, [0.0] * num_rows, 3), key=lambda group: -statistics.fmean(group.values.values())
+        )
+        samples = samples_of(groups)
+        best_and_worst = decide(samples, 0, num_rows - 1, "max", pair_level(num_rows))
+        seen += bool(best_and_worst.better)
+        if best_and_worst.better:  # what `compare` calls better, `summarize` excludes
+            assert decide(samples, 0, num_rows - 1, "max", 2 * look_level(1) / (num_rows - 1)).better == "a"
+    holds(f"the best of {num_rows} equal settings is called better than the worst", seen, repetitions, high=0.05)
+
+
+@pytest.mark.parametrize("groups", [paired, apart])
+@pytest.mark.parametrize("num", [3, 6])
+def test_a_difference_as_large_as_the_margin_is_seldom_called_the_same(groups, num):
+    source, same = random.Random(7), 0
+    for _ in range(NUM):
+        same += verdict(*groups(draw(source, num, 4.0), draw(source, num)), "max", margin=4.0).is_same
+    holds(f"called the same at the margin, n = {num}, {groups.__name__}", same, NUM, high=0.05)
+
+
+@pytest.mark.parametrize(("num_rows", "num"), [(2, 3), (5, 3), (20, 3), (20, 10)])
+@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.usefixtures("marks_alone")
+def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spread):
+    source, excess, printed = random.Random(8), [], []
+    for _ in range(500):
+        means = draw(source, num_rows, 0.0, spread)
+        groups = table(source, means, num)
+        seen = [statistics.fmean(group.values.values()) for group in groups]
+        best = seen.index(max(seen))
+        found = rank([groups[each] for each in sorted(range(num_rows), key=lambda each: -seen[each])], "max")
+        kept = [place for place, like in enumerate(found.like_best) if like is not False]
+        if len(kept) < 2:  # nothing is printed
+            continue
+        excess.append(seen[best] - means[best])
+        printed.append(optimism(found.samples, kept))
+    print(
+        f"the best of {num_rows} means is too good by {statistics.fmean(excess):.2f} deviations, printed "
+        f"{statistics.fmean(printed):.2f}, n = {num}, settings apart by {spread:g}"
+    )
+    assert statistics.fmean(excess) <= statistics.fmean(printed) + 3 * statistics.stdev(excess) / math.sqrt(
+        len(excess)
+    )
+    if not spread:
+        assert statistics.fmean(excess) >= 0.75 * statistics.fmean(printed)
+
+
+@pytest.mark.parametrize(("num_rows", "num_sets"), [(2, 6), (5, 5), (5, 10), (20, 10)])
+def test_a_setting_as_good_as_others_is_seldom_excluded_over_data_sets(num_rows, num_sets):
+    source, lost = random.Random(9), 0
+    for _ in range(NUM):
+        sets = {n: dict(enumerate(draw(source, num_rows))) for n in range(num_sets)}
+        lost += 0 not in rank_over_sets(sets, "max").like_best
+    holds(f"excluded over {num_sets} data sets, {num_rows} equal settings", lost, NUM, high=0.05)
+
+
+@pytest.mark.parametrize("num", [5, 10])
+def test_a_better_row_that_fails_in_one_seed_of_ten_is_not_excluded(num):
+    source, lost = random.Random(10), 0
+    for _ in range(300):
+        good = [value if source.random() > 0.1 else math.nan for value in draw(source, num, 5.0)]
+        rows = [row(good, name=0), row(draw(source, num), name=1)]
+        means = [statistics.fmean(each.group(["seed"]).values.values() or [-math.inf]) for each in rows]
+        ordered = [rows[n] for n in sorted((0, 1), key=lambda n: -means[n])]
+        best = next(n for n, each in enumerate(ordered) if each.choices["name"] == 0)
+        found = contenders(ordered, ["seed"], "max")
+        lost += found.like_best[best] is False
+        if found.like_best[0] is not None:
+            assert any(map(math.isnan, good)) == ("by the runs that finished" in found.remarks[0])
+    holds(f"a row that fails in one seed of ten is excluded, n = {num}", lost, 300, high=0.05)
+
+
+@pytest.mark.parametrize("num", [3, 5, 10])
+def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_show_is_said(num):
+    """What the interval claims is then wrong; no more is claimed than that a collapse which shows is named."""
+    source, covered, named, shown, unseen = random.Random(11), 0, 0, 0, 0
+    for _ in range(NUM):
+        columns = [
+            [0.98 + source.gauss(0, 0.002) if source.random() > rate else 0.1 for _ in range(num)]
+            for rate in (0.1, 0.0)
+        ]
+        found = verdict(*apart(*columns), "max")
+        covered += found.interval[0] <= -0.088 <= found.interval[1]
+        unseen += 0.1 not in columns[0]
+        if columns[0].count(0.1) == 1:
+            shown += 1
+            named += bool(not_normal(found.samples))
+    print(
+        f"coverage where one seed in ten of one setting collapses, n = {num}: {100 * covered / NUM:.1f} % of {NUM}"
+    )
+    holds(f"a collapsed seed is named, n = {num}", named, shown, low=0.95)
+    holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
+    said = difference.unseen_failures(num, "seeds")
+    assert f"in {100 * 0.9**num:.0f} %." in said
+    normal = (verdict(*apart(draw(source, num), draw(source, num)), "max") for _ in range(NUM))
+    false = sum(bool(not_normal(found.samples)) for found in normal)
+    holds(f"normal values are named, n = {num}", false, NUM, high=0.02)
+
+
+@pytest.mark.parametrize("num", [5, 10])
+def test_over_splits_the_interval_is_wide_enough(num):
+    """Values of random splits of one data set are correlated as Nadeau and Bengio assume."""
+    source, covered, ratio = random.Random(12), {0.0: 0, 0.25: 0}, 0.25
+    correlation = ratio / (1 + ratio)
+    for _ in range(NUM):
+        shared = source.gauss(0, math.sqrt(correlation))
+        values = {(str(n),): shared + source.gauss(0, math.sqrt(1 - correlation)) for n in range(num)}
+        zero = {key: 1e-9 * n for n, key in enumerate(values)}
+        for overlap in covered:
+            low, high = verdict(Group(values, overlap), Group(zero, overlap), "max").interval
+            covered[overlap] += low <= 0.0 <= high
+    print(f"coverage over splits without over=splits, n = {num}: {100 * covered[0.0] / NUM:.1f} % of {NUM}")
+    holds(f"coverage over splits with over=splits, n = {num}", covered[ratio], NUM, low=0.93)
+
+
+def test_the_mean_of_a_row_has_its_interval():
+    source, hits = random.Random(13), 0
+    for _ in range(NUM):
+        low, high = re.search(r"interval (\S+) to ([-0-9.]+)", mean_text(draw(source, 5, 1.0))).groups()
+        hits += float(low) <= 1.0 <= float(high)
+    holds("coverage of a test evaluation's mean, n = 5", hits, NUM, low=0.935)
+
+
+@pytest.mark.parametrize(("num_rows", "budget", "spread"), [(20, 200, 3.0), (20, 200, 1.0), (10, 120, 1.0)])
+@pytest.mark.usefixtures("marks_alone")
+def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(num_rows, budget, spread):
+    """The rounds are those of `leyden.sweep.auto`; equal seeds are looked at once, with as many as tell as much."""
+    source, kept, single, used, repetitions = random.Random(14), 0, 0, [], 200
+    equal = dict.fromkeys((3, 6, 10, 16, 24, 32, 48), 0)
+    for _ in range(repetitions):
+        means = draw(source, num_rows, 0.0, spread)
+        whole = table(source, means, 100, shared=0.3)
+        alive, num, spent, look = [*range(num_rows)], 3, 3 * num_rows, 1
+        while True:
+            alive = open_rows(whole, alive, num, look)
+            more = min(2 * num, num + (budget - spent) // len(alive))
+            if len(alive) < 2 or more == num:
+                break
+            num, spent, look = more, spent + (more - num) * len(alive), look + 1
+        kept += means.index(max(means)) in alive
+        single += len(alive) == 1
+        used.append(spent)
+        for each in equal:
+            equal[each] += len(open_rows(whole, range(num_rows), each, 1)) == 1
+    name = f"{num_rows} settings, means apart by {spread:g} deviations, budget {budget}"
+    holds(f"the best is kept, {name}", kept, repetitions, low=0.95)
+    least = next((num for num, told in equal.items() if told >= single), max(equal))
+    print(
+        f"{name}: {statistics.fmean(used):.0f} runs tell a single one in {100 * single / repetitions:.0f} %; equal "
+        f"seeds need {'more than ' * (equal[least] < single)}{least * num_rows} runs for as much"
+    )
+    assert least * num_rows >= 1.3 * statistics.fmean(used)
+
+
+def open_rows(whole, rows, num, look):
+    """The rows that may be the best by their first values."""
+    groups = {each: Group({seed: whole[each].values[seed] for seed in range(num)}) for each in rows}
+    order = sorted(groups, key=lambda each: -statistics.fmean(groups[each].values.values()))
+    found = rank([groups[each] for each in order], "max", look=look)
+    return [each for each, like in zip(order, found.like_best, strict=True) if like is not False]

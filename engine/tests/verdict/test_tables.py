@@ -1,0 +1,154 @@
+"""Verdicts on any table: what is a setting, what is refused, and the sentences."""
+
+import json
+import math
+import random
+
+import pytest
+
+from leyden import verdict
+from leyden.verdict.tables import TableRanking
+
+
+def table(num=3, noise=0.01, **more):
+    """Runs of three models with two learning rates each; `cnn` is the best."""
+    source = random.Random(0)
+    return [
+        {"model": model, "lr": lr, "seed": seed, "acc": mean + source.gauss(0, noise), **more}
+        for model, mean in (("mlp", 0.9), ("moe", 0.93), ("cnn", 0.98))
+        for lr in (0.1, 0.2)
+        for seed in range(num)
+    ]
+
+
+def test_a_table_is_ranked_and_two_settings_are_compared():
+    found = verdict.rank(table(), "acc", mode="max")
+    assert [setting.choices["model"] for setting in found.settings[:2]] == ["cnn", "cnn"]
+    text = str(found).splitlines()
+    assert text[0].split() == ["row", "setting", "acc", "n"]
+    assert text[7] == "With 95 % confidence the best setting is row 1 or one marked ≈."
+    assert max(map(len, text)) <= 80
+    compared = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max")
+    text = str(compared).splitlines()
+    assert text[3] == "Verdict: B is better"
+    assert text[4].endswith("(3 pairs by seed)")
+    assert "Widened, since the two may be chosen among 6 settings; planned=true if not." in text
+    assert max(map(len, text)) <= 80
+    planned = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max", planned=True)
+    assert planned.found.level > compared.found.level
+    assert str(verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"})).count("B is higher") == 1
+
+
+def test_what_compare_calls_better_is_excluded_by_rank():
+    for noise in (0.01, 0.03, 0.05):
+        rows = table(noise=noise)
+        ranked = verdict.rank(rows, "acc", mode="max")
+        best = ranked.settings[0].choices
+        for setting, like in zip(ranked.settings[1:], ranked.ranking.like_best[1:], strict=True):
+            found = verdict.compare(rows, "acc", best, setting.choices, mode="max")
+            assert not found.found.better or like is False
+
+
+def test_files_and_data_frames_are_the_same_table(tmp_path):
+    rows = table()
+    names = [*rows[0]]
+    (tmp_path / "a.csv").write_text(
+        "\n".join([",".join(names), *(",".join(map(str, row.values())) for row in rows)])
+    )
+    (tmp_path / "a.tsv").write_text(
+        "\n".join(["\t".join(names), *("\t".join(map(str, row.values())) for row in rows)])
+    )
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+
+    class Frame:
+        def to_dict(self, orient):
+            assert orient == "records"
+            return rows
+
+    texts = {
+        str(verdict.rank(each, "acc", mode="max"))
+        for each in (rows, Frame(), *(verdict.read(tmp_path / f"a.{end}") for end in ("csv", "tsv", "json")))
+    }
+    assert len(texts) == 1
+
+
+def test_an_export_has_columns_that_are_no_settings():
+    rows = [{**row, "Name": f"run-{n}", "Runtime": 3.5 + n, "State": "finished"} for n, row in enumerate(table())]
+    with pytest.raises(
+        verdict.TableError, match=r"each row is a setting of its own; ignore= names .*: Name, Runtime"
+    ):
+        verdict.rank(rows, "acc", mode="max")
+    assert len(verdict.rank(rows, "acc", mode="max", ignore=["Name", "Run*"]).settings) == 6
+
+
+def test_gaps_and_repetitions_do_not_count():
+    rows = table(4)
+    rows[0]["acc"], rows[4]["acc"], rows[9]["acc"] = None, math.nan, "failed"
+    rows += [dict(rows[-1]), dict(rows[-1])]
+    found = verdict.rank(rows, "acc", mode="max")
+    counts = {setting.name: (len(setting.group.values), setting.lost) for setting in found.settings}
+    assert sorted(counts.values()) == [(3, 1), (3, 1), (3, 1), (4, 0), (4, 0), (4, 0)]
+    assert "3 of 4" in str(found)
+    assert "by the runs that finished" in str(found)
+    # Without a seed, each row is a run of its own.
+    assert verdict.rank(rows, "acc", mode="max", seed=None, ignore=["seed"]).settings[0].lost == 0
+
+
+def test_settings_are_ranked_over_several_data_sets():
+    rows = [
+        {**row, "data": name, "acc": row["acc"] - n / 10} for n, name in enumerate("abcdefghij") for row in table()
+    ]
+    found = verdict.rank(rows, "acc", mode="max", over="data")
+    assert len(found.each) == 10
+    assert all(isinstance(each, TableRanking) and len(each.settings) == 6 for each in found.each.values())
+    text = str(found)
+    assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in text
+    assert len(found.overall.like_best) == 3
+    assert all(name.startswith("model=cnn") for name in found.overall.like_best[:2])
+    few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
+    assert "4 data sets with all settings are too few to rank over: that takes 5." in str(few)
+
+
+@pytest.mark.parametrize(
+    ("call", "said"),
+    [
+        (lambda: verdict.rank([], "acc", mode="max"), "the table has no rows"),
+        (
+            lambda: verdict.rank(table(), "loss", mode="min"),
+            "no column is named loss; there are model, lr, seed, acc",
+        ),
+        (lambda: verdict.rank(table(), "acc", mode="best"), "mode=best: must be min or max"),
+        (lambda: verdict.rank(table(), "acc", mode="max", seed="s"), "no column is named s"),
+        (lambda: verdict.compare(table(), "acc", {"model": "rnn"}, {"model": "mlp"}), "a={'model': 'rnn'}: no row"),
+        (lambda: verdict.compare(table(), "acc", {"net": "rnn"}, {"model": "mlp"}), "a: no column is named net"),
+        (lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"model": "mlp"}), "a and b share the setting"),
+        (
+            lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"lr": 0.2}, margin=-1),
+            "margin=-1: must be a positive",
+        ),
+        (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
+    ],
+)
+def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(call, said):
+    with pytest.raises(verdict.TableError) as error:
+        call()
+    assert said in str(error.value)
+    assert len(str(error.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.csv", b"a,b\n1,2,3\n"),
+        ("a.csv", b"\xff\xfe\x00"),
+        ("a.json", b"{}"),
+        ("a.json", b"[1]"),
+        ("a.json", b"[" * 100000),
+        ("a.csv", b'"' + b"x" * 200000),
+    ],
+)
+def test_a_damaged_file_is_refused_in_a_line(tmp_path, name, text):
+    (tmp_path / name).write_bytes(text)
+    with pytest.raises(verdict.TableError) as error:
+        verdict.rank(verdict.read(tmp_path / name), "a", mode="max")
+    assert len(str(error.value).splitlines()) == 1
