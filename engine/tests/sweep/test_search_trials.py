@@ -140,7 +140,7 @@ def test_a_seed_has_the_directory_that_it_has_alone():
 
 @pytest.mark.parametrize("num", [0, -1, 1.5, "two", True, None])
 def test_a_number_of_seeds_that_is_none(num):
-    with pytest.raises(UserError, match=f"^sweep.seeds={num}: must be a positive whole number$"):
+    with pytest.raises(UserError, match=f"^sweep.seeds={num}: must be a positive whole number, or auto$"):
         num_seeds(OmegaConf.create({"sweep": {"seeds": num}}), [])
 
 
