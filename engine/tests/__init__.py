@@ -16,3 +16,8 @@ def conf(folder: str) -> list[Path]:
     from leyden.config.paths import conf_files
 
     return sorted((path for _, path in conf_files(f"{folder}/*.yaml")), key=lambda path: path.stem)
+
+
+def mistakes(text):
+    """What is typed, and the words that refuse it, by the lines of a text."""
+    return [tuple(line.split("  =>  ")) for line in text.strip().splitlines()]

@@ -79,7 +79,7 @@ def test_each_file_of_tests_is_collected(collected):
         for name in names
         if name.rpartition("/")[2].startswith("test_") and (ENGINE / name).exists()
     }
-    assert len(there) > 90
+    assert len(there) > 80
     assert there - {*collected} == set()
 
 

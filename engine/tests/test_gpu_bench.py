@@ -6,13 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from torch import nn
 
-from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.conftest import start
 from tests.forks import TIMEOUT_S
-from tests.test_device import META, watched
 
 QUESTIONS = ("example", "recipes", "options", "resume", "memory", "several")
 SMALL = ("model.hidden_sizes=[16]", "data.batch_size=50")
@@ -113,27 +110,3 @@ def test_copies_by_vmap_are_those_trained_one_after_another(bench, problem):
     for one, other in zip(*found.values(), strict=True):
         for name, weights in one.items():
             torch.testing.assert_close(other[name], weights.detach(), rtol=0, atol=1e-5)
-
-
-@pytest.mark.parametrize("recipe", ["model=mlp", "experiment=cnn", "experiment=resnet"])
-def test_an_update_reads_nothing_from_the_device_so_that_it_can_be_captured(bench, problem, recipe):
-    loops, given = bench("gpu_loops"), problem(recipe, device=META)
-    network = given.network(0)
-    optimizer = given.optimizer(network.named_parameters(), graph=False)
-    updates = [loops.updating(given, network, optimizer, torch.arange(8, device=META))]
-    if not any(isinstance(layer, nn.BatchNorm2d) for layer in network.modules()):
-        index = torch.arange(16, device=META).view(2, 8)
-        updates.append(loops.updating_all(given, [given.network(seed) for seed in range(2)], index, graph=False)[0])
-    for update in updates:
-        with watched(found := []):
-            update()  # makes the optimizer's state
-            update()
-        assert found == []
-
-
-def test_make_bench_finds_it():
-    command = ["make", "-n", "-C", str(ENGINE), "bench", "ARGS=--gpu --rounds 1 --only memory"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr
-    assert "bench/gpu.py --rounds 1 --only memory\n" in done.stdout
-    assert "bench/run.py" not in done.stdout

@@ -13,7 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from leyden.tasks import Classification
 from tests.data import folders
-from tests.example import MLP, RMSprop
+from tests.example import MLP
 from tests.training.test_start import train  # noqa: F401 - a fixture
 
 
@@ -55,18 +55,6 @@ def steps(train, monkeypatch):  # noqa: F811
 def test_a_batch_is_one_indexing_operation(steps):
     few, many = steps("few", 4), steps("many", 9)
     assert many["aten.index_select.default"] - few["aten.index_select.default"] == 5 * 2  # images and labels
-
-
-def test_an_update_is_five_passes_and_no_memory():
-    weights = [torch.nn.Parameter(torch.ones(3, 2)), torch.nn.Parameter(torch.ones(2))]
-    optimizer = RMSprop(weights, lr=1e-3, rho=0.9, eps=1e-7)
-    for weight in weights:
-        weight.grad = torch.ones_like(weight)
-    optimizer.step()
-    with Count() as count:
-        optimizer.step()
-    passes = ("mul.out", "lerp_.Scalar", "add.out", "rsqrt_.default", "addcmul_.default")
-    assert count.found == {f"aten.{name}": len(weights) for name in passes}
 
 
 def test_logging_adds_nothing_to_a_step_that_is_not_logged(steps):

@@ -4,12 +4,16 @@ from typing import Any
 
 import lightning as L
 import pytest
+import torch
+from torch import nn
 
 from leyden import assembly
+from leyden.assembly.task import check_step
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError
 from leyden.data.contract import Facts
+from leyden.tasks import Classification
 from leyden.testing.contracts import FACTS, compose
 
 made = []
@@ -127,3 +131,19 @@ def test_an_argument_without_a_default_is_given_by_the_program_unless_it_is_conf
 def test_what_a_task_of_the_engine_names_is_given_and_cannot_be_configured():
     with pytest.raises(UserError, match=r"task\.optimizer=Adam: is passed by the program and can't be set"):
         assembly.task_module(compose("+task.optimizer=Adam"), FACTS)
+
+
+def test_it_is_tried_as_it_is_not_compiled_for_two_samples():
+    """A compiler takes half a minute for a batch of another size than that of training."""
+    shapes = []
+
+    def backend(graph, inputs):
+        shapes.append(inputs)
+        return graph.forward
+
+    network = nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    module = Classification(network=torch.compile(network, backend=backend))
+    check_step(module, Facts(input_shape=(1, 2, 2), num_classes=3))
+    assert not shapes
+    module.step((torch.zeros(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)))
+    assert shapes

@@ -1,10 +1,7 @@
 """A run starts from the exact state of another one, and parts from it by what is changed alone."""
 
 import hashlib
-import re
-import shlex
 import shutil
-import sys
 from pathlib import Path
 
 import hydra
@@ -12,7 +9,6 @@ import pytest
 import torch
 from omegaconf import OmegaConf, open_dict
 
-from leyden import compare as compare_command
 from leyden.assembly import start_from as forks
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
@@ -24,7 +20,7 @@ from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import fork_arguments, inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
-from tests import ENGINE, conf, records
+from tests import conf, mistakes, records
 from tests.conftest import QUICK, assert_same_bits, for_module, here
 from tests.records import forget_result
 from tests.tasks.test_task_own import PLAIN
@@ -304,42 +300,30 @@ def test_an_epoch_of_a_run_that_keeps_none_is_found_where_it_is_the_last_or_the_
     )
 
 
-REFUSED = [
-    ("fork=", "fork: is empty; must be a run directory, or null"),
-    ("fork={place}/nowhere@1", "{place}/nowhere: not a run directory"),
-    ("fork={own}@7", "fork: {own}/checkpoints/epoch_7.ckpt: No such file"),
-    (
-        "fork={own}",
-        "fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train",
-    ),
-    (
-        "fork={first_best}@1 optimizer=sgd",
-        " there, torch.optim.SGD here: its state comes from the parent",
-    ),
-    ("fork={own}@1 init_from={own}", "init_from: None there, {own} here: its state comes from the parent"),
-    ("fork={own}@1 'freeze=[*.bias]'", "freeze: [] there"),
-    ("fork={averaged}@1 ~callbacks.averaging", "callbacks.averaging"),
-    ("fork={own}@1 +callbacks/averaging=ema", "callbacks.averaging._ta"),
-    ("fork={own}@step_16 seed=1", "seed can't be changed within an epoch; fork from the end of an epoch"),
-    (
-        "fork={own}@step_16 trainer.limit_train_batches=8",
-        "trainer.limit_train_batches can't be changed within an epoch",
-    ),
-    ("fork={own}@step_16 trainer.max_epochs=1", "has 1 epochs, and trainer.max_epochs=1 leaves none to train"),
-    ("fork={own}@1 +trainer.max_steps=10", "has 10 steps, and trainer.max_steps=10 leaves none to train"),
-    (
-        "fork={own}@1 data.val_size=58000",
-        "data.val_size: 59000 there, 58000 here: the fork would be validated on samples",
-    ),
-    ("fork={own}@1 seed=1 data.split_seed=1", "data.split_seed: 0 there, 1 here: the fork would be validated on"),
-    ("fork={own}@step_16 data.batch_size=10", "data.batch_size can't be changed within an epoch"),
-    ("fork={stochastic}@1 model.hidden_sizes=[8]", "network.layers.1.weight is (16, 784) there and (8, 784) here"),
-    ("fork={stochastic}@1 data.normalize=standardize", "the data set is not the one"),
-    ("fork={own}@1 +trainer.fast_dev_run=true", "trainer.fast_dev_run never starts from a checkpoint"),
-]
+REFUSED = """
+fork=  =>  fork: is empty; must be a run directory, or null
+fork={place}/nowhere@1  =>  {place}/nowhere: not a run directory
+fork={own}@7  =>  fork: {own}/checkpoints/epoch_7.ckpt: No such file
+fork={own}  =>  fork: {own}/checkpoints/last.ckpt: has 3 epochs, and trainer.max_epochs=3 leaves none to train
+fork={first_best}@1 optimizer=sgd  =>   there, torch.optim.SGD here: its state comes from the parent
+fork={own}@1 init_from={own}  =>  init_from: None there, {own} here: its state comes from the parent
+fork={own}@1 'freeze=[*.bias]'  =>  freeze: [] there
+fork={averaged}@1 ~callbacks.averaging  =>  callbacks.averaging
+fork={own}@1 +callbacks/averaging=ema  =>  callbacks.averaging._ta
+fork={own}@step_16 seed=1  =>  seed can't be changed within an epoch; fork from the end of an epoch
+fork={own}@step_16 trainer.limit_train_batches=8  =>  trainer.limit_train_batches can't be changed within an epoch
+fork={own}@step_16 trainer.max_epochs=1  =>  has 1 epochs, and trainer.max_epochs=1 leaves none to train
+fork={own}@1 +trainer.max_steps=10  =>  has 10 steps, and trainer.max_steps=10 leaves none to train
+fork={own}@1 data.val_size=58000  =>  data.val_size: 59000 there, 58000 here: the fork would be validated on samples
+fork={own}@1 seed=1 data.split_seed=1  =>  data.split_seed: 0 there, 1 here: the fork would be validated on
+fork={own}@step_16 data.batch_size=10  =>  data.batch_size can't be changed within an epoch
+fork={stochastic}@1 model.hidden_sizes=[8]  =>  network.layers.1.weight is (16, 784) there and (8, 784) here
+fork={stochastic}@1 data.normalize=standardize  =>  the data set is not the one
+fork={own}@1 +trainer.fast_dev_run=true  =>  trainer.fast_dev_run never starts from a checkpoint
+"""
 
 
-@pytest.mark.parametrize(("arguments", "said"), REFUSED)
+@pytest.mark.parametrize(("arguments", "said"), mistakes(REFUSED))
 def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
     names = {"place": parents, **{name: parents / name for name in PARENTS}}
     typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
@@ -551,41 +535,3 @@ def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
     found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"])
     assert {*found.averaged} == {"seed", "fork"}
     assert found.verdict.num_pairs == 3
-
-
-TEXT = (ENGINE / "docs" / "forks.md").read_text()
-LINES = [
-    line
-    for block in re.findall("^```sh\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-    for line in block.splitlines()
-]
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_each_command_of_the_page_is_one(cli, parents, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name in ("parent", "parent1", "fork"):
-        shutil.copytree(parents / "first_best", tmp_path / "outputs" / name)
-    place = tmp_path / "outputs" / "parent1"
-    (start,) = records.starts(place)
-    config = records.config(place)
-    config["seed"] = config["data"]["seed"] = config["data"]["split_seed"] = 1
-    records.put(place, config=config, starts=[{**start, "overrides": [*start["overrides"], "seed=1"]}])
-    assert len(LINES) == 6
-    made: set[str] = set()
-    for line in LINES:
-        program, module, *arguments = shlex.split(line, comments=True)
-        assert program == "leyden"
-        if module == "compare":
-            assert {*arguments} <= made
-            monkeypatch.setattr(sys, "argv", [module, *arguments])
-            compare_command.main()
-            continue
-        made |= {each.removeprefix("run_dir=") for each in arguments if each.startswith("run_dir=")}
-        arguments = [re.sub("^run_dir=outputs/", "run_dir=outputs/new_", each) for each in arguments]
-        if "-m" not in arguments and any(each.startswith("fork=") for each in arguments):
-            arguments.append("trainer.max_epochs=4")
-        code, out, err = cli("train", *arguments, "dry_run=true", *(["trainer.max_epochs=4"] * ("-m" in arguments)))
-        assert code == 0, err
-        if "-m" in arguments:
-            assert len(out.splitlines()) == (4 if "sweep_name=forks" in arguments else 3)

@@ -6,13 +6,9 @@ import shutil
 
 import pytest
 import torch
-from hydra.core.global_hydra import GlobalHydra
-from hydra.types import RunMode
 
-from leyden.config.hydra import composing
 from leyden.run.directory import Run
-from leyden.sweep.jobs import Composer, new_jobs
-from tests import records
+from tests import mistakes, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, for_module, here, start, weights
 from tests.records import forget_result
 from tests.run.test_hostile import poison
@@ -121,51 +117,27 @@ def test_a_sweep_over_parents_is_resumed_without_them(parents, tmp_path):
     assert all(run.result.status == "finished" for run in runs)
 
 
-def test_a_job_elsewhere_gets_an_absolute_path(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with composing():
-        loader = GlobalHydra.instance().config_loader()
-        config = loader.load_configuration("train", [], RunMode.MULTIRUN)
-        (job,) = new_jobs(Composer(loader, config), [["init_from=parent@last"]])
-    assert job.resolved_config.init_from == f"{tmp_path / 'parent@last'}"
+MISTAKES = """
+init_from=  =>  init_from: is empty; must be a run directory, or null
+init_from={place}/nowhere  =>  init_from={place}/nowhere: no such folder
+init_from={place}  =>  {place}/checkpoints/best.ckpt: No such file or directory (checkpoints there: none
+init_from={parent}@first  =>  init_from={parent}@first: no such folder
+init_from={parent} init_exclude=[nothing.*]  =>  init_exclude: nothing.* matches none of network.layers.1.weight,
+init_from={parent} init_exclude=[*]  =>  has no weights to start from: init_exclude=[*] excludes all weights
+init_exclude=[network.layers.3.*]  =>  init_exclude=['network.layers.3.*']: excludes weights of a run, which init_from=DIR
+init_from={parent} init_exclude=[???]  =>  init_exclude: Missing value at index 0
+init_from={parent} init_exclude=network.*  =>  init_exclude=network.*: must be a list, such as init_exclude=[network.*]
+init_from={parent} data=emnist init_exclude=[*.1.bias]  =>  network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; 'init_exclude=[*.1.bias,network.layers.3.*]' excludes these
+init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is absent there and (10, 16) here, network.layers.5.bias is absent there and (10,) here
+init_from={parent} task=own task._target_=tests.tasks.own.Plain  =>  has no weights to start from: network.layers.1.weight is (16, 784) there and absent here,
+"""
 
 
-MISTAKES = [
-    ("init_from=", "init_from: is empty; must be a run directory, or null"),
-    ("init_from={place}/nowhere", "init_from={place}/nowhere: no such folder"),
-    ("init_from={place}", "{place}/checkpoints/best.ckpt: No such file or directory (checkpoints there: none"),
-    ("init_from={parent}@first", "init_from={parent}@first: no such folder"),
-    (
-        "init_from={parent} init_exclude=[nothing.*]",
-        "init_exclude: nothing.* matches none of network.layers.1.weight, ",
-    ),
-    ("init_from={parent} init_exclude=[*]", "has no weights to start from: init_exclude=[*] excludes all weights"),
-    (
-        "init_exclude=[network.layers.3.*]",
-        "init_exclude=['network.layers.3.*']: excludes weights of a run, which init_from=DIR",
-    ),
-    ("init_from={parent} init_exclude=[???]", "init_exclude: Missing value at index 0"),
-    (
-        "init_from={parent} init_exclude=network.*",
-        "init_exclude=network.*: must be a list, such as init_exclude=[network.*]",
-    ),
-    (
-        "init_from={parent} data=emnist init_exclude=[*.1.bias]",
-        "network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; "
-        "'init_exclude=[*.1.bias,network.layers.3.*]' excludes these",
-    ),
-    (
-        "init_from={parent} model.hidden_sizes=[16,16]",
-        "network.layers.5.weight is absent there and (10, 16) here, network.layers.5.bias is absent there and (10,) here",
-    ),
-    (
-        "init_from={parent} task=own task._target_=tests.tasks.own.Plain",
-        "has no weights to start from: network.layers.1.weight is (16, 784) there and absent here, ",
-    ),
-]
-
-
-@pytest.mark.parametrize(("mistake", "message"), MISTAKES, ids=lambda value: value[:40])
+@pytest.mark.parametrize(
+    ("mistake", "message"),
+    mistakes(MISTAKES),
+    ids=lambda value: value[:40],
+)
 def test_a_mistake_is_told_in_a_line_before_anything_is_written(
     cli, parent, small_root, tmp_path, mistake, message
 ):

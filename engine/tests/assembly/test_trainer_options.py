@@ -7,14 +7,11 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from omegaconf import OmegaConf
 
-from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
-from leyden.testing.contracts import compose
 from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
@@ -204,13 +201,6 @@ def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there
             run.accept(RunIdentity(config, {}.__getitem__), "auto")
 
 
-def test_one_batch_is_not_all_of_them(train):  # noqa: F811
-    run, *_ = train("a", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
-    _, _, err = train("a", "trainer.limit_train_batches=1.0", "trainer.max_epochs=1", code=2)
-    assert "trainer.limit_train_batches: 1 there, 1.0 here" in err
-    assert run.result.optimizer_steps == 1
-
-
 def test_a_callback_whose_hooks_are_given_to_it_is_called(train, monkeypatch):  # noqa: F811
     calls = []
     monkeypatch.setattr("tests.assembly.test_trainer_options.CALLS", calls)
@@ -238,17 +228,3 @@ def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist
     finish(start(*arguments, "trainer.max_epochs=1", "test=auto"))
     (directory,) = (tmp_path / "mnist_mlp").iterdir()
     assert Run(directory).result.is_tested
-
-
-PASSED = ["callbacks", "plugins", "logger", "default_root_dir", "use_distributed_sampler"]
-PASSED += ["enable_progress_bar", "num_sanity_val_steps", "enable_model_summary"]
-
-
-@pytest.mark.filterwarnings("ignore:The `srun` command")  # where Slurm is installed
-@pytest.mark.parametrize("name", PASSED)
-def test_what_the_program_gives_a_trainer_can_not_be_set(name):
-    cfg = compose("trainer=cpu")
-    OmegaConf.update(cfg, f"trainer.{name}", True, force_add=True)
-    given = dict.fromkeys(("logger", "default_root_dir"))  # of a run
-    with pytest.raises(UserError, match=f"trainer.{name}=True: is passed by the program"):
-        assembly.plain_trainer(cfg, [], **given)

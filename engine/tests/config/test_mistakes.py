@@ -5,7 +5,7 @@ import os
 import pytest
 import torch
 
-from tests import conf, records
+from tests import conf, mistakes, records
 from tests.conftest import QUICK
 
 # What is typed for `leyden train`, and the words that refuse it.
@@ -229,11 +229,10 @@ LONG = [
     ),
     ("trainer=nothing", f"no such choice; there are {', '.join(names('trainer'))} (the library's)"),
 ]
-TYPED = [tuple(line.split("  =>  ")) for line in MISTAKES.strip().splitlines()]
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(("typed", "said"), TYPED + LONG, ids=lambda value: value[:40])
+@pytest.mark.parametrize(("typed", "said"), mistakes(MISTAKES) + LONG, ids=lambda value: value[:40])
 def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, typed, said):
     words = typed.split()
     place = (*QUICK, "sweep_name=s") if "-m" in words else (f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}",)

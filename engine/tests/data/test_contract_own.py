@@ -5,7 +5,6 @@ import pytest
 from leyden import assembly
 from leyden.testing.contracts import compose
 from tests.training.test_start import curves
-from tests.training.test_start_exact import assert_same_run, stopping
 
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
 
@@ -22,21 +21,6 @@ def test_what_is_missing_costs_that_feature_only(train):
     assert "samples: 200 train" in out
     _, _, err = train("b", *own("TrainingOnly"), "test=true", "objective.metric=train/acc", code=2)
     assert "test=true: the data have no test_dataloader" in err
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_loader_without_a_state_is_gone_on_with_from_the_end_of_an_epoch(train):
-    _, _, err = train("a", *own("Homemade"), "callbacks.checkpoint.every_n_steps=3", code=2)
-    assert (
-        "callbacks.checkpoint.every_n_steps=3: must be null, since a run can't resume within an epoch of these data"
-        in err
-    )
-    arguments = own("Homemade", "trainer.max_epochs=3")
-    whole, *_ = train("whole", *arguments)
-    with stopping(15):
-        train("stopped", *arguments, code=1)
-    stopped, *_ = train("stopped", *arguments, "resume=must")
-    assert_same_run(whole, stopped)
 
 
 def test_facts_reach_a_network(train):

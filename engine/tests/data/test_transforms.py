@@ -27,11 +27,3 @@ def test_standardize_gives_each_channel_mean_0_and_deviation_1():
 def test_a_constant_channel_does_not_divide_by_zero():
     black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     assert not Normalize.standardize_pixels([black])(black).any()
-
-
-def test_mnist_has_the_known_mean_and_deviation(mnist_root):
-    from tests.example import MNIST
-
-    normalize = Normalize.standardize_pixels([MNIST(str(mnist_root)).data[:, None]])
-    assert normalize.mean == pytest.approx((0.1307,), abs=1e-4)
-    assert normalize.std == pytest.approx((0.3081,), abs=1e-4)

@@ -1,6 +1,11 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
+from torch.utils.tensorboard import SummaryWriter
 
-from leyden.loggers import TensorBoard
+from leyden.loggers import TensorBoard, truncate_events
 from leyden.run.directory import Run
 from tests.callbacks.events import read, scalars
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -43,3 +48,81 @@ def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
     assert told() == []
     started(tmp_path, 3)
     assert told() == [3]
+
+
+def write(directory, steps, **kwargs):
+    """An event file with a scalar at each of the steps."""
+    before = set(directory.glob("events*"))
+    writer = SummaryWriter(str(directory), **kwargs)
+    for step in steps:
+        writer.add_scalar("a", step, step)
+    writer.close()
+    (path,) = set(directory.glob("events*")) - before
+    return path
+
+
+def date(path, time):
+    """Let it have been written at that time."""
+    name = path.name.split(".")
+    name[3] = f"{time:010d}"
+    return path.rename(path.with_name(".".join(name)))
+
+
+def steps(directory):
+    """All of them, in the order in which TensorBoard reads."""
+    events = (
+        event for path in sorted(directory.glob("events*")) for event in LegacyEventFileLoader(str(path)).Load()
+    )
+    return [event.step for event in events if event.summary.value]
+
+
+@pytest.mark.parametrize("time", [None, 2_000_000_000])
+def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path, time):
+    for start, end in ((0, 8), (5, 9), (7, 12)):
+        truncate_events(tmp_path, start)
+        path = write(tmp_path, range(start, end), purge_step=start or None)
+        if time:  # by a clock that goes backwards from start to start
+            date(path, time - start)
+    assert steps(tmp_path) == list(range(12))
+    truncate_events(tmp_path, 0)
+    assert steps(tmp_path) == []
+
+
+def test_what_an_older_program_has_left_to_tensorboard_is_dropped(tmp_path):
+    for time, start, end in ((1, 0, 8), (2, 5, 9), (3, 7, 12)):
+        date(write(tmp_path, range(start, end), purge_step=start or None), time)
+    assert steps(tmp_path) != list(range(12))
+    truncate_events(tmp_path, 11)
+    assert steps(tmp_path) == list(range(11))
+
+
+@given(end=st.floats(0, 1), step=st.integers(0, 12))
+def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, step):
+    directory = tmp_path_factory.mktemp("torn")
+    path = write(directory, range(10))
+    content = path.read_bytes()
+    path.write_bytes(content[: int(end * len(content))])
+    try:
+        whole = steps(directory)
+    except Exception:  # TensorBoard does not read a file of which the first record is torn
+        whole = []
+    truncate_events(directory, step)
+    assert steps(directory) == [kept for kept in whole if kept < step]
+    write(directory, range(20, 22))
+    assert steps(directory) == [*(kept for kept in whole if kept < step), 20, 21]
+
+
+def test_a_damaged_event_costs_no_other(tmp_path):
+    path = write(tmp_path, range(10))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 255
+    path.write_bytes(content)
+    truncate_events(tmp_path, 10)
+    assert len(steps(tmp_path)) == 9
+
+
+def test_the_row_for_hparams_is_left_alone(tmp_path):
+    row = write(tmp_path, range(10)).rename(tmp_path / "hparams.tfevents")
+    before = row.read_bytes()
+    truncate_events(tmp_path, 3)
+    assert row.read_bytes() == before

@@ -43,7 +43,7 @@ def steps(page: str) -> list[Step]:
             named = re.search(r"in `((?:src|conf)/\S+)`:\n\n$", text[: match.start()])
             if named:  # the file's first line is another one
                 path, rest = named[1], match["block"]
-            if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_docs.py
+            if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_space.py
                 found.append(Step(line, path=path, text=rest if path else match["block"]))
         elif match["inline"]:
             words = match["inline"].split()

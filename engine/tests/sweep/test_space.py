@@ -2,9 +2,11 @@
 
 import itertools
 import math
+import re
 
 import optuna
 import pytest
+import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from leyden.config.errors import UserError
 from leyden.sweep.space import override_text
 from leyden.sweep.study import draw, try_sampler
+from tests import ENGINE
 from tests.sweep import spaces
 from tests.sweep.spaces import grid, space
 
@@ -210,3 +213,29 @@ def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypat
     assert "sweep.space=tests.sweep.spaces.returning: " in err
     assert "Traceback" not in out + err
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("trainer.max_epochs=100000000",),
+        ("-m", "seed=range(10,0,-1000000000000000)"),
+        ("-m", "seed=range(1000000,1000003)"),
+        ("-m", "sweep=random", "hydra.sweeper.num_trials=1000000000"),
+    ],
+)
+def test_a_large_number_that_is_no_number_of_jobs_starts(cli, arguments):
+    code, _, err = cli("train", *arguments, "dry_run=true")
+    assert code == 0, err
+
+
+TEXT = (ENGINE / "docs" / "sweeps.md").read_text()
+FILES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_each_file_has_its_jobs():
+    assert FILES
+    for text in FILES:
+        content = yaml.safe_load(text)
+        found = grid(params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"])
+        assert len(found) == int(re.search(r"^# (\d+) jobs$", text, re.MULTILINE)[1])

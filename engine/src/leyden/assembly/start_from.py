@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.nn.parameter import is_lazy
@@ -161,7 +160,7 @@ class StartingPoint:
     def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check that a module on any device, including the meta device, can start here."""
 
-    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Load what a module takes before training, and check the rest; the run directory does not change."""
 
     def begin(self, run: Run) -> Path | None:
@@ -192,7 +191,7 @@ class Resumed(StartingPoint):
         if is_main_process():
             _warn_of_other_versions(self.run)
 
-    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check that the run can resume here; its content is released, which frees its memory.
 
         Raises:
@@ -269,7 +268,7 @@ class InitFrom(StartingPoint):
         """Check that the weights fit a module; see `fitting`."""
         self.fitting(module)
 
-    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Load the weights into a module, and release them; excluded ones stay as initialised.
 
         Raises:
@@ -294,7 +293,8 @@ class InitFrom(StartingPoint):
         names = [name for name in {**self.weights, **own} if name not in settings]
         with user_errors("init_exclude"):
             excluded = {*match_names(names, self.exclude)}
-        shapes = {name: (_shape(self.weights, name), _shape(own, name)) for name in names if name not in excluded}
+        there, here = _shapes(self.weights), _shapes(own)
+        shapes = {name: (there.get(name, ABSENT), here.get(name, ABSENT)) for name in names if name not in excluded}
         wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
         layers = dict.fromkeys(map(_layer, wrong))
         if all(_layer(name) in layers for name in shapes):
@@ -323,13 +323,10 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
     directory, _, name = cfg.init_from.rpartition("@")
     if name not in ("best", "last"):
         directory, name = cfg.init_from, "best"
-    path = Path(directory) / "checkpoints" / f"{name}.ckpt"
+    if not Path(directory).is_dir():
+        raise UserError(f"init_from={directory}: no such folder; must be a run directory, or null")
+    path = _find_checkpoint("init_from", Path(directory), name)
     with user_errors(f"init_from: {path}"):
-        if not Path(directory).is_dir():
-            raise UserError(f"init_from={directory}: no such folder; must be a run directory, or null")
-        if problem := damage(path):
-            names = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
-            raise UserError(f"init_from: {path}: {problem} (checkpoints there: {names}; DIR@last is the last one)")
         return _read_weights(path, exclude)
 
 
@@ -345,13 +342,6 @@ def _read_weights(path: Path, exclude: Sequence[str]) -> InitFrom:
     if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
         raise ValueError("not the checkpoint of a run: it has no weights")
     return InitFrom(path, sha256, weights, exclude)
-
-
-def _shape(weights: Mapping[str, Any], name: str) -> str:
-    if name not in weights:
-        return "absent"
-    weight = weights[name]
-    return str(tuple(weight.shape)) if isinstance(weight, torch.Tensor) else f"a {type(weight).__name__}"
 
 
 def _init_exclude_override(patterns: Sequence[str]) -> str:
@@ -439,25 +429,20 @@ class Fork(Resumed):
         """
         assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
-        parent = _shapes(self.content["state_dict"])
-        own = _shapes(module.state_dict())
         # The first batch sets the shape of a lazy layer's weights.
         lazy = {name for name, weight in module.state_dict().items() if is_lazy(weight)}
-        if different := [
-            name for name in {**parent, **own} if parent.get(name) != own.get(name) and name not in lazy
-        ]:
-            name = different[0]
-            raise UserError(
-                f"fork: {self.path}: {name} is {parent.get(name, 'absent')} there and {own.get(name, 'absent')} here; a fork "
-                "must keep the network of its parent"
-            )
+        for name, (a, b) in differing(_shapes(self.content["state_dict"]), _shapes(module.state_dict())).items():
+            if name not in lazy:
+                raise UserError(
+                    f"fork: {self.path}: {name} is {a} there and {b} here; a fork must keep the network of its parent"
+                )
         if kept_facts(self.content, self.path) != facts_of(data):
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
 
-    def load(self, module: L.LightningModule, data: L.LightningDataModule, trainer: RunTrainer) -> None:
+    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check the shapes, then as a run that resumes; see both."""
         self.check_shapes(module, data)
-        super().load(module, data, trainer)
+        super().load(module, data)
 
     def begin(self, run: Run) -> Path:
         """Fill a run directory as if its run had been interrupted at this step.
@@ -505,7 +490,7 @@ def read_fork(cfg: DictConfig) -> Fork:
     """
     parent, name = parse_fork(cfg.fork, trust=cfg.trust)
     parent.check_owner()
-    path = _find_checkpoint(parent, name)
+    path = _find_checkpoint("fork", parent.directory, name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
@@ -514,22 +499,22 @@ def read_fork(cfg: DictConfig) -> Fork:
     return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
 
 
-def _find_checkpoint(parent: Run, name: str) -> Path:
-    """Return the path of a checkpoint by name; for `epoch_N`, also of a `last.ckpt` or `best.ckpt` of that epoch.
+def _find_checkpoint(key: str, directory: Path, name: str) -> Path:
+    """Return the path of another run's checkpoint by name; for `epoch_N`, also of a `last` or `best` one of that epoch.
 
     Raises:
         UserError: The checkpoint is missing or damaged.
     """
-    folder = parent.directory / "checkpoints"
+    folder = directory / "checkpoints"
     path = folder / f"{name}.ckpt"
-    if parent.config and not path.exists() and name.startswith("epoch_"):
+    if not path.exists() and name.startswith("epoch_"):
         for other in (folder / "last.ckpt", folder / "best.ckpt"):
             if not damage(other) and num_epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
                 return other
     if problem := damage(path):
         names = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
         raise UserError(
-            f"fork: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
+            f"{key}: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
         )
     return path
 
@@ -554,9 +539,11 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
     return None
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the shape of each weight; () for a module's extra state and for a lazy layer without a shape yet."""
+def _shapes(state: Mapping[str, Any]) -> dict[str, str]:
+    """Return the shape of each weight as text; the type of what is no tensor or, in a lazy layer, has no shape yet."""
     return {
-        name: tuple(each.shape) if isinstance(each, Tensor) and not is_lazy(each) else ()
+        name: str(tuple(each.shape))
+        if isinstance(each, Tensor) and not is_lazy(each)
+        else f"a {type(each).__name__}"
         for name, each in state.items()
     }

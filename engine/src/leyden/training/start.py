@@ -133,7 +133,7 @@ def _start(
     parts = build(cfg, run, beginning, requeue_signal=requeue_signal, pictures=pictures)
     test = parts.check(test=test)
     step = beginning.step if beginning.recorded is None else 0
-    beginning.load(parts.module, parts.data, parts.trainer)  # the last check before the run directory changes
+    beginning.load(parts.module, parts.data)  # the last check before the run directory changes
     if test and is_main_process():
         check_test_evaluations(cfg.outputs)
     trainer = parts.trainer.trainer

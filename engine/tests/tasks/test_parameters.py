@@ -5,7 +5,7 @@ import torch
 
 from tests.conftest import SMALL, weights
 from tests.tasks.test_task_own import PLAIN
-from tests.training.test_start import train  # noqa: F401 - a fixture
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 @pytest.mark.parametrize(
@@ -42,3 +42,12 @@ def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, move
     assert torch.equal(end["network.layers.1.running_mean"], torch.zeros(32)) != moves
     assert torch.equal(end["network.layers.1.running_var"], torch.ones(32)) != moves
     assert not torch.equal(end["network.layers.5.running_mean"], torch.zeros(64))
+
+
+BIASES = '+optimizer.groups.biases={match: "*.bias", lr: 0.01}'
+
+
+def test_a_group_has_a_learning_rate_of_its_own(train):  # noqa: F811
+    run, *_ = train("a", "callbacks=default", BIASES, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    rates = {name: value for _, name, value in curves(run) if name.startswith("lr")}
+    assert rates == {"lr_0": 0.001, "lr_1": 0.01}
