@@ -481,7 +481,7 @@ def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
     # The smallest is always on the front; those on it are better the larger they are.
     values = sorted((trial.values[1], trial.values[0]) for trial in found)
     front = [(size, acc) for n, (size, acc) in enumerate(values) if all(acc > other for _, other in values[:n])]
-    assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 runs" in output
+    assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 settings" in output
     assert output.count("leyden evaluate run=") == len(front)
     lines = output.splitlines()
     for value, command in ((lines[n - 1], line) for n, line in enumerate(lines) if "leyden evaluate run=" in line):
