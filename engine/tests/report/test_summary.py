@@ -309,6 +309,7 @@ def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
         assert "Four of five rows worse by " in text
         assert text.count("Row 4: fewer than 3 seeds") == 1
         assert "Row 1 was chosen by its values" in text
+        assert f"compare {tmp_path} a=optimizer.lr=1 b=optimizer.lr=2" in text
     assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
 
 

@@ -149,7 +149,7 @@ def compare(
     others = {
         directory: [record for record in records if id(record) not in known] for directory, records in read.items()
     }
-    narrow([*a, *b])
+    narrow([record for records in read.values() for record in records])
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
@@ -258,17 +258,14 @@ def _answer(
 
 def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:
     """Return the finished settings of a folder that are on no side, and have the sides' data and objectives."""
-    model = sides[0].row.finished[0]
-    same = [
-        record
-        for record in records
-        if len(record.objectives) == len(model.objectives) and record.data == model.data
-    ]
+    num = len(sides[0].row.finished[0].objectives)
+    same = [record for record in records if len(record.objectives) == num]
     if not same:
         return []
-    narrow(same)
     fill_choices(same)
-    return [row for row in merge_rows(same, sides[0].averaged) if row.finished]
+    rows = [row for row in merge_rows(same, sides[0].averaged) if row.finished]
+    assign_data([sides[0].row, *rows], sides[0].averaged)
+    return [row for row in rows if row.data == sides[0].row.data]
 
 
 def _look(sides: Sequence[Side]) -> int:

@@ -2,7 +2,9 @@
 
 import io
 import itertools
+import json
 import os
+import re
 import shlex
 import statistics
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -86,6 +88,22 @@ def best_remarks(
     return lines
 
 
+def _next_command(directory: Path, rows: Mapping[int, Row], like_best: Sequence[bool | None]) -> list[str]:
+    """Return the command that compares the best row with the next one that may be the best; empty if there is none."""
+    first, second, *_ = [*(number for number in rows if like_best[number]), None, None]
+    if first is None or second is None:
+        return []
+    sides = []
+    for name, number in zip("ab", (first, second), strict=True):
+        values = {key: json.dumps(value).replace(" ", "") for key, value in rows[number].choices.items()}
+        texts = [f"{key}={value.strip(chr(34))}" for key, value in values.items()]
+        if not all(re.fullmatch(r"[^\s<>()\"'!]+", text) for text in texts):  # not a plain word in a condition
+            return []
+        sides.append(shlex.quote(f"{name}={' and '.join(texts)}"))
+    what = f"Rows {first + 1} and {second + 1} beside each other:"
+    return [what, f"    {leyden_command('compare')} {shlex.quote(str(directory))} {' '.join(sides)}"]
+
+
 def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
@@ -142,6 +160,7 @@ def summarize(
     table = _Table(rows, metrics, averaged, marked.like_best)
     notes = _notes(rows, averaged, marked)
     last = [line for part in best for line in best_remarks(rows, averaged, part, objectives, directory, failed)]
+    last += [line for part in by_data(rows) for line in _next_command(directory, part, marked.like_best)]
     if over == "data" and len(objectives) == 1:
         over_sets = over_data_sets(rows, averaged, objectives[0].mode)
         ranks = (
