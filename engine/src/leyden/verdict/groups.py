@@ -128,10 +128,8 @@ def samples_of(groups: Sequence[Group]) -> Samples:
     is_uneven = len(groups) == 2 and max(map(len, columns)) > 2 * min(map(len, columns))
     return Samples(
         tuple(
-            Sample(len(column), mean, variance, freedom, overlap, tuple(shape))
-            for column, mean, variance, freedom, shape in zip(
-                columns, means, variances, freedoms, rest, strict=True
-            )
+            Sample(len(column), mean, variance, freedom, overlap, tuple(column))
+            for column, mean, variance, freedom in zip(columns, means, variances, freedoms, strict=True)
         ),
         len(shared) * are_pairs,
         typical,
