@@ -305,6 +305,19 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     holds(f"normal values are named, n = {num}", false, NUM, high=0.02)
 
 
+@pytest.mark.parametrize("num_rows", [3, 4, 5])
+@pytest.mark.parametrize("num", [4, 10])
+@pytest.mark.parametrize("shared", [0.0, 0.9])
+def test_normal_values_of_a_table_are_seldom_named(num_rows, num, shared):
+    source, repetitions = random.Random(16), 500
+    false = sum(
+        "Not normal"
+        in "".join(ranking.shape_remarks(samples_of(table(source, [0.0] * num_rows, num, None, shared)), ""))
+        for _ in range(repetitions)
+    )
+    holds(f"normal values are named, {num_rows} rows, n = {num}, shared {shared:g}", false, repetitions, high=0.02)
+
+
 @pytest.mark.parametrize("num", [5, 10])
 def test_over_splits_the_interval_is_wide_enough(num):
     """Values of random splits of one data set are correlated as Nadeau and Bengio assume."""

@@ -434,6 +434,7 @@ def contenders(
     for part in parts:
         groups = [row.group(averaged) for row in part.values()]
         is_plain = "seed" in averaged and not any(group.overlap for group in groups)
+        gone = [place for place, row in enumerate(part.values()) if setting_name(row) in excluded]
         found = rank(
             groups,
             mode,
@@ -444,13 +445,13 @@ def contenders(
                 for row, group in zip(part.values(), groups, strict=True)
                 if len(group.values) >= MIN_VALUES
             ),
-            excluded=[place for place, row in enumerate(part.values()) if setting_name(row) in excluded],
+            excluded=gone,
             numbers=[number + 1 for number in part],
             among=f" of rows {min(part) + 1} to {max(part) + 1}" * (len(parts) > 1),
         )
         like_best += found.like_best
         remarks |= dict.fromkeys(found.remarks)
-        if found.samples:
+        if found.samples or gone:
             remarks |= dict.fromkeys(assumptions([*part.values()], averaged, look))
     return Contenders(like_best, [*remarks])
 

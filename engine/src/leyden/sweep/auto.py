@@ -126,17 +126,19 @@ class _Rounds:
         counted: list[Record] = [
             record for tested in parts if len(tested) > 1 for row in tested for record in row.finished
         ]
-        if not counted:
-            return []
-        mode = found[0].objectives[0].mode
-        look = count_look(directory, "summary", values_of(counted))
-        likely = contenders(rows, averaged, mode, look, self.excluded).like_best
-        self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
-        path = directory / "sweep.json"
-        write_whole(path, json.dumps({**read_json(path, {}), "excluded": self.excluded}) + "\n")
+        likely: list[bool | None] = [None] * len(rows)
+        if counted:  # otherwise so many runs have failed that none can be told apart yet
+            mode = counted[0].objectives[0].mode
+            look = count_look(directory, "summary", values_of(counted))
+            likely = contenders(rows, averaged, mode, look, self.excluded).like_best
+            self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
+            path = directory / "sweep.json"
+            write_whole(path, json.dumps({**read_json(path, {}), "excluded": self.excluded}) + "\n")
         kept: list[int] = []
         for part in by_data(rows):
             of_part = [row for number, row in part.items() if likely[number] is not False and row.finished]
             if len(of_part) > 1:
-                kept += [self.setting_of[row.records[0].run.directory] for row in of_part]
+                kept += [
+                    self.setting_of[each.run.directory] for row in of_part for each in row.records
+                ]  # also of folds
         return sorted(dict.fromkeys(kept))

@@ -149,9 +149,9 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
     check_sweep_size(f"sweep.seeds={num}", num)
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
-        raise UserError(f"sweep.seeds={num}: sweep.average_over={list(averaged)} must contain seed")
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed")
     if num > 1 and "seed" in keys:
-        raise UserError(f"sweep.seeds={num}: the sweep is over seed itself; remove one of the two")
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two")
     return num
 
 

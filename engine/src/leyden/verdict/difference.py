@@ -213,7 +213,7 @@ def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
     return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
 
 
-def not_normal(samples: Sequence[Sequence[float]], typical: float = 0.0) -> str:
+def not_normal(samples: Sequence[Sequence[float]], spreads: Sequence[float] = ()) -> str:
     """Return why values are unlike those that Student's t assumes; empty if nothing is conspicuous.
 
     Reported are a value that is too far from the others of its sample (its deleted residual, at a level of 1 % over all
@@ -221,7 +221,7 @@ def not_normal(samples: Sequence[Sequence[float]], typical: float = 0.0) -> str:
 
     Args:
         samples: The values that are tested: the differences of pairs, or the values of each group.
-        typical: The groups' typical standard deviation; 0 to compare two groups with each other.
+        spreads: The groups' typical standard deviation and the largest; empty to compare two groups with each other.
     """
     shaped = [sorted(sample) for sample in samples if len(sample) >= MIN_SHAPED]
     num_values = sum(map(len, shaped))
@@ -234,11 +234,10 @@ def not_normal(samples: Sequence[Sequence[float]], typical: float = 0.0) -> str:
             spread = max(statistics.stdev(others), TINY * max(map(abs, values)))
             if abs(value - statistics.fmean(others)) > threshold * spread:
                 return f"{value:.4g} is far from the {len(others)} others ({others[0]:.4g} to {others[-1]:.4g})"
-    deviations = sorted(map(statistics.stdev, samples))
-    low = typical or (deviations[0] if len(deviations) == 2 else math.inf)
-    is_few = not typical and min(map(len, samples), default=0) < MIN_SHAPED
-    if deviations and deviations[-1] > (MAX_RATIO_OF_FEW if is_few else MAX_SPREAD_RATIO) * low:
-        return f"standard deviations of {low:.2g} and {deviations[-1]:.2g}"
+    is_few = not spreads and min(map(len, samples), default=0) < MIN_SHAPED
+    low, high = spreads or (sorted(map(statistics.stdev, samples)) if len(samples) == 2 else (1.0, 1.0))
+    if high > (MAX_RATIO_OF_FEW if is_few else MAX_SPREAD_RATIO) * low:
+        return f"standard deviations of {low:.2g} and {high:.2g}"
     return ""
 
 

@@ -125,7 +125,7 @@ def samples_of(groups: Sequence[Group]) -> Samples:
     # Of two groups with few and many values, Welch's degrees of freedom are too many if the few happen to be close.
     is_uneven = are_two and max(map(len, columns)) > 2 * min(map(len, columns))
     each = tuple(
-        Sample(len(column), mean, variance, freedom, overlap, tuple(shape))
+        Sample(len(column), mean, variance, freedom, overlap, tuple(shape if are_two else column))
         for column, mean, variance, freedom, shape in zip(columns, means, variances, freedoms, shapes, strict=True)
     )
     return Samples(each, len(shared) * are_pairs, typical, min(freedoms) if is_uneven else math.inf)

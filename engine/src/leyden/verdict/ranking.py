@@ -156,7 +156,8 @@ def optimism(samples: Samples, kept: Sequence[int]) -> float:
 def shape_remarks(samples: Samples, unit: str) -> list[str]:
     """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen."""
     shapes = [*dict.fromkeys(sample.shape for sample in samples.each)]
-    why = not_normal(shapes, math.sqrt(samples.typical.variance) if samples.typical else 0.0)
+    spreads = samples.typical and (samples.typical.variance, max(sample.variance for sample in samples.each))
+    why = not_normal(shapes, tuple(map(math.sqrt, spreads)) if spreads else ())
     remarks = [f"Not normal: {why}.", "Student's t assumes normal values; it may claim too much."] if why else []
     unseen = unseen_failures(min(sample.num for sample in samples.each), unit)
     return [*remarks, unseen] if unseen else remarks
