@@ -11,12 +11,13 @@ import statistics
 
 import pytest
 
+from leyden.training.trained import mean_text
 from leyden.verdict import difference, quantiles, ranking
-from leyden.verdict.difference import decide, look_level, mean_text, not_normal, verdict
+from leyden.verdict.difference import decide, look_level, not_normal
 from leyden.verdict.groups import Group, samples_of
 from leyden.verdict.ranking import optimism, pair_level, rank, rank_over_sets
 from tests.report.test_ranking import contenders, row
-from tests.verdict.test_difference import apart, draw, paired
+from tests.verdict.test_difference import apart, draw, paired, shapes, verdict
 
 pytestmark = pytest.mark.slow
 NUM = 2000  # repetitions
@@ -292,7 +293,7 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
         unseen += 0.1 not in columns[0]
         if columns[0].count(0.1) == 1:
             shown += 1
-            named += bool(not_normal(found.samples))
+            named += bool(not_normal(shapes(*apart(*columns))))
     print(
         f"coverage where one seed in ten of one setting collapses, n = {num}: {100 * covered / NUM:.1f} % of {NUM}"
     )
@@ -300,8 +301,8 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
     said = difference.unseen_failures(num, "seeds")
     assert f"in {100 * 0.9**num:.0f} %." in said
-    normal = (verdict(*apart(draw(source, num), draw(source, num)), "max") for _ in range(NUM))
-    false = sum(bool(not_normal(found.samples)) for found in normal)
+    normal = (shapes(*apart(draw(source, num), draw(source, num))) for _ in range(NUM))
+    false = sum(bool(not_normal(each)) for each in normal)
     holds(f"normal values are named, n = {num}", false, NUM, high=0.02)
 
 

@@ -1,6 +1,5 @@
 """Verdicts on any table: what is a setting, what is refused, and the sentences."""
 
-import json
 import math
 import random
 from decimal import Decimal
@@ -61,7 +60,6 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
     (tmp_path / "a.tsv").write_text(
         "\n".join(["\t".join(names), *("\t".join(map(str, row.values())) for row in rows)])
     )
-    (tmp_path / "a.json").write_text(json.dumps(rows))
 
     (tmp_path / "b.csv").write_text((tmp_path / "a.csv").read_text().replace(",", ";"), encoding="utf-8-sig")
     indexed = ["," + ", ".join(names), *(f"{n}," + ", ".join(map(str, row.values())) for n, row in enumerate(rows))]
@@ -79,7 +77,7 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
         def to_dicts(self):
             return rows
 
-    files = ("a.csv", "b.csv", "c.csv", "a.tsv", "a.json")
+    files = ("a.csv", "b.csv", "c.csv", "a.tsv")
     texts = {
         str(verdict.rank(each, "acc", mode="max"))
         for each in (rows, Frame(), Polars(), *(verdict.read(tmp_path / name) for name in files))
@@ -211,9 +209,6 @@ def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(call, said):
         ("a.csv", b"a,b\n1,2,3\n"),
         ("a.csv", b"a,b,a\n1,2,3\n"),
         ("a.csv", b"\xff\xfe\x00"),
-        ("a.json", b"{}"),
-        ("a.json", b"[1]"),
-        ("a.json", b"[" * 100000),
         ("a.csv", b'"' + b"x" * 200000),
     ],
 )

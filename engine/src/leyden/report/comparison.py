@@ -36,7 +36,6 @@ from leyden.verdict.difference import (
     Verdict,
     decide,
     look_level,
-    share_of_wins,
     why_undecided,
 )
 from leyden.verdict.groups import MIN_VALUES, Group, samples_of
@@ -254,6 +253,29 @@ def _answer(
         shape = shape_remarks(samples, "seeds")
     wins = share_of_wins(groups[0], groups[1], objective.mode, in_pairs=bool(found.num_pairs))
     return Answer(objective, found, wins, (measured[0], measured[1]), shape)
+
+
+def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
+    """Return the probability that a run of a is better than one of b; ties count half.
+
+    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
+
+    Args:
+        a: The first group.
+        b: The second group.
+        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
+        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
+
+    Example:
+        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
+        >>> share_of_wins(a, b, "max", in_pairs=True)
+        0.625
+    """
+    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
+    if not in_pairs:
+        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
+    sign = -1 if mode == "min" else 1
+    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
 
 
 def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:

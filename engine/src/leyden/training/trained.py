@@ -2,8 +2,9 @@
 
 import contextlib
 import functools
+import math
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,10 @@ from leyden.run.evaluations import check_test_evaluations, record_test_evaluatio
 from leyden.run.record import RECORD
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
-from leyden.verdict.difference import mean_text
+from leyden.verdict.difference import LEVEL
+from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.numbers import is_finite, metric_digits, metric_text
+from leyden.verdict.quantiles import t_quantile
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
@@ -289,6 +293,26 @@ def evaluate_row(
         return where, runs[0], shown, message
     means = {name: statistics.fmean(values) for name, values in columns.items()}
     return where, runs[0], shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
+
+
+def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
+    """Return a mean with its 95 % interval by Student's t, as text; without the interval if there is none.
+
+    Args:
+        values: The values.
+        overlap: As in `Group`.
+
+    Example:
+        >>> mean_text([0.97, 0.98, 0.96])
+        '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
+    """
+    mean = statistics.fmean(values)
+    if len(values) < MIN_VALUES or not all(map(is_finite, values)) or not (spread := statistics.stdev(values)):
+        return f"{metric_text(mean)} (n = {len(values)})"
+    half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
+    in_digits = metric_digits(mean, half)
+    ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
+    return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"
 
 
 @undisturbed()

@@ -5,8 +5,8 @@ import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from leyden.verdict.groups import MIN_VALUES, TINY, Group, Samples, samples_of
-from leyden.verdict.numbers import is_finite, metric_digits, metric_text
+from leyden.verdict.groups import MIN_VALUES, TINY, Group, Samples
+from leyden.verdict.numbers import is_finite
 from leyden.verdict.quantiles import detectable_size, t_quantile
 
 LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
@@ -55,7 +55,6 @@ class Verdict:
         level: Significance level, 1 minus the confidence.
         next_level: Significance level of the next look at this comparison, with more runs.
         mode: `min` or `max`, the better direction; empty if it is unknown.
-        samples: The values whose distribution is assumed to be normal.
     """
 
     nums: tuple[int, int]
@@ -72,7 +71,6 @@ class Verdict:
     level: float = LEVEL
     next_level: float = LEVEL
     mode: str = ""
-    samples: tuple[tuple[float, ...], ...] = ()
 
     def in_words(self, a: str, b: str) -> str:
         """Return the verdict in one line, with these names of the groups."""
@@ -151,36 +149,7 @@ def decide(
         level=level,
         next_level=next_level,
         mode=mode,
-        samples=tuple(dict.fromkeys((first.shape, second.shape))),
     )
-
-
-def verdict(
-    a: Group, b: Group, mode: str, level: float = LEVEL, next_level: float | None = None, margin: float = 0.0
-) -> Verdict:
-    """Compare two groups that stand alone, as `samples_of` does: in pairs, or by Welch's test.
-
-    For values from folds, the variance is corrected (Nadeau and Bengio, Inference for the generalization error, Machine
-    Learning 52, 2003).
-
-    Args:
-        a: The first group.
-        b: The second group.
-        mode: `min` or `max`, the better direction; empty if it is unknown.
-        level: Significance level, 1 minus the confidence of the interval.
-        next_level: Significance level of the next look; None for the same.
-        margin: Largest difference that does not matter; 0 for none.
-
-    Example:
-        >>> a, b = (Group(dict(enumerate(values))) for values in ((0.97, 0.98, 0.96), (0.93, 0.95, 0.92)))
-        >>> found = verdict(a, b, "max")
-        >>> found.in_words("a", "b"), found.num_pairs, [round(end, 4) for end in found.interval]
-        ('a is better', 0, [0.0055, 0.0679])
-    """
-    why = why_undecided([a, b])
-    if why:
-        return Verdict((len(a.values), len(b.values)), why=why, level=level, mode=mode)
-    return decide(samples_of([a, b]), 0, 1, mode, level, next_level, margin)
 
 
 def why_undecided(groups: Sequence[Group]) -> str:
@@ -188,29 +157,6 @@ def why_undecided(groups: Sequence[Group]) -> str:
     if not all(is_finite(value) for group in groups for value in group.values.values()):
         return "can't be decided: a value is not finite"
     return "n too small to tell" * (min(len(group.values) for group in groups) < MIN_VALUES)
-
-
-def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
-    """Return the probability that a run of a is better than one of b; ties count half.
-
-    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
-
-    Args:
-        a: The first group.
-        b: The second group.
-        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
-        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
-
-    Example:
-        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
-        >>> share_of_wins(a, b, "max", in_pairs=True)
-        0.625
-    """
-    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
-    if not in_pairs:
-        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
-    sign = -1 if mode == "min" else 1
-    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
 
 
 def not_normal(samples: Sequence[Sequence[float]], spreads: Sequence[float] = ()) -> str:
@@ -254,23 +200,3 @@ def unseen_failures(num: int, unit: str) -> str:
         if unseen < MAX_UNSEEN
         else f"Of {num} {unit}, one that fails in ten remains unseen in {100 * unseen:.0f} %."
     )
-
-
-def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
-    """Return a mean with its 95 % interval by Student's t, as text; without the interval if there is none.
-
-    Args:
-        values: The values.
-        overlap: As in `Group`.
-
-    Example:
-        >>> mean_text([0.97, 0.98, 0.96])
-        '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
-    """
-    mean = statistics.fmean(values)
-    if len(values) < MIN_VALUES or not all(map(is_finite, values)) or not (spread := statistics.stdev(values)):
-        return f"{metric_text(mean)} (n = {len(values)})"
-    half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
-    in_digits = metric_digits(mean, half)
-    ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
-    return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"

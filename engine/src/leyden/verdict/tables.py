@@ -3,7 +3,6 @@
 import csv
 import fnmatch
 import io
-import json
 import math
 import numbers
 import statistics
@@ -35,9 +34,9 @@ Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
-    """Read a table: CSV with a header, or JSON as a list of objects. Numbers become numbers; an empty cell is None.
+    """Read a table, CSV with a header. Numbers become numbers; an empty cell is None.
 
-    CSV may be separated by commas, semicolons or tabs. A column without a name, such as an index, is left out.
+    Cells may be separated by commas, semicolons or tabs. A column without a name, such as an index, is left out.
 
     Raises:
         TableError: The file can't be read as a table.
@@ -45,16 +44,11 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8-sig")
-        if path.suffix == ".json":
-            rows = json.loads(text)
-            if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-                raise TableError(f"{path}: must be a list of objects")
-            return rows
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
         file = io.StringIO(text, newline="")  # cells may have line breaks
         lines = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
         found = [*lines]
-    except (OSError, UnicodeError, ValueError, RecursionError, csv.Error) as error:
+    except (OSError, UnicodeError, ValueError, csv.Error) as error:
         raise TableError(f"{path}: can't be read as a table ({error})") from error
     if any(None in row for row in found):
         raise TableError(f"{path}: a row has more cells than the header")
