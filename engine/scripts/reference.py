@@ -14,23 +14,23 @@ from mkdocs.structure.files import File, Files
 from leyden.config.paths import SRC, own_packages
 
 PAGES = {
-    "tasks": ("Tasks", "task classification regression autoencoder language parameters"),
-    "data": ("Data", "contract facts splits in_memory streamed tensors table text folder transforms"),
+    "tasks": ("Tasks", "leyden.tasks task"),
+    "data": ("Data", "contract splits in_memory streamed table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
     "callbacks": ("Callbacks", "display checkpoint averaging fingerprint"),
-    "pictures": ("Pictures", "base curves outputs"),
-    "loggers": ("Loggers", "tensorboard metrics_csv mlflow wandb"),
-    "exact": ("Exact resume", "exact.fit exact.marks exact.checkpoint exact.stop"),
-    "verdict": ("Verdicts", "verdict.tables verdict.ranking verdict.difference verdict.groups"),
-    "runs": ("Runs", "run.directory run.result training.trained training.predict"),
+    "pictures": ("Pictures", "curves outputs"),
+    "loggers": ("Loggers", "leyden.loggers"),
+    "exact": ("Exact resume", "fit marks checkpoint stop"),
+    "verdict": ("Verdicts", "tables ranking difference groups"),
+    "runs": ("Runs", "leyden.run.directory leyden.run.result leyden.training.trained leyden.training.predict"),
 }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page per kind."""
     for kind, (title, names) in PAGES.items():
-        modules = [f"leyden.{name if '.' in name else f'{kind}.{name}'}" for name in names.split()]
+        modules = [name if name.startswith("leyden.") else f"leyden.{kind}.{name}" for name in names.split()]
         for own in own_packages(kind):
             modules += [f"{own}.{kind}.{path.stem}" for path in sorted((SRC / own / kind).glob("[!_]*.py"))]
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
