@@ -253,7 +253,7 @@ def _answer(
                 tested += [group] * (not why_undecided([group]))
         samples = samples_of(tested)
         found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
-        shape = shape_remarks(samples, "seeds")
+        shape = shape_remarks(samples, "seeds", min(len(group.values) for group in groups))
     better = improvement(groups[0], groups[1], objective.mode, found)
     return Answer(objective, found, better, (measured[0], measured[1]), shape)
 

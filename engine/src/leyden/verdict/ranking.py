@@ -159,13 +159,19 @@ def optimism(samples: Samples, kept: Sequence[int]) -> float:
     return expected_maximum(len(kept)) * error
 
 
-def shape_remarks(samples: Samples, unit: str) -> list[str]:
-    """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen."""
+def shape_remarks(samples: Samples, unit: str, num: int = 0) -> list[str]:
+    """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen.
+
+    Args:
+        samples: The values of all rows.
+        unit: As in `rank`.
+        num: Number of values of each compared row; 0 for the smallest number of all rows.
+    """
     shapes = [*dict.fromkeys(sample.shape for sample in samples.each)]
     spreads = samples.typical and (samples.typical.variance, max(sample.variance for sample in samples.each))
     why = not_normal(shapes, tuple(map(math.sqrt, spreads)) if spreads else ())
     remarks = [f"Not normal: {why}.", "Student's t assumes normal values; it may claim too much."] if why else []
-    unseen = unseen_failures(min(sample.num for sample in samples.each), unit)
+    unseen = unseen_failures(num or min(sample.num for sample in samples.each), unit)
     return [*remarks, unseen] if unseen else remarks
 
 
