@@ -205,7 +205,12 @@ class RankingOverSets:
         num = len(self.mean_ranks)
         if self.critical is None:
             least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
-            return [f"{self.num_sets} data sets with all settings are too few to rank over: that takes {least}."]
+            sets = (
+                f"{self.num_sets} data sets with all settings are"
+                if self.num_sets != 1
+                else "1 data set with all settings is"
+            )
+            return [f"{sets} too few to rank over: that takes {least}."]
         return [
             f"Over {self.num_sets} data sets, mean ranks closer than {self.critical:.2f} can't be told apart",
             f"(critical difference of Nemenyi's test at {100 * LEVEL:g} %; Demšar, 2006).",
