@@ -65,6 +65,13 @@ def test_looks_at_a_table_are_counted_beside_it(called, results):
             "mode=up: must be min or max",
         ),
         (compare, (".", "metric=acc", "a=model=mlp", "b=model=moe"), "metric=acc: is for a table in a file"),
+        (
+            compare,
+            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "over=splits"),
+            "over=splits: is for runs, not for a table",
+        ),
+        (compare, ("results.csv", "metric=acc", "a=seed=0", "b=model=moe"), "a: seed is no setting"),
+        (summarize, ("results.csv", "metric=acc", "mode=max", "failed=worst"), "failed=worst: is for runs"),
         (summarize, ("results.csv", "metric=acc"), "mode=: must be min or max"),
         (summarize, ("results.csv", "metric=acc", "mode=max", "over=data"), "no column is named data"),
         (

@@ -117,6 +117,21 @@ def test_the_best_row_is_seldom_excluded(num, num_rows, case, shared):
     holds(name, lost, repetitions, high=0.053)
 
 
+@pytest.mark.parametrize("num", [3, 10])
+@pytest.mark.parametrize("num_rows", [2, 5])
+@pytest.mark.parametrize(("deviation", "high"), [(1.0, 0.06), (0.3, 0.15)])
+@pytest.mark.usefixtures("marks_alone")
+def test_a_best_row_of_skewed_values_is_excluded_more_often_and_no_less_is_admitted(num, num_rows, deviation, high):
+    source, lost = random.Random(17), 0
+    for _ in range(NUM):
+        skewed = Group({seed: source.expovariate(1) - 1 for seed in range(num)})
+        lost += excluded([skewed, *table(source, [0.0] * (num_rows - 1), num, [deviation] * (num_rows - 1))], 0)
+    name = (
+        f"best row of exponential values excluded, {num_rows} rows, n = {num}, the others' deviation {deviation:g}"
+    )
+    holds(name, lost, NUM, high=high)
+
+
 @pytest.mark.parametrize("nums", [(30, 3, 3), (30, 3, 3, 3, 3), (3, 30, 30, 30, 30)])
 @pytest.mark.parametrize("shared", [0.0, 0.5])
 @pytest.mark.usefixtures("marks_alone")

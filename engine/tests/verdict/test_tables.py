@@ -41,6 +41,12 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
     assert str(verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"})).count("B is higher") == 1
 
 
+def test_a_comparison_tells_what_remains_unseen_by_its_own_runs():
+    rows = [row for row in table(5) if row["model"] != "mlp" or row["seed"] < 3]
+    compared = verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn"}, mode="max")
+    assert "Of 5 seeds, one that fails in ten" in str(compared)
+
+
 def test_what_compare_calls_better_is_excluded_by_rank():
     for noise in (0.01, 0.03, 0.05):
         rows = table(noise=noise)

@@ -250,7 +250,7 @@ def _answer(
                 tested += [group] * (not why_undecided([group]))
         samples = samples_of(tested)
         found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
-        shape = shape_remarks(samples, "seeds")
+        shape = shape_remarks(samples, "seeds", min(len(group.values) for group in groups))
     wins = share_of_wins(groups[0], groups[1], objective.mode, in_pairs=bool(found.num_pairs))
     return Answer(objective, found, wins, (measured[0], measured[1]), shape)
 

@@ -28,6 +28,16 @@ def refuse_table_options(options: Mapping[str, str]) -> None:
         raise UserError(f"{given}={options[given]}: is for a table in a file; runs record it")
 
 
+def _refuse_options_of_runs(options: Mapping[str, str], **defaults: str) -> None:
+    """Check that no option is given that a table can't have.
+
+    Raises:
+        UserError: One is given.
+    """
+    if given := next((key for key, default in defaults.items() if options[key] != default), None):
+        raise UserError(f"{given}={options[given]}: is for runs, not for a table")
+
+
 def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> None:
     """Print the comparison of two settings of a table.
 
@@ -40,6 +50,7 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     Raises:
         UserError: The file is no table, or an option does not fit it.
     """
+    _refuse_options_of_runs(options, failed="drop", over="seeds")
     given, rows = _given(options), _read(path)
     a, b = (_condition(options, name, rows) for name in "ab")
 
@@ -75,6 +86,7 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     Raises:
         UserError: The file is no table, or an option does not fit it.
     """
+    _refuse_options_of_runs(options, failed="drop")
     over = options["over"] if options["over"] != "seeds" else ""
     given, rows = _given(options), _read(path)
 
@@ -154,6 +166,8 @@ def _condition(
     is_met, keys = parse_condition(options[name], name)
     if unknown := next((key for key in sorted(keys) if not any(key in row for row in rows)), None):
         raise UserError(f"{name}: no column is named {unknown}")
+    if outcome := next((key for key in sorted(keys) if key in (options["metric"], options["seed"])), None):
+        raise UserError(f"{name}: {outcome} is no setting, but the metric or the seed")
     return lambda row: is_met(functools.partial(_value, row))
 
 

@@ -153,13 +153,19 @@ def optimism(samples: Samples, kept: Sequence[int]) -> float:
     return expected_maximum(len(kept)) * error
 
 
-def shape_remarks(samples: Samples, unit: str) -> list[str]:
-    """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen."""
+def shape_remarks(samples: Samples, unit: str, num: int = 0) -> list[str]:
+    """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen.
+
+    Args:
+        samples: The values of all rows.
+        unit: As in `rank`.
+        num: Number of values of each compared row; 0 for the smallest number of all rows.
+    """
     shapes = [*dict.fromkeys(sample.shape for sample in samples.each)]
     spreads = samples.typical and (samples.typical.variance, max(sample.variance for sample in samples.each))
     why = not_normal(shapes, tuple(map(math.sqrt, spreads)) if spreads else ())
     remarks = [f"Not normal: {why}.", "Student's t assumes normal values; it may claim too much."] if why else []
-    unseen = unseen_failures(min(sample.num for sample in samples.each), unit)
+    unseen = unseen_failures(num or min(sample.num for sample in samples.each), unit)
     return [*remarks, unseen] if unseen else remarks
 
 
@@ -193,7 +199,12 @@ class RankingOverSets:
         num = len(self.mean_ranks)
         if self.critical is None:
             least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
-            return [f"{self.num_sets} data sets with all settings are too few to rank over: that takes {least}."]
+            sets = (
+                f"{self.num_sets} data sets with all settings are"
+                if self.num_sets != 1
+                else "1 data set with all settings is"
+            )
+            return [f"{sets} too few to rank over: that takes {least}."]
         return [
             f"Over {self.num_sets} data sets, mean ranks closer than {self.critical:.2f} can't be told apart",
             f"(critical difference of Nemenyi's test at {100 * LEVEL:g} %; Demšar, 2006).",

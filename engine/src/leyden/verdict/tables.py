@@ -307,7 +307,12 @@ def compare(
         remarks.append(found.power_in_words("seeds"))
     if len(settings) > 2:
         remarks.append(chosen_remark(len(settings), planned=planned))
-    return TableComparison(metric, sides, found, [*remarks, *shape_remarks(samples, "seeds")])
+    return TableComparison(
+        metric,
+        sides,
+        found,
+        [*remarks, *shape_remarks(samples, "seeds", min(len(group.values) for group in groups))],
+    )
 
 
 def chosen_remark(num: int, *, planned: bool) -> str:
