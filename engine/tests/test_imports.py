@@ -75,6 +75,14 @@ def test_the_drawing_of_the_house_has_these_floors():
     assert [name for _, name in sorted(floors, key=lambda floor: -int(floor[0]))] == FLOORS
 
 
+def test_the_page_about_the_house_names_modules_that_are_there():
+    rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", (ENGINE / "docs" / "how_it_is_built.md").read_text(), re.M)
+    assert {folder for folder, _ in rows} >= {*FLOORS[:-1]}
+    words = {(folder, word) for folder, text in rows for word in re.findall(r"`(\w+)`", text)}
+    known = {path.relative_to(LIBRARY).with_suffix("").as_posix() for path in MODULES}
+    assert [each for each in sorted(words) if not known & {"/".join(each), each[1], f"{each[1]}/__init__"}] == []
+
+
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(SRC)))
 def test_imports_run_downward(path):
     name = name_of(path)
