@@ -520,20 +520,16 @@ def _find_checkpoint(key: str, directory: Path, name: str) -> Path:
 
 
 def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
-    """Return the checkpoint of the best epoch up to that of `path`, identified by its metrics; None if not kept."""
-    best = content["callbacks"][RunCheckpoint.state_key]["best"]
-    if not best:
+    """Return the checkpoint of the best epoch up to that of `path`, by when it was written; None if it was not kept."""
+    state = content["callbacks"][RunCheckpoint.state_key]
+    if not state["best"]:
         return None
-    for other in [
-        path,
-        *sorted({*path.parent.glob("*.ckpt")} - {path}),
-    ]:  # `best.ckpt` sorts first among the others
+    # `best.ckpt` sorts first among the others.
+    for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:
         if damage(other) or num_epochs(candidate := read_checkpoint(other)) is None:
             continue
-        state = candidate["callbacks"].get(RunCheckpoint.state_key, {})
-        if (
-            repr(state.get("best")) == repr(best) == repr(state.get("last"))
-        ):  # compared as strings, as a metric may be NaN
+        at = candidate["callbacks"].get(RunCheckpoint.state_key, {}).get("best_at")
+        if isinstance(at, list) and at == state["best_at"] and at[1:] == [num_logged(candidate) - 1]:
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead")
     return None
