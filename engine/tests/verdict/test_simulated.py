@@ -15,7 +15,7 @@ from leyden.training.trained import mean_text
 from leyden.verdict import difference, quantiles, ranking
 from leyden.verdict.difference import decide, look_level, not_normal
 from leyden.verdict.groups import Group, samples_of
-from leyden.verdict.ranking import optimism, pair_level, rank, rank_over_sets
+from leyden.verdict.ranking import num_pairs, optimism, rank, rank_over_sets
 from tests.report.test_ranking import contenders, row
 from tests.verdict.test_difference import apart, draw, paired, shapes, verdict
 
@@ -226,7 +226,7 @@ def test_a_pair_chosen_by_its_results_is_seldom_called_better_and_agrees_with_th
             table(source, [0.0] * num_rows, 3), key=lambda group: -statistics.fmean(group.values.values())
         )
         samples = samples_of(groups)
-        best_and_worst = decide(samples, 0, num_rows - 1, "max", pair_level(num_rows))
+        best_and_worst = decide(samples, 0, num_rows - 1, "max", look_level(1) / num_pairs(num_rows))
         seen += bool(best_and_worst.better)
         if best_and_worst.better:  # what `compare` calls better, `summarize` excludes
             assert decide(samples, 0, num_rows - 1, "max", 2 * look_level(1) / (num_rows - 1)).better == "a"

@@ -39,8 +39,8 @@ from leyden.verdict.difference import (
     why_undecided,
 )
 from leyden.verdict.groups import MIN_VALUES, Group, samples_of
-from leyden.verdict.numbers import metric_text
-from leyden.verdict.ranking import shape_remarks
+from leyden.verdict.numbers import measured_text
+from leyden.verdict.ranking import num_pairs, shape_remarks
 from leyden.verdict.tables import chosen_remark, interval_lines
 
 
@@ -167,10 +167,10 @@ def compare(
         side.varied = averaged
     enough = min(len(side.group(0).values) for side in sides) >= MIN_VALUES
     look = _look(sides) if enough else 1
-    num_pairs = 1 if planned else _num_pairs([*directories], sides, further)
-    num_pairs = max(num_pairs, len(sides[0].rows) * len(sides[1].rows))
+    num_chosen = 1 if planned else _num_pairs(directories, sides, further)
+    num_chosen = max(num_chosen, len(sides[0].rows) * len(sides[1].rows))
     # Bonferroni correction, since this pair was selected among so many.
-    levels = [look_level(number) / num_pairs for number in (look, look + 1)]
+    levels = [look_level(number) / num_chosen for number in (look, look + 1)]
     answers = [
         _answer(sides, rows, objective, number, levels, margin) for number, objective in enumerate(objectives)
     ]
@@ -210,8 +210,7 @@ def _groups_of(
 def _num_pairs(directories: Sequence[Path], sides: tuple[Side, Side], further: Mapping[Path, list[Row]]) -> int:
     """Return the number of pairs of settings that the two sides may have been chosen from by their results."""
     if len(further) == 1:
-        num = sum(len(side.rows) for side in sides) + sum(map(len, further.values()))
-        return num * (num - 1) // 2
+        return num_pairs(sum(len(side.rows) for side in sides) + sum(map(len, further.values())))
     return math.prod(
         len(side.rows) + len(further[directory]) for side, directory in zip(sides, directories, strict=True)
     )
@@ -236,10 +235,7 @@ def _answer(
         margin: Largest difference that does not matter.
     """
     groups = [side.group(number) for side in sides]
-    measured = tuple(
-        metric_text(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
-        for values in ([*group.values.values()] for group in groups)
-    )
+    measured = [measured_text([*group.values.values()]) for group in groups]
     if why := why_undecided(groups):
         found, shape = Verdict((len(groups[0].values), len(groups[1].values)), why=why, mode=objective.mode), []
     else:
@@ -476,14 +472,21 @@ def _answer_content(answer: Answer) -> dict[str, Any]:
     found = answer.verdict
     return {
         "objective": {"metric": answer.objective.metric, "mode": answer.objective.mode},
-        "difference": found.difference,
-        "interval": list(found.interval) if found.interval else None,
-        "confidence": 1 - found.level,
+        **verdict_content(found),
         "num_pairs": found.num_pairs,
         "probability_of_improvement": answer.wins if found.interval else None,
         "detectable": found.detectable() if found.interval else None,
+        "shape": answer.shape,
+    }
+
+
+def verdict_content(found: Verdict) -> dict[str, Any]:
+    """Return a verdict as a dictionary for JSON output."""
+    return {
+        "difference": found.difference,
+        "interval": found.interval,
+        "confidence": 1 - found.level,
         "better": found.better or None,
         "is_same": found.is_same,
         "verdict": found.in_words("a", "b"),
-        "shape": answer.shape,
     }

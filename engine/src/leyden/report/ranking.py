@@ -353,12 +353,9 @@ def read_excluded(directory: Path) -> list[str]:
 def pareto_front(rows: Sequence[Row], averaged: Sequence[str]) -> list[int]:
     """Return the indices of the Pareto front: settings whose means no other setting equals or beats in all objectives."""
     gains = {
-        number: [
-            statistics.fmean(values)
-            for values in zip(*(record.gains for record in row.distinct(averaged)), strict=True)
-        ]
+        number: [statistics.fmean(values) for values in zip(*(record.gains for record in runs), strict=True)]
         for number, row in enumerate(rows)
-        if row.distinct(averaged)
+        if (runs := row.distinct(averaged))
     }
     front: list[int] = []
     for number in sorted(gains, key=lambda each: gains[each], reverse=True):  # no row is beaten by a later one
@@ -456,6 +453,26 @@ def contenders(
     return Contenders(like_best, [*remarks])
 
 
+def look_at(
+    directory: Path, rows: Sequence[Row], averaged: Sequence[str], mode: str, excluded: Sequence[str]
+) -> Contenders:
+    """Return which rows may be the best, and count this as a look at the table of a folder.
+
+    Args:
+        directory: The folder.
+        rows: As in `contenders`.
+        averaged: As in `contenders`.
+        mode: As in `contenders`.
+        excluded: As in `contenders`.
+    """
+    parts = [
+        [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
+    ]
+    counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
+    look = count_look(directory, "summary", values_of(counted)) if counted else 1
+    return contenders(rows, averaged, mode, look, excluded)
+
+
 def setting_name(row: Row) -> str:
     """Return a row's choices as text, by which looks know it again."""
     return one_line(" ".join(f"{key}={value}" for key, value in sorted(row.choices.items())))
@@ -465,14 +482,14 @@ def over_data_sets(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> R
     """Rank settings over the data sets of a table, by their mean ranks."""
     keys = {*assign_data(rows, averaged), DATA_ROOT, DATA_DIGEST}
     means = {
-        row.data: {
-            " ".join(f"{key}={value}" for key, value in other.choices.items() if key not in keys): statistics.fmean(
-                other.group(averaged).values.values()
+        number: {
+            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): statistics.fmean(
+                values
             )
-            for other in rows
-            if other.data == row.data and other.group(averaged).values
+            for row in part.values()
+            if (values := row.group(averaged).values.values())
         }
-        for row in rows
+        for number, part in enumerate(by_data(rows))
     }
     return rank_over_sets(means, mode)
 

@@ -21,23 +21,20 @@ from leyden.report.ranking import (
     Contenders,
     Row,
     by_data,
-    contenders,
-    count_look,
     first_tested,
     generalize_over_splits,
+    look_at,
     merge_rows,
     over_data_sets,
     pareto_front,
     plus_minus,
     read_excluded,
     read_sweep_settings,
-    values_of,
 )
 from leyden.report.records import Record, position, read_records, varying_keys
 from leyden.run.directory import Run
 from leyden.run.files import write_whole
 from leyden.run.result import plain, save_pdf, use_log_scale
-from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.numbers import metric_text
 from leyden.verdict.ranking import MARK
 
@@ -163,11 +160,7 @@ def summarize(
     last += [line for part in by_data(rows) for line in _next_command(directory, part, marked.like_best)]
     if over == "data" and len(objectives) == 1:
         over_sets = over_data_sets(rows, averaged, objectives[0].mode)
-        ranks = (
-            f"{each:.2f}{f' {MARK}' * (name in over_sets.like_best[1:])}"
-            for name, each in over_sets.mean_ranks.items()
-        )
-        notes += [f"mean rank {each}: {name}" for name, each in zip(over_sets.mean_ranks, ranks, strict=True)]
+        notes += [f"mean rank {each}: {name}" for name, each in over_sets.shown.items()]
         notes += over_sets.remarks
     notes += [*unfinished_remarks(records, directory), *evaluations]
     shown = table.shown({part[0] for part in best if part} if len(objectives) == 1 else set())
@@ -271,12 +264,7 @@ def _contenders(
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
         return Contenders([None] * len(rows), [waits] if len(objectives) == 1 else [])
-    parts = [
-        [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
-    ]
-    counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
-    look = count_look(directory, "summary", values_of(counted)) if counted else 1
-    return contenders(rows, averaged, objectives[0].mode, look, read_excluded(directory))
+    return look_at(directory, rows, averaged, objectives[0].mode, read_excluded(directory))
 
 
 def _draw(

@@ -10,12 +10,14 @@ from leyden.config.errors import UserError
 from leyden.config.table import json_text
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
+from leyden.report.comparison import verdict_content
 from leyden.report.listing import parse_condition
 from leyden.report.ranking import count_look
 from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
 
 OPTIONS = {"metric": "", "mode": "", "seed": "seed", "ignore": ""}  # of tables alone, with their defaults
+NOT_OF_TABLES = "is for runs, not for a table"
 
 
 def refuse_table_options(options: Mapping[str, str]) -> None:
@@ -24,18 +26,12 @@ def refuse_table_options(options: Mapping[str, str]) -> None:
     Raises:
         UserError: One is given.
     """
-    if given := next((key for key, default in OPTIONS.items() if options[key] != default), None):
-        raise UserError(f"{given}={options[given]}: is for a table in a file; runs record it")
+    _refuse(options, OPTIONS, "is for a table in a file; runs record it")
 
 
-def _refuse_options_of_runs(options: Mapping[str, str], **defaults: str) -> None:
-    """Check that no option is given that a table can't have.
-
-    Raises:
-        UserError: One is given.
-    """
+def _refuse(options: Mapping[str, str], defaults: Mapping[str, str], why: str) -> None:
     if given := next((key for key, default in defaults.items() if options[key] != default), None):
-        raise UserError(f"{given}={options[given]}: is for runs, not for a table")
+        raise UserError(f"{given}={options[given]}: {why}")
 
 
 def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> None:
@@ -50,7 +46,7 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     Raises:
         UserError: The file is no table, or an option does not fit it.
     """
-    _refuse_options_of_runs(options, failed="drop", over="seeds")
+    _refuse(options, {"failed": "drop", "over": "seeds"}, NOT_OF_TABLES)
     given, rows = _given(options), _read(path)
     a, b = (_condition(options, name, rows) for name in "ab")
 
@@ -62,16 +58,7 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     found = _look_again(path, name, compared, lambda each: each.sides)
     if options["format"] == "json":
         sides = {key: _content(side) for key, side in zip("ab", found.sides, strict=True)}
-        tested = found.found
-        answer = {
-            "difference": tested.difference,
-            "interval": tested.interval,
-            "confidence": 1 - tested.level,
-            "better": tested.better or None,
-            "is_same": tested.is_same,
-            "verdict": tested.in_words("a", "b"),
-        }
-        print(json_text({**sides, **answer, "remarks": found.remarks}))
+        print(json_text({**sides, **verdict_content(found.found), "remarks": found.remarks}))
         return
     show(str(found))
 
@@ -86,7 +73,7 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     Raises:
         UserError: The file is no table, or an option does not fit it.
     """
-    _refuse_options_of_runs(options, failed="drop")
+    _refuse(options, {"failed": "drop"}, NOT_OF_TABLES)
     over = options["over"] if options["over"] != "seeds" else ""
     given, rows = _given(options), _read(path)
 

@@ -9,14 +9,12 @@ from leyden.config.checks import objectives
 from leyden.config.errors import UserError
 from leyden.report.ranking import (
     by_data,
-    contenders,
-    count_look,
+    look_at,
     merge_rows,
     read_sweep_settings,
     setting_name,
-    values_of,
 )
-from leyden.report.records import Record, read_records
+from leyden.report.records import read_records
 from leyden.run.files import read_json, write_whole
 from leyden.sweep.jobs import Job, shared_overrides
 from leyden.sweep.sweep import Sweep, add_seeds
@@ -119,21 +117,11 @@ class _Rounds:
         found = [each for each in read_records(directory) if each.run.directory in self.setting_of]
         _, averaged = read_sweep_settings(directory)
         rows = merge_rows(found, averaged)
-        parts = [
-            [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES]
-            for part in by_data(rows)
-        ]
-        counted: list[Record] = [
-            record for tested in parts if len(tested) > 1 for row in tested for record in row.finished
-        ]
-        likely: list[bool | None] = [None] * len(rows)
-        if counted:  # otherwise so many runs have failed that none can be told apart yet
-            mode = counted[0].objectives[0].mode
-            look = count_look(directory, "summary", values_of(counted))
-            likely = contenders(rows, averaged, mode, look, self.excluded).like_best
-            self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
-            path = directory / "sweep.json"
-            write_whole(path, json.dumps({**read_json(path, {}), "excluded": self.excluded}) + "\n")
+        mode = next((aim.mode for record in found for aim in record.objectives), "max")  # none if all have failed
+        likely = look_at(directory, rows, averaged, mode, self.excluded).like_best
+        self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
+        path = directory / "sweep.json"
+        write_whole(path, json.dumps({**read_json(path, {}), "excluded": self.excluded}) + "\n")
         kept: list[int] = []
         for part in by_data(rows):
             of_part = [row for number, row in part.items() if likely[number] is not False and row.finished]

@@ -103,10 +103,9 @@ class Verdict:
     def power_in_words(self, unit: str, claim: str = "Four of five differences of {} are told apart") -> str:
         """Return in words which true differences are detected in four of five cases, now and with more values."""
         now = self.num_pairs or min(self.nums)
-        later = [f"{num}: {self.detectable(num):.2g}" for num in LATER_NUMS if num > now]
-        more = (
-            f" ({later[0].replace(':', f' {unit}:')}{''.join(f', {each}' for each in later[1:])})" if later else ""
-        )
+        nums = [num for num in LATER_NUMS if num > now]
+        later = [f"{num}{f' {unit}' * (num == nums[0])}: {self.detectable(num):.2g}" for num in nums]
+        more = f" ({', '.join(later)})" * bool(later)
         return f"{claim.format(f'{self.detectable():.2g}')}{more}."
 
 

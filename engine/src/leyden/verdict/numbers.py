@@ -1,7 +1,8 @@
 """Metrics as text, with as many digits as their spread gives meaning to."""
 
 import math
-from collections.abc import Callable
+import statistics
+from collections.abc import Callable, Sequence
 from decimal import Decimal
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
@@ -28,6 +29,18 @@ def metric_text(value: float, spread: float | None = None) -> str:
         return in_digits(value)
     is_lost = abs(float(in_digits(spread)) - spread) > 0.1 * spread  # it needs more than MAX_DECIMALS
     return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
+
+
+def measured_text(values: Sequence[float]) -> str:
+    """Return the mean and the standard deviation of some values as text; empty without any.
+
+    Example:
+        >>> measured_text([0.97, 0.98, 0.96]), measured_text([0.97])
+        ('0.9700 ± 0.0100', '0.9700')
+    """
+    if not values:
+        return ""
+    return metric_text(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def metric_digits(value: float, spread: float | None = None) -> Callable[[float], str]:

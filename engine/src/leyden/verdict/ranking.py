@@ -194,6 +194,12 @@ class RankingOverSets:
     like_best: tuple[Hashable, ...]
 
     @property
+    def shown(self) -> dict[Hashable, str]:
+        """Mean rank of each setting as text, marked if it can't be told apart from the best one."""
+        like = self.like_best[1:]
+        return {name: f"{each:.2f}{f' {MARK}' * (name in like)}" for name, each in self.mean_ranks.items()}
+
+    @property
     def remarks(self) -> list[str]:
         """The findings in words."""
         num = len(self.mean_ranks)
@@ -245,13 +251,11 @@ def rank_over_sets(means: Mapping[Any, Mapping[Any, float]], mode: str) -> Ranki
     return RankingOverSets(ordered, critical, num_sets, like_best)
 
 
-def pair_level(num_settings: int, look: int = 1) -> float:
-    """Return the level of a comparison of two settings that were chosen among several by their results.
-
-    There are as many comparisons as pairs (Bonferroni).
+def num_pairs(num_settings: int) -> int:
+    """Return the number of pairs of settings, by which a level is divided if two were chosen by their results (Bonferroni).
 
     Example:
-        >>> round(pair_level(20), 6), round(pair_level(2), 6)
-        (0.000197, 0.0375)
+        >>> num_pairs(20), num_pairs(2)
+        (190, 1)
     """
-    return look_level(look) / max(1, num_settings * (num_settings - 1) // 2)
+    return num_settings * (num_settings - 1) // 2

@@ -14,12 +14,12 @@ from typing import Any
 from leyden.verdict import TableError, printable
 from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
 from leyden.verdict.groups import Group, samples_of
-from leyden.verdict.numbers import is_finite, metric_digits, metric_text
+from leyden.verdict.numbers import is_finite, measured_text, metric_digits
 from leyden.verdict.ranking import (
     MARK,
     Ranking,
     RankingOverSets,
-    pair_level,
+    num_pairs,
     rank_over_sets,
     shape_remarks,
 )
@@ -97,8 +97,7 @@ class Setting:
     @property
     def measured(self) -> str:
         """Mean and standard deviation as text."""
-        values = [*self.group.values.values()]
-        return metric_text(self.mean, statistics.stdev(values) if len(values) > 1 else None) if values else ""
+        return measured_text([*self.group.values.values()])
 
     @property
     def count(self) -> str:
@@ -123,10 +122,10 @@ class TableRanking:
 
     def __str__(self) -> str:
         """Return a table and the verdict."""
-        marks = {True: f" {MARK}", False: "", None: ""}
         rows = [("row", "setting", self.metric, "n")]
         for number, setting in enumerate(self.settings):
-            mark = marks[self.ranking.like_best[number]] if number != self.ranking.first else ""
+            is_marked = self.ranking.like_best[number] and number != self.ranking.first
+            mark = f" {MARK}" * bool(is_marked)
             rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
         return "\n".join([*_lines(rows), *self.ranking.remarks])
 
@@ -146,10 +145,7 @@ class TablesRanking:
     def __str__(self) -> str:
         """Return a table per data set, and the mean ranks."""
         parts = [f"{printable(name)}\n{ranking}" for name, ranking in self.each.items()]
-        rows = [("setting", "mean rank")]
-        for name, mean_rank in self.overall.mean_ranks.items():
-            mark = f" {MARK}" * (name in self.overall.like_best[1:])
-            rows.append((str(name), f"{mean_rank:.2f}{mark}"))
+        rows = [("setting", "mean rank"), *((str(name), each) for name, each in self.overall.shown.items())]
         return "\n\n".join([*parts, "\n".join([*_lines(rows), *self.overall.remarks])])
 
 
@@ -285,21 +281,15 @@ def compare(
     if shared := next((each for each in both[0] if each in both[1]), None):
         raise TableError(f"a and b share the setting {shared.name}")
     chosen = [min(each, key=lambda setting: _order(setting, mode or "max")) for each in both]
-    num_pairs = len(both[0]) * len(both[1])
-    levels = [
-        look_level(each) / num_pairs
-        if planned
-        else min(look_level(each) / num_pairs, pair_level(len(settings), each))
-        for each in (look, look + 1)
-    ]
+    num_chosen = max(len(both[0]) * len(both[1]), 1 if planned else num_pairs(len(settings)))
+    level, next_level = (look_level(each) / num_chosen for each in (look, look + 1))
     sides = (chosen[0], chosen[1])
-    tested = [setting.group for setting in settings if not why_undecided([setting.group])]
     groups = [each.group for each in sides]
     if why := why_undecided(groups):
         return TableComparison(metric, sides, Verdict((len(groups[0].values), len(groups[1].values)), why=why), [])
-    samples = samples_of(tested)
-    first, second = (next(n for n, each in enumerate(tested) if each is group) for group in groups)
-    found = decide(samples, first, second, mode, levels[0], levels[1], margin)
+    others = [each.group for each in settings if each is not sides[0] and each is not sides[1]]
+    samples = samples_of([*groups, *(group for group in others if not why_undecided([group]))])
+    found = decide(samples, 0, 1, mode, level, next_level, margin)
     remarks = [REPEATED] * any(each.is_repeated for each in sides)
     if any(lost := [each.lost for each in sides]):
         remarks.append(f"Finished runs only: {lost[0]} of A and {lost[1]} of B have no value.")
