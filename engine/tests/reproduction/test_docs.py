@@ -1,4 +1,4 @@
-"""docs/proof.md: each recipe is in the table. tests/pages has its commands."""
+"""docs/reproducing.md: each recipe is in the table. tests/pages has its commands."""
 
 import re
 import shlex
@@ -9,8 +9,8 @@ import pytest
 from leyden.config.hydra import composing
 from tests import ENGINE, conf
 
-TEXT = (ENGINE / "docs" / "proof.md").read_text()
-ROWS = re.findall(r"^\| (\S+) \| `leyden train ?(.*?)` \| equal over (\d+)", TEXT, re.M)
+TEXT = (ENGINE / "docs" / "reproducing.md").read_text()
+ROWS = re.findall(r"^\| (\S+) \| `leyden train ?(.*?)` \| (\d+), to step", TEXT, re.M)
 
 
 def test_each_recipe_was_made_anew():
