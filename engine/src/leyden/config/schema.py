@@ -28,6 +28,8 @@ class TrainConfig:
     logger: dict[str, Any] = MISSING
     cluster: dict[str, Any] = MISSING
     name: str = MISSING
+    note: str | None = MISSING
+    tags: list[str] = MISSING
     seed: int = MISSING
     init_from: str | None = MISSING
     init_exclude: list[str] = MISSING
