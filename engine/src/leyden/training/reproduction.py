@@ -160,7 +160,7 @@ def _digest(path: Path) -> str | None:
         from leyden.data.folder import Folder  # imports PyTorch, which takes seconds
 
         classes = [each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")]
-        (found,) = Folder(path, sorted(classes, key=os.fsencode), (1, 1, 1)).digests.values()
+        (found,) = Folder(path, sorted(classes, key=os.fsencode)).digests.values()
         return found
     if not path.is_file():
         return None
