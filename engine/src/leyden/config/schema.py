@@ -62,6 +62,7 @@ class EvaluateConfig:
     data_root: str | None = MISSING
     outputs: str = MISSING
     trust: bool = False
+    format: str = "table"
 
 
 @dataclass
@@ -100,6 +101,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.sweep.pictures": ("all", "best", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
+    "evaluate.format": ("table", "json"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 
