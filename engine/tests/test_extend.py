@@ -19,7 +19,6 @@ from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.data.contract import Facts
-from leyden.data.transforms import Augment
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import ENGINE, conf, records
@@ -64,13 +63,6 @@ def test_a_network_of_the_wrong_shape_is_found_before_the_first_step(gives, take
         assembly.task_module(cfg, FACTS)
 
 
-def test_a_network_that_is_none():
-    cfg = compose()
-    cfg.model = {"_target_": "builtins.dict"}
-    with pytest.raises(UserError, match=r"model: creates a dict; must be a torch\.nn\.Module"):
-        assembly.network(cfg, FACTS)
-
-
 def test_a_network_for_other_images_says_so():
     with pytest.raises(UserError, match="model: images of 64×64: ResNet is for sides from 28 to 32"):
         assembly.network(compose("model=resnet"), Facts((3, 64, 64), 10, (), (), ()))
@@ -88,13 +80,6 @@ def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
     assert torch.equal(changed, again)
     assert not torch.equal(changed, unchanged)
     assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
-
-
-def test_each_part_of_a_batch_has_a_draw_of_its_own():
-    augment = Augment(num_chunks=3, draw=lambda part: torch.full_like(part, int(torch.randint(250, ()))))
-    parts = augment(torch.zeros(10, 1, 2, 2, dtype=torch.uint8))
-    assert parts.shape == (10, 1, 2, 2)
-    assert len(parts.unique()) == 3
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -118,13 +103,6 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
     if num_steps == 20:
         assert max(rates) == pytest.approx(1e-3, rel=0.03)
         assert rates[-1] < 1e-5
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_label_smoothing_is_for_training_only(train):  # noqa: F811
-    plain, smooth = (train(f"run{part}", f"task.label_smoothing={part}")[0].result.metrics for part in (0.0, 0.5))
-    assert abs(plain["train/loss"] - plain["val/loss"]) < 0.3
-    assert smooth["train/loss"] > smooth["val/loss"] + 0.3
 
 
 def recipes(folder):
@@ -172,17 +150,6 @@ def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
         assert cli("train", *command, *QUICK, *place)[0] == 0
     command = [f"experiment={name}"] if last[0] == "-m" else last
     stop_and_resume(cli, tmp_path, *command, *place, "data.batch_size=20", *FEW)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", recipes("sweep"))
-def test_the_jobs_of_a_search_take_two_steps(cli, tmp_path, name):
-    searches = "hydra/sweeper: optuna" in dict(conf_files())[Path("sweep", f"{name}.yaml")].read_text()
-    more = ("hydra.sweeper.num_trials=2",) if searches else ()
-    more = ("seed=0,1",) if name == "given" else more
-    code, _, err = cli("train", "-m", f"sweep={name}", "sweep_name=s", *QUICK, *more)
-    assert code == 0, err
-    assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.md").exists()
 
 
 @pytest.mark.slow(minutes=0.1)

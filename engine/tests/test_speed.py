@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -88,14 +88,6 @@ def test_where_nobody_sees_a_bar_there_is_none(train, monkeypatch, rate, num_lin
     few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", f"callbacks.progress.refresh_rate={rate}")
     _, out, _ = train("run", *few)
     assert out.count("epoch 1/1  train ") == num_lines
-
-
-def test_without_a_bar_there_is_none_of_lightnings_either(train, monkeypatch):  # noqa: F811
-    def made(*args, **kwargs):
-        raise AssertionError("a bar was made")
-
-    monkeypatch.setattr(ProgressBar, "__init__", made)
-    train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "~callbacks.progress")
 
 
 def test_means_are_a_few_operations_per_batch():

@@ -5,19 +5,16 @@ import re
 import signal
 import sys
 import traceback
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.cluster import submit
 from leyden.config.errors import Exit, UserError, ending
 from leyden.config.paths import LIBRARY
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.scheduler.slurm import Slurm
 from leyden.sweep import jobs
 from tests import ENGINE
 from tests.conftest import QUICK, start
@@ -331,21 +328,3 @@ def test_a_mistake_has_none():
 def test_the_text_can_be_taken_apart(kind, message, place):
     found = Failure(kind, message, place)
     assert jobs.parse_failure(jobs.failure_as_text(found)) == found
-
-
-@pytest.mark.parametrize("place", ["", "mlp.py:12 in forward"])
-def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place):
-    failed = Failure("KeyError", "'hidden'", place)
-    jobs = [
-        SimpleNamespace(
-            run=SimpleNamespace(directory=job, submission={"job_id": job}, result=SimpleNamespace(error=error))
-        )
-        for job, error in (("1_0", failed), ("1_1", None))
-    ]
-    runner = submit.ClusterRunner(Slurm(), tmp_path, SimpleNamespace(num_jobs=None), "leyden.train")
-    monkeypatch.setattr(runner, "submit", lambda jobs: [])
-    monkeypatch.setattr(Slurm, "states", lambda self, ids: {})
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    told = "KeyError: 'hidden'" + (f"\n    at {place}" if place else "")
-    runner.start(jobs)
-    assert runner.wait() == ([(jobs[0], told), (jobs[1], "")], 0)

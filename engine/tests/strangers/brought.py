@@ -82,17 +82,14 @@ class Saving(Plain):
 class Unreadable(Plain):
     """It keeps an object."""
 
-    def __init__(self, name: str, is_late: bool = False):
+    def __init__(self, is_late: bool = False):
         super().__init__()
         self.is_late = is_late
-        self.kept = {"layer": nn.Linear(1, 1), "function": lambda: 0, "object": object(), "names": np.array([{}])}[
-            name
-        ]
 
     def on_save_checkpoint(self, checkpoint):
         if self.is_late and not self.global_step:
             raise RuntimeError("nothing is trained yet")
-        checkpoint["mine"] = {"plain": 1, "list": [1, self.kept]}
+        checkpoint["mine"] = {"plain": 1, "list": [1, object()]}
 
 
 class Scheduled(Plain):
@@ -187,12 +184,6 @@ class Whole(Plain):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
-
-
-class Untested(Plain):
-    """It has no test_step."""
-
-    test_step = L.LightningModule.test_step
 
 
 class Untestable(L.LightningDataModule):

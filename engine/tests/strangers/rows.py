@@ -94,14 +94,12 @@ def data(about, name, *more, **kwargs):
 STAND_INS = {
     # Splits, samplers, streams and loaders
     "splits": data("splits by global states, and by NumPy generators without a seed, per stage", "Splits"),
-    "prepared": data("`prepare_data` that draws; `seed_everything` in `setup`", "Prepared", "+data.folder={place}"),
     "pool": data(
         "a sampler that draws each index when asked; validation in random order",
         "FromPool",
         cells={"resume": ANNOUNCED, "fork": ANNOUNCED},
         names=("the order of the training samples differs",),
     ),
-    "mining": Work("sampler weights and targets that the module changes", "stand_ins.Mining", "stand_ins.Mined"),
     "workers": data("samples drawn and counted in worker processes", "InWorkers", "+data.stay=false"),
     "persistent_workers": data("the same with `persistent_workers`, in all loaders", "InWorkers"),
     "replacing": module(
@@ -118,23 +116,8 @@ STAND_INS = {
         cells=BY_STEP,
         names=(PARTED, "module.data"),
     ),
-    "unused_loaders": module("a module with loaders of its own beside other data", "Replacing", cells=NEVER),
-    "environment": data("an `IterableDataset` with an environment", "Streamed", "+data.stream=environment"),
-    "shuffle_buffer": data(
-        "an `IterableDataset` with a buffer that is shuffled", "Streamed", "+data.stream=buffer"
-    ),
-    "endless": data(
-        "an `IterableDataset` that goes on from epoch to epoch",
-        "Streamed",
-        "+data.stream=endless",
-        cells=BY_NAME,
-        names=("source",),
-    ),
     "huggingface_stream": data(
         "a stream of an installed package with a `state_dict`", "Streamed", "+data.stream=huggingface"
-    ),
-    "huggingface_table": data(
-        "a map-style data set of an installed package", "Streamed", "+data.stream=huggingface_table"
     ),
     "webdataset": data(
         "a pipeline of an installed package", "Streamed", "+data.stream=webdataset", cells=BY_STEP, names=(PARTED,)
@@ -145,7 +128,6 @@ STAND_INS = {
         "+data.loader=wrapper",
         cells=NEVER,
     ),
-    "wrapper_by_epoch": data("the same, saved by the epoch", "OwnLoader", "+data.loader=wrapper", BY_EPOCH),
     "own_loader": data("a loader of an own class, saved by the epoch", "OwnLoader", "+data.loader=own", BY_EPOCH),
     "infinite_loader": data("a loader that makes its iterator once", "OwnLoader", "+data.loader=infinite"),
     **{
@@ -158,14 +140,6 @@ STAND_INS = {
         )
         for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none")
     },
-    "on_policy": module(
-        "a stream from a method that asks the network",
-        "OnPolicy",
-        data="",
-        cells=BY_STEP,
-        names=(PARTED, "position"),
-    ),
-    "own_collate": module("a method that asks the network as `collate_fn`", "Collates", data=""),
     **{
         f"{form}_batches": Work(
             f"batches that are {about}",
@@ -183,7 +157,6 @@ STAND_INS = {
     },
     # Weights, and what is trained
     "ema": module("an average of weights in a list, and the best ones", "EMA"),
-    "momentum": module("a momentum encoder, a queue, a spectral norm", "Momentum"),
     "finetuning": Work("`BaseFinetuning` by milestones", more=callback("stand_ins.Milestones")),
     "unfreezing": module("`requires_grad`, `eval()`, dropout and rates by hand, by the epoch", "Unfreezing"),
     "growing": module("a network that grows", "MadeLate", "+task.hook=epoch", cells=NO_WEIGHTS),
@@ -196,7 +169,6 @@ STAND_INS = {
         "+task.hook=setup",
         cells={"evaluate": REFUSED, "fork": REFUSED},
     ),
-    "constructed": module("a default type, `.item()`, `torch.compile` and draws in a constructor", "Constructed"),
     "denoising": module("random numbers in all stages; `seed_everything` in `on_train_start`", "Denoising"),
     "train_start": module(
         "weights that are set in `on_train_start`",
@@ -231,7 +203,6 @@ STAND_INS = {
     ),
     "manual": module("optimizers and a schedule by hand, gradients under way", "Manual"),
     "gan": module("a GAN with pictures to `logger.experiment`", "GAN"),
-    "dqn": module("DQN: environment, replay buffer, epsilon", "DQN"),
     "skipping": module("training steps that return nothing", "Skipping"),
     "cut_short": module(
         "an epoch that ends early (`on_train_batch_start`)",
@@ -252,7 +223,6 @@ STAND_INS = {
     ),
     "swag": module("what `on_train_end` sets, as SWAG", "SWAG", cells={"evaluate": ANNOUNCED}),
     # Attributes, files, what is saved
-    "attributed": module("lazily imported modules and unusual tensors in attributes", "Attributed"),
     "made_in_setup": module("a large tensor that `setup` sets", "MadeInSetup"),
     "from_random": module("`from random import shuffle` in its file", "in_file.FromRandom"),
     "file_draws": module(
@@ -261,11 +231,6 @@ STAND_INS = {
         cells=BY_STEP,
         names=(PARTED,),
         anew=True,
-    ),
-    "hyperparameters": module(
-        "`save_hyperparameters()` with a network, a path and an `Enum`",
-        "Hyperparameters",
-        "+task.encoder={_target_: torch.nn.Linear, in_features: 4, out_features: 8}",
     ),
     "saved_arrays": module("`on_save_checkpoint` with an array; `get_extra_state`", "Saving"),
     "saved_objects": module("`on_save_checkpoint` with an object", "Saving", "+task.kind=object", cells=NEVER),
