@@ -28,9 +28,10 @@ PROPOSALS = {  # overrides by name; yours may come from a person or a program
 
 
 def leyden(verb: str, *words: str) -> tuple[int, str, str]:
-    """Return the exit code of a command of Leyden, what it printed, and its last line on stderr."""
+    """Return the exit code of a command of Leyden, what it printed, and its error in a line."""
     done = subprocess.run([sys.executable, "-m", f"leyden.{verb}", *words], capture_output=True, text=True)
-    return done.returncode, done.stdout, (done.stderr.strip().splitlines() or [""])[-1]
+    errors = [line.removeprefix("leyden: ") for line in done.stderr.splitlines() if line.startswith("leyden: ")]
+    return done.returncode, done.stdout, errors[-1] if errors else ""
 
 
 def main(folder: Path, *overrides: str) -> None:
