@@ -65,8 +65,9 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
     assert cli("note", f"run={run.directory}", "note=narrow")[0] == 0
     train("run", "trainer.max_epochs=2")
     assert "narrow #moe #x" in found("note=narrow")
-    train("run", "trainer.max_epochs=3", "note=again", "tags=[y]")
-    assert "again #y" in found("tags~y")
+    train("run", "trainer.max_epochs=3", 'note=it\'s "a", [b: ${c}', "tags=[y]")
+    assert 'it\'s "a", [b: ${c} #y' in found("tags~y")
+    train("run")  # by its record
     assert cli("note", f"run={run.directory}", "note=null", "tags=[]")[0] == 0
     assert (run.config["note"], run.config["tags"]) == (None, [])
 
