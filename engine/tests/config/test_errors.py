@@ -144,23 +144,6 @@ def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (NET + "'on purpose'", "model: bug=on purpose: must be none ("),
-        ("model._target_=mine.Nett", "model: Error loading 'mine.Nett'"),
-        ("model._target_=nothing.Net", "model: Error loading 'nothing.Net'"),
-    ],
-)
-def test_a_mistake_is_a_line(run, tmp_path, arguments, message):
-    code, output = run(*words(arguments))
-    assert code == 2, output
-    assert message in output
-    assert "Traceback" not in output
-    assert len(output.strip().splitlines()) <= 2
-    assert not (tmp_path / "run").exists()
-
-
 def test_ctrl_c_while_modules_are_imported_is_told_by_a_word():
     command = "import sys; sys.orig_argv[1:3] = ['-m', 'leyden.train']; import leyden; raise "
     process = start(script=("-c", f"{command} KeyboardInterrupt"), anew=True)

@@ -121,14 +121,6 @@ class Following(Plain):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
 
 
-class Everything(Following):
-    """It takes a network, too."""
-
-    def __init__(self, network, optimizer):
-        super().__init__(optimizer)
-        self.network = network
-
-
 class Whole(Plain):
     """It brings its own data, as Lightning's examples of one file do."""
 

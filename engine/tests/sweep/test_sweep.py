@@ -331,21 +331,6 @@ def test_every_recipe_passes_the_checks(cli, path):
     assert out.startswith("0: ")
 
 
-@pytest.mark.matrix
-@pytest.mark.usefixtures("few_built")
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
-)
-def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
-    choices = [["task=own", "task._target_=tests.strangers.brought.Everything"]]
-    if path == RECIPES[0]:  # that none names a key of a network is in tests/conf/test_conf.py
-        choices.append(["model=cnn"])
-    for choice in choices:
-        code, out, err = cli("train", "-m", f"sweep={path.stem}", *choice, "dry_run=true")
-        assert code == 0, err
-        assert out.startswith("0: ")
-
-
 @pytest.mark.usefixtures("few_built")
 def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
