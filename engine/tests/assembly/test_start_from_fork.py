@@ -17,7 +17,7 @@ from leyden.config.values import flatten
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.fork import fork_arguments, inherit_settings, with_parent
+from leyden.run.fork import inherit_settings, recorded_arguments, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
 from tests import conf, mistakes, records
@@ -185,16 +185,16 @@ def test_a_recipe_is_not_chosen_for_a_fork(parents):
 
 def test_the_parents_overrides_come_before_what_is_typed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    found = fork_arguments(["objective.mode=min", fork, "optimizer.lr=1"], is_sweep=False)
+    found = recorded_arguments(["objective.mode=min", fork, "optimizer.lr=1"], is_sweep=False)
     assert found[-3:] == ["objective.mode=min", fork, "optimizer.lr=1"]
     assert found.index("optimizer=sgd") < found.index("optimizer.momentum=0.5") < len(found) - 3
     swept = ["-m", "objective.mode=min", fork, "optimizer.lr=1,2", "optimizer.momentum=0.1"]
-    assert fork_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
+    assert recorded_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
 
 
 def test_what_is_deleted_is_deleted_after_the_parent_was_composed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    found = fork_arguments(["~optimizer.momentum", fork], is_sweep=False)
+    found = recorded_arguments(["~optimizer.momentum", fork], is_sweep=False)
     assert found[-2:] == ["~optimizer.momentum", fork]
     assert "optimizer.momentum=0.5" in found[:-2]
 
@@ -202,7 +202,7 @@ def test_what_is_deleted_is_deleted_after_the_parent_was_composed(parents):
 def test_a_fork_that_has_begun_is_found_by_any_spelling_of_its_directory(parents, tmp_path, monkeypatch):
     begun = composed(tmp_path / "a fork", f"fork={parents / 'stochastic'}@1", "model.dropout=0.4")
     arguments = [f"fork={parents / 'nowhere'}@1", f"run_dir='{begun.directory}'"]
-    assert "model.dropout=0.4" in fork_arguments(arguments, is_sweep=False)
+    assert "model.dropout=0.4" in recorded_arguments(arguments, is_sweep=False)
     monkeypatch.chdir(begun.directory)  # which is no directory that was typed
     with pytest.raises(UserError, match="nowhere"):
         inherited(arguments[0])

@@ -180,8 +180,8 @@ def test_each_error_has_its_exit_code(capsys, error, code, shown):
     assert capsys.readouterr().err.startswith(shown.rstrip("\n"))
 
 
-def test_the_page_of_questions_has_the_table_of_exit_codes():
-    page = (ENGINE / "docs" / "questions.md").read_text()
+def test_the_page_of_keys_has_the_table_of_exit_codes():
+    page = (ENGINE / "docs" / "keys.md").read_text()
     rows = re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)
     assert [*map(int, rows)] == sorted({*Exit})
 

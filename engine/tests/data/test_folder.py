@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from torchvision.transforms import v2
 
 from leyden.config.errors import UserError
@@ -352,7 +352,7 @@ def test_a_broken_file_is_named(root, num_workers, content):
 @pytest.mark.parametrize(
     ("argument", "values"),
     [
-        ("image_size", [None, 5, [5], [5, 5, 5], [0, 5], [5.0, 5], [True, 5], [2**14, 5], "55"]),
+        ("image_size", [5, [5], [5, 5, 5], [0, 5], [5.0, 5], [True, 5], [2**14, 5], "55"]),
         ("channels", [0, 2, 4, "3", None]),
         *((name, [0, -1, 1.5, True, "1", None]) for name in ("batch_size", "eval_batch_size")),
         *((name, [-1, 1.5, True, "1"]) for name in ("val_size", "num_workers", "seed")),
@@ -364,6 +364,52 @@ def test_arguments_that_are_none_are_refused(tmp_path, argument, values):
     for value in values:
         with pytest.raises(ValueError, match=f"{argument}="):
             module(tmp_path, **{argument: value})
+
+
+def test_without_a_size_images_keep_their_own(tmp_path):
+    root = tmp_path / "pets"
+    for split in ("train", "val", "test"):
+        for name, size in (("a.png", (30, 20)), ("b.png", (20, 30))):  # the second one is turned by its header
+            (root / split / "cat").mkdir(parents=True, exist_ok=True)
+            image = Image.fromarray(folders.pixels(*size, seed=1))
+            exif = image.getexif()
+            exif[ExifTags.Base.Orientation] = 6 if name == "b.png" else 1
+            image.save(root / split / "cat" / name, exif=exif)
+    data = module(root, image_size=None)
+    data.setup("test")  # in this order, too, the training images decide
+    assert data.input_shape == (3, 30, 20)
+    assert data.facts.input_shape == (3, 30, 20)
+    pixels_NCHW = data.inputs("train", [0, 1])
+    assert torch.equal(pixels_NCHW[0].permute(1, 2, 0), torch.tensor(folders.pixels(30, 20, seed=1)))
+    assert data.read_image(root / "train" / "cat" / "b.png").shape == (3, 30, 20)
+
+
+@pytest.mark.parametrize("max_opened", [1, 1000])  # found when it is read, or before training
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_an_image_of_another_size_is_named_beside_one_of_the_first_size(tmp_path, monkeypatch, split, max_opened):
+    monkeypatch.setattr("leyden.data.folder.MAX_OPENED", max_opened)
+    root = folders.write(tmp_path / "pets", train=1, val=1, test=1)
+    Image.fromarray(folders.pixels(28, 29, seed=1)).save(root / split / "dog" / "1.png")
+    data = module(root, image_size=None)
+    message = r"pets/\w+/dog/1.png: has 28 x 29 pixels, \S+pets/train/cat/000.jpg has 28 x 28; data.image_size=\[28,28\] crops"
+
+    def read():
+        data.setup("fit")
+        data.setup("test")
+        assert max_opened == 1
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            list(loader)
+
+    with pytest.raises(UserError, match=message) as refused:
+        read()
+    assert "\n" not in str(refused.value)
+
+
+def test_photographs_need_a_size(tmp_path):
+    root = folders.write(tmp_path / "pets", train=1)
+    Image.fromarray(folders.pixels(600, 800, seed=1)).save(root / "train" / "cat" / "0.png")
+    with pytest.raises(UserError, match=r"0.png: has 600 x 800 pixels; data.image_size=\[224,224\] crops"):
+        module(root, image_size=None).setup("fit")
 
 
 def test_names_lie_in_one_block_of_memory(root):

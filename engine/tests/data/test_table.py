@@ -1,4 +1,6 @@
 import csv
+import functools
+import json
 import os
 import re
 
@@ -6,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from leyden.data.in_memory import InMemoryDataModule
 from leyden.data.table import Table, read_columns
 
 COLUMNS = {"rooms": [1, 2, 3, 4, 5], "area": [10.5, 20.0, 30.0, 40.0, 50.0], "kind": ["a", "b", "a", "c", "b"]}
@@ -88,7 +91,7 @@ def test_a_class_of_a_typed_column_is_its_value(tmp_path):
     assert classified(tmp_path, file, [True, False])[0] == ["False", "True"]
     assert classified(tmp_path, file, [2.0, 10.0, 1.0]) == (["1", "2", "10"], ["2", "10", "1"])
     with pytest.raises(
-        ValueError, match=r"column y is 0.5 in row 2; must be a class: a text, a whole number, true or"
+        ValueError, match=r"column y is 0.5 in row 2; must be a class or category: a text, a whole number, true or"
     ):
         classified(tmp_path, file, [1.0, 0.5])
     with pytest.raises(ValueError, match=r"column y is nan in row 2; must be a class"):
@@ -175,6 +178,17 @@ REFUSED = [
     (WHOLE_TEXT, {"file": "none.csv"}, "there is no none.csv"),
     (",area\n1,2\n", {}, "column '' is pandas' index; save without it, or select columns by inputs"),
     ("area\n1\n", {}, "has no column but the targets"),
+    (WHOLE_TEXT, {"categories": ["area"]}, "categories=['area']: must be among the inputs, rooms, kind"),
+    (
+        "kind,area\na,1\n,2\n",
+        {"categories": ["kind"]},
+        "t.csv: column kind is '' in row 2; must be a class or category",
+    ),
+    (
+        "id,area\n" + "".join(f"n{n},{n}\n" for n in range(1300)),
+        {"categories": ["id"]},
+        "column id has 1,040 categories; must have 1,000 or fewer",
+    ),
 ]
 
 
@@ -227,6 +241,58 @@ def test_train_and_predict_refuse_such_a_table_in_a_line(cli, tmp_path, small_ro
             assert (code, err.count("\n")) == (2, 1), (verb, file, err)
             assert file in err
             assert err.startswith("leyden: ")
+
+
+@pytest.mark.parametrize("file", ["t.csv", "t.parquet"])
+def test_categories_of_training_are_columns_after_the_numbers(tmp_path, file, capfd):
+    columns = {"kind": ["b", "a", "b"], "x": [1.5, 2.5, 3.5], "code": [10, 9, 10], "area": [1.0, 2.0, 3.0]}
+    write(tmp_path, columns, file)
+    write(tmp_path, {**columns, "kind": ["a", "new", "c"]}, f"test_{file}")
+    asked = {"file": file, "test_file": f"test_{file}", "categories": ["kind", "code"]}
+    train, test = table(tmp_path, **asked), table(tmp_path, train=False, **asked)
+    assert train.facts == {
+        "column_names": ["kind", "x", "code"],
+        "categories": {"kind": ["a", "b"], "code": ["9", "10"]},
+    }
+    assert (train.facts, train.num_one_hot) == (test.facts, 4)
+    assert train.data.tolist() == [[1.5, 0, 1, 0, 1], [2.5, 1, 0, 1, 0], [3.5, 0, 1, 0, 1]]
+    assert test.data.tolist() == [[1.5, 1, 0, 0, 1], [2.5, 0, 0, 1, 0], [3.5, 0, 0, 0, 1]]
+    err = capfd.readouterr().err
+    assert err.count("\n") == 1
+    assert "column kind has categories that training does not have, such as 'new' (rows: 2); their columns" in err
+
+
+def test_a_category_of_the_test_set_alone_is_none(tmp_path):
+    alone = np.random.default_rng(0).permutation(10)[0]  # the row that is the test set
+    write(tmp_path, {"kind": ["b" if row == alone else "a" for row in range(10)], "area": [*range(10)]})
+    held = [table(tmp_path, train, test_size=0.1, categories="kind") for train in (True, False)]
+    assert held[0].categories == held[1].categories == {"kind": ["a"]}
+    assert [each.data.unique().tolist() for each in held] == [[1.0], [0.0]]
+
+
+def test_predict_takes_categories_as_texts(cli, tmp_path):
+    write(tmp_path, {"kind": list("abcabcab"), "x": [*range(8)], "price": [1, 2, 3, 1, 2, 3, 1, 2]})
+    write(tmp_path, {"x": [1.5, 2], "kind": ["c", "new"]}, "new.csv")
+    given = ("data=table", "task=regression", "callbacks=bare", "model.hidden_sizes=[4]", "trainer.max_epochs=1")
+    asked = ("data.dataset.file=t.csv", "data.dataset.targets=price", "data.dataset.categories=[kind]")
+    run, output = tmp_path / "run", tmp_path / "o.json"
+    code, _, err = cli("train", f"run_dir={run}", *given, f"data.root={tmp_path}", *asked, "data.val_size=2")
+    assert code == 0, err
+    code, _, err = cli("predict", f"run={run}", f"table={tmp_path / 'new.csv'}", f"output={output}")
+    assert code == 0, err
+    assert "such as 'new' (rows: 1)" in err
+    assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
+
+
+def test_one_hot_columns_are_not_standardized(tmp_path):
+    write(tmp_path, {"kind": list("abab"), "x": [1, 2, 3, 6], "area": [*range(4)]})
+    write(tmp_path, {"kind": ["a"], "x": [0], "area": [0]}, "test.csv")
+    dataset = functools.partial(Table, **{**WHOLE, "test_file": "test.csv", "categories": ["kind"]})
+    options = {"batch_size": 4, "eval_batch_size": 4, "val_size": 0, "augment": None, "seed": 0}
+    data = InMemoryDataModule(
+        dataset=dataset, root=str(tmp_path), download=False, normalize="standardize", **options
+    )
+    assert (data.facts.mean, data.facts.std[1:]) == ((3.0, 0.0, 0.0), (1.0, 1.0))
 
 
 def test_several_numbers_and_a_test_set_of_its_own(tmp_path):

@@ -22,7 +22,6 @@ SHORT = {
         "limit_val_batches: 1.0": "limit_val_batches: 1",
         "limit_test_batches: 1.0": "limit_test_batches: 1",
     },
-    "engine/src/leyden/conf/data/folder.yaml": {"image_size: [224, 224]": "image_size: [64, 64]"},
     "conf/experiment/finetune.yaml": {
         "val_size: 59000": "val_size: 5000",
         "limit_val_batches: 5": "limit_val_batches: 1",
@@ -65,5 +64,4 @@ NOT_RUN = {
 NOT_HERE = {
     "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
     "cluster=": "needs a cluster: tests/cluster has one",
-    "compile=true": "needs a C++ compiler: tests/test_contracts.py compiles each network",
 }

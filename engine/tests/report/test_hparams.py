@@ -44,7 +44,6 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):  # noqa:
         "objective.mode": "min",
         "trainer.gradient_clip_val": "null",
         "trainer.deterministic": True,
-        "status": "finished",
     }
     assert type(chosen["trainer.deterministic"]) is bool
     assert status == api_pb2.STATUS_SUCCESS
@@ -93,12 +92,11 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
         patch.setattr(Classification, "training_step", failing_step)
         run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", code=2)
     chosen, status = hparams(run)
-    assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2, "status": "failed"}
+    assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2}
     assert status == api_pb2.STATUS_FAILURE
     assert not best(run)
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2")
     chosen, status = hparams(run)
-    assert chosen["status"] == "finished"
     assert status == api_pb2.STATUS_SUCCESS
     assert named(best(run)) == selecting(run)
     assert len(list(run.directory.rglob("hparams*"))) == 1

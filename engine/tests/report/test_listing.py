@@ -86,7 +86,7 @@ def test_on_a_terminal_each_run_is_one_line_and_what_all_have_typed_is_said_once
 def test_the_same_for_other_programs(call, three):
     found = json.loads(call("outputs", "format=json"))
     assert {row["directory"] for row in found} == {str(path.parent) for path in three.rglob("run.json")}
-    assert [*found[0]] == ["directory", "status", "age_s", "far", "objective", "typed"]
+    assert [*found[0]] == ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
     table = list(csv.DictReader(io.StringIO(call("format=csv"))))
     assert [row["directory"] for row in table] == [row["directory"] for row in found]
 
@@ -145,13 +145,13 @@ def test_what_is_asked_for_is_shown(call, three):
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
     # A gap is no value, and null is one.
     write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
-    records.put(three / "sub" / "new2", config={"objective": None, "note": None, "optimizer": {"lr": 3}})
+    records.put(three / "sub" / "new2", config={"objective": None, "remark": None, "optimizer": {"lr": 3}})
     for condition, value in (("optimizer.lr = 3", "null"), ("optimizer.lr < 0.02", "")):
-        assert call("sort=note", f"where={condition}").count("null") == bool(value)
-        (line,) = csv.DictReader(io.StringIO(call("sort=note", f"where={condition}", "format=csv")))
-        assert line["note"] == value
-        (row,) = json.loads(call("sort=note", f"where={condition}", "format=json"))
-        assert ("note" in row) == bool(value)
+        assert call("sort=remark", f"where={condition}").count("null") == bool(value)
+        (line,) = csv.DictReader(io.StringIO(call("sort=remark", f"where={condition}", "format=csv")))
+        assert line["remark"] == value
+        (row,) = json.loads(call("sort=remark", f"where={condition}", "format=json"))
+        assert ("remark" in row) == bool(value)
 
 
 ASKED = ["epochs", "val/loss", "optimizer.lr"]

@@ -68,7 +68,7 @@ def test_ticks_are_the_values_that_were_tried_unless_they_are_many(drawn):
 def test_pruned_runs_are_crosses_in_the_legend(drawn):
     figure = drawn([Point({"lr": n}, [0.1 * n], is_pruned=n > 2) for n in range(5)], log=[])
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["pruned"]
+    assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
     assert [len(each.get_offsets()) for each in figure.axes[0].collections] == [3, 2]
 
 

@@ -230,7 +230,7 @@ def test_data_that_have_changed_are_named_before_training(call, make, given, com
     from leyden.data.folder import Folder
 
     root = folders.write(tmp_path / "data")
-    digests = Folder(root / "train", ["cat", "dog"], (3, 8, 8)).digests | {
+    digests = Folder(root / "train", ["cat", "dog"]).digests | {
         "val/": "0",
         "Own.data": "0",
         "a\0b": "0",

@@ -176,9 +176,11 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
     assert "test evaluations by x so far: 4" in out
     row = read_test_evaluations(tmp_path / "outputs")[-1]
-    values = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}")[1].split() for seed in range(3)]
-    each = [float(words[words.index("test/acc") + 1]) for words in values]
-    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3, abs=1e-4)
+    texts = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[1] for seed in range(3)]
+    each = [json.loads(text)["metrics"]["test/acc"] for text in texts]
+    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3)
+    of_row = json.loads(cli("evaluate", f"runs={sweep}", "format=json")[1])
+    assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
     for arguments, message in (
         (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
         (("failed=best",), "failed=best: must be one of drop, worst"),

@@ -15,7 +15,7 @@ class Clock:
         num_places: Of jobs at once; None for any number.
     """
 
-    note = ""
+    note, shares = "", False
 
     def __init__(self, num_places):
         self.num_places, self.now, self.ends = num_places, 0, []

@@ -19,7 +19,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import launcher
-from leyden.sweep.jobs import slug
+from leyden.sweep.jobs import JobNames
 from leyden.sweep.sweep import claim_directory
 from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -135,7 +135,7 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
     finish(sweep(tmp_path, *arguments))
     best = runs(tmp_path)[0.01, 0].directory
     evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
-    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *QUICK]))
+    planted = best.with_name(JobNames.read(best.parent).name([evil, "trainer.max_epochs=1", *QUICK]))
     shutil.copytree(best, planted)
     result, starts = records.content(planted), records.starts(planted)
     result["objective"]["value"] = 1.0

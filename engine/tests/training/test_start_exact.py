@@ -222,7 +222,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=by)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + by, output
-    assert output.count("Interrupted. The same command with") == 1
+    assert output.count("Interrupted. ") == 1
     # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
     # epoch is saved with its end.
     saved = torch.load(tmp_path / "told" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]

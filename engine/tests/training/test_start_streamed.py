@@ -67,6 +67,14 @@ def rows(path):
 
 
 @pytest.mark.slow(minutes=0.1)
+def test_a_run_on_images_of_their_own_size_predicts_those_of_any_size(train, cli, tmp_path, root):
+    small = folders.write(tmp_path / "small", train=1, val=1, test=1)  # all of the first size
+    own, *_ = train("own", f"data.root={small}", "data.image_size=null", "trainer.max_epochs=1")
+    assert Trained(own, "best").facts.input_shape == (3, *folders.SIZES[0])
+    code, out, err = cli("predict", f"run={own.directory}", f"images={root / 'test' / 'cat'}")
+    assert (code, out.count("/test/cat/")) == (0, 9), err
+
+
 def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypatch):
     run, *_ = train("run", "trainer.max_epochs=1", "data.num_workers=0")
     images = tmp_path / "images"

@@ -12,22 +12,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.data.images import SUFFIXES, read_center_crop
+from leyden.data.images import SUFFIXES, read_center_crop, refuse_size, upright_size
 from leyden.data.streamed import StreamedDataModule
 from leyden.files.fetch import digest_of_folder
 from leyden.run.process import is_main_process
 
+MAX_OPENED = 1000  # images of a split, spread over it, whose sizes are compared before training
+MAX_OWN_PIXELS = (
+    512**2
+)  # larger images are of a camera: of their own size, a network would have billions of parameters
+
 
 class FolderDataModule(StreamedDataModule):
-    """Images in `root/train/CLASS/`, `root/test/CLASS/` and, optionally, `root/val/CLASS/`, of any size.
+    """Images in `root/train/CLASS/`, `root/test/CLASS/` and, optionally, `root/val/CLASS/`.
 
-    Reads .jpg, .jpeg, .png and .webp files and ignores hidden ones. Each image is center-cropped to the aspect
-    ratio of `image_size` and resized, by `read_image`, also in `predict`.
+    Reads .jpg, .jpeg, .png and .webp files and ignores hidden ones. With `image_size`, each image is center-cropped to
+    this aspect ratio and resized. Without, an image of another size than the first one's is refused: of up to
+    `MAX_OPENED` per split before training, of all when they are read. `predict` crops and resizes any image.
 
     Args:
         root: The folder.
-        image_size: Height and width of the network's input images.
+        image_size: Height and width of the network's input images; None: their own, up to `MAX_OWN_PIXELS`.
         channels: 3 for RGB, 1 for grey.
         kwargs: Arguments of `StreamedDataModule`.
 
@@ -39,18 +46,22 @@ class FolderDataModule(StreamedDataModule):
         self,
         *,
         root: str,
-        image_size: Sequence[int],
+        image_size: Sequence[int] | None,
         channels: int,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        if channels not in (1, 3):
+            raise ValueError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
+        self.root, self.channels = root, channels
+        self.first: Path | None = None  # the image whose size all must have, unless `image_size` is given
+        self.input_shape: tuple[int, int, int]  # set in `open` without `image_size`
+        if image_size is None:
+            return
         if not isinstance(image_size, list | tuple) or len(image_size) != 2:
             raise ValueError(f"image_size={image_size}: must be two sizes, rows and columns")
         if not all(type(size) is int and 0 < size < 2**14 for size in image_size):
             raise ValueError(f"image_size={image_size}: must be whole numbers from 1 to {2**14 - 1}")
-        if channels not in (1, 3):
-            raise ValueError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
-        self.root = root
         self.input_shape = (channels, image_size[0], image_size[1])
 
     @property
@@ -74,11 +85,33 @@ class FolderDataModule(StreamedDataModule):
         classes = [os.fsdecode(name) for name in _entry_names(train, folders=True)]
         if not classes:
             raise ValueError(f"{train}: holds no folder of a class; images lie in {train}/CLASS/")
-        found = Folder(folder, classes, self.input_shape)
+        found = Folder(folder, classes)
         empty = sorted({*classes} - {classes[target] for target in np.unique(found.targets)})
         if split == "train" and empty:
             raise ValueError(f"{folder / empty[0]}: holds no image; they end in {', '.join(SUFFIXES)}")
+        if not hasattr(self, "input_shape"):
+            self.first = (found if split == "train" else Folder(train, classes)).path(0)
+            self.input_shape = (self.channels, *_own_size(self.first))
+        if self.first:
+            for index in np.linspace(0, len(found) - 1, min(len(found), MAX_OPENED), dtype=int).tolist():
+                refuse_size(found.path(index), upright_size(found.path(index)), self.first, self.input_shape[1:])
+        found.input_shape, found.like = self.input_shape, self.first
         return found
+
+
+def _own_size(path: Path) -> tuple[int, int]:
+    """Return the size of an image that networks can have as their input.
+
+    Raises:
+        UserError: It has too many pixels, as a photograph of a camera.
+    """
+    rows, columns = upright_size(path)
+    if rows * columns > MAX_OWN_PIXELS:
+        raise UserError(
+            f"{path}: has {rows} x {columns} pixels; data.image_size=[224,224] crops and resizes each image, "
+            f"data.image_size=[{rows},{columns}] keeps this size"
+        )
+    return rows, columns
 
 
 class Folder(Dataset[tuple[Tensor, int]]):
@@ -87,15 +120,21 @@ class Folder(Dataset[tuple[Tensor, int]]):
     Args:
         folder: Contains one folder per class, except for classes without images.
         classes: Names of the classes.
+
+    Attributes:
         input_shape: Shape of the returned images, (C, H, W).
+        like: An image of this shape, if those of others are refused.
 
     Raises:
         ValueError: There is no image, a folder of an unknown class, a broken link, or a folder that can't be
             listed.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
-        self.folder, self.classes, self.input_shape = folder, classes, input_shape
+    input_shape: tuple[int, int, int]
+    like: Path | None = None
+
+    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
+        self.folder, self.classes = folder, classes
         present = {os.fsdecode(name) for name in _entry_names(folder, folders=True)}
         if unknown := sorted(present - {*classes}):
             raise ValueError(f"{folder / unknown[0]}: is not a class of the training images ({', '.join(classes)})")
@@ -121,9 +160,11 @@ class Folder(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return an image's pixels, shape (C, H, W), uint8, and its class."""
-        target = int(self.targets[index])
-        path = self.folder / self.classes[target] / os.fsdecode(self.names[index])
-        return read_center_crop(path, self.input_shape), target
+        return read_center_crop(self.path(index), self.input_shape, like=self.like), int(self.targets[index])
+
+    def path(self, index: int) -> Path:
+        """Return the path of an image."""
+        return self.folder / self.classes[int(self.targets[index])] / os.fsdecode(self.names[index])
 
 
 NO_NAMES = np.array([], dtype=np.bytes_)

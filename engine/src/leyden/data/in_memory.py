@@ -36,6 +36,7 @@ class Tensors:
         facts: Shape of a sample, names of classes, target numbers and tokens, and custom facts.
         overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
             do; None: samples are independent.
+        num_one_hot: Number of last columns that are 0 and 1, and are never standardized.
         digests: SHA-256 that identifies the data, by file or tensor name.
     """
 
@@ -43,6 +44,7 @@ class Tensors:
     targets: Tensor
     facts: Facts
     overlap: int | None
+    num_one_hot: int = 0
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -52,8 +54,8 @@ def to_tensors(source: Any) -> Tensors:
     Args:
         source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
             (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
-            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap` and `facts` are
-            optional, as in `Tensors`.
+            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap`, `num_one_hot` and
+            `facts` are optional, as in `Tensors`.
 
     Raises:
         ValueError: The dataset has another format; the message names the dataset.
@@ -74,7 +76,7 @@ def to_tensors(source: Any) -> Tensors:
         inputs = _inputs(data, names["vocabulary"])
         facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
         targets = _targets(targets, names["class_names"], names["vocabulary"])
-        return Tensors(inputs, targets, facts, getattr(source, "overlap", None))
+        return Tensors(inputs, targets, facts, getattr(source, "overlap", None), getattr(source, "num_one_hot", 0))
     except ValueError as error:
         raise ValueError(f"{name}: {error}") from None
 
@@ -313,6 +315,8 @@ class InMemoryDataModule(SplitDataModule):
             return None
         self.cut(len(held.inputs), held.overlap)
         scale = self._new_normalize(held.inputs)
+        if (num := held.num_one_hot) and self.normalize == "standardize":
+            scale = replace(scale, mean=scale.mean[:-num] + (0.0,) * num, std=scale.std[:-num] + (1.0,) * num)
         return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
 
     @property

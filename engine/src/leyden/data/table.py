@@ -6,7 +6,7 @@ Shapes: N rows, F input columns, T target columns.
 import csv
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import one_line, warn
@@ -24,6 +25,7 @@ SUFFIXES = (".csv", ".parquet")
 INDICES = ("", "__index_level_0__")  # pandas' names for its row index, in CSV and in Parquet
 # ASCII digits without underscores, unlike `float`; integers of class names are in canonical form.
 NUMBER = re.compile(r" *[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)? *", re.ASCII)
+MAX_CATEGORIES = 1000  # of a column; a column of names or of numbers has more
 CANONICAL_INTEGER = re.compile("0|-?[1-9][0-9]{0,99}")
 
 
@@ -88,7 +90,8 @@ def _read_parquet(path: Path, content: bytes) -> tuple[list[str], list[NDArray[A
 class Table(Dataset[None]):
     """Table rows as a dataset, with tensors `data` and `targets`.
 
-    `data` has shape (N, F), float32. `targets` are numbers, (N,) or (N, T), float32, or classes, (N,), int64.
+    `data` has shape (N, F), float32: the columns of numbers, then a column of 0 and 1 for each category of each of
+    `categories`. `targets` are numbers, (N,) or (N, T), float32, or classes, (N,), int64.
 
     Args:
         root: Folder of the files.
@@ -98,6 +101,8 @@ class Table(Dataset[None]):
         test_file: File name of the test set; None: the test set is cut from `file`.
         test_size: Fraction of the rows in `file` that is the test set, always the same rows, in (0, 1).
         inputs: Names of the input columns; None: all that are not targets.
+        categories: Names of input columns whose values are categories, as classes are. The training set, validation
+            included, determines them; a row of another category has 0 in all columns, and a line warns.
         targets: Name of the target column, or a list of names.
         classes: Whether the target is a class: a string, an integer or a boolean. In a CSV each cell is a string,
             so `01` and `1` are different classes. Classes are sorted as integers if all of them are, otherwise as
@@ -120,6 +125,7 @@ class Table(Dataset[None]):
         inputs: Sequence[str] | None,
         targets: str | Sequence[str],
         classes: bool,
+        categories: str | Sequence[str] | None = None,
     ) -> None:
         if not isinstance(test_size, float) or not 0 < test_size < 1:
             raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
@@ -135,21 +141,26 @@ class Table(Dataset[None]):
                 raise ValueError(
                     f"{path}: column {index[0]!r} is pandas' index; save without it, or select columns by inputs"
                 )
-        inputs = list(inputs)
+        inputs, chosen = list(inputs), [categories] if isinstance(categories, str) else list(categories or ())
         if not inputs:
             raise ValueError(f"{path}: has no column but the targets")
-        _require(path, columns, [*inputs, *names])
+        _require(path, columns, [*inputs, *chosen, *names])
+        if other := sorted({*chosen} - {*inputs}):
+            raise ValueError(f"categories={other}: must be among the inputs, {', '.join(inputs)}")
         if classes:
             self.classes = sorted_classes({*_class_names(path, names[0], columns[names[0]])})
         rows: Any = slice(None)
+        in_training = _rows(path, len(columns[names[0]]), test_size, train=True) if test_file is None else rows
+        self.categories = {name: _categories(path, name, columns[name], in_training) for name in chosen}
+        self.num_one_hot = sum(map(len, self.categories.values()))
         if test_file is None:
-            rows = _rows(path, len(columns[names[0]]), test_size, train=train)
+            rows = in_training if train else _rows(path, len(columns[names[0]]), test_size, train=False)
         elif not train:
             path = Path(root, test_file)
             columns, _ = read_columns(Path(root), test_file)
             _require(path, columns, [*inputs, *names])
-        self.data = _numbers(path, columns, inputs)[rows]
-        self.facts = {"column_names": inputs}
+        self.data = to_inputs(path, values_of(path, columns, inputs, self.categories), self.categories)[rows]
+        self.facts = {"column_names": inputs, **({"categories": self.categories} if chosen else {})}
         if classes:
             number_of = {name: number for number, name in enumerate(self.classes)}
             values = _class_names(path, names[0], columns[names[0]])
@@ -177,6 +188,55 @@ def _rows(path: Path, num_rows: int, test_size: float, *, train: bool) -> NDArra
     return np.sort(order[num_test:] if train else order[:num_test])
 
 
+Categories = Mapping[str, Sequence[str]]  # by column
+
+
+def _categories(path: Path, name: str, values: NDArray[Any], rows: Any) -> list[str]:
+    """Return the sorted categories of a column, in these rows.
+
+    Raises:
+        ValueError: There are so many that the column must be something else, or a row has none.
+    """
+    found = sorted_classes({*np.array(_class_names(path, name, values), dtype=object)[rows]})
+    if len(found) > MAX_CATEGORIES:
+        raise ValueError(
+            f"{path}: column {name} has {len(found):,} categories; must have {MAX_CATEGORIES:,} or fewer"
+        )
+    return found
+
+
+def values_of(
+    path: Path, columns: dict[str, NDArray[Any]], names: Sequence[str], categories: Categories
+) -> dict[str, list[Any]]:
+    """Return the values of input columns: numbers, or texts of those that are categories.
+
+    Raises:
+        ValueError: A row lacks a value.
+    """
+    readers: dict[str, Any] = dict.fromkeys(categories, _class_names)
+    return {name: readers.get(name, numbers_of)(path, name, columns[name]) for name in names}
+
+
+def to_inputs(path: Path, values: Mapping[str, Any], categories: Categories) -> Tensor:
+    """Return the inputs of rows, shape (N, F): numbers, then categories as columns of 0 and 1; a line warns of unknown ones."""
+    numbers = [torch.as_tensor(column)[:, None] for name, column in values.items() if name not in categories]
+    return torch.cat(
+        [*numbers, *(_one_hot(path, name, values[name], known) for name, known in categories.items())], 1
+    )
+
+
+def _one_hot(path: Path, name: str, values: list[str], known: Sequence[str]) -> Tensor:
+    number_of = {category: number for number, category in enumerate(known)}
+    strange = [value for value in values if value not in number_of]
+    if strange and is_main_process():
+        warn(
+            f"{path}: column {name} has categories that training does not have, such as {one_line(repr(strange[0]))} "
+            f"(rows: {len(strange):,}); their columns of 0 and 1 are all 0"
+        )
+    numbers = torch.tensor([number_of.get(value, len(known)) for value in values])
+    return one_hot(numbers, len(known) + 1)[:, :-1].float()
+
+
 def _numbers(path: Path, columns: dict[str, NDArray[Any]], names: Sequence[str]) -> Tensor:
     return torch.from_numpy(np.stack([numbers_of(path, name, columns[name]) for name in names], axis=1))
 
@@ -193,7 +253,8 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
             if not (isinstance(cell, str) and NUMBER.fullmatch(cell)):
                 hint = "; decimals are written with a point" if isinstance(cell, str) and "," in cell else ""
                 raise ValueError(
-                    f"{path}: column {name} is {str(cell)!r} in row {row}, not a number{hint}; select columns by inputs"
+                    f"{path}: column {name} is {str(cell)!r} in row {row}, not a number{hint}; select columns by inputs, "
+                    f"or name it in categories"
                 )
         numbers = values.astype(np.float64)
     if numbers.dtype.kind not in "iufb":
@@ -208,17 +269,17 @@ def numbers_of(path: Path, name: str, values: NDArray[Any]) -> NDArray[np.float3
 
 
 def _class_names(path: Path, name: str, values: NDArray[Any]) -> list[str]:
-    """Return the class name of each row.
+    """Return the class or category of each row.
 
     Raises:
-        ValueError: A row has no class.
+        ValueError: A row has none.
     """
     names, cells = [], values.tolist() if values.dtype.kind in "iufbO" else list(values)
     for row, value in enumerate(cells, start=1):
         is_whole = isinstance(value, float) and value.is_integer()
         if not (isinstance(value, str | int) or is_whole) or value == "":
             raise ValueError(
-                f"{path}: column {name} is {one_line(repr(value))} in row {row}; must be a class: a text, a whole number, true or false"
+                f"{path}: column {name} is {one_line(repr(value))} in row {row}; must be a class or category: a text, a whole number, true or false"
             )
         names.append(str(int(value)) if is_whole else str(value))
     return names

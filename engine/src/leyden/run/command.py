@@ -152,11 +152,12 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         raise UserError(f"-m: is for leyden train; {name} takes one run")
     if is_main_process():  # Lightning starts the other ranks with its own arguments
         _refuse(options)
-        if can_sweep and any("fork=" in argument for argument in options.overrides):
-            from leyden.run.fork import fork_arguments  # late, as it imports much
+    of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
+    if can_sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+        from leyden.run.fork import recorded_arguments  # late, as it imports much
 
-            sys.argv[1:] = fork_arguments(argv, is_sweep=options.multirun)
-            options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
+        sys.argv[1:] = recorded_arguments(argv, is_sweep=options.multirun)
+        options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
     return options
 
 

@@ -27,8 +27,9 @@ CONTROL_KEYS = (
     "cluster",
     "sweep",
 )
+NOTES = ("note", "tags")  # what the user says of a run
 # Keys of the same kind that stay in the record; they may change when a run is resumed.
-START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format")
+START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format", *NOTES)
 # Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
     "name",
@@ -40,7 +41,7 @@ DISPLAY_KEYS = (
 )
 # Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
 INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
-INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs"}
+INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs", "categories"}
 # Callbacks that never change weights or metrics: all of `leyden.pictures`, and these.
 DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
 DISPLAY_CALLBACKS = (
@@ -57,6 +58,11 @@ DISPLAY_CALLBACKS = (
 def is_launch_option(key: str) -> bool:
     """Return whether a key only controls how and where a run is started, and is not part of its identity."""
     return key.split(".")[0] in CONTROL_KEYS or key in START_KEYS
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:

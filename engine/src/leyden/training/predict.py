@@ -10,7 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from omegaconf import DictConfig
 from rich.progress import Progress
@@ -21,7 +20,7 @@ from leyden.config.table import Terminal, csv_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.images import find_images, read_image
-from leyden.data.table import numbers_of, read_columns
+from leyden.data.table import read_columns, to_inputs, values_of
 from leyden.exact.files import replacing
 from leyden.run.files import writing
 from leyden.tasks.task import Task
@@ -77,9 +76,10 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
         names = facts.extra.get("column_names") or list(columns)
         if missing := [name for name in names if name not in columns]:
             raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
-        if len(names) != (facts.input_shape or ())[0]:
+        values = values_of(path, columns, names, known := facts.extra.get("categories") or {})
+        inputs_NF = to_inputs(path, values, known)
+        if inputs_NF.shape[1:] != facts.input_shape:
             raise ValueError(f"{path}: has {len(names)} columns; the network takes {(facts.input_shape or ())[0]}")
-        inputs_NF = torch.from_numpy(np.stack([numbers_of(path, name, columns[name]) for name in names], axis=1))
     except (OSError, ValueError) as error:
         raise UserError(f"table: {error}") from error
     with torch.inference_mode():
@@ -87,8 +87,13 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
             task.network(facts.normalize(part.to(task.device))).cpu()
             for part in torch.split(inputs_NF, ROWS_PER_BATCH)
         ]
-    rows = zip(inputs_NF.tolist(), torch.cat(parts), strict=True)
-    return [dict(zip(names, row, strict=True)) | _predicted(outputs, facts) for row, outputs in rows]
+    rows = zip(
+        *(torch.as_tensor(v).tolist() if name not in known else v for name, v in values.items()), strict=True
+    )
+    return [
+        dict(zip(names, row, strict=True)) | _predicted(outputs, facts)
+        for row, outputs in zip(rows, torch.cat(parts), strict=True)
+    ]
 
 
 def _predicted(outputs: torch.Tensor, facts: Facts) -> Row:
