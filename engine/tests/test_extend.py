@@ -121,7 +121,7 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
 
 
 def test_a_schedule_follows_the_objective_also_after_a_kill_and_trains_longer(train):  # noqa: F811
-    given = ("callbacks=default", "scheduler=plateau", "scheduler.patience=0", "scheduler.threshold=10")
+    given = ("callbacks=default", "scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10")
     given = (*given, "objective.metric=val/loss", "objective.mode=min", "trainer.log_every_n_steps=1")
     whole, *_ = train("whole", *given, "trainer.max_epochs=4")
     rates = [value for _, metric, value in curves(whole) if metric == "lr"]
@@ -296,10 +296,10 @@ def test_a_new_task_is_two_files_and_trains(copy, mnist_root):
     assert code == 0, said
     changed = git(copy, "status", "--porcelain", "-uall").splitlines()
     assert changed == ["?? conf/task/ranking.yaml", f"?? src/{OWN}/tasks/ranking.py"]
-    objective = ("objective.metric=val/loss", "objective.mode=min", f"data.root={mnist_root}")
+    objective = ("objective.metric=train/size", "objective.mode=min", f"data.root={mnist_root}")
     code, said = call(copy, "-m", "leyden.train", "task=ranking", *objective, *QUICK)
     assert code == 0, said
-    assert "test/loss" in said
+    assert all(f"test/{name}" in said for name in ("loss", "acc", "size"))
 
 
 def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
