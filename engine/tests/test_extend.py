@@ -22,7 +22,7 @@ from leyden.data.contract import Facts
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import ENGINE, conf
-from tests.conftest import SMALL, start
+from tests.conftest import SMALL, assert_same_bits, start
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -103,6 +103,26 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
     if num_steps == 20:
         assert max(rates) == pytest.approx(1e-3, rel=0.03)
         assert rates[-1] < 1e-5
+
+
+def test_a_schedule_follows_the_objective_also_after_a_kill_and_trains_longer(train):  # noqa: F811
+    given = ("callbacks=default", "scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10")
+    given = (*given, "objective.metric=val/loss", "objective.mode=min", "trainer.log_every_n_steps=1")
+    whole, *_ = train("whole", *given, "trainer.max_epochs=4")
+    rates = [value for _, metric, value in curves(whole) if metric == "lr"]
+    assert sorted({*rates}, reverse=True) == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])  # nothing is better by so much
+    train("longer", *given, "trainer.max_epochs=2")
+    longer, *_ = train("longer", *given, "trainer.max_epochs=4")
+    assert_same_bits(whole.directory, longer.directory)
+
+
+def test_the_learning_rate_rises_before_it_falls(train):  # noqa: F811
+    given = ("callbacks=default", "scheduler=cosine", "scheduler.warmup_steps=4", "trainer.log_every_n_steps=1")
+    run, *_ = train("run", *given, "trainer.max_epochs=2")
+    rates = [value for _, metric, value in curves(run) if metric == "lr"]
+    assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
+    assert rates[4:] == sorted(rates[4:], reverse=True)
+    assert rates[-1] < 2e-5
 
 
 def recipes(folder):
@@ -233,10 +253,10 @@ def test_a_new_task_is_two_files_and_trains(copy, mnist_root):
     assert code == 0, said
     changed = git(copy, "status", "--porcelain", "-uall").splitlines()
     assert changed == ["?? conf/task/ranking.yaml", f"?? src/{OWN}/tasks/ranking.py"]
-    objective = ("objective.metric=val/loss", "objective.mode=min", f"data.root={mnist_root}")
+    objective = ("objective.metric=train/size", "objective.mode=min", f"data.root={mnist_root}")
     code, said = call(copy, "-m", "leyden.train", "task=ranking", *objective, *QUICK)
     assert code == 0, said
-    assert "test/loss" in said
+    assert all(f"test/{name}" in said for name in ("loss", "acc", "size"))
 
 
 def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):

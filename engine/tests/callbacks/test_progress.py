@@ -1,10 +1,13 @@
 """What a terminal of 80 columns shows of a run's progress."""
 
+import io
 import time
 from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
 from lightning.pytorch.trainer.states import TrainerFn
+from rich.console import Console
 
 from leyden.callbacks.display import Progress, metric_texts
 
@@ -45,6 +48,18 @@ def test_the_time_left_is_that_of_all_epochs(bar, given, seconds):
 def test_the_time_left_counts_this_start_alone(bar):
     bar._trainer, bar._num_before = trainer(), 215
     assert bar.seconds_left == pytest.approx(80, abs=1)
+
+
+def test_a_line_of_the_bar_fits_with_its_metrics(bar):
+    bar._trainer = trainer()
+    console = Console(file=(file := io.StringIO()), force_terminal=True, width=80, color_system=None)
+    progress = CustomProgress(*bar.configure_columns(bar._trainer), console=console, auto_refresh=False)
+    with progress:
+        progress.add_task("epoch 100/100", total=430, completed=430)
+        progress.refresh()
+    (line,) = {line.rpartition("\x1b[2K")[2].rstrip() for line in file.getvalue().splitlines() if "430/430" in line}
+    assert line.endswith(" 0:00:40")
+    assert len(f"{line} loss: 0.124 acc: 0.968 f1: 0.912 top3: 0.999") <= 80
 
 
 def test_an_epoch_is_one_line_of_a_terminal():

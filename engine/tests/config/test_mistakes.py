@@ -45,6 +45,15 @@ trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
 trainer.limit_test_batches=none  =>  trainer.limit_test_batches=none
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
+task.class_weights=[1,2]  =>  class_weights: must be 10 numbers, one per class; found 2
+task.class_weights=balance  =>  class_weights=balance: must be balanced, or a number per class
+task.class_weights=[0,0,0,0,0,0,0,0,0,0]  =>  0 or larger and not all 0
+task.class_weights=balanced task.loss={_target_:torch.nn.NLLLoss}  =>  applies to cross-entropy only
+scheduler=plateau scheduler.monitor=val/los  =>  scheduler.monitor=val/los: must be one of train/acc
+scheduler=plateau objective=null  =>  scheduler.monitor=None: must be one of train/acc
+scheduler=plateau objective=null scheduler.monitor=val/acc  =>  scheduler.mode=None: must be one of max, min
+scheduler=cosine scheduler.warmup_steps=0.5  =>  warmup_steps=0.5: must be a whole number, 0 or larger
+scheduler=cosine scheduler.warmup_steps=100000  =>  warmup_steps=100000: must be fewer than the run's
 task.label_smoothing=1  =>  label_smoothing=1: must be a number in [0, 1)
 data/augment=affine data.augment.num_chunks=0  =>  num_chunks=0: must be a whole number, 1 or larger
 data/augment=affine data.augment.affine.degrees=-1  =>  degrees
