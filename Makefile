@@ -7,7 +7,8 @@ ENGINE ?=
 BIN := .venv/bin
 LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
 CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
-INSTALL = $(BIN)/python -m pip install --quiet $(CONSTRAINTS)
+# Not --quiet: on a slow line the download of PyTorch takes minutes.
+INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename schema bench test-slow test-faults test-cluster test-browser

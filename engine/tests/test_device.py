@@ -17,11 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leyden import assembly
-from leyden.assembly.instantiate import instantiate
 from leyden.assembly.task import make_optimizer
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.transforms import AsyncTransfers, send
+from leyden.data.transforms import send
 from leyden.pictures.curves import LoggedConfig
 from leyden.pictures.outputs import OnEvaluation
 from leyden.scheduler.requeue import RequeueSignal
@@ -218,21 +217,6 @@ def test_every_metric_takes_batches(metrics):
         assert metrics in WAITING or found == [], case
         return
     pytest.fail("no task takes it")
-
-
-@pytest.mark.parametrize("augment", names("data/augment"))
-def test_what_augments_is_sent_and_is_the_same(augment, monkeypatch):
-    """Also what is sent: on a GPU from pinned memory."""
-    cfg = compose(f"data/augment={augment}").data.augment
-    if cfg is None:
-        return
-    change = instantiate(cfg, "data.augment")
-    pixels = torch.arange(16 * 28 * 28, dtype=torch.uint8).reshape(16, 1, 28, 28)
-    torch.manual_seed(0)
-    expected = change(pixels)
-    torch.manual_seed(0)
-    with AsyncTransfers():
-        assert torch.equal(change(pixels), expected)
 
 
 class Recorded:

@@ -320,14 +320,6 @@ def test_a_fork_reads_the_data_of_its_parent(train, parents, tmp_path):  # noqa:
     assert run.config["data"]["root"] == str(ROOT / "data")
 
 
-def test_a_parent_without_a_part_is_refused(cli, parents, tmp_path):
-    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "parent"))
-    records.put(parent.directory, config={**parent.recorded, "model": None})
-    code, _, err = cli("train", "dry_run=true", f"fork={parent.directory}@1")
-    assert code == 2
-    assert "its overrides lead to other settings now than it had: model: None there" in " ".join(err.split())
-
-
 def composed(place, *overrides):
     """The directory of a run that was composed by these overrides, and has begun."""
     overrides = with_parent(overrides, place)

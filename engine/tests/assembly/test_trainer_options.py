@@ -24,31 +24,6 @@ def test_max_time_ends_the_run(train):  # noqa: F811
     assert "test/acc" in out
 
 
-def batches(train, monkeypatch, *arguments):  # noqa: F811
-    """The batches that a run trains on, by epoch."""
-    from leyden.tasks import Classification
-
-    seen, training_step = {}, Classification.training_step
-
-    def watched(self, batch):
-        seen.setdefault(self.current_epoch, []).append(batch[0].clone())
-        return training_step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_step", watched)
-        train("watched", *arguments)
-    return seen
-
-
-def test_overfit_batches_are_the_same_in_each_epoch(train, monkeypatch):  # noqa: F811
-    seen = batches(
-        train, monkeypatch, "+trainer.overfit_batches=3", "trainer.max_epochs=3", "objective.metric=train/acc"
-    )
-    assert [len(epoch) for epoch in seen.values()] == [3, 3, 3]
-    for epoch in seen.values():
-        assert all(torch.equal(a, b) for a, b in zip(epoch, seen[0], strict=True))
-
-
 def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
     run, *_ = train(
         "a",

@@ -292,19 +292,6 @@ def test_submit_and_leave(slurm, tmp_path, mnist_root):
     assert "2 finished" in finish(start(script=summarize))
 
 
-def test_the_first_failure_cancels_the_others_if_that_is_wanted(slurm, tmp_path, mnist_root):
-    # The first job fails within seconds, the others take longer than it takes to see that.
-    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.02,0.03", "cluster.num_jobs=2", "sweep.fail_fast=true")
-    process = submit(tmp_path, *LONG, *arguments)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
-    assert "jobs failed; the same command runs them again, and continues with the others" in output
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
-    states = [run.result.status if run.result else None for run in runs(tmp_path)]
-    assert states.count("failed") == 1
-    assert None in states
-
-
 def trials(tmp_path):
     found = open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
     return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
@@ -344,33 +331,6 @@ def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
     output = finish(submit(tmp_path, *arguments))
     assert "written: " in output
     assert "jobs are searching" not in output
-
-
-def test_a_search_that_is_left_has_its_branches_and_seeds(slurm, tmp_path, mnist_root):
-    sizes = (
-        "sweep.settings=[{model.hidden_sizes:[8],model.dropout:0.0},{model.hidden_sizes:[16],model.dropout:0.1}]"
-    )
-    function = "sweep.space=tests.sweep.spaces.optimizers"
-    search = ("hydra/sweeper=optuna", function, sizes, "optimizer.lr=interval(0.001,0.01)")
-    further = ("hydra.sweeper.num_trials=4", "sweep.seeds=2", "cluster.wait=false", "cluster.num_jobs=2")
-    short = [each for each in SHORT if "hidden_sizes" not in each]
-    finish(submit(tmp_path, *short, *search, *further, 'task.label_smoothing="${optimizer.lr}"'))
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 4, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
-    found = {run.directory.name: run for run in runs(tmp_path)}
-    assert len(found) == 8
-    for trial in trials(tmp_path):
-        both = [found[name] for name in (trial.user_attrs["run"], *trial.user_attrs["other_runs"])]
-        assert [run.config["seed"] for run in both] == [0, 1]
-        assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in both) / 2)
-        for run in both:
-            assert (run.config["model"]["hidden_sizes"], run.config["model"]["dropout"]) in (
-                ([8], 0.0),
-                ([16], 0.1),
-            )
-            assert run.config["task"]["label_smoothing"] == run.config["optimizer"]["lr"]
-            given = any(override.startswith("optimizer.momentum=") for override in run.overrides)
-            assert given == ("optimizer=sgd" in run.overrides) == ("momentum" in trial.params)
 
 
 def test_a_search_that_is_left_starts_the_processes_of_its_trials(slurm, tmp_path, mnist_root):
@@ -419,14 +379,6 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     [
         (("cluster.partition=nowhere",), "invalid partition"),
         (("cluster.mem_gb=1000",), "sbatch rejects this job"),
-        (("cluster=slurm_ddp", "cluster.tasks_per_node=9"), "sbatch rejects this job"),
-        (("cluster.setup=module",), "cluster.setup=module: must be a list of texts"),
-        (("cluster.wait=maybe",), "cluster.wait=maybe: must be true or false"),
-        (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
-        (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
-        (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
-        (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
-        (("cluster.partitoin=x",), "did you mean cluster.partition?"),
     ],
 )
 def test_what_does_not_fit_is_found_before_submission(slurm, tmp_path, mnist_root, arguments, message):

@@ -162,13 +162,6 @@ def test_a_sweep_is_submitted_from_within_a_job(nasty_slurm, tmp_path, mnist_roo
     assert "1/1 jobs, 0 failed" in output
 
 
-def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
-    output = finish(submit(tmp_path, *SHORT, "cluster.use_srun=false", f"cluster.python={sys.executable}"))
-    assert "1/1 jobs, 0 failed" in output
-    process = submit(tmp_path, *SHORT, "cluster.use_srun=false", cluster="slurm_ddp", name="ddp")
-    assert "only srun starts the 4 processes of a job" in process.communicate(timeout=TIMEOUT_S)[0]
-
-
 def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
     """On sites that charge for whole nodes."""
     local = [each for each in SHORT if not each.startswith("cluster")]
@@ -199,11 +192,3 @@ def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noq
     assert str(tmp_path) not in run.config["data"]["root"]
     assert copy.stat().st_size == 47040016
     assert_the_same(run, whole)
-
-
-def test_a_run_is_evaluated_on_a_node(nasty_slurm, tmp_path, mnist_root):
-    """`evaluate` has no launcher."""
-    finish(submit(tmp_path, *SHORT))
-    (run,) = runs(tmp_path)
-    command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
-    assert "test/acc" in nasty_slurm.run("srun", "--mem=1G", *command)

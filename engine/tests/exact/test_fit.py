@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import textwrap
 from random import Random, shuffle
 
 import lightning as L
@@ -385,21 +384,3 @@ def test_processes_that_are_killed_or_stopped_end_in_the_same_bits(tmp_path, siz
     _, end, error = begin("stopped")
     assert end == whole, error
     assert "exact resume" not in error
-
-
-def test_importing_it_changes_nothing_and_needs_nothing_else_of_leyden():
-    code = """
-        import random, signal, sys, warnings
-        import lightning, numpy, torch, torchmetrics
-        before = random.getstate(), torch.get_rng_state(), [signal.getsignal(each) for each in (2, 10, 15)]
-        path, hooks, filters = [*sys.path], sys.excepthook, [*warnings.filters]
-        from leyden import Exact
-        import leyden.exact.fit
-        assert random.getstate() == before[0] and torch.equal(torch.get_rng_state(), before[1])
-        assert [signal.getsignal(each) for each in (2, 10, 15)] == before[2]
-        assert (sys.path, sys.excepthook, warnings.filters) == (path, hooks, filters)
-        found = {name for name in sys.modules if name.startswith("leyden.") and not name.startswith("leyden.exact")}
-        assert not found, found
-        assert not {"hydra", "omegaconf", "optuna"} & {*sys.modules}
-    """
-    subprocess.run([sys.executable, "-c", textwrap.dedent(code)], check=True)

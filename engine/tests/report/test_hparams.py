@@ -67,14 +67,6 @@ def selecting(run):
     return found
 
 
-@pytest.mark.slow(minutes=0.1)
-def test_the_objective_of_a_run_without_validation_is_one_of_training(train):  # noqa: F811
-    run, *_ = train(
-        "a", "data.val_size=0", "objective.metric=train/loss", "objective.mode=min", "trainer.max_epochs=1"
-    )
-    assert {*best(run)} == {"charts/acc", "charts/loss"}
-
-
 def test_each_run_has_a_row_of_its_own_with_a_short_name(train):  # noqa: F811
     names = []
     for directory in ("a", "b"):
@@ -108,19 +100,6 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
     assert status == api_pb2.STATUS_SUCCESS
     assert named(best(run)) == selecting(run)
     assert len(list(run.directory.rglob("hparams*"))) == 1
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_pruned_run_has_a_row(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.curves import Curves
-
-    def prune(self, trainer, pl_module):
-        self.pruned = trainer.should_stop = True
-
-    monkeypatch.setattr(Curves, "on_validation_end", prune)
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=9", "test=false")
-    assert hparams(run)[1] == api_pb2.STATUS_SUCCESS
-    assert best(run)["charts/acc"] == [(9, pytest.approx(run.result.metrics["val/acc"]))]
 
 
 @pytest.mark.parametrize("logger", ["csv", "none"])

@@ -157,14 +157,6 @@ def test_what_is_asked_for_is_shown(call, three):
 ASKED = ["epochs", "val/loss", "optimizer.lr"]
 
 
-def test_a_pipe_gets_whole_lines(call, three):
-    name = "n" * 200 + "\n"
-    write(three / name, ["optimizer.lr=7"], value=0.5)
-    head, line = call("where=optimizer.lr=7").splitlines()
-    assert line.startswith(f"outputs/{'n' * 200}\\n  finished  ")
-    assert head.index("status") == line.index("finished")
-
-
 def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
     run = three / "sub" / "new"
     started = time.time() - 10_000
@@ -186,19 +178,6 @@ def test_what_differs_is_told_by_part(call, three):
     assert "configuration data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01 seed 0 1" in text
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
-
-
-def test_other_changes_are_other_code_however_long_they_are(call, three):
-    for name, change in (("r0", "+x = 0.1"), ("r1", "+x = 0.2")):
-        git = {"sha": "a" * 40, "dirty": True, "diff": change, "left_out": []}
-        write_start(three / name, git)
-    assert "changes" in call("diff=[outputs/r0,outputs/r1]")
-    write_start(three / "r1", {**git, "diff": "+x = 0.1"})
-    assert "changes" not in call("diff=[outputs/r0,outputs/r1]")
-
-
-def write_start(run, git):
-    records.put(run, starts=[{**records.starts(run)[0], "git": git}])
 
 
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):

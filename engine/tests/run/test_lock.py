@@ -205,29 +205,6 @@ def test_a_process_suspended_before_it_creates_its_file_is_too_late(tmp_path, re
         assert [*tmp_path.iterdir()] == [held.file]
 
 
-@pytest.mark.parametrize("name", ["x.007", "x.1.5", "x.-1", "x.", "x.1e3", "x.\u0663", "y.1"])
-def test_names_that_no_process_gives_do_not_count(tmp_path, name):
-    (tmp_path / name).write_bytes(b"")
-    with hold(tmp_path / "x", timeout_s=0) as held:
-        assert held.number == 0
-    assert [file.name for file in tmp_path.iterdir()] == [name]
-
-
-def test_a_file_replaced_while_it_is_read_is_looked_at_again(tmp_path, monkeypatch):
-    (tmp_path / "x.0").write_text(json.dumps({"pid": 2**22 + 1, "machine": lock._machine()}))
-    errors = [FileNotFoundError(errno.ENOENT, "gone"), OSError(errno.ESTALE, "Stale file handle")]
-    read = lock.read_bytes
-
-    def replaced(*arguments, **kwargs):
-        if errors:
-            raise errors.pop()
-        return read(*arguments, **kwargs)
-
-    monkeypatch.setattr(lock, "read_bytes", replaced)
-    acquire(tmp_path / "x", timeout_s=0).release()
-    assert not errors
-
-
 def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
     with hold(tmp_path / "x") as held, hold_directory(tmp_path / "run", 0):
         child = os.fork()

@@ -37,23 +37,6 @@ class Broken(Plain):
         self.layer = nn.Linear(4, self.num_targets)
 
 
-class Tokenizer:
-    """What is made by a method of its class, as those of a well-known library are."""
-
-    @classmethod
-    def from_pretrained(cls, name: str):
-        assert name == "mine"
-        return cls()
-
-
-class Distilled(Plain):
-    """It has parts of its own: a tokenizer, and a network that teaches."""
-
-    def __init__(self, tokenizer, teacher):
-        super().__init__()
-        self.tokenizer, self.teacher = tokenizer, teacher
-
-
 class Saving(Plain):
     """It saves its arguments, a network among them, and keeps arrays that it counts in."""
 
@@ -136,14 +119,6 @@ class Following(Plain):
         optimizer = self.optimizer(self.parameters())
         schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
-
-
-class Everything(Following):
-    """It takes a network, too."""
-
-    def __init__(self, network, optimizer):
-        super().__init__(optimizer)
-        self.network = network
 
 
 class Whole(Plain):

@@ -133,7 +133,6 @@ class Replacing(Plain):
 
 STREAMS = {
     "huggingface": lambda: stranger_package.Streaming(Rows()),
-    "huggingface_table": lambda: stranger_package.Table(Rows()),
     "webdataset": lambda: stranger_package.Pipeline(Rows()),
 }
 

@@ -248,19 +248,6 @@ def test_what_could_not_be_read_again_ends_the_run_before_training_or_at_its_fir
 # Parts.
 
 
-PARTS = (
-    *("+task.tokenizer._target_=tests.strangers.brought.Tokenizer.from_pretrained", "+task.tokenizer.name=mine"),
-    *("+task.teacher._target_=torchvision.models.resnet18", "+task.teacher.num_classes=4"),
-)
-
-
-def test_a_run_with_parts_of_its_own_is_evaluated(train, cli):
-    run, *_ = train("a", *module("Distilled"), *PARTS, "trainer.max_epochs=1")
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
-    assert f"test/loss  {run.result.metrics['test/loss']:.4f}" in out
-
-
 # What next.
 
 

@@ -10,7 +10,6 @@ from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests import mistakes
-from tests.callbacks.events import read
 from tests.conftest import weights
 from tests.strangers import names
 
@@ -63,15 +62,6 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     before = recorded.read_text()
     train("a", *arguments)
     assert recorded.read_text() == before  # the run is finished
-
-
-def test_a_metric_called_test_is_no_evaluation_on_the_test_set(train):
-    arguments = (*own(val="test/quality", objective="test/quality"), "trainer.max_epochs=1")
-    run, *_ = train("a", *arguments, "test=false")
-    assert "test/quality" in run.result.metrics
-    assert not run.result.is_tested
-    run, *_ = train("a", *arguments, "test=true")
-    assert run.result.test_metrics.keys() == {"test_loss"}
 
 
 def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_own(train):
@@ -139,21 +129,6 @@ def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, 
     shown = [line for line in lines if line.startswith("epoch ")]
     assert ["val_loss" in line for line in shown] == [False, True, False]
     assert all("train_loss" in line for line in shown)
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, monkeypatch):
-    found = []
-    monkeypatch.setattr("leyden.pictures.curves.save_picture", lambda _, figure, name: found.append(figure))
-    for name, kind, given in (
-        ("a", "Named", {}),
-        ("b", "Named", {"train": "loss/train", "val": "loss/valid", "objective": "loss/valid"}),
-        ("c", "Stepwise", {"val": "val/loss", "objective": "val/loss"}),
-    ):
-        run, *_ = train(name, *own(kind, **given), "callbacks=default", "logger=default", "trainer.max_epochs=2")
-        labels = [{line.get_label() for line in axes.lines} for axes in found[-1].axes]
-        assert {*run.result.stages["val"], run.result.stages["train"][0]} == labels[0]
-        assert all("charts/loss" in read(run, stage).Tags()["scalars"] for stage in ("train", "val"))
 
 
 def test_a_curve_of_another_stage_is_not_drawn():

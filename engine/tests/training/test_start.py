@@ -1,6 +1,7 @@
 """A run from its command to its result."""
 
 import csv
+import re
 import resource
 import shutil
 
@@ -8,6 +9,7 @@ import pytest
 import torch
 
 from leyden.run.directory import Run
+from leyden.training.trained import Trained
 from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, weights
 
 
@@ -119,10 +121,48 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
     run, _, err = train("a", *diverging, code=2)
     assert "train/loss is nan" in err
+    assert re.search(
+        r"; first in batch \d of epoch 1, of the samples \d+, \d+, .* and 92 more$", err, re.MULTILINE
+    ), err
     assert "Traceback" not in err
     assert run.result.status == "failed"
     assert run.result.error.type == "FloatingPointError"
     assert run.newest_checkpoint() is None
+
+
+def test_a_bad_sample_is_found_and_the_command_before_it(train, monkeypatch):
+    from leyden.tasks import Classification
+
+    def step(self, batch, original=Classification.step):
+        outcome = original(self, batch)
+        return outcome._replace(loss=outcome.loss * float("nan")) if self.global_step == 17 else outcome
+
+    monkeypatch.setattr(Classification, "step", step)
+    run, _, err = train("a", "optimizer.lr=0.002", "trainer.accumulate_grad_batches=1", code=2)
+    data = Trained(run, "best").data
+    samples = data.train_dataloader().samples_of(1, 7)
+    assert f"; first in batch 8 of epoch 2, of the samples {', '.join(map(str, samples[:8]))} and" in err
+    assert f"leyden train fork={run.directory} optimizer.lr=0.0002 starts from the checkpoint before it" in err
+    for epoch in range(2):
+        loader = data.train_dataloader()
+        loader.sampler.set_epoch(epoch)
+        batches = list(loader)
+    assert torch.equal(batches[7][1], data.held[True].targets[samples])
+
+
+@pytest.mark.parametrize("batch_size", [1, 100])
+def test_a_smaller_batch_of_the_same_steps_is_suggested_where_memory_is_short(train, monkeypatch, batch_size):
+    from leyden.tasks import Classification
+
+    def step(self, batch):
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Classification, "training_step", step)
+    arguments = (f"data.batch_size={batch_size}", "trainer.accumulate_grad_batches=2")
+    run, _, err = train("a", *arguments, code=2)
+    more = " data.batch_size=50 trainer.accumulate_grad_batches=4 needs less memory for the same steps"
+    assert f"CUDA out of memory.{more * (batch_size > 1)}\n" in err
+    assert run.result.error.type == "OutOfMemoryError"
 
 
 def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):

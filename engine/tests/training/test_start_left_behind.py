@@ -30,13 +30,6 @@ def everything(place):
 
 
 @pytest.mark.parametrize("override", REFUSED)
-def test_no_folder_is_left(cli, tmp_path, override):
-    code, _, err = cli("train", *QUICK, override)
-    assert code == (0 if override == "dry_run=true" else 2), err
-    assert everything(tmp_path) == []
-
-
-@pytest.mark.parametrize("override", REFUSED)
 def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch, override):
     for name in ("mine", "outputs"):
         (tmp_path / name).mkdir()
@@ -121,14 +114,6 @@ def test_new_files_are_changes_of_the_code(project):
     for name in ("old.py", "windows.py", "new/a b ü.py", "new/picture.png"):
         assert (clone / name).read_bytes() == (project / name).read_bytes()
     assert not (clone / "ignored").exists()
-
-
-def test_code_without_changes_has_no_diff(project):
-    subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
-    assert provenance.state_of_code()["dirty"] is False
-    assert provenance.state_of_code()["diff"] == ""
-    (project / "new.py").write_text("a = 1\n")
-    assert "new.py" in provenance.state_of_code()["diff"]
 
 
 def repository(folder, *files):

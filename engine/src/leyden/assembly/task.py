@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import CombinedLoader
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, SequentialLR
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.assembly.instantiate import (
@@ -30,6 +30,7 @@ from leyden.config.checks import objectives
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
+from leyden.data.transforms import check_integers
 from leyden.exact.loaders import flatten_loaders
 from leyden.run.process import is_main_process
 from leyden.tasks.task import Task
@@ -155,11 +156,13 @@ class ScheduleFactory:
 
     Attributes:
         num_steps: Optimizer steps of the run.
+        options: How Lightning steps the schedule: per step, or per validation by a metric.
         built: All schedules built so far.
     """
 
     def __init__(self, node: DictConfig) -> None:
         self.node, self.num_steps = node, 1
+        self.options: dict[str, Any] = {"interval": "step"}
         self.built: list[LRScheduler] = []
 
     @property
@@ -190,10 +193,21 @@ class ScheduleFactory:
 
 
 def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
-    """Return the schedule that a node describes, with the number of steps for a missing value."""
-    given: dict[str, Any] = {str(key): num_steps for key in node if OmegaConf.is_missing(node, key)}
-    schedule: LRScheduler = instantiate(node, "scheduler", optimizer=optimizer, **given)
-    return schedule
+    """Return the schedule that a node describes, with the number of steps for a missing value.
+
+    With `warmup_steps`, the learning rate rises linearly for so many steps, and the schedule is that much shorter.
+    """
+    num_rising = node.get("warmup_steps") or 0
+    check_integers(warmup_steps=(num_rising, 0))
+    given: dict[str, Any] = {str(key): num_steps - num_rising for key in node if OmegaConf.is_missing(node, key)}
+    own = ("warmup_steps", "monitor")
+    schedule: LRScheduler = instantiate(node, "scheduler", without=own, optimizer=optimizer, **given)
+    if not num_rising:
+        return schedule
+    if num_rising >= num_steps:
+        raise ValueError(f"warmup_steps={num_rising}: must be fewer than the run's {num_steps} optimizer steps")
+    rise = LinearLR(optimizer, start_factor=1 / (num_rising + 1), total_iters=num_rising)
+    return SequentialLR(optimizer, [rise, schedule], milestones=[num_rising])
 
 
 class ScheduleLength(L.Callback):
@@ -408,6 +422,9 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
     if scheduler:
         scheduler.num_steps = num_steps(trainer, data)
+        if "monitor" in cfg.scheduler:
+            every = trainer.check_val_every_n_epoch or 1
+            scheduler.options = {"interval": "epoch", "frequency": every, "monitor": cfg.scheduler.monitor}
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
@@ -423,9 +440,9 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
         with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
             # Build the optimizer once now, so that an invalid value is reported before training.
             optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
+        _check_metrics(cfg, module, data)
         if scheduler:
             scheduler.check(optimizer)
-        _check_objective(cfg, module, data)
     return module
 
 
@@ -508,9 +525,12 @@ def _part(node: DictConfig, key: str, facts: Facts) -> Any:
     return {name: _part(inner, f"{key}.{name}", facts) for name, inner in ((str(n), i) for n, i in node.items())}
 
 
-def _check_objective(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
-    """Check that a task logs the metrics of the objective."""
+def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
+    """Check that a task logs the metrics of the objective, and the one that the schedule follows."""
     allowed = module.logged_on(sizes := sizes_of(data))
+    for key, values in (("monitor", allowed), ("mode", {"min", "max"})) if "monitor" in cfg.scheduler else ():
+        if (value := str(cfg.scheduler.get(key))) not in values:
+            raise UserError(f"scheduler.{key}={value}: must be one of {', '.join(sorted(values))}")
     for objective in objectives(cfg.objective):
         if objective.metric not in allowed:
             why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""

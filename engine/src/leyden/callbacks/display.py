@@ -10,7 +10,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn
+from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn, ProcessingSpeedColumn
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
@@ -112,7 +112,7 @@ def metric_texts(metrics: Mapping[str, float], stages: Mapping[str, str]) -> lis
     return [*texts, *(f"{name} {metric_text(metrics[name])}" for name in rest)]
 
 
-BAR_WIDTH = 12  # characters
+BAR_WIDTH = 5  # characters
 
 
 class Progress(RichProgressBar):
@@ -132,8 +132,10 @@ class Progress(RichProgressBar):
         self._refreshed = 0.0
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Return the bar's columns, short enough for loss and accuracy to fit into 80 characters."""
-        columns = super().configure_columns(trainer)
+        """Return the bar's columns without the speed, so that four metrics fit into 80 characters."""
+        columns = [
+            each for each in super().configure_columns(trainer) if not isinstance(each, ProcessingSpeedColumn)
+        ]
         for column in columns:
             if isinstance(column, BarColumn):
                 column.bar_width = BAR_WIDTH

@@ -1,4 +1,4 @@
-"""Number of samples and epochs that a run was trained on, over all starts."""
+"""Number of samples and epochs that a run was trained on, over all starts, and the batch whose loss is not finite."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping
@@ -10,6 +10,8 @@ import torch
 from torch.nn.utils.rnn import PackedSequence
 
 from leyden.exact.digest import attribute_names
+
+MAX_LOSSES = 1000  # that are kept before they are looked at
 
 
 class SamplesSeen(L.Callback):
@@ -27,6 +29,8 @@ class SamplesSeen(L.Callback):
         self._num_here = 0  # samples in this start and process
         self._is_known = True  # False once the size of a batch is unknown
         self._has_state = False
+        self._losses: list[tuple[int, int, torch.Tensor]] = []  # of batches, with their epoch and index
+        self._bad_batch: tuple[int, int] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Store the trainer, for the reduction over processes."""
@@ -36,6 +40,10 @@ class SamplesSeen(L.Callback):
         """Mark the samples as unknown, if the checkpoint is from a version without this counter."""
         self._is_known = self._is_known and (trainer.ckpt_path is None or self._has_state)
 
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        """Remember the loss, which is on its device; to look at each would wait for it."""
+        self._losses.append((trainer.current_epoch, trainer.fit_loop.batch_idx, loss.detach()))
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -43,6 +51,19 @@ class SamplesSeen(L.Callback):
         num = batch_size(batch, trainer.train_dataloader)
         self._num_here += num or 0
         self._is_known = self._is_known and num is not None
+        if num == 0 and self._losses:  # the mean of a process's empty part is NaN
+            self._losses.pop()
+        if len(self._losses) >= MAX_LOSSES:
+            self.bad_batch()
+
+    def bad_batch(self) -> tuple[int, int] | None:
+        """Return epoch and index of this start's first batch whose loss was not finite; None if there was none."""
+        losses, self._losses = self._losses, []
+        if losses and not self._bad_batch:
+            finite = torch.stack([loss.isfinite().all() for *_, loss in losses]).tolist()
+            bad = (each[:2] for each, is_finite in zip(losses, finite, strict=True) if not is_finite)
+            self._bad_batch = next(bad, None)
+        return self._bad_batch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Count an epoch, if it is complete."""

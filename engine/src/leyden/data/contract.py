@@ -37,6 +37,7 @@ MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the 
 KINDS = {
     "input_shape": int,
     "class_names": str,
+    "class_counts": int,
     "mean": float,
     "std": float,
     "target_names": str,
@@ -57,6 +58,7 @@ class Facts:
         scale: Scale, as in `Normalize`; None: 255 (pixels) if there is a mean, else 1.
         target_names: One name per number to predict.
         vocabulary: Text of each token.
+        class_counts: Samples of each class in the training split; data of equal facts may differ in them.
         extra: Custom facts, plain values by name.
     """
 
@@ -68,6 +70,7 @@ class Facts:
     scale: float | None = None
     target_names: tuple[str, ...] | None = None
     vocabulary: tuple[str, ...] | None = None
+    class_counts: tuple[int, ...] | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -123,6 +126,7 @@ class Facts:
             "input_shape": min(shape) > 0 and math.prod(shape) <= MAX_NUMBERS,
             "num_classes": num is None or (type(num) is int and num > 0),
             "class_names": facts.class_names is None or len(facts.class_names) == num,
+            "class_counts": facts.class_counts is None or len(facts.class_counts) == num,
             "mean": facts.mean is None or len(facts.mean) in (1, shape[0]),
             "std": facts.std is None or len(facts.std) in (1, shape[0]),
             "scale": scale is None or (type(scale) is float and scale > 0),

@@ -16,7 +16,7 @@ import torchvision
 from torch import Tensor
 
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, check_instantiated
+from leyden.data.splits import SplitDataModule, SplitLoader, check_instantiated, count_classes
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
@@ -317,7 +317,8 @@ class InMemoryDataModule(SplitDataModule):
         scale = self._new_normalize(held.inputs)
         if (num := held.num_one_hot) and self.normalize == "standardize":
             scale = replace(scale, mean=scale.mean[:-num] + (0.0,) * num, std=scale.std[:-num] + (1.0,) * num)
-        return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
+        counts = count_classes(held.targets, self.indices["train"], held.facts.num_classes)
+        return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale, class_counts=counts)
 
     @property
     def digests(self) -> Mapping[str, str]:

@@ -1,5 +1,6 @@
 """Splits: the samples of each, their order, their batches, and the base of the data modules that have them."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -74,6 +75,15 @@ class SplitLoader:
 
     def __len__(self) -> int:
         return -(-len(self.indices) // self.batch_size)
+
+    def samples_of(self, epoch: int, batch: int) -> list[int]:
+        """Return the indices of a batch's samples, of all processes, in their data set."""
+        order = Order(len(self.indices), self.order.seed)
+        order.set_epoch(epoch)
+        permutation = order.permutation()
+        indices = self.indices if permutation is None else self.indices[permutation.to(self.indices.device)]
+        found: list[int] = indices[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        return found
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
@@ -164,6 +174,22 @@ def split(
 def smallest_batch(num_samples: int, batch_size: int) -> int:
     """Return the number of samples in the last batch, the smallest one; 0 without samples."""
     return min(num_samples % batch_size or batch_size, num_samples)
+
+
+def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tuple[int, ...] | None:
+    """Return the number of samples of each class among these indices; None if targets are not classes.
+
+    Args:
+        targets: Class of each sample, as numbers; or anything else.
+        indices: Indices of the samples to count.
+        num_classes: Number of classes; None if there are none.
+    """
+    with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
+        classes_N = torch.as_tensor(targets)[indices]
+        if num_classes is not None and classes_N.ndim == 1:
+            counts = tuple(torch.bincount(classes_N, minlength=num_classes).tolist())
+            return counts if len(counts) == num_classes else None
+    return None
 
 
 def check_instantiated(name: str, made: Any) -> None:

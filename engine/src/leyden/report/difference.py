@@ -23,7 +23,7 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.identity import NOTES, key_of
+from leyden.run.identity import NOTES, has_length, key_of
 from leyden.run.result import Result
 from leyden.verdict.numbers import metric_text
 
@@ -200,8 +200,7 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
-    # A learning rate schedule is made for a fixed number of epochs, so such a run can't be continued.
-    if result.epochs == trainer["max_epochs"] and not run.config.get("scheduler"):
+    if result.epochs == trainer["max_epochs"] and not has_length(run.config):
         longer = f"trainer.max_epochs={2 * result.epochs}"
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")

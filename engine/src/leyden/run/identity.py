@@ -8,7 +8,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import DictConfig
+from omegaconf import MISSING, DictConfig
 
 from leyden.config.checks import Objective, objectives, prepare
 from leyden.config.hydra import default_value
@@ -76,6 +76,11 @@ def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
     return {key: value for key, _, value in pairs if not is_launch_option(key)}
 
 
+def has_length(config: Mapping[str, Any]) -> bool:
+    """Return whether a configuration's schedule is made for a number of steps, so that the run can't train longer."""
+    return MISSING in (config.get("scheduler") or {}).values()
+
+
 @dataclass(frozen=True)
 class RunIdentity:
     """The configuration of a run, compared with others to decide whether they are the same run.
@@ -130,7 +135,7 @@ class RunIdentity:
         """Return the differences from a stored configuration that make this another run.
 
         A key that only this configuration has is ignored if it has its default value. More epochs are ignored as
-        well, unless there is a learning rate schedule, which is made for the original number of epochs.
+        well, unless there is a learning rate schedule that is made for the original number of epochs.
 
         Args:
             there: The stored configuration.
@@ -138,7 +143,7 @@ class RunIdentity:
             deleted: Keys that the stored run's overrides deleted; their default values are reported, too.
         """
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
-        may_grow = not self.config.get("scheduler") and self.is_longer_than(there)
+        may_grow = not has_length(self.config) and self.is_longer_than(there)
         return [
             f"{key}: {a!r} there, {b!r} here"
             for key, (a, b) in differing(old, new).items()

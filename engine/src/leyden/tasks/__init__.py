@@ -4,7 +4,8 @@ Shapes: N samples of a batch, C channels, H rows and W columns of an image, K cl
 tokens per sample, Z code dimensions.
 """
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +22,18 @@ class Classification(Task):
 
     Args:
         label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
+        class_weights: Factor of a sample's cross-entropy by its class, in training only: a number per class, 0 or
+            larger; `balanced`: inversely proportional to the number of its samples, 1 on average over the training split;
+            None: 1 each.
         loss: Function of logits and class indices that returns the mean loss; None: cross-entropy.
+        class_counts: Samples of each class in the training split, if the data report them; for `balanced`.
         kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
 
     Raises:
-        ValueError: `label_smoothing` is out of its range, or combined with a custom loss.
+        ValueError: `label_smoothing` or `class_weights` is out of its range, or combined with a custom loss.
     """
+
+    class_weights_K: Tensor | None
 
     kind = "classes"
     sums = {"acc": 0}  # noqa: RUF012 - class constant
@@ -35,7 +42,9 @@ class Classification(Task):
         self,
         *,
         label_smoothing: float = 0.0,
+        class_weights: Sequence[float] | str | None = None,
         loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        class_counts: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -45,19 +54,50 @@ class Classification(Task):
             raise ValueError(
                 f"label_smoothing={label_smoothing}: applies to cross-entropy only, not to a custom loss"
             )
+        if class_weights is not None and loss is not None:
+            raise ValueError(f"class_weights={class_weights}: applies to cross-entropy only, not to a custom loss")
+        # Not in checkpoints: the configuration and the facts determine them.
+        self.register_buffer("class_weights_K", _class_weights(class_weights, class_counts), persistent=False)
         self.label_smoothing, self.loss = label_smoothing, loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Return logits and loss for normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
         inputs, labels_N = batch
         logits_NK = self(inputs)
+        weights_K, smoothing = self.class_weights_K, self.label_smoothing if self.training else 0.0
+        if weights_K is not None and weights_K.shape != logits_NK.shape[1:]:
+            raise ValueError(
+                f"class_weights: must be {logits_NK.shape[1]} numbers, one per class; found {len(weights_K)}"
+            )
         if self.loss is not None:
             loss = self.loss(logits_NK, labels_N)
+        elif self.training and weights_K is not None:
+            losses_N = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing, reduction="none")
+            # A mean over samples, unlike PyTorch's, which divides by the weights of a batch (or of a process's part of it).
+            loss = (weights_K[labels_N] * losses_N).mean()
         else:
-            smoothing = self.label_smoothing if self.training else 0.0
             loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
         num_correct = (logits_NK.argmax(dim=1) == labels_N).sum()
         return Outcome(loss, logits_NK, labels_N, {"acc": num_correct})
+
+
+def _class_weights(given: Sequence[float] | str | None, counts: Sequence[int] | None) -> Tensor | None:
+    """Return the factor of each class, shape (K,); None for 1 each."""
+    if given is None:
+        return None
+    if given == "balanced":
+        if counts is None:
+            raise ValueError(
+                "class_weights=balanced: these data do not report the class of each sample; give a number per class"
+            )
+        counts_K = torch.tensor(counts, dtype=torch.float32)
+        return counts_K.sum() / counts_K.count_nonzero() / counts_K.clamp(min=1)
+    weights: list[Any] = [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    if not any(weights) or not all(type(each) in (int, float) and 0 <= each < math.inf for each in weights):
+        raise ValueError(
+            f"class_weights={given}: must be balanced, or a number per class, 0 or larger and not all 0"
+        )
+    return torch.tensor(weights, dtype=torch.float32)
 
 
 class Regression(Task):

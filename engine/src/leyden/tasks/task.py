@@ -102,8 +102,8 @@ class Task(L.LightningModule):
     Args:
         network: The network to train.
         optimizer: Creates the optimizer when called with named parameters; needed only for training.
-        scheduler: Creates the learning-rate schedule, one value per step, when called with the optimizer; None: the
-            learning rate is constant.
+        scheduler: Creates the learning-rate schedule when called with the optimizer, one value per step unless its attribute
+            `options`, a dictionary for Lightning, says otherwise; None: the learning rate is constant.
         metrics: Metrics of torchmetrics, by the names under which they are logged; they receive predictions and
             targets.
 
@@ -227,10 +227,8 @@ class Task(L.LightningModule):
         optimizer = self.optimizer(self.named_parameters())
         if self.scheduler is None:
             return optimizer
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), "interval": "step"},
-        }
+        options = getattr(self.scheduler, "options", {"interval": "step"})
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), **options}}
 
     def _means(self, stage: str) -> Means:
         means: Means = getattr(self, f"{stage}_means")

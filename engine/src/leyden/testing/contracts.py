@@ -19,6 +19,7 @@ import torch
 import yaml
 from omegaconf import DictConfig, OmegaConf, open_dict
 from torch import Tensor
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden import assembly
 from leyden.assembly.instantiate import check_keys, target
@@ -446,7 +447,8 @@ def _create_parts(file: Path) -> None:
     if cfg.scheduler:
         schedule = make_schedule(cfg.scheduler, 10, optimizer)
         optimizer.step()
-        schedule.step()
+        step: Any = schedule.step
+        step(*[0.0] * isinstance(schedule, ReduceLROnPlateau))  # the metric
     callbacks, _ = callbacks_of(cfg, ALL_FACTS)
     cfg.trainer.accelerator = "cpu"
     assembly.plain_trainer(cfg, callbacks, logger=False)

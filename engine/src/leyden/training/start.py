@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
+import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -19,9 +20,10 @@ from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_er
 from leyden.assembly.task import partial_test_message, taken_arguments
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
-from leyden.config.errors import Exit, UserError, leave
-from leyden.config.terminal import one_line, quoted_override, show
+from leyden.config.errors import Exit, UserError, leave, log_and_continue
+from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
 from leyden.data.contract import Facts, first_batches, has_split
+from leyden.data.splits import SplitLoader
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed
@@ -35,6 +37,7 @@ from leyden.run.process import is_main_process, num_processes
 from leyden.run.result import Result
 from leyden.scheduler import job_id, num_restarts
 from leyden.scheduler.requeue import RequeueSignal, this_job
+from leyden.tasks.task import Task
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 
@@ -58,7 +61,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     """
     module, data, trainer = build.module, build.data, build.trainer
     lightning, kept = trainer.trainer, trainer.checkpoint
-    with reporting_restore_errors(trainer, checkpoint):
+    with _explaining(build, run), reporting_restore_errors(trainer, checkpoint):
         trainer.exact.fit(lightning, module, data, checkpoint)
     if kept.needed and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
@@ -86,6 +89,37 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         if test and not partial_test_message(lightning):
             return result.with_test(measured, first_batches(data, "test"))
     return result
+
+
+@contextlib.contextmanager
+def _explaining(build: Build, run: Run) -> Iterator[None]:
+    """Context that adds to an error what to type next: where memory is short, or a loss is not finite."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        size, every = getattr(build.data, "batch_size", None), build.trainer.trainer.accumulate_grad_batches
+        if type(size) is not int or size < 2:
+            raise
+        keys = f"data.batch_size={size // 2} trainer.accumulate_grad_batches={2 * every}"
+        raise torch.OutOfMemoryError(f"{error} {keys} needs less memory for the same steps") from error
+    except FloatingPointError as error:
+        with log_and_continue("finding the batch"):
+            error.args = ("; ".join([str(error), *_where_not_finite(build, run)]),)
+        raise
+
+
+def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
+    """Yield the batch whose loss was not finite first, and the command that starts before it."""
+    if bad := build.trainer.seen.bad_batch():
+        epoch, batch = bad
+        loader = build.trainer.trainer.train_dataloader
+        samples = loader.samples_of(epoch, batch) if isinstance(loader, SplitLoader) else []
+        names = f", of the samples {some_of(samples, 8)}" if samples else ""
+        yield f"first in batch {batch + 1} of epoch {epoch + 1}{names}"
+    if run.newest_checkpoint():
+        rate = (run.config.get("optimizer") or {}).get("lr")
+        lower = f" optimizer.lr={rate / 10:g}" if isinstance(rate, float) and isinstance(build.module, Task) else ""
+        yield f"{leyden_command('train')} {quoted_override('fork', run.directory)}{lower} starts from the checkpoint before it"
 
 
 def start(
