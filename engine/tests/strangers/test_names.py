@@ -120,17 +120,6 @@ def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
     assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
 
 
-def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, monkeypatch):
-    from rich.console import Console
-
-    lines = []
-    monkeypatch.setattr(Console, "print", lambda self, *texts, **_: lines.extend(map(str, texts)))
-    train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
-    shown = [line for line in lines if line.startswith("epoch ")]
-    assert ["val_loss" in line for line in shown] == [False, True, False]
-    assert all("train_loss" in line for line in shown)
-
-
 def test_a_curve_of_another_stage_is_not_drawn():
     figure = draw_curves(
         {"lr": [(0, 1.0)], "acc": [(0, 0.5)], "valid/acc": [(0, 0.4)]}, {"acc": "train", "valid/acc": "val"}
