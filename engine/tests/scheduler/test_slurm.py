@@ -94,7 +94,7 @@ def composed(*overrides, cluster="slurm"):
         (("cluster.gpu_option=gpus",), "must be gpus-per-node, gres or null"),
         (("cluster.srun_args=--mpi",), "must be a list of texts"),
         (("cluster.mem_gb=0",), "must be a whole number, 1 or larger"),
-        (("cluster.stage=true",), "must be a folder"),
+        (("+cluster.stage=/tmp",), "is no longer; copy the data by a line of cluster.setup, and set data.root"),
     ],
 )
 def test_wrong_resources_are_refused(overrides, message):
