@@ -11,18 +11,24 @@ import pytest
 import torch
 import yaml
 
+from leyden.config.errors import UserError
 from leyden.config.paths import conf_files
+from leyden.config.values import flatten
 from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
+    broken,
     compose,
     create,
+    must,
+    step,
     suited_cases,
     test_a_config_file_composes_and_passes_the_checks,
     test_a_config_file_creates_what_it_names,
     test_a_root_config_composes_with_its_types,
     test_a_task_trains_a_network,
 )
-from leyden.testing.contracts import refuses_nonsense as test_a_network_refuses_nonsense  # noqa: F401
 from tests import conf
+
+NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
 
 @pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
@@ -51,6 +57,30 @@ def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
     assert re.search(rf"leyden train( -m)? experiment={path.stem}\b", head)
     assert re.search(r"(test|val)/\w+,? .*?[\d.]+", head), "the measured score"
     assert " s " in head, "the time it takes"
+
+
+def test_a_network_refuses_nonsense(model_file):
+    """By name, or it trains with it."""
+    model = model_file.stem
+    (content,) = (yaml.safe_load(path.read_text(encoding="utf-8")) for _, path in conf_files(f"model/{model}.yaml"))
+    for key, usual in flatten(content):
+        if isinstance(usual, int | float | list) and not isinstance(usual, bool):
+            for value in NONSENSE:
+                check_value(model, key, value)
+
+
+def check_value(model, key, value):
+    case, name = suited_cases(model)[0], key.rpartition(".")[2]
+    try:
+        module = create(model, case, f"model.{key}={value}")
+    except UserError as error:
+        if not str(error).startswith(f"model: {name}=") or "must be" not in str(error):
+            broken(f"model={model} must refuse {key}={value} by name", str(error))
+        return
+    with must(f"model={model} must refuse {key}={value}, or train with it"):
+        loss = step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+    if not loss.isfinite():
+        broken(f"model={model} accepts {key}={value}, and its loss is {loss}")
 
 
 @pytest.mark.slow

@@ -177,18 +177,3 @@ def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
     )
     assert "3/3 jobs, 0 failed" in nasty_slurm.run("srun", "--mem=2G", "--cpus-per-task=2", *command)
     assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
-
-
-def test_data_are_copied_to_the_nodes_disk(nasty_slurm, tmp_path, whole):  # noqa: F811
-    """To a folder that only the node can name, and to another one after a requeue."""
-    stage = ("cluster.stage=$NODE_DISK", f"cluster.setup=['export NODE_DISK={tmp_path}/disk$SLURM_RESTART_COUNT']")
-    process = submit(tmp_path, *LONG, *stage)
-    run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
-    (copy,) = (tmp_path / "disk").glob("leyden-*/*/MNIST/raw/train-images-idx3-ubyte")
-    nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
-    finish(process)
-    assert list((tmp_path / "disk1").glob("leyden-*/*/MNIST"))
-    assert str(tmp_path) not in run.config["data"]["root"]
-    assert copy.stat().st_size == 47040016
-    assert_the_same(run, whole)

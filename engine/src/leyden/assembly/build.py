@@ -4,13 +4,10 @@ Data that nodes share can be copied to a node's own disk.
 """
 
 import contextlib
-import hashlib
 import inspect
-import json
 import multiprocessing
 import os
 import re
-import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -57,7 +54,6 @@ from leyden.exact.random_state import seed_everything, seed_stages, seeded, undi
 from leyden.exact.stages import FollowsValidation
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import files_below, read_json, sha256_of, write_whole
 from leyden.run.identity import key_of
 from leyden.run.process import is_main_process
 from leyden.scheduler.requeue import RequeueSignal
@@ -135,60 +131,6 @@ def check_world_size(data: L.LightningDataModule, world_size: int) -> None:
     if divides_batches(data):
         with user_errors("data"):
             data.check_world_size(world_size)  # type: ignore[attr-defined]
-
-
-def stage(source: Path, scratch: str) -> Path:
-    """Copy a folder to a node's disk, and return the copy; one that is there is used again if its source is unchanged.
-
-    Args:
-        source: The folder; links in it are copied as the files and folders that they lead to.
-        scratch: Folder on the node's disk; environment variables in it, such as `$TMPDIR`, are the node's.
-
-    Raises:
-        UserError: A variable is not set, the folder can't be copied, or the copy has other bytes.
-    """
-    expanded = os.path.expandvars(scratch)
-    if "$" in expanded:
-        raise UserError(f"cluster.stage={scratch}: a variable in it is not set on this node")
-    name = f"{source.name}-{hashlib.sha256(str(source).encode()).hexdigest()[:8]}"
-    copy = Path(expanded) / f"leyden-{os.getuid()}" / name
-    marker = copy.with_name(f"{name}.json")
-    try:
-        with lock.hold(copy.with_name(f"{name}.lock")):
-            files = _sizes_and_times(source)
-            if read_json(marker, None) != files:
-                marker.unlink(missing_ok=True)
-                shutil.rmtree(copy, ignore_errors=True)
-                for path in files:
-                    _copy_verified(source / path, copy / path)
-                write_whole(marker, json.dumps(files))
-    except OSError as error:
-        why = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-        raise UserError(f"cluster.stage={scratch}: {source} can't be copied there ({why})") from error
-    return copy
-
-
-def _sizes_and_times(folder: Path) -> dict[str, list[int]]:
-    """Return the files below a folder: their size in bytes, and when they changed, in nanoseconds."""
-    found = {}
-    for path in files_below(folder):
-        status = path.stat()
-        found[str(path.relative_to(folder))] = [status.st_size, status.st_mtime_ns]
-    return found
-
-
-def _copy_verified(source: Path, target: Path) -> None:
-    """Copy a file, and compare the hashes of both.
-
-    Raises:
-        OSError: A file can't be read or written.
-        UserError: They differ.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(source, target)
-    with source.open("rb") as there, target.open("rb") as here:
-        if sha256_of(there) != sha256_of(here):
-            raise UserError(f"cluster.stage: {target} has other bytes than {source}")
 
 
 @dataclass(frozen=True)

@@ -169,8 +169,10 @@ class Slurm:
             raise UserError(
                 f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, as a process trains on one device"
             )
-        if cluster.stage is not None and not isinstance(cluster.stage, str):
-            raise UserError(f"cluster.stage={cluster.stage}: must be a folder")
+        if cluster.get("stage") is not None:  # in a YAML for an earlier version
+            raise UserError(
+                "cluster.stage: is no longer; copy the data by a line of cluster.setup, and set data.root"
+            )
         check_trainer(cluster, trainer)
 
     def environment(self) -> "ClusterEnvironment | None":

@@ -30,7 +30,6 @@ from leyden.config.errors import UserError, last_frame
 from leyden.config.hydra import initialized
 from leyden.config.paths import conf_files
 from leyden.config.terminal import one_line
-from leyden.config.values import flatten
 from leyden.data.contract import DataModule, Facts
 from leyden.files.fetch import MissingDatasetError
 from leyden.tasks.task import Task
@@ -220,7 +219,6 @@ def must(contract: str) -> Iterator[None]:
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
 ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
 MAX_STEPS = 100  # with which a network must fit one batch
-NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
 
 def test_a_network_returns_one_output_per_class(model_file: Path) -> None:
@@ -326,36 +324,6 @@ def test_a_network_can_be_exported(model_file: Path) -> None:
     with must(f"model={model} must be exportable for any number of samples (leyden export)"):
         program = torch.export.export(network, (inputs[:2],), dynamic_shapes=shapes, strict=False)
         torch.testing.assert_close(program.module()(inputs), network(inputs))
-
-
-def refuses_nonsense(model_file: Path) -> None:
-    """A network refuses each nonsensical number or list by name, or trains with it.
-
-    A plain network, whose constructor checks nothing, does not pass. So a project that wants it imports it as a test:
-
-        from leyden.testing.contracts import refuses_nonsense as test_a_network_refuses_nonsense
-    """
-    model = model_file.stem
-    (content,) = (yaml.safe_load(path.read_text(encoding="utf-8")) for _, path in conf_files(f"model/{model}.yaml"))
-    for key, usual in flatten(content):
-        if isinstance(usual, int | float | list) and not isinstance(usual, bool):
-            for value in NONSENSE:
-                _check_value(model, key, value)
-
-
-def _check_value(model: str, key: str, value: str) -> None:
-    case, name = suited_cases(model)[0], key.rpartition(".")[2]
-    advice = f"raise ValueError('{name}={value}: must be ...') in its constructor"
-    try:
-        module = create(model, case, f"model.{key}={value}")
-    except UserError as error:
-        if not str(error).startswith(f"model: {name}=") or "must be" not in str(error):
-            broken(f"model={model} must refuse {key}={value} by name: {advice}", str(error))
-        return
-    with must(f"model={model} must refuse {key}={value}, or train with it: {advice}"):
-        loss = step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
-    if not loss.isfinite():
-        broken(f"model={model} accepts {key}={value}, and its loss is {loss}: {advice}")
 
 
 def test_a_task_trains_a_network(task_file: Path) -> None:

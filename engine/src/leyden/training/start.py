@@ -14,7 +14,7 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
-from leyden.assembly.build import Build, build, check_overrides, stage
+from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.instantiate import import_targets
 from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
 from leyden.assembly.task import partial_test_message, taken_arguments
@@ -159,8 +159,6 @@ def _start(
     overrides: list[str],
 ) -> Result:
     silence_lightning()
-    if scratch := cfg.cluster.get("stage"):
-        cfg = _with_staged_data(cfg, scratch)
     import_targets(cfg)
     check_overrides(cfg, overrides)  # before the data, which can take long
     beginning = starting_point(cfg, run)
@@ -202,19 +200,6 @@ def _start(
             _record_evaluation(cfg, run, trainer, result)
         result = begun.end(result)
     return result  # noqa: RET504 - after the loggers are closed
-
-
-def _with_staged_data(cfg: DictConfig, scratch: str) -> DictConfig:
-    """Return a configuration with the data copied to a folder on this node's disk.
-
-    Raises:
-        UserError: The data have no folder, or can't be copied.
-    """
-    if "root" not in cfg.data:
-        raise UserError(f"cluster.stage={scratch}: these data have no data.root that could be copied")
-    cfg = cfg.copy()
-    cfg.data.root = str(stage(Path(cfg.data.root), scratch))
-    return cfg
 
 
 def _check_restarts(cfg: DictConfig, run: Run) -> None:
