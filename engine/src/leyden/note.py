@@ -13,7 +13,7 @@ USAGE = """\
 leyden note run=DIR [note=TEXT] [tags=[WORD,...]]
 
 Changes the note or the tags of a run, as `leyden train ... note="wider layers" tags=[moe]` gives them. note=null and
-tags=[] remove them. Find runs by them with leyden runs where='tags~moe and note~wider'."""
+tags=null remove them. Find runs by them with leyden runs where='tags~moe and note~wider'."""
 
 
 def main() -> None:
@@ -36,13 +36,16 @@ def main() -> None:
 
 def _tags(text: str) -> list[str]:
     """Return a list of words, in Hydra's syntax or as words with commas."""
+    if text == "null":
+        return []
     try:
-        found = (
-            OverridesParser.create().parse_override(f"tags=[{text.removeprefix('[').removesuffix(']')}]").value()
-        )
-    except HydraException as error:
-        raise UserError(f"tags={text}: must be words, such as tags=[moe,wide]") from error
-    return [str(each) for each in found] if isinstance(found, list) else []
+        words = text.removeprefix("[").removesuffix("]")
+        found = OverridesParser.create().parse_override(f"tags=[{words}]").value()
+    except HydraException:
+        found = None
+    if not isinstance(found, list) or not all(isinstance(each, str | int | float) for each in found):
+        raise UserError(f"tags={text}: must be words, such as tags=[moe,wide]")
+    return [str(each) for each in found]
 
 
 if __name__ == "__main__":

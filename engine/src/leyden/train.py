@@ -48,8 +48,9 @@ def task(cfg: DictConfig) -> None:
             from leyden.run.fork import inherit_settings
         inherit_settings(cfg, overrides, cfg.run_dir)
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices)
-    test = not is_job if cfg.test == "auto" else cfg.test
     run = Run(cfg.run_dir, trust=cfg.trust)
+    # A job of a sweep that is resumed by itself does not see the test set either.
+    test = not (is_job or (run.directory.parent / "sweep.json").exists()) if cfg.test == "auto" else cfg.test
     # If two sweeps share a job, the second one waits for the first one's result.
     with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
         result = run.result
@@ -68,8 +69,9 @@ def task(cfg: DictConfig) -> None:
         elif not is_job and is_main_process():
             print("This run has finished already; nothing was trained.")
             run.warn_of_changed_code("this is the result of the code before")
+            run.note(identity, overrides)
         if is_main_process():
-            # With a configuration from elsewhere (`reproduce`), the printed commands would not work later.
+            # With a configuration of `reproduce`, the printed commands would not work later.
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
 
 

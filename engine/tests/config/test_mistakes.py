@@ -50,6 +50,7 @@ task.class_weights=balance  =>  class_weights=balance: must be balanced, or a nu
 task.class_weights=[0,0,0,0,0,0,0,0,0,0]  =>  0 or larger and not all 0
 task.class_weights=balanced task.loss={_target_:torch.nn.NLLLoss}  =>  applies to cross-entropy only
 scheduler=plateau scheduler.monitor=val/los  =>  scheduler.monitor=val/los: must be one of train/acc
+scheduler=plateau +scheduler.warmup_steps=5  =>  warmup_steps=5: a schedule that follows a metric takes none
 scheduler=plateau objective=null  =>  scheduler.monitor=None: must be one of train/acc
 scheduler=plateau objective=null scheduler.monitor=val/acc  =>  scheduler.mode=None: must be one of max, min
 scheduler=cosine scheduler.warmup_steps=0.5  =>  warmup_steps=0.5: must be a whole number, 0 or larger

@@ -178,6 +178,8 @@ REFUSED = [
     (WHOLE_TEXT, {"file": "none.csv"}, "there is no none.csv"),
     (",area\n1,2\n", {}, "column '' is pandas' index; save without it, or select columns by inputs"),
     ("area\n1\n", {}, "has no column but the targets"),
+    (WHOLE_TEXT, {"inputs": ["rooms", "area"]}, "inputs=['rooms', 'area']: area is the target, or stands twice"),
+    (WHOLE_TEXT, {"inputs": ["rooms", "rooms"]}, "rooms is the target, or stands twice"),
     (WHOLE_TEXT, {"categories": ["area"]}, "categories=['area']: must be among the inputs, rooms, kind"),
     (
         "kind,area\na,1\n,2\n",
@@ -296,12 +298,13 @@ def test_one_hot_columns_are_not_standardized(tmp_path):
 
 
 def test_several_numbers_and_a_test_set_of_its_own(tmp_path):
-    write(tmp_path, COLUMNS)
-    write(tmp_path, {key: values[:2] for key, values in COLUMNS.items()}, "u.csv")
-    given = {"test_file": "u.csv", "inputs": ["rooms"], "targets": ["area", "rooms"]}
+    columns = {**COLUMNS, "half": [0.5, 1.0, 1.5, 2.0, 2.5]}
+    write(tmp_path, columns)
+    write(tmp_path, {key: values[:2] for key, values in columns.items()}, "u.csv")
+    given = {"test_file": "u.csv", "inputs": ["rooms"], "targets": ["area", "half"]}
     train, test = (table(tmp_path, train, **given) for train in (True, False))
     assert (train.targets.shape, test.targets.shape) == ((5, 2), (2, 2))
-    assert test.targets.tolist() == [[10.5, 1.0], [20.0, 2.0]]
+    assert test.targets.tolist() == [[10.5, 0.5], [20.0, 1.0]]
 
 
 def test_a_class_that_training_does_not_know_is_named(tmp_path):

@@ -199,6 +199,13 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
 
 
+def test_0_and_0_0_are_one_setting(tmp_path):
+    for name, typed in (("a", []), ("b", ["model.dropout=0"]), ("c", ["model.dropout=0.5"])):
+        write(tmp_path / name, [*typed, f"seed={'abc'.index(name)}"], value=0.3)
+    summarize(tmp_path)
+    assert [(row["model.dropout"], row["n"]) for row in rows(tmp_path)] == [("0.0", "2"), ("0.5", "1")]
+
+
 def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
     for seed in range(6):
         write(tmp_path / str(seed), [f"seed={seed}"], value=0.1 * seed)

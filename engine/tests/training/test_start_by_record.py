@@ -6,9 +6,9 @@ import pytest
 
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.fork import resumed_overrides
+from leyden.run.fork import recorded_arguments, resumed_overrides
 from tests import records
-from tests.conftest import QUICK, assert_same_bits
+from tests.conftest import QUICK, SMALL, assert_same_bits
 
 TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
 
@@ -31,6 +31,22 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     assert f"resume that run by run_dir={run.directory} alone" in err
 
 
+def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
+    (tmp_path / "sweep.json").write_text("{}")
+    run, _, err = train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1")
+    assert not run.result.is_tested
+    assert "holds no run" not in err
+    run, _, err = train("run", "test=true")
+    assert run.result.is_tested
+
+
+def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):
+    alone = [f"run_dir={tmp_path / 'ran'}", "trainer.max_epochs=9"]
+    for typed, is_said in ((alone, True), ([*alone, "seed=1"], False)):
+        assert recorded_arguments(typed, is_sweep=False) == typed
+        assert ("ran: holds no run, so a new one begins" in capsys.readouterr().err) == is_said
+
+
 @pytest.mark.parametrize(
     ("recorded", "typed", "composed"),
     [
@@ -44,6 +60,11 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
         (["seed=1"], ["experiment=cnn"], ["experiment=cnn"]),
         (["+model.width=3"], ["+model.width=4"], ["+model.width=4"]),
         (["~callbacks.curves"], ["seed=1"], ["~callbacks.curves", "seed=1"]),
+        (
+            ["+callbacks/stopping=early"],
+            ["~callbacks/stopping"],
+            ["+callbacks/stopping=early", "~callbacks/stopping"],
+        ),
         (["note=x", "tags=[a]"], ["note=y"], ["tags=[a]", "note=y"]),
     ],
 )
@@ -70,6 +91,9 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
     train("run")  # by its record
     assert cli("note", f"run={run.directory}", "note=null", "tags=[]")[0] == 0
     assert (run.config["note"], run.config["tags"]) == (None, [])
+    _, out, _ = train("run", "note=after the end")  # it has finished
+    assert "has finished already" in out
+    assert (run.config["note"], run.config["tags"]) == ("after the end", [])
 
 
 @pytest.mark.parametrize(
@@ -79,6 +103,7 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
         (["run=nowhere", "note=x"], "nowhere: not a run directory"),
         (["run=nowhere"], "note=TEXT or tags=[WORD,...] is needed"),
         (["run=nowhere", "tags=[a,[b]"], "tags=[a,[b]: must be words"),
+        (["run=nowhere", "tags=[[a]]"], "tags=[[a]]: must be words"),
     ],
 )
 def test_a_note_that_can_not_be_written_is_a_line(cli, typed, words):

@@ -204,6 +204,8 @@ def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRS
     schedule: LRScheduler = instantiate(node, "scheduler", without=own, optimizer=optimizer, **given)
     if not num_rising:
         return schedule
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(f"warmup_steps={num_rising}: a schedule that follows a metric takes none")
     if num_rising >= num_steps:
         raise ValueError(f"warmup_steps={num_rising}: must be fewer than the run's {num_steps} optimizer steps")
     rise = LinearLR(optimizer, start_factor=1 / (num_rising + 1), total_iters=num_rising)

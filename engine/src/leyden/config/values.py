@@ -142,18 +142,25 @@ def dict_at(node: Mapping[str, Any], key: str) -> dict[str, Any]:
     return part if isinstance(part := node.get(key), dict) else {}
 
 
+def text_of(value: Any) -> str:
+    """Return a value as the text by which it is compared.
+
+    A batch limit of 1 is one batch, 1.0 is all batches, and true is neither; but 0 and 0.0 are one, and NaN equals NaN.
+    """
+    return "0" if isinstance(value, float) and not value else repr(value)
+
+
 def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]]:
     """Return the values of two flat configurations by key, where they differ; `ABSENT` for a key that one lacks.
 
-    They are compared as text: a batch limit of 1 is one batch, 1.0 is all batches, and true is neither; and NaN
-    equals NaN.
+    They are compared by `text_of`.
 
     Example:
         >>> differing({"seed": 0, "limit": 1, "x": None}, {"seed": 0, "limit": 1.0})
         {'limit': (1, 1.0), 'x': (None, absent)}
     """
     pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
-    return {key: pair for key, pair in pairs.items() if repr(pair[0]) != repr(pair[1])}
+    return {key: pair for key, pair in pairs.items() if text_of(pair[0]) != text_of(pair[1])}
 
 
 def is_plain(node: Any) -> bool:

@@ -6,7 +6,7 @@ Shapes: N rows, F input columns, T target columns.
 import csv
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +144,8 @@ class Table(Dataset[None]):
         inputs, chosen = list(inputs), [categories] if isinstance(categories, str) else list(categories or ())
         if not inputs:
             raise ValueError(f"{path}: has no column but the targets")
+        if twice := sorted({name for name in inputs if name in names or inputs.count(name) > 1}):
+            raise ValueError(f"inputs={inputs}: {twice[0]} is the target, or stands twice")
         _require(path, columns, [*inputs, *chosen, *names])
         if other := sorted({*chosen} - {*inputs}):
             raise ValueError(f"categories={other}: must be among the inputs, {', '.join(inputs)}")
@@ -159,7 +161,11 @@ class Table(Dataset[None]):
             path = Path(root, test_file)
             columns, _ = read_columns(Path(root), test_file)
             _require(path, columns, [*inputs, *names])
-        self.data = to_inputs(path, values_of(path, columns, inputs, self.categories), self.categories)[rows]
+        whole = values_of(path, columns, inputs, self.categories)
+        of_rows = {
+            name: np.asarray(column, object if name in chosen else None)[rows] for name, column in whole.items()
+        }
+        self.data = to_inputs(path, of_rows, self.categories)
         self.facts = {"column_names": inputs, **({"categories": self.categories} if chosen else {})}
         if classes:
             number_of = {name: number for number, name in enumerate(self.classes)}
@@ -225,7 +231,7 @@ def to_inputs(path: Path, values: Mapping[str, Any], categories: Categories) -> 
     )
 
 
-def _one_hot(path: Path, name: str, values: list[str], known: Sequence[str]) -> Tensor:
+def _one_hot(path: Path, name: str, values: Iterable[str], known: Sequence[str]) -> Tensor:
     number_of = {category: number for number, category in enumerate(known)}
     strange = [value for value in values if value not in number_of]
     if strange and is_main_process():

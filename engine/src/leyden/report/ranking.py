@@ -13,6 +13,7 @@ from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
+from leyden.config.values import text_of
 from leyden.report.records import Record, varying_keys
 from leyden.run.evaluations import appending, read_rows
 from leyden.run.files import read_json
@@ -125,7 +126,8 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str =
     rows: dict[str, Row] = {}
     for record in records:
         choices = {key: record.choices[key] for key in keys if key in record.choices}
-        rows.setdefault(str(choices), Row(choices, [])).records.append(record)
+        alike = str({key: text_of(value) for key, value in choices.items()})
+        rows.setdefault(alike, Row(choices, [])).records.append(record)
     if untyped := {key for row in rows.values() for key in _untyped_keys(row.records, averaged)}:
         for record in records:
             record.choices |= {key: record.config[key] for key in untyped if key in record.config}

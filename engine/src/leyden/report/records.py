@@ -12,6 +12,7 @@ from typing import Any
 from leyden.config.checks import Objective, objectives
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
+from leyden.config.values import text_of
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.run.fork import parse_fork
@@ -172,9 +173,9 @@ def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _varies(key: str, choices: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a key has several values, of which 1, 1.0 and true are three, or is missing in some mappings."""
-    first = str(choices[0].get(key))
-    return any((key in each) != (key in choices[0]) or str(each.get(key)) != first for each in choices)
+    """Return whether a key has several values, by `text_of`, or is missing in some mappings."""
+    first = text_of(choices[0].get(key))
+    return any((key in each) != (key in choices[0]) or text_of(each.get(key)) != first for each in choices)
 
 
 def read_raw_records(directory: Path) -> list[Record]:

@@ -9,7 +9,7 @@ import json
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -21,7 +21,7 @@ from leyden.config.terminal import leyden_command, one_line, quoted_override, so
 from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
-from leyden.run.identity import NOTES, RunIdentity, key_of
+from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, machine, origin
@@ -262,8 +262,10 @@ class Run:
         overrides = [override for start in starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
+            is_scheduled = has_length(identity.config) and identity.is_longer_than(config)
+            why = " (its learning rate schedule is made for that number: fork=DIR trains on)" * is_scheduled
             raise UserError(
-                f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
+                f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
                 f"choose another run_dir, or resume that run by {quoted_override('run_dir', self.directory)} alone"
             )
         may_change = "changed" in (resume, identity.config.get("resume"))  # a job's own lock asks for `auto`
@@ -299,10 +301,10 @@ class Run:
                 self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
             config = dict(flatten(identity.saved_config))
-            if before:  # a note is the last one that was typed, here or by `leyden note`
-                earlier = {each for start in before.starts for each in start["overrides"]}
-                new = {key_of(each) for each in overrides if each not in earlier}
-                config |= {key: before.config[key] for key in {*NOTES} - new if key in before.config}
+            if before:
+                config |= {
+                    key: before.config[key] for key in {*NOTES} - self._new_keys(overrides) if key in before.config
+                }
             starts.append(origin(overrides, code=code_of(identity.config), **facts))
             self._write(RunRecord(config, starts))
 
@@ -310,6 +312,16 @@ class Run:
         """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
         record.write(self.directory)
         write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested(), sort_keys=False))
+
+    def _new_keys(self, overrides: Sequence[str]) -> set[str]:
+        """Return the keys of overrides that no start was typed with: a note is the last one that was typed."""
+        earlier = {each for start in self.starts for each in start["overrides"]}
+        return {key_of(each) for each in overrides if each not in earlier}
+
+    def note(self, identity: RunIdentity, overrides: Sequence[str]) -> None:
+        """Set a note or tags that are typed for a run that has finished."""
+        if new := {*NOTES} & self._new_keys(overrides):
+            self.annotate({key: identity.config.get(key) for key in new})
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
         """Set the note or the tags in the record of a run that no process uses.

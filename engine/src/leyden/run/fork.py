@@ -108,7 +108,9 @@ def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
 
 def _composed_by(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Return recorded overrides, then those typed now; a file that is chosen now replaces what was typed of its group."""
-    chosen = {key_of(each).partition("@")[0] for each in overrides if each not in there} & _groups()
+    chosen = {
+        key_of(each).partition("@")[0] for each in overrides if each not in there and each[0] != "~"
+    } & _groups()
     replaced = {each.partition("=")[0] for each in overrides if each[:1] != "~"}
     inherited = [each for each in there if each not in overrides and each.partition("=")[0] not in replaced]
     kept = [each for each in inherited if not any(_is_in(key_of(each), group) for group in chosen)]
@@ -144,6 +146,12 @@ def recorded_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]
     elif values:
         composed = with_parent(overrides, run_dir)
     else:
+        if (
+            run_dir
+            and {key_of(each) for each in overrides} <= {"run_dir", "trainer.max_epochs"}
+            and is_main_process()
+        ):
+            warn(f"{run_dir}: holds no run, so a new one begins; resume=must would refuse this")
         return list(arguments)
     position = typed.index(overrides[0])
     options = [each for each in typed[position:] if each not in overrides]

@@ -202,7 +202,7 @@ class Task(L.LightningModule):
         """Log the epoch's means."""
         loss = self._log_means("train")
         if not loss.isfinite():
-            raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch}")
+            raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch + 1}")
 
     def validation_step(self, batch: Any) -> dict[str, Any] | None:
         """Add a batch to the validation metrics; return its predictions and targets, None for a batch that is None."""
