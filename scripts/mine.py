@@ -30,7 +30,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings it
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "project"
 # Files that name the package; those of the library know it only by what conf/ names.
-PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", ".github")
+PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", "AGENTS.md", ".github")
 OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml")
 # Names of other folders of a project, also of those that come later or that linters and test runners skip.
 FOLDERS = "build conf data dist docs engine leyden hydra_plugins node_modules outputs scripts site src tests venv"

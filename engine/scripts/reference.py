@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the pages of the reference, which are docstrings, are written while the site is built.
+"""Hooks of mkdocs: the first page gets the README's head, and the pages of the reference are written from docstrings.
 
 A page has what a researcher derives from, calls or configures: some modules of the engine, and all that the packages
 beside it have in the folder of the same name.
@@ -10,9 +10,11 @@ from typing import Any
 import griffe
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-from leyden.config.paths import SRC, own_packages
+from leyden.config.paths import ROOT, SRC, own_packages
 
+HEAD = re.compile(r"<!-- The head of README.md .*?-->")
 PAGES = {
     "tasks": ("Tasks", "leyden.tasks task"),
     "data": ("Data", "contract splits in_memory streamed table text folder transforms"),
@@ -36,6 +38,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"reference/{kind}.md", content=text))
     return files
+
+
+def on_page_markdown(markdown: str, *, page: Page, **kwargs: Any) -> str:
+    """Put what the README says before its first heading into the first page."""
+    head = (ROOT / "README.md").read_text().partition("\n## ")[0].partition("\n")[2].replace("engine/docs/", "")
+    return HEAD.sub(lambda _: head, markdown) if page.file.src_uri == "index.md" else markdown
 
 
 class Examples(griffe.Extension):

@@ -195,7 +195,11 @@ def cli(capfd, tmp_path, mnist_root):
     """Runs a command in this process, as `here` does; returns its exit code, stdout and stderr."""
 
     def run(verb, *arguments, by_hydra=False):
-        outputs = () if verb in ("predict", "export", "new", "init") else (f"outputs={tmp_path / 'outputs'}",)
+        outputs = (
+            ()
+            if verb in ("predict", "export", "new", "init", "note", "runs")
+            else (f"outputs={tmp_path / 'outputs'}",)
+        )
         capfd.readouterr()
         code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
         out, err = capfd.readouterr()

@@ -10,7 +10,6 @@ import hydra
 import lightning as L
 import pytest
 import torch
-from lightning.fabric.utilities import move_data_to_device
 from lightning.pytorch.accelerators import CPUAccelerator
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch.overrides import TorchFunctionMode
@@ -18,13 +17,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leyden import assembly
-from leyden.assembly.instantiate import instantiate
 from leyden.assembly.task import make_optimizer
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.streamed import SeededSamples as Reads
-from leyden.data.streamed import StreamLoader
-from leyden.data.transforms import AsyncTransfers, send
+from leyden.data.transforms import send
 from leyden.pictures.curves import LoggedConfig
 from leyden.pictures.outputs import OnEvaluation
 from leyden.scheduler.requeue import RequeueSignal
@@ -223,21 +219,6 @@ def test_every_metric_takes_batches(metrics):
     pytest.fail("no task takes it")
 
 
-@pytest.mark.parametrize("augment", names("data/augment"))
-def test_what_augments_is_sent_and_is_the_same(augment, monkeypatch):
-    """Also what is sent: on a GPU from pinned memory."""
-    cfg = compose(f"data/augment={augment}").data.augment
-    if cfg is None:
-        return
-    change = instantiate(cfg, "data.augment")
-    pixels = torch.arange(16 * 28 * 28, dtype=torch.uint8).reshape(16, 1, 28, 28)
-    torch.manual_seed(0)
-    expected = change(pixels)
-    torch.manual_seed(0)
-    with AsyncTransfers():
-        assert torch.equal(change(pixels), expected)
-
-
 class Recorded:
     """A tensor that writes down where it is sent."""
 
@@ -260,21 +241,6 @@ class Recorded:
 def test_what_streams_is_sent_in_the_background_from_pinned_memory(device, done):
     send(recorded := Recorded(), torch.device(device))
     assert recorded.done == done
-
-
-def test_a_stream_sends_inputs_and_targets(monkeypatch):
-    sent = []
-    monkeypatch.setattr("leyden.data.streamed.send", lambda part, device: sent.append(device) or part)
-    samples = Reads([(torch.ones(2), n) for n in range(4)], 0, None)
-    options = {"batch_size": 2, "num_workers": 0}
-    assert len(list(StreamLoader(samples, torch.arange(4), device="cuda", **options))) == 2
-    assert sent == 4 * [torch.device("cuda")]
-
-
-def test_lightning_copies_its_batches_in_the_background():
-    with watched(found := []):
-        assert move_data_to_device({"inputs": torch.ones(2)}, META)["inputs"].device == META
-    assert found == []
 
 
 class Enlarged(torch.nn.Module):

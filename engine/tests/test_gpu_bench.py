@@ -1,17 +1,12 @@
 """The benchmark for a GPU, on a machine without one: all of its programs run, and its loops are right."""
 
 import importlib
-import subprocess
-from types import SimpleNamespace
 
 import pytest
 import torch
 
 from tests import ENGINE
-from tests.conftest import start
-from tests.forks import TIMEOUT_S
 
-QUESTIONS = ("example", "recipes", "options", "resume", "memory", "several")
 SMALL = ("model.hidden_sizes=[16]", "data.batch_size=50")
 
 
@@ -31,43 +26,6 @@ def problem(bench, mnist_root):
         return made._replace(**{name: getattr(made, name).to(device) for name in ("inputs", "targets")})
 
     return problem
-
-
-@pytest.fixture
-def tiny(bench, monkeypatch, tmp_path, capsys):
-    """Prints the tables of these questions, shortly and on the CPU; programs are copies of a process that has imported PyTorch."""
-    gpu, rounds = bench("gpu"), bench("rounds")
-
-    def run(words, *, env, **_):
-        process = start(*words[2:], script=(words[1],), **env)
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-        return subprocess.CompletedProcess(words, process.returncode, output, output)
-
-    def tiny(*only):
-        monkeypatch.setattr(
-            rounds, "subprocess", SimpleNamespace(run=run, TimeoutExpired=subprocess.TimeoutExpired)
-        )
-        monkeypatch.setattr(gpu, "OUTPUTS", tmp_path)
-        # tests/test_contracts.py compiles each network.
-        monkeypatch.setenv("TORCH_COMPILE_DISABLE", "1")
-        words = ["gpu.py", "--device", "cpu", "--rounds", "1", "--tiny", "--only", *only]
-        monkeypatch.setattr("sys.argv", words)
-        gpu.main()
-        return capsys.readouterr().out
-
-    return tiny
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("question", QUESTIONS)
-def test_each_question_has_an_answer(tiny, bench, mnist_root, question, tmp_path):
-    assert tuple(bench("gpu").QUESTIONS) == QUESTIONS
-    printed = tiny(question)
-    assert "failed" not in printed, printed
-    assert printed.startswith(f"no GPU, torch {torch.__version__}, n = 1\n")
-    assert (tmp_path / "gpu.md").read_text().strip() == printed.strip()
-    if question == "resume":
-        assert printed.count("| yes | yes (stopped at step 3) |") == 2
 
 
 def test_what_fails_has_a_row_and_the_others_go_on(bench, monkeypatch, tmp_path, capsys):

@@ -6,8 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
+from lightning.pytorch.callbacks import RichProgressBar
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -77,25 +76,6 @@ def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch, seconds_a_step, re
     train("run", *few, "callbacks.progress.refresh_rate=10")
     assert abs(len(seen) - refreshes) <= 1
     assert seen[-1] == 8  # the last batch
-
-
-@pytest.mark.parametrize(("rate", "num_lines"), [(0, 0), (10, 1)])
-def test_where_nobody_sees_a_bar_there_is_none(train, monkeypatch, rate, num_lines):  # noqa: F811
-    def made(*args, **kwargs):
-        raise AssertionError("a bar was made")
-
-    monkeypatch.setattr(CustomProgress, "__init__", made)
-    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", f"callbacks.progress.refresh_rate={rate}")
-    _, out, _ = train("run", *few)
-    assert out.count("epoch 1/1  train ") == num_lines
-
-
-def test_without_a_bar_there_is_none_of_lightnings_either(train, monkeypatch):  # noqa: F811
-    def made(*args, **kwargs):
-        raise AssertionError("a bar was made")
-
-    monkeypatch.setattr(ProgressBar, "__init__", made)
-    train("run", "trainer.limit_train_batches=9", "trainer.max_epochs=1", "~callbacks.progress")
 
 
 def test_means_are_a_few_operations_per_batch():

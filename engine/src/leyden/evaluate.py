@@ -1,13 +1,14 @@
 """Evaluate a run, or all runs of a sweep's setting, on the test set."""
 
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
-from leyden.config.table import print_table
+from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
@@ -24,14 +25,16 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.trained import Trained, evaluate, evaluate_row
     require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
+    require_choice(cfg, "format", *CHOICES["evaluate.format"])
+    measured: dict[str, Any]
     options = {"outputs": cfg.outputs, "accelerator": cfg.accelerator}
     if cfg.run is not None:
         run = Run(cfg.run, trust=cfg.trust)
         where = str(run.checkpoint(cfg.checkpoint))
-        metrics, num_evaluations = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
-        shown = {name: metric_text(value) for name, value in metrics.items()}
+        measured, num_evaluations = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
+        shown = {name: metric_text(value) for name, value in measured.items()}
     else:
-        where, run, shown, num_evaluations = evaluate_row(
+        where, run, measured, shown, num_evaluations = evaluate_row(
             Path(cfg.runs),
             cfg.row,
             cfg.checkpoint,
@@ -40,6 +43,11 @@ def main(cfg: DictConfig) -> None:
             trust=cfg.trust,
             **options,
         )
+    if cfg.format == "json":
+        is_counted = isinstance(num_evaluations, int)
+        content = {"of": where, "metrics": measured, "test_evaluations": num_evaluations if is_counted else None}
+        print(json_text(content))
+        return
     print_table([{"metric": name, "value": text} for name, text in shown.items()], header=False)
     if isinstance(num_evaluations, int):
         num_evaluations = count_text(str(run.config.get("name")), num_evaluations)

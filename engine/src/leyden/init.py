@@ -6,26 +6,29 @@ from leyden.config import arguments
 from leyden.config.errors import UserError, ending
 from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
-from leyden.scaffold import BASES, choose_classes, write_train_config
+from leyden.scaffold import write_train_config
 
 USAGE = """\
-leyden init [task=PACKAGE.MODULE.CLASS] [data=PACKAGE.MODULE.CLASS|module]
+leyden init task=PACKAGE.MODULE.CLASS [data=PACKAGE.MODULE.CLASS]
 
 Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
-LightningDataModule, or `module` if the LightningModule has its own data loaders. Without them, they are searched in the
-Python files here, by the names of their bases."""
+LightningDataModule; without it, the LightningModule has its own data loaders."""
 
 
 def main() -> None:
     """Run the command."""
     with ending():
-        _, given = arguments.parse_arguments(USAGE, dict.fromkeys(BASES, ""), max_folders=0)
-        here = Path.cwd()
+        _, given = arguments.parse_arguments(USAGE, {"task": "", "data": "module"}, max_folders=0)
+        here, task, data = Path.cwd(), given["task"], given["data"]
         if project := find_project(here):
             raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")
-        task, data = choose_classes(here, **given)
+        if not task:
+            raise UserError("task=PACKAGE.MODULE.CLASS: name the LightningModule, such as task=lab.net.Net")
         write_train_config(here, task, data)
         print(f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}")
+        print(
+            "the arguments of your own Trainer(...) are not taken over: set trainer.KEY, callbacks and logger in conf/"
+        )
         train = leyden_command("train")
         print(f"next steps:\n  check it:\n    {train} dry_run=true\n  train:\n    {train}")
 

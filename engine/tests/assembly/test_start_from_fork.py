@@ -17,7 +17,7 @@ from leyden.config.values import flatten
 from leyden.report.comparison import compare
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.fork import fork_arguments, inherit_settings, with_parent
+from leyden.run.fork import inherit_settings, recorded_arguments, with_parent
 from leyden.run.identity import RunIdentity, identity_values
 from leyden.run.result import read_points
 from tests import conf, mistakes, records
@@ -86,13 +86,6 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_of_files_that_a_parent_was_given_for_one_group_the_last_one_counts(train):  # noqa: F811
-    parent, *_ = train("parent", "optimizer=adamw", "optimizer=adam", "optimizer.lr=0.0123", "trainer.max_epochs=1")
-    fork, *_ = train("fork", f"fork={parent.directory}@1", "trainer.max_epochs=2")
-    assert fork.config["optimizer"] == parent.config["optimizer"]
-
-
-@pytest.mark.slow(minutes=0.1)
 def test_values_that_are_changed_hold_and_those_of_a_schedule_are_as_if_from_the_start(train, parents):  # noqa: F811
     changed = ("optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4", "callbacks=default")
     run, out, _ = train("fork", f"fork={parents / 'stochastic'}@2", *changed)
@@ -130,21 +123,6 @@ def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, par
     assert groups[0] == pytest.approx(groups[1], abs=1e-12)
 
 
-def test_without_the_schedule_of_its_parent_it_has_the_value_that_is_set(train, parents):  # noqa: F811
-    run, *_ = train("fork", f"fork={parents / 'stochastic'}@2", "scheduler=none")  # of conf/optimizer/sgd.yaml
-    assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.1
-
-
-def test_class_weights_of_a_loss_are_those_that_are_set(train, parents, tmp_path):  # noqa: F811
-    loss = "task.loss={{_target_: tests.tasks.own.Weighted, weights: [{}]}}"
-    first, *_ = train("first", *KEPT[:1], "trainer.max_epochs=1", loss.format(",".join("1.0" for _ in range(10))))
-    weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
-    run, *_ = train("a", f"fork={first.directory}", "trainer.max_epochs=2", weighted)
-    assert checkpoint(run)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
-    again, *_ = train("again", f"fork={run.directory}", "trainer.max_epochs=3", weighted)
-    assert checkpoint(again)["state_dict"]["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
-
-
 def test_by_another_objective_no_epoch_of_the_parent_is_the_best_one(train, parents):  # noqa: F811
     run, *_ = train("fork", f"fork={parents / 'first_best'}@2", "objective.metric=val/acc", "objective.mode=min")
     assert checkpoint(run, "best")["global_step"] == 30
@@ -159,12 +137,6 @@ def test_a_value_of_an_optimizer_without_a_schedule(train, parents):  # noqa: F8
     assert checkpoint(again)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
 
 
-@pytest.mark.parametrize("batch_size", [50, 200])
-def test_batches_of_another_size_begin_with_the_epoch(train, parents, batch_size):  # noqa: F811
-    run, *_ = train("fork", f"fork={parents / 'own'}@2", PLAIN[1], f"data.batch_size={batch_size}")
-    assert run.result.optimizer_steps == 20 + 1000 // batch_size
-
-
 @pytest.mark.slow(minutes=0.1)
 def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):  # noqa: F811
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
@@ -174,12 +146,6 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
     assert "random" in what
     assert one.config["data"]["seed"] == 7
     assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
-
-
-def test_what_conf_does_not_have_is_typed_without_a_plus(parents):
-    found = with_parent([f"fork={parents / 'averaged'}@1", "callbacks/averaging=swa"], Path("nowhere"))
-    assert "+callbacks/averaging=swa" in found
-    assert sum("averaging=" in each for each in found) == 1
 
 
 def inherited(*arguments):
@@ -198,13 +164,6 @@ def test_whatever_sets_a_seed_leaves_the_splits(parents, typed):
         assert found["data"]["seed"] == int(typed[-1])
         assert found["data"]["split_seed"] == 0
         assert inherited(f"fork={parents / name}@1", typed, "data.split_seed=1")["data"]["split_seed"] == 1
-
-
-def test_what_was_typed_for_the_parent_holds_for_its_fork(parents):
-    fork = inherited(f"fork={parents / 'stochastic'}@1", "trainer.log_every_n_steps=7")
-    here = dict(flatten(fork))
-    assert (here["trainer.log_every_n_steps"], here["callbacks.checkpoint.every_n_steps"]) == (7, 4)
-    assert here["optimizer.momentum"] == 0.5
 
 
 def test_an_edit_of_conf_since_then_is_refused_by_name(parents, tmp_path):
@@ -226,16 +185,16 @@ def test_a_recipe_is_not_chosen_for_a_fork(parents):
 
 def test_the_parents_overrides_come_before_what_is_typed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    found = fork_arguments(["objective.mode=min", fork, "optimizer.lr=1"], is_sweep=False)
+    found = recorded_arguments(["objective.mode=min", fork, "optimizer.lr=1"], is_sweep=False)
     assert found[-3:] == ["objective.mode=min", fork, "optimizer.lr=1"]
     assert found.index("optimizer=sgd") < found.index("optimizer.momentum=0.5") < len(found) - 3
     swept = ["-m", "objective.mode=min", fork, "optimizer.lr=1,2", "optimizer.momentum=0.1"]
-    assert fork_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
+    assert recorded_arguments(swept, is_sweep=True) == [*swept[:-1], "++optimizer.momentum=0.1"]
 
 
 def test_what_is_deleted_is_deleted_after_the_parent_was_composed(parents):
     fork = f"fork={parents / 'stochastic'}@1"
-    found = fork_arguments(["~optimizer.momentum", fork], is_sweep=False)
+    found = recorded_arguments(["~optimizer.momentum", fork], is_sweep=False)
     assert found[-2:] == ["~optimizer.momentum", fork]
     assert "optimizer.momentum=0.5" in found[:-2]
 
@@ -243,7 +202,7 @@ def test_what_is_deleted_is_deleted_after_the_parent_was_composed(parents):
 def test_a_fork_that_has_begun_is_found_by_any_spelling_of_its_directory(parents, tmp_path, monkeypatch):
     begun = composed(tmp_path / "a fork", f"fork={parents / 'stochastic'}@1", "model.dropout=0.4")
     arguments = [f"fork={parents / 'nowhere'}@1", f"run_dir='{begun.directory}'"]
-    assert "model.dropout=0.4" in fork_arguments(arguments, is_sweep=False)
+    assert "model.dropout=0.4" in recorded_arguments(arguments, is_sweep=False)
     monkeypatch.chdir(begun.directory)  # which is no directory that was typed
     with pytest.raises(UserError, match="nowhere"):
         inherited(arguments[0])
@@ -361,31 +320,6 @@ def test_a_fork_reads_the_data_of_its_parent(train, parents, tmp_path):  # noqa:
     assert run.config["data"]["root"] == str(ROOT / "data")
 
 
-def test_a_parent_without_a_part_is_refused(cli, parents, tmp_path):
-    parent = Run(shutil.copytree(parents / "first_best", tmp_path / "parent"))
-    records.put(parent.directory, config={**parent.recorded, "model": None})
-    code, _, err = cli("train", "dry_run=true", f"fork={parent.directory}@1")
-    assert code == 2
-    assert "its overrides lead to other settings now than it had: model: None there" in " ".join(err.split())
-
-
-@pytest.mark.parametrize(
-    ("typed", "gone"),
-    [
-        (("+callbacks/stopping=early", "callbacks.stopping=null"), "callbacks.stopping"),
-        (("+callbacks/averaging=ema", "callbacks.averaging=null"), "callbacks.averaging"),
-        (("~optimizer.groups", "optimizer=sgd", "~optimizer.momentum"), "optimizer.momentum"),
-    ],
-)
-def test_what_the_parent_had_switched_off_stays_so(cli, tmp_path, typed, gone):
-    code, _, err = cli(
-        "train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *typed, "callbacks.fingerprint=null"
-    )
-    assert code == 0, err
-    found = dict(flatten(inherited(f"fork={tmp_path / 'parent'}@1")))
-    assert not [key for key in found if key.startswith(f"{gone}.") or (key == gone and found[key] is not None)]
-
-
 def composed(place, *overrides):
     """The directory of a run that was composed by these overrides, and has begun."""
     overrides = with_parent(overrides, place)
@@ -485,14 +419,13 @@ def test_a_file_takes_the_place_of_all_that_the_parent_set_below(parents):
     assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5  # the parent's own choice is no change
 
 
-def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
+def test_keys_that_conf_does_not_have_are_typed_as_any_other(tmp_path):
     added = (
         "+trainer.gradient_clip_val=1.0",
         "++optimizer.lr=0.01",
         "+optimizer.groups.b={match: '*.bias', lr: 0.1}",
     )
-    code, _, err = cli("train", f"run_dir={tmp_path / 'parent'}", *QUICK, *KEPT, *added)
-    assert code == 0, err
+    composed(tmp_path / "parent", *added)
     fork = f"fork={tmp_path / 'parent'}@1"
     found = inherited(fork, "trainer.gradient_clip_val=0.5", "optimizer.lr=0.1", "optimizer.groups.b.lr=0.2")
     assert found["trainer"]["gradient_clip_val"] == 0.5
@@ -500,15 +433,14 @@ def test_keys_that_conf_does_not_have_are_typed_as_any_other(cli, tmp_path):
     assert found["optimizer"]["groups"] == {"b": {"match": "*.bias", "lr": 0.2}}
 
 
-@pytest.mark.slow(minutes=0.1)
-def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(parents, train):  # noqa: F811
+def test_a_setting_that_follows_from_another_one_follows_from_what_is_typed(tmp_path):
     stopping = (
         "+callbacks/stopping=early",
         "objective.metric=val/loss",
         "objective.mode=min",
         "scheduler=onecycle",
     )
-    parent, *_ = train("parent", "callbacks=bare", *KEPT, *stopping)
+    parent = composed(tmp_path / "parent", *stopping)
     fork = f"fork={parent.directory}@1"
     assert inherited(fork)["scheduler"]["max_lr"] == 0.001
     found = inherited(fork, "optimizer.lr=0.5", "objective.metric=val/acc", "objective.mode=max")

@@ -1,16 +1,11 @@
 """Options of Lightning's trainer are honoured, or refused in a line before training."""
 
 import csv
-import json
 
 import pytest
 import torch
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
-from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.run.identity import RunIdentity
 from leyden.run.result import Result
 from tests import records
 from tests.conftest import QUICK, assert_same_bits, finish, start
@@ -27,40 +22,6 @@ def test_max_time_ends_the_run(train):  # noqa: F811
     assert run.result.epochs < 100000
     assert run.result.seconds >= 2
     assert "test/acc" in out
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_timer_of_ones_own_is_the_timer(train):  # noqa: F811
-    timer = ("+callbacks.timer._target_=lightning.pytorch.callbacks.Timer", "+callbacks.timer.duration=00:00:00:02")
-    run, *_ = train("a", *timer, "trainer.max_epochs=100000", "callbacks=bare")
-    assert run.result.epochs < 100000
-    _, _, err = train("b", *timer, "+trainer.max_time=00:00:00:01", code=2)
-    assert "callbacks has a Timer already" in err
-
-
-def batches(train, monkeypatch, *arguments):  # noqa: F811
-    """The batches that a run trains on, by epoch."""
-    from leyden.tasks import Classification
-
-    seen, training_step = {}, Classification.training_step
-
-    def watched(self, batch):
-        seen.setdefault(self.current_epoch, []).append(batch[0].clone())
-        return training_step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_step", watched)
-        train("watched", *arguments)
-    return seen
-
-
-def test_overfit_batches_are_the_same_in_each_epoch(train, monkeypatch):  # noqa: F811
-    seen = batches(
-        train, monkeypatch, "+trainer.overfit_batches=3", "trainer.max_epochs=3", "objective.metric=train/acc"
-    )
-    assert [len(epoch) for epoch in seen.values()] == [3, 3, 3]
-    for epoch in seen.values():
-        assert all(torch.equal(a, b) for a, b in zip(epoch, seen[0], strict=True))
 
 
 def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
@@ -172,48 +133,6 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     assert process.returncode == 2
     assert "was trained by 1 processes, this run would have 2" in output
     assert Run(tmp_path / "run").result.status == "finished"
-
-
-SCALARS = st.one_of(
-    st.none(),
-    st.booleans(),
-    st.integers(-3, 3),
-    st.floats(-3, 3, width=16),
-    st.sampled_from(["", "1", "1.0", "true", "null"]),
-)
-VALUES = st.one_of(SCALARS, st.lists(SCALARS, max_size=2))
-
-
-@pytest.mark.slow(minutes=0.1)
-@settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(VALUES, VALUES)
-def test_values_that_differ_in_meaning_are_other_choices(tmp_path_factory, there, here):
-    """1 is one batch, and 1.0 all of them; "1" is a text, and true none of these."""
-    run = Run(tmp_path_factory.mktemp("run"))
-    config = {"name": "x", "trainer": {"max_epochs": 1, "limit": there}}
-    with run.locked(RunIdentity(config, {}.__getitem__), resume="auto"):
-        run.begin(RunIdentity(config, {}.__getitem__), [])
-    config["trainer"]["limit"] = here
-    if json.dumps(there) == json.dumps(here):
-        run.accept(RunIdentity(config, {}.__getitem__), "auto")
-    else:
-        with pytest.raises(UserError, match="different settings"):
-            run.accept(RunIdentity(config, {}.__getitem__), "auto")
-
-
-def test_a_callback_whose_hooks_are_given_to_it_is_called(train, monkeypatch):  # noqa: F811
-    calls = []
-    monkeypatch.setattr("tests.assembly.test_trainer_options.CALLS", calls)
-    hook = "+callbacks.mine.on_train_batch_end={_target_: hydra.utils.get_method, path: tests.assembly.test_trainer_options.count}"
-    train("a", "+callbacks.mine._target_=lightning.pytorch.callbacks.LambdaCallback", hook, "trainer.max_epochs=1")
-    assert len(calls) == 10
-
-
-CALLS = []
-
-
-def count(*args):
-    CALLS.append(args)
 
 
 def test_the_best_epoch_of_several_objectives_has_them_all(train):  # noqa: F811

@@ -6,7 +6,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from leyden.callbacks.averaging import EMAWeightAveraging, SWAWeightAveraging
-from tests.conftest import assert_same_bits
+from tests import mistakes
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
@@ -51,20 +51,6 @@ def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averagi
         torch.equal(content["current_model_state"][key], content["state_dict"][key])
         for key in content["state_dict"]
     )
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_pictures_of_the_validation_are_of_the_best_average(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.outputs import Confusion
-
-    seen = []
-    monkeypatch.setattr(Confusion, "draw_classes", lambda self, trainer, evaluation: seen.append(evaluation.title))
-    growing = ("optimizer=sgd", "optimizer.lr=0.9", "objective.metric=val/loss", "objective.mode=min")
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=6", "test=false", *growing, *EMA)
-    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] < 60, (
-        "the last is best: another setting"
-    )
-    assert [title.split()[-1] for title in seen] == [f"{run.result.metrics['val/acc']:.4f}"]
 
 
 def states_of(train, monkeypatch, averaging, name, *arguments):  # noqa: F811
@@ -135,16 +121,6 @@ def test_it_changes_no_bit_of_training_and_before_it_begins_none_of_validation(t
     assert different == {(19, "val/loss"), (19, "val/acc")}
 
 
-@pytest.mark.slow(minutes=0.1)
-def test_swa_trained_longer_is_trained_long(train):  # noqa: F811
-    train("a", "trainer.max_epochs=2", "model.dropout=0.2", *SWA_NORMED)
-    longer, *_ = train("a", "trainer.max_epochs=3", "model.dropout=0.2", *SWA_NORMED)
-    long, *_ = train("b", "trainer.max_epochs=3", "model.dropout=0.2", *SWA_NORMED)
-    assert_same_bits(longer.directory, long.directory)
-    assert longer.result.metrics == long.result.metrics
-    train("b", "trainer.max_epochs=3", "model.dropout=0.2", NORMED, code=2)  # without, it is another run
-
-
 @pytest.mark.parametrize("averaging", [LATE_EMA_NORMED, SWA_NORMED], ids=["EMA", "SWA"])
 def test_an_average_that_has_not_begun_is_the_last_weights_and_says_so(train, averaging, request):  # noqa: F811
     run, _, err = train("a", "trainer.max_epochs=2", "+trainer.max_steps=10", *averaging)
@@ -169,37 +145,20 @@ def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch, averaging):  #
     assert {*places} == {"cuda"}
 
 
-@pytest.mark.parametrize(
-    ("override", "told"),
-    [
-        (
-            "+callbacks.swa={_target_: lightning.pytorch.callbacks.StochasticWeightAveraging, swa_lrs: 0.01}",
-            "callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=swa",
-        ),
-        (
-            "+callbacks/averaging=swa",
-            "callbacks.averaging: update_starting_at_epoch=2: must be smaller than trainer.max",
-        ),
-        (
-            "+callbacks.swa={_target_: leyden.callbacks.averaging.SWAWeightAveraging, update_starting_at_epoch: 0, "
-            "update_every_n_steps: 0}",
-            "callbacks.swa: update_every_n_steps=0: must be a whole number, 1 or larger",
-        ),
-        (
-            "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_epoch: 1}",
-            "callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation",
-        ),
-        (
-            "+callbacks.ema={_target_: lightning.pytorch.callbacks.EMAWeightAveraging, update_starting_at_step: 100}",
-            "callbacks.ema: EMAWeightAveraging: until it begins, the initial weights are validated and saved",
-        ),
-        (
-            "+callbacks.ema={_target_: leyden.callbacks.averaging.EMAWeightAveraging, decay: 1.5, "
-            "update_starting_at_step: 0, update_every_n_steps: 1}",
-            "callbacks.ema: decay=1.5: must be from 0 to 1",
-        ),
-    ],
-)
+SWA_NODE = "+callbacks.swa={_target_: leyden.callbacks.averaging.SWAWeightAveraging, update_starting_at_epoch: 0"
+EMA_NODE = "+callbacks.ema={_target_: leyden.callbacks.averaging.EMAWeightAveraging, update_starting_at_step: 0"
+LIGHTNINGS = "{_target_: lightning.pytorch.callbacks."
+REFUSED = f"""
++callbacks.swa={LIGHTNINGS}StochasticWeightAveraging, swa_lrs: 0.01}}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=swa
++callbacks/averaging=swa  =>  callbacks.averaging: update_starting_at_epoch=2: must be smaller than trainer.max
+{SWA_NODE}, update_every_n_steps: 0}}  =>  callbacks.swa: update_every_n_steps=0: must be a whole number, 1 or larger
++callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_epoch: 1}}  =>  callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation
++callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_step: 100}}  =>  callbacks.ema: EMAWeightAveraging: until it begins, the initial weights are validated and saved
+{EMA_NODE}, update_every_n_steps: 1, decay: 1.5}}  =>  callbacks.ema: decay=1.5: must be from 0 to 1
+"""
+
+
+@pytest.mark.parametrize(("override", "told"), mistakes(REFUSED))
 def test_what_no_checkpoint_can_hold_is_refused(train, tmp_path, override, told):  # noqa: F811
     _, _, err = train("a", "trainer.max_epochs=2", override, code=2)
     assert told in err

@@ -2,14 +2,10 @@
 
 import errno
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 
 import pytest
-import torch
 
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.samples_seen import batch_size
 from leyden.run.directory import Run
 from leyden.tasks import Classification
 from tests.conftest import QUICK, finish, start  # 1,000 images of training, 10 batches of 100 an epoch
@@ -32,32 +28,6 @@ def train(cli, tmp_path):
 def seen(run):
     """Epochs and samples."""
     return run.result.epochs, round(run.result.samples_per_second * run.result.seconds)
-
-
-@dataclass(slots=True)
-class Slotted:
-    """A batch without `__dict__`."""
-
-    inputs: object
-    targets: object
-
-
-class Broken(Mapping):
-    """A batch that can't be looked into."""
-
-    def __getitem__(self, key):
-        raise KeyError(key)
-
-    def __iter__(self):
-        yield "a"
-
-    def __len__(self):
-        return 1
-
-
-def test_a_batch_of_any_class_is_counted_or_unknown():
-    assert batch_size(Slotted(torch.zeros(4, 3), torch.zeros(4))) == 4
-    assert batch_size(Broken()) is None
 
 
 @pytest.mark.matrix
@@ -129,17 +99,6 @@ def test_a_run_that_failed_at_its_last_step_has_the_result_of_the_undisturbed_ru
     resumed = train("trainer.max_epochs=2")
     assert resumed.result.epochs == whole.result.epochs == 2
     assert seen(resumed) == seen(whole)
-
-
-def test_a_failed_result_gives_nothing_to_the_result_after_it(train):
-    """Not even where as many steps were taken."""
-    run = train("trainer.max_epochs=2")
-    whole = run.result
-    run.end(replace(whole, status="failed", epochs=1, seconds=1e-9, samples_per_second=1e-9))
-    resumed = train("trainer.max_epochs=2").result
-    assert (resumed.optimizer_steps, resumed.epochs) == (whole.optimizer_steps, 2)
-    assert resumed.seconds > 1e-9
-    assert resumed.samples_per_second > 1e-9
 
 
 def test_a_failure_after_training_leaves_no_number_to_the_resumed_run(train, monkeypatch):

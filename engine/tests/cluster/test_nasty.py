@@ -147,17 +147,6 @@ def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whol
     assert_the_same(run, whole)
 
 
-def test_a_held_job_says_why_it_waits(nasty_slurm, tmp_path, mnist_root):
-    process = submit(tmp_path, *SHORT, "+cluster.options.hold=true", anew=True)
-    run = the_run(nasty_slurm, tmp_path)
-    lines = []
-    while "1 wait (JobHeldUser)" not in "".join(lines):
-        lines.append(process.stdout.readline())
-        assert lines[-1], lines
-    nasty_slurm.run("scontrol", "release", run.submission["job_id"])
-    finish(process)
-
-
 def test_a_sweep_is_submitted_from_within_a_job(nasty_slurm, tmp_path, mnist_root, monkeypatch):
     of_job = {
         "JOB_ID": "7",
@@ -171,32 +160,6 @@ def test_a_sweep_is_submitted_from_within_a_job(nasty_slurm, tmp_path, mnist_roo
         monkeypatch.setenv(f"SLURM_{name}", value)
     output = finish(submit(tmp_path, *SHORT))
     assert "1/1 jobs, 0 failed" in output
-
-
-def test_the_script_of_a_site(nasty_slurm, tmp_path, mnist_root):
-    """A container, typed GPUs, no memory, arguments of srun."""
-    site = ("cluster.python='apptainer exec --nv image.sif python'", "cluster.mem_gb=null", "cluster.wckey=mine")
-    gpus = ("cluster.gpu_type=a100", "cluster.gpu_option=gres", "cluster.srun_args=['--mpi=none']")
-    arguments = (*SHORT, *site, *gpus, *CLUSTER[:1], *CLUSTER[2:], "cluster.dry_run=true")
-    output = finish(submit(tmp_path, *arguments, cluster="slurm_ddp"))
-    assert "#SBATCH --gres=gpu:a100:4" in output
-    assert "#SBATCH --wckey=mine" in output
-    assert "--mem" not in output
-    assert "--gpus-per-node" not in output
-    (srun,) = [line for line in output.splitlines() if line.startswith("srun ")]
-    assert "--mpi=none" in srun
-    assert re.search(
-        r"apptainer exec --nv image.sif python \S+bootstrap.py \S+ \S+ -u -m leyden\.run\.process", srun
-    )
-    output = finish(submit(tmp_path, *arguments, "cluster.gpu_option=null", cluster="slurm_ddp"))
-    assert "a100" not in output
-
-
-def test_a_job_without_srun(nasty_slurm, tmp_path, mnist_root):
-    output = finish(submit(tmp_path, *SHORT, "cluster.use_srun=false", f"cluster.python={sys.executable}"))
-    assert "1/1 jobs, 0 failed" in output
-    process = submit(tmp_path, *SHORT, "cluster.use_srun=false", cluster="slurm_ddp", name="ddp")
-    assert "only srun starts the 4 processes of a job" in process.communicate(timeout=TIMEOUT_S)[0]
 
 
 def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
@@ -214,11 +177,3 @@ def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
     )
     assert "3/3 jobs, 0 failed" in nasty_slurm.run("srun", "--mem=2G", "--cpus-per-task=2", *command)
     assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
-
-
-def test_a_run_is_evaluated_on_a_node(nasty_slurm, tmp_path, mnist_root):
-    """`evaluate` has no launcher."""
-    finish(submit(tmp_path, *SHORT))
-    (run,) = runs(tmp_path)
-    command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
-    assert "test/acc" in nasty_slurm.run("srun", "--mem=1G", *command)

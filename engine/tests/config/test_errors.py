@@ -5,23 +5,19 @@ import re
 import signal
 import sys
 import traceback
-from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.cluster import submit
 from leyden.config.errors import Exit, UserError, ending
 from leyden.config.paths import LIBRARY
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.scheduler.slurm import Slurm
 from leyden.sweep import jobs
 from tests import ENGINE
 from tests.conftest import QUICK, start
-from tests.example import OWN
 
 MINE = """
 import lightning as L
@@ -148,23 +144,6 @@ def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text):
     assert "Traceback" not in output
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (NET + "'on purpose'", "model: bug=on purpose: must be none ("),
-        ("model._target_=mine.Nett", "model: Error loading 'mine.Nett'"),
-        ("model._target_=nothing.Net", "model: Error loading 'nothing.Net'"),
-    ],
-)
-def test_a_mistake_is_a_line(run, tmp_path, arguments, message):
-    code, output = run(*words(arguments))
-    assert code == 2, output
-    assert message in output
-    assert "Traceback" not in output
-    assert len(output.strip().splitlines()) <= 2
-    assert not (tmp_path / "run").exists()
-
-
 def test_ctrl_c_while_modules_are_imported_is_told_by_a_word():
     command = "import sys; sys.orig_argv[1:3] = ['-m', 'leyden.train']; import leyden; raise "
     process = start(script=("-c", f"{command} KeyboardInterrupt"), anew=True)
@@ -201,8 +180,8 @@ def test_each_error_has_its_exit_code(capsys, error, code, shown):
     assert capsys.readouterr().err.startswith(shown.rstrip("\n"))
 
 
-def test_the_page_of_questions_has_the_table_of_exit_codes():
-    page = (ENGINE / "docs" / "questions.md").read_text()
+def test_the_page_of_keys_has_the_table_of_exit_codes():
+    page = (ENGINE / "docs" / "keys.md").read_text()
     rows = re.findall(r"^\| (\d+) \| ", page, flags=re.MULTILINE)
     assert [*map(int, rows)] == sorted({*Exit})
 
@@ -216,85 +195,6 @@ def test_a_process_ends_in_one_place():
         "exact/stop.py": ["raise SystemExit"],  # for a Trainer without Leyden's commands
         "cluster/bootstrap.py": ["sys.exit("],  # it runs before Leyden can be imported
     }
-
-
-HANDS_ON = f"""
-from leyden.tasks import Classification
-from torchvision.datasets import FashionMNIST
-from {OWN}.models.mlp import MLP
-
-
-class Mine(Classification):
-    def __init__(self, **mine):
-        super().__init__(**mine)
-
-
-class Net(MLP):
-    def __init__(self, *, num_classes, input_shape, **mine):
-        super().__init__(num_classes=num_classes, input_shape=input_shape, **mine)
-
-
-class Own(FashionMNIST):
-    def __init__(self, root, train, download, **mine):
-        super().__init__(root=root, train=train, download=download, **mine)
-"""
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("task._target_=hands_on.Mine +task.nope=1", "task: "),
-        ("model._target_=hands_on.Net +model.nope=1", "model: "),
-        ("model._target_=hands_on.Net +model.num_class=1", "did you mean num_classes?"),
-        ("data=folder data.root=. +data.nope=1", "data: "),
-        ("data.dataset._target_=hands_on.Own +data.dataset.nope=1", "data: "),
-    ],
-)
-def test_a_key_that_no_class_takes_is_a_line_whoever_hands_it_on(arguments, message, run, tmp_path):
-    (tmp_path / "hands_on.py").write_text(HANDS_ON)
-    code, output = run(*arguments.split(), "~model.hidden_sizes" if "folder" in arguments else "seed=0")
-    assert code == 2, output
-    assert message in output
-    assert "Traceback" not in output
-
-
-INSTALLED = """
-import lightning as L
-import torch
-
-
-class Mine(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.layer = torch.nn.Linear(784, 10)
-
-    def training_step(self, batch, batch_idx):
-        return torch.nn.functional.cross_entropy(self.layer(batch[0].flatten(1)), batch[1])
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-    def on_load_checkpoint(self, checkpoint):
-        checkpoint["__special_save__"]
-
-    def validation_step(self, batch, batch_idx):
-        pass
-
-    test_step = validation_step
-"""
-
-
-def test_a_bug_of_an_installed_module_while_it_runs_shows_its_type_and_its_line(run, tmp_path, monkeypatch):
-    folder = tmp_path / "site-packages"
-    folder.mkdir()
-    (folder / "installed.py").write_text(INSTALLED)
-    monkeypatch.syspath_prepend(folder)
-    code, output = run("task=own", "task._target_=installed.Mine", "objective=null", "test=true")
-    assert code == 1, output
-    assert "KeyError: '__special_save__'" in output
-    assert 'installed.py", line 18, in on_load_checkpoint' in output
-    failure = Run(tmp_path / "run").result.error
-    assert (failure.type, failure.where.rpartition("/")[2]) == ("KeyError", "installed.py:18 in on_load_checkpoint")
 
 
 def raised(function):
@@ -331,21 +231,3 @@ def test_a_mistake_has_none():
 def test_the_text_can_be_taken_apart(kind, message, place):
     found = Failure(kind, message, place)
     assert jobs.parse_failure(jobs.failure_as_text(found)) == found
-
-
-@pytest.mark.parametrize("place", ["", "mlp.py:12 in forward"])
-def test_a_job_on_a_cluster_tells_it_by_its_result(monkeypatch, tmp_path, place):
-    failed = Failure("KeyError", "'hidden'", place)
-    jobs = [
-        SimpleNamespace(
-            run=SimpleNamespace(directory=job, submission={"job_id": job}, result=SimpleNamespace(error=error))
-        )
-        for job, error in (("1_0", failed), ("1_1", None))
-    ]
-    runner = submit.ClusterRunner(Slurm(), tmp_path, SimpleNamespace(num_jobs=None), "leyden.train")
-    monkeypatch.setattr(runner, "submit", lambda jobs: [])
-    monkeypatch.setattr(Slurm, "states", lambda self, ids: {})
-    monkeypatch.setattr("time.sleep", lambda seconds: None)
-    told = "KeyError: 'hidden'" + (f"\n    at {place}" if place else "")
-    runner.start(jobs)
-    assert runner.wait() == ([(jobs[0], told), (jobs[1], "")], 0)

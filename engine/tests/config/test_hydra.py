@@ -42,12 +42,6 @@ def test_a_mistyped_key_is_composed_once(cli, monkeypatch):
     assert len(composed) == 1
 
 
-def test_a_file_can_make_a_sweep(cli):
-    code, out, err = cli("train", "cluster=slurm", "optimizer.lr=0.1,0.2", "dry_run=true")
-    assert code == 0, err
-    assert len(out.splitlines()) == 2
-
-
 def test_an_option_with_a_value_keeps_it_among_overrides(cli):
     code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1", "-p", "optimizer")
     assert code == 0, err

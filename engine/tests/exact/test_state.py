@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.callbacks.fingerprint import Fingerprints
 from leyden.exact.state import RunState
 
 
@@ -73,23 +72,3 @@ def test_the_random_state_of_a_mac_is_kept_and_restored(mac, monkeypatch):
     resume(callback(), kept)
     assert mac["now"] is None
     assert callback().state_dict()["processes"][0]["mps"] is None
-
-
-def test_the_random_state_of_a_mac_is_in_the_fingerprint(mac, monkeypatch, tmp_path):
-    def fingerprint():
-        shown = []
-        monkeypatch.setattr(
-            "leyden.callbacks.fingerprint.append_fingerprint", lambda *given: shown.append(given[-1])
-        )
-        watch = Fingerprints(every_n_steps=None)
-        watch._writes = True
-        module = L.LightningModule()
-        watch._append_line(
-            SimpleNamespace(global_step=1, default_root_dir=tmp_path, lightning_module=module, optimizers=[])
-        )
-        return shown[0].random
-
-    first = fingerprint()
-    assert fingerprint() == first
-    mac["now"] = mac["now"] + 1
-    assert fingerprint() != first

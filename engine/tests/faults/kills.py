@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import sys
-import warnings
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -15,9 +14,9 @@ from tensorboard.backend.event_processing.event_file_loader import EventFileLoad
 
 from leyden.run.directory import Run
 from leyden.run.result import read_points
-from leyden.train import main
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.callbacks.events import hparams
+from tests.faults.commands import call
 
 OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 
@@ -68,32 +67,16 @@ def train(directory, *arguments, at=None, after=False, setup=None):
         setup: What the process does before.
     """
     directory.mkdir(exist_ok=True)
-    log, output = directory.with_suffix(".operations"), directory.with_suffix(".output")
-    with warnings.catch_warnings():  # Python warns of a fork beside threads, in the parent, when it is done
-        warnings.simplefilter("ignore", DeprecationWarning)
-        pid = os.fork()
-    if pid == 0:
-        code = 70
-        try:
-            for descriptor in (1, 2):
-                os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            torch.set_num_threads(1)
-            if setup:
-                setup()
-            watch = Watch(directory, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), at, after)
-            sys.argv = ["leyden.train", f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments]
-            sys.addaudithook(watch)
-            main()
-            code = 0
-        except SystemExit as stop:
-            code = stop.code if isinstance(stop.code, int) else 1
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            os._exit(code)
-    _, status = os.waitpid(pid, 0)
-    return os.waitstatus_to_exitcode(status), log.read_text().splitlines(), output.read_text()
+    log = directory.with_suffix(".operations")
+
+    def before():
+        if setup:
+            setup()
+        sys.addaudithook(Watch(directory, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), at, after))
+
+    given = (f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments)
+    code, output = call("train", *given, directory=directory.parent, name=directory.name, before=before)
+    return code, log.read_text().splitlines(), output
 
 
 def shown(directory):

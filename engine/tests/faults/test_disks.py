@@ -4,7 +4,6 @@ import errno
 import functools
 import os
 import random
-import resource
 import shutil
 import subprocess
 import sys
@@ -93,15 +92,6 @@ def test_a_disk_that_is_full_from_some_moment_on(disk, whole, tmp_path, data, tr
         before = at_operation(disk, number, lambda: fill(disk))
         emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
         trial.interrupted(disk, f"full from operation {number} on", before, emptied)
-
-
-def test_files_that_may_not_grow(whole, tmp_path, data, trials, seed):
-    trial, rng = Trials(whole, tmp_path, data, seed), random.Random(seed)
-    (place := tmp_path / "place").mkdir()
-    for _ in range(max(4, trials // 8)):
-        size = int(10 ** rng.uniform(3.7, 5.5))  # what it prints must fit, too
-        limit = lambda size=size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))  # noqa: E731
-        trial.interrupted(place, f"files of at most {size} bytes", limit, lambda: None)
 
 
 def test_outputs_that_turn_read_only(whole, tmp_path, data, trials, seed):

@@ -1,7 +1,6 @@
 """A checkpoint of a stranger that holds objects: no command makes one, so that nothing is deleted, imported or executed."""
 
 import importlib.metadata
-import io
 import os
 import pickle
 import random
@@ -16,6 +15,7 @@ import torch
 
 from leyden.exact.memory import Memory
 from tests.data import changing
+from tests.exact.test_memory import frozen
 from tests.faults.commands import call
 from tests.faults.test_strangers import parent  # noqa: F401 - a fixture
 
@@ -69,13 +69,6 @@ VERBS = {
     "evaluate": lambda run, data: ("evaluate", f"run={run}", "outputs=outputs"),
     "resume": lambda run, data: ("train", f"run_dir={run}", "outputs=outputs", *data, "trainer.max_epochs=3"),
 }
-
-
-def frozen(content):
-    """Content as a stranger writes it."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
 def poison(run, value, names):

@@ -7,6 +7,7 @@ import signal
 
 import pytest
 from optuna.trial import TrialState
+from tensorboard.plugins.hparams import api_pb2
 
 from leyden.run.directory import Run
 from leyden.sweep.study import open_study
@@ -135,7 +136,7 @@ def test_killed_while_it_fails(kills, trials, seed):
     code, operations, output = train(kills.folder / "failing", *kills.arguments, setup=failing)
     assert code == 1, output  # a bug, as any error in a step
     run = Run(kills.folder / "failing" / "run")
-    assert run.result.status == hparams(run)[0]["status"] == "failed"
+    assert (run.result.status, hparams(run)[1]) == ("failed", api_pb2.STATUS_FAILURE)
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
         kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), setup=failing)

@@ -92,17 +92,3 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, seed, tmp_pa
             assert code, told
         else:
             assert re.fullmatch(".*see squeue before you try again.*", str(problem)), told  # one line
-
-
-def test_other_answers_are_read_or_not(answer, trials, seed, monkeypatch):
-    rng = random.Random(seed)
-    monkeypatch.setenv("SLURM_JOB_ID", "7")
-    for n in range(trials):
-        size = rng.choice(["101", "0", "1" * 5000, "²", "1e3", "", "UNLIMITED", "-3"])
-        out, code = damaged(rng, ["Configuration data as of 2026", f"MaxArraySize   = {size}", "MaxJobCount = 9"])
-        answer("scontrol", out, b"\xff", code, pause=0 if n else 9)
-        answer("scancel", *damaged(rng, ["x"])[:1], b"\xff\n", code)
-        told = f"FAULTS_SEED={seed}, trial {n}: {out!r}, {code}"
-        assert 1 <= Slurm().max_array() <= slurm.MAX_ARRAY, told
-        assert bool(Slurm().cancel(["7"])) == bool(code), told
-        assert isinstance(Slurm().requeue(), str), told

@@ -1,20 +1,14 @@
 """A training is told to stop at any time, once or twice: no traceback, and the same command ends it with the same bits."""
 
-import os
 import random
-import re
 import signal
-import subprocess
-import sys
 import time
 
 import pytest
 
-from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
 from tests.faults.commands import Started, call
-from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.faults
 
@@ -64,32 +58,3 @@ def test_told_at_any_time(tmp_path, data, whole, trials, seed):
         code, output = started.end()
         told = f"FAULTS_SEED={seed} {number.name} after {pause:.3f} s, twice {twice}: {code}\n{output}"
         check(folder, whole, data, code, number, output, told)
-
-
-def test_told_in_a_process_of_its_own(tmp_path, data, whole, trials, seed):
-    rng = random.Random(seed)
-    for n in range(max(3, trials // 10)):
-        folder = tmp_path / str(n)
-        folder.mkdir()
-        number, pause, twice = rng.choice(SIGNALS), rng.uniform(0.05, 4), rng.random() < 0.5
-        process = subprocess.Popen(
-            [sys.executable, "-m", "leyden.train", *arguments(folder, data), "data.download=false"],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        time.sleep(pause)
-        process.send_signal(number)
-        if twice:
-            time.sleep(rng.uniform(0, 0.3))
-            process.send_signal(number)
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-        told = (
-            f"FAULTS_SEED={seed} {number.name} after {pause:.3f} s, twice {twice}: {process.returncode}\n{output}"
-        )
-        # The small files' checksums are known to copies of this process only.
-        refused = process.returncode == 2 and re.search("is corrupt", output)
-        assert refused or process.returncode in (128 + number, -number), told
-        assert "Traceback" not in output, told

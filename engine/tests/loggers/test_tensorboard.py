@@ -88,14 +88,6 @@ def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path, time):
     assert steps(tmp_path) == []
 
 
-def test_what_an_older_program_has_left_to_tensorboard_is_dropped(tmp_path):
-    for time, start, end in ((1, 0, 8), (2, 5, 9), (3, 7, 12)):
-        date(write(tmp_path, range(start, end), purge_step=start or None), time)
-    assert steps(tmp_path) != list(range(12))
-    truncate_events(tmp_path, 11)
-    assert steps(tmp_path) == list(range(11))
-
-
 @given(end=st.floats(0, 1), step=st.integers(0, 12))
 def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, step):
     directory = tmp_path_factory.mktemp("torn")

@@ -1,4 +1,4 @@
-"""The commands and files of README.md, CONTRIBUTING.md and docs/*.md, in the order of a page."""
+"""The commands and files of README.md, AGENTS.md, CONTRIBUTING.md and docs/*.md, in the order of a page."""
 
 import re
 import shlex
@@ -10,7 +10,12 @@ from tests.pages.stands_for import SHORTER, STANDS_FOR
 
 PAGES = {
     path.stem: path
-    for path in [ROOT / "README.md", ENGINE / "CONTRIBUTING.md", *sorted((ENGINE / "docs").glob("*.md"))]
+    for path in [
+        ROOT / "README.md",
+        ROOT / "AGENTS.md",
+        ENGINE / "CONTRIBUTING.md",
+        *sorted((ENGINE / "docs").glob("*.md")),
+    ]
 }
 # A block of code with its language, or code within a line.
 CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)

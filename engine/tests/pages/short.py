@@ -239,8 +239,7 @@ class Project:
 
     def dry(self, words: list[str]) -> str:
         """What would be trained; pages have commands in common, of which one is checked."""
-        composed = ["--cfg", "job"] if "compile=true" in words else []  # to compile takes long
-        words = ["-m", "leyden.train", *words, "dry_run=true", *composed]
+        words = ["-m", "leyden.train", *words, "dry_run=true"]
         key = None if any(word.startswith(OF_A_PAGE) for word in words) else tuple(words)
         if key not in self.copy.said or key is None:
             self.copy.said[key] = self.python(words)

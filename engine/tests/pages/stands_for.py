@@ -64,5 +64,4 @@ NOT_RUN = {
 NOT_HERE = {
     "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
     "cluster=": "needs a cluster: tests/cluster has one",
-    "compile=true": "needs a C++ compiler: tests/test_contracts.py compiles each network",
 }

@@ -1,14 +1,10 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
 
-from leyden.pictures import outputs
 from leyden.pictures.outputs import (
     MAX_POINTS,
     ClassEvaluation,
-    Reconstructions,
     as_colours,
     confusion_counts,
     confusion_figure,
@@ -28,10 +24,6 @@ PROBABILITIES_NK = np.array(
 EVALUATION = ClassEvaluation("val", np.array([0, 1, 2, 2, 0]), PROBABILITIES_NK, NAMES)
 
 
-def test_the_surest_mistakes_come_first():
-    assert most_confident(EVALUATION).tolist() == [4, 2, 1]
-
-
 @pytest.mark.parametrize(
     ("eel", "caption"), [("eel", "true cat →\npredicted dog\n0.990"), ("moray", "cat →\ndog\n0.990")]
 )
@@ -44,10 +36,6 @@ def test_a_mistake_names_both_classes(eel, caption):
 
 def test_rows_are_true_classes_and_columns_predicted_ones():
     assert confusion_counts(EVALUATION).tolist() == [[1, 1, 0], [1, 0, 0], [0, 1, 1]]
-
-
-def test_the_title_says_which_split_and_how_good():
-    assert EVALUATION.title == "validation split, 5 samples, accuracy 0.4000"
 
 
 @pytest.mark.parametrize("num_classes", [2, 100])
@@ -91,23 +79,6 @@ def test_black_is_the_smallest_value_and_white_the_largest():
     shown = as_colours(np.array([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
     assert shown[0, :, :, 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
     assert shown.shape == (1, 2, 2, 3)
-
-
-def test_three_channels_are_colours():
-    red = np.zeros((1, 3, 1, 1))
-    red[0, 0] = 9
-    assert as_colours(red).tolist() == [[[[1.0, 0.0, 0.0]]]]
-
-
-def test_reconstructions_stand_below_their_images(monkeypatch):
-    drawn = []
-    monkeypatch.setattr(outputs, "publish", lambda trainer, figure, name, split: drawn.append(figure))
-    images = torch.zeros(10, 1, 20, 20)
-    Reconstructions(num_images=10).draw(SimpleNamespace(global_step=1), "val", images + 1, images)
-    ((axes,),) = (figure.axes for figure in drawn)
-    column = axes.images[0].get_array()[:, 10, 0]  # through the first tiles of two rows, which white gaps part
-    assert (np.diff(column) < 0).sum() == (np.diff(column) > 0).sum() == 2
-    render(drawn[0])
 
 
 @pytest.mark.parametrize("num", [50, MAX_POINTS + 1])

@@ -55,17 +55,6 @@ def test_curves_have_their_steps_and_values(run):
     assert found["test/acc"][0][1] == pytest.approx(run.result.metrics["test/acc"])
 
 
-def test_speed_is_that_of_the_run(run):
-    found = dict(scalars(run))
-    seconds = sum(value for _, value in found["time/epoch_seconds"])
-    assert seconds == pytest.approx(run.result.seconds, rel=0.5)
-
-
-def test_no_time_is_a_metric_of_the_run(run):
-    groups = {name.split("/")[0] for name in run.result.metrics}
-    assert groups == {"train", "val", "test", "num_parameters"}
-
-
 def test_images_have_their_steps(run):
     found = images(run)
     assert {tag: [step for step, *_ in points] for tag, points in found.items()} == {
@@ -121,20 +110,6 @@ def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train,
     assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
 
 
-def test_without_validation_split_and_test_there_is_nothing_to_show(train):  # noqa: F811
-    run, *_ = train(
-        "a",
-        "callbacks=default",
-        "trainer.max_epochs=1",
-        "test=false",
-        "data.val_size=0",
-        "objective=null",
-        "+trainer.max_steps=5",
-    )
-    assert not (run.directory / "errors.png").exists()
-    assert (run.directory / "curves.png").exists()
-
-
 def test_pictures_change_no_bit(train):  # noqa: F811
     dropout = ("model.dropout=0.2", "trainer.max_epochs=2", "data.normalize=standardize")
     bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
@@ -147,10 +122,3 @@ def test_pictures_change_no_bit(train):  # noqa: F811
         "fingerprint.csv",
         "run.json",
     }
-
-
-def test_a_run_that_fails_has_its_curves(train):  # noqa: F811
-    run, *_ = train(
-        "a", "callbacks=default", "optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1", code=2
-    )
-    assert (run.directory / "curves.png").exists()

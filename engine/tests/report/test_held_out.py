@@ -110,13 +110,6 @@ def test_a_number_that_is_a_seed_by_chance_parts_no_setting_and_joins_none(said,
     assert any(line.startswith("3 seeds of one setting were evaluated") for line in said(summarize, "."))
 
 
-def test_seeds_that_were_not_tested_are_no_lottery(said, tmp_path):
-    add(tmp_path, "s0", "seed=0")
-    for n in range(1, 5):
-        add(tmp_path, f"s{n}", f"seed={n}", tested=False)
-    assert not any("setting" in line for line in said(summarize, "."))
-
-
 def test_a_list_that_can_not_be_read_is_named(tmp_path, capsys):
     add(tmp_path, "x0")
     (tmp_path / TEST_EVALUATIONS_FILE).unlink()

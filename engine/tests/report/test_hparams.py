@@ -44,7 +44,6 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):  # noqa:
         "objective.mode": "min",
         "trainer.gradient_clip_val": "null",
         "trainer.deterministic": True,
-        "status": "finished",
     }
     assert type(chosen["trainer.deterministic"]) is bool
     assert status == api_pb2.STATUS_SUCCESS
@@ -66,14 +65,6 @@ def selecting(run):
     }
     assert all(point in [(s, pytest.approx(v)) for s, v in curves[name]] for name, (point,) in found.items())
     return found
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_the_objective_of_a_run_without_validation_is_one_of_training(train):  # noqa: F811
-    run, *_ = train(
-        "a", "data.val_size=0", "objective.metric=train/loss", "objective.mode=min", "trainer.max_epochs=1"
-    )
-    assert {*best(run)} == {"charts/acc", "charts/loss"}
 
 
 def test_each_run_has_a_row_of_its_own_with_a_short_name(train):  # noqa: F811
@@ -101,30 +92,14 @@ def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, mon
         patch.setattr(Classification, "training_step", failing_step)
         run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", code=2)
     chosen, status = hparams(run)
-    assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2, "status": "failed"}
+    assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2}
     assert status == api_pb2.STATUS_FAILURE
     assert not best(run)
     run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2")
     chosen, status = hparams(run)
-    assert chosen["status"] == "finished"
     assert status == api_pb2.STATUS_SUCCESS
     assert named(best(run)) == selecting(run)
     assert len(list(run.directory.rglob("hparams*"))) == 1
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_pruned_run_is_told_apart(train, monkeypatch):  # noqa: F811
-    from leyden.pictures.curves import Curves
-
-    def prune(self, trainer, pl_module):
-        self.pruned = trainer.should_stop = True
-
-    monkeypatch.setattr(Curves, "on_validation_end", prune)
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=9", "test=false")
-    chosen, status = hparams(run)
-    assert chosen["status"] == "pruned"
-    assert status == api_pb2.STATUS_SUCCESS
-    assert best(run)["charts/acc"] == [(9, pytest.approx(run.result.metrics["val/acc"]))]
 
 
 @pytest.mark.parametrize("logger", ["csv", "none"])

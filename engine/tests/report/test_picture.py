@@ -68,7 +68,7 @@ def test_ticks_are_the_values_that_were_tried_unless_they_are_many(drawn):
 def test_pruned_runs_are_crosses_in_the_legend(drawn):
     figure = drawn([Point({"lr": n}, [0.1 * n], is_pruned=n > 2) for n in range(5)], log=[])
     (legend,) = figure.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["pruned"]
+    assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
     assert [len(each.get_offsets()) for each in figure.axes[0].collections] == [3, 2]
 
 
@@ -101,17 +101,3 @@ def test_the_keys_of_a_zip_share_an_axis(drawn):
     figure = drawn(points([{**each, "lr": lr} for each in zipped for lr in (0.1, 0.2)]))
     assert labels(figure) == ["model, optimizer", "lr"]
     assert ticks(figure.axes[0]) == ["cnn, adamw", "mlp, sgd"]
-
-
-def test_numbers_of_a_search_that_are_all_different_do_not_go_together(drawn):
-    figure = drawn(points([{"lr": 0.1 * n, "dropout": 0.01 * n} for n in range(9)]), log=["lr"])
-    assert labels(figure) == ["lr", "dropout"]
-
-
-def test_several_objectives_are_drawn_against_the_first_one(drawn):
-    figure = drawn([Point({"lr": n}, [n, n * n]) for n in range(4)], ["val/acc", "val/loss"])
-    assert labels(figure) == ["lr", "lr", "val/acc"]
-
-
-def test_runs_in_which_nothing_varies_are_numbered(drawn):
-    assert labels(drawn([Point({}, [0.1]), Point({}, [0.2])])) == ["run"]

@@ -1,7 +1,6 @@
 """The rows that are marked: they hold the truly best one, nearly always."""
 
 import math
-import random
 
 import pytest
 
@@ -26,29 +25,6 @@ def row(values, *, status="finished", name="", first_seed=0, **config):
         for seed, value in enumerate(values, start=first_seed)
     ]
     return Row({"name": name}, records)
-
-
-def ranked(*rows):
-    return sorted(rows, key=lambda each: -sum(each.group(["seed"]).values.values()) / len(each.records))
-
-
-@pytest.mark.slow(minutes=0.1)
-@pytest.mark.parametrize("truth", [(0.0,) * 5, (0.5, 0.0, 0.0, 0.0, 0.0), (0.5, 0.4, -3.0, -3.0, -5.0)])
-@pytest.mark.parametrize("num", [3, 6])
-def test_the_truly_best_row_is_among_those_marked(truth, num):
-    source = random.Random(0)
-    held = 0
-    for _ in range(300):
-        shared = [source.gauss(0, 0.5) for _ in range(num)]  # what a seed does to all
-        rows = ranked(
-            *(
-                row([mean + noise + source.gauss(0, 1) for noise in shared], name=place)
-                for place, mean in enumerate(truth)
-            )
-        )
-        like = contenders(rows, ["seed"], "max").like_best
-        held += like[next(n for n, each in enumerate(rows) if each.choices["name"] == 0)] is not False
-    assert held >= 0.95 * 300
 
 
 def test_what_is_clearly_worse_is_not_marked():

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from leyden import compare, summarize
+from tests import mistakes
 from tests.verdict.test_tables import table
 
 
@@ -48,41 +49,26 @@ def test_looks_at_a_table_are_counted_beside_it(called, results):
     assert len((results / "looks.csv").read_text().splitlines()) == 3
 
 
-@pytest.mark.parametrize(
-    ("verb", "arguments", "said"),
-    [
-        (compare, ("results.csv", "metric=acc"), "a= is missing: the setting of this side"),
-        (compare, ("results.csv", "a=model=mlp", "b=model=moe"), "metric= is missing"),
-        (compare, ("results.csv", "metric=acc", "a=model=mlp", "b=x=1"), "b: no column is named x"),
-        (
-            compare,
-            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "margin=x"),
-            "margin=x: must be a pos",
-        ),
-        (
-            compare,
-            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "mode=up"),
-            "mode=up: must be min or max",
-        ),
-        (compare, (".", "metric=acc", "a=model=mlp", "b=model=moe"), "metric=acc: is for a table in a file"),
-        (
-            compare,
-            ("results.csv", "metric=acc", "a=model=mlp", "b=model=moe", "over=splits"),
-            "over=splits: is for runs, not for a table",
-        ),
-        (compare, ("results.csv", "metric=acc", "a=seed=0", "b=model=moe"), "a: seed is no setting"),
-        (summarize, ("results.csv", "metric=acc", "mode=max", "failed=worst"), "failed=worst: is for runs"),
-        (summarize, ("results.csv", "metric=acc"), "mode=: must be min or max"),
-        (summarize, ("results.csv", "metric=acc", "mode=max", "over=data"), "no column is named data"),
-        (
-            summarize,
-            ("results.csv", "metric=acc", "mode=max", "ignore=model,lr", "seed=no"),
-            "no column is named no",
-        ),
-    ],
-)
-def test_what_does_not_fit_a_table_is_refused_in_a_line(called, results, verb, arguments, said):
-    text = called(verb, *arguments)
+MISTAKES = """
+compare results.csv metric=acc  =>  a= is missing: the setting of this side
+compare results.csv AB  =>  metric= is missing
+compare results.csv metric=acc a=model=mlp b=x=1  =>  b: no column is named x
+compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
+compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
+compare . metric=acc AB  =>  metric=acc: is for a table in a file
+compare results.csv metric=acc AB over=splits  =>  over=splits: is for runs, not for a table
+compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no setting
+summarize results.csv metric=acc mode=max failed=worst  =>  failed=worst: is for runs
+summarize results.csv metric=acc  =>  mode=: must be min or max
+summarize results.csv metric=acc mode=max over=data  =>  no column is named data
+summarize results.csv metric=acc mode=max ignore=model,lr seed=no  =>  no column is named no
+"""
+
+
+@pytest.mark.parametrize(("typed", "said"), mistakes(MISTAKES))
+def test_what_does_not_fit_a_table_is_refused_in_a_line(called, results, typed, said):
+    verb, *arguments = typed.replace("AB", "a=model=mlp b=model=moe").split()
+    text = called({"compare": compare, "summarize": summarize}[verb], *arguments)
     assert text.startswith("leyden: ")
     assert said in text
     assert len(text.splitlines()) == 1

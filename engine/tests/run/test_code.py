@@ -5,12 +5,11 @@ import sys
 
 import pytest
 
-from leyden.config.paths import ROOT
 from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK, assert_same_bits
-from tests.example import MLP, OWN
+from tests.example import OWN
 from tests.training.test_start_exact import stopping
 
 NET = """
@@ -87,12 +86,6 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path
         [1],
     )
     assert [provenance.changed_code(each) for each in wrong] == [[], [], []]
-
-
-def test_the_examples_files_are_found():
-    name = f"{MLP.__module__.replace('.', '/')}.py"
-    assert [*provenance.code_of({"model": {"_target_": f"{OWN}.models.mlp.MLP"}})] == [name]
-    assert (ROOT / "src" / name).exists()
 
 
 def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, tmp_path, cli):

@@ -2,9 +2,7 @@
 
 import importlib.metadata
 import json
-import os
 import subprocess
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
-from leyden.run.lock import check_held, hold_directory
+from leyden.run.lock import check_held
 from leyden.run.result import Result
 from tests import records
 from tests.example import OWN
@@ -156,13 +154,6 @@ def test_starts_of_another_shape_are_refused_before_the_result_is_replaced(run, 
     refuse(run, with_value("trainer.max_epochs", 10), "it has no valid list of starts")
 
 
-def test_a_failed_run_goes_on(run):
-    run.end(replace(FINISHED, status="failed"))
-    assert not run.is_finished(of(CONFIG))
-    reopen(run, CONFIG)
-    assert run.result is None
-
-
 def test_a_run_that_was_killed_while_it_began_is_new(tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "config.yaml.tmp").write_text("half of")
@@ -174,18 +165,6 @@ def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
     with pytest.raises(UserError, match="wrong"), run.locked(of(CONFIG), resume="auto"):
         raise UserError("wrong")
     assert not run.directory.exists()
-
-
-def test_a_second_process_is_told_who_holds_the_directory(run):
-    with hold_directory(run.directory, 0):
-        refuse(run, CONFIG, f"in use by process {os.getpid()} on ")
-    reopen(run, CONFIG)
-
-
-def test_an_unwritable_place_is_named(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"file.*can't be (written|read)"):
-        reopen(Run(tmp_path / "file" / "run"), CONFIG)
 
 
 def save(path, size=1000):

@@ -17,7 +17,6 @@ from leyden.run.evaluations import (
     HEADER,
     TEST_EVALUATIONS_FILE,
     check_test_evaluations,
-    num_test_evaluations,
     read_test_evaluations,
     record_test_evaluation,
 )
@@ -102,14 +101,6 @@ def test_a_run_with_a_strange_path_has_one_line_that_steers_no_terminal(tmp_path
     assert {len(row) for row in read_test_evaluations(tmp_path)} == {len(HEADER)}
 
 
-def test_a_newline_within_a_quoted_field_is_part_of_the_field(run, tmp_path):
-    line = ["2026", "x\r\n2026,y,/r,best,{}", "/r", "best", "{}"]
-    with (tmp_path / TEST_EVALUATIONS_FILE).open("w", newline="") as file:
-        csv.writer(file).writerows([HEADER, line])
-    assert read_test_evaluations(tmp_path) == [line]
-    assert num_test_evaluations(read_test_evaluations(tmp_path), "y") == 0
-
-
 @pytest.mark.parametrize("name", ["x\n2026,y,/r,best,{}", "x\r", "x\x1b[2J", "x\u2028y"])
 def test_a_strangers_name_that_would_forge_a_line_is_refused(cli, tmp_path, name):
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", "test=false")
@@ -122,13 +113,6 @@ def test_a_strangers_name_that_would_forge_a_line_is_refused(cli, tmp_path, name
     assert len(err.splitlines()) == 1
     assert name not in out + err
     assert not (tmp_path / "outputs" / TEST_EVALUATIONS_FILE).exists()
-
-
-@pytest.mark.parametrize("key", ["name", "sweep_name", "run_dir"])
-def test_a_control_character_is_refused_where_a_name_is_typed(cli, tmp_path, key):
-    code, _, err = cli("train", f'{key}="{tmp_path if key == "run_dir" else ""}/a\nb"', "dry_run=true")
-    assert code == 2
-    assert err.startswith(f"leyden: {key}=")
 
 
 @pytest.fixture
@@ -146,7 +130,6 @@ def train(cli, tmp_path):
     ("argument", "said"),
     [
         ("+debug=fast", "trainer.fast_dev_run=3: 3 of 10 test batches"),
-        ("trainer.limit_test_batches=0.1", "trainer.limit_test_batches=0.1: 1 of 10 test batches"),
         ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 test batches"),
     ],
 )
@@ -166,7 +149,7 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
         assert read_test_evaluations(tmp_path / "outputs") == []
 
 
-@pytest.mark.parametrize("limit", ["10", "1.0", "11"])
+@pytest.mark.parametrize("limit", ["10", "1.0"])
 def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, tmp_path, limit):
     run, _ = train(f"trainer.limit_test_batches={limit}", "test=auto")
     assert run.result.is_tested
@@ -193,9 +176,11 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
     assert "test evaluations by x so far: 4" in out
     row = read_test_evaluations(tmp_path / "outputs")[-1]
-    values = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}")[1].split() for seed in range(3)]
-    each = [float(words[words.index("test/acc") + 1]) for words in values]
-    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3, abs=1e-4)
+    texts = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[1] for seed in range(3)]
+    each = [json.loads(text)["metrics"]["test/acc"] for text in texts]
+    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3)
+    of_row = json.loads(cli("evaluate", f"runs={sweep}", "format=json")[1])
+    assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
     for arguments, message in (
         (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
         (("failed=best",), "failed=best: must be one of drop, worst"),

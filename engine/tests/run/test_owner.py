@@ -235,13 +235,6 @@ def test_a_key_that_is_none_is_named(home, monkeypatch, capsys, text):
     assert capsys.readouterr().err.startswith(f"leyden: {owner.KEY}: ")
 
 
-def test_a_new_line_at_its_end_is_no_part_of_a_key(home):
-    first = owner.key()
-    (home / "key").write_text(f"{first}\n")
-    owner.key.cache_clear()
-    assert owner.key() == first
-
-
 # What is checked is what is used.
 
 

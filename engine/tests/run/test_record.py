@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.config.values import flatten, unflatten
+from leyden.run.directory import Run
 from leyden.run.record import RunRecord, read_record, read_summary
 from leyden.run.result import Result
 
@@ -111,6 +112,27 @@ def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
     (tmp_path / "run.json").write_text(text.replace(old, new, 1))
     with pytest.raises(UserError, match="not a run directory"):
         read_summary(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        '{"name": "x", "a": ' + "9" * 5000 + "}",
+        '{"name": "x", "a": ' + "9" * 41 + "}",
+        '{"name": "x", "a": {"b": 1}}',
+        '{"name": "x", "a": 1, "a.b": 2}',
+        '{"name": "x", "[0].a": 2}',
+        '{"name": "x", "' + "a." * 5000 + 'a": 1}',
+        '{"name": "a\\nb"}',
+        "[" * 100_000,
+        "\udcff",
+    ],
+    ids=len,
+)
+def test_no_verb_reads_what_is_no_configuration(tmp_path, config):
+    (tmp_path / "run.json").write_text(f'{{"config": {config}, "starts": []}}', errors="surrogateescape")
+    with pytest.raises(UserError, match="not a run directory"):
+        print(Run(tmp_path).recorded)
 
 
 def test_a_record_of_many_settings_is_read_whole(tmp_path):

@@ -3,7 +3,6 @@
 import csv
 from pathlib import Path
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -71,21 +70,12 @@ def test_a_run_that_goes_on_keeps_the_lines_before_it_as_they_were(tmp_path):
     assert list(read_rows(resumed.path))[-1] == ["2", "c", "5"]
 
 
-def deleted(path):
-    path.unlink()
+def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch):  # noqa: F811
+    def spoil(path):
+        path.write_bytes(
+            path.read_bytes().replace(b"loss", b"l\xffss", 1)[9:]
+        )  # a bad byte, and half of the header
 
-
-def with_a_bad_byte(path):
-    path.write_bytes(path.read_bytes().replace(b"loss", b"l\xffss", 1))
-
-
-def without_header(path):
-    path.write_bytes(path.read_bytes()[9:])
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("spoil", [deleted, with_a_bad_byte, without_header])
-def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch, spoil):  # noqa: F811
     from leyden.pictures.curves import Curves
 
     def at_half_time(self, trainer, module):

@@ -132,16 +132,6 @@ def test_a_wave_waits_for_a_job_that_has_just_ended(tmp_path, clock, monkeypatch
     assert to_the_end(running, scheduler, mine) == ["r1"]
 
 
-def test_a_job_that_waits_is_not_lost_when_another_one_starts(tmp_path, clock):
-    """As in a search, whose trials are submitted one by one."""
-    mine, scheduler = jobs(4), Limited(room=2)
-    running = runner(scheduler, tmp_path)
-    for job in mine:
-        running.start([job])
-    assert running.note == "2 not accepted yet"
-    assert to_the_end(running, scheduler, mine) == ["r0", "r1", "r2", "r3"]
-
-
 def test_the_number_of_jobs_at_once_is_of_the_sweep(tmp_path, clock):
     """Slurm's `%N` is of an array: another one starts when those before it have ended."""
     mine, scheduler = jobs(9), Limited(room=99)
@@ -172,28 +162,6 @@ def test_waves_of_a_limited_number_of_jobs_at_once_are_one_after_another(tmp_pat
     assert to_the_end(running, scheduler, mine, at_once=1) == [f"r{n}" for n in range(7)]
     accepted = [size for size in scheduler.sizes if size <= 3]
     assert sum(accepted) < 12
-
-
-def test_each_run_is_free_once_its_job_is_recorded(tmp_path):
-    """The first jobs of a large array start while the last ones are being recorded."""
-    locked = set()
-
-    class Locked(FakeRun):
-        @contextlib.contextmanager
-        def locked(self, *_, **__):
-            locked.add(self.directory.name)
-            yield
-            locked.remove(self.directory.name)
-
-        def begin(self, *_):
-            seen.append(len(locked))
-
-    seen, mine = [], jobs(4)
-    for job in mine:
-        job.run = Locked(job.run.directory.name)
-    runner(Limited(room=9), tmp_path).start(mine)
-    assert seen == [4, 3, 2, 1]
-    assert not locked
 
 
 def test_without_room_for_one_job_the_reason_is_told(tmp_path):

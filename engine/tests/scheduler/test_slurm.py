@@ -94,6 +94,11 @@ def composed(*overrides, cluster="slurm"):
         (("cluster.gpu_option=gpus",), "must be gpus-per-node, gres or null"),
         (("cluster.srun_args=--mpi",), "must be a list of texts"),
         (("cluster.mem_gb=0",), "must be a whole number, 1 or larger"),
+        (("cluster.setup=module",), "cluster.setup=module: must be a list of texts"),
+        (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
+        (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
+        (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
+        (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
         (("+cluster.stage=/tmp",), "is no longer; copy the data by a line of cluster.setup, and set data.root"),
     ],
 )

@@ -37,23 +37,6 @@ class Broken(Plain):
         self.layer = nn.Linear(4, self.num_targets)
 
 
-class Tokenizer:
-    """What is made by a method of its class, as those of a well-known library are."""
-
-    @classmethod
-    def from_pretrained(cls, name: str):
-        assert name == "mine"
-        return cls()
-
-
-class Distilled(Plain):
-    """It has parts of its own: a tokenizer, and a network that teaches."""
-
-    def __init__(self, tokenizer, teacher):
-        super().__init__()
-        self.tokenizer, self.teacher = tokenizer, teacher
-
-
 class Saving(Plain):
     """It saves its arguments, a network among them, and keeps arrays that it counts in."""
 
@@ -82,17 +65,14 @@ class Saving(Plain):
 class Unreadable(Plain):
     """It keeps an object."""
 
-    def __init__(self, name: str, is_late: bool = False):
+    def __init__(self, is_late: bool = False):
         super().__init__()
         self.is_late = is_late
-        self.kept = {"layer": nn.Linear(1, 1), "function": lambda: 0, "object": object(), "names": np.array([{}])}[
-            name
-        ]
 
     def on_save_checkpoint(self, checkpoint):
         if self.is_late and not self.global_step:
             raise RuntimeError("nothing is trained yet")
-        checkpoint["mine"] = {"plain": 1, "list": [1, self.kept]}
+        checkpoint["mine"] = {"plain": 1, "list": [1, object()]}
 
 
 class Scheduled(Plain):
@@ -141,14 +121,6 @@ class Following(Plain):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
 
 
-class Everything(Following):
-    """It takes a network, too."""
-
-    def __init__(self, network, optimizer):
-        super().__init__(optimizer)
-        self.network = network
-
-
 class Whole(Plain):
     """It brings its own data, as Lightning's examples of one file do."""
 
@@ -187,12 +159,6 @@ class Whole(Plain):
     def configure_optimizers(self):
         optimizer = super().configure_optimizers()
         return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
-
-
-class Untested(Plain):
-    """It has no test_step."""
-
-    test_step = L.LightningModule.test_step
 
 
 class Untestable(L.LightningDataModule):

@@ -399,7 +399,7 @@ def outcome(holder, kind):
     return NAMED if holder == "state_dict" and kind in GENERATORS else KINDS[kind].outcome
 
 
-NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 88, 11, 22
+NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 70, 11, 22
 
 
 @functools.cache

@@ -56,18 +56,6 @@ class Named(Plain):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
 
 
-class Stepwise(Named):
-    """It logs as Lightning does by default, a value per step, and one of them at the first batch of an epoch alone."""
-
-    def training_step(self, batch, batch_idx):
-        loss = self.loss(batch)
-        self.log("train_loss", loss)
-        self.log("rows_per_step", float(len(batch[0])))
-        if batch_idx == 0:
-            self.log("first_loss", loss)
-        return loss
-
-
 class EachSecond(Named):
     """It logs `val_loss` in each second validation, beginning with the first."""
 

@@ -6,7 +6,7 @@ of docs/exact-matrix.md anew.
 
 from typing import NamedTuple
 
-from tests import ENGINE
+from tests import ENGINE, mistakes
 from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
 from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 
@@ -55,7 +55,6 @@ def callback(name, *more):
     return (f"+callbacks.stranger._target_={target}", *(f"+callbacks.stranger.{each}" for each in more))
 
 
-LIGHTNING = "lightning.pytorch.callbacks"
 BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
 BY_STEP = {
     "resume": ANNOUNCED,
@@ -83,271 +82,122 @@ def generated(holder, kind, time):
     return Work(about, "generated.Module", "generated.Data", tuple(more), cells, names)
 
 
-def module(about, name, *more, **kwargs):
-    return Work(about, name if "." in name else f"stand_ins.{name}", more=more, **kwargs)
+def outcome_of(text):
+    """The cells of a row and the words of its announcement, by the last column of a table."""
+    kind, _, names = text.partition(": ")
+    cells = {"same": {}, "named": BY_NAME, "seen": BY_STEP, "never": NEVER, "no weights": NO_WEIGHTS}
+    cells["not pruned"] = {"prune": REFUSED}
+    return cells[kind], tuple(names.split(", ")) if names else (PARTED,) * (kind == "seen")
 
 
-def data(about, name, *more, **kwargs):
-    return Work(about, data=f"stand_ins.{name}", more=more, **kwargs)
+def read(text, **more):
+    """Rows by name, of a table: what is trained, with what is typed for it; as the page calls it; what it comes to."""
+    rows, shorts = {}, {"SELDOM": SELDOM, "BY_EPOCH": BY_EPOCH, "VAL_LOSS": VAL_LOSS}
+    for name, work, about, comes_to in mistakes(text):
+        what, *typed = work.split()
+        kind, _, of = what.rpartition(":")
+        given = {kind or "module": of if "." in of else f"stand_ins.{of}"}
+        if "ITS_OWN" in typed:
+            given["data"] = ""
+        given["more"] = tuple(shorts.get(each, each) for each in typed if each != "ITS_OWN")
+        given["cells"], given["names"] = outcome_of(comes_to)
+        rows[name] = Work(about, **(given | more.get(name, {})))
+    return rows
 
-
-STAND_INS = {
-    # Splits, samplers, streams and loaders
-    "splits": data("splits by global states, and by NumPy generators without a seed, per stage", "Splits"),
-    "prepared": data("`prepare_data` that draws; `seed_everything` in `setup`", "Prepared", "+data.folder={place}"),
-    "pool": data(
-        "a sampler that draws each index when asked; validation in random order",
-        "FromPool",
-        cells={"resume": ANNOUNCED, "fork": ANNOUNCED},
-        names=("the order of the training samples differs",),
-    ),
-    "mining": Work("sampler weights and targets that the module changes", "stand_ins.Mining", "stand_ins.Mined"),
-    "workers": data("samples drawn and counted in worker processes", "InWorkers", "+data.stay=false"),
-    "persistent_workers": data("the same with `persistent_workers`, in all loaders", "InWorkers"),
-    "replacing": module(
-        "rows that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`",
-        "Replacing",
-        *("+trainer.reload_dataloaders_every_n_epochs=1", "+task.keeps=true"),
-        data="",
-    ),
-    "replacing_object": module(
-        "the same of a data set, an object",
-        "Replacing",
-        "+trainer.reload_dataloaders_every_n_epochs=1",
-        data="",
-        cells=BY_STEP,
-        names=(PARTED, "module.data"),
-    ),
-    "unused_loaders": module("a module with loaders of its own beside other data", "Replacing", cells=NEVER),
-    "environment": data("an `IterableDataset` with an environment", "Streamed", "+data.stream=environment"),
-    "shuffle_buffer": data(
-        "an `IterableDataset` with a buffer that is shuffled", "Streamed", "+data.stream=buffer"
-    ),
-    "endless": data(
-        "an `IterableDataset` that goes on from epoch to epoch",
-        "Streamed",
-        "+data.stream=endless",
-        cells=BY_NAME,
-        names=("source",),
-    ),
-    "huggingface_stream": data(
-        "a stream of an installed package with a `state_dict`", "Streamed", "+data.stream=huggingface"
-    ),
-    "huggingface_table": data(
-        "a map-style data set of an installed package", "Streamed", "+data.stream=huggingface_table"
-    ),
-    "webdataset": data(
-        "a pipeline of an installed package", "Streamed", "+data.stream=webdataset", cells=BY_STEP, names=(PARTED,)
-    ),
-    "wrapper": data(
-        "a loader in a wrapper without a state, `checkpoint.every_n_steps`",
-        "OwnLoader",
-        "+data.loader=wrapper",
-        cells=NEVER,
-    ),
-    "wrapper_by_epoch": data("the same, saved by the epoch", "OwnLoader", "+data.loader=wrapper", BY_EPOCH),
-    "own_loader": data("a loader of an own class, saved by the epoch", "OwnLoader", "+data.loader=own", BY_EPOCH),
-    "infinite_loader": data("a loader that makes its iterator once", "OwnLoader", "+data.loader=infinite"),
-    **{
-        f"combined_{mode}": Work(
-            f"two loaders in training, `{mode}`; in validation",
-            "stand_ins.OfSeveral",
-            "stand_ins.Combined",
-            (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
-            NEVER if mode == "sequential" else {},
-        )
-        for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none")
-    },
-    "on_policy": module(
-        "a stream from a method that asks the network",
-        "OnPolicy",
-        data="",
-        cells=BY_STEP,
-        names=(PARTED, "position"),
-    ),
-    "own_collate": module("a method that asks the network as `collate_fn`", "Collates", data=""),
-    **{
-        f"{form}_batches": Work(
-            f"batches that are {about}",
-            "stand_ins.OfAnyForm",
-            "stand_ins.Formed",
-            (f"+data.form={form}", MONITOR),
-        )
-        for form, about in {
-            "graph": "graphs, whose class counts",
-            "slotted": "dataclasses with slots",
-            "pair": "named tuples",
-            "dict": "dictionaries",
-            "list": "lists of dictionaries",
-        }.items()
-    },
-    # Weights, and what is trained
-    "ema": module("an average of weights in a list, and the best ones", "EMA"),
-    "momentum": module("a momentum encoder, a queue, a spectral norm", "Momentum"),
-    "finetuning": Work("`BaseFinetuning` by milestones", more=callback("stand_ins.Milestones")),
-    "unfreezing": module("`requires_grad`, `eval()`, dropout and rates by hand, by the epoch", "Unfreezing"),
-    "growing": module("a network that grows", "MadeLate", "+task.hook=epoch", cells=NO_WEIGHTS),
-    "configured": module(
-        "lazy layers and an LSTM, made in `configure_model`", "MadeLate", "+task.hook=configure_model"
-    ),
-    "setup": module(
-        "a network that is made in `setup`",
-        "MadeLate",
-        "+task.hook=setup",
-        cells={"evaluate": REFUSED, "fork": REFUSED},
-    ),
-    "constructed": module("a default type, `.item()`, `torch.compile` and draws in a constructor", "Constructed"),
-    "denoising": module("random numbers in all stages; `seed_everything` in `on_train_start`", "Denoising"),
-    "train_start": module(
-        "weights that are set in `on_train_start`",
-        *("Denoising", "+task.sets=true"),
-        cells=BY_STEP,
-        names=(PARTED,),
-    ),
-    "changed_late": module(
-        "attributes that change, or come, after the best epoch", "ChangedLate", "objective.mode=min"
-    ),
-    # Optimizers, schedules and steps
-    "estimated": module(
-        "schedules in sequence, over `estimated_stepping_batches`",
-        "Scheduled",
-        "+task.way=sequence",
-        fork=ALL_BUT_LENGTH,
-    ),
-    "metric": module("a schedule that follows a metric", "Scheduled", "+task.way=metric"),
-    "lbfgs": module("L-BFGS, gradients clipped by a list of norms", "Optimized", "+task.way=lbfgs"),
-    "optimizer_state": module(
-        "an optimizer with a state outside of `state_dict`, that acts after the recorded steps",
-        *("Optimized", "+task.way=outside"),
-        cells={"resume": NOT_SEEN, "fork": ANEW},
-    ),
-    "random_schedule": module(
-        "a schedule with a generator in a function",
-        "Optimized",
-        *("+task.way=random", SELDOM),
-        cells=BY_STEP,
-        names=(PARTED,),
-        kill=15,
-    ),
-    "manual": module("optimizers and a schedule by hand, gradients under way", "Manual"),
-    "gan": module("a GAN with pictures to `logger.experiment`", "GAN"),
-    "dqn": module("DQN: environment, replay buffer, epsilon", "DQN"),
-    "skipping": module("training steps that return nothing", "Skipping"),
-    "cut_short": module(
-        "an epoch that ends early (`on_train_batch_start`)",
-        "Skipping",
-        *("+task.ends=true", "objective=null", "trainer.max_epochs=4"),  # it is not validated
-        cells={"prune": REFUSED},
-        fork="trainer.max_epochs=5",
-    ),
-    "iterator": module("a training step that takes `dataloader_iter`", "FromIterator"),
-    "second_loader": module(
-        "an iterator of a second loader in the training step", "SecondLoader", cells=BY_NAME, names=("iterator",)
-    ),
-    "epoch_end": module(
-        "outputs of an epoch in a list, metrics, `R2Score`",
-        "EpochEnd",
-        "objective.metric=train/mean",
-        cells={"prune": REFUSED},  # it needs a metric of validation
-    ),
-    "swag": module("what `on_train_end` sets, as SWAG", "SWAG", cells={"evaluate": ANNOUNCED}),
-    # Attributes, files, what is saved
-    "attributed": module("lazily imported modules and unusual tensors in attributes", "Attributed"),
-    "made_in_setup": module("a large tensor that `setup` sets", "MadeInSetup"),
-    "from_random": module("`from random import shuffle` in its file", "in_file.FromRandom"),
-    "file_draws": module(
-        "draws when its file is imported, and from a generator of it",
-        "in_file.FileDraws",
-        cells=BY_STEP,
-        names=(PARTED,),
-        anew=True,
-    ),
-    "hyperparameters": module(
-        "`save_hyperparameters()` with a network, a path and an `Enum`",
-        "Hyperparameters",
-        "+task.encoder={_target_: torch.nn.Linear, in_features: 4, out_features: 8}",
-    ),
-    "saved_arrays": module("`on_save_checkpoint` with an array; `get_extra_state`", "Saving"),
-    "saved_objects": module("`on_save_checkpoint` with an object", "Saving", "+task.kind=object", cells=NEVER),
-    "names": module("`val_loss`, `test_loss`", "Named", "objective.metric=val_loss"),
-}
 
 VAL_LOSS = "objective.metric=val_loss"
-SETTINGS = {
-    "accumulation": Work(
-        "accumulated gradients with a last step of fewer", more=("trainer.accumulate_grad_batches=3",)
-    ),
-    "bf16": Work("`precision=bf16-mixed`", more=("trainer.precision=bf16-mixed",)),
-    "cosine": Work(
-        "`scheduler=cosine`",
-        "stand_ins.Scheduled",
-        more=("scheduler=cosine", "+task.way=engine"),
-        fork=ALL_BUT_LENGTH,
-    ),
-    "val_check_interval": module(
-        "`val_check_interval` that divides the epoch", "Named", "+trainer.val_check_interval=4", VAL_LOSS
-    ),
-    "val_check_within": module(
-        "`val_check_interval` that does not: no validation at the end of an epoch",
-        "Named",
-        *("+trainer.val_check_interval=3", VAL_LOSS),
-        cells=NEVER,
-    ),
-    "every_second_epoch": module(
-        "`check_val_every_n_epoch=2`, one name in training and validation",
-        "Named",
-        *("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=4", "objective.metric=loss"),
-        *("+task.train=loss", "+task.val=loss"),
-        fork="trainer.max_epochs=6",
-    ),
-    "swa": Work(
-        "`StochasticWeightAveraging`",
-        more=callback(f"{LIGHTNING}.StochasticWeightAveraging", "swa_lrs=0.01", "swa_epoch_start=1"),
-        cells=NEVER,
-    ),
-    "averaging": Work("the engine's own average of weights", more=("+callbacks/averaging=ema",)),
-    "accumulation_schedule": Work(
-        "`GradientAccumulationScheduler`",
-        more=callback(f"{LIGHTNING}.GradientAccumulationScheduler", "scheduling={0: 1, 1: 2}"),
-    ),
-    "early_stopping": Work(
-        "`EarlyStopping`",
-        more=callback(f"{LIGHTNING}.EarlyStopping", "monitor=val/loss", "patience=1", "min_delta=10.0"),
-    ),
-    "model_checkpoint": Work(
-        "`ModelCheckpoint`", more=callback(f"{LIGHTNING}.ModelCheckpoint", "monitor=val/loss", "save_top_k=1")
-    ),
-    "model_pruning": Work(
-        "`ModelPruning`",
-        more=(*callback(f"{LIGHTNING}.ModelPruning", "pruning_fn=l1_unstructured", "amount=0.1"), SELDOM),
-        cells=BY_STEP,
-        names=(PARTED,),
-        kill=15,
-    ),
-    "rate_finder": module(
-        "`LearningRateFinder`",
-        "Named",
-        *callback(f"{LIGHTNING}.LearningRateFinder", "num_training_steps=5"),
-        VAL_LOSS,
-        cells=NEVER,
-    ),
-    "size_finder": module(
-        "`BatchSizeFinder`",
-        "Named",
-        *callback(f"{LIGHTNING}.BatchSizeFinder", "max_trials=2"),
-        VAL_LOSS,
-        cells=NEVER,
-    ),
-    "two_processes": module(
-        "two processes, parameters that are not always used",  # of four batches each
-        "Named",
-        *("trainer=ddp", "trainer.strategy=ddp_find_unused_parameters_true", "trainer.accelerator=cpu"),
-        *("trainer.devices=2", "trainer.max_epochs=6", VAL_LOSS),
-        fork="trainer.max_epochs=7",
-        kill=15,
-        anew=True,
-    ),
-}
+LIGHTNINGS = "+callbacks.stranger._target_=lightning.pytorch.callbacks"
+STAND_INS = read(
+    f"""
+splits  =>  data:Splits  =>  splits by global states, and by NumPy generators without a seed, per stage  =>  same
+pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  named: the order of the training samples differs
+workers  =>  data:InWorkers +data.stay=false  =>  samples drawn and counted in worker processes  =>  same
+persistent_workers  =>  data:InWorkers  =>  the same with `persistent_workers`, in all loaders  =>  same
+replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1 +task.keeps=true  =>  rows that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  same
+replacing_object  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  the same of a data set, an object  =>  seen: {PARTED}, module.data
+huggingface_stream  =>  data:Streamed +data.stream=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
+webdataset  =>  data:Streamed +data.stream=webdataset  =>  a pipeline of an installed package  =>  seen
+wrapper  =>  data:OwnLoader +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
+own_loader  =>  data:OwnLoader +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
+infinite_loader  =>  data:OwnLoader +data.loader=infinite  =>  a loader that makes its iterator once  =>  same
+ema  =>  EMA  =>  an average of weights in a list, and the best ones  =>  same
+finetuning  =>  plain.Plain +callbacks.stranger._target_=tests.strangers.stand_ins.Milestones  =>  `BaseFinetuning` by milestones  =>  same
+unfreezing  =>  Unfreezing  =>  `requires_grad`, `eval()`, dropout and rates by hand, by the epoch  =>  same
+growing  =>  MadeLate +task.hook=epoch  =>  a network that grows  =>  no weights
+configured  =>  MadeLate +task.hook=configure_model  =>  lazy layers and an LSTM, made in `configure_model`  =>  same
+setup  =>  MadeLate +task.hook=setup  =>  a network that is made in `setup`  =>  same
+denoising  =>  Denoising  =>  random numbers in all stages; `seed_everything` in `on_train_start`  =>  same
+train_start  =>  Denoising +task.sets=true  =>  weights that are set in `on_train_start`  =>  seen
+changed_late  =>  ChangedLate objective.mode=min  =>  attributes that change, or come, after the best epoch  =>  same
+estimated  =>  Scheduled +task.way=sequence  =>  schedules in sequence, over `estimated_stepping_batches`  =>  same
+metric  =>  Scheduled +task.way=metric  =>  a schedule that follows a metric  =>  same
+lbfgs  =>  Optimized +task.way=lbfgs  =>  L-BFGS, gradients clipped by a list of norms  =>  same
+optimizer_state  =>  Optimized +task.way=outside  =>  an optimizer with a state outside of `state_dict`, that acts after the recorded steps  =>  same
+random_schedule  =>  Optimized +task.way=random SELDOM  =>  a schedule with a generator in a function  =>  seen
+manual  =>  Manual  =>  optimizers and a schedule by hand, gradients under way  =>  same
+gan  =>  GAN  =>  a GAN with pictures to `logger.experiment`  =>  same
+skipping  =>  Skipping  =>  training steps that return nothing  =>  same
+cut_short  =>  Skipping +task.ends=true objective=null trainer.max_epochs=4  =>  an epoch that ends early (`on_train_batch_start`)  =>  not pruned
+iterator  =>  FromIterator  =>  a training step that takes `dataloader_iter`  =>  same
+second_loader  =>  SecondLoader  =>  an iterator of a second loader in the training step  =>  named: iterator
+epoch_end  =>  EpochEnd objective.metric=train/mean  =>  outputs of an epoch in a list, metrics, `R2Score`  =>  not pruned
+swag  =>  SWAG  =>  what `on_train_end` sets, as SWAG  =>  same
+made_in_setup  =>  MadeInSetup  =>  a large tensor that `setup` sets  =>  same
+from_random  =>  in_file.FromRandom  =>  `from random import shuffle` in its file  =>  same
+file_draws  =>  in_file.FileDraws  =>  draws when its file is imported, and from a generator of it  =>  seen
+saved_arrays  =>  Saving  =>  `on_save_checkpoint` with an array; `get_extra_state`  =>  same
+saved_objects  =>  Saving +task.kind=object  =>  `on_save_checkpoint` with an object  =>  never
+names  =>  Named VAL_LOSS  =>  `val_loss`, `test_loss`  =>  same
+""",
+    setup={"cells": {"evaluate": REFUSED, "fork": REFUSED}},
+    estimated={"fork": ALL_BUT_LENGTH},
+    optimizer_state={"cells": {"resume": NOT_SEEN, "fork": ANEW}},
+    random_schedule={"kill": 15},
+    cut_short={"fork": "trainer.max_epochs=5"},
+    swag={"cells": {"evaluate": ANNOUNCED}},
+    file_draws={"anew": True},
+)
+for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
+    STAND_INS[f"combined_{mode}"] = Work(
+        f"two loaders in training, `{mode}`; in validation",
+        "stand_ins.OfSeveral",
+        "stand_ins.Combined",
+        (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
+        NEVER if mode == "sequential" else {},
+    )
+for form, about in {
+    "graph": "graphs, whose class counts",
+    "slotted": "dataclasses with slots",
+    "pair": "named tuples",
+    "dict": "dictionaries",
+    "list": "lists of dictionaries",
+}.items():
+    works = ("stand_ins.OfAnyForm", "stand_ins.Formed", (f"+data.form={form}", MONITOR))
+    STAND_INS[f"{form}_batches"] = Work(f"batches that are {about}", *works)
+TWO = "trainer=ddp trainer.strategy=ddp_find_unused_parameters_true trainer.accelerator=cpu trainer.devices=2"
+SETTINGS = read(
+    f"""
+accumulation  =>  plain.Plain trainer.accumulate_grad_batches=3  =>  accumulated gradients with a last step of fewer  =>  same
+bf16  =>  plain.Plain trainer.precision=bf16-mixed  =>  `precision=bf16-mixed`  =>  same
+cosine  =>  Scheduled scheduler=cosine +task.way=engine  =>  `scheduler=cosine`  =>  same
+val_check_interval  =>  Named +trainer.val_check_interval=4 VAL_LOSS  =>  `val_check_interval` that divides the epoch  =>  same
+val_check_within  =>  Named +trainer.val_check_interval=3 VAL_LOSS  =>  `val_check_interval` that does not: no validation at the end of an epoch  =>  never
+every_second_epoch  =>  Named +trainer.check_val_every_n_epoch=2 trainer.max_epochs=4 objective.metric=loss +task.train=loss +task.val=loss  =>  `check_val_every_n_epoch=2`, one name in training and validation  =>  same
+swa  =>  plain.Plain {LIGHTNINGS}.StochasticWeightAveraging +callbacks.stranger.swa_lrs=0.01 +callbacks.stranger.swa_epoch_start=1  =>  `StochasticWeightAveraging`  =>  never
+averaging  =>  plain.Plain +callbacks/averaging=ema  =>  the engine's own average of weights  =>  same
+accumulation_schedule  =>  plain.Plain {LIGHTNINGS}.GradientAccumulationScheduler +callbacks.stranger.scheduling={{0:1,1:2}}  =>  `GradientAccumulationScheduler`  =>  same
+early_stopping  =>  plain.Plain {LIGHTNINGS}.EarlyStopping +callbacks.stranger.monitor=val/loss +callbacks.stranger.patience=1 +callbacks.stranger.min_delta=10.0  =>  `EarlyStopping`  =>  same
+model_checkpoint  =>  plain.Plain {LIGHTNINGS}.ModelCheckpoint +callbacks.stranger.monitor=val/loss +callbacks.stranger.save_top_k=1  =>  `ModelCheckpoint`  =>  same
+model_pruning  =>  plain.Plain {LIGHTNINGS}.ModelPruning +callbacks.stranger.pruning_fn=l1_unstructured +callbacks.stranger.amount=0.1 SELDOM  =>  `ModelPruning`  =>  seen
+rate_finder  =>  Named {LIGHTNINGS}.LearningRateFinder +callbacks.stranger.num_training_steps=5 VAL_LOSS  =>  `LearningRateFinder`  =>  never
+size_finder  =>  Named {LIGHTNINGS}.BatchSizeFinder +callbacks.stranger.max_trials=2 VAL_LOSS  =>  `BatchSizeFinder`  =>  never
+two_processes  =>  Named {TWO} trainer.max_epochs=6 VAL_LOSS  =>  two processes, parameters that are not always used  =>  same
+""",
+    cosine={"fork": ALL_BUT_LENGTH},
+    every_second_epoch={"fork": "trainer.max_epochs=6"},
+    model_pruning={"kill": 15},
+    two_processes={"fork": "trainer.max_epochs=7", "kill": 15, "anew": True},  # of four batches each
+)
 
 ROWS = {"-".join(each): generated(*each) for each in drawn()} | STAND_INS | SETTINGS
 

@@ -1,13 +1,9 @@
-"""Work of real kinds, which no value in one place says: at most forty stand-ins, each of which says its kind."""
+"""Work of real kinds, which no value in one place says: each of which says its kind."""
 
 import collections
 import copy
-import importlib.util
-import itertools
 import random
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import lightning as L
 import numpy as np
@@ -19,10 +15,8 @@ from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset, TensorDataset, random_split
-from torch.utils.data import WeightedRandomSampler as Weighted
 
 from tests.strangers.generated import stranger_package
-from tests.strangers.kinds import Level
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
 # Splits and files
@@ -44,22 +38,6 @@ class Splits(PlainData):
 
     def test_dataloader(self):
         return DataLoader(self.test, BATCH)
-
-
-class Prepared(Splits):
-    """`prepare_data` draws when it makes its file, not when it finds it; `setup` seeds everything."""
-
-    def __init__(self, folder: str):
-        super().__init__()
-        self.path = Path(folder) / "rows.pt"
-
-    def prepare_data(self):
-        if not self.path.exists():
-            torch.save([torch.rand(60, 4), torch.rand(60)], self.path)
-
-    def setup(self, stage):
-        L.seed_everything(42, verbose=False)
-        self.train, self.val, self.test = random_split(TensorDataset(*torch.load(self.path)), [NUM, 10, 10])
 
 
 class SplitBySystem(PlainData):
@@ -99,30 +77,6 @@ class FromPool(PlainData):
 
     def val_dataloader(self):
         return DataLoader(Rows(10, 1), BATCH, shuffle=True)
-
-
-class Mined(PlainData):
-    """A `WeightedRandomSampler` with a generator, whose weights the module changes by its losses."""
-
-    def train_dataloader(self):
-        self.sampler = Weighted(torch.ones(NUM), NUM, generator=torch.Generator().manual_seed(3))
-        return DataLoader(self.train, BATCH, sampler=self.sampler)
-
-
-class Mining(Plain):
-    """It changes the weights of the sampler by its losses, and writes its predictions over the targets."""
-
-    def train_loss(self, batch, batch_idx):
-        loss = self.loss(batch)
-        self.trainer.datamodule.sampler.weights[batch_idx * BATCH : (batch_idx + 1) * BATCH] += loss.item()
-        return loss
-
-    def on_train_epoch_end(self):
-        data = self.trainer.datamodule.train
-        self.eval()
-        with torch.no_grad():
-            data.targets = 0.5 * data.targets + 0.5 * self(data.inputs)
-        self.train()
 
 
 class Drawing(Rows):
@@ -177,58 +131,14 @@ class Replacing(Plain):
         return DataLoader(Rows(10, 2), BATCH)
 
 
-class World:
-    """An environment with a state."""
-
-    def __init__(self):
-        self.position, self.rng = np.zeros(4), np.random.default_rng(0)
-
-    def step(self, action):
-        self.position = 0.9 * self.position + action + self.rng.normal(0, 1, 4)
-        return torch.from_numpy(self.position).float()
-
-
-class Walk(IterableDataset):
-    def __init__(self):
-        self.world = World()
-
-    def __iter__(self):
-        for _ in range(NUM):
-            state = self.world.step(0.1)
-            yield state, state.sum()
-
-
-class Shuffled(IterableDataset):
-    def __iter__(self):
-        buffer = []
-        for sample in zip(*rows(), strict=True):
-            buffer.append(sample)
-            if len(buffer) == 10:
-                yield buffer.pop(random.randrange(10))
-        random.shuffle(buffer)
-        yield from buffer
-
-
-class Endless(IterableDataset):
-    def __init__(self):
-        self.source = itertools.cycle(zip(*rows(57), strict=True))
-
-    def __iter__(self):
-        yield from itertools.islice(self.source, NUM)
-
-
 STREAMS = {
-    "environment": Walk,
-    "buffer": Shuffled,
-    "endless": Endless,
     "huggingface": lambda: stranger_package.Streaming(Rows()),
-    "huggingface_table": lambda: stranger_package.Table(Rows()),
     "webdataset": lambda: stranger_package.Pipeline(Rows()),
 }
 
 
 class Streamed(PlainData):
-    """Streams: an environment, a buffer that is shuffled, one that goes on; and the data sets of known packages."""
+    """The data sets of known packages."""
 
     def __init__(self, stream: str):
         super().__init__()
@@ -322,50 +232,6 @@ class OfSeveral(Plain):
 
     def test_step(self, batch, batch_idx, dataloader_idx=0):
         super().test_step(batch, batch_idx)
-
-
-class Source(IterableDataset):
-    def __init__(self, generate):
-        self.generate = generate
-
-    def __iter__(self):
-        yield from self.generate()
-
-
-class OnPolicy(Replacing):
-    """A stream from a method of the module, which asks the network, and walks on from sample to sample."""
-
-    def on_train_epoch_end(self):
-        pass
-
-    def generate(self):
-        position = torch.zeros(4)
-        for inputs, target in Rows():
-            with torch.no_grad():
-                position = 0.9 * position + inputs + self(position.unsqueeze(0))
-            yield position, target
-
-    def train_dataloader(self):
-        return DataLoader(Source(self.generate), BATCH)
-
-
-class Collates(Replacing):
-    """A method of the module is the `collate_fn`; it asks the network, and draws by the module's generator."""
-
-    def __init__(self):
-        super().__init__()
-        self.rng = np.random.default_rng(0)
-
-    def collate(self, samples):
-        inputs, targets = stacked(samples)
-        with torch.no_grad():
-            return inputs * self.rng.uniform(0.5, 1.5) + 0.1 * self(inputs).unsqueeze(1), targets
-
-    def on_train_epoch_end(self):
-        pass
-
-    def train_dataloader(self):
-        return DataLoader(self.data, BATCH, shuffle=True, collate_fn=self.collate)
 
 
 # Batches
@@ -483,32 +349,6 @@ class EMA(Plain):
             self.net.load_state_dict(self.best)
 
 
-class Momentum(Plain):
-    """A momentum encoder and a queue in buffers, as self-supervised methods have; a spectral norm."""
-
-    def __init__(self):
-        super().__init__()
-        self.encoder = nn.Linear(4, 6)
-        self.teacher = copy.deepcopy(self.encoder).requires_grad_(False)
-        self.encoder = nn.utils.parametrizations.spectral_norm(self.encoder)
-        self.register_buffer("queue", F.normalize(torch.randn(12, 6), dim=1))
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.long))
-
-    def loss(self, batch):
-        query = F.normalize(self.encoder(batch[0] + 0.1 * torch.randn_like(batch[0])), dim=1)
-        with torch.no_grad():
-            key = F.normalize(self.teacher(batch[0]), dim=1)
-        logits = torch.cat([(query * key).sum(1, keepdim=True), query @ self.queue.T.clone()], dim=1)
-        if self.training:
-            self.teacher.weight.data.lerp_(self.encoder.weight.data, 0.01)
-            self.queue[(torch.arange(len(key)) + self.pointer) % 12] = key
-            self.pointer += len(key)
-        return F.cross_entropy(logits / 0.2, torch.zeros(len(key), dtype=torch.long))
-
-    def configure_optimizers(self):
-        return torch.optim.SGD(self.encoder.parameters(), lr=0.1)
-
-
 class Milestones(BaseFinetuning):
     """Lightning's own finetuning: the first layer from the second epoch on."""
 
@@ -565,23 +405,6 @@ class MadeLate(Plain):
 class First(nn.Module):
     def forward(self, outputs):
         return outputs[0]
-
-
-class Constructed(Plain):
-    """A constructor that sets PyTorch's default type, asks a tensor for its value, compiles, and draws features."""
-
-    def __init__(self):
-        torch.set_default_dtype(torch.float64)
-        super().__init__()
-        self.net[2].p = torch.linspace(0, 0.4, 3)[1].item()
-        self.net = torch.compile(self.net, backend="eager")
-        self.directions = torch.randn(4, 4)
-
-    def forward(self, inputs):
-        return super().forward(torch.cos(inputs.double() @ self.directions))
-
-    def loss(self, batch):
-        return super().loss((batch[0], batch[1].double()))
 
 
 class Denoising(Plain):
@@ -754,24 +577,6 @@ class GAN(Plain):
             logger.experiment.add_image("generated_images", pictures, self.current_epoch)
 
 
-class DQN(Plain):
-    """A target network in sync every few steps, an environment, a replay buffer and a falling epsilon."""
-
-    def __init__(self):
-        super().__init__()
-        self.target, self.world = copy.deepcopy(self.net), World()
-        self.buffer, self.epsilon, self.num_steps = collections.deque(maxlen=30), 1.0, 0
-
-    def train_loss(self, batch, batch_idx):
-        self.epsilon, self.num_steps = self.epsilon * 0.9, self.num_steps + 1
-        action = random.random() if random.random() < self.epsilon else self.net(batch[0])[0].item()
-        self.buffer.append(self.world.step(action))
-        states = torch.stack(random.choices(self.buffer, k=BATCH))
-        if self.num_steps % 5 == 0:
-            self.target.load_state_dict(self.net.state_dict())
-        return F.mse_loss(self.net(states), 1 + 0.9 * self.target(states).detach())
-
-
 # Steps
 
 
@@ -868,32 +673,6 @@ class Lazy:
         raise ImportError("install it")
 
 
-def lazily(name):
-    """Import a module as `importlib.util.LazyLoader` does."""
-    spec = importlib.util.find_spec(name)
-    loader = importlib.util.LazyLoader(spec.loader)
-    spec.loader = loader
-    sys.modules[name] = module = importlib.util.module_from_spec(spec)
-    loader.exec_module(module)
-    return module
-
-
-class Attributed(Plain):
-    """Lazily imported modules, and tensors that are nested, of inference mode or of stride 0, beside a number."""
-
-    def __init__(self):
-        super().__init__()
-        self.missing, self.late, self.factor = Lazy(), lazily("this"), 1.0
-        self.nested = torch.nested.as_nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged)
-        with torch.inference_mode():
-            self.fixed = torch.ones(4)
-        self.wide = torch.ones(1).expand(4)
-
-    def train_loss(self, batch, batch_idx):
-        self.factor += 0.1
-        return self.loss((batch[0] * self.wide * self.fixed.clone(), batch[1])) * self.factor
-
-
 class MadeInSetup(Plain):
     """A large tensor that `setup` sets; no checkpoint has it."""
 
@@ -911,16 +690,6 @@ class MadeInSetup(Plain):
 # What is saved
 
 
-class Hyperparameters(Plain):
-    """`save_hyperparameters()` with a network, a path and an `Enum`."""
-
-    def __init__(self, encoder, width: int = 8):
-        super().__init__()
-        self.save_hyperparameters()
-        self.save_hyperparameters({"path": Path("weights"), "level": Level(width % 3)})
-        self.net = nn.Sequential(encoder, nn.ReLU(), nn.Linear(self.hparams.width, 1))
-
-
 class Saving(Plain):
     """`on_save_checkpoint` with an array or an object, and a layer with `get_extra_state`."""
 
@@ -934,7 +703,7 @@ class Saving(Plain):
         return self.loss((batch[0] + torch.from_numpy(self.norms), batch[1]))
 
     def on_save_checkpoint(self, checkpoint):
-        checkpoint["norms"] = self.norms if self.kind == "array" else World()
+        checkpoint["norms"] = self.norms if self.kind == "array" else Extra()
 
     def on_load_checkpoint(self, checkpoint):
         self.norms = np.asarray(checkpoint["norms"])

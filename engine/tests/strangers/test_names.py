@@ -9,7 +9,7 @@ import torch
 from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
 from leyden.run.result import Result
-from tests.callbacks.events import read
+from tests import mistakes
 from tests.conftest import weights
 from tests.strangers import names
 
@@ -64,15 +64,6 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     assert recorded.read_text() == before  # the run is finished
 
 
-def test_a_metric_called_test_is_no_evaluation_on_the_test_set(train):
-    arguments = (*own(val="test/quality", objective="test/quality"), "trainer.max_epochs=1")
-    run, *_ = train("a", *arguments, "test=false")
-    assert "test/quality" in run.result.metrics
-    assert not run.result.is_tested
-    run, *_ = train("a", *arguments, "test=true")
-    assert run.result.test_metrics.keys() == {"test_loss"}
-
-
 def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_own(train):
     arguments = own(train="loss", val="loss", test="loss", objective="loss")
     every = "+trainer.check_val_every_n_epoch=2"
@@ -92,16 +83,6 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     assert longer.result.metrics == run.result.metrics
 
 
-def test_the_objective_of_one_of_several_loaders_is_found(train):
-    run, *_ = train(
-        "a",
-        *own(val="val/loss", objective="val/loss/dataloader_idx_1"),
-        "+data.num_val_loaders=2",
-        "trainer.max_epochs=2",
-    )
-    assert run.result.objectives[0].value == pytest.approx(loss_on(run, names.samples(8, 2)))
-
-
 def test_an_epoch_without_validation_is_no_candidate(train):
     run, *_ = train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
@@ -109,46 +90,24 @@ def test_an_epoch_without_validation_is_no_candidate(train):
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
 
 
-@pytest.mark.parametrize(
-    ("arguments", "epochs", "message"),
-    [
-        (
-            ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1"),
-            1,
-            "objective.metric=val_loss: was not logged in epoch 1, and no epoch of this run ends with a validation",
-        ),
-        (
-            ("+trainer.val_check_interval=4", "trainer.max_epochs=9"),
-            1,
-            "objective.metric=val_loss: is logged in validation, and no epoch of this run ends with a validation",
-        ),
-        (
-            ("+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=9", "objective.metric=f1"),
-            2,
-            "objective.metric=f1: is not logged; the run logs train_loss, val_loss",
-        ),
-        (
-            ("trainer.max_epochs=9", "objective.metric=[val_loss,f1]", "objective.mode=[min,max]"),
-            1,
-            "objective.metric=f1: is not logged; the run logs train_loss, val_loss",
-        ),
-        (
-            (
-                "trainer.max_epochs=9",
-                "+trainer.check_val_every_n_epoch=2",
-                "+callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping",
-                "+callbacks.es={monitor: train_loss, mode: min, stopping_threshold: 1e9, check_on_train_epoch_end: true}",
-            ),
-            1,
-            "objective.metric=val_loss: was not logged when the run ended before its first validation",
-        ),
-    ],
-)
-def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(train, arguments, epochs, message):
-    run, _, err = train("a", *own(), *arguments, code=2)
+UNLOGGED = """
+trainer.max_epochs=1 EVERY=2  =>  1  =>  was not logged in epoch 1, and no epoch of this run ends with a validation
++trainer.val_check_interval=4  =>  1  =>  is logged in validation, and no epoch of this run ends with a validation
+EVERY=2 objective.metric=f1  =>  2  =>  objective.metric=f1: is not logged; the run logs train_loss, val_loss
+objective.metric=[val_loss,f1] objective.mode=[min,max]  =>  1  =>  f1: is not logged; the run logs train_loss, val_loss
+EVERY=2 +callbacks.es={EARLY}  =>  1  =>  val_loss: was not logged when the run ended before its first validation
+"""
+EARLY = "_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:train_loss,mode:min,stopping_threshold:1e9"
+
+
+@pytest.mark.parametrize(("typed", "epochs", "message"), mistakes(UNLOGGED))
+def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(train, typed, epochs, message):
+    typed = typed.replace("EVERY", "+trainer.check_val_every_n_epoch")
+    typed = typed.replace("EARLY", f"{EARLY},check_on_train_epoch_end:true").split()
+    run, _, err = train("a", *own(), "trainer.max_epochs=9", *typed, code=2)
     assert message in err
     assert len(err.strip().splitlines()) <= 3
-    assert run.result.optimizer_steps == 10 * epochs
+    assert run.result.optimizer_steps == 10 * int(epochs)
 
 
 def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
@@ -159,32 +118,6 @@ def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
     assert run.result.is_tested
     _, _, err = train("b", *arguments, "objective.metric=num_parameters", "trainer.max_epochs=2", code=2)
     assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
-
-
-def test_an_epoch_without_validation_does_not_show_the_values_of_another(train, monkeypatch):
-    from rich.console import Console
-
-    lines = []
-    monkeypatch.setattr(Console, "print", lambda self, *texts, **_: lines.extend(map(str, texts)))
-    train("a", *own(), "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
-    shown = [line for line in lines if line.startswith("epoch ")]
-    assert ["val_loss" in line for line in shown] == [False, True, False]
-    assert all("train_loss" in line for line in shown)
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_training_and_validation_share_a_panel_and_a_chart_by_any_names(train, monkeypatch):
-    found = []
-    monkeypatch.setattr("leyden.pictures.curves.save_picture", lambda _, figure, name: found.append(figure))
-    for name, kind, given in (
-        ("a", "Named", {}),
-        ("b", "Named", {"train": "loss/train", "val": "loss/valid", "objective": "loss/valid"}),
-        ("c", "Stepwise", {"val": "val/loss", "objective": "val/loss"}),
-    ):
-        run, *_ = train(name, *own(kind, **given), "callbacks=default", "logger=default", "trainer.max_epochs=2")
-        labels = [{line.get_label() for line in axes.lines} for axes in found[-1].axes]
-        assert {*run.result.stages["val"], run.result.stages["train"][0]} == labels[0]
-        assert all("charts/loss" in read(run, stage).Tags()["scalars"] for stage in ("train", "val"))
 
 
 def test_a_curve_of_another_stage_is_not_drawn():
@@ -199,12 +132,10 @@ PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_
 PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
 
 
-@pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize("objective", ["val_loss", "val/loss/dataloader_idx_0"])
-def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path, objective):
-    many = ("+data.num_val_loaders=2",) if "dataloader" in objective else ()
-    arguments = own(val=objective.removesuffix("/dataloader_idx_0"), objective=objective)
+def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path):
+    many = ("+data.num_val_loaders=2",)
+    arguments = own(val="val/loss", objective="val/loss/dataloader_idx_0")
     pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
     code, out, err = cli("train", *PRUNED, *arguments, *many, *pruner)
     assert code == 0, out + err

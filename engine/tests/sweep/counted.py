@@ -1,7 +1,5 @@
 """A data set that tells how often it was read."""
 
-import threading
-import time
 from pathlib import Path
 
 import torch
@@ -9,11 +7,9 @@ from torch.utils.data import Dataset
 
 
 class Counted(Dataset):
-    def __init__(self, *, root, train, download, log, threads):
+    def __init__(self, *, root, train, download, log):
         with Path(log).open("a") as file:
             file.write(f"train={train}\n")
-        if threads:
-            threading.Thread(target=time.sleep, args=(60,), daemon=True).start()
         self.data = torch.zeros(40, 28, 28, dtype=torch.uint8)
         self.targets = torch.arange(40) % 10
         self.classes = [*map(str, range(10))]

@@ -7,6 +7,7 @@ from collections import Counter
 
 import pytest
 
+from tests import mistakes
 from tests.conftest import finish
 from tests.forks import TIMEOUT_S
 from tests.sweep.test_sweep import runs, sweep, table
@@ -53,33 +54,22 @@ def test_settings_whose_runs_fail_and_those_of_folds_get_further_seeds_too(tmp_p
     assert {row["n"] for row in table(tmp_path / "folds")} == {"10"}
 
 
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("sweep.seeds=auto",), "sweep.max_runs=null: sweep.seeds=auto needs the largest number of runs"),
-        (("sweep.seeds=auto", "sweep.max_runs=5"), "sweep.max_runs=5: sweep.seeds=auto needs"),
-        (("sweep.seeds=auto", "sweep.max_runs=many"), "sweep.max_runs=many: sweep.seeds=auto needs"),
-        (("sweep.max_runs=60",), "sweep.max_runs=60: is for sweep.seeds=auto"),
-        (
-            ("sweep.seeds=auto", "sweep.max_runs=60", "sweep.average_over=[]"),
-            "sweep.seeds=auto: sweep.average_over=[]",
-        ),
-        (("sweep.seeds=auto", "sweep.max_runs=60", "seed=0,1"), "the sweep is over seed itself"),
-        (("sweep.seeds=auto", "sweep.max_runs=60", "sweep=random"), "sweep.seeds=auto: is for a grid"),
-        (("sweep.seeds=automatic",), "sweep.seeds=automatic: must be a positive whole number, or auto"),
-        (
-            (
-                "sweep.seeds=auto",
-                "sweep.max_runs=60",
-                "objective.metric=[val/acc,val/loss]",
-                "objective.mode=[max,min]",
-            ),
-            "sweep.seeds=auto: is for a single objective",
-        ),
-    ],
-)
+MISTAKES = """
+sweep.seeds=auto  =>  sweep.max_runs=null: sweep.seeds=auto needs the largest number of runs
+sweep.seeds=auto sweep.max_runs=5  =>  sweep.max_runs=5: sweep.seeds=auto needs
+sweep.seeds=auto sweep.max_runs=many  =>  sweep.max_runs=many: sweep.seeds=auto needs
+sweep.max_runs=60  =>  sweep.max_runs=60: is for sweep.seeds=auto
+sweep.seeds=auto sweep.max_runs=60 sweep.average_over=[]  =>  sweep.seeds=auto: sweep.average_over=[]
+sweep.seeds=auto sweep.max_runs=60 seed=0,1  =>  the sweep is over seed itself
+sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a grid
+sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
+sweep.seeds=auto sweep.max_runs=60 objective.metric=[val/acc,val/loss] objective.mode=[max,min]  =>  sweep.seeds=auto: is for a single objective
+"""
+
+
+@pytest.mark.parametrize(("arguments", "message"), mistakes(MISTAKES))
 def test_what_does_not_fit_is_refused_before_a_run_starts(cli, tmp_path, arguments, message):
-    code, out, err = cli("train", "-m", "optimizer.lr=0.1,0.2", *arguments)
+    code, out, err = cli("train", "-m", "optimizer.lr=0.1,0.2", *arguments.split())
     assert code == 2
     assert message in err
     assert "Traceback" not in out + err

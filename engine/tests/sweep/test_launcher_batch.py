@@ -15,7 +15,7 @@ class Clock:
         num_places: Of jobs at once; None for any number.
     """
 
-    note = ""
+    note, shares = "", False
 
     def __init__(self, num_places):
         self.num_places, self.now, self.ends = num_places, 0, []
@@ -97,23 +97,6 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
         places.sort()
         assert one.started == places[0]
         places[0] += one.seconds
-
-
-def test_what_is_asked_for_next_can_depend_on_what_has_ended(monkeypatch):
-    told, known = [], []
-    monkeypatch.setattr(launcher, "record_failure", lambda *_: None)
-
-    def source():
-        for number, seconds in enumerate((1, 5, 1, 1)):
-            known.append(list(told))
-            yield job(number, seconds, error="KeyError: x" if number == 2 else "")
-
-    def ended(one, error):
-        told.append((one.number, bool(error)))
-        return True
-
-    launcher.run_jobs(asking(source()), Clock(2), Silent(), at_once=None, ended=ended)
-    assert known == [[], [], [(0, False)], [(0, False), (2, True)]]
 
 
 def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypatch):

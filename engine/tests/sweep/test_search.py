@@ -1,7 +1,6 @@
 """Optuna's search: its space, its restarts, its neighbours."""
 
 import contextlib
-import csv
 import json
 import shutil
 from types import SimpleNamespace
@@ -15,8 +14,6 @@ from optuna.trial import TrialState
 
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.report.hparams import hparams_of
-from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.sweep import pruning, search
 from leyden.sweep.search import Search
@@ -52,21 +49,9 @@ def test_the_space_is_in_hydras_syntax(override, distribution):
     assert searched.fixed == ["b=3"]
 
 
-def test_the_last_override_of_a_key_holds():
-    searched = space("a=1,2", "b=3", "c=interval(0,1)", "a=4", "b=5,6")
-    assert [each.name for each in searched.free] == ["c", "b"]
-    assert searched.fixed == ["a=4"]
-
-
 def test_the_corners_have_each_bound_and_each_choice():
     found = space("a=interval(0.0,1.0)", "b=x,y,z").corners()
     assert found == [["a=0.0", "b=x"], ["a=1.0", "b=y"], ["a=0.0", "b=z"]]
-
-
-def test_of_many_numbers_the_ends_are_the_corners():
-    found = space("a=range(0,100000)", "b=choice(x,y,z)").corners()
-    assert found == [["a=0", "b=x"], ["a=99999", "b=y"], ["a=0", "b=z"]]
-    assert len(space("a=" + ",".join(f"t{n}" for n in range(60))).corners()) == 60
 
 
 def searches(directory, num_trials, searched, sampler=None):
@@ -133,23 +118,6 @@ def test_what_failed_is_tried_once_more_by_the_next_start(tmp_path):
         second.study.tell(again, 2.0)
     with one_seed_search(tmp_path, 2).opened():
         assert ask(one_seed_search(tmp_path, 2), 2) == []
-
-
-def test_a_try_of_what_failed_that_was_killed_before_it_had_drawn_is_tried_again(tmp_path):
-    mine = searches(tmp_path, 1, space("a=interval(0.0,1.0)", "b=interval(0.0,1.0)"))
-    with mine.opened():
-        (bad,) = ask(mine, 1)
-        mine.study.tell(bad, state=TrialState.FAIL)
-    killed = searches(tmp_path, 1, mine.space)
-    with killed.opened():
-        assert killed.study.ask().suggest_float("a", 0.0, 1.0) == bad.params["a"]
-    last = searches(tmp_path, 1, mine.space)
-    with last.opened():
-        (new,) = ask(last, 1)  # what was left half drawn has failed
-        last.study.tell(new, state=TrialState.FAIL)
-    again = searches(tmp_path, 2, mine.space)
-    with again.opened():
-        assert any(trial.params == bad.params for trial in ask(again, 2))
 
 
 def branched():
@@ -280,14 +248,6 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line_or_refused(tmp
     assert refused > 30
 
 
-def test_a_study_that_is_gone_is_said(tmp_path):
-    finished_search(tmp_path, 2)
-    for lose in (lambda path: path.write_bytes(b""), lambda path: path.unlink()):
-        lose(tmp_path / "study.journal")
-        with pytest.raises(UserError, match=r"lacks 2 of 2 runs here, such as .*: it was lost"):
-            finished_search(tmp_path, 2)
-
-
 def test_a_neighbour_of_a_process_killed_while_writing_goes_on(tmp_path):
     mine = one_seed_search(tmp_path, 3)
     with mine.opened():
@@ -321,13 +281,6 @@ def test_locks_of_processes_that_were_killed_are_removed(tmp_path):
         with pytest.raises(ZeroDivisionError), one_seed_search(tmp_path, 8).opened():
             1 / 0  # noqa: B018
     assert not [*tmp_path.glob("locks/*")]
-
-
-def test_a_study_that_a_stuck_process_holds(tmp_path, monkeypatch):
-    monkeypatch.setattr("leyden.sweep.study.LOCK_TIMEOUT_S", 0.1)
-    open_study(tmp_path)
-    with lock.hold(tmp_path / "locks" / "study"), pytest.raises(UserError, match="in use by process"):
-        open_study(tmp_path)
 
 
 def test_a_run_finds_its_trial(tmp_path):
@@ -488,42 +441,6 @@ def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
         assert value.endswith(":")  # its values, not behind the command: zsh takes no comment there
         assert "#" not in command
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
-
-
-@pytest.mark.slow
-def test_trials_that_draw_the_same_are_one_run(tmp_path, mnist_root):
-    choices = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1")
-    finish(start_search(tmp_path, *choices, "hydra.sweeper.num_trials=6"))
-    found, results = trials(tmp_path)
-    assert [trial.state for trial in found] == 6 * [TrialState.COMPLETE]
-    assert len(results) <= 2
-    assert {trial.value for trial in found} == {result.objectives[0].value for result in results}
-
-
-@pytest.mark.slow
-def test_a_function_is_searched_in_two_starts_and_summarized(tmp_path, mnist_root):
-    function = (
-        "hydra.sweeper.params=null",
-        "sweep.space=tests.sweep.spaces.optimizers",
-        "callbacks/pruning=median",
-    )
-    function = ("sweep=tpe", *function, "sweep.settings=[{model.dropout:0.0},{model.dropout:0.1}]")
-    finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=3"))
-    output = finish(start_search(tmp_path, *function, "hydra.sweeper.num_trials=6"))
-    assert "6/6 jobs, 0 failed" in output
-    found, results = trials(tmp_path)
-    assert len(found) == len(results) == 6
-    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
-        rows = {
-            " ".join(
-                f"{key}={row[key]}" for key in ("model.dropout", "optimizer", "optimizer.momentum") if row[key]
-            )
-            for row in csv.DictReader(file)
-        }
-    assert rows == {" ".join(trial.user_attrs["overrides"][0]) for trial in found}
-    for trial in found:
-        columns = hparams_of(Run(tmp_path / "sweeps" / "s" / trial.user_attrs["run"]))
-        assert ("optimizer.momentum" in columns) == ("momentum" in trial.params) == (columns["optimizer"] == "sgd")
 
 
 @pytest.mark.slow

@@ -118,15 +118,6 @@ def test_a_pruner_looks_at_the_first_seed_and_the_others_follow_if_it_was_not_st
             assert trial.state in (TrialState.COMPLETE, TrialState.FAIL)
 
 
-@given(st.integers(1, 3).flatmap(lambda n: drawn(n, st.just("well"))), st.integers(1, 4), st.booleans())
-def test_no_place_is_idle_while_another_trial_can_be_asked_for(trials, num_places, prunes):
-    found = run(trials, num_places=num_places, at_once=num_places, prunes=prunes)
-    running = [job for job in found.all if hasattr(job, "started")]
-    last = min((job.started for job in running if job.trial == len(trials) - 1), default=0)
-    for now in range(last):  # until the last trial was asked for
-        assert sum(job.started <= now < job.started + job.seconds for job in running) == num_places
-
-
 def test_one_trial_at_once_means_all_its_seeds():
     found = run([[(1, "well")] * 3] * 2, num_places=9, at_once=1, prunes=False)
     assert [job.started for job in found.all] == [0, 0, 0, 1, 1, 1]

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import multiprocessing.util
 import os
 import shutil
 import signal
@@ -20,7 +19,7 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import launcher
-from leyden.sweep.jobs import slug
+from leyden.sweep.jobs import JobNames
 from leyden.sweep.sweep import claim_directory
 from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -101,17 +100,6 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
 
-@pytest.mark.parametrize("name", ["OMP_NUM_THREADS", "MKL_NUM_THREADS"])
-@pytest.mark.slow
-def test_the_jobs_of_a_sweep_have_the_threads_that_the_user_has_exported(tmp_path, mnist_root, monkeypatch, name):
-    for each in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        monkeypatch.delenv(each, raising=False)
-    arguments = ("seed=0,1", "trainer.max_epochs=1", f"outputs={tmp_path}", "sweep_name=s")
-    finish(start("-m", *QUICK, *arguments, **{name: "3"}))
-    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
-    assert [run.starts[-1]["machine"]["threads"] for run in runs] == [3, 3]
-
-
 @pytest.mark.slow
 def test_pictures_are_those_of_the_best_unless_others_are_asked_for(tmp_path, mnist_root):
     def drawn():
@@ -147,7 +135,7 @@ def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnis
     finish(sweep(tmp_path, *arguments))
     best = runs(tmp_path)[0.01, 0].directory
     evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
-    planted = best.with_name(slug([evil, "trainer.max_epochs=1", *QUICK]))
+    planted = best.with_name(JobNames.read(best.parent).name([evil, "trainer.max_epochs=1", *QUICK]))
     shutil.copytree(best, planted)
     result, starts = records.content(planted), records.starts(planted)
     result["objective"]["value"] = 1.0
@@ -175,17 +163,6 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     output, _ = sweep(tmp_path / "buggy", *arguments, *BUGGY, "+model.hidden=1").communicate(timeout=TIMEOUT_S)
     assert "2 of 2 jobs failed" in output
     assert PLACE_OF_BUG in output
-
-
-@pytest.mark.slow
-def test_the_error_of_another_process_than_the_main_one_is_that_of_the_run(tmp_path, mnist_root):
-    """Which sees no more than a lost connection."""
-    broken = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:1,is_killed:false}"
-    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=2")
-    output, _ = sweep(tmp_path, "data.val_size=59000", *ddp, broken).communicate(timeout=TIMEOUT_S)
-    assert "failed in another process: KeyError: 'of this process alone'" in " ".join(output.split())
-    (run,) = runs(tmp_path).values()
-    assert run.result.error.type == "KeyError"
 
 
 @pytest.mark.slow
@@ -255,24 +232,6 @@ def children(pid):
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-@pytest.mark.slow
-def test_two_sweeps_share_their_jobs(tmp_path, mnist_root):
-    arguments = ("seed=0,1,1,2", "optimizer.lr=0.001", "cluster.num_jobs=2")
-    for process in [sweep(tmp_path, *arguments) for _ in range(2)]:
-        assert "3 finished" in finish(process)
-    assert [len(run.starts) for run in runs(tmp_path).values()] == 3 * [1]
-
-
-@pytest.mark.slow
-def test_relative_paths_are_relative_to_where_the_user_is(tmp_path, mnist_root):
-    (tmp_path / "here").symlink_to(mnist_root)
-    arguments = ("-m", "sweep_name=s", "outputs=there", "data.root=here", "data.download=false", "seed=0,1")
-    process = start(*arguments, *QUICK, "trainer.max_epochs=1", cwd=tmp_path)
-    assert "2 finished" in finish(process)
-    (run, _) = runs(tmp_path / "there").values()
-    assert run.starts[0]["directory"] == str(tmp_path)
-
-
 @pytest.mark.slow(minutes=2)
 def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_root, drawn):
     arguments = (*GRID, "trainer.max_epochs=6", "callbacks.checkpoint.every_n_steps=7", "model.dropout=0.2")
@@ -292,21 +251,6 @@ def test_killed_at_random_moments_it_ends_with_the_same_table(tmp_path, mnist_ro
         whole, found = runs(tmp_path / "whole"), runs(place)
         for key, run in found.items():
             assert_same_bits(run.directory, whole[key].directory)
-
-
-@pytest.mark.slow
-def test_a_temporary_folder_whose_path_is_too_long_for_a_socket(tmp_path):
-    folder = tmp_path / ("x" * 110)
-    folder.mkdir()
-    process = sweep(tmp_path, "seed=0,1", TMPDIR=str(folder), anew=True)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    # Python 3.14 looks for a shorter one by itself.
-    if hasattr(multiprocessing.util, "_get_base_temp_dir"):
-        assert process.returncode == 0
-        assert "2 finished" in output
-        return
-    assert process.returncode == 2
-    assert output == f"leyden: TMPDIR={folder}: no process can be started from there (AF_UNIX path too long)\n"
 
 
 @pytest.mark.slow
@@ -385,21 +329,6 @@ def test_every_recipe_passes_the_checks(cli, path):
     code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
     assert code == 0, err
     assert out.startswith("0: ")
-
-
-@pytest.mark.matrix
-@pytest.mark.usefixtures("few_built")
-@pytest.mark.parametrize(
-    "path", [path for path in RECIPES if "override /model: " not in path.read_text()], ids=lambda path: path.stem
-)
-def test_a_recipe_that_chooses_no_network_is_for_any(cli, path):
-    choices = [["task=own", "task._target_=tests.strangers.brought.Everything"]]
-    if path == RECIPES[0]:  # that none names a key of a network is in tests/conf/test_conf.py
-        choices.append(["model=cnn"])
-    for choice in choices:
-        code, out, err = cli("train", "-m", f"sweep={path.stem}", *choice, "dry_run=true")
-        assert code == 0, err
-        assert out.startswith("0: ")
 
 
 @pytest.mark.usefixtures("few_built")

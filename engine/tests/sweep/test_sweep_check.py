@@ -40,13 +40,12 @@ def test_of_many_jobs_few_are_built():
     assert len(sweep.covering_subset(grid)) <= 8
 
 
-@pytest.mark.parametrize(("swept", "wrong"), [("model.dropout=0.5,2.0", "dropout=2.0"), ("seed=0,-1", "seed=-1")])
-def test_of_many_jobs_the_one_that_is_wrong_is_found(cli, tmp_path, swept, wrong):
-    many = "optimizer.lr=" + ",".join(f"0.{number:03}" for number in range(1, 41))
-    code, _, err = cli("train", "-m", *QUICK, many, swept)
+def test_of_many_jobs_the_one_that_is_wrong_is_found(cli, tmp_path):
+    many = "optimizer.lr=" + ",".join(f"0.{number:03}" for number in range(1, 21))
+    code, _, err = cli("train", "-m", *QUICK, many, "model.dropout=0.5,2.0")
     assert code == 2
     assert err.startswith("leyden: job ")
-    assert wrong in err
+    assert "dropout=2.0" in err
     assert not list(tmp_path.rglob("config.yaml"))
 
 
@@ -74,10 +73,8 @@ finally:
     assert "tests/sweep/buggy.py:" in line
 
 
-@pytest.mark.parametrize(("threads", "num"), [(False, 2), (True, 11)])
 @pytest.mark.slow
-def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
-    """One that starts threads once per process: in one that checks, in eight jobs, and in one that draws."""
+def test_a_data_set_is_read_once_for_all_jobs(tmp_path):
     process = start(
         "-m",
         "seed=0,1,2,3,4,5,6,7",
@@ -85,7 +82,6 @@ def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
         "trainer.max_epochs=1",
         "data.dataset._target_=tests.sweep.counted.Counted",
         f"+data.dataset.log={tmp_path / 'log'}",
-        f"+data.dataset.threads={threads}",
         "data.val_size=10",
         "cluster.num_jobs=2",
         anew=True,
@@ -93,4 +89,4 @@ def test_a_data_set_is_read_once_for_all_jobs(tmp_path, threads, num):
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert "8/8 jobs, 0 failed" in output
     # And once more before, to see what reading starts.
-    assert len((tmp_path / "log").read_text().splitlines()) == num
+    assert len((tmp_path / "log").read_text().splitlines()) == 2

@@ -48,29 +48,21 @@ def test_other_networks_can_be_exported(cli, tmp_path, small_root, model):
     assert code == 0, err
 
 
-def test_one_that_differs_is_not_written(cli, train, monkeypatch):  # noqa: F811
+def test_what_can_not_be_written_is_a_line(cli, train, monkeypatch, tmp_path):  # noqa: F811
     run, *_ = train("run")
     monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
     code, _, err = cli("export", f"run={run.directory}")
     assert code == 2
     assert "model.onnx: not written; on 10000 test samples ONNX predicts 0 different classes" in err
     assert not list(run.directory.glob("*.onnx"))
-
-
-def test_it_says_what_to_install(cli, train, monkeypatch):  # noqa: F811
-    run, *_ = train("run")
-    monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
-    code, _, err = cli("export", f"run={run.directory}")
-    assert code == 2
-    assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
-
-
-def test_an_output_that_can_not_be(cli, train, tmp_path):  # noqa: F811
-    run, *_ = train("run")
     for output in (tmp_path / "nowhere" / "model.onnx", tmp_path / "model.pt"):
         code, _, err = cli("export", f"run={run.directory}", f"output={output}")
         assert code == 2
         assert f"output={output}: must be the name of a .onnx file" in err
+    monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
+    code, _, err = cli("export", f"run={run.directory}")
+    assert code == 2
+    assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
 
 
 class Data:

@@ -211,14 +211,6 @@ def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monk
     assert Run(tmp_path / "here").result
 
 
-def test_an_epoch_without_validation_is_not_the_best(train):
-    run, *_ = train("a", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
-    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    never, _, err = train("b", "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=1", code=2)
-    assert "objective.metric=val/acc: no epoch of this run ends with a validation" in err
-    assert not never.directory.exists()
-
-
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_on_a_gpu_the_same_seed_gives_the_same_bits(train, precision):

@@ -187,7 +187,7 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
 
 
 # With three or more, the order in which gradients are added up counts; it depends on the layers' sizes.
-@pytest.mark.parametrize(("num", "hidden_sizes"), [(2, "[16]"), (3, "[512]"), (4, "[512]")])
+@pytest.mark.parametrize(("num", "hidden_sizes"), [(2, "[16]"), (4, "[512]")])
 @pytest.mark.slow(minutes=1)
 def test_ddp_resumes_exactly(tmp_path, mnist_root, num, hidden_sizes):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}", *QUICK)
@@ -222,7 +222,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=by)
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 128 + by, output
-    assert output.count("Interrupted. The same command with") == 1
+    assert output.count("Interrupted. ") == 1
     # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
     # epoch is saved with its end.
     saved = torch.load(tmp_path / "told" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]
@@ -242,19 +242,6 @@ def test_a_second_ctrl_c_ends_it_at_once_and_saves_nothing(tmp_path, mnist_root)
     assert "Traceback" not in output
     assert not (tmp_path / "told" / "checkpoints" / "last.ckpt").exists()
     finish(start(*arguments))
-
-
-@pytest.mark.slow
-def test_ctrl_c_in_the_last_step_ends_it_when_it_has_trained(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
-    finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
-    process = kill_at(9, f"run_dir={tmp_path / 'told'}", *arguments, by=signal.SIGINT)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 128 + signal.SIGINT, output
-    assert Run(tmp_path / "told").result is None
-    finish(start(f"run_dir={tmp_path / 'told'}", "resume=must", *arguments))
-    assert_same_bits(tmp_path / "whole", tmp_path / "told")
-    assert Run(tmp_path / "whole").result.metrics == Run(tmp_path / "told").result.metrics
 
 
 LOADS = """

@@ -3,21 +3,17 @@
 import csv
 import json
 import multiprocessing
-import signal
 
 import pytest
-import torch
-from PIL import Image
 
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.training import predict
 from leyden.training.trained import Trained
-from tests.conftest import assert_same_bits, finish, start, weights
+from tests.conftest import assert_same_bits
 from tests.data import folders
-from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
-from tests.training.test_start_exact import kill_at, stopping
+from tests.training.test_start_exact import stopping
 
 # 12 updates an epoch; affine transforms draw random numbers, dropout does so beside them.
 SMALL = (
@@ -31,7 +27,6 @@ SMALL = (
     *("model.hidden_sizes=[16]", "trainer.log_every_n_steps=3", "trainer.max_epochs=2"),
 )
 STOCHASTIC = ("data/augment=affine_erasing", "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=5")
-DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 
 
 @pytest.fixture(scope="module")
@@ -62,37 +57,6 @@ def test_the_number_of_workers_changes_no_bit_and_may_change_on_the_way(train):
     train("d", *STOCHASTIC, "trainer.max_epochs=1", "data.num_workers=3")
     other, *_ = train("d", *STOCHASTIC, "data.num_workers=0")
     assert_same_bits(first.directory, other.directory)
-
-
-@pytest.mark.slow
-def test_two_processes_of_ddp_are_one(train, tmp_path, root):
-    # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
-    sizes = ("data.batch_size=6", "data.eval_batch_size=17", "data/augment=affine")
-    arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", *sizes)
-    finish(start(f"run_dir={tmp_path / 'two'}", *arguments, *DDP))
-    one, *_ = train("one", *sizes)
-    for key, value in weights(one.directory).items():
-        torch.testing.assert_close(weights(tmp_path / "two")[key], value, rtol=0, atol=1e-5)
-    for name, value in one.result.metrics.items():
-        assert Run(tmp_path / "two").result.metrics[name] == pytest.approx(value, abs=1e-4), name
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_predict_says_what_evaluate_says(train, cli, tmp_path, root):
-    run, out, _ = train("run", "data.normalize=standardize", "data.num_workers=0")
-    assert f"{run.result.metrics['test/acc']:.4f}" in out
-    num_right = 0
-    for name in ("cat", "dog"):
-        output = tmp_path / f"{name}.csv"
-        code, _, err = cli("predict", f"run={run.directory}", f"images={root / 'test' / name}", f"output={output}")
-        assert code == 0, err
-        assert len(rows(output)) == 9
-        num_right += sum(found == name for _, found, _ in rows(output))
-    assert num_right / 18 == pytest.approx(run.result.metrics["test/acc"], abs=1e-7)
-    code, out, err = cli("evaluate", f"run={run.directory}", "accelerator=cpu")
-    assert code == 0, err
-    assert f"test/acc   {num_right / 18:.4f}" in out
-    assert multiprocessing.active_children() == []
 
 
 def rows(path):
@@ -171,21 +135,6 @@ def test_a_folder_that_was_moved_is_found_by_data_root(train, cli, tmp_path):
     assert "moved: not the dataset that" in err
 
 
-@pytest.mark.slow(minutes=0.1)
-def test_an_export_takes_the_pixels_of_a_folder(train, cli, tmp_path):
-    run, *_ = train("run", "trainer.max_epochs=1", "data.normalize=standardize")
-    code, out, err = cli("export", f"run={run.directory}", f"output={tmp_path / 'x.onnx'}")
-    assert code == 0, err
-    assert "agrees on 18 test samples, within" in out
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_run_is_named_after_its_folder(cli, tmp_path, root):
-    code, _, err = cli("train", *SMALL, f"data.root={root}", "trainer.max_epochs=1")
-    assert code == 0, err
-    assert len(list((tmp_path / "outputs" / "pets_mlp").iterdir())) == 1
-
-
 def test_what_is_missing_is_told_before_training(train, cli, tmp_path):
     bare = folders.write(tmp_path / "bare", train=5)
     (tmp_path / "bare" / "val").mkdir()
@@ -214,20 +163,6 @@ def test_a_broken_file_is_named_in_a_line(train, tmp_path):
     assert "bare/train/dog/001.png: not a PNG, JPEG or WebP image that can be read" in err
 
 
-def test_a_resume_with_other_images_is_refused(train, monkeypatch, tmp_path):
-    bare = folders.write(tmp_path / "bare")
-
-    def stop(*args):
-        raise KeyError("stop")
-
-    with monkeypatch.context() as patch:
-        patch.setattr("leyden.tasks.Classification.on_train_epoch_end", stop)
-        train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=1)
-    Image.new("RGB", (20, 20)).save(bare / "train" / "cat" / "new.png")
-    *_, err = train("run", f"data.root={bare}", "callbacks.checkpoint.every_n_steps=2", code=2)
-    assert "the data differ from those that it was trained on: train/; restore those data to resume it" in err
-
-
 OWN = (
     *("data=dataset", "data.train._target_=tests.data.folders.Noisy", "+data.train.num_samples=40"),
     *("data.val_size=10", "data.batch_size=5", "test=false", "model.hidden_sizes=[16]", "trainer.max_epochs=2"),
@@ -249,21 +184,3 @@ def test_a_data_set_of_ones_own_trains_and_resumes_exactly(cli, tmp_path, drawn)
         trained("c", "callbacks.checkpoint.every_n_steps=2", code=1)
     trained("c", "callbacks.checkpoint.every_n_steps=2")
     assert_same_bits(tmp_path / "a", tmp_path / "c")
-
-
-@pytest.mark.slow
-def test_jobs_of_a_sweep_have_workers_of_their_own(tmp_path, root):
-    arguments = (*SMALL, f"data.root={root}", f"outputs={tmp_path}", "seed=0,1", "cluster.num_jobs=2")
-    output = finish(start("-m", "sweep_name=s", "trainer.max_epochs=1", *arguments))
-    results = [Run(path.parent).result for path in tmp_path.glob("sweeps/s/*/run.json")]
-    assert [result.status for result in results] == ["finished"] * 2, output
-
-
-@pytest.mark.slow
-def test_ctrl_c_ends_it_cleanly(tmp_path, root):
-    arguments = (f"run_dir={tmp_path / 'run'}", *SMALL, f"data.root={root}", f"outputs={tmp_path}", *STOCHASTIC)
-    process = kill_at(15, *arguments, by=signal.SIGINT)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 130, output
-    assert "Traceback" not in output
-    assert "Interrupted. The same command with" in output

@@ -47,11 +47,6 @@ def test_has_the_known_images_and_classes(folder):
     assert train.classes == list("0123456789")
 
 
-def test_whole_files_are_not_fetched_again(folder, fetched):
-    get(folder.parents[1])
-    assert not fetched
-
-
 @pytest.mark.parametrize("name", MNIST.sha256)
 @pytest.mark.parametrize("damage", ["truncated", "altered", "missing"])
 def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd, name, damage):

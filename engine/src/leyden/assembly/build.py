@@ -54,7 +54,7 @@ from leyden.exact.random_state import seed_everything, seed_stages, seeded, undi
 from leyden.exact.stages import FollowsValidation
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.fork import key_of
+from leyden.run.identity import key_of
 from leyden.run.process import is_main_process
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task

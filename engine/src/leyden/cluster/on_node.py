@@ -87,7 +87,7 @@ class JobLauncher:
     waits = True
     num_at_once = 1
     num_free = 1
-    note = ""
+    note, shares = "", False  # processes share the trials
 
     def __init__(self, module: str, scheduler: Scheduler, start_command: str | None) -> None:
         self.module, self.scheduler, self.start_command = module, scheduler, start_command

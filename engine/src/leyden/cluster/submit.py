@@ -207,6 +207,7 @@ class ClusterRunner:
         return {job for job, state in states.items() if state.phase != "ended"}
 
     num_free = None  # a cluster queues any number of jobs
+    shares = False  # its jobs run elsewhere, and are known by their ids
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit jobs; those that are not accepted are submitted later."""

@@ -28,6 +28,8 @@ class TrainConfig:
     logger: dict[str, Any] = MISSING
     cluster: dict[str, Any] = MISSING
     name: str = MISSING
+    note: str | None = MISSING
+    tags: list[str] = MISSING
     seed: int = MISSING
     init_from: str | None = MISSING
     init_exclude: list[str] = MISSING
@@ -60,6 +62,7 @@ class EvaluateConfig:
     data_root: str | None = MISSING
     outputs: str = MISSING
     trust: bool = False
+    format: str = "table"
 
 
 @dataclass
@@ -98,6 +101,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.sweep.pictures": ("all", "best", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
+    "evaluate.format": ("table", "json"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
 

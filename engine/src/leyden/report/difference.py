@@ -23,8 +23,7 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.fork import key_of
-from leyden.run.identity import has_length
+from leyden.run.identity import NOTES, has_length, key_of
 from leyden.run.result import Result
 from leyden.verdict.numbers import metric_text
 
@@ -185,7 +184,7 @@ def _metrics_apart(there: Run, here: Run) -> dict[str, tuple[float, float]]:
 
 
 # Settings of a single start, which suggested commands do not repeat.
-SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name")
+SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name", *NOTES)
 
 
 def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
@@ -202,9 +201,8 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
     if result.epochs == trainer["max_epochs"] and not has_length(run.config):
-        longer = [kept[key] for key in kept if key != "trainer.max_epochs"]
-        longer.append(f"trainer.max_epochs={2 * result.epochs}")
-        yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {shlex.join(longer)}", "train on"
+        longer = f"trainer.max_epochs={2 * result.epochs}"
+        yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")
     if result.takes_optimizer and isinstance(rate, float) and rate > 0:
         others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]

@@ -18,7 +18,7 @@ NAME_LENGTH = 8  # hexadecimal digits
 def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
 
-    The columns are the overridden keys, with their resolved values as numbers, booleans or texts, then `status`,
+    The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
     then the objectives and the other metrics that their stage, most often validation, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
     of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
@@ -47,7 +47,7 @@ def _write(run: Run, result: Result) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_LENGTH]
-    start = hparams_pb({**hparams_of(run), "status": result.status}, trial_id=name, start_time_secs=0)
+    start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
     status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
     ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
     plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended.SerializeToString())

@@ -20,6 +20,7 @@ from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.records import Record, position, read_raw_records
+from leyden.run.identity import NOTES
 from leyden.run.result import read_points
 from leyden.verdict.numbers import metric_text
 
@@ -27,7 +28,7 @@ from leyden.verdict.numbers import metric_text
 # seconds.
 STUCK_FACTOR, MIN_STUCK_S = 20, 600
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
-COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed")
+COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 
 
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -129,6 +130,7 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
         "far": position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
         "objective": OWN["objective"](record),
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
+        **{key: record.config.get(key) for key in NOTES},
     }
     return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
 
@@ -169,10 +171,13 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
                 "typed": text,
+                "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
             }
             for row, text in zip(rows, typed, strict=True)
         ]
-        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed"], cut=True)
+        noted = ["note"] if any(row["note"] for row in shown) else []
+        asked = [key for key in asked if key not in NOTES]
+        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
         if shared:
             show(f"typed in all: {shared}")
 
@@ -203,7 +208,8 @@ def _age_text(seconds: float | None) -> str:
 
 
 Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
-OPERATORS = {
+OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
+    "~": operator.contains,
     "<=": operator.le,
     ">=": operator.ge,
     "!=": operator.ne,
@@ -215,13 +221,14 @@ OPERATORS = {
 MAX_SHOWN = 200  # characters of a condition in an error message
 MIN_ROUNDED_DIGITS = 4  # numbers with fewer digits are compared exactly
 TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
-COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=])\s*{TEXT}(?:\s+and\s+|$)")
+COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
 
 
 def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[str]]:
     """Parse a condition, comparisons joined by `and`; return it as a function, with the keys that it names.
 
-    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts.
+    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts; `~` asks
+    whether a text contains another one, or a list such as `tags` this value.
 
     Args:
         text: The condition.
@@ -269,6 +276,8 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: An
     """Compare a run's value with a condition's, which is given as text and parsed as YAML."""
     if found is ABSENT:
         return False
+    if sign is operator.contains:
+        return text in ([*map(str, found)] if isinstance(found, list) else str(found))
     if isinstance(found, list):
         return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
     if found is None or isinstance(found, bool):

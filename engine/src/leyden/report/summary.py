@@ -457,7 +457,8 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
     numeric = all(_is_number(x) for x, *_ in points)
     order = sorted({_label(x): x for x, *_ in points}.items(), key=lambda item: _axis_order(item[1]))
     place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
-    for pruned, options in ((False, {"color": DOTS}), (True, {"color": PRUNED, "marker": "x", "label": "pruned"})):
+    kinds = ({"color": DOTS, "label": "a run"}, {"color": PRUNED, "marker": "x", "label": "pruned"})
+    for pruned, options in zip((False, True), kinds, strict=True):
         if here := [(place[_label(x)], y) for x, y, is_pruned in points if is_pruned == pruned]:
             axes.scatter(*zip(*here, strict=True), s=18, alpha=0.6, **options)
     groups = [[y for x, y, is_pruned in points if _label(x) == text and not is_pruned] for text, _ in order]

@@ -137,6 +137,8 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     parser.add_argument("--config-name", "-cn", default=name)
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--shell-completion", "-sc", action="store_true")
+    if can_sweep:
+        sys.argv[1:] = argv = [_with_quoted_note(each) for each in argv]
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         bare = unknown[0].lstrip("-")
@@ -152,12 +154,23 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         raise UserError(f"-m: is for leyden train; {name} takes one run")
     if is_main_process():  # Lightning starts the other ranks with its own arguments
         _refuse(options)
-        if can_sweep and any("fork=" in argument for argument in options.overrides):
-            from leyden.run.fork import fork_arguments  # late, as it imports much
+    of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
+    if can_sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+        from leyden.run.fork import recorded_arguments  # late, as it imports much
 
-            sys.argv[1:] = fork_arguments(argv, is_sweep=options.multirun)
-            options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
+        sys.argv[1:] = recorded_arguments(argv, is_sweep=options.multirun)
+        options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
     return options
+
+
+def _with_quoted_note(argument: str) -> str:
+    """Return an argument as it is; a note, which is free text, in the quotes that Hydra needs."""
+    key, _, text = argument.partition("=")
+    if key != "note" or re.fullmatch(r"[\w ./-]*|(['\"]).*\1", text):
+        return argument
+    from leyden.run.identity import hydra_value  # late, as it imports much
+
+    return f"note={hydra_value(text)}"
 
 
 def _refuse(options: argparse.Namespace) -> None:

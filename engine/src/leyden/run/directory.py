@@ -7,7 +7,6 @@ each launch of the run, replaces the checkpoints and is added to the record in `
 import contextlib
 import json
 import re
-import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -18,11 +17,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from leyden.config.errors import Exit, UserError, is_mistake, last_frame, leave
-from leyden.config.terminal import one_line, quoted_override, some_of, warn
+from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
 from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
-from leyden.run.identity import RunIdentity
+from leyden.run.identity import NOTES, RunIdentity, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, machine, origin
@@ -263,11 +262,9 @@ class Run:
         overrides = [override for start in starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
-            first = starts[0]["overrides"] if starts else []
-            advice = f"repeat that run's overrides: {shlex.join(first)}" if first else "start it without overrides"
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}\n"
-                f"choose another run_dir, or {advice}"
+                f"choose another run_dir, or resume that run by {quoted_override('run_dir', self.directory)} alone"
             )
         may_change = "changed" in (resume, identity.config.get("resume"))  # a job's own lock asks for `auto`
         if may_change or self.is_finished(identity) or not any(self.directory.glob("checkpoints/*.ckpt")):
@@ -301,13 +298,30 @@ class Run:
             if before and before.result:
                 self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
+            config = dict(flatten(identity.saved_config))
+            if before:  # a note is the last one that was typed, here or by `leyden note`
+                earlier = {each for start in before.starts for each in start["overrides"]}
+                new = {key_of(each) for each in overrides if each not in earlier}
+                config |= {key: before.config[key] for key in {*NOTES} - new if key in before.config}
             starts.append(origin(overrides, code=code_of(identity.config), **facts))
-            self._write(RunRecord(dict(flatten(identity.saved_config)), starts))
+            self._write(RunRecord(config, starts))
 
     def _write(self, record: RunRecord) -> None:
         """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
         record.write(self.directory)
         write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested(), sort_keys=False))
+
+    def annotate(self, notes: Mapping[str, Any]) -> None:
+        """Set the note or the tags in the record of a run that no process uses.
+
+        Raises:
+            UserError: The directory is not a run directory, or it is in use.
+        """
+        self._in(self.record, current=False)
+        with lock.hold_directory(self.directory, timeout_s=0):
+            if (record := self.record) is None:
+                raise UserError(f"{self.directory}: {RECORD} is gone")
+            self._write(replace(record, config={**record.config, **notes}))
 
     def restore_result(self) -> bool:
         """Undo `begin` for a run that had a result: restore its previous result and configuration.
@@ -501,7 +515,7 @@ def session(
             saved = (run.directory / "checkpoints" / "last.ckpt").exists()
             effect = "resumes the run" if saved else "starts over, nothing was saved yet"
             print(
-                f"Interrupted. The same command with {quoted_override('run_dir', run.directory)} {effect}.",
+                f"Interrupted. {leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}.",
                 file=sys.stderr,
             )
         code: Any = stop.code

@@ -1,10 +1,11 @@
-"""Forks: runs that start from the exact state of a parent, composed by its overrides and then by their own.
+"""Composition by a record: a run that is resumed by its recorded overrides, a fork by its parent's, then by those typed.
 
-A few values are as in the parent's record. A check holds that the overrides still mean what they did.
+A few values of a fork are as in its parent's record. A check holds that the overrides still mean what they did.
 """
 
 import functools
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,10 +19,11 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from leyden.config.errors import UserError
 from leyden.config.hydra import composed_values, initialized
 from leyden.config.paths import conf_files
-from leyden.config.terminal import some_of
+from leyden.config.terminal import some_of, warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.identity import CONTROL_KEYS, RunIdentity
+from leyden.run.identity import CONTROL_KEYS, NOTES, RunIdentity, key_of
+from leyden.run.process import is_main_process
 from leyden.run.record import RECORD
 
 
@@ -40,11 +42,6 @@ def parse_fork(text: str, *, trust: bool = False) -> tuple[Run, str]:
     return Run(directory, trust=trust), name
 
 
-def key_of(override: str) -> str:
-    """Return the key of an override."""
-    return override.lstrip("+~").partition("=")[0]
-
-
 def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> Run:
     """Return the run whose settings a fork inherits: the fork itself if it was started before, else its parent.
 
@@ -59,12 +56,31 @@ def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> Run:
 
 
 def inherited_overrides(source: Run) -> list[str]:
-    """Return the overrides of a run's last start, without `fork` and what names, places or limits that start.
+    """Return the overrides of a run's last start, without `fork` and what names, notes, places or limits that start.
 
     The last start repeats the overrides of the first one, and may add some.
     """
     found = [each for start in source.starts[-1:] for each in start["overrides"]]
-    return [each for each in found if key_of(each).split(".")[0] not in {"fork", *CONTROL_KEYS} - {"test"}]
+    return [each for each in found if key_of(each).split(".")[0] not in {"fork", *NOTES, *CONTROL_KEYS} - {"test"}]
+
+
+def resumed_overrides(overrides: Sequence[str], run: Run) -> list[str]:
+    """Return the overrides that a run is resumed by: those of its record, then those typed now.
+
+    What says how a start is made, such as `cluster`, is not recorded for the next one. A recipe that the run was not
+    started with makes another run, and is composed as it is typed.
+
+    Raises:
+        UserError: The record can't be read, or is not the user's own.
+    """
+    run.check_owner()
+    kept = {"fork", "exact", "outputs", *NOTES}
+    found = [each for start in run.starts[-1:] for each in start["overrides"] if key_of(each) in kept]
+    typed = {key_of(each) for each in overrides}
+    there = [*inherited_overrides(run), *(each for each in found if key_of(each) not in typed)]
+    if any(key_of(each) == "experiment" and each not in there for each in overrides):
+        return list(overrides)
+    return _composed_by(there, overrides)
 
 
 def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
@@ -83,41 +99,55 @@ def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
         return list(overrides)
     source = settings_source(values[0], run_dir, trust=_is_trusted(overrides))
     there = inherited_overrides(source)
-    chosen = {key_of(each).partition("@")[0] for each in overrides if each not in there} & _groups()
-    if "experiment" in chosen:
+    if any(key_of(each) == "experiment" and each not in there for each in overrides):
         raise UserError(
             "fork: a recipe (experiment=...) sets what the parent has set; set the keys that are to change"
         )
-    inherited = [each for each in there if each not in overrides]
+    return _composed_by(there, overrides)
+
+
+def _composed_by(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
+    """Return recorded overrides, then those typed now; a file that is chosen now replaces what was typed of its group."""
+    chosen = {key_of(each).partition("@")[0] for each in overrides if each not in there} & _groups()
+    replaced = {each.partition("=")[0] for each in overrides if each[:1] != "~"}
+    inherited = [each for each in there if each not in overrides and each.partition("=")[0] not in replaced]
     kept = [each for each in inherited if not any(_is_in(key_of(each), group) for group in chosen)]
-    added = {key_of(each) for each in inherited if each.startswith("+")} & chosen  # the defaults choose none there
+    added = {key_of(each) for each in there if each.startswith("+")} & chosen  # the defaults choose none there
     own = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in overrides]
     return [*kept, *own]
 
 
-def fork_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
-    """Return a command's arguments as a fork needs them: with the parent's overrides, or for a sweep as its jobs need them.
+def recorded_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]:
+    """Return a command's arguments with the recorded overrides of the run that it resumes or forks.
 
     Each job of a sweep has its own parent's overrides (`with_parent`). Keys that only parents have are added by `++`, since
     Hydra composes a sweep without them first.
 
     Raises:
-        UserError: As of `with_parent`.
+        UserError: As of `with_parent` and `resumed_overrides`.
     """
-    if not (values := _texts(arguments, "fork")):
-        return list(arguments)
+    values = _texts(arguments, "fork")
+    run_dir = next((Path(text) for text in _texts(arguments, "run_dir")), None)
     fork = f"fork={','.join(_quoted(str(Path(value).absolute())) for value in values)}"
-    typed = [fork if key_of(each) == "fork" else each for each in arguments]
+    typed = [fork if values and key_of(each) == "fork" else each for each in arguments]
     if is_sweep:
         records = [parse_fork(value)[0].record for value in values]
         there = {key for record in records if record for key in record.config}
         files = [each for each in typed if key_of(each) in _groups() and "," not in each]
         return [_added(each, there, composed_values(files)) if "=" in each else each for each in typed]
-    run_dir = next((Path(text) for text in _texts(arguments, "run_dir")), None)
     overrides = [each for each in typed if each[:1] == "~" or ("=" in each and each[0] != "-")]
+    if run_dir and (run_dir / RECORD).exists():
+        composed = resumed_overrides(overrides, Run(run_dir, trust=_is_trusted(overrides)))
+        recorded = composed[: len(composed) - len(overrides)]
+        if recorded and is_main_process():
+            warn(f"{run_dir}: as recorded, with {shlex.join(recorded)}")
+    elif values:
+        composed = with_parent(overrides, run_dir)
+    else:
+        return list(arguments)
     position = typed.index(overrides[0])
     options = [each for each in typed[position:] if each not in overrides]
-    return [*typed[:position], *with_parent(overrides, run_dir), *options]
+    return [*typed[:position], *composed, *options]
 
 
 def _texts(overrides: Sequence[str], key: str) -> list[str]:

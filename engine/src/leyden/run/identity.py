@@ -27,8 +27,9 @@ CONTROL_KEYS = (
     "cluster",
     "sweep",
 )
+NOTES = ("note", "tags")  # what the user says of a run
 # Keys of the same kind that stay in the record; they may change when a run is resumed.
-START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format")
+START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format", *NOTES)
 # Keys of names, logs and displays, which do not change a run's weights and metrics.
 DISPLAY_KEYS = (
     "name",
@@ -57,6 +58,11 @@ DISPLAY_CALLBACKS = (
 def is_launch_option(key: str) -> bool:
     """Return whether a key only controls how and where a run is started, and is not part of its identity."""
     return key.split(".")[0] in CONTROL_KEYS or key in START_KEYS
+
+
+def key_of(override: str) -> str:
+    """Return the key of an override."""
+    return override.lstrip("+~").partition("=")[0]
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:

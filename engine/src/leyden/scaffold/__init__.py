@@ -4,19 +4,17 @@ Their texts are in `templates/`.
 """
 
 import ast
-import contextlib
 import keyword
 import os
 import re
 import shlex
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
 from leyden.config.errors import UserError
-from leyden.config.paths import NOT_OWN, ROOT, SRC, own_packages, source_folder
-from leyden.config.terminal import leyden_command, warn
+from leyden.config.paths import ROOT, SRC, own_packages
+from leyden.config.terminal import leyden_command
 
 TEMPLATES = Path(__file__).with_name("templates")
 # The files of each kind of part, with their templates; `folder` is that of the project's package.
@@ -31,8 +29,6 @@ PARTS = {
 }
 # Names that Hydra on the command line, or YAML in a defaults list, reads as another value.
 VALUES = ("null", "true", "false", "nan", "inf", "on", "off", "yes", "no")
-BASES = {"task": "LightningModule", "data": "LightningDataModule"}
-MAX_CHARS = 150  # of a call
 
 
 def write_part(kind: str, module: str) -> None:
@@ -116,8 +112,13 @@ def write_train_config(project: Path, task: str, data: str) -> None:
         data: Dotted name of the LightningDataModule; `module` if the LightningModule has its own data loaders.
 
     Raises:
-        UserError: There is something else of this name.
+        UserError: A name is no dotted name, or there is something else of this file's name.
     """
+    for key, name in (("task", task), ("data", data)):
+        if not (all(map(str.isidentifier, name.split("."))) and ("." in name or (key, name) == ("data", "module"))):
+            raise UserError(
+                f"{key}={name}: must be a dotted name, such as lab.net.{'Net' if key == 'task' else 'Waves'}"
+            )
     text = _filled("train.yaml", {"task": task, "data_choice": "module" if data == "module" else "own"})
     if data != "module":
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"
@@ -127,106 +128,3 @@ def write_train_config(project: Path, task: str, data: str) -> None:
         raise UserError(f"{path}: must be a file; move away what has this name")
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
-
-
-def choose_classes(project: Path, task: str, data: str) -> tuple[str, str]:
-    """Return the names of the LightningModule and the data; those not given are searched in a project's Python files.
-
-    The files are read, and not imported: one can be a script that trains. A class is found by its base, which is
-    Lightning's or another class that was found. Trainers that the files create are reported, since their arguments are not
-    taken over.
-
-    Args:
-        project: The folder that is searched.
-        task: Dotted name of the LightningModule; empty: the only one.
-        data: As `task`; `module` if the LightningModule has its own data loaders, as it must without a data module.
-
-    Raises:
-        UserError: There is none, or there are several.
-    """
-    trees = dict(_parse_files(project))
-    for name, tree in trees.items():
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and _last_name(node.func) in ("Trainer", "LightningCLI"):
-                shown = textwrap.shorten(ast.unparse(node), MAX_CHARS, placeholder=" ...")
-                where = f"{name.replace('.', '/')}.py:{node.lineno}"
-                warn(f"{where}: not taken over: {shown}; set trainer.KEY, callbacks and logger in conf/")
-    if task and data:
-        return task, data
-    found = {kind: _find_classes(trees, base) for kind, base in BASES.items()}
-    if not task and len(found["task"]) != 1:
-        raise UserError(f"task=...: name the {BASES['task']}; found {', '.join(found['task']) or 'none'}")
-    task = task or next(iter(found["task"]))
-    if not data and len(found["data"]) > 1:
-        raise UserError(f"data=...: name the {BASES['data']}; found {', '.join(found['data'])}")
-    if not data and not found["data"] and "train_dataloader" not in found["task"].get(task, ["train_dataloader"]):
-        raise UserError(
-            f"data=...: {task} has no train_dataloader, and no {BASES['data']} was found; write one of the two"
-        )
-    return task, data or next(iter(found["data"]), "module")
-
-
-def _find_classes(trees: Mapping[str, ast.Module], base: str) -> dict[str, set[str]]:
-    """Return the names that each class of some modules defines and inherits, by the class's dotted name.
-
-    Args:
-        trees: The modules, by dotted name.
-        base: Name of the class that they inherit from, in one step or several; abstract and generic ones are left out.
-    """
-    classes: dict[str, tuple[ast.ClassDef, list[str]]] = {}
-    for module, tree in trees.items():
-        found, aliases = _classes_and_aliases(tree)
-        aliases |= {node.name: f"{module}.{node.name}" for node in found}
-        for node in found:
-            bases = [_last_name(each) for each in node.bases]
-            classes[f"{module}.{node.name}"] = node, [aliases.get(each, each) for each in bases]
-    names_of = {base: set[str]()}  # by the name of a class, with its module or without
-    num_before = 0
-    while len(names_of) > num_before:  # a base can be found after the class that inherits from it
-        num_before = len(names_of)
-        for name, (node, bases) in classes.items():
-            if inherited := [names_of[each] for each in bases if each in names_of]:
-                own = {getattr(each, "name", "") for each in node.body}
-                names_of[name] = names_of[node.name] = own.union(*inherited)
-    return {name: names_of[name] for name in sorted(classes) if name in names_of and not _is_base(classes[name][0])}
-
-
-def _classes_and_aliases(tree: ast.Module) -> tuple[list[ast.ClassDef], dict[str, str]]:
-    """Return the classes of a module that are in no other class or function, and what it imports under another name."""
-    classes: list[ast.ClassDef] = []
-    aliases: dict[str, str] = {}
-    pending: list[ast.AST] = [*tree.body]
-    while pending:  # a chain of a thousand `elif` is nested as deep
-        node = pending.pop(0)
-        if isinstance(node, ast.ClassDef):
-            classes.append(node)
-        elif isinstance(node, ast.ImportFrom):
-            aliases |= {alias.asname: alias.name for alias in node.names if alias.asname}
-        elif not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            pending += [each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.expr)]
-    return classes, aliases
-
-
-def _parse_files(project: Path) -> Iterator[tuple[str, ast.Module]]:
-    """Yield a project's Python files that can be imported, as dotted names with their syntax trees."""
-    root = source_folder(project)
-    for folder, paths in ((root, root.rglob("*.py")), (project, project.glob("*.py"))):
-        for path in sorted(paths):
-            parts = path.relative_to(folder).with_suffix("").parts
-            parts = parts[:-1] if parts[-1] == "__init__" else parts
-            is_own = parts and not (parts[1:] and parts[0] in NOT_OWN) and all(map(str.isidentifier, parts))
-            with contextlib.suppress(OSError, SyntaxError, ValueError, RecursionError, MemoryError):
-                if is_own and path.is_file():
-                    yield ".".join(parts), ast.parse(path.read_text(encoding="utf-8-sig"))
-
-
-def _is_base(node: ast.ClassDef) -> bool:
-    """Return whether a class is made to be inherited from: it defines an abstract method, or is generic."""
-    decorators = [each for part in node.body for each in getattr(part, "decorator_list", ())]
-    is_generic = "Generic" in map(_last_name, node.bases) or bool(getattr(node, "type_params", ()))
-    return is_generic or "abstractmethod" in map(_last_name, decorators)
-
-
-def _last_name(node: ast.expr) -> str:
-    node = node.value if isinstance(node, ast.Subscript) else node  # as Base[int]
-    return node.attr if isinstance(node, ast.Attribute) else node.id if isinstance(node, ast.Name) else ""

@@ -30,6 +30,7 @@ def run_sweep(config: DictConfig, launcher: JobRunner) -> None:
     with Sweep(config, launcher) as sweep:
         loader = sweep.composer.loader
         space = read_space(loader, config, sweeper.params, task_overrides(config.hydra), is_search=is_search)
+        sweep.name_jobs(space.fixed, space.keys)
         if not is_search:
             _run_grid(sweep, space)
             return

@@ -7,8 +7,8 @@ import hashlib
 import json
 import pickle
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
@@ -20,11 +20,13 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError, is_mistake, last_frame
 from leyden.config.schema import TrainConfig
+from leyden.config.table import short_names
 from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
+from leyden.run.files import read_json
 from leyden.run.fork import inherit_settings, with_parent
-from leyden.run.identity import RunIdentity, is_launch_option
+from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
 from leyden.scheduler import job_id, num_restarts
 
@@ -140,51 +142,97 @@ def sweep_directory(config: DictConfig) -> Path:
     return Path(config.outputs, "sweeps", config.sweep_name).absolute()
 
 
-MAX_LENGTH = 120
-ROOT_KEYS = "|".join(field.name for field in dataclasses.fields(TrainConfig))
-# A name without hash must be unambiguous: it can be split into its overrides and lists again.
-BETWEEN = re.compile(rf"_(?=[+~]*(?:{ROOT_KEYS})(?!\w))")
+MAX_LENGTH = 60  # of a job's name
+ROOT_KEYS = tuple(each.name for each in dataclasses.fields(TrainConfig))
 NUMBERS = re.compile(r"[0-9.]+(?:-[0-9.]+)+")  # a list of numbers in a name; a string of this form gets a hash
-PLAIN = re.compile(
-    rf"\+{{0,2}}(?:{ROOT_KEYS})(?:\.\w+)*=(?:\[[0-9.]+(?:,[0-9.]+)+\]|(?!{NUMBERS.pattern}$)[\w.+-]+)", re.ASCII
-)
 HASH = re.compile(r"-[0-9a-f]{8}$")
 
 
-def slug(overrides: Sequence[str]) -> str:
-    """Return a readable directory name for a job's overrides, independent of their order.
+@dataclass(frozen=True)
+class JobNames:
+    """How the jobs of a sweep are named: by what varies, with keys as short as tells them apart.
 
-    Launch options, such as the choice of the sweep or cluster, are left out. The name has no `=`, which would break
-    Hydra's parser. A short hash is added if the name is too long, shortened or ambiguous, so no two jobs share a name.
+    It is kept in `sweep.json`, so that a sweep that is continued with further values finds its runs.
 
     Args:
-        overrides: The job's overrides, as given by the user.
-
-    Example:
-        >>> slug(["seed=1", "optimizer.lr=0.01", "model.hidden_sizes=[512,256]"])
-        'model.hidden_sizes-512-256_optimizer.lr-0.01_seed-1'
-        >>> slug(["model.hidden_sizes=[512]"])  # without the hash, the same name as for 512, which is no list
-        'model.hidden_sizes-512-27faaab5'
-        >>> slug(["optimizer.lr=0.0016571640914381709"])  # the hash is of all digits
-        'optimizer.lr-0.001657-ff677e51'
+        shared: The overrides that all jobs have.
+        short: Short names of the keys that vary.
     """
-    kept = _identifying_overrides(overrides)
-    parts = [short_override(_shorten_class(_shorten_fork(each))) for each in kept]
-    plain, shown = "_".join(kept), "_".join(parts)
-    name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), shown).replace("=", "-")
-    clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
-    can_be_split = (BETWEEN.split(plain) if plain else []) == kept
-    if len(clean) <= MAX_LENGTH:
-        is_unambiguous = (
-            parts == kept
-            and all(map(PLAIN.fullmatch, kept))
-            and kept == sorted(kept)
-            and len(BETWEEN.split(name)) == max(1, len(kept))
+
+    shared: Sequence[str] = field(default_factory=list)
+    short: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, shared: Sequence[str], keys: Collection[str]) -> "JobNames":
+        """Return the names of a sweep over some keys; without keys, each override is in the names."""
+        paths = {key: key.replace("/", ".") for key in keys if re.fullmatch(r"[\w./]+", key)}
+        short = short_names([*paths.values()], taken=ROOT_KEYS)
+        shorter = {key: short[path] for key, path in paths.items() if short[path] != path}
+        return cls(_identifying_overrides(shared) if keys else [], shorter)
+
+    @classmethod
+    def read(cls, directory: Path) -> "JobNames | None":
+        """Return the names in the `sweep.json` of a directory; None if there are none."""
+        match read_json(directory / "sweep.json", {}):
+            case {"names": {"shared": list(shared), "short": dict(short)}} if all(
+                isinstance(each, str) for each in (*shared, *short.values())
+            ):
+                return cls(shared, short)
+        return None
+
+    def name(self, overrides: Sequence[str]) -> str:
+        """Return a readable directory name for a job's overrides, independent of their order.
+
+        Launch options, such as the choice of the cluster, are left out. The name has no `=`, which would break
+        Hydra's parser. A short hash is added if the name is too long, shortened or ambiguous, or lacks a shared
+        override: so no two jobs share a name.
+
+        Args:
+            overrides: The job's overrides, as given by the user.
+
+        Example:
+            >>> JobNames.of([], ["optimizer.lr", "seed"]).name(["seed=1", "optimizer.lr=0.01"])
+            'lr-0.01_seed-1'
+            >>> JobNames().name(["model.hidden_sizes=[512,256]"])
+            'model.hidden_sizes-512-256'
+            >>> JobNames().name(["model.hidden_sizes=[512]"])  # without the hash, the same name as for 512, which is no list
+            'model.hidden_sizes-512-a0fea0ec'
+            >>> JobNames().name(["optimizer.lr=0.0016571640914381709"])  # the hash is of all digits
+            'optimizer.lr-0.001657-aed5ee4e'
+        """
+        identifying = _identifying_overrides(overrides)
+        kept = [each for each in identifying if each not in self.shared]
+        parts = [self._with_short_key(short_override(_shorten_class(_shorten_fork(each)))) for each in kept]
+        name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), "_".join(parts)).replace(
+            "=", "-"
         )
-        if is_unambiguous and can_be_split and not HASH.search(clean):
+        clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
+        is_unambiguous = (
+            [*map(self._with_short_key, kept)] == parts
+            and kept == sorted(kept)
+            and len(identifying) - len(kept) == len(self.shared)
+            and not {key_of(each) for each in kept} & {*self.short.values()}
+            and self._can_be_split(name, parts)
+        )
+        if len(clean) <= MAX_LENGTH and is_unambiguous and not HASH.search(clean):
             return clean
-    hashed = plain if can_be_split else json.dumps(kept)
-    return f"{clean[:MAX_LENGTH]}-{hashlib.sha256(hashed.encode()).hexdigest()[:8]}"
+        digest = hashlib.sha256(json.dumps(identifying).encode()).hexdigest()[:8]
+        return f"{clean[: MAX_LENGTH - len(digest) - 1]}-{digest}"
+
+    def _with_short_key(self, override: str) -> str:
+        """Return an override with the short name of its key; a key with a prefix keeps it."""
+        key, equals, value = override.partition("=")
+        bare = key.lstrip("+~")
+        return f"{key.removesuffix(bare)}{self.short.get(bare, bare)}{equals}{value}"
+
+    def _can_be_split(self, name: str, parts: Sequence[str]) -> bool:
+        """Return whether a name can be split into its overrides and lists again."""
+        first = rf"(?:{'|'.join(map(re.escape, [*ROOT_KEYS, *self.short.values()]))})"
+        value = rf"\[[0-9.]+(?:,[0-9.]+)+\]|(?!{NUMBERS.pattern}$)[\w.+-]+"
+        plain = re.compile(rf"\+{{0,2}}{first}(?:\.\w+)*=(?:{value})", re.ASCII)
+        return all(map(plain.fullmatch, parts)) and len(re.split(rf"_(?=[+~]*{first}(?!\w))", name)) == max(
+            1, len(parts)
+        )
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
@@ -288,7 +336,9 @@ class Job:
         return RunIdentity.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
 
 
-def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
+def new_jobs(
+    composer: Composer, batch: Sequence[Sequence[str]], first: int = 0, names: JobNames = JobNames()
+) -> list[Job]:
     """Return a job for each list of overrides; `first` is the number of the first job.
 
     Raises:
@@ -298,7 +348,7 @@ def new_jobs(composer: Composer, batch: Sequence[Sequence[str]], first: int = 0)
     jobs = []
     for number, arguments in enumerate(batch, start=first):
         typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]
-        name = slug(typed)
+        name = names.name(typed)
         run, log = (
             Run(directory / name, trust=bool(composer.config.get("trust"))),
             directory / "logs" / f"{name}.log",

@@ -12,6 +12,7 @@ import tempfile
 import textwrap
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from multiprocessing import connection, get_context
@@ -28,10 +29,10 @@ from leyden.config.errors import UserError, leave_at_once
 from leyden.config.paths import prepare_process
 from leyden.config.table import Terminal
 from leyden.config.terminal import short_override
-from leyden.run.fork import key_of
-from leyden.run.identity import is_data_key
+from leyden.run import lock
+from leyden.run.identity import is_data_key, key_of
 from leyden.run.process import importing, num_cores, num_threads
-from leyden.sweep.jobs import Job, record_failure
+from leyden.sweep.jobs import Job, record_failure, recorded_error
 from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
 from leyden.verdict.numbers import metric_text
 
@@ -117,7 +118,13 @@ class StatusLine:
 
 
 class Runner(Protocol):
-    """Protocol of objects that run several jobs at once; the failure of a job must not stop the others."""
+    """Protocol of objects that run several jobs at once; the failure of a job must not stop the others.
+
+    Attributes:
+        shares: Whether the same sweep may run on other machines, or twice on this one: then a job that runs there is left.
+    """
+
+    shares: bool
 
     @property
     def num_free(self) -> int | None:
@@ -142,6 +149,9 @@ class Runner(Protocol):
         """End the running jobs."""
 
 
+ELSEWHERE_S = 1.0  # between two looks at jobs that run elsewhere, while none runs here
+
+
 def run_jobs(
     ask: Callable[[], Job | None],
     runner: Runner,
@@ -151,6 +161,9 @@ def run_jobs(
     ended: Callable[[Job, str], bool],
 ) -> None:
     """Run jobs, as many at once as possible, and skip those that have ended before.
+
+    Jobs that run elsewhere, in a folder that several machines share, come last: each is skipped once it has ended there, or
+    taken over once its lock is free.
 
     Args:
         ask: Returns the next job; None if there is none now. It is called when a slot is free; after a None, it
@@ -162,15 +175,30 @@ def run_jobs(
             end all jobs.
     """
     num_started, is_active = 0, True
+    elsewhere: deque[tuple[Job, lock.Watch]] = deque()
 
     def next_jobs() -> list[Job]:
         nonlocal is_active
         limits = [limit for limit in (runner.num_free, at_once and at_once - num_started) if limit is not None]
         found: list[Job] = []
-        while is_active and (not limits or len(found) < min(limits)) and (job := ask()):
-            if job.run.is_finished(job.identity):
+        num_waiting = len(elsewhere)
+        while is_active and (not limits or len(found) < min(limits)):
+            watch = None
+            if (job := ask()) is None:
+                if not num_waiting:
+                    break
+                num_waiting -= 1
+                job, watch = elsewhere.popleft()
+            was_elsewhere = watch is not None
+            if runner.shares:
+                watch = watch or lock.Watch(job.run.directory / lock.LOCK)
+                if _is_held(watch):
+                    elsewhere.append((job, watch))
+                    continue
+            error = recorded_error(job.run.result) if was_elsewhere else ""
+            if error or job.run.is_finished(job.identity):
                 status.count_skipped()
-                is_active = ended(job, "")
+                is_active = ended(job, error or "")
             else:
                 found.append(job)
         return found
@@ -181,8 +209,10 @@ def run_jobs(
             if jobs and is_active:
                 runner.start(jobs)
                 num_started += len(jobs)
-            if not num_started:
+            if not num_started and not elsewhere:
                 return
+            if not num_started:
+                time.sleep(ELSEWHERE_S)
             over, num_running = runner.wait()
             num_started -= len(over)
             for job, error in over:
@@ -190,8 +220,16 @@ def run_jobs(
                     record_failure(job.identity, job.overrides, error)
                 status.add(job, error)
                 is_active = ended(job, error) and is_active
-            status.show(num_running, runner.note)
+            status.show(num_running, runner.note or f"{len(elsewhere)} run elsewhere" * bool(elsewhere))
     runner.stop()
+
+
+def _is_held(watch: lock.Watch) -> bool:
+    """Return whether a process holds a lock, or may hold it; what is wrong with the folder is the job's to say."""
+    try:
+        return watch.state() != "free"
+    except OSError:
+        return False
 
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
@@ -360,7 +398,7 @@ class Pool:
         run: Function that is called for a job; returns the text of an error, empty on success.
     """
 
-    note = ""
+    note, shares = "", True
 
     def __init__(
         self,

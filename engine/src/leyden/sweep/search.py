@@ -21,7 +21,7 @@ from leyden.config.checks import objectives
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
-from leyden.run.fork import key_of
+from leyden.run.identity import key_of
 from leyden.run.record import RECORD, is_own, signature
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space

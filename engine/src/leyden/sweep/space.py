@@ -27,8 +27,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.config.checks import MAX_JOBS
 from leyden.config.errors import UserError
 from leyden.config.values import is_plain
-from leyden.run.fork import key_of
-from leyden.run.identity import identity_values, is_launch_option, typed_overrides
+from leyden.run.identity import identity_values, is_launch_option, key_of, typed_overrides
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial

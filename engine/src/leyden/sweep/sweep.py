@@ -4,6 +4,7 @@ Runs that differ only in the seed (`sweep.seeds`) or in the keys of `sweep.avera
 summary, with mean values.
 """
 
+import dataclasses
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -24,7 +25,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.run.record import RECORD
-from leyden.sweep.jobs import Composer, Job, new_jobs, sweep_directory
+from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, sweep_directory
 from leyden.sweep.launcher import StatusLine, call_in_process
 from leyden.sweep.space import check_sweep_size, extreme_values
 from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
@@ -225,6 +226,7 @@ class Sweep:
         self.config, self.launcher = config, launcher
         self.composer = Composer(GlobalHydra.instance().config_loader(), config)
         self.directory = sweep_directory(config)
+        self.names = JobNames()
         self.num_jobs = 0
         self.ended: dict[Path, Job] = {}  # by run directory
         self.failures: dict[str, str] = {}  # texts of errors, by the name of the run directory
@@ -244,7 +246,11 @@ class Sweep:
 
     def new_jobs(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Return a job for each list of overrides; `first` is the number of the first job."""
-        return new_jobs(self.composer, batch, first)
+        return new_jobs(self.composer, batch, first, self.names)
+
+    def name_jobs(self, shared: Sequence[str], keys: Collection[str]) -> None:
+        """Name the jobs by the keys that vary, as the sweep's first start does."""
+        self.names = JobNames.read(self.directory) or JobNames.of(shared, keys)
 
     def check(self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any) -> bool:
         """Check the jobs and claim the sweep directory; return False after a dry run.
@@ -273,7 +279,11 @@ class Sweep:
             return False
         if not self.launcher.check_jobs(jobs):
             return False
-        common = {"name": self.config.name, "objective": config["objective"]}
+        common = {
+            "name": self.config.name,
+            "objective": config["objective"],
+            "names": dataclasses.asdict(self.names),
+        }
         claim_directory(self.directory, {**common, **(identity or {})}, facts)
         return True
 
@@ -343,6 +353,7 @@ class Sweep:
                 ended = (run.directory / RECORD).stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 # The configuration is composed by this sweep, never read from the run directory.
+                is_drawn |= lock.Watch(run.directory / lock.LOCK).state() == "held"  # on another machine
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
                 if job is None:
                     continue

@@ -24,8 +24,7 @@ from leyden.config.values import dict_at
 from leyden.run import provenance
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of, write_whole
-from leyden.run.fork import key_of
-from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option
+from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option, key_of
 from leyden.run.lock import list_files
 from leyden.run.process import end_with_parent, importing
 from leyden.run.provenance import GIT_OF_COPY, git

@@ -255,7 +255,7 @@ def evaluate_row(
     data_root: str | None,
     accelerator: str | None,
     trust: bool = False,
-) -> tuple[str, Run, dict[str, str], int | str]:
+) -> tuple[str, Run, dict[str, list[float]], dict[str, str], int | str]:
     """Evaluate all runs of a sweep's setting on the test set, and record this as one test evaluation.
 
     Args:
@@ -269,8 +269,8 @@ def evaluate_row(
         trust: Whether the user trusts what the runs' records name, whoever wrote them.
 
     Returns:
-        The setting in words, its first run, and for each metric its mean with the 95 % interval; and the number of
-        the experiment's test evaluations, or a message why this one was not recorded.
+        The setting in words, its first run, for each metric the values of its runs, and their mean with the 95 % interval
+        as text; and the number of the experiment's test evaluations, or a message why this one was not recorded.
 
     Raises:
         UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
@@ -293,9 +293,9 @@ def evaluate_row(
     overlap = row.group(averaged).overlap
     shown = {name: mean_text(values, overlap) for name, values in columns.items()}
     if message := measured[0][1]:
-        return where, runs[0], shown, message
+        return where, runs[0], columns, shown, message
     means = {name: statistics.fmean(values) for name, values in columns.items()}
-    return where, runs[0], shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
+    return where, runs[0], columns, shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
 
 
 def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:

@@ -1,0 +1,87 @@
+"""A run is resumed by its directory alone: its record knows what was typed, and its note."""
+
+import shlex
+
+import pytest
+
+from leyden.config.values import flatten
+from leyden.run.directory import Run
+from leyden.run.fork import resumed_overrides
+from tests import records
+from tests.conftest import QUICK, assert_same_bits
+
+TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
+
+
+def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
+    whole, *_ = train("whole", *TYPED, "trainer.max_epochs=2")
+    run, *_ = train("run", *TYPED, "trainer.max_epochs=1")
+    _, out, _ = train("run")
+    assert "has finished already" in out
+    _, _, err = train("run", "trainer.max_epochs=2")
+    assert f"leyden: {run.directory}: as recorded, with {shlex.join(TYPED)}" in err
+    assert_same_bits(run.directory, whole.directory)
+    assert dict(flatten(run.config)) == dict(flatten(whole.config))
+    # Typed as a whole it is the same run, in any order; another setting makes another one.
+    for again in ((*TYPED, "trainer.max_epochs=2"), ("trainer.max_epochs=2", *reversed(TYPED)), ("seed=0",)):
+        _, out, _ = train("run", *again)
+        assert "has finished already" in out
+    _, _, err = train("run", "optimizer.lr=0.5", code=2)
+    assert "holds a run with different settings: optimizer.lr: 0.001 there, 0.5 here" in err
+    assert f"resume that run by run_dir={run.directory} alone" in err
+
+
+@pytest.mark.parametrize(
+    ("recorded", "typed", "composed"),
+    [
+        (["a.b=1", "seed=2"], [], ["a.b=1", "seed=2"]),
+        (["a.b=1", "seed=2"], ["seed=2"], ["a.b=1", "seed=2"]),
+        (["a.b=1", "seed=2"], ["seed=3"], ["a.b=1", "seed=3"]),
+        (["optimizer=sgd", "optimizer.momentum=0.5"], ["optimizer=adam"], ["optimizer=adam"]),
+        (["cluster=slurm", "sweep_name=x", "outputs=/o", "exact=require"], [], ["outputs=/o", "exact=require"]),
+        (["fork=outputs/a@3", "seed=1"], ["seed=2"], ["fork=outputs/a@3", "seed=2"]),
+        (["experiment=cnn", "seed=1"], ["experiment=cnn"], ["seed=1", "experiment=cnn"]),
+        (["seed=1"], ["experiment=cnn"], ["experiment=cnn"]),
+        (["+model.width=3"], ["+model.width=4"], ["+model.width=4"]),
+        (["~callbacks.curves"], ["seed=1"], ["~callbacks.curves", "seed=1"]),
+        (["note=x", "tags=[a]"], ["note=y"], ["tags=[a]", "note=y"]),
+    ],
+)
+def test_what_is_recorded_comes_first(tmp_path, recorded, typed, composed):
+    records.put(tmp_path, config={"seed": 0}, starts=[{"overrides": ["seed=7"]}, {"overrides": recorded}])
+    found = resumed_overrides(typed, Run(tmp_path))
+    assert sorted(found) == sorted(composed)
+    assert found[len(found) - len(typed) :] == typed
+    assert resumed_overrides(found, Run(tmp_path)) == found  # as Lightning's other processes do
+
+
+def test_a_note_is_found_and_changed(train, cli, tmp_path):
+    def found(condition):
+        return cli("runs", str(tmp_path), f"where={condition}")[1]
+
+    run, *_ = train("run", *QUICK, "trainer.max_epochs=1", "note=wider layers", "tags=[moe,x]")
+    assert "wider layers #moe #x" in found("tags~moe and note~wide")
+    assert "no run matches" in found("tags~mo")  # a tag is a whole word
+    assert cli("note", f"run={run.directory}", "note=narrow")[0] == 0
+    train("run", "trainer.max_epochs=2")
+    assert "narrow #moe #x" in found("note=narrow")
+    train("run", "trainer.max_epochs=3", 'note=it\'s "a", [b: ${c}', "tags=[y]")
+    assert 'it\'s "a", [b: ${c} #y' in found("tags~y")
+    train("run")  # by its record
+    assert cli("note", f"run={run.directory}", "note=null", "tags=[]")[0] == 0
+    assert (run.config["note"], run.config["tags"]) == (None, [])
+
+
+@pytest.mark.parametrize(
+    ("typed", "words"),
+    [
+        ([], "run=DIR is needed"),
+        (["run=nowhere", "note=x"], "nowhere: not a run directory"),
+        (["run=nowhere"], "note=TEXT or tags=[WORD,...] is needed"),
+        (["run=nowhere", "tags=[a,[b]"], "tags=[a,[b]: must be words"),
+    ],
+)
+def test_a_note_that_can_not_be_written_is_a_line(cli, typed, words):
+    code, _, err = cli("note", *typed)
+    assert (code, err.count("\n")) == (2, 1)
+    assert words in err

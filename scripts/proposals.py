@@ -1,0 +1,55 @@
+"""Try ten proposals against the example, and end with a ledger of verdicts.
+
+    .venv/bin/python scripts/proposals.py outputs/proposals trainer.max_epochs=2
+
+Each proposal is a sweep over the same seeds; one that is refused or crashes has its line in the ledger, too. All are in one
+folder, so that `leyden compare` knows how many there are. Started again, it resumes. No run sees the test set.
+"""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+SEEDS = "seed=0,1,2"  # decided before the first result
+BASE = "base"
+PROPOSALS = {  # overrides by name; yours may come from a person or a program
+    "wider": ["model.hidden_sizes=[1024]"],
+    "deeper": ["model.hidden_sizes=[512,512]"],
+    "dropout": ["model.dropout=0.2"],
+    "adam": ["optimizer=adam"],
+    "larger_steps": ["optimizer.lr=0.003"],
+    "smaller_steps": ["optimizer.lr=0.0001"],
+    "small_batches": ["data.batch_size=32"],
+    "smooth_labels": ["task.label_smoothing=0.1"],
+    "diverges": ["optimizer.lr=1e30"],  # crashes while it trains
+    "no_units": ["model.hidden_sizes=[0]"],  # is refused before it trains
+}
+
+
+def leyden(verb: str, *words: str) -> tuple[int, str, str]:
+    """Return the exit code of a command of Leyden, what it printed, and its error in a line."""
+    done = subprocess.run([sys.executable, "-m", f"leyden.{verb}", *words], capture_output=True, text=True)
+    errors = [line.removeprefix("leyden: ") for line in done.stderr.splitlines() if line.startswith("leyden: ")]
+    return done.returncode, done.stdout, errors[-1] if errors else ""
+
+
+def main(folder: Path, *overrides: str) -> None:
+    """Train each proposal, compare it with the base, print the ledger and write it."""
+    ends = {}
+    for name, words in {BASE: [], **PROPOSALS}.items():
+        place = (f"outputs={folder}", f"name={name}", f"sweep_name={name}", "sweep.pictures=none")
+        code, _, error = leyden("train", "-m", *place, SEEDS, *words, *overrides)
+        ends[name] = f"exit code {code}: {error}" if code else ""
+    ledger = []
+    for name, words in PROPOSALS.items():  # once, when all have been tried: each comparison of new runs is a look
+        code, output, error = leyden("compare", str(folder), f"a=name={name}", f"b=name={BASE}", "format=json")
+        found = {"verdict": ends[name] or error} if ends[name] or code else json.loads(output)
+        kept = {key: found.get(key) for key in ("verdict", "difference", "interval", "confidence")}
+        ledger.append({"proposal": name, "overrides": words, **kept})
+        print(f"{name:14} {kept['verdict']}" + (f", by {kept['difference']:+.4f}" if kept["interval"] else ""))
+    (folder / "ledger.json").write_text(json.dumps(ledger, indent=2))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), *sys.argv[2:])
