@@ -1,0 +1,31 @@
+"""The page about timm and Hugging Face, with both."""
+
+import os
+import shlex
+import subprocess
+import sys
+
+import pytest
+
+from leyden.config.paths import environment_of
+from tests.pages.commands import PAGES, steps
+
+
+@pytest.mark.system
+def test_a_network_of_timm_learns_from_a_data_set_of_hugging_face(project, tmp_path):
+    site = str(tmp_path / "site")
+    pip = (sys.executable, "-m", "pip", "install", "--quiet", "--target", site)
+    subprocess.run([*pip, "--no-deps", "timm"], check=True)  # PyTorch is here
+    subprocess.run([*pip, "datasets", "safetensors"], check=True)
+    copy = project(really=True)
+    for step in steps("hub"):
+        if step.path:
+            copy.do(step)
+    (typed,) = (line for line in PAGES["hub"].read_text().splitlines() if "imagefolder +data" in line)
+    environment = {**os.environ, **environment_of(copy.folder), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), site]))
+    words = [sys.executable, "-m", "leyden.train", *shlex.split(typed)[2:], f"run_dir={tmp_path / 'run'}"]
+    done = subprocess.run(words, cwd=copy.folder, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "test/acc" in done.stdout
+    assert "11,177,538" in done.stdout  # parameters of resnet18 for two classes
