@@ -70,8 +70,7 @@ def task(cfg: DictConfig) -> None:
             print("This run has finished already; nothing was trained.")
             run.warn_of_changed_code("this is the result of the code before")
             run.note(identity, overrides)
-        if is_main_process():
-            # With a configuration of `reproduce`, the printed commands would not work later.
+        if is_main_process():  # with a configuration of `reproduce`, the printed commands would not work later
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
 
 
