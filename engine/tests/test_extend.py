@@ -280,7 +280,7 @@ def test_a_new_data_set_is_two_files_is_learned_and_evaluated(copy):
     [
         ("model", "2nd Caps class a-b ../x", "must be the name of a Python module"),
         ("data", "null true false nan inf on off yes no none", "is read as "),
-        ("task", "outcome f task tensor torch leyden", "the file uses the name "),
+        ("task", "outcome classification any typing leyden", "the file uses the name "),
         ("model", "tensor torch nn super int", "the file uses the name "),
         ("data", "dataset any math torch typing", "the file uses the name "),
     ],
@@ -437,7 +437,7 @@ def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
     assert code == 0, said
     files = git(copy, "ls-files").splitlines()
     assert not [file for file in files if "engine" in file or ".ci" in file or "library" in file]
-    assert len([file for file in files if file.endswith(".py")]) <= 27
+    assert len([file for file in files if file.endswith(".py")]) <= 28
     assert "leyden @ file:///" in (copy / "pyproject.toml").read_text()
 
 

@@ -79,7 +79,7 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
     # Neither where the run was stopped after it.
     train("b", *arguments, "trainer.max_epochs=1", every, "test=false")
-    longer, *_ = train("b", *arguments, "trainer.max_epochs=3", every)
+    longer, *_ = train("b", *arguments, "trainer.max_epochs=3", every, "test=auto")  # as recorded it would be false
     assert longer.result.metrics == run.result.metrics
 
 

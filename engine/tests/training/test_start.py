@@ -46,7 +46,7 @@ def test_what_was_deleted_is_not_filled_in_by_a_default(train):
     choices = ("optimizer=sgd", "trainer.max_epochs=1", "callbacks=bare")
     train("a", *choices, "~optimizer.momentum")
     train("a", *choices, "~optimizer.momentum")
-    _, _, err = train("a", *choices, code=2)
+    _, _, err = train("a", *choices, "+optimizer.momentum=0.9", code=2)
     assert "optimizer.momentum: absent there, 0.9 here" in err
 
 

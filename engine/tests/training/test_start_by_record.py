@@ -28,7 +28,7 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
         assert "has finished already" in out
     _, _, err = train("run", "optimizer.lr=0.5", code=2)
     assert "holds a run with different settings: optimizer.lr: 0.001 there, 0.5 here" in err
-    assert f"resume that run by run_dir={run.directory} alone" in err
+    assert "choose another run_dir, or type the values that are there, as optimizer.lr=..." in err
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
@@ -38,6 +38,15 @@ def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train,
     assert "holds no run" not in err
     run, _, err = train("run", "test=true")
     assert run.result.is_tested
+
+
+def test_a_path_is_that_of_the_first_start(tmp_path):
+    """Not one of the folder in which the run is resumed."""
+    (tmp_path / "tables").mkdir()
+    config = {"seed": 0, "init_from": f"{tmp_path}/gone", "data": {"root": f"{tmp_path}/tables"}}
+    records.put(tmp_path, config=config, starts=[{"overrides": ["data.root=tables", "init_from=gone"]}])
+    found = resumed_overrides(["seed=1"], Run(tmp_path))
+    assert found == [f"data.root={tmp_path}/tables", "init_from=gone", "seed=1"]
 
 
 def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):

@@ -160,13 +160,15 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        typed, shared = [row["typed"] for row in rows], ""
+        typed, shared, folder = [row["typed"] for row in rows], "", ""
         if sys.stdout.isatty():
             typed, shared = _short_typed(typed)
+            paths = [row["directory"].removeprefix(here) for row in rows]
+            folder = f"{os.path.commonpath(paths)}/" if len({*map(os.path.isabs, paths)}) == 1 < len(rows) else ""
         shown = [
             row
             | {
-                "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here),
+                "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here).removeprefix(folder),
                 "age": _age_text(row["age_s"]),
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
@@ -178,6 +180,8 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
         noted = ["note"] if any(row["note"] for row in shown) else []
         asked = [key for key in asked if key not in NOTES]
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
+        if len(folder) > 1:
+            show(f"all runs are in {folder}")
         if shared:
             show(f"typed in all: {shared}")
 

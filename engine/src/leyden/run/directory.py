@@ -266,7 +266,7 @@ class Run:
             why = " (its learning rate schedule is made for that number: fork=DIR trains on)" * is_scheduled
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
-                f"choose another run_dir, or resume that run by {quoted_override('run_dir', self.directory)} alone"
+                f"choose another run_dir, or type the values that are there, as {differences[0].partition(':')[0]}=..."
             )
         may_change = "changed" in (resume, identity.config.get("resume"))  # a job's own lock asks for `auto`
         if may_change or self.is_finished(identity) or not any(self.directory.glob("checkpoints/*.ckpt")):

@@ -80,7 +80,15 @@ def resumed_overrides(overrides: Sequence[str], run: Run) -> list[str]:
     there = [*inherited_overrides(run), *(each for each in found if key_of(each) not in typed)]
     if any(key_of(each) == "experiment" and each not in there for each in overrides):
         return list(overrides)
-    return _composed_by(there, overrides)
+    config = dict(flatten(run.config))
+    return _composed_by([_as_recorded(each, config) for each in there], overrides)
+
+
+def _as_recorded(override: str, config: dict[str, Any]) -> str:
+    """Return an override; of a path that was relative to another working directory, the absolute one."""
+    key = key_of(override)
+    path = config.get(key) if key in ("data.root", "init_from") else None
+    return f"{key}={_quoted(path)}" if isinstance(path, str) and Path(path.partition("@")[0]).exists() else override
 
 
 def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
