@@ -41,6 +41,7 @@ def main(folder: Path, *overrides: str) -> None:
         place = (f"outputs={folder}", f"name={name}", f"sweep_name={name}", "sweep.pictures=none")
         code, _, error = leyden("train", "-m", *place, SEEDS, *words, *overrides)
         ends[name] = f"exit code {code}: {error}" if code else ""
+        print(f"{name:14} {'failed' if code else 'trained'}", flush=True)
     ledger = []
     for name, words in PROPOSALS.items():  # once, when all have been tried: each comparison of new runs is a look
         code, output, error = leyden("compare", str(folder), f"a=name={name}", f"b=name={BASE}", "format=json")

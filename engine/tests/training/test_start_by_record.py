@@ -32,8 +32,12 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
+    train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1", "test=false")
     (tmp_path / "sweep.json").write_text("{}")
-    run, _, err = train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1")
+    _, _, err = train("mistyped", code=2)
+    assert "mistyped: is in the folder of a sweep, and holds no run" in err
+    run, out, err = train("run", "trainer.max_epochs=2", "test=auto")
+    assert "train on" not in out
     assert not run.result.is_tested
     assert "holds no run" not in err
     run, _, err = train("run", "test=true")

@@ -200,7 +200,8 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
-    if result.epochs == trainer["max_epochs"] and not has_length(run.config):
+    is_of_sweep = (run.directory.parent / "sweep.json").exists()  # whose other jobs train as long as this one
+    if result.epochs == trainer["max_epochs"] and not has_length(run.config) and not is_of_sweep:
         longer = f"trainer.max_epochs={2 * result.epochs}"
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")

@@ -154,6 +154,10 @@ def recorded_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]
     elif values:
         composed = with_parent(overrides, run_dir)
     else:
+        if run_dir and (run_dir.parent / "sweep.json").exists():
+            raise UserError(
+                f"{run_dir}: is in the folder of a sweep, and holds no run; leyden runs lists those that are there"
+            )
         if (
             run_dir
             and {key_of(each) for each in overrides} <= {"run_dir", "trainer.max_epochs"}

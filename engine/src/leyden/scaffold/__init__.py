@@ -68,8 +68,7 @@ def write_part(kind: str, module: str) -> None:
             package.touch()
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT).as_posix())
-    more = " objective.metric=val/acc objective.mode=max" if kind == "task" else ""
-    print(f"next steps:\n  {leyden_command('train')} {kind}={module}{more}")
+    print(f"next steps:\n  {leyden_command('train')} {kind}={module}")
     if (ROOT / "Makefile").exists():
         print(f"  make test ARGS={shlex.quote(f'-k {module}')}")
 
