@@ -465,10 +465,8 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
     if means and 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
         spread = [statistics.stdev(group) for group in groups]
         centers = list(map(statistics.fmean, groups))
-        line = "o-" if numeric else "o"
-        axes.errorbar(
-            list(place.values()), centers, spread, fmt=line, color=MEANS, capsize=3, markersize=4, label=PLUS_MINUS
-        )
+        given = {"fmt": "D-" if numeric else "D", "markerfacecolor": "white", "capsize": 3, "markersize": 5}
+        axes.errorbar([*place.values()], centers, spread, color=MEANS, label=PLUS_MINUS, **given)
     values = list(place.values())
     if not numeric:
         axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
