@@ -31,6 +31,18 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     assert "choose another run_dir, or type the values that are there, as optimizer.lr=..." in err
 
 
+def test_other_threads_are_said(train):
+    run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
+    _, _, err = train("run", "trainer.max_epochs=2")
+    assert "the last bits" not in err
+    starts = records.starts(run.directory)
+    starts[-1]["machine"]["threads"] += 1
+    records.put(run.directory, starts=starts)
+    _, _, err = train("run", "trainer.max_epochs=3")
+    threads = starts[-1]["machine"]["threads"]
+    assert f"threads {threads - 1}, was {threads}; the last bits may differ from those of the start before" in err
+
+
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
     train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1", "test=false")
     (tmp_path / "sweep.json").write_text("{}")

@@ -499,8 +499,10 @@ def session(
         UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
-    begun = Session(run, identity, before_end)
-    run.begin(identity, overrides, machine=machine(position().num_processes), job=job.id, **facts)
+    begun, here = Session(run, identity, before_end), machine(position().num_processes)
+    if is_main_process() and (changed := _changes_of_machine(run.starts, here)):
+        warn(f"{run.directory}: {changed}; the last bits may differ from those of the start before")
+    run.begin(identity, overrides, machine=here, job=job.id, **facts)
     try:
         yield begun
     except Exception as error:
@@ -533,6 +535,15 @@ def session(
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
         leave(codes.get(code, code))
+
+
+def _changes_of_machine(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
+    """Return what changes bits and is another than at the last start that recorded its machine, in words."""
+    before = next((found for start in reversed(starts) if isinstance(found := start.get("machine"), dict)), here)
+    keys = ("cpu", "capability", "threads", "gpus")
+    return ", ".join(
+        f"{key} {here[key]}, was {before[key]}" for key in keys if before.get(key, here[key]) != here[key]
+    )
 
 
 def wait_for_result(run: Run) -> Result | None:
