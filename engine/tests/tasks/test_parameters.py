@@ -19,7 +19,7 @@ def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, p
     end = weights(frozen.directory)
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed == {f"{prefix}.3.weight", f"{prefix}.3.bias"}
-    _, _, err = train("a", *module, "trainer.max_epochs=3", code=2)
+    _, _, err = train("a", *module, "freeze=[]", "trainer.max_epochs=3", code=2)
     assert f"freeze: ['{prefix}.1.*'] there, [] here" in err
 
 
