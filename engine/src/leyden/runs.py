@@ -1,7 +1,5 @@
 """List the runs below a folder, or show the differences between two runs."""
 
-import sys
-
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending, require_project
 from leyden.config.paths import ROOT
@@ -10,7 +8,7 @@ from leyden.report.listing import list_runs, print_runs
 
 USAGE = """\
 leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
-leyden runs diff=[A,B]
+leyden runs diff=[A,B] [format=table|json]
 
 Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
 keys that where= and sort= name.
@@ -27,12 +25,12 @@ def main() -> None:
         folders, options = arguments.parse_arguments(
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )
-        if options["diff"] and len(sys.argv) > 2:
-            raise UserError("diff: can't be combined with a folder or another option")
+        form = arguments.parse_choice(options, "format", "table", "json", *["csv"] * (not options["diff"]))
         if options["diff"]:
-            show_difference(*options["diff"].strip("[]").split(","))
+            if folders or options["where"] or options["sort"] != "age":
+                raise UserError("diff: can't be combined with a folder, where or sort")
+            show_difference(*options["diff"].strip("[]").split(","), form=form)
             return
-        form = arguments.parse_choice(options, "format", "table", "json", "csv")
         if not folders:
             require_project()
         folder = folders[0] if folders else ROOT / "outputs"

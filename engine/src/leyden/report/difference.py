@@ -5,12 +5,12 @@ import json
 import math
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import accumulate, islice
 from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
-from leyden.config.table import Row, print_table
+from leyden.config.table import Row, json_text, print_table
 from leyden.config.terminal import (
     leyden_command,
     program_command,
@@ -28,8 +28,8 @@ from leyden.run.result import Result
 from leyden.verdict.numbers import metric_text
 
 
-def show_difference(*directories: str) -> None:
-    """Print the differences between two runs, one line per key.
+def show_difference(*directories: str, form: str = "table") -> None:
+    """Print the differences between two runs, one line per key, or as JSON.
 
     Raises:
         UserError: There are not exactly two directories, or one is not a run directory.
@@ -37,8 +37,15 @@ def show_difference(*directories: str) -> None:
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
     a, b = (Run(directory.strip()) for directory in directories)
-    _print_rows(a, b, _difference_rows(a, b))
-    if lines := _fingerprint_lines(a, b):
+    rows, lines = _difference_rows(a, b), _fingerprint_lines(a, b)
+    if form == "json":
+        parts: Iterator[str] = accumulate((row["part"] for row in rows), lambda before, part: part or before)
+        values = [{name: json.loads(row[name]) for name in "ab" if name in row} for row in rows]
+        found = [{**row, "part": part, **both} for row, part, both in zip(rows, parts, values, strict=True)]
+        print(json_text({"differences": found, "fingerprints": lines}))
+        return
+    _print_rows(a, b, rows)
+    if lines:
         show("\n".join(lines))
 
 
