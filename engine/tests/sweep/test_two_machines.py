@@ -13,8 +13,8 @@ from leyden.run.directory import Run
 from tests.conftest import QUICK, ROOT, assert_same_bits
 from tests.forks import TIMEOUT_S
 
-RATES = (0.001, 0.002, 0.005, 0.01)
-LONG = (*QUICK, "trainer.max_epochs=100", "callbacks=default", "sweep.pictures=none", "cluster.num_jobs=1")
+RATES = (0.001, 0.002, 0.005)
+LONG = (*QUICK, "trainer.max_epochs=60", "callbacks=default", "sweep.pictures=none", "cluster.num_jobs=1")
 GRID = (f"optimizer.lr={','.join(map(str, RATES))}",)
 OTHER = [
     "unshare",

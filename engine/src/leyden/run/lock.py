@@ -261,7 +261,7 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
     made = [folder for folder in path.parents if not folder.exists()]
     held = None
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        _make(path.parent)
         held = acquire(path, timeout_s, ended_job=ended_job)
         yield held
     finally:
@@ -269,6 +269,17 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
             with contextlib.suppress(OSError):
                 for folder in made:
                     folder.rmdir()
+
+
+def _make(folder: Path) -> None:
+    """Create a folder; one that another process has just removed, since it was empty, is created again."""
+    while True:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return
+        except FileExistsError:
+            if folder.exists() or folder.is_symlink():
+                raise
 
 
 _HELD: dict[Path, Lock] = {}  # by run directory
