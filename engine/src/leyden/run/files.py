@@ -147,9 +147,12 @@ def refuse_links(*directories: Path) -> None:
         UserError: An entry is a link, a pipe or a device, or a folder with the name of a file.
     """
     for directory in directories:
-        if directory.exists() and not directory.is_dir():
-            raise UserError(f"{directory}: is a file; it must be a folder, or not exist")
-        for entry in list(os.scandir(directory)) if directory.is_dir() else []:
+        entries: list[os.DirEntry[str]] = []
+        with contextlib.suppress(FileNotFoundError):  # or another process has just removed it
+            if not stat.S_ISDIR(directory.stat().st_mode):
+                raise UserError(f"{directory}: is a file; it must be a folder, or not exist")
+            entries = list(os.scandir(directory))
+        for entry in entries:
             try:
                 kind = entry.stat(follow_symlinks=False).st_mode
             except FileNotFoundError:  # a temporary file that another process just renamed
