@@ -92,7 +92,6 @@ def test_they_share_a_grid_and_one_takes_over_what_the_other_leaves(tmp_path, mn
         assert run.result.status == "finished"
         assert len(run.starts) == (2 if name == left.directory.name else 1)
         assert_same_bits(run.directory, expected[name].directory)
-    assert "elsewhere" in (shared / "output0").read_text()
 
 
 @pytest.mark.slow(minutes=1)
