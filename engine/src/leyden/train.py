@@ -50,7 +50,7 @@ def task(cfg: DictConfig) -> None:
     identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices)
     run = Run(cfg.run_dir, trust=cfg.trust)
     # A job of a sweep that is resumed by itself does not see the test set either.
-    test = not (is_job or (run.directory.parent / "sweep.json").exists()) if cfg.test == "auto" else cfg.test
+    test = not (is_job or run.is_of_sweep) if cfg.test == "auto" else cfg.test
     # If two sweeps share a job, the second one waits for the first one's result.
     with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
         result = run.result

@@ -1,7 +1,4 @@
-"""The parts of a run, built in one order: data, trainer, module; and what is checked before training.
-
-Data that nodes share can be copied to a node's own disk.
-"""
+"""The parts of a run, built in one order: data, trainer, module; and what is checked before training."""
 
 import contextlib
 import inspect

@@ -80,15 +80,17 @@ class SplitLoader:
         """Return the indices of a batch's samples, of all processes, in their data set."""
         order = Order(len(self.indices), self.order.seed)
         order.set_epoch(epoch)
-        permutation = order.permutation()
-        indices = self.indices if permutation is None else self.indices[permutation.to(self.indices.device)]
-        found: list[int] = indices[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        found: list[int] = self._ordered(order)[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
         return found
+
+    def _ordered(self, order: Order) -> Tensor:
+        """Return the indices in the order of an epoch."""
+        permutation = order.permutation()
+        return self.indices if permutation is None else self.indices[permutation.to(self.indices.device)]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
-        order = self.order.permutation()
-        indices = self.indices if order is None else self.indices[order.to(self.indices.device)]
+        indices = self._ordered(self.order)
         start, self._start = self._start, 0
         begins = range(start * self.batch_size, len(indices), self.batch_size)
         shares = (indices[begin + self.rank : begin + self.batch_size : self.world_size] for begin in begins)

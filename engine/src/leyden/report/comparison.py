@@ -13,7 +13,7 @@ from leyden.config.errors import UserError
 from leyden.config.table import cell_text, json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT, differing
-from leyden.report.difference import difference_rows
+from leyden.report.difference import difference_rows, print_differences
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import select
 from leyden.report.ranking import (
@@ -378,7 +378,7 @@ def print_comparison(comparison: Comparison, form: str) -> None:
         show("The best setting was chosen by these values, so they are biased in its favor.")
     show("")
     if differences := difference_rows("configuration", *comparison.configs):
-        print_table(differences, names={"part": "", "key": "", "a": "A", "b": "B"})
+        print_differences(differences, "A", "B")
     else:
         aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
         show(f"Nothing differs in the configuration{aside}.")

@@ -5,7 +5,7 @@ import json
 import math
 import shlex
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import accumulate, islice
+from itertools import islice
 from typing import Any
 
 from leyden.config.errors import UserError
@@ -39,10 +39,7 @@ def show_difference(*directories: str, form: str = "table") -> None:
     a, b = (Run(directory.strip()) for directory in directories)
     rows, lines = _difference_rows(a, b), _fingerprint_lines(a, b)
     if form == "json":
-        parts: Iterator[str] = accumulate((row["part"] for row in rows), lambda before, part: part or before)
-        values = [{name: json.loads(row[name]) for name in "ab" if name in row} for row in rows]
-        found = [{**row, "part": part, **both} for row, part, both in zip(rows, parts, values, strict=True)]
-        print(json_text({"differences": found, "fingerprints": lines}))
+        print(json_text({"differences": rows, "fingerprints": lines}))
         return
     _print_rows(a, b, rows)
     if lines:
@@ -53,7 +50,18 @@ def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
     names = [run.directory.name for run in (a, b)]
     if names[0] == names[1]:
         names = [str(relative_path(run.directory)) for run in (a, b)]
-    print_table(rows or [{"part": "nothing differs"}], names={"part": "", "key": "", "a": names[0], "b": names[1]})
+    print_differences(rows or [{"part": "nothing differs"}], *names)
+
+
+def print_differences(rows: Sequence[Row], a: str, b: str) -> None:
+    """Print rows of `difference_rows`: a part is named once, and values are JSON, which tells texts from numbers."""
+    parts = [row["part"] for row in rows]
+    shown = [
+        {**row, "part": row["part"] if row["part"] != before else ""}
+        | {name: json.dumps(row[name], default=str) for name in "ab" if name in row}
+        for row, before in zip(rows, ["", *parts], strict=False)
+    ]
+    print_table(shown, names={"part": "", "key": "", "a": a, "b": b})
 
 
 def _difference_rows(a: Run, b: Run, *, with_result: bool = True) -> list[Row]:
@@ -74,15 +82,11 @@ def _difference_rows(a: Run, b: Run, *, with_result: bool = True) -> list[Row]:
 
 
 def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each key whose values differ, as JSON, which tells texts from numbers; a gap if one is missing."""
+    """Return a row for each key whose values differ; a gap if one is missing."""
     return [
-        {"part": "" if number else part, "key": key}
-        | {
-            name: json.dumps(value, default=str)
-            for name, value in zip("ab", pair, strict=True)
-            if value is not ABSENT
-        }
-        for number, (key, pair) in enumerate(differing(a, b).items())
+        {"part": part, "key": key}
+        | {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
+        for key, pair in differing(a, b).items()
     ]
 
 
@@ -207,8 +211,8 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
-    is_of_sweep = (run.directory.parent / "sweep.json").exists()  # whose other jobs train as long as this one
-    if result.epochs == trainer["max_epochs"] and not has_length(run.config) and not is_of_sweep:
+    # The other jobs of a sweep train as long as this one.
+    if result.epochs == trainer["max_epochs"] and not has_length(run.config) and not run.is_of_sweep:
         longer = f"trainer.max_epochs={2 * result.epochs}"
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
     rate = (run.config.get("optimizer") or {}).get("lr")

@@ -75,6 +75,11 @@ class Run:
         return record
 
     @property
+    def is_of_sweep(self) -> bool:
+        """True for a directory in the folder of a sweep."""
+        return (self.directory.parent / "sweep.json").exists()
+
+    @property
     def record(self) -> RunRecord | None:
         """The record; None if no start is recorded.
 
@@ -303,7 +308,9 @@ class Run:
             config = dict(flatten(identity.saved_config))
             if before:
                 config |= {
-                    key: before.config[key] for key in {*NOTES} - self._new_keys(overrides) if key in before.config
+                    key: before.config[key]
+                    for key in {*NOTES} - _new_keys(before.starts, overrides)
+                    if key in before.config
                 }
             starts.append(origin(overrides, code=code_of(identity.config), **facts))
             self._write(RunRecord(config, starts))
@@ -313,14 +320,9 @@ class Run:
         record.write(self.directory)
         write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested(), sort_keys=False))
 
-    def _new_keys(self, overrides: Sequence[str]) -> set[str]:
-        """Return the keys of overrides that no start was typed with: a note is the last one that was typed."""
-        earlier = {each for start in self.starts for each in start["overrides"]}
-        return {key_of(each) for each in overrides if each not in earlier}
-
     def note(self, identity: RunIdentity, overrides: Sequence[str]) -> None:
         """Set a note or tags that are typed for a run that has finished."""
-        if new := {*NOTES} & self._new_keys(overrides):
+        if new := {*NOTES} & _new_keys(self.starts, overrides):
             self.annotate({key: identity.config.get(key) for key in new})
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
@@ -358,6 +360,12 @@ class Run:
         if record := self.record:
             starts = [*record.starts[:-1], {**record.starts[-1], "overrides": overrides}]
             replace(record, starts=starts).write(self.directory)
+
+
+def _new_keys(starts: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> set[str]:
+    """Return the keys of overrides that no start was typed with: a note is the last one that was typed."""
+    earlier = {each for start in starts for each in start["overrides"]}
+    return {key_of(each) for each in overrides if each not in earlier}
 
 
 def trained_on(run: Run) -> Mapping[str, str]:

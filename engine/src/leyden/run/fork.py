@@ -6,7 +6,7 @@ A few values of a fork are as in its parent's record. A check holds that the ove
 import functools
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,21 @@ def settings_source(fork: str, run_dir: Path | None, *, trust: bool) -> Run:
     return source
 
 
-def inherited_overrides(source: Run) -> list[str]:
-    """Return the overrides of a run's last start, without `fork` and what names, notes, places or limits that start.
+OF_A_START = {"fork", *NOTES, *CONTROL_KEYS} - {"test"}  # keys that name, note, place or limit a start
+
+
+def inherited_overrides(source: Run, kept: Collection[str] = ()) -> list[str]:
+    """Return the overrides of a run's last start, without those `OF_A_START` that are not to be kept.
 
     The last start repeats the overrides of the first one, and may add some.
     """
     found = [each for start in source.starts[-1:] for each in start["overrides"]]
-    return [each for each in found if key_of(each).split(".")[0] not in {"fork", *NOTES, *CONTROL_KEYS} - {"test"}]
+    return [each for each in found if key_of(each).split(".")[0] not in OF_A_START - {*kept}]
+
+
+def _chooses_recipe(overrides: Sequence[str], there: Sequence[str]) -> bool:
+    """Return whether a recipe is among overrides, other than one of these."""
+    return any(key_of(each) == "experiment" and each not in there for each in overrides)
 
 
 def resumed_overrides(overrides: Sequence[str], run: Run) -> list[str]:
@@ -74,11 +82,8 @@ def resumed_overrides(overrides: Sequence[str], run: Run) -> list[str]:
         UserError: The record can't be read, or is not the user's own.
     """
     run.check_owner()
-    kept = {"fork", "exact", "outputs", *NOTES}
-    found = [each for start in run.starts[-1:] for each in start["overrides"] if key_of(each) in kept]
-    typed = {key_of(each) for each in overrides}
-    there = [*inherited_overrides(run), *(each for each in found if key_of(each) not in typed)]
-    if any(key_of(each) == "experiment" and each not in there for each in overrides):
+    there = inherited_overrides(run, kept=("fork", "exact", "outputs", *NOTES))
+    if _chooses_recipe(overrides, there):
         return list(overrides)
     config = dict(flatten(run.config))
     return _composed_by([_as_recorded(each, config) for each in there], overrides)
@@ -107,7 +112,7 @@ def with_parent(overrides: Sequence[str], run_dir: Path | None) -> list[str]:
         return list(overrides)
     source = settings_source(values[0], run_dir, trust=_is_trusted(overrides))
     there = inherited_overrides(source)
-    if any(key_of(each) == "experiment" and each not in there for each in overrides):
+    if _chooses_recipe(overrides, there):
         raise UserError(
             "fork: a recipe (experiment=...) sets what the parent has set; set the keys that are to change"
         )
@@ -154,7 +159,7 @@ def recorded_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]
     elif values:
         composed = with_parent(overrides, run_dir)
     else:
-        if run_dir and (run_dir.parent / "sweep.json").exists():
+        if run_dir and Run(run_dir).is_of_sweep:
             raise UserError(
                 f"{run_dir}: is in the folder of a sweep, and holds no run; leyden runs lists those that are there"
             )

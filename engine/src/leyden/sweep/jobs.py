@@ -150,9 +150,9 @@ HASH = re.compile(r"-[0-9a-f]{8}$")
 
 @dataclass(frozen=True)
 class JobNames:
-    """How the jobs of a sweep are named: by what varies, with keys as short as tells them apart.
+    """Names of a sweep's jobs: by what varies, with keys as short as tells them apart.
 
-    It is kept in `sweep.json`, so that a sweep that is continued with further values finds its runs.
+    They are kept in `sweep.json`, so that a sweep that is continued with further values finds its runs.
 
     Args:
         shared: The overrides that all jobs have.

@@ -189,18 +189,19 @@ def run_jobs(
                     break
                 num_waiting -= 1
                 job, watch = elsewhere.popleft()
-            was_elsewhere = watch is not None
-            if runner.shares:
-                watch = watch or lock.Watch(job.run.directory / lock.LOCK)
-                if _is_held(watch):
-                    elsewhere.append((job, watch))
+            error, was_elsewhere = "", watch is not None
+            if not job.run.is_finished(job.identity):
+                if runner.shares:
+                    watch = watch or lock.Watch(job.run.directory / lock.LOCK)
+                    if _is_held(watch):
+                        elsewhere.append((job, watch))
+                        continue
+                error = recorded_error(job.run.result) or "" if was_elsewhere else ""
+                if not error:
+                    found.append(job)
                     continue
-            error = recorded_error(job.run.result) if was_elsewhere else ""
-            if error or job.run.is_finished(job.identity):
-                status.count_skipped()
-                is_active = ended(job, error or "")
-            else:
-                found.append(job)
+            status.count_skipped()
+            is_active = ended(job, error)
         return found
 
     with status:

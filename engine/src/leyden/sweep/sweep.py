@@ -352,8 +352,8 @@ class Sweep:
             with log_and_continue(f"{run.directory.name}: drawing its pictures"):
                 ended = (run.directory / RECORD).stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
+                is_drawn |= lock.is_held(run.directory)  # on another machine
                 # The configuration is composed by this sweep, never read from the run directory.
-                is_drawn |= lock.Watch(run.directory / lock.LOCK).state() == "held"  # on another machine
                 job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
                 if job is None:
                     continue
