@@ -1,4 +1,4 @@
-"""The page about timm and Hugging Face, with both."""
+"""The pages about timm and Hugging Face, with both: a network of the one learns from data of the other."""
 
 import os
 import shlex
@@ -18,13 +18,20 @@ def test_a_network_of_timm_learns_from_a_data_set_of_hugging_face(project, tmp_p
     subprocess.run([*pip, "--no-deps", "timm"], check=True)  # PyTorch is here
     subprocess.run([*pip, "datasets", "safetensors"], check=True)
     copy = project(really=True)
-    for step in steps("hub"):
-        if step.path:
-            copy.do(step)
-    (typed,) = (line for line in PAGES["hub"].read_text().splitlines() if "imagefolder +data" in line)
+    for step in [*steps("timm"), *steps("huggingface")]:
+        copy.do(step)
+    (of_network,) = (line for line in PAGES["timm"].read_text().splitlines() if line.startswith("leyden train"))
+    (of_data,) = (line for line in PAGES["huggingface"].read_text().splitlines() if "imagefolder +data" in line)
     environment = {**os.environ, **environment_of(copy.folder), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), site]))
-    words = [sys.executable, "-m", "leyden.train", *shlex.split(typed)[2:], f"run_dir={tmp_path / 'run'}"]
+    words = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        *shlex.split(of_network)[2:],
+        *shlex.split(of_data)[2:],
+        f"run_dir={tmp_path / 'run'}",
+    ]
     done = subprocess.run(words, cwd=copy.folder, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "test/acc" in done.stdout

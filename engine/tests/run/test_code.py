@@ -1,5 +1,6 @@
 """A run knows the files that define its classes, and is not resumed, nor used without a word, when they change."""
 
+import importlib
 import os
 import sys
 
@@ -31,8 +32,7 @@ class Net(nn.Module):
 
 def forget():
     """As in a new process."""
-    provenance._read.cache_clear()
-    provenance._folder_of.cache_clear()
+    provenance._digest.cache_clear()
     for name in [name for name in sys.modules if name.partition(".")[0] == "given"]:
         del sys.modules[name]
 
@@ -57,35 +57,29 @@ def package(tmp_path, monkeypatch):
 
 
 def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path, monkeypatch):
-    config = {
-        "model": {
-            "_target_": "given.net.Net.make",
-            "act": "torch.nn.ReLU",
-            "file": "data.csv",
-            "name": "__main__.Net",
-        },
-        "task": {"_target_": "leyden.tasks.Classification"},
-        "logger": {"_target_": "given.other.Logger"},
-    }
-    found = provenance.code_of(config)
-    assert [*found] == ["given/__init__.py", "given/deep/er.py", "given/net.py", "given/parts.py"]
+    importlib.import_module("given.net")
+    every = provenance.code_of()
+    assert not [name for name in every if name.startswith(("torch/", "leyden/"))]
+    found = {name: each for name, each in every.items() if name.startswith("given/")}
+    names = ["given/__init__.py", "given/deep/__init__.py", "given/deep/er.py", "given/net.py", "given/parts.py"]
+    assert [*found] == names
     # A copy elsewhere, with Windows' ends of lines.
     package.rename(tmp_path / "given")
     (tmp_path / "given" / "net.py").write_bytes(NET.replace("\n", "\r\n").encode())
     monkeypatch.syspath_prepend(tmp_path)
     forget()
-    assert provenance.code_of(config) == found
-    assert provenance.changed_code(found) == []
+    starts = [{"code": found}, {"code": {}}]  # a job is submitted by a process that has imported nothing
+    assert provenance.changed_code(starts) == []
     (tmp_path / "given" / "parts.py").write_text("act = None")
-    assert provenance.changed_code(found) == []  # this process has imported what was there
+    assert provenance.changed_code(starts) == []  # this process has imported what was there
     forget()
-    assert provenance.changed_code(found) == ["given/parts.py"]
+    assert provenance.changed_code(starts) == ["given/parts.py"]
     wrong = (
         {"../etc/passwd": "0", "given/../../x.py": "", "/etc/passwd": "", "given/net": "0", 3: "", "": ""},
         None,
         [1],
     )
-    assert [provenance.changed_code(each) for each in wrong] == [[], [], []]
+    assert [provenance.changed_code([{"code": each}]) for each in wrong] == [[], [], []]
 
 
 def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, tmp_path, cli):

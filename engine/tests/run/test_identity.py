@@ -66,7 +66,7 @@ def test_what_is_said_and_shown_and_where_it_lies_may_differ(change):
         {"callbacks__stop__patience": 4},
         {"callbacks__stop": None},
         {"callbacks__mine": {"_target_": "mine.Callback"}},
-        {"callbacks__swa": {"_target_": "leyden.callbacks.averaging.SWAWeightAveraging"}},
+        {"callbacks__ema": {"_target_": "leyden.callbacks.averaging.EMA"}},
         {"callbacks__pruning": {"_target_": "leyden.sweep.pruning.Pruning", "metric": "val/acc"}},
     ],
 )

@@ -21,6 +21,7 @@ ROWS = {
     "a LightningModule of your own": OWN,
     "one that steps several optimizers by hand": GAN,
 }
+COLUMNS = ("images", "table", "text", "folder", "dataset", "own")  # images in memory
 # Whose training step a process kills itself in.
 MODULES = {
     "`task=classification`": "leyden.tasks:Classification",
@@ -32,12 +33,22 @@ MODULES = {
 }
 
 
-def read(number):
-    """A table of the page, the first one or the second: for each kind of work, by column, what the cell says."""
+def read():
+    """The table of the page: for each kind of work, by column, what the cell says."""
     text = (ENGINE / "docs" / "tasks.md").read_text()
-    table = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)[number].splitlines()
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table)
+    (table,) = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
-TABLE, DATA = read(0), read(1)
+def learns(cell, data):
+    """Whether a cell of the last column names the data: `all`, `all but` some, or these alone."""
+    return (f"`{data}`" in cell) != cell.startswith("all")
+
+
+TABLE = read()
+DATA = {
+    kind: {data: "yes" if learns(row["data"], data) else "no" for data in COLUMNS}
+    for kind, row in TABLE.items()
+    if "by hand" not in kind  # tests/tasks/test_table.py has it
+}

@@ -1,4 +1,4 @@
-"""Each cell of the second table in docs/tasks.md: what learns from which data, stopped within an epoch and resumed."""
+"""The last column of the table in docs/tasks.md: what learns from which data, stopped within an epoch and resumed."""
 
 import re
 
@@ -34,18 +34,18 @@ def given(row, column, root):
     name = f"tests.data.own.{made}"
     dataset = f"{{_target_: {name}, _partial_: true}}"
     return {
-        "images in memory": (*small.overrides("mnist", root), "data.batch_size=20"),
-        "`data=table`": (*small.overrides("table", root), *classes),
-        "`data=text`": small.overrides("text", root),
-        "`data=folder`": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
-        "`data=dataset`": (
+        "images": (*small.overrides("mnist", root), "data.batch_size=20"),
+        "table": (*small.overrides("table", root), *classes),
+        "text": small.overrides("text", root),
+        "folder": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
+        "dataset": (
             "data=dataset",
             f"data.train._target_={name}",
             f"data.val={dataset}",
             f"data.test={dataset}",
             *streamed,
         ),
-        "`data=own`": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={made}"),
+        "own": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={made}"),
     }[column]
 
 

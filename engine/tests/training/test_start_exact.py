@@ -40,21 +40,7 @@ MATRIX = {
     "accumulated": ((*QUICK, *STOCHASTIC, "trainer.accumulate_grad_batches=3"), (4, 9), ()),
     "recipe": ((*QUICK, *STOCHASTIC, *RECIPE, "trainer.gradient_clip_val=0.5"), (4, 16), ()),
     "drawn": ((*SMALL, *STOCHASTIC), (13,), ()),
-    "ema": (
-        (*QUICK, *STOCHASTIC, "+callbacks.ema._target_=lightning.pytorch.callbacks.EMAWeightAveraging"),
-        (16,),
-        (),
-    ),
-    "late ema": (
-        (*QUICK, *STOCHASTIC, NORMED, "+callbacks/averaging=ema", "callbacks.averaging.update_starting_at_step=11"),
-        (10, 16),
-        (),
-    ),
-    "swa": (
-        (*QUICK, *STOCHASTIC, NORMED, "+callbacks/averaging=swa", "callbacks.averaging.update_starting_at_epoch=1"),
-        (4, 17),
-        (),
-    ),
+    "ema": ((*QUICK, *STOCHASTIC, NORMED, "+callbacks/averaging=ema"), (10, 16), ()),
     "auroc": ((*QUICK, *STOCHASTIC, "+task/metrics=auroc"), (13,), ()),
     "folder": ((*FOLDER, *STOCHASTIC, "data.num_workers=2"), (17,), ("data.num_workers=1",)),
 }

@@ -144,12 +144,11 @@ class Run:
 
     @property
     def changed_code(self) -> str:
-        """The files that define the run's classes and have changed since its last start, as text; empty if none has."""
-        names = changed_code(starts[-1].get("code")) if (starts := self.starts) else []
-        return some_of(names, MAX_NAMES)
+        """The user's own files that have changed since the run's last start, as text; empty if none has."""
+        return some_of(changed_code(self.starts), MAX_NAMES)
 
     def warn_of_changed_code(self, effect: str) -> None:
-        """Warn in one line if files that define the run's classes have changed.
+        """Warn in one line if the user's own files have changed.
 
         Args:
             effect: The end of the sentence: what happens nevertheless.
@@ -312,7 +311,7 @@ class Run:
                     for key in {*NOTES} - _new_keys(before.starts, overrides)
                     if key in before.config
                 }
-            starts.append(origin(overrides, code=code_of(identity.config), **facts))
+            starts.append(origin(overrides, code=code_of(), **facts))
             self._write(RunRecord(config, starts))
 
     def _write(self, record: RunRecord) -> None:

@@ -1,11 +1,9 @@
 """Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files of its classes."""
 
-import ast
 import contextlib
 import functools
 import hashlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import platform
@@ -14,16 +12,14 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import is_library
 from leyden.config.paths import LIBRARY, PROJECT, ROOT, code_folders
-from leyden.config.values import flatten
 from leyden.run.files import read_json
-from leyden.run.identity import identity_values
 from leyden.run.process import num_cores
 
 
@@ -109,7 +105,7 @@ def origin(
         machine: Result of `machine()`; None if the start does not train.
         data: SHA-256 of the training data, by name; None if the start does not train.
         step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
-        code: SHA-256 of the files that define the run's classes, by name.
+        code: SHA-256 of the user's own files that are imported, by name.
         job: Id of the cluster's job that this process belongs to; None outside of a job.
     """
     return {
@@ -291,79 +287,40 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-MAX_FILES = 1000
+def code_of() -> dict[str, str]:
+    """Return the SHA-256 of each file of the user's own code that this process has imported, by name.
 
-
-def code_of(config: Mapping[str, Any]) -> dict[str, str]:
-    """Return the SHA-256 of each file of one's own code that a configuration names, or that such a file imports.
-
-    Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy. What a
-    file held when it was first asked for counts, as a process keeps what it has imported.
+    Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy.
     """
-    values = identity_values(dict(flatten(config))).values()
-    waiting = [text for text in values if isinstance(text, str) and re.fullmatch(r"[^\W\d]\w*(\.\w+)+", text)]
-    found: dict[str, str] = {}
-    while waiting and len(found) < MAX_FILES:
-        if (located := _locate(waiting.pop())) and located[0] not in found:
-            found[located[0]], imported = _read(*located)
-            waiting += imported
+    found = {}
+    for name, module in [*sys.modules.items()]:
+        path = getattr(module, "__file__", None) or ""
+        is_own = path.endswith(".py") and not path.startswith(str(LIBRARY)) and not is_library(path)
+        if is_own and Path(path).is_absolute():
+            is_package = Path(path).name == "__init__.py"
+            found[f"{name.replace('.', '/')}{'/__init__' * is_package}.py"] = _digest(path)
     return dict(sorted(found.items()))
 
 
-def changed_code(recorded: Any) -> list[str]:
-    """Return the names of recorded files that hold something else here; files that are not here are left out.
+def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names of files that hold something else here than in the last start that recorded some.
+
+    Files that are not here are left out.
 
     Args:
-        recorded: What `code_of` returned, from an untrusted run directory.
+        starts: The starts of an untrusted run directory.
     """
-    names = [name for name in recorded if isinstance(name, str)] if isinstance(recorded, dict) else []
-    here = {name: _locate(name.removesuffix(".py").replace("/", ".")) for name in names[:MAX_FILES]}
-    located = {name: place for name, place in here.items() if place and place[0] == name}
-    return [name for name, place in located.items() if _read(*place)[0] != recorded[name]]
+    recorded = next(
+        (code for start in reversed(starts) if isinstance(code := start.get("code"), dict) and code), {}
+    )
+    names = [name for name in recorded if isinstance(name, str) and re.fullmatch(r"\w+(/\w+)*\.py", name)]
+    here = {name: next(filter(os.path.isfile, (f"{folder}/{name}" for folder in sys.path)), "") for name in names}
+    return [name for name, path in here.items() if path and _digest(path) != recorded[name]]
 
 
-@functools.cache
-def _folder_of(package: str) -> Path | None:
-    """Return the folder that a package or module of one's own lies in; nothing is imported."""
+@functools.cache  # what a file held at first counts, as a process keeps what it has imported
+def _digest(path: str) -> str:
     try:
-        spec = importlib.util.find_spec(package)
-    except (ImportError, ValueError):  # such as `__main__`, of a notebook
-        return None
-    place = next(iter(spec.submodule_search_locations or ()), spec.origin) if spec else None
-    path = Path(place) if place else None
-    if path is None or not path.exists() or is_library(str(path)) or path.is_relative_to(LIBRARY):
-        return None
-    return path.parent
-
-
-def _locate(name: str) -> tuple[str, Path] | None:
-    """Return the file that defines a dotted name, relative to its package's folder and absolute."""
-    parts = name.split(".")
-    if not (folder := _folder_of(parts[0])):
-        return None
-    for number in range(len(parts), 0, -1):
-        module = "/".join(parts[:number])
-        for relative in (f"{module}.py", f"{module}/__init__.py"):
-            if (path := folder / relative).is_file():
-                return relative, path
-    return None
-
-
-@functools.cache
-def _read(name: str, path: Path) -> tuple[str, list[str]]:
-    """Return the SHA-256 of a file, and the dotted names that it imports."""
-    try:
-        content = path.read_bytes().replace(b"\r\n", b"\n")
-        return hashlib.sha256(content).hexdigest(), [*_imports(ast.parse(content), name)]
-    except (OSError, SyntaxError, ValueError):
-        return "", []
-
-
-def _imports(tree: ast.Module, name: str) -> Iterator[str]:
-    package = PurePosixPath(name).parent.parts
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else ()
-            yield from (".".join([*above, *filter(None, [node.module]), alias.name]) for alias in node.names)
+        return hashlib.sha256(Path(path).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+    except OSError:
+        return ""
