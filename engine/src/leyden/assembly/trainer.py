@@ -241,7 +241,7 @@ class RunTrainer:
         trainer: Lightning's trainer.
         checkpoint: Saves the checkpoints, and has the metrics of the best one.
         timer: Measures the seconds of training, over all starts of the run.
-        seen: Counts samples and completed epochs, over all starts of the run.
+        seen: Counts completed epochs, over all starts of the run.
         exact: Callbacks that make the run resume to the same bits.
     """
 
