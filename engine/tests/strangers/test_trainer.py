@@ -1,6 +1,5 @@
 """Batches, loggers, strategies and loops of strangers: each works, or is refused in one line."""
 
-
 import lightning as L
 import pytest
 from lightning.pytorch.utilities import CombinedLoader
