@@ -175,7 +175,7 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
 
 def test_what_differs_is_told_by_part(call, three):
     text = " ".join(call("diff=[outputs/r0,outputs/r1]").split())
-    assert "configuration data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01 seed 0 1" in text
+    assert "configuration seed 0 1 data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01" in text
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
     first, *_ = json.loads(call("diff=[outputs/r0,outputs/r1]", "format=json"))["differences"]
