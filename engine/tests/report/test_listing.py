@@ -179,7 +179,7 @@ def test_what_differs_is_told_by_part(call, three):
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
     first, *_ = json.loads(call("diff=[outputs/r0,outputs/r1]", "format=json"))["differences"]
-    assert first == {"part": "configuration", "key": "data.seed", "a": 0, "b": 1}
+    assert first == {"part": "configuration", "key": "seed", "a": 0, "b": 1}
 
 
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
