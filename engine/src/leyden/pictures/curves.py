@@ -156,7 +156,8 @@ class Monitor(L.Callback):
         groups = [group for each in trainer.optimizers for group in each.param_groups]
         values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
         suffix = f"_{_optimizer_index(trainer, optimizer)}" if several else ""
-        values[f"grad_norm{suffix}"] = torch.nn.utils.get_total_norm(gradients).item()
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        values[f"grad_norm{suffix}"] = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
         now = time.monotonic()
         if num_samples := samples_per_batch(trainer):
             values["time/samples_per_second"] = num_samples * self._num_batches / (now - self._since)
