@@ -114,8 +114,7 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
             continue
         if "cluster=slurm_gpu" in words:
             words.append("cluster.dry_run=true")
-            shown = call(*words, cwd=tmp_path, code=0 if shutil.which("sbatch") else 2)
-            assert "#SBATCH --gpus-per-node=1" in shown or "no Slurm" in shown
+            assert "#SBATCH --gpus-per-node=1" in call(*words, cwd=tmp_path)
             continue
         if words[:2] == ["leyden", "train"] and "-m" in words:  # the page names the metric before
             path = tmp_path / "conf" / "train.yaml"

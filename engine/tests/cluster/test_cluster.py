@@ -1,6 +1,7 @@
 """Training on a real Slurm: arrays, requeues in the middle of an epoch, preemption, two nodes."""
 
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -8,12 +9,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from optuna.trial import TrialState
 
 from leyden.config.paths import ROOT, environment_of
 from leyden.run.directory import Run
-from leyden.scheduler import SCHEDULERS
-from leyden.sweep.study import open_study
 from tests.callbacks.events import scalars
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.forks import TIMEOUT_S
@@ -105,17 +103,9 @@ def requeue(slurm, job):
     slurm.run("scontrol", "requeue", job)
 
 
-@pytest.mark.parametrize(
-    ("disturb", "by_srun"),
-    [
-        (usr1, "true"),
-        (preempt, "true"),
-        (preempt, "false"),
-        (requeue, "true"),
-    ],
-)
-def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb, by_srun):
-    process = submit(tmp_path, *LONG, f"cluster.use_srun={by_srun}")
+@pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
+def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
+    process = submit(tmp_path, *LONG)
     run = the_run(slurm, tmp_path)
     slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     disturb(slurm, run.submission["job_id"])
@@ -292,59 +282,23 @@ def test_submit_and_leave(slurm, tmp_path, mnist_root):
     assert "2 finished" in finish(start(script=summarize))
 
 
-def trials(tmp_path):
-    found = open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
-    return [trial for trial in found if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-
-
-def test_a_search_is_left_and_goes_on_by_itself(slurm, tmp_path, mnist_root):
-    """Two jobs share the trials; one is cancelled, and started anew by the same command, the other one is requeued."""
-    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.0001,0.01))", "hydra.sweeper.num_trials=6")
-    # Long enough that trials are left when both commands below have come.
-    arguments = (*LONG, "trainer.max_epochs=6", *search, "cluster.wait=false", "cluster.num_jobs=2")
-    output = finish(submit(tmp_path, *arguments))
-    first, second = re.search(r"2 jobs are searching: (\S+), (\S+)\n", output).groups()
-    assert f"leyden summarize {tmp_path / 'sweeps' / 's'}" in output
-
-    def under_way(job):
-        found = [run for run in runs(tmp_path) if job in [start["job"] for start in run.starts[-1:]]]
-        return [run for run in found if last_step(run) > 20]
-
-    slurm.wait_for(lambda: under_way(second), "a trial of the second job")
-    more, _ = submit(tmp_path, *arguments, "hydra.sweeper.num_trials=7").communicate(timeout=TIMEOUT_S)
-    assert f"jobs {first}, {second} are still searching with different settings" in more
-    slurm.run("scancel", second)
-    slurm.wait_for(lambda: SCHEDULERS["slurm"].states([second])[second].phase == "ended", "its end")
-    output = finish(submit(tmp_path, *arguments))
-    assert re.search(rf"2 jobs are searching: {first}, (?!{second})\S+\n", output), output
-    slurm.wait_for(lambda: [run for run in under_way(first) if not run.result], "a trial of the first job")
-    slurm.run("scancel", "--signal=USR1", first)
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 6, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its jobs")
-    assert [run.result.status for run in runs(tmp_path)] == 6 * ["finished"]
-    assert len(trials(tmp_path)) == 6
-    # Taken by a job and started in it: six times, and once more for each that was under way when its job was ended.
-    assert 2 * 6 <= sum(len(run.starts) for run in runs(tmp_path)) <= 2 * (6 + 2)
-    assert all(run.submission["job_id"] == run.starts[-1]["job"] for run in runs(tmp_path))
-    assert {run.config["data"]["root"] for run in runs(tmp_path)} == {str(mnist_root)}
-    # It is over: the same command submits nothing.
-    output = finish(submit(tmp_path, *arguments))
-    assert "written: " in output
-    assert "jobs are searching" not in output
-
-
-def test_a_search_that_is_left_starts_the_processes_of_its_trials(slurm, tmp_path, mnist_root):
-    search = ("hydra/sweeper=optuna", "optimizer.lr=tag(log,interval(0.001,0.01))", "hydra.sweeper.num_trials=2")
-    arguments = (*LONG, *NODES, *search, "cluster.wait=false", "cluster.num_jobs=1")
-    (job,) = re.findall(r"1 jobs are searching: (\S+)\n", finish(submit(tmp_path, *arguments)))
-    slurm.wait_for(lambda: any(last_step(run) > 20 for run in runs(tmp_path)), "the first trial")
-    slurm.run("scancel", "--signal=USR1", job)
-    slurm.wait_for(lambda: len(trials(tmp_path)) == 2, "the end of the search")
-    slurm.wait_for(lambda: not slurm.run("squeue", "--noheader"), "the end of its job")
-    assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
-    assert [run.config["trainer"]["num_nodes"] for run in runs(tmp_path)] == [2, 2]
-    assert len(re.findall(r"resumes from \S+, step \d+", log_of(runs(tmp_path)[0]))) == 1
-    assert not [*(tmp_path / "sweeps" / "s" / "slurm").glob("*_trial.pkl")]
+def test_a_search_is_a_job_of_its_own_that_submits_its_trials(slurm, tmp_path, mnist_root):
+    """As on the page of clusters, for those who leave; its resources are not those of the trials."""
+    search = ("hydra/sweeper=optuna", "'optimizer.lr=tag(log,interval(0.001,0.01))'", "hydra.sweeper.num_trials=3")
+    where = (
+        f"data.root={mnist_root}",
+        f"outputs={tmp_path}",
+        "sweep_name=s",
+        "cluster=slurm_cpu",
+        "cluster.num_jobs=2",
+    )
+    arguments = map(shlex.quote, (*where, *CLUSTER, *SHORT))
+    command = f"cd {ROOT} && {sys.executable} -m leyden.train -m {' '.join(arguments)} {' '.join(search)}"
+    job = slurm.submit(command, "--mem-per-cpu=500M", "--cpus-per-task=2", f"--output={tmp_path}/log")
+    slurm.wait(job, "COMPLETED FAILED")
+    assert "3/3 jobs, 0 failed" in (tmp_path / "log").read_text()
+    assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
+    assert job not in {run.submission["job_id"] for run in runs(tmp_path)}
 
 
 def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):

@@ -8,12 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from leyden.cluster.submit import BOOTSTRAP
-from leyden.config.paths import ROOT
-from leyden.scheduler import SCHEDULERS
-from leyden.testing.contracts import compose
+from leyden.scheduler import slurm
 from tests.cluster.test_cluster import (
-    CLUSTER,
     IN_SECOND_EPOCH,
     LONG,
     SHORT,
@@ -56,28 +52,6 @@ def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
     nasty_slurm.run("scancel", *arrays)
 
 
-def test_the_number_of_jobs_at_once_holds_over_arrays(nasty_slurm, tmp_path):
-    """As seen by the jobs, which need no PyTorch."""
-    cluster = compose("cluster=slurm_cpu", *CLUSTER, "cluster.num_jobs=2").cluster
-    note = f"date +%s.%N >> {tmp_path}/begun; sleep 1; date +%s.%N >> {tmp_path}/ended"
-    queued = []
-    for _ in range(2):
-        jobs = SCHEDULERS["slurm"].submit(
-            tmp_path / "s",
-            cluster,
-            os.system,
-            3 * [(note,)],
-            python=f"{sys.executable} {BOOTSTRAP} {ROOT} engine/src",
-            after=queued,
-        )
-        queued += [job.job_id for job in jobs]
-    nasty_slurm.wait_for(lambda: not nasty_slurm.run("squeue", "--noheader"), "the end of the jobs")
-    begun, ended = (sorted(map(float, (tmp_path / name).read_text().split())) for name in ("begun", "ended"))
-    assert len(ended) == 6
-    for number, begin in enumerate(begun):
-        assert number - sum(end <= begin for end in ended) < 2
-
-
 def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):  # noqa: F811
     """By the job's script, which is outside of it."""
     container = tmp_path / "container"
@@ -116,7 +90,7 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3", "cluster.num_jobs=1"))
     assert "4/4 jobs, 0 failed" in output
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
-    assert [state.text for state in SCHEDULERS["slurm"].states(ids).values()].count("GONE") > 1
+    assert [state.text for state in slurm.states(ids).values()].count("GONE") > 1
 
 
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
@@ -145,21 +119,6 @@ def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whol
     assert int(step) > IN_SECOND_EPOCH
     assert run.result.requeues == 0
     assert_the_same(run, whole)
-
-
-def test_a_sweep_is_submitted_from_within_a_job(nasty_slurm, tmp_path, mnist_root, monkeypatch):
-    of_job = {
-        "JOB_ID": "7",
-        "PROCID": "0",
-        "MEM_PER_CPU": "100",
-        "CPUS_PER_TASK": "64",
-        "NTASKS": "9",
-        "NNODES": "9",
-    }
-    for name, value in of_job.items():
-        monkeypatch.setenv(f"SLURM_{name}", value)
-    output = finish(submit(tmp_path, *SHORT))
-    assert "1/1 jobs, 0 failed" in output
 
 
 def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):

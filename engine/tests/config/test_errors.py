@@ -8,14 +8,11 @@ import traceback
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from leyden.config.errors import Exit, UserError, ending
 from leyden.config.paths import LIBRARY
 from leyden.run.directory import Run
 from leyden.run.result import Failure
-from leyden.sweep import jobs
 from tests import ENGINE
 from tests.conftest import QUICK, start
 
@@ -215,7 +212,7 @@ def raised(function):
     ],
 )
 def test_the_place_of_a_bug_is_in_code_that_is_no_librarys(bug):
-    found = jobs.parse_failure(jobs.failure_text(raised(bug)))
+    found = Failure.of(raised(bug))
     assert found.type in ("RuntimeError", "KeyError", "IndexError")
     assert found.where == f"engine/tests/config/test_errors.py:{bug.__code__.co_firstlineno} in <lambda>"
 
@@ -224,10 +221,4 @@ def test_a_mistake_has_none():
     def refuse():
         raise UserError("optimizer.lr=0: must be a positive number")
 
-    assert jobs.failure_text(raised(refuse)) == "UserError: optimizer.lr=0: must be a positive number"
-
-
-@given(st.sampled_from(["KeyError", "Killed"]), st.text(), st.sampled_from(["", "mlp.py:12 in forward"]))
-def test_the_text_can_be_taken_apart(kind, message, place):
-    found = Failure(kind, message, place)
-    assert jobs.parse_failure(jobs.failure_as_text(found)) == found
+    assert str(Failure.of(raised(refuse))) == "UserError: optimizer.lr=0: must be a positive number"

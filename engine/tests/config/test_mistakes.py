@@ -158,6 +158,7 @@ callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m seed=0,1 objective.metric=[val/acc,val/loss]  =>  must have as many entries as objective.metric=
 -m seed=0,1 objective.metric=[val/acc,val/f1] objective.mode=[max,max]  =>  objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss
 -m cluster=slurm cluster.num_jobs=x seed=0,1  =>  leyden: cluster.num_jobs=x: must be a positive whole number
+-m cluster=slurm cluster.wait=false sweep=random  =>  cluster.wait=false: is for grids; a search asks for its next trial
 -m sweep=tpe hydra.sweeper.num_trials=0  =>  hydra.sweeper.num_trials=0: must be a positive whole number
 -m sweep=tpe model.dropout=interval(0.0,1.5)  =>  dropout=1.5
 -m sweep=tpe optimizer.lr=tag(log,interval(0.0,0.1))  =>  optimizer.lr=tag(log,interval(0.0,0.1))

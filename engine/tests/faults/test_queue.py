@@ -9,8 +9,7 @@ import pytest
 
 from leyden.config.errors import UserError
 from leyden.scheduler import slurm
-from leyden.scheduler.protocol import RejectedError
-from leyden.scheduler.slurm import Slurm
+from leyden.scheduler.slurm import RejectedError
 from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults
@@ -68,7 +67,7 @@ def test_no_job_is_taken_for_ended(answer, trials, seed):
         told = f"FAULTS_SEED={seed}, trial {n}: {truth}\n{out!r}, {code}"
         pause = 0 if n else 9
         answer("squeue", out, rng.choice([b"", b"slurm_load_jobs error: \xff\n"]), code, pause)
-        for job, state in Slurm().states([*truth]).items():
+        for job, state in slurm.states([*truth]).items():
             assert (state.phase == "ended") == (truth[job][0] in slurm.ENDED), told
             assert pause == 0, told
 
@@ -83,11 +82,11 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, seed, tmp_pa
         answer("sbatch", out, error, code)
         calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
         try:
-            jobs, problem = Slurm().submit(tmp_path / str(n), cluster, os.system, calls, python="python3"), None
+            jobs, problem = slurm.submit(tmp_path / str(n), cluster, os.system, calls, python="python3"), None
         except UserError as raised:
             jobs, problem = [], raised
         if problem is None:
-            assert {job.job_id.partition("_")[0] for job in jobs} == {"71"}, told
+            assert {job["job_id"].partition("_")[0] for job in jobs} == {"71"}, told
         elif isinstance(problem, RejectedError):
             assert code, told
         else:

@@ -14,7 +14,7 @@ from leyden.config.paths import find_project
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from leyden.scheduler.slurm import Slurm
+from leyden.scheduler import slurm
 from tests import records
 from tests.conftest import QUICK, finish, here, start
 from tests.records import forget_result
@@ -264,4 +264,4 @@ def test_a_checkpoint_names_no_file_to_delete_elsewhere(tmp_path, capsys):
 def test_what_is_no_number_or_job_is_not_read(tmp_path):
     (tmp_path / "fingerprint.csv").write_text("step,a,b,c\n" + "9" * 5000 + f",{'a' * 32},{'b' * 32},{'c' * 32}\n")
     assert read_fingerprints(tmp_path) == {}
-    assert Slurm().states(["a\0b", "\ud800", "5; rm"]) == {}
+    assert slurm.states(["a\0b", "\ud800", "5; rm"]) == {}

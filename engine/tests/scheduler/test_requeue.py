@@ -16,12 +16,9 @@ from leyden.scheduler.requeue import RequeueSignal
 
 
 class Job:
-    """A scheduler that counts requests."""
+    """A job that counts requests."""
 
     requests, is_ended = 0, False
-
-    def job_id(self):
-        return "7"
 
     def requeue(self):
         self.requests += 1
@@ -31,7 +28,8 @@ class Job:
 @pytest.fixture
 def job(monkeypatch):
     submitted = Job()
-    monkeypatch.setattr(requeue, "current", lambda: submitted)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setattr(requeue.slurm, "requeue", submitted.requeue)
     monkeypatch.setattr(requeue, "WATCH_S", 0.02)
     monkeypatch.setattr(requeue, "end_process", lambda: setattr(submitted, "is_ended", True))
     return submitted
@@ -102,7 +100,7 @@ def test_a_real_error_of_gloo_is_one_of_communication(monkeypatch):
 
 
 def test_outside_of_a_job_the_signal_is_recorded_alone(monkeypatch):
-    monkeypatch.setattr(requeue, "current", lambda: None)
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     num_threads = threading.active_count()
     with RequeueSignal(0.0) as received:
         assert threading.active_count() == num_threads

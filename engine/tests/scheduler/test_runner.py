@@ -1,4 +1,4 @@
-"""The runner of a cluster's jobs beside a scheduler with limits, whose answers come late."""
+"""The launcher of a cluster's jobs beside a Slurm with limits, whose answers come late."""
 
 import contextlib
 import json
@@ -8,8 +8,9 @@ from types import SimpleNamespace
 import pytest
 
 from leyden.cluster import submit
-from leyden.cluster.submit import GRACE_S, MAX_QUERY_S, ClusterRunner
-from leyden.scheduler.protocol import JobState, RejectedError, Submitted
+from leyden.cluster.submit import GRACE_S, MAX_QUERY_S, SlurmLauncher
+from leyden.run.result import Failure
+from leyden.scheduler.slurm import JobState, RejectedError
 
 DONE = JobState("ended", "COMPLETED", is_completed=True)
 FAILED = JobState("ended", "NODE_FAIL")
@@ -17,9 +18,7 @@ RUNNING = JobState("running", "RUNNING")
 
 
 class Limited:
-    """A scheduler that has room for some jobs."""
-
-    name, title = "limited", "Limited"
+    """A Slurm that has room for some jobs."""
 
     def __init__(self, room):
         self.room, self.jobs, self.sizes, self.num_queries = room, {}, [], 0
@@ -32,14 +31,17 @@ class Limited:
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def submit(self, folder, cluster, work, arguments, *, python, starts_processes=False, after=()):
+    def leave_job(self):
+        pass
+
+    def submit(self, folder, cluster, work, arguments, *, python, after=()):
         self.sizes.append(len(arguments))
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= dict.fromkeys(ids, RUNNING)
         self.after.append({*after})
-        return [Submitted(job, folder / job) for job in ids]
+        return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
 
 
 class FakeRun:
@@ -74,8 +76,15 @@ def jobs(num):
 
 
 def runner(scheduler, tmp_path, num_jobs=None):
-    cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=num_jobs)
-    return ClusterRunner(scheduler, tmp_path, cluster, "leyden.train")
+    submit.slurm = scheduler  # the fixture below puts it back
+    cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=num_jobs, wait=True)
+    config = SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s")
+    return SlurmLauncher(config, "leyden.train")
+
+
+@pytest.fixture(autouse=True)
+def _real_slurm(monkeypatch):
+    monkeypatch.setattr(submit, "slurm", submit.slurm)
 
 
 def test_jobs_come_in_waves_where_the_queue_is_short(tmp_path, clock):
@@ -140,18 +149,16 @@ def test_the_number_of_jobs_at_once_is_of_the_sweep(tmp_path, clock):
     assert scheduler.after == [set(), first, first | {f"j{n}" for n in range(4, 8)}]
     # The jobs of another command for the same sweep count.
     for job in mine[:2]:
-        (tmp_path / job.run.directory.name).mkdir()
-        path = tmp_path / job.run.directory.name / "job.json"
-        path.write_text(json.dumps({**job.run.submission, "scheduler": "slurm"}))
-    again = runner(scheduler, tmp_path, num_jobs=3)
-    scheduler.name = "slurm"
-    again.start(jobs(10)[9:])
+        directory = tmp_path / "sweeps" / "s" / job.run.directory.name
+        directory.mkdir(parents=True)
+        (directory / "job.json").write_text(json.dumps(job.run.submission))
+    runner(scheduler, tmp_path, num_jobs=3).start(jobs(11)[9:])
     assert scheduler.after[-1] == {"j0", "j1"}
-    # Where a search submits its trials one by one, it limits their number itself.
-    search = runner(scheduler, tmp_path, num_jobs=3)
-    search.num_at_once = None
-    search.start(jobs(20)[19:])
+    # Where all fit, as the trials of a search, which come one by one, none waits, and Slurm is not asked.
+    before = scheduler.num_queries
+    runner(scheduler, tmp_path, num_jobs=3).start(jobs(20)[19:])
     assert scheduler.after[-1] == set()
+    assert scheduler.num_queries == before + 1  # of no id
 
 
 def test_waves_of_a_limited_number_of_jobs_at_once_are_one_after_another(tmp_path, clock):
@@ -173,9 +180,11 @@ def test_without_room_beside_the_sweeps_own_jobs_a_job_waits(tmp_path):
     mine, scheduler = jobs(4), Limited(room=3)
     running = runner(scheduler, tmp_path)
     running.start(mine[:3])
-    assert running.submit(mine[3:]) == mine[3:]
+    running.start(mine[3:])
+    assert running.waiting == mine[3:]
     again = runner(scheduler, tmp_path)  # the same command, while the jobs of the first one run
-    assert again.submit(mine) == mine[3:]
+    again.start(mine)
+    assert again.waiting == mine[3:]
 
 
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])
@@ -188,7 +197,7 @@ def test_a_result_may_be_seen_after_the_end_of_its_job(tmp_path, clock, state, l
     while clock.s < began + lies:
         assert running.wait()[0] == []
     mine.run.result = SimpleNamespace(error=None)
-    assert running.wait()[0] == [(mine, "")]
+    assert running.wait()[0] == [(mine, None)]
 
 
 def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(tmp_path, clock):
@@ -206,7 +215,7 @@ def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(tmp_path, clock
     since = clock.s
     while not (over := running.wait()[0]):
         assert clock.s < since + MAX_QUERY_S + 2 * GRACE_S[False] + 20
-    assert over == [(mine, "Limited: job j0 is NODE_FAIL without a result")]
+    assert over == [(mine, Failure("Slurm", "job j0 is NODE_FAIL without a result"))]
 
 
 def test_the_scheduler_is_asked_once_a_minute(tmp_path, clock):

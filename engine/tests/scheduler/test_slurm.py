@@ -1,5 +1,6 @@
 """What Leyden asks of Slurm and how it reads the answers, without a Slurm."""
 
+import json
 import os
 import re
 import subprocess
@@ -8,12 +9,14 @@ import sys
 import pytest
 from omegaconf import OmegaConf
 
+from leyden.assembly.trainer import check_strategy, plain_trainer
 from leyden.config.errors import UserError
+from leyden.report.records import read_records
 from leyden.scheduler import slurm
-from leyden.scheduler.protocol import JobState
-from leyden.scheduler.slurm import Slurm
+from leyden.scheduler.slurm import JobState
 from leyden.testing.contracts import compose
 from tests import ENGINE
+from tests.report.test_summary import write
 
 
 @pytest.fixture(autouse=True)
@@ -48,7 +51,7 @@ def answer(monkeypatch):
 )
 def test_arrays_are_as_large_as_the_site_allows(answer, line, size):
     answer(scontrol=(f"Configuration data as of 2026\nMaxArrayTasks = 7\n{line}\nMaxJobCount = 3\n", ""))
-    assert Slurm().max_array() == size
+    assert slurm.max_array() == size
 
 
 def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
@@ -56,30 +59,35 @@ def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
     called = answer(
         me=(mine, ""), jobs=("5|PENDING|JobHeldUser|\n", "slurm_load_jobs error: Invalid job id specified")
     )
-    assert Slurm().states(["7_0", "7_1", "8", "9"]) == {
+    assert slurm.states(["7_0", "7_1", "8", "9"]) == {
         "7_0": JobState("running", "RUNNING"),
         "7_1": JobState("queued", "PENDING"),
         "8": JobState("queued", "PENDING", reason="launch failed requeued held"),
         "9": JobState("ended", "COMPLETED", is_completed=True),
     }
     assert len(called) == 1
-    assert Slurm().states(["5", "6"]) == {
+    assert slurm.states(["5", "6"]) == {
         "5": JobState("queued", "PENDING", reason="JobHeldUser"),
         "6": JobState("ended", "GONE"),
     }
-    Slurm().states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
+    slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
     assert len(called) == 3 + 3
 
 
 def test_without_an_answer_nothing_is_known(answer):
     answer(me=("", "Slurm does not answer"))
-    assert Slurm().states(["5"]) == {}
+    assert slurm.states(["5"]) == {}
     answer(me=("", ""), jobs=("", "Unable to contact slurm controller"))
-    assert Slurm().states(["5"]) == {}
+    assert slurm.states(["5"]) == {}
 
 
 def composed(*overrides, cluster="slurm"):
     return compose(f"cluster={cluster}", *overrides)
+
+
+def check(config):
+    slurm.check_resources(config.cluster)
+    slurm.check_trainer(config.cluster, config.trainer)
 
 
 @pytest.mark.parametrize(
@@ -89,30 +97,29 @@ def composed(*overrides, cluster="slurm"):
         (("cluster.gpus_per_task=2",), "a process trains on one device"),
         (("cluster.gpus_per_task=true",), "gpus_per_task=True: must be 0 or 1"),
         (("cluster.time_min=0",), "time_min=0: must be a whole number, 1 or larger"),
-        (("cluster.use_srun=false", "cluster.tasks_per_node=2"), "only srun starts the 2 processes"),
-        (("cluster.use_srun=1",), "must be true or false"),
-        (("cluster.gpu_option=gpus",), "must be gpus-per-node, gres or null"),
+        (("cluster.snapshot=1",), "must be true or false"),
+        (("cluster.options=hold",), "must be set key by key, by .cluster.options.KEY=VALUE"),
+        (("+cluster.use_srun=false",), "cluster.use_srun: no such key; there are partition, account"),
         (("cluster.srun_args=--mpi",), "must be a list of texts"),
         (("cluster.mem_gb=0",), "must be a whole number, 1 or larger"),
         (("cluster.setup=module",), "cluster.setup=module: must be a list of texts"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
         (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
-        (("trainer.accelerator=gpu",), "cluster.gpus_per_task=0 asks for no GPU"),
-        (("+cluster.stage=/tmp",), "is no longer; copy the data by a line of cluster.setup, and set data.root"),
+        (("trainer.accelerator=gpu",), "with cluster.gpus_per_task=0 must be cpu or auto"),
+        (("cluster.gpus_per_task=1",), "accelerator=cpu: with cluster.gpus_per_task=1 must be gpu"),
     ],
 )
 def test_wrong_resources_are_refused(overrides, message):
     config = composed("trainer.accelerator=cpu", *overrides)
     with pytest.raises(UserError, match=message):
-        Slurm().check(config.cluster, config.trainer)
+        check(config)
 
 
 def test_each_process_has_a_gpu(tmp_path):
     config = composed("cluster.tasks_per_node=4", "cluster.cpus_per_task=3", cluster="slurm_gpu")
-    Slurm().check(config.cluster, config.trainer)
-    OmegaConf.update(config, "cluster.dry_run", True)
-    script = Slurm().script(tmp_path, config.cluster, 5, python="python3")
+    check(config)
+    script = slurm.script(tmp_path, config.cluster, 5, "python3")
     assert "#SBATCH --gpus-per-node=4" in script
     assert "#SBATCH --cpus-per-task=3" in script
     assert "#SBATCH --array=0-4%5" in script
@@ -140,9 +147,7 @@ def script(tmp_path, monkeypatch):
 
     def run(work, *overrides):
         monkeypatch.setenv("WORK", work)
-        config = composed("cluster.dry_run=true", *overrides)
-        python = f"{'' if 'cluster.use_srun=false' in overrides else 'work '}bash -c 'eval \"$WORK\"'"
-        text = Slurm().script(tmp_path, config.cluster, 3, python=python)
+        text = slurm.script(tmp_path, composed(*overrides).cluster, 3, "work bash -c 'eval \"$WORK\"'")
         (tmp_path / "calls").write_text("")
         code = subprocess.run(["bash", "-c", text], timeout=60).returncode
         return code, [line for line in (tmp_path / "calls").read_text().splitlines() if "scontrol" in line]
@@ -150,28 +155,22 @@ def script(tmp_path, monkeypatch):
     return run
 
 
-ASK = f"{sys.executable} -c 'from leyden.scheduler import current; current().%s()'; exit 138"
+ASK = f"{sys.executable} -c 'from leyden.scheduler import slurm; slurm.requeue(elsewhere=%s)'; exit 138"
 
 
-@pytest.mark.parametrize("by_srun", ["true", "false"])
 @pytest.mark.parametrize("setup", ["[]", "['set -euo pipefail']"])
-def test_the_exit_code_of_a_job_is_that_of_its_processes(tmp_path, script, by_srun, setup):
-    options = (f"cluster.use_srun={by_srun}", f"cluster.setup={setup}")
+def test_the_exit_code_of_a_job_is_that_of_its_processes(tmp_path, script, setup):
+    options = (f"cluster.setup={setup}",)
     make = f"mkdir -p {tmp_path}/leyden-$(id -u)/7_2/code-x; "
     for code in (1, 75, 137, 0):
         assert script(f"{make} exit {code}", *options) == (code, [])
         assert [*tmp_path.glob("leyden-*/*")] == []
-    assert script(ASK % "requeue", *options) == (138, ["scontrol requeue 7_2"])
+    assert script(ASK % "False", *options) == (138, ["scontrol requeue 7_2"])
     excludes = "scontrol update JobId=7_2 ExcNodeList=n1"
-    assert script(ASK % "requeue_elsewhere", *options) == (138, ["scontrol requeue 7_2", excludes])
+    assert script(ASK % "True", *options) == (138, ["scontrol requeue 7_2", excludes])
     assert script("exit 3", *options) == (3, [])  # the next start
     # From within a job of a script of the user's own, which hands on the variables of the job that has submitted it.
-    assert script("SLURM_ARRAY_TASK_ID=3; " + ASK % "requeue", *options) == (138, ["scontrol requeue 7_3"])
-
-
-def test_a_script_without_srun_hands_on_signals(tmp_path, script):
-    work = "trap 'exit 5' USR1; sleep 1; kill -USR1 $PPID; for n in {1..100}; do sleep 0.1; done"
-    assert script(work, "cluster.use_srun=false") == (5, [])
+    assert script("SLURM_ARRAY_TASK_ID=3; " + ASK % "False", *options) == (138, ["scontrol requeue 7_3"])
 
 
 def test_one_job_is_tested_for_all(answer, tmp_path):
@@ -179,16 +178,18 @@ def test_one_job_is_tested_for_all(answer, tmp_path):
     cluster = composed("trainer.accelerator=cpu").cluster
     limit = "sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: Job violates accounting/QOS policy"
     called = answer(**{"test-only": ("", limit)})
-    assert "#SBATCH --array=0-29%30" in Slurm().script(tmp_path, cluster, 30, python="python3")
+    text = slurm.script(tmp_path, cluster, 30, "python3")
+    assert "#SBATCH --array=0-29%30" in text
+    slurm.try_script(text)
     assert called == [("sbatch", "--test-only", "--array=0")]
     answer(**{"test-only": ("", "sbatch: error: invalid partition")})
     with pytest.raises(UserError, match="sbatch rejects this job: sbatch: error: invalid partition"):
-        Slurm().script(tmp_path, cluster, 30, python="python3")
+        slurm.try_script(text)
 
 
 def test_an_array_waits_for_others(tmp_path):
     cluster = composed("+cluster.options.dependency=afterok:3", "trainer.accelerator=cpu").cluster
-    text = slurm._script(tmp_path, cluster, 3, "python3", after={"7_0", "7_1", "8"})
+    text = slurm.script(tmp_path, cluster, 3, "python3", after={"7_0", "7_1", "8"})
     assert "#SBATCH --dependency=afterok:3,afterany:7:8\n" in text
 
 
@@ -199,10 +200,42 @@ SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_
 def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "site.yaml").write_text(site)
-    config = composed(f"hydra.searchpath=[file://{tmp_path}]", "cluster.dry_run=true", cluster="site")
-    Slurm().check(config.cluster, config.trainer)
-    script = Slurm().script(tmp_path, config.cluster, 4, python=config.cluster.python or "python3")
+    config = composed(f"hydra.searchpath=[file://{tmp_path}]", cluster="site")
+    check(config)
+    script = slurm.script(tmp_path, config.cluster, 4, config.cluster.python or "python3")
+    assert ("--gres=" in script) != ("--gpus-per-node" in script)
     given = OmegaConf.create(site).cluster
     assert f"{given.get('python', 'python3')} -u -m leyden.run.process" in script
     assert all(line in script for line in given.get("setup", []))
     assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)
+
+
+@pytest.mark.parametrize(
+    ("state", "status"),
+    [
+        ("9|PENDING|Priority|\n", "queued"),
+        ("9|RUNNING|None|\n", "running"),
+        ("9|TIMEOUT|None|\n", "interrupted"),
+        ("9|TIM", "queued"),  # no answer, and the job has not started the run yet
+    ],
+)
+def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path, state, status):
+    answer(me=(state, ""))
+    write(tmp_path / "a", ["seed=1"], status=None)
+    (tmp_path / "a" / "job.json").write_text(json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"}))
+    assert [record.status for record in read_records(tmp_path)] == [status]
+
+
+def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
+    """Otherwise Lightning would start others."""
+    cfg = compose(
+        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "callbacks=bare"
+    )
+    with pytest.raises(UserError, match="nothing starts the other nodes' processes"):
+        check_strategy(cfg)
+    of_srun = {"JOB_ID": 9, "NTASKS": 4, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    for name, value in of_srun.items():
+        monkeypatch.setenv(f"SLURM_{name}", str(value))
+    check_strategy(cfg)
+    environment = plain_trainer(cfg, []).strategy.cluster_environment
+    assert (environment.world_size(), environment.auto_requeue) == (4, False)

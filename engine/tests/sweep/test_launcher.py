@@ -6,19 +6,14 @@ import sys
 import threading
 import time
 from multiprocessing import get_context
-from pathlib import Path
 from types import SimpleNamespace
 
-import hydra
 import pytest
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from omegaconf import open_dict
+from omegaconf import OmegaConf
 
-from leyden.cluster.submit import _with_absolute_paths
-from leyden.config.hydra import composing, task_overrides
+from leyden.run.result import Failure
 from leyden.sweep import launcher
-from leyden.sweep.jobs import sweep_directory
-from leyden.sweep.launcher import Pool, worker_environments
+from leyden.sweep.launcher import LocalLauncher, worker_environments
 
 
 @pytest.fixture(autouse=True)
@@ -61,9 +56,11 @@ def test_threads_that_the_user_has_exported_are_those_of_each_job(monkeypatch, e
     assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
 
-def outcomes(pool, *configs):
-    """The text that each of some jobs returns, one after the other."""
-    found = []
+def outcomes(run, *configs):
+    """What each of some jobs returns, one after the other."""
+    cfg = {"cluster": {"num_jobs": 1}, "trainer": {"accelerator": "cpu"}, "dry_run": True}
+    found, pool = [], LocalLauncher(OmegaConf.create(cfg), "")
+    pool.run = run
     for config in configs:
         pool.start([SimpleNamespace(resolved_config=config, log=None)])
         ended = []
@@ -88,7 +85,7 @@ def count(module, config):
 
 def test_nothing_leaks_from_job_to_job(monkeypatch):
     monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
-    found = [each.split() for each in outcomes(Pool([{"OMP_NUM_THREADS": "1"}], "", count), 1, 2, 3)]
+    found = [each.split() for each in outcomes(count, 1, 2, 3)]
     assert [rest for _, *rest in found] == 3 * [["0", "None"]]
     assert len({pid for pid, *_ in found}) == 3
 
@@ -103,29 +100,11 @@ def die(module, config):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(("job", "told"), [(hang, "done"), (die, "Killed: by SIGKILL, perhaps out of memory")])
+@pytest.mark.parametrize(
+    ("job", "told"), [(hang, "done"), (die, Failure("Killed", "by SIGKILL, perhaps out of memory"))]
+)
 def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch, job, told):
     monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
     monkeypatch.setattr(launcher, "END_S", 0.1)
-    assert outcomes(Pool([{"OMP_NUM_THREADS": "1"}], "", job), 1, 2) == [told, told]
+    assert outcomes(job, 1, 2) == [told, told]
     assert multiprocessing.active_children() == []
-
-
-@pytest.mark.parametrize("name", ["search", "it's mine", "a=b, c"])
-@pytest.mark.parametrize("data", ["mnist", "own"])
-def test_its_places_are_those_of_the_command(tmp_path, name, data):
-    with composing():
-        cfg = hydra.compose("train", overrides=[f"data={data}", "seed=3"], return_hydra_config=True)
-    with open_dict(cfg):
-        cfg.hydra.overrides.task = given = [f"data={data}", "seed=3", 'trainer.max_epochs="${seed}"']
-    directory = tmp_path / "all of them" / "sweeps" / name
-    found = _with_absolute_paths(cfg, directory)
-    typed = OverridesParser.create().parse_overrides(task_overrides(found.hydra))
-    places = {each.key_or_group: each.value() for each in typed}
-    expected = {"outputs": str(tmp_path / "all of them"), "sweep_name": name, "data": data, "seed": 3}
-    expected["trainer.max_epochs"] = "${seed}"  # each trial has its own
-    if data == "mnist":
-        expected["data.root"] = str(Path(cfg.data.root).absolute())
-    assert {key: getattr(value, "text", value) for key, value in places.items()} == expected
-    assert sweep_directory(found) == directory
-    assert task_overrides(cfg.hydra) == given  # as it was

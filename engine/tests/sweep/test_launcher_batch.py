@@ -9,13 +9,13 @@ from leyden.sweep import launcher
 
 
 class Clock:
-    """A runner whose time passes when it is waited for.
+    """A launcher whose time passes when it is waited for.
 
     Args:
         num_places: Of jobs at once; None for any number.
     """
 
-    note, shares = "", False
+    note, is_queue, waits = "", True, True
 
     def __init__(self, num_places):
         self.num_places, self.now, self.ends = num_places, 0, []
@@ -55,7 +55,7 @@ class Silent:
     add = show = lambda self, *_: None
 
 
-def job(number, seconds, *, is_finished=False, error=""):
+def job(number, seconds, *, is_finished=False, error=None):
     return SimpleNamespace(
         number=number,
         seconds=seconds,
@@ -102,7 +102,7 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
 def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypatch):
     monkeypatch.setattr(launcher, "record_failure", lambda *_: None)
     told, runner = [], Clock(3)
-    jobs = [job(n, seconds, error="x" * (n == 1)) for n, seconds in enumerate((5, 1, 1, 1))]
+    jobs = [job(n, seconds, error="x" if n == 1 else None) for n, seconds in enumerate((5, 1, 1, 1))]
 
     def ended(one, error):
         told.append(one.number)

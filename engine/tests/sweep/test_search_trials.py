@@ -52,7 +52,7 @@ def fake(number, trial, callbacks, seconds, end):
         number=number,
         trial=trial,
         seconds=seconds,
-        error="KeyError: x" if end == "failed" else "",
+        error="KeyError: x" if end == "failed" else None,
         value=value,
         end=end,
         overrides=[],

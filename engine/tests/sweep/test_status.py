@@ -28,7 +28,7 @@ def ended(value, mode="max", overrides=OVERRIDES):
 def test_the_best_is_that_of_the_objectives_mode(mode, best):
     status = StatusLine(20, set())
     for value in (0.5, 0.9, 0.1, 0.3):
-        status.add(ended(value, mode), "")
+        status.add(ended(value, mode), None)
     assert status.best[0] == best
 
 
@@ -44,7 +44,7 @@ def test_the_best_is_that_of_the_objectives_mode(mode, best):
 )
 def test_no_job_is_the_best_among_several_data_sets(override, is_named):
     status = StatusLine(20, {"seed=0"})
-    status.add(ended(0.9, overrides=["seed=0", override]), "")
+    status.add(ended(0.9, overrides=["seed=0", override]), None)
     assert (status.best is not None) == is_named
 
 
@@ -53,7 +53,7 @@ def shown(**kwargs):
     status = StatusLine(20, {"seed=0"})
     status.console = Terminal(file=(file := io.StringIO()), **kwargs)
     with status:
-        status.add(ended(0.9558), "")
+        status.add(ended(0.9558), None)
         status.show(1)
         return file.getvalue()
 

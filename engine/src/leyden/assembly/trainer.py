@@ -13,6 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar, Timer, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
@@ -46,7 +47,7 @@ from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
 from leyden.run.identity import identity_values
-from leyden.scheduler import current
+from leyden.scheduler import slurm
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task
 
@@ -126,9 +127,9 @@ def check_strategy(cfg: DictConfig) -> None:
 
 
 def _cluster_environment() -> ClusterEnvironment | None:
-    """Return Lightning's environment of a process that a cluster's scheduler has started; None for any other."""
-    scheduler = current()
-    return scheduler.environment() if scheduler else None
+    """Return Lightning's environment of a process that Slurm has started; None for any other."""
+    # `exact.stop` requeues, and not Lightning.
+    return SLURMEnvironment(auto_requeue=False) if slurm.job_id() and SLURMEnvironment.detect() else None
 
 
 def check_unsharded(kind: type, strategy: Any) -> None:

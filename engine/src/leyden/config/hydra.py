@@ -31,7 +31,6 @@ from leyden.config.values import flatten, targets
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
 # Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
 DEFAULTS: dict[str, Any] = {} if SINCE_1_4 else {"version_base": "1.3"}
-COMMAND_LINE = "command-line"  # provider of the files in `--config-dir`
 # Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set them either.
 UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
 
@@ -45,7 +44,7 @@ class LibrarySearchPath(SearchPathPlugin):
         """Append the folders."""
         search_path.append("leyden", "pkg://leyden.conf")
         if self.config_dir:
-            search_path.append(COMMAND_LINE, f"file://{self.config_dir}")
+            search_path.append("command-line", f"file://{self.config_dir}")
 
 
 @contextlib.contextmanager

@@ -20,8 +20,7 @@ from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.record import read_summary
 from leyden.run.result import Result, read_points
-from leyden.scheduler import states as states_of
-from leyden.scheduler.protocol import JobState
+from leyden.scheduler import slurm
 from leyden.verdict.numbers import is_finite, metric_text
 
 
@@ -121,9 +120,6 @@ def position(record: Record) -> str:
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
 
 
-JobStates = Mapping[tuple[str, str], JobState]  # of cluster jobs, by scheduler and job id
-
-
 def read_records(directory: Path) -> list[Record]:
     """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
 
@@ -211,7 +207,7 @@ def read_raw_records(directory: Path) -> list[Record]:
         )
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
-    states = states_of((job["scheduler"], job["job_id"]) for _, job in jobs if job)
+    states = slurm.states([job["job_id"] for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
@@ -265,7 +261,9 @@ def _read_record(directory: str) -> Record | None:
     return Record(directory, typed, config, status, aims, result, read.times, data=read.data, last_job=read.job)
 
 
-def _status_without_result(record: Record, job: dict[str, str], states: JobStates) -> tuple[str, str]:
+def _status_without_result(
+    record: Record, job: dict[str, str], states: Mapping[str, slurm.JobState]
+) -> tuple[str, str]:
     """Return the status of a run without a result, and why its cluster's job waits, if it does."""
     if is_held(record.run.directory):
         return "running", ""
@@ -274,8 +272,8 @@ def _status_without_result(record: Record, job: dict[str, str], states: JobState
             return _status_of_result(result), ""
     if not job:
         return "interrupted", ""
-    state = states.get((job["scheduler"], job["job_id"]))
-    if state is None:  # the scheduler does not answer; then a job counts as queued until it is started
+    state = states.get(job["job_id"])
+    if state is None:  # Slurm does not answer; then a job counts as queued until it is started
         return ("queued" if record.last_job != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from leyden.config.errors import Exit, UserError, is_mistake, last_frame, leave
+from leyden.config.errors import Exit, UserError, is_mistake, leave
 from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
 from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
@@ -524,8 +524,7 @@ def session(
                 leave(Exit.REQUEUED, error)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
-            failure = Failure(type(error).__name__, str(error), "" if mistaken else last_frame(error))
-            _fail(begun, failure, position(), job.restarts)
+            _fail(begun, Failure.of(error), position(), job.restarts)
         if mistaken:
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")

@@ -86,13 +86,6 @@ def _end_with_parent() -> None:
 end_with_parent = _end_with_parent if sys.platform == "linux" else None
 
 
-def release_memory() -> None:
-    """Collect garbage, and return freed memory to Linux, which glibc would keep in pieces: 0.5 MB more with each run."""
-    gc.collect()
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
-        libc.malloc_trim(0)
-
-
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
     """Disable garbage collection during imports, then freeze the imported objects, which are never garbage.

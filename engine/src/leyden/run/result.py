@@ -11,6 +11,7 @@ from types import UnionType
 from typing import Any, BinaryIO
 
 from leyden.config.checks import Objective
+from leyden.config.errors import is_mistake, last_frame
 from leyden.run.files import read_bytes, write_csv
 
 
@@ -28,6 +29,15 @@ class Failure:
     type: str
     message: str
     where: str = ""
+
+    @classmethod
+    def of(cls, error: BaseException) -> "Failure":
+        """Return the failure of an exception, without its place if it is a mistake in the configuration."""
+        return cls(type(error).__name__, str(error), "" if is_mistake(error) else last_frame(error))
+
+    def __str__(self) -> str:
+        place = f"\n    at {self.where}" if self.where else ""
+        return f"{self.type}: {self.message}{place}"
 
 
 @dataclass(frozen=True)

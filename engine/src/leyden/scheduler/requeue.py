@@ -1,4 +1,4 @@
-"""The scheduler's signal to requeue this job, obeyed in every phase of a run."""
+"""Slurm's signal to requeue this job, obeyed in every phase of a run."""
 
 import os
 import signal
@@ -11,7 +11,7 @@ from leyden.config.errors import Exit, leave_at_once
 from leyden.config.terminal import one_line
 from leyden.run.directory import ThisJob
 from leyden.run.process import is_main_process
-from leyden.scheduler import current, job_id, num_restarts
+from leyden.scheduler import slurm
 
 WATCH_S = 1.0
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
@@ -20,7 +20,7 @@ END_S = 10.0  # for a process to end after SIGTERM
 
 def this_job() -> ThisJob:
     """Return the cluster's job of this process."""
-    return ThisJob(job_id(), num_restarts(), requeue_after)
+    return ThisJob(slurm.job_id(), slurm.num_restarts(), requeue_after)
 
 
 def requeue_after(error: BaseException) -> bool:
@@ -29,12 +29,11 @@ def requeue_after(error: BaseException) -> bool:
     Returns:
         Whether the job was requeued; false outside of a job.
     """
-    if (scheduler := current()) is None:
+    if (job := slurm.job_id()) is None:
         return False
-    problem = scheduler.requeue_elsewhere()
+    problem = slurm.requeue(elsewhere=True)
     print(
-        f"{type(error).__name__}: {one_line(error)}\n"
-        f"requeue of job {scheduler.job_id()} on other nodes: {problem or 'requested'}",
+        f"{type(error).__name__}: {one_line(error)}\nrequeue of job {job} on other nodes: {problem or 'requested'}",
         file=sys.stderr,
     )
     return not problem
@@ -50,7 +49,7 @@ def end_process() -> None:
 class RequeueSignal:
     """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
 
-    A scheduler sends it some time before the time limit, or when another job needs the nodes. While a network trains,
+    Slurm sends it some time before the time limit, or when another job needs the nodes. While a network trains,
     `exact.stop` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
     while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
     its last checkpoint.
@@ -70,7 +69,7 @@ class RequeueSignal:
         if SIGNAL is not None and self._is_active:
             self._handler = signal.signal(SIGNAL, self._receive)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
-            if current() and is_main_process():
+            if slurm.job_id() and is_main_process():
                 threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -79,8 +78,6 @@ class RequeueSignal:
         if SIGNAL is not None and self._is_active:
             signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
             signal.signal(SIGNAL, self._handler)
-            if self.received and not self.is_requested and SIGNAL in self._mask:
-                os.kill(os.getpid(), SIGNAL)  # it stays pending, for the next run of this job
 
     def requeue(self) -> bool:
         """Put this process's job back into the queue, once; without effect outside of a job.
@@ -88,12 +85,12 @@ class RequeueSignal:
         Returns:
             Whether this call has done so.
         """
-        scheduler = current()
-        if self.is_requested or scheduler is None:
+        job = slurm.job_id()
+        if self.is_requested or job is None:
             return False
         self.is_requested = True
-        problem = scheduler.requeue()
-        print(f"requeue of job {scheduler.job_id()}: {problem or 'requested'}", file=sys.stderr)
+        problem = slurm.requeue()
+        print(f"requeue of job {job}: {problem or 'requested'}", file=sys.stderr)
         return not problem
 
     def _receive(self, number: int, frame: Any) -> None:

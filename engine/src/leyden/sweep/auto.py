@@ -16,6 +16,7 @@ from leyden.report.ranking import (
 )
 from leyden.report.records import read_records
 from leyden.run.files import read_json, write_whole
+from leyden.run.result import Failure
 from leyden.sweep.jobs import Job, shared_overrides
 from leyden.sweep.sweep import Sweep, add_seeds
 from leyden.verdict.groups import MIN_VALUES
@@ -97,7 +98,7 @@ class _Rounds:
             self.sweep.reduce_total(-len(jobs))
         return self.queue.popleft() if self.queue else None
 
-    def ended(self, job: Job, error: str) -> None:
+    def ended(self, job: Job, failure: Failure | None) -> None:
         """Count a job that has ended."""
         self.num_open -= 1
 

@@ -1,18 +1,21 @@
 """The run of a sweep as it is configured: a grid, whose jobs are all combinations of values, or a search."""
 
+import shlex
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import call_target, task_overrides
+from leyden.config.terminal import leyden_command
 from leyden.sweep.auto import run_auto
 from leyden.sweep.jobs import shared_overrides
+from leyden.sweep.launcher import Launcher
 from leyden.sweep.space import Space, check_sweep_size, read_space
-from leyden.sweep.sweep import JobRunner, Sweep, add_seeds, num_seeds
+from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
 
 
-def run_sweep(config: DictConfig, launcher: JobRunner) -> None:
+def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     """Run the sweep of a configuration.
 
     Args:
@@ -27,6 +30,11 @@ def run_sweep(config: DictConfig, launcher: JobRunner) -> None:
         choice = config.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed")
     is_search = "num_trials" in sweeper
+    if is_search and not launcher.waits:
+        raise UserError(
+            "cluster.wait=false: is for grids; a search asks for its next trial when one has ended, so its command must keep "
+            "running: in tmux, or in a job of its own (docs/cluster.md)"
+        )
     with Sweep(config, launcher) as sweep:
         loader = sweep.composer.loader
         space = read_space(loader, config, sweeper.params, task_overrides(config.hydra), is_search=is_search)
@@ -65,6 +73,8 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
         sweep.run(lambda: next(source, None), total=len(jobs), shared=shared_overrides(jobs))
         if sweep.launcher.waits:
             sweep.conclude()
+        else:
+            print(f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}")
 
 
 def _sampler(node: Any) -> Any:

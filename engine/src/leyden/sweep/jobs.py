@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their composition, their directory names, and the text of their failures."""
+"""The jobs of a sweep: their composition, their directory names, and the record of their failures."""
 
 import contextlib
 import dataclasses
@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.errors import UserError, is_mistake, last_frame
+from leyden.config.errors import UserError
 from leyden.config.schema import TrainConfig
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
@@ -28,39 +28,7 @@ from leyden.run.files import read_json
 from leyden.run.fork import inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
-from leyden.scheduler import job_id, num_restarts
-
-AT = "\n    at "
-
-
-def failure_text(error: BaseException) -> str:
-    """Return the text of an exception, with the line that raised it unless it is a mistake in the configuration."""
-    place = "" if is_mistake(error) else last_frame(error)
-    return failure_as_text(Failure(type(error).__name__, str(error), place))
-
-
-def failure_as_text(failure: Failure) -> str:
-    r"""Return the text of a failure.
-
-    Example:
-        >>> failure_as_text(Failure("KeyError", "'hidden'", "mlp.py:12 in forward"))
-        "KeyError: 'hidden'\n    at mlp.py:12 in forward"
-    """
-    return f"{failure.type}: {failure.message}" + (f"{AT}{failure.where}" if failure.where else "")
-
-
-def recorded_error(result: Result | None) -> str | None:
-    """Return the text of the error in a run's result, empty on success; None without a result."""
-    if result is None:
-        return None
-    return failure_as_text(result.error) if result.error else ""
-
-
-def parse_failure(text: str) -> Failure:
-    """Return the failure of a text written by `failure_as_text`."""
-    kind, _, rest = text.partition(": ")
-    message, at, place = rest.rpartition(AT)
-    return Failure(kind, message, place) if at else Failure(kind, rest)
+from leyden.scheduler.slurm import job_id, num_restarts
 
 
 def copied(config: DictConfig) -> DictConfig:
@@ -365,13 +333,13 @@ def shared_overrides(jobs: Sequence[Job]) -> set[str]:
     return {*first}.intersection(*others) if others else set()
 
 
-def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> None:
+def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure) -> None:
     """Record a failure in a job's run directory, unless it has a result or is in use.
 
     Args:
         identity: The job's identity.
         overrides: The overrides that the job was composed with.
-        error: The text of `failure_text`.
+        failure: Its error.
     """
     run = Run(identity.config["run_dir"], trust=bool(identity.config.get("trust")))
     with (
@@ -381,6 +349,6 @@ def record_failure(identity: RunIdentity, overrides: list[str], error: str) -> N
         if run.result is None:
             if run.record is None:
                 run.begin(identity, overrides, job=job_id())
-            result = Result.failed(identity.objectives, parse_failure(error), requeues=num_restarts())
+            result = Result.failed(identity.objectives, failure, requeues=num_restarts())
             write_hparams(run, result)
             run.end(result)

@@ -8,7 +8,6 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import textwrap
 import threading
 import time
@@ -32,7 +31,8 @@ from leyden.config.terminal import short_override
 from leyden.run import lock
 from leyden.run.identity import is_data_key, key_of
 from leyden.run.process import importing, num_cores, num_threads
-from leyden.sweep.jobs import Job, record_failure, recorded_error
+from leyden.run.result import Failure
+from leyden.sweep.jobs import Job, record_failure
 from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
 from leyden.verdict.numbers import metric_text
 
@@ -73,11 +73,11 @@ class StatusLine:
         """Count a job that ended in an earlier start."""
         self.num_before += 1
 
-    def add(self, job: Job, error: str) -> None:
-        """Count a job that has ended, with the text of its error (empty on success)."""
+    def add(self, job: Job, failure: Failure | None) -> None:
+        """Count a job that has ended, with its failure, None on success."""
         result = job.run.result
         self.num_run += 1
-        self.num_failed += bool(error)
+        self.num_failed += failure is not None
         self.num_pruned += result is not None and result.status == "pruned"
         for objective in result.objectives[:1] if result else ():
             self.metric = objective.metric
@@ -94,37 +94,35 @@ class StatusLine:
         """Update the line; the note says why jobs wait."""
         counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
         parts = [f"{num} {status}" for status, num in counts.items() if num or not self.live]
+        num_left = self.total - self.num_before - self.num_run
+        if self.num_run and num_left > 0:
+            left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
+            parts.append(f"{left} left")
+        first = ", ".join([f"{self.num_before + self.num_run}/{self.total} jobs", *parts])
         best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
-        first = ", ".join([self._num_ended, *parts, *self._time_left()])
-        if self.live:  # the note and the best setting have lines of their own
+        lines = [line for line in (first, note, best) if line]
+        if self.live:
             width = self.console.width
-            wrapped = (line for text in (note, best) for line in textwrap.wrap(text, width, break_on_hyphens=False))
-            self.live.update("\n".join([first, *wrapped]), refresh=True)
+            wrapped = (part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False))
+            self.live.update("\n".join(wrapped), refresh=True)
         elif (self.num_run, note) != self.shown:
-            self.console.print("; ".join(filter(None, [first, note, best])))
+            self.console.print("; ".join(lines))
             self.shown = (self.num_run, note)
 
-    @property
-    def _num_ended(self) -> str:
-        return f"{self.num_before + self.num_run}/{self.total} jobs"
 
-    def _time_left(self) -> list[str]:
-        """Return the time left as the only item; nothing while it is unknown."""
-        num_left = self.total - self.num_before - self.num_run
-        if not self.num_run or num_left <= 0:
-            return []
-        left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
-        return [f"{left} left"]
-
-
-class Runner(Protocol):
-    """Protocol of objects that run several jobs at once; the failure of a job must not stop the others.
+class Launcher(Protocol):
+    """Protocol of a place where jobs run, such as this machine; the failure of a job must not stop the others.
 
     Attributes:
-        shares: Whether the same sweep may run on other machines, or twice on this one: then a job that runs there is left.
+        is_queue: Whether jobs wait in a queue that outlives this command, where they are found again by their ids. Other
+            jobs end with this command; the same sweep may run on other machines, and a lock says who runs a job.
+        waits: False if jobs are started, and their end is not waited for.
+        num_at_once: Number of trials of a search at once, if the user does not set it.
     """
 
-    shares: bool
+    is_queue: bool
+    waits: bool
+    num_at_once: int
 
     @property
     def num_free(self) -> int | None:
@@ -134,15 +132,17 @@ class Runner(Protocol):
     def note(self) -> str:
         """Why jobs wait that could have started, for the status line; empty if none do."""
 
+    def check(self, jobs: Sequence[Job]) -> bool:
+        """Check that the jobs can run here; return False if the user asked for the check only."""
+
     def start(self, jobs: Sequence[Job]) -> None:
         """Start at most `num_free` jobs."""
 
-    def wait(self) -> tuple[list[tuple[Job, str]], int]:
+    def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait for a job to end, but only for a short time.
 
         Returns:
-            The jobs that have ended, each with the text of its error (empty on success); and the number of running
-            jobs.
+            The jobs that have ended, each with its failure, None on success; and the number of running jobs.
         """
 
     def stop(self) -> None:
@@ -154,11 +154,11 @@ ELSEWHERE_S = 1.0  # between two looks at jobs that run elsewhere, while none ru
 
 def run_jobs(
     ask: Callable[[], Job | None],
-    runner: Runner,
+    launcher: Launcher,
     status: StatusLine,
     *,
     at_once: int | None,
-    ended: Callable[[Job, str], bool],
+    ended: Callable[[Job, Failure | None], bool],
 ) -> None:
     """Run jobs, as many at once as possible, and skip those that have ended before.
 
@@ -168,61 +168,60 @@ def run_jobs(
     Args:
         ask: Returns the next job; None if there is none now. It is called when a slot is free; after a None, it
             is called again when a job has ended.
-        runner: Runs the jobs.
+        launcher: Runs the jobs.
         status: Shows the progress.
-        at_once: Largest number of jobs at once; None for the runner's own limit.
-        ended: Called with each job that has ended and the text of its error (empty on success); returns False to
-            end all jobs.
+        at_once: Largest number of jobs at once; None for the launcher's own limit.
+        ended: Called with each job that has ended and its failure, None on success; returns False to end all jobs.
     """
     num_started, is_active = 0, True
     elsewhere: deque[tuple[Job, lock.Watch]] = deque()
 
     def next_jobs() -> list[Job]:
         nonlocal is_active
-        limits = [limit for limit in (runner.num_free, at_once and at_once - num_started) if limit is not None]
+        limits = [limit for limit in (launcher.num_free, at_once and at_once - num_started) if limit is not None]
         found: list[Job] = []
         num_waiting = len(elsewhere)
         while is_active and (not limits or len(found) < min(limits)):
-            watch = None
+            watch, failure = None, None
             if (job := ask()) is None:
                 if not num_waiting:
                     break
                 num_waiting -= 1
                 job, watch = elsewhere.popleft()
-            error, was_elsewhere = "", watch is not None
+            was_elsewhere = watch is not None
             if not job.run.is_finished(job.identity):
-                if runner.shares:
+                if not launcher.is_queue:
                     watch = watch or lock.Watch(job.run.directory / lock.LOCK)
                     if _is_held(watch):
                         elsewhere.append((job, watch))
                         continue
-                error = recorded_error(job.run.result) or "" if was_elsewhere else ""
-                if not error:
+                result = job.run.result if was_elsewhere else None
+                if not (failure := result.error if result else None):
                     found.append(job)
                     continue
             status.count_skipped()
-            is_active = ended(job, error)
+            is_active = ended(job, failure)
         return found
 
     with status:
         while is_active:
             jobs = next_jobs()
             if jobs and is_active:
-                runner.start(jobs)
+                launcher.start(jobs)
                 num_started += len(jobs)
-            if not num_started and not elsewhere:
+            if not launcher.waits or (not num_started and not elsewhere):
                 return
             if not num_started:
                 time.sleep(ELSEWHERE_S)
-            over, num_running = runner.wait()
+            over, num_running = launcher.wait()
             num_started -= len(over)
-            for job, error in over:
-                if error:
-                    record_failure(job.identity, job.overrides, error)
-                status.add(job, error)
-                is_active = ended(job, error) and is_active
-            status.show(num_running, runner.note or f"{len(elsewhere)} run elsewhere" * bool(elsewhere))
-    runner.stop()
+            for job, failure in over:
+                if failure:
+                    record_failure(job.identity, job.overrides, failure)
+                status.add(job, failure)
+                is_active = ended(job, failure) and is_active
+            status.show(num_running, launcher.note or f"{len(elsewhere)} run elsewhere" * bool(elsewhere))
+    launcher.stop()
 
 
 def _is_held(watch: lock.Watch) -> bool:
@@ -255,14 +254,8 @@ def warm_up(data: DictConfig) -> None:
         with contextlib.suppress(OmegaConfBaseException):
             node: Any = OmegaConf.to_container(data, resolve=True)
             os.environ[DATA] = json.dumps({**node, "download": False})
-    try:
-        forkserver.ensure_running()
-    except OSError as error:  # its socket is in TMPDIR, and a socket's path has at most about 100 bytes
-        raise UserError(
-            f"TMPDIR={tempfile.gettempdir()}: no process can be started from there ({error})"
-        ) from error
-    finally:
-        os.environ.pop(DATA, None)
+    forkserver.ensure_running()
+    del os.environ[DATA]
 
 
 END_S = 5.0  # a process that has returned its value has this long to end, then `stop` kills it
@@ -323,7 +316,7 @@ class Call:
 
 
 def call_in_process(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
-    """Call a function that needs PyTorch, in this process if it has imported PyTorch, else in a new one.
+    """Call a function that needs PyTorch in a new process.
 
     Args:
         function: The function.
@@ -333,12 +326,6 @@ def call_in_process(function: Callable[..., Any], *arguments: Any, log: Path | N
     Raises:
         UserError: The process was killed.
     """
-    if "torch" in sys.modules:  # on a node of a cluster, where this process trains
-        with (
-            log.open("a", encoding="utf-8") if log else contextlib.nullcontext(sys.stdout) as file,
-            contextlib.redirect_stdout(file),
-        ):
-            return function(*arguments)
     made = Call({"OMP_NUM_THREADS": str(num_threads(num_cores()))}, function, *arguments, log=log)
     try:
         return made.result()
@@ -390,64 +377,8 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
     return max(1, len(devices) if isinstance(requested, int | str) else len(requested))
 
 
-class Pool:
-    """Jobs at once, each in a process of its own; a `leyden.sweep.launcher.Runner`.
-
-    Args:
-        environments: Environment variables of each slot, in which one job runs at a time.
-        module: Name of the module whose `main.task` runs a job.
-        run: Function that is called for a job; returns the text of an error, empty on success.
-    """
-
-    note, shares = "", True
-
-    def __init__(
-        self,
-        environments: Sequence[dict[str, str]],
-        module: str,
-        run: Callable[[str, DictConfig], str] = try_job,
-    ) -> None:
-        self.environments, self.module, self.run = environments, module, run
-        self.running: dict[int, tuple[Job, Call]] = {}  # by slot, the index of an environment
-
-    @property
-    def num_free(self) -> int:
-        """Number of slots in which no job runs."""
-        return len(self.environments) - len(self.running)
-
-    def start(self, jobs: Sequence[Job]) -> None:
-        """Start jobs in free slots."""
-        free = [slot for slot in range(len(self.environments)) if slot not in self.running]
-        for job, slot in zip(jobs, free, strict=False):
-            made = Call(self.environments[slot], self.run, self.module, job.resolved_config, log=job.log)
-            self.running[slot] = job, made
-
-    def wait(self) -> tuple[list[tuple[Job, str]], int]:
-        """Wait up to a second for jobs to end, as `Runner.wait`; the death of a process is an error of its job."""
-        calls = [made for _, made in self.running.values()]
-        connection.wait([each.connection for each in calls] + [each.process.sentinel for each in calls], timeout=1)
-        ended = []
-        for slot, (job, made) in list(self.running.items()):
-            if not made.is_done():
-                continue
-            try:
-                error = made.result()
-            except EOFError as gone:
-                error = f"Killed: {gone}"
-            made.stop()
-            ended.append((job, error))
-            del self.running[slot]
-        return ended, len(self.running)
-
-    def stop(self) -> None:
-        """Kill the processes."""
-        for _, made in self.running.values():
-            made.stop()
-        self.running = {}
-
-
 class LocalLauncher:
-    """Launcher of parallel jobs on this machine, a `JobRunner`; jobs with several processes run one after another.
+    """Launcher of parallel jobs on this machine, each in a process of its own; those of several processes run one by one.
 
     It finds devices and slots, and starts the fork server, which imports PyTorch while the jobs are checked.
 
@@ -456,19 +387,19 @@ class LocalLauncher:
         module: Name of the module whose `main.task` runs a job.
     """
 
-    waits = True
+    is_queue, waits, note = False, True, ""
 
     def __init__(self, config: DictConfig, module: str) -> None:
         check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
-        self.module, self.num_cores = module, num_cores()
-        self.runner: Pool | None = None
+        self.module, self.run = module, try_job
         self.devices = visible_devices() if config.trainer.accelerator in USES_CUDA else []
-        self.slots = worker_environments(config.cluster.num_jobs, self.devices, self.num_cores)
+        self.slots = worker_environments(config.cluster.num_jobs, self.devices, num_cores())
         self.num_at_once = len(self.slots)
+        self.running: dict[int, tuple[Job, Call]] = {}  # by slot
         if not config.dry_run:
             warm_up(config.data)
 
-    def check_jobs(self, jobs: Sequence[Job]) -> bool:
+    def check(self, jobs: Sequence[Job]) -> bool:
         """Check that the jobs can run on this machine."""
         used, is_one_process = [], True
         for job in jobs:
@@ -480,34 +411,47 @@ class LocalLauncher:
             used.append(num_devices(trainer.devices, self.devices))
             is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
             job.release()
-        if self.runner is None and is_one_process:
-            self.runner = Pool(self.slots, self.module)
-        elif self.runner is None:  # one job at a time, with all its devices; its processes share the cores
-            most = max(used)
-            if most > 1 and any(device.startswith("MIG-") for device in self.devices):
-                raise UserError(f"trainer.devices={most}: a process can use at most one MIG device")
-            environment = {"OMP_NUM_THREADS": str(num_threads(self.num_cores // most))}
+        if not is_one_process:  # one job at a time, with all its devices; its processes share the cores
+            environment = {"OMP_NUM_THREADS": str(num_threads(num_cores() // max(used)))}
             if self.devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
-            self.runner = Pool([environment], self.module, run_as_command)
+            self.slots, self.run = [environment], run_as_command
         return True
 
-    def run_jobs(
-        self,
-        ask: Callable[[], Job | None],
-        status: StatusLine,
-        *,
-        at_once: int | None,
-        ended: Callable[[Job, str], bool],
-    ) -> None:
-        """Run checked jobs, with the arguments of `leyden.sweep.launcher.run_jobs`."""
-        assert self.runner is not None
-        run_jobs(ask, self.runner, status, at_once=at_once, ended=ended)
+    @property
+    def num_free(self) -> int:
+        """Number of slots in which no job runs."""
+        return len(self.slots) - len(self.running)
 
-    def close(self) -> None:
-        """Stop the jobs' processes."""
-        if self.runner is not None:
-            self.runner.stop()
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Start jobs in free slots."""
+        free = [slot for slot in range(len(self.slots)) if slot not in self.running]
+        for job, slot in zip(jobs, free, strict=False):
+            made = Call(self.slots[slot], self.run, self.module, job.resolved_config, log=job.log)
+            self.running[slot] = job, made
+
+    def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
+        """Wait up to a second for jobs to end, as `Launcher.wait`; the death of a process is a failure of its job."""
+        calls = [made for _, made in self.running.values()]
+        connection.wait([each.connection for each in calls] + [each.process.sentinel for each in calls], timeout=1)
+        ended = []
+        for slot, (job, made) in list(self.running.items()):
+            if not made.is_done():
+                continue
+            try:
+                failure = made.result()
+            except EOFError as gone:
+                failure = Failure("Killed", str(gone))
+            made.stop()
+            ended.append((job, failure))
+            del self.running[slot]
+        return ended, len(self.running)
+
+    def stop(self) -> None:
+        """Kill the processes."""
+        for _, made in self.running.values():
+            made.stop()
+        self.running = {}
 
 
 def _warm_up(node: str) -> None:

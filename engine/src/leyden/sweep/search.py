@@ -17,12 +17,13 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from leyden.config.checks import objectives
+from leyden.config.checks import MAX_JOBS, objectives
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
 from leyden.run.identity import key_of
 from leyden.run.record import RECORD, is_own, signature
+from leyden.run.result import Failure
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
 from leyden.sweep.study import draw, open_study, sampler_for, trial_of, try_sampler
@@ -96,12 +97,12 @@ class Trials:
         self.open.append(new := OpenTrial(optuna_trial, jobs, has_pruner=_has_pruner(jobs[0])))
         return new.next_job()
 
-    def ended(self, job: Job, error: str) -> None:
-        """Record the end of a job, with the text of its error (empty on success)."""
+    def ended(self, job: Job, failure: Failure | None) -> None:
+        """Record the end of a job, with its failure, None on success."""
         trial = next(each for each in self.open if job.number in each.running)
         trial.running.remove(job.number)
         result = job.run.result
-        if error:
+        if failure:
             trial.state = TrialState.FAIL
         elif result and result.status == "pruned":
             trial.state = trial.state or TrialState.PRUNED
@@ -148,29 +149,27 @@ class Search:
 
     Args:
         study: The study of `open_study`.
-        directory: The sweep directory.
+        sweep: The sweep, which makes the jobs.
         space: The search space.
         num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
-        runs: Returns the names of the run directories of a trial with some overrides; `Pruning` finds the trial by the
-            first name.
+        num_seeds: Number of jobs of a trial. `Pruning` finds the trial by the name of the first one's run directory.
         sampler: As in `sampler_for`; None for the study's own.
-        trust: Whether the user trusts what the study holds, whoever wrote it.
     """
 
     def __init__(
         self,
         study: optuna.Study,
-        directory: Path,
+        sweep: Sweep,
         space: Space,
         *,
         num_trials: int,
-        runs: Callable[[Trial, list[str]], list[str]],
+        num_seeds: int = 1,
         sampler: Any = None,
-        trust: bool = False,
     ) -> None:
-        self.trust = trust
-        self.study, self.directory, self.space = study, directory, space
-        self.num_trials, self.runs, self.sampler = num_trials, runs, sampler
+        self.study, self.sweep, self.space = study, sweep, space
+        self.directory, self.trust = sweep.directory, sweep.config.trust
+        self.num_trials, self.num_seeds, self.sampler = num_trials, num_seeds, sampler
+        self.num_jobs = 0
         self.owner = f"owner-{uuid.uuid4().hex}"
         self.owned: set[int] = set()  # numbers of this process's trials
         self._watches: dict[str, lock.Watch] = {}  # by owner
@@ -180,7 +179,6 @@ class Search:
         """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
         with lock.hold(self._lock(self.owner)):
             with lock.hold(self._lock("ask")):
-                self._remove_free_locks()
                 self._check_complete()
                 trials = self.study.get_trials(deepcopy=False)
                 retried = {trial.user_attrs.get("again") for trial in trials}
@@ -193,17 +191,17 @@ class Search:
                         self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
             yield
 
-    def ask(self) -> Trial | None:
-        """Return the next trial: one abandoned by a killed process, else a new one; None if there are enough.
+    def ask(self) -> tuple[Trial, list[Job]] | None:
+        """Return the next trial with its jobs: one abandoned by a killed process, else a new one; None if there are enough.
 
         Raises:
             UserError: The study is of another space.
         """
-        while (trial := self._ask()) is None and self._must_wait():
+        while (asked := self._ask()) is None and self._must_wait():
             time.sleep(1)
-        return trial
+        return asked
 
-    def _ask(self) -> Trial | None:
+    def _ask(self) -> tuple[Trial, list[Job]] | None:
         with lock.hold(self._lock("ask")):
             for frozen in self.study.get_trials(deepcopy=False):
                 if frozen.state == TrialState.RUNNING and self._is_abandoned(frozen):
@@ -244,25 +242,29 @@ class Search:
         """Return the number of new trials still to be asked for."""
         return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
-    def num_to_take_over(self) -> int:
-        """Return the number of trials abandoned by killed processes, which this process will run first."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        return sum(map(self._is_abandoned, running))
+    def num_ended(self) -> int:
+        """Return the number of trials that have ended, those that failed not counted."""
+        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
 
-    def num_remaining(self) -> int:
-        """Return the number of trials that have not ended, including running ones."""
-        states = (TrialState.COMPLETE, TrialState.PRUNED)
-        return max(0, self.num_trials - len(self.study.get_trials(deepcopy=False, states=states)))
+    def jobs_of(self, overrides: list[str]) -> list[Job]:
+        """Return new jobs of a trial with some overrides, the first seed first."""
+        (first,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=self.num_jobs)
+        if self.space.function:
+            _check_composed(first)
+        others = self.sweep.new_jobs(add_seeds(first, self.num_seeds), first=self.num_jobs + 1)
+        self.num_jobs += self.num_seeds
+        return [first, *others]
 
-    def _claim(self, trial: Trial, overrides: list[str]) -> Trial:
-        first, *others = self.runs(trial, overrides)
+    def _claim(self, trial: Trial, overrides: list[str]) -> tuple[Trial, list[Job]]:
+        jobs = self.jobs_of(overrides)
+        first, *others = (job.run.directory.name for job in jobs)
         trial.set_user_attr("owner", self.owner)
         if others:
             trial.set_user_attr("other_runs", others)
         trial.set_user_attr(OVERRIDES, [overrides, signature(json.dumps(overrides))])
         trial.set_user_attr("run", first)  # after the overrides, with which the run can be taken over
         self.owned.add(trial.number)
-        return trial
+        return trial, jobs
 
     def _counts(self, frozen: FrozenTrial) -> bool:
         """Return whether a trial counts towards `num_trials`."""
@@ -280,12 +282,6 @@ class Search:
             return "free"
         watch = self._watches.setdefault(owner, lock.Watch(self._lock(owner)))
         return watch.state()
-
-    def _remove_free_locks(self) -> None:
-        """Remove the files of killed processes; the caller holds the lock `ask`, so no new ones appear."""
-        for path in (self.directory / "locks").glob("owner-*"):
-            if self._state(path.stem) == "free":
-                path.unlink(missing_ok=True)
 
     def _check_complete(self) -> None:
         """Check that the study has a trial for each run in the sweep directory.
@@ -370,7 +366,18 @@ def run_search(
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=log_keys):
         return
     study = open_study(sweep.directory, sampler=example, directions=directions)
-    _run_trials(sweep, study, space, sampler, seeds_per_trial=num, num_trials=num_trials, batch_size=batch_size)
+    search = Search(study, sweep, space, num_trials=num_trials, num_seeds=num, sampler=sampler)
+    trials = Trials(search.ask, search.tell, at_once=batch_size, dropped=sweep.reduce_total)
+    with search.opened():
+        sweep.run(
+            trials.ask,
+            total=num_trials * num,
+            num_before=min(search.num_ended(), num_trials) * num,
+            shared=space.fixed,
+            at_once=min(batch_size * num, sweep.config.cluster.num_jobs or MAX_JOBS),
+            ended=trials.ended,
+        )
+    sweep.conclude()
 
 
 def _check_composed(job: Job) -> None:
@@ -380,64 +387,3 @@ def _check_composed(job: Job) -> None:
     except (HydraException, OmegaConfBaseException, UserError) as error:
         where = f"sweep.space={job.composer.config.sweep.space}: {' '.join(job.overrides)}"
         raise UserError(f"{where}: {str(error).splitlines()[0]}") from error
-
-
-def _run_trials(
-    sweep: Sweep,
-    study: optuna.Study,
-    space: Space,
-    sampler: Any,
-    *,
-    seeds_per_trial: int,
-    num_trials: int,
-    batch_size: int,
-) -> None:
-    """Run the trials of a checked search, or submit jobs that do so, and conclude the sweep."""
-    jobs: dict[int, list[Job]] = {}  # by the number of a trial
-    num_jobs = 0
-
-    def jobs_of(overrides: list[str]) -> list[Job]:
-        nonlocal num_jobs
-        (first,) = sweep.new_jobs([[*space.fixed, *overrides]], first=num_jobs)
-        if space.function:
-            _check_composed(first)
-        others = sweep.new_jobs(add_seeds(first, seeds_per_trial), first=num_jobs + 1)
-        num_jobs += seeds_per_trial
-        return [first, *others]
-
-    def runs(trial: Trial, overrides: list[str]) -> list[str]:
-        """Make the jobs of a trial; return the names of their directories."""
-        jobs[trial.number] = jobs_of(overrides)
-        return [job.run.directory.name for job in jobs[trial.number]]
-
-    def find(directory: Path) -> Job | None:
-        """Make the job of a run directory again."""
-        trials = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        matching = (each for each in trials if directory.name in names_of_runs(each))
-        found = (job for each in matching for job in jobs_of(overrides_of(each, sweep.config.trust) or []))
-        return next((job for job in found if job.run.directory == directory), None)
-
-    search = Search(
-        study, sweep.directory, space, num_trials=num_trials, runs=runs, sampler=sampler, trust=sweep.config.trust
-    )
-    if not sweep.launcher.waits and (num_remaining := search.num_remaining()):
-        sweep.launcher.submit_search(sweep.config, min(batch_size, num_remaining))  # type: ignore[attr-defined]
-        return
-
-    def ask() -> tuple[Trial, list[Job]] | None:
-        trial = search.ask()
-        return (trial, jobs.pop(trial.number)) if trial else None
-
-    trials = Trials(ask, search.tell, at_once=batch_size, dropped=sweep.reduce_total)
-    with search.opened():
-        num_before = (num_trials - search.num_remaining()) * seeds_per_trial
-        total = num_before + (search.num_open() + search.num_to_take_over()) * seeds_per_trial
-        sweep.run(
-            trials.ask,
-            total=total,
-            num_before=num_before,
-            shared=space.fixed,
-            at_once=batch_size * seeds_per_trial,
-            ended=trials.ended,
-        )
-    sweep.conclude(find)

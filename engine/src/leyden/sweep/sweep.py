@@ -8,9 +8,9 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain, combinations
+from itertools import chain
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
@@ -25,10 +25,11 @@ from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.run.record import RECORD
+from leyden.run.result import Failure
 from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, sweep_directory
-from leyden.sweep.launcher import StatusLine, call_in_process
+from leyden.sweep.launcher import Launcher, StatusLine, call_in_process, run_jobs
 from leyden.sweep.space import check_sweep_size, extreme_values
-from leyden.sweep.worker import draw_pictures, dry_build_failure, dry_build_jobs
+from leyden.sweep.worker import draw_pictures, dry_build_jobs
 from leyden.verdict.groups import MIN_VALUES
 
 
@@ -73,34 +74,26 @@ def validate_jobs(jobs: Sequence[Job]) -> None:
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    names = [f"job {number} of {len(jobs)}, {job.run.directory.name}" for number, job in enumerate(jobs)]
-    to_run = {}
-    for name, job in zip(names, jobs, strict=True):
+    to_run = []
+    for number, job in enumerate(jobs):
+        name = f"job {number} of {len(jobs)}, {job.run.directory.name}"
         try:
             job.run.accept(job.identity, job.identity.config["resume"])
             if not job.run.is_finished(job.identity):
-                to_run[name] = job
+                to_run.append((name, job))
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
         job.release()
-    chosen = covering_subset([typed_overrides(job.overrides) for job in to_run.values()])
-    pairs = list(to_run.items())
-    configs = [
-        (name, OmegaConf.create(job.identity.config), job.overrides) for name, job in map(pairs.__getitem__, chosen)
-    ]
-    if not configs:
-        return
-    if "torch" in sys.modules:
-        dry_build_jobs(configs)  # here errors can be raised directly
-    elif mistake := call_in_process(dry_build_failure, configs):
+    chosen = [to_run[n] for n in covering_subset([typed_overrides(job.overrides) for _, job in to_run])]
+    configs = [(name, OmegaConf.create(job.identity.config), job.overrides) for name, job in chosen]
+    if configs and (mistake := call_in_process(dry_build_jobs, configs)):
         raise mistake
 
 
 def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
     """Return the indices of the settings to build as a check of all; up to `MAX_DRY_BUILDS` settings, all indices.
 
-    Of more settings, the subset has each value of each key (of many numbers, the smallest and the largest), and
-    each occurring pair of values that are not numbers, such as networks and data sets.
+    Of more settings, the subset has each value of each key; of many numbers, the smallest and the largest.
 
     Example:
         >>> covering_subset([{"seed": str(seed)} for seed in range(200)])
@@ -108,28 +101,14 @@ def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
     """
     if len(settings) <= MAX_DRY_BUILDS:
         return list(range(len(settings)))
-    values = {
-        key: list(dict.fromkeys(e[key] for e in settings if key in e)) for key in dict.fromkeys(chain(*settings))
-    }
-    required = {(key, value) for key, texts in values.items() for value in extreme_values(texts)}
-    words = {key for key, texts in values.items() if not all(map(_is_number, texts))}
+    values = {key: [e[key] for e in settings if key in e] for key in dict.fromkeys(chain(*settings))}
+    missing = {(key, value) for key, texts in values.items() for value in extreme_values([*dict.fromkeys(texts)])}
     chosen: list[int] = []
-    seen: set[object] = set()
     for number, setting in enumerate(settings):
-        word_items = [pair for pair in setting.items() if pair[0] in words]
-        new = ({*setting.items()} & required | {*combinations(sorted(word_items), 2)}) - seen
-        if new:
+        if new := missing & setting.items():
             chosen.append(number)
-            seen |= new
+            missing -= new
     return chosen
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
@@ -186,50 +165,22 @@ def add_seeds(job: Job, num: int) -> list[list[str]]:
     return [[*setting, f"seed={job.config.seed + number}"] for number in range(1, num)]
 
 
-class JobRunner(Protocol):
-    """Protocol of a launcher that runs composed jobs.
-
-    Attributes:
-        waits: True if `run_jobs` waits for the jobs to end.
-        num_at_once: Number of jobs that run at once.
-    """
-
-    waits: bool
-    num_at_once: int
-
-    def check_jobs(self, jobs: Sequence[Job]) -> bool:
-        """Check that the jobs can be run; return False if the user asked for the check only."""
-
-    def run_jobs(
-        self,
-        ask: Callable[[], Job | None],
-        status: StatusLine,
-        *,
-        at_once: int | None,
-        ended: Callable[[Job, str], bool],
-    ) -> None:
-        """Run jobs, with the arguments of `leyden.sweep.launcher.run_jobs`."""
-
-    def close(self) -> None:
-        """Stop the jobs' processes, if there are any."""
-
-
 class Sweep:
-    """A sweep directory and its jobs; a context manager that closes the launcher.
+    """A sweep directory and its jobs; a context manager that ends the jobs that can't outlive it.
 
     Args:
         config: The sweep's configuration, including the node `hydra`.
         launcher: Runs the jobs.
     """
 
-    def __init__(self, config: DictConfig, launcher: JobRunner) -> None:
+    def __init__(self, config: DictConfig, launcher: Launcher) -> None:
         self.config, self.launcher = config, launcher
         self.composer = Composer(GlobalHydra.instance().config_loader(), config)
         self.directory = sweep_directory(config)
         self.names = JobNames()
         self.num_jobs = 0
         self.ended: dict[Path, Job] = {}  # by run directory
-        self.failures: dict[str, str] = {}  # texts of errors, by the name of the run directory
+        self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
         self.status: StatusLine | None = None
 
     def __enter__(self) -> "Sweep":
@@ -242,7 +193,8 @@ class Sweep:
                 f"{len(self.ended)} jobs have ended; the same command with {override} resumes the sweep",
                 file=sys.stderr,
             )
-        self.launcher.close()
+        if not self.launcher.is_queue:
+            self.launcher.stop()
 
     def new_jobs(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Return a job for each list of overrides; `first` is the number of the first job."""
@@ -277,7 +229,7 @@ class Sweep:
             what = "would run" if identity is None else "are settings of the space that would be searched"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
-        if not self.launcher.check_jobs(jobs):
+        if not self.launcher.check(jobs):
             return False
         common = {
             "name": self.config.name,
@@ -295,7 +247,7 @@ class Sweep:
         num_before: int = 0,
         shared: Collection[str],
         at_once: int | None = None,
-        ended: Callable[[Job, str], None] | None = None,
+        ended: Callable[[Job, Failure | None], None] | None = None,
     ) -> None:
         """Run jobs, and record which of them fail.
 
@@ -305,39 +257,36 @@ class Sweep:
             num_before: Number of jobs that ended in earlier starts, and that `ask` does not return.
             shared: Overrides common to all jobs.
             at_once: Largest number of jobs at once; None for the launcher's own limit.
-            ended: Called with each job that has ended and the text of its error (empty on success).
+            ended: Called with each job that has ended and its failure, None on success.
         """
 
-        def record(job: Job, error: str) -> bool:
+        def record(job: Job, failure: Failure | None) -> bool:
             self.num_jobs += 1
             self.ended[job.run.directory] = job
-            if error:
-                self.failures[job.run.directory.name] = f"{error}\n    {job.log}"
+            if failure:
+                self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
             if ended:
-                ended(job, error)
+                ended(job, failure)
             job.release()
             return not (self.failures and self.config.sweep.fail_fast)
 
         self.status = StatusLine(total, shared, num_before)
-        self.launcher.run_jobs(ask, self.status, at_once=at_once, ended=record)
+        run_jobs(ask, self.launcher, self.status, at_once=at_once, ended=record)
 
     def reduce_total(self, num: int) -> None:
         """Subtract jobs that will not run from the status line's total."""
         if self.status:
             self.status.total -= num
 
-    def conclude(self, find: Callable[[Path], Job | None] = lambda directory: None) -> None:
+    def conclude(self) -> None:
         """Write and print the summary, and draw the pictures of the best runs.
-
-        Args:
-            find: Returns the job of a run directory that ended in an earlier start, or None.
 
         Raises:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
         draws = self.config.sweep.pictures == "best"
         try:
-            summarize(self.directory, before_end=lambda runs: self._draw(runs if draws else [], find))
+            summarize(self.directory, before_end=lambda runs: self._draw(runs if draws else []))
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
@@ -346,17 +295,17 @@ class Sweep:
             head += ", and continues with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
 
-    def _draw(self, runs: Sequence[Run], find: Callable[[Path], Job | None]) -> None:
-        """Draw the pictures of runs that have none yet."""
+    def _draw(self, runs: Sequence[Run]) -> None:
+        """Draw the pictures of runs that have none yet, if this command knows their jobs."""
         for run in runs:
             with log_and_continue(f"{run.directory.name}: drawing its pictures"):
                 ended = (run.directory / RECORD).stat().st_mtime
                 is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
                 is_drawn |= lock.is_held(run.directory)  # on another machine
                 # The configuration is composed by this sweep, never read from the run directory.
-                job = None if is_drawn else self.ended.get(run.directory) or find(run.directory)
+                job = None if is_drawn else self.ended.get(run.directory)
                 if job is None:
                     continue
                 print(f"drawing the best: {run.directory}")
-                if error := call_in_process(draw_pictures, job.resolved_config, log=job.log):
-                    raise UserError(error)
+                if failure := call_in_process(draw_pictures, job.resolved_config, log=job.log):
+                    raise UserError(str(failure))

@@ -5,7 +5,10 @@ PyTorch is imported inside of functions only: the sweep's main process imports t
 
 import importlib
 import importlib.metadata
+import itertools
+import multiprocessing
 import os
+import pickle
 import re
 import signal
 import subprocess
@@ -19,22 +22,30 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from leyden.config.errors import UserError, as_line, cause_of, is_mistake
+from leyden.config.errors import UserError, as_line, cause_of, ending, is_mistake
 from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.run import lock
-from leyden.run.process import COMMAND, die_with_parent, end_with_parent, importing, is_main_process, write_call
-from leyden.sweep.jobs import failure_text
+from leyden.run.directory import Run, is_communication_error, wait_for_result
+from leyden.run.identity import RunIdentity
+from leyden.run.process import (
+    COMMAND,
+    die_with_parent,
+    end_with_parent,
+    importing,
+    is_main_process,
+    num_processes,
+    write_call,
+)
+from leyden.run.result import Failure
+from leyden.sweep.jobs import record_failure
 
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
 TIMEOUT_S = 60  # with many GPUs, nvidia-smi takes half of it to load the driver
 DEVICE_FILES = Path("/dev")
-GPU, MIG = (
-    re.compile(r"^GPU .*\(UUID: ([\w-]+)\)", re.MULTILINE),
-    re.compile(r"^\s+MIG .*\(UUID: ([\w/-]+)\)", re.MULTILINE),
-)
+GPU = re.compile(r"^GPU .*\(UUID: ([\w-]+)\)", re.MULTILINE)
 DEVICE_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
@@ -44,7 +55,7 @@ def visible_devices() -> list[str]:
     The numbers of device files don't help: in a container with `/dev/nvidia3` alone, that is device 0.
 
     Raises:
-        UserError: There are GPUs, but nvidia-smi can't list them.
+        UserError: There are GPUs, but nvidia-smi can't list them, or they are divided (MIG).
     """
     if importlib.metadata.version("torch").endswith("+cpu"):  # this build has no CUDA
         return []
@@ -55,25 +66,16 @@ def visible_devices() -> list[str]:
 def parse_visible_devices(value: str) -> list[str]:
     """Return the devices in a value of CUDA_VISIBLE_DEVICES, up to the first invalid name, as CUDA does.
 
-    Raises:
-        UserError: A device is named twice; CUDA would then use none.
-
     Example:
         >>> [parse_visible_devices(value) for value in ("2,GPU-8a,-1,3", "NoDevFiles", "")]
         [['2', 'GPU-8a'], [], []]
     """
-    devices: list[str] = []
-    for device in value.split(","):
-        if not DEVICE_NAME.fullmatch(device.strip()):
-            break
-        devices.append(device.strip())
-    if len({*devices}) < len(devices):
-        raise UserError(f"CUDA_VISIBLE_DEVICES={value}: names a device twice, so CUDA would use none of them")
-    return devices
+    names = [name.strip() for name in value.split(",")]
+    return list(itertools.takewhile(DEVICE_NAME.fullmatch, names))
 
 
 def _query_driver() -> list[str]:
-    """Return the UUIDs of all GPUs, and of the parts of those that are divided (MIG), which CUDA numbers in another way."""
+    """Return the UUIDs of all GPUs."""
     try:
         listed = subprocess.run(
             ["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True
@@ -85,8 +87,11 @@ def _query_driver() -> list[str]:
             f"the GPUs of this machine can't be listed: {error}; set CUDA_VISIBLE_DEVICES=0,1 in the environment, "
             "or trainer.accelerator=cpu"
         ) from error
-    gpus = re.split(r"^(?=GPU )", listed, flags=re.MULTILINE)
-    return [uuid for gpu in gpus for uuid in MIG.findall(gpu) or GPU.findall(gpu)]
+    if "(UUID: MIG-" in listed:
+        raise UserError(
+            "this machine's GPUs are divided: set CUDA_VISIBLE_DEVICES to the MIG-… that nvidia-smi -L lists"
+        )
+    return GPU.findall(listed)
 
 
 def call(
@@ -139,14 +144,34 @@ def execute_job(module: str, config: DictConfig) -> None:
     run_task(importlib.import_module(module).main.task, config)
 
 
-def try_job(module: str, config: DictConfig) -> str:
-    """Run a job; return the text of its error, empty on success."""
+def try_job(module: str, config: DictConfig) -> Failure | None:
+    """Run a job; return its failure, None on success."""
     try:
         execute_job(module, config)
     except BaseException as error:  # the next job must run, whatever this one raises
         traceback.print_exc()
-        return failure_text(error)
-    return ""
+        return Failure.of(error)
+    return None
+
+
+def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
+    """Run a job on a cluster's node; record an error as its result, and end with the exit code of a command.
+
+    Args:
+        module: Name of the module whose `main.task` runs the job.
+        config: The job's configuration, including the node `hydra`.
+        identity: The settings that identify the job's run.
+        overrides: The overrides that the job was composed with.
+    """
+    with ending():
+        try:
+            execute_job(module, config)
+        except Exception as error:
+            if not is_main_process():  # its end ends the main process, which may be about to record its own error
+                wait_for_result(Run(identity.config["run_dir"]))
+            if is_main_process() or not is_communication_error(error, num_processes()):
+                record_failure(identity, overrides, Failure.of(error))
+            raise
 
 
 def _check_gpu(config: DictConfig) -> None:
@@ -165,48 +190,50 @@ def _check_gpu(config: DictConfig) -> None:
 
 
 def _execute_job_or_write(module: str, config: DictConfig, path: Path) -> None:
-    """Run a job in this command, and raise its error; the main process writes its text to a file."""
+    """Run a job in this command, and raise its error; the main process writes its failure to a file."""
     try:
         execute_job(module, config)
     except Exception as error:
         if is_main_process():
-            path.write_text(failure_text(error), encoding="utf-8")
+            path.write_bytes(pickle.dumps(Failure.of(error)))
         raise
 
 
-def run_as_command(module: str, config: DictConfig) -> str:
-    """Run a job with several processes, as a command of its own; return the text of its error, empty on success."""
+def run_as_command(module: str, config: DictConfig) -> Failure | None:
+    """Run a job with several processes, as a command of its own; return its failure, None on success."""
     with tempfile.TemporaryDirectory() as folder:
-        path, error = Path(folder) / "job", Path(folder) / "error"
-        write_call(path, _execute_job_or_write, (module, config, error))
+        path, failure = Path(folder) / "job", Path(folder) / "failure"
+        write_call(path, _execute_job_or_write, (module, config, failure))
         # If this process is killed, the command gets a signal, and then ends its other processes.
         code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
-        if not code:
-            return ""
-        return error.read_text(encoding="utf-8") if error.exists() else f"Killed: its process ended with {code}"
+        if code and failure.exists():
+            recorded: Failure = pickle.loads(failure.read_bytes())
+            return recorded
+        return Failure("Killed", f"its process ended with {code}") if code else None
 
 
-def draw_pictures(config: DictConfig) -> str:
-    """Draw the pictures of a run that ended without them; return the text of an error, empty on success."""
+def draw_pictures(config: DictConfig) -> Failure | None:
+    """Draw the pictures of a run that ended without them; return the failure, None on success."""
     with importing():
         from leyden.training.trained import draw_late_pictures
     try:
         with lock.hold_directory(Path(config.run_dir), timeout_s=0):
             draw_late_pictures(config)
     except Exception as error:
-        return failure_text(error)
-    return ""
+        return Failure.of(error)
+    return None
 
 
-def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None:
-    """Check several configurations by building the parts of their runs, without training.
+def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
+    """Check several configurations by building the parts of their runs, without training; return a mistake, or None.
+
+    The traceback of a bug is printed here, as it can't be sent to another process.
 
     Args:
         configs: Names, configurations, and the overrides that they were composed with.
-
-    Raises:
-        UserError: A configuration is wrong; the message names it and the mistake.
     """
+    if multiprocessing.parent_process():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
     with importing():
         from leyden.assembly.build import dry_build
         from leyden.assembly.trainer import silence_lightning
@@ -216,21 +243,9 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> None
         try:
             dry_build(config, facts, overrides=overrides)
         except UserError as error:
-            raise UserError(f"{name}: {error}") from error
-
-
-def dry_build_failure(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
-    """Call `dry_build_jobs` for another process; return the error that it should raise, or None.
-
-    The traceback of a bug is printed here, as it can't be sent.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
-    try:
-        dry_build_jobs(configs)
-    except Exception as error:
-        if not is_mistake(error):
-            print(
-                printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="", flush=True
-            )
-        return error if isinstance(error, UserError) else UserError(as_line(error))
+            return UserError(f"{name}: {error}")
+        except Exception as error:
+            if not is_mistake(error):
+                print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
+            return UserError(as_line(error))
     return None
