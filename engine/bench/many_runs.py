@@ -21,7 +21,6 @@ import yaml
 
 from leyden.config.checks import Objective
 from leyden.config.paths import PROJECT, ROOT
-from leyden.config.values import flatten
 from leyden.run.identity import CONTROL_KEYS
 from leyden.run.record import RunRecord
 from leyden.run.result import Result
@@ -41,10 +40,10 @@ OTHER_FILES = ("curves.png", "errors.png", "hparams.tfevents", "events.out.tfeve
 
 
 def default_config() -> dict[str, Any]:
-    """Return the flat configuration of the default run."""
+    """Return the configuration of the default run."""
     command = [sys.executable, "-m", "leyden.train", "--cfg", "job", "--resolve", "run_dir=x"]
     config = yaml.safe_load(subprocess.check_output(command, cwd=ROOT, text=True))
-    return dict(flatten({key: value for key, value in config.items() if key not in CONTROL_KEYS}))
+    return {key: value for key, value in config.items() if key not in CONTROL_KEYS}
 
 
 def simulate(outputs: Path, num_runs: int) -> None:
@@ -60,8 +59,12 @@ def simulate(outputs: Path, num_runs: int) -> None:
         (directory / "checkpoints").mkdir(parents=True)
         for name in (*OTHER_FILES, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
             (directory / name).touch()
-        own = dict.fromkeys(("seed", "data.seed", "data.split_seed"), seed)
-        own |= {"optimizer.lr": rate, "model.hidden_sizes": [width]}
+        own = {
+            "seed": seed,
+            "data": {**config["data"], "seed": seed, "split_seed": seed},
+            "optimizer": {**config["optimizer"], "lr": rate},
+            "model": {**config["model"], "hidden_sizes": [width]},
+        }
         (directory / "config.yaml").write_text(yaml_text)
         overrides = [f"optimizer.lr={rate!r}", f"model.hidden_sizes=[{width}]", f"seed={seed}"]
         provenance = {

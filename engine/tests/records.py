@@ -3,7 +3,6 @@
 import json
 from pathlib import Path
 
-from leyden.config.values import flatten, unflatten
 from leyden.run.record import RunRecord, read_record, signature
 from leyden.run.result import Result
 
@@ -23,7 +22,7 @@ def starts(directory):
 
 def config(directory):
     """The nested configuration in a record."""
-    return unflatten(content(directory)["config"])
+    return content(directory)["config"]
 
 
 def put(directory, *, config=None, starts=None, result=..., is_own=True):
@@ -32,10 +31,10 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
     directory.mkdir(parents=True, exist_ok=True)
     there = read_record(directory) or RunRecord({}, [])
     starts = there.starts if starts is None else [{"time": START, "job": None, **start} for start in starts]
-    flat = there.config if config is None else dict(flatten(config))
-    RunRecord(flat, starts, result if result is None else there.result, is_own).write(directory)
+    config = there.config if config is None else config
+    RunRecord(config, starts, result if result is None else there.result, is_own).write(directory)
     if isinstance(result, Result):
-        RunRecord(flat, starts, result, is_own).write(directory)
+        RunRecord(config, starts, result, is_own).write(directory)
     elif isinstance(result, dict):  # perhaps not a valid one
         fields = {key: value for key, value in result.items() if key not in (*ROOT, "signature")}
         values = {**fields, **content(directory), **fields}

@@ -43,10 +43,10 @@ def test_a_mistyped_key_is_composed_once(cli, monkeypatch):
 
 
 def test_an_option_with_a_value_keeps_it_among_overrides(cli):
-    code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1", "-p", "optimizer")
+    code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1")
     assert code == 0, err
     assert "lr: 0.5" in out
-    assert "seed" not in out
+    assert "\nseed: 1\n" in out
     code, _, err = cli("train", "optimizer.lr=0.5", "--cfg", "everything", "seed=1")
     assert code == 2
     assert "invalid choice: 'everything'" in err
@@ -58,14 +58,10 @@ def test_help_is_by_the_template_in_the_configuration(cli):
     assert found.startswith("have run: ???\n")
 
 
-def test_info_shows_folders_and_files(cli, tmp_path):
+def test_another_file_in_another_folder_is_composed(cli, tmp_path):
     (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
     further = ("--config-dir", str(tmp_path), "-cn", "mine")
-    folders = cli("train", "--info", "searchpath", *further)[1].splitlines()
-    assert [line.split()[0] for line in folders] == ["of", "hydra", "main", "leyden", "command-line"]
-    files = cli("train", "--info", "defaults", "model=cnn", *further)[1].splitlines()
-    assert {"model/cnn", "mine"} <= {line.split()[0] for line in files}
-    assert cli("train", "--cfg", "job", "-p", "seed", *further)[1] == "7\n"
+    assert "\nseed: 7\n" in cli("train", "--cfg", "job", *further)[1]
 
 
 @pytest.mark.parametrize("key", ["callbacks.mine._target_=x", "job.env_set.A=1"])

@@ -175,11 +175,11 @@ def test_a_run_that_lives_but_does_nothing_is_stuck(call, three):
 
 def test_what_differs_is_told_by_part(call, three):
     text = " ".join(call("diff=[outputs/r0,outputs/r1]").split())
-    assert "configuration data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01 seed 0 1" in text
+    assert "configuration seed 0 1 data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01" in text
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
     first, *_ = json.loads(call("diff=[outputs/r0,outputs/r1]", "format=json"))["differences"]
-    assert first == {"part": "configuration", "key": "data.seed", "a": 0, "b": 1}
+    assert first == {"part": "configuration", "key": "seed", "a": 0, "b": 1}
 
 
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):

@@ -190,9 +190,12 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, repository):
 
 
 def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
-    """A key that is a number is not the text of the same digits, and a text that looks like a number is none."""
+    """A text that looks like a number is none, and neither is such a key."""
     odd = ["1e5", "1e-3", "on", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b", 1e-7, True, None]
-    config = {"data": {"root": "/nowhere", "a": odd, "1e5": 1, 1: odd, "b": [{"c": [1e5]}]}, "logger": {"mine": {}}}
+    config = {
+        "data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]},
+        "logger": {"mine": {}},
+    }
     reproduction.reproduce(Run(run := make(config=config)))
     assert repr(given["settings"]["data"]) == repr(config["data"])
     assert "logger" not in given["settings"]

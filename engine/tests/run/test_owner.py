@@ -249,7 +249,7 @@ def test_a_record_that_is_replaced_after_the_check_is_not_used(own, touched, mon
     assert run.overrides == json.loads(good)["overrides"]
     (own / "run.json").write_bytes(good)
     before = read_record(own)
-    identity = RunIdentity({**before.nested(), "run_dir": "a", "resume": "auto"}, {}.__getitem__)
+    identity = RunIdentity({**before.config, "run_dir": "a", "resume": "auto"}, {}.__getitem__)
     run = Run(own)
     with run.locked(identity, resume="auto"):
         (own / "run.json").write_bytes(evil)

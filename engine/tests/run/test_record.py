@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
-from leyden.config.values import flatten, unflatten
+from leyden.config.values import flatten, leaves
 from leyden.run.directory import Run
 from leyden.run.record import RunRecord, read_record, read_summary
 from leyden.run.result import Result
@@ -23,7 +23,7 @@ START = {
     "git": {"diff": "+a\n" * 9},
 }
 SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats() | st.text()
-KEYS = st.text() | st.integers() | st.sampled_from(["a.b", "[0]", "{0}", "", "'", "_target_"])
+KEYS = st.text() | st.sampled_from(["a.b", "[0]", "", "'"])
 CONFIGS = st.dictionaries(
     KEYS,
     st.recursive(SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=3)),
@@ -32,9 +32,18 @@ CONFIGS = st.dictionaries(
 
 
 @given(CONFIGS)
-def test_a_flat_configuration_is_the_nested_one(config):
-    written = json.loads(json.dumps(dict(flatten(config))))
-    assert repr(unflatten(written)) == repr(config)
+def test_two_configurations_that_differ_differ_when_they_are_flat(config):
+    flat = dict(flatten(config))
+    assert len(flat) == len([*leaves(config)])  # no two values have one key
+
+
+@given(CONFIGS)
+def test_a_configuration_is_read_as_it_was_written(tmp_path_factory, config):
+    folder = tmp_path_factory.mktemp("run")
+    config.pop("name", None)
+    RunRecord(config, [START]).write(folder)
+    assert repr(sorted(read_record(folder).config.items())) == repr(sorted(config.items()))
+    assert repr(sorted(read_summary(str(folder)).config.items())) == repr(sorted(flatten(config)))
 
 
 @pytest.mark.parametrize("value", [0.1, math.nan, math.inf, -math.inf, None])
@@ -50,12 +59,14 @@ def test_what_is_written_is_read(tmp_path, value):
         }
     )
     record = RunRecord(
-        {"name": "é", "x": value, "y": [1, 1.0, True, "\u2028"], "z": {}}, [START, {**START, "job": None}], result
+        {"name": "é", "x": value, "y": [1, 1.0, True, "\u2028"], "z": {}, "m": {"n": [{"o": 1}]}},
+        [START, {**START, "job": None}],
+        result,
     )
     record.write(tmp_path)
     assert repr(read_record(tmp_path)) == repr(record)
     summary = read_summary(tmp_path)
-    assert repr((summary.config, summary.result)) == repr((record.config, result))
+    assert repr((summary.config, summary.result)) == repr((dict(flatten(record.config)), result))
     assert (summary.overrides, summary.times, summary.job) == (["seed=1"], [START["time"]] * 2, None)
     assert len(summary.data) == 32
     lines = (tmp_path / "run.json").read_text().splitlines()
@@ -81,9 +92,9 @@ def test_no_record_is_none_and_damage_is_one_line(tmp_path):
 def test_each_of_many_configurations_is_as_recorded(tmp_path):
     values = [1, 1.0, True, "1", [1], [1.0], [True], {}, [], None, -0.0, 0.0, "{", '",\n\n"']
     for number, value in enumerate([*values, *values]):
-        config = {"seed": 3, "x": value, "model._target_": "torch.nn.ReLU", "model.y": 2, "": "", "a.[0].b": {}}
+        config = {"seed": 3, "": "", "l": [{"b": {}}], "model": {"_target_": "torch.nn.ReLU", "y": value}}
         RunRecord(config, [START]).write(tmp_path)
-        assert repr(read_summary(tmp_path).config) == repr(config), number
+        assert repr(read_summary(tmp_path).config) == repr(dict(flatten(config))), number
 
 
 @pytest.mark.parametrize(
@@ -91,9 +102,6 @@ def test_each_of_many_configurations_is_as_recorded(tmp_path):
     [
         ('"y": 2', '"y": 2, "name": 3'),
         ('"y": 2', '"y": 1' + "0" * 50),
-        ('"y": 2', '"y": {"z": 1}'),
-        ('"y": 2', '"y": [[]]'),
-        ('"y": 2', '"y": 2}, "config": {"y": {"z": 1}'),
         ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1'),
         ('"y": 2', '"y": 2,'),
         ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}'),
@@ -119,10 +127,7 @@ def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
     [
         '{"name": "x", "a": ' + "9" * 5000 + "}",
         '{"name": "x", "a": ' + "9" * 41 + "}",
-        '{"name": "x", "a": {"b": 1}}',
-        '{"name": "x", "a": 1, "a.b": 2}',
-        '{"name": "x", "[0].a": 2}',
-        '{"name": "x", "' + "a." * 5000 + 'a": 1}',
+        '{"name": "x", "a": ' + '{"b": ' * 60 + "1" + "}" * 61,
         '{"name": "a\\nb"}',
         "[" * 100_000,
         "\udcff",
@@ -136,6 +141,6 @@ def test_no_verb_reads_what_is_no_configuration(tmp_path, config):
 
 
 def test_a_record_of_many_settings_is_read_whole(tmp_path):
-    config = {f"a.{number}": "x" * 100 for number in range(1000)}
+    config = {"a": {str(number): "x" * 100 for number in range(1000)}}
     RunRecord(config, [START]).write(tmp_path)
-    assert read_summary(tmp_path).config == config
+    assert read_summary(tmp_path).config == dict(flatten(config))

@@ -173,11 +173,21 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
 
 
 # With three or more, the order in which gradients are added up counts; it depends on the layers' sizes.
-@pytest.mark.parametrize(("num", "hidden_sizes"), [(2, "[16]"), (4, "[512]")])
-@pytest.mark.slow(minutes=1)
-def test_ddp_resumes_exactly(tmp_path, mnist_root, num, hidden_sizes):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}", *QUICK)
+@pytest.mark.parametrize(
+    ("kind", "num", "hidden_sizes"),
+    [("ddp", 4, "[512]"), ("fsdp2", 2, "[16]"), ("fsdp2", 4, "[512]")],
+)
+@pytest.mark.slow(minutes=1)  # two processes of DDP: tests/strangers
+def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, hidden_sizes):
+    arguments = (
+        f"trainer={kind}",
+        "trainer.accelerator=cpu",
+        f"trainer.devices={num}",
+        f"outputs={tmp_path}",
+        *QUICK,
+    )
     arguments = (*arguments, *STOCHASTIC, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={25 * num}")
+    arguments = (*arguments, "trainer.gradient_clip_val=0.5", "test=true")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
     process.communicate(timeout=TIMEOUT_S)
@@ -192,6 +202,10 @@ def test_ddp_resumes_exactly(tmp_path, mnist_root, num, hidden_sizes):
     first, again = ([state["torch"] for state in states["processes"]] for states in kept)
     assert not torch.equal(first[0], first[1])  # dropout and augmentation of their own
     assert all(map(torch.equal, first, again))
+    # One process evaluates the checkpoint, which holds the weights whole.
+    code, out, err = cli("evaluate", f"run={tmp_path / 'killed'}")
+    assert code == 0, err
+    assert f"{Run(tmp_path / 'whole').result.metrics['test/acc']:.4f}" in out
 
 
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")

@@ -14,7 +14,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
@@ -163,6 +163,8 @@ class Build:
         test = self._evaluates_test_set(test)
         self._check_limits(test)
         self._check_objective()
+        if self.cfg.trainer.get("strategy") == "fsdp2":
+            self._check_sharding()
         if isinstance(self.module, Task):  # names that another LightningModule logs are unknown before it does
             self._check_monitors(self.module)
         return test
@@ -211,6 +213,17 @@ class Build:
                 f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since a run can't resume within "
                 "an epoch of these data: their loader has no state_dict and is not a DataLoader"
             )
+
+    def _check_sharding(self) -> None:
+        name, lacking = type(self.module).__name__, ""
+        if not is_overridden("configure_model", self.module):
+            lacking = f"{name} has no configure_model, in which it shards its layers"
+        elif not self.module.automatic_optimization:
+            lacking = f"{name} steps its optimizers by hand"
+        elif any(isinstance(each, WeightAveraging) for each in self.trainer.callbacks):
+            lacking = "an average of weights needs them whole"
+        if lacking:
+            raise UserError(f"trainer.strategy=fsdp2: {lacking}; ddp keeps a whole copy per process")
 
     def _check_monitors(self, module: Task) -> None:
         known = module.logged_on(sizes_of(self.data))

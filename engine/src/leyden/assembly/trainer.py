@@ -42,6 +42,7 @@ from leyden.exact.digest import digest_of_content
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
+from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
@@ -58,7 +59,7 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false")
+STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp2")
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
@@ -137,7 +138,7 @@ def check_unsharded(kind: type, strategy: Any) -> None:
     Raises:
         UserError: The strategy may shard them.
     """
-    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy) or issubclass(kind, DeepSpeedStrategy):
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
             f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
             f"hold them whole, so the run could not be resumed; choose one of {', '.join(STRATEGIES)}"
@@ -149,10 +150,12 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
     plugins: list[Any] = [SafeCheckpointIO()]
     if environment := _cluster_environment():
         plugins.append(environment)
+    if is_fsdp2 := cfg.trainer.get("strategy") == "fsdp2":
+        kwargs = {"strategy": FSDP2(), **kwargs}
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         "trainer",
-        without=["max_time"],  # the callback Timer applies it
+        without=["max_time", *["strategy"] * is_fsdp2],  # the callback Timer applies the former
         callbacks=[without_empty_hooks(callback) for callback in callbacks],
         plugins=plugins,
         # No progress bar of Lightning's if the configuration has none.
@@ -242,7 +245,7 @@ class RunTrainer:
         trainer: Lightning's trainer.
         checkpoint: Saves the checkpoints, and has the metrics of the best one.
         timer: Measures the seconds of training, over all starts of the run.
-        seen: Counts samples and completed epochs, over all starts of the run.
+        seen: Counts completed epochs, over all starts of the run.
         exact: Callbacks that make the run resume to the same bits.
     """
 

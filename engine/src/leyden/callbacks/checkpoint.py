@@ -13,6 +13,7 @@ from leyden.config.terminal import warn
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.files import replacing
 from leyden.exact.lightning import logged_steps
+from leyden.exact.sharding import load_whole
 from leyden.exact.stages import stages_of
 from leyden.run.files import damage
 from leyden.run.lock import check_held
@@ -34,7 +35,7 @@ def load_weights(module: L.LightningModule, content: dict[str, Any], *, strict: 
     module.on_load_checkpoint(content)
     if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
         raise ValueError(f"there is no {lacking[0]}; create all modules in the constructor or in configure_model")
-    module.load_state_dict(content["state_dict"], strict=strict)
+    load_whole(module, content["state_dict"], strict=strict)
 
 
 def _as_metrics(values: Mapping[str, Any]) -> dict[str, float]:

@@ -61,7 +61,8 @@ class Summary(DisplayCallback):
         for name, module in network.named_modules():
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             if own > 0:
-                rows.append({"layer": name, "type": type(module).__name__, "parameters": f"{own:,}"})
+                kind = type(module).__name__.removeprefix("FSDP")  # PyTorch's name of a class that is sharded
+                rows.append({"layer": name, "type": kind, "parameters": f"{own:,}"})
         total = sum(parameter.numel() for parameter in network.parameters())
         rows.append({"layer": "total", "type": type(network).__name__, "parameters": f"{total:,}"})
         # Use the existing loaders: requesting new ones would replace the data module's samplers.

@@ -10,6 +10,7 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from leyden.callbacks.display import DisplayCallback
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
+from leyden.exact.sharding import FSDP2
 from leyden.run.files import HASH_LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held
 
@@ -18,8 +19,8 @@ class Fingerprints(DisplayCallback):
     """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
 
     A line contains hashes of the weights, the optimizers' states and the random states. Training is not affected. A
-    run that resumes deletes the lines after its checkpoint. Only the process of rank 0 writes, with its own states;
-    if the weights are sharded over processes, no file is written.
+    run that resumes deletes the lines after its checkpoint. Only the process of rank 0 writes, with its own states, and
+    its own part of weights that are sharded.
 
     Args:
         every_n_steps: Optimizer steps between additional lines; None for none.
@@ -37,7 +38,7 @@ class Fingerprints(DisplayCallback):
         """Keep the existing lines up to the step from which the run resumes."""
         self._step = trainer.global_step
         # With sharded states, all processes would have to gather them at the same time.
-        is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy)
+        is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2)
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:
             directory = Path(trainer.default_root_dir)

@@ -191,7 +191,7 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
     if not is_plain(config):
         raise UserError(
             f"the configuration can't be saved: it holds more than {MAX_VALUES:,} values, or one that is not a number, "
-            "text, list or dictionary"
+            "text, list or dictionary with texts as keys"
         )
     return config
 

@@ -127,35 +127,16 @@ def help_text(cfg: DictConfig) -> str:
     return text.safe_substitute(CONFIG=OmegaConf.to_yaml(without_hydra(cfg)))
 
 
-def shown_config(cfg: DictConfig, kind: str, package: str | None, *, resolve: bool) -> str:
+def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
     """Return what `--cfg` shows of a configuration, as YAML.
 
     Args:
         cfg: The configuration, including the node `hydra`.
         kind: `job` for the command's own keys, `hydra` for Hydra's, `all` for both.
-        package: Key of the node that is shown; None for the root.
         resolve: Whether interpolations are resolved.
-
-    Raises:
-        UserError: There is no such node.
     """
-    shown: Any = {"job": without_hydra(cfg), "hydra": OmegaConf.create({"hydra": cfg.hydra}), "all": cfg}[kind]
-    if package not in (None, "_global_"):
-        shown = OmegaConf.select(shown, package)
-        if shown is None:
-            raise UserError(f"--package {package}: no such key")
-    if not OmegaConf.is_config(shown):
-        return f"{shown}\n"
-    return (f"# @package {package}\n" if package else "") + OmegaConf.to_yaml(shown, resolve=resolve)
-
-
-def sources(cfg: DictConfig, config_name: str, overrides: Sequence[str], kind: str) -> list[dict[str, Any]]:
-    """Return what `--info` shows: the folders that are searched (`searchpath`), or the files that are read (`defaults`)."""
-    if kind == "searchpath":
-        return [{"of": each.provider, "path": each.path} for each in cfg.hydra.runtime.config_sources if each.path]
-    loader = GlobalHydra.instance().config_loader()
-    found = loader.compute_defaults_list(config_name, list(overrides), RunMode.MULTIRUN)
-    return [{"file": each.config_path, "sets": each.package or "the root"} for each in found.defaults]
+    shown = {"job": without_hydra(cfg), "hydra": OmegaConf.create({"hydra": cfg.hydra}), "all": cfg}[kind]
+    return OmegaConf.to_yaml(shown, resolve=resolve)
 
 
 def complete(config_name: str, shell: str) -> None:

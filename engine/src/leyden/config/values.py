@@ -1,7 +1,5 @@
 """Configurations as nested dictionaries and lists of plain values."""
 
-import ast
-import re
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
@@ -14,7 +12,7 @@ MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
 
 
 class Index(int):
-    """A place in a list; a mapping's key can be a number, too."""
+    """A place in a list."""
 
 
 def targets(config: Any) -> list[str]:
@@ -38,15 +36,11 @@ def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
         yield from leaves(value, (*path, key))
 
 
-def dotted(path: Path) -> str:
-    """Return a path as text, such as `optimizer.lr`; indices and ambiguous keys are put in brackets, numbers in braces."""
-    return ".".join(map(_part, path))
-
-
 def _part(key: Any) -> str:
-    if isinstance(key, str):
-        return f"[{key!r}]" if not key or {*".[{"} & {*key} else key
-    return f"[{int(key)}]" if isinstance(key, Index) else f"{{{key!r}}}"
+    """Return a key in a dotted path; an index, and a key that would be ambiguous, in brackets."""
+    if isinstance(key, Index):
+        return f"[{int(key)}]"
+    return f"[{key!r}]" if not key or {*".["} & {*key} else str(key)
 
 
 def flatten(node: Any) -> Iterator[tuple[str, Any]]:
@@ -57,71 +51,7 @@ def flatten(node: Any) -> Iterator[tuple[str, Any]]:
         {'optimizer.lr': 0.1, 'x.[0].y': 1, "['a.b']": 2}
     """
     for path, value in leaves(node):
-        yield dotted(path), value
-
-
-PART = re.compile(
-    r"""\[(?P<index>\d+)\]|\[(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]|\{(?P<number>-?\d+|True|False)\}|[^.\[{]+"""
-)
-
-
-def unflatten(flat: Mapping[str, Any]) -> Any:
-    """Return the configuration that `flatten` yielded these keys and values of.
-
-    Raises:
-        ValueError: The keys are not those of a configuration.
-
-    Example:
-        >>> unflatten({"optimizer.lr": 0.1, "x.[0].y": 1, "['a.b']": 2})
-        {'optimizer': {'lr': 0.1}, 'x': [{'y': 1}], 'a.b': 2}
-    """
-    root: dict[Any, Any] = {}
-    for text, value in flat.items():
-        node, path = root, [Index(0), *_parts(text)]
-        if len(path) > MAX_DEPTH:
-            raise ValueError(f"a key has more than {MAX_DEPTH} parts")
-        for key in path[:-1]:
-            node = node.setdefault(key, _Node())
-            if type(node) is not _Node:
-                raise ValueError(f"{text}: {key} has a value")
-        if path[-1] in node:
-            raise ValueError(f"{text}: is there twice")
-        node[path[-1]] = value
-    return _as_config(root.get(0, {}))
-
-
-class _Node(dict[Any, Any]):
-    """A part of a configuration; an empty mapping is a value."""
-
-
-def _parts(text: str) -> Iterator[Any]:
-    """Yield the keys of a dotted path."""
-    position = 0
-    while text and position < len(text) + 1:
-        found = PART.match(text, position)
-        if not found or (found.end() < len(text) and text[found.end()] != "."):
-            raise ValueError(f"{text}: is not a key")
-        if found["index"]:
-            yield Index(found["index"])
-        elif found["text"] or found["number"]:
-            try:
-                yield ast.literal_eval(found["text"] or found["number"])
-            except SyntaxError as error:
-                raise ValueError(f"{text}: is not a key") from error
-        else:
-            yield found[0]
-        position = found.end() + 1
-
-
-def _as_config(node: Any) -> Any:
-    if type(node) is not _Node:
-        return node
-    values = {key: _as_config(value) for key, value in node.items()}
-    if not any(isinstance(key, Index) for key in values):
-        return values
-    if [*values] != [*range(len(values))] or not all(isinstance(key, Index) for key in values):
-        raise ValueError("a list has gaps")
-    return [*values.values()]
+        yield ".".join(map(_part, path)), value
 
 
 K = TypeVar("K", bound=Hashable)
@@ -177,7 +107,7 @@ def is_plain(node: Any) -> bool:
         if depth > MAX_DEPTH or (isinstance(node, int) and abs(node) >= 10**MAX_DIGITS):
             return False
         if isinstance(node, dict):
-            if not all(isinstance(key, str | int) for key in node):
+            if not all(isinstance(key, str) for key in node):
                 return False
             remaining += [(value, depth + 1) for value in node.values()]
         elif isinstance(node, list):

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
     from leyden.exact.marks import mark
+    from leyden.exact.sharding import FSDP2, shard
 
-__all__ = ["Exact", "ExactError", "mark"]
-_NAMES = {"Exact": "fit", "mark": "marks"}
+__all__ = ["FSDP2", "Exact", "ExactError", "mark", "shard"]
+_NAMES = {"FSDP2": "sharding", "Exact": "fit", "mark": "marks", "shard": "sharding"}
 
 
 class ExactError(Exception):

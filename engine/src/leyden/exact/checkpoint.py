@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import CheckpointIO
 
 from leyden.exact import ExactError
+from leyden.exact.digest import strided
 from leyden.exact.files import replacing
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.memory import read_plain, write_plain
@@ -302,7 +303,9 @@ class LastCheckpoint(Checkpoint):
             name: Name of the file.
             kept: Name of a permanent copy, without suffix; empty for no copy.
         """
-        if not all(parameter.isfinite().all() for parameter in trainer.lightning_module.parameters()):
+        parts = (part for each in trainer.lightning_module.parameters() for part in strided(each.detach()))
+        is_finite = all(part.isfinite().all() for part in parts)  # of this process's part of a sharded weight
+        if not trainer.strategy.reduce_boolean_decision(is_finite):
             self.refuse(f"weights are not finite at step {trainer.global_step}")
             return
         trainer.save_checkpoint(self.path(trainer, name + PREPARED))

@@ -23,6 +23,7 @@ from leyden.exact.loaders import make_resumable
 from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed, mark
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.report import Mode, Reporter, say
+from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
 from leyden.exact.stop import REQUEUE, Requeue, Steps, Stop, leave
@@ -83,9 +84,9 @@ class Exact(L.Callback):
         callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
         if self not in callbacks:
             raise ValueError("the trainer needs this callback: L.Trainer(callbacks=[exact])")
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2):
             raise ExactError(
-                f"{type(trainer.strategy).__name__} may shard weights: only one device or DDP can be resumed"
+                f"{type(trainer.strategy).__name__} may shard weights: only one device, DDP or leyden's FSDP2 can be resumed"
             )
         if refusal := next(filter(None, map(refuse_search, callbacks)), ""):
             raise ExactError(refusal)

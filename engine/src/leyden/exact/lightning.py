@@ -11,6 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import (
     _Metadata,
     _ResultCollection,
@@ -220,3 +221,8 @@ def complete_last_batch(trainer: L.Trainer) -> None:
     each: Any
     for each in (progress.current, progress.total):
         each.started = each.processed = each.completed = each.ready
+
+
+def share_data_over_all(strategy: ModelParallelStrategy) -> None:
+    """Make all processes share the data; their number is not known where Lightning takes it, in the constructor."""
+    strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes

@@ -11,7 +11,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 import traceback
 from collections import Counter
@@ -134,10 +133,9 @@ class Starts:
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
         variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        with self.output.open("wb") as to, _Deferred() as deferred:
+        with self.output.open("wb") as to:
             process = self.launch(variables, to)
         try:
-            deferred.obey()
             code = process.wait(self.timeout_s)
         except subprocess.TimeoutExpired:
             text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
@@ -165,28 +163,6 @@ class Starts:
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
-
-
-class _Deferred:
-    """Context in which signals that end this process wait, so that no command is started and then forgotten."""
-
-    def __enter__(self) -> "_Deferred":
-        self._received: list[int] = []
-        is_main = threading.current_thread() is threading.main_thread()
-        self._handlers = {number: signal.getsignal(number) for number in ENDING} if is_main else {}
-        for number, handler in self._handlers.items():
-            if callable(handler) or handler == signal.SIG_DFL:
-                signal.signal(number, lambda number, _: self._received.append(number))
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._handlers.items():
-            signal.signal(number, handler)
-
-    def obey(self) -> None:
-        """Let the signals have their effect."""
-        for number in self._received:
-            signal.raise_signal(number)
 
 
 class Forked:

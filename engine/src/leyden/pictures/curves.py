@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.samples_seen import batch_size
+from leyden.callbacks.samples_seen import samples_per_batch
 from leyden.config.values import flatten
 from leyden.exact.lightning import logged_steps
 from leyden.exact.stages import stages_of
@@ -105,7 +105,7 @@ class Monitor(L.Callback):
       `grad_norm_1` etc. for the parameters of each optimizer, if a module steps several manually. These are logged
       every `log_every_n_steps` batches.
     - `time/samples_per_second`: training samples per second since the previous such step of the epoch; omitted if
-      the batch size is unknown.
+      their number is unknown.
     - `time/epoch_seconds`: duration of an epoch with its validation, over all starts.
 
     Times differ between equal runs, so all of them have the prefix `time/`.
@@ -116,7 +116,7 @@ class Monitor(L.Callback):
     def __init__(self) -> None:
         self._before = 0.0  # seconds of this epoch in earlier starts
         self._start = self._since = time.monotonic()
-        self._num_samples: int | None = 0  # None if the size of a batch is unknown
+        self._num_batches = 0  # since the last logged step
 
     def state_dict(self) -> dict[str, Any]:
         """Return the seconds of this epoch so far."""
@@ -129,7 +129,7 @@ class Monitor(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clocks; a run that resumes within an epoch gets no `on_train_epoch_start`."""
         self._start = self._since = time.monotonic()
-        self._num_samples = 0
+        self._num_batches = 0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restart the clocks."""
@@ -139,12 +139,8 @@ class Monitor(L.Callback):
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Count the batch's samples."""
-        num = batch_size(batch, trainer.train_dataloader)
-        if num is None or self._num_samples is None:
-            self._num_samples = None
-        else:
-            self._num_samples += num * trainer.world_size
+        """Count the batch."""
+        self._num_batches += 1
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
@@ -160,11 +156,12 @@ class Monitor(L.Callback):
         groups = [group for each in trainer.optimizers for group in each.param_groups]
         values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
         suffix = f"_{_optimizer_index(trainer, optimizer)}" if several else ""
-        values[f"grad_norm{suffix}"] = torch.nn.utils.get_total_norm(gradients).item()
+        norm: Any = torch.nn.utils.get_total_norm(gradients)
+        values[f"grad_norm{suffix}"] = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
         now = time.monotonic()
-        if self._num_samples is not None:
-            values["time/samples_per_second"] = self._num_samples / (now - self._since)
-        self._num_samples, self._since = 0, now
+        if num_samples := samples_per_batch(trainer):
+            values["time/samples_per_second"] = num_samples * self._num_batches / (now - self._since)
+        self._num_batches, self._since = 0, now
         self._log_directly(trainer, values, logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

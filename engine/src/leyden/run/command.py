@@ -23,7 +23,6 @@ from leyden.config.hydra import (
     is_sweep,
     run_task,
     shown_config,
-    sources,
 )
 from leyden.config.paths import choices
 from leyden.config.terminal import quoted_override, warn
@@ -95,11 +94,7 @@ def _run(
         if options.help:
             print(help_text(cfg))
         elif options.cfg:
-            print(shown_config(cfg, options.cfg, options.package, resolve=options.resolve), end="")
-        elif options.info:
-            from leyden.config.table import print_table  # late, as it imports rich
-
-            print_table(sources(cfg, name, overrides, options.info))
+            print(shown_config(cfg, options.cfg, resolve=options.resolve), end="")
         elif sweep and is_sweep(cfg):
             sweep(cfg, _module(task))
         else:
@@ -132,8 +127,6 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--package", "-p")
-    parser.add_argument("--info", "-i", choices=("searchpath", "defaults"))
     parser.add_argument("--config-name", "-cn", default=name)
     parser.add_argument("--config-dir", "-cd", type=Path)
     parser.add_argument("--shell-completion", "-sc", action="store_true")
@@ -144,10 +137,8 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         bare = unknown[0].lstrip("-")
         what = f"a key has no dashes, such as {bare}" if "=" in bare else "--help lists the options"
         raise UserError(f"{unknown[0]}: no such option; {what}")
-    if (options.resolve or options.package) and not options.cfg:
-        raise UserError(
-            f"{'--resolve' if options.resolve else '--package'}: needs --cfg job, whose output it changes"
-        )
+    if options.resolve and not options.cfg:
+        raise UserError("--resolve: needs --cfg job, whose output it changes")
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     if options.multirun and not can_sweep:

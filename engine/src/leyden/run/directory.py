@@ -18,14 +18,13 @@ import yaml
 
 from leyden.config.errors import Exit, UserError, is_mistake, leave
 from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
-from leyden.config.values import flatten
 from leyden.run import lock
 from leyden.run.files import damage, read_json, refuse_links, write_whole
 from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, machine, origin
-from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record, with_current_targets
 from leyden.run.result import EVENT_FOLDERS, Failure, Result
 
 MAX_NAMES = 5  # of files in a message
@@ -97,7 +96,7 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._in(self.record, current=True)
+        return self._current(self.record)
 
     @property
     def recorded(self) -> dict[str, Any]:
@@ -106,15 +105,16 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._in(self.record, current=False)
+        return self._required(self.record).config
 
-    def _in(self, record: RunRecord | None, *, current: bool) -> dict[str, Any]:
+    def _required(self, record: RunRecord | None) -> RunRecord:
         if record is None:
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
-        try:
-            return record.nested(current=current)
-        except ValueError as error:
-            raise UserError(f"{self.directory}: not a run directory, {RECORD} can't be read ({error})") from error
+        return record
+
+    def _current(self, record: RunRecord | None) -> dict[str, Any]:
+        config: dict[str, Any] = with_current_targets(self._required(record).config)
+        return config
 
     @property
     def result(self) -> Result | None:
@@ -262,7 +262,7 @@ class Run:
         there = self._own(self.record)
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        starts, config = there.starts if there else [], self._in(there, current=True)
+        starts, config = there.starts if there else [], self._current(there)
         overrides = [override for start in starts for override in start["overrides"]]
         deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
         if differences := identity.differences(config, deleted=deleted):
@@ -304,7 +304,7 @@ class Run:
             if before and before.result:
                 self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
-            config = dict(flatten(identity.saved_config))
+            config = identity.saved_config
             if before:
                 config |= {
                     key: before.config[key]
@@ -317,7 +317,7 @@ class Run:
     def _write(self, record: RunRecord) -> None:
         """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
         record.write(self.directory)
-        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.nested(), sort_keys=False))
+        write_whole(self.directory / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
 
     def note(self, identity: RunIdentity, overrides: Sequence[str]) -> None:
         """Set a note or tags that are typed for a run that has finished."""
@@ -330,7 +330,7 @@ class Run:
         Raises:
             UserError: The directory is not a run directory, or it is in use.
         """
-        self._in(self.record, current=False)
+        self._required(self.record)
         with lock.hold_directory(self.directory, timeout_s=0):
             if (record := self.record) is None:
                 raise UserError(f"{self.directory}: {RECORD} is gone")

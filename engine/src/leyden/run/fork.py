@@ -147,7 +147,7 @@ def recorded_arguments(arguments: Sequence[str], *, is_sweep: bool) -> list[str]
     typed = [fork if values and key_of(each) == "fork" else each for each in arguments]
     if is_sweep:
         records = [parse_fork(value)[0].record for value in values]
-        there = {key for record in records if record for key in record.config}
+        there = {key for record in records if record for key, _ in flatten(record.config)}
         files = [each for each in typed if key_of(each) in _groups() and "," not in each]
         return [_added(each, there, composed_values(files)) if "=" in each else each for each in typed]
     overrides = [each for each in typed if each[:1] == "~" or ("=" in each and each[0] != "-")]

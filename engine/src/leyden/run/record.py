@@ -9,7 +9,6 @@ user says `trust=true`.
 import functools
 import hashlib
 import hmac
-import itertools
 import json
 import operator
 import os
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 from leyden.config.errors import UserError
 from leyden.config.paths import current_target
 from leyden.config.terminal import warn
-from leyden.config.values import MAX_DIGITS, MAX_VALUES, unflatten
+from leyden.config.values import flatten, is_plain
 from leyden.run.files import read_bytes, read_text, write_whole
 from leyden.run.result import Result
 
@@ -33,8 +32,6 @@ MIN_CHARACTERS = 32  # of a key
 CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
 MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
-SCALARS = {str, float, bool, type(None)}
-MAX_INT = 10**MAX_DIGITS
 
 
 class Summary(NamedTuple):
@@ -63,7 +60,7 @@ class RunRecord:
     """The content of `run.json`.
 
     Args:
-        config: The resolved configuration by flat key, exactly as recorded.
+        config: The resolved configuration, exactly as recorded.
         starts: The provenance of each start, as returned by `origin`, the first one first. `result` in a start is the
             result that the run had when the next one replaced it.
         result: The result; None if the run has not ended.
@@ -75,25 +72,11 @@ class RunRecord:
     result: Result | None = None
     is_own: bool = True
 
-    def nested(self, *, current: bool = False) -> dict[str, Any]:
-        """Return the configuration as nested dictionaries and lists.
-
-        Args:
-            current: Whether targets have the project package's current name.
-
-        Raises:
-            ValueError: The flat keys are not those of a configuration.
-        """
-        config = unflatten(with_current_targets(self.config) if current else self.config)
-        if not isinstance(config, dict):
-            raise ValueError("its configuration is not a mapping")
-        return config
-
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Each key at the root has a line of its own, and each setting; a gap divides the parts of the configuration. The
-        starts come last, before the signature of all above it.
+        Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
+        The starts come last, before the signature of all above it.
         """
         hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
         values = {
@@ -103,8 +86,9 @@ class RunRecord:
             "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
             "job": self.starts[-1].get("job") if self.starts else None,
         }
-        parts = itertools.groupby(self.config.items(), lambda item: item[0].rpartition(".")[0].partition(".")[0])
-        config = GAP.join(_lines(dict(part)) for _, part in parts)
+        groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
+        others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
+        config = GAP.join(_lines(part) for part in (others, *groups) if part)
         text = f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(self.starts)},\n"
         write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
 
@@ -149,10 +133,10 @@ def read_summary(directory: str) -> Summary | None:
             if not mark:
                 raise ValueError("its head has not all settings")
             content = json.loads(root.decode()[:-1] + "}")
-            config = _named(functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {}))
+            config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
         except ValueError:  # longer, or formatted by another program
             content = json.loads(read_bytes(path).decode())
-            config = with_current_targets(_checked(content.get("config") if isinstance(content, dict) else None))
+            config = _flat(content.get("config") if isinstance(content, dict) else None)
         overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
         if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
             raise ValueError("it has no overrides and times of starts")
@@ -165,12 +149,16 @@ def read_summary(directory: str) -> Summary | None:
 
 @functools.lru_cache(MAX_PARTS)
 def _part(text: str) -> dict[str, Any]:
-    """Return settings from their lines in a record.
+    """Return settings by flat key, from their lines in a record.
 
     Raises:
         ValueError: They are not those of settings.
     """
-    return with_current_targets(_checked(json.loads(f"{{{text}}}")))
+    return _flat(json.loads(f"{{{text}}}"))
+
+
+def _flat(config: Any) -> dict[str, Any]:
+    return dict(flatten(with_current_targets(_checked(config))))
 
 
 def _unreadable(directory: Path | str, error: Exception) -> UserError:
@@ -179,24 +167,12 @@ def _unreadable(directory: Path | str, error: Exception) -> UserError:
 
 
 def _checked(config: Any) -> dict[str, Any]:
-    """Return a flat configuration with only plain values, and lists of them; others could evade checks.
+    """Return a configuration with only plain values, and a name that can be printed; others could evade checks.
 
     Raises:
         ValueError: It is none.
     """
-    if not isinstance(config, dict) or not all(map(_is_plain, config.values())):
-        raise ValueError("it has no configuration")
-    return _named(config)
-
-
-def _named(config: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat configuration of plain values with a name that can be printed.
-
-    Raises:
-        ValueError: It is none.
-    """
-    name = config.get("name", "")
-    if len(config) > MAX_VALUES or type(name) is not str:
+    if not isinstance(config, dict) or not is_plain(config) or type(name := config.get("name", "")) is not str:
         raise ValueError("it has no configuration")
     if not name.isprintable():  # it could forge lines in lists and terminals
         raise ValueError(f"its name is {name!r}")
@@ -205,16 +181,6 @@ def _named(config: dict[str, Any]) -> dict[str, Any]:
 
 def _result(content: Mapping[str, Any]) -> Result | None:
     return None if content.get("status") is None else Result.from_dict(content)
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, list):
-        return len(value) <= MAX_VALUES and all(map(_is_scalar, value))
-    return _is_scalar(value) or value == {}
-
-
-def _is_scalar(value: Any) -> bool:
-    return type(value) in SCALARS or (type(value) is int and -MAX_INT < value < MAX_INT)
 
 
 def _is_start(start: Any) -> bool:
@@ -243,14 +209,16 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
     return {}
 
 
-def with_current_targets(flat: dict[str, Any]) -> dict[str, Any]:
-    """Return a flat configuration with each `_target_` under the project package's current name."""
-    current = {
-        key: current_target(value)
-        for key, value in flat.items()
-        if (key == "_target_" or key.endswith("._target_")) and isinstance(value, str)
+def with_current_targets(node: Any) -> Any:
+    """Return a configuration with each `_target_` under the project package's current name."""
+    if isinstance(node, list):
+        return [with_current_targets(each) for each in node]
+    if not isinstance(node, dict):
+        return node
+    return {
+        key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
+        for key, value in node.items()
     }
-    return {**flat, **current} if current else flat
 
 
 @functools.cache

@@ -171,6 +171,13 @@ class Task(L.LightningModule):
         """Return the names logged per epoch of training with data that have these splits; only `train` and `val` log."""
         return set().union(*map(self.names_in, {"train", "val"} & {*splits}))
 
+    def configure_model(self) -> None:
+        """Shard the network over the processes of `trainer.strategy=fsdp2`."""
+        if self.device_mesh is not None:
+            from leyden.exact.sharding import shard  # late, as few runs need it
+
+            shard(self.network, self.device_mesh["data_parallel"])
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the network's output."""
         outputs: Tensor = self.network(inputs)

@@ -20,6 +20,7 @@ from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_er
 from leyden.assembly.task import partial_test_message, taken_arguments
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
+from leyden.callbacks.samples_seen import samples_per_batch
 from leyden.config.errors import Exit, UserError, leave, log_and_continue
 from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
 from leyden.data.contract import Facts, first_batches, has_split
@@ -67,7 +68,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
-    num_samples = trainer.seen.num_samples
+    each = samples_per_batch(lightning)
     result = Result(
         status=trainer.status,
         objectives=(),
@@ -75,7 +76,9 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         epochs=trainer.seen.num_epochs,
         optimizer_steps=lightning.global_step,
         seconds=seconds,
-        samples_per_second=num_samples / seconds if num_samples is not None and seconds else None,
+        samples_per_second=round(each * (lightning.fit_loop.total_batch_idx + 1)) / seconds
+        if each and seconds
+        else None,
         checkpoint="checkpoints/best.ckpt",
         requeues=num_restarts(),
         stages=trainer.exact.stages.by_stage(kept.best),
