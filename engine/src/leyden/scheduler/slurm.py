@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,8 +77,8 @@ def leave_job() -> None:
             del os.environ[name]
 
 
-def requeue(*, elsewhere: bool = False) -> str:
-    """Put this process's job back into the queue once its processes have ended.
+def requeue(*, elsewhere: bool = False) -> bool:
+    """Put this process's job back into the queue once its processes have ended, and print how that went.
 
     The job's script does so, since a container has no `scontrol`; a script of the user's own does not, so that Slurm
     does it at once, and ends the job.
@@ -86,18 +87,22 @@ def requeue(*, elsewhere: bool = False) -> str:
         elsewhere: True to avoid this node if the job has no other. Which of several nodes has failed is not known.
 
     Returns:
-        An error message, empty on success.
+        Whether it was requeued; false outside of a job.
     """
-    job = job_id()
+    if (job := job_id()) is None:
+        return False
+    problem = ""
     if os.environ.get(JOB) != job:
-        return _call("scontrol", "requeue", str(job))[1]
-    is_alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
-    file = Path(os.environ[REQUEUE])
-    try:
-        file.write_text(os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else "")
-    except OSError as error:
-        return f"{file} can't be written ({error.strerror})"
-    return ""
+        _, problem = _call("scontrol", "requeue", job)
+    else:
+        file, is_alone = Path(os.environ[REQUEUE]), os.environ.get("SLURM_JOB_NUM_NODES") == "1"
+        try:
+            file.write_text(os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else "")
+        except OSError as error:
+            problem = f"{file} can't be written ({error.strerror})"
+    where = " on other nodes" if elsewhere else ""
+    print(f"requeue of job {job}{where}: {problem or 'requested'}", file=sys.stderr)
+    return not problem
 
 
 def cancel(ids: Sequence[str]) -> str:
