@@ -10,7 +10,7 @@ leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
 leyden compare DIR a=CONDITION b=CONDITION [failed=drop|worst] [over=seeds|splits] [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
 
-Compares two groups of runs by their objectives: the means, their difference with its interval, and whether it is
+Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
 significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
 group has several settings, its best one is compared. Between settings of one folder the interval is widened, since the
 two may have been chosen by their results; planned=true if they were named before.

@@ -18,7 +18,7 @@ def row(values, *, status="finished", name="", first_seed=0, **config):
             typed={},
             config={"seed": seed, **{key.replace("__", "."): value for key, value in config.items()}},
             status=status,
-            objectives=(Objective("val/acc", "max", value),),
+            objective=Objective("val/acc", "max", value),
             result=None,
             start_times=[],
         )

@@ -347,37 +347,6 @@ def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeyp
     assert "Finished runs only: 2 of A and 0 of B did not finish" in out
 
 
-def test_of_several_objectives_the_front_is_one_of_settings_and_each_has_its_verdict(tmp_path, capsys, monkeypatch):
-    """The third setting has the best single run, but means that the first one beats in both."""
-    for lr, loss, num in ((1, 1.0, 20), (2, 2.0, 10), (3, 2.5, 21)):
-        for seed in range(3):
-            here = tmp_path / f"{lr}_{seed}"
-            write(here, [f"optimizer.lr={lr}", f"seed={seed}"], value=0.1)
-            values = {"val/loss": 0.5 if (lr, seed) == (3, 0) else loss + 0.1 * seed, "n": num + 0.01 * seed**2}
-            aims = [{"metric": name, "mode": "min", "value": value} for name, value in values.items()]
-            records.put(here, result={**records.content(here), "objective": aims})
-    (tmp_path / "sweep.json").write_text(json.dumps({"log": []}))
-    summarize(tmp_path)
-    assert [row["like_best"] for row in rows(tmp_path)] == ["", "", ""]
-    out = capsys.readouterr().out
-    assert "Pareto front of val/loss (min), n (min): 2 of 3 settings. The test evaluation of one:" in out
-    assert "  row 1, 1.1, 20.0167:\n" in out
-    assert "  row 3, 2.1, 10.0167:\n" in out or "  row 2, 2.1, 10.0167:\n" in out
-    assert f"leyden evaluate runs={tmp_path}\n" in out
-    assert "≈" not in out
-    assert "n too small" not in out
-    arguments = [str(tmp_path), "a=optimizer.lr=1", "b=optimizer.lr=2"]
-    monkeypatch.setattr("sys.argv", ["leyden.compare", *arguments])
-    compare.main()
-    out = capsys.readouterr().out
-    assert "Verdict by val/loss: A is better" in out
-    assert "Verdict by n: B is better" in out
-    monkeypatch.setattr("sys.argv", ["leyden.compare", *arguments[:2], "b=optimizer.lr > 1"])
-    with pytest.raises(SystemExit):
-        compare.main()
-    assert "a group with several objectives must be one setting" in capsys.readouterr().err
-
-
 def run_command(monkeypatch, *arguments):
     monkeypatch.setattr("sys.argv", ["leyden.summarize", *map(str, arguments)])
     command.main()
@@ -386,7 +355,7 @@ def run_command(monkeypatch, *arguments):
 def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
     run_command(monkeypatch, tmp_path, "format=json")
     found = json.loads(capsys.readouterr().out)
-    assert found["objectives"] == ["val/loss"]
+    assert found["objective"] == OBJECTIVE
     assert [row["choices"].get("optimizer.momentum", "gap") for row in found["rows"]] == [0.5, 0.9, None, "gap"]
     first = found["rows"][0]
     assert first["objective"] == 0.1

@@ -31,7 +31,7 @@ from leyden.report.ranking import (
     read_sweep_settings,
     values_of,
 )
-from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
+from leyden.report.records import Record, aim_of, fill_choices, narrow, read_raw_records, varying_keys
 from leyden.verdict.difference import (
     Verdict,
     decide,
@@ -64,14 +64,15 @@ class Side:
     averaged: list[str]
     varied: list[str] = field(default_factory=list)
 
-    def group(self, objective: int) -> Group:
-        """Return an objective's values, by the values of the keys that vary."""
-        return self.row.group(self.varied, objective)
+    @property
+    def group(self) -> Group:
+        """The objective's values, by the values of the keys that vary."""
+        return self.row.group(self.varied)
 
     @property
     def measured(self) -> dict[str, Any]:
         """The mean, the deviation and the number of these values, as in a summary."""
-        return self.row.measured([], self.varied)
+        return self.row.measured(self.varied)
 
     @property
     def num_missing(self) -> int:
@@ -81,7 +82,7 @@ class Side:
 
 @dataclass(frozen=True)
 class Answer:
-    """The verdict by one objective.
+    """The verdict.
 
     Args:
         objective: The objective.
@@ -103,7 +104,7 @@ class Comparison:
     """The result of a comparison.
 
     Args:
-        answers: The verdict by each objective.
+        answer: The verdict.
         sides: The best setting of each group.
         averaged: Keys that vary among the runs and that the means are taken over.
         assumptions: What the verdicts assume, as far as it is not the usual.
@@ -111,7 +112,7 @@ class Comparison:
         test_evaluations: Remarks on the runs' test evaluations.
     """
 
-    answers: list[Answer]
+    answer: Answer
     sides: tuple[Side, Side]
     averaged: list[str]
     assumptions: list[str]
@@ -143,7 +144,7 @@ def compare(
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     a, b = _groups_of(read, directories, conditions)
-    objectives = _shared_objectives(a, b)
+    objective = _shared_objective(a, b)
     known = {id(record) for record in (*a, *b)}
     others = {
         directory: [record for record in records if id(record) not in known] for directory, records in read.items()
@@ -152,8 +153,6 @@ def compare(
     if failed == "worst":
         count_failures([*a, *b])
     sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
-    if len(objectives) > 1 and max(len(side.rows) for side in sides) > 1:
-        raise UserError("a group with several objectives must be one setting: choose it by a= and b=")
     _refuse_different_data(sides)
     further = {directory: _other_rows(records, sides) for directory, records in others.items()}
     rows = [row for side in sides for row in side.rows if row.finished]
@@ -165,18 +164,15 @@ def compare(
     averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
     for side in sides:
         side.varied = averaged
-    enough = min(len(side.group(0).values) for side in sides) >= MIN_VALUES
+    enough = min(len(side.group.values) for side in sides) >= MIN_VALUES
     look = _look(sides) if enough else 1
     num_chosen = 1 if planned else _num_pairs(directories, sides, further)
     num_chosen = max(num_chosen, len(sides[0].rows) * len(sides[1].rows))
     # Bonferroni correction, since this pair was selected among so many.
     levels = [look_level(number) / num_chosen for number in (look, look + 1)]
-    answers = [
-        _answer(sides, rows, objective, number, levels, margin) for number, objective in enumerate(objectives)
-    ]
     assumed = [chosen_remark(len(rows), planned=planned)] * (len(rows) > 2)
     return Comparison(
-        answers=answers,
+        answer=_answer(sides, rows, objective, levels, margin),
         sides=sides,
         averaged=averaged,
         assumptions=[*assumed, *assumptions([side.row for side in sides], averaged, look)] if enough else [],
@@ -220,21 +216,19 @@ def _answer(
     sides: tuple[Side, Side],
     rows: Sequence[Row],
     objective: Objective,
-    number: int,
     levels: Sequence[float],
     margin: float,
 ) -> Answer:
-    """Return the verdict by one objective.
+    """Return the verdict.
 
     Args:
         sides: The compared sides.
         rows: All settings of the folders, which lend each other their spread.
         objective: The objective.
-        number: Its index.
         levels: Significance level of this look and of the next one.
         margin: Largest difference that does not matter.
     """
-    groups = [side.group(number) for side in sides]
+    groups = [side.group for side in sides]
     measured = [measured_text([*group.values.values()]) for group in groups]
     if why := why_undecided(groups):
         found, shape = Verdict((len(groups[0].values), len(groups[1].values)), why=why, mode=objective.mode), []
@@ -242,7 +236,7 @@ def _answer(
         tested = [*groups]
         for row in rows:
             if all(row is not side.row for side in sides):
-                group = row.group(sides[0].varied, number)
+                group = row.group(sides[0].varied)
                 tested += [group] * (not why_undecided([group]))
         samples = samples_of(tested)
         found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
@@ -276,8 +270,8 @@ def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
 
 def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:
     """Return the finished settings of a folder that are on no side, and have the sides' data and objectives."""
-    num = len(sides[0].row.finished[0].objectives)
-    same = [record for record in records if len(record.objectives) == num]
+    aim = aim_of(sides[0].row.finished[0])
+    same = [record for record in records if aim_of(record) == aim]
     if not same:
         return []
     fill_choices(same)
@@ -309,21 +303,16 @@ def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
     return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
 
 
-def _shared_objectives(*groups: Sequence[Record]) -> list[Objective]:
-    """Return the objectives that all runs share.
+def _shared_objective(*groups: Sequence[Record]) -> Objective:
+    """Return the objective that all runs share.
 
     Raises:
         UserError: The runs have different objectives, or none.
     """
-    objectives = [
-        {tuple((aim.metric, aim.mode) for aim in record.objectives) for record in group} for group in groups
-    ]
-    if len(objectives[0] | objectives[1]) == 1 and (only := next(iter(objectives[0]))):
-        return [Objective(*each) for each in only]
-    described = (
-        " or ".join(sorted(", ".join(f"{metric} ({mode})" for metric, mode in each) or "none" for each in group))
-        for group in objectives
-    )
+    aims = [{*map(aim_of, group)} for group in groups]
+    if len(both := aims[0] | aims[1]) == 1 and (only := both.pop()):
+        return only
+    described = (" or ".join(sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in of)) for of in aims)
     raise UserError("A has the objective {}, B has {}: both must have the same one".format(*described))
 
 
@@ -367,11 +356,11 @@ def print_comparison(comparison: Comparison, form: str) -> None:
         "runs": [str(side.directory) for side in sides],
         "where": [side.condition for side in sides],
         "setting": settings,
-        **{answer.objective.metric: answer.measured for answer in comparison.answers},
+        comparison.answer.objective.metric: comparison.answer.measured,
         "n": [_count_text(side) for side in sides],
     }
     print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
-    if max(comparison.answers[0].verdict.nums) > 1:
+    if max(comparison.answer.verdict.nums) > 1:
         show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
     show("\n".join(["", *_verdict_lines(comparison)]))
     if any(settings):
@@ -397,17 +386,14 @@ def _count_text(side: Side) -> str:
     finished = side.row.finished
     others = [record.status for record in side.row.records if record not in finished]
     remarks = [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
-    if len(finished) > (num := len(side.group(0).values)):
+    if len(finished) > (num := len(side.group.values)):
         remarks.append(f"of {len(finished)} runs, some of them repetitions")
     return f"{num}" + (f" ({', '.join(remarks)})" if remarks else "")
 
 
 def _verdict_lines(comparison: Comparison) -> list[str]:
     """Return the verdicts and their basis in words."""
-    lines: dict[str, None] = {}
-    for answer in comparison.answers:
-        by = f" by {answer.objective.metric}" * (len(comparison.answers) > 1)
-        lines |= dict.fromkeys(_answer_lines(comparison, answer, by))
+    lines = dict.fromkeys(_answer_lines(comparison, comparison.answer))
     if any(num_missing := [side.num_missing for side in comparison.sides]):
         lines[f"Finished runs only: {num_missing[0]} of A and {num_missing[1]} of B did not finish."] = None
     if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
@@ -415,11 +401,11 @@ def _verdict_lines(comparison: Comparison) -> list[str]:
     return [*lines, *comparison.assumptions]
 
 
-def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
-    """Return the verdict by one objective and its basis in words."""
+def _answer_lines(comparison: Comparison, answer: Answer) -> list[str]:
+    """Return the verdict and its basis in words."""
     found, keys = answer.verdict, " and ".join(comparison.averaged)
     lines = [
-        f"Verdict{by}: {found.in_words('A', 'B')}"
+        f"Verdict: {found.in_words('A', 'B')}"
         + ", by the runs that finished"
         * (bool(found.better) and any(side.num_missing for side in comparison.sides))
         + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES),
@@ -427,8 +413,8 @@ def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
     ]
     if not found.interval:
         return lines
-    if found.num_pairs and max(len(side.group(0).values) for side in comparison.sides) > found.num_pairs:
-        unused = [len(side.group(0).values) - found.num_pairs for side in comparison.sides]
+    if found.num_pairs and max(len(side.group.values) for side in comparison.sides) > found.num_pairs:
+        unused = [len(side.group.values) - found.num_pairs for side in comparison.sides]
         lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
     of = f"pairs by {keys}" if found.num_pairs else "all pairs of runs"
     lines.append(f"A is better than B in {100 * answer.wins:.3g} % of {of}")
@@ -438,7 +424,7 @@ def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
 
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as a dictionary for JSON output; the first objective's verdict is at the top, too."""
+    """Return a comparison as a dictionary for JSON output."""
     groups = {
         name: {
             "directory": str(side.directory),
@@ -453,11 +439,9 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
         }
         for name, side in zip("ab", comparison.sides, strict=True)
     }
-    answers = [_answer_content(answer) for answer in comparison.answers]
     return {
         **groups,
-        **answers[0],
-        "further_objectives": answers[1:],
+        **_answer_content(comparison.answer),
         "assumptions": comparison.assumptions,
         "test_evaluations": comparison.test_evaluations,
         "differs": {
@@ -468,7 +452,7 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
 
 
 def _answer_content(answer: Answer) -> dict[str, Any]:
-    """Return the verdict by one objective as a dictionary for JSON output."""
+    """Return the verdict as a dictionary for JSON output."""
     found = answer.verdict
     return {
         "objective": {"metric": answer.objective.metric, "mode": answer.objective.mode},

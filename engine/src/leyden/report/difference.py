@@ -230,9 +230,9 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     rows = []
     if result.status == "fast_dev_run":
         rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
-    for objective in result.objectives[:1]:
+    if result.objective:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
-        rows.append(("best epoch", f"{number}by {objective.metric}"))
+        rows.append(("best epoch", f"{number}by {result.objective.metric}"))
     for name, value in result.metrics.items():
         rows.append((name, f"{value:,}" if isinstance(value, int) else metric_text(value)))
     rows.append(("epochs", str(result.epochs)))

@@ -35,7 +35,7 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     """Return the runs in or below a directory that meet a condition, sorted, as rows of a table.
 
     A row has the run directory, its status (as in `Record`, or `stuck` if its process is alive but has logged nothing
-    for long), the seconds since its first start, its progress in words, the first objective's value, the overrides of the
+    for long), the seconds since its first start, its progress in words, the objective's value, the overrides of the
     first start, and the values of the requested keys. What is unknown is None, and a key that the run lacks is absent.
 
     Args:
@@ -98,7 +98,7 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
 OWN: dict[str, Callable[[Record], Any]] = {
     "status": lambda record: "stuck" if record.status == "running" and _is_stuck(record) else record.status,
     "age": lambda record: None if record.started is None else time.time() - record.started,
-    "objective": lambda record: record.values[0] if record.values else None,
+    "objective": lambda record: record.value,
     "epochs": lambda record: record.epochs,
     "seconds": lambda record: record.seconds,
     "directory": lambda record: record.directory,

@@ -4,7 +4,6 @@ import contextlib
 import hashlib
 import itertools
 import math
-import operator
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -48,12 +47,12 @@ class Row:
     @property
     def counted(self) -> list[Record]:
         """The runs that the means are taken over: the finished ones, else those with values (pruned)."""
-        return self.finished or [record for record in self.records if record.values]
+        return self.finished or [record for record in self.records if record.value is not None]
 
     @property
     def finished(self) -> list[Record]:
-        """The finished runs that have values of all objectives; also failed runs that have the worst value."""
-        known = [record for record in self.records if record.values]
+        """The finished runs that have a value; also failed runs that have the worst value."""
+        known = [record for record in self.records if record.value is not None]
         if not any(record.status == "finished" for record in known):
             return []
         return [record for record in known if record.status == "finished" or record.has_worst]
@@ -75,34 +74,22 @@ class Row:
         found = [record for record in self.finished if not record.has_worst]
         return [same[0] for same in _group_repetitions(found, averaged).values()]
 
-    def group(self, averaged: Sequence[str], objective: int = 0) -> Group:
-        """Return an objective's value for each combination of averaged keys, from the finished runs."""
-        values = {
-            key: statistics.fmean(record.values[objective] for record in same)
-            for key, same in _group_repetitions(self.finished, averaged).items()
-        }
+    def group(self, averaged: Sequence[str]) -> Group:
+        """Return the objective's value for each combination of averaged keys, from the finished runs."""
+        values = _values(_group_repetitions(self.finished, averaged))
         folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
         recorded = [record.config.get(NUM_FOLDS) for record in self.finished]
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
         return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else self.overlap)
 
-    def measured(self, further: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
-        """Return the mean and the deviation of the objective, the means of further ones, and n, epochs, seconds, status.
-
-        What is unknown is None.
-        """
+    def measured(self, averaged: Sequence[str]) -> dict[str, Any]:
+        """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
         states = [record.status for record in self.records]
-        objectives = [
-            [statistics.fmean(values) for values in zip(*(record.values for record in same), strict=True)]
-            for same in _group_repetitions(self.counted, averaged).values()
-        ]
-        names = ["objective", *further]
-        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(names)}
+        values = [*_values(_group_repetitions(self.counted, averaged)).values()]
         return {
-            "objective": means.pop("objective"),
-            "deviation": standard_deviation([values[0] for values in objectives]),
-            **means,
-            "n": len(objectives),
+            "objective": _mean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "n": len(values),
             "epochs": _mean([record.epochs for record in self.records]),
             "seconds": _mean([record.seconds for record in self.records]),
             "status": ", ".join(
@@ -139,13 +126,11 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str =
         return merge_rows(records, [key for key in averaged if key != "fork"], failed)
 
     def rank(row: Row) -> tuple[bool, float]:
-        mean = _mean(
-            [
-                statistics.fmean(record.gains[0] for record in same)
-                for same in _group_repetitions(row.counted, averaged).values()
-            ]
-        )
-        return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
+        counted = row.counted
+        mean = _mean([*_values(_group_repetitions(counted, averaged)).values()])
+        is_less = any(record.objective and record.objective.mode == "min" for record in counted)
+        gain = -math.inf if mean is None else -mean if is_less else mean
+        return any(record.status == "finished" for record in counted), gain
 
     assign_data([*rows.values()], averaged)
     order = [*dict.fromkeys(row.data for row in rows.values())]
@@ -220,19 +205,12 @@ def _data_keys(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
 
 
 def count_failures(records: Sequence[Record]) -> None:
-    """Give runs that failed or diverged the worst finite value that any finished run has, for each objective."""
-    finished = [record.gains for record in records if record.status == "finished" and record.values]
-    if not finished:
-        return
-    worst = [min(gains) for gains in zip(*finished, strict=True)]
-    for record in records:
-        if record.status in ("failed", "diverged") and len(record.objectives) == len(worst):
-            record.objectives = tuple(
-                replace(aim, value=gain if aim.mode == "max" else -gain)
-                for aim, gain in zip(record.objectives, worst, strict=True)
-            )
-            record.has_worst = True
-            vars(record).pop("values", None)  # of the former objectives
+    """Give runs that failed or diverged the worst finite value that any finished run has."""
+    values = [record.value for record in records if record.status == "finished" and record.value is not None]
+    for record in records if values else ():
+        if record.status in ("failed", "diverged") and record.objective:
+            worst = min(values) if record.objective.mode == "max" else max(values)
+            record.objective, record.has_worst = replace(record.objective, value=worst), True
 
 
 def generalize_over_splits(rows: Sequence[Row]) -> None:
@@ -268,17 +246,25 @@ def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> di
     """Group runs that are not independent samples; each group counts as one run, whose value is the mean.
 
     The runs of a group have the same values of the averaged keys. Or they have different values, but identical
-    objectives and weights at all recorded steps, as when a module sets its own seed.
+    values and weights at all recorded steps, as when a module sets its own seed.
     """
     found: dict[tuple[str, ...], list[Record]] = {}
-    candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, since weights take longer to read
+    candidates: dict[str, list[tuple[str, ...]]] = {}  # by value, since weights take longer to read
     for key, same in _by_values(records, averaged).items():
-        others = candidates.setdefault(repr(same[0].values), []) if same[0].values else []
+        others = candidates.setdefault(repr(same[0].value), []) if same[0].value is not None else []
         equal = next((other for other in others if found[other][0].weights == same[0].weights != []), None)
         if equal is None:
             others.append(key)
         found.setdefault(equal or key, []).extend(same)
     return found
+
+
+def _values(groups: Mapping[tuple[str, ...], Sequence[Record]]) -> dict[tuple[str, ...], float]:
+    """Return the mean of the objective for each group of repetitions."""
+    return {
+        key: statistics.fmean(record.value for record in same if record.value is not None)
+        for key, same in groups.items()
+    }
 
 
 def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
@@ -352,20 +338,6 @@ def read_excluded(directory: Path) -> list[str]:
     return []
 
 
-def pareto_front(rows: Sequence[Row], averaged: Sequence[str]) -> list[int]:
-    """Return the indices of the Pareto front: settings whose means no other setting equals or beats in all objectives."""
-    gains = {
-        number: [statistics.fmean(values) for values in zip(*(record.gains for record in runs), strict=True)]
-        for number, row in enumerate(rows)
-        if (runs := row.distinct(averaged))
-    }
-    front: list[int] = []
-    for number in sorted(gains, key=lambda each: gains[each], reverse=True):  # no row is beaten by a later one
-        if not any(all(map(operator.ge, gains[other], gains[number])) for other in front):
-            front.append(number)
-    return front
-
-
 def plus_minus(records: Sequence[Record], averaged: Sequence[str]) -> str:
     """Return in words what stands behind the ± of a setting's runs."""
     return f"±: standard deviation of a setting's runs, over {_varied(records, averaged) or 'runs'}."
@@ -374,11 +346,6 @@ def plus_minus(records: Sequence[Record], averaged: Sequence[str]) -> str:
 def _varied(records: Sequence[Record], averaged: Sequence[str]) -> str:
     """Return the averaged keys that vary among runs, in words."""
     return " and ".join(varying_keys([{key: record.config.get(key) for key in averaged} for record in records]))
-
-
-def standard_deviation(values: Sequence[float]) -> float | None:
-    """Return the standard deviation; None if it is undefined, as for one value or infinite values."""
-    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def _mean(values: Sequence[float | None]) -> float | None:
@@ -569,5 +536,5 @@ def count_look(folder: Path, comparison: str, values: Iterable[tuple[str, Any]])
 
 
 def values_of(records: Sequence[Record]) -> list[tuple[str, Any]]:
-    """Return the name and the objectives of each run, as `count_look` takes them."""
-    return [(record.run.directory.name, record.values) for record in records]
+    """Return the name and the value of each run, as `count_look` takes them."""
+    return [(record.run.directory.name, record.value) for record in records]

@@ -64,14 +64,14 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     lightning, kept = trainer.trainer, trainer.checkpoint
     with _explaining(build, run), reporting_restore_errors(trainer, checkpoint):
         trainer.exact.fit(lightning, module, data, checkpoint)
-    if kept.needed and not kept.best:
+    if kept.metric is not None and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
     each = samples_per_batch(lightning)
     result = Result(
         status=trainer.status,
-        objectives=(),
+        objective=None,
         metrics=metrics,
         epochs=trainer.seen.num_epochs,
         optimizer_steps=lightning.global_step,
