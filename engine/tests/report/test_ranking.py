@@ -75,7 +75,7 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
             [True, None, False],
             [
                 "With 95 % confidence the best setting is row 1, or row 2.",
-                "Row 2: no values vary; more seeds would tell.",
+                "Row 2: no spread, or too wide a one, to be excluded; more seeds would tell.",
                 "Of 3 seeds, one that fails in ten",
                 "Holds for",
             ],

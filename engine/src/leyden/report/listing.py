@@ -21,12 +21,8 @@ from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.identity import NOTES
-from leyden.run.result import read_points
 from leyden.verdict.numbers import metric_text
 
-# A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
-# seconds.
-STUCK_FACTOR, MIN_STUCK_S = 20, 600
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 
@@ -34,8 +30,7 @@ COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the runs in or below a directory that meet a condition, sorted, as rows of a table.
 
-    A row has the run directory, its status (as in `Record`, or `stuck` if its process is alive but has logged nothing
-    for long), the seconds since its first start, its progress in words, the objective's value, the overrides of the
+    A row has the run directory, its status, the seconds since its first start, its progress in words, the objective's value, the overrides of the
     first start, and the values of the requested keys. What is unknown is None, and a key that the run lacks is absent.
 
     Args:
@@ -96,7 +91,7 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
 
 
 OWN: dict[str, Callable[[Record], Any]] = {
-    "status": lambda record: "stuck" if record.status == "running" and _is_stuck(record) else record.status,
+    "status": lambda record: record.status,
     "age": lambda record: None if record.started is None else time.time() - record.started,
     "objective": lambda record: record.value,
     "epochs": lambda record: record.epochs,
@@ -133,18 +128,6 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
         **{key: record.config.get(key) for key in NOTES},
     }
     return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
-
-
-def _is_stuck(record: Record) -> bool:
-    """Return whether a run has logged nothing for much longer than its usual interval between two logged steps."""
-    path = record.run.directory / "metrics.csv"
-    num_steps = len({step for step, *_ in read_points(path)})
-    if record.started is None or num_steps < 2:
-        return False
-    last = path.stat().st_mtime
-    # Pauses between starts lengthen this interval, so that the run is only reported later.
-    usual = max(0.0, last - record.started) / num_steps
-    return time.time() - last > max(MIN_STUCK_S, STUCK_FACTOR * usual)
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:

@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +24,8 @@ from leyden.run.result import Result, read_points
 from leyden.scheduler import slurm
 from leyden.verdict.numbers import is_finite, metric_text
 
+DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
+
 
 @dataclass
 class Record:
@@ -31,14 +34,13 @@ class Record:
     Args:
         directory: Absolute path of the run directory; a path object for each of thousands is slow.
         typed: Overrides of the first start, by key.
-        config: The resolved configuration, flat. Runs share its values.
+        config: The resolved configuration, flat, with the `DIGEST` of the data, if it was recorded. Runs share its values.
         status: Status of the result, or `diverged` if the objective is not finite; without a result `running`, `queued` or
             `interrupted`.
         objective: The objective with the run's value; None if the run has none.
         result: The result; None if the run has none.
         start_times: Time of each start, in ISO 8601.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
-        data: Digest of the training data's hashes; empty if the run recorded none.
         last_job: Id of the cluster's job of the last start; None if it ran in none.
         choices: Values, by key, of the settings that any run of the report overrides, by `fill_choices`; keys that this
             run's configuration lacks are absent.
@@ -54,7 +56,6 @@ class Record:
     result: Result | None
     start_times: list[str]
     reason: str = ""
-    data: str = ""
     last_job: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
@@ -248,6 +249,8 @@ def _read_record(directory: str) -> Record | None:
     if (read := read_summary(directory)) is None:
         return None
     config, result, typed = read.config, read.result, typed_overrides(read.overrides)
+    if read.data:
+        config = config | {DIGEST: sys.intern(read.data[:8])}  # most values of runs are the very same object
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
         parent, checkpoint = parse_fork(fork)
@@ -258,7 +261,7 @@ def _read_record(directory: str) -> Record | None:
     if not aim and "objective" not in config:  # null, for a run without an objective
         aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})
     status = _status_of_result(result) if result else ""
-    return Record(directory, typed, config, status, aim, result, read.times, data=read.data, last_job=read.job)
+    return Record(directory, typed, config, status, aim, result, read.times, last_job=read.job)
 
 
 def _status_without_result(

@@ -17,12 +17,9 @@ from leyden.config.table import csv_text, json_text, markdown_text, print_table,
 from leyden.config.terminal import leyden_command, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
 from leyden.report.ranking import (
-    IDLE_SEED,
-    Contenders,
     Row,
     by_data,
     first_tested,
-    generalize_over_splits,
     look_at,
     merge_rows,
     over_data_sets,
@@ -35,7 +32,8 @@ from leyden.run.directory import Run
 from leyden.run.files import write_whole
 from leyden.run.result import plain, save_pdf, use_log_scale
 from leyden.verdict.numbers import metric_text
-from leyden.verdict.ranking import MARK
+from leyden.verdict.ranking import MARK, Ranking
+from leyden.verdict.tables import REPEATED
 
 
 def best_remarks(
@@ -99,7 +97,7 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
 
 
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
-MEASURED = ("n", "epochs", "seconds", "status")
+MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
 def summarize(
@@ -115,7 +113,7 @@ def summarize(
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
-        over: `seeds` for verdicts on this data set, `splits` for verdicts on others of its kind, `data` to rank over several.
+        over: `seeds`, or `data` to rank also over several data sets.
         before_end: Called with the best run of each data set, before the last lines are printed: the commands that
             evaluate it.
 
@@ -125,16 +123,20 @@ def summarize(
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
     rows = merge_rows(records, averaged, failed)
-    if over == "splits":
-        generalize_over_splits(rows)
     objective = next((record.objective for record in records if record.objective), None)
     metric = objective.metric if objective else "objective"
     marked = _contenders(rows, averaged, objective, directory)
     parts = by_data(rows)
     best = [[*part][first_tested([*part.values()], averaged)] for part in parts] if objective else []
-    winners = [found[0] for number in best if (found := _best_first(rows[number], averaged))]
+    winners = [
+        max(runs, key=lambda record: record.gain or 0.0)
+        for number in best
+        if (runs := rows[number].distinct(averaged))
+    ]
     evaluations = test_set_remarks(records)
-    table = _Table(rows, averaged, marked.like_best)
+    content = _content(rows, averaged, marked)
+    cells, keys = _cells(content), varying_keys([row.choices for row in rows])
+    columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
     notes = _notes(rows, averaged, marked)
     last = [line for number in best for line in best_remarks(rows, averaged, number, directory, failed)]
     last += [line for part in parts for line in _next_command(directory, part, marked.like_best)]
@@ -143,19 +145,19 @@ def summarize(
         notes += [f"mean rank {each}: {name}" for name, each in over_sets.shown.items()]
         notes += over_sets.remarks
     notes += [*unfinished_remarks(records, directory), *evaluations]
-    shown = table.shown(best)
-    _write(directory / "summary.csv", csv_text(table.cells, [*table.columns, "like_best"]))
-    markdown = markdown_text(shown, table.shown_columns, names={"objective": metric})
+    shown = _shown(cells, [row.num_all(averaged) for row in rows], best)
+    _write(directory / "summary.csv", csv_text(cells, [*keys, *MEASURED, "like_best"]))
+    markdown = markdown_text(shown, columns, names={"objective": metric})
     _write(directory / "summary.md", "\n".join([markdown, *notes, *last, ""]))
     files = ["summary.csv", "summary.md", *_draw(directory, rows, metric, log_keys, averaged)]
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
-        content: dict[str, Any] = {"objective": aim, "rows": table.content}
-        content |= {"best": winners[0].directory if len(best) == 1 and winners else None}
-        print(json_text({**content, "remarks": marked.remarks, "test_evaluations": evaluations}))
+        winner = winners[0].directory if len(best) == 1 and winners else None
+        told = {"best": winner, "remarks": marked.remarks, "test_evaluations": evaluations}
+        print(json_text({"objective": aim, "rows": content, **told}))
         return
-    names = short_names(table.keys, taken=table.shown_columns) | {"objective": metric}
-    print_table(shown[:NUM_SHOWN], table.shown_columns, names=names)
+    names = short_names(keys, taken=columns) | {"objective": metric}
+    print_table(shown[:NUM_SHOWN], columns, names=names)
     more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
     show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
     before_end([winner.run for winner in winners])
@@ -163,68 +165,52 @@ def summarize(
         show("\n".join(last))
 
 
-class _Table:
-    """The table of a summary: its columns, and its rows for a CSV file, for JSON and for people.
+def _content(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[dict[str, Any]]:
+    """Return the rows for JSON; a choice that a row lacks is absent."""
+    return [
+        {"choices": row.choices, **row.measured(averaged), "like_best": is_like}
+        | {"runs": [record.directory for record in row.records]}
+        for row, is_like in zip(rows, marked.like_best, strict=True)
+    ]
+
+
+def _cells(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `summary.csv`; what a row lacks is absent."""
+    marks = {None: "", True: "yes", False: "no"}
+    return [
+        {name: row[name] for name in MEASURED if row[name] is not None}
+        | {**row["choices"], "like_best": marks[row["like_best"]]}
+        for row in content
+    ]
+
+
+def _shown(cells: Sequence[dict[str, Any]], nums: Sequence[int], best: Collection[int]) -> list[dict[str, Any]]:
+    """Return the rows for people; those with an index in `best` have no mark.
 
     Args:
-        rows: The settings.
-        averaged: Keys that the means are taken over.
-        like_best: As in `Contenders`.
+        cells: The rows of `summary.csv`.
+        nums: Number of runs of each row.
+        best: Indices of the best rows.
     """
-
-    def __init__(self, rows: Sequence[Row], averaged: Sequence[str], like_best: Sequence[bool | None]) -> None:
-        self.rows, self.averaged, self.like_best = rows, averaged, like_best
-        self.keys = varying_keys([row.choices for row in rows])
-        self.columns = [*self.keys, "objective", "deviation", *MEASURED]
-        self.shown_columns = ["row", *(name for name in self.columns if name != "deviation")]
-        self.measured = [row.measured(averaged) for row in rows]
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """The rows of `summary.csv`; what a row lacks is absent."""
-        return [
-            {key: value for key, value in measured.items() if value is not None}
-            | {**row.choices, "like_best": {None: "", True: "yes", False: "no"}[is_like]}
-            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
-        ]
-
-    def shown(self, first: Collection[int]) -> list[dict[str, Any]]:
-        """Return the rows for people; those with an index in `first` are the best ones, and have no mark."""
-        shown = []
-        for number, (row, cells) in enumerate(zip(self.rows, self.cells, strict=True)):
-            objective = metric_text(cells["objective"], cells.get("deviation")) if "objective" in cells else ""
-            objective += f" {MARK}" * (cells["like_best"] == "yes" and number not in first)
-            num, num_all = cells["n"], row.num_all(self.averaged)
-            count = f"{num} of {num_all}" if num < num_all else str(num)
-            shown.append({**cells, "objective": objective, "n": count, "row": number + 1})
-        return shown
-
-    @property
-    def content(self) -> list[dict[str, Any]]:
-        """The rows for JSON; a choice that a row lacks is absent."""
-        return [
-            {"choices": row.choices, **measured, "like_best": is_like}
-            | {"runs": [record.directory for record in row.records]}
-            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
-        ]
+    shown = []
+    for number, (row, num) in enumerate(zip(cells, nums, strict=True)):
+        objective = metric_text(row["objective"], row.get("deviation")) if "objective" in row else ""
+        objective += f" {MARK}" * (row["like_best"] == "yes" and number not in best)
+        count = f"{row['n']} of {num}" if row["n"] < num else str(row["n"])
+        shown.append({**row, "objective": objective, "n": count, "row": number + 1})
+    return shown
 
 
-def _best_first(row: Row, averaged: Sequence[str]) -> list[Record]:
-    """Return the finished runs of a row, the best one first."""
-    return sorted(row.distinct(averaged), key=lambda record: record.gain or 0.0, reverse=True)
-
-
-def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Contenders) -> list[str]:
+def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[str]:
     """Return what ± is, remarks on runs that count once, though there are several, and the verdict."""
     notes = [plus_minus([record for row in rows for record in row.counted], averaged)]
     notes *= any(len(row.counted) > 1 for row in rows)
-    notes += ["Exact repetitions (same seed) count once in n."] * any(row.repeats(averaged) for row in rows)
-    return [*notes, *[IDLE_SEED] * any(row.has_idle_seed(averaged) for row in rows), *marked.remarks]
+    return [*notes, *[REPEATED] * any(row.is_repeated(averaged) for row in rows), *marked.remarks]
 
 
 def _contenders(
     rows: Sequence[Row], averaged: Sequence[str], objective: Objective | None, directory: Path
-) -> Contenders:
+) -> Ranking:
     """Return which rows may be the best, and count this as a look; nothing while runs have not ended."""
     statuses = [record.status for row in rows for record in row.records]
     num_open = statuses.count("queued") + statuses.count("running")
@@ -232,7 +218,7 @@ def _contenders(
         # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
-        return Contenders([None] * len(rows), [waits] if objective else [])
+        return Ranking([None] * len(rows), [waits] if objective else [])
     return look_at(directory, rows, averaged, objective.mode, read_excluded(directory))
 
 
