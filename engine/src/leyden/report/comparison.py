@@ -54,16 +54,16 @@ class Comparison:
     """The result of a comparison.
 
     Args:
-        found: The verdict.
+        compared: The best setting of each group, with the verdict.
         objective: The objective.
-        sides: The best setting of each group.
+        sides: The groups.
         averaged: Keys that vary among the runs and that the means are taken over.
         remarks: What the verdict assumes.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
     """
 
-    found: TableComparison
+    compared: TableComparison
     objective: Objective
     sides: tuple[Side, Side]
     averaged: list[str]
@@ -133,7 +133,7 @@ def compare(
     if (look := _look(chosen, found.sides)) > 1:
         found = compared(look)
     return Comparison(
-        found=found,
+        compared=found,
         objective=objective,
         sides=(chosen[0], chosen[1]),
         averaged=varied,
@@ -236,7 +236,7 @@ def print_comparison(comparison: Comparison, form: str) -> None:
     if form == "json":
         print(json_text(_json_content(comparison)))
         return
-    sides, found, names = comparison.sides, comparison.found, {"name": "", "a": "A", "b": "B"}
+    sides, found, names = comparison.sides, comparison.compared, {"name": "", "a": "A", "b": "B"}
     rows: dict[str, Sequence[str]] = {
         "runs": [str(side.directory) for side in sides],
         "where": [side.condition for side in sides],
@@ -265,7 +265,7 @@ def _setting_text(side: Side) -> str:
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a dictionary for JSON output."""
-    content = comparison_content(comparison.found)
+    content = comparison_content(comparison.compared)
     for name, side in zip("ab", comparison.sides, strict=True):
         content[name] |= {
             "directory": str(side.directory),

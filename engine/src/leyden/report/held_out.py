@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import warn
 from leyden.report.records import Record
 from leyden.run.directory import Run
 from leyden.run.evaluations import (
@@ -35,33 +35,24 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
 
 
 def test_set_remarks(records: Sequence[Record]) -> list[str]:
-    """Return remarks on test evaluations; empty if no run is known to have been evaluated on the test set.
+    """Return how often the runs' experiments have been evaluated on the test set, in words; empty if never.
 
     Args:
         records: All runs of the report.
     """
-    lists: dict[Path, list[list[str]]] = {}
+    names = dict.fromkeys(str(record.config.get("name")) for record in records)
     parents = dict.fromkeys(record.run.directory.parent for record in records)
+    lines = []
     for folder in dict.fromkeys(filter(None, map(_folder_with_list, parents))):
         try:
-            lists[folder] = read_test_evaluations(folder)
+            rows = read_test_evaluations(folder)
         except OSError as error:
             warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
-    named = {row[2] for rows in lists.values() for row in rows if len(row) > 2}
-    tested = [record for record in records if _is_tested(record) or one_line(record.directory) in named]
-    if not tested:
-        return []
-    names = dict.fromkeys(str(record.config.get("name")) for record in tested)
-    lines = []
-    for folder, rows in lists.items():
+            continue
         nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
             lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / TEST_EVALUATIONS_FILE})")
     return lines
-
-
-def _is_tested(record: Record) -> bool:
-    return record.result is not None and record.result.is_tested
 
 
 def _folder_with_list(parent: Path) -> Path | None:

@@ -61,7 +61,6 @@ class Result:
             run was evaluated on the whole test set, `test`.
         test_batches: Digests of the first batches of the test set, see `first_batches`; empty if unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
-        takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
         best_step: Step at which the best epoch's metrics were logged; None if unknown.
     """
@@ -78,7 +77,6 @@ class Result:
     error: Failure | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
-    takes_optimizer: bool = True
     test_batches: dict[str, str] = field(default_factory=dict)
     best_epoch: int | None = None
     best_step: int | None = None
