@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table, short_names
 from leyden.config.terminal import show
@@ -229,44 +227,31 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
         >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
         (True, ['status', 'val/acc'])
     """
-    parts: list[tuple[str, Callable[[Any, Any], bool], str, Any]] = []
+    parts: list[tuple[str, Callable[[Any, Any], bool], str]] = []
     position, text = 0, text.strip()
     while position < len(text) or not parts:
-        found = COMPARISON.match(text, position)
-        try:
-            if not found:
-                raise ValueError(f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison")
-            key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
-            parts.append((key, OPERATORS[found[2]], value, _parse_yaml(value)))
-        except (ValueError, RecursionError) as error:
-            why = error if isinstance(error, ValueError) else "it is nested too deeply"
+        if not (found := COMPARISON.match(text, position)):
+            why = f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison"
             shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
             example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}") from None
+            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}")
+        key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
+        parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
-    return lambda value_of: all(_compare(sign, value_of(key), *value) for key, sign, *value in parts), {
+    return lambda value_of: all(_compare(sign, value_of(key), value) for key, sign, value in parts), {
         key for key, *_ in parts
     }
 
 
-def _parse_yaml(value: str) -> Any:
-    """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
-    try:
-        return yaml.safe_load(value)
-    except RecursionError:
-        raise
-    except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
-        return None
-
-
-def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
-    """Compare a run's value with a condition's, which is given as text and parsed as YAML."""
+def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str) -> bool:
+    """Compare a run's value with a condition's, which is given as text."""
     if found is ABSENT:
         return False
     if sign is operator.contains:
         return text in ([*map(str, found)] if isinstance(found, list) else str(found))
     if isinstance(found, list):
-        return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
+        listed = f"[{','.join(map(str, found))}]"
+        return sign in (operator.eq, operator.ne) and sign("".join(listed.split()), "".join(text.split()))
     if found is None or isinstance(found, bool):
         if sign not in (operator.eq, operator.ne):
             return False
