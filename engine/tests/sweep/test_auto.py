@@ -63,7 +63,7 @@ sweep.seeds=auto sweep.max_runs=60 sweep.average_over=[]  =>  sweep.seeds=auto: 
 sweep.seeds=auto sweep.max_runs=60 seed=0,1  =>  the sweep is over seed itself
 sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a grid
 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
-sweep.seeds=auto sweep.max_runs=60 objective.metric=[val/acc,val/loss] objective.mode=[max,min]  =>  sweep.seeds=auto: is for a single objective
+sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
 """
 
 

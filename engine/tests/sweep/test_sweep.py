@@ -76,7 +76,7 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
         ("0.01", "2", "2 finished"),
         ("0.001", "2", "2 finished"),
     ]
-    values = [found[0.01, seed].result.objectives[0].value for seed in (0, 1)]
+    values = [found[0.01, seed].result.objective.value for seed in (0, 1)]
     assert float(rows[0]["objective"]) == pytest.approx(sum(values) / 2)
     assert float(rows[0]["deviation"]) == pytest.approx(abs(values[0] - values[1]) / 2**0.5)
     assert "seed" not in rows[0]

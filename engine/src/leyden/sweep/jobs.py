@@ -349,6 +349,6 @@ def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure
         if run.result is None:
             if run.record is None:
                 run.begin(identity, overrides, job=job_id())
-            result = Result.failed(identity.objectives, failure, requeues=num_restarts())
+            result = Result.failed(identity.objective, failure, requeues=num_restarts())
             write_hparams(run, result)
             run.end(result)
