@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from leyden.cluster.submit import NUM_TRIALS, snapshot
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
@@ -20,8 +21,6 @@ from leyden.run.record import KEY, key
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job, sweep_directory
 from leyden.sweep.worker import run_as_command
-
-NUM_TRIALS = 10  # of a search at once, if nothing else is set
 
 
 class RayLauncher:
@@ -85,8 +84,6 @@ class RayLauncher:
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Hand jobs to Ray, which starts each where its resources are free."""
-        from leyden.cluster.submit import snapshot
-
         self.code = self.code or snapshot(self.directory / "code")
         task = self.ray.remote(max_calls=1, max_retries=self.cluster.max_requeues)(_run)
         for job in jobs:

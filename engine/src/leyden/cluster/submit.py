@@ -18,7 +18,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.cluster.ray import NUM_TRIALS, RayLauncher
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
@@ -32,7 +31,6 @@ from leyden.run.result import Failure
 from leyden.scheduler import slurm
 from leyden.scheduler.slurm import JobState, RejectedError
 from leyden.sweep.jobs import Job, sweep_directory
-from leyden.sweep.launcher import Launcher, LocalLauncher
 from leyden.sweep.worker import run_on_node
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
@@ -101,28 +99,7 @@ FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of Slurm, which many s
 GRACE_S = {True: 90.0, False: 5.0}
 
 
-def launcher(config: DictConfig, module: str) -> Launcher:
-    """Return the launcher of a sweep, as its configuration chooses it.
-
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
-
-    Raises:
-        UserError: Hydra's own launcher or a plugin's is chosen.
-    """
-    match config.hydra.runtime.choices["hydra/launcher"]:
-        case "local":
-            return LocalLauncher(config, module)
-        case "slurm":
-            return SlurmLauncher(config, module)
-        case "ray":
-            return RayLauncher(config, module)
-        case other:
-            raise UserError(
-                f"hydra/launcher={other}: must be local, slurm or ray, whose runs can be checked and resumed; set cluster=local, "
-                "cluster=slurm or cluster=ray"
-            )
+NUM_TRIALS = 10  # of a search at once, if nothing else is set
 
 
 class SlurmLauncher:
