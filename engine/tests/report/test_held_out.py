@@ -63,13 +63,6 @@ def test_the_number_of_an_experiments_test_evaluations_is_reported(said, tmp_pat
     assert said(summarize, ".") == [f"Test evaluations so far: x 2, y 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
 
 
-def test_a_job_of_a_sweep_that_was_evaluated_later(said, tmp_path):
-    for n in range(2):
-        add(tmp_path / "sweep", str(n), f"seed={n}", tested=False)
-    record_test_evaluation(str(tmp_path), Run(tmp_path / "sweep" / "1"), "best", {})
-    assert said(summarize, "sweep") == [f"Test evaluations so far: x 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
-
-
 def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
     theirs = add(tmp_path / "theirs", "x0")
     shutil.copytree(theirs, tmp_path / "ours" / "copied")

@@ -387,18 +387,9 @@ def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypat
 
 
 CONTENTS = (b"", b"[]", b"3", b"null", b'[{"overrides": 3}]', b'{"a": ', b"\xff\x00", None)
-WRONG = {
-    "status": 3,
-    "epochs": "x",
-    "error": [1],
-    "config": None,
-    "objective": {**OBJECTIVE, "value": {}},
-    "starts": {},
-}
 # Files of a run, and what stands in them; the record's own fields are in `run/test_record.py`.
 DAMAGED = [
     *((name, content) for name in ("run.json", "job.json", "metrics.csv") for content in CONTENTS),
-    *(("run.json", (key, value)) for key, value in WRONG.items()),
     ("job.json", b'{"job_id": 3}'),
     ("metrics.csv", b"step,metric,value\n1,val/loss,x\n"),
 ]
@@ -412,8 +403,6 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monk
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)
         write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)
         write(place / "c", ["optimizer.lr=10"], value=0.4)
-        if isinstance(content, tuple):
-            content = json.dumps({**records.content(place / "b"), content[0]: content[1]}).encode()
         (place / "b" / name).unlink(missing_ok=True)
         (place / "b" / name).mkdir() if content is None else (place / "b" / name).write_bytes(content)
         summarize(place)
