@@ -82,7 +82,7 @@ def simulate(outputs: Path, num_runs: int) -> None:
         accuracy = draw.gauss(0.97 - 0.01 * abs(setting % 10 - 5), 0.002)
         result = Result(
             "finished",
-            (Objective("val/acc", "max", accuracy),),
+            Objective("val/acc", "max", accuracy),
             {
                 "val/loss": 0.1,
                 "val/acc": accuracy,

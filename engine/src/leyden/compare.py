@@ -7,17 +7,16 @@ from leyden.report.tables import OPTIONS, compare_table, refuse_table_options
 
 USAGE = """\
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
-leyden compare DIR a=CONDITION b=CONDITION [failed=drop|worst] [over=seeds|splits] [format=table|json]
+leyden compare DIR a=CONDITION b=CONDITION [failed=drop|worst] [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
 
-Compares two groups of runs by their objectives: the means, their difference with its interval, and whether it is
+Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
 significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
 group has several settings, its best one is compared. Between settings of one folder the interval is widened, since the
 two may have been chosen by their results; planned=true if they were named before.
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
   failed=worst       a failed run counts as the worst value of all runs
-  over=splits        a verdict for other data sets of this kind, not for this one alone
   a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -26,7 +25,7 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 def main() -> None:
     """Run the command."""
     with ending(), arguments.without_garbage_collection():
-        defaults = {"a": "", "b": "", "failed": "drop", "over": "seeds", "format": "table"}
+        defaults = {"a": "", "b": "", "failed": "drop", "format": "table"}
         defaults |= {"margin": "0", "planned": "false", **OPTIONS}
         folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=2)
         form = arguments.parse_choice(options, "format", "table", "json")
@@ -39,9 +38,8 @@ def main() -> None:
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
         failed = arguments.parse_choice(options, "failed", "drop", "worst")
-        over = arguments.parse_choice(options, "over", "seeds", "splits")
         both, conditions = [folders[0], folders[-1]], [options["a"], options["b"]]
-        print_comparison(compare(both, conditions, failed, over, margin=margin, planned=planned), form)
+        print_comparison(compare(both, conditions, failed, margin=margin, planned=planned), form)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,13 @@ from leyden.report.summary import summarize
 from leyden.report.tables import OPTIONS, refuse_table_options, summarize_table
 
 USAGE = """\
-leyden summarize DIR [failed=drop|worst] [over=seeds|splits|data] [format=table|json]
+leyden summarize DIR [failed=drop|worst] [over=seeds|data] [format=table|json]
 leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN] [format=table|json]
 
 Writes summary.csv, summary.md and summary.png: a table of all runs in or below a folder, best first, and a picture.
 The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
 
   failed=worst       a failed run counts as the worst value of all runs; by default it is left out of the means
-  over=splits        verdicts for other data sets of this kind, not for this one alone
   over=data          also ranks the settings over several data sets, by their mean ranks; of a table, over=COLUMN
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -33,7 +32,7 @@ def main() -> None:
             return
         refuse_table_options(options)
         failed = arguments.parse_choice(options, "failed", "drop", "worst")
-        summarize(folders[0], form, failed, arguments.parse_choice(options, "over", "seeds", "splits", "data"))
+        summarize(folders[0], form, failed, arguments.parse_choice(options, "over", "seeds", "data"))
 
 
 if __name__ == "__main__":

@@ -466,4 +466,4 @@ def test_a_sweep_of_forks_of_several_parents_pairs_them(cli, tmp_path):
     where = tmp_path / "outputs" / "sweeps" / "s"
     found = compare([where, where], ["optimizer.lr=0.001", "optimizer.lr=0.01"])
     assert {*found.averaged} == {"seed", "fork"}
-    assert found.answers[0].verdict.nums == (3, 3)
+    assert found.compared.found.nums == (3, 3)

@@ -135,12 +135,6 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     assert Run(tmp_path / "run").result.status == "finished"
 
 
-def test_the_best_epoch_of_several_objectives_has_them_all(train):  # noqa: F811
-    objectives = ("objective.metric=[train/loss,val/acc]", "objective.mode=[min,max]")
-    run, *_ = train("a", *objectives, "+trainer.check_val_every_n_epoch=2", "trainer.max_epochs=3")
-    assert all(objective.value is not None for objective in run.result.objectives)
-
-
 @pytest.mark.slow
 def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", *QUICK, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")

@@ -49,7 +49,7 @@ def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in
     run, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER, "test=auto")
     assert err.count("best.ckpt is lost") == 1
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    assert run.result.objectives[0].value == run.result.metrics["val/acc"]
+    assert run.result.objective.value == run.result.metrics["val/acc"]
 
 
 def test_the_best_epoch_is_known_when_a_run_is_trained_longer(train):  # noqa: F811

@@ -155,8 +155,7 @@ callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m seed=0,1 sweep_name=a,b  =>  sweep_name=a,b: is the same for all jobs of a sweep
 -m seed=0,1 data.root=a,b  =>  data.root=a,b: is the same for all jobs of a sweep
 -m seed=0,1 cluster.num_jobs=1,2  =>  cluster.num_jobs=1,2: is the same for all jobs of a sweep
--m seed=0,1 objective.metric=[val/acc,val/loss]  =>  must have as many entries as objective.metric=
--m seed=0,1 objective.metric=[val/acc,val/f1] objective.mode=[max,max]  =>  objective.metric=val/f1: must be one of num_parameters, train/acc, train/loss, val/acc, val/loss
+-m seed=0,1 objective.metric=[val/acc,val/loss]  =>  objective.metric=['val/acc', 'val/loss']: must be one metric
 -m cluster=slurm cluster.num_jobs=x seed=0,1  =>  leyden: cluster.num_jobs=x: must be a positive whole number
 -m cluster=slurm cluster.wait=false sweep=random  =>  cluster.wait=false: is for grids; a search asks for its next trial
 -m sweep=tpe hydra.sweeper.num_trials=0  =>  hydra.sweeper.num_trials=0: must be a positive whole number

@@ -29,7 +29,7 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "(4 pairs by seed)" in text
     assert "A is better than B in 100 % of pairs by seed\n" in text
     assert "Widened, since the two may be chosen among 3 settings; planned=true if not." in text
-    assert "Holds for this data set, over seeds and their splits; over=splits asks for more." in text
+    assert "Holds for this data set, over seeds and their splits." in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
     assert "±: standard deviation of a setting's runs, over seed." in text
     assert "best setting" not in text
@@ -60,7 +60,7 @@ def test_the_same_for_other_programs(call, sweep):
     assert found["a"]["n"] == found["b"]["n"] == found["num_pairs"] == 4
     assert found["a"]["mean"] == pytest.approx(1.475)
     assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
-    assert found["b"]["num_settings"] == 2
+    assert (found["b"]["num_settings"], found["b"]["lost"]) == (2, 0)
     assert [path.rpartition("/")[2] for path in found["b"]["runs"]] == [f"0.1_{seed}" for seed in range(4)]
     low, high = found["interval"]
     assert found["difference"] == pytest.approx(1.025)
@@ -80,7 +80,8 @@ def test_folders_of_which_the_best_setting_is_named(call, sweep):
     text = call("s", "other")
     assert "optimizer.lr=0.1 (the best of 3)" in text
     assert "chosen by these values" in text
-    assert "2 (1 failed)" in text
+    assert "2 of 3" in text
+    assert "Finished runs only: 0 of A and 1 of B have no value." in text
     assert "Verdict: n too small to tell; at least 3 of each are needed" in text
     assert "interval" not in text
     # What varies within a group is no difference between the two.
@@ -111,7 +112,6 @@ def test_runs_of_different_data_are_not_compared(call, tmp_path, a, b, digests, 
 
 def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
     write(sweep / "accuracy", ["seed=0"], value=0.9, objective={"metric": "val/acc", "mode": "max"})
-    write(sweep / "many", [], objective={"metric": ["val/loss", "n"], "mode": ["min", "min"]}, status=None)
     write(sweep / "none", [], objective=None, status=None)
     write(sweep / "failed", ["seed=0"], status="failed")
     for arguments, message in (
@@ -122,8 +122,7 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "s/0.1_0"), "s/0.1_0: is in both groups, like 1 of 12 runs in all"),
         (("s", "nowhere"), "nowhere: there is no run in or below it"),
         (("s", "accuracy"), "A has the objective val/loss (min), B has val/acc (max): both must have the same one"),
-        (("many", "many", "a=seed=0", "b=seed=1"), "b=seed=1: no run matches this"),
-        (("s", "many"), "A has the objective val/loss (min), B has val/loss (min), n (min)"),
+        (("s", "accuracy", "a=seed=0", "b=seed=1"), "b=seed=1: no run matches this"),
         (("s", "none"), "B has none"),
         (("s", "failed"), "failed: none of 1 runs has finished"),
         (
@@ -133,9 +132,8 @@ def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep):
         (("s", "a=seeds=1", "b=seed=1"), "a: no run has seeds; did you mean seed?"),
         (("s", "failed", "format=csv"), "format=csv: must be one of table, json"),
         (("s", "failed", "none"), "none: at most 2 folders can be given"),
-        (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, failed=, over=, format="),
+        (("s", "sort=seed"), "sort=seed: must be a folder, or one of a=, b=, failed=, format="),
         (("s", "failed", "failed=best"), "failed=best: must be one of drop, worst"),
-        (("s", "accuracy", "over=splits"), "A has the objective val/loss (min)"),
     ):
         text = call(*arguments)
         assert text.startswith("leyden: "), arguments

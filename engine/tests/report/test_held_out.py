@@ -1,4 +1,4 @@
-"""`summarize` and `compare` report test evaluations, and one of many tested seeds that was picked."""
+"""`summarize` and `compare` report test evaluations."""
 
 import importlib
 import json
@@ -63,13 +63,6 @@ def test_the_number_of_an_experiments_test_evaluations_is_reported(said, tmp_pat
     assert said(summarize, ".") == [f"Test evaluations so far: x 2, y 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
 
 
-def test_a_job_of_a_sweep_that_was_evaluated_later(said, tmp_path):
-    for n in range(2):
-        add(tmp_path / "sweep", str(n), f"seed={n}", tested=False)
-    record_test_evaluation(str(tmp_path), Run(tmp_path / "sweep" / "1"), "best", {})
-    assert said(summarize, "sweep") == [f"Test evaluations so far: x 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
-
-
 def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
     theirs = add(tmp_path / "theirs", "x0")
     shutil.copytree(theirs, tmp_path / "ours" / "copied")
@@ -81,33 +74,6 @@ def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
     assert said(summarize, "moved") == [
         f"Test evaluations so far: x 1 ({tmp_path / 'moved' / TEST_EVALUATIONS_FILE})"
     ]
-
-
-def test_a_lottery_of_seeds(said, tmp_path):
-    for n in range(2):
-        add(tmp_path, f"s{n}", f"seed={n}")
-    assert not any("setting" in line for line in said(summarize, "."))
-    add(tmp_path, "again", "seed=1")  # the same seed is no further ticket
-    add(tmp_path, "o0", "seed=0", "optimizer.lr=7")
-    assert not any("setting" in line for line in said(summarize, "."))
-    add(tmp_path, "s2", "seed=2")
-    whole = "3 seeds of one setting were evaluated on the test set: report their mean, not the best of them"
-    assert whole in said(summarize, ".")
-    picked = "s1 is 1 of 3 seeds of one setting that were each evaluated on the test set"
-    for verb, *arguments in ((summarize, "s1"), (compare, "s1", "o0"), (compare, "o0", "s1")):
-        assert [line for line in said(verb, *arguments) if line.startswith(picked)], arguments
-    assert not any("setting" in line for line in said(summarize, "o0"))
-    for n in range(1, 4):
-        add(tmp_path, f"o{n}", f"seed={n}", "optimizer.lr=7")
-    assert any(line.startswith("3 to 4 seeds of each of 2 settings were") for line in said(summarize, "."))
-
-
-def test_a_number_that_is_a_seed_by_chance_parts_no_setting_and_joins_none(said, tmp_path):
-    for n in range(3):
-        add(tmp_path, f"s{n}", f"seed={n}", "data.split_seed=1")  # the same split for all
-        add(tmp_path, f"o{n}", f"seed={n}", f"data.split_seed={n + 7}")  # a split for each, by no rule
-    assert not any("each of" in line for line in said(summarize, "."))
-    assert any(line.startswith("3 seeds of one setting were evaluated") for line in said(summarize, "."))
 
 
 def test_a_list_that_can_not_be_read_is_named(tmp_path, capsys):

@@ -15,8 +15,8 @@ def drawn(monkeypatch):
     figures = []
     monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
 
-    def draw(points, metrics=("val/acc",), *, log=None, averaged=("seed",)):
-        draw_summary(points, metrics, log=log, averaged=averaged)
+    def draw(points, metric="val/acc", *, log=None, averaged=("seed",)):
+        draw_summary(points, metric, log=log, averaged=averaged)
         return figures.pop()
 
     return draw
@@ -27,7 +27,7 @@ def grid(**values):
 
 
 def points(choices, value=lambda choices: 0.5):
-    return [Point(each, [value(each)]) for each in choices]
+    return [Point(each, value(each)) for each in choices]
 
 
 def labels(figure):
@@ -41,7 +41,7 @@ def ticks(axes):
 def test_the_axis_of_a_choice_is_in_order_and_names_no_none():
     axes = Figure().add_subplot()
     along = [(None, 1.0, False), (10, 2.0, False), (9, 3.0, False), ("x", 4.0, False), (9, 5.0, False)]
-    summary._scatter(axes, along, log=None, means=True)
+    summary._scatter(axes, along, log=None)
     assert ticks(axes) == ["9", "10", "null", "x"]
     assert not axes.lines  # single runs have no mean
 
@@ -49,12 +49,12 @@ def test_the_axis_of_a_choice_is_in_order_and_names_no_none():
 def test_a_grid_has_means_with_their_deviations_and_single_trials_are_dots():
     axes, others = Figure().subplots(2)
     along = [(0.001, 1.0, False), (0.001, 3.0, False), (0.1, 4.0, False), (0.1, 6.0, False), (0.1, 99.0, True)]
-    summary._scatter(axes, along, log=True, means=True)
+    summary._scatter(axes, along, log=True)
     assert axes.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]  # without the run that was pruned
     assert ticks(axes) == ["0.001", "0.1"]
     assert axes.containers[0].has_yerr
     assert "±" in axes.get_legend_handles_labels()[1][-1]
-    summary._scatter(others, [(0.1 * n, 1.0, False) for n in range(9)], log=None, means=True)
+    summary._scatter(others, [(0.1 * n, 1.0, False) for n in range(9)], log=None)
     assert not others.lines
 
 
@@ -66,7 +66,7 @@ def test_ticks_are_the_values_that_were_tried_unless_they_are_many(drawn):
 
 
 def test_pruned_runs_are_crosses_in_the_legend(drawn):
-    figure = drawn([Point({"lr": n}, [0.1 * n], is_pruned=n > 2) for n in range(5)], log=[])
+    figure = drawn([Point({"lr": n}, 0.1 * n, is_pruned=n > 2) for n in range(5)], log=[])
     (legend,) = figure.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
     assert [len(each.get_offsets()) for each in figure.axes[0].collections] == [3, 2]

@@ -47,15 +47,15 @@ RUN = {
         ("exact = 0.0076747", True),
         ("exact = 0.0077", False),
         ("exact < 0.007675", True),
-        # What YAML can't read is a text or a number.
-        ("status = 2024-13-45", False),
-        ("sizes = 2024-02-30T25:00:00", False),
+        ("sizes = [1,2]", True),
+        ("sizes = '[1, 2]'", True),
+        ("sizes != '[1,2]'", False),
+        ("sizes = '[1]'", False),
+        ("sizes > 1", False),
         (f"n < {'9' * 5000}", True),
         (f"sizes = {'9' * 5000}", False),
         ("huge > 1", False),
         ("huge = 1000", False),
-        ('sizes = "!!int"', False),
-        ('sizes = "!!timestamp x"', False),
     ],
 )
 def test_what_a_condition_means(text, holds):
@@ -77,7 +77,6 @@ def test_what_a_condition_means(text, holds):
         ("val/acc > 'x", "val/acc > 'x is no comparison"),
         ("__import__('os').system('x') = 1", "is no comparison"),
         ("(" * 5000, "is no comparison"),
-        (f"a={'[' * 5000}{']' * 5000}", "is nested too deeply"),
     ],
 )
 def test_what_is_none_is_told_in_a_line(text, message):

@@ -18,7 +18,7 @@ def row(values, *, status="finished", name="", first_seed=0, **config):
             typed={},
             config={"seed": seed, **{key.replace("__", "."): value for key, value in config.items()}},
             status=status,
-            objectives=(Objective("val/acc", "max", value),),
+            objective=Objective("val/acc", "max", value),
             result=None,
             start_times=[],
         )
@@ -75,7 +75,7 @@ def test_a_row_that_is_better_by_the_shared_seeds_is_marked():
             [True, None, False],
             [
                 "With 95 % confidence the best setting is row 1, or row 2.",
-                "Row 2: no values vary; more seeds would tell.",
+                "Row 2: no spread, or too wide a one, to be excluded; more seeds would tell.",
                 "Of 3 seeds, one that fails in ten",
                 "Holds for",
             ],

@@ -52,12 +52,12 @@ def test_looks_at_a_table_are_counted_beside_it(called, results):
 MISTAKES = """
 compare results.csv metric=acc  =>  a= is missing: the setting of this side
 compare results.csv AB  =>  metric= is missing
-compare results.csv metric=acc a=model=mlp b=x=1  =>  b: no column is named x
+compare results.csv metric=acc a=model=mlp b=x=1  =>  b: x is no column with a setting
 compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
 compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
 compare . metric=acc AB  =>  metric=acc: is for a table in a file
-compare results.csv metric=acc AB over=splits  =>  over=splits: is for runs, not for a table
-compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no setting
+compare results.csv metric=acc AB failed=worst  =>  failed=worst: is for runs, not for a table
+compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
 summarize results.csv metric=acc mode=max failed=worst  =>  failed=worst: is for runs
 summarize results.csv metric=acc  =>  mode=: must be min or max
 summarize results.csv metric=acc mode=max over=data  =>  no column is named data

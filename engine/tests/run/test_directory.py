@@ -18,7 +18,7 @@ from tests import records
 from tests.example import OWN
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
-FINISHED = Result("finished", (), {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
+FINISHED = Result("finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
 
 
 def of(config, default=None):

@@ -13,7 +13,7 @@ from tests.scheduler.test_requeue import BY_A_PEER
 IDENTITY = of({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
 LOST = RuntimeError(BY_A_PEER)
 OWN = KeyError("of this process")
-OTHER = Result.failed((), Failure("ValueError", "of another process"))
+OTHER = Result.failed(None, Failure("ValueError", "of another process"))
 
 
 @pytest.fixture

@@ -195,12 +195,6 @@ def test_what_does_not_fit_together_is_refused_in_a_line_before_training(train, 
     assert not run.result or run.result.optimizer_steps == 0
 
 
-def test_after_a_run_only_learning_rates_that_its_module_takes_are_proposed(train):
-    _, out, _ = train("a", *module("Plain"))
-    assert "next steps:" in out
-    assert "other learning rates" not in out
-
-
 def test_a_fork_that_would_stand_elsewhere_is_refused_and_leaves_nothing(train, tmp_path):
     arguments = module("Following", f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
     train("parent", *module("Following"))

@@ -74,7 +74,7 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
     assert run.result.metrics["loss"] == pytest.approx(loss_on(run, names.samples(8, 1)))
-    assert run.result.objectives[0].value == run.result.metrics["loss"]
+    assert run.result.objective.value == run.result.metrics["loss"]
     assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, names.samples(8, 9)))
     assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
     # Neither where the run was stopped after it.
@@ -94,7 +94,6 @@ UNLOGGED = """
 trainer.max_epochs=1 EVERY=2  =>  1  =>  was not logged in epoch 1, and no epoch of this run ends with a validation
 +trainer.val_check_interval=4  =>  1  =>  is logged in validation, and no epoch of this run ends with a validation
 EVERY=2 objective.metric=f1  =>  2  =>  objective.metric=f1: is not logged; the run logs train_loss, val_loss
-objective.metric=[val_loss,f1] objective.mode=[min,max]  =>  1  =>  f1: is not logged; the run logs train_loss, val_loss
 EVERY=2 +callbacks.es={EARLY}  =>  1  =>  val_loss: was not logged when the run ended before its first validation
 """
 EARLY = "_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:train_loss,mode:min,stopping_threshold:1e9"

@@ -65,7 +65,7 @@ sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a 
 sweep.seeds=0  =>  sweep.seeds=0: must be a positive whole number, or auto
 sweep.seeds=2 sweep.settings=[{seed:1},{seed:2}]  =>  sweep.seeds=2: the sweep is over seed itself
 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
-sweep.seeds=auto sweep.max_runs=60 objective.metric=[val/acc,val/loss] objective.mode=[max,min]  =>  sweep.seeds=auto: is for a single objective
+sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
 """
 
 

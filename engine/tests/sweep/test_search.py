@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from leyden.config.checks import Objective
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.sweep import pruning, search
@@ -288,7 +287,7 @@ def test_each_setting_runs_with_several_seeds_and_the_first_one_is_pruned_for_al
             assert runs[0].result.epochs < 3
         else:
             assert [run.config["seed"] for run in runs] == [5, 6]
-            assert trial.value == pytest.approx(sum(run.result.objectives[0].value for run in runs) / 2)
+            assert trial.value == pytest.approx(sum(run.result.objective.value for run in runs) / 2)
     output, _ = start_search(tmp_path, *arguments, "sweep.seeds=3").communicate(timeout=TIMEOUT_S)
     assert output.endswith("holds a different sweep: sweep.seeds 2 there, 3 here; choose another sweep_name\n")
     # Nor are trials of other fixed values of the same search; what changes no bit may change.
@@ -318,29 +317,6 @@ def test_a_seed_that_failed_is_run_again_alone(tmp_path, mnist_root):
     assert [trial.state for trial in found] == 2 * [TrialState.FAIL] + 2 * [TrialState.COMPLETE]
     runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/run.json")]
     assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
-
-
-@pytest.mark.slow
-def test_several_objectives_end_with_a_pareto_front(tmp_path, mnist_root):
-    sizes = ("model=mlp", "model.hidden_sizes=[4],[16],[64]", "optimizer.lr=0.01", "hydra/sweeper/sampler=grid")
-    epochs = "trainer.max_epochs=1"
-    output = finish(start_search(tmp_path, "sweep=pareto", *sizes, epochs, "hydra.sweeper.num_trials=3", anew=True))
-    found, results = trials(tmp_path)
-    assert sorted(trial.values[1] for trial in found) == [785 * n + (n + 1) * 10 for n in (4, 16, 64)]
-    for result in results:
-        (acc, size) = result.objectives
-        assert acc == Objective("val/acc", "max", result.metrics["val/acc"])
-        assert size == Objective("num_parameters", "min", result.metrics["num_parameters"])
-    # The smallest is always on the front; those on it are better the larger they are.
-    values = sorted((trial.values[1], trial.values[0]) for trial in found)
-    front = [(size, acc) for n, (size, acc) in enumerate(values) if all(acc > other for _, other in values[:n])]
-    assert f"Pareto front of val/acc (max), num_parameters (min): {len(front)} of 3 settings" in output
-    assert output.count("leyden evaluate run=") == len(front)
-    lines = output.splitlines()
-    for value, command in ((lines[n - 1], line) for n, line in enumerate(lines) if "leyden evaluate run=" in line):
-        assert value.endswith(":")  # its values, not behind the command: zsh takes no comment there
-        assert "#" not in command
-    assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 1000
 
 
 def test_an_unreadable_study_is_found_before_the_first_trial(cli, tmp_path):

@@ -45,7 +45,7 @@ class Jobs:
 def fake(number, trial, callbacks, seconds, end):
     status = "pruned" if end == "pruned" else "finished"
     value = float(number % 7)
-    result = SimpleNamespace(status=status, objectives=[SimpleNamespace(value=value)], is_complete=True)
+    result = SimpleNamespace(status=status, objective=SimpleNamespace(value=value), is_complete=True)
     return SimpleNamespace(
         number=number,
         trial=trial,

@@ -188,7 +188,7 @@ def test_a_sampler_that_draws_conditional_keys_at_random_is_refused(name, monkey
             draw(found, sampler)
     monkeypatch.setattr(spaces, "optimizers", lambda trial: {"a": trial.suggest_int("a", 1, 9)})
     draw(space(function=OPTIMIZERS), sampler)
-    try_sampler(sampler, space("a=1,2", "b=4,5"), ["minimize"])
+    try_sampler(sampler, space("a=1,2", "b=4,5"))
 
 
 class First(optuna.samplers.RandomSampler):
@@ -202,7 +202,7 @@ class First(optuna.samplers.RandomSampler):
 
 def test_a_sampler_is_tried():
     with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler: no numbers"):
-        try_sampler(First(), space("a=1,2,3", "b=interval(0.0,1.0)"), ["minimize"])
+        try_sampler(First(), space("a=1,2,3", "b=interval(0.0,1.0)"))
 
 
 def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypatch):

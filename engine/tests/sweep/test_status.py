@@ -20,7 +20,7 @@ OVERRIDES = [
 
 def ended(value, mode="max", overrides=OVERRIDES):
     """A job of a search that has ended with this objective."""
-    result = Result("finished", (Objective("val/acc", mode, value),), {"val/acc": value}, 1, 1, 1.0, None)
+    result = Result("finished", Objective("val/acc", mode, value), {"val/acc": value}, 1, 1, 1.0, None)
     return SimpleNamespace(run=SimpleNamespace(result=result), overrides=list(overrides))
 
 

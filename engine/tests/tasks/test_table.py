@@ -55,7 +55,7 @@ def test_sweep_and_prune(row, cli, tmp_path):
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert {run.result.status for run in runs} <= {"finished", "pruned"}
     assert len(runs) == 3
-    assert all(run.result.objectives[0].value is not None for run in runs)
+    assert all(run.result.objective.value is not None for run in runs)
     assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.png").exists()
 
 

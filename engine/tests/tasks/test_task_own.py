@@ -41,7 +41,7 @@ def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # n
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
     chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
     run, *_ = train("a", loss, *chosen, "test=auto")
-    assert run.result.objectives[0].metric == "val/f1"
+    assert run.result.objective.metric == "val/f1"
     assert {"train/f1", "val/f1", "test/f1"} <= set(run.result.metrics)
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err

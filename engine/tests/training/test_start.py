@@ -82,7 +82,7 @@ def test_the_best_epoch_is_kept_and_tested(train):
         "objective.mode=min",
     )
     losses = {step: value for step, metric, value in curves(run) if metric == "val/loss"}
-    assert run.result.objectives[0].value == pytest.approx(min(losses.values()))
+    assert run.result.objective.value == pytest.approx(min(losses.values()))
     best = torch.load(run.checkpoint("best"), weights_only=True)
     assert best["global_step"] - 1 == min(losses, key=losses.get)
     assert best["global_step"] < 60, "the last epoch is the best: this test needs another setting"

@@ -2,13 +2,11 @@
 
 import itertools
 import math
-import random
 import statistics
 
 import pytest
 
-from leyden.report.comparison import share_of_wins
-from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, why_undecided
+from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, share_of_wins, why_undecided
 from leyden.verdict.groups import Group, samples_of
 from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
 from leyden.verdict.ranking import rank_over_sets
@@ -36,6 +34,9 @@ def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
 def shapes(a, b):
     """The values whose distribution is assumed to be normal."""
     return [*dict.fromkeys(sample.shape for sample in samples_of([a, b]).each)]
+
+
+FEW = "n too small to tell; at least 3 of each are needed"
 
 
 def draw(source, num, mean=0.0, deviation=1.0):
@@ -87,15 +88,6 @@ def test_mean_ranks_and_equivalence_are_those_of_scipy(drawn):
     )
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("num", [3, 5, 10])
-@pytest.mark.parametrize("groups", [paired, apart])
-def test_where_there_is_no_difference_at_most_one_in_twenty_is_seen(num, groups):
-    source = random.Random(0)
-    seen = sum(bool(verdict(*groups(draw(source, num), draw(source, num)), "min").better) for _ in range(1000))
-    assert seen <= 60
-
-
 def test_pairs_see_what_groups_do_not():
     seeds = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
     better = [value + 0.05 + 0.001 * n for n, value in enumerate(seeds)]
@@ -126,8 +118,8 @@ def test_a_difference_that_does_not_matter_is_called_the_same():
 @pytest.mark.parametrize(
     ("a", "b", "words"),
     [
-        ([1.0, 2.0], [5.0, 6.0, 7.0], "n too small to tell"),
-        ([], [], "n too small to tell"),
+        ([1.0, 2.0], [5.0, 6.0, 7.0], FEW),
+        ([], [], FEW),
         ([1.0, math.inf, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
         ([1.0, math.nan, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
         ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be decided: the values don't vary"),
@@ -195,14 +187,6 @@ def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
         low, high = verdict(*apart(*columns), "max").interval
         error = math.sqrt(sum(statistics.variance(column) / len(column) for column in columns))
         assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
-
-
-def test_tiny_and_huge_values_are_compared_as_any_others():
-    columns = [0.9, 0.91, 0.92], [0.5, 0.52, 0.53]
-    for scale in (1e-90, 1.0, 1e80):
-        found = verdict(*apart(*([scale * value for value in column] for column in columns)), "max")
-        assert found.better == "a"
-        assert found.difference == pytest.approx(0.39333 * scale, rel=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -346,8 +346,8 @@ def test_over_splits_the_interval_is_wide_enough(num):
         for overlap in covered:
             low, high = verdict(Group(values, overlap), Group(zero, overlap), "max").interval
             covered[overlap] += low <= 0.0 <= high
-    print(f"coverage over splits without over=splits, n = {num}: {100 * covered[0.0] / NUM:.1f} % of {NUM}")
-    holds(f"coverage over splits with over=splits, n = {num}", covered[ratio], NUM, low=0.93)
+    print(f"coverage over splits as if they shared no data, n = {num}: {100 * covered[0.0] / NUM:.1f} % of {NUM}")
+    holds(f"coverage over splits that share data, n = {num}", covered[ratio], NUM, low=0.93)
 
 
 def test_the_mean_of_a_row_has_its_interval():

@@ -120,7 +120,7 @@ def test_equal_values_are_one_setting_whatever_their_type(settings, names):
     found = verdict.rank(rows, "acc", mode="max")
     assert {each.name for each in found.settings} == (names or {f"m={each}" for each in settings})
     assert all(line.isprintable() for line in str(found).split("\n"))
-    assert ("Rows of one setting and seed count once" in str(found)) == (len(found.settings) < len(settings))
+    assert ("Runs that repeat another one count once" in str(found)) == (len(found.settings) < len(settings))
 
 
 def test_names_that_look_like_numbers_and_cells_of_several_lines_are_kept(tmp_path):
@@ -167,7 +167,7 @@ def test_settings_are_ranked_over_several_data_sets():
     single = verdict.rank([row for row in rows if not row["seed"]], "acc", mode="max", over="data", seed=None)
     assert len(single.overall.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
-    assert "4 data sets with all settings are too few to rank over: that takes 5." in str(few)
+    assert "Too few data sets have all settings, 4: to rank over them takes 5." in str(few)
 
 
 @pytest.mark.parametrize(
@@ -181,7 +181,10 @@ def test_settings_are_ranked_over_several_data_sets():
         (lambda: verdict.rank(table(), "acc", mode="best"), "mode=best: must be min or max"),
         (lambda: verdict.rank(table(), "acc", mode="max", seed="s"), "no column is named s"),
         (lambda: verdict.compare(table(), "acc", {"model": "rnn"}, {"model": "mlp"}), "a={'model': 'rnn'}: no row"),
-        (lambda: verdict.compare(table(), "acc", {"net": "rnn"}, {"model": "mlp"}), "a: no column is named net"),
+        (
+            lambda: verdict.compare(table(), "acc", {"net": "rnn"}, {"model": "mlp"}),
+            "a: net is no setting; there are model, lr",
+        ),
         (lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"model": "mlp"}), "a and b share the setting"),
         (
             lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"lr": 0.2}, margin=-1),

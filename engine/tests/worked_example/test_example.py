@@ -23,7 +23,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     result = Run(directory).result
     assert result.status == "finished"
     assert result.metrics["test/acc"] >= 0.975
-    assert result.objectives == (Objective("val/acc", "max", result.metrics["val/acc"]),)
+    assert result.objective == Objective("val/acc", "max", result.metrics["val/acc"])
     assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
     assert result.samples_per_second == pytest.approx(5 * 55_000 / result.seconds)
     assert (directory / result.checkpoint).exists()
@@ -58,7 +58,7 @@ def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(cli, tmp
     run = Run(run_dir)
     assert "60,000 train" in out
     assert run.result.optimizer_steps == 469  # five epochs are the 2,345 updates of the note
-    assert run.result.objectives == ()
+    assert run.result.objective is None
     assert run.config["trainer"]["max_epochs"] == 1
     best = weights(run_dir, "best")
     assert all(torch.equal(best[key], value) for key, value in weights(run_dir, "last").items())

@@ -31,7 +31,7 @@ from leyden.assembly.task import (
 )
 from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
-from leyden.config.checks import objectives, require_choice
+from leyden.config.checks import objective_of, require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import one_line
@@ -199,7 +199,7 @@ class Build:
 
     def _check_objective(self) -> None:
         checkpoint = self.trainer.checkpoint
-        aim = next(iter(objectives(self.cfg.objective)), None)
+        aim = objective_of(self.cfg.objective)
         is_measured = aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
         if aim and is_measured and not checkpoint.validates:
             raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")

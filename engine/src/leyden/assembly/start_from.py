@@ -18,7 +18,7 @@ from leyden.assembly.task import match_names
 from leyden.assembly.trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
-from leyden.config.checks import objectives
+from leyden.config.checks import objective_of
 from leyden.config.errors import UserError, as_line, is_mistake
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import ABSENT, dict_at, differing, flatten
@@ -495,7 +495,7 @@ def read_fork(cfg: DictConfig) -> Fork:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
-    same = objectives(parent.config["objective"]) == objectives(cfg.objective)
+    same = objective_of(parent.config["objective"]) == objective_of(cfg.objective)
     return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
 
 

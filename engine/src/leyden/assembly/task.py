@@ -26,7 +26,7 @@ from leyden.assembly.instantiate import (
     user_errors,
 )
 from leyden.assembly.trainer import without_empty_hooks
-from leyden.config.checks import objectives
+from leyden.config.checks import objective_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
@@ -533,15 +533,12 @@ def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -
     for key, values in (("monitor", allowed), ("mode", {"min", "max"})) if "monitor" in cfg.scheduler else ():
         if (value := str(cfg.scheduler.get(key))) not in values:
             raise UserError(f"scheduler.{key}={value}: must be one of {', '.join(sorted(values))}")
-    for objective in objectives(cfg.objective):
-        if objective.metric not in allowed:
-            why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""
-            raise UserError(
-                f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
-                "objective=null selects nothing and keeps the last epoch"
-            )
-        # Not allowed as the first objective, which selects an epoch: all epochs have the same number.
-        allowed.add("num_parameters")
+    if (objective := objective_of(cfg.objective)) and objective.metric not in allowed:
+        why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""
+        raise UserError(
+            f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
+            "objective=null selects nothing and keeps the last epoch"
+        )
 
 
 def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:

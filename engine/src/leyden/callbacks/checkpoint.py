@@ -79,8 +79,8 @@ class RunCheckpoint(LastCheckpoint):
     With `keep_all`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
 
     Args:
-        metric: Name of the objective, or a list, whose first entry selects the best epoch; None for no objective.
-        mode: `min` or `max`, or a list of these.
+        metric: Name of the objective; None for no objective.
+        mode: `min` or `max`.
         every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
         keep_all: True to keep all checkpoints.
         max_kept_gib: Maximum total size of the kept checkpoints, in GiB; the oldest are deleted.
@@ -94,8 +94,8 @@ class RunCheckpoint(LastCheckpoint):
     def __init__(
         self,
         *,
-        metric: Any,
-        mode: Any,
+        metric: str | None,
+        mode: str | None,
         every_n_steps: int | None,
         keep_all: bool,
         max_kept_gib: float,
@@ -105,13 +105,6 @@ class RunCheckpoint(LastCheckpoint):
             raise ValueError(f"keep_all={keep_all}: must be true or false")
         if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
             raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
-        objectives = metric if isinstance(metric, list) else [metric]
-        # Metrics that the best epoch must have. `num_parameters` as a second objective is computed after training.
-        self.needed = [
-            name for name in objectives if name is not None and (name != "num_parameters" or name == objectives[0])
-        ]
-        if isinstance(metric, list):
-            metric, mode = metric[0], mode[0]
         if metric is not None and mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: must be min or max; it follows from objective.mode")
         self.metric: str | None = metric
@@ -148,9 +141,8 @@ class RunCheckpoint(LastCheckpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `best.ckpt`, if this epoch is the best, then `last.ckpt`."""
         metrics = stages_of(trainer).end_epoch(trainer)
-        for name in self.needed:
-            if name not in metrics:
-                self._check_missing(trainer, name)
+        if self.metric is not None and self.metric not in metrics:
+            self._check_missing(trainer, self.metric)
         # Exclude the last step's value of a metric that also has a mean over the epoch.
         steps = {f"{name}_step" for name in metrics}
         self.is_over = trainer.should_stop
@@ -222,7 +214,7 @@ class RunCheckpoint(LastCheckpoint):
     def _is_best(self, metrics: dict[str, float], stage: str) -> bool:
         if self.metric is None:
             return True
-        if not {*self.needed} <= {*metrics}:  # no validation in this epoch
+        if self.metric not in metrics:  # no validation in this epoch
             return False
         best = self.best.get(self.metric, math.nan)
         # A best value from another stage, such as training, is not comparable.
@@ -251,8 +243,7 @@ class RunCheckpoint(LastCheckpoint):
         if self._is_lost:
             return "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make another one"
         stages = stages_of(trainer)
-        name = next((name for name in self.needed if name not in stages.names), self.needed[0])
-        if stages.names.get(name) == "val":
-            return f"objective.metric={name}: the run has ended before an epoch ended with a validation"
+        if stages.names.get(str(self.metric)) == "val":
+            return f"objective.metric={self.metric}: the run has ended before an epoch ended with a validation"
         before = "" if stages.has_validated or not self.validates else " before its first validation"
-        return f"objective.metric={name}: was not logged when the run ended{before}"
+        return f"objective.metric={self.metric}: was not logged when the run ended{before}"

@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES, TrainConfig
@@ -35,36 +35,30 @@ class Objective:
         return self.value if self.value is None or self.mode == "max" else -self.value
 
 
-def objectives(node: Any) -> tuple[Objective, ...]:
-    """Return the objectives of the config node `objective`, whose metric and mode can be lists.
+def objective_of(node: Any) -> Objective | None:
+    """Return the objective of the config node `objective`; None for null.
 
     Raises:
-        UserError: The node is malformed, or the numbers of metrics and modes differ.
+        UserError: The node is malformed.
 
     Example:
-        >>> objectives({"metric": ["val/acc", "num_parameters"], "mode": ["max", "min"]})[1]
-        Objective(metric='num_parameters', mode='min', value=None)
-        >>> objectives(None)
-        ()
+        >>> objective_of({"metric": "val/acc", "mode": "max"})
+        Objective(metric='val/acc', mode='max', value=None)
     """
     if node is None:
-        return ()
+        return None
     if not isinstance(node, dict | DictConfig):
         raise UserError(f"objective={node}: must be null, or set by objective.metric and objective.mode")
     if set(node) != {"metric", "mode"}:
         raise UserError(f"objective: has {', '.join(map(str, node)) or 'nothing'}; must have metric and mode")
-    metrics, modes = (
-        list(values) if isinstance(values, list | ListConfig) else [values]
-        for values in (node["metric"], node["mode"])
-    )
-    if not metrics or len(metrics) != len(modes):
-        raise UserError(f"objective.mode={modes}: must have as many entries as objective.metric={metrics}")
-    if not all(isinstance(name, str) and name for name in metrics):
-        raise UserError(f"objective.metric={metrics}: must be names of metrics, such as val/acc")
-    for mode in modes:
-        if mode not in ("min", "max"):
-            raise UserError(f"objective.mode={mode}: must be one of min, max")
-    return tuple(Objective(metric, mode) for metric, mode in zip(metrics, modes, strict=True))
+    metric, mode = node["metric"], node["mode"]
+    if not isinstance(metric, str) or not metric:
+        raise UserError(
+            f"objective.metric={metric}: must be one metric, such as val/acc; leyden runs sort=KEY lists runs by another"
+        )
+    if mode not in ("min", "max"):
+        raise UserError(f"objective.mode={mode}: must be one of min, max")
+    return Objective(metric, mode)
 
 
 MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first one starts
@@ -93,7 +87,7 @@ def validate_values(cfg: DictConfig) -> None:
             )
     for name in ("resume", "exact", "test", "sweep.pictures", "picture_format"):
         require_choice(cfg, name, *CHOICES[f"train.{name}"])
-    objectives(cfg.objective)
+    objective_of(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
             raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', since it names a folder")

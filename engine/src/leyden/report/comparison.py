@@ -1,10 +1,9 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import math
+import dataclasses
 import os
-import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,85 +16,37 @@ from leyden.report.difference import difference_rows, print_differences
 from leyden.report.held_out import test_set_remarks
 from leyden.report.listing import select
 from leyden.report.ranking import (
-    IDLE_SEED,
     Row,
     assign_data,
     assumptions,
     count_failures,
     count_look,
     derived_keys,
-    first_tested,
-    generalize_over_splits,
     merge_rows,
     plus_minus,
     read_sweep_settings,
-    values_of,
 )
-from leyden.report.records import Record, fill_choices, narrow, read_raw_records, varying_keys
-from leyden.verdict.difference import (
-    Verdict,
-    decide,
-    look_level,
-    why_undecided,
-)
-from leyden.verdict.groups import MIN_VALUES, Group, samples_of
-from leyden.verdict.numbers import measured_text
-from leyden.verdict.ranking import num_pairs, shape_remarks
-from leyden.verdict.tables import chosen_remark, interval_lines
+from leyden.report.records import Record, aim_of, fill_choices, narrow, read_raw_records, varying_keys
+from leyden.verdict.tables import Setting, TableComparison, compare_settings
 
 
-@dataclass
+@dataclass(frozen=True)
 class Side:
-    """A side of a comparison: the best setting of a group of runs.
+    """A side of a comparison: a group of runs, represented by its best setting.
 
     Args:
         directory: Folder with the runs in or below it.
         condition: Condition that the runs meet; empty for all.
-        row: The best setting with its runs.
-        rows: All settings in the group.
+        rows: The settings that have finished runs.
         averaged: Keys that the mean is taken over.
-        varied: Those of them that vary among the runs of both sides.
+        row: The best setting.
     """
 
     directory: Path
     condition: str
-    row: Row
     rows: list[Row]
     averaged: list[str]
-    varied: list[str] = field(default_factory=list)
-
-    def group(self, objective: int) -> Group:
-        """Return an objective's values, by the values of the keys that vary."""
-        return self.row.group(self.varied, objective)
-
-    @property
-    def measured(self) -> dict[str, Any]:
-        """The mean, the deviation and the number of these values, as in a summary."""
-        return self.row.measured([], self.varied)
-
-    @property
-    def num_missing(self) -> int:
-        """Number of runs of the setting that have no value."""
-        return self.row.num_all(self.averaged) - int(self.measured["n"])
-
-
-@dataclass(frozen=True)
-class Answer:
-    """The verdict by one objective.
-
-    Args:
-        objective: The objective.
-        verdict: Which side is better.
-        wins: Probability that a run of the first side is better than one of the second.
-        measured: Mean and standard deviation of each side, as text.
-        shape: What is conspicuous about the values.
-    """
-
-    objective: Objective
-    verdict: Verdict
-    wins: float
-    measured: tuple[str, str]
-    shape: list[str]
+    row: Row
 
 
 @dataclass(frozen=True)
@@ -103,18 +54,20 @@ class Comparison:
     """The result of a comparison.
 
     Args:
-        answers: The verdict by each objective.
-        sides: The best setting of each group.
+        compared: The best setting of each group, with the verdict.
+        objective: The objective.
+        sides: The groups.
         averaged: Keys that vary among the runs and that the means are taken over.
-        assumptions: What the verdicts assume, as far as it is not the usual.
+        remarks: What the verdict assumes.
         configs: Flat configuration of each side, without keys that vary within a side.
         test_evaluations: Remarks on the runs' test evaluations.
     """
 
-    answers: list[Answer]
+    compared: TableComparison
+    objective: Objective
     sides: tuple[Side, Side]
     averaged: list[str]
-    assumptions: list[str]
+    remarks: list[str]
     configs: tuple[dict[str, Any], ...]
     test_evaluations: list[str]
 
@@ -123,7 +76,6 @@ def compare(
     directories: Sequence[Path],
     conditions: Sequence[str],
     failed: str = "drop",
-    over: str = "seeds",
     *,
     margin: float = 0.0,
     planned: bool = False,
@@ -134,54 +86,60 @@ def compare(
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
         conditions: Condition for each group, in the syntax of `parse_condition`; empty for all runs.
         failed: `drop` to leave failed runs out, `worst` to give them the worst value of all runs.
-        over: `seeds` for a verdict on this data set, `splits` for one on others of its kind.
         margin: Largest difference that does not matter; 0 for none.
         planned: Whether the two groups were named before the results were seen.
 
     Raises:
-        UserError: A group has no finished run, the groups share a run, or they have different objectives.
+        UserError: A group has no finished run, the groups share a run, or they have different objectives or data.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
-    a, b = _groups_of(read, directories, conditions)
-    objectives = _shared_objectives(a, b)
-    known = {id(record) for record in (*a, *b)}
-    others = {
-        directory: [record for record in records if id(record) not in known] for directory, records in read.items()
-    }
-    narrow([record for records in read.values() for record in records])
+    groups = _groups_of(read, directories, conditions)
+    objective = _shared_objective(*groups)
+    records = [record for of in read.values() for record in of]
+    narrow(records)
     if failed == "worst":
-        count_failures([*a, *b])
-    sides = _best_setting(directories[0], conditions[0], a), _best_setting(directories[1], conditions[1], b)
-    if len(objectives) > 1 and max(len(side.rows) for side in sides) > 1:
-        raise UserError("a group with several objectives must be one setting: choose it by a= and b=")
-    _refuse_different_data(sides)
-    further = {directory: _other_rows(records, sides) for directory, records in others.items()}
-    rows = [row for side in sides for row in side.rows if row.finished]
-    rows += [row for of in further.values() for row in of]
-    if over == "splits":
-        generalize_over_splits(rows)
-    averaged_keys = {key for side in sides for key in side.averaged}
-    configs = [record.config for side in sides for record in side.row.finished]
-    averaged = varying_keys([{key: config[key] for key in averaged_keys if key in config} for config in configs])
-    for side in sides:
-        side.varied = averaged
-    enough = min(len(side.group(0).values) for side in sides) >= MIN_VALUES
-    look = _look(sides) if enough else 1
-    num_chosen = 1 if planned else _num_pairs(directories, sides, further)
-    num_chosen = max(num_chosen, len(sides[0].rows) * len(sides[1].rows))
-    # Bonferroni correction, since this pair was selected among so many.
-    levels = [look_level(number) / num_chosen for number in (look, look + 1)]
-    answers = [
-        _answer(sides, rows, objective, number, levels, margin) for number, objective in enumerate(objectives)
+        count_failures([*groups[0], *groups[1]])
+    sides = [_side(*each) for each in zip(directories, conditions, groups, strict=True)]
+    averaged = [*dict.fromkeys(key for side in sides for key in side.averaged)]
+    rows = [row for side in sides for row in side.rows]
+    if keys := assign_data(rows, averaged):
+        raise UserError(
+            f"runs of different data can't be compared; these differ in {' and '.join(keys)}: choose runs of one data "
+            "set for both groups, by a= and b="
+        )
+    varied = varying_keys(
+        [{key: each.config[key] for key in averaged if key in each.config} for row in rows for each in row.finished]
+    )
+    rows += _other_rows(records, groups, objective, rows[0], averaged)
+    settings = {id(row): row.setting(varied) for row in rows}
+
+    def compared(look: int = 1) -> TableComparison:
+        return compare_settings(
+            [*settings.values()],
+            [[settings[id(row)] for row in side.rows] for side in sides],
+            objective.metric,
+            objective.mode,
+            margin=margin,
+            planned=planned,
+            look=look,
+            paired_by=" and ".join(varied),
+        )
+
+    found = compared()
+    chosen = [
+        dataclasses.replace(side, row=next(row for row in side.rows if settings[id(row)] is setting))
+        for side, setting in zip(sides, found.sides, strict=True)
     ]
-    assumed = [chosen_remark(len(rows), planned=planned)] * (len(rows) > 2)
+    if (look := _look(chosen, found.sides)) > 1:
+        found = compared(look)
     return Comparison(
-        answers=answers,
-        sides=sides,
-        averaged=averaged,
-        assumptions=[*assumed, *assumptions([side.row for side in sides], averaged, look)] if enough else [],
-        configs=_common_configs(*sides),
-        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
+        compared=found,
+        objective=objective,
+        sides=(chosen[0], chosen[1]),
+        averaged=varied,
+        remarks=assumptions([side.row for side in chosen], varied, look) if found.found.interval else [],
+        configs=_common_configs(chosen),
+        test_evaluations=test_set_remarks([record for side in chosen for record in side.row.records]),
     )
 
 
@@ -207,86 +165,51 @@ def _groups_of(
     return both[0], both[1]
 
 
-def _num_pairs(directories: Sequence[Path], sides: tuple[Side, Side], further: Mapping[Path, list[Row]]) -> int:
-    """Return the number of pairs of settings that the two sides may have been chosen from by their results."""
-    if len(further) == 1:
-        return num_pairs(sum(len(side.rows) for side in sides) + sum(map(len, further.values())))
-    return math.prod(
-        len(side.rows) + len(further[directory]) for side, directory in zip(sides, directories, strict=True)
-    )
+def _shared_objective(*groups: Sequence[Record]) -> Objective:
+    """Return the objective that all runs share.
+
+    Raises:
+        UserError: The runs have different objectives, or none.
+    """
+    aims = [{*map(aim_of, group)} for group in groups]
+    if len(both := aims[0] | aims[1]) == 1 and (only := both.pop()):
+        return only
+    described = (" or ".join(sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in of)) for of in aims)
+    raise UserError("A has the objective {}, B has {}: both must have the same one".format(*described))
 
 
-def _answer(
-    sides: tuple[Side, Side],
-    rows: Sequence[Row],
+def _side(directory: Path, condition: str, records: Sequence[Record]) -> Side:
+    """Return the settings of a group of runs, as a side.
+
+    Raises:
+        UserError: No run has finished.
+    """
+    fill_choices(records)
+    _, averaged = read_sweep_settings(directory)
+    if not (rows := [row for row in merge_rows(records, averaged) if row.finished]):
+        raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
+    return Side(directory, condition, rows, averaged, rows[0])
+
+
+def _other_rows(
+    records: Sequence[Record],
+    groups: Sequence[Sequence[Record]],
     objective: Objective,
-    number: int,
-    levels: Sequence[float],
-    margin: float,
-) -> Answer:
-    """Return the verdict by one objective.
-
-    Args:
-        sides: The compared sides.
-        rows: All settings of the folders, which lend each other their spread.
-        objective: The objective.
-        number: Its index.
-        levels: Significance level of this look and of the next one.
-        margin: Largest difference that does not matter.
-    """
-    groups = [side.group(number) for side in sides]
-    measured = [measured_text([*group.values.values()]) for group in groups]
-    if why := why_undecided(groups):
-        found, shape = Verdict((len(groups[0].values), len(groups[1].values)), why=why, mode=objective.mode), []
-    else:
-        tested = [*groups]
-        for row in rows:
-            if all(row is not side.row for side in sides):
-                group = row.group(sides[0].varied, number)
-                tested += [group] * (not why_undecided([group]))
-        samples = samples_of(tested)
-        found = decide(samples, 0, 1, objective.mode, levels[0], levels[1], margin)
-        shape = shape_remarks(samples, "seeds", min(len(group.values) for group in groups))
-    wins = share_of_wins(groups[0], groups[1], objective.mode, in_pairs=bool(found.num_pairs))
-    return Answer(objective, found, wins, (measured[0], measured[1]), shape)
-
-
-def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
-    """Return the probability that a run of a is better than one of b; ties count half.
-
-    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
-
-    Args:
-        a: The first group.
-        b: The second group.
-        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
-        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
-
-    Example:
-        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
-        >>> share_of_wins(a, b, "max", in_pairs=True)
-        0.625
-    """
-    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
-    if not in_pairs:
-        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
-    sign = -1 if mode == "min" else 1
-    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
-
-
-def _other_rows(records: Sequence[Record], sides: tuple[Side, Side]) -> list[Row]:
-    """Return the finished settings of a folder that are on no side, and have the sides' data and objectives."""
-    num = len(sides[0].row.finished[0].objectives)
-    same = [record for record in records if len(record.objectives) == num]
-    if not same:
+    like: Row,
+    averaged: list[str],
+) -> list[Row]:
+    """Return the finished settings of the folders that are on no side, and have the sides' data and objective."""
+    known = {id(record) for group in groups for record in group}
+    others = [record for record in records if id(record) not in known and aim_of(record) == objective]
+    if not others:
         return []
-    fill_choices(same)
-    rows = [row for row in merge_rows(same, sides[0].averaged) if row.finished]
-    assign_data([sides[0].row, *rows], sides[0].averaged)
-    return [row for row in rows if row.data == sides[0].row.data]
+    fill_choices(others)
+    rows = [row for row in merge_rows(others, averaged) if row.finished]
+    assign_data([like, *rows], averaged)
+    return [row for row in rows if row.data == like.data]
 
 
-def _look(sides: Sequence[Side]) -> int:
+def _look(sides: Sequence[Side], settings: Sequence[Setting]) -> int:
     """Return the number of this look at the comparison, recorded in the first folder by name.
 
     The comparison is named by the folders, the settings and the conditions, however these are spaced.
@@ -296,11 +219,10 @@ def _look(sides: Sequence[Side]) -> int:
         for side in sides
     )
     folder = min((side.directory.resolve() for side in sides), key=lambda path: path.name)
-    finished = [record for side in sides for record in side.row.finished]
-    return count_look(folder, " and ".join(names), values_of(finished))
+    return count_look(folder, " and ".join(names), [settings])
 
 
-def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
+def _common_configs(sides: Sequence[Side]) -> tuple[dict[str, Any], ...]:
     """Return each side's configuration, without keys that vary within a side or derive from averaged keys."""
     configs = [[record.config for record in side.row.finished] for side in sides]
     averaged = {key for side in sides for key in side.averaged}
@@ -309,74 +231,23 @@ def _common_configs(*sides: Side) -> tuple[dict[str, Any], ...]:
     return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
 
 
-def _shared_objectives(*groups: Sequence[Record]) -> list[Objective]:
-    """Return the objectives that all runs share.
-
-    Raises:
-        UserError: The runs have different objectives, or none.
-    """
-    objectives = [
-        {tuple((aim.metric, aim.mode) for aim in record.objectives) for record in group} for group in groups
-    ]
-    if len(objectives[0] | objectives[1]) == 1 and (only := next(iter(objectives[0]))):
-        return [Objective(*each) for each in only]
-    described = (
-        " or ".join(sorted(", ".join(f"{metric} ({mode})" for metric, mode in each) or "none" for each in group))
-        for group in objectives
-    )
-    raise UserError("A has the objective {}, B has {}: both must have the same one".format(*described))
-
-
-def _best_setting(directory: Path, condition: str, records: Sequence[Record]) -> Side:
-    """Return the best setting of a group of runs.
-
-    Raises:
-        UserError: No run has finished.
-    """
-    fill_choices(records)
-    _, averaged = read_sweep_settings(directory)
-    rows = merge_rows(records, averaged)
-    if not (finished := [row for row in rows if row.finished]):
-        raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    row = finished[first_tested(finished, averaged)]
-    return Side(directory, condition, row, rows, averaged)
-
-
-def _refuse_different_data(sides: Sequence[Side]) -> None:
-    """Check that all finished runs have the same data, since the best setting of several data sets means nothing.
-
-    Raises:
-        UserError: They do not; the message names the keys that differ.
-    """
-    rows = [row for side in sides for row in side.rows if row.finished]
-    if keys := assign_data(rows, [key for side in sides for key in side.averaged]):
-        raise UserError(
-            f"runs of different data can't be compared; these differ in {' and '.join(keys)}: choose runs of one data "
-            "set for both groups, by a= and b="
-        )
-
-
 def print_comparison(comparison: Comparison, form: str) -> None:
     """Print a comparison as `table` or `json`."""
     if form == "json":
         print(json_text(_json_content(comparison)))
         return
-    sides, names = comparison.sides, {"name": "", "a": "A", "b": "B"}
-    settings = [_setting_text(side) for side in sides]
+    sides, found, names = comparison.sides, comparison.compared, {"name": "", "a": "A", "b": "B"}
     rows: dict[str, Sequence[str]] = {
         "runs": [str(side.directory) for side in sides],
         "where": [side.condition for side in sides],
-        "setting": settings,
-        **{answer.objective.metric: answer.measured for answer in comparison.answers},
-        "n": [_count_text(side) for side in sides],
+        "setting": [_setting_text(side) for side in sides],
+        found.metric: [setting.measured for setting in found.sides],
+        "n": [setting.count for setting in found.sides],
     }
     print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
-    if max(comparison.answers[0].verdict.nums) > 1:
+    if max(found.found.nums) > 1:
         show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
-    show("\n".join(["", *_verdict_lines(comparison)]))
-    if any(settings):
-        show("The best setting was chosen by these values, so they are biased in its favor.")
-    show("")
+    show("\n".join(["", *found.lines, *comparison.remarks, ""]))
     if differences := difference_rows("configuration", *comparison.configs):
         print_differences(differences, "A", "B")
     else:
@@ -392,73 +263,19 @@ def _setting_text(side: Side) -> str:
     return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
 
 
-def _count_text(side: Side) -> str:
-    """Return the number of values, and the states of runs that do not count."""
-    finished = side.row.finished
-    others = [record.status for record in side.row.records if record not in finished]
-    remarks = [f"{others.count(state)} {state}" for state in dict.fromkeys(others)]
-    if len(finished) > (num := len(side.group(0).values)):
-        remarks.append(f"of {len(finished)} runs, some of them repetitions")
-    return f"{num}" + (f" ({', '.join(remarks)})" if remarks else "")
-
-
-def _verdict_lines(comparison: Comparison) -> list[str]:
-    """Return the verdicts and their basis in words."""
-    lines: dict[str, None] = {}
-    for answer in comparison.answers:
-        by = f" by {answer.objective.metric}" * (len(comparison.answers) > 1)
-        lines |= dict.fromkeys(_answer_lines(comparison, answer, by))
-    if any(num_missing := [side.num_missing for side in comparison.sides]):
-        lines[f"Finished runs only: {num_missing[0]} of A and {num_missing[1]} of B did not finish."] = None
-    if any(side.row.has_idle_seed(comparison.averaged) for side in comparison.sides):
-        lines[IDLE_SEED] = None
-    return [*lines, *comparison.assumptions]
-
-
-def _answer_lines(comparison: Comparison, answer: Answer, by: str) -> list[str]:
-    """Return the verdict by one objective and its basis in words."""
-    found, keys = answer.verdict, " and ".join(comparison.averaged)
-    lines = [
-        f"Verdict{by}: {found.in_words('A', 'B')}"
-        + ", by the runs that finished"
-        * (bool(found.better) and any(side.num_missing for side in comparison.sides))
-        + f"; at least {MIN_VALUES} of each are needed" * (min(found.nums) < MIN_VALUES),
-        *interval_lines(found, keys),
-    ]
-    if not found.interval:
-        return lines
-    if found.num_pairs and max(len(side.group(0).values) for side in comparison.sides) > found.num_pairs:
-        unused = [len(side.group(0).values) - found.num_pairs for side in comparison.sides]
-        lines.append(f"Not used, since they have no partner: {unused[0]} of A and {unused[1]} of B")
-    of = f"pairs by {keys}" if found.num_pairs else "all pairs of runs"
-    lines.append(f"A is better than B in {100 * answer.wins:.3g} % of {of}")
-    if not found.better and not found.is_same:
-        lines.append(found.power_in_words("seeds"))
-    return lines + answer.shape
-
-
 def _json_content(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as a dictionary for JSON output; the first objective's verdict is at the top, too."""
-    groups = {
-        name: {
+    """Return a comparison as a dictionary for JSON output."""
+    content = comparison_content(comparison.compared)
+    for name, side in zip("ab", comparison.sides, strict=True):
+        content[name] |= {
             "directory": str(side.directory),
             "condition": side.condition,
-            "choices": side.row.choices,
             "num_settings": len(side.rows),
-            "n": side.measured["n"],
-            "num_runs": side.row.num_all(side.averaged),
-            "mean": side.measured["objective"],
-            "deviation": side.measured["deviation"],
             "runs": [record.directory for record in side.row.finished],
         }
-        for name, side in zip("ab", comparison.sides, strict=True)
-    }
-    answers = [_answer_content(answer) for answer in comparison.answers]
-    return {
-        **groups,
-        **answers[0],
-        "further_objectives": answers[1:],
-        "assumptions": comparison.assumptions,
+    return content | {
+        "objective": {"metric": comparison.objective.metric, "mode": comparison.objective.mode},
+        "remarks": [*content["remarks"], *comparison.remarks],
         "test_evaluations": comparison.test_evaluations,
         "differs": {
             key: {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
@@ -467,26 +284,25 @@ def _json_content(comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def _answer_content(answer: Answer) -> dict[str, Any]:
-    """Return the verdict by one objective as a dictionary for JSON output."""
-    found = answer.verdict
+def comparison_content(compared: TableComparison) -> dict[str, Any]:
+    """Return the comparison of two settings as a dictionary for JSON output."""
+    found = compared.found
     return {
-        "objective": {"metric": answer.objective.metric, "mode": answer.objective.mode},
-        **verdict_content(found),
-        "num_pairs": found.num_pairs,
-        "probability_of_improvement": answer.wins if found.interval else None,
-        "detectable": found.detectable() if found.interval else None,
-        "shape": answer.shape,
-    }
-
-
-def verdict_content(found: Verdict) -> dict[str, Any]:
-    """Return a verdict as a dictionary for JSON output."""
-    return {
+        **{name: setting_content(side) for name, side in zip("ab", compared.sides, strict=True)},
         "difference": found.difference,
         "interval": found.interval,
         "confidence": 1 - found.level,
+        "num_pairs": found.num_pairs,
+        "probability_of_improvement": compared.wins if found.interval else None,
+        "detectable": found.detectable() if found.interval else None,
         "better": found.better or None,
         "is_same": found.is_same,
         "verdict": found.in_words("a", "b"),
+        "remarks": compared.remarks,
     }
+
+
+def setting_content(setting: Setting) -> dict[str, Any]:
+    """Return a setting as a dictionary for JSON output."""
+    num = len(setting.group.values)
+    return {"choices": setting.choices, "mean": setting.mean if num else None, "n": num, "lost": setting.lost}

@@ -23,7 +23,7 @@ from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.report.held_out import count_line
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.identity import NOTES, has_length, key_of
+from leyden.run.identity import has_length, key_of
 from leyden.run.result import Result
 from leyden.verdict.numbers import metric_text
 
@@ -194,45 +194,33 @@ def _metrics_apart(there: Run, here: Run) -> dict[str, tuple[float, float]]:
     return {name: (x, y) for name, (x, y) in pairs.items() if x != y and not (math.isnan(x) and math.isnan(y))}
 
 
-# Settings of a single start, which suggested commands do not repeat.
-SINGLE_START_KEYS = ("run_dir", "resume", "dry_run", "sweep_name", *NOTES)
-
-
 def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     """Yield suggested commands for the current working directory, each with its purpose."""
     where = relative_path(run.directory)
-    overrides = {key_of(override): override for override in run.overrides}
-    kept = {key: override for key, override in overrides.items() if key not in SINGLE_START_KEYS}
-    trainer = run.config["trainer"]
     if any(run.directory.glob("*/events.out.tfevents.*")):
         program = program_command("tensorboard") or f"{python_command()} -m tensorboard.main"
         yield f"{program} {shlex.quote(f'--logdir={where}')}", "view it"
-    if "debug" in overrides:
+    if "debug" in map(key_of, run.overrides):
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
     # The other jobs of a sweep train as long as this one.
-    if result.epochs == trainer["max_epochs"] and not has_length(run.config) and not run.is_of_sweep:
+    if result.epochs == run.config["trainer"]["max_epochs"] and not has_length(run.config) and not run.is_of_sweep:
         longer = f"trainer.max_epochs={2 * result.epochs}"
         yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
-    rate = (run.config.get("optimizer") or {}).get("lr")
-    if result.takes_optimizer and isinstance(rate, float) and rate > 0:
-        others = [override for key, override in kept.items() if key not in ("optimizer.lr", "test")]
-        swept = f"optimizer.lr={rate / 3:.1g},{rate:g},{rate * 3:.1g}"
-        yield f"{leyden_command('train')} -m {shlex.join([*others, swept])}", "try other learning rates"
     is_found = run.directory.is_relative_to(ROOT / "outputs")  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
-    """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
+    """Print the metrics of an ended run, its directory, and, if requested, at most three suggested next commands."""
     rows = []
     if result.status == "fast_dev_run":
         rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
-    for objective in result.objectives[:1]:
+    if result.objective:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
-        rows.append(("best epoch", f"{number}by {objective.metric}"))
+        rows.append(("best epoch", f"{number}by {result.objective.metric}"))
     for name, value in result.metrics.items():
         rows.append((name, f"{value:,}" if isinstance(value, int) else metric_text(value)))
     rows.append(("epochs", str(result.epochs)))
@@ -244,13 +232,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     show(f"run directory: {relative_path(run.directory)}")
     if result.is_tested and (line := count_line(run)):
         show(line)
-    if show_next_steps:
-        print_next_steps(run, result)
-
-
-def print_next_steps(run: Run, result: Result) -> None:
-    """Print at most three suggested commands for a finished run."""
     # A command has its own line, to be copied; zsh does not accept a trailing comment.
     steps = [f"  {purpose}:\n    {command}" for command, purpose in islice(_next_steps(run, result), 3)]
-    if steps and result.status == "finished":
+    if show_next_steps and steps and result.status == "finished":
         show("\n".join(["next steps:", *steps]))

@@ -19,7 +19,7 @@ def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
-    then the objectives and the other metrics that their stage, most often validation, has logged in the best epoch: the
+    then the objective and the other metrics that its stage, most often validation, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
     of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
     one name.
@@ -67,12 +67,12 @@ def _write(run: Run, result: Result) -> None:
 
 
 def _selecting_metrics(result: Result) -> dict[str, float]:
-    """Return by tag the objectives, and the other metrics of the stage that logged the first one."""
-    objectives = [each.metric for each in result.objectives]
+    """Return by tag the objective, and the other metrics of the stage that logged it."""
+    aims = [result.objective.metric] if result.objective else []
     stages = [result.stages.get(stage, []) for stage in ("val", "train")]
-    others = next((names for names in stages if names and {*objectives[:1]} <= {*names}), [])
+    others = next((names for names in stages if names and {*aims} <= {*names}), [])
     found: dict[str, float] = {}
-    for name in dict.fromkeys([*objectives, *others]):
+    for name in dict.fromkeys([*aims, *others]):
         if name in result.metrics:
             tag = chart_tag(name)
             found[name if tag in found else tag] = result.metrics[name]

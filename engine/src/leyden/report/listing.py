@@ -12,8 +12,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
-import yaml
-
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table, short_names
 from leyden.config.terminal import show
@@ -21,12 +19,8 @@ from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.records import Record, position, read_raw_records
 from leyden.run.identity import NOTES
-from leyden.run.result import read_points
 from leyden.verdict.numbers import metric_text
 
-# A run counts as stuck if it has logged nothing for STUCK_FACTOR times its usual interval, and for MIN_STUCK_S
-# seconds.
-STUCK_FACTOR, MIN_STUCK_S = 20, 600
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 
@@ -34,8 +28,7 @@ COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the runs in or below a directory that meet a condition, sorted, as rows of a table.
 
-    A row has the run directory, its status (as in `Record`, or `stuck` if its process is alive but has logged nothing
-    for long), the seconds since its first start, its progress in words, the first objective's value, the overrides of the
+    A row has the run directory, its status, the seconds since its first start, its progress in words, the objective's value, the overrides of the
     first start, and the values of the requested keys. What is unknown is None, and a key that the run lacks is absent.
 
     Args:
@@ -96,9 +89,9 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
 
 
 OWN: dict[str, Callable[[Record], Any]] = {
-    "status": lambda record: "stuck" if record.status == "running" and _is_stuck(record) else record.status,
+    "status": lambda record: record.status,
     "age": lambda record: None if record.started is None else time.time() - record.started,
-    "objective": lambda record: record.values[0] if record.values else None,
+    "objective": lambda record: record.value,
     "epochs": lambda record: record.epochs,
     "seconds": lambda record: record.seconds,
     "directory": lambda record: record.directory,
@@ -133,18 +126,6 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
         **{key: record.config.get(key) for key in NOTES},
     }
     return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
-
-
-def _is_stuck(record: Record) -> bool:
-    """Return whether a run has logged nothing for much longer than its usual interval between two logged steps."""
-    path = record.run.directory / "metrics.csv"
-    num_steps = len({step for step, *_ in read_points(path)})
-    if record.started is None or num_steps < 2:
-        return False
-    last = path.stat().st_mtime
-    # Pauses between starts lengthen this interval, so that the run is only reported later.
-    usual = max(0.0, last - record.started) / num_steps
-    return time.time() - last > max(MIN_STUCK_S, STUCK_FACTOR * usual)
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:
@@ -246,44 +227,31 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
         >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
         (True, ['status', 'val/acc'])
     """
-    parts: list[tuple[str, Callable[[Any, Any], bool], str, Any]] = []
+    parts: list[tuple[str, Callable[[Any, Any], bool], str]] = []
     position, text = 0, text.strip()
     while position < len(text) or not parts:
-        found = COMPARISON.match(text, position)
-        try:
-            if not found:
-                raise ValueError(f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison")
-            key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
-            parts.append((key, OPERATORS[found[2]], value, _parse_yaml(value)))
-        except (ValueError, RecursionError) as error:
-            why = error if isinstance(error, ValueError) else "it is nested too deeply"
+        if not (found := COMPARISON.match(text, position)):
+            why = f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison"
             shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
             example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}") from None
+            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}")
+        key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
+        parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
-    return lambda value_of: all(_compare(sign, value_of(key), *value) for key, sign, *value in parts), {
+    return lambda value_of: all(_compare(sign, value_of(key), value) for key, sign, value in parts), {
         key for key, *_ in parts
     }
 
 
-def _parse_yaml(value: str) -> Any:
-    """Return a value parsed as YAML, for comparison with lists; None if it is not valid YAML."""
-    try:
-        return yaml.safe_load(value)
-    except RecursionError:
-        raise
-    except Exception:  # PyYAML raises many types, such as for a date that does not exist or thousands of digits
-        return None
-
-
-def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str, parsed: Any) -> bool:
-    """Compare a run's value with a condition's, which is given as text and parsed as YAML."""
+def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str) -> bool:
+    """Compare a run's value with a condition's, which is given as text."""
     if found is ABSENT:
         return False
     if sign is operator.contains:
         return text in ([*map(str, found)] if isinstance(found, list) else str(found))
     if isinstance(found, list):
-        return parsed is not None and sign in (operator.eq, operator.ne) and sign(found, parsed)
+        listed = f"[{','.join(map(str, found))}]"
+        return sign in (operator.eq, operator.ne) and sign("".join(listed.split()), "".join(text.split()))
     if found is None or isinstance(found, bool):
         if sign not in (operator.eq, operator.ne):
             return False

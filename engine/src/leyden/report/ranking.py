@@ -4,29 +4,28 @@ import contextlib
 import hashlib
 import itertools
 import math
-import operator
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import text_of
-from leyden.report.records import Record, varying_keys
+from leyden.report.records import DIGEST, Record, varying_keys
 from leyden.run.evaluations import appending, read_rows
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now
 from leyden.verdict.difference import LEVEL, look_level
 from leyden.verdict.groups import MIN_VALUES, Group
-from leyden.verdict.ranking import RankingOverSets, rank, rank_over_sets
+from leyden.verdict.ranking import Ranking, RankingOverSets, rank, rank_over_sets
+from leyden.verdict.tables import Setting
 
 AVERAGED = ["seed", "data.fold", "fork"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
-SPLIT_SEED, VAL_SIZE = "data.split_seed", "data.val_size"
-DATA_ROOT, DATA_DIGEST = "data.root", "data digest"
+SPLIT_SEED = "data.split_seed"
 
 
 @dataclass
@@ -36,35 +35,29 @@ class Row:
     Args:
         choices: Value of each key that varies between the rows.
         records: The runs.
-        overlap: As in `Group`; set if each seed draws its own split of one dataset.
         data: Equal for rows of one table whose values were measured on the same data, see `assign_data`.
     """
 
     choices: dict[str, Any]
     records: list[Record]
-    overlap: float = 0.0
     data: tuple[str, ...] = ()
 
     @property
     def counted(self) -> list[Record]:
         """The runs that the means are taken over: the finished ones, else those with values (pruned)."""
-        return self.finished or [record for record in self.records if record.values]
+        return self.finished or [record for record in self.records if record.value is not None]
 
     @property
     def finished(self) -> list[Record]:
-        """The finished runs that have values of all objectives; also failed runs that have the worst value."""
-        known = [record for record in self.records if record.values]
+        """The finished runs that have a value; also failed runs that have the worst value."""
+        known = [record for record in self.records if record.value is not None]
         if not any(record.status == "finished" for record in known):
             return []
         return [record for record in known if record.status == "finished" or record.has_worst]
 
-    def repeats(self, averaged: Sequence[str]) -> bool:
-        """Return whether some counted runs have the same values of all averaged keys, such as the seed."""
-        return len(_by_values(self.counted, averaged)) < len(self.counted)
-
-    def has_idle_seed(self, averaged: Sequence[str]) -> bool:
-        """Return whether some counted runs are bit-equal though averaged keys, such as the seed, differ."""
-        return len(_group_repetitions(self.counted, averaged)) < len(_by_values(self.counted, averaged))
+    def is_repeated(self, averaged: Sequence[str]) -> bool:
+        """Return whether some counted runs repeat each other: they have the same seed, or are bit-equal."""
+        return len(_group_repetitions(self.counted, averaged)) < len(self.counted)
 
     def num_all(self, averaged: Sequence[str]) -> int:
         """Return the number of runs, whatever their status; repetitions count once, as in the means."""
@@ -75,34 +68,28 @@ class Row:
         found = [record for record in self.finished if not record.has_worst]
         return [same[0] for same in _group_repetitions(found, averaged).values()]
 
-    def group(self, averaged: Sequence[str], objective: int = 0) -> Group:
-        """Return an objective's value for each combination of averaged keys, from the finished runs."""
-        values = {
-            key: statistics.fmean(record.values[objective] for record in same)
-            for key, same in _group_repetitions(self.finished, averaged).items()
-        }
+    def group(self, averaged: Sequence[str]) -> Group:
+        """Return the objective's value for each combination of averaged keys, from the finished runs."""
+        values = _values(_group_repetitions(self.finished, averaged))
         folds = {repr(record.config.get(FOLD)) for record in self.finished} if FOLD in averaged else set()
         recorded = [record.config.get(NUM_FOLDS) for record in self.finished]
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
-        return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else self.overlap)
+        return Group(values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
 
-    def measured(self, further: Sequence[str], averaged: Sequence[str]) -> dict[str, Any]:
-        """Return the mean and the deviation of the objective, the means of further ones, and n, epochs, seconds, status.
+    def setting(self, averaged: Sequence[str]) -> Setting:
+        """Return the row as `leyden.verdict` has it."""
+        group = self.group(averaged)
+        lost = self.num_all(averaged) - len(group.values)
+        return Setting(self.choices, group, lost, self.is_repeated(averaged))
 
-        What is unknown is None.
-        """
+    def measured(self, averaged: Sequence[str]) -> dict[str, Any]:
+        """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
         states = [record.status for record in self.records]
-        objectives = [
-            [statistics.fmean(values) for values in zip(*(record.values for record in same), strict=True)]
-            for same in _group_repetitions(self.counted, averaged).values()
-        ]
-        names = ["objective", *further]
-        means = {name: _mean([values[n] for values in objectives]) for n, name in enumerate(names)}
+        values = [*_values(_group_repetitions(self.counted, averaged)).values()]
         return {
-            "objective": means.pop("objective"),
-            "deviation": standard_deviation([values[0] for values in objectives]),
-            **means,
-            "n": len(objectives),
+            "objective": _mean(values),
+            "deviation": statistics.stdev(values) if len(values) > 1 else None,
+            "n": len(values),
             "epochs": _mean([record.epochs for record in self.records]),
             "seconds": _mean([record.seconds for record in self.records]),
             "status": ", ".join(
@@ -128,24 +115,19 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str =
         choices = {key: record.choices[key] for key in keys if key in record.choices}
         alike = str({key: text_of(value) for key, value in choices.items()})
         rows.setdefault(alike, Row(choices, [])).records.append(record)
-    if untyped := {key for row in rows.values() for key in _untyped_keys(row.records, averaged)}:
+    if untyped := {key for row in rows.values() for key in _differing([row], averaged)}:
         for record in records:
             record.choices |= {key: record.config[key] for key in untyped if key in record.config}
-        return merge_rows(records, averaged, failed)
-    if mixed := [row for row in rows.values() if len({record.data for record in row.records if record.data}) > 1]:
-        _choose_data(records, is_drawn=all(_has_data_of_its_own(row.records, averaged) for row in mixed))
         return merge_rows(records, averaged, failed)
     if "fork" in averaged and any(_differ_by_parent_alone(row.records, averaged) for row in rows.values()):
         return merge_rows(records, [key for key in averaged if key != "fork"], failed)
 
     def rank(row: Row) -> tuple[bool, float]:
-        mean = _mean(
-            [
-                statistics.fmean(record.gains[0] for record in same)
-                for same in _group_repetitions(row.counted, averaged).values()
-            ]
-        )
-        return any(record.status == "finished" for record in row.counted), -math.inf if mean is None else mean
+        counted = row.counted
+        mean = _mean([*_values(_group_repetitions(counted, averaged)).values()])
+        is_less = any(record.objective and record.objective.mode == "min" for record in counted)
+        gain = -math.inf if mean is None else -mean if is_less else mean
+        return any(record.status == "finished" for record in counted), gain
 
     assign_data([*rows.values()], averaged)
     order = [*dict.fromkeys(row.data for row in rows.values())]
@@ -154,131 +136,85 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str =
     return sorted(sorted(rows.values(), key=rank, reverse=True), key=lambda row: order.index(row.data))
 
 
-def _has_data_of_its_own(records: Sequence[Record], averaged: Sequence[str]) -> bool:
-    """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
-    pairs = {
-        (key, record.data) for key, same in _by_values(records, averaged).items() for record in same if record.data
-    }
-    return len(pairs) == len({key for key, _ in pairs}) == len({data for _, data in pairs})
-
-
-def _choose_data(records: Sequence[Record], *, is_drawn: bool) -> None:
-    """Make the data a choice of each run: their folder, or their digest if the content of a folder has changed.
-
-    Args:
-        records: The runs.
-        is_drawn: Whether the digests follow from the seed; then they are ignored.
-    """
-    roots = {record.data: str(record.config.get(DATA_ROOT)) for record in reversed(records) if record.data}
-    is_apart = len({*roots.values()}) == len(roots)
-    for record in records:
-        if is_drawn:
-            record.data = ""
-            continue
-        root = roots.get(record.data, str(record.config.get(DATA_ROOT)))
-        record.choices = record.choices | ({DATA_ROOT: root} if is_apart else {DATA_DIGEST: record.data[:8]})
-
-
 def assign_data(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
     """Set each row's `data`, and return the keys in which they differ; none if all rows have the same data.
 
-    Data are the same if the settings that choose samples, targets and the validation split are equal, and the digests
-    of their content, where the runs recorded them.
+    Data are the settings that choose samples, targets and the validation split, and the digest of the data's content.
     """
-    keys = _data_keys(rows, averaged)
-    known: dict[tuple[str, ...], set[str]] = {}  # digests by settings
+    keys = [
+        key
+        for key in _differing(rows, averaged)
+        if any(is_data_key(key, record.config) for row in rows for record in row.records)
+    ]
     for row in rows:
-        row.data = tuple(repr(row.records[0].config.get(key)) for key in keys)
-        known.setdefault(row.data, set()).update(record.data for record in row.records if record.data)
-    split = {data for data, digests in known.items() if len(digests) > 1}
-    for row in rows:
-        if row.data in split:
-            row.data += (next((record.data for record in row.records if record.data), ""),)
-    records = [record for row in rows for record in row.records]
-    typed = {record.typed.get("data") for record in records}
-    if keys and len(typed) > 1 and None not in typed:
-        keys = ["data"]
-    roots = {str(record.config.get(DATA_ROOT)) for record in records}
-    return keys + [DATA_ROOT if len(roots) > 1 else DATA_DIGEST] * bool(split)
+        known = {key: value for record in reversed(row.records) for key, value in record.varied.items()}
+        row.data = tuple(text_of(known.get(key)) for key in keys)
+    typed = {record.typed.get("data") for row in rows for record in row.records}
+    return ["data"] if keys and len(typed) > 1 else keys
 
 
-def _data_keys(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
-    """Return the keys of data that vary between rows, but within none, and neither derive from averaged keys."""
+def _differing(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
+    """Return the keys that can change results and differ among runs, but those that are averaged or follow from these.
+
+    A run that lacks a key that nobody has typed is older than the key.
+    """
     records = [record for row in rows for record in row.records]
     varied = [record.varied for record in records]
     typed = {key for record in records for key in record.typed}
-    excluded = {*averaged, *derived_keys(varied, averaged)}
-    for row in rows:
-        excluded.update(varying_keys([record.varied for record in row.records]))
+    keys = {*varying_keys(varied)} - {*averaged} - derived_keys(varied, averaged)
+    if DIGEST in keys and any(_draws_data(row.records, averaged) for row in rows):
+        keys -= {DIGEST}
     return sorted(
         key
-        for key in {*varying_keys(varied)} - excluded
-        # A run that lacks a key is older than the key, unless somebody has set it.
-        if any(is_data_key(key, record.config) for record in records)
-        and (key in typed or all(key in each for each in varied))
+        for key in keys
+        if any(is_identity_key(key, record.config) for record in records)
+        and (key in typed or len({text_of(each[key]) for each in varied if key in each}) > 1)
     )
 
 
+def _draws_data(records: Sequence[Record], averaged: Sequence[str]) -> bool:
+    """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
+    pairs = {
+        (key, record.config[DIGEST])
+        for key, same in _by_values(records, averaged).items()
+        for record in same
+        if DIGEST in record.config
+    }
+    return 1 < len(pairs) == len({key for key, _ in pairs}) == len({digest for _, digest in pairs})
+
+
 def count_failures(records: Sequence[Record]) -> None:
-    """Give runs that failed or diverged the worst finite value that any finished run has, for each objective."""
-    finished = [record.gains for record in records if record.status == "finished" and record.values]
-    if not finished:
-        return
-    worst = [min(gains) for gains in zip(*finished, strict=True)]
-    for record in records:
-        if record.status in ("failed", "diverged") and len(record.objectives) == len(worst):
-            record.objectives = tuple(
-                replace(aim, value=gain if aim.mode == "max" else -gain)
-                for aim, gain in zip(record.objectives, worst, strict=True)
-            )
-            record.has_worst = True
-            vars(record).pop("values", None)  # of the former objectives
-
-
-def generalize_over_splits(rows: Sequence[Row]) -> None:
-    """Widen the verdicts on rows so that they hold for other datasets of the same kind.
-
-    Each split counts as a sample of such a dataset. The seeds' splits share samples, so the variance of a mean is
-    corrected as Nadeau and Bengio (2003) do: by the number of validation samples divided by that of training samples.
-
-    Raises:
-        UserError: The runs have the same split, or the sizes of the splits are unknown.
-    """
-    for row in rows:
-        finished = row.finished
-        if len(finished) > 1 and len({record.config.get(SPLIT_SEED) for record in finished}) < 2:
-            raise UserError(f"over=splits: all runs of a setting have the same split; set {SPLIT_SEED}=${{seed}}")
-        ratios = [_validation_ratio(record) for record in finished if not record.has_worst]
-        if None in ratios:
-            raise UserError(f"over=splits: needs {VAL_SIZE} and the number of training samples of each run")
-        row.overlap = max((ratio for ratio in ratios if ratio is not None), default=0.0)
-
-
-def _validation_ratio(record: Record) -> float | None:
-    """Return a run's number of validation samples per training sample; None if it is unknown."""
-    num_val, result = record.config.get(VAL_SIZE), record.result
-    if not isinstance(num_val, int) or not (
-        result and result.samples_per_second and result.seconds and result.epochs
-    ):
-        return None
-    return num_val * result.epochs / (result.samples_per_second * result.seconds)
+    """Give runs that failed or diverged the worst finite value that any finished run has."""
+    values = [record.value for record in records if record.status == "finished" and record.value is not None]
+    for record in records if values else ():
+        if record.status in ("failed", "diverged") and record.objective:
+            worst = min(values) if record.objective.mode == "max" else max(values)
+            record.objective, record.has_worst = replace(record.objective, value=worst), True
 
 
 def _group_repetitions(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
     """Group runs that are not independent samples; each group counts as one run, whose value is the mean.
 
     The runs of a group have the same values of the averaged keys. Or they have different values, but identical
-    objectives and weights at all recorded steps, as when a module sets its own seed.
+    values and weights at all recorded steps, as when a module sets its own seed.
     """
     found: dict[tuple[str, ...], list[Record]] = {}
-    candidates: dict[str, list[tuple[str, ...]]] = {}  # by objectives, since weights take longer to read
+    candidates: dict[str, list[tuple[str, ...]]] = {}  # by value, since weights take longer to read
     for key, same in _by_values(records, averaged).items():
-        others = candidates.setdefault(repr(same[0].values), []) if same[0].values else []
+        others = candidates.setdefault(repr(same[0].value), []) if same[0].value is not None else []
         equal = next((other for other in others if found[other][0].weights == same[0].weights != []), None)
         if equal is None:
             others.append(key)
         found.setdefault(equal or key, []).extend(same)
     return found
+
+
+def _values(groups: Mapping[tuple[str, ...], Sequence[Record]]) -> dict[tuple[str, ...], float]:
+    """Return the mean of the objective for each group of repetitions."""
+    return {
+        key: statistics.fmean(record.value for record in same if record.value is not None)
+        for key, same in groups.items()
+    }
 
 
 def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple[str, ...], list[Record]]:
@@ -288,19 +224,6 @@ def _by_values(records: Sequence[Record], averaged: Sequence[str]) -> dict[tuple
         key = tuple(repr(record.config[name]) if name in record.config else "" for name in averaged)
         found.setdefault(key, []).append(record)
     return found
-
-
-def _untyped_keys(records: Sequence[Record], averaged: Sequence[str]) -> list[str]:
-    """Return the keys that vary among a row's runs and can change results, except averaged and derived ones."""
-    varied = [record.varied for record in records]
-    excluded = {*averaged, *derived_keys(varied, averaged)}
-    return [
-        key
-        for key in varying_keys(varied)
-        if key not in excluded
-        and all(key in each for each in varied)  # otherwise a run is older than the key
-        and any(is_identity_key(key, record.config) for record in records)
-    ]
 
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
@@ -352,20 +275,6 @@ def read_excluded(directory: Path) -> list[str]:
     return []
 
 
-def pareto_front(rows: Sequence[Row], averaged: Sequence[str]) -> list[int]:
-    """Return the indices of the Pareto front: settings whose means no other setting equals or beats in all objectives."""
-    gains = {
-        number: [statistics.fmean(values) for values in zip(*(record.gains for record in runs), strict=True)]
-        for number, row in enumerate(rows)
-        if (runs := row.distinct(averaged))
-    }
-    front: list[int] = []
-    for number in sorted(gains, key=lambda each: gains[each], reverse=True):  # no row is beaten by a later one
-        if not any(all(map(operator.ge, gains[other], gains[number])) for other in front):
-            front.append(number)
-    return front
-
-
 def plus_minus(records: Sequence[Record], averaged: Sequence[str]) -> str:
     """Return in words what stands behind the ± of a setting's runs."""
     return f"±: standard deviation of a setting's runs, over {_varied(records, averaged) or 'runs'}."
@@ -376,21 +285,10 @@ def _varied(records: Sequence[Record], averaged: Sequence[str]) -> str:
     return " and ".join(varying_keys([{key: record.config.get(key) for key in averaged} for record in records]))
 
 
-def standard_deviation(values: Sequence[float]) -> float | None:
-    """Return the standard deviation; None if it is undefined, as for one value or infinite values."""
-    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
     return statistics.fmean(known) if known else None
-
-
-IDLE_SEED = (
-    "Runs that are bit-equal despite different seeds count once in n: the seed has no effect; "
-    "does the module set its own seed?"
-)
 
 
 def first_tested(rows: Sequence[Row], averaged: Sequence[str]) -> int:
@@ -399,22 +297,9 @@ def first_tested(rows: Sequence[Row], averaged: Sequence[str]) -> int:
     return next((number for number, is_enough in enumerate(enough) if is_enough), 0)
 
 
-@dataclass(frozen=True)
-class Contenders:
-    """The rows that are not significantly worse than the best one.
-
-    Args:
-        like_best: For each row whether it may be the best; None if it can't be told, as with too few runs.
-        remarks: The findings in words.
-    """
-
-    like_best: list[bool | None]
-    remarks: list[str] = field(default_factory=list)
-
-
 def contenders(
     rows: Sequence[Row], averaged: Sequence[str], mode: str, look: int = 1, excluded: Sequence[str] = ()
-) -> Contenders:
+) -> Ranking:
     """Compare the first row that has enough runs with each other row that has, apart for each data set.
 
     Args:
@@ -431,7 +316,8 @@ def contenders(
         differ = " and ".join(assign_data(rows, averaged))
         remarks[f"Rows of different data are not compared: they differ in {differ}."] = None
     for part in parts:
-        groups = [row.group(averaged) for row in part.values()]
+        settings = [row.setting(averaged) for row in part.values()]
+        groups = [setting.group for setting in settings]
         is_plain = "seed" in averaged and not any(group.overlap for group in groups)
         gone = [place for place, row in enumerate(part.values()) if setting_name(row) in excluded]
         found = rank(
@@ -439,25 +325,20 @@ def contenders(
             mode,
             look=look,
             unit="seeds" if is_plain else "runs",
-            lost=sum(
-                row.num_all(averaged) - len(group.values)
-                for row, group in zip(part.values(), groups, strict=True)
-                if len(group.values) >= MIN_VALUES
-            ),
+            lost=sum(each.lost for each in settings if len(each.group.values) >= MIN_VALUES),
             excluded=gone,
-            numbers=[number + 1 for number in part],
-            among=f" of rows {min(part) + 1} to {max(part) + 1}" * (len(parts) > 1),
+            numbers=[number + 1 for number in part] if len(parts) > 1 else (),
         )
         like_best += found.like_best
         remarks |= dict.fromkeys(found.remarks)
         if found.samples or gone:
             remarks |= dict.fromkeys(assumptions([*part.values()], averaged, look))
-    return Contenders(like_best, [*remarks])
+    return Ranking(like_best, [*remarks])
 
 
 def look_at(
     directory: Path, rows: Sequence[Row], averaged: Sequence[str], mode: str, excluded: Sequence[str]
-) -> Contenders:
+) -> Ranking:
     """Return which rows may be the best, and count this as a look at the table of a folder.
 
     Args:
@@ -467,12 +348,8 @@ def look_at(
         mode: As in `contenders`.
         excluded: As in `contenders`.
     """
-    parts = [
-        [row for row in part.values() if len(row.group(averaged).values) >= MIN_VALUES] for part in by_data(rows)
-    ]
-    counted = [record for tested in parts if len(tested) > 1 for row in tested for record in row.finished]
-    look = count_look(directory, "summary", values_of(counted)) if counted else 1
-    return contenders(rows, averaged, mode, look, excluded)
+    parts = [[row.setting(averaged) for row in part.values()] for part in by_data(rows)]
+    return contenders(rows, averaged, mode, count_look(directory, "summary", parts), excluded)
 
 
 def setting_name(row: Row) -> str:
@@ -482,14 +359,12 @@ def setting_name(row: Row) -> str:
 
 def over_data_sets(rows: Sequence[Row], averaged: Sequence[str], mode: str) -> RankingOverSets:
     """Rank settings over the data sets of a table, by their mean ranks."""
-    keys = {*assign_data(rows, averaged), DATA_ROOT, DATA_DIGEST}
+    keys = {*assign_data(rows, averaged), DIGEST}
     means = {
         number: {
-            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): statistics.fmean(
-                values
-            )
+            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): setting.mean
             for row in part.values()
-            if (values := row.group(averaged).values.values())
+            if (setting := row.setting(averaged)).group.values
         }
         for number, part in enumerate(by_data(rows))
     }
@@ -522,7 +397,7 @@ def assumptions(rows: Sequence[Row], averaged: Sequence[str], look: int) -> list
     if any(row.group(averaged).overlap for row in rows):
         remarks.append("The runs share training data, which widens this (Nadeau and Bengio, 2003).")
     elif any(SPLIT_SEED in derived_keys([record.varied for record in row.finished], averaged) for row in rows):
-        remarks.append("Holds for this data set, over seeds and their splits; over=splits asks for more.")
+        remarks.append("Holds for this data set, over seeds and their splits.")
     else:
         remarks.append(f"Holds for this data set and split, over {_varied(records, averaged) or 'runs'}.")
     if look > 1:
@@ -535,19 +410,25 @@ LOOKS_FILE = "looks.csv"
 LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
 
 
-def count_look(folder: Path, comparison: str, values: Iterable[tuple[str, Any]]) -> int:
+def count_look(folder: Path, comparison: str, parts: Sequence[Sequence[Setting]]) -> int:
     """Return the number of this look at a comparison, and record it in a folder.
 
     The same values as before are the same look. If the look can't be recorded, a warning says so. Looks at a copy of the
-    folder, or at a folder above it, are other looks.
+    folder, or at a folder above it, are other looks. Nothing is counted where no two settings have enough runs.
 
     Args:
         folder: Folder of the compared runs, or of the table.
         comparison: Text that names the comparison.
-        values: Name and values of each compared run.
+        parts: The settings that are compared with each other, those of each data set apart.
     """
-    found = sorted((name, repr(each)) for name, each in values)
-    digest = hashlib.sha256(repr(found).encode()).hexdigest()[:16]
+    tested = [[each for each in part if len(each.group.values) >= MIN_VALUES] for part in parts]
+    values = sorted(
+        (each.name, sorted(each.group.values.values())) for part in tested if len(part) > 1 for each in part
+    )
+    if not values:
+        return 1
+    digest = hashlib.sha256(repr(values).encode()).hexdigest()[:16]
+    num_runs = sum(len(each) for _, each in values)
     path, comparison = folder / LOOKS_FILE, one_line(comparison)
 
     def look_in(rows: Sequence[Sequence[str]]) -> tuple[int, bool]:
@@ -559,15 +440,10 @@ def count_look(folder: Path, comparison: str, values: Iterable[tuple[str, Any]])
         with appending(path, LOOKS_HEADER) as (rows, append):
             look, is_new = look_in(rows)
             if is_new:
-                append([now(), comparison, str(look), str(len(found)), digest])
+                append([now(), comparison, str(look), str(num_runs), digest])
             return look
     except OSError as error:
         warn(f"{path} can't be written ({error.strerror}): a later look will not know of this one")
     with contextlib.suppress(OSError):
         return look_in(read_rows(path))[0]
     return 1
-
-
-def values_of(records: Sequence[Record]) -> list[tuple[str, Any]]:
-    """Return the name and the objectives of each run, as `count_look` takes them."""
-    return [(record.run.directory.name, record.values) for record in records]

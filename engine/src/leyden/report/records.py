@@ -3,13 +3,14 @@
 import contextlib
 import functools
 import os
+import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.config.checks import Objective, objectives
+from leyden.config.checks import Objective, objective_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.config.values import text_of
@@ -23,6 +24,8 @@ from leyden.run.result import Result, read_points
 from leyden.scheduler import slurm
 from leyden.verdict.numbers import is_finite, metric_text
 
+DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
+
 
 @dataclass
 class Record:
@@ -31,30 +34,28 @@ class Record:
     Args:
         directory: Absolute path of the run directory; a path object for each of thousands is slow.
         typed: Overrides of the first start, by key.
-        config: The resolved configuration, flat. Runs share its values.
-        status: Status of the result, or `diverged` if an objective is not finite; without a result `running`, `queued` or
+        config: The resolved configuration, flat, with the `DIGEST` of the data, if it was recorded. Runs share its values.
+        status: Status of the result, or `diverged` if the objective is not finite; without a result `running`, `queued` or
             `interrupted`.
-        objectives: The objectives with the run's values.
+        objective: The objective with the run's value; None if the run has none.
         result: The result; None if the run has none.
         start_times: Time of each start, in ISO 8601.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
-        data: Digest of the training data's hashes; empty if the run recorded none.
         last_job: Id of the cluster's job of the last start; None if it ran in none.
         choices: Values, by key, of the settings that any run of the report overrides, by `fill_choices`; keys that this
             run's configuration lacks are absent.
         varied: The part of the configuration in which the runs of the report differ, by `narrow`; before that, all of it.
-        has_worst: True for a failed run whose objectives were set to the worst values, by `count_failures`.
+        has_worst: True for a failed run whose objective was set to the worst value, by `count_failures`.
     """
 
     directory: str
     typed: dict[str, str]
     config: Mapping[str, Any]
     status: str
-    objectives: tuple[Objective, ...]
+    objective: Objective | None
     result: Result | None
     start_times: list[str]
     reason: str = ""
-    data: str = ""
     last_job: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
@@ -100,22 +101,22 @@ class Record:
         error = self.result.error if self.result else None
         return " ".join(f"{error.type}: {error.message} {error.where}".split()) if error else ""
 
-    @functools.cached_property
-    def values(self) -> list[float]:
-        """The values of the objectives; empty if any of them is missing or not finite."""
-        known = [each.value for each in self.objectives if each.value is not None and is_finite(each.value)]
-        return known if len(known) == len(self.objectives) else []
+    @property
+    def value(self) -> float | None:
+        """The value of the objective; None if it is missing or not finite."""
+        value = self.objective.value if self.objective else None
+        return value if value is not None and is_finite(value) else None
 
     @property
-    def gains(self) -> list[float]:
-        """The values of the objectives, negated where smaller is better."""
-        return [each.gain for each in self.objectives if each.gain is not None] if self.values else []
+    def gain(self) -> float | None:
+        """The value of the objective, negated if smaller is better."""
+        return self.objective.gain if self.objective and self.value is not None else None
 
 
 def position(record: Record) -> str:
     """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
-    metric = record.objectives[0].metric if record.objectives else None
+    metric = record.objective.metric if record.objective else None
     reached = [f"{metric} {metric_text(value)}" for _, name, value in found if name == metric]
     return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
 
@@ -123,8 +124,8 @@ def position(record: Record) -> str:
 def read_records(directory: Path) -> list[Record]:
     """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
 
-    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. The
-    objectives are removed from runs in which they differ from the first run's.
+    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. Runs whose
+    objective differs from the first run's lose it.
 
     Raises:
         UserError: There is no run.
@@ -132,9 +133,9 @@ def read_records(directory: Path) -> list[Record]:
     records = read_raw_records(directory)
     narrow(records)
     fill_choices(records)
-    first = next((_objective_keys(record) for record in records if record.objectives), [])
+    first = next((aim_of(record) for record in records if record.objective), None)
     for record in records:
-        record.objectives = record.objectives if _objective_keys(record) == first else ()
+        record.objective = record.objective if aim_of(record) == first else None
     return records
 
 
@@ -234,9 +235,9 @@ def _scan(directory: str) -> tuple[list[str], list[str]]:
     return ([], []) if "pyvenv.cfg" in names else (sorted(folders, reverse=True), links)
 
 
-def _objective_keys(record: Record) -> list[tuple[str, str]]:
-    """Return the metric and mode of each objective."""
-    return [(objective.metric, objective.mode) for objective in record.objectives]
+def aim_of(record: Record) -> Objective | None:
+    """Return a run's objective without its value."""
+    return record.objective and replace(record.objective, value=None)
 
 
 def _read_record(directory: str) -> Record | None:
@@ -248,17 +249,19 @@ def _read_record(directory: str) -> Record | None:
     if (read := read_summary(directory)) is None:
         return None
     config, result, typed = read.config, read.result, typed_overrides(read.overrides)
+    if read.data:
+        config = config | {DIGEST: sys.intern(read.data[:8])}  # most values of runs are the very same object
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
         parent, checkpoint = parse_fork(fork)
         split = {"fork": str(parent.directory), "fork_at": checkpoint}
         config = config | split
         typed = typed | split if "fork" in typed else typed
-    aims = result.objectives if result else ()
-    if not aims and "objective" not in config:  # null, for a run without an objective
-        aims = objectives({key: config[f"objective.{key}"] for key in ("metric", "mode")})
+    aim = result.objective if result else None
+    if not aim and "objective" not in config:  # null, for a run without an objective
+        aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})
     status = _status_of_result(result) if result else ""
-    return Record(directory, typed, config, status, aims, result, read.times, data=read.data, last_job=read.job)
+    return Record(directory, typed, config, status, aim, result, read.times, last_job=read.job)
 
 
 def _status_without_result(
@@ -280,5 +283,6 @@ def _status_without_result(
 
 def _status_of_result(result: Result) -> str:
     """Return the status of a run with a result; a complete run whose objective is NaN or infinite counts as diverged."""
-    has_values = all(each.value is None or is_finite(each.value) for each in result.objectives)
-    return result.status if has_values or not result.is_complete else "diverged"
+    aim = result.objective
+    is_lost = aim is not None and aim.value is not None and not is_finite(aim.value)
+    return "diverged" if is_lost and result.is_complete else result.status

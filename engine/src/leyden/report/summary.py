@@ -1,4 +1,4 @@
-"""Summary of many runs: a table, a verdict and a picture of each objective against what was tried."""
+"""Summary of many runs: a table, a verdict and a picture of the objective against what was tried."""
 
 import io
 import itertools
@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,72 +17,48 @@ from leyden.config.table import csv_text, json_text, markdown_text, print_table,
 from leyden.config.terminal import leyden_command, program_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
 from leyden.report.ranking import (
-    IDLE_SEED,
-    Contenders,
     Row,
     by_data,
     first_tested,
-    generalize_over_splits,
     look_at,
     merge_rows,
     over_data_sets,
-    pareto_front,
     plus_minus,
     read_excluded,
     read_sweep_settings,
 )
 from leyden.report.records import Record, position, read_records, varying_keys
-from leyden.run.directory import Run
 from leyden.run.files import write_whole
 from leyden.run.result import plain, save_pdf, use_log_scale
 from leyden.verdict.numbers import metric_text
-from leyden.verdict.ranking import MARK
+from leyden.verdict.ranking import MARK, Ranking
+from leyden.verdict.tables import REPEATED
 
 
 def best_remarks(
-    rows: Sequence[Row],
-    averaged: Sequence[str],
-    best: Sequence[int],
-    objectives: Sequence[Objective],
-    directory: Path,
-    failed: str,
+    rows: Sequence[Row], averaged: Sequence[str], number: int, directory: Path, failed: str
 ) -> list[str]:
-    """Return a line on the best setting or the Pareto front, and the commands that evaluate it; empty without any.
+    """Return a line on the best setting, and the command that evaluates it; empty without a finished run.
 
     Args:
         rows: All rows of the table.
         averaged: Keys that the means are taken over.
-        best: Index of the best row, or of those of the Pareto front if there are several objectives.
-        objectives: The objectives of the runs.
+        number: Index of the best row.
         directory: Folder with the runs.
         failed: As in `summarize`, since the rows' order follows from it.
     """
-    runs = {number: rows[number].distinct(averaged) for number in best}
-    testable = [
-        number for number, of in runs.items() if of and (of[0].result is None or of[0].result.can_be_tested)
-    ]
-    if not any(runs.values()):
+    if not (runs := rows[number].distinct(averaged)):
         return []
-    if len(objectives) == 1:
-        num = len(runs[best[0]])
-        then = f" The test evaluation{' of all, which counts as one' * (num > 1)}:" if testable else ""
-        what = f"row {best[0] + 1}, {num} runs" if num > 1 else runs[best[0]][0].run.directory.name
-        lines = [f"Best{' setting' * (num > 1)}: {what}.{then}"]
-    else:
-        names = ", ".join(f"{each.metric} ({each.mode})" for each in objectives)
-        then = " The test evaluation of one:" if testable else ""
-        lines = [f"Pareto front of {names}: {len(best)} of {len(rows)} settings.{then}"]
-    for number in testable:
-        if len(objectives) > 1:
-            means = map(statistics.fmean, zip(*(record.values for record in runs[number]), strict=True))
-            lines.append(f"  row {number + 1}, {', '.join(f'{value:.6g}' for value in means)}:")
-        if len(runs[number]) > 1:
-            options = f" row={number + 1}" * (number > 0) + f" failed={failed}" * (failed != "drop")
-            chosen = f"{quoted_override('runs', directory)}{options}"
-        else:
-            chosen = quoted_override("run", runs[number][0].run.directory)
-        lines.append(f"    {leyden_command('evaluate')} {chosen}")
-    return lines
+    num = len(runs)
+    what = f"row {number + 1}, {num} runs" if num > 1 else runs[0].run.directory.name
+    line = f"Best{' setting' * (num > 1)}: {what}."
+    if runs[0].result and not runs[0].result.can_be_tested:
+        return [line]
+    options = f" row={number + 1}" * (number > 0) + f" failed={failed}" * (failed != "drop")
+    chosen = f"{quoted_override('runs', directory)}{options}"
+    chosen = chosen if num > 1 else quoted_override("run", runs[0].run.directory)
+    then = f" The test evaluation{' of all, which counts as one' * (num > 1)}:"
+    return [line + then, f"    {leyden_command('evaluate')} {chosen}"]
 
 
 def _next_command(directory: Path, rows: Mapping[int, Row], like_best: Sequence[bool | None]) -> list[str]:
@@ -120,7 +96,7 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
 
 
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
-MEASURED = ("n", "epochs", "seconds", "status")
+MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
 def summarize(
@@ -128,7 +104,6 @@ def summarize(
     form: str = "table",
     failed: str = "drop",
     over: str = "seeds",
-    before_end: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
@@ -136,9 +111,7 @@ def summarize(
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
-        over: `seeds` for verdicts on this data set, `splits` for verdicts on others of its kind, `data` to rank over several.
-        before_end: Called with the best run of each data set, or the Pareto front if there are several objectives,
-            before the last lines are printed: the commands that evaluate it.
+        over: `seeds`, or `data` to rank also over several data sets.
 
     Raises:
         UserError: There is no run.
@@ -146,144 +119,122 @@ def summarize(
     records = read_records(directory)
     log_keys, averaged = read_sweep_settings(directory)
     rows = merge_rows(records, averaged, failed)
-    if over == "splits":
-        generalize_over_splits(rows)
-    objectives = next((record.objectives for record in records if record.objectives), ())
-    metrics = [objective.metric for objective in objectives] or ["objective"]
-    marked = _contenders(rows, averaged, objectives, directory)
-    best = [_best_on_data(part, averaged, is_single=len(objectives) == 1) for part in by_data(rows)]
-    winners = [found[0] for part in best for number in part if (found := _best_first(rows[number], averaged))]
+    objective = next((record.objective for record in records if record.objective), None)
+    metric = objective.metric if objective else "objective"
+    marked = _contenders(rows, averaged, objective, directory)
+    parts = by_data(rows)
+    best = [[*part][first_tested([*part.values()], averaged)] for part in parts] if objective else []
+    winners = [
+        max(runs, key=lambda record: record.gain or 0.0)
+        for number in best
+        if (runs := rows[number].distinct(averaged))
+    ]
     evaluations = test_set_remarks(records)
-    table = _Table(rows, metrics, averaged, marked.like_best)
+    content = _content(rows, averaged, marked)
+    cells, keys = _cells(content), varying_keys([row.choices for row in rows])
+    columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
     notes = _notes(rows, averaged, marked)
-    last = [line for part in best for line in best_remarks(rows, averaged, part, objectives, directory, failed)]
-    last += [line for part in by_data(rows) for line in _next_command(directory, part, marked.like_best)]
-    if over == "data" and len(objectives) == 1:
-        over_sets = over_data_sets(rows, averaged, objectives[0].mode)
+    last = [line for number in best for line in best_remarks(rows, averaged, number, directory, failed)]
+    last += [line for part in parts for line in _next_command(directory, part, marked.like_best)]
+    if over == "data" and objective:
+        over_sets = over_data_sets(rows, averaged, objective.mode)
         notes += [f"mean rank {each}: {name}" for name, each in over_sets.shown.items()]
         notes += over_sets.remarks
     notes += [*unfinished_remarks(records, directory), *evaluations]
-    shown = table.shown({part[0] for part in best if part} if len(objectives) == 1 else set())
-    _write(directory / "summary.csv", csv_text(table.cells, [*table.columns, "like_best"]))
-    markdown = markdown_text(shown, table.shown_columns, names={"objective": metrics[0]})
+    shown = _shown(cells, [row.num_all(averaged) for row in rows], best)
+    _write(directory / "summary.csv", csv_text(cells, [*keys, *MEASURED, "like_best"]))
+    markdown = markdown_text(shown, columns, names={"objective": metric})
     _write(directory / "summary.md", "\n".join([markdown, *notes, *last, ""]))
-    files = ["summary.csv", "summary.md", *_draw(directory, rows, metrics, log_keys, averaged)]
+    files = ["summary.csv", "summary.md", *_draw(directory, rows, metric, log_keys, averaged)]
     if form == "json":
-        is_one = len(objectives) == 1 and len(best) == 1 and winners
-        content = {"objectives": metrics, "rows": table.content}
-        content |= {"best": str(winners[0].run.directory) if is_one else None}
-        print(json_text({**content, "remarks": marked.remarks, "test_evaluations": evaluations}))
+        aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
+        winner = winners[0].directory if len(best) == 1 and winners else None
+        told = {"best": winner, "remarks": marked.remarks, "test_evaluations": evaluations}
+        print(json_text({"objective": aim, "rows": content, **told}))
         return
-    names = short_names(table.keys, taken=table.shown_columns) | {"objective": metrics[0]}
-    print_table(shown[:NUM_SHOWN], table.shown_columns, names=names)
+    names = short_names(keys, taken=columns) | {"objective": metric}
+    print_table(shown[:NUM_SHOWN], columns, names=names)
     more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
     show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
-    before_end([winner.run for winner in winners])
     if last:
         show("\n".join(last))
 
 
-class _Table:
-    """The table of a summary: its columns, and its rows for a CSV file, for JSON and for people.
+def _content(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[dict[str, Any]]:
+    """Return the rows for JSON; a choice that a row lacks is absent."""
+    return [
+        {"choices": row.choices, **row.measured(averaged), "like_best": is_like}
+        | {"runs": [record.directory for record in row.records]}
+        for row, is_like in zip(rows, marked.like_best, strict=True)
+    ]
+
+
+def _cells(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows of `summary.csv`; what a row lacks is absent."""
+    marks = {None: "", True: "yes", False: "no"}
+    return [
+        {name: row[name] for name in MEASURED if row[name] is not None}
+        | {**row["choices"], "like_best": marks[row["like_best"]]}
+        for row in content
+    ]
+
+
+def _shown(cells: Sequence[dict[str, Any]], nums: Sequence[int], best: Collection[int]) -> list[dict[str, Any]]:
+    """Return the rows for people; those with an index in `best` have no mark.
 
     Args:
-        rows: The settings.
-        metrics: Names of the objectives.
-        averaged: Keys that the means are taken over.
-        like_best: As in `Contenders`.
+        cells: The rows of `summary.csv`.
+        nums: Number of runs of each row.
+        best: Indices of the best rows.
     """
-
-    def __init__(
-        self, rows: Sequence[Row], metrics: Sequence[str], averaged: Sequence[str], like_best: Sequence[bool | None]
-    ) -> None:
-        self.rows, self.averaged, self.like_best = rows, averaged, like_best
-        self.keys = varying_keys([row.choices for row in rows])
-        self.further = [f"objective {name}" if name in MEASURED else name for name in metrics[1:]]
-        self.columns = [*self.keys, "objective", "deviation", *self.further, *MEASURED]
-        self.shown_columns = ["row", *(name for name in self.columns if name != "deviation")]
-        self.measured = [row.measured(self.further, averaged) for row in rows]
-
-    @property
-    def cells(self) -> list[dict[str, Any]]:
-        """The rows of `summary.csv`; what a row lacks is absent."""
-        return [
-            {key: value for key, value in measured.items() if value is not None}
-            | {**row.choices, "like_best": {None: "", True: "yes", False: "no"}[is_like]}
-            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
-        ]
-
-    def shown(self, first: Collection[int]) -> list[dict[str, Any]]:
-        """Return the rows for people; those with an index in `first` are the best ones, and have no mark."""
-        shown = []
-        for number, (row, cells) in enumerate(zip(self.rows, self.cells, strict=True)):
-            texts = {name: metric_text(cells[name]) for name in self.further if name in cells}
-            objective = metric_text(cells["objective"], cells.get("deviation")) if "objective" in cells else ""
-            objective += f" {MARK}" * (cells["like_best"] == "yes" and number not in first)
-            num, num_all = cells["n"], row.num_all(self.averaged)
-            texts |= {"objective": objective, "n": f"{num} of {num_all}" if num < num_all else str(num)}
-            shown.append({**cells, **texts, "row": number + 1})
-        return shown
-
-    @property
-    def content(self) -> list[dict[str, Any]]:
-        """The rows for JSON; a choice that a row lacks is absent."""
-        return [
-            {"choices": row.choices, **measured, "like_best": is_like}
-            | {"runs": [record.directory for record in row.records]}
-            for row, measured, is_like in zip(self.rows, self.measured, self.like_best, strict=True)
-        ]
+    shown = []
+    for number, (row, num) in enumerate(zip(cells, nums, strict=True)):
+        objective = metric_text(row["objective"], row.get("deviation")) if "objective" in row else ""
+        objective += f" {MARK}" * (row["like_best"] == "yes" and number not in best)
+        count = f"{row['n']} of {num}" if row["n"] < num else str(row["n"])
+        shown.append({**row, "objective": objective, "n": count, "row": number + 1})
+    return shown
 
 
-def _best_on_data(rows: Mapping[int, Row], averaged: Sequence[str], *, is_single: bool) -> list[int]:
-    """Return the index of the best of some rows, or those of the Pareto front if there are several objectives."""
-    numbers, of = [*rows], [*rows.values()]
-    return [numbers[each] for each in ([first_tested(of, averaged)] if is_single else pareto_front(of, averaged))]
-
-
-def _best_first(row: Row, averaged: Sequence[str]) -> list[Record]:
-    """Return the finished runs of a row, the best one by the first objective first."""
-    return sorted(row.distinct(averaged), key=lambda record: record.gains, reverse=True)
-
-
-def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Contenders) -> list[str]:
+def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[str]:
     """Return what ± is, remarks on runs that count once, though there are several, and the verdict."""
     notes = [plus_minus([record for row in rows for record in row.counted], averaged)]
     notes *= any(len(row.counted) > 1 for row in rows)
-    notes += ["Exact repetitions (same seed) count once in n."] * any(row.repeats(averaged) for row in rows)
-    return [*notes, *[IDLE_SEED] * any(row.has_idle_seed(averaged) for row in rows), *marked.remarks]
+    return [*notes, *[REPEATED] * any(row.is_repeated(averaged) for row in rows), *marked.remarks]
 
 
 def _contenders(
-    rows: Sequence[Row], averaged: Sequence[str], objectives: Sequence[Objective], directory: Path
-) -> Contenders:
-    """Return which rows may be the best, and count this as a look; nothing for several objectives or unended runs."""
+    rows: Sequence[Row], averaged: Sequence[str], objective: Objective | None, directory: Path
+) -> Ranking:
+    """Return which rows may be the best, and count this as a look; nothing while runs have not ended."""
     statuses = [record.status for row in rows for record in row.records]
     num_open = statuses.count("queued") + statuses.count("running")
-    if len(objectives) != 1 or num_open:
+    if not objective or num_open:
         # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
         are = "1 run is" if num_open == 1 else f"{num_open} runs are"
         waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
-        return Contenders([None] * len(rows), [waits] if len(objectives) == 1 else [])
-    return look_at(directory, rows, averaged, objectives[0].mode, read_excluded(directory))
+        return Ranking([None] * len(rows), [waits] if objective else [])
+    return look_at(directory, rows, averaged, objective.mode, read_excluded(directory))
 
 
 def _draw(
     directory: Path,
     rows: Sequence[Row],
-    metrics: Sequence[str],
+    metric: str,
     log_keys: Sequence[str] | None,
     averaged: Sequence[str],
 ) -> list[str]:
     """Write the picture, also as PDF if a run asks for it; return the names of the files."""
     records = [record for row in rows for record in row.records]
     points = [
-        Point(record.choices, record.values, record.status == "pruned")
+        Point(record.choices, record.value, record.status == "pruned")
         for row in rows
-        for record in [*row.finished, *(each for each in row.records if each.status == "pruned" and each.values)]
+        for record in [*row.finished, *(each for each in row.records if each.status == "pruned")]
+        if record.value is not None
     ]
     formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
     for name in formats:
-        picture = draw_summary(points, metrics, log=log_keys, averaged=averaged, file_format=name)
+        picture = draw_summary(points, metric, log=log_keys, averaged=averaged, file_format=name)
         _write(directory / f"summary.{name}", picture)
     return [f"summary.{name}" for name in formats]
 
@@ -317,32 +268,31 @@ class Point:
 
     Args:
         choices: Values of the settings that vary, by key; keys that the run lacks are absent.
-        values: Value of each objective.
-        is_pruned: True for a run that was stopped early, whose values are those of its last epoch.
+        value: Value of the objective.
+        is_pruned: True for a run that was stopped early, whose value is that of its last epoch.
     """
 
     choices: Mapping[str, Any]
-    values: Sequence[float]
+    value: float
     is_pruned: bool = False
 
 
 def draw_summary(
     points: Sequence[Point],
-    metrics: Sequence[str],
+    metric: str,
     *,
     log: Collection[str] | None,
     averaged: Collection[str],
     file_format: str = "png",
 ) -> bytes:
-    """Draw each objective against each varying setting: a dot per run, a cross per pruned run, and a grid's means.
+    """Draw the objective against each varying setting: a dot per run, a cross per pruned run, and a grid's means.
 
     Settings whose values go together, such as those of a row of `sweep.settings`, share a panel. Two numbers of a grid with three values
-    each or more get a heat map of the first objective. With several objectives, each is also drawn against the first
-    one. A run that lacks a setting has no point in that panel.
+    each or more get a heat map. A run that lacks a setting has no point in that panel.
 
     Args:
         points: The runs.
-        metrics: Names of the objectives.
+        metric: Name of the objective.
         log: Keys with a logarithmic axis, of a search; None for a grid, where those get one whose values span about a
             decade or more.
         averaged: Keys that are averaged over; they get a panel only if no other key varies.
@@ -357,30 +307,24 @@ def draw_summary(
     varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
     keys = [key for key in varying if key not in averaged] or varying
     if not keys:
-        points = [Point({"run": n}, point.values, point.is_pruned) for n, point in enumerate(points, start=1)]
+        points = [Point({"run": n}, point.value, point.is_pruned) for n, point in enumerate(points, start=1)]
         choices, keys = [point.choices for point in points], ["run"]
     axes_of = _together(choices, keys, is_grid=log is None)
     heated = _crossed([point.choices for point in points if not point.is_pruned], keys) if log is None else None
-    num_columns = len(axes_of) + (len(metrics) > 1 or heated is not None)
-    figure = Figure(figsize=(4 * num_columns, 3.5 * len(metrics)), layout="constrained")
-    for row, metric in enumerate(metrics):
-        for column, together in enumerate(axes_of):
-            axes = figure.add_subplot(len(metrics), num_columns, row * num_columns + column + 1)
-            along = [
-                (_value(point.choices, together), point.values[row], point.is_pruned)
-                for point in points
-                if together[0] in point.choices
-            ]
-            _scatter(axes, along, log=None if log is None else together[0] in log, means=True)
-            axes.set_xlabel(plain(", ".join(together)))
-            if not column:
-                axes.set_ylabel(plain(metric))
-            axes.grid(alpha=0.3)
-        if row:
-            axes = figure.add_subplot(len(metrics), num_columns, (row + 1) * num_columns)
-            _scatter(axes, [(p.values[0], p.values[row], p.is_pruned) for p in points], log=False, means=False)
-            axes.set_xlabel(plain(metrics[0]))
-            axes.grid(alpha=0.3)
+    num_columns = len(axes_of) + (heated is not None)
+    figure = Figure(figsize=(4 * num_columns, 3.5), layout="constrained")
+    for column, together in enumerate(axes_of, start=1):
+        axes = figure.add_subplot(1, num_columns, column)
+        along = [
+            (_value(point.choices, together), point.value, point.is_pruned)
+            for point in points
+            if together[0] in point.choices
+        ]
+        _scatter(axes, along, log=None if log is None else together[0] in log)
+        axes.set_xlabel(plain(", ".join(together)))
+        if column == 1:
+            axes.set_ylabel(plain(metric))
+        axes.grid(alpha=0.3)
     handles = {
         label: bar for axes in figure.axes for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
@@ -388,7 +332,7 @@ def draw_summary(
         figure.legend([*handles.values()], [*handles], loc="outside upper left", fontsize=8, frameon=False)
     if heated:
         whole = [point for point in points if not point.is_pruned]
-        _heat(figure, figure.add_subplot(len(metrics), num_columns, num_columns), whole, heated, metrics[0])
+        _heat(figure, figure.add_subplot(1, num_columns, num_columns), whole, heated, metric)
     content = io.BytesIO()
     if file_format == "pdf":
         save_pdf(figure, content)
@@ -428,7 +372,7 @@ def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str]
     """Draw the mean objective by two numbers, as colours with its value in each cell."""
     cells: dict[tuple[Any, Any], list[float]] = {}
     for point in points:
-        cells.setdefault((point.choices[keys[0]], point.choices[keys[1]]), []).append(point.values[0])
+        cells.setdefault((point.choices[keys[0]], point.choices[keys[1]]), []).append(point.value)
     xs, ys = (sorted({pair[n] for pair in cells}) for n in (0, 1))
     means = [[statistics.fmean(cells[x, y]) for x in xs] for y in ys]
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
@@ -449,8 +393,8 @@ def shorten(text: str) -> str:
     return plain(text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}")
 
 
-def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool | None, means: bool) -> None:
-    """Draw a dot per run over numeric or categorical x values; and, if requested, means with standard deviations.
+def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool | None) -> None:
+    """Draw a dot per run over numeric or categorical x values; and means with standard deviations.
 
     Means are drawn if each of a few x values has several runs, as in a grid: numeric ones are joined by a line.
     """
@@ -462,7 +406,7 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
         if here := [(place[_label(x)], y) for x, y, is_pruned in points if is_pruned == pruned]:
             axes.scatter(*zip(*here, strict=True), s=18, alpha=0.6, **options)
     groups = [[y for x, y, is_pruned in points if _label(x) == text and not is_pruned] for text, _ in order]
-    if means and 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
+    if 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
         spread = [statistics.stdev(group) for group in groups]
         centers = list(map(statistics.fmean, groups))
         given = {"fmt": "D-" if numeric else "D", "markerfacecolor": "white", "capsize": 3, "markersize": 5}
@@ -475,7 +419,7 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
     is_log = values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log)
     if is_log:
         use_log_scale(axes, "x")
-    if means and len(values) <= MAX_TICKS:
+    if len(values) <= MAX_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xticks([], minor=True)
     elif not is_log and all(isinstance(value, int) for value in values):

@@ -10,10 +10,9 @@ from leyden.config.errors import UserError
 from leyden.config.table import json_text
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
-from leyden.report.comparison import verdict_content
+from leyden.report.comparison import comparison_content, setting_content
 from leyden.report.listing import parse_condition
 from leyden.report.ranking import count_look
-from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
 
 OPTIONS = {"metric": "", "mode": "", "seed": "seed", "ignore": ""}  # of tables alone, with their defaults
@@ -46,7 +45,7 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     Raises:
         UserError: The file is no table, or an option does not fit it.
     """
-    _refuse(options, {"failed": "drop", "over": "seeds"}, NOT_OF_TABLES)
+    _refuse(options, {"failed": "drop"}, NOT_OF_TABLES)
     given, rows = _given(options), _read(path)
     a, b = (_condition(options, name, rows) for name in "ab")
 
@@ -55,12 +54,11 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
 
     typed = sorted("".join(options[name].replace("==", "=").split()) for name in "ab")
     name = f"{path.name} {options['metric']} {' and '.join(typed)}"
-    found = _look_again(path, name, compared, lambda each: each.sides)
+    found = _look_again(path, name, compared, lambda each: [each.sides])
     if options["format"] == "json":
-        sides = {key: _content(side) for key, side in zip("ab", found.sides, strict=True)}
-        print(json_text({**sides, **verdict_content(found.found), "remarks": found.remarks}))
-        return
-    show(str(found))
+        print(json_text(comparison_content(found)))
+    else:
+        show(str(found))
 
 
 def summarize_table(path: Path, options: Mapping[str, str]) -> None:
@@ -80,15 +78,15 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     def ranked(look: int) -> TableRanking | TablesRanking:
         return verdict.rank(rows, over=over, look=look, **given)
 
-    def settings(found: TableRanking | TablesRanking) -> list[Setting]:
+    def settings(found: TableRanking | TablesRanking) -> list[list[Setting]]:
         each = found.each.values() if isinstance(found, TablesRanking) else [found]
-        return [setting for ranking in each for setting in ranking.settings]
+        return [ranking.settings for ranking in each]
 
     found = _look_again(path, f"{path.name} {options['metric']} {over}".rstrip(), ranked, settings)
     if options["format"] == "json":
         each = found.each.items() if isinstance(found, TablesRanking) else [("", found)]
         rows = [
-            {over or "table": name, **_content(setting), "like_best": like}
+            {over or "table": name, **setting_content(setting), "like_best": like}
             for name, ranking in each
             for setting, like in zip(ranking.settings, ranking.ranking.like_best, strict=True)
         ]
@@ -100,7 +98,7 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     show(str(found))
 
 
-def _look_again(path: Path, name: str, make: Callable[[int], Any], settings: Callable[[Any], Any]) -> Any:
+def _look_again(path: Path, name: str, make: Callable[[int], Any], parts: Callable[[Any], Any]) -> Any:
     """Return a verdict at the level of its look, which is counted in a list beside the table.
 
     Raises:
@@ -108,9 +106,7 @@ def _look_again(path: Path, name: str, make: Callable[[int], Any], settings: Cal
     """
     try:
         found = make(1)
-        values = [(each.name, sorted(each.group.values.values())) for each in settings(found)]
-        values = [each for each in values if len(each[1]) >= MIN_VALUES]
-        look = count_look(path.resolve().parent, name, values) if len(values) > 1 else 1
+        look = count_look(path.resolve().parent, name, parts(found))
         return found if look == 1 else make(look)
     except verdict.TableError as error:
         raise UserError(str(error)) from error
@@ -151,18 +147,11 @@ def _condition(
     if not options[name]:
         raise UserError(f"{name}= is missing: the setting of this side, such as {name}=model=mlp")
     is_met, keys = parse_condition(options[name], name)
-    if unknown := next((key for key in sorted(keys) if not any(key in row for row in rows)), None):
-        raise UserError(f"{name}: no column is named {unknown}")
-    if outcome := next((key for key in sorted(keys) if key in (options["metric"], options["seed"])), None):
-        raise UserError(f"{name}: {outcome} is no setting, but the metric or the seed")
+    outcomes = (options["metric"], options["seed"])
+    if wrong := next((key for key in sorted(keys) if key in outcomes or not any(key in row for row in rows)), None):
+        raise UserError(f"{name}: {wrong} is no column with a setting")
     return lambda row: is_met(functools.partial(_value, row))
 
 
 def _value(row: Mapping[str, Any], key: str) -> Any:
     return row.get(key, ABSENT)
-
-
-def _content(setting: Setting) -> dict[str, Any]:
-    """Return a setting as a dictionary for JSON output."""
-    values = [*setting.group.values.values()]
-    return {"choices": setting.choices, "mean": setting.mean if values else None, "n": len(values)}

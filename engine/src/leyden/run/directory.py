@@ -460,8 +460,8 @@ class Session:
         self.previous_result = run.result
 
     def end(self, result: Result) -> Result:
-        """Write the result with the values of the objectives, as the last file of the run, and return it."""
-        result = result.with_objectives(self.identity.objectives)
+        """Write the result with the objective's value, as the last file of the run, and return it."""
+        result = result.with_objective(self.identity.objective)
         previous = self.previous_result
         # If this start trained nothing (for example, it only tested), keep the times of the previous result: those
         # in the checkpoint lack the last moments of the training.
@@ -566,7 +566,7 @@ def wait_for_result(run: Run) -> Result | None:
 def _fail(begun: Session, failure: Failure, position: Position, restarts: int) -> None:
     """Write the result of a failed run, or restore the previous result if nothing was trained."""
     progress = {"epochs": position.epochs, "num_steps": position.num_steps, "requeues": restarts}
-    result = Result.failed(begun.identity.objectives, failure, **progress)
+    result = Result.failed(begun.identity.objective, failure, **progress)
     try:
         if position.has_trained or not begun.run.restore_result():
             begun.write(result)

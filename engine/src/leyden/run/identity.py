@@ -10,7 +10,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 
-from leyden.config.checks import Objective, objectives, prepare
+from leyden.config.checks import Objective, objective_of, prepare
 from leyden.config.hydra import default_value
 from leyden.config.values import differing, flatten
 
@@ -114,9 +114,9 @@ class RunIdentity:
         return {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
 
     @property
-    def objectives(self) -> tuple[Objective, ...]:
-        """The run's objectives, without values."""
-        return objectives(self.config["objective"])
+    def objective(self) -> Objective | None:
+        """The run's objective, without a value; None if it has none."""
+        return objective_of(self.config["objective"])
 
     @property
     def max_epochs(self) -> Any:

@@ -46,7 +46,7 @@ class Result:
 
     Args:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for a trial run.
-        objectives: The objectives with the run's values.
+        objective: The objective with the run's value; None if the run has no objective.
         metrics: Metrics of the best epoch by name, those of the test evaluation if there was one, and
             `num_parameters`.
         epochs: Number of completed epochs. An epoch that `max_steps`, `max_time` or a callback ended before its
@@ -61,13 +61,12 @@ class Result:
             run was evaluated on the whole test set, `test`.
         test_batches: Digests of the first batches of the test set, see `first_batches`; empty if unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
-        takes_optimizer: Whether the task trains with the optimizer that `optimizer=` chooses.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
         best_step: Step at which the best epoch's metrics were logged; None if unknown.
     """
 
     status: str
-    objectives: tuple[Objective, ...]
+    objective: Objective | None
     metrics: dict[str, float]
     epochs: int
     optimizer_steps: int
@@ -78,7 +77,6 @@ class Result:
     error: Failure | None = None
     stages: dict[str, list[str]] = field(default_factory=dict)
     can_be_tested: bool = True
-    takes_optimizer: bool = True
     test_batches: dict[str, str] = field(default_factory=dict)
     best_epoch: int | None = None
     best_step: int | None = None
@@ -86,7 +84,7 @@ class Result:
     @classmethod
     def failed(
         cls,
-        objectives: tuple[Objective, ...],
+        objective: Objective | None,
         error: Failure,
         *,
         epochs: int = 0,
@@ -94,7 +92,7 @@ class Result:
         requeues: int = 0,
     ) -> "Result":
         """Create the result of a run that failed after the given numbers of epochs and steps."""
-        return cls("failed", objectives, {}, epochs, num_steps, None, None, None, requeues, error)
+        return cls("failed", objective, {}, epochs, num_steps, None, None, None, requeues, error)
 
     @property
     def is_complete(self) -> bool:
@@ -120,22 +118,17 @@ class Result:
         stages = {**self.stages, "test": [*named]}
         return replace(self, metrics={**self.metrics, **named}, stages=stages, test_batches=batches)
 
-    def with_objectives(self, objectives: tuple[Objective, ...]) -> "Result":
-        """Return the result with these objectives, their values taken from `metrics`.
-
-        The value is None if the metric is missing.
-        """
-        valued = tuple(replace(each, value=self.metrics.get(each.metric)) for each in objectives)
-        return replace(self, objectives=valued)
+    def with_objective(self, objective: Objective | None) -> "Result":
+        """Return the result with this objective, whose value is taken from `metrics`; None if the metric is missing."""
+        valued = objective and replace(objective, value=self.metrics.get(objective.metric))
+        return replace(self, objective=valued)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the result as JSON values; `objective` is an object, a list for several objectives, or null."""
+        """Return the result as JSON values; `objective` is an object or null."""
         values = asdict(self)
-        aims = list(values.pop("objectives"))
         if self.error and not self.error.where:
             values["error"].pop("where")
-        objective = aims if len(aims) > 1 else aims[0] if aims else None
-        return {"status": values.pop("status"), "objective": objective, **values}
+        return values
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "Result":
@@ -145,11 +138,11 @@ class Result:
             ValueError: The content is not a valid result.
         """
         try:
-            values = {name: content[name] for name in FIELDS if name in content and name != "objectives"}
-            aims = content["objective"]
-            aims = aims if isinstance(aims, list) else [aims] if aims else []
-            error = Failure(**values.pop("error")) if values.get("error") else values.pop("error", None)
-            result = cls(**values, objectives=tuple(Objective(**aim) for aim in aims), error=error)
+            values = {name: content[name] for name in FIELDS if name in content}
+            for name, kind in (("objective", Objective), ("error", Failure)):
+                if values.get(name) is not None:
+                    values[name] = kind(**values[name])
+            result = cls(**values)
             is_valid = _is_valid(result)
         except (TypeError, KeyError, ValueError) as wrong:
             raise ValueError("its result is not valid") from wrong
@@ -170,10 +163,10 @@ FIELDS = {each.name: _classes(each.type) for each in fields(Result)}  # a newer 
 
 def _is_valid(result: Result) -> bool:
     """Return whether all fields have valid types, and a complete run has its time and objective values."""
-    values = vars(result)
+    values, aim = vars(result), result.objective
     if not all(map(isinstance, map(values.get, FIELDS), FIELDS.values())):
         return False
-    needed = [result.seconds, *[aim.value for aim in result.objectives]]
+    needed = [result.seconds, *([aim.value] if aim else [])]
     numbers = [value for value in (*values.values(), *needed) if isinstance(value, int | float)]
     return (
         all(value is None or isinstance(value, int | float) for value in needed)
@@ -181,7 +174,7 @@ def _is_valid(result: Result) -> bool:
         # Numbers that can be printed and compared; NaN is one.
         and all(type(value) is float or -(2**63) < value < 2**63 for value in (*numbers, *result.metrics.values()))
         and all(isinstance(names, list) and {*names} <= {*result.metrics} for names in result.stages.values())
-        and all(isinstance(aim.metric, str) and aim.mode in ("min", "max") for aim in result.objectives)
+        and (not aim or (isinstance(aim.metric, str) and aim.mode in ("min", "max")))
         and (not result.error or all(isinstance(text, str) for text in vars(result.error).values()))
     )
 

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
-from leyden.config.checks import objectives
+from leyden.config.checks import objective_of
 from leyden.config.errors import UserError
 from leyden.report.ranking import (
     by_data,
@@ -36,7 +36,7 @@ def run_auto(sweep: Sweep, settings: Sequence[Sequence[str]]) -> None:
         settings: Overrides of each setting, without a seed.
 
     Raises:
-        UserError: `sweep.max_runs` is missing or too small, or the objective is not a single one.
+        UserError: `sweep.max_runs` is missing or too small, or there is no objective.
     """
     budget = sweep.config.sweep.get("max_runs")
     if type(budget) is not int or budget < MIN_VALUES * len(settings):
@@ -47,8 +47,8 @@ def run_auto(sweep: Sweep, settings: Sequence[Sequence[str]]) -> None:
     if not sweep.launcher.waits:
         raise UserError("sweep.seeds=auto: with cluster.wait=false nothing could choose the next runs")
     rounds = _Rounds(sweep, settings, budget)
-    if len(objectives(rounds.first[0].task_config.objective)) != 1:
-        raise UserError("sweep.seeds=auto: is for a single objective")
+    if objective_of(rounds.first[0].task_config.objective) is None:
+        raise UserError("objective=null: sweep.seeds=auto needs an objective")
     if not sweep.check(rounds.first, seeds="auto"):
         return
     sweep.run(rounds.ask, total=len(rounds.first), shared=shared_overrides(rounds.first), ended=rounds.ended)
@@ -118,7 +118,7 @@ class _Rounds:
         found = [each for each in read_records(directory) if each.run.directory in self.setting_of]
         _, averaged = read_sweep_settings(directory)
         rows = merge_rows(found, averaged)
-        mode = next((aim.mode for record in found for aim in record.objectives), "max")  # none if all have failed
+        mode = next((each.objective.mode for each in found if each.objective), "max")  # none if all have failed
         likely = look_at(directory, rows, averaged, mode, self.excluded).like_best
         self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
         path = directory / "sweep.json"

@@ -288,8 +288,6 @@ class Job:
         config = self.resolved_config
         if "download" in config.data:
             config.data.download = False  # a node may have no network; the data set was downloaded before
-        if config.sweep.pictures == "best":
-            config.sweep.pictures = "all"  # no process may be left to draw them when the sweep ends
         if config.resume != "changed":  # checked before submission; a requeued job must resume in its own directory
             config.resume = "auto"
         return config
@@ -349,6 +347,6 @@ def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure
         if run.result is None:
             if run.record is None:
                 run.begin(identity, overrides, job=job_id())
-            result = Result.failed(identity.objectives, failure, requeues=num_restarts())
+            result = Result.failed(identity.objective, failure, requeues=num_restarts())
             write_hparams(run, result)
             run.end(result)

@@ -79,16 +79,16 @@ class StatusLine:
         self.num_run += 1
         self.num_failed += failure is not None
         self.num_pruned += result is not None and result.status == "pruned"
-        for objective in result.objectives[:1] if result else ():
+        objective = result and result.objective
+        if objective and objective.value is not None:
             self.metric = objective.metric
-            if objective.value is not None:
-                own = {key_of(each): each for each in job.overrides if each not in self.shared}
-                # Values on different data can't be compared; each fold is a part of the same data.
-                if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
-                    continue
-                name = " ".join(map(short_override, own.values()))
-                candidates = [*([self.best] if self.best else []), (objective.value, name)]
-                self.best = (max if objective.mode == "max" else min)(candidates)
+            own = {key_of(each): each for each in job.overrides if each not in self.shared}
+            # Values on different data can't be compared; each fold is a part of the same data.
+            if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
+                return
+            name = " ".join(map(short_override, own.values()))
+            candidates = [*([self.best] if self.best else []), (objective.value, name)]
+            self.best = (max if objective.mode == "max" else min)(candidates)
 
     def show(self, num_running: int, note: str = "") -> None:
         """Update the line; the note says why jobs wait."""

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from leyden.config.checks import MAX_JOBS, objectives
+from leyden.config.checks import MAX_JOBS, objective_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
@@ -44,7 +44,7 @@ class OpenTrial:
         waiting: Its jobs that have not started.
         has_pruner: True if a pruner may stop it. Only the first seed is pruned; the others wait for its end.
         running: Numbers of the running jobs.
-        values: Values of the objectives, for each job that has finished.
+        values: The objective's value, of each job that has finished.
         state: The final state of a failed or pruned trial.
     """
 
@@ -52,7 +52,7 @@ class OpenTrial:
     waiting: list[Job]
     has_pruner: bool
     running: set[int] = field(default_factory=set)
-    values: list[Sequence[float | None]] = field(default_factory=list)
+    values: list[float | None] = field(default_factory=list)
     state: TrialState | None = None
 
     def next_job(self) -> Job | None:
@@ -107,7 +107,7 @@ class Trials:
         elif result and result.status == "pruned":
             trial.state = trial.state or TrialState.PRUNED
         else:
-            trial.values.append([objective.value for objective in result.objectives] if result else [])
+            trial.values.append(result.objective.value if result and result.objective else None)
         if trial.state is not None and trial.waiting:
             self.dropped(len(trial.waiting))
             trial.waiting.clear()
@@ -117,7 +117,7 @@ class Trials:
 
     def _end(self, trial: OpenTrial) -> None:
         outcome: dict[str, Any] = (
-            {"state": trial.state} if trial.state is not None else {"values": objective_means(trial.values)}
+            {"state": trial.state} if trial.state is not None else {"values": mean_over_seeds(trial.values)}
         )
         try:
             self._tell(trial.trial, **outcome)
@@ -127,14 +127,10 @@ class Trials:
             self.is_exhausted = True
 
 
-def objective_means(values: Sequence[Sequence[float | None]]) -> list[float | None]:
-    """Return the mean of each objective over the seeds; None if a seed has no value.
-
-    Example:
-        >>> objective_means([[0.5, 10.0], [1.0, 10.0]])
-        [0.75, 10.0]
-    """
-    return [fmean(column) if None not in column else None for column in zip(*values, strict=True)]
+def mean_over_seeds(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the objective over the seeds; None if a seed has no value."""
+    known = [value for value in values if value is not None]
+    return fmean(known) if len(known) == len(values) else None
 
 
 def _has_pruner(job: Job) -> bool:
@@ -217,7 +213,7 @@ class Search:
             except ValueError as error:
                 raise UserError(
                     f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
-                    "a different space or number of objectives needs another sweep_name"
+                    "a different space needs another sweep_name"
                 ) from error
             return self._claim(trial, overrides)
 
@@ -327,15 +323,14 @@ def run_search(
     extremes = sweep.new_jobs([[*space.fixed, *each] for each in drawn] or space.corners())
     for job in extremes if space.function else ():
         _check_composed(job)
-    aims = objectives(extremes[0].task_config.objective)
-    if not aims:
+    aim = objective_of(extremes[0].task_config.objective)
+    if not aim:
         raise UserError("objective=null: a search needs an objective")
-    directions = ["maximize" if aim.mode == "max" else "minimize" for aim in aims]
-    try_sampler(example, space, directions)
+    try_sampler(example, space)
     checked = [*extremes, *sweep.new_jobs(add_seeds(extremes[0], num), first=len(extremes))]
     if not sweep.check(checked, {"sweep.seeds": num, "fixed": space.fixed_choices}, log=log_keys):
         return
-    study = open_study(sweep.directory, sampler=example, directions=directions)
+    study = open_study(sweep.directory, sampler=example, direction="maximize" if aim.mode == "max" else "minimize")
     search = Search(study, sweep, space, num_trials=num_trials, num_seeds=num, sampler=sampler)
     trials = Trials(search.ask, search.tell, at_once=batch_size, dropped=sweep.reduce_total)
     with search.opened():

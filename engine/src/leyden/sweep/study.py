@@ -106,22 +106,22 @@ def sampler_for(sampler: Any, number: int) -> Any:
     return sampler()
 
 
-def try_sampler(sampler: Any, space: Space, directions: list[Any]) -> None:
+def try_sampler(sampler: Any, space: Space) -> None:
     """Check a sampler by letting a copy of it sample a few trials.
 
     Raises:
-        UserError: The sampler does not support the space or the objectives, or is not one of Optuna's.
+        UserError: The sampler does not support the space, or is not one of Optuna's.
     """
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    study = optuna.create_study(sampler=copy.deepcopy(sampler), directions=directions)
+    study = optuna.create_study(sampler=copy.deepcopy(sampler))
     try:
         for number in range(3):
             trial = study.ask()
             space.suggest(trial)
             with contextlib.suppress(RuntimeError):  # a sampler with nothing left to try stops the study
-                study.tell(trial, [float(number)] * len(directions))
+                study.tell(trial, float(number))
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
 

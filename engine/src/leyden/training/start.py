@@ -6,7 +6,6 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -17,13 +16,13 @@ from omegaconf import DictConfig
 from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.instantiate import import_targets
 from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
-from leyden.assembly.task import partial_test_message, taken_arguments
+from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.callbacks.samples_seen import samples_per_batch
 from leyden.config.errors import Exit, UserError, leave, log_and_continue
 from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
-from leyden.data.contract import Facts, first_batches, has_split
+from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
@@ -64,14 +63,14 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     lightning, kept = trainer.trainer, trainer.checkpoint
     with _explaining(build, run), reporting_restore_errors(trainer, checkpoint):
         trainer.exact.fit(lightning, module, data, checkpoint)
-    if kept.needed and not kept.best:
+    if kept.metric is not None and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
     seconds = trainer.timer.time_elapsed()
     each = samples_per_batch(lightning)
     result = Result(
         status=trainer.status,
-        objectives=(),
+        objective=None,
         metrics=metrics,
         epochs=trainer.seen.num_epochs,
         optimizer_steps=lightning.global_step,
@@ -198,7 +197,6 @@ def _start(
         if isinstance(beginning, Fork) and is_main_process():
             _print_changes(beginning, identity)
         result = fit(parts, run, checkpoint=checkpoint, test=test)
-        result = replace(result, takes_optimizer="optimizer" in taken_arguments(cfg, Facts()))
         if test and is_main_process():
             _record_evaluation(cfg, run, trainer, result)
         result = begun.end(result)

@@ -5,30 +5,6 @@ print(verdict.compare(rows, "acc", a={"model": "mlp"}, b={"model": "moe"}, mode=
 print(verdict.rank(rows, "acc", mode="max"))
 """
 
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from leyden.verdict.tables import compare, rank, read
+from leyden.verdict.tables import TableError, compare, rank, read
 
 __all__ = ["TableError", "compare", "rank", "read"]
-
-
-class TableError(ValueError):
-    """A table can't be read, or can't be compared as asked."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
-
-
-def printable(text: str) -> str:
-    """Return a text of a table as one line without control characters."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-
-
-def __getattr__(name: str) -> Any:
-    """Import what reads tables when it is first used."""
-    if name in __all__:
-        from importlib import import_module
-
-        return getattr(import_module("leyden.verdict.tables"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -83,11 +83,6 @@ class Verdict:
             return better
         return "can't be told apart" + f", nor called the same within {self.margin:g}" * bool(self.margin)
 
-    @property
-    def confidence(self) -> str:
-        """Confidence of the interval in percent, as text."""
-        return f"{100 * (1 - self.level):.4g} %"
-
     def detectable(self, num: int | None = None) -> float:
         """Return the true difference that this test detects in four of five cases.
 
@@ -155,7 +150,31 @@ def why_undecided(groups: Sequence[Group]) -> str:
     """Return why groups can't be compared; empty if they can."""
     if not all(is_finite(value) for group in groups for value in group.values.values()):
         return "can't be decided: a value is not finite"
-    return "n too small to tell" * (min(len(group.values) for group in groups) < MIN_VALUES)
+    is_few = min(len(group.values) for group in groups) < MIN_VALUES
+    return f"n too small to tell; at least {MIN_VALUES} of each are needed" * is_few
+
+
+def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
+    """Return the probability that a run of a is better than one of b; ties count half.
+
+    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
+
+    Args:
+        a: The first group.
+        b: The second group.
+        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
+        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
+
+    Example:
+        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
+        >>> share_of_wins(a, b, "max", in_pairs=True)
+        0.625
+    """
+    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
+    if not in_pairs:
+        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
+    sign = -1 if mode == "min" else 1
+    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
 
 
 def not_normal(samples: Sequence[Sequence[float]], spreads: Sequence[float] = ()) -> str:

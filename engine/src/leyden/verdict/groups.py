@@ -50,9 +50,9 @@ class Sample:
     overlap: float
     shape: tuple[float, ...]
 
-    def squared_error(self, num: int | None = None) -> float:
-        """Return the variance of the mean, or that of a mean of another number of values."""
-        return self.variance * (1 / (num or self.num) + self.overlap)
+    def squared_error(self) -> float:
+        """Return the variance of the mean."""
+        return self.variance * (1 / self.num + self.overlap)
 
 
 @dataclass(frozen=True)

@@ -45,8 +45,7 @@ def rank(
     unit: str = "seeds",
     lost: int = 0,
     excluded: Sequence[int] = (),
-    numbers: Sequence[int] | None = None,
-    among: str = "",
+    numbers: Sequence[int] = (),
 ) -> Ranking:
     """Find the settings that can't be told apart from the best one.
 
@@ -55,20 +54,17 @@ def rank(
     the best with a probability of at least 95 %.
 
     Args:
-        groups: The values of each row, best mean first.
+        groups: The finite values of each row, best mean first.
         mode: `min` or `max`, the better direction.
         look: Number of this look at the table, as in `look_level`.
         unit: What the values of a row differ in, such as `seeds`.
         lost: Number of runs that have no value.
         excluded: Indices of rows that an earlier look has excluded; they are not tested again.
-        numbers: Names of the rows in the remarks, from 1 on; None for their places.
-        among: The rows in words, if the table has others.
+        numbers: Numbers of the rows in a table that has others, for the remarks; empty for their places, from 1 on.
     """
-    names = [*(numbers or range(1, len(groups) + 1))]
-    finite = [all(map(is_finite, group.values.values())) for group in groups]
-    enough = [
-        is_finite and len(group.values) >= MIN_VALUES for is_finite, group in zip(finite, groups, strict=True)
-    ]
+    names = numbers or range(1, len(groups) + 1)
+    among = f" of rows {names[0]} to {names[-1]}" * bool(numbers)
+    enough = [len(group.values) >= MIN_VALUES for group in groups]
     tested = [number for number, is_enough in enumerate(enough) if is_enough and number not in excluded]
     like_best: list[bool | None] = [False if number in excluded else None for number in range(len(groups))]
     if len(groups) < 2 or not tested or (len(tested) < 2 and not excluded):
@@ -119,11 +115,10 @@ def _remarks(ranking: Ranking, names: Sequence[int], unit: str, lost: int, enoug
     remarks = [
         f"{lost} run{'s have' if lost > 1 else ' has'} no value and {'are' if lost > 1 else 'is'} not counted."
     ] * bool(lost)
-    whys: dict[str, list[int]] = {}
-    for number in _unclear(ranking):
-        why = "no values vary" if ranking.verdicts[number].why else "too wide a spread to be excluded"
-        whys.setdefault(why, []).append(names[number])
-    remarks += [f"{_name_rows(of)}: {why}; more {unit} would tell." for why, of in whys.items()]
+    if unclear := [names[number] for number in _unclear(ranking)]:
+        remarks.append(
+            f"{_name_rows(unclear)}: no spread, or too wide a one, to be excluded; more {unit} would tell."
+        )
     if few := [names[number] for number, is_enough in enumerate(enough) if not is_enough]:
         remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} {unit} with a value, not compared.")
     kept = [place for place, number in enumerate(ranking.tested) if ranking.like_best[number] is not False]
@@ -205,12 +200,7 @@ class RankingOverSets:
         num = len(self.mean_ranks)
         if self.critical is None:
             least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
-            sets = (
-                f"{self.num_sets} data sets with all settings are"
-                if self.num_sets != 1
-                else "1 data set with all settings is"
-            )
-            return [f"{sets} too few to rank over: that takes {least}."]
+            return [f"Too few data sets have all settings, {self.num_sets}: to rank over them takes {least}."]
         return [
             f"Over {self.num_sets} data sets, mean ranks closer than {self.critical:.2f} can't be told apart",
             f"(critical difference of Nemenyi's test at {100 * LEVEL:g} %; Demšar, 2006).",

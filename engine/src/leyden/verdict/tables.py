@@ -11,26 +11,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.verdict import TableError, printable
-from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
-from leyden.verdict.groups import Group, samples_of
+from leyden.verdict import ranking
+from leyden.verdict.difference import Verdict, decide, look_level, share_of_wins, why_undecided
+from leyden.verdict.groups import MIN_VALUES, Group, samples_of
 from leyden.verdict.numbers import is_finite, measured_text, metric_digits
-from leyden.verdict.ranking import (
-    MARK,
-    Ranking,
-    RankingOverSets,
-    num_pairs,
-    rank_over_sets,
-    shape_remarks,
-)
-from leyden.verdict.ranking import (
-    rank as rank_groups,
-)
 
 MAX_NAMED = 4  # columns in an error message
-REPEATED = "Rows of one setting and seed count once, with their mean."
+REPEATED = "Runs that repeat another one count once in n, with their mean."
 Rows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
+
+
+class TableError(ValueError):
+    """A table can't be read, or can't be compared as asked."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(_printable(text))
+
+
+def _printable(text: str) -> str:
+    """Return a text of a table as one line without control characters."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -118,14 +119,14 @@ class TableRanking:
 
     metric: str
     settings: list[Setting]
-    ranking: Ranking
+    ranking: ranking.Ranking
 
     def __str__(self) -> str:
         """Return a table and the verdict."""
         rows = [("row", "setting", self.metric, "n")]
         for number, setting in enumerate(self.settings):
             is_marked = self.ranking.like_best[number] and number != self.ranking.first
-            mark = f" {MARK}" * bool(is_marked)
+            mark = f" {ranking.MARK}" * bool(is_marked)
             rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
         return "\n".join([*_lines(rows), *self.ranking.remarks])
 
@@ -140,11 +141,11 @@ class TablesRanking:
     """
 
     each: dict[Any, TableRanking]
-    overall: RankingOverSets
+    overall: ranking.RankingOverSets
 
     def __str__(self) -> str:
         """Return a table per data set, and the mean ranks."""
-        parts = [f"{printable(name)}\n{ranking}" for name, ranking in self.each.items()]
+        parts = [f"{_printable(name)}\n{found}" for name, found in self.each.items()]
         rows = [("setting", "mean rank"), *((str(name), each) for name, each in self.overall.shown.items())]
         return "\n\n".join([*parts, "\n".join([*_lines(rows), *self.overall.remarks])])
 
@@ -157,32 +158,43 @@ class TableComparison:
         metric: Name of the metric.
         sides: The settings that are compared.
         found: The verdict.
+        wins: Probability that a run of A is better than one of B.
         remarks: What it assumes and how many settings were to choose from.
+        paired_by: What pairs the runs.
     """
 
     metric: str
     sides: tuple[Setting, Setting]
     found: Verdict
+    wins: float
     remarks: list[str]
+    paired_by: str = "seed"
+
+    @property
+    def lines(self) -> list[str]:
+        """The verdict and its basis in words."""
+        found = self.found
+        finished = ", by the runs that finished" * bool(found.better and any(side.lost for side in self.sides))
+        lines = [f"Verdict: {found.in_words('A', 'B')}{finished}"]
+        if found.interval and found.difference is not None:
+            low, high = found.interval
+            in_digits = metric_digits(found.difference, high - found.difference)
+            how = f"{found.num_pairs} pairs by {self.paired_by}" if found.num_pairs else "not paired"
+            span = f"{in_digits(low)} to {in_digits(high)}"
+            lines.append(
+                f"A - B: {in_digits(found.difference)}, {100 * (1 - found.level):.4g} % interval {span} ({how})"
+            )
+            of = f"pairs by {self.paired_by}" if found.num_pairs else "all pairs of runs"
+            better = "better" if found.mode else "higher"
+            lines.append(f"A is {better} than B in {100 * self.wins:.3g} % of {of}")
+        return [*lines, *self.remarks]
 
     def __str__(self) -> str:
         """Return both settings, the verdict and what it assumes."""
         rows = [("", "setting", self.metric, "n")]
         for name, side in zip("AB", self.sides, strict=True):
             rows.append((name, side.name, side.measured, side.count))
-        lines = [f"Verdict: {self.found.in_words('A', 'B')}", *interval_lines(self.found, "seed")]
-        return "\n".join([*_lines(rows), *lines, *self.remarks])
-
-
-def interval_lines(found: Verdict, paired_by: str) -> list[str]:
-    """Return the difference with its interval, in words; empty without an interval."""
-    if not found.interval or found.difference is None:
-        return []
-    low, high = found.interval
-    in_digits = metric_digits(found.difference, high - found.difference)
-    how = f"{found.num_pairs} pairs by {paired_by}" if found.num_pairs else "not paired"
-    span = f"{in_digits(low)} to {in_digits(high)}"
-    return [f"A - B: {in_digits(found.difference)}, {found.confidence} interval {span} ({how})"]
+        return "\n".join([*_lines(rows), *self.lines])
 
 
 def rank(
@@ -224,14 +236,14 @@ def rank(
         name: {setting.name: setting.mean for setting in found.settings if setting.group.values}
         for name, found in each.items()
     }
-    return TablesRanking(each, rank_over_sets(means, mode))
+    return TablesRanking(each, ranking.rank_over_sets(means, mode))
 
 
 def _rank_one(settings: Sequence[Setting], metric: str, mode: str, look: int) -> TableRanking:
     """Rank the settings of one data set."""
     settings = sorted(settings, key=lambda setting: _order(setting, mode))
     lost = sum(setting.lost for setting in settings)
-    found = rank_groups([setting.group for setting in settings], mode, look=look, lost=lost)
+    found = ranking.rank([setting.group for setting in settings], mode, look=look, lost=lost)
     found.remarks.extend([REPEATED] * any(setting.is_repeated for setting in settings))
     return TableRanking(metric, settings, found)
 
@@ -280,36 +292,59 @@ def compare(
     both = [_side(settings, table, condition, name) for name, condition in (("a", a), ("b", b))]
     if shared := next((each for each in both[0] if each in both[1]), None):
         raise TableError(f"a and b share the setting {shared.name}")
-    chosen = [min(each, key=lambda setting: _order(setting, mode or "max")) for each in both]
-    num_chosen = max(len(both[0]) * len(both[1]), 1 if planned else num_pairs(len(settings)))
+    return compare_settings(settings, both, metric, mode, margin=margin, planned=planned, look=look)
+
+
+def compare_settings(
+    settings: Sequence[Setting],
+    sides: Sequence[Sequence[Setting]],
+    metric: str,
+    mode: str,
+    *,
+    margin: float = 0.0,
+    planned: bool = False,
+    look: int = 1,
+    paired_by: str = "seed",
+) -> TableComparison:
+    """Compare the best of some settings with the best of others, of those that have enough runs.
+
+    Args:
+        settings: All settings, which the two may be chosen from, and which lend each other their spread.
+        sides: Those of each side.
+        metric: As in `compare`.
+        mode: As in `compare`.
+        margin: As in `compare`.
+        planned: As in `compare`.
+        look: As in `compare`.
+        paired_by: What pairs the runs, in words.
+    """
+    a, b = (
+        min(side, key=lambda each: (len(each.group.values) < MIN_VALUES, *_order(each, mode or "max")))
+        for side in sides
+    )
+    # Bonferroni correction, since this pair was selected among so many.
+    num_chosen = max(len(sides[0]) * len(sides[1]), 1 if planned else ranking.num_pairs(len(settings)))
     level, next_level = (look_level(each) / num_chosen for each in (look, look + 1))
-    sides = (chosen[0], chosen[1])
-    groups = [each.group for each in sides]
-    if why := why_undecided(groups):
-        return TableComparison(metric, sides, Verdict((len(groups[0].values), len(groups[1].values)), why=why), [])
-    others = [each.group for each in settings if each is not sides[0] and each is not sides[1]]
-    samples = samples_of([*groups, *(group for group in others if not why_undecided([group]))])
+    remarks = [REPEATED] * (a.is_repeated or b.is_repeated)
+    if a.lost or b.lost:
+        remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
+    if max(map(len, sides)) > 1:
+        remarks.append("The best setting was chosen by these values, so they are biased in its favor.")
+    if why := why_undecided([a.group, b.group]):
+        found = Verdict((len(a.group.values), len(b.group.values)), why=why, mode=mode)
+        return TableComparison(metric, (a, b), found, math.nan, remarks, paired_by)
+    others = [each.group for each in settings if each is not a and each is not b]
+    samples = samples_of([a.group, b.group, *(group for group in others if not why_undecided([group]))])
     found = decide(samples, 0, 1, mode, level, next_level, margin)
-    remarks = [REPEATED] * any(each.is_repeated for each in sides)
-    if any(lost := [each.lost for each in sides]):
-        remarks.append(f"Finished runs only: {lost[0]} of A and {lost[1]} of B have no value.")
     if found.interval and not found.better and not found.is_same:
         remarks.append(found.power_in_words("seeds"))
-    if len(settings) > 2:
-        remarks.append(chosen_remark(len(settings), planned=planned))
-    return TableComparison(
-        metric,
-        sides,
-        found,
-        [*remarks, *shape_remarks(samples, "seeds", min(len(group.values) for group in groups))],
-    )
-
-
-def chosen_remark(num: int, *, planned: bool) -> str:
-    """Return how the choice of two settings among several is accounted for, in words."""
     if planned:
-        return "planned=true: right only if the two were named before any result was seen."
-    return f"Widened, since the two may be chosen among {num} settings; planned=true if not."
+        remarks.append("planned=true: right only if the two were named before any result was seen.")
+    elif len(settings) > 2:
+        remarks.append(f"Widened, since the two may be chosen among {len(settings)} settings; planned=true if not.")
+    remarks += ranking.shape_remarks(samples, "seeds", min(len(a.group.values), len(b.group.values)))
+    wins = share_of_wins(a.group, b.group, mode, in_pairs=bool(found.num_pairs))
+    return TableComparison(metric, (a, b), found, wins, remarks, paired_by)
 
 
 def _check(look: int, mode: str, *allowed: str) -> None:
@@ -352,21 +387,17 @@ def _settings(
         if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
         and len({_text(row.get(column)) for row in table}) > 1
     ]
-    found: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    sets: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
     for row in table:
-        found.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
-    if len(found) == len(table) > 1:
+        of_set = sets.setdefault(_text(row.get(over)) if over else "", {})
+        of_set.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
+    if len({setting for of_set in sets.values() for setting in of_set}) == len(table) > 1:
         unique = [str(column) for column in columns if len({_text(row.get(column)) for row in table}) == len(table)]
         more = ", ".join(unique[:MAX_NAMED]) or ", ".join(map(str, columns[:MAX_NAMED]))
         raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
-    settings: dict[str, list[Setting]] = {}
-    for rows in found.values():
-        sets: dict[str, list[dict[str, Any]]] = {}
-        for row in rows:
-            sets.setdefault(_text(row.get(over)) if over else "", []).append(row)
-        for name, of_set in sets.items():
-            settings.setdefault(name, []).append(_setting(of_set, columns, metric, seed))
-    return settings
+    return {
+        name: [_setting(rows, columns, metric, seed) for rows in of_set.values()] for name, of_set in sets.items()
+    }
 
 
 def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> Setting:
@@ -419,18 +450,14 @@ def _side(
     """
     alike = {key: value for key, value in table[0].items() if len({_text(row.get(key)) for row in table}) == 1}
     given = [(setting, {**alike, **setting.choices}) for setting in settings]
-    if callable(condition):
-        found = [setting for setting, row in given if condition(row)]
-    else:
-        wanted = {column: _text(value) for column, value in condition.items()}
-        for column in wanted:
-            if not any(column in row for row in table):
-                raise TableError(f"{name}: no column is named {column}")
-            if column not in given[0][1]:
-                raise TableError(f"{name}: {column} is no setting, since it is the metric, the seed or ignored")
-        found = [
-            setting for setting, row in given if all(_text(row[column]) == text for column, text in wanted.items())
-        ]
+    wanted = {} if callable(condition) else {column: _text(value) for column, value in condition.items()}
+    if wrong := next((column for column in wanted if column not in given[0][1]), None):
+        raise TableError(f"{name}: {wrong} is no setting; there are {', '.join(map(str, given[0][1]))}")
+    found = [
+        setting
+        for setting, row in given
+        if (condition(row) if callable(condition) else all(_text(row[key]) == text for key, text in wanted.items()))
+    ]
     if not found:
         raise TableError(f"{name}={condition if not callable(condition) else '…'}: no row matches this")
     return found
@@ -438,6 +465,6 @@ def _side(
 
 def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
-    rows = [[*map(printable, cells)] for cells in rows]
+    rows = [[*map(_printable, cells)] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
