@@ -250,7 +250,7 @@ def _read_record(directory: str) -> Record | None:
         return None
     config, result, typed = read.config, read.result, typed_overrides(read.overrides)
     if read.data:
-        config = config | {DIGEST: sys.intern(read.data[:8])}  # most values of runs are the very same object
+        config[DIGEST] = sys.intern(read.data[:8])  # most values of runs are the very same object
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
         parent, checkpoint = parse_fork(fork)
