@@ -5,6 +5,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from leyden.cluster.verb import or_as_job
 from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
@@ -17,6 +18,7 @@ from leyden.run.process import importing
 from leyden.verdict.numbers import metric_text
 
 
+@or_as_job("evaluate")
 @hydra_command
 def main(cfg: DictConfig) -> None:
     """Print the test metrics, and record the test evaluation."""

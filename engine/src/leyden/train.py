@@ -16,7 +16,7 @@ def sweep(config: DictConfig, module: str) -> None:
         config: The sweep's configuration, including the node `hydra`.
         module: Name of the module whose `main.task` runs a job.
     """
-    from leyden.cluster.submit import launcher
+    from leyden.cluster import launcher
     from leyden.sweep.grid import run_sweep
 
     run_sweep(config, launcher(config, module))
@@ -64,7 +64,7 @@ def task(cfg: DictConfig) -> None:
                 dry_build(cfg, {}, overrides=overrides, test=test)
                 print("This would train. dry_run=true: nothing was trained.")
                 return
-            pictures = cfg.sweep.pictures == "all" or (cfg.sweep.pictures == "best" and not is_job)
+            pictures = not is_job or cfg.sweep.pictures == "all"
             result = start(cfg, identity, run, test=test, pictures=pictures, overrides=overrides)
         elif not is_job and is_main_process():
             print("This run has finished already; nothing was trained.")

@@ -404,3 +404,21 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     slurm.wait(job, "COMPLETED")
     assert run.result.requeues == 2
     assert_the_same(run, whole)
+
+
+def test_a_verb_is_run_as_a_job(slurm, tmp_path, mnist_root):
+    run, where = tmp_path / "run", f"outputs={tmp_path}"
+    finish(start(f"run_dir={run}", *SHORT))
+    here, on_node = (
+        finish(start(f"run={run}", where, *more, script=("-m", "leyden.evaluate")))
+        for more in ((), ("cluster=slurm_cpu", *CLUSTER))
+    )
+    assert "test/acc" in here
+    assert [line for line in here.splitlines() if "test/" in line] == [
+        line for line in on_node.splitlines() if "test/" in line
+    ]
+    assert "job " in on_node
+    wrong = start("run=nowhere", "cluster=slurm_cpu", *CLUSTER, script=("-m", "leyden.evaluate"))
+    output, _ = wrong.communicate(timeout=TIMEOUT_S)
+    assert wrong.returncode == 2, output
+    assert "not a run directory" in output

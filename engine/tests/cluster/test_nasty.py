@@ -57,7 +57,8 @@ def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     container = tmp_path / "container"
     container.write_text('#!/bin/sh\nPATH=/nowhere exec "$@"\n')
     container.chmod(0o755)
-    process = submit(tmp_path, *LONG, f"cluster.python='{container} {sys.executable}'")
+    setup = "cluster.setup=['set -euo pipefail']"
+    process = submit(tmp_path, *LONG, f"cluster.python='{container} {sys.executable}'", setup)
     run = the_run(nasty_slurm, tmp_path)
     nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])

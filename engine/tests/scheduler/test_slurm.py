@@ -1,10 +1,7 @@
 """What Leyden asks of Slurm and how it reads the answers, without a Slurm."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
 from omegaconf import OmegaConf
@@ -123,54 +120,6 @@ def test_each_process_has_a_gpu(tmp_path):
     assert "#SBATCH --gpus-per-node=4" in script
     assert "#SBATCH --cpus-per-task=3" in script
     assert "#SBATCH --array=0-4%5" in script
-
-
-@pytest.fixture
-def script(tmp_path, monkeypatch):
-    """A function that runs a job's script with stand-ins for Slurm's commands; returns its exit code and calls."""
-    (tmp_path / "bin").mkdir()
-    for name, line in {"srun": 'while [ "$1" != work ]; do shift; done; shift; exec "$@"', "scontrol": ""}.items():
-        command = tmp_path / "bin" / name
-        command.write_text(f'#!/bin/bash\necho {name} "$@" >> {tmp_path}/calls\n{line}\n')
-        command.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    for name, value in {
-        "SLURM_JOB_ID": "9",
-        "SLURM_CPUS_PER_TASK": "1",
-        "SLURM_ARRAY_JOB_ID": "7",
-        "SLURM_ARRAY_TASK_ID": "2",
-        "SLURM_JOB_NUM_NODES": "1",
-        "SLURMD_NODENAME": "n1",
-        "TMPDIR": str(tmp_path),
-    }.items():
-        monkeypatch.setenv(name, value)
-
-    def run(work, *overrides):
-        monkeypatch.setenv("WORK", work)
-        text = slurm.script(tmp_path, composed(*overrides).cluster, 3, "work bash -c 'eval \"$WORK\"'")
-        (tmp_path / "calls").write_text("")
-        code = subprocess.run(["bash", "-c", text], timeout=60).returncode
-        return code, [line for line in (tmp_path / "calls").read_text().splitlines() if "scontrol" in line]
-
-    return run
-
-
-ASK = f"{sys.executable} -c 'from leyden.scheduler import slurm; slurm.requeue(elsewhere=%s)'; exit 138"
-
-
-@pytest.mark.parametrize("setup", ["[]", "['set -euo pipefail']"])
-def test_the_exit_code_of_a_job_is_that_of_its_processes(tmp_path, script, setup):
-    options = (f"cluster.setup={setup}",)
-    make = f"mkdir -p {tmp_path}/leyden-$(id -u)/7_2/code-x; "
-    for code in (1, 75, 137, 0):
-        assert script(f"{make} exit {code}", *options) == (code, [])
-        assert [*tmp_path.glob("leyden-*/*")] == []
-    assert script(ASK % "False", *options) == (138, ["scontrol requeue 7_2"])
-    excludes = "scontrol update JobId=7_2 ExcNodeList=n1"
-    assert script(ASK % "True", *options) == (138, ["scontrol requeue 7_2", excludes])
-    assert script("exit 3", *options) == (3, [])  # the next start
-    # From within a job of a script of the user's own, which hands on the variables of the job that has submitted it.
-    assert script("SLURM_ARRAY_TASK_ID=3; " + ASK % "False", *options) == (138, ["scontrol requeue 7_3"])
 
 
 def test_one_job_is_tested_for_all(answer, tmp_path):

@@ -44,7 +44,9 @@ def test_batches_of_any_form_are_trained_on(train, form):
     assert curves(run)
 
 
-NAMES = "must be one of auto, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false, fsdp2, or a node"
+NAMES = (
+    "must be one of auto, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false, fsdp2, or a node"
+)
 SHARDS = (
     "Strategy may shard weights or optimizer states; checkpoints hold them whole, so the run could not be resumed"
 )

@@ -62,6 +62,8 @@ sweep.max_runs=60  =>  sweep.max_runs=60: is for sweep.seeds=auto
 sweep.seeds=auto sweep.max_runs=60 sweep.average_over=[]  =>  sweep.seeds=auto: sweep.average_over=[]
 sweep.seeds=auto sweep.max_runs=60 seed=0,1  =>  the sweep is over seed itself
 sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a grid
+sweep.seeds=0  =>  sweep.seeds=0: must be a positive whole number, or auto
+sweep.seeds=2 sweep.settings=[{seed:1},{seed:2}]  =>  sweep.seeds=2: the sweep is over seed itself
 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
 sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
 """

@@ -9,11 +9,9 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from optuna.trial import TrialState
 
-from leyden.config.errors import UserError
 from leyden.sweep import launcher
 from leyden.sweep.search import Trials
-from leyden.sweep.sweep import add_seeds, num_seeds
-from tests.sweep.spaces import space
+from leyden.sweep.sweep import add_seeds
 from tests.sweep.test_launcher_batch import Clock, Silent
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -127,18 +125,3 @@ def test_a_seed_has_the_directory_that_it_has_alone():
     job = SimpleNamespace(overrides=["+seed=4", "lr=0.1", "seed=5"], config=OmegaConf.create({"seed": 5}))
     assert add_seeds(job, 1) == []
     assert add_seeds(job, 3) == [["lr=0.1", "seed=6"], ["lr=0.1", "seed=7"]]
-
-
-@pytest.mark.parametrize("num", [0, -1, 1.5, "two", True, None])
-def test_a_number_of_seeds_that_is_none(num):
-    with pytest.raises(UserError, match=f"^sweep.seeds={num}: must be a positive whole number, or auto$"):
-        num_seeds(OmegaConf.create({"sweep": {"seeds": num}}), [])
-
-
-@pytest.mark.parametrize("tried", [["seed=0,1"], []])
-def test_the_seed_is_tried_by_one_of_the_two(tried):
-    keys = space(*tried, settings=None if tried else [{"seed": 1}, {"seed": 2}]).keys
-    assert num_seeds(OmegaConf.create({"sweep": {"seeds": 1}}), keys) == 1
-    with pytest.raises(UserError, match=r"^sweep\.seeds=2: the sweep is over seed itself; remove one of the two$"):
-        num_seeds(OmegaConf.create({"sweep": {"seeds": 2}}), keys)
-    assert num_seeds(OmegaConf.create({"sweep": {"seeds": 2}}), space("seed=3", "a=1,2").keys) == 2

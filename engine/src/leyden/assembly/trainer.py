@@ -319,7 +319,7 @@ def run_trainer(
         data: The data of the run.
         content: Content of the checkpoint to resume from; loggers delete their points from its step on.
         requeue_signal: Receiver of the scheduler's signal.
-        pictures: True if callbacks draw at the end of the run; `draw_late_pictures` can draw later.
+        pictures: True if callbacks draw at the end of the run.
         dry: True to check the loggers only, since they write files when they are built.
 
     Raises:

@@ -29,8 +29,7 @@ class DisplayCallback(L.Callback):
     """Base of callbacks that a run does not depend on: an error in a hook is reported, and the run continues.
 
     Attributes:
-        at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an evaluation. Such
-            pictures can also be drawn later.
+        at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an evaluation.
     """
 
     at_end = False

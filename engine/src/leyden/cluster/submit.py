@@ -31,7 +31,6 @@ from leyden.run.result import Failure
 from leyden.scheduler import slurm
 from leyden.scheduler.slurm import JobState, RejectedError
 from leyden.sweep.jobs import Job, sweep_directory
-from leyden.sweep.launcher import Launcher, LocalLauncher
 from leyden.sweep.worker import run_on_node
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
@@ -84,34 +83,23 @@ def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return info
 
 
+def python_on_node(cluster: DictConfig, code: Path | None = None) -> str:
+    """Return the shell command that starts Python on a node, from a snapshot if there is one."""
+    python = cluster.python or shlex.quote(sys.executable)
+    library = ["engine/src"] if code or (ROOT / "engine" / "src").is_dir() else []
+    folders = ":".join([*library, "src" if SRC != ROOT else "."])
+    bootstrap = _bootstrap_of(code) if code else BOOTSTRAP
+    return f"{python} {shlex.join([str(bootstrap), str(code or ROOT), folders])}"
+
+
 MAX_POLL_S = 15.0  # between looks at the runs' results
 FREED_S = 10.0  # between a run's result and the end of its job, after which another job may be accepted
 FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of Slurm, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
+
+
 NUM_TRIALS = 10  # of a search at once, if nothing else is set
-
-
-def launcher(config: DictConfig, module: str) -> Launcher:
-    """Return the launcher of a sweep, as its configuration chooses it.
-
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
-
-    Raises:
-        UserError: Hydra's own launcher or a plugin's is chosen.
-    """
-    match config.hydra.runtime.choices["hydra/launcher"]:
-        case "local":
-            return LocalLauncher(config, module)
-        case "slurm":
-            return SlurmLauncher(config, module)
-        case other:
-            raise UserError(
-                f"hydra/launcher={other}: must be local or slurm, whose runs can be checked and resumed; set cluster=local "
-                "or cluster=slurm"
-            )
 
 
 class SlurmLauncher:
@@ -180,11 +168,7 @@ class SlurmLauncher:
     @property
     def python(self) -> str:
         """Shell command that starts Python on a node, from the snapshot if there is one."""
-        python = self.cluster.python or shlex.quote(sys.executable)
-        library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
-        folders = ":".join([*library, "src" if SRC != ROOT else "."])
-        bootstrap = _bootstrap_of(self.code) if self.code else BOOTSTRAP
-        return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
+        return python_on_node(self.cluster, self.code)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit jobs; those that are not accepted are submitted later, or, if nothing waits, by the same command."""

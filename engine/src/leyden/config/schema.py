@@ -98,7 +98,7 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must", "changed"),
     "train.test": ("auto", True, False),
     "train.exact": ("report", "require", "off", "test"),
-    "train.sweep.pictures": ("all", "best", "none"),
+    "train.sweep.pictures": ("all", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.failed": ("drop", "worst"),
     "evaluate.format": ("table", "json"),

@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import statistics
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,6 @@ from leyden.report.ranking import (
     read_sweep_settings,
 )
 from leyden.report.records import Record, position, read_records, varying_keys
-from leyden.run.directory import Run
 from leyden.run.files import write_whole
 from leyden.run.result import plain, save_pdf, use_log_scale
 from leyden.verdict.numbers import metric_text
@@ -105,7 +104,6 @@ def summarize(
     form: str = "table",
     failed: str = "drop",
     over: str = "seeds",
-    before_end: Callable[[Sequence[Run]], None] = lambda runs: None,
 ) -> None:
     """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
 
@@ -114,8 +112,6 @@ def summarize(
         form: Format of the printed table, `table` or `json`.
         failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
         over: `seeds`, or `data` to rank also over several data sets.
-        before_end: Called with the best run of each data set, before the last lines are printed: the commands that
-            evaluate it.
 
     Raises:
         UserError: There is no run.
@@ -160,7 +156,6 @@ def summarize(
     print_table(shown[:NUM_SHOWN], columns, names=names)
     more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
     show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
-    before_end([winner.run for winner in winners])
     if last:
         show("\n".join(last))
 

@@ -288,8 +288,6 @@ class Job:
         config = self.resolved_config
         if "download" in config.data:
             config.data.download = False  # a node may have no network; the data set was downloaded before
-        if config.sweep.pictures == "best":
-            config.sweep.pictures = "all"  # no process may be left to draw them when the sweep ends
         if config.resume != "changed":  # checked before submission; a requeued job must resume in its own directory
             config.resume = "auto"
         return config

@@ -22,7 +22,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
 from leyden.run.identity import key_of
-from leyden.run.record import RECORD, is_own, signature
+from leyden.run.record import is_own, signature
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
@@ -175,16 +175,11 @@ class Search:
         """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
         with lock.hold(self._lock(self.owner)):
             with lock.hold(self._lock("ask")):
-                self._check_complete()
                 trials = self.study.get_trials(deepcopy=False)
                 retried = {trial.user_attrs.get("again") for trial in trials}
                 for trial in trials:
                     if trial.state == TrialState.FAIL and trial.number not in retried:
-                        # An enqueued trial may have been killed before all its parameters were suggested: then
-                        # `fixed_params` has the others.
-                        fixed = trial.system_attrs.get("fixed_params")
-                        setting = {**(fixed if isinstance(fixed, dict) else {}), **trial.params}
-                        self.study.enqueue_trial(setting, user_attrs={"again": trial.number})
+                        self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
             yield
 
     def ask(self) -> tuple[Trial, list[Job]] | None:
@@ -279,23 +274,6 @@ class Search:
         watch = self._watches.setdefault(owner, lock.Watch(self._lock(owner)))
         return watch.state()
 
-    def _check_complete(self) -> None:
-        """Check that the study has a trial for each run in the sweep directory.
-
-        Otherwise a part of the study was lost, and too many trials would run.
-
-        Raises:
-            UserError: The study lacks runs.
-        """
-        runs = sorted(path.parent.name for path in self.directory.glob(f"*/{RECORD}"))
-        known = {name for trial in self.study.get_trials(deepcopy=False) for name in names_of_runs(trial)}
-        if unknown := [name for name in runs if name not in known]:
-            raise UserError(
-                f"{self.directory}/study.journal lacks {len(unknown)} of {len(runs)} runs here, such as "
-                f"{unknown[0]}: it was lost, partly or entirely\n"
-                "choose another sweep_name, or move those runs away: the search continues without them"
-            )
-
     def _lock(self, name: str) -> Path:
         return self.directory / "locks" / name
 
@@ -306,14 +284,6 @@ def overrides_of(frozen: FrozenTrial, trust: bool) -> list[str] | None:
         case [[*overrides], str(signed)] if trust or is_own(json.dumps(overrides), signed):
             return [str(each) for each in overrides]
     return None
-
-
-def names_of_runs(frozen: FrozenTrial) -> list[str | None]:
-    """Return the names of a trial's run directories, that of the first seed first.
-
-    The first is None if the trial was abandoned before its runs were recorded.
-    """
-    return [frozen.user_attrs.get("run"), *frozen.user_attrs.get("other_runs", ())]
 
 
 def run_search(

@@ -16,20 +16,18 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from leyden.config.checks import require_choice
-from leyden.config.errors import UserError, log_and_continue
+from leyden.config.errors import UserError
 from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
-from leyden.run.directory import Run
 from leyden.run.files import read_json, refuse_links, write_whole
 from leyden.run.identity import typed_overrides
-from leyden.run.record import RECORD
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, sweep_directory
 from leyden.sweep.launcher import Launcher, StatusLine, call_in_process, run_jobs
 from leyden.sweep.space import check_sweep_size, extreme_values
-from leyden.sweep.worker import draw_pictures, dry_build_jobs
+from leyden.sweep.worker import dry_build_jobs
 from leyden.verdict.groups import MIN_VALUES
 
 
@@ -279,14 +277,13 @@ class Sweep:
             self.status.total -= num
 
     def conclude(self) -> None:
-        """Write and print the summary, and draw the pictures of the best runs.
+        """Write and print the summary.
 
         Raises:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
-        draws = self.config.sweep.pictures == "best"
         try:
-            summarize(self.directory, before_end=lambda runs: self._draw(runs if draws else []))
+            summarize(self.directory)
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
@@ -294,18 +291,3 @@ class Sweep:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
             head += ", and continues with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
-
-    def _draw(self, runs: Sequence[Run]) -> None:
-        """Draw the pictures of runs that have none yet, if this command knows their jobs."""
-        for run in runs:
-            with log_and_continue(f"{run.directory.name}: drawing its pictures"):
-                ended = (run.directory / RECORD).stat().st_mtime
-                is_drawn = any(path.stat().st_mtime >= ended for path in run.directory.glob("*.png"))
-                is_drawn |= lock.is_held(run.directory)  # on another machine
-                # The configuration is composed by this sweep, never read from the run directory.
-                job = None if is_drawn else self.ended.get(run.directory)
-                if job is None:
-                    continue
-                print(f"drawing the best: {run.directory}")
-                if failure := call_in_process(draw_pictures, job.resolved_config, log=job.log):
-                    raise UserError(str(failure))

@@ -27,7 +27,6 @@ from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
-from leyden.run import lock
 from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import (
@@ -210,18 +209,6 @@ def run_as_command(module: str, config: DictConfig) -> Failure | None:
             recorded: Failure = pickle.loads(failure.read_bytes())
             return recorded
         return Failure("Killed", f"its process ended with {code}") if code else None
-
-
-def draw_pictures(config: DictConfig) -> Failure | None:
-    """Draw the pictures of a run that ended without them; return the failure, None on success."""
-    with importing():
-        from leyden.training.trained import draw_late_pictures
-    try:
-        with lock.hold_directory(Path(config.run_dir), timeout_s=0):
-            draw_late_pictures(config)
-    except Exception as error:
-        return Failure.of(error)
-    return None
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:

@@ -10,18 +10,16 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from leyden.assembly.build import check_world_size, datamodule
-from leyden.assembly.instantiate import import_targets, instantiate, switched_on, user_errors
+from leyden.assembly.instantiate import import_targets, instantiate, user_errors
 from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import partial_test_message, task_module
-from leyden.assembly.trainer import callbacks_of, plain_trainer, silence_lightning
+from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
-from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.schema import ACCELERATORS
@@ -29,10 +27,7 @@ from leyden.config.terminal import warn
 from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split
 from leyden.data.folder import FolderDataModule
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
-from leyden.exact.stages import Stages
 from leyden.exact.state import restore_module
-from leyden.loggers import TensorBoard
-from leyden.pictures.outputs import OnEvaluation
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep_settings
 from leyden.report.records import read_records
@@ -319,37 +314,6 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
 
 
 @undisturbed()
-def draw_late_pictures(cfg: DictConfig) -> None:
-    """Draw the pictures that a run's callbacks draw at the end of the run, after it has ended.
-
-    They are drawn from the curves, and from an evaluation of the best weights on the validation split.
-
-    Args:
-        cfg: The configuration of the run, with its `run_dir`.
-
-    Raises:
-        UserError: The data or the checkpoints can't be read.
-    """
-    silence_lightning()
-    trained = Trained(Run(cfg.run_dir))
-    last = read_checkpoint(trained.run.newest_checkpoint() or trained.path)
-    drawing: list[L.Callback] = [
-        each for each in callbacks_of(cfg, trained.facts)[0] if isinstance(each, DisplayCallback) and each.at_end
-    ]
-    loggers: list[Logger] = []
-    if any("tensorboard" in str(node._target_).lower() for _, node in switched_on(cfg.logger)):
-        loggers.append(TensorBoard(save_dir=cfg.run_dir, purge_step=last["global_step"] + 1))  # nothing is dropped
-    stages = Stages()
-    stages.load_state_dict(last["callbacks"][Stages.state_key])
-    cfg.trainer.update({"devices": 1, "num_nodes": 1, "strategy": "auto"})  # the run may have had several processes
-    trainer = plain_trainer(cfg, callbacks=[stages, *drawing], logger=loggers, default_root_dir=cfg.run_dir)
-    trainer.fit_loop.load_state_dict(last["loops"]["fit_loop"])  # pictures are logged at the run's last step
-    for callback in drawing:
-        callback.on_fit_end(trainer, trained.module)
-    if has_split(trained.data, "val") and any(isinstance(callback, OnEvaluation) for callback in drawing):
-        trainer.validate(trained.module, datamodule=trained.data, verbose=False)
-
-
 class LoadedRun:
     """A trained run for notebooks and scripts, without Hydra. Its parts are read when they are first used.
 

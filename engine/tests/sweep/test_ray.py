@@ -1,0 +1,99 @@
+"""A sweep and a search on a Ray cluster of two nodes, one of which is lost; and what is refused before."""
+
+import os
+import subprocess
+import sys
+import time
+
+import pytest
+
+from leyden.run.directory import Run
+from tests import mistakes, records
+from tests.conftest import QUICK, assert_same_bits
+
+CLUSTER = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(nodes[0], allow_graceful=False)
+print("lost", flush=True)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+FEW = (*QUICK, "callbacks.checkpoint.every_n_steps=2", "trainer.accelerator=cpu")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A folder with Ray, which is too large for every developer."""
+    folder = tmp_path_factory.mktemp("site")
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "ray"], check=True)
+    for each in ("filelock", "packaging", "yaml", "typing_extensions.py"):  # which are here
+        subprocess.run(["rm", "-rf", folder / each], check=True)
+    return folder
+
+
+@pytest.fixture
+def cluster(site, monkeypatch):
+    """A cluster's address, and a function that takes one of its two nodes away."""
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(site)]))
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLUSTER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True
+    )
+
+    def lose():
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert "lost" in process.stdout.readline()
+
+    yield process.stdout.readline().strip(), lose
+    process.communicate("\n\n", timeout=60)
+
+
+def command(place, *arguments):
+    words = ["-m", "leyden.train", "-m", *FEW, f"outputs={place}", *arguments]
+    return subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.system
+def test_a_sweep_and_a_search_on_nodes_of_which_one_is_lost(cluster, tmp_path, mnist_root):
+    address, lose = cluster
+    on_ray = ("cluster=ray", f"cluster.address={address}", "cluster.cpus=1")
+    grid = ("sweep_name=s", "seed=0,1,2", "trainer.max_epochs=60")
+    sweep = command(tmp_path / "ray", *on_ray, *grid)
+    folder = tmp_path / "ray" / "sweeps" / "s"
+    while len([*folder.glob("*/checkpoints/last.ckpt")]) < 2:  # on each node a run is under way
+        assert sweep.poll() is None
+        time.sleep(0.1)
+    lose()
+    assert sweep.wait() == 0
+    assert command(tmp_path / "local", *grid).wait() == 0
+    assert sum(len(records.starts(path)) for path in records.ended(folder)) == 4  # one was resumed
+    for path in records.ended(folder):
+        assert_same_bits(path, tmp_path / "local" / "sweeps" / "s" / path.name)
+    search = (
+        "sweep_name=t",
+        "hydra/sweeper=optuna",
+        "hydra.sweeper.num_trials=3",
+        "optimizer.lr=interval(0.001,0.1)",
+    )
+    assert command(tmp_path / "ray", *on_ray, *search).wait() == 0
+    found = [Run(path).result.status for path in records.ended(tmp_path / "ray" / "sweeps" / "t")]
+    assert found == ["finished"] * 3
+
+
+REFUSED = """
+cluster=ray cluster.cpus=0  =>  cluster.cpus=0: must be a whole number, 1 or larger
+cluster=ray  =>  ray is not installed; pip install 'leyden[ray]' installs it
+"""
+
+
+@pytest.mark.parametrize(("typed", "told"), mistakes(REFUSED))
+def test_what_is_wrong_is_refused_in_a_line(cli, typed, told):
+    code, _, err = cli("train", "-m", *typed.split(), "seed=0,1")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert told in err
