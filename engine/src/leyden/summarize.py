@@ -3,7 +3,7 @@
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending
 from leyden.report.summary import summarize
-from leyden.report.tables import OPTIONS, refuse_table_options, summarize_table
+from leyden.report.tables import OPTIONS, refuse_table_options, show_front, summarize_table
 
 USAGE = """\
 leyden summarize DIR [failed=drop|worst] [over=seeds|data] [format=table|json]
@@ -13,6 +13,7 @@ Writes summary.csv, summary.md and summary.png: a table of all runs in or below 
 The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
 
   failed=worst       a failed run counts as the worst value of all runs; by default it is left out of the means
+  front=val/acc:max,num_parameters:min   the settings that no other one beats in both, by their means (Pareto front)
   over=data          also ranks the settings over several data sets, by their mean ranks; of a table, over=COLUMN
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -22,11 +23,14 @@ def main() -> None:
     """Run the command."""
     with ending(), arguments.without_garbage_collection():
         folders, options = arguments.parse_arguments(
-            USAGE, {"failed": "drop", "over": "seeds", "format": "table", **OPTIONS}, max_folders=1
+            USAGE, {"failed": "drop", "over": "seeds", "format": "table", "front": "", **OPTIONS}, max_folders=1
         )
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
+        if options["front"]:
+            show_front(folders[0], options["front"], form)
+            return
         if folders[0].is_file():
             summarize_table(folders[0], options)
             return

@@ -3,6 +3,7 @@ import functools
 import json
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -15,6 +16,7 @@ from leyden.report import summary
 from leyden.report.ranking import merge_rows
 from leyden.report.records import read_records, varying_keys
 from leyden.run import files
+from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.testing.contracts import compose
 from tests import records
@@ -373,6 +375,26 @@ def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
         monkeypatch.setattr("leyden.report.summary.program_command", lambda _, program=program: program)
         run_command(monkeypatch, tmp_path)
         assert f"The search in a {line} {tmp_path}/study.journal" in capsys.readouterr().out
+
+
+def test_the_front_of_two_metrics_is_one_of_settings(tmp_path, capsys, monkeypatch):
+    """The best single run, of 0.1, is of a setting whose mean is beaten in both."""
+    seconds = {8: 1.0, 32: 2.0, 64: 3.0}
+    for width, losses in {8: (0.5, 0.5), 32: (0.1, 0.9), 64: (0.3, 0.3)}.items():
+        for seed, loss in enumerate(losses):
+            place, typed = tmp_path / f"{width}_{seed}", [f"model.hidden_sizes=[{width}]", f"seed={seed}"]
+            write(place, typed, value=loss)
+            metrics = {"val/loss": loss, "time": seconds[width], "test/acc": 0.9}
+            records.put(place, result=replace(Run(place).result, metrics=metrics, stages={"test": ["test/acc"]}))
+    run_command(monkeypatch, tmp_path, "front=val/loss:min,time:min", "format=json")
+    assert json.loads(capsys.readouterr().out) == [
+        {"model.hidden_sizes": [64], "val/loss": 0.3, "time": 3.0},
+        {"model.hidden_sizes": [8], "val/loss": 0.5, "time": 1.0},
+    ]
+    for wrong in ("val/loss", "val/loss:min,nope:max", "val/loss:min,test/acc:max"):
+        with pytest.raises(SystemExit, match="2"):
+            run_command(monkeypatch, tmp_path, f"front={wrong}")
+        assert len(capsys.readouterr().err.splitlines()) == 1
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])

@@ -29,11 +29,6 @@ class Objective:
     mode: str
     value: float | None = None
 
-    @property
-    def gain(self) -> float | None:
-        """The value, negated for mode `min`, so that larger is better."""
-        return self.value if self.value is None or self.mode == "max" else -self.value
-
 
 def objective_of(node: Any) -> Objective | None:
     """Return the objective of the config node `objective`; None for null.

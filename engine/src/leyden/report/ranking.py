@@ -124,10 +124,10 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str], failed: str =
 
     def rank(row: Row) -> tuple[bool, float]:
         counted = row.counted
-        mean = _mean([*_values(_group_repetitions(counted, averaged)).values()])
-        is_less = any(record.objective and record.objective.mode == "min" for record in counted)
-        gain = -math.inf if mean is None else -mean if is_less else mean
-        return any(record.status == "finished" for record in counted), gain
+        groups = _group_repetitions(counted, averaged).values()
+        gains = [statistics.fmean(record.gain for record in same) for same in groups]
+        has_finished = any(record.status == "finished" for record in counted)
+        return has_finished, statistics.fmean(gains) if gains else -math.inf
 
     assign_data([*rows.values()], averaged)
     order = [*dict.fromkeys(row.data for row in rows.values())]

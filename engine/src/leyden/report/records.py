@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -108,9 +109,11 @@ class Record:
         return value if value is not None and is_finite(value) else None
 
     @property
-    def gain(self) -> float | None:
-        """The value of the objective, negated if smaller is better."""
-        return self.objective.gain if self.objective and self.value is not None else None
+    def gain(self) -> float:
+        """The value of the objective, negated if smaller is better; minus infinity without one."""
+        if self.objective is None or self.value is None:
+            return -math.inf
+        return self.value if self.objective.mode == "max" else -self.value
 
 
 def position(record: Record) -> str:
@@ -250,7 +253,7 @@ def _read_record(directory: str) -> Record | None:
         return None
     config, result, typed = read.config, read.result, typed_overrides(read.overrides)
     if read.data:
-        config = config | {DIGEST: sys.intern(read.data[:8])}  # most values of runs are the very same object
+        config[DIGEST] = sys.intern(read.data[:8])  # most values of runs are the very same object
     # Split into the parent, which a mean can be taken over, and its checkpoint.
     if isinstance(fork := config.get("fork"), str):
         parent, checkpoint = parse_fork(fork)

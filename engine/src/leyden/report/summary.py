@@ -124,11 +124,6 @@ def summarize(
     marked = _contenders(rows, averaged, objective, directory)
     parts = by_data(rows)
     best = [[*part][first_tested([*part.values()], averaged)] for part in parts] if objective else []
-    winners = [
-        max(runs, key=lambda record: record.gain or 0.0)
-        for number in best
-        if (runs := rows[number].distinct(averaged))
-    ]
     evaluations = test_set_remarks(records)
     content = _content(rows, averaged, marked)
     cells, keys = _cells(content), varying_keys([row.choices for row in rows])
@@ -148,8 +143,9 @@ def summarize(
     files = ["summary.csv", "summary.md", *_draw(directory, rows, metric, log_keys, averaged)]
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
-        winner = winners[0].directory if len(best) == 1 and winners else None
-        told = {"best": winner, "remarks": marked.remarks, "test_evaluations": evaluations}
+        runs = rows[best[0]].distinct(averaged) if len(best) == 1 else []
+        winner = max(runs, key=lambda record: record.gain, default=None)
+        told = {"best": winner and winner.directory, "remarks": marked.remarks, "test_evaluations": evaluations}
         print(json_text({"objective": aim, "rows": content, **told}))
         return
     names = short_names(keys, taken=columns) | {"objective": metric}

@@ -7,12 +7,14 @@ from typing import Any
 
 from leyden import verdict
 from leyden.config.errors import UserError
-from leyden.config.table import json_text
+from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.comparison import comparison_content, setting_content
+from leyden.report.held_out import refuse_test_metrics
 from leyden.report.listing import parse_condition
-from leyden.report.ranking import count_look
+from leyden.report.ranking import count_look, read_sweep_settings
+from leyden.report.records import read_records
 from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
 
 OPTIONS = {"metric": "", "mode": "", "seed": "seed", "ignore": ""}  # of tables alone, with their defaults
@@ -59,6 +61,41 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
         print(json_text(comparison_content(found)))
     else:
         show(str(found))
+
+
+def show_front(place: Path, text: str, form: str) -> None:
+    """Print the settings of runs or of a table that no other one beats by the means of several metrics.
+
+    Args:
+        place: A folder with runs, or a file.
+        text: Metrics with their better direction, such as `val/acc:max,num_parameters:min`.
+        form: `table` or `json`.
+
+    Raises:
+        UserError: There is no such metric, or a direction is missing.
+    """
+    pairs = [each.rpartition(":") for each in text.split(",")]
+    if place.is_file():
+        rows, ignore = _read(place), ["seed"]
+    else:
+        records, (_, ignore) = read_records(place), read_sweep_settings(place)
+        refuse_test_metrics("front", {name for name, *_ in pairs}, records)
+        rows = [{**each.choices, **each.result.metrics} for each in records if each.result]
+        names = {name for each in records if each.result for name in each.result.metrics}
+        ignore = [*ignore, *names]
+    try:
+        found = verdict.front(rows, {name: mode for name, _, mode in pairs}, ignore=ignore)
+    except verdict.TableError as error:
+        raise UserError(f"front={text}: {error}; for example front=val/acc:max,num_parameters:min") from error
+    if form == "json":
+        print(json_text(found))
+        return
+    print_table(
+        [{key: int(v) if isinstance(v, float) and v.is_integer() else v for key, v in row.items()} for row in found]
+    )
+    show(
+        "No other setting is better by the means of these; leyden compare says whether a difference is more than chance."
+    )
 
 
 def summarize_table(path: Path, options: Mapping[str, str]) -> None:

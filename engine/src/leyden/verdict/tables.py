@@ -380,13 +380,7 @@ def _settings(
     table: Sequence[dict[str, Any]], metric: str, seed: str | None, ignore: Sequence[str], over: str = ""
 ) -> dict[str, list[Setting]]:
     """Return the settings of a table, by data set if it has several."""
-    no_settings = [metric, *filter(None, [seed, over]), *([ignore] if isinstance(ignore, str) else ignore)]
-    columns = [
-        column
-        for column in dict.fromkeys(key for row in table for key in row)
-        if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
-        and len({_text(row.get(column)) for row in table}) > 1
-    ]
+    columns = _columns(table, [metric, *filter(None, [seed, over])], ignore)
     sets: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
     for row in table:
         of_set = sets.setdefault(_text(row.get(over)) if over else "", {})
@@ -398,6 +392,54 @@ def _settings(
     return {
         name: [_setting(rows, columns, metric, seed) for rows in of_set.values()] for name, of_set in sets.items()
     }
+
+
+def _columns(table: Sequence[dict[str, Any]], others: Sequence[str], ignore: Sequence[str]) -> list[str]:
+    """Return the columns that vary and are settings: none of these others, and none that `ignore` names."""
+    no_settings = [*others, *([ignore] if isinstance(ignore, str) else ignore)]
+    return [
+        column
+        for column in dict.fromkeys(key for row in table for key in row)
+        if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
+        and len({_text(row.get(column)) for row in table}) > 1
+    ]
+
+
+def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)) -> list[dict[str, Any]]:
+    """Return the settings that no other one beats in one metric and equals in the others: the Pareto front of their means.
+
+    The means are taken as they are; whether two settings differ by more than chance, `compare` says.
+
+    Args:
+        rows: The table, a row per run; or a data frame with `to_dict`.
+        metrics: `min` or `max`, the better direction, of each metric.
+        ignore: Columns that are no settings, such as the seed; patterns like `time*` are allowed.
+
+    Returns:
+        The choices and the means of each, the best by the first metric first.
+
+    Example:
+        >>> rows = [{"width": 8, "acc": 0.9, "s": 1}, {"width": 64, "acc": 0.95, "s": 3}, {"width": 32, "acc": 0.9, "s": 2}]
+        >>> [each["width"] for each in front(rows, {"acc": "max", "s": "min"})]
+        [64, 8]
+    """
+    for mode in metrics.values():
+        _check(1, mode, "min", "max")
+    first, *others = metrics
+    table = _records(rows, first, others)
+    columns = _columns(table, [*metrics], ignore)
+    settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    for row in table:
+        if None not in [_value(row.get(name), name) for name in metrics]:
+            settings.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
+    means = [{name: statistics.fmean(row[name] for row in of) for name in metrics} for of in settings.values()]
+    gains = [[each[name] * (1 if mode == "max" else -1) for name, mode in metrics.items()] for each in means]
+    found = [
+        {column: of[0].get(column) for column in columns} | mean
+        for of, mean, gain in zip(settings.values(), means, gains, strict=True)
+        if not any(other != gain and all(x >= y for x, y in zip(other, gain, strict=True)) for other in gains)
+    ]
+    return sorted(found, key=lambda each: each[first], reverse=metrics[first] == "max")
 
 
 def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> Setting:
