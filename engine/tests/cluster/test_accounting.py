@@ -43,8 +43,15 @@ def test_an_example_of_the_page_runs_here(slurm, tmp_path, mnist_root, monkeypat
 
 
 def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
-    finish(submit(tmp_path, *FEW, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited"))
+    """Or, with cluster.wait=false, by the same command later."""
+    asked = (*FEW, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited")
+    output = finish(submit(tmp_path, *asked))
+    assert "not accepted yet" in output
     assert [run.result.status for run in runs(tmp_path)] == ["finished"] * 8
+    output = failing(submit(tmp_path, *asked, "cluster.wait=false", "+cluster.options.hold=true", name="left"))
+    assert re.search(r"Slurm accepts no more jobs for now: \d of 8 are missing; the same command submits", output)
+    assert 0 < len(runs(tmp_path, "left")) < 8
+    slurm.run("scancel", "--me")
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,6 @@
 """Clusters as sites have them: limits, purged jobs, preemption by SIGTERM, submission from within a job."""
 
-import os
 import re
-import stat
 import sys
 from pathlib import Path
 
@@ -26,17 +24,6 @@ from tests.conftest import finish
 from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.cluster
-# As a QOS with MaxSubmitJobsPerUser=5 does; the real limit needs a database.
-SBATCH = """#!/bin/sh
-for script; do :; done
-tasks=$(sed -nE 's/^#SBATCH --array=0-([0-9]+)%.*/\\1/p' "$script" 2>/dev/null)
-if [ $(($(squeue -h -r --me | wc -l) + ${tasks:-0} + 1)) -gt 5 ] && [ -e "$script" ]; then
-  echo 'sbatch: error: QOSMaxSubmitJobPerUserLimit' >&2
-  echo 'sbatch: error: Batch job submission failed: Job violates accounting/QOS policy' >&2
-  exit 1
-fi
-exec /usr/bin/sbatch "$@"
-"""
 
 
 def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
@@ -66,25 +53,6 @@ def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     assert run.result.requeues == 1
     assert_the_same(run, whole)
     assert not [*Path(run.submission["log"]).parent.glob("*.requeue")]
-
-
-def test_the_number_of_jobs_is_limited(nasty_slurm, tmp_path, mnist_root, monkeypatch):
-    """The others are submitted when some have ended; with cluster.wait=false, by the same command."""
-    limited = tmp_path / "bin" / "sbatch"
-    limited.parent.mkdir()
-    limited.write_text(SBATCH)
-    limited.chmod(limited.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{limited.parent}:{os.environ['PATH']}")
-    seeds = "seed=" + ",".join(map(str, range(7)))
-    output = finish(submit(tmp_path, *SHORT, seeds))
-    assert "not accepted yet" in output
-    assert "7/7 jobs, 0 failed" in output
-    process = submit(tmp_path, *SHORT, seeds, "cluster.wait=false", "+cluster.options.hold=true", name="left")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
-    assert re.search(r"Slurm accepts no more jobs for now: \d of 7 are missing; the same command submits", output)
-    assert 0 < len(runs(tmp_path, "left")) < 7
-    nasty_slurm.run("scancel", "--me")
 
 
 def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mnist_root):
