@@ -293,7 +293,6 @@ def comparison_content(compared: TableComparison) -> dict[str, Any]:
         "interval": found.interval,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": compared.wins if found.interval else None,
         "detectable": found.detectable() if found.interval else None,
         "better": found.better or None,
         "is_same": found.is_same,

@@ -175,7 +175,7 @@ def _differing(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
 def _draws_data(records: Sequence[Record], averaged: Sequence[str]) -> bool:
     """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
     pairs = {
-        (key, record.config[DIGEST])
+        (key, text_of(record.config[DIGEST]))
         for key, same in _by_values(records, averaged).items()
         for record in same
         if DIGEST in record.config
