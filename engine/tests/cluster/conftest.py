@@ -1,6 +1,7 @@
 """A real Slurm for the tests: two nodes on this machine, in a temporary folder.
 
-It needs root and Debian's `slurm-wlm` and `munge`. Outside its folder only /etc/hosts changes: the ranks of a job
+It has accounting (slurmdbd with MariaDB), limits, and a plugin that asks for an account; `SBATCH_ACCOUNT` gives one.
+It needs root and Debian's packages `NEEDS`. Outside its folder only /etc/hosts changes: the ranks of a job
 find each other by the name of a node, so `127.0.0.1 n1 n2` is added where n1 is missing. After a failure the folder
 stays, for its logs. Each process of pytest-xdist has a cluster of its own. The ports are fixed: one such session per machine.
 """
@@ -21,6 +22,14 @@ import pytest
 from tests import ENGINE
 from tests.forks import TIMEOUT_S
 
+NEEDS = ("slurm-wlm", "slurmdbd", "mariadb-server-core", "mariadb-client-core", "munge")
+PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
+SETTINGS = (
+    "add account physics Cluster=lab",
+    "add qos limited MaxSubmitJobsPerUser=3",
+    "add user root Account=physics Cluster=lab",
+    "modify user root set qos+=limited",
+)
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -88,6 +97,30 @@ def stop_jobs(slurm):
     slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the jobs to end")
 
 
+def start_accounting(stack, slurm, port):
+    """MariaDB and slurmdbd, with an account, and a quality of service that allows three jobs."""
+    root, socket = slurm.root, slurm.root / "run/my.sock"
+    bare = ("--no-defaults", "--user=root", f"--datadir={root}/db")
+    slurm.run("mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db")
+    options = (
+        f"--socket={socket}",
+        f"--port={port}",
+        "--bind-address=127.0.0.1",
+        f"--pid-file={root}/run/mariadbd.pid",
+    )
+    start(stack, "mariadbd", *bare, *options, "--innodb-buffer-pool-size=64M")
+    slurm.wait_for(socket.exists, f"MariaDB; see {root}/db")
+    user = "slurm@'127.0.0.1'"
+    text = f"create database slurm_acct; create user {user} identified by 'x'; grant all on slurm_acct.* to {user};"
+    client = ["mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--execute", text]
+    slurm.wait_for(lambda: not subprocess.run(client, capture_output=True).returncode, "MariaDB")
+    start(stack, "slurmdbd", "-D")
+    is_there = ["sacctmgr", "--immediate", "add", "cluster", "lab"]
+    slurm.wait_for(lambda: not subprocess.run(is_there, capture_output=True).returncode, "slurmdbd")
+    for line in SETTINGS:
+        slurm.run("sacctmgr", "--immediate", *line.split())
+
+
 @pytest.fixture(scope="session")
 def slurm(request):
     """The nodes n1 and n2 with the partitions `test` and `urgent`, used by all that this process starts."""
@@ -111,17 +144,18 @@ def nasty_slurm(request, slurm):
 @contextmanager
 def running(request, number, changes=None):
     """A cluster whose ports follow from a number, with changes to the text of slurm.conf."""
-    if os.geteuid() or not all(map(shutil.which, ("slurmctld", "slurmd", "sbatch", "munged"))):
-        pytest.skip("needs root and Slurm: apt-get install slurm-wlm munge")
+    if os.geteuid() or not all(map(shutil.which, PROGRAMS)):
+        pytest.skip(f"needs root and Slurm: apt-get install {' '.join(NEEDS)}")
 
     # The path to munge's socket must be short and open to all.
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     root.chmod(0o755)
-    for name in ("ctld", "etc", "log", "run", "spool/n1", "spool/n2"):
+    for name in ("ctld", "db", "etc", "log", "run", "spool/n1", "spool/n2"):
         (root / name).mkdir(parents=True)
     conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
-    ports = dict(zip(("port", "port_1", "port_2"), range(6817 + 3 * number, 6820 + 3 * number), strict=True))
+    names = ("port", "port_1", "port_2", "dbd_port", "db_port")
+    ports = dict(zip(names, range(6817 + 5 * number, 6822 + 5 * number), strict=True))
     # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own, nor the port of another one.
     first_job_id = random.randrange(1000, 4000) + 4000 * number
     for before, after in (changes or {}).items():
@@ -129,6 +163,10 @@ def running(request, number, changes=None):
         conf = conf.replace(before, after)
     conf = conf.format(root=root, host=host, first_job_id=first_job_id, **ports)
     (root / "etc/slurm.conf").write_text(conf)
+    database = Path(__file__).with_name("slurmdbd.conf").read_text().format(root=root, **ports)
+    (root / "etc/slurmdbd.conf").touch(mode=0o600)
+    (root / "etc/slurmdbd.conf").write_text(database)
+    shutil.copy(Path(__file__).with_name("job_submit.lua"), root / "etc")
     (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
     (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
     (root / "etc/munge.key").touch(mode=0o600)
@@ -141,6 +179,7 @@ def running(request, number, changes=None):
     slurm = Slurm(root)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
+        environment.setenv("SBATCH_ACCOUNT", "physics")
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
         environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
@@ -154,6 +193,7 @@ def running(request, number, changes=None):
         options = [f"--{kind}-file={root / file}" for kind, file in files.items()]
         daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *options)]
         slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/log")
+        start_accounting(stack, slurm, ports["db_port"])
         daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
 
         def ready():

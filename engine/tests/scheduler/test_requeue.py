@@ -22,7 +22,7 @@ class Job:
 
     def requeue(self):
         self.requests += 1
-        return ""
+        return True
 
 
 @pytest.fixture

@@ -263,6 +263,8 @@ class SlurmLauncher:
         for number, jobs in list(self.running.items()):
             result = jobs[0].run.result
             state = "" if result else self._lost(number)
+            if state and self.states[number].reason:  # it will never start
+                slurm.cancel([number])
             if result or state:
                 failure = result.error if result else Failure("Slurm", f"job {number} is {state} without a result")
                 over += [(job, failure) for job in jobs]

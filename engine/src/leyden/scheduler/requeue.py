@@ -29,14 +29,10 @@ def requeue_after(error: BaseException) -> bool:
     Returns:
         Whether the job was requeued; false outside of a job.
     """
-    if (job := slurm.job_id()) is None:
+    if slurm.job_id() is None:
         return False
-    problem = slurm.requeue(elsewhere=True)
-    print(
-        f"{type(error).__name__}: {one_line(error)}\nrequeue of job {job} on other nodes: {problem or 'requested'}",
-        file=sys.stderr,
-    )
-    return not problem
+    print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
+    return slurm.requeue(elsewhere=True)
 
 
 def end_process() -> None:
@@ -85,13 +81,10 @@ class RequeueSignal:
         Returns:
             Whether this call has done so.
         """
-        job = slurm.job_id()
-        if self.is_requested or job is None:
+        if self.is_requested or slurm.job_id() is None:
             return False
         self.is_requested = True
-        problem = slurm.requeue()
-        print(f"requeue of job {job}: {problem or 'requested'}", file=sys.stderr)
-        return not problem
+        return slurm.requeue()
 
     def _receive(self, number: int, frame: Any) -> None:
         self.received = number

@@ -6,6 +6,7 @@ import secrets
 import shlex
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
+# Reasons of a job that will never start; it is cancelled.
+NEVER = {"DependencyNeverSatisfied", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"}
+NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
@@ -76,8 +80,8 @@ def leave_job() -> None:
             del os.environ[name]
 
 
-def requeue(*, elsewhere: bool = False) -> str:
-    """Put this process's job back into the queue once its processes have ended.
+def requeue(*, elsewhere: bool = False) -> bool:
+    """Put this process's job back into the queue once its processes have ended, and print how that went.
 
     The job's script does so, since a container has no `scontrol`; a script of the user's own does not, so that Slurm
     does it at once, and ends the job.
@@ -86,18 +90,22 @@ def requeue(*, elsewhere: bool = False) -> str:
         elsewhere: True to avoid this node if the job has no other. Which of several nodes has failed is not known.
 
     Returns:
-        An error message, empty on success.
+        Whether it was requeued; false outside of a job.
     """
-    job = job_id()
+    if (job := job_id()) is None:
+        return False
+    problem = ""
     if os.environ.get(JOB) != job:
-        return _call("scontrol", "requeue", str(job))[1]
-    is_alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
-    file = Path(os.environ[REQUEUE])
-    try:
-        file.write_text(os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else "")
-    except OSError as error:
-        return f"{file} can't be written ({error.strerror})"
-    return ""
+        _, problem = _call("scontrol", "requeue", job)
+    else:
+        file, is_alone = Path(os.environ[REQUEUE]), os.environ.get("SLURM_JOB_NUM_NODES") == "1"
+        try:
+            file.write_text(os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else "")
+        except OSError as error:
+            problem = f"{file} can't be written ({error.strerror})"
+    where = " on other nodes" if elsewhere else ""
+    print(f"requeue of job {job}{where}: {problem or 'requested'}", file=sys.stderr)
+    return not problem
 
 
 def cancel(ids: Sequence[str]) -> str:
@@ -125,7 +133,24 @@ def states(ids: Sequence[str]) -> dict[str, JobState]:
         if (problem and "Invalid job id" not in problem) or not is_whole:
             return {}
         known |= found
-    return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
+    gone = dict.fromkeys((job for job in others if job not in known), JobState("ended", "GONE"))
+    return {job: known[job] for job in ids if job in known} | gone | _ended(list(gone))
+
+
+def _ended(ids: Sequence[str]) -> dict[str, JobState]:
+    """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
+    found = {}
+    for start in range(0, len(ids), QUERIED):
+        jobs = ",".join(ids[start : start + QUERIED])
+        out, _ = _call(
+            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs", jobs
+        )
+        for line in out.splitlines():
+            job, _, text = line.partition("|")
+            state = text.partition(" ")[0]  # CANCELLED by whom
+            if job in ids and state in ENDED:
+                found[job] = JobState("ended", state, is_completed=state == "COMPLETED")
+    return found
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
@@ -139,6 +164,8 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
             job, text, reason = parts.groups()
             phase: Any = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
             waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
+            if waits in NEVER:
+                phase, text = "ended", f"waiting for ever ({waits})"
             found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
         elif "|" in line or line[:1].isdigit():
             is_whole = False

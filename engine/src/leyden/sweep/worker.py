@@ -8,7 +8,6 @@ import importlib.metadata
 import itertools
 import multiprocessing
 import os
-import pickle
 import re
 import signal
 import subprocess
@@ -188,27 +187,17 @@ def _check_gpu(config: DictConfig) -> None:
         )
 
 
-def _execute_job_or_write(module: str, config: DictConfig, path: Path) -> None:
-    """Run a job in this command, and raise its error; the main process writes its failure to a file."""
-    try:
-        execute_job(module, config)
-    except Exception as error:
-        if is_main_process():
-            path.write_bytes(pickle.dumps(Failure.of(error)))
-        raise
-
-
 def run_as_command(module: str, config: DictConfig) -> Failure | None:
     """Run a job with several processes, as a command of its own; return its failure, None on success."""
+    num_starts = len((run := Run(config.run_dir)).starts)
     with tempfile.TemporaryDirectory() as folder:
-        path, failure = Path(folder) / "job", Path(folder) / "failure"
-        write_call(path, _execute_job_or_write, (module, config, failure))
+        write_call(path := Path(folder) / "job", execute_job, (module, config))
         # If this process is killed, the command gets a signal, and then ends its other processes.
         code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
-        if code and failure.exists():
-            recorded: Failure = pickle.loads(failure.read_bytes())
-            return recorded
-        return Failure("Killed", f"its process ended with {code}") if code else None
+    if not code:
+        return None
+    result = run.result if len(run.starts) > num_starts else None  # otherwise of an earlier start
+    return (result and result.error) or Failure("Killed", f"its process ended with {code}")
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:

@@ -1,0 +1,77 @@
+"""What a site's accounting, limits and plugins say of jobs."""
+
+import re
+
+import pytest
+
+from leyden.scheduler import slurm as of_library
+from tests import ENGINE
+from tests.cluster.test_cluster import QUICK, runs, submit
+from tests.conftest import finish
+from tests.forks import TIMEOUT_S
+
+pytestmark = pytest.mark.cluster
+FEW = (*QUICK, "trainer.max_epochs=1")
+SITES = re.findall(
+    r"^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text(), re.M | re.S
+)
+
+
+def failing(process):
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output
+    return output
+
+
+def test_what_the_site_asks_for_is_said_in_its_own_words(slurm, tmp_path, mnist_root, monkeypatch):
+    monkeypatch.delenv("SBATCH_ACCOUNT")
+    output = failing(submit(tmp_path, *FEW, "seed=0,1"))
+    assert "Please give an account: --account=physics" in output
+    assert not runs(tmp_path)
+
+
+def test_an_example_of_the_page_runs_here(slurm, tmp_path, mnist_root, monkeypatch):
+    """The first one, for a partition of this site and its processors."""
+    monkeypatch.delenv("SBATCH_ACCOUNT")
+    text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
+    (tmp_path / "conf" / "cluster").mkdir(parents=True)
+    (tmp_path / "conf" / "cluster" / "site.yaml").write_text(text)
+    finish(submit(tmp_path, *FEW, "seed=0", "--config-dir", str(tmp_path / "conf"), cluster="site", anew=True))
+    (run,) = runs(tmp_path)
+    assert run.result.status == "finished"
+    assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
+
+
+def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
+    finish(submit(tmp_path, *FEW, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited"))
+    assert [run.result.status for run in runs(tmp_path)] == ["finished"] * 8
+
+
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (
+            ("cluster.partition=short", "cluster.time_min=10"),
+            "PartitionTimeLimit|more than the time limit|time limit",
+        ),
+        (("+cluster.options.dependency=afterok:{}",), "DependencyNeverSatisfied"),
+    ],
+)
+def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root, asked, why):
+    failed = slurm.submit("exit 1")
+    slurm.wait(failed, "FAILED")
+    output = failing(submit(tmp_path, *FEW, "seed=0", *(each.format(failed) for each in asked)))
+    assert re.search(why, output)
+    assert "Traceback" not in output
+    assert not slurm.run("squeue", "-h", "-t", "PD")
+
+
+def test_accounting_knows_what_the_queue_has_forgotten(nasty_slurm, tmp_path):
+    job = nasty_slurm.submit("sleep 60")
+    nasty_slurm.wait(job, "RUNNING")
+    nasty_slurm.run("scancel", job)
+    nasty_slurm.wait_for(
+        lambda: job not in nasty_slurm.run("squeue", "-h", "--states=all", "-o", "%i"), "forgetting"
+    )
+    assert of_library.states([job])[job].text == "CANCELLED"
+    assert of_library.states(["999999"])["999999"].text == "GONE"
