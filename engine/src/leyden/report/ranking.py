@@ -390,6 +390,8 @@ def assumptions(rows: Sequence[Row], averaged: Sequence[str], look: int) -> list
         remarks.append(
             f"{num_worst} failed run{'s' * (num_worst > 1)} count{'s' * (num_worst == 1)} as the worst value."
         )
+    if any(_draws_data(row.records, averaged) for row in rows):
+        remarks.append("Each seed has data of its own, by their digests.")
     if parents := {record.config.get("fork") or record.config.get("init_from") for record in records} - {None}:
         remarks.append(
             f"The runs start from {len(parents)} parent{'s' * (len(parents) > 1)}: this says nothing of others."
