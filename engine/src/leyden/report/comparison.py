@@ -1,6 +1,6 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from leyden.report.records import Record, aim_of, fill_choices, narrow, read_raw
 from leyden.verdict.tables import Setting, TableComparison, compare_settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Side:
     """A side of a comparison: a group of runs, represented by its best setting.
 
@@ -65,7 +65,7 @@ class Comparison:
 
     compared: TableComparison
     objective: Objective
-    sides: tuple[Side, Side]
+    sides: Sequence[Side]
     averaged: list[str]
     remarks: list[str]
     configs: tuple[dict[str, Any], ...]
@@ -113,33 +113,29 @@ def compare(
     rows += _other_rows(records, groups, objective, rows[0], averaged)
     settings = {id(row): row.setting(varied) for row in rows}
 
-    def compared(look: int = 1) -> TableComparison:
-        return compare_settings(
-            [*settings.values()],
-            [[settings[id(row)] for row in side.rows] for side in sides],
-            objective.metric,
-            objective.mode,
-            margin=margin,
-            planned=planned,
-            look=look,
-            paired_by=" and ".join(varied),
-        )
-
+    compared = functools.partial(
+        compare_settings,
+        [*settings.values()],
+        [[settings[id(row)] for row in side.rows] for side in sides],
+        objective.metric,
+        objective.mode,
+        margin=margin,
+        planned=planned,
+        paired_by=" and ".join(varied),
+    )
     found = compared()
-    chosen = [
-        dataclasses.replace(side, row=next(row for row in side.rows if settings[id(row)] is setting))
-        for side, setting in zip(sides, found.sides, strict=True)
-    ]
-    if (look := _look(chosen, found.sides)) > 1:
-        found = compared(look)
+    for side, setting in zip(sides, found.sides, strict=True):
+        side.row = next(row for row in side.rows if settings[id(row)] is setting)
+    if (look := _look(sides, found.sides)) > 1:
+        found = compared(look=look)
     return Comparison(
         compared=found,
         objective=objective,
-        sides=(chosen[0], chosen[1]),
+        sides=sides,
         averaged=varied,
-        remarks=assumptions([side.row for side in chosen], varied, look) if found.found.interval else [],
-        configs=_common_configs(chosen),
-        test_evaluations=test_set_remarks([record for side in chosen for record in side.row.records]),
+        remarks=assumptions([side.row for side in sides], varied, look) if found.found.interval else [],
+        configs=_common_configs(sides),
+        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
     )
 
 
@@ -293,7 +289,6 @@ def comparison_content(compared: TableComparison) -> dict[str, Any]:
         "interval": found.interval,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": compared.wins if found.interval else None,
         "detectable": found.detectable() if found.interval else None,
         "better": found.better or None,
         "is_same": found.is_same,
