@@ -162,7 +162,7 @@ def here(verb, *arguments, by_hydra=False):
             patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
             patch.setattr(provenance, "state_of_code", state_of_code_once)
         if verb == "train" and "-m" in arguments:  # this process has imported PyTorch
-            patch.setattr("leyden.sweep.sweep.call_in_process", lambda function, *given, log=None: function(*given))
+            patch.setattr("leyden.sweep.sweep.call_in_process", lambda function, *given: function(*given))
         try:
             module.main()
         except SystemExit as stop:

@@ -68,7 +68,8 @@ def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
         "6": JobState("ended", "GONE"),
     }
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
-    assert len(called) == 3 + 3
+    asked = [command[0] for command in called]
+    assert (asked.count("squeue"), asked.count("sacct")) == (3 + 3, 1 + 2)
 
 
 def test_without_an_answer_nothing_is_known(answer):

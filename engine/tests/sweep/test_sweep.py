@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import shutil
 import signal
 import threading
 import time
@@ -18,7 +17,6 @@ from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import launcher
-from leyden.sweep.jobs import JobNames
 from leyden.sweep.sweep import claim_directory
 from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -108,24 +106,6 @@ def test_a_job_draws_if_it_is_asked_to(tmp_path, mnist_root):
         finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "trainer.max_epochs=1", *more, small=SMALL))
         for folder in records.ended(tmp_path / "sweeps" / "s", f"*{'seed' if drawn else ''}*/run.json"):
             assert sorted(path.stem for path in folder.glob("*.png")) == drawn
-
-
-@pytest.mark.slow
-def test_what_stands_in_the_directory_of_a_winner_decides_nothing(tmp_path, mnist_root):
-    arguments = ("optimizer.lr=0.001,0.01", "trainer.max_epochs=1", "sweep.pictures=none")
-    finish(sweep(tmp_path, *arguments))
-    best = runs(tmp_path)[0.01, 0].directory
-    evil = f"optimizer.lr={{_target_:pathlib.Path.touch,_args_:[{tmp_path}/executed]}}"
-    planted = best.with_name(JobNames.read(best.parent).name([evil, "trainer.max_epochs=1", *QUICK]))
-    shutil.copytree(best, planted)
-    result, starts = records.content(planted), records.starts(planted)
-    result["objective"]["value"] = 1.0
-    starts[0]["overrides"] = [evil, "trainer.max_epochs=1", *QUICK]
-    records.put(planted, starts=starts, result=result)
-    output = finish(sweep(tmp_path, *arguments[:2], anew=True))
-    assert f"Best: {planted.name}" in output
-    assert not (tmp_path / "executed").exists()
-    assert not list(planted.glob("*.png"))
 
 
 @pytest.mark.slow

@@ -315,18 +315,13 @@ class Call:
         self.process.join()
 
 
-def call_in_process(function: Callable[..., Any], *arguments: Any, log: Path | None = None) -> Any:
-    """Call a function that needs PyTorch in a new process.
-
-    Args:
-        function: The function.
-        arguments: Its positional arguments.
-        log: File for its output; None for the output of this process.
+def call_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a function that needs PyTorch in a new process, and return its value.
 
     Raises:
         UserError: The process was killed.
     """
-    made = Call({"OMP_NUM_THREADS": str(num_threads(num_cores()))}, function, *arguments, log=log)
+    made = Call({"OMP_NUM_THREADS": str(num_threads(num_cores()))}, function, *arguments)
     try:
         return made.result()
     except EOFError as error:

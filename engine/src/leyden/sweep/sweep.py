@@ -177,7 +177,6 @@ class Sweep:
         self.directory = sweep_directory(config)
         self.names = JobNames()
         self.num_jobs = 0
-        self.ended: dict[Path, Job] = {}  # by run directory
         self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
         self.status: StatusLine | None = None
 
@@ -188,7 +187,7 @@ class Sweep:
         if kind is KeyboardInterrupt and self.status:
             override = quoted_override("sweep_name", self.directory.name)
             print(
-                f"{len(self.ended)} jobs have ended; the same command with {override} resumes the sweep",
+                f"{self.num_jobs} jobs have ended; the same command with {override} resumes the sweep",
                 file=sys.stderr,
             )
         if not self.launcher.is_queue:
@@ -260,7 +259,6 @@ class Sweep:
 
         def record(job: Job, failure: Failure | None) -> bool:
             self.num_jobs += 1
-            self.ended[job.run.directory] = job
             if failure:
                 self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
             if ended:
