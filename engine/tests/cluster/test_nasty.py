@@ -91,7 +91,7 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     output = finish(submit(tmp_path, *SHORT, "seed=0,1,2,3", "cluster.num_jobs=1"))
     assert "4/4 jobs, 0 failed" in output
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
-    left = nasty_slurm.run("squeue", "-h", "--me", "--states=all", "-o", "%A").split()
+    left = nasty_slurm.run("squeue", "-h", "--me", "--states=all", "-o", "%i").split()
     assert len(set(ids) - set(left)) > 1
     assert [state.text for state in slurm.states(ids).values()] == 4 * ["COMPLETED"]  # by the accounting
 
