@@ -121,6 +121,10 @@ def test_each_process_has_a_gpu(tmp_path):
     assert "#SBATCH --gpus-per-node=4" in script
     assert "#SBATCH --cpus-per-task=3" in script
     assert "#SBATCH --array=0-4%5" in script
+    gres = ("+cluster.options.gres=gpu:a100:1", "+cluster.options.gpus_per_node=null")
+    script = slurm.script(tmp_path, composed(*gres, cluster="slurm_gpu").cluster, 1, "python3")
+    assert "#SBATCH --gres=gpu:a100:1\n" in script
+    assert "--gpus-per-node" not in script
 
 
 def test_one_job_is_tested_for_all(answer, tmp_path):
@@ -153,7 +157,6 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     config = composed(f"hydra.searchpath=[file://{tmp_path}]", cluster="site")
     check(config)
     script = slurm.script(tmp_path, config.cluster, 4, config.cluster.python or "python3")
-    assert ("--gres=" in script) != ("--gpus-per-node" in script)
     given = OmegaConf.create(site).cluster
     assert f"{given.get('python', 'python3')} -u -m leyden.run.process" in script
     assert all(line in script for line in given.get("setup", []))
