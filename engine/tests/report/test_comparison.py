@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import pytest
 
@@ -54,6 +55,20 @@ def test_the_same_for_other_programs(call, sweep):
     assert found["better"] == "b"
     assert found["verdict"] == "b is better"
     assert found["differs"] == {"optimizer.lr": {"a": 0.3, "b": 0.1}}
+
+
+def test_each_metric_that_is_asked_for_has_its_verdict(call, tmp_path):
+    for width, losses in {8: (0.3, 0.4, 0.5), 64: (0.1, 0.11, 0.12)}.items():
+        grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more={"num_parameters": 10 * width})
+    sides = ("s", "a=model.hidden_sizes.0=8", "b=model.hidden_sizes.0=64")
+    text = call(*sides, "metric=val/loss:min,num_parameters:min")
+    assert re.findall("^Verdict: (.*)", text, re.M) == ["B is better", "can't be decided: the values don't vary"]
+    assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3  # looks at each metric are counted apart
+    found = json.loads(call(*sides, "metric=num_parameters:max,val/loss:min", "format=json"))
+    assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
+    assert [each["objective"]["metric"] for each in found] == ["num_parameters", "val/loss"]
+    assert "metric=val/loss: min or max is missing, as in metric=val/loss:max" in call(*sides, "metric=val/loss")
+    assert "metric=size: no run has this; there are num_parameters, val/loss" in call(*sides, "metric=size:min")
 
 
 def test_folders_of_which_the_best_setting_is_named(call, sweep):

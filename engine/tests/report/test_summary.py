@@ -39,8 +39,10 @@ def composed(overrides):
     return RunIdentity.of(cfg, {}).saved_config
 
 
-def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None):
-    """A run directory as a run writes it."""
+def write(
+    directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None, more=()
+):
+    """A run directory as a run writes it; `more` are further metrics."""
     directory.mkdir(parents=True)
     config = {**composed(tuple(overrides)), "objective": objective}
     result = None
@@ -48,7 +50,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
         result = {
             "status": status,
             "objective": {**objective, "value": value},
-            "metrics": {objective["metric"]: value} if isinstance(objective, dict) and value is not None else {},
+            "metrics": {objective["metric"]: value, **dict(more)} if objective and value is not None else {},
             "epochs": 3,
             "seconds": 2.0,
             "optimizer_steps": 30,
