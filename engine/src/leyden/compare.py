@@ -1,9 +1,10 @@
 """Compare two groups of runs, or two settings of a table: which is better, and how certain that is."""
 
 from leyden.config import arguments
+from leyden.config.checks import Objective
 from leyden.config.errors import UserError, ending
-from leyden.report.comparison import compare, print_comparison
-from leyden.report.tables import OPTIONS, compare_table, refuse_table_options
+from leyden.report.comparison import compare, print_comparisons
+from leyden.report.tables import OPTIONS, compare_table, metrics_of, refuse_table_options
 
 USAGE = """\
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
@@ -17,6 +18,7 @@ two may have been chosen by their results; planned=true if they were named befor
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
   failed=worst       a failed run counts as the worst value of all runs
+  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
   a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -31,15 +33,25 @@ def main() -> None:
         form = arguments.parse_choice(options, "format", "table", "json")
         planned = arguments.parse_choice(options, "planned", "true", "false") == "true"
         margin = arguments.parse_size(options, "margin")
+        metrics = metrics_of(options["metric"], options["mode"])
+        if len(metrics) > 1 and margin:
+            raise UserError(f"margin={margin:g}: is of one metric; metric= names {len(metrics)}")
         if len(folders) == 1 and folders[0].is_file():
-            compare_table(folders[0], options, margin=margin, planned=planned)
+            tables = [
+                compare_table(folders[0], options | {"metric": name, "mode": mode}, margin=margin, planned=planned)
+                for name, mode in metrics
+            ]
+            print_comparisons(tables, form)
             return
-        refuse_table_options(options)
+        refuse_table_options(options | {"metric": ""})
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
         failed = arguments.parse_choice(options, "failed", "drop", "worst")
         both, conditions = [folders[0], folders[-1]], [options["a"], options["b"]]
-        print_comparison(compare(both, conditions, failed, margin=margin, planned=planned), form)
+        aims = [Objective(name, mode) if name else None for name, mode in metrics]
+        print_comparisons(
+            [compare(both, conditions, failed, margin=margin, planned=planned, by=aim) for aim in aims], form
+        )
 
 
 if __name__ == "__main__":

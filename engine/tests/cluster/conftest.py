@@ -180,6 +180,7 @@ def running(request, number, changes=None):
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
         environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
         environment.setenv("SBATCH_ACCOUNT", "physics")
+        environment.setenv("SLURM_ACCOUNT", "physics")  # for srun
         environment.setenv("GLOO_SOCKET_IFNAME", "lo")
         environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.

@@ -1,8 +1,8 @@
 """`compare`: two groups of runs, what it says of them, and what it refuses."""
 
 import functools
-import itertools
 import json
+import re
 
 import pytest
 
@@ -27,7 +27,6 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "val/loss 0.4500 ± 0.1291 1.4750 ± 0.1708" in " ".join(text.split())
     assert "Verdict: A is better" in text
     assert "(4 pairs by seed)" in text
-    assert "A is better than B in 100 % of pairs by seed\n" in text
     assert "Widened, since the two may be chosen among 3 settings; planned=true if not." in text
     assert "Holds for this data set, over seeds and their splits." in text
     assert "configuration optimizer.lr 0.1 0.3" in " ".join(text.split())
@@ -42,18 +41,6 @@ def test_two_settings_of_a_sweep(call, sweep):
     assert "the same within 0.2" in call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2", "margin=0.2")
 
 
-def test_what_is_said_of_all_pairs_is_true_of_all_pairs(call, tmp_path):
-    """Differences that don't vary allow no test of pairs, so that the verdict is on groups; and so is the share."""
-    for side, more in (("a", 1), ("b", 0)):
-        for seed, value in enumerate((1, 3, 4, 6, 8)):
-            write(tmp_path / side / str(seed), [f"seed={seed}"], value=value + more)
-    text = call("a", "b")  # of losses, which are better if they are smaller
-    pairs = list(itertools.product((2, 4, 5, 7, 9), (1, 3, 4, 6, 8)))
-    share = 100 * sum((a < b) + (a <= b) for a, b in pairs) / 2 / len(pairs)
-    assert f"A is better than B in {share:.3g} % of all pairs of runs\n" in text
-    assert json.loads(call("a", "b", "format=json"))["probability_of_improvement"] == pytest.approx(share / 100)
-
-
 def test_the_same_for_other_programs(call, sweep):
     found = json.loads(call("s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
     assert found["objective"] == OBJECTIVE
@@ -65,10 +52,23 @@ def test_the_same_for_other_programs(call, sweep):
     low, high = found["interval"]
     assert found["difference"] == pytest.approx(1.025)
     assert 0 < low < 1.025 < high
-    assert found["probability_of_improvement"] == 0
     assert found["better"] == "b"
     assert found["verdict"] == "b is better"
     assert found["differs"] == {"optimizer.lr": {"a": 0.3, "b": 0.1}}
+
+
+def test_each_metric_that_is_asked_for_has_its_verdict(call, tmp_path):
+    for width, losses in {8: (0.3, 0.4, 0.5), 64: (0.1, 0.11, 0.12)}.items():
+        grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more={"num_parameters": 10 * width})
+    sides = ("s", "a=model.hidden_sizes.0=8", "b=model.hidden_sizes.0=64")
+    text = call(*sides, "metric=val/loss:min,num_parameters:min")
+    assert re.findall("^Verdict: (.*)", text, re.M) == ["B is better", "can't be decided: the values don't vary"]
+    assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3  # looks at each metric are counted apart
+    found = json.loads(call(*sides, "metric=num_parameters:max,val/loss:min", "format=json"))
+    assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
+    assert [each["objective"]["metric"] for each in found] == ["num_parameters", "val/loss"]
+    assert "metric=val/loss: min or max is missing, as in metric=val/loss:max" in call(*sides, "metric=val/loss")
+    assert "metric=size: no run has this; there are num_parameters, val/loss" in call(*sides, "metric=size:min")
 
 
 def test_folders_of_which_the_best_setting_is_named(call, sweep):

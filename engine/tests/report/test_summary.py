@@ -39,8 +39,10 @@ def composed(overrides):
     return RunIdentity.of(cfg, {}).saved_config
 
 
-def write(directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None):
-    """A run directory as a run writes it."""
+def write(
+    directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None, more=()
+):
+    """A run directory as a run writes it; `more` are further metrics."""
     directory.mkdir(parents=True)
     config = {**composed(tuple(overrides)), "objective": objective}
     result = None
@@ -48,7 +50,7 @@ def write(directory, overrides, *, status="finished", value=None, error=None, ob
         result = {
             "status": status,
             "objective": {**objective, "value": value},
-            "metrics": {objective["metric"]: value} if isinstance(objective, dict) and value is not None else {},
+            "metrics": {objective["metric"]: value, **dict(more)} if objective and value is not None else {},
             "epochs": 3,
             "seconds": 2.0,
             "optimizer_steps": 30,
@@ -255,6 +257,14 @@ def test_rows_of_different_data_are_ranked_apart(tmp_path, capsys, a, b, digests
     assert json.loads(capsys.readouterr().out)["best"] is None
 
 
+def test_a_run_that_knows_nothing_of_its_data_hides_no_difference_between_others(tmp_path, capsys):
+    for name, seed, digest in (("a", 0, "1"), ("b", 1, "1"), ("c", 0, "2"), ("d", 1, "2"), ("e", 2, None)):
+        write(tmp_path / name, [f"seed={seed}"], value=0.3 + 0.1 * seed, data=digest and {"x.csv": digest})
+    summarize(tmp_path)
+    assert sorted(row["n"] for row in rows(tmp_path)) == ["1", "2", "2"]
+    assert "Rows of different data are not compared: they differ in data.digest." in capsys.readouterr().out
+
+
 SAME_DATA = [  # overrides and digests of the data, by setting and seed
     # The folder may be a copy on another machine; its content is the same.
     (lambda size, seed: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
@@ -271,7 +281,9 @@ def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, caps
             overrides = [*typed(size, seed), f"seed={seed}"]
             write(tmp_path / f"{size}_{seed}", overrides, value=loss + 0.01 * seed**2, data=digest(size, seed))
     summarize(tmp_path)
-    assert "different data" not in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "different data" not in out
+    assert ("Each seed has data of its own" in out) == (digest(64, 0) != digest(64, 1))
     assert [(row["n"], row["like_best"]) for row in rows(tmp_path)] == [("3", "yes"), ("3", "no")]
 
 
@@ -406,6 +418,13 @@ def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypat
     assert not out
     assert err.startswith("leyden: ")
     assert len(err.splitlines()) == 1
+
+
+def test_a_run_of_several_objectives_is_skipped_with_a_line(tmp_path, capsys):
+    write(tmp_path / "a", ["seed=0"], value=0.3)
+    write(tmp_path / "b", ["seed=1"], objective={"metric": ["x", "y"], "mode": ["min", "max"]}, status=None)
+    summarize(tmp_path)
+    assert "b can't be read (objective.metric=['x', 'y']: must be one metric, " in capsys.readouterr().err
 
 
 CONTENTS = (b"", b"[]", b"3", b"null", b'[{"overrides": 3}]', b'{"a": ', b"\xff\x00", None)

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 
 import pytest
 
@@ -32,6 +33,11 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
         called(compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=cnn", "margin=1", "format=json")
     )
     assert (found["better"], found["is_same"]) == ("b", True)
+    ask = functools.partial(called, compare, "results.csv", "a=model=mlp", "b=model=cnn")
+    text = ask("metric=lr:min,acc:max", "ignore=acc,lr")
+    assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
+    assert text.count("Verdict: ") == 2
+    assert text.endswith(ask("metric=acc", "mode=max", "ignore=lr"))
 
 
 def test_looks_at_a_table_are_counted_beside_it(called, results):
@@ -55,7 +61,8 @@ compare results.csv AB  =>  metric= is missing
 compare results.csv metric=acc a=model=mlp b=x=1  =>  b: x is no column with a setting
 compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
 compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
-compare . metric=acc AB  =>  metric=acc: is for a table in a file
+compare . mode=max AB  =>  mode=max: is for a table in a file
+compare results.csv metric=acc,lr AB margin=1  =>  margin=1: is of one metric; metric= names 2
 compare results.csv metric=acc AB failed=worst  =>  failed=worst: is for runs, not for a table
 compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
 summarize results.csv metric=acc mode=max failed=worst  =>  failed=worst: is for runs

@@ -1,12 +1,11 @@
 """Which of two groups is better: intervals as SciPy has them, and no difference seen where there is none."""
 
-import itertools
 import math
 import statistics
 
 import pytest
 
-from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, share_of_wins, why_undecided
+from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, why_undecided
 from leyden.verdict.groups import Group, samples_of
 from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
 from leyden.verdict.ranking import rank_over_sets
@@ -155,19 +154,6 @@ def test_folds_tell_less_than_as_many_independent_runs():
     unpaired = {("other", *key): value for key, value in lower.items()}
     plain, folds = (verdict(Group(values, c), Group(unpaired, c), "max") for c in (0.0, 5 / 24))
     assert folds.interval[1] - folds.interval[0] == pytest.approx(1.5 * (plain.interval[1] - plain.interval[0]))
-
-
-def test_the_share_of_wins_is_one_of_pairs(drawn):
-    for in_pairs in (True, False):
-        a, b = paired(*([drawn.randint(0, 3) for _ in range(6)] for _ in "ab"))
-        share = share_of_wins(a, b, "max", in_pairs=in_pairs)
-        assert share + share_of_wins(b, a, "max", in_pairs=in_pairs) == pytest.approx(1)
-        assert share == pytest.approx(share_of_wins(b, a, "min", in_pairs=in_pairs))
-        keys = [(key, key) for key in a.values] if in_pairs else itertools.product(a.values, b.values)
-        values = [(a.values[x], b.values[y]) for x, y in keys]
-        wins, ties = sum(x > y for x, y in values), sum(x == y for x, y in values)
-        assert share == pytest.approx((wins + ties / 2) / len(values))
-    assert share_of_wins(*apart([1.0, math.inf], [2.0]), "min", in_pairs=False) == 0.5
 
 
 def test_few_pairs_among_many_values_are_no_pairs(drawn):

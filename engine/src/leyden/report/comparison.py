@@ -1,9 +1,9 @@
 """Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
 
-import dataclasses
+import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from leyden.config.table import cell_text, json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows, print_differences
-from leyden.report.held_out import test_set_remarks
+from leyden.report.held_out import refuse_test_metrics, test_set_remarks
 from leyden.report.listing import select
 from leyden.report.ranking import (
     Row,
@@ -30,7 +30,7 @@ from leyden.report.records import Record, aim_of, fill_choices, narrow, read_raw
 from leyden.verdict.tables import Setting, TableComparison, compare_settings
 
 
-@dataclass(frozen=True)
+@dataclass
 class Side:
     """A side of a comparison: a group of runs, represented by its best setting.
 
@@ -65,7 +65,7 @@ class Comparison:
 
     compared: TableComparison
     objective: Objective
-    sides: tuple[Side, Side]
+    sides: Sequence[Side]
     averaged: list[str]
     remarks: list[str]
     configs: tuple[dict[str, Any], ...]
@@ -79,6 +79,7 @@ def compare(
     *,
     margin: float = 0.0,
     planned: bool = False,
+    by: Objective | None = None,
 ) -> Comparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
@@ -88,14 +89,17 @@ def compare(
         failed: `drop` to leave failed runs out, `worst` to give them the worst value of all runs.
         margin: Largest difference that does not matter; 0 for none.
         planned: Whether the two groups were named before the results were seen.
+        by: Another recorded metric that is compared; None for the runs' objective.
 
     Raises:
         UserError: A group has no finished run, the groups share a run, or they have different objectives or data.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
+    records = [record for of in read.values() for record in of]
+    if by:
+        _judge(records, by)
     groups = _groups_of(read, directories, conditions)
     objective = _shared_objective(*groups)
-    records = [record for of in read.values() for record in of]
     narrow(records)
     if failed == "worst":
         count_failures([*groups[0], *groups[1]])
@@ -113,34 +117,46 @@ def compare(
     rows += _other_rows(records, groups, objective, rows[0], averaged)
     settings = {id(row): row.setting(varied) for row in rows}
 
-    def compared(look: int = 1) -> TableComparison:
-        return compare_settings(
-            [*settings.values()],
-            [[settings[id(row)] for row in side.rows] for side in sides],
-            objective.metric,
-            objective.mode,
-            margin=margin,
-            planned=planned,
-            look=look,
-            paired_by=" and ".join(varied),
-        )
-
+    compared = functools.partial(
+        compare_settings,
+        [*settings.values()],
+        [[settings[id(row)] for row in side.rows] for side in sides],
+        objective.metric,
+        objective.mode,
+        margin=margin,
+        planned=planned,
+        paired_by=" and ".join(varied),
+    )
     found = compared()
-    chosen = [
-        dataclasses.replace(side, row=next(row for row in side.rows if settings[id(row)] is setting))
-        for side, setting in zip(sides, found.sides, strict=True)
-    ]
-    if (look := _look(chosen, found.sides)) > 1:
-        found = compared(look)
+    for side, setting in zip(sides, found.sides, strict=True):
+        side.row = next(row for row in side.rows if settings[id(row)] is setting)
+    if (look := _look(sides, found.sides, by.metric if by else "")) > 1:
+        found = compared(look=look)
     return Comparison(
         compared=found,
         objective=objective,
-        sides=(chosen[0], chosen[1]),
+        sides=sides,
         averaged=varied,
-        remarks=assumptions([side.row for side in chosen], varied, look) if found.found.interval else [],
-        configs=_common_configs(chosen),
-        test_evaluations=test_set_remarks([record for side in chosen for record in side.row.records]),
+        remarks=assumptions([side.row for side in sides], varied, look) if found.found.interval else [],
+        configs=_common_configs(sides),
+        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
     )
+
+
+def _judge(records: Sequence[Record], by: Objective) -> None:
+    """Let another recorded metric be the objective of runs, with its value at the best checkpoint.
+
+    Raises:
+        UserError: It is of the test set, no run has it, or its better direction is missing.
+    """
+    refuse_test_metrics("metric", {by.metric}, records)
+    known = {name for record in records if record.result for name in record.result.metrics}
+    if by.metric not in known:
+        raise UserError(f"metric={by.metric}: no run has this; there are {', '.join(sorted(known))}")
+    if not by.mode:
+        raise UserError(f"metric={by.metric}: min or max is missing, as in metric={by.metric}:max")
+    for record in records:
+        record.objective = replace(by, value=record.result.metrics.get(by.metric) if record.result else None)
 
 
 def _groups_of(
@@ -209,17 +225,18 @@ def _other_rows(
     return [row for row in rows if row.data == like.data]
 
 
-def _look(sides: Sequence[Side], settings: Sequence[Setting]) -> int:
+def _look(sides: Sequence[Side], settings: Sequence[Setting], metric: str) -> int:
     """Return the number of this look at the comparison, recorded in the first folder by name.
 
-    The comparison is named by the folders, the settings and the conditions, however these are spaced.
+    The comparison is named by the folders, the settings, the conditions, however these are spaced, and the metric that
+    was asked for.
     """
     names = sorted(
         f"{side.directory.resolve().name} {side.row.choices} {''.join(side.condition.replace('==', '=').split())}"
         for side in sides
     )
     folder = min((side.directory.resolve() for side in sides), key=lambda path: path.name)
-    return count_look(folder, " and ".join(names), [settings])
+    return count_look(folder, f"{metric} {' and '.join(names)}".lstrip(), [settings])
 
 
 def _common_configs(sides: Sequence[Side]) -> tuple[dict[str, Any], ...]:
@@ -231,11 +248,25 @@ def _common_configs(sides: Sequence[Side]) -> tuple[dict[str, Any], ...]:
     return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
 
 
-def print_comparison(comparison: Comparison, form: str) -> None:
-    """Print a comparison as `table` or `json`."""
+def print_comparisons(found: Sequence[Comparison | TableComparison], form: str) -> None:
+    """Print comparisons, one per metric, as `table` or `json`."""
     if form == "json":
-        print(json_text(_json_content(comparison)))
+        contents = [
+            comparison_content(each) if isinstance(each, TableComparison) else _json_content(each) for each in found
+        ]
+        print(json_text(contents if len(contents) > 1 else contents[0]))
         return
+    for number, each in enumerate(found):
+        if number:
+            show("")
+        if isinstance(each, TableComparison):
+            show(str(each))
+        else:
+            _print_comparison(each)
+
+
+def _print_comparison(comparison: Comparison) -> None:
+    """Print a comparison of runs."""
     sides, found, names = comparison.sides, comparison.compared, {"name": "", "a": "A", "b": "B"}
     rows: dict[str, Sequence[str]] = {
         "runs": [str(side.directory) for side in sides],
@@ -293,7 +324,6 @@ def comparison_content(compared: TableComparison) -> dict[str, Any]:
         "interval": found.interval,
         "confidence": 1 - found.level,
         "num_pairs": found.num_pairs,
-        "probability_of_improvement": compared.wins if found.interval else None,
         "detectable": found.detectable() if found.interval else None,
         "better": found.better or None,
         "is_same": found.is_same,

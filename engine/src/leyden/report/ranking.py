@@ -175,7 +175,7 @@ def _differing(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
 def _draws_data(records: Sequence[Record], averaged: Sequence[str]) -> bool:
     """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
     pairs = {
-        (key, record.config[DIGEST])
+        (key, text_of(record.config[DIGEST]))
         for key, same in _by_values(records, averaged).items()
         for record in same
         if DIGEST in record.config
@@ -390,6 +390,8 @@ def assumptions(rows: Sequence[Row], averaged: Sequence[str], look: int) -> list
         remarks.append(
             f"{num_worst} failed run{'s' * (num_worst > 1)} count{'s' * (num_worst == 1)} as the worst value."
         )
+    if any(_draws_data(row.records, averaged) for row in rows):
+        remarks.append("Each seed has data of its own, by their digests.")
     if parents := {record.config.get("fork") or record.config.get("init_from") for record in records} - {None}:
         remarks.append(
             f"The runs start from {len(parents)} parent{'s' * (len(parents) > 1)}: this says nothing of others."

@@ -10,7 +10,7 @@ from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
-from leyden.report.comparison import comparison_content, setting_content
+from leyden.report.comparison import setting_content
 from leyden.report.held_out import refuse_test_metrics
 from leyden.report.listing import parse_condition
 from leyden.report.ranking import count_look, read_sweep_settings
@@ -35,12 +35,23 @@ def _refuse(options: Mapping[str, str], defaults: Mapping[str, str], why: str) -
         raise UserError(f"{given}={options[given]}: {why}")
 
 
-def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> None:
-    """Print the comparison of two settings of a table.
+def metrics_of(text: str, mode: str = "") -> list[tuple[str, str]]:
+    """Return metrics and their better directions, as in `val/acc:max,num_parameters:min`.
+
+    Args:
+        text: The metrics, as typed.
+        mode: The direction of those that have none.
+    """
+    parts = [(each, *each.rpartition(":")) for each in text.split(",")]
+    return [(name, end) if name and end in ("min", "max") else (each, mode) for each, name, _, end in parts]
+
+
+def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> TableComparison:
+    """Return the comparison of two settings of a table.
 
     Args:
         path: The file.
-        options: `metric`, `mode`, `seed`, `ignore`, `a`, `b` and `format`, as typed.
+        options: `metric`, `mode`, `seed`, `ignore`, `a` and `b`, as typed.
         margin: Largest difference that does not matter; 0 for none.
         planned: Whether the two settings were named before the results were seen.
 
@@ -56,11 +67,8 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
 
     typed = sorted("".join(options[name].replace("==", "=").split()) for name in "ab")
     name = f"{path.name} {options['metric']} {' and '.join(typed)}"
-    found = _look_again(path, name, compared, lambda each: [each.sides])
-    if options["format"] == "json":
-        print(json_text(comparison_content(found)))
-    else:
-        show(str(found))
+    found: TableComparison = _look_again(path, name, compared, lambda each: [each.sides])
+    return found
 
 
 def show_front(place: Path, text: str, form: str) -> None:
@@ -74,17 +82,17 @@ def show_front(place: Path, text: str, form: str) -> None:
     Raises:
         UserError: There is no such metric, or a direction is missing.
     """
-    pairs = [each.rpartition(":") for each in text.split(",")]
+    metrics = dict(metrics_of(text))
     if place.is_file():
         rows, ignore = _read(place), ["seed"]
     else:
         records, (_, ignore) = read_records(place), read_sweep_settings(place)
-        refuse_test_metrics("front", {name for name, *_ in pairs}, records)
+        refuse_test_metrics("front", metrics, records)
         rows = [{**each.choices, **each.result.metrics} for each in records if each.result]
         names = {name for each in records if each.result for name in each.result.metrics}
         ignore = [*ignore, *names]
     try:
-        found = verdict.front(rows, {name: mode for name, _, mode in pairs}, ignore=ignore)
+        found = verdict.front(rows, metrics, ignore=ignore)
     except verdict.TableError as error:
         raise UserError(f"front={text}: {error}; for example front=val/acc:max,num_parameters:min") from error
     if form == "json":

@@ -28,7 +28,7 @@ class Pruning(L.Callback):
     state_key = "Pruning"  # the key in checkpoints, independent of the class name
 
     def __init__(self, *, metric: Any, pruner: Any) -> None:
-        if not isinstance(metric, str) or metric == "num_parameters":
+        if not isinstance(metric, str):
             raise ValueError(f"metric={metric}: {NEEDED}")
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"pruner={pruner}: must be one of Optuna's pruners")

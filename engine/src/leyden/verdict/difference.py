@@ -154,29 +154,6 @@ def why_undecided(groups: Sequence[Group]) -> str:
     return f"n too small to tell; at least {MIN_VALUES} of each are needed" * is_few
 
 
-def share_of_wins(a: Group, b: Group, mode: str, *, in_pairs: bool) -> float:
-    """Return the probability that a run of a is better than one of b; ties count half.
-
-    Bouthillier et al. (Accounting for variance in machine learning benchmarks, MLSys 2021) recommend to report it.
-
-    Args:
-        a: The first group.
-        b: The second group.
-        mode: `min` or `max`, the better direction; if it is empty, higher values count as better.
-        in_pairs: Whether values with equal keys are compared, and not each value of a with each of b.
-
-    Example:
-        >>> a, b = (Group(dict(enumerate(values))) for values in ((3, 5, 4, 6), (1, 2, 4, 8)))
-        >>> share_of_wins(a, b, "max", in_pairs=True)
-        0.625
-    """
-    pairs = [(a.values[key], b.values[key]) for key in a.values if key in b.values]
-    if not in_pairs:
-        pairs = [(x, y) for x in a.values.values() for y in b.values.values()]
-    sign = -1 if mode == "min" else 1
-    return statistics.fmean(((sign * x > sign * y) + (sign * x >= sign * y)) / 2 for x, y in pairs)
-
-
 def not_normal(samples: Sequence[Sequence[float]], spreads: Sequence[float] = ()) -> str:
     """Return why values are unlike those that Student's t assumes; empty if nothing is conspicuous.
 

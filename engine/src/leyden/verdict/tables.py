@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.verdict import ranking
-from leyden.verdict.difference import Verdict, decide, look_level, share_of_wins, why_undecided
+from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
 from leyden.verdict.groups import MIN_VALUES, Group, samples_of
 from leyden.verdict.numbers import is_finite, measured_text, metric_digits
 
@@ -158,7 +158,6 @@ class TableComparison:
         metric: Name of the metric.
         sides: The settings that are compared.
         found: The verdict.
-        wins: Probability that a run of A is better than one of B.
         remarks: What it assumes and how many settings were to choose from.
         paired_by: What pairs the runs.
     """
@@ -166,7 +165,6 @@ class TableComparison:
     metric: str
     sides: tuple[Setting, Setting]
     found: Verdict
-    wins: float
     remarks: list[str]
     paired_by: str = "seed"
 
@@ -184,9 +182,6 @@ class TableComparison:
             lines.append(
                 f"A - B: {in_digits(found.difference)}, {100 * (1 - found.level):.4g} % interval {span} ({how})"
             )
-            of = f"pairs by {self.paired_by}" if found.num_pairs else "all pairs of runs"
-            better = "better" if found.mode else "higher"
-            lines.append(f"A is {better} than B in {100 * self.wins:.3g} % of {of}")
         return [*lines, *self.remarks]
 
     def __str__(self) -> str:
@@ -332,7 +327,7 @@ def compare_settings(
         remarks.append("The best setting was chosen by these values, so they are biased in its favor.")
     if why := why_undecided([a.group, b.group]):
         found = Verdict((len(a.group.values), len(b.group.values)), why=why, mode=mode)
-        return TableComparison(metric, (a, b), found, math.nan, remarks, paired_by)
+        return TableComparison(metric, (a, b), found, remarks, paired_by)
     others = [each.group for each in settings if each is not a and each is not b]
     samples = samples_of([a.group, b.group, *(group for group in others if not why_undecided([group]))])
     found = decide(samples, 0, 1, mode, level, next_level, margin)
@@ -343,8 +338,7 @@ def compare_settings(
     elif len(settings) > 2:
         remarks.append(f"Widened, since the two may be chosen among {len(settings)} settings; planned=true if not.")
     remarks += ranking.shape_remarks(samples, "seeds", min(len(a.group.values), len(b.group.values)))
-    wins = share_of_wins(a.group, b.group, mode, in_pairs=bool(found.num_pairs))
-    return TableComparison(metric, (a, b), found, wins, remarks, paired_by)
+    return TableComparison(metric, (a, b), found, remarks, paired_by)
 
 
 def _check(look: int, mode: str, *allowed: str) -> None:
