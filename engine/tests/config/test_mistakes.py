@@ -133,7 +133,7 @@ callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m seed=0,1 sweep.average_over=[sede]  =>  sweep.average_over=['sede']: sede is not a setting of the runs
 -m seed=0,1 sweep.average_over=seed  =>  sweep.average_over=seed: must be a list of keys
 -m seed=0,1 sweep.fail_fast=maybe  =>  sweep.fail_fast=maybe: must be one of true, false
--m hydra/launcher=basic seed=0,1  =>  hydra/launcher=basic: must be local or slurm
+-m hydra/launcher=basic seed=0,1  =>  hydra/launcher=basic: must be local, slurm or ray
 -m hydra/sweeper=basic seed=0,1  =>  hydra/sweeper=basic: must be grid or optuna
 -m optimizer.lr=0.1,0,0.2  =>  job 1 of 3,
 -m model.hidden_sizes=[16],[0]  =>  hidden_sizes=[0]: must be a list of positive whole numbers

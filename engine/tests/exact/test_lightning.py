@@ -8,6 +8,7 @@ import warnings
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
@@ -40,6 +41,7 @@ NAMES = {
     ),
     "_forked_name": (result._ResultCollection, "the names of metrics by step and epoch are unknown"),
     "_should": (inspect.signature(result._Sync).parameters, "a mean over processes can't be kept"),
+    "_data_parallel_size": (ModelParallelStrategy(), "processes of FSDP2 train on the same data"),
     "_update_count": (MeanMetric(), "torchmetrics warns of a metric without updates"),
     "_computed": (MeanMetric(), "torchmetrics returns a value of before the restore"),
 }

@@ -314,8 +314,10 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
         (code for start in reversed(starts) if isinstance(code := start.get("code"), dict) and code), {}
     )
     names = [name for name in recorded if isinstance(name, str) and re.fullmatch(r"\w+(/\w+)*\.py", name)]
-    here = {name: next(filter(os.path.isfile, (f"{folder}/{name}" for folder in sys.path)), "") for name in names}
-    return [name for name, path in here.items() if path and _digest(path) != recorded[name]]
+    imported = code_of()
+    found = {name: next(filter(os.path.isfile, (f"{folder}/{name}" for folder in sys.path)), "") for name in names}
+    here = {name: imported.get(name) or (path and _digest(path)) for name, path in found.items()}
+    return [name for name, digest in here.items() if digest and digest != recorded[name]]
 
 
 @functools.cache  # what a file held at first counts, as a process keeps what it has imported
