@@ -13,8 +13,8 @@ leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [se
 
 Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
 significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
-group has several settings, its best one is compared. Between settings of one folder the interval is widened, since the
-two may have been chosen by their results; planned=true if they were named before.
+group has several settings, its best one is compared. The interval is widened by the number of settings in the folders,
+since the two may have been chosen by their results; planned=true if they were named before.
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
   failed=worst       a failed run counts as the worst value of all runs
@@ -37,8 +37,14 @@ def main() -> None:
         if len(metrics) > 1 and margin:
             raise UserError(f"margin={margin:g}: is of one metric; metric= names {len(metrics)}")
         if len(folders) == 1 and folders[0].is_file():
+            ignore = ",".join([options["ignore"], *(name for name, _ in metrics)])
             tables = [
-                compare_table(folders[0], options | {"metric": name, "mode": mode}, margin=margin, planned=planned)
+                compare_table(
+                    folders[0],
+                    options | {"metric": name, "mode": mode, "ignore": ignore},
+                    margin=margin,
+                    planned=planned,
+                )
                 for name, mode in metrics
             ]
             print_comparisons(tables, form)

@@ -29,7 +29,7 @@ def main() -> None:
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
         if options["front"]:
-            show_front(folders[0], options["front"], form)
+            show_front(folders[0], options, form)
             return
         if folders[0].is_file():
             summarize_table(folders[0], options)

@@ -1,9 +1,13 @@
 """With averages of weights, what was evaluated is what the checkpoint holds."""
 
+from types import SimpleNamespace
+
+import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
+from torch.optim.swa_utils import AveragedModel
 
 from leyden.callbacks.averaging import EMA
 from tests import mistakes
@@ -78,6 +82,22 @@ def test_ema_is_the_moving_average_and_changes_no_bit_of_training(train, monkeyp
             torch.testing.assert_close(value, average, rtol=1e-5, atol=1e-6, msg=key)
 
 
+def test_indices_counters_and_masks_are_not_averaged():
+    ema, module = EMA(decay=0.9999, update_every_n_steps=2), L.LightningModule()
+    module.layer, module.trained = nn.Linear(2, 2), 0
+    for name, buffer in {"order": torch.arange(784), "count": torch.tensor(0), "mask": torch.tensor(True)}.items():
+        module.register_buffer(name, buffer)
+    ema._average_model = AveragedModel(module, use_buffers=True, **ema._kwargs)
+    for step in range(1, 31, 2):  # two optimizers take two steps at once
+        module.count += 2
+        module.mask ^= True
+        ema.on_train_batch_end(SimpleNamespace(global_step=step + 1), module, None, None, 0)
+    average = ema._average_model.module
+    assert torch.equal(average.order, module.order)
+    assert (average.count, average.mask) == (module.count, module.mask)
+    assert ema._average_model.n_averaged == 15
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
     places = []
@@ -92,9 +112,12 @@ def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
     assert {*places} == {"cuda"}
 
 
+EMAS = "{_target_: leyden.callbacks.averaging.EMA"
 LIGHTNINGS = "{_target_: lightning.pytorch.callbacks."
 REFUSED = f"""
 +callbacks.swa={LIGHTNINGS}StochasticWeightAveraging, swa_lrs: 0.01}}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema
++callbacks.ema={EMAS}, decay: 2, update_every_n_steps: 1}}  =>  callbacks.ema: decay=2: must be a number from 0 to 1
++callbacks.ema={EMAS}, decay: 0.9, update_every_n_steps: 0}}  =>  update_every_n_steps=0: must be a positive whole number
 +callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_epoch: 1}}  =>  callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation
 +callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_step: 100}}  =>  callbacks.ema: EMAWeightAveraging: until it begins, the initial weights are validated and saved
 """

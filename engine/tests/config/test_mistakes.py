@@ -109,6 +109,8 @@ no_part.latent_size=2  =>  leyden: no_part.latent_size: no such key
 optimizer.lrr=1 modle.x=2  =>  did you mean optimizer.lr?
 trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  too few for 2 processes
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
+trainer.strategy=fsdp2 +trainer.sync_batchnorm=true  =>  trainer.strategy=fsdp2: trainer.sync_batchnorm has no effect
+trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2
 optimizer=adam +optimizer.betas=[0.9]  =>  optimizer:
 scheduler=cosine scheduler.T_max=0  =>  scheduler:
 scheduler=cosine scheduler.eta_min=x  =>  scheduler:

@@ -64,11 +64,15 @@ def test_each_metric_that_is_asked_for_has_its_verdict(call, tmp_path):
     text = call(*sides, "metric=val/loss:min,num_parameters:min")
     assert re.findall("^Verdict: (.*)", text, re.M) == ["B is better", "can't be decided: the values don't vary"]
     assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3  # looks at each metric are counted apart
+    assert "Verdict: B is better" in call(*sides)  # of the objective, which is the same look as by its name
+    assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3
     found = json.loads(call(*sides, "metric=num_parameters:max,val/loss:min", "format=json"))
     assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
     assert [each["objective"]["metric"] for each in found] == ["num_parameters", "val/loss"]
     assert "metric=val/loss: min or max is missing, as in metric=val/loss:max" in call(*sides, "metric=val/loss")
-    assert "metric=size: no run has this; there are num_parameters, val/loss" in call(*sides, "metric=size:min")
+    assert "metric=size: no run has this metric; there are num_parameters, val/loss" in call(
+        *sides, "metric=size:min"
+    )
 
 
 def test_folders_of_which_the_best_setting_is_named(call, sweep):

@@ -398,15 +398,22 @@ def test_the_front_of_two_metrics_is_one_of_settings(tmp_path, capsys, monkeypat
             write(place, typed, value=loss)
             metrics = {"val/loss": loss, "time": seconds[width], "test/acc": 0.9}
             records.put(place, result=replace(Run(place).result, metrics=metrics, stages={"test": ["test/acc"]}))
+    write(
+        tmp_path / "failed", ["model.hidden_sizes=[4]", "seed=0"], value=0.01, more={"time": 0.1}, status="failed"
+    )
     run_command(monkeypatch, tmp_path, "front=val/loss:min,time:min", "format=json")
     assert json.loads(capsys.readouterr().out) == [
-        {"model.hidden_sizes": [64], "val/loss": 0.3, "time": 3.0},
-        {"model.hidden_sizes": [8], "val/loss": 0.5, "time": 1.0},
+        {"model.hidden_sizes": [64], "n": 2, "val/loss": 0.3, "time": 3.0},
+        {"model.hidden_sizes": [8], "n": 2, "val/loss": 0.5, "time": 1.0},
     ]
-    for wrong in ("val/loss", "val/loss:min,nope:max", "val/loss:min,test/acc:max"):
+    for wrong in ("val/loss", "val/loss:min,nope:max", "val/loss:min,test/acc:max", "time:min failed=worst"):
         with pytest.raises(SystemExit, match="2"):
-            run_command(monkeypatch, tmp_path, f"front={wrong}")
+            run_command(monkeypatch, tmp_path, *f"front={wrong}".split())
         assert len(capsys.readouterr().err.splitlines()) == 1
+    write(tmp_path / "other", ["data=fashion_mnist"], value=0.01, more={"time": 0.1})
+    with pytest.raises(SystemExit, match="2"):
+        run_command(monkeypatch, tmp_path, "front=val/loss:min,time:min")
+    assert "front: the runs' data differ in data" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("form=json",), ("-v",)])

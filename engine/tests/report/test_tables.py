@@ -34,10 +34,21 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
     )
     assert (found["better"], found["is_same"]) == ("b", True)
     ask = functools.partial(called, compare, "results.csv", "a=model=mlp", "b=model=cnn")
-    text = ask("metric=lr:min,acc:max", "ignore=acc,lr")
+    text = ask("metric=lr:min,acc:max")
     assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
     assert text.count("Verdict: ") == 2
     assert text.endswith(ask("metric=acc", "mode=max", "ignore=lr"))
+
+
+def test_the_front_of_a_table(called, results):
+    lines = ["model,fold,time,acc,size", "a,0,1,0_9,1", "a,0,3,0.9,00.5", "a,1,2,0.7,00.5", "b,0,1,0.6,2"]
+    (results / "t.csv").write_text("\n".join(lines))
+    ask = functools.partial(called, summarize, "t.csv", "front=acc:max,size:min", "seed=fold", "ignore=time")
+    assert json.loads(ask("format=json")) == [
+        {"model": "a", "n": 3, "acc": pytest.approx(10.6 / 3), "size": pytest.approx(2 / 3)}
+    ]
+    assert "over=x: has no effect on front=" in ask("over=x")
+    assert "front=acc:max,loss:min: no column is named loss" in called(summarize, "t.csv", "front=acc:max,loss:min")
 
 
 def test_looks_at_a_table_are_counted_beside_it(called, results):

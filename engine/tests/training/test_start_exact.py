@@ -188,6 +188,8 @@ def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, 
     )
     arguments = (*arguments, *STOCHASTIC, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={25 * num}")
     arguments = (*arguments, "trainer.gradient_clip_val=0.5", "test=true")
+    if num == 2:  # running statistics, which each process has of its own part of a batch
+        arguments = (*arguments, "model._target_=tests.callbacks.test_averaging.Normed")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(15, f"run_dir={tmp_path / 'killed'}", *arguments)
     process.communicate(timeout=TIMEOUT_S)
@@ -195,6 +197,8 @@ def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, 
     finish(start(f"run_dir={tmp_path / 'killed'}", "resume=must", *arguments))
     assert_same_bits(tmp_path / "whole", tmp_path / "killed")
     assert curves(Run(tmp_path / "whole")) == curves(Run(tmp_path / "killed"))
+    best = [Run(tmp_path / name).result.best_epoch for name in ("whole", "killed")]
+    assert best[0] == best[1] is not None
     kept = [
         torch.load(tmp_path / name / "checkpoints" / "last.ckpt", weights_only=True)["callbacks"]["RankState"]
         for name in ("whole", "killed")

@@ -138,6 +138,8 @@ def check_unsharded(kind: type, strategy: Any) -> None:
     Raises:
         UserError: The strategy may shard them.
     """
+    if issubclass(kind, FSDP2) and strategy != "fsdp2":
+        raise UserError(f"trainer.strategy={strategy}: must be fsdp2")
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(kind, DeepSpeedStrategy):
         raise UserError(
             f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "

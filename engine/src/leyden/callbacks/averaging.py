@@ -3,11 +3,15 @@
 from typing import Any
 
 import lightning as L
-from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import Tensor
+from torch.optim.swa_utils import get_ema_avg_fn
 
 
-class EMA(EMAWeightAveraging):
+class EMA(WeightAveraging):
     """Exponential moving average of the weights and running statistics, from the first step on.
+
+    Counters, indices and masks, which have no average, are those of the last update.
 
     Validation, checkpoints, tests and exports use the average; training continues from the weights themselves.
 
@@ -17,7 +21,23 @@ class EMA(EMAWeightAveraging):
     """
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
-        super().__init__(decay=decay, update_every_n_steps=update_every_n_steps)
+        if type(decay) not in (int, float) or not 0 <= decay <= 1:
+            raise ValueError(f"decay={decay}: must be a number from 0 to 1")
+        if type(update_every_n_steps) is not int or update_every_n_steps < 1:
+            raise ValueError(f"update_every_n_steps={update_every_n_steps}: must be a positive whole number")
+        moving, self.update_every_n_steps = get_ema_avg_fn(decay), update_every_n_steps  # type: ignore[no-untyped-call]
+
+        def average(old: Tensor, new: Tensor, number: Any) -> Tensor:
+            return moving(old, new, number) if old.is_floating_point() or old.is_complex() else new
+
+        super().__init__(avg_fn=average)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether so many steps were taken since the last update; several optimizers take several at once."""
+        if step_idx is None:
+            return False
+        since = step_idx + 1 - self._latest_update_step
+        return not self._latest_update_step or since >= self.update_every_n_steps
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Place the average on the device of the training; Lightning places it where the module was made."""

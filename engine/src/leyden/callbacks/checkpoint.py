@@ -125,15 +125,16 @@ class RunCheckpoint(LastCheckpoint):
         return {**super().state_dict(), **mine}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the state, but for `best_at`, which `on_fit_start` reads from `best.ckpt`."""
-        self.best = _as_metrics(state_dict["best"])
+        """Restore the state."""
+        _as_metrics(state_dict["best"])  # another type is refused
         super().load_state_dict(state_dict)
         self._stage = str(state_dict["stage"])
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Replace the resumed checkpoint's best metrics by those in `best.ckpt`; drop them if this file is lost."""
-        super().on_fit_start(trainer, pl_module)
-        if self.best:
+    def on_load_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Take the best metrics from `best.ckpt`, not from the resumed checkpoint; drop them if this file is lost."""
+        if checkpoint["callbacks"].get(self.state_key, {}).get("best"):
             found = self._read_best(trainer)
             self._is_lost = found is None
             self.best, self.best_at = found or ({}, None)

@@ -34,9 +34,9 @@ class SamplesSeen(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Look at the losses, if many are kept."""
-        parts = batch if isinstance(batch, list | tuple) else [batch]
-        is_empty = any(isinstance(each, torch.Tensor) and each.ndim and not len(each) for each in parts)
-        if is_empty and self._losses:  # the mean of a process's empty part is NaN
+        parts = batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, dict) else [batch]
+        sizes = [len(each) for each in parts if isinstance(each, torch.Tensor) and each.ndim]
+        if sizes and not any(sizes) and self._losses:  # the mean of a process's empty part is NaN
             self._losses.pop()
         if len(self._losses) >= MAX_LOSSES:
             self.bad_batch()

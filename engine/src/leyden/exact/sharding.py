@@ -4,10 +4,13 @@ Checkpoints hold all of them whole, in one file that the process of rank zero wr
 no other process.
 """
 
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
 from torch.distributed.device_mesh import DeviceMesh
@@ -32,6 +35,20 @@ class FSDP2(ModelParallelStrategy):
         lightning.share_data_over_all(self)
         super().setup_environment()
 
+    def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Train on a batch, with equal buffers, such as running statistics, in all processes; as DDP does."""
+        self._share_buffers()
+        return super().training_step(*args, **kwargs)
+
+    def validation_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
+        """Validate a batch, with equal buffers in all processes."""
+        self._share_buffers()
+        return super().validation_step(*args, **kwargs)
+
+    def _share_buffers(self) -> None:
+        for buffer in self.model.buffers() if self.model else ():
+            torch.distributed.broadcast(buffer, 0)
+
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = True) -> dict[str, Any]:
         """Load weights and optimizer states, and return what else a checkpoint holds; no code of it is executed."""
         with torch.serialization.safe_globals(PLAIN_NAMES):
@@ -41,18 +58,45 @@ class FSDP2(ModelParallelStrategy):
 def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     """Shard a network over processes, each of its children with weights as a part of its own; once.
 
+    Weights that several children share, and those of lists of weights, are in the part of the network itself.
+
     Args:
         network: The network.
         mesh: The mesh of the processes that share the data.
+
+    Raises:
+        ValueError: FSDP2 can't shard its weights.
     """
     if isinstance(network, FSDPModule):
         return
-    for part in network.children():
-        blocks = part.children() if isinstance(part, nn.ModuleList | nn.Sequential) else [part]
-        for block in blocks:
-            if any(True for _ in block.parameters()):
-                fully_shard(block, mesh=mesh)
+    check_weights(network)
+    uses = Counter(id(each) for _, each in network.named_parameters(remove_duplicate=False))
+    for block in _blocks(network):
+        weights = [*block.parameters()]
+        if weights and all(uses[id(each)] == 1 for each in weights):
+            fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
+
+
+def check_weights(network: nn.Module) -> None:
+    """Check that FSDP2 can shard the weights of a network.
+
+    Raises:
+        ValueError: Names a scalar, or two types.
+    """
+    if scalar := next((name for name, each in network.named_parameters() if not each.ndim), ""):
+        raise ValueError(f"{scalar} is a scalar, which can't be sharded; give it the shape (1,)")
+    if len(kinds := {str(each.dtype) for each in network.parameters()}) > 1:
+        raise ValueError(f"weights of {' and '.join(sorted(kinds))} can't be sharded together")
+
+
+def _blocks(network: nn.Module) -> Iterator[nn.Module]:
+    """Yield the children of a network, and those of children that are not called, but hold others in a list or a row."""
+    for part in network.children():
+        if isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict):
+            yield from _blocks(part)
+        elif not isinstance(part, nn.ParameterList | nn.ParameterDict):
+            yield part
 
 
 def is_sharded(module: nn.Module) -> bool:

@@ -510,6 +510,8 @@ class RunState(L.Callback):
                 except Exception as error:
                     self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
         self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
+        if self._trainer.strategy.restore_checkpoint_after_setup:  # then this hook has been called before
+            self.on_fit_start(self._trainer, self._module)
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:

@@ -13,7 +13,7 @@ from leyden.config.table import cell_text, json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT, differing
 from leyden.report.difference import difference_rows, print_differences
-from leyden.report.held_out import refuse_test_metrics, test_set_remarks
+from leyden.report.held_out import check_metrics, test_set_remarks
 from leyden.report.listing import select
 from leyden.report.ranking import (
     Row,
@@ -96,6 +96,9 @@ def compare(
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     records = [record for of in read.values() for record in of]
+    asked = (
+        by.metric if by and by.metric not in {each.objective and each.objective.metric for each in records} else ""
+    )
     if by:
         _judge(records, by)
     groups = _groups_of(read, directories, conditions)
@@ -130,7 +133,7 @@ def compare(
     found = compared()
     for side, setting in zip(sides, found.sides, strict=True):
         side.row = next(row for row in side.rows if settings[id(row)] is setting)
-    if (look := _look(sides, found.sides, by.metric if by else "")) > 1:
+    if (look := _look(sides, found.sides, asked)) > 1:
         found = compared(look=look)
     return Comparison(
         compared=found,
@@ -149,10 +152,7 @@ def _judge(records: Sequence[Record], by: Objective) -> None:
     Raises:
         UserError: It is of the test set, no run has it, or its better direction is missing.
     """
-    refuse_test_metrics("metric", {by.metric}, records)
-    known = {name for record in records if record.result for name in record.result.metrics}
-    if by.metric not in known:
-        raise UserError(f"metric={by.metric}: no run has this; there are {', '.join(sorted(known))}")
+    check_metrics("metric", [by.metric], records)
     if not by.mode:
         raise UserError(f"metric={by.metric}: min or max is missing, as in metric={by.metric}:max")
     for record in records:
@@ -229,7 +229,7 @@ def _look(sides: Sequence[Side], settings: Sequence[Setting], metric: str) -> in
     """Return the number of this look at the comparison, recorded in the first folder by name.
 
     The comparison is named by the folders, the settings, the conditions, however these are spaced, and the metric that
-    was asked for.
+    was asked for, if it is not the objective.
     """
     names = sorted(
         f"{side.directory.resolve().name} {side.row.choices} {''.join(side.condition.replace('==', '=').split())}"
@@ -319,6 +319,7 @@ def comparison_content(compared: TableComparison) -> dict[str, Any]:
     """Return the comparison of two settings as a dictionary for JSON output."""
     found = compared.found
     return {
+        "metric": compared.metric,
         **{name: setting_content(side) for name, side in zip("ab", compared.sides, strict=True)},
         "difference": found.difference,
         "interval": found.interval,

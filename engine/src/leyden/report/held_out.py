@@ -34,6 +34,19 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
         )
 
 
+def check_metrics(option: str, names: Collection[str], records: Sequence[Record]) -> None:
+    """Check that runs have recorded these metrics, of which none may be of the test set.
+
+    Raises:
+        UserError: One is not recorded, or of the test set.
+    """
+    refuse_test_metrics(option, names, records)
+    results = [record.result for record in records if record.result]
+    known = {name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}}
+    if wrong := next((name for name in names if name not in known), None):
+        raise UserError(f"{option}={wrong}: no run has this metric; there are {', '.join(sorted(known)) or 'none'}")
+
+
 def test_set_remarks(records: Sequence[Record]) -> list[str]:
     """Return how often the runs' experiments have been evaluated on the test set, in words; empty if never.
 

@@ -150,7 +150,7 @@ def assign_data(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:
         known = {key: value for record in reversed(row.records) for key, value in record.varied.items()}
         row.data = tuple(text_of(known.get(key)) for key in keys)
     typed = {record.typed.get("data") for row in rows for record in row.records}
-    return ["data"] if keys and len(typed) > 1 else keys
+    return ["data"] if keys and len(typed) > 1 and None not in typed else keys
 
 
 def _differing(rows: Sequence[Row], averaged: Sequence[str]) -> list[str]:

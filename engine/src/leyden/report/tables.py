@@ -1,7 +1,7 @@
 """Verdicts on a table in a file, such as an export of another program, as `compare` and `summarize` print them."""
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,9 @@ from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.comparison import setting_content
-from leyden.report.held_out import refuse_test_metrics
+from leyden.report.held_out import check_metrics
 from leyden.report.listing import parse_condition
-from leyden.report.ranking import count_look, read_sweep_settings
+from leyden.report.ranking import assign_data, count_look, merge_rows, read_sweep_settings
 from leyden.report.records import read_records
 from leyden.verdict.tables import Setting, TableComparison, TableRanking, TablesRanking
 
@@ -71,26 +71,27 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     return found
 
 
-def show_front(place: Path, text: str, form: str) -> None:
+def show_front(place: Path, options: Mapping[str, str], form: str) -> None:
     """Print the settings of runs or of a table that no other one beats by the means of several metrics.
 
     Args:
         place: A folder with runs, or a file.
-        text: Metrics with their better direction, such as `val/acc:max,num_parameters:min`.
+        options: `front`, the metrics with their better direction, such as `val/acc:max,num_parameters:min`; of a table
+            `seed` and `ignore`.
         form: `table` or `json`.
 
     Raises:
-        UserError: There is no such metric, or a direction is missing.
+        UserError: There is no such metric, a direction is missing, no run has finished, the runs have different data, or
+            an option has no effect.
     """
+    text = options["front"]
     metrics = dict(metrics_of(text))
+    _refuse(options, {"metric": "", "mode": "", "failed": "drop", "over": "seeds"}, "has no effect on front=")
     if place.is_file():
-        rows, ignore = _read(place), ["seed"]
+        rows, ignore = _read(place), [options["seed"], *options["ignore"].split(",")]
     else:
-        records, (_, ignore) = read_records(place), read_sweep_settings(place)
-        refuse_test_metrics("front", metrics, records)
-        rows = [{**each.choices, **each.result.metrics} for each in records if each.result]
-        names = {name for each in records if each.result for name in each.result.metrics}
-        ignore = [*ignore, *names]
+        refuse_table_options(options)
+        rows, ignore = _rows_of_runs(place, metrics), []
     try:
         found = verdict.front(rows, metrics, ignore=ignore)
     except verdict.TableError as error:
@@ -104,6 +105,29 @@ def show_front(place: Path, text: str, form: str) -> None:
     show(
         "No other setting is better by the means of these; leyden compare says whether a difference is more than chance."
     )
+
+
+def _rows_of_runs(directory: Path, metrics: Collection[str]) -> list[dict[str, Any]]:
+    """Return choices and metrics of each finished run, but of those that repeat each other one.
+
+    Raises:
+        UserError: One of the metrics is of the test set, no run has finished, or the runs have different data.
+    """
+    records, (_, averaged) = read_records(directory), read_sweep_settings(directory)
+    check_metrics("front", metrics, records)
+    rows = [row for row in merge_rows(records, averaged) if row.finished]
+    if not rows:
+        raise UserError(f"{directory}: none of {len(records)} runs has finished")
+    if keys := assign_data(rows, averaged):
+        raise UserError(
+            f"front: the runs' data differ in {' and '.join(keys)}; name a folder with runs of one data set"
+        )
+    return [
+        {**row.choices, **{name: record.result.metrics.get(name) for name in metrics}}
+        for row in rows
+        for record in row.distinct(averaged)
+        if record.result
+    ]
 
 
 def summarize_table(path: Path, options: Mapping[str, str]) -> None:

@@ -352,7 +352,9 @@ class Run:
         if (record := self.record) is None:
             raise UserError(f"{self.directory}: {RECORD} is gone")
         if is_main_process() or (result.error and record.result is None):
-            replace(record, result=result).write(self.directory)
+            imported = code_of()  # also what was imported while it trained
+            last = [{**each, "code": {**(each.get("code") or {}), **imported}} for each in record.starts[-1:]]
+            replace(record, result=result, starts=[*record.starts[:-1], *last]).write(self.directory)
 
     def set_overrides(self, overrides: list[str]) -> None:
         """Record other overrides for the last start, with which the run can be resumed."""

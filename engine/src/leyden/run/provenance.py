@@ -1,4 +1,4 @@
-"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files of its classes."""
+"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files that it imported."""
 
 import contextlib
 import functools
@@ -315,7 +315,9 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
     )
     names = [name for name in recorded if isinstance(name, str) and re.fullmatch(r"\w+(/\w+)*\.py", name)]
     imported = code_of()
-    found = {name: next(filter(os.path.isfile, (f"{folder}/{name}" for folder in sys.path)), "") for name in names}
+    found = {
+        name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "") for name in names
+    }
     here = {name: imported.get(name) or (path and _digest(path)) for name, path in found.items()}
     return [name for name, digest in here.items() if digest and digest != recorded[name]]
 

@@ -313,7 +313,6 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
     return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"
 
 
-@undisturbed()
 class LoadedRun:
     """A trained run for notebooks and scripts, without Hydra. Its parts are read when they are first used.
 

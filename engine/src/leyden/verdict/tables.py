@@ -410,7 +410,10 @@ def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("s
         ignore: Columns that are no settings, such as the seed; patterns like `time*` are allowed.
 
     Returns:
-        The choices and the means of each, the best by the first metric first.
+        The choices of each, the number of its runs as `n`, and the means, the best by the first metric first.
+
+    Raises:
+        TableError: A column is missing, or no row has a value of each metric.
 
     Example:
         >>> rows = [{"width": 8, "acc": 0.9, "s": 1}, {"width": 64, "acc": 0.95, "s": 3}, {"width": 32, "acc": 0.9, "s": 2}]
@@ -419,18 +422,26 @@ def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("s
     """
     for mode in metrics.values():
         _check(1, mode, "min", "max")
+    if not metrics:
+        raise TableError("metrics: at least one must be given")
     first, *others = metrics
     table = _records(rows, first, others)
     columns = _columns(table, [*metrics], ignore)
-    settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    settings: dict[tuple[str, ...], list[dict[str, float]]] = {}
+    choices: dict[tuple[str, ...], dict[str, Any]] = {}
     for row in table:
-        if None not in [_value(row.get(name), name) for name in metrics]:
-            settings.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
+        values = {name: value for name in metrics if (value := _value(row.get(name), name)) is not None}
+        if len(values) == len(metrics):
+            key = tuple(_text(row.get(column)) for column in columns)
+            choices.setdefault(key, {column: row.get(column) for column in columns})
+            settings.setdefault(key, []).append(values)
+    if not settings:
+        raise TableError(f"no row has a value of {' and '.join(metrics)}")
     means = [{name: statistics.fmean(row[name] for row in of) for name in metrics} for of in settings.values()]
     gains = [[each[name] * (1 if mode == "max" else -1) for name, mode in metrics.items()] for each in means]
     found = [
-        {column: of[0].get(column) for column in columns} | mean
-        for of, mean, gain in zip(settings.values(), means, gains, strict=True)
+        choices[key] | {"n": len(settings[key])} | mean
+        for key, mean, gain in zip(settings, means, gains, strict=True)
         if not any(other != gain and all(x >= y for x, y in zip(other, gain, strict=True)) for other in gains)
     ]
     return sorted(found, key=lambda each: each[first], reverse=metrics[first] == "max")
