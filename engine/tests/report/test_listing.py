@@ -12,6 +12,7 @@ import time
 import pytest
 
 from leyden import runs
+from leyden.report.listing import parse_condition
 from leyden.report.records import read_raw_records
 from leyden.run.lock import hold_directory
 from tests import records
@@ -183,3 +184,12 @@ def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
     found = listed(call("format=json", "sort=-val/loss"))
     assert [name for name, *_ in found] == ["r2", "r0", "r1", "new"]
     assert found[2][2] is None
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [([True, None], "[true,null]"), ([[False], 1e-5], "[[false],1e-05]"), (None, "null")]
+)
+def test_a_value_is_compared_as_it_is_written_in_json(value, text):
+    for condition, is_met in ((f"x={text}", True), (f"x!={text}", False), (f"x={text[:-1]}", False)):
+        assert parse_condition(condition)[0]({"x": value}.get) == is_met
+    assert parse_condition("x ~ true")[0]({"x": [True]}.get)

@@ -10,6 +10,7 @@ import pytest
 from leyden.cluster import submit
 from leyden.cluster.submit import GRACE_S, MAX_QUERY_S, SlurmLauncher
 from leyden.run.result import Failure
+from leyden.scheduler import slurm
 from leyden.scheduler.slurm import JobState, RejectedError
 
 DONE = JobState("ended", "COMPLETED", is_completed=True)
@@ -32,6 +33,9 @@ class Limited:
         return {job: self.jobs[job] for job in ids}
 
     def leave_job(self):
+        pass
+
+    def cancel_stuck(self, states):
         pass
 
     def submit(self, folder, cluster, work, arguments, *, python, after=()):
@@ -230,3 +234,15 @@ def test_the_scheduler_is_asked_once_a_minute(tmp_path, clock):
     while clock.s < began + 1800:
         running.wait()
     assert scheduler.num_queries - first <= 20
+
+
+def test_a_job_that_can_never_start_is_cancelled_before_another_takes_its_place(tmp_path, monkeypatch):
+    """As by the same command after `cluster.wait=false`."""
+    (mine,), scheduler, cancelled = jobs(1), Limited(room=9), []
+    monkeypatch.setattr(slurm, "cancel", cancelled.append)
+    scheduler.cancel_stuck = slurm.cancel_stuck
+    runner(scheduler, tmp_path).start([mine])
+    scheduler.jobs["j0"] = JobState("ended", "waiting for ever", reason="PartitionTimeLimit")
+    runner(scheduler, tmp_path).start([mine])
+    assert cancelled == [["j0"]]
+    assert mine.run.submission["job_id"] == "j1"

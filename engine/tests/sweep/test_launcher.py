@@ -14,6 +14,7 @@ from omegaconf import OmegaConf
 from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.launcher import LocalLauncher, worker_environments
+from leyden.sweep.worker import run_as_command
 
 
 @pytest.fixture(autouse=True)
@@ -108,3 +109,21 @@ def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch,
     monkeypatch.setattr(launcher, "END_S", 0.1)
     assert outcomes(job, 1, 2) == [told, told]
     assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        (
+            "from leyden.config.errors import UserError\nraise UserError('data.root=x')",
+            Failure("UserError", "data.root=x"),
+        ),
+        ("import os\nos._exit(3)", Failure("SystemExit", "its process ended with 3")),
+        ("import os\nos.kill(os.getpid(), 9)", Failure("Killed", "its process ended with -9")),
+    ],
+)
+def test_an_error_before_the_run_begins_is_that_of_the_job(tmp_path, monkeypatch, text, told):
+    (tmp_path / "of_a_job.py").write_text(text)
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
+    config = OmegaConf.create({"run_dir": str(tmp_path / "run"), "trainer": {"accelerator": "cpu"}})
+    assert run_as_command("of_a_job", config) == told

@@ -97,3 +97,20 @@ def test_what_is_wrong_is_refused_in_a_line(cli, typed, told):
     code, _, err = cli("train", "-m", *typed.split(), "seed=0,1")
     assert (code, err.count("\n")) == (2, 1), err
     assert told in err
+
+
+IN_A_JOB = """
+import os, sys, tarfile
+from leyden.cluster import ray
+from leyden.scheduler import slurm
+
+tarfile.open("code.tar", "w").close()
+ray.run_as_command = lambda *_: print(slurm.job_id(), os.environ.get("SLURM_PROCID"), flush=True)
+ray._run("", None, "log", "code.tar", 1)
+"""
+
+
+def test_a_job_is_not_that_of_slurm_in_which_ray_runs(tmp_path):
+    environment = {**os.environ, "SLURM_JOB_ID": "7", "SLURM_PROCID": "1"}
+    subprocess.run([sys.executable, "-c", IN_A_JOB], env=environment, cwd=tmp_path, check=True)
+    assert (tmp_path / "log").read_text() == "None None\n"

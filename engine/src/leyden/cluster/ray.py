@@ -19,6 +19,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
 from leyden.run.record import KEY, key
 from leyden.run.result import Failure
+from leyden.scheduler import slurm
 from leyden.sweep.jobs import Job, sweep_directory
 from leyden.sweep.worker import run_as_command
 
@@ -113,6 +114,7 @@ class RayLauncher:
 
 def _run(module: str, config: DictConfig, log: str, code: str, num_cpus: int) -> Failure | None:
     """Run a job in this process of Ray, which runs nothing else; return its failure, None on success."""
+    slurm.leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
     with open(log, "ab") as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

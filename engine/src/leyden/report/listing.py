@@ -248,14 +248,11 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str) -> bool:
     if found is ABSENT:
         return False
     if sign is operator.contains:
-        return text in ([*map(str, found)] if isinstance(found, list) else str(found))
+        return text in ([*map(_text, found)] if isinstance(found, list) else _text(found))
     if isinstance(found, list):
-        listed = f"[{','.join(map(str, found))}]"
-        return sign in (operator.eq, operator.ne) and sign("".join(listed.split()), "".join(text.split()))
+        return sign in (operator.eq, operator.ne) and sign("".join(_text(found).split()), "".join(text.split()))
     if found is None or isinstance(found, bool):
-        if sign not in (operator.eq, operator.ne):
-            return False
-        found = {None: "null", True: "true", False: "false"}[found]
+        return sign in (operator.eq, operator.ne) and sign(_text(found), text)
     if isinstance(found, int | float):
         try:
             number, value = float(text), float(found)
@@ -266,3 +263,12 @@ def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str) -> bool:
         rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
         return sign(float(f"{value:.{digits}g}") if rounds else value, number)
     return sign(str(found), text)
+
+
+def _text(value: Any) -> str:
+    """Return a value as it is written in a condition."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_text, value))}]"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)

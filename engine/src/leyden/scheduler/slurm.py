@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -111,6 +111,12 @@ def requeue(*, elsewhere: bool = False) -> bool:
 def cancel(ids: Sequence[str]) -> str:
     """Cancel queued and running jobs; return an error message, empty on success."""
     return _call("scancel", *ids)[1]
+
+
+def cancel_stuck(states: Mapping[str, JobState]) -> None:
+    """Cancel those of some jobs that will never start; they would stay in the queue."""
+    if stuck := [job for job, state in states.items() if state.phase == "ended" and state.reason]:
+        cancel(stuck)
 
 
 def states(ids: Sequence[str]) -> dict[str, JobState]:

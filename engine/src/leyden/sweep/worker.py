@@ -3,9 +3,11 @@
 PyTorch is imported inside of functions only: the sweep's main process imports this module and must start quickly.
 """
 
+import contextlib
 import importlib
 import importlib.metadata
 import itertools
+import json
 import multiprocessing
 import os
 import re
@@ -26,6 +28,7 @@ from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
+from leyden.exact.files import replacing
 from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import (
@@ -189,15 +192,30 @@ def _check_gpu(config: DictConfig) -> None:
 
 def run_as_command(module: str, config: DictConfig) -> Failure | None:
     """Run a job with several processes, as a command of its own; return its failure, None on success."""
-    num_starts = len((run := Run(config.run_dir)).starts)
+    num_starts, told = len((run := Run(config.run_dir)).starts), None
     with tempfile.TemporaryDirectory() as folder:
-        write_call(path := Path(folder) / "job", execute_job, (module, config))
+        failed = Path(folder) / "failure.json"
+        write_call(path := Path(folder) / "job", _execute_and_tell, (module, config, failed))
         # If this process is killed, the command gets a signal, and then ends its other processes.
         code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
+        if failed.exists():
+            told = Failure(**json.loads(failed.read_text()))
     if not code:
         return None
     result = run.result if len(run.starts) > num_starts else None  # otherwise of an earlier start
-    return (result and result.error) or Failure("Killed", f"its process ended with {code}")
+    name = "Killed" if code < 0 else "SystemExit"
+    return (result and result.error) or told or Failure(name, f"its process ended with {code}")
+
+
+def _execute_and_tell(module: str, config: DictConfig, path: Path) -> None:
+    """Run a job in this process; write an error of its main process to a file, as the run may not have begun."""
+    try:
+        execute_job(module, config)
+    except Exception as error:
+        if is_main_process():
+            with contextlib.suppress(OSError), replacing(path) as file:
+                file.write(json.dumps(vars(Failure.of(error))).encode())
+        raise
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:

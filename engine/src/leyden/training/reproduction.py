@@ -28,6 +28,7 @@ from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option, key
 from leyden.run.lock import list_files
 from leyden.run.process import end_with_parent, importing
 from leyden.run.provenance import GIT_OF_COPY, git
+from leyden.scheduler.requeue import SIGNAL
 
 MAX_NAMES = 5  # of files in a message
 # Signals that end Python without cleanup unless they are handled; SIGHUP is sent when a terminal is closed.
@@ -264,7 +265,8 @@ def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
     command = [sys.executable, "-m", "leyden.train", "--config-dir", folder, "--config-name", "recorded"]
     exit_code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
     if exit_code:
-        raise UserError(f"the run could not be reproduced: its training ended with {exit_code}")
+        why = " by the signal before a time limit (cluster.time_min)" if exit_code == 128 + (SIGNAL or 0) else ""
+        raise UserError(f"the run could not be reproduced: its training ended with {exit_code}{why}")
 
 
 def _warn_of_other_versions(run: Run) -> None:
