@@ -1,6 +1,5 @@
 """What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
 
-import ast
 import importlib.util
 import json
 import re
@@ -21,7 +20,7 @@ from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.data.contract import Facts
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
-from tests import ENGINE, conf
+from tests import conf
 from tests.conftest import SMALL, assert_same_bits, start
 from tests.example import OWN
 from tests.tasks.test_data import FEW, stop_and_resume
@@ -160,19 +159,6 @@ def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
         assert cli("train", *last, *QUICK, *place, "dry_run=true")[0] == 0
     command = [f"experiment={name}"] if last[0] == "-m" else last
     stop_and_resume(cli, tmp_path, *command, *place, "data.batch_size=20", *FEW)
-
-
-@pytest.mark.slow(minutes=0.1)
-# As in a notebook, where warnings are none of the template's business.
-@pytest.mark.filterwarnings("default")
-def test_the_lines_for_a_notebook_work(mnist_root, tmp_path, monkeypatch):
-    (text,) = re.findall(r"```python\n(import lightning.+?)```", (ENGINE / "docs" / "yours.md").read_text(), re.S)
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "data").symlink_to(mnist_root)
-    assert len(ast.parse(text).body) <= 7 + 6  # imports and statements
-    found = {}
-    exec(text.replace("max_epochs=5", "max_epochs=1, enable_progress_bar=False"), found)
-    assert found["trainer"].callback_metrics["test/acc"] > 0.9
 
 
 @pytest.mark.slow(minutes=0.1)

@@ -4,21 +4,21 @@ Checkpoints hold all of them whole, in one file that the process of rank zero wr
 no other process.
 """
 
+import sys
 from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
-from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
-from torch.distributed.device_mesh import DeviceMesh
-from torch.distributed.fsdp import FSDPModule, fully_shard
-from torch.distributed.tensor import DTensor
 
 from leyden.exact import lightning
 from leyden.exact.memory import PLAIN_NAMES
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 class FSDP2(ModelParallelStrategy):
@@ -55,7 +55,7 @@ class FSDP2(ModelParallelStrategy):
             return super().load_checkpoint(checkpoint_path, weights_only=True)
 
 
-def shard(network: nn.Module, mesh: DeviceMesh) -> None:
+def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
     """Shard a network over processes, each of its children with weights as a part of its own; once.
 
     Weights that several children share, and those of lists of weights, are in the part of the network itself.
@@ -67,6 +67,8 @@ def shard(network: nn.Module, mesh: DeviceMesh) -> None:
     Raises:
         ValueError: FSDP2 can't shard its weights.
     """
+    from torch.distributed.fsdp import FSDPModule, fully_shard  # late, as few runs need it, and it takes a second
+
     if isinstance(network, FSDPModule):
         return
     check_weights(network)
@@ -101,7 +103,8 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module has weights that are sharded."""
-    return any(isinstance(each, DTensor) for each in module.parameters())
+    tensor = sys.modules.get("torch.distributed.tensor")  # without it nothing is sharded
+    return tensor is not None and any(isinstance(each, tensor.DTensor) for each in module.parameters())
 
 
 def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True) -> None:
@@ -116,6 +119,8 @@ def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True)
         RuntimeError: They do not fit.
     """
     if is_sharded(module):
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict  # late, too
+
         set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True, strict=strict))
     else:
         module.load_state_dict(state, strict=strict)
