@@ -296,7 +296,8 @@ def code_of() -> dict[str, str]:
     for name, module in [*sys.modules.items()]:
         path = getattr(module, "__file__", None) or ""
         is_own = path.endswith(".py") and not path.startswith(str(LIBRARY)) and not is_library(path)
-        if is_own and Path(path).is_absolute():
+        is_test = name.partition(".")[0] in ("tests", "conftest")  # what pytest has imported is not the run's code
+        if is_own and not is_test and Path(path).is_absolute():
             is_package = Path(path).name == "__init__.py"
             found[f"{name.replace('.', '/')}{'/__init__' * is_package}.py"] = _digest(path)
     return dict(sorted(found.items()))
