@@ -44,6 +44,7 @@ def callback(seed=0):
     trainer.lr_scheduler_configs = trainer.optimizers = trainer.callbacks = []
     trainer.limit_val_batches = 0
     trainer.train_dataloader, trainer.datamodule = [], L.LightningDataModule()
+    trainer.strategy = SimpleNamespace(restore_checkpoint_after_setup=False)
     made.setup(trainer, L.LightningModule(), "fit")
     return made
 
