@@ -12,7 +12,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
-from tests.faults.commands import OPERATIONS, at_operation, call, ends_clearly, num_operations
+from tests.faults.commands import OPERATIONS, at_operation, call, ends_clearly, in_forks, num_operations
 
 pytestmark = pytest.mark.faults
 
@@ -114,7 +114,7 @@ def test_outputs_that_are_read_only(disk, whole, tmp_path, data):
         ("evaluate", f"run={disk}/run", f"outputs={disk}"),
         ("export", f"run={disk}/run", f"output={disk}/x.onnx"),
     ):
-        code, output = call(verb, *given, directory=tmp_path)
+        code, output = call(verb, *given, directory=tmp_path, before=in_forks)
         assert code == 2, f"{verb}: {output}"
         assert len(output.strip().splitlines()) == 1, f"{verb}: {output}"
         assert str(disk) in output, f"{verb}: {output}"

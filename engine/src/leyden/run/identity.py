@@ -110,8 +110,9 @@ class RunIdentity:
 
     @property
     def saved_config(self) -> dict[str, Any]:
-        """The part of the configuration that is saved in the run directory."""
-        return {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
+        """The part of the configuration that is saved in the run directory, in the order of the record: groups come last."""
+        saved = {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
+        return dict(sorted(saved.items(), key=lambda item: isinstance(item[1], dict)))
 
     @property
     def objective(self) -> Objective | None:
