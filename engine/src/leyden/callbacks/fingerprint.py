@@ -37,7 +37,7 @@ class Fingerprints(DisplayCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the existing lines up to the step from which the run resumes."""
         self._step = trainer.global_step
-        # With sharded states, all processes would have to gather them at the same time.
+        # Of FSDP2, a digest is of this process's part; other sharded states all processes would have to gather.
         is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2)
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:
