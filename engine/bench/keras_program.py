@@ -24,7 +24,7 @@ with tempfile.TemporaryDirectory() as folder:
         keras.callbacks.ModelCheckpoint(f"{folder}/best.keras", monitor="val_accuracy", save_best_only=True),
         keras.callbacks.TensorBoard(folder, update_freq=50),
     ]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     history = model.fit(
         images[:55_000],
         labels[:55_000],
@@ -35,5 +35,5 @@ with tempfile.TemporaryDirectory() as folder:
         callbacks=callbacks,
         verbose=0,
     )
-    fit_s = time.perf_counter() - start
-print(json.dumps({"fit_s": fit_s, "val_acc": history.history["val_accuracy"][-1]}))
+    fit_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+print(json.dumps({"fit_s": fit_s, "cpu_s": cpu_s, "val_acc": history.history["val_accuracy"][-1]}))

@@ -29,6 +29,7 @@ from leyden.files.fetch import load
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"
 BARE = "bare PyTorch loop"
+BAREBONES = "Lightning, barebones"
 # Name: program and arguments, Keras's backend, most rounds (the slow ones show no less after three).
 PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
     "Leyden": (["train_command.py"], None, 99),
@@ -36,7 +37,7 @@ PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
     "Leyden, no fingerprints": (["train_command.py", "~callbacks.fingerprint"], None, 99),
     "Leyden, bf16": (["train_command.py", "trainer.precision=bf16-mixed"], None, 99),
     BARE: (["bare_torch.py"], None, 99),
-    "Lightning, barebones": (["lightning_barebones.py"], None, 99),
+    BAREBONES: (["lightning_barebones.py"], None, 99),
     "Keras on JAX": (["keras_program.py"], "jax", 99),
     "Keras on TensorFlow": (["keras_program.py"], "tensorflow", 3),
     "Keras on torch": (["keras_program.py"], "torch", 3),
@@ -60,26 +61,25 @@ def measure(program: list[str], environment: dict[str, str], python: str = sys.e
 
 
 def hardware() -> str:
-    """Processor (or GPU), cores and threads."""
+    """Processor (or GPU), cores, threads, and the load of the last minute."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
-    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
+    return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
 
 
-def table(
-    found: dict[str, list[dict[str, float]]], first: str, columns: tuple[tuple[str, str, str], tuple[str, str, str]]
-) -> str:
+def table(found: dict[str, list[dict[str, float]]], first: str, columns: tuple[tuple[str, str, str], ...]) -> str:
     """Medians and ranges in Markdown; ratios are medians over the rounds, each within its round.
 
     Args:
         found: Seconds of each round, by the name of a row.
         first: Head of those names.
-        columns: Two, each as what is shown, its head, and the row beside which it is set.
+        columns: Each as what is shown, its head, and the row beside which it is set.
     """
     heads = [text for _, head, other in columns for text in (head, f"÷ {other}")]
-    lines = [f"| {' | '.join([first, *heads, 'n'])} |", "|---|---|---|---|---|---|"]
+    heads = [first, *heads, "n"]
+    lines = [f"| {' | '.join(heads)} |", f"{'|---' * len(heads)}|"]
     for name, runs in found.items():
         cells = [name]
         for key, _, other in columns:
@@ -137,7 +137,11 @@ def main() -> None:
             of_keras = ({"KERAS_BACKEND": backend}, arguments.keras_python) if backend else ({},)
             found[name].append(measure(program, *of_keras))
             print(f"round {number}: {name}: {found[name][-1]}", flush=True)
-    columns = (("fit_s", "fit s", BARE), ("process_s", "whole process s", next(iter(found))))
+    columns = (
+        ("fit_s", "fit s", BARE),
+        ("cpu_s", "fit CPU s", BAREBONES),
+        ("process_s", "whole process s", next(iter(found))),
+    )
     text = f"{hardware()}\n\n{table(found, 'program', columns)}\n"
     print(f"\n{text}")
     (OUTPUTS / "bench.md").write_text(text)

@@ -50,10 +50,10 @@ def timed_fit(self: Trainer, *args: Any, **kwargs: Any) -> None:
     self.fit_loop.on_advance_end = timed_end  # type: ignore[method-assign]
     if "SIGTERM_AT" in os.environ:
         self.strategy.training_step = stopping_step  # type: ignore[method-assign]
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     plain_fit(self, *args, **kwargs)
     synchronize()
-    found["fit_s"] = time.perf_counter() - start
+    found["fit_s"], found["cpu_s"] = time.perf_counter() - start, time.process_time() - cpu
     if torch.cuda.is_initialized():
         found["peak_mib"] = torch.cuda.max_memory_allocated() / 2**20
 
