@@ -9,6 +9,8 @@ LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
 CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
 # Not --quiet: on a slow line the download of PyTorch takes minutes.
 INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
+# All but PyTorch, whose builds differ by machine, must be the files whose hashes are known: one replaced on the index is refused.
+LOCKED = $(BIN)/python -m pip install --no-deps --require-hashes $(patsubst %,--requirement %,$(wildcard $(1)))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename schema bench test-slow test-faults test-cluster test-browser
@@ -21,11 +23,13 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 10) <= v < (3, 15) else "Leyden needs Python 3.10 to 3.14, $(PYTHON) is %d.%d: choose another by PYTHON=..." % v)'
 	$(PYTHON) -m venv .venv
 
-.venv/.train: pyproject.toml $(wildcard constraints.txt engine/pyproject.toml) | $(BIN)/python
+.venv/.train: pyproject.toml $(wildcard constraints.txt hashes/train.txt engine/pyproject.toml) | $(BIN)/python
+	$(if $(wildcard hashes/train.txt),$(call LOCKED,hashes/train.txt))
 	$(INSTALL) $(LIBRARY) --editable .
 	@touch $@
 
-.venv/.dev: pyproject.toml $(wildcard constraints.txt engine/pyproject.toml) | $(BIN)/python
+.venv/.dev: pyproject.toml $(wildcard constraints.txt hashes/*.txt engine/pyproject.toml) | $(BIN)/python
+	$(if $(wildcard hashes/*.txt),$(call LOCKED,hashes/*.txt))
 	$(INSTALL) $(LIBRARY) --editable '.[dev]'
 	@touch $@ .venv/.train
 

@@ -469,7 +469,7 @@ def test_a_project_that_has_grown_takes_a_newer_engine(copy, mnist_root, tmp_pat
     git(copy, "commit", "-qam", "a newer engine")
     git(mine, "fetch", "-q", "origin")
     git(mine, "rm", "-rq", "engine")
-    git(mine, "checkout", "origin/HEAD", "--", "engine", "constraints.txt")
+    git(mine, "checkout", "origin/HEAD", "--", "engine", "constraints.txt", "hashes")
     git(mine, "commit", "-qm", "a newer engine")
     assert not git(mine, "status", "--porcelain")
     assert (mine / "engine" / "src" / "leyden" / "train.py").read_text().endswith("# newer\n")
