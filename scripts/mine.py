@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OLD = "project"
 # Files that name the package; those of the library know it only by what conf/ names.
 PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", "AGENTS.md", ".github")
-OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml")
+OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml", ".github/workflows/nightly.yml")
 # Names of other folders of a project, also of those that come later or that linters and test runners skip.
 FOLDERS = "build conf data dist docs engine leyden hydra_plugins node_modules outputs scripts site src tests venv"
 REST = r"(?:\.[\w*]+)+(?::[\w.]+)?"  # of a dotted name

@@ -76,7 +76,7 @@ def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.get_closest_marker("matrix"):
             if (test := (item.path, item.originalname)) in begun:
-                item.add_marker(pytest.mark.slow(minutes=0.1))
+                item.add_marker(pytest.mark.nightly)
             begun.add(test)
     config.stash[COLLECTED] = [
         (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items

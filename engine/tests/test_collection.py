@@ -1,4 +1,4 @@
-"""Each test is run by a command that `.ci/run` runs."""
+"""Each test is run by a command that `.ci/run` runs, or that the workflow at night runs."""
 
 import json
 import os
@@ -8,6 +8,7 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
 
 from leyden.config.paths import ROOT
@@ -32,15 +33,20 @@ def collected(pytestconfig):
 
 @pytest.fixture(scope="module")
 def ci(tmp_path_factory):
-    """The library's commands of pytest that `.ci/run` comes to, by a `make` that says what it would do; nothing else does anything."""
+    """The library's commands of pytest that `.ci/run` and the workflow at night come to, by a `make` that says what it would do."""
     place = tmp_path_factory.mktemp("ci")
-    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":"}.items():
+    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":", "sudo": ":"}.items():
         (place / name).write_text(f"#!/bin/sh\n{line}\n")
         (place / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
-    output = subprocess.run(
-        ["bash", ".ci/run"], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
-    ).stdout
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
+    nightly = [step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step]
+    output = "".join(
+        subprocess.run(
+            ["bash", *words], cwd=ROOT, env=environment, capture_output=True, text=True, check=True
+        ).stdout
+        for words in ([".ci/run"], ["-c", "\n".join(nightly)])
+    )
     python = str(
         ENGINE.parent / ".venv" / "bin" / "python"
     )  # by engine/Makefile; the project's has .venv/bin/python
