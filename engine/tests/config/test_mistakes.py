@@ -134,7 +134,6 @@ callbacks.checkpoint.keep_all=every  =>  keep_all=every
 callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m seed=0,1 sweep.average_over=[sede]  =>  sweep.average_over=['sede']: sede is not a setting of the runs
 -m seed=0,1 sweep.average_over=seed  =>  sweep.average_over=seed: must be a list of keys
--m seed=0,1 sweep.fail_fast=maybe  =>  sweep.fail_fast=maybe: must be one of true, false
 -m hydra/launcher=basic seed=0,1  =>  hydra/launcher=basic: must be local, slurm or ray
 -m hydra/sweeper=basic seed=0,1  =>  hydra/sweeper=basic: must be grid or optuna
 -m optimizer.lr=0.1,0,0.2  =>  job 1 of 3,
@@ -166,7 +165,6 @@ callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m sweep=tpe objective.metric=train/loss objective.mode=min  =>  pruning needs one objective
 -m sweep=tpe optimizer=glob(zzz*)  =>  optimizer=glob(zzz*): has no values to try
 -m sweep=tpe optimizer.lr=tag(lgo,interval(0.1,0.2))  =>  the tag lgo is unknown here
--m sweep=tpe hydra.sweeper.batch_size=0  =>  hydra.sweeper.batch_size=0: must be a positive whole number
 -m sweep=tpe hydra.sweeper.params=null  =>  a search needs keys to search
 -m sweep=tpe hydra.sweeper.sampler=null  =>  hydra.sweeper.sampler=None: must be one of Optuna's samplers
 -m sweep=tpe +hydra.sweeper.sampler.n_startup_trials=x  =>  hydra.sweeper.sampler: '<' not supported

@@ -263,7 +263,7 @@ class Job:
 
     def release(self) -> None:
         """Free the memory of the configuration; it is composed again on the next use."""
-        for name in ("config", "task_config", "identity"):
+        for name in ("config", "task_config", "identity", "resolved_config"):
             self.__dict__.pop(name, None)
 
     @functools.cached_property
@@ -274,7 +274,7 @@ class Job:
             del cfg["hydra"]
         return cfg
 
-    @property
+    @functools.cached_property
     def resolved_config(self) -> DictConfig:
         """The configuration with all values resolved, so that another process can't resolve them differently."""
         config = copied(self.config)
@@ -285,7 +285,7 @@ class Job:
     @property
     def config_on_node(self) -> DictConfig:
         """The resolved configuration, adapted to a node of a cluster."""
-        config = self.resolved_config
+        config = copied(self.resolved_config)
         if "download" in config.data:
             config.data.download = False  # a node may have no network; the data set was downloaded before
         if config.resume != "changed":  # checked before submission; a requeued job must resume in its own directory
