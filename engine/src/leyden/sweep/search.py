@@ -184,7 +184,7 @@ def run_search(sweep: Sweep, space: Space, *, sampler: Any, num_trials: int) -> 
     if not space.free and not space.function:
         raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
     # Check each bound and each choice before the first trial, or of a function some trials.
-    drawn, log_keys = draw(space, example) if space.function else ([], space.log_keys)
+    drawn, log_keys = draw(space) if space.function else ([], space.log_keys)
     extremes = sweep.new_jobs([[*space.fixed, *each] for each in drawn] or space.corners())
     for job in extremes if space.function else ():
         _check_composed(job)
