@@ -134,7 +134,6 @@ callbacks.checkpoint.keep_all=every  =>  keep_all=every
 callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m seed=0,1 sweep.average_over=[sede]  =>  sweep.average_over=['sede']: sede is not a setting of the runs
 -m seed=0,1 sweep.average_over=seed  =>  sweep.average_over=seed: must be a list of keys
--m seed=0,1 sweep.fail_fast=maybe  =>  sweep.fail_fast=maybe: must be one of true, false
 -m hydra/launcher=basic seed=0,1  =>  hydra/launcher=basic: must be local, slurm or ray
 -m hydra/sweeper=basic seed=0,1  =>  hydra/sweeper=basic: must be grid or optuna
 -m optimizer.lr=0.1,0,0.2  =>  job 1 of 3,
@@ -166,19 +165,18 @@ callbacks.checkpoint.max_kept_gib=0  =>  max_kept_gib=0
 -m sweep=tpe objective.metric=train/loss objective.mode=min  =>  pruning needs one objective
 -m sweep=tpe optimizer=glob(zzz*)  =>  optimizer=glob(zzz*): has no values to try
 -m sweep=tpe optimizer.lr=tag(lgo,interval(0.1,0.2))  =>  the tag lgo is unknown here
--m sweep=tpe hydra.sweeper.batch_size=0  =>  hydra.sweeper.batch_size=0: must be a positive whole number
 -m sweep=tpe hydra.sweeper.params=null  =>  a search needs keys to search
 -m sweep=tpe hydra.sweeper.sampler=null  =>  hydra.sweeper.sampler=None: must be one of Optuna's samplers
 -m sweep=tpe +hydra.sweeper.sampler.n_startup_trials=x  =>  hydra.sweeper.sampler: '<' not supported
 -m sweep=tpe hydra/sweeper/sampler=grid  =>  hydra.sweeper.sampler: FloatDistribution.step must be given
 -m sweep=tpe callbacks.pruning.pruner=null  =>  pruner=None: must be one of Optuna's pruners
--m seed=range(1000000)  =>  seed=range(1000000): 1,000,000 jobs ... a sweep has 100,000 at most
--m seed=shuffle(range(0,1000000000))  =>  1,000,000,000 jobs ... a sweep has 100,000 at most
--m optimizer.lr=range(0,1,1e-9)  =>  optimizer.lr=range(0,1,1e-9): 1,000,000,000 jobs ... a sweep has 100,000 at most
--m seed=range(0,1000) optimizer.lr=range(0.1,1,0.001)  =>  seed x optimizer.lr: 900,000 jobs ... a sweep has 100,000 at most
--m sweep.settings=[{model:mlp},{model:cnn}] seed=range(0,60000)  =>  seed x sweep.settings: 120,000 jobs ... a sweep has 100,000 at most
--m sweep.seeds=50000 optimizer.lr=1,2,3  =>  sweep.seeds=50000 of 3 settings: 150,000 jobs ... a sweep has 100,000 at most
--m sweep=random data.batch_size=range(1,1000000000)  =>  data.batch_size=range(1,1000000000) ... a sweep has 100,000 at most
+-m seed=range(1000000)  =>  seed=range(1000000): a sweep has 100,000 jobs at most
+-m seed=shuffle(range(0,1000000000))  =>  a sweep has 100,000 jobs at most
+-m optimizer.lr=range(0,1,1e-9)  =>  optimizer.lr=range(0,1,1e-9): a sweep has 100,000 jobs at most
+-m seed=range(0,1000) optimizer.lr=range(0.1,1,0.001)  =>  seed x optimizer.lr: a sweep has 100,000 jobs at most
+-m sweep.settings=[{model:mlp},{model:cnn}] seed=range(0,60000)  =>  seed x sweep.settings: a sweep has 100,000 jobs at most
+-m sweep.seeds=50000 optimizer.lr=1,2,3  =>  sweep.seeds=50000 of 3 settings: a sweep has 100,000 jobs at most
+-m sweep=random data.batch_size=range(1,1000000000)  =>  data.batch_size=range(1,1000000000) ... a sweep has 100,000 jobs at most
 -m seed=0,1 cluster.num_jobs=1000000000  =>  leyden: cluster.num_jobs=1000000000: must be a positive whole number, 100000 at most, or null
 -m sweep.settings=[{seed:1,optimizer.lrr:1}]  =>  did you mean optimizer.lr?
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice
@@ -195,7 +193,7 @@ def names(group):
 LONG = [
     *((f"{key}={DEEP}", f"{key}=[[[") for key in ("model.hidden_sizes", "optimizer.lr", "name")),
     (f"-m seed={DEEP},1", "seed=[[["),
-    (f"-m seed=range(1{'0' * 400})", "infinitely many jobs ... a sweep has 100,000 at most"),
+    (f"-m seed=range(1{'0' * 400})", "a sweep has 100,000 jobs at most"),
     (
         "model=nothing",
         f"no such choice; there are {', '.join(n for n in names('model') if n != 'none')} (in conf/) and none (the library's)",

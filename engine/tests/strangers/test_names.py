@@ -145,7 +145,7 @@ def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path):
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, tmp_path):
-    code, out, err = cli("train", *PRUNED, *own(objective="train_loss"), "sweep.fail_fast=true")
+    code, out, err = cli("train", *PRUNED, *own(objective="train_loss"))
     assert code != 0
     assert "metric=train_loss: pruning needs one objective that validation logs" in out + err
     assert "validation logs val_loss" in out + err

@@ -83,4 +83,4 @@ def test_checked_jobs_hold_no_configuration(composer, monkeypatch):
     monkeypatch.setattr(sweep, "call_in_process", lambda *_: None)
     jobs = new_jobs(composer, [[f"seed={seed}"] for seed in range(40)])
     sweep.validate_jobs(jobs)
-    assert [job.number for job in jobs if "config" in vars(job)] == [0, 39]  # those that were built
+    assert not [job.number for job in jobs if {"config", "identity"} & {*vars(job)}]

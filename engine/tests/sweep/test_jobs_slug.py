@@ -16,8 +16,11 @@ USUAL = [
     ([], "defaults"),
     (["seed=1"], "seed-1"),
     (["seed=1", "optimizer.lr=0.01"], "optimizer.lr-0.01_seed-1"),
-    (["model.hidden_sizes=[512,256]", "seed=0"], "model.hidden_sizes-512-256_seed-0"),
-    (["optimizer.lr=1e-05", "trainer.precision=bf16-mixed"], "optimizer.lr-1e-05_trainer.precision-bf16-mixed"),
+    (["model.hidden_sizes=[512,256]", "seed=0"], "model.hidden_sizes-512-256_seed-0-9ef1a5da"),
+    (
+        ["optimizer.lr=1e-05", "trainer.precision=bf16-mixed"],
+        "optimizer.lr-1e-05_trainer.precision-bf16-mixed-626f0be8",
+    ),
     (["+model.width=3", "model=my_cnn"], "+model.width-3_model-my_cnn"),
     (["data/augment=affine"], "data-augment-affine-1e3d0261"),
     (["seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.launcher import LocalLauncher, worker_environments
@@ -63,7 +64,7 @@ def outcomes(run, *configs):
     found, pool = [], LocalLauncher(OmegaConf.create(cfg), "")
     pool.run = run
     for config in configs:
-        pool.start([SimpleNamespace(resolved_config=config, log=None)])
+        pool.start([SimpleNamespace(resolved_config=config, identity=None, overrides=[], log=None)])
         ended = []
         while not ended:
             ended, _ = pool.wait()
@@ -76,7 +77,7 @@ class Numbered:
     num = 0
 
 
-def count(module, config):
+def count(module, config, *_):
     """A job, which counts in a class and in the environment; returns its process, and what it has found."""
     found = f"{os.getpid()} {Numbered.num} {os.environ.get('OF_A_JOB')}"
     Numbered.num += 1
@@ -91,13 +92,13 @@ def test_nothing_leaks_from_job_to_job(monkeypatch):
     assert len({pid for pid, *_ in found}) == 3
 
 
-def hang(module, config):
+def hang(module, config, *_):
     """A job whose process does not end by itself."""
     threading.Thread(target=time.sleep, args=(600,)).start()
     return "done"
 
 
-def die(module, config):
+def die(module, config, *_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -125,5 +126,6 @@ def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch,
 def test_an_error_before_the_run_begins_is_that_of_the_job(tmp_path, monkeypatch, text, told):
     (tmp_path / "of_a_job.py").write_text(text)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    config = OmegaConf.create({"run_dir": str(tmp_path / "run"), "trainer": {"accelerator": "cpu"}})
-    assert run_as_command("of_a_job", config) == told
+    config = {"run_dir": str(tmp_path / "run"), "trainer": {"accelerator": "cpu"}, "objective": None}
+    identity = RunIdentity(config, {}.get)
+    assert run_as_command("of_a_job", OmegaConf.create(config), identity, []) == told

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden.config.errors import UserError
 from leyden.sweep import launcher
 
 
@@ -15,7 +16,7 @@ class Clock:
         num_places: Of jobs at once; None for any number.
     """
 
-    note, is_queue, waits = "", True, True
+    note, is_queue, waits = "", True, True  # a queue, so that no lock is looked at
 
     def __init__(self, num_places):
         self.num_places, self.now, self.ends = num_places, 0, []
@@ -62,13 +63,9 @@ def job(number, seconds, *, is_finished=False, error=None):
         error=error,
         overrides=[],
         identity=None,
-        task_config=None,
+        resolved_config=None,
         run=SimpleNamespace(is_finished=lambda identity: is_finished, result=None),
     )
-
-
-def asking(source):
-    return lambda: next(source, None)
 
 
 durations = st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20)
@@ -77,19 +74,12 @@ durations = st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20)
 @given(durations, st.sampled_from([1, 2, 3, None]), st.sampled_from([1, 2, 5, None]))
 def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_once):
     jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
-    runner, asked, told = Clock(num_places), [], []
-
-    def source():
-        for one in jobs:
-            asked.append(one.number)
-            yield one
-
-    def ended(one, error):
-        told.append(one.number)
-        return not error
-
-    launcher.run_jobs(asking(source()), runner, Silent(), at_once=at_once, ended=ended)
-    assert sorted(told) == asked == [one.number for one in jobs]
+    runner, told = Clock(num_places), []
+    source = iter(jobs)
+    launcher.run_jobs(
+        lambda: next(source, None), runner, Silent(), at_once=at_once, ended=lambda one, _: told.append(one.number)
+    )
+    assert sorted(told) == [one.number for one in jobs]
     # As somebody would hand them out by hand: each job goes to the place that is free first.
     to_run = [one for one in jobs if not one.run.is_finished(None)]
     places = [0] * min(num_places or 99, at_once or 99)
@@ -99,31 +89,34 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, num_places, at_on
         places[0] += one.seconds
 
 
-def test_whoever_is_told_can_end_all_and_is_told_of_all_that_has_ended(monkeypatch):
-    monkeypatch.setattr(launcher, "record_failure", lambda *_: None)
-    told, runner = [], Clock(3)
-    jobs = [job(n, seconds, error="x" if n == 1 else None) for n, seconds in enumerate((5, 1, 1, 1))]
-
-    def ended(one, error):
-        told.append(one.number)
-        return not error
-
-    launcher.run_jobs(asking(iter(jobs)), runner, Silent(), at_once=None, ended=ended)
-    assert told == [1, 2]
-    assert not runner.ends
-    assert not hasattr(jobs[3], "started")
-
-
 def test_what_turns_up_late_is_run_too():
     """As a trial that another process has left meanwhile."""
-    told, answers = [], [job(0, 1), None, None, job(1, 1), None, job(2, 1)]
-
-    def ended(one, error):
-        told.append(one.number)
-        return True
-
-    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(2), Silent(), at_once=None, ended=ended)
+    told, answers = [], [job(0, 1), None, None, job(1, 1)]
+    run = {"at_once": 3, "ended": lambda one, error: told.append(one.number)}
+    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(2), Silent(), **run)
     assert told == [0]  # nothing was running, and nothing was there
     answers[:] = [job(0, 5), job(1, 1), None, job(2, 1)]
-    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), at_once=None, ended=ended)
+    launcher.run_jobs(lambda: answers.pop(0) if answers else None, Clock(3), Silent(), **run)
     assert told == [0, 1, 2, 0]
+
+
+class NotComposed:
+    """A job whose configuration can't be composed; what is checked before a sweep has not shown it."""
+
+    run = SimpleNamespace(is_finished=lambda identity: False)
+
+    @property
+    def identity(self):
+        raise UserError("optimizer.momentum: no such key")
+
+    resolved_config = identity
+
+
+def test_a_job_that_can_not_be_composed_fails_alone():
+    told = []
+    source = iter([job(0, 1), NotComposed(), job(1, 1), NotComposed()])
+    launcher.run_jobs(
+        lambda: next(source, None), Clock(1), Silent(), at_once=None, ended=lambda *ended: told.append(ended[1])
+    )
+    assert [str(each) for each in told if each] == 2 * ["UserError: optimizer.momentum: no such key"]
+    assert told.count(None) == 2

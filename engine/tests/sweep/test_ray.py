@@ -106,7 +106,7 @@ from leyden.scheduler import slurm
 
 tarfile.open("code.tar", "w").close()
 ray.run_as_command = lambda *_: print(slurm.job_id(), os.environ.get("SLURM_PROCID"), flush=True)
-ray._run("", None, "log", "code.tar", 1)
+ray._run("", None, None, [], "log", "code.tar", 1)
 """
 
 

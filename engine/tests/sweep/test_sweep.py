@@ -166,19 +166,6 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
     assert (found[0.1, 0].directory / "run.json").stat().st_mtime_ns == ended
 
 
-@pytest.mark.slow
-def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
-    arguments = ("optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", "cluster.num_jobs=1")
-    process = sweep(tmp_path, *arguments, "sweep.fail_fast=true")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
-    assert "1 of 1 jobs failed; the same command runs them again, and continues with the others" in output
-    assert [run.result.status for run in runs(tmp_path).values()] == ["failed"]
-    output, _ = sweep(tmp_path, *arguments).communicate(timeout=TIMEOUT_S)
-    assert "1 of 3 jobs failed" in output
-    assert sorted(run.result.status for run in runs(tmp_path).values()) == ["failed", "finished", "finished"]
-
-
 @pytest.mark.parametrize("value", ["${data.batch_size}", '"${data.batch_size}"'])
 @pytest.mark.parametrize("more", [(), ("hydra.verbose=false",)])
 def test_an_override_of_a_job_may_name_another_key(cli, value, more):
@@ -229,10 +216,8 @@ def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
 def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
     grid = {"name": "a", "objective": None}
     claim_directory(tmp_path, grid, {})
-    with pytest.raises(
-        UserError, match=r"holds a different sweep: sweep\.seeds absent there, 1 here; choose another"
-    ):
-        claim_directory(tmp_path, {**grid, "sweep.seeds": 1}, {})
+    with pytest.raises(UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"):
+        claim_directory(tmp_path, {**grid, "fixed": []}, {})
     claim_directory(tmp_path, grid, {})
 
 
@@ -272,7 +257,7 @@ def test_a_sweep_directory_of_another_experiment(cli, tmp_path):
 @pytest.fixture
 def few_built(monkeypatch):
     """Of any number of jobs those are built that have each value once."""
-    monkeypatch.setattr("leyden.sweep.sweep.MAX_DRY_BUILDS", 1)
+    monkeypatch.setattr("leyden.sweep.sweep.MAX_CHECKED", 1)
 
 
 @pytest.mark.matrix

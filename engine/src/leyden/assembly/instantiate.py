@@ -150,7 +150,8 @@ def instantiate(
 
 def target(node: DictConfig, key: str) -> Any:
     """Return the class or function that a node names, without instantiating it or the nodes below it."""
-    return _constructor(node, key, without=[str(name) for name in node if name != "_target_"]).func
+    with user_errors(key, node):
+        return get_object(_target_name(node, key))
 
 
 def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> functools.partial[Any]:
@@ -161,9 +162,15 @@ def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> funct
     return constructor
 
 
+def _target_name(node: DictConfig, key: str) -> str:
+    name = node.get("_target_")
+    if not isinstance(name, str):
+        raise UserError(f"{key}._target_={name}: must be the dotted name of a class or function")
+    return name
+
+
 def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
-    if not isinstance(node.get("_target_"), str):
-        raise UserError(f"{key}._target_={node.get('_target_')}: must be the dotted name of a class or function")
+    _target_name(node, key)
     missing = sorted(name.removeprefix(f"{key}.") for name in OmegaConf.missing_keys(node))
     if missing := [name for name in missing if name.split(".")[0] not in without]:
         raise UserError(f"{key}.{missing[0]}: is missing and must be set")

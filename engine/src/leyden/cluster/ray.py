@@ -17,6 +17,7 @@ from leyden.cluster.submit import NUM_TRIALS, snapshot
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
+from leyden.run.identity import RunIdentity
 from leyden.run.record import KEY, key
 from leyden.run.result import Failure
 from leyden.scheduler import slurm
@@ -58,7 +59,7 @@ class RayLauncher:
         limit: int | None = self.cluster.num_jobs
         return limit and limit - len(self.running)
 
-    def check(self, jobs: Sequence[Job]) -> bool:
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs fit on a node, and connect to the cluster."""
         for job in jobs:
             trainer, gpus = job.config.trainer, self.cluster.gpus
@@ -89,8 +90,8 @@ class RayLauncher:
         task = self.ray.remote(max_calls=1, max_retries=self.cluster.max_requeues)(_run)
         for job in jobs:
             given = task.options(num_cpus=self.cluster.cpus, num_gpus=self.cluster.gpus)
-            call = (self.module, job.config_on_node, str(job.log), str(self.code), self.cluster.cpus)
-            self.running[given.remote(*call)] = job
+            call = (self.module, job.config_on_node, job.identity, job.overrides)
+            self.running[given.remote(*call, str(job.log), str(self.code), self.cluster.cpus)] = job
             job.release()
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
@@ -112,7 +113,15 @@ class RayLauncher:
         self.running = {}
 
 
-def _run(module: str, config: DictConfig, log: str, code: str, num_cpus: int) -> Failure | None:
+def _run(
+    module: str,
+    config: DictConfig,
+    identity: RunIdentity,
+    overrides: list[str],
+    log: str,
+    code: str,
+    num_cpus: int,
+) -> Failure | None:
     """Run a job in this process of Ray, which runs nothing else; return its failure, None on success."""
     slurm.leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
     with open(log, "ab") as file:  # noqa: PTH123
@@ -122,4 +131,4 @@ def _run(module: str, config: DictConfig, log: str, code: str, num_cpus: int) ->
         with tarfile.open(code) as archive:
             archive.extractall(folder)  # our own archive
         os.environ.update({**environment_of(Path(folder)), "OMP_NUM_THREADS": str(num_cpus)})
-        return run_as_command(module, config)
+        return run_as_command(module, config, identity, overrides)

@@ -147,13 +147,13 @@ class SlurmLauncher:
         parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
         return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
 
-    def check(self, jobs: Sequence[Job]) -> bool:
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that Slurm accepts the jobs; for `cluster.dry_run`, print the script and return False."""
         slurm.check_resources(self.cluster)
         for job in jobs:
             slurm.check_trainer(self.cluster, job.config.trainer)
             job.release()
-        script = slurm.script(self.folder, self.cluster, min(len(jobs), self.max_array), self.python)
+        script = slurm.script(self.folder, self.cluster, min(num, self.max_array), self.python)
         if self.cluster.dry_run:
             print(script)
             return False

@@ -102,9 +102,11 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Call a command's function with a configuration, whose node `hydra` it finds by `HydraConfig.get()`."""
+    """Call a command's function with a configuration; the node `hydra` is removed, and found by `HydraConfig.get()`."""
     HydraConfig.instance().set_config(cfg)
-    return task(without_hydra(cfg))
+    with open_dict(cfg):
+        del cfg["hydra"]
+    return task(cfg)
 
 
 def call_target(node: Any, *, partial: bool = False) -> Any:

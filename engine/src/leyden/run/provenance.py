@@ -4,6 +4,7 @@ import contextlib
 import functools
 import hashlib
 import importlib.metadata
+import itertools
 import json
 import os
 import platform
@@ -287,14 +288,23 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
+_preloaded = ""  # name of the last module that was imported in the process that this one is a fork of
+
+
+def skip_preloaded() -> None:
+    """Make `code_of` skip what is imported now: none of it is the user's. To look at it, a fork would copy its memory."""
+    global _preloaded
+    _preloaded = next(reversed(sys.modules))
+
+
 def code_of() -> dict[str, str]:
     """Return the SHA-256 of each file of the user's own code that this process has imported, by name.
 
     Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy.
     """
     found = {}
-    for name, module in [*sys.modules.items()]:
-        path = getattr(module, "__file__", None) or ""
+    for name in [*itertools.takewhile(lambda name: name != _preloaded, reversed(sys.modules))]:
+        path = getattr(sys.modules.get(name), "__file__", None) or ""
         is_own = path.endswith(".py") and not path.startswith(str(LIBRARY)) and not is_library(path)
         is_test = name.partition(".")[0] in ("tests", "conftest")  # what pytest has imported is not the run's code
         if is_own and not is_test and Path(path).is_absolute():

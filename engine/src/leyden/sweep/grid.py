@@ -42,17 +42,13 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
         if not is_search:
             _run_grid(sweep, space)
             return
-        if config.sweep.seeds == "auto":
-            raise UserError("sweep.seeds=auto: is for a grid; a search takes a number, such as sweep.seeds=3")
+        if config.sweep.seeds != 1:
+            raise UserError(
+                f"sweep.seeds={config.sweep.seeds}: is for a grid, such as one of the best settings that a search has found"
+            )
         from leyden.sweep.search import run_search  # late, as it imports Optuna
 
-        run_search(
-            sweep,
-            space,
-            sampler=_sampler(sweeper.sampler),
-            num_trials=sweeper.num_trials,
-            batch_size=sweeper.batch_size,
-        )
+        run_search(sweep, space, sampler=_sampler(sweeper.sampler), num_trials=sweeper.num_trials)
 
 
 def _run_grid(sweep: Sweep, space: Space) -> None:

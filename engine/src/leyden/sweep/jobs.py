@@ -112,8 +112,7 @@ def sweep_directory(config: DictConfig) -> Path:
 
 MAX_LENGTH = 60  # of a job's name
 ROOT_KEYS = tuple(each.name for each in dataclasses.fields(TrainConfig))
-NUMBERS = re.compile(r"[0-9.]+(?:-[0-9.]+)+")  # a list of numbers in a name; a string of this form gets a hash
-HASH = re.compile(r"-[0-9a-f]{8}$")
+PLAIN = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)  # an override whose value is a word or a number
 
 
 @dataclass(frozen=True)
@@ -152,8 +151,8 @@ class JobNames:
         """Return a readable directory name for a job's overrides, independent of their order.
 
         Launch options, such as the choice of the cluster, are left out. The name has no `=`, which would break
-        Hydra's parser. A short hash is added if the name is too long, shortened or ambiguous, or lacks a shared
-        override: so no two jobs share a name.
+        Hydra's parser. A short hash is added if the name is too long or shortened, holds more than words and numbers, or
+        lacks a shared override: so no two jobs share a name.
 
         Args:
             overrides: The job's overrides, as given by the user.
@@ -162,45 +161,31 @@ class JobNames:
             >>> JobNames.of([], ["optimizer.lr", "seed"]).name(["seed=1", "optimizer.lr=0.01"])
             'lr-0.01_seed-1'
             >>> JobNames().name(["model.hidden_sizes=[512,256]"])
-            'model.hidden_sizes-512-256'
-            >>> JobNames().name(["model.hidden_sizes=[512]"])  # without the hash, the same name as for 512, which is no list
-            'model.hidden_sizes-512-a0fea0ec'
+            'model.hidden_sizes-512-256-36fa7c70'
             >>> JobNames().name(["optimizer.lr=0.0016571640914381709"])  # the hash is of all digits
             'optimizer.lr-0.001657-aed5ee4e'
         """
         identifying = _identifying_overrides(overrides)
         kept = [each for each in identifying if each not in self.shared]
-        parts = [self._with_short_key(short_override(_shorten_class(_shorten_fork(each)))) for each in kept]
-        name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), "_".join(parts)).replace(
-            "=", "-"
-        )
-        clean = re.sub(r"[^A-Za-z0-9._+-]", "-", name) or "defaults"
+        parts = [self._with_short_key(short_override(_shorten_class(each))) for each in kept]
+        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts)).replace("-_", "_").strip("-") or "defaults"
         is_unambiguous = (
-            [*map(self._with_short_key, kept)] == parts
+            all(map(PLAIN.fullmatch, parts))
+            and [*map(self._with_short_key, kept)] == parts
             and kept == sorted(kept)
             and len(identifying) - len(kept) == len(self.shared)
             and not {key_of(each) for each in kept} & {*self.short.values()}
-            and self._can_be_split(name, parts)
         )
-        if len(clean) <= MAX_LENGTH and is_unambiguous and not HASH.search(clean):
-            return clean
+        if len(name) <= MAX_LENGTH and is_unambiguous:
+            return name
         digest = hashlib.sha256(json.dumps(identifying).encode()).hexdigest()[:8]
-        return f"{clean[: MAX_LENGTH - len(digest) - 1]}-{digest}"
+        return f"{name[: MAX_LENGTH - len(digest) - 1]}-{digest}"
 
     def _with_short_key(self, override: str) -> str:
         """Return an override with the short name of its key; a key with a prefix keeps it."""
         key, equals, value = override.partition("=")
         bare = key.lstrip("+~")
         return f"{key.removesuffix(bare)}{self.short.get(bare, bare)}{equals}{value}"
-
-    def _can_be_split(self, name: str, parts: Sequence[str]) -> bool:
-        """Return whether a name can be split into its overrides and lists again."""
-        first = rf"(?:{'|'.join(map(re.escape, [*ROOT_KEYS, *self.short.values()]))})"
-        value = rf"\[[0-9.]+(?:,[0-9.]+)+\]|(?!{NUMBERS.pattern}$)[\w.+-]+"
-        plain = re.compile(rf"\+{{0,2}}{first}(?:\.\w+)*=(?:{value})", re.ASCII)
-        return all(map(plain.fullmatch, parts)) and len(re.split(rf"_(?=[+~]*{first}(?!\w))", name)) == max(
-            1, len(parts)
-        )
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
@@ -219,12 +204,6 @@ def _shorten_class(override: str) -> str:
     if last != "_target_" or not all(word.isidentifier() for word in value.split(".")):
         return override
     return f"{above}={value.rpartition('.')[2]}"
-
-
-def _shorten_fork(override: str) -> str:
-    """Shorten the override of a fork's parent for a name, to the parent's folder."""
-    key, _, value = override.partition("=")
-    return f"fork={Path(value.strip(chr(34) + chr(39))).name}" if key == "fork" else override
 
 
 @dataclass
@@ -263,7 +242,7 @@ class Job:
 
     def release(self) -> None:
         """Free the memory of the configuration; it is composed again on the next use."""
-        for name in ("config", "task_config", "identity"):
+        for name in ("config", "task_config", "identity", "resolved_config"):
             self.__dict__.pop(name, None)
 
     @functools.cached_property
@@ -274,7 +253,7 @@ class Job:
             del cfg["hydra"]
         return cfg
 
-    @property
+    @functools.cached_property
     def resolved_config(self) -> DictConfig:
         """The configuration with all values resolved, so that another process can't resolve them differently."""
         config = copied(self.config)
@@ -285,7 +264,7 @@ class Job:
     @property
     def config_on_node(self) -> DictConfig:
         """The resolved configuration, adapted to a node of a cluster."""
-        config = self.resolved_config
+        config = copied(self.resolved_config)
         if "download" in config.data:
             config.data.download = False  # a node may have no network; the data set was downloaded before
         if config.resume != "changed":  # checked before submission; a requeued job must resume in its own directory

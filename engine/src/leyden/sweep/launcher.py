@@ -4,8 +4,10 @@ Each is a fork of a process that imported PyTorch and read the data.
 """
 
 import contextlib
+import gc
 import json
 import os
+import pkgutil
 import signal
 import sys
 import textwrap
@@ -19,6 +21,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, Protocol
 
+from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from rich.live import Live
@@ -28,6 +31,7 @@ from leyden.config.errors import UserError, leave_at_once
 from leyden.config.paths import prepare_process
 from leyden.config.table import Terminal
 from leyden.config.terminal import short_override
+from leyden.config.values import targets
 from leyden.run import lock
 from leyden.run.identity import is_data_key, key_of
 from leyden.run.process import importing, num_cores, num_threads
@@ -132,8 +136,8 @@ class Launcher(Protocol):
     def note(self) -> str:
         """Why jobs wait that could have started, for the status line; empty if none do."""
 
-    def check(self, jobs: Sequence[Job]) -> bool:
-        """Check that the jobs can run here; return False if the user asked for the check only."""
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
+        """Check that these of `num` jobs can run here; return False if the user asked for the check only."""
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start at most `num_free` jobs."""
@@ -149,7 +153,7 @@ class Launcher(Protocol):
         """End the running jobs."""
 
 
-ELSEWHERE_S = 1.0  # between two looks at jobs that run elsewhere, while none runs here
+NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
 
 
 def run_jobs(
@@ -158,104 +162,103 @@ def run_jobs(
     status: StatusLine,
     *,
     at_once: int | None,
-    ended: Callable[[Job, Failure | None], bool],
+    ended: Callable[[Job, Failure | None], None],
 ) -> None:
     """Run jobs, as many at once as possible, and skip those that have ended before.
 
-    Jobs that run elsewhere, in a folder that several machines share, come last: each is skipped once it has ended there, or
-    taken over once its lock is free.
+    Jobs that run elsewhere, in a folder that several machines share, come last: each waits for the lock of its directory,
+    then for nothing if its run has finished, or else resumes it.
 
     Args:
-        ask: Returns the next job; None if there is none now. It is called when a slot is free; after a None, it
-            is called again when a job has ended.
+        ask: Returns the next job; None if there is none now. It is called when a slot is free, or one job ahead if there
+            is no `at_once`; after a None, it is called again when a job has ended.
         launcher: Runs the jobs.
         status: Shows the progress.
         at_once: Largest number of jobs at once; None for the launcher's own limit.
-        ended: Called with each job that has ended and its failure, None on success; returns False to end all jobs.
+        ended: Called with each job that has ended and its failure, None on success.
     """
-    num_started, is_active = 0, True
-    elsewhere: deque[tuple[Job, lock.Watch]] = deque()
+    num_started = 0
+    elsewhere: deque[Job] = deque()
+    ahead: list[Job] = []  # at most one, composed while others run
 
     def next_jobs() -> list[Job]:
-        nonlocal is_active
         limits = [limit for limit in (launcher.num_free, at_once and at_once - num_started) if limit is not None]
         found: list[Job] = []
-        num_waiting = len(elsewhere)
-        while is_active and (not limits or len(found) < min(limits)):
-            watch, failure = None, None
-            if (job := ask()) is None:
-                if not num_waiting:
+        while not limits or len(found) < min(limits):
+            job = ahead.pop() if ahead else ask()
+            is_last = job is None
+            if job is None:
+                if not elsewhere:
                     break
-                num_waiting -= 1
-                job, watch = elsewhere.popleft()
-            was_elsewhere = watch is not None
-            if not job.run.is_finished(job.identity):
-                if not launcher.is_queue:
-                    watch = watch or lock.Watch(job.run.directory / lock.LOCK)
-                    if _is_held(watch):
-                        elsewhere.append((job, watch))
-                        continue
-                result = job.run.result if was_elsewhere else None
-                if not (failure := result.error if result else None):
-                    found.append(job)
-                    continue
-            status.count_skipped()
-            is_active = ended(job, failure)
+                job = elsewhere.popleft()
+            try:
+                is_finished = job.run.is_finished(job.identity)
+            except NOT_COMPOSED as error:
+                failure = Failure.of(error)
+                status.add(job, failure)
+                ended(job, failure)
+                continue
+            if is_finished:
+                status.count_skipped()
+                ended(job, None)
+            elif (
+                not is_last
+                and not launcher.is_queue
+                and lock.Watch(job.run.directory / lock.LOCK).state() != "free"
+            ):
+                elsewhere.append(job)
+            else:
+                found.append(job)
         return found
 
     with status:
-        while is_active:
-            jobs = next_jobs()
-            if jobs and is_active:
+        while True:
+            if jobs := next_jobs():
                 launcher.start(jobs)
                 num_started += len(jobs)
-            if not launcher.waits or (not num_started and not elsewhere):
+            if not launcher.waits or not num_started:
                 return
-            if not num_started:
-                time.sleep(ELSEWHERE_S)
+            if at_once is None and not ahead and (job := ask()):
+                ahead.append(job)
+                with contextlib.suppress(*NOT_COMPOSED):
+                    _ = job.resolved_config
             over, num_running = launcher.wait()
             num_started -= len(over)
             for job, failure in over:
                 if failure:
                     record_failure(job.identity, job.overrides, failure)
                 status.add(job, failure)
-                is_active = ended(job, failure) and is_active
-            status.show(num_running, launcher.note or f"{len(elsewhere)} run elsewhere" * bool(elsewhere))
-    launcher.stop()
-
-
-def _is_held(watch: lock.Watch) -> bool:
-    """Return whether a process holds a lock, or may hold it; what is wrong with the folder is the job's to say."""
-    try:
-        return watch.state() != "free"
-    except OSError:
-        return False
+                ended(job, failure)
+            status.show(num_running, launcher.note)
 
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
-DATA = "LEYDEN_SWEEP_DATA"  # environment variable of the fork server: the data node that it reads; may be empty
+WARM = "LEYDEN_SWEEP_WARM"  # environment variable of the fork server: what it imports, and the data that it reads
 
 
-def warm_up(data: DictConfig) -> None:
-    """Start the fork server in the background, which imports PyTorch and reads the data; Linux only.
+def warm_up(config: DictConfig) -> None:
+    """Start the fork server in the background, which imports what jobs need and reads the data; Linux only.
 
     Args:
-        data: The data node of the sweep's configuration; nothing is downloaded.
+        config: The sweep's configuration; nothing is downloaded.
     """
     if sys.platform != "linux":
         return
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload(["leyden.sweep.launcher"])
-    os.environ[DATA] = ""
-    if data.get("_target_") == IN_MEMORY:
+    parts: dict[str, Any] = {**OmegaConf.to_container(config), "hydra": None}  # type: ignore[dict-item]
+    # The user's own files are imported by each job: what they draw meanwhile follows from the job's seed.
+    wanted: dict[str, Any] = {"names": [name for name in targets(parts) if name.startswith("leyden.")]}
+    if config.data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
-            node: Any = OmegaConf.to_container(data, resolve=True)
-            os.environ[DATA] = json.dumps({**node, "download": False})
+            node: Any = OmegaConf.to_container(config.data, resolve=True)
+            wanted["data"] = {**node, "download": False}
+    os.environ[WARM] = json.dumps(wanted)
     forkserver.ensure_running()
-    del os.environ[DATA]
+    del os.environ[WARM]
 
 
 END_S = 5.0  # a process that has returned its value has this long to end, then `stop` kills it
@@ -392,9 +395,9 @@ class LocalLauncher:
         self.num_at_once = len(self.slots)
         self.running: dict[int, tuple[Job, Call]] = {}  # by slot
         if not config.dry_run:
-            warm_up(config.data)
+            warm_up(config)
 
-    def check(self, jobs: Sequence[Job]) -> bool:
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs can run on this machine."""
         used, is_one_process = [], True
         for job in jobs:
@@ -422,7 +425,8 @@ class LocalLauncher:
         """Start jobs in free slots."""
         free = [slot for slot in range(len(self.slots)) if slot not in self.running]
         for job, slot in zip(jobs, free, strict=False):
-            made = Call(self.slots[slot], self.run, self.module, job.resolved_config, log=job.log)
+            given = (self.module, job.resolved_config, job.identity, job.overrides)
+            made = Call(self.slots[slot], self.run, *given, log=job.log)
             self.running[slot] = job, made
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
@@ -449,29 +453,36 @@ class LocalLauncher:
         self.running = {}
 
 
-def _warm_up(node: str) -> None:
-    """Import PyTorch in the fork server, and read the data of this node, if it is not empty.
+def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
+    """Import in the fork server what jobs need, and read the data of this node.
 
     It must start no threads and no GPU, which forks could not use.
     """
     os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number
     prepare_process()
     with importing():
-        from leyden import assembly  # noqa: F401 - all that jobs need
         from leyden.data.in_memory import keep_tensors
-        from leyden.run.provenance import installed_versions
-    installed_versions()  # each job records them
+        from leyden.report import difference  # noqa: F401 - for jobs
+        from leyden.run import provenance
+        from leyden.training import start  # noqa: F401 - for jobs
+
+        for name in names:
+            with contextlib.suppress(Exception):
+                pkgutil.resolve_name(name)
+    provenance.installed_versions()  # each job records them
+    provenance.skip_preloaded()
     keep_tensors()
-    if node and _starts_nothing(node):
-        _read(node)
+    if data and _starts_nothing(data):
+        _read(data)
+        gc.freeze()  # jobs share these objects' memory
 
 
-def _read(node: str) -> None:
+def _read(data: dict[str, Any]) -> None:
     from leyden import assembly
 
     assembly.silence_lightning()
     with contextlib.suppress(Exception):  # the checks that follow report mistakes in the data
-        assembly.datamodule(OmegaConf.create({"data": json.loads(node), "seed": 0}))
+        assembly.datamodule(OmegaConf.create({"data": data, "seed": 0}))
 
 
 def _num_threads() -> int:
@@ -479,19 +490,19 @@ def _num_threads() -> int:
     return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
 
 
-def _starts_nothing(node: str) -> bool:
+def _starts_nothing(data: dict[str, Any]) -> bool:
     """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
     import torch
 
     if not (pid := os.fork()):
         before, code = _num_threads(), 1
         try:
-            _read(node)
+            _read(data)
             code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
         finally:
             leave_at_once(code)
     return os.waitpid(pid, 0)[1] == 0
 
 
-if (data_node := os.environ.pop(DATA, None)) is not None:  # this is the fork server
-    _warm_up(data_node)
+if wanted := os.environ.pop(WARM, ""):  # this is the fork server
+    _warm_up(**json.loads(wanted))

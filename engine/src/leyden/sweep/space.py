@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString, RangeSweep
+from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
@@ -93,16 +93,11 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
 
 
 class Interval(NamedTuple):
-    """Bounds of a number, both inclusive, on a linear or logarithmic scale."""
+    """Bounds of a number, both inclusive, on a linear or logarithmic scale; integers if both bounds are."""
 
     low: float
     high: float
     log: bool
-
-    @property
-    def is_whole(self) -> bool:
-        """True if the numbers are integers."""
-        return isinstance(self.low, int)
 
 
 @dataclass(frozen=True)
@@ -131,8 +126,8 @@ class Dimension:
         if self.interval is None:
             return self.choices[trial.suggest_categorical(self.name, list(self.choices))]
         low, high, log = self.interval
-        if self.interval.is_whole:
-            found: float = trial.suggest_int(self.name, int(low), int(high), log=log)
+        if isinstance(low, int) and isinstance(high, int):
+            found: float = trial.suggest_int(self.name, low, high, log=log)
         else:
             found = float(trial.suggest_float(self.name, low, high, log=log))
         if not low <= found <= high:  # Optuna takes any value that a study holds for a trial, with a warning
@@ -258,8 +253,8 @@ def read_space(
         config: The sweep's configuration.
         params: Values to try, by key, in Hydra's override syntax.
         arguments: Overrides of the command line, which replace those of the same key.
-        is_search: True for a search, which takes intervals and a function, and ignores `shuffle`; False for a grid,
-            which takes lists and keeps their shuffled order.
+        is_search: True for a search, which takes intervals and a function; False for a grid,
+            which takes lists.
 
     Raises:
         UserError: A value can't be parsed, or a key is tried twice.
@@ -306,55 +301,38 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
     if is_launch_option(override.key_or_group):
         raise UserError(f"{line}: is the same for all jobs of a sweep; give one value")
     sweep: Any = override.value()
-    if isinstance(sweep, IntervalSweep) and not is_search:
-        raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
-    _check_range(line, sweep)
-    known = {"log"} if is_search else set()
-    if not isinstance(sweep, Glob) and (unknown := sorted(sweep.tags - known)):
-        raise UserError(
-            f"{line}: the tag {unknown[0]} is unknown here" + ("; only log is known" if is_search else "")
-        )
+    tags = set() if isinstance(sweep, Glob) else sweep.tags
+    if unknown := tags - ({"log"} if is_search else set()):
+        raise UserError(f"{line}: the tag {min(unknown)} is unknown here; a search knows log")
+    if isinstance(sweep, IntervalSweep):
+        if not is_search:
+            raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
+        low, high = ((0 if each is None else each) for each in (sweep.start, sweep.end))
+        return Dimension(name, interval=_checked(line, Interval(low, high, "log" in tags)))
+    if not isinstance(sweep, Glob):
+        sweep.shuffle = False  # a study needs a fixed order of choices, and a grid runs them all
     try:
-        if isinstance(sweep, IntervalSweep):
-            return Dimension(name, interval=_interval(sweep))
-        if is_search and not isinstance(sweep, Glob):
-            sweep.shuffle = False  # a study needs a fixed order of choices
-        texts = list(map(override_text, override.sweep_iterator()))
+        texts = [*map(override_text, itertools.islice(override.sweep_iterator(), MAX_JOBS + 1))]
     except (ValueError, TypeError) as error:
         raise UserError(f"{line}: {error}") from error
+    check_sweep_size(line, len(texts))
     if not texts:
         raise UserError(f"{line}: has no values to try")
     return Dimension(name, {text: [f"{name}={text}"] for text in texts})
 
 
-def _interval(sweep: IntervalSweep) -> Interval:
-    """Return the bounds of an interval.
+def _checked(line: str, interval: Interval) -> Interval:
+    """Raise a `UserError` unless Optuna takes the bounds of an interval."""
+    from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
 
-    Raises:
-        ValueError: The interval is empty, or logarithmic with bounds that are not positive.
-    """
-    low, high, log = sweep.start or 0, sweep.end or 0, "log" in sweep.tags
-    if not (isinstance(low, int) and isinstance(high, int)):
-        low, high = float(low), float(high)
-    if not low <= high:
-        raise ValueError("the first bound must not be larger than the second one")
-    if log and low <= 0:
-        raise ValueError("the bounds of tag(log,...) must be larger than 0")
-    return Interval(low, high, log)
+    try:
+        FloatDistribution(*interval)
+    except ValueError as error:
+        raise UserError(f"{line}: {error}") from error
+    return interval
 
 
 def check_sweep_size(what: str, num: float) -> None:
     """Raise a `UserError` if a number of jobs exceeds `MAX_JOBS`, before they are composed."""
-    if not num <= MAX_JOBS:
-        number = f"{num:,.0f}" if math.isfinite(num) else "infinitely many"
-        raise UserError(f"{what}: {number} jobs; a sweep has {MAX_JOBS:,} at most; a search (sweep=tpe) draws some")
-
-
-def _check_range(line: str, sweep: Any) -> None:
-    """Raise a `UserError` if a `range(...)` has more numbers than a sweep can have jobs."""
-    if isinstance(sweep, RangeSweep) and sweep.step and None not in (sweep.start, sweep.stop):
-        try:
-            num = (sweep.stop - sweep.start) / sweep.step  # type: ignore[operator]
-        except OverflowError:
-            num = math.inf
-        check_sweep_size(line, num)
+    if num > MAX_JOBS:
+        raise UserError(f"{what}: a sweep has {MAX_JOBS:,} jobs at most; a search (sweep=tpe) draws some")

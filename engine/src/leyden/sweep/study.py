@@ -9,16 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import (
-    BaseSampler,
-    CmaEsSampler,
-    GPSampler,
-    GridSampler,
-    NSGAIIISampler,
-    NSGAIISampler,
-    QMCSampler,
-    RandomSampler,
-)
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler, RandomSampler
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -126,29 +117,19 @@ def try_sampler(sampler: Any, space: Space) -> None:
         raise UserError(f"hydra.sweeper.sampler: {' '.join(str(error).split())}") from error
 
 
-# They sample parameters that some trials lack at random, without a word.
-FOR_FIXED_SPACES = (CmaEsSampler, GPSampler, GridSampler, NSGAIIISampler, NSGAIISampler, QMCSampler)
 NUM_DRAWN = 20
 
 
-def draw(space: Space, sampler: Any) -> tuple[list[list[str]], list[str]]:
+def draw(space: Space) -> tuple[list[list[str]], list[str]]:
     """Draw trials at random from a space with a function, to be checked before the search.
 
     Returns:
         The overrides of each trial without the fixed ones, and the parameters that are numbers on a logarithmic scale.
-
-    Raises:
-        UserError: Some of the trials lack parameters that others have, which the sampler does not support.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     study = optuna.create_study(sampler=RandomSampler(seed=0))
     trials = [study.ask() for _ in range(NUM_DRAWN)]
     drawn = [space.suggest(trial) for trial in trials]
-    if isinstance(sampler, FOR_FIXED_SPACES) and len({frozenset(trial.params) for trial in trials}) > 1:
-        raise UserError(
-            f"hydra.sweeper.sampler: {type(sampler).__name__} can't handle parameters that some trials lack; use tpe, "
-            "random or grid"
-        )
     known = {name: each for trial in trials for name, each in trial.distributions.items()}
     return drawn, [name for name, each in known.items() if getattr(each, "log", False)]
 

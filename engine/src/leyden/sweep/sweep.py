@@ -8,14 +8,13 @@ import dataclasses
 import json
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain
+from itertools import chain, combinations_with_replacement
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
@@ -61,51 +60,65 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-MAX_DRY_BUILDS = 30  # of more jobs, only a subset that covers all values is built before the sweep starts
+MAX_CHECKED = 30  # of more jobs, only a subset is checked before the sweep starts
 
 
-def validate_jobs(jobs: Sequence[Job]) -> None:
-    """Check all jobs' settings and directories, and build the parts of those that will run.
+def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
+    """Check the settings and directories of jobs, build the parts of those that will run, and return these.
 
-    Of many jobs, a covering subset is built.
+    Of many new jobs a covering subset is checked. The others are as they start; so the first one starts early.
 
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    to_run = []
-    for number, job in enumerate(jobs):
-        name = f"job {number} of {len(jobs)}, {job.run.directory.name}"
-        try:
-            job.run.accept(job.identity, job.identity.config["resume"])
-            if not job.run.is_finished(job.identity):
-                to_run.append((name, job))
-        except UserError as error:
-            raise UserError(f"{name}: {error}") from error
+    names = {id(job): f"job {number} of {len(jobs)}, {job.run.directory.name}" for number, job in enumerate(jobs)}
+    to_run = [job for job in jobs if not job.run.directory.exists() or not _is_finished(job, names[id(job)])]
+    chosen = [to_run[n] for n in covering_subset([typed_overrides(job.overrides) for job in to_run])]
+    configs = []
+    for job in chosen:
+        if not _is_finished(job, names[id(job)]):
+            configs.append((names[id(job)], OmegaConf.create(job.identity.config), job.overrides))
         job.release()
-    chosen = [to_run[n] for n in covering_subset([typed_overrides(job.overrides) for _, job in to_run])]
-    configs = [(name, OmegaConf.create(job.identity.config), job.overrides) for name, job in chosen]
     if configs and (mistake := call_in_process(dry_build_jobs, configs)):
         raise mistake
+    return chosen
+
+
+def _is_finished(job: Job, name: str) -> bool:
+    """Check the directory of a job, and return whether its run has finished.
+
+    Raises:
+        UserError: The job is wrong.
+    """
+    try:
+        job.run.accept(job.identity, job.identity.config["resume"])
+        return job.run.is_finished(job.identity)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from error
+    finally:
+        job.release()
 
 
 def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
-    """Return the indices of the settings to build as a check of all; up to `MAX_DRY_BUILDS` settings, all indices.
+    """Return the indices of the settings to check for all; up to `MAX_CHECKED` settings, all indices.
 
-    Of more settings, the subset has each value of each key; of many numbers, the smallest and the largest.
+    Of more settings, the subset has each pair of values of two keys; of many numbers, the smallest and the largest.
 
     Example:
         >>> covering_subset([{"seed": str(seed)} for seed in range(200)])
         [0, 199]
     """
-    if len(settings) <= MAX_DRY_BUILDS:
+    if len(settings) <= MAX_CHECKED:
         return list(range(len(settings)))
-    values = {key: [e[key] for e in settings if key in e] for key in dict.fromkeys(chain(*settings))}
-    missing = {(key, value) for key, texts in values.items() for value in extreme_values([*dict.fromkeys(texts)])}
+    values = {key: dict.fromkeys(e[key] for e in settings if key in e) for key in dict.fromkeys(chain(*settings))}
+    extremes = {key: {*extreme_values([*texts])} for key, texts in values.items()}
     chosen: list[int] = []
+    covered: set[tuple[Any, ...]] = set()
     for number, setting in enumerate(settings):
-        if new := missing & setting.items():
+        kept = sorted(item for item in setting.items() if item[1] in extremes[item[0]])
+        if new := {*combinations_with_replacement(kept, 2)} - covered:
             chosen.append(number)
-            missing -= new
+            covered |= new
     return chosen
 
 
@@ -214,19 +227,16 @@ class Sweep:
         """
         if any(override.startswith("run_dir=") for override in jobs[0].overrides):
             raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
-        require_choice(self.config, "sweep.fail_fast", True, False)
-        if self.config.sweep.fail_fast and not self.launcher.waits:
-            raise UserError("sweep.fail_fast=true: with cluster.wait=false nothing could cancel the other jobs")
         config = jobs[0].identity.config
         facts["average_over"] = averaged_keys(self.config, jobs[0])
-        validate_jobs(jobs)
+        checked = validate_jobs(jobs)
         if config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
             what = "would run" if identity is None else "are settings of the space that would be searched"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
-        if not self.launcher.check(jobs):
+        if not self.launcher.check(checked, len(jobs)):
             return False
         common = {
             "name": self.config.name,
@@ -257,14 +267,13 @@ class Sweep:
             ended: Called with each job that has ended and its failure, None on success.
         """
 
-        def record(job: Job, failure: Failure | None) -> bool:
+        def record(job: Job, failure: Failure | None) -> None:
             self.num_jobs += 1
             if failure:
                 self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
             if ended:
                 ended(job, failure)
             job.release()
-            return not (self.failures and self.config.sweep.fail_fast)
 
         self.status = StatusLine(total, shared, num_before)
         run_jobs(ask, self.launcher, self.status, at_once=at_once, ended=record)
@@ -287,5 +296,4 @@ class Sweep:
                 raise
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
-            head += ", and continues with the others" * bool(self.config.sweep.fail_fast)
             raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))

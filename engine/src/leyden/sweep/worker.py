@@ -3,11 +3,9 @@
 PyTorch is imported inside of functions only: the sweep's main process imports this module and must start quickly.
 """
 
-import contextlib
 import importlib
 import importlib.metadata
 import itertools
-import json
 import multiprocessing
 import os
 import re
@@ -28,7 +26,6 @@ from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
-from leyden.exact.files import replacing
 from leyden.run.directory import Run, is_communication_error, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import (
@@ -145,7 +142,7 @@ def execute_job(module: str, config: DictConfig) -> None:
     run_task(importlib.import_module(module).main.task, config)
 
 
-def try_job(module: str, config: DictConfig) -> Failure | None:
+def try_job(module: str, config: DictConfig, *_: Any) -> Failure | None:
     """Run a job; return its failure, None on success."""
     try:
         execute_job(module, config)
@@ -156,7 +153,7 @@ def try_job(module: str, config: DictConfig) -> Failure | None:
 
 
 def run_on_node(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
-    """Run a job on a cluster's node; record an error as its result, and end with the exit code of a command.
+    """Run a job in a process of several, or on a cluster's node; record an error, and end with the exit code of a command.
 
     Args:
         module: Name of the module whose `main.task` runs the job.
@@ -175,6 +172,21 @@ def run_on_node(module: str, config: DictConfig, identity: RunIdentity, override
             raise
 
 
+def run_as_command(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> Failure | None:
+    """Run a job as a command of its own, with `run_on_node`; return its failure, None on success."""
+    num_starts = len((run := Run(config.run_dir)).starts)
+    with tempfile.TemporaryDirectory() as folder:
+        write_call(path := Path(folder) / "job", run_on_node, (module, config, identity, overrides))
+        # If this process is killed, the command gets a signal, and then ends its other processes.
+        code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
+    if not code:
+        return None
+    result = run.result if len(run.starts) > num_starts else None  # otherwise of an earlier start
+    return (result and result.error) or Failure(
+        "Killed" if code < 0 else "SystemExit", f"its process ended with {code}"
+    )
+
+
 def _check_gpu(config: DictConfig) -> None:
     """Check that PyTorch can use the GPU of this process; `accelerator=auto` would silently use the CPU.
 
@@ -188,34 +200,6 @@ def _check_gpu(config: DictConfig) -> None:
         raise UserError(
             f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; set trainer.accelerator=cpu to train on the CPU"
         )
-
-
-def run_as_command(module: str, config: DictConfig) -> Failure | None:
-    """Run a job with several processes, as a command of its own; return its failure, None on success."""
-    num_starts, told = len((run := Run(config.run_dir)).starts), None
-    with tempfile.TemporaryDirectory() as folder:
-        failed = Path(folder) / "failure.json"
-        write_call(path := Path(folder) / "job", _execute_and_tell, (module, config, failed))
-        # If this process is killed, the command gets a signal, and then ends its other processes.
-        code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
-        if failed.exists():
-            told = Failure(**json.loads(failed.read_text()))
-    if not code:
-        return None
-    result = run.result if len(run.starts) > num_starts else None  # otherwise of an earlier start
-    name = "Killed" if code < 0 else "SystemExit"
-    return (result and result.error) or told or Failure(name, f"its process ended with {code}")
-
-
-def _execute_and_tell(module: str, config: DictConfig, path: Path) -> None:
-    """Run a job in this process; write an error of its main process to a file, as the run may not have begun."""
-    try:
-        execute_job(module, config)
-    except Exception as error:
-        if is_main_process():
-            with contextlib.suppress(OSError), replacing(path) as file:
-                file.write(json.dumps(vars(Failure.of(error))).encode())
-        raise
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
