@@ -46,9 +46,7 @@ def show_difference(*directories: str, form: str = "table") -> None:
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
     """Print rows of differences: a part is named once, and values are JSON, which tells texts from numbers."""
-    names = [run.directory.name for run in (a, b)]
-    if names[0] == names[1]:
-        names = [str(relative_path(run.directory)) for run in (a, b)]
+    names = [str(relative_path(run.directory)) for run in (a, b)]
     parts = [row["part"] for row in rows]
     shown: list[Row] = [
         {**row, "part": row["part"] if row["part"] != before else ""}

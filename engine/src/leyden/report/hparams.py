@@ -29,12 +29,7 @@ def write_hparams(run: Run, result: Result) -> None:
 
     Nothing is written if the run does not log to TensorBoard.
     """
-    logged = any(
-        "tensorboard" in str(node.get("_target_")).lower()
-        for node in (run.config.get("logger") or {}).values()
-        if node
-    )
-    if logged and is_main_process():
+    if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
         with log_and_continue("the row for TensorBoard's HParams"):
             _write(run, result)
 

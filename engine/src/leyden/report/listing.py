@@ -90,7 +90,7 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
 
 OWN: dict[str, Callable[[Record], Any]] = {
     "status": lambda record: record.status,
-    "age": lambda record: None if record.started is None else time.time() - record.started,
+    "age": lambda record: None if (started := record.started) is None else time.time() - started,
     "objective": lambda record: record.value,
     "epochs": lambda record: record.epochs,
     "seconds": lambda record: record.seconds,
@@ -102,7 +102,10 @@ def value_of(record: Record, key: str) -> Any:
     """Return a run's value of a key: its status, age or progress, a metric, or a setting; `ABSENT` if it has none."""
     if key in OWN:
         return OWN[key](record)
-    return next((values[key] for values in _values(record) if key in values), ABSENT)
+    for values in _values(record):
+        if key in values:
+            return values[key]
+    return ABSENT
 
 
 def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
@@ -118,10 +121,10 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
     num = record.epochs
     row = {
         "directory": record.directory,
-        "status": OWN["status"](record),
+        "status": record.status,
         "age_s": OWN["age"](record),
         "far": position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
-        "objective": OWN["objective"](record),
+        "objective": record.value,
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
         **{key: record.config.get(key) for key in NOTES},
     }
@@ -141,25 +144,29 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        words = [row["typed"].split() for row in rows]
-        shared = set.intersection(*map(set, words)) if len(words) > 1 else set()
+        shared = set(rows[0]["typed"].split()) if len(rows) > 1 else set()
+        for row in rows if shared else ():
+            shared.intersection_update(row["typed"].split())
+        asked = [key for key in asked if key not in NOTES]
         shown = [
-            row
-            | {
+            {
                 "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here),
+                "status": row["status"],
                 "age": _age_text(row["age_s"]),
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
-                "typed": " ".join(word for word in typed if word not in shared),
+                **{key: row[key] for key in asked if key in row},
+                "typed": " ".join(word for word in row["typed"].split() if word not in shared)
+                if shared
+                else row["typed"],
                 "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
             }
-            for row, typed in zip(rows, words, strict=True)
+            for row in rows
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
-        asked = [key for key in asked if key not in NOTES]
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
         if shared:
-            show(f"typed in all: {' '.join(word for word in words[0] if word in shared)}")
+            show(f"typed in all: {' '.join(word for word in rows[0]['typed'].split() if word in shared)}")
 
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))

@@ -67,9 +67,7 @@ def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:
-                more = (
-                    record.error or record.reason or ("" if state in ("diverged", "pruned") else position(record))
-                )
+                more = record.error or record.reason or position(record)
                 lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
     return lines
 
@@ -137,10 +135,9 @@ def _first_tested(rows: Mapping[int, Row]) -> int:
 
 def _cells(rows: Sequence[Row], like_best: Sequence[bool | None]) -> list[dict[str, Any]]:
     """Return the rows of `summary.csv`; what a row lacks is absent."""
-    marks = {None: "", True: "yes", False: "no"}
     return [
         {name: value for name, value in row.measured().items() if value is not None}
-        | {**row.choices, "like_best": marks[like]}
+        | {**row.choices, "like_best": "" if like is None else "yes" if like else "no"}
         for row, like in zip(rows, like_best, strict=True)
     ]
 

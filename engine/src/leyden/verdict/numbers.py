@@ -25,9 +25,9 @@ def metric_text(value: float, spread: float | None = None) -> str:
         >>> metric_text(2e-5), metric_text(2e-5, 1e-6), metric_text(12345.67, 321), metric_text(0.5, 1e-12)
         ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
     """
+    if spread is None:  # of thousands of runs
+        return f"{value:.{MIN_DECIMALS}f}" if MIN_USUAL <= abs(value) < MAX_USUAL else metric_digits(value)(value)
     in_digits = metric_digits(value, spread)
-    if spread is None:
-        return in_digits(value)
     is_lost = abs(float(in_digits(spread)) - spread) > 0.1 * spread  # it needs more than MAX_DECIMALS
     return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
 
