@@ -4,11 +4,11 @@ from leyden.config import arguments
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError, ending
 from leyden.report.comparison import compare, print_comparisons
-from leyden.report.tables import OPTIONS, compare_table, metrics_of, refuse_table_options
+from leyden.report.tables import NOT_OF_RUNS, OPTIONS, compare_table, metrics_of, refuse_options, table_errors
 
 USAGE = """\
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
-leyden compare DIR a=CONDITION b=CONDITION [failed=drop|worst] [format=table|json]
+leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
 
 Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
@@ -17,7 +17,6 @@ group has several settings, its best one is compared. The interval is widened by
 since the two may have been chosen by their results; planned=true if they were named before.
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
-  failed=worst       a failed run counts as the worst value of all runs
   metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
   a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
 
@@ -26,9 +25,8 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection():
-        defaults = {"a": "", "b": "", "failed": "drop", "format": "table"}
-        defaults |= {"margin": "0", "planned": "false", **OPTIONS}
+    with ending(), arguments.without_garbage_collection(), table_errors():
+        defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **OPTIONS}
         folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=2)
         form = arguments.parse_choice(options, "format", "table", "json")
         planned = arguments.parse_choice(options, "planned", "true", "false") == "true"
@@ -38,26 +36,16 @@ def main() -> None:
             raise UserError(f"margin={margin:g}: is of one metric; metric= names {len(metrics)}")
         if len(folders) == 1 and folders[0].is_file():
             ignore = ",".join([options["ignore"], *(name for name, _ in metrics)])
-            tables = [
-                compare_table(
-                    folders[0],
-                    options | {"metric": name, "mode": mode, "ignore": ignore},
-                    margin=margin,
-                    planned=planned,
-                )
-                for name, mode in metrics
-            ]
-            print_comparisons(tables, form)
+            given = [options | {"metric": name, "mode": mode, "ignore": ignore} for name, mode in metrics]
+            found = [compare_table(folders[0], each, margin=margin, planned=planned) for each in given]
+            print_comparisons(found, form)
             return
-        refuse_table_options(options | {"metric": ""})
+        refuse_options(options | {"metric": ""}, OPTIONS, NOT_OF_RUNS)
         if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
             raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-        failed = arguments.parse_choice(options, "failed", "drop", "worst")
         both, conditions = [folders[0], folders[-1]], [options["a"], options["b"]]
         aims = [Objective(name, mode) if name else None for name, mode in metrics]
-        print_comparisons(
-            [compare(both, conditions, failed, margin=margin, planned=planned, by=aim) for aim in aims], form
-        )
+        print_comparisons([compare(both, conditions, margin=margin, planned=planned, by=aim) for aim in aims], form)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,6 @@ def main(cfg: DictConfig) -> None:
         raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
     with importing():
         from leyden.training.trained import Trained, evaluate, evaluate_row
-    require_choice(cfg, "failed", *CHOICES["evaluate.failed"])
     require_choice(cfg, "format", *CHOICES["evaluate.format"])
     measured: dict[str, Any]
     options = {"outputs": cfg.outputs, "accelerator": cfg.accelerator}
@@ -40,7 +39,6 @@ def main(cfg: DictConfig) -> None:
             Path(cfg.runs),
             cfg.row,
             cfg.checkpoint,
-            failed=cfg.failed,
             data_root=cfg.data_root,
             trust=cfg.trust,
             **options,

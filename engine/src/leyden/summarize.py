@@ -3,16 +3,15 @@
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending
 from leyden.report.summary import summarize
-from leyden.report.tables import OPTIONS, refuse_table_options, show_front, summarize_table
+from leyden.report.tables import NOT_OF_RUNS, OPTIONS, refuse_options, show_front, summarize_table, table_errors
 
 USAGE = """\
-leyden summarize DIR [failed=drop|worst] [over=seeds|data] [format=table|json]
+leyden summarize DIR [over=seeds|data] [format=table|json]
 leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN] [format=table|json]
 
-Writes summary.csv, summary.md and summary.png: a table of all runs in or below a folder, best first, and a picture.
+Writes summary.csv and summary.png: a table of all runs in or below a folder, best first, and a picture.
 The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
 
-  failed=worst       a failed run counts as the worst value of all runs; by default it is left out of the means
   front=val/acc:max,num_parameters:min   the settings that no other one beats in both, by their means (Pareto front)
   over=data          also ranks the settings over several data sets, by their mean ranks; of a table, over=COLUMN
 
@@ -21,22 +20,19 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection():
-        folders, options = arguments.parse_arguments(
-            USAGE, {"failed": "drop", "over": "seeds", "format": "table", "front": "", **OPTIONS}, max_folders=1
-        )
+    with ending(), arguments.without_garbage_collection(), table_errors():
+        defaults = {"over": "seeds", "format": "table", "front": "", **OPTIONS}
+        folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=1)
         form = arguments.parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
         if options["front"]:
             show_front(folders[0], options, form)
-            return
-        if folders[0].is_file():
+        elif folders[0].is_file():
             summarize_table(folders[0], options)
-            return
-        refuse_table_options(options)
-        failed = arguments.parse_choice(options, "failed", "drop", "worst")
-        summarize(folders[0], form, failed, arguments.parse_choice(options, "over", "seeds", "data"))
+        else:
+            refuse_options(options, OPTIONS, NOT_OF_RUNS)
+            summarize(folders[0], form, arguments.parse_choice(options, "over", "seeds", "data"))
 
 
 if __name__ == "__main__":

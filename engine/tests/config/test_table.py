@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from leyden.config.table import csv_text, json_text, markdown_text, table_lines
+from leyden.config.table import csv_text, json_text, table_lines
 
 RUNS = [{"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1}, {"run": "b", "n": 12, "lr": None}, {"n": 1234}]
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
@@ -98,8 +98,6 @@ def test_no_cell_is_an_escape_sequence_or_a_formula(text):
 def test_the_same_rows_in_other_forms():
     assert read(csv_text(RUNS[1:])) == [["run", "n", "lr"], ["b", "12", "null"], ["", "1234", ""]]
     assert read(csv_text([], ["a", "b"])) == [["a", "b"]]
-    assert markdown_text([{"a|b": "c|d", "e": None}, {}]) == "| a\\|b | e |\n|---|---|\n| c\\|d | null |\n|  |  |\n"
-    assert markdown_text([], ["a"]) == "| a |\n|---|\n"
     found = json_text([{"a": NAN, "b": [INF, {"c": -INF}], "d": (1.5, "\x1b\u202e")}])
     assert json.loads(found) == [{"a": None, "b": [None, {"c": None}], "d": [1.5, "\x1b\u202e"]}]
     assert found.isascii()

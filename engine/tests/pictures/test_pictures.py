@@ -5,7 +5,6 @@ import torch
 from PIL import Image
 
 from leyden.pictures.outputs import OnEvaluation
-from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from leyden.tasks.task import Task
@@ -86,7 +85,7 @@ def test_files_are_pictures(run):
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: F811
+def test_pictures_are_pdf_files_too_where_that_is_asked(train):  # noqa: F811
     train("a", "callbacks=default", "trainer.max_epochs=1", "test=false")
     run, *_ = train(
         "a", "callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf"
@@ -94,9 +93,6 @@ def test_pictures_are_pdf_files_too_where_that_is_asked(train, capfd):  # noqa: 
     names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
     assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
     assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
-    summarize(run.directory)
-    assert "summary.png, summary.pdf" in capfd.readouterr().out
-    assert (run.directory / "summary.pdf").read_bytes().startswith(b"%PDF")
 
 
 @pytest.mark.slow(minutes=0.1)

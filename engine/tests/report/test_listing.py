@@ -4,14 +4,15 @@ import csv
 import functools
 import io
 import json
-import os
-import subprocess
-import sys
 import time
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leyden import runs
+from leyden.config.errors import UserError
+from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition
 from leyden.report.records import read_raw_records
 from leyden.run.lock import hold_directory
@@ -63,25 +64,14 @@ def test_a_link_to_other_runs_is_announced(three, tmp_path, capsys):
     assert [record.typed["seed"] for record in read_raw_records(place)] == ["9"]
 
 
-def test_on_a_terminal_each_run_is_one_line_and_what_all_have_typed_is_said_once(tmp_path):
-    import pty
-
-    slug = "model.hidden_sizes-512_optimizer.lr-0.003_seed-2_trainer.max_epochs-2-c31ad911"
-    write(tmp_path / slug, ["model.hidden_sizes=[512]", "optimizer.lr=0.003", "trainer.max_epochs=2"], value=0.5)
-    write(tmp_path / "short", ["seed=1", "trainer.max_epochs=2"], value=0.25)
-    lines = {}
-    for columns in (80, 320):
-        read, written = pty.openpty()
-        command = [sys.executable, "-m", "leyden.runs", str(tmp_path)]
-        done = subprocess.run(command, stdout=written, env={**os.environ, "COLUMNS": str(columns)}, check=False)
-        os.close(written)
-        lines[columns] = os.read(read, 10_000).decode().splitlines()
-        assert done.returncode == 0
-        assert len(lines[columns]) == 5
-        assert lines[columns][-2:] == [f"all runs are in {tmp_path}/", "typed in all: trainer.max_epochs=2"]
-    assert max(map(len, lines[80][:3])) <= 80
-    assert sum("c31ad911" in line for line in lines[80]) == 1
-    assert any(line.startswith(slug) for line in lines[320])
+def test_what_all_have_typed_is_said_once(call, three):
+    lines = call("where=status = finished").splitlines()
+    assert len(lines) == 4
+    write(three / "one" / "a", ["optimizer.lr=0.5", "trainer.max_epochs=2"], value=0.5)
+    write(three / "one" / "b", ["seed=1", "trainer.max_epochs=2"], value=0.25)
+    lines = call("outputs/one", "sort=seed").splitlines()
+    assert [line.split()[-1] for line in lines[1:3]] == ["optimizer.lr=0.5", "seed=1"]
+    assert lines[3:] == ["typed in all: trainer.max_epochs=2"]
 
 
 def test_the_same_for_other_programs(call, three):
@@ -184,6 +174,84 @@ def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
     found = listed(call("format=json", "sort=-val/loss"))
     assert [name for name, *_ in found] == ["r2", "r0", "r1", "new"]
     assert found[2][2] is None
+
+
+RUN = {
+    "val/acc": 0.98,
+    "optimizer.lr": 0.001,
+    "status": "finished",
+    "model": "a b",
+    "note": None,
+    "test": True,
+    "n": 3,
+    "sizes": [1, 2],
+    "huge": 10**400,
+}
+
+
+@pytest.mark.parametrize(
+    ("text", "holds"),
+    [
+        ("val/acc > 0.97", True),
+        ("val/acc>0.97 and optimizer.lr<0.01", True),
+        ("val/acc>0.97 and optimizer.lr<1e-4", False),
+        ("status != failed and n == 3.0", True),
+        ("model = 'a b'", True),
+        ('model="a c"', False),
+        ("note = null", True),
+        ("note < 1", False),
+        ("test = true", True),
+        ("nothing < 1", False),
+        ("nothing != 1", False),
+        (" n=3 and status=finished and 'model' = 'a b' ", True),
+        ("status < 1", False),
+        ("val/acc < high", False),
+        ("sizes = [1,2]", True),
+        ("sizes = '[1, 2]'", True),
+        ("sizes != '[1,2]'", False),
+        ("sizes = '[1]'", False),
+        ("sizes > 1", False),
+        (f"n < {'9' * 5000}", True),
+        (f"sizes = {'9' * 5000}", False),
+        ("huge > 1", False),
+        ("huge = 1000", False),
+    ],
+)
+def test_what_a_condition_means(text, holds):
+    assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is holds
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "it is no comparison"),
+        ("val/acc", "val/acc is no comparison"),
+        ("val/acc >", "val/acc > is no comparison"),
+        ("val/acc is 3", "val/acc is 3 is no comparison"),
+        ("val/acc > 3 4", "val/acc > 3 4 is no comparison"),
+        ("n = 3 or n = 4", "n = 3 or n = 4 is no comparison; `and` joins comparisons"),
+        ("n = 3 and not n = 4", "not n = 4 is no comparison"),
+        ("n = 3 and (n = 4)", r"\(n = 4\) is no comparison"),
+        ("n = 3 and", "n = 3 and is no comparison"),
+        ("val/acc > 'x", "val/acc > 'x is no comparison"),
+        ("__import__('os').system('x') = 1", "is no comparison"),
+        ("(" * 5000, "is no comparison"),
+    ],
+)
+def test_what_is_none_is_told_in_a_line(text, message):
+    with pytest.raises(UserError, match=f"^where=.*{message}") as raised:
+        parse_condition(text)
+    assert len(str(raised.value)) < 600
+
+
+@given(st.text(alphabet="abn/. <>=!()'\"0andortx", max_size=30))
+def test_whatever_is_typed_is_a_condition_or_a_line(text):
+    try:
+        condition, keys = parse_condition(text)
+    except UserError:
+        return
+    assert condition(lambda key: ABSENT) in (True, False)
+    assert condition(dict.fromkeys(keys, 0.5).get) in (True, False)
 
 
 @pytest.mark.parametrize(

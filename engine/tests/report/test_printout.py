@@ -34,14 +34,11 @@ def typed(command):
 
 def test_they_can_be_pasted(cli, after):
     steps = after("model.dropout=0.5", "test=false", "logger=csv")
-    assert list(steps) == ["evaluate it on the test set", "train on", "all runs so far"]
-    evaluate, longer, _ = map(typed, steps.values())
+    assert list(steps) == ["evaluate it on the test set", "all runs so far"]
+    evaluate, _ = map(typed, steps.values())
     code, out, err = cli(evaluate[0], *evaluate[1])
     assert code == 0, err
     assert "test/acc" in out
-    code, out, err = cli(longer[0], *longer[1])
-    assert code == 0, err
-    assert "epoch 2/2" in out
 
 
 def test_what_is_viewed_is_there_and_all_runs_are_listed_with_this_one(after, tmp_path, capfd):

@@ -2,7 +2,7 @@ import csv
 import functools
 import json
 import os
-import shutil
+import shlex
 from dataclasses import replace
 
 import pytest
@@ -12,10 +12,9 @@ from omegaconf import OmegaConf
 from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
-from leyden.report import summary
 from leyden.report.ranking import merge_rows
 from leyden.report.records import read_records, varying_keys
-from leyden.run import files
+from leyden.report.summary import summarize
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.testing.contracts import compose
@@ -68,10 +67,6 @@ def grid(folder, losses, *typed, name="optimizer.lr", **more):
             write(folder / f"{setting}_{seed}", [*typed, f"{name}={setting}", f"seed={seed}"], **ends)
 
 
-def summarize(directory, **options):
-    summary.summarize(directory, **options)
-
-
 def rows(directory):
     with (directory / "summary.csv").open() as file:
         return list(csv.DictReader(file))
@@ -90,68 +85,53 @@ def test_the_sweep_says_what_a_mean_is_over(tmp_path):
         assert not {*found[0]} & {*described}
 
 
-def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path, capsys):
+def test_the_best_setting_wins_and_not_the_luckiest_fold(tmp_path):
     for lr, values in (("0.01", (0.1, 0.5, 0.6)), ("0.02", (0.3, 0.35, 0.34))):
         for fold, value in enumerate(values):
             write(tmp_path / f"{lr}_{fold}", [f"optimizer.lr={lr}", f"data.fold={fold}", "seed=0"], value=value)
     summarize(tmp_path)
     found = rows(tmp_path)
-    assert [row["optimizer.lr"] for row in found] == ["0.02", "0.01"]
-    assert [row["n"] for row in found] == ["3", "3"]
+    assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.02", "3"), ("0.01", "3")]
     assert float(found[0]["objective"]) == pytest.approx(0.33)
     assert "data.fold" not in found[0]
-    # One setting with several folds is a row, and its picture shows the folds.
-    for path in (tmp_path / "0.01_0", tmp_path / "0.01_1", tmp_path / "0.01_2"):
-        shutil.rmtree(path)
-    summarize(tmp_path)
-    assert len(rows(tmp_path)) == 1
 
 
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
-    write(tmp_path / "a", ["optimizer.lr=0.01", "seed=0", "sweep_name=x"], value=0.3)
-    write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1", "sweep_name=x"], value=0.5)
-    write(tmp_path / "c", ["seed=0"], value=0.2)  # the default of optimizer.lr
     write(
-        tmp_path / "d", ["optimizer.lr=10"], status="failed", error={"type": "FloatingPointError", "message": "nan"}
-    )
-    write(tmp_path / "e", ["optimizer.lr=1"], status="pruned", value=0.9)
+        tmp_path / "a", ["optimizer.lr=0.01", "seed=0", "model.dropout=0"], value=0.3
+    )  # 0 and 0.0 are one setting
+    write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1"], value=0.5)
+    write(tmp_path / "c", ["seed=0"], value=0.2)  # the default of optimizer.lr
+    error = {"type": "FloatingPointError", "message": "nan"}
+    write(tmp_path / "d", ["optimizer.lr=10"], status="failed", error=error)
+    for seed, value in enumerate((0.001, 0.002)):
+        write(tmp_path / f"e{seed}", ["optimizer.lr=1", f"seed={seed}"], status="pruned", value=value)
     write(tmp_path / "f", ["optimizer.lr=2"], status=None)
+    write(tmp_path / "g", ["optimizer.lr=0.01", "seed=2"], status="pruned", value=0.1)
+    (tmp_path / "code" / "conf").mkdir(parents=True)
+    (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
     summarize(tmp_path)
     found = rows(tmp_path)
     columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
     assert list(found[0]) == columns
-    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1", "10", "2"]
+    assert [row["optimizer.lr"] for row in found] == [
+        "0.1",
+        "0.01",
+        "1",
+        "10",
+        "2",
+    ]  # what has finished comes first
     assert float(found[1]["objective"]) == pytest.approx(0.4)
     assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
-    assert found[1]["status"] == "2 finished"
+    assert (found[1]["n"], found[1]["status"]) == ("2", "2 finished, 1 pruned")
     out = capsys.readouterr().out
     assert f"leyden evaluate run={tmp_path / 'c'}" in out
     assert "failed: d (FloatingPointError: nan)" in out
-    assert "pruned: e" in out
+    assert "pruned: e0" in out
     assert "interrupted: f" in out
-    assert out.splitlines()[1].split() == ["1", "0.1", "0.2000", "1", "3", "2", "finished"]
-    markdown = (tmp_path / "summary.md").read_text()
-    assert "| 2 | 0.01 | 0.4000 ± 0.1414 | 2 | 3 | 2 | 2 finished |" in markdown
-
-
-def test_only_what_has_finished_is_ranked_and_the_best_is_of_the_best_row(tmp_path, capsys):
-    maximum = {"metric": "val/acc", "mode": "max"}
-    write(tmp_path / "a", ["optimizer.lr=0.5", "seed=0"], status="pruned", value=0.99, objective=maximum)
-    for name, lr, seed, value in (
-        ("b", 0.1, 0, 0.98),
-        ("c", 0.1, 1, 0.9),
-        ("d", 0.2, 0, 0.97),
-        ("e", 0.2, 1, 0.96),
-    ):
-        write(tmp_path / name, [f"optimizer.lr={lr}", f"seed={seed}"], value=value, objective=maximum)
-    write(tmp_path / "f", ["optimizer.lr=0.2", "seed=2"], status="pruned", value=0.1, objective=maximum)
-    (tmp_path / "code" / "conf").mkdir(parents=True)
-    (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
-    summarize(tmp_path)
-    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.2", "0.1", "0.5"]
-    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.965)
-    assert rows(tmp_path)[0]["n"] == "2"
-    assert "Best setting: row 1, 2 runs." in capsys.readouterr().out
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[1] == ["1", "0.1", "0.2000", "1", "3", "2", "finished"]
+    assert lines[2][:7] == ["2", "0.01", "0.4000", "±", "0.1414", "2", "of"]
 
 
 def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
@@ -164,10 +144,6 @@ def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
     assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.35)
     assert float(rows(tmp_path)[0]["deviation"]) == pytest.approx(0.3 / 2**0.5)
     assert "Runs that repeat another one count once in n" in capsys.readouterr().out
-    for name in ("b_again", "b_elsewhere"):
-        shutil.rmtree(tmp_path / name)
-    summarize(tmp_path)
-    assert "Runs that repeat" not in capsys.readouterr().out
 
 
 @pytest.fixture
@@ -193,21 +169,12 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     found = rows(gaps)
     assert [row["optimizer.momentum"] for row in found] == ["0.5", "0.9", "null", ""]
     assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
-    out = capsys.readouterr().out
-    assert "None" not in out + (gaps / "summary.md").read_text()
-    assert (gaps / "summary.md").read_text().splitlines()[5].startswith("| 4 |  |  | 0.4000 |")
+    assert "None" not in capsys.readouterr().out
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
     choices = [row.choices for row in merge_rows(read_records(gaps), ["seed"])]
     assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
-
-
-def test_0_and_0_0_are_one_setting(tmp_path):
-    for name, typed in (("a", []), ("b", ["model.dropout=0"]), ("c", ["model.dropout=0.5"])):
-        write(tmp_path / name, [*typed, f"seed={'abc'.index(name)}"], value=0.3)
-    summarize(tmp_path)
-    assert [(row["model.dropout"], row["n"]) for row in rows(tmp_path)] == [("0.0", "2"), ("0.5", "1")]
 
 
 def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
@@ -253,8 +220,6 @@ def test_rows_of_different_data_are_ranked_apart(tmp_path, capsys, a, b, digests
     assert "With 95 % confidence the best setting of rows 3 to 4 is row 3." in out
     assert out.count("The test evaluation of all") == 2
     assert " row=3" in out
-    summary.summarize(tmp_path, "json")
-    assert json.loads(capsys.readouterr().out)["best"] is None
 
 
 def test_a_run_that_knows_nothing_of_its_data_hides_no_difference_between_others(tmp_path, capsys):
@@ -287,32 +252,23 @@ def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, caps
     assert [(row["n"], row["like_best"]) for row in rows(tmp_path)] == [("3", "yes"), ("3", "no")]
 
 
-def test_a_failed_run_counts_as_the_worst_on_its_data_where_one_says_so(tmp_path, capsys):
-    losses = {1: (0.3, 0.31, 0.32, None), 2: (0.4, 0.41, 0.45, 0.43), 3: (0.9, 0.8, 0.7, 0.6)}
-    grid(tmp_path / "easy", losses, "data=mnist")
-    grid(tmp_path / "hard", {1: (9.0, 9.1, 9.2)}, "data=fashion_mnist")
-    summarize(tmp_path, failed="worst")
-    out = capsys.readouterr().out
-    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["2", "1", "3", "1"]
-    assert float(rows(tmp_path)[1]["objective"]) == pytest.approx((0.3 + 0.31 + 0.32 + 0.9) / 4)
-    assert "1 failed run counts as the worst value." in out
-    assert "no value" not in out
-    assert "3 finished, 1 failed" in out
-
-
-def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
-    grid(tmp_path, {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52), 3: (1.3, 1.4, 1.6), 4: (2.0,)})
+def test_rows_that_may_be_the_best_are_marked_and_the_next_command_holds(tmp_path, capsys, monkeypatch):
+    grid(
+        tmp_path,
+        {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52), 3: (1.3, 1.4, 1.6), 4: (2.0,)},
+        "model.hidden_sizes=[8,9]",
+    )
+    write(tmp_path / "other", ["optimizer.lr=5"], value=3.0)
     summarize(tmp_path)
-    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
-    out, markdown = capsys.readouterr().out, (tmp_path / "summary.md").read_text()
-    for text in (out, markdown):
-        assert text.count("≈") == 2
-        assert "of those with 3 runs is row 1 or one marked ≈." in " ".join(text.split())
-        assert "Four of five rows worse by " in text
-        assert text.count("Row 4: fewer than 3 seeds") == 1
-        assert "Row 1 was chosen by its values" in text
-        assert f"compare {tmp_path} a=optimizer.lr=1 b=optimizer.lr=2" in text
-    assert "| 2 | 2 | 0.4033 ± 0.1069 ≈ | 3 |" in markdown
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", "", ""]
+    out = capsys.readouterr().out
+    assert out.count("≈") == 2
+    assert "of those with 3 runs is row 1 or one marked ≈." in out
+    assert "0.4033 ± 0.1069 ≈" in out
+    _, *typed = shlex.split(out.splitlines()[-1].partition("leyden ")[2])
+    monkeypatch.setattr("sys.argv", ["leyden.compare", *typed])
+    compare.main()
+    assert "Verdict: can't be told apart" in capsys.readouterr().out
 
 
 def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_path, capsys, monkeypatch):
@@ -329,7 +285,7 @@ def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_pa
     write(tmp_path / "running", ["optimizer.lr=1", "seed=9"], status=None)
     monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
     summarize(tmp_path)
-    assert "1 run is queued or running" in capsys.readouterr().out
+    assert "Runs queued or running: 1. Which rows may be the best" in capsys.readouterr().out
     with (tmp_path / "looks.csv").open() as file:
         assert [(row["comparison"], row["look"], row["runs"]) for row in csv.DictReader(file)] == [
             ("summary", "1", "6"),
@@ -343,16 +299,14 @@ def test_seeds_that_diverged_are_told_of_in_each_place(tmp_path, capsys, monkeyp
     grid(tmp_path, {1: (0.3, 0.31, 0.32, lost, lost), 2: (1.3, 1.4, 1.6, 1.5, 1.4)})
     told = "failed" if status == "failed" else "diverged"
     summarize(tmp_path)
-    out = capsys.readouterr().out
-    for text in (out, (tmp_path / "summary.md").read_text()):
-        assert "3 of 5" in text
-        assert f"3 finished, 2 {told}" in text
-        assert "5 finished" in text  # of the other row
-        assert (
-            "best setting, by the runs that finished, is row 1. 2 runs have no value and are not counted"
-            in " ".join(text.split())
-        )
-        assert f"{told}: 1_3" in text
+    out = " ".join(capsys.readouterr().out.split())
+    assert "3 of 5" in out
+    assert f"3 finished, 2 {told}" in out
+    assert "5 finished" in out  # of the other row
+    assert (
+        "best setting, by the runs that finished, is row 1. Runs without a value, which are not counted: 2." in out
+    )
+    assert f"{told}: 1_3" in out
     assert [row["n"] for row in rows(tmp_path)] == ["3", "5"]
     monkeypatch.setattr("sys.argv", ["leyden.compare", str(tmp_path), "a=optimizer.lr=1", "b=optimizer.lr=2"])
     compare.main()
@@ -375,18 +329,12 @@ def test_the_same_table_for_other_programs(tmp_path, gaps, capsys, monkeypatch):
     assert first["objective"] == 0.1
     assert (first["deviation"], first["n"], first["status"]) == (None, 1, "finished")
     assert first["like_best"] is None
-    assert first["runs"] == [found["best"]] == [str(tmp_path / "r0")]
+    assert first["runs"] == [str(tmp_path / "r0")]
     assert len(rows(tmp_path)) == 4
-    run_command(monkeypatch, tmp_path)
-    assert "optuna-dashboard" not in capsys.readouterr().out
     (tmp_path / "study.journal").touch()
-    for program, line in (
-        (None, "browser, after pip install optuna-dashboard: optuna-dashboard"),
-        (".venv/bin/optuna-dashboard", "browser: .venv/bin/optuna-dashboard"),
-    ):
-        monkeypatch.setattr("leyden.report.summary.program_command", lambda _, program=program: program)
-        run_command(monkeypatch, tmp_path)
-        assert f"The search in a {line} {tmp_path}/study.journal" in capsys.readouterr().out
+    run_command(monkeypatch, tmp_path)
+    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {tmp_path}/study.journal"
+    assert line in capsys.readouterr().out
 
 
 def test_the_front_of_two_metrics_is_one_of_settings(tmp_path, capsys, monkeypatch):
@@ -406,7 +354,7 @@ def test_the_front_of_two_metrics_is_one_of_settings(tmp_path, capsys, monkeypat
         {"model.hidden_sizes": [64], "n": 2, "val/loss": 0.3, "time": 3.0},
         {"model.hidden_sizes": [8], "n": 2, "val/loss": 0.5, "time": 1.0},
     ]
-    for wrong in ("val/loss", "val/loss:min,nope:max", "val/loss:min,test/acc:max", "time:min failed=worst"):
+    for wrong in ("val/loss", "val/loss:min,nope:max", "val/loss:min,test/acc:max", "time:min metric=x"):
         with pytest.raises(SystemExit, match="2"):
             run_command(monkeypatch, tmp_path, *f"front={wrong}".split())
         assert len(capsys.readouterr().err.splitlines()) == 1
@@ -425,13 +373,6 @@ def test_what_can_not_be_summed_up_is_told_in_a_line(tmp_path, capsys, monkeypat
     assert not out
     assert err.startswith("leyden: ")
     assert len(err.splitlines()) == 1
-
-
-def test_a_run_of_several_objectives_is_skipped_with_a_line(tmp_path, capsys):
-    write(tmp_path / "a", ["seed=0"], value=0.3)
-    write(tmp_path / "b", ["seed=1"], objective={"metric": ["x", "y"], "mode": ["min", "max"]}, status=None)
-    summarize(tmp_path)
-    assert "b can't be read (objective.metric=['x', 'y']: must be one metric, " in capsys.readouterr().err
 
 
 CONTENTS = (b"", b"[]", b"3", b"null", b'[{"overrides": 3}]', b'{"a": ', b"\xff\x00", None)
@@ -463,55 +404,15 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monk
             assert err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (name, content)
 
 
-@pytest.mark.parametrize("content", ["[]", "3", "{", '{"log": 3}', '{"average_over": "seed"}', ""])
-def test_a_description_of_a_sweep_that_is_none_is_said(tmp_path, capsys, content):
-    write(tmp_path / "a", ["seed=1"], value=0.3)
-    (tmp_path / "sweep.json").write_text(content)
-    summarize(tmp_path)
-    assert capsys.readouterr().err.startswith(f"leyden: {tmp_path}/sweep.json is not a valid sweep description")
-
-
 def test_what_is_linked_to_stays(tmp_path):
     write(tmp_path / "runs" / "a", ["seed=1"], value=0.3)
     mine = tmp_path / "mine"
     mine.write_text("mine")
-    for name in ("summary.csv", "summary.md", "summary.png"):
+    for name in ("summary.csv", "summary.png"):
         (tmp_path / "runs" / name).symlink_to(mine)
         (tmp_path / "runs" / f"{name}.{os.getpid()}.tmp").symlink_to(mine)
     summarize(tmp_path / "runs")
     assert mine.read_text() == "mine"
     names = {path.name for path in (tmp_path / "runs").iterdir()}
-    assert names == {"a", "summary.csv", "summary.md", "summary.png"}
+    assert names == {"a", "summary.csv", "summary.png"}
     assert not any(path.is_symlink() for path in (tmp_path / "runs").iterdir())
-
-
-def test_a_folder_whose_name_is_no_utf_8(tmp_path, capsys):
-    folder = tmp_path / os.fsdecode(b"na\xffme")
-    write(folder / "a", ["seed=1"], value=0.3)
-    summarize(folder)
-    assert "na\\udcffme" in capsys.readouterr().out
-    assert b"na\xffme" in (folder / "summary.md").read_bytes()
-
-
-def write_fingerprints(directory, weights):
-    """As the runs of a module that seeds itself have them: the random states of the run's own seed are others."""
-    files.write_fingerprints(
-        directory, {10: files.Fingerprint(weights * 32, "b" * 32, f"{hash(directory) % 10**8:032d}")}
-    )
-
-
-def test_runs_that_are_bit_equal_though_their_seeds_differ_count_once(tmp_path, capsys, monkeypatch):
-    grid(tmp_path / "s", {lr: [lr] * 3 for lr in (0.1, 0.2, 0.3)})
-    for lr, weights in ((0.1, "aaa"), (0.2, "bcd")):
-        for seed in range(3):
-            write_fingerprints(tmp_path / "s" / f"{lr}_{seed}", weights[seed])
-    summarize(tmp_path / "s")
-    assert [row["n"] for row in rows(tmp_path / "s")] == ["1", "3", "3"]
-    assert rows(tmp_path / "s")[0]["deviation"] == ""
-    out = " ".join(capsys.readouterr().out.split())
-    assert "Runs that repeat another one count once in n, with their mean." in out
-    monkeypatch.setattr("sys.argv", ["compare", str(tmp_path / "s"), "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"])
-    compare.main()
-    out = " ".join(capsys.readouterr().out.split())
-    assert "Runs that repeat another one count once in n, with their mean." in out
-    assert "at least 3 of each are needed" in out

@@ -48,7 +48,8 @@ def test_the_front_of_a_table(called, results):
         {"model": "a", "n": 3, "acc": pytest.approx(10.6 / 3), "size": pytest.approx(2 / 3)}
     ]
     assert "over=x: has no effect on front=" in ask("over=x")
-    assert "front=acc:max,loss:min: no column is named loss" in called(summarize, "t.csv", "front=acc:max,loss:min")
+    assert "no column is named loss" in called(summarize, "t.csv", "front=acc:max,loss:min")
+    assert "front: min or max is missing" in called(summarize, "t.csv", "front=acc:max,size")
 
 
 def test_looks_at_a_table_are_counted_beside_it(called, results):
@@ -74,9 +75,7 @@ compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
 compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
 compare . mode=max AB  =>  mode=max: is for a table in a file
 compare results.csv metric=acc,lr AB margin=1  =>  margin=1: is of one metric; metric= names 2
-compare results.csv metric=acc AB failed=worst  =>  failed=worst: is for runs, not for a table
 compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
-summarize results.csv metric=acc mode=max failed=worst  =>  failed=worst: is for runs
 summarize results.csv metric=acc  =>  mode=: must be min or max
 summarize results.csv metric=acc mode=max over=data  =>  no column is named data
 summarize results.csv metric=acc mode=max ignore=model,lr seed=no  =>  no column is named no

@@ -143,7 +143,7 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err
     if "fast" in argument:  # a try's weights are evaluated on the whole test set, as those of any run
-        assert "test evaluations by mnist_mlp so far: 1\n" in out
+        assert "Test evaluations so far: mnist_mlp 1" in out
     else:
         assert said in out
         assert read_test_evaluations(tmp_path / "outputs") == []
@@ -155,7 +155,7 @@ def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, t
     assert run.result.is_tested
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err
-    assert "test evaluations by mnist_mlp so far: 2\n" in out
+    assert "Test evaluations so far: mnist_mlp 2\n" in out
     assert len(read_test_evaluations(tmp_path / "outputs")) == 2
 
 
@@ -168,13 +168,15 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
             typed = (f"optimizer.lr={lr}", f"seed={seed}", f"test={str(lr == '1e-9').lower()}", "name=x")
             code, out, err = cli("train", f"run_dir={directory}", *QUICK, "trainer.max_epochs=1", *typed)
             assert code == 0, err
-            tested += [line for line in out.splitlines() if line.startswith("test evaluations by")]
-    assert tested == [f"test evaluations by x so far: {num}" for num in (1, 2, 3)]
+            tested += [line for line in out.splitlines() if line.startswith("Test evaluations")]
+    assert [line.partition(" (")[0] for line in tested] == [
+        f"Test evaluations so far: x {num}" for num in (1, 2, 3)
+    ]
     code, out, err = cli("evaluate", f"runs={sweep}")
     assert code == 0, err
     assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
-    assert "test evaluations by x so far: 4" in out
+    assert "Test evaluations so far: x 4" in out
     row = read_test_evaluations(tmp_path / "outputs")[-1]
     texts = [cli("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[1] for seed in range(3)]
     each = [json.loads(text)["metrics"]["test/acc"] for text in texts]
@@ -183,7 +185,6 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
     for arguments, message in (
         (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
-        (("failed=best",), "failed=best: must be one of drop, worst"),
         ((f"run={sweep}",), "run=DIR, or runs=DIR with row=NUMBER, must be given"),
     ):
         code, _, err = cli("evaluate", f"runs={sweep}", *arguments)

@@ -135,7 +135,7 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
     # Evaluating it by a directory that was moved works, too.
     code, out, err = cli("evaluate", f"run={tmp_path / 'moved'}", "checkpoint=last", "accelerator=cpu")
     assert code == 0, err
-    assert "test evaluations by mnist_mlp so far: 2" in out
+    assert "Test evaluations so far: mnist_mlp 2" in out
 
 
 @pytest.mark.parametrize(

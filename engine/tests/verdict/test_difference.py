@@ -5,8 +5,7 @@ import statistics
 
 import pytest
 
-from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, why_undecided
-from leyden.verdict.groups import Group, samples_of
+from leyden.verdict.groups import LEVEL, Group, Verdict, decide, look_level, not_normal, samples_of
 from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
 from leyden.verdict.ranking import rank_over_sets
 
@@ -25,14 +24,9 @@ def apart(*columns):
 
 def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
     """The comparison of two groups that stand alone."""
-    if why := why_undecided([a, b]):
-        return Verdict((len(a.values), len(b.values)), why=why)
-    return decide(samples_of([a, b]), 0, 1, mode, level, next_level, margin)
-
-
-def shapes(a, b):
-    """The values whose distribution is assumed to be normal."""
-    return [*dict.fromkeys(sample.shape for sample in samples_of([a, b]).each)]
+    if min(len(a.values), len(b.values)) < 3:
+        return Verdict((len(a.values), len(b.values)))
+    return decide(samples_of([a, b]), 0, 1, mode, level, next_level or level, margin)
 
 
 FEW = "n too small to tell; at least 3 of each are needed"
@@ -119,8 +113,6 @@ def test_a_difference_that_does_not_matter_is_called_the_same():
     [
         ([1.0, 2.0], [5.0, 6.0, 7.0], FEW),
         ([], [], FEW),
-        ([1.0, math.inf, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
-        ([1.0, math.nan, 2.0], [5.0, 6.0, 7.0], "can't be decided: a value is not finite"),
         ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be decided: the values don't vary"),
         ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "can't be decided: the values don't vary"),
         ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "can't be decided: the values don't vary"),
@@ -140,8 +132,8 @@ def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
     assert found.detectable(30) < found.detectable(10) < found.detectable()
     later = verdict(*apart(*columns), "max", next_level=look_level(2))
     assert later.detectable(10) > found.detectable(10)  # the next look spends less
-    line = found.power_in_words("seeds")
-    assert line.startswith(f"Four of five differences of {found.detectable():.2g} are told apart (10 seeds: ")
+    line = found.power_in_words()
+    assert line.startswith(f"Four of five differences of {found.detectable():.2g} are told apart (10 runs: ")
     assert len(line) <= 80
 
 
@@ -187,13 +179,13 @@ def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
     ],
 )
 def test_values_that_are_not_normal_are_named(columns, said):
-    found = not_normal(shapes(*apart(*columns)))
+    found = not_normal(samples_of(apart(*columns)))
     assert found.startswith(said)
     assert bool(found) == bool(said)
 
 
 def test_what_pairs_cancel_is_not_conspicuous_and_a_difference_far_from_the_others_is():
     a, b = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
-    assert not_normal(shapes(*paired(a, b))) == ""
+    assert not_normal(samples_of(paired(a, b))) == ""
     b[2] = 0.2
-    assert not_normal(shapes(*paired(a, b))) == "0.72 is far from the 5 others (0.018 to 0.02)"
+    assert not_normal(samples_of(paired(a, b))) == "0.72 is far from the 5 others (0.018 to 0.02)"

@@ -12,12 +12,11 @@ import statistics
 import pytest
 
 from leyden.training.trained import mean_text
-from leyden.verdict import difference, quantiles, ranking
-from leyden.verdict.difference import decide, look_level, not_normal
-from leyden.verdict.groups import Group, samples_of
-from leyden.verdict.ranking import num_pairs, optimism, rank, rank_over_sets
+from leyden.verdict import quantiles, ranking
+from leyden.verdict.groups import Group, Samples, decide, look_level, not_normal, samples_of
+from leyden.verdict.ranking import optimism, rank, rank_over_sets
 from tests.report.test_ranking import contenders, row
-from tests.verdict.test_difference import apart, draw, paired, shapes, verdict
+from tests.verdict.test_difference import apart, draw, paired, verdict
 
 pytestmark = pytest.mark.slow
 NUM = 2000  # repetitions
@@ -43,7 +42,7 @@ def quantiles_between_others(monkeypatch):
         return a + (b - a) * (steps - low) / (high - low)
 
     assert between(0.01, 2.3) == pytest.approx(exact(0.01, 2.3), rel=1e-4)
-    monkeypatch.setattr(difference, "t_quantile", between)
+    monkeypatch.setattr("leyden.verdict.groups.t_quantile", between)
 
 
 def table(source, means, num, deviations=None, shared=0.0, tails=math.inf):
@@ -75,8 +74,8 @@ def excluded(groups, number, look=1):
 @pytest.fixture
 def marks_alone(monkeypatch):
     """The remarks beside the marks take most of the time."""
-    monkeypatch.setattr(ranking, "_remarks", lambda *arguments: [])
-    monkeypatch.setattr(ranking, "shape_remarks", lambda *arguments: [])
+    monkeypatch.setattr(ranking, "_claims", lambda *arguments: [])
+    monkeypatch.setattr(Samples, "shape_remarks", lambda *arguments: [])
 
 
 @pytest.mark.parametrize("num", [3, 5, 10])
@@ -174,7 +173,7 @@ def sizes(line):
     """The sizes that a line about power prints, by number of seeds; of today's number by 0."""
     now = re.match(r"Four of five .*? (?:by|of) ([0-9.e+-]+) are", line)[1]
     return {0: float(now)} | {
-        int(num): float(size) for num, size in re.findall(r"(\d+)(?: seeds)?: ([0-9.e+-]+)", line)
+        int(num): float(size) for num, size in re.findall(r"(\d+)(?: runs)?: ([0-9.e+-]+)", line)
     }
 
 
@@ -185,7 +184,7 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
     for _ in range(repetitions):
         groups = table(source, [0.0] * num_rows, num, shared=shared)
         if num_rows == 2:
-            line = decide(samples_of(groups), 0, 1, "max", look_level(1), look_level(2)).power_in_words("seeds")
+            line = decide(samples_of(groups), 0, 1, "max", look_level(1), look_level(2)).power_in_words()
         else:
             line = next((each for each in rank(groups, "max").remarks if each.startswith("Four")), None)
             if line is None:
@@ -226,7 +225,7 @@ def test_a_pair_chosen_by_its_results_is_seldom_called_better_and_agrees_with_th
             table(source, [0.0] * num_rows, 3), key=lambda group: -statistics.fmean(group.values.values())
         )
         samples = samples_of(groups)
-        best_and_worst = decide(samples, 0, num_rows - 1, "max", look_level(1) / num_pairs(num_rows))
+        best_and_worst = decide(samples, 0, num_rows - 1, "max", look_level(1) / math.comb(num_rows, 2))
         seen += bool(best_and_worst.better)
         if best_and_worst.better:  # what `compare` calls better, `summarize` excludes
             assert decide(samples, 0, num_rows - 1, "max", 2 * look_level(1) / (num_rows - 1)).better == "a"
@@ -284,10 +283,10 @@ def test_a_better_row_that_fails_in_one_seed_of_ten_is_not_excluded(num):
     for _ in range(300):
         good = [value if source.random() > 0.1 else math.nan for value in draw(source, num, 5.0)]
         rows = [row(good, name=0), row(draw(source, num), name=1)]
-        means = [statistics.fmean(each.group(["seed"]).values.values() or [-math.inf]) for each in rows]
+        means = [statistics.fmean(each.setting.values.values() or [-math.inf]) for each in rows]
         ordered = [rows[n] for n in sorted((0, 1), key=lambda n: -means[n])]
         best = next(n for n, each in enumerate(ordered) if each.choices["name"] == 0)
-        found = contenders(ordered, ["seed"], "max")
+        found = contenders(ordered, "max")
         lost += found.like_best[best] is False
         if found.like_best[0] is not None:
             assert any(map(math.isnan, good)) == ("by the runs that finished" in found.remarks[0])
@@ -308,15 +307,15 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
         unseen += 0.1 not in columns[0]
         if columns[0].count(0.1) == 1:
             shown += 1
-            named += bool(not_normal(shapes(*apart(*columns))))
+            named += bool(not_normal(samples_of(apart(*columns))))
     print(
         f"coverage where one seed in ten of one setting collapses, n = {num}: {100 * covered / NUM:.1f} % of {NUM}"
     )
     holds(f"a collapsed seed is named, n = {num}", named, shown, low=0.95)
     holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
-    said = difference.unseen_failures(num, "seeds")
-    assert f"in {100 * 0.9**num:.0f} %." in said
-    normal = (shapes(*apart(draw(source, num), draw(source, num))) for _ in range(NUM))
+    normal = [samples_of(apart(draw(source, num), draw(source, num))) for _ in range(NUM)]
+    said = f"Of {num} runs, one that fails in ten remains unseen in {100 * 0.9**num:.0f} %."
+    assert said in normal[0].shape_remarks()
     false = sum(bool(not_normal(each)) for each in normal)
     holds(f"normal values are named, n = {num}", false, NUM, high=0.02)
 
@@ -327,8 +326,7 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
 def test_normal_values_of_a_table_are_seldom_named(num_rows, num, shared):
     source, repetitions = random.Random(16), 500
     false = sum(
-        "Not normal"
-        in "".join(ranking.shape_remarks(samples_of(table(source, [0.0] * num_rows, num, None, shared)), ""))
+        "Not normal" in "".join(samples_of(table(source, [0.0] * num_rows, num, None, shared)).shape_remarks())
         for _ in range(repetitions)
     )
     holds(f"normal values are named, {num_rows} rows, n = {num}, shared {shared:g}", false, repetitions, high=0.02)

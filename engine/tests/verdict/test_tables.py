@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leyden import verdict
-from leyden.verdict.tables import TableRanking
+from leyden.verdict.ranking import Ranking
 
 
 def table(num=3, noise=0.01, **more):
@@ -33,7 +33,7 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
     compared = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max")
     text = str(compared).splitlines()
     assert text[3] == "Verdict: B is better"
-    assert text[4].endswith("(3 pairs by seed)")
+    assert text[4].endswith("(3 pairs)")
     assert "Widened, since the two may be chosen among 6 settings; planned=true if not." in text
     assert max(map(len, text)) <= 80
     planned = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max", planned=True)
@@ -44,7 +44,7 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
 def test_a_comparison_tells_what_remains_unseen_by_its_own_runs():
     rows = [row for row in table(5) if row["model"] != "mlp" or row["seed"] < 3]
     compared = verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn"}, mode="max")
-    assert "Of 5 seeds, one that fails in ten" in str(compared)
+    assert "Of 5 runs, one that fails in ten" in str(compared)
 
 
 def test_what_compare_calls_better_is_excluded_by_rank():
@@ -52,7 +52,7 @@ def test_what_compare_calls_better_is_excluded_by_rank():
         rows = table(noise=noise)
         ranked = verdict.rank(rows, "acc", mode="max")
         best = ranked.settings[0].choices
-        for setting, like in zip(ranked.settings[1:], ranked.ranking.like_best[1:], strict=True):
+        for setting, like in zip(ranked.settings[1:], ranked.like_best[1:], strict=True):
             found = verdict.compare(rows, "acc", best, setting.choices, mode="max")
             assert not found.found.better or like is False
 
@@ -72,21 +72,16 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
     (tmp_path / "c.csv").write_text("\n".join(indexed))
 
     class Frame:
+        iterrows = None  # of pandas alone
+
         def to_dict(self, orient):
             assert orient == "records"
-            return rows
-
-    class Polars:
-        def to_dict(self, *, as_series):
-            raise AssertionError
-
-        def to_dicts(self):
             return rows
 
     files = ("a.csv", "b.csv", "c.csv", "a.tsv")
     texts = {
         str(verdict.rank(each, "acc", mode="max"))
-        for each in (rows, Frame(), Polars(), *(verdict.read(tmp_path / name) for name in files))
+        for each in (rows, Frame(), *(verdict.read(tmp_path / name) for name in files))
     }
     assert len(texts) == 1
 
@@ -110,7 +105,7 @@ def test_an_export_has_columns_that_are_no_settings():
         ),
         ((torch.tensor(0.50001), torch.tensor(0.50002)), {"m=0.5000100135803223", "m=0.5000200271606445"}),
         ((12345678901234567890, 12345678901234567891, 10**400), None),
-        ((None, math.nan, 0.3, 0.1 + 0.2), {"m=None", "m=0.3", "m=0.30000000000000004"}),
+        ((None, math.nan, 0.3, 0.1 + 0.2), {"m=null", "m=0.3", "m=0.30000000000000004"}),
         (([1, 2], np.array([1, 2]), {"x": 1}), {"m=[1, 2]", "m={'x': 1}"}),
         (("b\nx", "\x1b[31m"), {"m=b\nx", "m=\x1b[31m"}),
     ],
@@ -143,7 +138,7 @@ def test_gaps_and_repetitions_do_not_count():
     rows[0]["acc"], rows[4]["acc"], rows[9]["acc"] = None, math.nan, "failed"
     rows += [dict(rows[-1]), dict(rows[-1])]
     found = verdict.rank(rows, "acc", mode="max")
-    counts = {setting.name: (len(setting.group.values), setting.lost) for setting in found.settings}
+    counts = {setting.name: (len(setting.values), setting.lost) for setting in found.settings}
     assert sorted(counts.values()) == [(3, 1), (3, 1), (3, 1), (4, 0), (4, 0), (4, 0)]
     assert "3 of 4" in str(found)
     assert "by the runs that finished" in str(found)
@@ -158,14 +153,14 @@ def test_settings_are_ranked_over_several_data_sets():
     ]
     found = verdict.rank(rows, "acc", mode="max", over="data")
     assert len(found.each) == 10
-    assert all(isinstance(each, TableRanking) and len(each.settings) == 6 for each in found.each.values())
+    assert all(isinstance(each, Ranking) and len(each.settings) == 6 for each in found.each.values())
     text = str(found)
     assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in text
-    assert len(found.overall.like_best) == 3
-    assert all(name.startswith("model=cnn") for name in found.overall.like_best[:2])
+    assert len(found.like_best) == 3
+    assert all(name.startswith("model=cnn") for name in found.like_best[:2])
     # A value per data set is enough to rank over them.
     single = verdict.rank([row for row in rows if not row["seed"]], "acc", mode="max", over="data", seed=None)
-    assert len(single.overall.like_best) < 6
+    assert len(single.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
     assert "Too few data sets have all settings, 4: to rank over them takes 5." in str(few)
 

@@ -56,7 +56,6 @@ class EvaluateConfig:
     run: str | None = MISSING
     runs: str | None = MISSING
     row: int = MISSING
-    failed: str = MISSING
     checkpoint: str = MISSING
     accelerator: str | None = MISSING
     data_root: str | None = MISSING
@@ -100,7 +99,6 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "train.exact": ("report", "require", "off", "test"),
     "train.sweep.pictures": ("all", "none"),
     "train.picture_format": ("png", "pdf"),
-    "evaluate.failed": ("drop", "worst"),
     "evaluate.format": ("table", "json"),
 }
 SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}

@@ -1,4 +1,4 @@
-"""The console, with control characters escaped, and tables: rows of dictionaries as its lines, CSV, JSON or Markdown.
+"""The console, with control characters escaped, and tables: rows of dictionaries as its lines, CSV or JSON.
 
 A column is a key of the rows. A key that a row lacks is an empty cell, and None is `null`.
 """
@@ -166,28 +166,6 @@ def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str,
     ends = {key: key.rpartition(".")[2] for key in keys}
     counts = Counter([*ends.values(), *taken])
     return {key: end if counts[end] == 1 else key for key, end in ends.items()}
-
-
-def markdown_text(
-    rows: Sequence[Row], columns: Sequence[str] | None = None, *, names: Mapping[str, str] | None = None
-) -> str:
-    r"""Return a table in Markdown.
-
-    Example:
-        >>> markdown_text([{"lr": 0.1, "x": "a|b"}])
-        '| lr | x |\n|---|---|\n| 0.1 | a\\|b |\n'
-    """
-    columns = _keys(rows) if columns is None else columns
-    head = [one_line((names or {}).get(key, key)) for key in columns]
-    body = [[cell_text(row[key]) if key in row else "" for key in columns] for row in rows]
-    lines = [" | ".join(cell.replace("|", "\\|") for cell in cells) for cells in (head, *body)]
-    return (
-        "\n".join(
-            f"| {line} |" if number else f"| {line} |\n|{'---|' * len(columns)}"
-            for number, line in enumerate(lines)
-        )
-        + "\n"
-    )
 
 
 def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None, *, header: bool = True) -> str:

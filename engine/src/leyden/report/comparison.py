@@ -1,81 +1,41 @@
-"""Comparison of two groups of runs: which is better, with what confidence, and what differs; as text or JSON."""
+"""Comparison of two groups of runs: which is better, and with what confidence; as text or JSON."""
 
-import functools
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.table import cell_text, json_text, print_table
-from leyden.config.terminal import show
-from leyden.config.values import ABSENT, differing
-from leyden.report.difference import difference_rows, print_differences
+from leyden.config.table import json_text, print_table
+from leyden.config.terminal import show, some_of
 from leyden.report.held_out import check_metrics, test_set_remarks
 from leyden.report.listing import select
-from leyden.report.ranking import (
-    Row,
-    assign_data,
-    assumptions,
-    count_failures,
-    count_look,
-    derived_keys,
-    merge_rows,
-    plus_minus,
-    read_sweep_settings,
-)
-from leyden.report.records import Record, aim_of, fill_choices, narrow, read_raw_records, varying_keys
-from leyden.verdict.tables import Setting, TableComparison, compare_settings
-
-
-@dataclass
-class Side:
-    """A side of a comparison: a group of runs, represented by its best setting.
-
-    Args:
-        directory: Folder with the runs in or below it.
-        condition: Condition that the runs meet; empty for all.
-        rows: The settings that have finished runs.
-        averaged: Keys that the mean is taken over.
-        row: The best setting.
-    """
-
-    directory: Path
-    condition: str
-    rows: list[Row]
-    averaged: list[str]
-    row: Row
+from leyden.report.ranking import Row, assign_data, assumptions, count_look, merge_rows, plus_minus, read_sweep
+from leyden.report.records import Record, aim_of, experiments, fill_choices, narrow, read_raw_records
+from leyden.verdict.groups import Group
+from leyden.verdict.tables import TableComparison, compare_settings
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """The result of a comparison.
+    """The comparison of two settings of runs or of a table.
 
     Args:
-        compared: The best setting of each group, with the verdict.
-        objective: The objective.
-        sides: The groups.
-        averaged: Keys that vary among the runs and that the means are taken over.
-        remarks: What the verdict assumes.
-        configs: Flat configuration of each side, without keys that vary within a side.
-        test_evaluations: Remarks on the runs' test evaluations.
+        found: The settings with the verdict.
+        places: Further columns of the printed table, for both sides.
+        runs: Run directories of both sides; empty for a table.
     """
 
-    compared: TableComparison
-    objective: Objective
-    sides: Sequence[Side]
-    averaged: list[str]
-    remarks: list[str]
-    configs: tuple[dict[str, Any], ...]
-    test_evaluations: list[str]
+    found: TableComparison
+    places: Sequence[Mapping[str, str]] = ({}, {})
+    runs: Sequence[Sequence[str]] = field(default=())
 
 
 def compare(
     directories: Sequence[Path],
     conditions: Sequence[str],
-    failed: str = "drop",
     *,
     margin: float = 0.0,
     planned: bool = False,
@@ -86,7 +46,6 @@ def compare(
     Args:
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
         conditions: Condition for each group, in the syntax of `parse_condition`; empty for all runs.
-        failed: `drop` to leave failed runs out, `worst` to give them the worst value of all runs.
         margin: Largest difference that does not matter; 0 for none.
         planned: Whether the two groups were named before the results were seen.
         by: Another recorded metric that is compared; None for the runs' objective.
@@ -96,54 +55,39 @@ def compare(
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     records = [record for of in read.values() for record in of]
-    asked = (
-        by.metric if by and by.metric not in {each.objective and each.objective.metric for each in records} else ""
-    )
     if by:
         _judge(records, by)
     groups = _groups_of(read, directories, conditions)
     objective = _shared_objective(*groups)
-    narrow(records)
-    if failed == "worst":
-        count_failures([*groups[0], *groups[1]])
-    sides = [_side(*each) for each in zip(directories, conditions, groups, strict=True)]
-    averaged = [*dict.fromkeys(key for side in sides for key in side.averaged)]
-    rows = [row for side in sides for row in side.rows]
-    if keys := assign_data(rows, averaged):
+    sides, rest = _rows_of(directories, groups, [each for each in records if aim_of(each) == objective])
+    both = [row for side in sides for row in side]
+    if keys := assign_data(both):
         raise UserError(
             f"runs of different data can't be compared; these differ in {' and '.join(keys)}: choose runs of one data "
             "set for both groups, by a= and b="
         )
-    varied = varying_keys(
-        [{key: each.config[key] for key in averaged if key in each.config} for row in rows for each in row.finished]
-    )
-    rows += _other_rows(records, groups, objective, rows[0], averaged)
-    settings = {id(row): row.setting(varied) for row in rows}
+    settings = [[row.setting for row in side] for side in sides]
 
-    compared = functools.partial(
-        compare_settings,
-        [*settings.values()],
-        [[settings[id(row)] for row in side.rows] for side in sides],
-        objective.metric,
-        objective.mode,
-        margin=margin,
-        planned=planned,
-        paired_by=" and ".join(varied),
-    )
-    found = compared()
-    for side, setting in zip(sides, found.sides, strict=True):
-        side.row = next(row for row in side.rows if settings[id(row)] is setting)
-    if (look := _look(sides, found.sides, asked)) > 1:
-        found = compared(look=look)
-    return Comparison(
-        compared=found,
-        objective=objective,
-        sides=sides,
-        averaged=varied,
-        remarks=assumptions([side.row for side in sides], varied, look) if found.found.interval else [],
-        configs=_common_configs(sides),
-        test_evaluations=test_set_remarks([record for side in sides for record in side.row.records]),
-    )
+    def compared(look: int) -> TableComparison:
+        every = [*settings[0], *settings[1], *(row.setting for row in rest)]
+        return compare_settings(every, settings, objective.mode, margin, planned, look)
+
+    found = compared(1)
+    best = [next(row for row in both if row.setting is setting) for setting in found.sides]
+    if (look := _look(directories, conditions, found.sides, objective.metric)) > 1:
+        found = compared(look)
+    if any(setting.deviation for setting in found.sides):
+        found.remarks.append(plus_minus(best))
+    if found.found.interval:
+        found.remarks.extend(assumptions(best, look))
+    found.remarks.extend(test_set_remarks(experiments([record for row in both for record in row.records])))
+    nums = [f"the best of {len(side)}" if len(side) > 1 else "" for side in sides]
+    places = [
+        {"runs": str(directory), "where": condition, "of": num}
+        for directory, condition, num in zip(directories, conditions, nums, strict=True)
+    ]
+    runs = [[record.directory for record in row.finished] for row in best]
+    return Comparison(replace(found, metric=objective.metric), places, runs)
 
 
 def _judge(records: Sequence[Record], by: Objective) -> None:
@@ -175,9 +119,7 @@ def _groups_of(
         both.append(chosen)
     paths = [{os.path.realpath(record.directory) for record in records} for records in both]
     if shared := sorted(paths[0] & paths[1]):
-        raise UserError(
-            f"{shared[0]}: is in both groups, like {len(shared)} of {len(paths[0] | paths[1])} runs in all"
-        )
+        raise UserError(f"{some_of(shared, 1)}: in both groups")
     return both[0], both[1]
 
 
@@ -194,146 +136,80 @@ def _shared_objective(*groups: Sequence[Record]) -> Objective:
     raise UserError("A has the objective {}, B has {}: both must have the same one".format(*described))
 
 
-def _side(directory: Path, condition: str, records: Sequence[Record]) -> Side:
-    """Return the settings of a group of runs, as a side.
+def _rows_of(
+    directories: Sequence[Path], groups: Sequence[Sequence[Record]], records: Sequence[Record]
+) -> tuple[list[list[Row]], list[Row]]:
+    """Return the finished settings of each group, and the others of the folders that have the groups' data.
+
+    Args:
+        directories: Folder of each group.
+        groups: The runs of each group.
+        records: All runs of the folders that have the groups' objective.
 
     Raises:
-        UserError: No run has finished.
+        UserError: A group has no finished run.
     """
+    averaged = [*dict.fromkeys(key for directory in directories for key in read_sweep(directory)["average_over"])]
+    narrow(records)
     fill_choices(records)
-    _, averaged = read_sweep_settings(directory)
-    if not (rows := [row for row in merge_rows(records, averaged) if row.finished]):
-        raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
-    return Side(directory, condition, rows, averaged, rows[0])
+    rows = merge_rows(records, averaged)
+
+    def within(ids: Collection[int]) -> list[Row]:
+        parts = (replace(row, records=[each for each in row.records if id(each) in ids]) for row in rows)
+        return [row for row in parts if row.finished]
+
+    known = [{*map(id, group)} for group in groups]
+    sides = [within(ids) for ids in known]
+    for directory, group, side in zip(directories, groups, sides, strict=True):
+        if not side:
+            raise UserError(f"{directory}: none of {len(group)} runs has finished with a value of its objective")
+    rest = within({*map(id, records)} - known[0] - known[1])
+    return sides, [row for row in rest if row.data == sides[0][0].data]
 
 
-def _other_rows(
-    records: Sequence[Record],
-    groups: Sequence[Sequence[Record]],
-    objective: Objective,
-    like: Row,
-    averaged: list[str],
-) -> list[Row]:
-    """Return the finished settings of the folders that are on no side, and have the sides' data and objective."""
-    known = {id(record) for group in groups for record in group}
-    others = [record for record in records if id(record) not in known and aim_of(record) == objective]
-    if not others:
-        return []
-    fill_choices(others)
-    rows = [row for row in merge_rows(others, averaged) if row.finished]
-    assign_data([like, *rows], averaged)
-    return [row for row in rows if row.data == like.data]
-
-
-def _look(sides: Sequence[Side], settings: Sequence[Setting], metric: str) -> int:
+def _look(directories: Sequence[Path], conditions: Sequence[str], settings: Sequence[Group], metric: str) -> int:
     """Return the number of this look at the comparison, recorded in the first folder by name.
 
-    The comparison is named by the folders, the settings, the conditions, however these are spaced, and the metric that
-    was asked for, if it is not the objective.
+    The comparison is named by the metric, the folders, the settings, and the conditions, however these are spaced.
     """
+    folders = [directory.resolve() for directory in directories]
     names = sorted(
-        f"{side.directory.resolve().name} {side.row.choices} {''.join(side.condition.replace('==', '=').split())}"
-        for side in sides
+        f"{folder.name} {setting.name} {''.join(condition.replace('==', '=').split())}"
+        for folder, setting, condition in zip(folders, settings, conditions, strict=True)
     )
-    folder = min((side.directory.resolve() for side in sides), key=lambda path: path.name)
-    return count_look(folder, f"{metric} {' and '.join(names)}".lstrip(), [settings])
+    folder = min(folders, key=lambda path: path.name)
+    return count_look(folder, f"{metric} {' and '.join(names)}", [settings])
 
 
-def _common_configs(sides: Sequence[Side]) -> tuple[dict[str, Any], ...]:
-    """Return each side's configuration, without keys that vary within a side or derive from averaged keys."""
-    configs = [[record.config for record in side.row.finished] for side in sides]
-    averaged = {key for side in sides for key in side.averaged}
-    excluded = {key for of_side in configs for key in varying_keys(of_side)} | averaged
-    excluded |= derived_keys([config for of_side in configs for config in of_side], [*averaged])
-    return tuple({key: value for key, value in of_side[0].items() if key not in excluded} for of_side in configs)
-
-
-def print_comparisons(found: Sequence[Comparison | TableComparison], form: str) -> None:
+def print_comparisons(comparisons: Sequence[Comparison], form: str) -> None:
     """Print comparisons, one per metric, as `table` or `json`."""
     if form == "json":
-        contents = [
-            comparison_content(each) if isinstance(each, TableComparison) else _json_content(each) for each in found
-        ]
+        contents = [*map(_json_content, comparisons)]
         print(json_text(contents if len(contents) > 1 else contents[0]))
         return
-    for number, each in enumerate(found):
+    for number, each in enumerate(comparisons):
+        rows = [
+            {"name": name, **place, "setting": side.name, each.found.metric: side.measured, "n": side.count}
+            for name, place, side in zip("AB", each.places, each.found.sides, strict=True)
+        ]
+        columns = [key for key in rows[0] if any(row[key] for row in rows)]
         if number:
             show("")
-        if isinstance(each, TableComparison):
-            show(str(each))
-        else:
-            _print_comparison(each)
-
-
-def _print_comparison(comparison: Comparison) -> None:
-    """Print a comparison of runs."""
-    sides, found, names = comparison.sides, comparison.compared, {"name": "", "a": "A", "b": "B"}
-    rows: dict[str, Sequence[str]] = {
-        "runs": [str(side.directory) for side in sides],
-        "where": [side.condition for side in sides],
-        "setting": [_setting_text(side) for side in sides],
-        found.metric: [setting.measured for setting in found.sides],
-        "n": [setting.count for setting in found.sides],
-    }
-    print_table([{"name": name, "a": a, "b": b} for name, (a, b) in rows.items() if a or b], names=names)
-    if max(found.found.nums) > 1:
-        show(plus_minus([record for side in sides for record in side.row.finished], comparison.averaged))
-    show("\n".join(["", *found.lines, *comparison.remarks, ""]))
-    if differences := difference_rows("configuration", *comparison.configs):
-        print_differences(differences, "A", "B")
-    else:
-        aside = f", apart from {' and '.join(comparison.averaged)}" if comparison.averaged else ""
-        show(f"Nothing differs in the configuration{aside}.")
-    if comparison.test_evaluations:
-        show("\n".join(["", *comparison.test_evaluations]))
-
-
-def _setting_text(side: Side) -> str:
-    """Return the overrides of a side's setting; empty if the group has only one setting."""
-    chosen = " ".join(f"{key}={cell_text(value)}" for key, value in side.row.choices.items())
-    return f"{chosen} (the best of {len(side.rows)})" if len(side.rows) > 1 else ""
+        print_table(rows, columns, names={"name": "", "of": ""})
+        show("\n".join(each.found.lines))
 
 
 def _json_content(comparison: Comparison) -> dict[str, Any]:
     """Return a comparison as a dictionary for JSON output."""
-    content = comparison_content(comparison.compared)
-    for name, side in zip("ab", comparison.sides, strict=True):
-        content[name] |= {
-            "directory": str(side.directory),
-            "condition": side.condition,
-            "num_settings": len(side.rows),
-            "runs": [record.directory for record in side.row.finished],
-        }
-    return content | {
-        "objective": {"metric": comparison.objective.metric, "mode": comparison.objective.mode},
-        "remarks": [*content["remarks"], *comparison.remarks],
-        "test_evaluations": comparison.test_evaluations,
-        "differs": {
-            key: {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
-            for key, pair in differing(*comparison.configs).items()
-        },
-    }
+    compared, found = comparison.found, comparison.found.found
+    sides = {name: setting_content(side) for name, side in zip("ab", compared.sides, strict=True)}
+    for side, runs in zip(sides.values(), comparison.runs, strict=False):
+        side["runs"] = runs
+    words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b"), "remarks": compared.remarks}
+    return {"metric": compared.metric, **sides, **vars(found), **words}
 
 
-def comparison_content(compared: TableComparison) -> dict[str, Any]:
-    """Return the comparison of two settings as a dictionary for JSON output."""
-    found = compared.found
-    return {
-        "metric": compared.metric,
-        **{name: setting_content(side) for name, side in zip("ab", compared.sides, strict=True)},
-        "difference": found.difference,
-        "interval": found.interval,
-        "confidence": 1 - found.level,
-        "num_pairs": found.num_pairs,
-        "detectable": found.detectable() if found.interval else None,
-        "better": found.better or None,
-        "is_same": found.is_same,
-        "verdict": found.in_words("a", "b"),
-        "remarks": compared.remarks,
-    }
-
-
-def setting_content(setting: Setting) -> dict[str, Any]:
+def setting_content(setting: Group) -> dict[str, Any]:
     """Return a setting as a dictionary for JSON output."""
-    num = len(setting.group.values)
+    num = len(setting.values)
     return {"choices": setting.choices, "mean": setting.mean if num else None, "n": num, "lost": setting.lost}

@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import math
 import shlex
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from itertools import islice
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from leyden.config.errors import UserError
@@ -20,10 +18,10 @@ from leyden.config.terminal import (
     show,
 )
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.report.held_out import count_line
-from leyden.run.directory import Run, changed_names, trained_on
-from leyden.run.files import first_difference, read_fingerprints
-from leyden.run.identity import has_length, key_of
+from leyden.report.held_out import test_set_remarks
+from leyden.run.directory import Run, trained_on
+from leyden.run.files import Fingerprint, first_difference, read_fingerprints
+from leyden.run.identity import key_of
 from leyden.run.result import Result
 from leyden.verdict.numbers import metric_text
 
@@ -37,7 +35,7 @@ def show_difference(*directories: str, form: str = "table") -> None:
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
     a, b = (Run(directory.strip()) for directory in directories)
-    rows, lines = _difference_rows(a, b), _fingerprint_lines(a, b)
+    rows, lines = _difference_rows(a, b), _fingerprint_lines(*(read_fingerprints(run.directory) for run in (a, b)))
     if form == "json":
         print(json_text({"differences": rows, "fingerprints": lines}))
         return
@@ -47,46 +45,35 @@ def show_difference(*directories: str, form: str = "table") -> None:
 
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
-    names = [run.directory.name for run in (a, b)]
-    if names[0] == names[1]:
-        names = [str(relative_path(run.directory)) for run in (a, b)]
-    print_differences(rows or [{"part": "nothing differs"}], *names)
-
-
-def print_differences(rows: Sequence[Row], a: str, b: str) -> None:
-    """Print rows of `difference_rows`: a part is named once, and values are JSON, which tells texts from numbers."""
+    """Print rows of differences: a part is named once, and values are JSON, which tells texts from numbers."""
+    names = [str(relative_path(run.directory)) for run in (a, b)]
     parts = [row["part"] for row in rows]
-    shown = [
+    shown: list[Row] = [
         {**row, "part": row["part"] if row["part"] != before else ""}
         | {name: json.dumps(row[name], default=str) for name in "ab" if name in row}
         for row, before in zip(rows, ["", *parts], strict=False)
     ]
-    print_table(shown, names={"part": "", "key": "", "a": a, "b": b})
+    names_of = {"part": "", "key": "", "a": names[0], "b": names[1]}
+    print_table(shown or [{"part": "nothing differs"}], names=names_of)
 
 
-def _difference_rows(a: Run, b: Run, *, with_result: bool = True) -> list[Row]:
-    """Return a row for each key in which two runs differ, by part; without their results, what can have changed these.
-
-    Loggers can't, and `reproduce` takes the project's own.
-    """
-    configs = [
-        {key: value for key, value in run.config.items() if with_result or key != "logger"} for run in (a, b)
-    ]
-    rows = difference_rows("configuration", *(dict(flatten(config)) for config in configs))
-    data = trained_on(a), trained_on(b)
-    if all(data):  # they can't be compared if one run did not record them
-        rows += difference_rows("data", *data)
-    for part, read in (("code", _code), ("machine", _machine), *[("result", _result)] * with_result):
-        rows += difference_rows(part, read(a), read(b))
-    return rows
-
-
-def difference_rows(part: str, a: Mapping[str, Any], b: Mapping[str, Any]) -> list[Row]:
-    """Return a row for each key whose values differ; a gap if one is missing."""
+def _difference_rows(a: Run, b: Run) -> list[Row]:
+    """Return a row for each key in which two runs differ, by part; a gap if one lacks the key."""
+    readers: dict[str, Callable[[Run], Mapping[str, Any]]] = {
+        "configuration": lambda run: dict(flatten(run.config)),
+        "data": trained_on,
+        "code": _code,
+        "machine": _machine,
+        "result": _result,
+    }
+    parts = {part: (read(a), read(b)) for part, read in readers.items()}
+    if not all(parts["data"]):  # they can't be compared if one run did not record them
+        del parts["data"]
     return [
         {"part": part, "key": key}
         | {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
-        for key, pair in differing(a, b).items()
+        for part, (of_a, of_b) in parts.items()
+        for key, pair in differing(of_a, of_b).items()
     ]
 
 
@@ -110,22 +97,19 @@ def _commit(git: dict[str, Any]) -> dict[str, Any]:
 def _machine(run: Run) -> dict[str, Any]:
     """Return the host and machine of the last start, with the values of its libraries, flags and variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    found: dict[str, Any] = {"host": start.get("host")}
-    for key, value in dict_at(start, "machine").items():
-        found |= (
-            {f"{key}.{name}": each for name, each in value.items()} if isinstance(value, dict) else {key: value}
-        )
-    return found
+    return {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))}
 
 
 def _result(run: Run) -> dict[str, Any]:
-    """Return the status and metrics of a run."""
-    result = run.result
-    return {"status": "not ended"} if result is None else {"status": result.status, **result.metrics}
+    """Return the status and metrics of a run, but those of time."""
+    if not (result := run.result):
+        return {"status": "not ended"}
+    metrics = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
+    return {"status": result.status, **metrics}
 
 
 def show_equality(there: Run, here: Run) -> bool:
-    """Print whether two runs are equal bit for bit, their other differences, and the differences of their metrics.
+    """Print whether two runs are equal bit for bit, and their other differences.
 
     Args:
         there: The original run.
@@ -133,65 +117,43 @@ def show_equality(there: Run, here: Run) -> bool:
 
     Returns:
         Whether all common fingerprints are equal, the reproduced run has as many steps as the original, and their
-        metrics are equal.
+        results are equal.
 
     Raises:
         UserError: A directory is not a run directory, or the runs have no fingerprints in common.
     """
-    rows = _difference_rows(there, here, with_result=False)
+    rows = _difference_rows(there, here)
     a, b = (read_fingerprints(run.directory) for run in (there, here))
-    if not (lines := _fingerprint_lines(there, here)):
+    if not (lines := _fingerprint_lines(a, b)):
         raise UserError(
             f"no fingerprints in common: {there.directory} has {len(a)}, {here.directory} has {len(b)}, none of the same step"
         )
-    difference, apart, is_as_long = first_difference(a, b), _metrics_apart(there, here), max(b) >= max(a)
-    if names := changed_names(trained_on(there), trained_on(here)):
-        lines.append(f"the data differ: {', '.join(names)}")
+    difference, is_as_long = first_difference(a, b), max(b) >= max(a)
+    # Only then can the results be expected to be equal.
+    are_apart = max(a) == max(b) and any(row["part"] == "result" and {"a", "b"} <= {*row} for row in rows)
     if not is_as_long:
         lines.append(f"{here.directory} ends before the other run, at step {max(b)}")
-    same_end = max(a) == max(b)  # only then can the final metrics be expected to be equal
-    if apart and same_end and not difference:
+    if are_apart and not difference:
         lines.append(
-            "the metrics are not equal, though the fingerprints are: they were computed on different data, or in a different way"
+            "the results are not equal, though the fingerprints are: the metrics were computed differently"
         )
-    lines += [f"{name}: {x:.6g} there, {y:.6g} here, {abs(x - y):.3g} apart" for name, (x, y) in apart.items()]
     show("\n".join(lines))
     if rows:
         _print_rows(there, here, rows)
-    return not difference and is_as_long and not (apart and same_end)
+    return not difference and is_as_long and not are_apart
 
 
-def _fingerprint_lines(there: Run, here: Run) -> list[str]:
-    """Return in words whether two runs' fingerprints are equal, and which only one has; empty without common steps."""
-    a, b = (read_fingerprints(run.directory) for run in (there, here))
+def _fingerprint_lines(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]) -> list[str]:
+    """Return in words whether two runs' fingerprints are equal; empty without common steps."""
     if not (common := sorted({*a} & {*b})):
         return []
-    count = _count_fingerprints(common)
     if difference := first_difference(a, b):
         step, parts = difference
         before = [each for each in common if each < step]
         since = f"equal until step {before[-1]}" if before else "there is no earlier fingerprint"
-        lines = [f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}"]
-    else:
-        over = f"all {count}" if {*a} == {*b} else f"the {count} that both have"
-        lines = [f"equal, bit for bit, over {over}, up to step {common[-1]}"]
-    for run, only in ((there, {*a} - {*b}), (here, {*b} - {*a})):
-        if only:
-            lines.append(
-                f"only in {run.directory}: {_count_fingerprints(only)}, from step {min(only)} to {max(only)}"
-            )
-    return lines
-
-
-def _count_fingerprints(steps: Collection[int]) -> str:
-    return f"{len(steps)} fingerprint{'s' * (len(steps) != 1)}"
-
-
-def _metrics_apart(there: Run, here: Run) -> dict[str, tuple[float, float]]:
-    """Return the common metrics that differ, except those of time."""
-    a, b = (run.result.metrics if run.result else {} for run in (there, here))
-    pairs = {name: (a[name], b[name]) for name in a if name in b and not name.startswith("time/")}
-    return {name: (x, y) for name, (x, y) in pairs.items() if x != y and not (math.isnan(x) and math.isnan(y))}
+        return [f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}"]
+    over = "the only fingerprint" if len(common) == 1 else f"all {len(common)} fingerprints"
+    return [f"equal, bit for bit, over {over} that both have, up to step {common[-1]}"]
 
 
 def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
@@ -204,17 +166,13 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
-    # The other jobs of a sweep train as long as this one.
-    if result.epochs == run.config["trainer"]["max_epochs"] and not has_length(run.config) and not run.is_of_sweep:
-        longer = f"trainer.max_epochs={2 * result.epochs}"
-        yield f"{leyden_command('train')} {quoted_override('run_dir', where)} {longer}", "train on"
     is_found = run.directory.is_relative_to(ROOT / "outputs")  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
-    """Print the metrics of an ended run, its directory, and, if requested, at most three suggested next commands."""
+    """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
     rows = []
     if result.status == "fast_dev_run":
         rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
@@ -230,9 +188,9 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
         rows.append(("speed", f"{result.samples_per_second:,.0f} samples/s"))
     print_table([{"name": name, "value": text} for name, text in rows], header=False)
     show(f"run directory: {relative_path(run.directory)}")
-    if result.is_tested and (line := count_line(run)):
-        show(line)
+    if result.is_tested:
+        show("\n".join(test_set_remarks([(run.directory, str(run.config.get("name")))])))
     # A command has its own line, to be copied; zsh does not accept a trailing comment.
-    steps = [f"  {purpose}:\n    {command}" for command, purpose in islice(_next_steps(run, result), 3)]
+    steps = [f"  {purpose}:\n    {command}" for command, purpose in _next_steps(run, result)]
     if show_next_steps and steps and result.status == "finished":
         show("\n".join(["next steps:", *steps]))

@@ -6,13 +6,7 @@ from pathlib import Path
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.report.records import Record
-from leyden.run.directory import Run
-from leyden.run.evaluations import (
-    TEST_EVALUATIONS_FILE,
-    count_text,
-    num_test_evaluations,
-    read_test_evaluations,
-)
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, num_test_evaluations, read_test_evaluations
 
 
 def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Record]) -> None:
@@ -47,24 +41,23 @@ def check_metrics(option: str, names: Collection[str], records: Sequence[Record]
         raise UserError(f"{option}={wrong}: no run has this metric; there are {', '.join(sorted(known)) or 'none'}")
 
 
-def test_set_remarks(records: Sequence[Record]) -> list[str]:
-    """Return how often the runs' experiments have been evaluated on the test set, in words; empty if never.
+def test_set_remarks(runs: Collection[tuple[Path, str]]) -> list[str]:
+    """Return how often experiments have been evaluated on the test set, in words; empty if never.
 
     Args:
-        records: All runs of the report.
+        runs: Directory of each run, and the name of its experiment.
     """
-    names = dict.fromkeys(str(record.config.get("name")) for record in records)
-    parents = dict.fromkeys(record.run.directory.parent for record in records)
+    names = dict.fromkeys(name for _, name in runs)
     lines = []
-    for folder in dict.fromkeys(filter(None, map(_folder_with_list, parents))):
+    for folder in dict.fromkeys(map(_folder_with_list, dict.fromkeys(directory.parent for directory, _ in runs))):
         try:
-            rows = read_test_evaluations(folder)
+            rows = read_test_evaluations(folder) if folder else []
         except OSError as error:
-            warn(f"{folder / TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
+            warn(f"{folder}/{TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
             continue
         nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
-            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder / TEST_EVALUATIONS_FILE})")
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder}/{TEST_EVALUATIONS_FILE})")
     return lines
 
 
@@ -76,14 +69,3 @@ def _folder_with_list(parent: Path) -> Path | None:
     """
     folders = (parent, *parent.parents)
     return next((folder for folder in folders if (folder / TEST_EVALUATIONS_FILE).exists()), None)
-
-
-def count_line(run: Run) -> str:
-    """Return how often a run's experiment has been evaluated on the test set, in words; empty if it is unknown."""
-    name = str(run.config.get("name"))
-    try:
-        folder = _folder_with_list(run.directory.parent)
-        num = num_test_evaluations(read_test_evaluations(folder), name) if folder else 0
-    except OSError:
-        return ""
-    return count_text(name, num) if num else ""

@@ -19,7 +19,7 @@ def write_hparams(run: Run, result: Result) -> None:
     """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
-    then the objective and the other metrics that its stage, most often validation, has logged in the best epoch: the
+    then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
     of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
     one name.
@@ -29,12 +29,7 @@ def write_hparams(run: Run, result: Result) -> None:
 
     Nothing is written if the run does not log to TensorBoard.
     """
-    logged = any(
-        "tensorboard" in str(node.get("_target_")).lower()
-        for node in (run.config.get("logger") or {}).values()
-        if node
-    )
-    if logged and is_main_process():
+    if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
         with log_and_continue("the row for TensorBoard's HParams"):
             _write(run, result)
 
@@ -67,16 +62,10 @@ def _write(run: Run, result: Result) -> None:
 
 
 def _selecting_metrics(result: Result) -> dict[str, float]:
-    """Return by tag the objective, and the other metrics of the stage that logged it."""
+    """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
     aims = [result.objective.metric] if result.objective else []
-    stages = [result.stages.get(stage, []) for stage in ("val", "train")]
-    others = next((names for names in stages if names and {*aims} <= {*names}), [])
-    found: dict[str, float] = {}
-    for name in dict.fromkeys([*aims, *others]):
-        if name in result.metrics:
-            tag = chart_tag(name)
-            found[name if tag in found else tag] = result.metrics[name]
-    return found
+    names = [*aims, *(result.stages.get("val") or result.stages.get("train", []))]
+    return {chart_tag(name): result.metrics[name] for name in reversed(names) if name in result.metrics}
 
 
 def hparams_of(run: Run) -> dict[str, float | bool | str]:

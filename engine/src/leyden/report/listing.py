@@ -2,18 +2,18 @@
 
 import difflib
 import functools
+import json
 import math
-import operator
 import os
 import re
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import contains, eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any, cast
 
 from leyden.config.errors import UserError
-from leyden.config.table import json_text, print_csv, print_table, short_names
+from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.terminal import show
 from leyden.config.values import ABSENT
 from leyden.report.held_out import refuse_test_metrics
@@ -90,7 +90,7 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
 
 OWN: dict[str, Callable[[Record], Any]] = {
     "status": lambda record: record.status,
-    "age": lambda record: None if record.started is None else time.time() - record.started,
+    "age": lambda record: None if (started := record.started) is None else time.time() - started,
     "objective": lambda record: record.value,
     "epochs": lambda record: record.epochs,
     "seconds": lambda record: record.seconds,
@@ -102,7 +102,10 @@ def value_of(record: Record, key: str) -> Any:
     """Return a run's value of a key: its status, age or progress, a metric, or a setting; `ABSENT` if it has none."""
     if key in OWN:
         return OWN[key](record)
-    return next((values[key] for values in _values(record) if key in values), ABSENT)
+    for values in _values(record):
+        if key in values:
+            return values[key]
+    return ABSENT
 
 
 def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
@@ -118,10 +121,10 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
     num = record.epochs
     row = {
         "directory": record.directory,
-        "status": OWN["status"](record),
+        "status": record.status,
         "age_s": OWN["age"](record),
         "far": position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
-        "objective": OWN["objective"](record),
+        "objective": record.value,
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
         **{key: record.config.get(key) for key in NOTES},
     }
@@ -141,40 +144,29 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        typed, shared, folder = [row["typed"] for row in rows], "", ""
-        if sys.stdout.isatty():
-            typed, shared = _short_typed(typed)
-            paths = [row["directory"].removeprefix(here) for row in rows]
-            folder = f"{os.path.commonpath(paths)}/" if len({*map(os.path.isabs, paths)}) == 1 < len(rows) else ""
+        shared = set(rows[0]["typed"].split()) if len(rows) > 1 else set()
+        for row in rows if shared else ():
+            shared.intersection_update(row["typed"].split())
+        asked = [key for key in asked if key not in NOTES]
         shown = [
-            row
-            | {
-                "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here).removeprefix(folder),
+            {
+                "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here),
+                "status": row["status"],
                 "age": _age_text(row["age_s"]),
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
-                "typed": text,
+                **{key: row[key] for key in asked if key in row},
+                "typed": " ".join(word for word in row["typed"].split() if word not in shared)
+                if shared
+                else row["typed"],
                 "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
             }
-            for row, text in zip(rows, typed, strict=True)
+            for row in rows
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
-        asked = [key for key in asked if key not in NOTES]
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
-        if len(folder) > 1:
-            show(f"all runs are in {folder}")
         if shared:
-            show(f"typed in all: {shared}")
-
-
-def _short_typed(typed: Sequence[str]) -> tuple[list[str], str]:
-    """Return each run's overrides with short keys, without those that all runs have, and the latter."""
-    words = [text.split() for text in typed]
-    shared = set.intersection(*map(set, words)) if len(words) > 1 else set()
-    parts = [[word.partition("=") for word in of_run if word not in shared] for of_run in words]
-    names = short_names({key for of_run in parts for key, sign, _ in of_run if sign})
-    own = [" ".join(f"{names.get(key, key)}{sign}{value}" for key, sign, value in of_run) for of_run in parts]
-    return own, " ".join(word for word in words[0] if word in shared)
+            show(f"typed in all: {' '.join(word for word in rows[0]['typed'].split() if word in shared)}")
 
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -193,18 +185,9 @@ def _age_text(seconds: float | None) -> str:
 
 
 Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
-OPERATORS: dict[str, Callable[[Any, Any], bool]] = {
-    "~": operator.contains,
-    "<=": operator.le,
-    ">=": operator.ge,
-    "!=": operator.ne,
-    "==": operator.eq,
-    "=": operator.eq,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+Operator = Callable[[Any, Any], bool]
+OPERATORS: dict[str, Operator] = {"~": contains, "<=": le, ">=": ge, "!=": ne, "==": eq, "=": eq, "<": lt, ">": gt}
 MAX_SHOWN = 200  # characters of a condition in an error message
-MIN_ROUNDED_DIGITS = 4  # numbers with fewer digits are compared exactly
 TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
 COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
 
@@ -227,7 +210,7 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
         >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
         (True, ['status', 'val/acc'])
     """
-    parts: list[tuple[str, Callable[[Any, Any], bool], str]] = []
+    parts: list[tuple[str, Operator, str]] = []
     position, text = 0, text.strip()
     while position < len(text) or not parts:
         if not (found := COMPARISON.match(text, position)):
@@ -243,25 +226,19 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
     }
 
 
-def _compare(sign: Callable[[Any, Any], bool], found: Any, text: str) -> bool:
+def _compare(sign: Operator, found: Any, text: str) -> bool:
     """Compare a run's value with a condition's, which is given as text."""
     if found is ABSENT:
         return False
-    if sign is operator.contains:
+    if sign is contains:
         return text in ([*map(_text, found)] if isinstance(found, list) else _text(found))
-    if isinstance(found, list):
-        return sign in (operator.eq, operator.ne) and sign("".join(_text(found).split()), "".join(text.split()))
-    if found is None or isinstance(found, bool):
-        return sign in (operator.eq, operator.ne) and sign(_text(found), text)
+    if found is None or isinstance(found, bool | list):
+        return sign in (eq, ne) and sign("".join(_text(found).split()), "".join(text.split()))
     if isinstance(found, int | float):
         try:
-            number, value = float(text), float(found)
+            return sign(float(found), float(text))
         except (ValueError, OverflowError):
             return False
-        digits = len(re.sub(r"e.*|[^0-9]", "", text.lower()).lstrip("0"))
-        # Tables show rounded values, so a number with four or more digits equals all values that round to it.
-        rounds = sign in (operator.eq, operator.ne) and digits >= MIN_ROUNDED_DIGITS
-        return sign(float(f"{value:.{digits}g}") if rounds else value, number)
     return sign(str(found), text)
 
 
@@ -269,6 +246,4 @@ def _text(value: Any) -> str:
     """Return a value as it is written in a condition."""
     if isinstance(value, list):
         return f"[{','.join(map(_text, value))}]"
-    if value is None or isinstance(value, bool):
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value)
+    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

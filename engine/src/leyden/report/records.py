@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import math
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,6 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.config.values import text_of
 from leyden.run.directory import Run
-from leyden.run.files import read_fingerprints
-from leyden.run.fork import parse_fork
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.record import read_summary
@@ -46,7 +43,6 @@ class Record:
         choices: Values, by key, of the settings that any run of the report overrides, by `fill_choices`; keys that this
             run's configuration lacks are absent.
         varied: The part of the configuration in which the runs of the report differ, by `narrow`; before that, all of it.
-        has_worst: True for a failed run whose objective was set to the worst value, by `count_failures`.
     """
 
     directory: str
@@ -60,7 +56,6 @@ class Record:
     last_job: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
-    has_worst: bool = False
 
     def __post_init__(self) -> None:
         self.varied = self.config
@@ -69,14 +64,6 @@ class Record:
     def run(self) -> Run:
         """The run directory."""
         return Run(self.directory)
-
-    @functools.cached_property
-    def weights(self) -> list[tuple[int, str]]:
-        """Digests of the weights by optimizer step, from the run's fingerprints; empty without any."""
-        try:
-            return [(step, each.weights) for step, each in read_fingerprints(self.run.directory).items()]
-        except OSError:
-            return []
 
     @property
     def epochs(self) -> int | None:
@@ -108,12 +95,10 @@ class Record:
         value = self.objective.value if self.objective else None
         return value if value is not None and is_finite(value) else None
 
-    @property
-    def gain(self) -> float:
-        """The value of the objective, negated if smaller is better; minus infinity without one."""
-        if self.objective is None or self.value is None:
-            return -math.inf
-        return self.value if self.objective.mode == "max" else -self.value
+
+def experiments(records: Sequence[Record]) -> list[tuple[Path, str]]:
+    """Return the directory of each run, and the name of its experiment."""
+    return [(Path(record.directory), str(record.config.get("name"))) for record in records]
 
 
 def position(record: Record) -> str:
@@ -254,12 +239,6 @@ def _read_record(directory: str) -> Record | None:
     config, result, typed = read.config, read.result, typed_overrides(read.overrides)
     if read.data:
         config[DIGEST] = sys.intern(read.data[:8])  # most values of runs are the very same object
-    # Split into the parent, which a mean can be taken over, and its checkpoint.
-    if isinstance(fork := config.get("fork"), str):
-        parent, checkpoint = parse_fork(fork)
-        split = {"fork": str(parent.directory), "fork_at": checkpoint}
-        config = config | split
-        typed = typed | split if "fork" in typed else typed
     aim = result.objective if result else None
     if not aim and "objective" not in config:  # null, for a run without an objective
         aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})

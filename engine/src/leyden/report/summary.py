@@ -2,9 +2,7 @@
 
 import io
 import itertools
-import json
 import os
-import re
 import shlex
 import statistics
 from collections.abc import Collection, Mapping, Sequence
@@ -13,84 +11,63 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.checks import Objective
-from leyden.config.table import csv_text, json_text, markdown_text, print_table, short_names
-from leyden.config.terminal import leyden_command, program_command, quoted_override, show
+from leyden.config.table import csv_text, json_text, print_table, short_names
+from leyden.config.terminal import leyden_command, quoted_override, show
 from leyden.report.held_out import test_set_remarks
-from leyden.report.ranking import (
-    Row,
-    by_data,
-    first_tested,
-    look_at,
-    merge_rows,
-    over_data_sets,
-    plus_minus,
-    read_excluded,
-    read_sweep_settings,
-)
-from leyden.report.records import Record, position, read_records, varying_keys
+from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
+from leyden.report.records import Record, experiments, position, read_records, varying_keys
 from leyden.run.files import write_whole
-from leyden.run.result import plain, save_pdf, use_log_scale
-from leyden.verdict.numbers import metric_text
+from leyden.run.result import plain, use_log_scale
+from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.numbers import value_text
 from leyden.verdict.ranking import MARK, Ranking
-from leyden.verdict.tables import REPEATED
 
 
-def best_remarks(
-    rows: Sequence[Row], averaged: Sequence[str], number: int, directory: Path, failed: str
-) -> list[str]:
+def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]:
     """Return a line on the best setting, and the command that evaluates it; empty without a finished run.
 
     Args:
         rows: All rows of the table.
-        averaged: Keys that the means are taken over.
         number: Index of the best row.
         directory: Folder with the runs.
-        failed: As in `summarize`, since the rows' order follows from it.
     """
-    if not (runs := rows[number].distinct(averaged)):
+    if not (runs := rows[number].distinct):
         return []
     num = len(runs)
     what = f"row {number + 1}, {num} runs" if num > 1 else runs[0].run.directory.name
     line = f"Best{' setting' * (num > 1)}: {what}."
     if runs[0].result and not runs[0].result.can_be_tested:
         return [line]
-    options = f" row={number + 1}" * (number > 0) + f" failed={failed}" * (failed != "drop")
-    chosen = f"{quoted_override('runs', directory)}{options}"
-    chosen = chosen if num > 1 else quoted_override("run", runs[0].run.directory)
+    chosen = quoted_override("run", runs[0].run.directory)
+    if num > 1:
+        chosen = quoted_override("runs", directory) + f" row={number + 1}" * (number > 0)
     then = f" The test evaluation{' of all, which counts as one' * (num > 1)}:"
     return [line + then, f"    {leyden_command('evaluate')} {chosen}"]
 
 
 def _next_command(directory: Path, rows: Mapping[int, Row], like_best: Sequence[bool | None]) -> list[str]:
     """Return the command that compares the best row with the next one that may be the best; empty if there is none."""
-    first, second, *_ = [*(number for number in rows if like_best[number]), None, None]
-    if first is None or second is None:
+    likely = [number for number in rows if like_best[number]][:2]
+    if len(likely) < 2:
         return []
     sides = []
-    for name, number in zip("ab", (first, second), strict=True):
-        values = {key: json.dumps(value).replace(" ", "") for key, value in rows[number].choices.items()}
-        texts = [f"{key}={value.strip(chr(34))}" for key, value in values.items()]
-        if not all(re.fullmatch(r"[^\s<>()\"'!]+", text) for text in texts):  # not a plain word in a condition
-            return []
-        sides.append(shlex.quote(f"{name}={' and '.join(texts)}"))
-    what = f"Rows {first + 1} and {second + 1} beside each other:"
-    return [what, f"    {leyden_command('compare')} {shlex.quote(str(directory))} {' '.join(sides)}"]
+    for name, number in zip("ab", likely, strict=True):
+        texts = [f"{key}={value_text(value)}".replace(" ", "") for key, value in rows[number].choices.items()]
+        sides.append(f"{name}={' and '.join(texts)}")
+    what = f"Rows {likely[0] + 1} and {likely[1] + 1} beside each other:"
+    return [what, f"    {leyden_command('compare')} {shlex.join([str(directory), *sides])}"]
 
 
 def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
     if (study := directory / "study.journal").is_file():
-        program = program_command("optuna-dashboard")
-        first = "" if program else ", after pip install optuna-dashboard"
-        command = f"{program or 'optuna-dashboard'} {shlex.quote(str(study.absolute()))}"
-        lines.append(f"The search in a browser{first}: {command}")
+        command = f"optuna-dashboard {shlex.quote(str(study.absolute()))}"
+        lines.append(f"The search in a browser, after pip install optuna-dashboard: {command}")
     for state in ("failed", "diverged", "pruned", "queued", "running", "interrupted"):
         for record in records:
             if record.status == state:
-                more = (
-                    record.error or record.reason or ("" if state in ("diverged", "pruned") else position(record))
-                )
+                more = record.error or record.reason or position(record)
                 lines.append(f"{state}: {record.run.directory.name}{f' ({more})' if more else ''}")
     return lines
 
@@ -99,155 +76,109 @@ NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
-def summarize(
-    directory: Path,
-    form: str = "table",
-    failed: str = "drop",
-    over: str = "seeds",
-) -> None:
-    """Write `summary.csv`, `summary.md` and `summary.png` for the runs below a directory, and print the table.
+def summarize(directory: Path, form: str = "table", over: str = "seeds") -> None:
+    """Write `summary.csv` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
-        failed: `drop` to leave failed runs out of the means, `worst` to give them the worst value on their data.
         over: `seeds`, or `data` to rank also over several data sets.
 
     Raises:
         UserError: There is no run.
     """
-    records = read_records(directory)
-    log_keys, averaged = read_sweep_settings(directory)
-    rows = merge_rows(records, averaged, failed)
+    records, sweep = read_records(directory), read_sweep(directory)
+    rows = merge_rows(records, sweep["average_over"])
     objective = next((record.objective for record in records if record.objective), None)
     metric = objective.metric if objective else "objective"
-    marked = _contenders(rows, averaged, objective, directory)
+    marked = _contenders(rows, objective, directory, sweep["excluded"])
     parts = by_data(rows)
-    best = [[*part][first_tested([*part.values()], averaged)] for part in parts] if objective else []
-    evaluations = test_set_remarks(records)
-    content = _content(rows, averaged, marked)
-    cells, keys = _cells(content), varying_keys([row.choices for row in rows])
-    columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
-    notes = _notes(rows, averaged, marked)
-    last = [line for number in best for line in best_remarks(rows, averaged, number, directory, failed)]
-    last += [line for part in parts for line in _next_command(directory, part, marked.like_best)]
+    best = [_first_tested(part) for part in parts] if objective else []
+    keys = varying_keys([row.choices for row in rows])
+    notes = [plus_minus(rows)] * any(row.shown.deviation is not None for row in rows) + marked.remarks
     if over == "data" and objective:
-        over_sets = over_data_sets(rows, averaged, objective.mode)
+        over_sets = over_data_sets(rows, objective.mode)
         notes += [f"mean rank {each}: {name}" for name, each in over_sets.shown.items()]
         notes += over_sets.remarks
-    notes += [*unfinished_remarks(records, directory), *evaluations]
-    shown = _shown(cells, [row.num_all(averaged) for row in rows], best)
-    _write(directory / "summary.csv", csv_text(cells, [*keys, *MEASURED, "like_best"]))
-    markdown = markdown_text(shown, columns, names={"objective": metric})
-    _write(directory / "summary.md", "\n".join([markdown, *notes, *last, ""]))
-    files = ["summary.csv", "summary.md", *_draw(directory, rows, metric, log_keys, averaged)]
+    evaluations = test_set_remarks(experiments(records))
+    cells = _cells(rows, marked.like_best)
+    _write(
+        directory / "summary.csv",
+        csv_text(cells, [*keys, *MEASURED, "like_best"]).encode(errors="backslashreplace"),
+    )
+    _write(directory / "summary.png", draw_summary(_points(rows), metric, sweep["log"], sweep["average_over"]))
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
-        runs = rows[best[0]].distinct(averaged) if len(best) == 1 else []
-        winner = max(runs, key=lambda record: record.gain, default=None)
-        told = {"best": winner and winner.directory, "remarks": marked.remarks, "test_evaluations": evaluations}
-        print(json_text({"objective": aim, "rows": content, **told}))
+        content = [
+            {"choices": row.choices, **row.measured(), "like_best": like}
+            | {"runs": [record.directory for record in row.records]}
+            for row, like in zip(rows, marked.like_best, strict=True)
+        ]
+        print(json_text({"objective": aim, "rows": content, "remarks": [*marked.remarks, *evaluations]}))
         return
+    columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
     names = short_names(keys, taken=columns) | {"objective": metric}
-    print_table(shown[:NUM_SHOWN], columns, names=names)
-    more = [f"... and {len(shown) - NUM_SHOWN} more rows"] * (len(shown) > NUM_SHOWN)
-    show("\n".join([*more, *notes, f"written: {directory}/{', '.join(files)}"]))
+    print_table(_shown(rows, cells, best)[:NUM_SHOWN], columns, names=names)
+    more = [f"... and {len(rows) - NUM_SHOWN} more rows"] * (len(rows) > NUM_SHOWN)
+    written = f"written: {directory}/summary.csv, summary.png"
+    show("\n".join([*more, *notes, *unfinished_remarks(records, directory), *evaluations, written]))
+    last = [line for number in best for line in best_remarks(rows, number, directory)]
+    last += [line for part in parts for line in _next_command(directory, part, marked.like_best)]
     if last:
         show("\n".join(last))
 
 
-def _content(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[dict[str, Any]]:
-    """Return the rows for JSON; a choice that a row lacks is absent."""
-    return [
-        {"choices": row.choices, **row.measured(averaged), "like_best": is_like}
-        | {"runs": [record.directory for record in row.records]}
-        for row, is_like in zip(rows, marked.like_best, strict=True)
-    ]
+def _first_tested(rows: Mapping[int, Row]) -> int:
+    """Return the index of the best row of a data set that has enough runs to be compared; if none has, of the best one."""
+    return next((number for number, row in rows.items() if len(row.setting.values) >= MIN_VALUES), min(rows))
 
 
-def _cells(content: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _cells(rows: Sequence[Row], like_best: Sequence[bool | None]) -> list[dict[str, Any]]:
     """Return the rows of `summary.csv`; what a row lacks is absent."""
-    marks = {None: "", True: "yes", False: "no"}
     return [
-        {name: row[name] for name in MEASURED if row[name] is not None}
-        | {**row["choices"], "like_best": marks[row["like_best"]]}
-        for row in content
+        {name: value for name, value in row.measured().items() if value is not None}
+        | {**row.choices, "like_best": "" if like is None else "yes" if like else "no"}
+        for row, like in zip(rows, like_best, strict=True)
     ]
 
 
-def _shown(cells: Sequence[dict[str, Any]], nums: Sequence[int], best: Collection[int]) -> list[dict[str, Any]]:
-    """Return the rows for people; those with an index in `best` have no mark.
-
-    Args:
-        cells: The rows of `summary.csv`.
-        nums: Number of runs of each row.
-        best: Indices of the best rows.
-    """
-    shown = []
-    for number, (row, num) in enumerate(zip(cells, nums, strict=True)):
-        objective = metric_text(row["objective"], row.get("deviation")) if "objective" in row else ""
-        objective += f" {MARK}" * (row["like_best"] == "yes" and number not in best)
-        count = f"{row['n']} of {num}" if row["n"] < num else str(row["n"])
-        shown.append({**row, "objective": objective, "n": count, "row": number + 1})
-    return shown
-
-
-def _notes(rows: Sequence[Row], averaged: Sequence[str], marked: Ranking) -> list[str]:
-    """Return what ± is, remarks on runs that count once, though there are several, and the verdict."""
-    notes = [plus_minus([record for row in rows for record in row.counted], averaged)]
-    notes *= any(len(row.counted) > 1 for row in rows)
-    return [*notes, *[REPEATED] * any(row.is_repeated(averaged) for row in rows), *marked.remarks]
+def _shown(rows: Sequence[Row], cells: Sequence[dict[str, Any]], best: Collection[int]) -> list[dict[str, Any]]:
+    """Return the rows for people; those with an index in `best` have no mark."""
+    return [
+        {**cell, "row": number + 1, "n": row.shown.count}
+        | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
+        for number, (row, cell) in enumerate(zip(rows, cells, strict=True))
+    ]
 
 
 def _contenders(
-    rows: Sequence[Row], averaged: Sequence[str], objective: Objective | None, directory: Path
+    rows: Sequence[Row], objective: Objective | None, directory: Path, excluded: Sequence[str]
 ) -> Ranking:
     """Return which rows may be the best, and count this as a look; nothing while runs have not ended."""
     statuses = [record.status for row in rows for record in row.records]
     num_open = statuses.count("queued") + statuses.count("running")
-    if not objective or num_open:
-        # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
-        are = "1 run is" if num_open == 1 else f"{num_open} runs are"
-        waits = f"{are} queued or running: which rows may be the best is shown when all have ended."
-        return Ranking([None] * len(rows), [waits] if objective else [])
-    return look_at(directory, rows, averaged, objective.mode, read_excluded(directory))
+    if objective and not num_open:
+        return look_at(directory, rows, objective.mode, excluded)
+    # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
+    waits = f"Runs queued or running: {num_open}. Which rows may be the best is shown when all have ended."
+    return Ranking([], [None] * len(rows), [waits] * bool(objective))
 
 
-def _draw(
-    directory: Path,
-    rows: Sequence[Row],
-    metric: str,
-    log_keys: Sequence[str] | None,
-    averaged: Sequence[str],
-) -> list[str]:
-    """Write the picture, also as PDF if a run asks for it; return the names of the files."""
-    records = [record for row in rows for record in row.records]
-    points = [
+def _points(rows: Sequence[Row]) -> list["Point"]:
+    """Return the runs of the picture: the finished and the pruned ones."""
+    return [
         Point(record.choices, record.value, record.status == "pruned")
         for row in rows
-        for record in [*row.finished, *(each for each in row.records if each.status == "pruned")]
-        if record.value is not None
+        for record in row.records
+        if record.value is not None and record.status in ("finished", "pruned")
     ]
-    formats = ["png", *["pdf"] * any(record.config.get("picture_format") == "pdf" for record in records)]
-    for name in formats:
-        picture = draw_summary(points, metric, log=log_keys, averaged=averaged, file_format=name)
-        _write(directory / f"summary.{name}", picture)
-    return [f"summary.{name}" for name in formats]
 
 
-def _write(path: Path, content: str | bytes) -> None:
+def _write(path: Path, content: bytes) -> None:
     """Write a file atomically, with a temporary name per process, since sweeps that share jobs can end together."""
     own = path.with_name(f"{path.name}.{os.getpid()}")
-    write_whole(own, _encoded(content) if isinstance(content, str) else content)
+    write_whole(own, content)
     own.replace(path)
-
-
-def _encoded(text: str) -> bytes:
-    """Return a text in UTF-8, with the bytes of file names that are not; other strange characters are escaped."""
-    try:
-        return text.encode(errors="surrogateescape")
-    except UnicodeEncodeError:  # of a record, which may be a stranger's
-        return text.encode(errors="backslashreplace")
 
 
 MAX_MEANS = 12  # up to this many values of a key get a mean each
@@ -274,12 +205,7 @@ class Point:
 
 
 def draw_summary(
-    points: Sequence[Point],
-    metric: str,
-    *,
-    log: Collection[str] | None,
-    averaged: Collection[str],
-    file_format: str = "png",
+    points: Sequence[Point], metric: str, log: Collection[str] | None, averaged: Collection[str]
 ) -> bytes:
     """Draw the objective against each varying setting: a dot per run, a cross per pruned run, and a grid's means.
 
@@ -292,10 +218,9 @@ def draw_summary(
         log: Keys with a logarithmic axis, of a search; None for a grid, where those get one whose values span about a
             decade or more.
         averaged: Keys that are averaged over; they get a panel only if no other key varies.
-        file_format: `png` or `pdf`.
 
     Returns:
-        The content of a file of this format.
+        The content of a PNG file.
     """
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
@@ -330,10 +255,7 @@ def draw_summary(
         whole = [point for point in points if not point.is_pruned]
         _heat(figure, figure.add_subplot(1, num_columns, num_columns), whole, heated, metric)
     content = io.BytesIO()
-    if file_format == "pdf":
-        save_pdf(figure, content)
-    else:
-        figure.savefig(content, dpi=120, format=file_format)
+    figure.savefig(content, dpi=120, format="png")
     return content.getvalue()
 
 
@@ -384,11 +306,6 @@ def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str]
     figure.colorbar(image, ax=axes, label=plain(f"mean of {metric}"))
 
 
-def shorten(text: str) -> str:
-    """Return a text for an axis, reduced to its end if it is too long."""
-    return plain(text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}")
-
-
 def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool | None) -> None:
     """Draw a dot per run over numeric or categorical x values; and means with standard deviations.
 
@@ -409,7 +326,8 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
         axes.errorbar([*place.values()], centers, spread, color=MEANS, label=PLUS_MINUS, **given)
     values = list(place.values())
     if not numeric:
-        axes.set_xticks(values, [shorten(text) for text in place], rotation=20)
+        ends = [text if len(text) <= MAX_LABEL else f"…{text[1 - MAX_LABEL :]}" for text in place]
+        axes.set_xticks(values, [*map(plain, ends)], rotation=20)
         axes.set_xlim(-0.5, len(values) - 0.5)
         return
     is_log = values and values[0] > 0 and (values[-1] / values[0] > 9 if log is None else log)

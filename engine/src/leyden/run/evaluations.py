@@ -75,7 +75,7 @@ def num_test_evaluations(rows: Sequence[Sequence[str]], experiment: str) -> int:
 
 def count_text(experiment: str, num: int) -> str:
     """Return the number of an experiment's test evaluations in words."""
-    return f"test evaluations by {experiment} so far: {num}"
+    return f"Test evaluations so far: {experiment} {num}"
 
 
 def check_test_evaluations(outputs: str) -> None:

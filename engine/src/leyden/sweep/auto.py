@@ -7,13 +7,7 @@ from pathlib import Path
 
 from leyden.config.checks import objective_of
 from leyden.config.errors import UserError
-from leyden.report.ranking import (
-    by_data,
-    look_at,
-    merge_rows,
-    read_sweep_settings,
-    setting_name,
-)
+from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.files import read_json, write_whole
 from leyden.run.result import Failure
@@ -116,11 +110,10 @@ class _Rounds:
         """Return the settings that may be the best, and record those that are excluded from now on."""
         directory = self.sweep.directory
         found = [each for each in read_records(directory) if each.run.directory in self.setting_of]
-        _, averaged = read_sweep_settings(directory)
-        rows = merge_rows(found, averaged)
+        rows = merge_rows(found, read_sweep(directory)["average_over"])
         mode = next((each.objective.mode for each in found if each.objective), "max")  # none if all have failed
-        likely = look_at(directory, rows, averaged, mode, self.excluded).like_best
-        self.excluded = [setting_name(row) for row, like in zip(rows, likely, strict=True) if like is False]
+        likely = look_at(directory, rows, mode, self.excluded).like_best
+        self.excluded = [row.setting.name for row, like in zip(rows, likely, strict=True) if like is False]
         path = directory / "sweep.json"
         write_whole(path, json.dumps({**read_json(path, {}), "excluded": self.excluded}) + "\n")
         kept: list[int] = []

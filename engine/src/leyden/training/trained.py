@@ -29,15 +29,14 @@ from leyden.data.folder import FolderDataModule
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.state import restore_module
 from leyden.report.listing import list_runs
-from leyden.report.ranking import merge_rows, read_sweep_settings
+from leyden.report.ranking import merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.record import RECORD
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
-from leyden.verdict.difference import LEVEL
-from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.groups import LEVEL, MIN_VALUES
 from leyden.verdict.numbers import is_finite, metric_digits, metric_text
 from leyden.verdict.quantiles import t_quantile
 
@@ -245,7 +244,6 @@ def evaluate_row(
     number: int,
     checkpoint: str,
     *,
-    failed: str,
     outputs: str,
     data_root: str | None,
     accelerator: str | None,
@@ -257,7 +255,6 @@ def evaluate_row(
         directory: The sweep's folder.
         number: Number of the setting's row in the table of `leyden summarize`, from 1 on.
         checkpoint: Name of the checkpoint, as `best`.
-        failed: As in `leyden summarize`, which orders the rows by it.
         outputs: Folder with the list of test evaluations.
         data_root: Folder of the data set; None for the folder used in training.
         accelerator: Lightning's name of an accelerator; None for the run's.
@@ -270,22 +267,19 @@ def evaluate_row(
     Raises:
         UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
     """
-    _, averaged = read_sweep_settings(directory)
-    rows = merge_rows(read_records(directory), averaged, failed)
+    rows = merge_rows(read_records(directory), read_sweep(directory)["average_over"])
     if not 1 <= number <= len(rows):
         raise UserError(f"row={number}: {directory} has rows 1 to {len(rows)}")
     row = rows[number - 1]
-    if not (runs := [record.run for record in row.distinct(averaged)]):
+    if not (runs := [record.run for record in row.distinct]):
         raise UserError(f"row={number}: none of its runs has finished")
     for run in runs:
         run.trust = trust
     measured = [Trained(run, checkpoint, data_root=data_root).measure(outputs, accelerator) for run in runs]
     columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
-    setting = " ".join(f"{key}={value}" for key, value in row.choices.items())
-    where = (
-        f"{directory} row {number}{f' ({setting})' if setting else ''}, {len(runs)} of {row.num_all(averaged)} runs"
-    )
-    overlap = row.group(averaged).overlap
+    setting, num = row.setting.name, len(row.setting.values) + row.setting.lost
+    where = f"{directory} row {number}{f' ({setting})' if row.choices else ''}, {len(runs)} of {num} runs"
+    overlap = row.setting.overlap
     shown = {name: mean_text(values, overlap) for name, values in columns.items()}
     if message := measured[0][1]:
         return where, runs[0], columns, shown, message

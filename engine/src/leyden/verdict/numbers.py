@@ -1,9 +1,10 @@
-"""Metrics as text, with as many digits as their spread gives meaning to."""
+"""Numbers as text: metrics with as many digits as their spread gives meaning to, the cells of tables, and its lines."""
 
 import math
-import statistics
+import numbers
 from collections.abc import Callable, Sequence
 from decimal import Decimal
+from typing import Any
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
 LARGEST = 1e150  # of a metric; squares of larger ones overflow
@@ -24,23 +25,11 @@ def metric_text(value: float, spread: float | None = None) -> str:
         >>> metric_text(2e-5), metric_text(2e-5, 1e-6), metric_text(12345.67, 321), metric_text(0.5, 1e-12)
         ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
     """
+    if spread is None:  # of thousands of runs
+        return f"{value:.{MIN_DECIMALS}f}" if MIN_USUAL <= abs(value) < MAX_USUAL else metric_digits(value)(value)
     in_digits = metric_digits(value, spread)
-    if spread is None:
-        return in_digits(value)
     is_lost = abs(float(in_digits(spread)) - spread) > 0.1 * spread  # it needs more than MAX_DECIMALS
     return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
-
-
-def measured_text(values: Sequence[float]) -> str:
-    """Return the mean and the standard deviation of some values as text; empty without any.
-
-    Example:
-        >>> measured_text([0.97, 0.98, 0.96]), measured_text([0.97])
-        ('0.9700 ± 0.0100', '0.9700')
-    """
-    if not values:
-        return ""
-    return metric_text(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None)
 
 
 def metric_digits(value: float, spread: float | None = None) -> Callable[[float], str]:
@@ -73,3 +62,36 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
         return f"{text}e{shift}" if shift else text
 
     return in_digits
+
+
+def number_of(text: str | None) -> Any:
+    """Return a cell as a number if it is one; None if it is empty. Texts such as 007 and 1_2 are names."""
+    if text and ("_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())):
+        return text
+    try:
+        return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
+    except ValueError:
+        return text or None
+
+
+def value_text(value: Any) -> str:
+    """Return a value as text, by which rows are grouped; 1 and 1.0 are equal, and so are gaps."""
+    if hasattr(value, "tolist") and not isinstance(value, numbers.Number):  # of NumPy or PyTorch
+        value = value.tolist()
+    if isinstance(value, numbers.Number) and not isinstance(value, bool):
+        value = number_of(str(value))
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        return "null"
+    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def printable(text: object) -> str:
+    """Return a text of a table as one line without control characters."""
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
+
+
+def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return rows of cells as lines with aligned columns."""
+    rows = [[*map(printable, cells)] for cells in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]

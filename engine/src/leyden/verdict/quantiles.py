@@ -5,10 +5,12 @@ They are computed here, since importing SciPy takes longer than a whole report.
 
 import functools
 import math
+from collections.abc import Callable
 from statistics import NormalDist, fmean
 
 NORMAL = NormalDist()
 NUM_PARTS = 24  # of a distribution, in a mean over it
+GRID = [-8 + each / 50 for each in range(801)]  # of a standard normal value, in an integral over it
 
 
 @functools.cache
@@ -63,13 +65,11 @@ def range_quantile(tail: float, num: int) -> float:
         >>> round(range_quantile(0.05, 3), 3)
         3.314
     """
-    low, high = 0.0, 20.0
-    grid = [-8 + each / 50 for each in range(801)]
-    while high - low > 1e-6:
-        middle = (low + high) / 2
-        below = num * sum(NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - middle)) ** (num - 1) for x in grid) / 50
-        low, high = (middle, high) if below < 1 - tail else (low, middle)
-    return high
+
+    def below(size: float) -> float:
+        return num * sum(NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - size)) ** (num - 1) for x in GRID) / 50
+
+    return _smallest(lambda size: below(size) >= 1 - tail, 1e-6)
 
 
 @functools.cache
@@ -80,8 +80,7 @@ def expected_maximum(num: int) -> float:
         >>> round(expected_maximum(20), 2)
         1.87
     """
-    grid = [-8 + each / 50 for each in range(801)]
-    return num * sum(x * NORMAL.pdf(x) * NORMAL.cdf(x) ** (num - 1) for x in grid) / 50
+    return num * sum(x * NORMAL.pdf(x) * NORMAL.cdf(x) ** (num - 1) for x in GRID) / 50
 
 
 @functools.cache
@@ -105,9 +104,19 @@ def detectable_size(level: float, freedom: float, later: float, power: float) ->
     stated = [math.sqrt(chi_squared_quantile(part, freedom) / freedom) for part in parts]
     tested = [math.sqrt(chi_squared_quantile(part, later) / later) for part in parts]
     critical = t_quantile(level / 2, later)
-    low, high = 0.0, 1000.0 * critical
-    while high - low > 1e-3 * (1 + low):
+
+    def detected(size: float) -> float:
+        return fmean(NORMAL.cdf(size * each - critical * other) for each in stated for other in tested)
+
+    return _smallest(lambda size: detected(size) >= power, 1e-3)
+
+
+def _smallest(is_enough: Callable[[float], bool], precision: float) -> float:
+    """Return the smallest positive number, to a relative precision, that is enough, as all larger ones are."""
+    low, high = 0.0, 1.0
+    while not is_enough(high):
+        low, high = high, 2 * high
+    while high - low > precision * high:
         middle = (low + high) / 2
-        found = fmean(NORMAL.cdf(middle * each - critical * other) for each in stated for other in tested)
-        low, high = (low, middle) if found >= power else (middle, high)
+        low, high = (low, middle) if is_enough(middle) else (middle, high)
     return high

@@ -2,50 +2,53 @@
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from leyden.verdict.difference import LEVEL, Verdict, decide, look_level, not_normal, unseen_failures
-from leyden.verdict.groups import MIN_VALUES, Group, Samples, samples_of
-from leyden.verdict.numbers import is_finite
+from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, Samples, Verdict, decide, look_level, samples_of
+from leyden.verdict.numbers import printable, table_lines
 from leyden.verdict.quantiles import expected_maximum, range_quantile
 
 MARK = "≈"
-MAX_NAMED = 6  # rows in a sentence
+MAX_NAMED = 5  # rows in a sentence
 MIN_SETS, MIN_SETS_OF_TWO = 5, 6  # data sets over which more than two settings, and two, are ranked
+REPEATED = "Runs that repeat another one count once in n, with their mean."
 
 
 @dataclass(frozen=True)
 class Ranking:
-    """The settings of a table that can't be told apart from the best one.
+    """The settings of a table, best first, and which of them can't be told apart from the best one; `str` gives the text.
 
     Args:
+        settings: The settings, best mean first.
         like_best: For each row whether it may be the best; None if that can't be told, as with too few runs.
         remarks: The findings in words.
         first: Index of the best row that has enough runs; -1 if none has.
         verdicts: The comparison of the best row with each other tested one, by index.
-        samples: The values of the tested rows, in order of `tested`; None if there are fewer than two.
-        tested: Indices of the rows that have enough runs, and were not excluded before.
+        samples: The values of the tested rows, the first one and those with a verdict; None if there are fewer than two.
+        metric: Name of the metric.
     """
 
+    settings: Sequence[Group]
     like_best: list[bool | None]
     remarks: list[str]
     first: int = -1
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
     samples: Samples | None = None
-    tested: tuple[int, ...] = ()
+    metric: str = ""
+
+    def __str__(self) -> str:
+        """Return a table and the verdict."""
+        rows = [("row", "setting", self.metric, "n")]
+        for number, setting in enumerate(self.settings):
+            mark = f" {MARK}" * bool(self.like_best[number] and number != self.first)
+            rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
+        return "\n".join([*table_lines(rows), *self.remarks])
 
 
 def rank(
-    groups: Sequence[Group],
-    mode: str,
-    *,
-    look: int = 1,
-    unit: str = "seeds",
-    lost: int = 0,
-    excluded: Sequence[int] = (),
-    numbers: Sequence[int] = (),
+    settings: Sequence[Group], mode: str, look: int = 1, excluded: Collection[str] = (), number: int | None = None
 ) -> Ranking:
     """Find the settings that can't be told apart from the best one.
 
@@ -54,74 +57,73 @@ def rank(
     the best with a probability of at least 95 %.
 
     Args:
-        groups: The finite values of each row, best mean first.
+        settings: The rows, best mean first; their values are finite.
         mode: `min` or `max`, the better direction.
         look: Number of this look at the table, as in `look_level`.
-        unit: What the values of a row differ in, such as `seeds`.
-        lost: Number of runs that have no value.
-        excluded: Indices of rows that an earlier look has excluded; they are not tested again.
-        numbers: Numbers of the rows in a table that has others, for the remarks; empty for their places, from 1 on.
+        excluded: Names of settings that an earlier look has excluded; they are not tested again.
+        number: Number of the first row in a table that has others, too, for the remarks; None if it has none.
     """
-    names = numbers or range(1, len(groups) + 1)
-    among = f" of rows {names[0]} to {names[-1]}" * bool(numbers)
-    enough = [len(group.values) >= MIN_VALUES for group in groups]
-    tested = [number for number, is_enough in enumerate(enough) if is_enough and number not in excluded]
-    like_best: list[bool | None] = [False if number in excluded else None for number in range(len(groups))]
-    if len(groups) < 2 or not tested or (len(tested) < 2 and not excluded):
-        few = [f"n too small to tell which row is best: that takes {MIN_VALUES} {unit} per row."]
-        return Ranking(like_best, few * (len(groups) > 1), tested[0] if tested else -1)
+    enough = [len(setting.values) >= MIN_VALUES for setting in settings]
+    gone = [setting.name in excluded for setting in settings]
+    tested = [place for place in range(len(settings)) if enough[place] and not gone[place]]
+    like_best: list[bool | None] = [False if is_gone else None for is_gone in gone]
+    repeated = [REPEATED] * any(setting.is_repeated for setting in settings)
+    if len(settings) < 2 or not tested or (len(tested) < 2 and not any(gone)):
+        few = [f"n too small to tell which row is best: that takes {MIN_VALUES} runs per row."] * (
+            len(settings) > 1
+        )
+        return Ranking(settings, like_best, few + repeated, tested[0] if tested else -1)
     first, *others = tested
     like_best[first] = True
     samples, verdicts = None, {}
     if others:
-        samples = samples_of([groups[number] for number in tested])
+        samples = samples_of([settings[place] for place in tested])
         level, next_level = (2 * look_level(each) / len(others) for each in (look, look + 1))
         verdicts = {
-            number: decide(samples, 0, place, mode, level, next_level)
-            for place, number in enumerate(others, start=1)
+            place: decide(samples, 0, among_tested, mode, level, next_level)
+            for among_tested, place in enumerate(others, start=1)
         }
-        is_last = False  # rows below the first that is excluded have no mark, though some may be too wide to tell
-        for number, found in verdicts.items():
-            is_excluded = found.better == "a"
-            is_last |= is_excluded
-            like_best[number] = False if is_excluded else None if is_last or found.why else True
-    ranking = Ranking(like_best, [], first, verdicts, samples, tuple(tested))
-    ranking.remarks.append(_claim(ranking, names, lost, among, enough))
-    ranking.remarks.extend(_remarks(ranking, names, unit, lost, enough))
-    if samples:
-        ranking.remarks.extend(shape_remarks(samples, unit))
+        last = min((place for place, found in verdicts.items() if found.better == "a"), default=len(settings))
+        for place, found in verdicts.items():  # rows below the first that is excluded may be too wide to tell
+            like_best[place] = (
+                False if found.better == "a" else None if place > last or not found.interval else True
+            )
+    ranking = Ranking(settings, like_best, [], first, verdicts, samples)
+    ranking.remarks.extend([*_claims(ranking, number), *repeated, *(samples.shape_remarks() if samples else [])])
     return ranking
 
 
-def _claim(ranking: Ranking, names: Sequence[int], lost: int, among: str, enough: Sequence[bool]) -> str:
-    """Return the claim about the best row; if some runs have no value, it is limited to those that have."""
+def _claims(ranking: Ranking, number: int | None) -> list[str]:
+    """Return the claim about the best row, and what qualifies it: lost runs, rows too wide or too small, power and bias.
+
+    If some runs of the tested rows have no value, the claim is limited to those that have.
+    """
+    settings, samples, tested = ranking.settings, ranking.samples, [ranking.first, *ranking.verdicts]
+    names = [place + (number or 1) for place in range(len(settings))]
+    few = [name for name, setting in zip(names, settings, strict=True) if len(setting.values) < MIN_VALUES]
+    unclear = [names[place] for place in ranking.verdicts if ranking.like_best[place] is None]
+    lost = sum(settings[place].lost for place in tested)
     best = f"row {names[ranking.first]}"
-    if any(ranking.like_best[number] for number in ranking.verdicts):
+    if any(ranking.like_best[place] for place in ranking.verdicts):
         best += f" or one marked {MARK}"
-    if unclear := _unclear(ranking):
-        best += f", or {_name_rows([names[number] for number in unclear]).lower()}"
-    of = f"{among} of those with {MIN_VALUES} runs" if not all(enough) else among
+    if unclear:
+        best += f", or {_name_rows(unclear).lower()}"
+    of = f" of rows {names[0]} to {names[-1]}" * (number is not None) + f" of those with {MIN_VALUES} runs" * bool(
+        few
+    )
     by = ", by the runs that finished," * bool(lost)
-    return f"With {100 * (1 - LEVEL):g} % confidence the best setting{of}{by} is {best}."
-
-
-def _unclear(ranking: Ranking) -> list[int]:
-    return [number for number in ranking.verdicts if ranking.like_best[number] is None]
-
-
-def _remarks(ranking: Ranking, names: Sequence[int], unit: str, lost: int, enough: Sequence[bool]) -> list[str]:
-    """Return what qualifies the claim: rows too wide or too small, the power, and the bias of the best mean."""
-    samples = ranking.samples
-    remarks = [
-        f"{lost} run{'s have' if lost > 1 else ' has'} no value and {'are' if lost > 1 else 'is'} not counted."
-    ] * bool(lost)
-    if unclear := [names[number] for number in _unclear(ranking)]:
+    remarks = [f"With {100 * (1 - LEVEL):g} % confidence the best setting{of}{by} is {best}."]
+    if lost:
+        remarks.append(f"Runs without a value, which are not counted: {lost}.")
+    if unclear:
         remarks.append(
-            f"{_name_rows(unclear)}: no spread, or too wide a one, to be excluded; more {unit} would tell."
+            f"{_name_rows(unclear)}: no spread, or too wide a one, to be excluded; more runs would tell."
         )
-    if few := [names[number] for number, is_enough in enumerate(enough) if not is_enough]:
-        remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} {unit} with a value, not compared.")
-    kept = [place for place, number in enumerate(ranking.tested) if ranking.like_best[number] is not False]
+    if few:
+        remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} runs with a value, not compared.")
+    if equal := [names[n] for n in tested if not settings[n].deviation]:
+        remarks.append(f"{_name_rows(equal)}: all values are equal; does the seed take effect?")
+    kept = [place for place, row in enumerate(tested) if ranking.like_best[row] is not False]
     if samples and len(kept) > 1:
         usual = next(iter(ranking.verdicts.values()))
         if samples.typical:
@@ -130,7 +132,7 @@ def _remarks(ranking: Ranking, names: Sequence[int], unit: str, lost: int, enoug
             )
             usual = decide(pair, 0, 1, usual.mode, usual.level, usual.next_level)
         if usual.error:
-            remarks.append(usual.power_in_words(unit, "Four of five rows worse by {} are excluded"))
+            remarks.append(usual.power_in_words("Four of five rows worse by {} are excluded"))
         if bias := optimism(samples, kept):
             best = f"Row {names[ranking.first]} was chosen by its values"
             remarks.append(f"{best}: its mean is up to {bias:.2g} too good on average.")
@@ -148,28 +150,10 @@ def optimism(samples: Samples, kept: Sequence[int]) -> float:
     return expected_maximum(len(kept)) * error
 
 
-def shape_remarks(samples: Samples, unit: str, num: int = 0) -> list[str]:
-    """Return what is conspicuous about the values' distribution, and how often rare failures remain unseen.
-
-    Args:
-        samples: The values of all rows.
-        unit: As in `rank`.
-        num: Number of values of each compared row; 0 for the smallest number of all rows.
-    """
-    shapes = [*dict.fromkeys(sample.shape for sample in samples.each)]
-    spreads = samples.typical and (samples.typical.variance, max(sample.variance for sample in samples.each))
-    why = not_normal(shapes, tuple(map(math.sqrt, spreads)) if spreads else ())
-    remarks = [f"Not normal: {why}.", "Student's t assumes normal values; it may claim too much."] if why else []
-    unseen = unseen_failures(num or min(sample.num for sample in samples.each), unit)
-    return [*remarks, unseen] if unseen else remarks
-
-
 def _name_rows(names: Sequence[int]) -> str:
-    """Return rows in words, such as `Row 3` or `Rows 1 and 4`; of many rows the first ones."""
-    texts = [*map(str, names)]
-    if len(texts) > MAX_NAMED:
-        texts = [*texts[: MAX_NAMED - 1], f"{len(texts) - MAX_NAMED + 1} more"]
-    return f"Row {texts[0]}" if len(texts) == 1 else f"Rows {', '.join(texts[:-1])} and {texts[-1]}"
+    """Return rows in words, such as `Row 3` or `Rows 1, 4`; of many rows the first ones."""
+    more = f" and {len(names) - MAX_NAMED} more" * (len(names) > MAX_NAMED)
+    return f"Row{'s' * (len(names) > 1)} {', '.join(map(str, names[:MAX_NAMED]))}{more}"
 
 
 @dataclass(frozen=True)
@@ -181,12 +165,20 @@ class RankingOverSets:
         critical: Difference of two mean ranks from which on they are significantly different; None for too few sets.
         num_sets: Number of data sets on which all settings have a value.
         like_best: Settings that can't be told apart from the best one; empty for too few data sets.
+        each: The ranking on each data set, if `verdict.rank` has made them.
     """
 
     mean_ranks: Mapping[Hashable, float]
     critical: float | None
     num_sets: int
     like_best: tuple[Hashable, ...]
+    each: Mapping[Hashable, Ranking] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return a table per data set, and the mean ranks."""
+        parts = [f"{printable(name)}\n{found}" for name, found in self.each.items()]
+        rows = [("setting", "mean rank"), *((str(name), each) for name, each in self.shown.items())]
+        return "\n\n".join([*parts, "\n".join([*table_lines(rows), *self.remarks])])
 
     @property
     def shown(self) -> dict[Hashable, str]:
@@ -221,9 +213,7 @@ def rank_over_sets(means: Mapping[Any, Mapping[Any, float]], mode: str) -> Ranki
         ({'a': 1.0, 'b': 2.0, 'c': 3.0}, 0.96, ('a',))
     """
     settings = [*dict.fromkeys(setting for values in means.values() for setting in values)]
-    whole = [
-        values for values in means.values() if len(values) == len(settings) and all(map(is_finite, values.values()))
-    ]
+    whole = [values for values in means.values() if len(values) == len(settings)]
     num, num_sets = len(settings), len(whole)
     ranks: dict[Hashable, list[float]] = {setting: [] for setting in settings}
     for values in whole:
@@ -239,13 +229,3 @@ def rank_over_sets(means: Mapping[Any, Mapping[Any, float]], mode: str) -> Ranki
     best = min(ordered.values())
     like_best = tuple(setting for setting, each in ordered.items() if each - best < critical)
     return RankingOverSets(ordered, critical, num_sets, like_best)
-
-
-def num_pairs(num_settings: int) -> int:
-    """Return the number of pairs of settings, by which a level is divided if two were chosen by their results (Bonferroni).
-
-    Example:
-        >>> num_pairs(20), num_pairs(2)
-        (190, 1)
-    """
-    return num_settings * (num_settings - 1) // 2

@@ -1,23 +1,20 @@
-"""Verdicts on any table of numbers: rows of a CSV file, dictionaries or a data frame, each row a run."""
+"""Verdicts on any table of numbers: rows of a CSV file, dictionaries or a data frame of pandas, each row a run."""
 
 import csv
 import fnmatch
 import io
 import math
-import numbers
 import statistics
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from leyden.verdict import ranking
-from leyden.verdict.difference import Verdict, decide, look_level, why_undecided
-from leyden.verdict.groups import MIN_VALUES, Group, samples_of
-from leyden.verdict.numbers import is_finite, measured_text, metric_digits
+from leyden.verdict.groups import MIN_VALUES, Group, Verdict, decide, look_level, samples_of
+from leyden.verdict.numbers import is_finite, metric_digits, number_of, printable, table_lines, value_text
 
 MAX_NAMED = 4  # columns in an error message
-REPEATED = "Runs that repeat another one count once in n, with their mean."
 Rows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
@@ -26,12 +23,7 @@ class TableError(ValueError):
     """A table can't be read, or can't be compared as asked."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(_printable(text))
-
-
-def _printable(text: str) -> str:
-    """Return a text of a table as one line without control characters."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        super().__init__(printable(text))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -46,8 +38,8 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     try:
         text = path.read_text(encoding="utf-8-sig")
         delimiter = max(",;\t", key=text.partition("\n")[0].count)
-        file = io.StringIO(text, newline="")  # cells may have line breaks
-        lines = csv.DictReader(file, delimiter=delimiter, skipinitialspace=True)
+        # Cells may have line breaks.
+        lines = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
         found = [*lines]
     except (OSError, UnicodeError, ValueError, csv.Error) as error:
         raise TableError(f"{path}: can't be read as a table ({error})") from error
@@ -56,98 +48,7 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     names = [name for name in lines.fieldnames or () if name]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise TableError(f"{path}: two columns are named {twice}")
-    return [{key: _number(value) for key, value in row.items() if key} for row in found]
-
-
-def _number(text: str | None) -> Any:
-    """Return a cell as a number if it is one; None if it is empty. Texts such as 007 and 1_2 are names."""
-    if text and ("_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())):
-        return text
-    try:
-        return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
-    except ValueError:
-        return text or None
-
-
-@dataclass(frozen=True)
-class Setting:
-    """Runs of a table that differ only in their seed.
-
-    Args:
-        choices: Its value of each column that varies between settings.
-        group: The values of its runs, by seed.
-        lost: Number of its runs without a value.
-        is_repeated: Whether several of its rows have the same seed.
-    """
-
-    choices: dict[str, Any]
-    group: Group
-    lost: int
-    is_repeated: bool = False
-
-    @property
-    def name(self) -> str:
-        """Its choices as text."""
-        return " ".join(f"{key}={_text(value)}" for key, value in self.choices.items()) or "all"
-
-    @property
-    def mean(self) -> float:
-        """Mean of its values; not a number without any."""
-        return statistics.fmean(self.group.values.values()) if self.group.values else math.nan
-
-    @property
-    def measured(self) -> str:
-        """Mean and standard deviation as text."""
-        return measured_text([*self.group.values.values()])
-
-    @property
-    def count(self) -> str:
-        """Number of its values as text, and of how many runs."""
-        num = len(self.group.values)
-        return f"{num} of {num + self.lost}" if self.lost else f"{num}"
-
-
-@dataclass(frozen=True)
-class TableRanking:
-    """Settings of a table, best first, and which of them can't be told apart from the best; `str` gives the text.
-
-    Args:
-        metric: Name of the metric.
-        settings: The settings, best mean first.
-        ranking: The verdict on them.
-    """
-
-    metric: str
-    settings: list[Setting]
-    ranking: ranking.Ranking
-
-    def __str__(self) -> str:
-        """Return a table and the verdict."""
-        rows = [("row", "setting", self.metric, "n")]
-        for number, setting in enumerate(self.settings):
-            is_marked = self.ranking.like_best[number] and number != self.ranking.first
-            mark = f" {ranking.MARK}" * bool(is_marked)
-            rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
-        return "\n".join([*_lines(rows), *self.ranking.remarks])
-
-
-@dataclass(frozen=True)
-class TablesRanking:
-    """Settings ranked on each of several data sets and over all of them; `str` gives the text.
-
-    Args:
-        each: The ranking on each data set.
-        overall: The ranking over them.
-    """
-
-    each: dict[Any, TableRanking]
-    overall: ranking.RankingOverSets
-
-    def __str__(self) -> str:
-        """Return a table per data set, and the mean ranks."""
-        parts = [f"{_printable(name)}\n{found}" for name, found in self.each.items()]
-        rows = [("setting", "mean rank"), *((str(name), each) for name, each in self.overall.shown.items())]
-        return "\n\n".join([*parts, "\n".join([*_lines(rows), *self.overall.remarks])])
+    return [{key: number_of(value) for key, value in row.items() if key} for row in found]
 
 
 @dataclass(frozen=True)
@@ -155,18 +56,16 @@ class TableComparison:
     """Two settings of a table and the verdict on them; `str` gives the text.
 
     Args:
-        metric: Name of the metric.
         sides: The settings that are compared.
         found: The verdict.
         remarks: What it assumes and how many settings were to choose from.
-        paired_by: What pairs the runs.
+        metric: Name of the metric.
     """
 
-    metric: str
-    sides: tuple[Setting, Setting]
+    sides: tuple[Group, Group]
     found: Verdict
     remarks: list[str]
-    paired_by: str = "seed"
+    metric: str = ""
 
     @property
     def lines(self) -> list[str]:
@@ -177,7 +76,7 @@ class TableComparison:
         if found.interval and found.difference is not None:
             low, high = found.interval
             in_digits = metric_digits(found.difference, high - found.difference)
-            how = f"{found.num_pairs} pairs by {self.paired_by}" if found.num_pairs else "not paired"
+            how = f"{found.num_pairs} pairs" if found.num_pairs else "not paired"
             span = f"{in_digits(low)} to {in_digits(high)}"
             lines.append(
                 f"A - B: {in_digits(found.difference)}, {100 * (1 - found.level):.4g} % interval {span} ({how})"
@@ -189,7 +88,7 @@ class TableComparison:
         rows = [("", "setting", self.metric, "n")]
         for name, side in zip("AB", self.sides, strict=True):
             rows.append((name, side.name, side.measured, side.count))
-        return "\n".join([*_lines(rows), *self.lines])
+        return "\n".join([*table_lines(rows), *self.lines])
 
 
 def rank(
@@ -201,11 +100,11 @@ def rank(
     ignore: Sequence[str] = (),
     over: str = "",
     look: int = 1,
-) -> TableRanking | TablesRanking:
+) -> ranking.Ranking | ranking.RankingOverSets:
     """Rank the settings of a table: which can't be told apart from the best.
 
     Args:
-        rows: The table, a row per run; or a data frame with `to_dict`.
+        rows: The table, a row per run; or pandas' data frame.
         metric: Column of the metric.
         mode: `min` or `max`, the better direction.
         seed: Column that pairs the runs of different settings; None if there is none.
@@ -223,29 +122,21 @@ def rank(
     """
     _check(look, mode, "min", "max")
     table = _records(rows, metric, [*filter(None, [seed, over])])
-    settings = _settings(table, metric, seed, ignore, over)
+    columns = _columns(table, [metric, seed, over], ignore)
+    each: dict[Hashable, ranking.Ranking] = {}
+    for name in dict.fromkeys(value_text(row.get(over)) for row in table) if over else [""]:
+        of_set = [row for row in table if not over or value_text(row.get(over)) == name]
+        settings = sorted(_settings(of_set, columns, metric, seed), key=lambda one: _order(one, mode))
+        each[name] = replace(ranking.rank(settings, mode, look), metric=metric)
     if not over:
-        return _rank_one(settings[""], metric, mode, look)
-    each = {name: _rank_one(of_set, metric, mode, look) for name, of_set in settings.items()}
-    means = {
-        name: {setting.name: setting.mean for setting in found.settings if setting.group.values}
-        for name, found in each.items()
-    }
-    return TablesRanking(each, ranking.rank_over_sets(means, mode))
+        return each[""]
+    means = {name: {one.name: one.mean for one in found.settings if one.values} for name, found in each.items()}
+    return replace(ranking.rank_over_sets(means, mode), each=each)
 
 
-def _rank_one(settings: Sequence[Setting], metric: str, mode: str, look: int) -> TableRanking:
-    """Rank the settings of one data set."""
-    settings = sorted(settings, key=lambda setting: _order(setting, mode))
-    lost = sum(setting.lost for setting in settings)
-    found = ranking.rank([setting.group for setting in settings], mode, look=look, lost=lost)
-    found.remarks.extend([REPEATED] * any(setting.is_repeated for setting in settings))
-    return TableRanking(metric, settings, found)
-
-
-def _order(setting: Setting, mode: str) -> tuple[bool, float]:
+def _order(setting: Group, mode: str) -> tuple[bool, float]:
     """Return a sort key: best mean first; settings without values last."""
-    return not setting.group.values, -setting.mean if mode == "max" else setting.mean
+    return not setting.values, -setting.mean if mode == "max" else setting.mean
 
 
 def compare(
@@ -264,7 +155,7 @@ def compare(
     """Compare two settings of a table; a side with several settings is represented by its best one.
 
     Args:
-        rows: The table, a row per run; or a data frame with `to_dict`.
+        rows: The table, a row per run; or pandas' data frame.
         metric: Column of the metric.
         a: Values by column that the rows of the first side have, or a function of a row.
         b: The same for the second side.
@@ -280,65 +171,55 @@ def compare(
         TableError: A column is missing, a side has no rows, or the sides share a setting.
     """
     _check(look, mode, "min", "max", "")
-    if not math.isfinite(margin) or margin < 0:
+    if not 0 <= margin < math.inf:
         raise TableError(f"margin={margin}: must be a positive number")
     table = _records(rows, metric, [seed] if seed else [])
-    settings = _settings(table, metric, seed, ignore)[""]
+    settings = _settings(table, _columns(table, [metric, seed], ignore), metric, seed)
     both = [_side(settings, table, condition, name) for name, condition in (("a", a), ("b", b))]
     if shared := next((each for each in both[0] if each in both[1]), None):
         raise TableError(f"a and b share the setting {shared.name}")
-    return compare_settings(settings, both, metric, mode, margin=margin, planned=planned, look=look)
+    return replace(compare_settings(settings, both, mode, margin, planned, look), metric=metric)
 
 
 def compare_settings(
-    settings: Sequence[Setting],
-    sides: Sequence[Sequence[Setting]],
-    metric: str,
-    mode: str,
-    *,
-    margin: float = 0.0,
-    planned: bool = False,
-    look: int = 1,
-    paired_by: str = "seed",
+    settings: Sequence[Group], sides: Sequence[Sequence[Group]], mode: str, margin: float, planned: bool, look: int
 ) -> TableComparison:
     """Compare the best of some settings with the best of others, of those that have enough runs.
 
     Args:
         settings: All settings, which the two may be chosen from, and which lend each other their spread.
         sides: Those of each side.
-        metric: As in `compare`.
         mode: As in `compare`.
         margin: As in `compare`.
         planned: As in `compare`.
         look: As in `compare`.
-        paired_by: What pairs the runs, in words.
     """
     a, b = (
-        min(side, key=lambda each: (len(each.group.values) < MIN_VALUES, *_order(each, mode or "max")))
-        for side in sides
+        min(side, key=lambda one: (len(one.values) < MIN_VALUES, *_order(one, mode or "max"))) for side in sides
     )
     # Bonferroni correction, since this pair was selected among so many.
-    num_chosen = max(len(sides[0]) * len(sides[1]), 1 if planned else ranking.num_pairs(len(settings)))
+    num_pairs = 1 if planned else math.comb(len(settings), 2)
+    num_chosen = max(len(sides[0]) * len(sides[1]), num_pairs)
     level, next_level = (look_level(each) / num_chosen for each in (look, look + 1))
-    remarks = [REPEATED] * (a.is_repeated or b.is_repeated)
+    remarks = [ranking.REPEATED] * (a.is_repeated or b.is_repeated)
     if a.lost or b.lost:
         remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
     if max(map(len, sides)) > 1:
         remarks.append("The best setting was chosen by these values, so they are biased in its favor.")
-    if why := why_undecided([a.group, b.group]):
-        found = Verdict((len(a.group.values), len(b.group.values)), why=why, mode=mode)
-        return TableComparison(metric, (a, b), found, remarks, paired_by)
-    others = [each.group for each in settings if each is not a and each is not b]
-    samples = samples_of([a.group, b.group, *(group for group in others if not why_undecided([group]))])
+    nums = len(a.values), len(b.values)
+    if min(nums) < MIN_VALUES:
+        return TableComparison((a, b), Verdict(nums), remarks)
+    others = [one for one in settings if one is not a and one is not b and len(one.values) >= MIN_VALUES]
+    samples = samples_of([a, b, *others])
     found = decide(samples, 0, 1, mode, level, next_level, margin)
     if found.interval and not found.better and not found.is_same:
-        remarks.append(found.power_in_words("seeds"))
+        remarks.append(found.power_in_words())
     if planned:
         remarks.append("planned=true: right only if the two were named before any result was seen.")
     elif len(settings) > 2:
         remarks.append(f"Widened, since the two may be chosen among {len(settings)} settings; planned=true if not.")
-    remarks += ranking.shape_remarks(samples, "seeds", min(len(a.group.values), len(b.group.values)))
-    return TableComparison(metric, (a, b), found, remarks, paired_by)
+    remarks += samples.shape_remarks(min(nums))
+    return TableComparison((a, b), found, remarks)
 
 
 def _check(look: int, mode: str, *allowed: str) -> None:
@@ -348,55 +229,63 @@ def _check(look: int, mode: str, *allowed: str) -> None:
         raise TableError(f"look={look}: must be a positive whole number")
 
 
-def _records(rows: Rows, metric: str, columns: Sequence[str]) -> list[dict[str, Any]]:
+def _records(rows: Any, metric: str, columns: Sequence[str]) -> list[dict[str, Any]]:
     """Return a table's rows as dictionaries, after checking that they have the columns."""
-    if hasattr(rows, "to_dicts"):  # a data frame of polars, whose `to_dict` is another one
-        rows = rows.to_dicts()
-    elif hasattr(rows, "to_dict"):
+    if hasattr(rows, "iterrows"):
         rows = rows.to_dict("records")
     table = [dict(row) if hasattr(row, "keys") else {} for row in rows]
     if not all(table):
-        raise TableError(
-            "a table is a list of dictionaries, one per run, or a data frame; verdict.read reads a file"
-        )
+        raise TableError("a table is a list of dictionaries, or pandas' data frame; verdict.read reads a file")
     if not table:
         raise TableError("the table has no rows")
     if len({metric, *columns}) <= len(columns):
         raise TableError(f"{metric}: the metric, the seed and the data set must be different columns")
     for column in [metric, *columns]:
         if not any(column in row for row in table):
-            known = ", ".join(dict.fromkeys(str(key) for row in table for key in row))
-            raise TableError(f"no column is named {column}; there are {known}")
+            raise TableError(f"no column is named {column}; there are {', '.join(map(str, _names(table)))}")
     return table
 
 
-def _settings(
-    table: Sequence[dict[str, Any]], metric: str, seed: str | None, ignore: Sequence[str], over: str = ""
-) -> dict[str, list[Setting]]:
-    """Return the settings of a table, by data set if it has several."""
-    columns = _columns(table, [metric, *filter(None, [seed, over])], ignore)
-    sets: dict[str, dict[tuple[str, ...], list[dict[str, Any]]]] = {}
-    for row in table:
-        of_set = sets.setdefault(_text(row.get(over)) if over else "", {})
-        of_set.setdefault(tuple(_text(row.get(column)) for column in columns), []).append(row)
-    if len({setting for of_set in sets.values() for setting in of_set}) == len(table) > 1:
-        unique = [str(column) for column in columns if len({_text(row.get(column)) for row in table}) == len(table)]
-        more = ", ".join(unique[:MAX_NAMED]) or ", ".join(map(str, columns[:MAX_NAMED]))
-        raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
-    return {
-        name: [_setting(rows, columns, metric, seed) for rows in of_set.values()] for name, of_set in sets.items()
-    }
+def _settings(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> list[Group]:
+    """Return the settings of rows, by the columns that are settings; a gap is a run without a value."""
+    runs: dict[tuple[str, ...], list[tuple[Any, float | None]]] = {}
+    choices: dict[tuple[str, ...], dict[str, Any]] = {}
+    for number, row in enumerate(rows):
+        key = _key(row, columns)
+        choices.setdefault(key, {column: row.get(column) for column in columns})
+        run = (value_text(row.get(seed)) if seed else number, _value(row.get(metric), metric))
+        runs.setdefault(key, []).append(run)
+    return [Group.of(choices[key], of_setting) for key, of_setting in runs.items()]
 
 
-def _columns(table: Sequence[dict[str, Any]], others: Sequence[str], ignore: Sequence[str]) -> list[str]:
-    """Return the columns that vary and are settings: none of these others, and none that `ignore` names."""
-    no_settings = [*others, *([ignore] if isinstance(ignore, str) else ignore)]
-    return [
+def _columns(
+    table: Sequence[dict[str, Any]], others: Iterable[str | None], ignore: Sequence[str], is_repeated: bool = True
+) -> list[str]:
+    """Return the columns that vary and are settings: none of these others, and none that `ignore` names.
+
+    Raises:
+        TableError: Several rows of a setting are expected, and each row is one of its own.
+    """
+    no_settings = [*filter(None, others), *([ignore] if isinstance(ignore, str) else ignore)]
+    nums = {column: len({value_text(row.get(column)) for row in table}) for column in _names(table)}
+    columns = [
         column
-        for column in dict.fromkeys(key for row in table for key in row)
-        if not any(fnmatch.fnmatchcase(str(column), pattern) or column == pattern for pattern in no_settings)
-        and len({_text(row.get(column)) for row in table}) > 1
+        for column, num in nums.items()
+        if num > 1 and not any(fnmatch.fnmatchcase(str(column), each) or column == each for each in no_settings)
     ]
+    if is_repeated and len({_key(row, columns) for row in table}) == len(table) > 1:
+        unique = [column for column in columns if nums[column] == len(table)] or columns
+        more = ", ".join(map(str, unique[:MAX_NAMED]))
+        raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
+    return columns
+
+
+def _names(table: Sequence[dict[str, Any]]) -> dict[str, None]:
+    return dict.fromkeys(key for row in table for key in row)
+
+
+def _key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value_text(row.get(column)) for column in columns)
 
 
 def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)) -> list[dict[str, Any]]:
@@ -405,7 +294,7 @@ def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("s
     The means are taken as they are; whether two settings differ by more than chance, `compare` says.
 
     Args:
-        rows: The table, a row per run; or a data frame with `to_dict`.
+        rows: The table, a row per run; or pandas' data frame.
         metrics: `min` or `max`, the better direction, of each metric.
         ignore: Columns that are no settings, such as the seed; patterns like `time*` are allowed.
 
@@ -426,39 +315,26 @@ def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("s
         raise TableError("metrics: at least one must be given")
     first, *others = metrics
     table = _records(rows, first, others)
-    columns = _columns(table, [*metrics], ignore)
-    settings: dict[tuple[str, ...], list[dict[str, float]]] = {}
-    choices: dict[tuple[str, ...], dict[str, Any]] = {}
+    columns = _columns(table, metrics, ignore, is_repeated=False)
+    settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for row in table:
-        values = {name: value for name in metrics if (value := _value(row.get(name), name)) is not None}
-        if len(values) == len(metrics):
-            key = tuple(_text(row.get(column)) for column in columns)
-            choices.setdefault(key, {column: row.get(column) for column in columns})
-            settings.setdefault(key, []).append(values)
+        values = {name: _value(row.get(name), name) for name in metrics}
+        if None not in values.values():
+            settings.setdefault(_key(row, columns), []).append(row | values)
     if not settings:
         raise TableError(f"no row has a value of {' and '.join(metrics)}")
-    means = [{name: statistics.fmean(row[name] for row in of) for name in metrics} for of in settings.values()]
-    gains = [[each[name] * (1 if mode == "max" else -1) for name, mode in metrics.items()] for each in means]
     found = [
-        choices[key] | {"n": len(settings[key])} | mean
-        for key, mean, gain in zip(settings, means, gains, strict=True)
-        if not any(other != gain and all(x >= y for x, y in zip(other, gain, strict=True)) for other in gains)
+        {column: runs[0].get(column) for column in columns}
+        | {"n": len(runs), **{name: statistics.fmean(run[name] for run in runs) for name in metrics}}
+        for runs in settings.values()
     ]
+
+    def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        gains = [float(one[name] - other[name]) * {"max": 1, "min": -1}[mode] for name, mode in metrics.items()]
+        return min(gains) >= 0 < max(gains)
+
+    found = [each for each in found if not any(beats(other, each) for other in found)]
     return sorted(found, key=lambda each: each[first], reverse=metrics[first] == "max")
-
-
-def _setting(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: str, seed: str | None) -> Setting:
-    """Return rows that differ only in the seed as a setting; rows of the same seed count once, with their mean."""
-    values: dict[Hashable, list[float]] = {}
-    for number, row in enumerate(rows):
-        key = (_text(row.get(seed)),) if seed else (id(rows), number)
-        value = _value(row.get(metric), metric)
-        if value is not None:
-            values.setdefault(key, []).append(value)
-    seeds = {_text(row.get(seed)) for row in rows} if seed else range(len(rows))
-    choices = {column: rows[0].get(column) for column in columns}
-    group = Group({key: statistics.fmean(of) for key, of in values.items()})
-    return Setting(choices, group, len(seeds) - len(values), len(seeds) < len(rows))
 
 
 def _value(value: Any, metric: str) -> float | None:
@@ -476,42 +352,22 @@ def _value(value: Any, metric: str) -> float | None:
     return number if is_finite(number) else None
 
 
-def _text(value: Any) -> str:
-    """Return a value as text, by which rows are grouped; 1 and 1.0 are equal, and so are gaps."""
-    if hasattr(value, "tolist") and not isinstance(value, numbers.Number):  # of NumPy or PyTorch
-        value = value.tolist()
-    if isinstance(value, numbers.Number) and not isinstance(value, bool):
-        value = _number(str(value))
-    if not isinstance(value, float):
-        return str(value)
-    return "None" if math.isnan(value) else f"{value:.0f}" if value.is_integer() else repr(value)
-
-
 def _side(
-    settings: Sequence[Setting], table: Sequence[dict[str, Any]], condition: Condition, name: str
-) -> list[Setting]:
+    settings: Sequence[Group], table: Sequence[dict[str, Any]], condition: Condition, name: str
+) -> list[Group]:
     """Return the settings that meet a condition.
 
     Raises:
         TableError: There is none, or a column of the condition does not vary.
     """
-    alike = {key: value for key, value in table[0].items() if len({_text(row.get(key)) for row in table}) == 1}
-    given = [(setting, {**alike, **setting.choices}) for setting in settings]
-    wanted = {} if callable(condition) else {column: _text(value) for column, value in condition.items()}
-    if wrong := next((column for column in wanted if column not in given[0][1]), None):
-        raise TableError(f"{name}: {wrong} is no setting; there are {', '.join(map(str, given[0][1]))}")
-    found = [
-        setting
-        for setting, row in given
-        if (condition(row) if callable(condition) else all(_text(row[key]) == text for key, text in wanted.items()))
-    ]
-    if not found:
-        raise TableError(f"{name}={condition if not callable(condition) else '…'}: no row matches this")
-    return found
-
-
-def _lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns."""
-    rows = [[*map(_printable, cells)] for cells in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    alike = {key: value for key, value in table[0].items() if len({value_text(row.get(key)) for row in table}) == 1}
+    rows = [{**alike, **setting.choices} for setting in settings]
+    if callable(condition):
+        are_met, shown = [*map(condition, rows)], "…"
+    else:
+        if wrong := next((column for column in condition if column not in rows[0]), None):
+            raise TableError(f"{name}: {wrong} is no setting; there are {', '.join(map(str, rows[0]))}")
+        are_met, shown = [_key(row, [*condition]) == _key(condition, [*condition]) for row in rows], str(condition)
+    if not any(are_met):
+        raise TableError(f"{name}={shown}: no row matches this")
+    return [setting for setting, is_met in zip(settings, are_met, strict=True) if is_met]
