@@ -187,11 +187,6 @@ def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -
     return dict(flatten(OmegaConf.to_container(here, resolve=True)))[key]
 
 
-def composed_values(groups: Sequence[str]) -> dict[str, Any]:
-    """Return the flat configuration that these group choices compose to, with interpolations unresolved."""
-    return _composed(tuple(groups))[0]
-
-
 @functools.cache  # slow, and called for each key that an older run lacks
 def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""

@@ -79,8 +79,15 @@ def _run(
     sweep: Callable[[DictConfig, str], None] | None,
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
-    name, overrides = options.config_name, options.overrides
+    name = options.config_name
     with composing(options.config_dir, job_name=name):
+        of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
+        if sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+            from leyden.run.fork import recorded_arguments  # late, as it imports much
+
+            sys.argv[1:] = recorded_arguments(sys.argv[1:])
+            options = _parse(name, sys.argv[1:], can_sweep=True)
+        overrides = options.overrides
         if options.shell_completion:
             complete(name, shell=" ".join(overrides).removeprefix("query="))
             return
@@ -145,12 +152,6 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         raise UserError(f"-m: is for leyden train; {name} takes one run")
     if is_main_process():  # Lightning starts the other ranks with its own arguments
         _refuse(options)
-    of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
-    if can_sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
-        from leyden.run.fork import recorded_arguments  # late, as it imports much
-
-        sys.argv[1:] = recorded_arguments(argv, is_sweep=options.multirun)
-        options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
     return options
 
 

@@ -25,7 +25,6 @@ from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.files import read_json
-from leyden.run.fork import inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
 from leyden.scheduler.slurm import job_id, num_restarts
@@ -170,7 +169,7 @@ class JobNames:
         """
         identifying = _identifying_overrides(overrides)
         kept = [each for each in identifying if each not in self.shared]
-        parts = [self._with_short_key(short_override(_shorten_class(_shorten_fork(each)))) for each in kept]
+        parts = [self._with_short_key(short_override(_shorten_class(each))) for each in kept]
         name = re.sub(r"=\[(.*?)\]", lambda found: "=" + found[1].replace(",", "-"), "_".join(parts)).replace(
             "=", "-"
         )
@@ -221,12 +220,6 @@ def _shorten_class(override: str) -> str:
     return f"{above}={value.rpartition('.')[2]}"
 
 
-def _shorten_fork(override: str) -> str:
-    """Shorten the override of a fork's parent for a name, to the parent's folder."""
-    key, _, value = override.partition("=")
-    return f"fork={Path(value.strip(chr(34) + chr(39))).name}" if key == "fork" else override
-
-
 @dataclass
 class Job:
     """A job of a sweep. Its configuration is composed on use and kept until `release`, as thousands would fill the memory.
@@ -257,8 +250,6 @@ class Job:
         composed = self.composer.compose(self.arguments)
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
-        if composed.fork is not None:
-            inherit_settings(composed, self.overrides, self.run.directory)
         return composed
 
     def release(self) -> None:
@@ -319,9 +310,7 @@ def new_jobs(
             Run(directory / name, trust=bool(composer.config.get("trust"))),
             directory / "logs" / f"{name}.log",
         )
-        overrides = with_parent(typed, run.directory)
-        of_hydra = [text for text in arguments if text not in typed]
-        jobs.append(Job(composer, number, [*overrides, *of_hydra], overrides, run, log))
+        jobs.append(Job(composer, number, arguments, typed, run, log))
     return jobs
 
 
