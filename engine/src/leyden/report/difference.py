@@ -102,7 +102,7 @@ def _code(run: Run) -> dict[str, Any]:
 
 def _commit(git: dict[str, Any]) -> dict[str, Any]:
     """Return a commit, and its uncommitted changes in short."""
-    texts = json.dumps([git.get("diff"), git.get("left_out"), git.get("repositories")])
+    texts = json.dumps([git.get("diff"), git.get("left_out")])
     changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
     return {"commit": git.get("sha"), "changes": changes}
 

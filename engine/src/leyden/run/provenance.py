@@ -49,6 +49,7 @@ def git(
 
 GIT_OF_COPY = "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
+STATUS_OPTIONS = ("--porcelain", "--untracked-files=normal", "--ignore-submodules=all")
 # Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
     "--binary",
@@ -149,9 +150,8 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
     """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. `repositories` has the state of each
-    submodule, by path. Any other repository within this one is in `left_out`: git would execute what its configuration
-    names, and it may be a stranger's.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
+    submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
 
     Args:
         folder: A folder in the repository; None for the project's.
@@ -163,32 +163,22 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
         and isinstance(copied := read_json(folder / GIT_OF_COPY, None), dict)
     ):
         return copied
-    sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", "--porcelain", "--untracked-files=normal")
+    sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", *STATUS_OPTIONS)
     if sha is None or status is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     diff, left_out = _diff(folder) if status else ("", [])
-    submodules, others = _repositories_in(folder)
-    inner = {path: state_of_code(top / path) for top, path in submodules}
-    left_out += [*others, *(f"{path}/" for path, state in inner.items() if state["sha"] is None)]
-    dirty = diff != "" or bool(left_out) or any(state["dirty"] for state in inner.values())
-    found = {"sha": sha.strip(), "dirty": dirty, "diff": diff, "left_out": left_out}
-    return {**found, "repositories": inner} if inner else found
-
-
-def _repositories_in(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Return a repository's submodules, each as the outer one's top folder and a path below it, and other repositories."""
-    top = Path((git(folder, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
-    staged = (git(top, "ls-files", "--stage", "-z") or "").split("\0")
-    paths = [each.partition("\t")[2] for each in staged if each.startswith("160000 ")]  # the mode of a submodule
-    others = (git(top, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    there = [(top, path) for path in paths if (top / path / ".git").exists() and not (top / path).is_symlink()]
-    return there, [each for each in others if each.endswith("/") and (top / each / ".git").exists()]
+    staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
+    left_out += [
+        each.partition("\t")[2] for each in staged if each.startswith("160000 ")
+    ]  # the mode of a submodule
+    return {"sha": sha.strip(), "dirty": diff != "" or bool(left_out), "diff": diff, "left_out": left_out}
 
 
 def _diff(folder: Path) -> tuple[str | None, list[str]]:
     """Return the diff of the uncommitted changes, None if it is too large, and the names of files left out."""
     listed = (git(folder, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
     new = [name for name in listed if name and (folder / name).is_file()]
+    others = [name for name in listed if name.endswith("/")]  # repositories
     sizes = {name: (folder / name).stat().st_size for name in new}
     small = [name for name in new if sizes[name] <= MAX_FILE_BYTES]
     if sum(sizes[name] for name in small) > MAX_DIFF_BYTES:
@@ -208,7 +198,7 @@ def _diff(folder: Path) -> tuple[str | None, list[str]]:
         ):
             return None, ["all changes"]
         diff = git(folder, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
-    left_out = sorted(set(new) - set(small))
+    left_out = sorted({*new, *others} - {*small})
     return (None, ["all changes"]) if diff is None or len(diff) > MAX_DIFF_BYTES else (diff, left_out)
 
 
