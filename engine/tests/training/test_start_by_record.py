@@ -89,7 +89,7 @@ def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):
             ["~callbacks/stopping"],
             ["+callbacks/stopping=early", "~callbacks/stopping"],
         ),
-        (["note=x", "tags=[a]"], ["note=y"], ["tags=[a]", "note=y"]),
+        (["note=x", "tags=[a]"], ["note=y"], ["note=y"]),
     ],
 )
 def test_what_is_recorded_comes_first(tmp_path, recorded, typed, composed):
@@ -117,8 +117,8 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
     assert cli("note", f"run={run.directory}", "note=narrow")[0] == 0
     train("run", "trainer.max_epochs=2")
     assert "narrow #moe #x" in found("note=narrow")
-    train("run", "trainer.max_epochs=3", 'note=it\'s "a", [b: ${c}', "tags=[y]")
-    assert 'it\'s "a", [b: ${c} #y' in found("tags~y")
+    train("run", "trainer.max_epochs=3", "note='a, [b: #1'", "tags=[y]")
+    assert "a, [b: #1 #y" in found("tags~y")
     train("run")  # by its record
     assert cli("note", f"run={run.directory}", "note=null", "tags=[]")[0] == 0
     assert (run.config["note"], run.config["tags"]) == (None, [])
@@ -133,8 +133,6 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
         ([], "run=DIR is needed"),
         (["run=nowhere", "note=x"], "nowhere: not a run directory"),
         (["run=nowhere"], "note=TEXT or tags=[WORD,...] is needed"),
-        (["run=nowhere", "tags=[a,[b]"], "tags=[a,[b]: must be words"),
-        (["run=nowhere", "tags=[[a]]"], "tags=[[a]]: must be words"),
     ],
 )
 def test_a_note_that_can_not_be_written_is_a_line(cli, typed, words):

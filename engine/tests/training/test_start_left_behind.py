@@ -46,14 +46,6 @@ def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path
     assert everything(tmp_path) == []
 
 
-@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "hydra.sweep.subdir", "hydra.output_subdir"])
-def test_what_hydra_has_for_places_is_refused(cli, tmp_path, key):
-    code, _, err = cli("train", f"{key}={tmp_path / 'x'}", *QUICK)
-    assert code == 2
-    assert f"{key}: can't be set" in err
-    assert everything(tmp_path) == []
-
-
 def test_only_training_sweeps(cli, tmp_path):
     code, _, err = cli("evaluate", "-m", f"run={tmp_path}")
     assert code == 2

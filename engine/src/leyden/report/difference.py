@@ -108,7 +108,7 @@ def _commit(git: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start, with the values of its libraries, flags and variables."""
+    """Return the host and machine of the last start, with the values of its flags and variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     found: dict[str, Any] = {"host": start.get("host")}
     for key, value in dict_at(start, "machine").items():

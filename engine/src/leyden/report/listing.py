@@ -160,7 +160,7 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
         asked = [key for key in asked if key not in NOTES]
-        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
+        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted])
         if len(folder) > 1:
             show(f"all runs are in {folder}")
         if shared:

@@ -15,15 +15,14 @@ import hydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import HydraException
-from omegaconf import OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import initialized, without_hydra
+from leyden.config.hydra import initialized
 from leyden.config.paths import conf_files
 from leyden.config.terminal import some_of, warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.identity import CONTROL_KEYS, NOTES, RunIdentity, key_of
+from leyden.run.identity import CONTROL_KEYS, NOTES, RunIdentity, is_set, key_of, path_of
 from leyden.run.process import is_main_process
 from leyden.run.record import RECORD
 
@@ -45,7 +44,7 @@ def parse_fork(text: str, *, trust: bool = False) -> tuple[Run, str]:
 
 OF_A_START = {"fork", *NOTES, *CONTROL_KEYS} - {"test"}  # keys that name, note, place or limit a start
 # Of these, what a run that is resumed keeps.
-OF_A_RUN = {"fork", "exact", "outputs", *NOTES}
+OF_A_RUN = {"fork", "exact", "outputs"}
 PATHS = ("data.root", "init_from", "fork")  # may have been typed relative to another working directory
 
 
@@ -136,8 +135,8 @@ def _with_parents_splits(there: Sequence[str], config: dict[str, Any], overrides
     """Return a parent's overrides with the seed of its splits, which would follow from another `seed`."""
     key = "data.split_seed"
     value = dict(flatten(config)).get(key)
-    own = [_path(each) for each in overrides if each not in there]
-    is_kept = value is None or any(_path(each) == key for each in there) or _is_typed(key, own)
+    own = [path_of(each) for each in overrides if each not in there]
+    is_kept = value is None or any(path_of(each) == key for each in there) or is_set(key, own)
     return [*there] if is_kept or "data._target_" in own else [*there, f"{key}={value}"]
 
 
@@ -147,13 +146,11 @@ def _check_conf(run: Run, there: Sequence[str], overrides: Sequence[str]) -> Non
     Raises:
         UserError: They don't, for a setting that is not typed.
     """
-    own = [_path(each) for each in overrides if each not in there]
+    own = [path_of(each) for each in overrides if each not in there]
     with initialized():
-        composed = hydra.compose("train", overrides=list(there), return_hydra_config=True)
-    groups = OmegaConf.to_container(composed.hydra.runtime.choices)
-    identity = RunIdentity.of(without_hydra(composed), groups, run_dir=run.directory)
+        identity = RunIdentity.of(hydra.compose("train", overrides=list(there)), (), run_dir=run.directory)
     found = [(each.partition(":")[0], each) for each in identity.differences(run.config)]
-    if changed := [(key, each) for key, each in found if key != "fork" and not _is_typed(key, own)]:
+    if changed := [(key, each) for key, each in found if key != "fork" and not is_set(key, own)]:
         raise UserError(
             f"fork: {run.directory}: its overrides lead to other settings now than it had: "
             f"{some_of([each for _, each in changed])}; set these, such as {changed[0][0]}=..."
@@ -167,7 +164,7 @@ def _composed_by(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
     } & _groups()
     replaced = {each.partition("=")[0] for each in overrides if each[:1] != "~"}
     inherited = [each for each in there if each not in overrides and each.partition("=")[0] not in replaced]
-    kept = [each for each in inherited if not any(_is_in(_path(each), group) for group in chosen)]
+    kept = [each for each in inherited if not any(_is_in(path_of(each), group) for group in chosen)]
     added = {key_of(each) for each in there if each.startswith("+")} & chosen  # the defaults choose none there
     own = [f"+{each}" if key_of(each) in added and each[0] not in "+~" else each for each in overrides]
     return [*kept, *own]
@@ -179,20 +176,10 @@ def _groups() -> set[str]:
     return {name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}
 
 
-def _path(override: str) -> str:
-    """Return the dotted key of an override, also of the choice of a file."""
-    return key_of(override).partition("@")[0].replace("/", ".")
-
-
 def _is_in(key: str, group: str) -> bool:
     """Return whether a dotted key names a group or something below it."""
     place = group.replace("/", ".")
     return key == place or key.startswith(f"{place}.")
-
-
-def _is_typed(key: str, own: Sequence[str]) -> bool:
-    """Return whether one of these keys sets a key, a part that contains it, or a part of it."""
-    return any(key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in own)
 
 
 def _quoted(text: str) -> str:

@@ -84,8 +84,6 @@ VARIABLES = (
     "TORCH_BLAS_PREFER_CUBLASLT",
     "TORCH_COMPILE_DISABLE",
 )
-# Libraries below PyTorch, in the description of its build.
-LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(\S+)", "openmp": r"OpenMP (\d+)"}
 
 
 def origin(
@@ -210,7 +208,8 @@ def now() -> str:
 def machine(num_processes: int = 1) -> dict[str, Any]:
     """Return the processor, the GPUs, the threads of a process, and what else can change bits.
 
-    That is the CPU instruction set that PyTorch uses, the libraries below it, its flags, and environment variables.
+    That is the CPU instruction set that PyTorch uses, its flags, and environment variables; the versions of the libraries
+    below it are in those of its packages.
 
     Args:
         num_processes: Processes of the run, among which Lightning divides the cores unless `OMP_NUM_THREADS` is set.
@@ -228,25 +227,11 @@ def machine(num_processes: int = 1) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(number) for number in cuda],
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-    for name, read in (("libraries", _libraries), ("flags", _flags)):
-        # PyTorch raises for another cuDNN than it was built for, for example; a run that needs none must not end.
-        with contextlib.suppress(Exception):
-            found[name] = read()
+    with contextlib.suppress(
+        Exception
+    ):  # PyTorch raises for some that its build lacks; a run that needs none must not end
+        found["flags"] = _flags()
     return found
-
-
-def _libraries() -> dict[str, Any]:
-    """Return PyTorch's commit and the versions of the libraries below it."""
-    import torch
-
-    build, cudnn = torch.__config__.show(), torch.backends.cudnn
-    return {
-        "torch": torch.version.git_version,
-        "cuda": torch.version.cuda,
-        "hip": torch.version.hip,
-        "cudnn": cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
-        **{name: match[1] if (match := re.search(text, build)) else None for name, text in LIBRARIES.items()},
-    }
 
 
 def _flags() -> dict[str, Any]:
@@ -297,17 +282,12 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of files that hold something else here than in the last start that recorded some.
 
     Files that are not here are left out.
-
-    Args:
-        starts: The starts of an untrusted run directory.
     """
-    recorded = next(
-        (code for start in reversed(starts) if isinstance(code := start.get("code"), dict) and code), {}
-    )
-    names = [name for name in recorded if isinstance(name, str) and re.fullmatch(r"\w+(/\w+)*\.py", name)]
+    recorded: dict[str, str] = next((code for start in reversed(starts) if (code := start.get("code"))), {})
     imported = code_of()
     found = {
-        name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "") for name in names
+        name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "")
+        for name in recorded
     }
     here = {name: imported.get(name) or (path and _digest(path)) for name, path in found.items()}
     return [name for name, digest in here.items() if digest and digest != recorded[name]]

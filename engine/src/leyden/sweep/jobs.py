@@ -290,7 +290,7 @@ class Job:
         Raises:
             UserError: The configuration is wrong.
         """
-        return RunIdentity.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
+        return RunIdentity.of(self.task_config, self.overrides, self.run.directory)
 
 
 def new_jobs(

@@ -77,7 +77,7 @@ def _conclude(run: Run, reproduced: Run, root: str | None) -> None:
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
-    config = {key: value for key, value in run.recorded.items() if key not in (*CONTROL_KEYS, "logger")}
+    config = {key: value for key, value in run.config.items() if key not in (*CONTROL_KEYS, "logger")}
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(f"data_root={data_root}: has no effect, the run's data have no data.root")
@@ -117,7 +117,7 @@ def _check_parent(run: Run) -> None:
     Raises:
         UserError: It is unknown, missing or changed.
     """
-    if not (run.recorded.get("fork") or run.recorded.get("init_from")):
+    if not (run.config.get("fork") or run.config.get("init_from")):
         return
     parent = next((found for start in run.starts if (found := dict_at(start, "parent"))), {})
     path = Path(str(parent.get("checkpoint")))
