@@ -1,7 +1,6 @@
 """Evaluate a run, or all runs of a sweep's setting, on the test set."""
 
 from pathlib import Path
-from typing import Any
 
 from omegaconf import DictConfig
 
@@ -13,9 +12,7 @@ from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
-from leyden.run.evaluations import count_text
 from leyden.run.process import importing
-from leyden.verdict.numbers import metric_text
 
 
 @or_as_job("evaluate")
@@ -27,31 +24,19 @@ def main(cfg: DictConfig) -> None:
     with importing():
         from leyden.training.trained import Trained, evaluate, evaluate_row
     require_choice(cfg, "format", *CHOICES["evaluate.format"])
-    measured: dict[str, Any]
     options = {"outputs": cfg.outputs, "accelerator": cfg.accelerator}
     if cfg.run is not None:
         run = Run(cfg.run, trust=cfg.trust)
-        where = str(run.checkpoint(cfg.checkpoint))
-        measured, num_evaluations = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
-        shown = {name: metric_text(value) for name, value in measured.items()}
+        run.checkpoint(cfg.checkpoint)  # refused before the data are read
+        found = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
     else:
-        where, run, measured, shown, num_evaluations = evaluate_row(
-            Path(cfg.runs),
-            cfg.row,
-            cfg.checkpoint,
-            data_root=cfg.data_root,
-            trust=cfg.trust,
-            **options,
-        )
+        options |= {"data_root": cfg.data_root, "trust": cfg.trust}
+        found = evaluate_row(Path(cfg.runs), cfg.row, cfg.checkpoint, **options)
     if cfg.format == "json":
-        is_counted = isinstance(num_evaluations, int)
-        content = {"of": where, "metrics": measured, "test_evaluations": num_evaluations if is_counted else None}
-        print(json_text(content))
+        print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
         return
-    print_table([{"metric": name, "value": text} for name, text in shown.items()], header=False)
-    if isinstance(num_evaluations, int):
-        num_evaluations = count_text(str(run.config.get("name")), num_evaluations)
-    show(f"{where}\n{num_evaluations}")
+    print_table([{"metric": name, "value": text} for name, text in found.shown.items()], header=False)
+    show(f"{found.where}\n{found.message}")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,5 @@
 """Say what a run is for: change its note and tags, which `leyden runs` shows and finds."""
 
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
-
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending
 from leyden.config.terminal import show
@@ -26,26 +23,13 @@ def main() -> None:
         if text := options["note"]:
             new["note"] = None if text == "null" else text
         if options["tags"]:
-            new["tags"] = _tags(options["tags"])
+            words = options["tags"].removeprefix("[").removesuffix("]").split(",")
+            new["tags"] = [] if options["tags"] == "null" else [word.strip() for word in words if word.strip()]
         if not new:
             raise UserError("note=TEXT or tags=[WORD,...] is needed")
         run = Run(options["run"])
         run.annotate(new)
         show(f"{options['run']}: {' '.join(f'{key}={hydra_value(value)}' for key, value in new.items())}")
-
-
-def _tags(text: str) -> list[str]:
-    """Return a list of words, in Hydra's syntax or as words with commas."""
-    if text == "null":
-        return []
-    try:
-        words = text.removeprefix("[").removesuffix("]")
-        found = OverridesParser.create().parse_override(f"tags=[{words}]").value()
-    except HydraException:
-        found = None
-    if not isinstance(found, list) or not all(isinstance(each, str | int | float) for each in found):
-        raise UserError(f"tags={text}: must be words, such as tags=[moe,wide]")
-    return [str(each) for each in found]
 
 
 if __name__ == "__main__":

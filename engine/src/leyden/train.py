@@ -42,12 +42,7 @@ def task(cfg: DictConfig) -> None:
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
     if (size := num_processes()) > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
         raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
-    # A sweep's jobs have inherited their parent's settings, and `reproduce` passes a complete configuration.
-    if cfg.fork is not None and not is_job and hydra_cfg.job.config_name == "train":
-        with importing():
-            from leyden.run.fork import inherit_settings
-        inherit_settings(cfg, overrides, cfg.run_dir)
-    identity = RunIdentity.of(cfg, hydra_cfg.runtime.choices)
+    identity = RunIdentity.of(cfg, overrides)
     run = Run(cfg.run_dir, trust=cfg.trust)
     # A job of a sweep that is resumed by itself does not see the test set either.
     test = not (is_job or run.is_of_sweep) if cfg.test == "auto" else cfg.test

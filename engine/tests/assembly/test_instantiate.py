@@ -67,16 +67,9 @@ def test_a_node_within_a_callback_is_made_once_and_of_one_for_other_data_never(n
 
 
 class Named(L.LightningModule):
-    def __init__(
-        self, optimizer: str = "adam", num_classes=3, network: str | None = None, scheduler=None, **kwargs
-    ):
+    def __init__(self, optimizer: str = "adam", num_classes=3, scheduler=None, **kwargs):
         super().__init__()
-        self.given = {
-            "optimizer": optimizer,
-            "num_classes": num_classes,
-            "network": network,
-            "scheduler": scheduler,
-        }
+        self.given = {"optimizer": optimizer, "num_classes": num_classes, "scheduler": scheduler}
         self.others = kwargs
 
 
@@ -112,12 +105,7 @@ SGD = object()
 @pytest.mark.parametrize("kind", ["Named", "Above", "of_function"])
 def test_an_argument_with_a_default_of_its_own_is_not_replaced(kind):
     module = module_of(kind)
-    assert {**module.given, "scheduler": None} == {
-        "optimizer": "adam",
-        "num_classes": 3,
-        "network": None,
-        "scheduler": None,
-    }
+    assert {**module.given, "scheduler": None} == {"optimizer": "adam", "num_classes": 3, "scheduler": None}
     assert module.given["scheduler"] is (len if kind == "Named" else None)
     assert module.others == {}
 

@@ -8,13 +8,14 @@ import traceback
 
 import pytest
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from leyden.config.errors import Exit, UserError, ending
 from leyden.config.paths import LIBRARY
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from tests import ENGINE
-from tests.conftest import QUICK, start
+from tests.conftest import QUICK
 
 MINE = """
 import lightning as L
@@ -141,25 +142,12 @@ def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text):
     assert "Traceback" not in output
 
 
-def test_ctrl_c_while_modules_are_imported_is_told_by_a_word():
-    command = "import sys; sys.orig_argv[1:3] = ['-m', 'leyden.train']; import leyden; raise "
-    process = start(script=("-c", f"{command} KeyboardInterrupt"), anew=True)
-    output, _ = process.communicate()
-    assert (process.returncode, output) == (-signal.SIGINT, "Interrupted.\n")
-    process = start(script=("-c", f"{command} ValueError('x')"), anew=True)
-    assert "Traceback" in process.communicate()[0]
-
-
-def test_a_program_of_ones_own_keeps_its_hook():
-    process = start(script=("-c", "import leyden; raise KeyboardInterrupt"), anew=True)
-    assert "Traceback" in process.communicate()[0]
-
-
 @pytest.mark.parametrize(
     ("error", "code", "shown"),
     [
         (UserError("seed=x: must be a number"), 2, "leyden: seed=x: must be a number\n"),
         (FloatingPointError("the loss is nan"), 2, "leyden: FloatingPointError: the loss is nan\n"),
+        (MisconfigurationException("no step"), 2, "leyden: MisconfigurationException: no step\n"),
         (MemoryError(), 2, "leyden: MemoryError\n"),
         (torch.OutOfMemoryError("out of memory"), 2, "leyden: OutOfMemoryError: out of memory\n"),
         (OSError(errno.ENOSPC, "No space left on device"), 2, "leyden: [Errno 28] No space left on device\n"),

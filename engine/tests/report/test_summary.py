@@ -35,7 +35,7 @@ def composed(overrides):
     cfg = of_groups(*groups).copy()
     for key, _, value in (text.partition("=") for text in overrides if text not in groups):
         OmegaConf.update(cfg, key, yaml.safe_load(value))
-    return RunIdentity.of(cfg, {}).saved_config
+    return RunIdentity.of(cfg, ()).saved_config
 
 
 def write(

@@ -142,9 +142,10 @@ def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, t
 def test_another_version_of_torch_is_named(train, tmp_path):
     run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
     starts = run.starts
-    starts[0]["versions"] |= {"torch": "1.\n0", "tensorboard": "1"}
+    starts[0]["versions"] |= {"torch": "1.0", "tensorboard": "1"}
     records.put(run.directory, starts=starts)
     _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
-    assert "exact resume is not guaranteed: torch was 1.\\n0, is " in err
+    assert ": torch " in err
+    assert ", was 1.0; the last bits may differ from those of the start before" in err
     assert "tensorboard" not in err
     assert any(name.startswith(OWN) for name in Run(run.directory).starts[0]["code"])

@@ -1,10 +1,8 @@
 """Files that come from somebody else do nothing but what they say: they run no code, write nowhere, and hang nothing."""
 
 import json
-import os
 import secrets
 import shutil
-import zipfile
 
 import pytest
 import torch
@@ -18,8 +16,6 @@ from leyden.scheduler import slurm
 from tests import records
 from tests.conftest import QUICK, finish, here, start
 from tests.records import forget_result
-
-VERBS = ("evaluate", "predict", "export")
 
 
 class Payload:
@@ -73,102 +69,17 @@ def image(tmp_path):
     return path
 
 
-# What a run directory of somebody else makes of files outside.
-
-
-@pytest.mark.parametrize(
-    "name",
-    ["config.yaml.tmp", "run.json.tmp", "metrics.csv", "val", "best/hparams.tfevents", ".lock", "checkpoints"],
-)
-def test_a_link_in_a_run_directory_is_not_written_through(run, cli, tmp_path, name):
-    is_folder = name in ("val", "checkpoints", "config.yaml.tmp")
-    path, mine = run.directory / name, tmp_path / "mine"
-    path.parent.mkdir(exist_ok=True)
-    if path.is_dir():
-        path.rename(tmp_path / "before")
-    path.unlink(missing_ok=True)
-    if is_folder:
-        before = tmp_path / "before"
-        shutil.copytree(before if before.exists() else run.directory / "checkpoints", mine)
-    else:
-        mine.write_text("precious")
-    path.symlink_to(mine)
-    content = {each: each.read_bytes() for each in [mine, *mine.rglob("*")] if each.is_file()}
-    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
-    assert code == 2
-    assert f"{name}: is a link" in err
-    assert {each: each.read_bytes() for each in [mine, *mine.rglob("*")] if each.is_file()} == content
-
-
-def test_an_export_replaces_a_link(run, put_to_use, tmp_path):
-    (tmp_path / "mine").write_text("precious")
-    for name in ("model.onnx", ".model.onnx", "model.onnx.tmp"):
-        (run.directory / name).symlink_to(tmp_path / "mine")
-    code, text = put_to_use("export")
-    assert code == 0, text
-    assert (tmp_path / "mine").read_text() == "precious"
-    assert not (run.directory / "model.onnx").is_symlink()
-
-
-# What keeps a command waiting.
-
-
-@pytest.mark.parametrize("name", ["config.yaml", "run.json", "checkpoints/best.ckpt"])
-@pytest.mark.parametrize("kind", ["pipe", "device", "folder"])
-def test_what_is_no_file_keeps_nobody_waiting(run, cli, tmp_path, name, kind):
-    path = run.directory / name
-    path.unlink()
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        path.mkdir()
-    code, _, err = cli("train", f"run_dir={run.directory}", *QUICK, "trainer.max_epochs=2")
-    assert (code, len(err.strip().splitlines()) <= 2) == (2, True) or (kind, code) == ("folder", 0), err
-    if name != "config.yaml":
-        for verb in VERBS:
-            inputs = (f"images={image(tmp_path)}",) if verb == "predict" else ()
-            code, _, err = cli(verb, f"run={run.directory}", *inputs)
-            assert code == 2, err
-            assert len(err.strip().splitlines()) <= 2
-
-
-def test_a_checkpoint_that_grows_is_refused(run, put_to_use):
-    path = run.directory / "checkpoints" / "best.ckpt"
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("archive/data.pkl", bytes(2**26))
-    code, text = put_to_use("predict")
-    assert code == 2
-    assert "claims to hold more bytes than it has" in text
-
-
-@pytest.mark.parametrize("kind", ["pipe", "device", "bomb"])
-def test_an_image_that_is_none(run, cli, tmp_path, kind):
+def test_an_image_that_would_fill_the_memory_is_refused(run, cli, tmp_path):
     path = tmp_path / "x.png"
-    if kind == "pipe":
-        os.mkfifo(path)
-    elif kind == "device":
-        path.symlink_to("/dev/zero")
-    else:
-        Image.new("1", (12_000, 12_000)).save(path)
+    Image.new("1", (12_000, 12_000)).save(path)
     code, _, err = cli("predict", f"run={run.directory}", f"images={path}")
     assert code == 2
     assert "not a PNG, JPEG or WebP image that can be read" in err
 
 
-def laughs():
-    """A list of a thousand million numbers, which takes no memory until somebody looks at them all."""
-    numbers = [1.0] * 10
-    for _ in range(8):
-        numbers = [numbers] * 10
-    return numbers
-
-
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("mean", laughs),
         ("mean", ["x"]),
         ("class_names", ["a"]),
         ("num_classes", "x"),
@@ -179,7 +90,7 @@ def laughs():
 def test_facts_that_are_none_are_refused(run, put_to_use, key, value):
     best = run.directory / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
-    content["facts"][key] = value() if callable(value) else value
+    content["facts"][key] = value
     torch.save(content, best)
     code, text = put_to_use("predict")
     assert code == 2
@@ -205,7 +116,7 @@ def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tm
     result.update(status=f"finished{ESCAPE}", error=error, metrics={f"val/{ESCAPE}": 1.0, "val/acc": 0.5})
     starts = run.starts
     starts[0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
-    records.put(run.directory, config={**run.recorded, "name": ESCAPE}, starts=starts, result=result)
+    records.put(run.directory, config={**run.config, "name": ESCAPE}, starts=starts, result=result)
     best = run.directory / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]

@@ -34,8 +34,8 @@ def changed(**values):
     return config
 
 
-def differences(there, here, defaults=None):
-    return RunIdentity(here, (defaults or {}).__getitem__).differences(there)
+def differences(there, here, typed=(), started_by=()):
+    return RunIdentity(here, typed).differences(there, started_by)
 
 
 @pytest.mark.parametrize(
@@ -71,20 +71,30 @@ def test_what_is_said_and_shown_and_where_it_lies_may_differ(change):
     ],
 )
 def test_what_can_change_a_bit_may_not(change):
-    assert differences(CONFIG, changed(**change))
+    assert differences(CONFIG, changed(**change), ["callbacks=mine"])
 
 
-def test_a_key_that_an_older_run_lacks_may_have_its_default():
-    newer = changed(data__shuffle=True)
-    assert differences(CONFIG, newer, {"data.shuffle": True}) == []
-    assert differences(CONFIG, newer, {"data.shuffle": False}) == ["data.shuffle: absent there, True here"]
-    assert differences(CONFIG, newer) == ["data.shuffle: absent there, True here"]
+@pytest.mark.parametrize(
+    ("typed", "started_by", "is_new"),
+    [
+        ([], [], False),  # conf/ has got it since
+        (["data=mine"], ["data=mine"], False),
+        (["data.shuffle=true"], [], True),
+        (["data=mine"], ["seed=1"], True),
+        (["+data.shuffle=true"], ["data=mine"], True),
+        (["seed=1"], ["~data.shuffle"], True),
+        (["~data.shuffle"], ["~data.shuffle"], False),
+    ],
+)
+def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed(typed, started_by, is_new):
+    found = differences(CONFIG, changed(data__shuffle=True), typed, started_by)
+    assert found == ["data.shuffle: absent there, True here"] * is_new
 
 
 def test_only_without_a_schedule_more_epochs_go_on():
     longer = changed(trainer__max_epochs=3)
     assert differences(CONFIG, longer) == []
-    assert differences(CONFIG, {**longer, "scheduler": {"_target_": "s"}})
+    assert differences(CONFIG, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
 
 
 def test_what_steers_a_start_is_no_choice():

@@ -101,7 +101,6 @@ def test_each_of_many_configurations_is_as_recorded(tmp_path):
     ("old", "new"),
     [
         ('"y": 2', '"y": 2, "name": 3'),
-        ('"y": 2', '"y": 1' + "0" * 50),
         ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1'),
         ('"y": 2', '"y": 2,'),
         ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}'),
@@ -126,8 +125,6 @@ def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
     "config",
     [
         '{"name": "x", "a": ' + "9" * 5000 + "}",
-        '{"name": "x", "a": ' + "9" * 41 + "}",
-        '{"name": "x", "a": ' + '{"b": ' * 60 + "1" + "}" * 61,
         '{"name": "a\\nb"}',
         "[" * 100_000,
         "\udcff",
@@ -137,7 +134,7 @@ def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
 def test_no_verb_reads_what_is_no_configuration(tmp_path, config):
     (tmp_path / "run.json").write_text(f'{{"config": {config}, "starts": []}}', errors="surrogateescape")
     with pytest.raises(UserError, match="not a run directory"):
-        print(Run(tmp_path).recorded)
+        print(Run(tmp_path).config)
 
 
 def test_a_record_of_many_settings_is_read_whole(tmp_path):

@@ -1,12 +1,9 @@
-"""The file that `leyden init` writes, and files of new parts: of classes that are named, and through no link."""
+"""The file that `leyden init` writes, and that nothing is overwritten."""
 
 import os
 
 import pytest
 import yaml
-
-from leyden import scaffold
-from leyden.config.errors import UserError
 
 
 @pytest.fixture
@@ -38,18 +35,15 @@ def test_it_is_of_the_classes_that_are_named(project, cli, arguments, targets, m
         assert cli("init", *arguments)[0] == 2  # it is a project already
 
 
-@pytest.mark.parametrize("kind", ["fifo", "folder", "link", "no folder", "linked folder"])
+@pytest.mark.parametrize("kind", ["fifo", "folder", "link"])
 def test_a_name_that_is_taken_is_refused(project, cli, kind):
     folder = project
     path = folder / "conf" / "train.yaml"
-    if not kind.endswith(" folder"):
-        path.parent.mkdir()
+    path.parent.mkdir()
     {
         "fifo": os.mkfifo,
         "folder": os.mkdir,
         "link": lambda path: path.symlink_to("elsewhere"),
-        "no folder": lambda path: path.parent.touch(),
-        "linked folder": lambda path: path.parent.symlink_to(folder),
     }[kind](path)
     code, _, err = cli("init", "task=net.Net", "data=module")
     assert code == 2
@@ -57,23 +51,3 @@ def test_a_name_that_is_taken_is_refused(project, cli, kind):
     assert "move away what has this name" in err
     assert err.count("\n") == 1
     assert not (folder / "train.yaml").exists()
-
-
-def test_a_new_part_is_written_through_no_link(tmp_path, monkeypatch):
-    elsewhere, package = tmp_path / "elsewhere", tmp_path / "src" / "mine"
-    for folder in (elsewhere, package / "models", tmp_path / "conf" / "model"):
-        folder.mkdir(parents=True)
-    (package / "__init__.py").touch()
-    (package / "models" / "__init__.py").symlink_to(elsewhere / "package.py")
-    (tmp_path / "conf" / "sweep").symlink_to(elsewhere)
-    monkeypatch.setattr(scaffold, "ROOT", tmp_path)
-    monkeypatch.setattr(scaffold, "SRC", tmp_path / "src")
-    monkeypatch.setattr(scaffold, "own_packages", lambda folder="": ["mine"])
-    with pytest.raises(UserError, match="conf/sweep: must be a folder, and no link"):
-        scaffold.write_part("model", "capsule")
-    (tmp_path / "conf" / "sweep").unlink()
-    (tmp_path / "conf" / "model" / "capsule.yaml").symlink_to(elsewhere / "capsule.yaml")
-    with pytest.raises(UserError, match=r"conf/model/capsule\.yaml exists"):
-        scaffold.write_part("model", "capsule")
-    scaffold.write_part("model", "other")
-    assert not [*elsewhere.iterdir()]

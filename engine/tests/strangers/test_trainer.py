@@ -87,7 +87,7 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
             assert code == 2, err
             assert err.startswith(f"leyden: accelerator={wrong}: {why}")
             assert err.count("\n") == 1
-    config = run.recorded
+    config = run.config
     config["trainer"]["accelerator"] = "mps"
     records.put(run.directory, config=config)
     for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):

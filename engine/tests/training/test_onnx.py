@@ -23,8 +23,6 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
     session = onnxruntime.InferenceSession(run.directory / "model.onnx")
     assert session.get_modelmeta().custom_metadata_map == {
         "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
-        "input": "pixels: uint8 from 0 to 255, shape (N, 1, 28, 28); the network normalizes them itself",
-        "output": "logits: shape (N, 10), one per class; softmax makes probabilities of them",
     }
     pixels = load(MNIST, mnist_root, train=False, download=False).data[:, None]
     trained = Trained(run)

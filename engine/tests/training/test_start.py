@@ -150,21 +150,6 @@ def test_a_bad_sample_is_found_and_the_command_before_it(train, monkeypatch):
     assert torch.equal(batches[7][1], data.held[True].targets[samples])
 
 
-@pytest.mark.parametrize("batch_size", [1, 100])
-def test_a_smaller_batch_of_the_same_steps_is_suggested_where_memory_is_short(train, monkeypatch, batch_size):
-    from leyden.tasks import Classification
-
-    def step(self, batch):
-        raise torch.OutOfMemoryError("CUDA out of memory.")
-
-    monkeypatch.setattr(Classification, "training_step", step)
-    arguments = (f"data.batch_size={batch_size}", "trainer.accumulate_grad_batches=2")
-    run, _, err = train("a", *arguments, code=2)
-    more = " data.batch_size=50 trainer.accumulate_grad_batches=4 needs less memory for the same steps"
-    assert f"CUDA out of memory.{more * (batch_size > 1)}\n" in err
-    assert run.result.error.type == "OutOfMemoryError"
-
-
 def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
     from leyden.tasks import Classification
 

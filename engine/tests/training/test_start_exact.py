@@ -328,7 +328,8 @@ def test_a_training_can_be_asked_beforehand(cli, tmp_path):
     assert not [*(tmp_path / "outputs").rglob("run.json")]
 
 
-def test_only_one_new_run_can_be_asked_beforehand(cli):
-    code, _, err = cli("train", *SMALL, "exact=test", "fork=nowhere@1")
+def test_only_one_new_run_can_be_asked_beforehand(cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = cli("train", *SMALL, "exact=test")
     assert code == 2
     assert "exact=test: tests one new run" in err

@@ -172,26 +172,20 @@ class Build:
 
     def _check_limits(self, test: bool) -> None:
         trainer, data = self.trainer.trainer, self.data
-        batches, limit = num_batches(trainer, data), trainer.limit_val_batches
+        batches = num_batches(trainer, data)
         if batches < 1:
             raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch")
-        if (
-            has_split(data, "val")
-            and (whole := max_batches(data.val_dataloader()))
-            and apply_limit(whole, limit) < 1
-        ):
-            raise UserError(f"trainer.limit_val_batches={limit}: leaves none of the {whole:.0f} validation batches")
         if test:
             with user_errors("data"):
                 data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
             check_world_size(data, trainer.world_size)
-        limit = trainer.limit_test_batches
-        if (
-            test
-            and isinstance(limit, float)
-            and apply_limit(whole := max_batches(data.test_dataloader()), limit) < 1
-        ):
-            raise UserError(f"trainer.limit_test_batches={limit}: leaves none of the {whole:.0f} test batches")
+        for split in ("val", *["test"] * test):
+            limit = getattr(trainer, f"limit_{split}_batches")
+            whole = max_batches(getattr(data, f"{split}_dataloader")()) if has_split(data, split) else 0
+            if whole and apply_limit(whole, limit) < 1:
+                raise UserError(
+                    f"trainer.limit_{split}_batches={limit}: leaves none of the {whole:.0f} {split} batches"
+                )
         self.trainer.checkpoint.validates = (
             has_split(data, "val")
             and is_overridden("validation_step", self.module)

@@ -7,8 +7,6 @@ import importlib.util
 import inspect
 import itertools
 import sys
-import types
-import typing
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -47,15 +45,11 @@ def argument_names(callee: Any, *, needed: bool = False) -> set[str]:
     return {p.name for p in parameters if p.kind not in kinds and (not needed or p.default is p.empty)}
 
 
-def open_arguments(callee: Any, objects: Collection[str] = ()) -> set[str]:
+def open_arguments(callee: Any) -> set[str]:
     """Return the names of a callable's arguments that have no value of their own yet.
 
     These are the arguments of its signature without a default, or with None. Of arguments that a base class receives
     by `**kwargs`, only those without a default count.
-
-    Args:
-        callee: The class or function.
-        objects: Names of arguments whose values are objects; those annotated as strings or numbers are left out.
 
     Example:
         >>> def net(hidden, optimizer="adam", scheduler=None): ...
@@ -63,25 +57,10 @@ def open_arguments(callee: Any, objects: Collection[str] = ()) -> set[str]:
         ['hidden', 'scheduler']
     """
     own, *bases = [*_parameters(callee)] or [[]]
-    try:
-        hints = typing.get_type_hints(callee.__init__ if inspect.isclass(callee) else callee)
-    except Exception:  # annotations may name what is imported for type checkers only
-        hints = {}
-    plain = {name for name in objects if _is_plain(hints.get(name))}
     names = {p.name for p in own if p.default is None}
     names |= {p.name for p in itertools.chain(own, *bases) if p.default is p.empty}
     # If a class and its base class have the same argument, only the default of the class counts.
-    return (argument_names(callee) & names) - {p.name for p in own if p.default not in (None, p.empty)} - plain
-
-
-def _is_plain(hint: Any) -> bool:
-    """Return whether a type annotation allows texts, numbers and None only."""
-    is_union = typing.get_origin(hint) in (typing.Union, types.UnionType)
-    kinds = typing.get_args(hint) if is_union else (hint,)
-    return hint is not None and all(
-        kind in (str, int, float, bool, types.NoneType) or typing.get_origin(kind) is typing.Literal
-        for kind in kinds
-    )
+    return (argument_names(callee) & names) - {p.name for p in own if p.default not in (None, p.empty)}
 
 
 def takes_any(callee: Any) -> bool:
@@ -243,7 +222,7 @@ def user_errors(key: str, node: DictConfig | None = None, *, given: Collection[s
 
 
 def _hint(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
-    """Return a hint for an error message: the likely spelling of an unknown argument, or the node's values."""
+    """Return a hint for an error message: the likely spelling of an unknown argument, or where one comes from."""
     if node is None:
         return ""
     keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
@@ -256,6 +235,4 @@ def _hint(error: BaseException, node: DictConfig | None, given: Collection[str])
             return f"; did you mean {close[0]}?" if close else f"; it accepts {', '.join(sorted(known))}"
         if argument_names(callee, needed=True) - {*keys, *given}:
             return "; set them in conf/, or provide them as facts of the data"
-    if keys and isinstance(error, ArithmeticError | AttributeError | LookupError | TypeError):
-        return f" (with {', '.join(f'{key}={node[key]}' for key in keys)})"
     return ""

@@ -20,8 +20,8 @@ from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
 from leyden.config.errors import UserError, as_line, is_mistake
-from leyden.config.terminal import one_line, some_of, warn
-from leyden.config.values import ABSENT, dict_at, differing, flatten
+from leyden.config.terminal import some_of, warn
+from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
@@ -33,18 +33,8 @@ from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerp
 from leyden.run.fork import parse_fork
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
-from leyden.run.provenance import installed_versions
 from leyden.run.result import read_rows, write_rows
 from leyden.tasks.task import Task
-
-# The required keys of a checkpoint, with their types.
-CHECKPOINT_KEYS = {
-    "state_dict": dict,
-    "global_step": int,
-    "callbacks": dict,
-    "loops": dict,
-    "optimizer_states": list,
-}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -56,46 +46,32 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     with user_errors(str(path)):
         content = SafeCheckpointIO().load_checkpoint(path)
     with user_errors(f"{path}: not the checkpoint of a run"):
-        for key, kind in CHECKPOINT_KEYS.items():
-            if not isinstance(content.get(key), kind):
-                raise ValueError(f"it has no {key}")
-        state = content["callbacks"].get("RankState")
-        if not isinstance(state, dict) or not isinstance(state.get("processes"), list):
-            raise ValueError("it has no random states")
-        if Hyperparameters.state_key not in content["callbacks"] or "seed" not in state:
-            raise ValueError("it does not record the settings of its optimizer")
+        parts = {"RankState", Hyperparameters.state_key} - {*content["callbacks"]}
+        if missing := {"state_dict", "global_step", "loops", "optimizer_states"} - {*content} | parts:
+            raise ValueError(f"it has no {min(missing)}")
         num_logged(content)  # loggers need it, before Lightning restores its loops
     return content
 
 
 def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Check that a run can resume from a checkpoint, before its directory changes.
+    """Check that a run can resume from a checkpoint, before its directory changes; Lightning checks the weights.
 
     Raises:
-        UserError: The checkpoint is damaged, or does not fit the module or the data.
+        UserError: The checkpoint is of other data, or its optimizer has other parameters.
     """
-    try:
-        buffers = loss_buffers(module)
-        module.load_state_dict(content["state_dict"])
-        module.load_state_dict(buffers, strict=False)  # settings, which a fork may change
-        if isinstance(module, Task):  # for other modules, Lightning restores the optimizers in `fit`
-            _check_optimizer(module, content)
-        if kept_facts(content, path) != facts_of(data):
-            raise ValueError("the data set is not the one that this run was trained on")
-    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
-        raise _misfit_error(path, error) from error
-
-
-def _check_optimizer(module: Task, content: dict[str, Any]) -> None:
+    if kept_facts(content, path) != facts_of(data):
+        raise UserError(f"{path}: the data set is not the one that this run was trained on")
+    if not isinstance(module, Task):  # known once Lightning has configured its optimizers
+        return
     configured = module.configure_optimizers()
     optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-    (state,) = content["optimizer_states"]
-    both = state["param_groups"], optimizer.state_dict()["param_groups"]
     # Optimizer states are stored by parameter number; in another order, other parameters would get them.
-    stored_names, own_names = ([each.get("param_names") for each in groups] for groups in both)
-    if stored_names != own_names:
-        raise ValueError("the optimizer's groups have different parameters")
-    optimizer.load_state_dict(state)
+    (state,) = content["optimizer_states"]
+    stored, own = (
+        [group.get("param_names") for group in each["param_groups"]] for each in (state, optimizer.state_dict())
+    )
+    if stored != own:
+        raise UserError(f"{path}: the optimizer's groups have different parameters")
 
 
 def kept_facts(content: dict[str, Any], path: Path) -> Facts:
@@ -188,8 +164,6 @@ class Resumed(StartingPoint):
             UserError: They differ.
         """
         check_resumable(self.run, dict(digests))
-        if is_main_process():
-            _warn_of_other_versions(self.run)
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check that the run can resume here; its content is released, which frees its memory.
@@ -204,15 +178,6 @@ class Resumed(StartingPoint):
     def begin(self, run: Run) -> Path:
         """Return the checkpoint to resume from."""
         return self.path
-
-
-def _warn_of_other_versions(run: Run) -> None:
-    """Warn if packages that compute have other versions than in the last start; clusters change them under a run."""
-    there, here = dict_at(run.starts[-1] if run.starts else {}, "versions"), installed_versions()
-    names = [name for name in ("torch", "lightning", "numpy") if there.get(name, here.get(name)) != here.get(name)]
-    if names:
-        versions = "; ".join(f"{name} was {one_line(there[name])}, is {here.get(name)}" for name in names)
-        warn(f"exact resume is not guaranteed: {versions}")
 
 
 def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = None) -> StartingPoint:
@@ -356,6 +321,7 @@ def _layer(name: str) -> str:
 
 # Keys of parts whose state comes from the parent's checkpoint; a fork can't change them.
 FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.")
+OF_OPTIMIZER = ("optimizer.", "scheduler.")
 # Keys that determine the batches and optimizer steps of an epoch.
 EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
 
@@ -386,6 +352,11 @@ def check_changes(cfg: DictConfig, parent: Run, path: Path, content: dict[str, A
                 f"{where}: {key}: {a} there, {b} here: the fork would be validated on samples that its parent was trained "
                 "on; keep the parent's value"
             )
+    if "monitor" in cfg.scheduler and (refused := [key for key in changed if key.startswith(OF_OPTIMIZER)]):
+        raise UserError(
+            f"{where}: {refused[0]} can't be changed under a schedule that follows a metric, which would have been another "
+            "one; init_from loads only the weights"
+        )
     within = num_epochs(content) is None
     if within and (refused := [key for key in changed if key.startswith(EPOCH_KEYS)]):
         raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork from the end of an epoch")

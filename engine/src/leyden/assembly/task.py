@@ -227,26 +227,23 @@ class ScheduleLength(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the intervals, which are known only after Lightning has called `configure_optimizers`."""
-        for built in self.schedule.built:
-            if built.optimizer in trainer.optimizers:  # skips those of earlier calls of configure_optimizers
-                self._set_interval(built, trainer, pl_module)
-
-    def _set_interval(self, built: LRScheduler, trainer: L.Trainer, module: L.LightningModule) -> None:
-        name = type(module).__name__
+        built = [
+            each for each in self.schedule.built if each.optimizer in trainer.optimizers
+        ]  # by the last call alone
+        optimizers = [each.optimizer for each in built]
         # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
-        configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer is built.optimizer]
-        if (not configs or not module.automatic_optimization) and is_main_process():
+        configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers]
+        name, is_automatic = type(pl_module).__name__, pl_module.automatic_optimization
+        if (len(configs) < len(built) or not is_automatic) and is_main_process():
             warn(
                 f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
                 "manually or not at all"
             )
-        for config in configs if module.automatic_optimization else ():
-            is_alone = config.scheduler is built
-            if config.frequency != 1 or (config.interval != "step" and not is_alone):
-                within = "" if is_alone else f", as a part of {type(config.scheduler).__name__}"
+        for config in configs if is_automatic else ():
+            if config.frequency != 1 or (config.interval != "step" and config.scheduler not in built):
                 raise UserError(
                     f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
-                    f"{config.frequency} {config.interval}{within}; its configure_optimizers must return "
+                    f"{config.frequency} {config.interval}; its configure_optimizers must return "
                     '{"scheduler": ..., "interval": "step"}'
                 )
             config.interval = "step"
@@ -354,43 +351,18 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def check_logits(module: torch.nn.Module, facts: Facts) -> None:
-    """Check that a network accepts the samples and returns one logit per class.
+def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> None:
+    """Check that a task can learn from data with these facts, by a batch of zeros.
 
-    Nothing is checked for texts, or for data whose sample shape or number of classes is unknown.
+    The network must return one logit per class. Nothing is tried if the facts have no sample shape or no number of outputs.
 
-    Raises:
-        UserError: The output has another shape, or the network raises an error.
-    """
-    if facts.input_shape is None or facts.num_classes is None or facts.vocabulary is not None:
-        return
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    samples = torch.zeros(2, *facts.input_shape, device=device)
-    module.eval()  # draw no random numbers, and leave running means unchanged
-    with torch.no_grad(), user_errors(f"model, given samples of shape {tuple(samples.shape)}"):
-        try:
-            logits_NK = module(samples)
-        except NotImplementedError:
-            if device.type == "meta":  # not supported on the meta device: checked again when the run starts
-                return
-            raise
-    module.train()
-    expected = (2, facts.num_classes)
-    found = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
-    if found != expected:
-        raise UserError(
-            f"model: returns {found} for samples of shape {tuple(samples.shape)}; must be logits of shape "
-            f"{expected}, one per class"
-        )
-
-
-def check_step(module: Task, facts: Facts) -> None:
-    """Check that a task can learn from data with these facts, by a step on a batch of zeros.
-
-    The step is skipped if the facts have no sample shape or no number of outputs.
+    Args:
+        module: The task.
+        facts: Facts of the data.
+        with_targets: Whether batches are samples and targets, so that the task's step can be tried, too.
 
     Raises:
-        UserError: The targets are of another kind, or the step fails.
+        UserError: The targets are of another kind, the output has another shape, or the code raises an error.
     """
     if module.kind in ("classes", "values", "text") and facts.kind not in ("", module.kind):
         raise UserError(
@@ -407,11 +379,23 @@ def check_step(module: Task, facts: Facts) -> None:
         targets = (
             inputs if is_text else inputs.new_zeros(2, *([] if facts.num_outputs == 1 else [facts.num_outputs]))
         )
-    what = f"task, given samples of shape {tuple(inputs.shape)} and targets of shape {tuple(targets.shape)}"
+    given = f"given samples of shape {tuple(inputs.shape)}"
     module.eval()  # draw no random numbers, and leave running means unchanged
     eager = torch.compiler.set_stance("force_eager")  # don't compile for this batch of two
-    with torch.no_grad(), eager, user_errors(what), contextlib.suppress(NotImplementedError):
-        module.step((inputs, targets))
+    # What the meta device does not support is checked again when the run starts.
+    with torch.no_grad(), eager, contextlib.suppress(NotImplementedError):
+        if module.kind == facts.kind == "classes" and not is_text:
+            with user_errors(f"model, {given}"):
+                logits_NK = module.network(inputs)
+            found = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
+            if found != (expected := (2, facts.num_classes)):
+                raise UserError(
+                    f"model: returns {found} for samples of shape {tuple(inputs.shape)}; must be logits of shape "
+                    f"{expected}, one per class"
+                )
+        if with_targets:
+            with user_errors(f"task, {given} and targets of shape {tuple(targets.shape)}"):
+                module.step((inputs, targets))
     module.train()
 
 
@@ -434,8 +418,8 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             f"task: {type(module).__name__} defines {' and '.join(own)}, which {type(data).__name__} would "
             "replace; set data=module to use those of the task"
         )
-    if isinstance(module, Task) and divides_batches(data):  # batches of such data are samples and targets
-        check_step(module, facts_of(data))
+    if isinstance(module, Task):
+        check_step(module, facts_of(data), with_targets=divides_batches(data))
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
@@ -492,8 +476,6 @@ def task_module(
         raise UserError(
             f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: torch.nn.NLLLoss}}"
         )
-    if isinstance(module, Task) and module.kind == facts.kind == "classes":
-        check_logits(module.network, facts)
     if cfg.get("compile") and "network" in offered:
         offered["network"].compile()  # in place: the keys in checkpoints stay the same
     return module
@@ -505,13 +487,12 @@ def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
     A `Task` takes all that it names. Any other module may use these names for settings of its own: it takes those
     that neither its signature nor the configuration gives a value.
     """
-    objects = {"network", "optimizer", "scheduler"}
-    offered = {*facts.by_name, *objects}
+    offered = {*facts.by_name, "network", "optimizer", "scheduler"}
     callee = target(cfg.task, "task")
     if inspect.isclass(callee) and issubclass(callee, Task):
         return offered & argument_names(callee)
     given = {str(name) for name in cfg.task if not OmegaConf.is_missing(cfg.task, name)}
-    return (offered & open_arguments(callee, objects)) - given
+    return (offered & open_arguments(callee)) - given
 
 
 def _is_part(node: Any) -> bool:

@@ -17,10 +17,6 @@ from leyden.config.errors import UserError
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
 
 
-class RefusedForkError(UserError):
-    """Error in a fork's settings that is found only after Lightning has restored the optimizers."""
-
-
 class Hyperparameters(L.Callback):
     """Saves in each checkpoint the hyperparameters that optimizers and schedules had before the first step.
 
@@ -33,8 +29,7 @@ class Hyperparameters(L.Callback):
         is_fork: Whether the run is a fork.
 
     Raises:
-        UserError: The optimizer's class has changed, or the schedule follows a metric, whose values would have been
-            different.
+        UserError: The optimizer's class has changed.
     """
 
     state_key = "Hyperparameters"  # fixed key in the checkpoint, independent of the class name
@@ -77,16 +72,16 @@ class Hyperparameters(L.Callback):
                 buffer.copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
-            raise RefusedForkError(
-                "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer; keep them, "
-                "or load only the weights by init_from"
+            raise UserError(
+                "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer; "
+                "init_from loads only the weights"
             )
         # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
         reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
         pairs = zip(trainer.optimizers, self._restored["optimizers"], self._configured["optimizers"], strict=True)
         for optimizer, restored, configured in pairs:
             if restored["class"] != configured["class"]:
-                raise RefusedForkError(
+                raise UserError(
                     f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is different; "
                     "init_from loads only the weights"
                 )

@@ -7,7 +7,6 @@ disk are one line, and any other error shows its traceback.
 import contextlib
 import errno
 import os
-import select
 import signal
 import sys
 import sysconfig
@@ -78,7 +77,8 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
         print("Interrupted.", file=sys.stderr)
         leave(Exit.INTERRUPTED)
     except Exception as error:
-        if isinstance(error, BrokenPipeError) and _lost_its_reader():
+        if isinstance(error, BrokenPipeError):  # the reader of stdout has left, as `head` does
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
             leave(Exit.NO_READER)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or sys.gettrace():
             raise
@@ -90,18 +90,6 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
             leave(Exit.MISTAKE)
         print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
         leave(Exit.BUG)
-
-
-def _lost_its_reader() -> bool:
-    """Return whether the reader of stdout has left, as `head` does; it was not another pipe that broke."""
-    if not hasattr(select, "poll"):  # Windows
-        return False
-    stdout = select.poll()
-    stdout.register(sys.stdout.fileno(), select.POLLOUT)
-    if not any(event & (select.POLLERR | select.POLLHUP) for _, event in stdout.poll(0)):
-        return False
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
-    return True
 
 
 def require_project() -> None:
@@ -119,10 +107,13 @@ def require_project() -> None:
 def is_mistake(error: BaseException) -> bool:
     """Return whether an error that ends a command or a run needs no traceback.
 
-    It is a mistake of the user, a value that is not finite, memory that is used up, or a disk that is full.
+    It is a mistake of the user, also one that Lightning finds, a value that is not finite, memory that is used up, or a
+    disk that is full.
     """
-    torch = sys.modules.get("torch")  # its errors can't occur before it is imported
+    # Errors of these libraries can't occur before they are imported.
+    torch, lightning = sys.modules.get("torch"), sys.modules.get("lightning.fabric.utilities.exceptions")
     kinds = (UserError, FloatingPointError, MemoryError, *((torch.OutOfMemoryError,) if torch else ()))
+    kinds += (lightning.MisconfigurationException,) if lightning else ()
     return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in _DISK_ERRNOS)
 
 

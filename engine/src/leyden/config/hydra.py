@@ -5,11 +5,10 @@ end the process in ways of its own.
 """
 
 import contextlib
-import functools
 import logging
 import string
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,6 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
-from hydra.plugins.completion_plugin import CompletionPlugin
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -26,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF
 from leyden.config.schema import register_resolvers
-from leyden.config.values import flatten, targets
+from leyden.config.values import targets
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
 # Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
@@ -141,20 +139,6 @@ def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
     return OmegaConf.to_yaml(shown, resolve=resolve)
 
 
-def complete(config_name: str, shell: str) -> None:
-    """Print the completions of the command line that a shell asks for by its environment variables.
-
-    Raises:
-        UserError: Hydra has no completion for this shell.
-    """
-    loader = GlobalHydra.instance().config_loader()
-    plugins = [plugin(loader) for plugin in Plugins.instance().discover(CompletionPlugin)]  # type: ignore[call-arg]
-    found = {each.provides(): each for each in plugins}  # type: ignore[attr-defined]
-    if shell not in found:
-        raise UserError(f"query={shell}: must be one of {', '.join(sorted(found))}")
-    found[shell].query(config_name=config_name)  # type: ignore[attr-defined]
-
-
 def task_overrides(hydra_cfg: Any) -> list[str]:
     """Return a command's overrides of the configuration, as given.
 
@@ -164,40 +148,3 @@ def task_overrides(hydra_cfg: Any) -> list[str]:
         hydra_cfg: The node `hydra` of the configuration.
     """
     return list(OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False))  # type: ignore[arg-type]
-
-
-def default_value(cfg: DictConfig, groups: Mapping[str, str | None], key: str) -> Any:
-    """Return the default value of a key in `conf/` for these group choices; interpolations are resolved with `cfg`.
-
-    Args:
-        cfg: A composed training configuration.
-        groups: The choice for each config group, as in Hydra's `runtime.choices`.
-        key: Dotted key, as returned by `flatten`.
-
-    Raises:
-        KeyError: There is no such key.
-    """
-    chosen = {group: name for group, name in groups.items() if name is not None and not group.startswith("hydra/")}
-    _, known = _composed(())
-    overrides = [f"{group}={name}" for group, name in chosen.items() if group in known]
-    _, known = _composed(tuple(overrides))
-    # A group that is still unknown was added on the command line.
-    overrides += [f"+{group}={name}" for group, name in chosen.items() if group not in known]
-    values, _ = _composed(tuple(overrides))
-    here = cfg.copy()
-    OmegaConf.update(here, key, values[key], force_add=True)
-    return dict(flatten(OmegaConf.to_container(here, resolve=True)))[key]
-
-
-def composed_values(groups: Sequence[str]) -> dict[str, Any]:
-    """Return the flat configuration that these group choices compose to, with interpolations unresolved."""
-    return _composed(tuple(groups))[0]
-
-
-@functools.cache  # slow, and called for each key that an older run lacks
-def _composed(overrides: tuple[str, ...]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the flat, unresolved configuration for these overrides, and the choice for each config group."""
-    with initialized():  # by a command, not by a sweep's job
-        composed = hydra.compose("train", overrides=list(overrides), return_hydra_config=True)
-    choices: Any = OmegaConf.to_container(composed.hydra.runtime.choices)
-    return dict(flatten(OmegaConf.to_container(composed))), choices

@@ -1,7 +1,5 @@
 """The project that a command is started in, and the library's own folder."""
 
-import functools
-import importlib.util
 import os
 import sys
 from collections.abc import Iterator
@@ -120,19 +118,3 @@ def own_packages(folder: str = "") -> list[str]:
     """
     packages = sorted(path.parent for path in SRC.glob("*/__init__.py") if path.parent.name not in NOT_OWN)
     return [package.name for package in packages if (package / folder).is_dir()]
-
-
-@functools.cache  # thousands of runs name the same few targets
-def current_target(target: str) -> str:
-    """Return a `_target_` with the current name of the project's package, in case it was renamed.
-
-    A package counts as renamed if it can't be found and one of the project's own packages has the same module.
-
-    Args:
-        target: Dotted name, such as `mine.models.mlp.MLP`.
-    """
-    package, _, rest = target.partition(".")
-    if not package.isidentifier() or package in sys.modules or importlib.util.find_spec(package):
-        return target
-    module = rest.rpartition(".")[0].replace(".", "/")
-    return next((f"{own}.{rest}" for own in own_packages() if (SRC / own / f"{module}.py").exists()), target)

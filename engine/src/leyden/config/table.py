@@ -5,17 +5,15 @@ A column is a key of the rows. A key that a row lacks is an empty cell, and None
 
 import csv
 import io
-import itertools
 import json
 import math
 import shutil
 import sys
-import textwrap
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from rich.cells import cell_len, chop_cells, set_cell_size
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console
 from rich.text import Text
 
@@ -51,19 +49,17 @@ def print_table(
     *,
     names: Mapping[str, str] | None = None,
     header: bool = True,
-    cut: bool = False,
 ) -> None:
-    """Print a table, as wide as the terminal at most; in a pipe or file no line is shortened.
+    """Print a table; long cells lose their middle on a terminal, so that each row is one line, but not in a pipe or file.
 
     Args:
         rows: The rows.
         columns: The columns in order; None for all keys of the rows.
         names: Names of the columns that are not shown by their keys.
         header: Whether the first line has the names.
-        cut: Whether long cells lose their middle, so that each row is one line; otherwise they are wrapped.
     """
     width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-    print("\n".join(table_lines(rows, columns, names=names, header=header, cut=cut, width=width)))
+    print("\n".join(table_lines(rows, columns, names=names, header=header, width=width)))
 
 
 def table_lines(
@@ -72,7 +68,6 @@ def table_lines(
     *,
     names: Mapping[str, str] | None = None,
     header: bool = True,
-    cut: bool = False,
     width: int | None = None,
 ) -> list[str]:
     """Return a table's lines without control characters; rich's tables take seconds for thousands of rows.
@@ -82,7 +77,6 @@ def table_lines(
         columns: As in `print_table`.
         names: As in `print_table`.
         header: As in `print_table`.
-        cut: As in `print_table`.
         width: Number of characters that a line may have; None for any.
 
     Example:
@@ -98,12 +92,7 @@ def table_lines(
         ]
     if width is not None:
         limit = _limit([max(map(_width, column), default=0) for column in texts], width)
-        fit = _shorten if cut else _wrap
-        texts = [[text if _width(text) <= limit else fit(text, limit) for text in column] for column in texts]
-        if not cut:
-            texts = [
-                [*column] for column in zip(*itertools.chain(*map(_split, zip(*texts, strict=True))), strict=True)
-            ]
+        texts = [[text if _width(text) <= limit else _shorten(text, limit) for text in column] for column in texts]
     padded = [_padded(column, right=right) for column, right in zip(texts, are_whole, strict=True)]
     return [(" " * GAP).join(cells).rstrip() for cells in zip(*padded, strict=True)]
 
@@ -137,17 +126,6 @@ def _shorten(text: str, width: int) -> str:
     return f"{set_cell_size(text, begin)}…{set_cell_size(text[::-1], width - 1 - begin)[::-1]}"
 
 
-def _wrap(text: str, width: int) -> str:
-    """Return a text with line breaks."""
-    lines = textwrap.wrap(text, width, break_on_hyphens=False) if text.isascii() else chop_cells(text, width)
-    return "\n".join(lines)
-
-
-def _split(cells: Sequence[str]) -> Iterator[Sequence[str]]:
-    """Yield the lines of a row whose cells may have line breaks."""
-    return itertools.zip_longest(*(cell.split("\n") for cell in cells), fillvalue="")
-
-
 def _padded(column: Sequence[str], *, right: bool) -> list[str]:
     """Return the cells of a column with spaces, after their texts or, of whole numbers, before."""
     widths = [*map(_width, column)]
@@ -169,13 +147,13 @@ def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str,
 
 
 def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None, *, header: bool = True) -> str:
-    r"""Return a CSV file for people: no cell is an escape sequence of a terminal, or a formula of a spreadsheet.
+    r"""Return a CSV file for people: no cell is an escape sequence of a terminal.
 
     Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.
 
     Example:
-        >>> csv_text([{"a": "=1+1", "b": -0.5, "c": "-x"}, {"a": [1, 2], "c": None}])
-        'a,b,c\r\n\'=1+1,-0.5,\'-x\r\n"[1, 2]",,null\r\n'
+        >>> csv_text([{"a": "x", "b": -0.5, "c": "y"}, {"a": [1, 2], "c": None}])
+        'a,b,c\r\nx,-0.5,y\r\n"[1, 2]",,null\r\n'
     """
     columns = _keys(rows) if columns is None else columns
     table = [[_csv_cell(row[key]) if key in row else "" for key in columns] for row in rows]
@@ -187,14 +165,7 @@ def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None, *, heade
 def _csv_cell(value: object) -> object:
     if isinstance(value, int | float):
         return value
-    text = "null" if value is None else without_escapes(str(value))
-    if not text.startswith(("=", "+", "-", "@", "\t", "\n")):
-        return text
-    try:
-        float(text)
-    except ValueError:
-        return f"'{text}"  # spreadsheets read what follows an apostrophe as text
-    return text
+    return "null" if value is None else without_escapes(str(value))
 
 
 def print_csv(rows: Sequence[Row], columns: Sequence[str] | None = None) -> None:

@@ -102,12 +102,7 @@ def relative_path(path: Path) -> Path:
 
 def python_command() -> str:
     """Return the shell command for this Python: `python`, `uv run python`, or a path such as `.venv/bin/python`."""
-    if "UV_RUN_RECURSION_DEPTH" in os.environ:  # inside `uv run`, whose PATH differs from the shell's
-        return "uv run python"
-    executable = Path(sys.executable)
-    if (found := shutil.which("python")) and Path(found).parent == executable.parent:
-        return "python"
-    return shlex.quote(str(relative_path(executable)))
+    return program_command(Path(sys.executable).name) or shlex.quote(sys.executable)
 
 
 def leyden_command(verb: str) -> str:

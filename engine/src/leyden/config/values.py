@@ -8,9 +8,6 @@ from omegaconf import DictConfig, OmegaConf
 Path = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
-MAX_VALUES, MAX_DEPTH, MAX_DIGITS = 10_000, 50, 40
-
-
 class Index(int):
     """A place in a list."""
 
@@ -94,24 +91,9 @@ def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]
 
 
 def is_plain(node: Any) -> bool:
-    """Return whether a configuration has only types that YAML and JSON share; others could evade checks.
-
-    YAML aliases can turn a small file into an endless configuration. So it may have at most `MAX_VALUES` values,
-    be nested at most `MAX_DEPTH` deep, and have integers of at most `MAX_DIGITS` digits.
-    """
-    remaining = [(node, 0)]
-    for _ in range(MAX_VALUES):
-        if not remaining:
-            return True
-        node, depth = remaining.pop()
-        if depth > MAX_DEPTH or (isinstance(node, int) and abs(node) >= 10**MAX_DIGITS):
-            return False
-        if isinstance(node, dict):
-            if not all(isinstance(key, str) for key in node):
-                return False
-            remaining += [(value, depth + 1) for value in node.values()]
-        elif isinstance(node, list):
-            remaining += [(value, depth + 1) for value in node]
-        elif not (node is None or isinstance(node, str | int | float)):
-            return False
-    return False
+    """Return whether a configuration has only types that YAML and JSON share."""
+    if isinstance(node, dict):
+        return all(isinstance(key, str) and is_plain(value) for key, value in node.items())
+    return (
+        node is None or isinstance(node, str | int | float) or (isinstance(node, list) and all(map(is_plain, node)))
+    )

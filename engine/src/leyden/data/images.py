@@ -16,7 +16,6 @@ from torch.nn.functional import interpolate
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
-from leyden.run.files import read_bytes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -117,7 +116,9 @@ def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            content = read_bytes(path)
+            if not path.is_file():
+                raise OSError("is not a file")
+            content = path.read_bytes()
             yield content, Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.

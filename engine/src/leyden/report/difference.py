@@ -89,13 +89,13 @@ def _code(run: Run) -> dict[str, Any]:
 
 def _commit(git: dict[str, Any]) -> dict[str, Any]:
     """Return a commit, and its uncommitted changes in short."""
-    texts = json.dumps([git.get("diff"), git.get("left_out"), git.get("repositories")])
+    texts = json.dumps([git.get("diff"), git.get("left_out")])
     changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
     return {"commit": git.get("sha"), "changes": changes}
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start, with the values of its libraries, flags and variables."""
+    """Return the host and machine of the last start, with the values of its flags and variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     return {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))}
 

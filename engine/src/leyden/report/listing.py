@@ -164,7 +164,7 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
             for row in rows
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
-        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted], cut=True)
+        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted])
         if shared:
             show(f"typed in all: {' '.join(word for word in rows[0]['typed'].split() if word in shared)}")
 

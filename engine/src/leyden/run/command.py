@@ -16,7 +16,6 @@ from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from leyden.config.errors import UserError, as_line, ending, require_project
 from leyden.config.hydra import (
-    complete,
     compose_command,
     composing,
     help_text,
@@ -26,18 +25,10 @@ from leyden.config.hydra import (
 )
 from leyden.config.paths import choices
 from leyden.config.terminal import quoted_override, warn
-from leyden.config.values import MAX_DEPTH
 from leyden.run.process import is_main_process
 
-# Hydra settings that conflict with run directories, each with its replacement.
-REPLACEMENTS = {
-    "hydra.run.dir": "run_dir names the run directory",
-    "hydra.sweep.dir": "sweep_name names the sweep, and outputs the folder of all sweeps",
-    "hydra.sweep.subdir": "each job of a sweep has a directory of its own",
-    "hydra.output_subdir": "the run directory has config.yaml and run.json",
-    "hydra.job.chdir": "a relative path is relative to where the command is started",
-    "hydra.mode": "-m makes a sweep",
-}
+# The keys of Hydra's that have an effect.
+OF_HYDRA = ("hydra.sweeper", "hydra.launcher", "hydra.help", "hydra.searchpath")
 
 
 def hydra_command(
@@ -79,11 +70,15 @@ def _run(
     sweep: Callable[[DictConfig, str], None] | None,
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
-    name, overrides = options.config_name, options.overrides
+    name = options.config_name
     with composing(options.config_dir, job_name=name):
-        if options.shell_completion:
-            complete(name, shell=" ".join(overrides).removeprefix("query="))
-            return
+        of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
+        if sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+            from leyden.run.fork import recorded_arguments  # late, as it imports much
+
+            sys.argv[1:] = recorded_arguments(sys.argv[1:])
+            options = _parse(name, sys.argv[1:], can_sweep=True)
+        overrides = options.overrides
         parsed = _check_overrides(overrides)
         try:
             cfg = compose_command(name, [*overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])])
@@ -129,9 +124,6 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--config-name", "-cn", default=name)
     parser.add_argument("--config-dir", "-cd", type=Path)
-    parser.add_argument("--shell-completion", "-sc", action="store_true")
-    if can_sweep:
-        sys.argv[1:] = argv = [_with_quoted_note(each) for each in argv]
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         bare = unknown[0].lstrip("-")
@@ -145,31 +137,17 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         raise UserError(f"-m: is for leyden train; {name} takes one run")
     if is_main_process():  # Lightning starts the other ranks with its own arguments
         _refuse(options)
-    of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
-    if can_sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
-        from leyden.run.fork import recorded_arguments  # late, as it imports much
-
-        sys.argv[1:] = recorded_arguments(argv, is_sweep=options.multirun)
-        options, _ = parser.parse_known_intermixed_args(sys.argv[1:])
     return options
-
-
-def _with_quoted_note(argument: str) -> str:
-    """Return an argument as it is; a note, which is free text, in the quotes that Hydra needs."""
-    key, _, text = argument.partition("=")
-    if key != "note" or re.fullmatch(r"[\w ./-]*|(['\"]).*\1", text):
-        return argument
-    from leyden.run.identity import hydra_value  # late, as it imports much
-
-    return f"note={hydra_value(text)}"
 
 
 def _refuse(options: argparse.Namespace) -> None:
     """Refuse overrides that Hydra would accept but Leyden does not support."""
     for text in options.overrides:
         key = text.partition("=")[0].lstrip("+~")
-        if replacement := REPLACEMENTS.get(key):
-            raise UserError(f"{key}: can't be set: {replacement}")
+        if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
+            raise UserError(
+                f"{key}: has no effect in Leyden; run_dir, sweep_name and outputs name the folders, and -m makes a sweep"
+            )
         if not options.multirun and key in ("sweep.seeds", "sweep.settings", "sweep.space"):
             raise UserError(f"{text}: is for a sweep, which needs -m")
 
@@ -185,36 +163,13 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
         key, has_value, value = text.partition("=")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{text}: holds bytes that are not UTF-8; rename the file or folder")
-        if has_value and not key.lstrip("+~").partition("@")[0]:
-            raise UserError(f"{text}: no key is before the =; must be KEY=VALUE, such as seed=1")
-        if value.lstrip().startswith("zip("):
-            raise UserError(f"{text}: write rows of values as sweep.settings=[{{KEY:VALUE,...}},...]")
         if has_value and value == "{}" and not key.startswith("+"):
             raise UserError(f"{text}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key")
-        if max(map(value.count, "([{")) > MAX_DEPTH:
-            raise UserError(f"{text[:40]}...: is nested too deeply")
         try:
-            override = parser.parse_override(text)
+            parsed.append(parser.parse_override(text))
         except HydraException as error:
             raise UserError(_explain_syntax(text, str(error))) from error
-        _check_choice(override, text)
-        parsed.append(override)
     return parsed
-
-
-def _check_choice(override: Override, text: str) -> None:
-    """Refuse a choice of a group that Hydra reads as a number or null."""
-    names = _choices(group := override.key_or_group)
-    if not names or override.is_delete() or override.is_sweep_override():
-        return
-    if not isinstance(override.value(), str | list | dict):
-        name = text.partition("=")[2]
-        if name in names:
-            raise UserError(
-                f"{text}: is read as a number or null; quote it: {quoted_override(group, name, quoted=True)}"
-            )
-        if override.value() is not None:
-            raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
 
 
 def _refuse_sweep(overrides: Sequence[Override]) -> None:
@@ -267,8 +222,6 @@ def _explain_syntax(override: str, found: str) -> str:
     key, has_value, value = override.partition("=")
     if not has_value:
         return f"{override}: must be key=value"
-    if value.startswith("~"):
-        return f"{override}: a shell expands ~ only at the beginning of a word; write {key}=$HOME{value[1:]}"
     strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value)))
     if strange:
         return f"{override}: {strange} must be quoted, in a shell as: {quoted_override(key, value)}"

@@ -19,13 +19,13 @@ import yaml
 from leyden.config.errors import Exit, UserError, is_mistake, leave
 from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
 from leyden.run import lock
-from leyden.run.files import damage, read_json, refuse_links, write_whole
+from leyden.run.files import damage, read_json, write_whole
 from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
-from leyden.run.provenance import changed_code, code_of, machine, origin
-from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record, with_current_targets
-from leyden.run.result import EVENT_FOLDERS, Failure, Result
+from leyden.run.provenance import changed_code, code_of, installed_versions, machine, origin
+from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
+from leyden.run.result import Failure, Result
 
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
@@ -51,7 +51,6 @@ class Run:
         self.directory = Path(directory).absolute()
         self.trust = trust
         self._checked: RunRecord | None = None
-        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
         """Check that the record was signed with this user's key, before anything that it names is used.
@@ -89,18 +88,7 @@ class Run:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The resolved configuration as plain values, with targets under the project package's current name.
-
-        `make rename` may have renamed the package since the run was made.
-
-        Raises:
-            UserError: The directory is not a run directory.
-        """
-        return self._current(self.record)
-
-    @property
-    def recorded(self) -> dict[str, Any]:
-        """The configuration exactly as recorded.
+        """The resolved configuration as plain values.
 
         Raises:
             UserError: The directory is not a run directory.
@@ -111,10 +99,6 @@ class Run:
         if record is None:
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         return record
-
-    def _current(self, record: RunRecord | None) -> dict[str, Any]:
-        config: dict[str, Any] = with_current_targets(self._required(record).config)
-        return config
 
     @property
     def result(self) -> Result | None:
@@ -163,14 +147,7 @@ class Run:
         Raises:
             UserError: `job.json` is damaged.
         """
-        path = self.directory / "job.json"
-        submission = read_json(path, {})
-        keys = {"scheduler", "job_id", "log"}
-        if submission and not (
-            isinstance(submission, dict) and all(type(submission.get(key)) is str for key in keys)
-        ):
-            raise UserError(f"{path}: is not a valid job; remove it")
-        return dict(submission)
+        return dict(read_json(self.directory / "job.json", {}))
 
     @submission.setter
     def submission(self, value: dict[str, str]) -> None:
@@ -252,7 +229,6 @@ class Run:
         """
         try:
             is_new = not lock.list_files(self.directory)
-            refuse_links(self.directory, *(self.directory / name for name in ("checkpoints", *EVENT_FOLDERS)))
         except OSError as error:
             raise UserError(f"{self.directory}: can't be read ({error.strerror})") from error
         if is_new:
@@ -262,10 +238,9 @@ class Run:
         there = self._own(self.record)
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        starts, config = there.starts if there else [], self._current(there)
-        overrides = [override for start in starts for override in start["overrides"]]
-        deleted = {override[1:].partition("=")[0] for override in overrides if override.startswith("~")}
-        if differences := identity.differences(config, deleted=deleted):
+        config = self._required(there).config
+        overrides = [override for start in self._required(there).starts for override in start["overrides"]]
+        if differences := identity.differences(config, overrides):
             is_scheduled = has_length(identity.config) and identity.is_longer_than(config)
             why = " (its learning rate schedule is made for that number: fork=DIR trains on)" * is_scheduled
             raise UserError(
@@ -302,15 +277,11 @@ class Run:
             before = self._own(self.record)
             starts = list(before.starts) if before else []
             if before and before.result:
-                self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
             config = identity.saved_config
-            if before:
-                config |= {
-                    key: before.config[key]
-                    for key in {*NOTES} - _new_keys(before.starts, overrides)
-                    if key in before.config
-                }
+            if before:  # a note stays until another one is typed
+                typed = set(map(key_of, overrides))
+                config |= {key: before.config[key] for key in NOTES if key in before.config and key not in typed}
             starts.append(origin(overrides, code=code_of(), **facts))
             self._write(RunRecord(config, starts))
 
@@ -321,7 +292,7 @@ class Run:
 
     def note(self, identity: RunIdentity, overrides: Sequence[str]) -> None:
         """Set a note or tags that are typed for a run that has finished."""
-        if new := {*NOTES} & _new_keys(self.starts, overrides):
+        if new := {*NOTES} & set(map(key_of, overrides)):
             self.annotate({key: identity.config.get(key) for key in new})
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
@@ -335,17 +306,6 @@ class Run:
             if (record := self.record) is None:
                 raise UserError(f"{self.directory}: {RECORD} is gone")
             self._write(replace(record, config={**record.config, **notes}))
-
-    def restore_result(self) -> bool:
-        """Undo `begin` for a run that had a result: restore its previous result and configuration.
-
-        Returns:
-            Whether the run had a result.
-        """
-        if self._previous is None:
-            return False
-        self._write(replace(self._previous, starts=[*self._previous.starts, *self.starts[-1:]]))
-        return True
 
     def end(self, result: Result) -> None:
         """Record the result, which marks the run as ended; only an error is recorded by any process, the first one."""
@@ -361,12 +321,6 @@ class Run:
         if record := self.record:
             starts = [*record.starts[:-1], {**record.starts[-1], "overrides": overrides}]
             replace(record, starts=starts).write(self.directory)
-
-
-def _new_keys(starts: Sequence[Mapping[str, Any]], overrides: Sequence[str]) -> set[str]:
-    """Return the keys of overrides that no start was typed with: a note is the last one that was typed."""
-    earlier = {each for start in starts for each in start["overrides"]}
-    return {key_of(each) for each in overrides if each not in earlier}
 
 
 def trained_on(run: Run) -> Mapping[str, str]:
@@ -448,38 +402,6 @@ def is_communication_error(error: BaseException, num_processes: int) -> bool:
     return False
 
 
-class Session:
-    """One launch of a run, called a start elsewhere; it ends by writing a result.
-
-    Args:
-        run: The run directory.
-        identity: Identity of the run.
-        before_end: Called with the result before it is written.
-    """
-
-    def __init__(self, run: Run, identity: RunIdentity, before_end: Callable[[Run, Result], None]) -> None:
-        self.run, self.identity, self.before_end = run, identity, before_end
-        self.previous_result = run.result
-
-    def end(self, result: Result) -> Result:
-        """Write the result with the objective's value, as the last file of the run, and return it."""
-        result = result.with_objective(self.identity.objective)
-        previous = self.previous_result
-        # If this start trained nothing (for example, it only tested), keep the times of the previous result: those
-        # in the checkpoint lack the last moments of the training.
-        if previous and previous.is_complete and previous.optimizer_steps == result.optimizer_steps:
-            names = ("epochs", "seconds", "samples_per_second")
-            result = replace(result, **{name: value for name in names if (value := getattr(previous, name))})
-        self.write(result)
-        return result
-
-    def write(self, result: Result) -> None:
-        """Call `before_end`, then write a result as it is; if the process is killed, the next start does both."""
-        check_held(self.run.directory)
-        self.before_end(self.run, result)
-        self.run.end(result)
-
-
 @contextlib.contextmanager
 def session(
     run: Run,
@@ -490,10 +412,10 @@ def session(
     before_end: Callable[[Run, Result], None],
     job: ThisJob = NO_JOB,
     **facts: Any,
-) -> Iterator[Session]:
-    """Begin a launch of a run; an error that ends it is recorded as its result.
+) -> Iterator[Callable[[Result], Result]]:
+    """Begin a launch of a run; yield a function that ends it with a result, whose objective gets its value.
 
-    If a run that had a result fails before it trains, its previous result is restored.
+    An error that ends it is recorded as its result.
 
     Args:
         run: The run directory, locked by this process.
@@ -508,12 +430,21 @@ def session(
         UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
-    begun, here = Session(run, identity, before_end), machine(position().num_processes)
-    if is_main_process() and (changed := _changes_of_machine(run.starts, here)):
+
+    def end(result: Result) -> Result:
+        """Write the result as the run's last file; if the process is killed before, the next start does it."""
+        valued = result.with_objective(identity.objective)
+        check_held(run.directory)
+        before_end(run, valued)
+        run.end(valued)
+        return valued
+
+    here = machine(position().num_processes)
+    if is_main_process() and (changed := _changes_here(run.starts, here)):
         warn(f"{run.directory}: {changed}; the last bits may differ from those of the start before")
     run.begin(identity, overrides, machine=here, job=job.id, **facts)
     try:
-        yield begun
+        yield end
     except Exception as error:
         is_lost = is_communication_error(error, position().num_processes)
         if is_lost:
@@ -526,7 +457,11 @@ def session(
                 leave(Exit.REQUEUED, error)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
-            _fail(begun, Failure.of(error), position(), job.restarts)
+            progress = {"epochs": position().epochs, "num_steps": position().num_steps, "requeues": job.restarts}
+            try:
+                end(Result.failed(identity.objective, Failure.of(error), **progress))
+            except (OSError, UserError) as second:
+                warn(f"the failure can't be recorded: {second}")
         if mistaken:
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
@@ -545,13 +480,18 @@ def session(
         leave(codes.get(code, code))
 
 
-def _changes_of_machine(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
-    """Return what changes bits and is another than at the last start that recorded its machine, in words."""
-    before = next((found for start in reversed(starts) if isinstance(found := start.get("machine"), dict)), here)
-    keys = ("cpu", "capability", "threads", "gpus")
-    return ", ".join(
-        f"{key} {here[key]}, was {before[key]}" for key in keys if before.get(key, here[key]) != here[key]
+def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
+    """Return what changes bits and is another than at the last start that recorded it, in words."""
+    there, versions = (
+        next((found for start in reversed(starts) if isinstance(found := start.get(key), dict)), {})
+        for key in ("machine", "versions")
     )
+    here = {**here, **installed_versions()}
+    names = ("cpu", "capability", "threads", "gpus", "torch", "lightning", "numpy")
+    before = {
+        name: each for name, each in {**there, **versions}.items() if name in names and each != here.get(name)
+    }
+    return ", ".join(f"{name} {here.get(name)}, was {each}" for name, each in before.items())
 
 
 def wait_for_result(run: Run) -> Result | None:
@@ -563,14 +503,3 @@ def wait_for_result(run: Run) -> Result | None:
                 return result
         time.sleep(0.1)
     return None
-
-
-def _fail(begun: Session, failure: Failure, position: Position, restarts: int) -> None:
-    """Write the result of a failed run, or restore the previous result if nothing was trained."""
-    progress = {"epochs": position.epochs, "num_steps": position.num_steps, "requeues": restarts}
-    result = Result.failed(begun.identity.objective, failure, **progress)
-    try:
-        if position.has_trained or not begun.run.restore_result():
-            begun.write(result)
-    except (OSError, UserError) as second:
-        warn(f"the failure can't be recorded: {second}")

@@ -1,8 +1,6 @@
 """The list of test evaluations, in chronological order, and how several processes append to such a list."""
 
 import csv
-import errno
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +10,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import one_line
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import MAX_BYTES, read_bytes, write_csv
+from leyden.run.files import read_end, write_csv
 from leyden.run.provenance import now
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
@@ -28,14 +26,13 @@ def read_rows(path: Path) -> list[list[str]]:
         OSError: The file can't be read.
     """
     try:
-        text = read_bytes(path).decode(errors="replace").replace("\0", "\ufffd")
+        text = read_end(path, None).replace("\0", "\ufffd")
     except FileNotFoundError:
         return []
-    old_limit = csv.field_size_limit(MAX_BYTES)  # a damaged line can look like one long field
-    try:
-        return [row for row in csv.reader(io.StringIO(text, newline="")) if row and row[0] != "time"]
-    finally:
-        csv.field_size_limit(old_limit)
+    rows = (
+        row for line in text.splitlines() for row in csv.reader([line])
+    )  # so that damage costs its own line alone
+    return [row for row in rows if row and row[0] != "time"]
 
 
 @contextmanager
@@ -47,8 +44,6 @@ def appending(
     Raises:
         OSError: The file can't be read or written.
     """
-    if path.is_symlink():  # in a folder of somebody else it may lead anywhere
-        raise OSError(errno.ELOOP, "is a link, which is not followed", str(path))
     with lock.hold(path.with_suffix(".lock")) as held:
         rows = read_rows(path)
 

@@ -2,16 +2,14 @@
 
 import functools
 import math
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import MISSING, DictConfig
 
 from leyden.config.checks import Objective, objective_of, prepare
-from leyden.config.hydra import default_value
 from leyden.config.values import differing, flatten
 
 # Keys that control a start of the program and are not part of a run's identity.
@@ -65,6 +63,16 @@ def key_of(override: str) -> str:
     return override.lstrip("+~").partition("=")[0]
 
 
+def path_of(override: str) -> str:
+    """Return the dotted key of an override, also of the choice of a file."""
+    return key_of(override).partition("@")[0].replace("/", ".")
+
+
+def is_set(key: str, keys: Collection[str]) -> bool:
+    """Return whether one of these dotted keys is the key, a part that contains it, or a part of it."""
+    return any(key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in keys)
+
+
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
     """Return the values of overrides by key, without launch options.
 
@@ -87,26 +95,25 @@ class RunIdentity:
 
     Args:
         config: Resolved configuration, as plain values.
-        default: Returns the default value of a key in `conf/`, for keys that an older run lacks.
+        overrides: The overrides that it was composed by.
     """
 
     config: dict[str, Any]
-    default: Callable[[str], Any]
+    overrides: Collection[str] = ()
 
     @classmethod
-    def of(cls, cfg: DictConfig, groups: Any, run_dir: Any = None) -> "RunIdentity":
+    def of(cls, cfg: DictConfig, overrides: Collection[str], run_dir: Any = None) -> "RunIdentity":
         """Create the identity from a composed configuration; check it, and make its paths absolute in place.
 
         Args:
             cfg: The configuration.
-            groups: The choice for each config group, as in Hydra's `runtime.choices`.
+            overrides: The overrides that it was composed by.
             run_dir: The run directory of a sweep's job; None to use `cfg.run_dir`.
 
         Raises:
             UserError: The configuration is wrong.
         """
-        config = prepare(cfg, run_dir)
-        return cls(config, functools.partial(default_value, cfg, dict(groups)))
+        return cls(prepare(cfg, run_dir), overrides)
 
     @property
     def saved_config(self) -> dict[str, Any]:
@@ -131,38 +138,29 @@ class RunIdentity:
         return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
 
     def differences(
-        self, there: dict[str, Any], *, defaults_count: bool = False, deleted: Collection[str] = ()
+        self, there: dict[str, Any], started_by: Collection[str] = (), *, all_keys: bool = False
     ) -> list[str]:
         """Return the differences from a stored configuration that make this another run.
 
-        A key that only this configuration has is ignored if it has its default value. More epochs are ignored as
+        A key that only this configuration has is ignored, since `conf/` may have got it since, unless an override that the
+        stored run was not started by sets it, or one that it was started by deletes it. More epochs are ignored as
         well, unless there is a learning rate schedule that is made for the original number of epochs.
 
         Args:
             there: The stored configuration.
-            defaults_count: Whether to report also default values of keys that only this configuration has.
-            deleted: Keys that the stored run's overrides deleted; their default values are reported, too.
+            started_by: The overrides of the stored run.
+            all_keys: Whether to report all keys that only this configuration has.
         """
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
         may_grow = not has_length(self.config) and self.is_longer_than(there)
+        typed = [each for each in self.overrides if each not in started_by]
+        typed += [each for each in started_by if each.startswith("~") and each not in self.overrides]
+        keys = [path_of(each) for each in typed]
         return [
             f"{key}: {a!r} there, {b!r} here"
             for key, (a, b) in differing(old, new).items()
-            if not (may_grow and key == "trainer.max_epochs")
-            and (
-                key in old
-                or defaults_count
-                or any(key == each or key.startswith(f"{each}.") for each in deleted)
-                or not self._is_default(key, b)
-            )
+            if not (may_grow and key == "trainer.max_epochs") and (key in old or all_keys or is_set(key, keys))
         ]
-
-    def _is_default(self, key: str, value: Any) -> bool:
-        """Return whether a key has its default value."""
-        try:
-            return repr(self.default(key)) == repr(value)
-        except (KeyError, HydraException):  # no such key, or `conf/` has changed while a job was queued
-            return False
 
 
 def hydra_value(value: Any) -> str:

@@ -29,7 +29,6 @@ from typing import Literal
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.run.files import read_bytes
 from leyden.run.process import JOB
 
 HEARTBEAT_S = 10.0
@@ -55,7 +54,6 @@ class Holder:
     began: str = ""  # when the process began, by the clock of its machine's kernel
     time: str = ""  # when it took the lock, for messages
     job: str = ""  # id of the cluster's job that it belongs to, empty without one
-    inode: int = 0  # of the lock's file; another number there means that the file is a copy
 
     @classmethod
     def of(cls, content: bytes) -> "Holder":
@@ -116,7 +114,7 @@ class Watch:
         is_alive = self.holder.is_alive()
         if is_alive is False or (self.ended_job and self.holder.job == self.ended_job):
             return "free"
-        if is_alive and self.holder.inode == content[0]:  # else it is a copy, which the holder does not touch
+        if is_alive:
             return "held"
         # Only the time between two looks counts, since a look takes long while the file system does not answer; and
         # this process may have been suspended between them.
@@ -145,13 +143,13 @@ class Lock:
     def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
         self.path, self.number, self.file, self._content = path, number, _file(path, number), content
         self.is_lost = False
-        self.pid, self._beaten_at, self._problem = os.getpid(), _clock(), ""
+        self.pid, self._beaten_at, self._problem = os.getpid(), time.monotonic(), ""
         _start_heartbeats()
         _ALIVE.add(self)
 
     def beat(self) -> None:
         """Touch the file, and note if another process has taken the lock over."""
-        now = _clock()
+        now = time.monotonic()
         try:
             self.is_lost |= max(_numbers(self.path)) > self.number
             if self._is_there():  # else another process, or run, may have a file of that name
@@ -178,14 +176,14 @@ class Lock:
         folder, is_there = self.path.parent, True
         with contextlib.suppress(OSError):
             is_there = self._is_there()
-        is_late = _clock() - self._beaten_at > STALE_S / 2
+        is_late = time.monotonic() - self._beaten_at > STALE_S / 2
         if is_late or not is_there:
             self.beat()
         if self.is_lost or (is_late and not is_there):  # the other one may have ended
             raise UserError(f"{folder}: was taken over by another process while this one was suspended")
         if not is_there:
             raise UserError(f"{folder}: was moved, deleted or replaced during the run, which can't continue")
-        if _clock() - self._beaten_at > STALE_S / 2:
+        if time.monotonic() - self._beaten_at > STALE_S / 2:
             raise UserError(
                 f"{folder}: another process may have taken over, since this one can't reach it ({self._problem})"
             )
@@ -358,7 +356,7 @@ def _read(file: Path) -> tuple[int, int, bytes] | None:
     """Return the inode number, the time and the content of a lock's file; None if it is gone."""
     try:
         status = file.stat()
-        return status.st_ino, status.st_mtime_ns, read_bytes(file, max_bytes=4096)
+        return status.st_ino, status.st_mtime_ns, file.read_bytes()
     except OSError as error:
         if error.errno in GONE:
             return None
@@ -383,7 +381,7 @@ def _create(watch: Watch) -> Lock | None:
     try:
         with os.fdopen(descriptor, "wb") as opened:
             inode = os.fstat(descriptor).st_ino
-            opened.write(content := _this_process(inode))
+            opened.write(content := _this_process())
         numbers = _numbers(path)
         # Otherwise this process was suspended since it looked, and others were faster; or a suspended holder goes on.
         if max(numbers) == number and not watch.has_changed():
@@ -397,11 +395,11 @@ def _create(watch: Watch) -> Lock | None:
     return taken
 
 
-def _this_process(inode: int) -> bytes:
+def _this_process() -> bytes:
     """Return the content of a lock's file."""
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     job = os.environ.get(JOB, "")
-    holder = Holder(os.getpid(), platform.node(), _machine(), _began(os.getpid()), now, job, inode)
+    holder = Holder(os.getpid(), platform.node(), _machine(), _began(os.getpid()), now, job)
     return json.dumps(asdict(holder)).encode() + b"\n"
 
 
@@ -426,10 +424,3 @@ def _began(pid: int) -> str:
     except OSError:
         return ""
     return "ended" if fields[0] in "ZX" else fields[19]
-
-
-def _clock() -> float:
-    """Return the time, in seconds, of a clock that does not stop while this machine is suspended."""
-    # On macOS, `time.monotonic` would stand still.
-    clock = getattr(time, "CLOCK_BOOTTIME", getattr(time, "CLOCK_MONOTONIC", None))
-    return time.monotonic() if clock is None else time.clock_gettime(clock)

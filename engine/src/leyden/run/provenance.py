@@ -50,6 +50,7 @@ def git(
 
 GIT_OF_COPY = "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
+STATUS_OPTIONS = ("--porcelain", "--untracked-files=normal", "--ignore-submodules=all")
 # Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
     "--binary",
@@ -84,8 +85,6 @@ VARIABLES = (
     "TORCH_BLAS_PREFER_CUBLASLT",
     "TORCH_COMPILE_DISABLE",
 )
-# Libraries below PyTorch, in the description of its build.
-LIBRARIES = {"mkl": r"Math Kernel Library Version (\S+)", "onednn": r"MKL-DNN v(\S+)", "openmp": r"OpenMP (\d+)"}
 
 
 def origin(
@@ -150,9 +149,8 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
     """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. `repositories` has the state of each
-    submodule, by path. Any other repository within this one is in `left_out`: git would execute what its configuration
-    names, and it may be a stranger's.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
+    submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
 
     Args:
         folder: A folder in the repository; None for the project's.
@@ -164,32 +162,22 @@ def state_of_code(folder: Path | None = None) -> dict[str, Any]:
         and isinstance(copied := read_json(folder / GIT_OF_COPY, None), dict)
     ):
         return copied
-    sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", "--porcelain", "--untracked-files=normal")
+    sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", *STATUS_OPTIONS)
     if sha is None or status is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     diff, left_out = _diff(folder) if status else ("", [])
-    submodules, others = _repositories_in(folder)
-    inner = {path: state_of_code(top / path) for top, path in submodules}
-    left_out += [*others, *(f"{path}/" for path, state in inner.items() if state["sha"] is None)]
-    dirty = diff != "" or bool(left_out) or any(state["dirty"] for state in inner.values())
-    found = {"sha": sha.strip(), "dirty": dirty, "diff": diff, "left_out": left_out}
-    return {**found, "repositories": inner} if inner else found
-
-
-def _repositories_in(folder: Path) -> tuple[list[tuple[Path, str]], list[str]]:
-    """Return a repository's submodules, each as the outer one's top folder and a path below it, and other repositories."""
-    top = Path((git(folder, "rev-parse", "--show-toplevel") or "").removesuffix("\n"))
-    staged = (git(top, "ls-files", "--stage", "-z") or "").split("\0")
-    paths = [each.partition("\t")[2] for each in staged if each.startswith("160000 ")]  # the mode of a submodule
-    others = (git(top, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    there = [(top, path) for path in paths if (top / path / ".git").exists() and not (top / path).is_symlink()]
-    return there, [each for each in others if each.endswith("/") and (top / each / ".git").exists()]
+    staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
+    left_out += [
+        each.partition("\t")[2] for each in staged if each.startswith("160000 ")
+    ]  # the mode of a submodule
+    return {"sha": sha.strip(), "dirty": diff != "" or bool(left_out), "diff": diff, "left_out": left_out}
 
 
 def _diff(folder: Path) -> tuple[str | None, list[str]]:
     """Return the diff of the uncommitted changes, None if it is too large, and the names of files left out."""
     listed = (git(folder, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
     new = [name for name in listed if name and (folder / name).is_file()]
+    others = [name for name in listed if name.endswith("/")]  # repositories
     sizes = {name: (folder / name).stat().st_size for name in new}
     small = [name for name in new if sizes[name] <= MAX_FILE_BYTES]
     if sum(sizes[name] for name in small) > MAX_DIFF_BYTES:
@@ -209,7 +197,7 @@ def _diff(folder: Path) -> tuple[str | None, list[str]]:
         ):
             return None, ["all changes"]
         diff = git(folder, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
-    left_out = sorted(set(new) - set(small))
+    left_out = sorted({*new, *others} - {*small})
     return (None, ["all changes"]) if diff is None or len(diff) > MAX_DIFF_BYTES else (diff, left_out)
 
 
@@ -221,7 +209,8 @@ def now() -> str:
 def machine(num_processes: int = 1) -> dict[str, Any]:
     """Return the processor, the GPUs, the threads of a process, and what else can change bits.
 
-    That is the CPU instruction set that PyTorch uses, the libraries below it, its flags, and environment variables.
+    That is the CPU instruction set that PyTorch uses, its flags, and environment variables; the versions of the libraries
+    below it are in those of its packages.
 
     Args:
         num_processes: Processes of the run, among which Lightning divides the cores unless `OMP_NUM_THREADS` is set.
@@ -239,25 +228,11 @@ def machine(num_processes: int = 1) -> dict[str, Any]:
         "gpus": [torch.cuda.get_device_name(number) for number in cuda],
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-    for name, read in (("libraries", _libraries), ("flags", _flags)):
-        # PyTorch raises for another cuDNN than it was built for, for example; a run that needs none must not end.
-        with contextlib.suppress(Exception):
-            found[name] = read()
+    with contextlib.suppress(
+        Exception
+    ):  # PyTorch raises for some that its build lacks; a run that needs none must not end
+        found["flags"] = _flags()
     return found
-
-
-def _libraries() -> dict[str, Any]:
-    """Return PyTorch's commit and the versions of the libraries below it."""
-    import torch
-
-    build, cudnn = torch.__config__.show(), torch.backends.cudnn
-    return {
-        "torch": torch.version.git_version,
-        "cuda": torch.version.cuda,
-        "hip": torch.version.hip,
-        "cudnn": cudnn.version() if torch.cuda.is_available() else None,  # type: ignore[no-untyped-call]
-        **{name: match[1] if (match := re.search(text, build)) else None for name, text in LIBRARIES.items()},
-    }
 
 
 def _flags() -> dict[str, Any]:
@@ -317,17 +292,12 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of files that hold something else here than in the last start that recorded some.
 
     Files that are not here are left out.
-
-    Args:
-        starts: The starts of an untrusted run directory.
     """
-    recorded = next(
-        (code for start in reversed(starts) if isinstance(code := start.get("code"), dict) and code), {}
-    )
-    names = [name for name in recorded if isinstance(name, str) and re.fullmatch(r"\w+(/\w+)*\.py", name)]
+    recorded: dict[str, str] = next((code for start in reversed(starts) if (code := start.get("code"))), {})
     imported = code_of()
     found = {
-        name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "") for name in names
+        name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "")
+        for name in recorded
     }
     here = {name: imported.get(name) or (path and _digest(path)) for name, path in found.items()}
     return [name for name, digest in here.items() if digest and digest != recorded[name]]

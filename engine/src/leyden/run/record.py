@@ -10,7 +10,6 @@ import functools
 import hashlib
 import hmac
 import json
-import operator
 import os
 import secrets
 from collections.abc import Mapping
@@ -19,27 +18,24 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
-from leyden.config.paths import current_target
 from leyden.config.terminal import warn
-from leyden.config.values import flatten, is_plain
-from leyden.run.files import read_bytes, read_text, write_whole
+from leyden.config.values import flatten
+from leyden.run.files import write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
 KEY = "LEYDEN_KEY"
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 MIN_CHARACTERS = 32  # of a key
-CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
+STARTS, SIGNATURE = ',\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
-MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 
 
 class Summary(NamedTuple):
     """The part of a record that reports read: all but the starts, which hold diffs and can be long.
 
     Args:
-        config: The resolved configuration by flat key, with targets under the project package's current name. Runs share
-            the values, which must not be changed.
+        config: The resolved configuration by flat key.
         result: The result; None if the run has not ended.
         overrides: Overrides of the first start.
         times: Time of each start, in ISO 8601.
@@ -75,8 +71,8 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
-        The starts come last, before the signature of all above it.
+        Each key at the root has a line of its own, and each root key of the configuration. The starts come last, before the
+        signature of all above it.
         """
         hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
         values = {
@@ -86,10 +82,8 @@ class RunRecord:
             "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
             "job": self.starts[-1].get("job") if self.starts else None,
         }
-        groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
-        others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
-        config = GAP.join(_lines(part) for part in (others, *groups) if part)
-        text = f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(self.starts)},\n"
+        config = f'"config": {{\n{_lines(self.config)}\n}}'
+        text = f"{{\n{_lines(values)},\n{config}{STARTS}{json.dumps(self.starts)},\n"
         write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
 
 
@@ -104,8 +98,8 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        text = read_bytes(directory / RECORD).decode()
-        content = json.loads(text, object_pairs_hook=_unique)
+        text = (directory / RECORD).read_bytes().decode()
+        content = json.loads(text)
         config = _checked(content.get("config") if isinstance(content, dict) else None)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
@@ -120,45 +114,24 @@ def read_record(directory: Path) -> RunRecord | None:
 def read_summary(directory: str) -> Summary | None:
     """Return the part of a run's record that reports read; None if there is no record. The content is untrusted.
 
-    Most settings of a run are those of another one, so each part of a configuration is parsed once for all runs.
-
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
     path = f"{directory}/{RECORD}"
     try:
-        root, _, rest = read_bytes(path, first_bytes=HEAD_BYTES).partition(CONFIG.encode())
-        settings, mark, _ = rest.partition(STARTS.encode())
-        try:
-            if not mark:
-                raise ValueError("its head has not all settings")
-            content = json.loads(root.decode()[:-1] + "}")
-            config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
-        except ValueError:  # longer, or formatted by another program
-            content = json.loads(read_bytes(path).decode())
-            config = _flat(content.get("config") if isinstance(content, dict) else None)
+        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of these
+            head, mark, _ = file.read(HEAD_BYTES).partition(STARTS.encode())
+        # Without the mark it is longer, or formatted by another program.
+        content = json.loads(head + b"}" if mark else Path(path).read_bytes())
+        config = _checked(content.get("config") if isinstance(content, dict) else None)
         overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
         if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
             raise ValueError("it has no overrides and times of starts")
-        return Summary(config, _result(content), overrides, times, data, job)
+        return Summary(dict(flatten(config)), _result(content), overrides, times, data, job)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
             return None
         raise _unreadable(directory, error) from error
-
-
-@functools.lru_cache(MAX_PARTS)
-def _part(text: str) -> dict[str, Any]:
-    """Return settings by flat key, from their lines in a record.
-
-    Raises:
-        ValueError: They are not those of settings.
-    """
-    return _flat(json.loads(f"{{{text}}}"))
-
-
-def _flat(config: Any) -> dict[str, Any]:
-    return dict(flatten(with_current_targets(_checked(config))))
 
 
 def _unreadable(directory: Path | str, error: Exception) -> UserError:
@@ -167,12 +140,12 @@ def _unreadable(directory: Path | str, error: Exception) -> UserError:
 
 
 def _checked(config: Any) -> dict[str, Any]:
-    """Return a configuration with only plain values, and a name that can be printed; others could evade checks.
+    """Return a configuration, whose name can be printed.
 
     Raises:
         ValueError: It is none.
     """
-    if not isinstance(config, dict) or not is_plain(config) or type(name := config.get("name", "")) is not str:
+    if not isinstance(config, dict) or type(name := config.get("name", "")) is not str:
         raise ValueError("it has no configuration")
     if not name.isprintable():  # it could forge lines in lists and terminals
         raise ValueError(f"its name is {name!r}")
@@ -189,13 +162,6 @@ def _is_start(start: Any) -> bool:
     return _are_texts(start.get("overrides")) and isinstance(start.get("time"), str)
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Return a JSON object; one with a key twice could show a report something else than what is used."""
-    if len(found := dict(pairs)) < len(pairs):
-        raise ValueError("it has a key twice")
-    return found
-
-
 def _are_texts(values: Any) -> bool:
     return isinstance(values, list) and all(type(value) is str for value in values)
 
@@ -209,18 +175,6 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
     return {}
 
 
-def with_current_targets(node: Any) -> Any:
-    """Return a configuration with each `_target_` under the project package's current name."""
-    if isinstance(node, list):
-        return [with_current_targets(each) for each in node]
-    if not isinstance(node, dict):
-        return node
-    return {
-        key: current_target(value) if key == "_target_" and isinstance(value, str) else with_current_targets(value)
-        for key, value in node.items()
-    }
-
-
 @functools.cache
 def key() -> str:
     """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
@@ -232,7 +186,7 @@ def key() -> str:
         path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
         if not path.exists():
             _make_key(path)
-        return _long_enough(read_text(path).strip())
+        return _long_enough(path.read_text(encoding="utf-8").strip())
     except (OSError, ValueError, RuntimeError) as error:  # the last one where no home directory is known
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
         warn(

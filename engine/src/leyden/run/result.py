@@ -2,17 +2,15 @@
 
 import csv
 import re
-import typing
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from types import UnionType
 from typing import Any, BinaryIO
 
 from leyden.config.checks import Objective
 from leyden.config.errors import is_mistake, last_frame
-from leyden.run.files import read_bytes, write_csv
+from leyden.run.files import read_end, write_csv
 
 
 @dataclass(frozen=True)
@@ -138,49 +136,16 @@ class Result:
             ValueError: The content is not a valid result.
         """
         try:
-            values = {name: content[name] for name in FIELDS if name in content}
+            values = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
             for name, kind in (("objective", Objective), ("error", Failure)):
                 if values.get(name) is not None:
                     values[name] = kind(**values[name])
-            result = cls(**values)
-            is_valid = _is_valid(result)
-        except (TypeError, KeyError, ValueError) as wrong:
+            return cls(**values)
+        except (TypeError, KeyError) as wrong:
             raise ValueError("its result is not valid") from wrong
-        if not is_valid:
-            raise ValueError("its result is not valid")
-        return result
-
-
-def _classes(hint: Any) -> tuple[type, ...]:
-    """Return the classes of a type hint, without their parameters; a whole number is a float, too."""
-    hints = typing.get_args(hint) if isinstance(hint, UnionType) else (hint,)
-    classes = tuple(typing.get_origin(each) or each for each in hints)
-    return (*classes, int) if float in classes else classes
-
-
-FIELDS = {each.name: _classes(each.type) for each in fields(Result)}  # a newer version may have more
-
-
-def _is_valid(result: Result) -> bool:
-    """Return whether all fields have valid types, and a complete run has its time and objective values."""
-    values, aim = vars(result), result.objective
-    if not all(map(isinstance, map(values.get, FIELDS), FIELDS.values())):
-        return False
-    needed = [result.seconds, *([aim.value] if aim else [])]
-    numbers = [value for value in (*values.values(), *needed) if isinstance(value, int | float)]
-    return (
-        all(value is None or isinstance(value, int | float) for value in needed)
-        and (None not in needed or not result.is_complete)
-        # Numbers that can be printed and compared; NaN is one.
-        and all(type(value) is float or -(2**63) < value < 2**63 for value in (*numbers, *result.metrics.values()))
-        and all(isinstance(names, list) and {*names} <= {*result.metrics} for names in result.stages.values())
-        and (not aim or (isinstance(aim.metric, str) and aim.mode in ("min", "max")))
-        and (not result.error or all(isinstance(text, str) for text in vars(result.error).values()))
-    )
 
 
 HEADER = ["step", "metric", "value"]
-MAX_BYTES = 2**28  # of `metrics.csv`, some million points
 
 
 def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
@@ -194,7 +159,7 @@ def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str
         last_bytes: Read at most this many bytes, from the end of the file; None to read all.
     """
     try:
-        text = read_bytes(path, max_bytes=MAX_BYTES, last_bytes=last_bytes).decode(errors="replace")
+        text = read_end(path, last_bytes)
     except OSError:
         return
     for line in text.split("\n")[:-1]:  # a line without its line feed is incomplete
@@ -235,7 +200,6 @@ STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", 
 # Folders in a run directory with TensorBoard's event files: one for each stage, and one for the metrics of the best epoch.
 STAGES = ("train", "val", "test")
 BEST = "best"
-EVENT_FOLDERS = (*STAGES, BEST)
 # First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
 CHARTS, STEPS = "charts", "steps"
 

@@ -3,7 +3,6 @@
 Their texts are in `templates/`.
 """
 
-import ast
 import keyword
 import os
 import re
@@ -56,12 +55,9 @@ def write_part(kind: str, module: str) -> None:
         ROOT / path.format(folder=folder, module=module): _filled(template, names)
         for path, template in PARTS[kind].items()
     }
-    for path, text in files.items():
-        if path.suffix == ".py" and (used := {name, module} & _used_names(text)):
-            raise UserError(f"{kind}={module}: the file uses the name {min(used)} itself; choose another name")
+    for path in files:
         if os.path.lexists(path):
             raise UserError(f"{kind}={module}: {path.relative_to(ROOT)} exists; choose another name")
-        _refuse_links(path, ROOT)
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".py" and not os.path.lexists(package := path.with_name("__init__.py")):
@@ -75,31 +71,6 @@ def write_part(kind: str, module: str) -> None:
 
 def _filled(template: str, names: Mapping[str, str]) -> str:
     return Template((TEMPLATES / template).read_text(encoding="utf-8")).substitute(names)
-
-
-def _used_names(text: str) -> set[str]:
-    """Return the names that the code of a module uses: what it imports, from where, and all other names."""
-    used = set()
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            names = [name for alias in node.names for name in (alias.name, alias.asname)]
-            used |= {name.partition(".")[0] for name in (*names, getattr(node, "module", None)) if name}
-        elif isinstance(node, ast.Name):
-            used.add(node.id)
-    return used
-
-
-def _refuse_links(path: Path, project: Path) -> None:
-    """Check that a project's file can be written in its folder, and not elsewhere through a link.
-
-    Raises:
-        UserError: A folder above it, below the project, is a link or no folder.
-    """
-    for folder in path.parents:
-        if folder == project:
-            return
-        if os.path.lexists(folder) and (folder.is_symlink() or not folder.is_dir()):
-            raise UserError(f"{folder}: must be a folder, and no link; move away what has this name")
 
 
 def write_train_config(project: Path, task: str, data: str) -> None:
@@ -122,7 +93,6 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     if data != "module":
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"
     path = project / "conf" / "train.yaml"
-    _refuse_links(path, project)
     if os.path.lexists(path):
         raise UserError(f"{path}: must be a file; move away what has this name")
     path.parent.mkdir(exist_ok=True)

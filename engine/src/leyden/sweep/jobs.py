@@ -25,7 +25,6 @@ from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.files import read_json
-from leyden.run.fork import inherit_settings, with_parent
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
 from leyden.scheduler.slurm import job_id, num_restarts
@@ -236,8 +235,6 @@ class Job:
         composed = self.composer.compose(self.arguments)
         with open_dict(composed):
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
-        if composed.fork is not None:
-            inherit_settings(composed, self.overrides, self.run.directory)
         return composed
 
     def release(self) -> None:
@@ -278,7 +275,7 @@ class Job:
         Raises:
             UserError: The configuration is wrong.
         """
-        return RunIdentity.of(self.task_config, self.config.hydra.runtime.choices, self.run.directory)
+        return RunIdentity.of(self.task_config, self.overrides, self.run.directory)
 
 
 def new_jobs(
@@ -298,9 +295,7 @@ def new_jobs(
             Run(directory / name, trust=bool(composer.config.get("trust"))),
             directory / "logs" / f"{name}.log",
         )
-        overrides = with_parent(typed, run.directory)
-        of_hydra = [text for text in arguments if text not in typed]
-        jobs.append(Job(composer, number, [*overrides, *of_hydra], overrides, run, log))
+        jobs.append(Job(composer, number, arguments, typed, run, log))
     return jobs
 
 

@@ -87,8 +87,8 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
             raise UserError(f"{where}: {key}: must be a key of the configuration, such as optimizer.lr")
         if is_launch_option(bare) or bare.split(".")[0].split("/")[0] == "hydra":
             raise UserError(f"{where}: {bare}: is the same for all jobs of a sweep")
-        if bare == "fork":  # the parents' choices of files are read from the command line
-            raise UserError(f"{where}: fork: must be an override of its own, such as fork=outputs/a@3,outputs/b")
+        if bare == "fork":  # the parent's choices of files are read from the command line
+            raise UserError(f"{where}: fork: must be an override of its own, such as fork=outputs/a@3")
     return [f"{key}={override_text(value)}" for key, value in setting.items()]
 
 

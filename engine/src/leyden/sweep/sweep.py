@@ -20,7 +20,7 @@ from leyden.config.terminal import printable, quoted_override
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
-from leyden.run.files import read_json, refuse_links, write_whole
+from leyden.run.files import read_json, write_whole
 from leyden.run.identity import typed_overrides
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, sweep_directory
@@ -37,7 +37,6 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         UserError: The directory belongs to another sweep, or can't be written to.
     """
     path = directory / "sweep.json"
-    refuse_links(directory, directory / "logs", directory / "locks")
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
         with lock.hold(directory / "locks" / "claim"):  # of concurrent starts, the first one claims the directory

@@ -10,7 +10,7 @@ from torch import nn
 
 from leyden import assembly
 from leyden.config.errors import UserError
-from leyden.data.contract import Facts, has_split, num_samples, sizes_of
+from leyden.data.contract import has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.files import write_whole, writing
 from leyden.training.trained import Trained
@@ -24,8 +24,7 @@ def export(trained: Trained, path: Path) -> tuple[str, float]:
 
     The input is named `pixels` for images, shape (N, C, H, W), uint8, and `inputs` for other samples; the output is
     named `logits` for a classification, shape (N, K), and `outputs` for other tasks. The file's metadata have the names
-    of the classes, and what the input is. The ONNX outputs of all
-    samples of the test set, or without one of another split, are compared with the network's. No target is read, so this is
+    of the classes or targets, as JSON. The ONNX outputs of all samples of the test set, or without one of another split, are compared with the network's. No target is read, so this is
     no test evaluation.
 
     Returns:
@@ -59,8 +58,10 @@ def export(trained: Trained, path: Path) -> tuple[str, float]:
         )
         assert exported is not None
         model = exported.model_proto
-        for key, text in description(task.kind, facts, sample, names).items():
-            model.metadata_props.add(key=key, value=text)
+        lists = {"class_names": facts.class_names, "target_names": facts.target_names}
+        for key, names_of in lists.items():
+            if names_of:
+                model.metadata_props.add(key=key, value=json.dumps(names_of, ensure_ascii=False))
         content = model.SerializeToString()
         num = sizes_of(data).get(split) or num_samples(getattr(data, f"{split}_dataloader")())
         if not num:
@@ -76,28 +77,6 @@ def export(trained: Trained, path: Path) -> tuple[str, float]:
         with writing("output", path):
             write_whole(path, content)
         return f"{num} {split} samples", difference
-
-
-def description(kind: str, facts: Facts, sample: torch.Tensor, names: tuple[str, str]) -> dict[str, str]:
-    """Return the metadata of an ONNX file: what it takes and returns, and the names of its outputs as JSON lists.
-
-    Args:
-        kind: Kind of the task, as `Task.kind`.
-        facts: Facts of the data.
-        sample: Raw samples, shape (N, ...).
-        names: Names of the input and the output.
-    """
-    shape = ", ".join(["N", *map(str, sample.shape[1:])])
-    kind_of_number = str(sample.dtype).removeprefix("torch.")
-    values = " from 0 to 255" if sample.dtype == torch.uint8 else ""
-    scaled = "; the network normalizes them itself" if facts.mean is not None or facts.scale is not None else ""
-    found = {"input": f"{names[0]}: {kind_of_number}{values}, shape ({shape}){scaled}"}
-    if kind == "classes":
-        found["output"] = (
-            f"{names[1]}: shape (N, {facts.num_classes}), one per class; softmax makes probabilities of them"
-        )
-    lists = {"class_names": facts.class_names, "target_names": facts.target_names}
-    return {**found, **{key: json.dumps(each, ensure_ascii=False) for key, each in lists.items() if each}}
 
 
 def _compare(content: bytes, network: nn.Module, data: Any, split: str, num: int) -> tuple[int, float]:

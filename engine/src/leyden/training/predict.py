@@ -4,7 +4,6 @@ Shapes: N images or rows, C channels, H rows, W columns of an image; F columns, 
 """
 
 import functools
-import json
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,13 +15,12 @@ from rich.progress import Progress
 from torch import Tensor
 
 from leyden.config.errors import UserError
-from leyden.config.table import Terminal, csv_text, print_table
+from leyden.config.table import Terminal, csv_text, json_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.images import find_images, read_image
 from leyden.data.table import read_columns, to_inputs, values_of
-from leyden.exact.files import replacing
-from leyden.run.files import writing
+from leyden.run.files import write_whole, writing
 from leyden.tasks.task import Task
 from leyden.training.trained import Trained
 
@@ -173,35 +171,24 @@ def show_rows(rows: Iterable[Row], num: int, output: Path | None) -> None:
     Args:
         rows: The rows, which have the same keys.
         num: Number of the rows.
-        output: A .csv or .json file; None for none. It appears at its path after the last row.
+        output: A .csv or .json file; None for none.
 
     Raises:
         UserError: The file can't be written.
     """
-    shown: list[Row] = []
     console = Terminal(stderr=True)
+    found: list[Row] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
-        done = bar.add_task("rows", total=num)
-        for row in _written(output, rows) if output else rows:
-            shown += [row] * (len(shown) < MAX_SHOWN)
-            bar.advance(done)
+        for row in bar.track(rows, total=num):
+            found += [row] if output or len(found) < MAX_SHOWN else []
+    if output:
+        text = json_text(found) if output.suffix == ".json" else csv_text(found)
+        with writing("output", output):
+            write_whole(output, text.encode(errors="surrogateescape"))
+    shown = found[:MAX_SHOWN]
     names = [name for name in shown[0] if not name.startswith("p(")]
     print_table(
         [{name: each if isinstance(each := row[name], str) else f"{each:.6g}" for name in names} for row in shown]
     )
     if num > len(shown):
         show(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
-
-
-def _written(path: Path, rows: Iterable[Row]) -> Iterator[Row]:
-    """Yield the rows unchanged, and write them to a .csv or .json file."""
-    is_json = path.suffix == ".json"
-    with writing("output", path), replacing(path) as file:
-        for number, row in enumerate(rows):
-            if is_json:
-                text = ("[\n" if number == 0 else ",\n") + json.dumps(row, indent=2)
-            else:
-                text = csv_text([row], header=number == 0)
-            file.write(text.encode(errors="surrogateescape"))
-            yield row
-        file.write(b"\n]\n" if is_json else b"")

@@ -2,23 +2,20 @@
 
 import contextlib
 import shlex
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig
 
 from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.instantiate import import_targets
-from leyden.assembly.start_from import Fork, StartingPoint, reporting_restore_errors, starting_point
+from leyden.assembly.start_from import Fork, reporting_restore_errors, starting_point
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
-from leyden.callbacks.hyperparameters import RefusedForkError
 from leyden.callbacks.samples_seen import samples_per_batch
 from leyden.config.errors import Exit, UserError, leave, log_and_continue
 from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
@@ -32,7 +29,6 @@ from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
-from leyden.run.lock import list_files
 from leyden.run.process import is_main_process, num_processes
 from leyden.run.result import Result
 from leyden.scheduler.requeue import RequeueSignal, this_job
@@ -95,15 +91,9 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
 
 @contextlib.contextmanager
 def _explaining(build: Build, run: Run) -> Iterator[None]:
-    """Context that adds to an error what to type next: where memory is short, or a loss is not finite."""
+    """Context that adds to the error of a loss that is not finite what to type next."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        size, every = getattr(build.data, "batch_size", None), build.trainer.trainer.accumulate_grad_batches
-        if type(size) is not int or size < 2:
-            raise
-        keys = f"data.batch_size={size // 2} trainer.accumulate_grad_batches={2 * every}"
-        raise torch.OutOfMemoryError(f"{error} {keys} needs less memory for the same steps") from error
     except FloatingPointError as error:
         with log_and_continue("finding the batch"):
             error.args = ("; ".join([str(error), *_where_not_finite(build, run)]),)
@@ -174,12 +164,12 @@ def _start(
     if trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
         # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
         sys.argv += shlex.split(quoted_override("run_dir", run.directory))
-    with _removing_refused_fork(run, beginning), contextlib.ExitStack() as at_the_end:
+    with contextlib.ExitStack() as at_the_end:
         for logger in trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)
         # From here on, an error is recorded as the run's result.
-        begun = at_the_end.enter_context(
+        end = at_the_end.enter_context(
             session(
                 run,
                 identity,
@@ -199,7 +189,7 @@ def _start(
         result = fit(parts, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             _record_evaluation(cfg, run, trainer, result)
-        result = begun.end(result)
+        result = end(result)
     return result  # noqa: RET504 - after the loggers are closed
 
 
@@ -224,30 +214,9 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
 
 
 def _print_changes(fork: Fork, identity: RunIdentity) -> None:
-    found = identity.differences(fork.run.config, defaults_count=True)
+    found = identity.differences(fork.run.config, all_keys=True)
     changed = [each for each in found if not each.startswith("fork:")]
     print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
-
-
-@contextlib.contextmanager
-def _removing_refused_fork(run: Run, beginning: StartingPoint) -> Iterator[None]:
-    """Context that deletes a fork's files if the fork is refused when its optimizers are restored.
-
-    The lock, when released, removes the empty directory.
-
-    Args:
-        run: The run directory; all files of a new fork were written by this start.
-        beginning: Where the run starts from.
-    """
-    try:
-        yield
-    except UserError as error:
-        if not (isinstance(beginning, Fork) and isinstance(error.__cause__, RefusedForkError)):
-            raise
-        for name in list_files(run.directory) if is_main_process() else ():
-            path = run.directory / name
-            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        raise error.__cause__ from None
 
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:

@@ -4,9 +4,9 @@ import contextlib
 import functools
 import math
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning as L
 import torch
@@ -22,7 +22,6 @@ from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
-from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split
 from leyden.data.folder import FolderDataModule
@@ -32,8 +31,7 @@ from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.directory import Run, changed_names, trained_on
-from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
-from leyden.run.record import RECORD
+from leyden.run.evaluations import check_test_evaluations, count_text, record_test_evaluation
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
 from leyden.verdict.groups import LEVEL, MIN_VALUES
@@ -66,16 +64,11 @@ class Trained:
         The files that define its classes are imported, with the random numbers that they draw in the run.
         """
         self.run.check_owner()
-        config, where = self.run.config, f"{self.run.directory}/{RECORD}"
-        for key in ("model", "data", "task", "trainer"):
-            if not isinstance(config.get(key), dict):
-                raise UserError(f"{where}: {key} is missing")
-        if type(seed := config.get("seed")) is not int or seed < 0:
-            raise UserError(f"{where}: seed={seed}: must be a whole number, 0 or larger")
+        config = self.run.config
         parts = {key: config[key] for key in ("model", "task")}
         parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
         parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
-        cfg = OmegaConf.create({"name": config.get("name"), "seed": seed, **parts})
+        cfg = OmegaConf.create({"name": config.get("name"), "seed": config["seed"], **parts})
         import_targets(cfg)
         if self.data_root and "root" in cfg.data:
             cfg.data.root = self.data_root
@@ -173,8 +166,6 @@ class Trained:
         silence_lightning()
         is_on_cpu = (self.run.config.get("trainer") or {}).get("accelerator") == "cpu"
         chosen = accelerator or ("cpu" if is_on_cpu else "auto")
-        if chosen not in ACCELERATORS:
-            raise UserError(f"accelerator={chosen}: must be one of {', '.join(ACCELERATORS)}")
         options: Any = OmegaConf.to_container(self.cfg.trainer)
         options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
         cfg = OmegaConf.create({"trainer": options})
@@ -218,7 +209,35 @@ class Trained:
             )
 
 
-def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> tuple[dict[str, float], int | str]:
+class Evaluation(NamedTuple):
+    """An evaluation on the test set.
+
+    Args:
+        where: What was evaluated, in words.
+        metrics: The metrics; of several runs, a list each.
+        shown: The metrics as text; of several runs, their mean with the 95 % interval.
+        message: How many test evaluations the experiment has, or why this one was not recorded.
+        number: That number; None if this one was not recorded.
+    """
+
+    where: str
+    metrics: Mapping[str, float | list[float]]
+    shown: dict[str, str]
+    message: str
+    number: int | None
+
+
+def _recorded(
+    run: Run, outputs: str, checkpoint: str, means: dict[str, float], message: str, where: str | None = None
+) -> tuple[str, int | None]:
+    """Record a test evaluation, unless a message says why not; return the end of an `Evaluation`."""
+    if message:
+        return message, None
+    number = record_test_evaluation(outputs, run, checkpoint, means, where=where)
+    return count_text(str(run.config.get("name")), number), number
+
+
+def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> Evaluation:
     """Evaluate a checkpoint on the test set, and record the evaluation.
 
     An evaluation is not recorded if the run's `limit_test_batches` restricts it to a part of the test set.
@@ -228,15 +247,13 @@ def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> tupl
         outputs: Folder with the list of test evaluations.
         accelerator: Lightning's name of an accelerator; None for the run's.
 
-    Returns:
-        The metrics, and the number of the experiment's test evaluations, or a message why this one was not
-        recorded.
-
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
     metrics, message = trained.measure(outputs, accelerator)
-    return metrics, message or record_test_evaluation(outputs, trained.run, trained.path.stem, metrics)
+    shown = {name: metric_text(value) for name, value in metrics.items()}
+    counted = _recorded(trained.run, outputs, trained.path.stem, metrics, message)
+    return Evaluation(str(trained.path), metrics, shown, *counted)
 
 
 def evaluate_row(
@@ -248,7 +265,7 @@ def evaluate_row(
     data_root: str | None,
     accelerator: str | None,
     trust: bool = False,
-) -> tuple[str, Run, dict[str, list[float]], dict[str, str], int | str]:
+) -> Evaluation:
     """Evaluate all runs of a sweep's setting on the test set, and record this as one test evaluation.
 
     Args:
@@ -259,10 +276,6 @@ def evaluate_row(
         data_root: Folder of the data set; None for the folder used in training.
         accelerator: Lightning's name of an accelerator; None for the run's.
         trust: Whether the user trusts what the runs' records name, whoever wrote them.
-
-    Returns:
-        The setting in words, its first run, for each metric the values of its runs, and their mean with the 95 % interval
-        as text; and the number of the experiment's test evaluations, or a message why this one was not recorded.
 
     Raises:
         UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
@@ -281,10 +294,8 @@ def evaluate_row(
     where = f"{directory} row {number}{f' ({setting})' if row.choices else ''}, {len(runs)} of {num} runs"
     overlap = row.setting.overlap
     shown = {name: mean_text(values, overlap) for name, values in columns.items()}
-    if message := measured[0][1]:
-        return where, runs[0], columns, shown, message
     means = {name: statistics.fmean(values) for name, values in columns.items()}
-    return where, runs[0], columns, shown, record_test_evaluation(outputs, runs[0], checkpoint, means, where=where)
+    return Evaluation(where, columns, shown, *_recorded(runs[0], outputs, checkpoint, means, measured[0][1], where))
 
 
 def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
