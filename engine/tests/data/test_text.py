@@ -69,8 +69,7 @@ def test_bytes_have_a_vocabulary_of_256(root):
         ({"unit": "words"}, "unit=words: must be one of characters, bytes"),
         ({"test_size": 0}, "test_size=0: must be"),
         ({"context": 40}, "tokens are too few for windows of context=40"),
-        ({"file": "none.txt"}, "there is no none.txt"),
-        ({"file": "../t.txt"}, "must be the name of a file in root"),
+        ({"file": "none.txt"}, r"none.txt: can't be read \(No such file or directory\)"),
     ],
 )
 def test_what_is_wrong_is_named(root, changed, message):

@@ -49,18 +49,7 @@ def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -
     return _pixels(ImageOps.invert(image) if invert else image).contiguous()
 
 
-def upright_size(path: Path) -> tuple[int, int]:
-    """Return an image's rows and columns, from its header.
-
-    Raises:
-        UserError: The file is not an image, or can't be read.
-    """
-    with _opened(path) as (_, image):
-        is_turned = image.getexif().get(ExifTags.Base.Orientation, 1) > 4
-        return image.size if is_turned else (image.height, image.width)
-
-
-def read_center_crop(path: Path, input_shape: tuple[int, int, int], *, like: Path | None = None) -> Tensor:
+def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
     """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
 
     Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
@@ -69,13 +58,12 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int], *, like: Pat
     Args:
         path: A PNG, JPEG or WebP file.
         input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-        like: An image of this shape, if others are refused; None to crop and resize them.
 
     Returns:
         Pixels, shape (C, H, W), uint8.
 
     Raises:
-        UserError: The file is not an image, can't be read, or is refused.
+        UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
     with _opened(path) as (content, image):
@@ -84,8 +72,6 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int], *, like: Pat
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
         pixels_CHW = _pixels(_converted(image, channels, 0)) if decoded_CHW is None else decoded_CHW
     _, rows, columns = pixels_CHW.shape
-    if like:
-        refuse_size(path, (rows, columns), like, (height, width))
     scale = min(rows / height, columns / width)
     num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (rows - num_rows) // 2, (columns - num_columns) // 2
@@ -94,19 +80,6 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int], *, like: Pat
         return part_CHW.contiguous()
     # Four times as fast as Pillow's resize.
     return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
-
-
-def refuse_size(path: Path, size: tuple[int, int], like: Path, expected: tuple[int, int]) -> None:
-    """Check that an image has the size of another one.
-
-    Raises:
-        UserError: It has not.
-    """
-    if size != expected:
-        key = "data.image_size=[{},{}]".format(*expected)
-        raise UserError(
-            f"{path}: has {size[0]} x {size[1]} pixels, {like} has {expected[0]} x {expected[1]}; {key} crops and resizes each image"
-        )
 
 
 @contextlib.contextmanager
@@ -174,15 +147,10 @@ def find_images(images: Any) -> list[Path]:
     found = []
     for name in images if isinstance(images, list | tuple | ListConfig) else [images]:
         path = Path(str(name))
-        if path.is_dir():
-            inside = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if not inside:
-                raise UserError(f"images={path}: no {', '.join(SUFFIXES)} file in this folder")
-            found += inside
-        elif path.exists():
-            found.append(path)
-        else:
+        if not path.exists():
             raise UserError(f"images={path}: no such file or folder")
+        is_folder = path.is_dir()
+        found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if is_folder else [path]
     if not found:
-        raise UserError("images=[]: name a file, a folder, or a list of those")
+        raise UserError(f"images={images}: no {', '.join(SUFFIXES)} file")
     return found

@@ -21,7 +21,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.data.contract import DataModule
 from leyden.data.text import text_of
 from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
@@ -339,7 +338,7 @@ class Errors(OnClassEvaluation):
     def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
         """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
         indices = most_confident(evaluation)[: self.num_images]
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not callable(getattr(data, "inputs", None)):  # its samples are not tensors of one shape
             return
         images_NCHW = data.inputs(evaluation.split, indices).numpy()

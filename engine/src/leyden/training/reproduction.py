@@ -146,7 +146,7 @@ def _check_data(run: Run, data: dict[str, Any]) -> None:
     try:
         there = trained_on(run).items()
         changed = [name for name, recorded in there if (found := _digest(root / name)) and found != recorded]
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         raise UserError(f"data: {error}") from error
     if changed:
         raise UserError(
@@ -158,11 +158,9 @@ def _check_data(run: Run, data: dict[str, Any]) -> None:
 def _digest(path: Path) -> str | None:
     """Return the hash of a file, or of a split's images in folders; None if it is not there, and can be downloaded."""
     if path.is_dir():
-        from leyden.data.folder import Folder  # imports PyTorch, which takes seconds
+        from leyden.data.folder import Folder, class_names  # imports PyTorch, which takes seconds
 
-        classes = [each.name for each in path.iterdir() if each.is_dir() and not each.name.startswith(".")]
-        (found,) = Folder(path, sorted(classes, key=os.fsencode)).digests.values()
-        return found
+        return Folder(path, class_names(path), (1, 1, 1)).digest  # no image is read
     if not path.is_file():
         return None
     with path.open("rb") as file:
