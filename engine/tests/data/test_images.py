@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 
 from leyden.config.errors import UserError
-from leyden.data import images
-from leyden.data.images import read_center_crop
+from leyden.data import folder as images
+from leyden.data.folder import read_center_crop
 from tests.data import folders
 
 

@@ -56,14 +56,11 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
         raise ValueError(
             "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
         )
-    if not isinstance(callback, WeightAveraging):
-        return
-    if any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs)):
+    if isinstance(callback, WeightAveraging) and (
+        any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs))
+        or not callback.should_update(step_idx=0)
+    ):
         raise ValueError(
-            f"{type(callback).__name__}: averages at the end of an epoch, after its validation; must do so after steps"
-        )
-    if not callback.should_update(step_idx=0):
-        raise ValueError(
-            f"{type(callback).__name__}: until it begins, the initial weights are validated and saved; must begin at the "
-            "first step, as +callbacks/averaging=ema"
+            f"{type(callback).__name__}: must average after steps, from the first one on, as +callbacks/averaging=ema; at the "
+            "end of an epoch its validation is over, and before the average begins the initial weights are validated"
         )

@@ -3,7 +3,7 @@
 import functools
 import inspect
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -68,22 +68,6 @@ class Summary(DisplayCallback):
         console.print(f"run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
-
-
-def metric_texts(metrics: Mapping[str, float], stages: Mapping[str, str]) -> list[str]:
-    """Return metrics as text, those of a stage together if their names begin with its name.
-
-    Example:
-        >>> metric_texts({"val/acc": 0.9, "val/loss": 0.3, "fid": 7.0}, {"val/acc": "val", "val/loss": "val", "fid": "val"})
-        ['val acc 0.9000 loss 0.3000', 'fid 7.0000']
-    """
-    texts, rest = [], sorted(metrics)
-    for stage in ("train", "val"):
-        names = [name for name in rest if stages.get(name) == stage and name.startswith(f"{stage}/")]
-        values = [f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names]
-        texts += [" ".join([stage, *values])] if names else []
-        rest = [name for name in rest if name not in names]
-    return [*texts, *(f"{name} {metric_text(metrics[name])}" for name in rest)]
 
 
 BAR_WIDTH = 5  # characters
@@ -156,5 +140,6 @@ class Progress(RichProgressBar):
         if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-            line = "  ".join([head, *metric_texts(metrics, stages_of(trainer).names), f"{seconds:.1f} s"])
+            texts = [f"{name} {metric_text(metrics[name])}" for name in sorted(metrics)]
+            line = "  ".join([head, *texts, f"{seconds:.1f} s"])
             get_console().print(line, highlight=False, markup=False, soft_wrap=True)

@@ -185,18 +185,17 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     Raises:
         ValueError: `facts` has another type, or a fact has a reserved name.
     """
-    found = getattr(data, "facts", None)
-    if found is None:
-        return Facts()
-    if isinstance(found, Facts):
-        found.check_names()
-        return found
-    if not isinstance(found, Mapping):
+    found = getattr(data, "facts", None) or Facts()
+    if isinstance(found, Mapping):
+        known = {field.name for field in fields(Facts)} - {"extra"}
+        extra = {name: value for name, value in found.items() if name not in known}
+        found = Facts.from_state(
+            {**{name: value for name, value in found.items() if name in known}, "extra": extra}
+        )
+    if not isinstance(found, Facts):
         raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
-    known = {field.name for field in fields(Facts)} - {"extra"}
-    extra = {name: value for name, value in found.items() if name not in known}
-    state = Facts(**{name: value for name, value in found.items() if name in known}, extra=extra).to_state()
-    return Facts.from_state(state)  # the same round trip as through a checkpoint
+    found.check_names()
+    return found
 
 
 def digests_of(data: L.LightningDataModule) -> dict[str, str]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, check_instantiated, count_classes
+from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
@@ -268,7 +268,6 @@ class InMemoryDataModule(SplitDataModule):
         self, *, dataset: Callable[..., Any], root: str, download: bool, normalize: Scale, **kwargs: Any
     ) -> None:
         super().__init__(normalize=normalize, **kwargs)
-        check_instantiated("dataset", dataset)
         self.dataset, self.root, self.download = dataset, root, download
         self.held: dict[bool, Tensors] = {}  # training set: True, test set: False
 

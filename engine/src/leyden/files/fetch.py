@@ -9,7 +9,7 @@ import contextlib
 import hashlib
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,10 +144,11 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
+    before = socket.getdefaulttimeout()
     try:
-        with _timeout():
-            for part in (train, not train):  # the test set, too: it is needed at the end of the run
-                dataset(root=str(partial), train=part, download=True)
+        socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none
+        for part in (train, not train):  # the test set, too: it is needed at the end of the run
+            dataset(root=str(partial), train=part, download=True)
         held.check()
         for path in sorted(partial.rglob("*")):
             if path.is_file():
@@ -155,6 +156,7 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
     finally:
+        socket.setdefaulttimeout(before)
         with contextlib.suppress(UserError):
             held.check()  # otherwise it is another process's
             shutil.rmtree(partial)
@@ -170,14 +172,3 @@ def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -
         if not _is_in_mnists_format(getattr(dataset, "func", dataset)):
             raise
         raise FileNotFoundError("a file of the dataset is truncated") from error
-
-
-@contextlib.contextmanager
-def _timeout() -> Iterator[None]:
-    """Set a socket timeout for downloads, since torchvision sets none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -15,7 +15,6 @@ import hashlib
 import os
 import struct
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -39,7 +38,7 @@ def truncate_events(directory: Path, step: int) -> None:
     """Remove the events from `step` on, and incomplete records of a killed run, from the event files.
 
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
-    change of the clock, it would hide the wrong events. So later times in the names are set to before now.
+    change of the clock, it would hide the wrong events.
     """
     paths = sorted(directory.glob("events.out.tfevents.*"))
     contents = [path.read_bytes() for path in paths]
@@ -53,17 +52,6 @@ def truncate_events(directory: Path, step: int) -> None:
         kept = b"".join(record for record, event in records if _is_kept(event, limit))
         if kept != content:
             write_whole(path, kept)
-    _date_back(paths)
-
-
-def _date_back(paths: list[Path]) -> None:
-    """Change the times in the file names to before now, in the same order."""
-    now = int(time.time())
-    for path, before in zip(paths, range(len(paths), 0, -1), strict=True):
-        name = path.name.split(".")  # events, out, tfevents, the time, the writer
-        if name[3].isdecimal() and int(name[3]) > now - before:  # ascending: the order never changes
-            name[3] = f"{now - before:010d}"
-            path.rename(path.with_name(".".join(name)))
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:

@@ -305,17 +305,6 @@ def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
         )
 
 
-def test_a_network_trains_in_bf16(model_file: Path) -> None:
-    """A forward and a backward pass work under autocast."""
-    model, case, module = suited_task(model_file)
-    with must(f"model={model} must train with trainer.precision=bf16-mixed"):
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = module.step(case.batch).loss
-        loss.backward()  # type: ignore[no-untyped-call]
-    if not loss.isfinite():
-        broken(f"model={model} must train with trainer.precision=bf16-mixed", f"the loss is {loss}")
-
-
 def test_a_network_can_be_exported(model_file: Path) -> None:
     """`torch.export` traces it for any number of samples."""
     model, case, module = suited_task(model_file)
@@ -374,17 +363,6 @@ def test_data_are_as_their_facts_say(data_file: Path) -> None:
                 f"data={name} must have targets from 0 to {facts.num_classes - 1}",
                 f"those of {split} are from {targets.min()} to {targets.max()}",
             )
-
-
-def test_a_root_config_composes_with_its_types(root_file: Path) -> None:
-    """The root keys are those of the schema."""
-    with must(f"conf/{root_file} must compose"):
-        cfg = compose(command=root_file.stem)
-    expected = f"{root_file.stem.capitalize()}Config"
-    if getattr(OmegaConf.get_type(cfg), "__name__", "") != expected:
-        broken(
-            f"conf/{root_file} must have the types of {expected}", "its defaults list must begin with the schema"
-        )
 
 
 def test_a_config_file_composes_and_passes_the_checks(choice_file: Path) -> None:

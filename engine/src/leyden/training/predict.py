@@ -19,7 +19,7 @@ from leyden.config.errors import UserError
 from leyden.config.table import Terminal, csv_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
-from leyden.data.images import find_images, read_image
+from leyden.data.folder import find_images, read_image
 from leyden.data.table import read_columns, require_columns, to_inputs, values_of
 from leyden.exact.files import replacing
 from leyden.run.files import writing
