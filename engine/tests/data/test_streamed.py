@@ -18,7 +18,7 @@ from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
 from leyden.data.in_memory import BatchLoader
-from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
+from leyden.data.streamed import SeededSamples, StreamLoader
 from tests.conftest import start
 from tests.forks import TIMEOUT_S
 
@@ -191,30 +191,6 @@ def test_a_mistake_in_a_data_set_shows_its_line(num_workers):
         list(stream)
     assert found.traceback[-1].name == "__getitem__"
     stream.close()
-
-
-class Pixels(Dataset):
-    def __init__(self, fails_at):
-        self.fails_at = fails_at
-
-    def __len__(self):
-        return 23
-
-    def __getitem__(self, index):
-        if index == self.fails_at:
-            raise KeyError("pixels")
-        return torch.zeros(3, 2, 2, dtype=torch.uint8), 0
-
-
-@pytest.mark.parametrize("fails_at", [0, 13])
-def test_facts_that_are_not_found_leave_no_process(fails_at):
-    sources = {"train": Pixels(fails_at), "val": None, "test": None, "root": "", "val_size": 0, "augment": None}
-    sizes = {"batch_size": 4, "eval_batch_size": 4, "num_workers": 1, "seed": 0}
-    data = DatasetDataModule(**sources, **sizes, normalize="standardize")
-    with pytest.raises(KeyError) as raised:
-        data.setup("fit")
-    assert multiprocessing.active_children() == []
-    assert raised  # which holds all that was under way
 
 
 class FailingElsewhere(Noisy):

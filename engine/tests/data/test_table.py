@@ -150,32 +150,6 @@ def test_columns_that_are_named_need_no_index_of_pandas(tmp_path):
     assert table(tmp_path, inputs=["rooms"]).facts == {"column_names": ["rooms"]}
 
 
-FILES = {
-    "latin.csv": ("rooms,area,price\n1,2,é\n" * 9).encode("latin-1"),
-    "german.csv": b"rooms;area;price\n1,5;2;3\n",
-    "typed.parquet": b"PAR1",
-}
-
-
-def test_train_and_predict_refuse_such_a_table_in_a_line(cli, tmp_path, small_root):
-    for file, content in FILES.items():
-        (tmp_path / file).write_bytes(content)
-    run, places = tmp_path / "run", {name: path for path in tmp_path.iterdir() if (name := path.name) != "outputs"}
-    given = ("data=table", "task=regression", "callbacks=bare", "model.hidden_sizes=[4]", "trainer.max_epochs=1")
-    good = (f"data.root={small_root}", "data.dataset.file=houses.csv", "data.dataset.targets=price")
-    code, _, err = cli("train", f"run_dir={run}", *given, *good)
-    assert code == 0, err
-    for file, path in places.items():
-        for verb, arguments in (
-            ("train", (f"data.root={tmp_path}", f"data.dataset.file={file}", "data.dataset.targets=price", *given)),
-            ("predict", (f"run={run}", f"table={path}")),
-        ):
-            code, _, err = cli(verb, *arguments)
-            assert (code, err.count("\n")) == (2, 1), (verb, file, err)
-            assert file in err
-            assert err.startswith("leyden: ")
-
-
 def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
     columns = {"kind": ["b", "a", "b"], "x": [1.5, 2.5, 3.5], "code": [10, 9, 10], "area": [1.0, 2.0, 3.0]}
     write(tmp_path, columns)
@@ -212,6 +186,10 @@ def test_predict_takes_categories_as_texts(cli, tmp_path):
     assert code == 0, err
     assert "such as 'new' (rows: 1)" in err
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
+    (tmp_path / "german.csv").write_bytes(b"rooms;area;price\n1,5;2;3\n")
+    code, _, err = cli("predict", f"run={run}", f"table={tmp_path / 'german.csv'}")
+    assert (code, err.count("\n")) == (2, 1), err
+    assert err.startswith(f"leyden: table: {tmp_path / 'german.csv'}: is separated by ';'")
 
 
 def test_one_hot_columns_are_not_standardized(tmp_path):

@@ -73,7 +73,10 @@ def test_texts_are_views_of_their_tokens():
         (source(data=IMAGES[:, 0]), "data are uint8, shape (6, 5)"),
         (source(data=IMAGES[:0], targets=[]), "data are uint8, shape (0, 4, 5)"),
         (source(data=IMAGES / 0), "data are not all finite numbers"),
-        (source(targets=[0.5, 1.0, 2.0, 2.0, 1.0, 0.0]), "targets are float32, shape (6,); must be whole numbers"),
+        (
+            source(targets=[0.5, 1.0, 2.0, 2.0, 1.0, 0.0]),
+            "targets are float32, shape (6,); must be whole numbers, shape (N,)",
+        ),
         (source(targets=torch.tensor(LABELS) > 0), "targets are bool"),
         (source(targets=torch.zeros(6, 1, dtype=torch.int64)), "targets are int64, shape (6, 1); must be whole"),
         (
@@ -90,9 +93,9 @@ def test_texts_are_views_of_their_tokens():
         (without_classes(targets=NUMBERS[:, :, None]), "targets are float32, shape (6, 2, 1)"),
         (without_classes(targets=NUMBERS * float("inf")), "targets are not all finite numbers"),
         (without_classes(target_names=["a", "b"]), "target_names are 2; must be 1"),
-        (texts(data=TOKENS.float()), "data are float32, shape (6, 2); must be tokens"),
-        (texts(targets=TOKENS[:, 0]), "targets are int64, shape (6,); must be tokens"),
-        (texts(vocabulary="abc"), "data hold a token that is not in the vocabulary of 3"),
+        (texts(data=TOKENS.float()), "data are float32, shape (6, 2); must be whole numbers, shape (N, T)"),
+        (texts(targets=TOKENS[:, 0]), "targets are int64, shape (6,); must be whole numbers, shape (N, T)"),
+        (texts(vocabulary="abc"), "data are from 0 to 3; must be from 0 to 2"),
     ],
 )
 def test_what_is_none_is_refused(made, message):

@@ -38,13 +38,6 @@ def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
         encode_text("y", ["x"])
 
 
-def test_the_mark_of_an_encoding_is_no_part_of_a_text(root):
-    expected = text(root)
-    (root / "t.txt").write_bytes((root / "t.txt").read_text(encoding="utf-8").encode("utf-8-sig"))
-    assert text(root).vocabulary == expected.vocabulary
-    assert torch.equal(text(root).data, expected.data)
-
-
 def test_no_character_is_replaced_by_another_one(root):
     (root / "t.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
     with pytest.raises(ValueError, match=r"t\.txt, line 5: byte 0xe4 is not UTF-8; save it as UTF-8"):

@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from leyden.data.transforms import check_integers
+
 
 class EMA(WeightAveraging):
     """Exponential moving average of the weights and running statistics, from the first step on.
@@ -21,10 +23,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
-        if type(decay) not in (int, float) or not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: must be a number from 0 to 1")
-        if type(update_every_n_steps) is not int or update_every_n_steps < 1:
-            raise ValueError(f"update_every_n_steps={update_every_n_steps}: must be a positive whole number")
+        check_integers(update_every_n_steps=(update_every_n_steps, 1))
         moving, self.update_every_n_steps = get_ema_avg_fn(decay), update_every_n_steps  # type: ignore[no-untyped-call]
 
         def average(old: Tensor, new: Tensor, number: Any) -> Tensor:

@@ -93,7 +93,7 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
 
 def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
     if vocabulary is not None:
-        return _tokens("data", data, len(vocabulary))
+        return _whole("data", data, len(vocabulary), "(N, T)")
     if data.dtype in FLOAT_TYPES and data.ndim > 1:
         return _finite("data", data)
     if data.dtype != torch.uint8 or data.ndim not in (3, 4):
@@ -106,22 +106,15 @@ def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
 
 
 def _targets(targets: Tensor, classes: tuple[str, ...] | None, vocabulary: tuple[str, ...] | None) -> Tensor:
-    if vocabulary is not None and classes is None:
-        return _tokens("targets", targets, len(vocabulary))
-    if classes is None:
-        if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
-            return _finite("targets", targets)
-        raise ValueError(
-            f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names "
-            "as `classes`"
-        )
-    if targets.dtype not in INTEGER_TYPES or targets.ndim != 1:
-        raise ValueError(f"targets are {_describe(targets)}; must be whole numbers, the class of each sample")
-    if targets.min() < 0 or targets.max() >= len(classes):
-        raise ValueError(
-            f"targets are from {targets.min()} to {targets.max()}; must be from 0 to {len(classes) - 1}, a number per class"
-        )
-    return targets.long()
+    if classes is not None:
+        return _whole("targets", targets, len(classes), "(N,)")
+    if vocabulary is not None:
+        return _whole("targets", targets, len(vocabulary), "(N, T)")
+    if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
+        return _finite("targets", targets)
+    raise ValueError(
+        f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names as `classes`"
+    )
 
 
 def _finite(what: str, values: Tensor) -> Tensor:
@@ -130,11 +123,12 @@ def _finite(what: str, values: Tensor) -> Tensor:
     return values.float()
 
 
-def _tokens(what: str, values: Tensor, num: int) -> Tensor:
-    if values.dtype not in INTEGER_TYPES or values.ndim != 2:
-        raise ValueError(f"{what} are {_describe(values)}; must be tokens, whole numbers of shape (N, T)")
+def _whole(what: str, values: Tensor, num: int, shape: str) -> Tensor:
+    """Return classes or tokens, of which there are `num`."""
+    if values.dtype not in INTEGER_TYPES or values.ndim != len(shape.split(", ")):
+        raise ValueError(f"{what} are {_describe(values)}; must be whole numbers, shape {shape}")
     if values.min() < 0 or values.max() >= num:
-        raise ValueError(f"{what} hold a token that is not in the vocabulary of {num}")
+        raise ValueError(f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}")
     return values.long()
 
 

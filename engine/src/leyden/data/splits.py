@@ -182,10 +182,9 @@ def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tup
         num_classes: Number of classes; None if there are none.
     """
     with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
-        classes_N = torch.as_tensor(targets)[indices]
-        if num_classes is not None and classes_N.ndim == 1:
-            counts = tuple(torch.bincount(classes_N, minlength=num_classes).tolist())
-            return counts if len(counts) == num_classes else None
+        counts_K = torch.bincount(torch.as_tensor(targets)[indices], minlength=num_classes or 0)
+        if len(counts_K) == num_classes:
+            return tuple(counts_K.tolist())
     return None
 
 

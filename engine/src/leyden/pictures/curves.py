@@ -19,9 +19,6 @@ from leyden.pictures.outputs import save_picture, wrapped
 from leyden.run.directory import Run
 from leyden.run.result import chart_of, plain, read_curves, use_log_scale
 
-LABELS = {"acc": "accuracy"}
-
-
 MAX_PANELS = 4
 COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
 STYLES = {"train": ("-", "o"), "val": ("--", "s")}  # lines and markers, which differ in grey, too
@@ -82,7 +79,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
-        axes.set_ylabel(plain(LABELS.get(title, title)))
+        axes.set_ylabel(plain(title))
         axes.grid(alpha=0.3)
         if names:
             axes.legend()

@@ -124,12 +124,8 @@ class Regression(Task):
                 f"predictions of shape {tuple(predictions.shape)} for targets of {tuple(targets.shape)}"
             )
         errors = (predictions.detach() - targets).abs()
-        return Outcome(
-            self.loss(predictions, targets),
-            predictions,
-            targets,
-            {"mae": errors.mean() * len(targets)},
-        )
+        loss = self.loss(predictions, targets)
+        return Outcome(loss, predictions, targets, {"mae": errors.mean() * len(targets)})
 
 
 class Autoencoder(Task):

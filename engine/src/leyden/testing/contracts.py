@@ -26,10 +26,9 @@ from leyden.assembly.instantiate import check_keys, target
 from leyden.assembly.task import make_optimizer, make_schedule
 from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import validate_values
-from leyden.config.errors import UserError, last_frame
+from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import initialized
 from leyden.config.paths import conf_files
-from leyden.config.terminal import one_line
 from leyden.data.contract import Facts, sizes_of
 from leyden.files.fetch import MissingDatasetError
 from leyden.tasks.task import Task
@@ -185,16 +184,8 @@ def reason_against(model: str, case: Case) -> str:
     try:
         loss = create(model, case).step(case.batch).loss
     except Exception as error:  # a researcher's network raises anything
-        return f"{case}: {describe(error)}"
+        return f"{case}: {as_line(error)}"
     return "" if loss.isfinite() else f"{case}: the loss is {loss}"
-
-
-def describe(error: BaseException) -> str:
-    """Return an error in one line, with its place unless it is a message for the user."""
-    if isinstance(error, UserError):
-        return one_line(error)
-    place = last_frame(error)
-    return f"{type(error).__name__}: {one_line(error)}" + (f" ({place})" if place else "")
 
 
 def broken(contract: str, *details: str) -> Any:
@@ -212,7 +203,7 @@ def must(contract: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # a researcher's code raises anything
-        broken(contract, describe(error))
+        broken(contract, as_line(error))
 
 
 # Facts of no existing data: every callback finds the facts that it needs.
@@ -250,26 +241,6 @@ def test_a_network_has_a_finite_loss_and_a_gradient_for_each_parameter(model_fil
             broken(f"model={model} must use each parameter", f"forward does not use {name}; remove it")
         if parameter.grad is not None and not parameter.grad.any():
             broken(f"model={model} must be connected", f"the gradient of {name} is zero, so it is never trained")
-
-
-def test_a_network_depends_on_the_seed_alone(model_file: Path) -> None:
-    """Equal seeds give equal weights, before and after a step; other seeds give others."""
-    model = model_file.stem
-    case = suited_cases(model)[0]
-
-    def trained(seed: int) -> dict[str, torch.Tensor]:
-        module = create(model, case, seed=seed)
-        step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
-        return dict(module.network.state_dict())
-
-    first, again, other = trained(0), trained(0), trained(1)
-    for name in first:
-        if not torch.equal(first[name], again[name]):
-            broken(
-                f"model={model} must draw from PyTorch's random numbers only", f"{name} differs between equal seeds"
-            )
-    if first and all(torch.equal(first[name], other[name]) for name in first):
-        broken(f"model={model} must be initialised at random", "its weights don't depend on the seed")
 
 
 def test_a_network_fits_one_batch(model_file: Path) -> None:
