@@ -23,7 +23,6 @@ from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
     suited_cases,
     test_a_config_file_composes_and_passes_the_checks,
     test_a_config_file_creates_what_it_names,
-    test_a_root_config_composes_with_its_types,
     test_a_task_trains_a_network,
 )
 from tests import conf

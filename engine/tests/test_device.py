@@ -20,13 +20,11 @@ from leyden import assembly
 from leyden.assembly.task import make_optimizer
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.data.transforms import send
 from leyden.pictures.curves import LoggedConfig
 from leyden.pictures.outputs import OnEvaluation
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.testing.contracts import compose, create, suited_cases
 from tests import conf
-from tests.conftest import QUICK
 
 META = torch.device("meta")
 # What stops a run on CUDA by trainer.deterministic=true, as torch.use_deterministic_algorithms tells; backward, where it has one.
@@ -217,50 +215,3 @@ def test_every_metric_takes_batches(metrics):
         assert metrics in WAITING or found == [], case
         return
     pytest.fail("no task takes it")
-
-
-class Recorded:
-    """A tensor that writes down where it is sent."""
-
-    def __init__(self):
-        self.done = []
-
-    def pin_memory(self):
-        self.done.append("pinned")
-        return self
-
-    def to(self, device, *, non_blocking):
-        self.done.append(f"to {device}{' in the background' if non_blocking else ''}")
-        return self
-
-
-@pytest.mark.parametrize(
-    ("device", "done"),
-    [("cuda:1", ["pinned", "to cuda:1 in the background"]), ("mps", ["to mps"]), ("cpu", ["to cpu"])],
-)
-def test_what_streams_is_sent_in_the_background_from_pinned_memory(device, done):
-    send(recorded := Recorded(), torch.device(device))
-    assert recorded.done == done
-
-
-class Enlarged(torch.nn.Module):
-    """A network with an operation whose gradient CUDA sums in another order each time."""
-
-    def __init__(self, *, input_shape, num_classes, hidden_sizes, dropout):
-        super().__init__()
-        channels, height, width = input_shape
-        resized = [torch.nn.Conv2d(channels, 1, 1), torch.nn.Upsample(scale_factor=2, mode="bicubic")]
-        self.layers = torch.nn.Sequential(
-            *resized, torch.nn.Flatten(), torch.nn.Linear(4 * height * width, num_classes)
-        )
-
-    def forward(self, images_NCHW):
-        return self.layers(images_NCHW)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_an_operation_that_is_not_deterministic_is_refused_by_its_name(train):
-    arguments = ("trainer=gpu", *QUICK, "trainer.max_epochs=1", f"model._target_={__name__}.Enlarged")
-    _, _, err = train("a", *arguments, code=1)
-    assert "upsample_bicubic2d_backward" in err
-    train("b", *arguments, "trainer.deterministic=false")

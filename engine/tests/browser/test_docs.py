@@ -87,12 +87,3 @@ def test_the_search_finds_a_page(page, site, address, served):  # noqa: F811
     page.locator("input.md-search__input").click()
     page.keyboard.type("preemption")
     page.locator("a.md-search-result__link[href*='cluster.html']").first.wait_for()
-
-
-def test_no_button_covers_code(page, address):  # noqa: F811
-    page.set_viewport_size({"width": 390, "height": 844})
-    page.goto(f"{address}idea.html")
-    button = page.locator("pre .md-code__button").first
-    button.wait_for()
-    code = page.locator("pre > code").first.bounding_box()
-    assert code["x"] + code["width"] <= button.bounding_box()["x"]

@@ -116,10 +116,10 @@ EMAS = "{_target_: leyden.callbacks.averaging.EMA"
 LIGHTNINGS = "{_target_: lightning.pytorch.callbacks."
 REFUSED = f"""
 +callbacks.swa={LIGHTNINGS}StochasticWeightAveraging, swa_lrs: 0.01}}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema
-+callbacks.ema={EMAS}, decay: 2, update_every_n_steps: 1}}  =>  callbacks.ema: decay=2: must be a number from 0 to 1
-+callbacks.ema={EMAS}, decay: 0.9, update_every_n_steps: 0}}  =>  update_every_n_steps=0: must be a positive whole number
-+callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_epoch: 1}}  =>  callbacks.ema: EMAWeightAveraging: averages at the end of an epoch, after its validation
-+callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_step: 100}}  =>  callbacks.ema: EMAWeightAveraging: until it begins, the initial weights are validated and saved
++callbacks.ema={EMAS}, decay: 2, update_every_n_steps: 1}}  =>  callbacks.ema: Invalid decay value 2 provided
++callbacks.ema={EMAS}, decay: 0.9, update_every_n_steps: 0}}  =>  update_every_n_steps=0: must be a whole number, 1 or larger
++callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_epoch: 1}}  =>  callbacks.ema: EMAWeightAveraging: must average after steps, from the first one on
++callbacks.ema={LIGHTNINGS}EMAWeightAveraging, update_starting_at_step: 100}}  =>  callbacks.ema: EMAWeightAveraging: must average after steps, from the first one on
 """
 
 

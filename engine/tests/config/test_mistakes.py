@@ -40,7 +40,7 @@ trainer.limit_test_batches=none  =>  trainer:
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
 task.class_weights=[1,2]  =>  class_weights: must be 10 numbers, one per class; found 2
-task.class_weights=balanced task.loss={_target_:torch.nn.NLLLoss}  =>  applies to cross-entropy only
+task.class_weights=balanced task.loss={_target_:torch.nn.NLLLoss}  =>  apply to cross-entropy only
 scheduler=plateau scheduler.monitor=val/los  =>  scheduler.monitor=val/los: must be one of train/acc
 scheduler=plateau +scheduler.warmup_steps=5  =>  warmup_steps=5: a schedule that follows a metric takes none
 scheduler=plateau objective=null scheduler.monitor=val/acc  =>  scheduler.mode=None: must be one of max, min
@@ -66,7 +66,7 @@ data.val_size=0  =>  data.val_size=0 leaves no validation split
 +model.num_outputs=3  =>  model.num_outputs=3: is passed by the program
 seed=[  =>  seed=[
 seed  =>  seed: must be key=value
-data.dataset._target_=torchvision.datasets.ImageFolder  =>  must take root, train and download
+data.dataset._target_=torchvision.datasets.ImageFolder  =>  got an unexpected keyword argument 'train'
 model._target_=null  =>  model._target_=None: must be the dotted name of a class or function
 --optimizer.lr=0.1  =>  --optimizer.lr=0.1: no such option; a key has no dashes, such as optimizer.lr=0.1
 --cfg  =>  argument --cfg/-c: invalid choice:

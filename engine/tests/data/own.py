@@ -36,16 +36,15 @@ class Named(Noisy):
 class Plain(L.LightningDataModule):
     """A training, a validation and a test set behind loaders of PyTorch."""
 
-    def __init__(self, batch_size: int = 20, num_workers: int = 0, persistent: bool = False):
+    def __init__(self, batch_size: int = 20, num_workers: int = 0):
         super().__init__()
-        self.batch_size, self.num_workers, self.persistent = batch_size, num_workers, persistent
+        self.batch_size, self.num_workers = batch_size, num_workers
 
     def setup(self, stage):
         self.train, self.val, self.test = (Noisy(num, seed) for seed, num in enumerate((200, 40, 40)))
 
     def train_dataloader(self):
-        options = {"num_workers": self.num_workers, "persistent_workers": self.persistent}
-        return DataLoader(self.train, self.batch_size, shuffle=True, **options)
+        return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.num_workers)
 
     def val_dataloader(self):
         return DataLoader(self.val, self.batch_size)
@@ -81,20 +80,6 @@ class StreamingWithFacts(Streaming):
     """The same, which tells the network what it needs."""
 
     facts = {"input_shape": (1, 28, 28), "num_classes": 10}  # noqa: RUF012 - a constant of the class
-
-
-class Iterated:
-    """An iterable that is no loader of PyTorch, and has no state."""
-
-    def __iter__(self):
-        return iter([(torch.rand(20, 1, 28, 28), torch.randint(10, (20,))) for _ in range(10)])
-
-
-class Homemade(Plain):
-    """A loader made by hand."""
-
-    def train_dataloader(self):
-        return Iterated()
 
 
 class WithFacts(Plain):

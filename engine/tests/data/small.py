@@ -14,7 +14,7 @@ GIVEN = {
     "table": ("data.dataset.file=houses.csv", "data.dataset.targets=price", "data.val_size=1000"),
     "text": ("data.dataset.file=book.txt", "data.dataset.context=16", "data.dataset.stride=8"),
 }
-SETS = ("fashion_jpegs", "mnist", "fashion_mnist", "kmnist", "qmnist", "emnist", "cifar10", "diamonds", *GIVEN)
+SETS = ("fashion_jpegs", "mnist", "fashion_mnist", "kmnist", "emnist", "cifar10", "diamonds", *GIVEN)
 
 
 def overrides(name, root):
@@ -28,7 +28,6 @@ def write(root):
     random = np.random.default_rng(0)
     for folder in ("MNIST", "FashionMNIST", "KMNIST"):
         write_mnist(root / folder / "raw", random)
-    write_qmnist(root / "QMNIST" / "raw", random)
     write_emnist(root / "EMNIST" / "raw", random)
     write_cifar10(root / "cifar-10-batches-py", random)
     write_table(root / "houses.csv", random)
@@ -62,25 +61,15 @@ def labels(num, num_classes, first=0):
 
 
 def idx(path, array):
-    kind = {"uint8": 8, "int32": 12}[array.dtype.name]
     path.parent.mkdir(parents=True, exist_ok=True)
-    head = bytes([0, 0, kind, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-    path.write_bytes(head + array.astype(array.dtype.newbyteorder(">")).tobytes())
+    head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
+    path.write_bytes(head + array.tobytes())
 
 
 def write_mnist(folder, random):
     for prefix, num in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):
         idx(folder / f"{prefix}-images-idx3-ubyte", pixels(random, num))
         idx(folder / f"{prefix}-labels-idx1-ubyte", labels(num, 10))
-
-
-def write_qmnist(folder, random):
-    for prefix, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-        idx(folder / f"qmnist-{prefix}-images-idx3-ubyte", pixels(random, num))
-        table = np.zeros((num, 8), np.int32)
-        table[:, 0] = labels(num, 10)
-        table[:, 1:] = random.integers(0, 1000, (num, 7))
-        idx(folder / f"qmnist-{prefix}-labels-idx2-int", table)
 
 
 def write_emnist(folder, random):

@@ -2,7 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from leyden.data.contract import DOWNLOAD_ARGUMENTS, Facts, facts_of
+from leyden.data.contract import DOWNLOAD_ARGUMENTS, Facts, digests_of, facts_of
 
 
 @pytest.mark.parametrize(
@@ -40,22 +40,7 @@ def test_facts_with_a_mean_and_no_scale_are_of_pixels():
     assert Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0
 
 
-@pytest.mark.parametrize(
-    ("name", "values"),
-    [
-        ("input_shape", [5, [0], [2.0], [-1], [2**15, 2**15], ["a"]]),
-        ("num_classes", [0, 2.0, True, "2"]),
-        ("class_names", ["ab", ["a"], [1, 2]]),
-        ("mean", [[1.0, 2.0], [1], 0.5, [None]]),
-        ("std", [[1.0, 2.0], ["1"]]),
-        ("scale", [0.0, 1, float("nan"), "1"]),
-        ("vocabulary", [[1], "abc"]),
-        ("extra", [["a"], None]),
-    ],
-)
-def test_a_value_in_a_checkpoint_that_no_data_have_is_refused_by_name(name, values):
-    state = Facts((1, 2, 2), 2, ("a", "b"), (0.5,), (0.5,), 255.0).to_state()
-    assert Facts.from_state(state).to_state() == state
-    for value in values:
-        with pytest.raises(ValueError, match=f"{name}: "):
-            Facts.from_state({**state, name: value})
+def test_digests_that_are_no_texts_by_name_are_not_recorded():
+    for found, expected in (({"a": "1"}, {"a": "1"}), (["a"], {}), ({"a": 1}, {})):
+        assert digests_of(SimpleNamespace(digests=found)) == expected
+    assert digests_of(SimpleNamespace()) == {}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
-from leyden.data.contract import DataModule
+from leyden.config.errors import UserError
 from leyden.data.in_memory import InMemoryDataModule
 from leyden.data.streamed import DatasetDataModule
 from tests.data.folders import Noisy
@@ -62,7 +62,6 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed(made):
 
 def test_facts_come_from_the_data_set_and_its_first_sample():
     data = module(Noisy(20), val_size=4, test=Noisy(4))
-    assert isinstance(data, DataModule)
     assert data.facts.input_shape == (3, 4, 4)
     assert data.facts.class_names == ("even", "odd")
     assert data.facts.num_classes == 2
@@ -98,29 +97,27 @@ def test_each_is_made_when_it_is_asked_for_with_the_root():
     assert Rooted.made[-1] == ("its own", "train")
 
 
-class Endless(Dataset):
-    def __getitem__(self, index):
-        return torch.zeros(3), 0
-
-
 class Empty(Noisy):
     def __init__(self):
         super().__init__(0)
 
 
 @pytest.mark.parametrize(
-    ("train", "message"),
+    ("train", "kind", "message"),
     [
-        (None, "train=None: must be an object with a _target_"),
-        ("mine.Birds", "train=mine.Birds: must be an object with a _target_"),
-        (functools.partial(Noisy), "train: missing a required argument: 'num_samples'"),
-        (functools.partial(Noisy, num_samples=3, size=3), "train: got an unexpected keyword argument 'size'"),
-        (Endless(), "must be a dataset that has a length"),
-        (Empty(), "train=Empty: has no samples"),
+        (None, TypeError, "no len"),
+        ("mine.Birds", UserError, r"str\[\d\] is \(str\); must be a pair"),
+        (functools.partial(Noisy), ValueError, "train: missing a required argument: 'num_samples'"),
+        (
+            functools.partial(Noisy, num_samples=3, size=3),
+            ValueError,
+            "train: got an unexpected keyword argument 'size'",
+        ),
+        (Empty(), ValueError, "train=Empty: has no samples"),
     ],
 )
-def test_what_is_no_data_set_is_refused(train, message):
-    with pytest.raises(ValueError, match=message):
+def test_what_is_no_data_set_is_refused(train, kind, message):
+    with pytest.raises(kind, match=message):
         module(train).setup("fit")
 
 

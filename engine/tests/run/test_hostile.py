@@ -77,26 +77,6 @@ def test_an_image_that_would_fill_the_memory_is_refused(run, cli, tmp_path):
     assert "not a PNG, JPEG or WebP image that can be read" in err
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("mean", ["x"]),
-        ("class_names", ["a"]),
-        ("num_classes", "x"),
-        ("input_shape", [10**6, 10**6, 10**6]),
-        ("input_shape", [1, -28]),
-    ],
-)
-def test_facts_that_are_none_are_refused(run, put_to_use, key, value):
-    best = run.directory / "checkpoints" / "best.ckpt"
-    content = torch.load(best, weights_only=True)
-    content["facts"][key] = value
-    torch.save(content, best)
-    code, text = put_to_use("predict")
-    assert code == 2
-    assert "best.ckpt: has no facts of the data" in text
-
-
 @pytest.mark.parametrize("content", [{}, {"state_dict": {}}, [1, 2]])
 def test_a_file_of_tensors_that_is_no_checkpoint_is_named(run, put_to_use, content):
     torch.save(content, run.directory / "checkpoints" / "best.ckpt")

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from leyden.config.errors import UserError
-from leyden.data.images import open_image
+from leyden.data.folder import open_image
 from PIL import Image
 from torch import Tensor
 

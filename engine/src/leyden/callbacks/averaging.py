@@ -7,6 +7,8 @@ from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveragi
 from torch import Tensor
 from torch.optim.swa_utils import get_ema_avg_fn
 
+from leyden.data.transforms import check_integers
+
 
 class EMA(WeightAveraging):
     """Exponential moving average of the weights and running statistics, from the first step on.
@@ -21,10 +23,7 @@ class EMA(WeightAveraging):
     """
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
-        if type(decay) not in (int, float) or not 0 <= decay <= 1:
-            raise ValueError(f"decay={decay}: must be a number from 0 to 1")
-        if type(update_every_n_steps) is not int or update_every_n_steps < 1:
-            raise ValueError(f"update_every_n_steps={update_every_n_steps}: must be a positive whole number")
+        check_integers(update_every_n_steps=(update_every_n_steps, 1))
         moving, self.update_every_n_steps = get_ema_avg_fn(decay), update_every_n_steps  # type: ignore[no-untyped-call]
 
         def average(old: Tensor, new: Tensor, number: Any) -> Tensor:
@@ -56,14 +55,11 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
         raise ValueError(
             "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
         )
-    if not isinstance(callback, WeightAveraging):
-        return
-    if any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs)):
+    if isinstance(callback, WeightAveraging) and (
+        any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs))
+        or not callback.should_update(step_idx=0)
+    ):
         raise ValueError(
-            f"{type(callback).__name__}: averages at the end of an epoch, after its validation; must do so after steps"
-        )
-    if not callback.should_update(step_idx=0):
-        raise ValueError(
-            f"{type(callback).__name__}: until it begins, the initial weights are validated and saved; must begin at the "
-            "first step, as +callbacks/averaging=ema"
+            f"{type(callback).__name__}: must average after steps, from the first one on, as +callbacks/averaging=ema; at the "
+            "end of an epoch its validation is over, and before the average begins the initial weights are validated"
         )

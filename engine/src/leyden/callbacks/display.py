@@ -2,20 +2,14 @@
 
 import functools
 import inspect
-import math
 import time
-from collections.abc import Callable, Mapping
-from datetime import timedelta
+from collections.abc import Callable
 from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import CustomTimeColumn, ProcessingSpeedColumn
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
-from rich.progress import BarColumn, ProgressColumn, Task
-from rich.text import Text
 
 from leyden.config.errors import log_and_continue
 from leyden.config.table import Terminal, print_table
@@ -76,42 +70,6 @@ class Summary(DisplayCallback):
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
 
 
-class TimeLeft(ProgressColumn):
-    """Column with the time until the end of training, or of an evaluation.
-
-    Args:
-        bar: The progress bar.
-    """
-
-    max_refresh = 0.5  # seconds
-
-    def __init__(self, bar: "Progress") -> None:
-        self.bar = bar
-        super().__init__()
-
-    def render(self, task: Task) -> Text:
-        """Return the time as hours, minutes and seconds, or a gap of the same width."""
-        is_training = self.bar.trainer.state.fn == TrainerFn.FITTING
-        seconds = self.bar.seconds_left if is_training else task.time_remaining
-        return Text("-:--:--" if seconds is None else str(timedelta(seconds=round(seconds))))
-
-
-def metric_texts(metrics: Mapping[str, float], stages: Mapping[str, str]) -> list[str]:
-    """Return metrics as text, those of a stage together if their names begin with its name.
-
-    Example:
-        >>> metric_texts({"val/acc": 0.9, "val/loss": 0.3, "fid": 7.0}, {"val/acc": "val", "val/loss": "val", "fid": "val"})
-        ['val acc 0.9000 loss 0.3000', 'fid 7.0000']
-    """
-    texts, rest = [], sorted(metrics)
-    for stage in ("train", "val"):
-        names = [name for name in rest if stages.get(name) == stage and name.startswith(f"{stage}/")]
-        values = [f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names]
-        texts += [" ".join([stage, *values])] if names else []
-        rest = [name for name in rest if name not in names]
-    return [*texts, *(f"{name} {metric_text(metrics[name])}" for name in rest)]
-
-
 BAR_WIDTH = 5  # characters
 
 
@@ -132,28 +90,10 @@ class Progress(RichProgressBar):
         self._refreshed = 0.0
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Return the bar's columns without the speed, so that four metrics fit into 80 characters."""
-        columns = [
-            each for each in super().configure_columns(trainer) if not isinstance(each, ProcessingSpeedColumn)
-        ]
-        for column in columns:
-            if isinstance(column, BarColumn):
-                column.bar_width = BAR_WIDTH
-        return [TimeLeft(self) if isinstance(column, CustomTimeColumn) else column for column in columns]
-
-    @property
-    def seconds_left(self) -> float | None:
-        """Seconds until the end of training at the speed so far, validation included; None if unknown."""
-        trainer = self.trainer
-        per_epoch, num_epochs = trainer.num_training_batches, trainer.max_epochs or -1
-        now = trainer.fit_loop.total_batch_idx + 1
-        num_done = now - self._num_before
-        if num_done <= 0 or num_epochs < 0 or not math.isfinite(per_epoch):
-            return None
-        total = per_epoch * num_epochs
-        if trainer.max_steps > 0:
-            total = min(total, trainer.max_steps * trainer.accumulate_grad_batches)
-        return (time.monotonic() - self._began) / num_done * max(0, total - now)
+        """Return the bar's columns, a short one and no speed, so that metrics fit into 80 characters."""
+        description, bar, batches, seconds, _ = super().configure_columns(trainer)
+        bar.bar_width = BAR_WIDTH
+        return [description, bar, batches, seconds]
 
     def _get_train_description(self, current_epoch: int) -> str:
         """Return the epoch, counted from 1 as in the printed lines; Lightning has no public hook for this text."""
@@ -171,8 +111,7 @@ class Progress(RichProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; a run resumed within an epoch gets no `on_train_epoch_start`."""
         super().on_train_start(trainer, pl_module)
-        self._start = self._began = time.monotonic()
-        self._num_before = trainer.fit_loop.total_batch_idx + 1  # batches of earlier starts
+        self._start = time.monotonic()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -201,5 +140,6 @@ class Progress(RichProgressBar):
         if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-            line = "  ".join([head, *metric_texts(metrics, stages_of(trainer).names), f"{seconds:.1f} s"])
+            texts = [f"{name} {metric_text(metrics[name])}" for name in sorted(metrics)]
+            line = "  ".join([head, *texts, f"{seconds:.1f} s"])
             get_console().print(line, highlight=False, markup=False, soft_wrap=True)

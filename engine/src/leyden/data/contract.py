@@ -1,48 +1,36 @@
-"""Facts about data, and the interface of data modules: required minimum, optional extensions, and their own dataloaders."""
+"""Facts about data, and what is asked of data modules.
+
+Any `LightningDataModule` with a `train_dataloader` can be trained on. Other members enable more:
+
+- `val_dataloader`, `test_dataloader`: an objective on the validation split; a test evaluation at the end;
+- `facts`: arguments of networks, tasks and callbacks; loading a trained run without its data;
+- `sizes`: the number of samples in splits whose loaders don't report it;
+- `inputs(split, indices)`: samples as stored, on the CPU, for pictures and export;
+- `check_world_size(n)`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
+- `digests`: a string per file or tensor that identifies it; a run refuses to resume on changed data;
+- loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a
+  `state_dict` from the library.
+
+Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
+"""
 
 import contextlib
-import json
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from torch import Tensor
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
-from leyden.files.fetch import digest_of
 from leyden.run.record import FIRST_BATCH
 
 # Arguments that make torchvision's constructors download weights; reserved, so that no fact sets them.
 DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-# Facts derived from others, with a hint what to provide instead.
-DERIVED = {
-    "vocab_size": (
-        "is the length of vocabulary; provide vocabulary (one text per token), or rename this fact, such as to "
-        "num_tokens"
-    ),
-    "num_outputs": (
-        "is num_classes, or the length of target_names or vocabulary; provide one of these, or rename this fact, "
-        "such as to out_size"
-    ),
-}
-MAX_NUMBERS = 2**28  # per sample: an untrusted checkpoint must not exhaust the memory
-# Facts that are lists, and the type of their values.
-KINDS = {
-    "input_shape": int,
-    "class_names": str,
-    "class_counts": int,
-    "mean": float,
-    "std": float,
-    "target_names": str,
-    "vocabulary": str,
-}
 
 
 @dataclass(frozen=True)
@@ -107,33 +95,14 @@ class Facts:
         return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
 
     @classmethod
-    def from_state(cls, state: dict[str, Any]) -> "Facts":
+    def from_state(cls, state: Mapping[str, Any]) -> "Facts":
         """Return facts from a checkpoint, as written by `to_state`.
 
         Raises:
-            ValueError: A value is invalid.
+            ValueError: A custom fact has a name that is taken.
         """
-        values: dict[str, Any] = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in state.items()
-        }
+        values: dict[str, Any] = {n: tuple(each) if isinstance(each, list) else each for n, each in state.items()}
         facts = cls(**values)
-        for name, kind in KINDS.items():
-            found = getattr(facts, name)
-            if found is not None and not (type(found) is tuple and all(type(value) is kind for value in found)):
-                raise ValueError(f"{name}: must be a list of type {kind.__name__}")
-        shape, num, scale = facts.input_shape or (1,), facts.num_classes, facts.scale
-        is_valid = {
-            "input_shape": min(shape) > 0 and math.prod(shape) <= MAX_NUMBERS,
-            "num_classes": num is None or (type(num) is int and num > 0),
-            "class_names": facts.class_names is None or len(facts.class_names) == num,
-            "class_counts": facts.class_counts is None or len(facts.class_counts) == num,
-            "mean": facts.mean is None or len(facts.mean) in (1, shape[0]),
-            "std": facts.std is None or len(facts.std) in (1, shape[0]),
-            "scale": scale is None or (type(scale) is float and scale > 0),
-            "extra": isinstance(facts.extra, dict),
-        }
-        if wrong := [name for name, valid in is_valid.items() if not valid]:
-            raise ValueError(f"{wrong[0]}: has a value that no data can have")
         facts.check_names()
         return facts
 
@@ -143,17 +112,11 @@ class Facts:
         Raises:
             ValueError: Names the fact, and a replacement.
         """
-        for name in self.extra:
-            if name in DERIVED:
-                raise ValueError(f"facts.{name}: {DERIVED[name]}")
-            if name in self._named:
-                raise ValueError(
-                    f"facts.{name}: is read from the data; give your fact another name, such as my_{name}"
-                )
-            if name in DOWNLOAD_ARGUMENTS:
-                raise ValueError(
-                    f"facts.{name}: would make a network of torchvision download weights; give your fact another name, such as my_{name}"
-                )
+        if taken := sorted({*self.extra} & {*self._named, *DOWNLOAD_ARGUMENTS}):
+            raise ValueError(
+                f"facts.{taken[0]}: is Leyden's own name (vocab_size and num_outputs follow from vocabulary, target_names and "
+                f"num_classes); give your fact another one, such as my_{taken[0]}"
+            )
 
     @property
     def normalize(self) -> Normalize:
@@ -216,92 +179,30 @@ def _once(hook: Callable[..., None]) -> Callable[..., None]:
     return once
 
 
-MAX_DIGESTS = 20
-
-
-@runtime_checkable
-class DataModule(Protocol):
-    """Full interface of a data module; everything beyond `train_dataloader` is optional.
-
-    Any `LightningDataModule` with a `train_dataloader` can be trained on. The other members enable more:
-
-    - `val_dataloader`, `test_dataloader`: an objective on the validation split; a test evaluation at the end;
-    - `facts`: arguments of networks, tasks and callbacks; loading a trained run without its data;
-    - `sizes`: the number of samples in splits whose loaders don't report it;
-    - `inputs`: pictures of samples, and export;
-    - `check_world_size`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
-    - `digests`: a string per file or tensor that identifies it, such as its SHA-256; a run refuses to resume on
-      changed data;
-    - loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a `state_dict` from the
-      library.
-
-    Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
-    """
-
-    batch_size: int  # samples of a training batch, over all processes
-    eval_batch_size: int
-
-    @property
-    def facts(self) -> Facts:
-        """Facts about the data; reads the training set if necessary."""
-
-    @property
-    def sizes(self) -> Mapping[str, int]:
-        """Number of samples per split, for the splits read so far."""
-
-    def inputs(self, split: str, indices: Any) -> Tensor:
-        """Return samples of a split as stored in the dataset, before normalisation: shape (N, ...), on the CPU."""
-
-    def check_world_size(self, world_size: int) -> None:
-        """Check that each of `world_size` processes gets a part of every training batch.
-
-        Raises:
-            ValueError: A process would get no sample.
-        """
-
-    def setup(self, stage: str) -> None:
-        """Read the training set, or the test set if the stage is `test`."""
-
-    def train_dataloader(self) -> Iterable[Any]:
-        """Return batches of the training split."""
-
-    def val_dataloader(self) -> Iterable[Any] | list[Iterable[Any]]:
-        """Return batches of the validation split; an empty list if there is none."""
-
-    def test_dataloader(self) -> Iterable[Any]:
-        """Return batches of the test set."""
-
-
 def facts_of(data: L.LightningDataModule) -> Facts:
     """Return the facts of any data module; empty `Facts` if it has no `facts`, which may also be a dictionary.
 
     Raises:
         ValueError: `facts` has another type, or a fact has a reserved name.
     """
-    found = getattr(data, "facts", None)
-    if found is None:
-        return Facts()
-    if isinstance(found, Facts):
-        found.check_names()
-        return found
-    if not isinstance(found, Mapping):
+    found = getattr(data, "facts", None) or Facts()
+    if isinstance(found, Mapping):
+        known = {field.name for field in fields(Facts)} - {"extra"}
+        extra = {name: value for name, value in found.items() if name not in known}
+        found = Facts.from_state(
+            {**{name: value for name, value in found.items() if name in known}, "extra": extra}
+        )
+    if not isinstance(found, Facts):
         raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
-    known = {field.name for field in fields(Facts)} - {"extra"}
-    extra = {name: value for name, value in found.items() if name not in known}
-    state = Facts(**{name: value for name, value in found.items() if name in known}, extra=extra).to_state()
-    return Facts.from_state(state)  # the same round trip as through a checkpoint
+    found.check_names()
+    return found
 
 
 def digests_of(data: L.LightningDataModule) -> dict[str, str]:
-    """Return digests that identify the training data, by file or tensor name; empty if they are unknown.
-
-    More than `MAX_DIGESTS` digests are combined into one.
-    """
+    """Return digests that identify the training data, by file or tensor name; empty if they are unknown."""
     found = getattr(data, "digests", None)
     if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
         return {}
-    if len(found) > MAX_DIGESTS:
-        return {f"all {len(found)} files": digest_of(json.dumps(dict(found), sort_keys=True).encode())}
     return dict(found)
 
 

@@ -1,40 +1,46 @@
-"""Image folders with one subfolder per class, streamed from disk."""
+"""Images: folders with one subfolder per class, streamed from disk, and what is read of an image file."""
 
-import errno
+import contextlib
 import functools
+import hashlib
+import io
 import os
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from omegaconf import ListConfig
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
+from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.data.images import SUFFIXES, read_center_crop, refuse_size, upright_size
 from leyden.data.streamed import StreamedDataModule
-from leyden.files.fetch import digest_of_folder
+from leyden.data.transforms import check_integers
 from leyden.run.process import is_main_process
 
-MAX_OPENED = 1000  # images of a split, spread over it, whose sizes are compared before training
-MAX_OWN_PIXELS = (
-    512**2
-)  # larger images are of a camera: of their own size, a network would have billions of parameters
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+FORMATS = ("PNG", "JPEG", "WEBP")
+JPEG_END = b"\xff\xd9"
+# Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
+MAX_FILES, MAX_BYTES = 1000, 2**25
 
 
 class FolderDataModule(StreamedDataModule):
     """Images in `root/train/CLASS/`, `root/test/CLASS/` and, optionally, `root/val/CLASS/`.
 
-    Reads .jpg, .jpeg, .png and .webp files and ignores hidden ones. With `image_size`, each image is center-cropped to
-    this aspect ratio and resized. Without, an image of another size than the first one's is refused: of up to
-    `MAX_OPENED` per split before training, of all when they are read. `predict` crops and resizes any image.
+    Reads .jpg, .jpeg, .png and .webp files and ignores hidden ones. Each image is center-cropped to the aspect ratio
+    of `image_size` and resized.
 
     Args:
         root: The folder.
-        image_size: Height and width of the network's input images; None: their own, up to `MAX_OWN_PIXELS`.
+        image_size: Height and width of the network's input images.
         channels: 3 for RGB, 1 for grey.
         kwargs: Arguments of `StreamedDataModule`.
 
@@ -42,33 +48,21 @@ class FolderDataModule(StreamedDataModule):
         ValueError: An argument is out of its range.
     """
 
-    def __init__(
-        self,
-        *,
-        root: str,
-        image_size: Sequence[int] | None,
-        channels: int,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, root: str, image_size: Sequence[int], channels: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):
             raise ValueError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
-        self.root, self.channels = root, channels
-        self.first: Path | None = None  # the image whose size all must have, unless `image_size` is given
-        self.input_shape: tuple[int, int, int]  # set in `open` without `image_size`
-        if image_size is None:
-            return
         if not isinstance(image_size, list | tuple) or len(image_size) != 2:
             raise ValueError(f"image_size={image_size}: must be two sizes, rows and columns")
-        if not all(type(size) is int and 0 < size < 2**14 for size in image_size):
-            raise ValueError(f"image_size={image_size}: must be whole numbers from 1 to {2**14 - 1}")
-        self.input_shape = (channels, image_size[0], image_size[1])
+        for size in image_size:
+            check_integers(image_size=(size, 1))
+        self.root, self.input_shape = root, (channels, image_size[0], image_size[1])
 
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
         opened = [dataset for split, dataset in self.datasets.items() if split != "test"]
-        return {name: found for each in opened if isinstance(each, Folder) for name, found in each.digests.items()}
+        return {f"{each.folder.name}/": each.digest for each in opened if isinstance(each, Folder)}
 
     def read_image(self, path: Path) -> Tensor:
         """Return an image file's pixels as in training, shape (C, H, W), uint8."""
@@ -77,41 +71,12 @@ class FolderDataModule(StreamedDataModule):
     def open(self, split: str) -> Dataset[Any] | None:
         """Return the images of a split, labelled by the classes of the training split."""
         folder, train = Path(self.root, split), Path(self.root, "train")
-        for needed in (train,) if split == "val" else (train, folder):
+        if split == "val" and not folder.is_dir():
+            return None
+        for needed in (train, folder):
             if not needed.is_dir():
                 raise FileNotFoundError(f"{needed}: there is no such folder; images lie in {needed}/CLASS/")
-        if not folder.is_dir():
-            return None
-        classes = [os.fsdecode(name) for name in _entry_names(train, folders=True)]
-        if not classes:
-            raise ValueError(f"{train}: holds no folder of a class; images lie in {train}/CLASS/")
-        found = Folder(folder, classes)
-        empty = sorted({*classes} - {classes[target] for target in np.unique(found.targets)})
-        if split == "train" and empty:
-            raise ValueError(f"{folder / empty[0]}: holds no image; they end in {', '.join(SUFFIXES)}")
-        if not hasattr(self, "input_shape"):
-            self.first = (found if split == "train" else Folder(train, classes)).path(0)
-            self.input_shape = (self.channels, *_own_size(self.first))
-        if self.first:
-            for index in np.linspace(0, len(found) - 1, min(len(found), MAX_OPENED), dtype=int).tolist():
-                refuse_size(found.path(index), upright_size(found.path(index)), self.first, self.input_shape[1:])
-        found.input_shape, found.like = self.input_shape, self.first
-        return found
-
-
-def _own_size(path: Path) -> tuple[int, int]:
-    """Return the size of an image that networks can have as their input.
-
-    Raises:
-        UserError: It has too many pixels, as a photograph of a camera.
-    """
-    rows, columns = upright_size(path)
-    if rows * columns > MAX_OWN_PIXELS:
-        raise UserError(
-            f"{path}: has {rows} x {columns} pixels; data.image_size=[224,224] crops and resizes each image, "
-            f"data.image_size=[{rows},{columns}] keeps this size"
-        )
-    return rows, columns
+        return Folder(folder, class_names(train), self.input_shape)
 
 
 class Folder(Dataset[tuple[Tensor, int]]):
@@ -120,27 +85,20 @@ class Folder(Dataset[tuple[Tensor, int]]):
     Args:
         folder: Contains one folder per class, except for classes without images.
         classes: Names of the classes.
-
-    Attributes:
         input_shape: Shape of the returned images, (C, H, W).
-        like: An image of this shape, if those of others are refused.
 
     Raises:
-        ValueError: There is no image, a folder of an unknown class, a broken link, or a folder that can't be
-            listed.
+        OSError: A folder can't be listed.
+        ValueError: There is no image, or a folder of an unknown class.
     """
 
-    input_shape: tuple[int, int, int]
-    like: Path | None = None
-
-    def __init__(self, folder: Path, classes: Sequence[str]) -> None:
-        self.folder, self.classes = folder, classes
-        present = {os.fsdecode(name) for name in _entry_names(folder, folders=True)}
-        if unknown := sorted(present - {*classes}):
+    def __init__(self, folder: Path, classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
+        self.folder, self.classes, self.input_shape = folder, classes, input_shape
+        if unknown := sorted({*class_names(folder)} - {*classes}):
             raise ValueError(f"{folder / unknown[0]}: is not a class of the training images ({', '.join(classes)})")
-        names = [_entry_names(folder / name) if name in present else NO_NAMES for name in classes]
+        names = [_image_names(folder / name) for name in classes]
         # Arrays, not lists: reference counting would copy the memory of a million objects into each worker.
-        self.names = np.concatenate(names)
+        self.names = np.array([name for each in names for name in each], dtype=np.bytes_)
         self.targets = np.repeat(np.arange(len(classes), dtype=np.int32), [len(each) for each in names])
         if not len(self.names):
             raise ValueError(
@@ -150,48 +108,175 @@ class Folder(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.names)
 
-    @functools.cached_property
-    def digests(self) -> dict[str, str]:
-        """SHA-256 that identifies the images: of names and sizes, and of the contents if the folder is small."""
-        folders = [os.fsencode(name) for name in self.classes]
-        pairs = zip(self.targets.tolist(), self.names.tolist(), strict=True)
-        names = [folders[target] + b"/" + name for target, name in pairs]
-        return {f"{self.folder.name}/": digest_of_folder(self.folder, names)}
-
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         """Return an image's pixels, shape (C, H, W), uint8, and its class."""
-        return read_center_crop(self.path(index), self.input_shape, like=self.like), int(self.targets[index])
+        return read_center_crop(self.path(index), self.input_shape), int(self.targets[index])
 
     def path(self, index: int) -> Path:
         """Return the path of an image."""
         return self.folder / self.classes[int(self.targets[index])] / os.fsdecode(self.names[index])
 
+    @functools.cached_property
+    def digest(self) -> str:
+        """SHA-256 of the images' names and sizes, and of their contents if they are few and small."""
+        place, folders = os.fsencode(self.folder), [os.fsencode(name) for name in self.classes]
+        pairs = zip(self.targets.tolist(), self.names.tolist(), strict=True)
+        names = [folders[target] + b"/" + name for target, name in pairs]
+        # There can be a million files, for which pathlib takes three times as long.
+        sizes = [os.stat(os.path.join(place, name)).st_size for name in names]  # noqa: PTH116, PTH118
+        sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
+        if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
+            return f"{sha256.hexdigest()} (names and sizes)"
+        for name in names:
+            sha256.update(Path(self.folder, os.fsdecode(name)).read_bytes())
+        return sha256.hexdigest()
 
-NO_NAMES = np.array([], dtype=np.bytes_)
+
+def class_names(folder: Path) -> list[str]:
+    """Return the sorted names of a folder's subfolders, but for hidden ones."""
+    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _entry_names(folder: Path, *, folders: bool = False) -> NDArray[np.bytes_]:
-    """Return the sorted names of a folder's image files, or of its subfolders.
+def _image_names(folder: Path) -> list[bytes]:
+    """Return the sorted names of a folder's image files; a line warns of others that are not hidden."""
+    every = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - pathlib takes three times as long
+    names = [name for name in every if not name.startswith(".")]
+    found = sorted(os.fsencode(name) for name in names if name.lower().endswith(SUFFIXES))
+    if (num := len(names) - len(found)) and is_main_process():
+        warn(f"{folder}: {num} entries are ignored; images end in {', '.join(SUFFIXES)}")
+    return found
 
-    Warns about other entries that are not hidden.
+
+def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -> Tensor:
+    """Return an image as an in-memory dataset would store it.
+
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. The image is
+    padded with background to the input's aspect ratio and resized.
+
+    Args:
+        path: A PNG, JPEG or WebP file.
+        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
+        invert: Whether the image is dark on a light background.
+
+    Returns:
+        Pixels, shape (C, H, W), uint8, light on dark.
+
+    Raises:
+        UserError: The file is not an image, or can't be read.
     """
-    names, others, path = [], [], str(folder)
+    channels, height, width = input_shape
+    background = 255 if invert else 0
+    image = open_image(path, channels, background=background)
+    image = ImageOps.pad(
+        image, (width, height), Image.Resampling.BILINEAR, color=background if channels == 1 else (background,) * 3
+    )
+    return _pixels(ImageOps.invert(image) if invert else image).contiguous()
+
+
+def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
+    """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
+
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
+    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
+
+    Args:
+        path: A PNG, JPEG or WebP file.
+        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
+
+    Returns:
+        Pixels, shape (C, H, W), uint8.
+
+    Raises:
+        UserError: The file is not an image, or can't be read.
+    """
+    channels, height, width = input_shape
+    with _opened(path) as (content, image):
+        size = image.size
+        image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
+        decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
+        pixels_CHW = _pixels(_converted(image, channels, 0)) if decoded_CHW is None else decoded_CHW
+    _, rows, columns = pixels_CHW.shape
+    scale = min(rows / height, columns / width)
+    num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
+    top, left = (rows - num_rows) // 2, (columns - num_columns) // 2
+    part_CHW = pixels_CHW[:, top : top + num_rows, left : left + num_columns]
+    if part_CHW.shape[1:] == (height, width):
+        return part_CHW.contiguous()
+    # Four times as fast as Pillow's resize.
+    return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
+    """Open an image, which is not decoded yet; an error within the context is a `UserError` that names the image."""
     try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                path = entry.path
-                if entry.name.startswith("."):
-                    continue
-                if entry.is_dir() if folders else entry.name.lower().endswith(SUFFIXES) and entry.is_file():
-                    names.append(os.fsencode(entry.name))
-                elif entry.is_symlink() and not os.path.exists(entry.path):  # noqa: PTH110 - pathlib is slower
-                    raise ValueError(f"{entry.path}: is a broken link")
-                else:
-                    others.append(entry.name)
-    except OSError as error:  # for a link to itself, or a folder without read permission
-        problem = "is a link to itself" if error.errno == errno.ELOOP else f"can't be read ({error.strerror})"
-        raise ValueError(f"{path}: {problem}") from error
-    if others and is_main_process():
-        kind = "folders of classes" if folders else f"images, which end in {', '.join(SUFFIXES)}"
-        warn(f"{folder}: {len(others)} entries are ignored, such as {min(others)}; they are not {kind}")
-    return np.array(sorted(names), dtype=np.bytes_)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
+            # A small file can decode to an image that exhausts the memory.
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            if not path.is_file():
+                raise OSError("is not a file")
+            content = path.read_bytes()
+            yield content, Image.open(io.BytesIO(content), formats=FORMATS)
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
+        # An UnidentifiedImageError has the address of an object in its text.
+        why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
+        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read{why}") from error
+
+
+def open_image(path: Path, channels: int, *, background: int = 0) -> Image.Image:
+    """Return an image, upright, in grey or RGB."""
+    with _opened(path) as (_, image):
+        return _converted(image, channels, background)
+
+
+def _converted(image: Image.Image, channels: int, background: int) -> Image.Image:
+    """Return an opened image, upright, in grey or RGB."""
+    ImageOps.exif_transpose(image, in_place=True)
+    if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
+        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+    if image.has_transparency_data:
+        canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+        image = Image.alpha_composite(canvas, image.convert("RGBA"))
+    return image.convert("L" if channels == 1 else "RGB")
+
+
+def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | None:
+    """Return the pixels of a JPEG, shape (C, H, W), uint8, by torchvision: those that Pillow takes longer for.
+
+    Returns:
+        None for what only Pillow decodes, or refuses with a reason.
+    """
+    is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
+    # Of a file that is cut off, torchvision would fill in the rest.
+    if image.format != "JPEG" or image.mode not in ("L", "RGB") or not is_upright or not content.endswith(JPEG_END):
+        return None
+    try:
+        mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
+        pixels_CHW: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
+    except RuntimeError:  # damaged, or a torchvision that was built without JPEG
+        return None
+    return pixels_CHW
+
+
+def _pixels(image: Image.Image) -> Tensor:
+    """Return the pixels of a grey or RGB image, shape (C, H, W), uint8."""
+    return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
+
+
+def find_images(images: Any) -> list[Path]:
+    """Return the files that `images` names: a file, a folder (its image files, sorted by name), or a list of these.
+
+    Raises:
+        UserError: A file or folder does not exist, or contains no image.
+    """
+    found = []
+    for name in images if isinstance(images, list | tuple | ListConfig) else [images]:
+        path = Path(str(name))
+        if not path.exists():
+            raise UserError(f"images={path}: no such file or folder")
+        is_folder = path.is_dir()
+        found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if is_folder else [path]
+    if not found:
+        raise UserError(f"images={images}: no {', '.join(SUFFIXES)} file")
+    return found

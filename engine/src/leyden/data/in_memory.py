@@ -4,7 +4,6 @@ Shapes: N samples, C channels, H rows and W columns of an image.
 """
 
 import functools
-import inspect
 import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -12,11 +11,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
-import torchvision
 from torch import Tensor
 
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, check_instantiated, count_classes
+from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
@@ -58,27 +56,16 @@ def to_tensors(source: Any) -> Tensors:
             `facts` are optional, as in `Tensors`.
 
     Raises:
-        ValueError: The dataset has another format; the message names the dataset.
+        ValueError: The dataset has another format.
     """
-    name = f"dataset={type(source).__name__}"
-    for attribute in ("data", "targets"):
-        if not hasattr(source, attribute):
-            raise ValueError(f"{name}: has no {attribute}; must have data and targets")
     data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
-    if isinstance(source, torchvision.datasets.QMNIST):
-        targets = targets[:, 0]  # the class; the other columns are metadata
     if not len(data) or targets.shape[:1] != data.shape[:1]:
-        raise ValueError(
-            f"{name}: data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
-        )
-    try:
-        names = names_of(source, targets)
-        inputs = _inputs(data, names["vocabulary"])
-        facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
-        targets = _targets(targets, names["class_names"], names["vocabulary"])
-        return Tensors(inputs, targets, facts, getattr(source, "overlap", None), getattr(source, "num_one_hot", 0))
-    except ValueError as error:
-        raise ValueError(f"{name}: {error}") from None
+        raise ValueError(f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample")
+    names = names_of(source, targets)
+    inputs = _inputs(data, names["vocabulary"])
+    facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
+    targets = _targets(targets, names["class_names"], names["vocabulary"])
+    return Tensors(inputs, targets, facts, getattr(source, "overlap", None), getattr(source, "num_one_hot", 0))
 
 
 def names_of(source: Any, targets: Any) -> dict[str, Any]:
@@ -91,22 +78,22 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     Raises:
         ValueError: The number of target names is not that of the targets.
     """
-    given = {name: getattr(source, name, None) for name in ("classes", "target_names", "vocabulary")}
-    classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given.values())
-    found: dict[str, Any] = {"class_names": classes, "target_names": None, "vocabulary": vocabulary}
-    found["num_classes"] = None if classes is None else len(classes)
-    if classes is not None or getattr(targets, "dtype", None) not in FLOAT_TYPES or targets.ndim > 2:
-        return found
-    num = 1 if targets.ndim == 1 else targets.shape[1]
-    if names is not None and len(names) != num:
-        raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
-    default = ("target",) if num == 1 else tuple(f"target_{n}" for n in range(num))
-    return {**found, "target_names": names or default}
+    given = (getattr(source, name, None) for name in ("classes", "target_names", "vocabulary"))
+    classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given)
+    if classes is None and getattr(targets, "dtype", None) in FLOAT_TYPES and targets.ndim in (1, 2):
+        num = 1 if targets.ndim == 1 else targets.shape[1]
+        names = names or (("target",) if num == 1 else tuple(f"target_{n}" for n in range(num)))
+        if len(names) != num:
+            raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
+    else:
+        names = None
+    num_classes = None if classes is None else len(classes)
+    return {"class_names": classes, "num_classes": num_classes, "target_names": names, "vocabulary": vocabulary}
 
 
 def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
     if vocabulary is not None:
-        return _tokens("data", data, len(vocabulary))
+        return _whole("data", data, len(vocabulary), "(N, T)")
     if data.dtype in FLOAT_TYPES and data.ndim > 1:
         return _finite("data", data)
     if data.dtype != torch.uint8 or data.ndim not in (3, 4):
@@ -119,23 +106,15 @@ def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
 
 
 def _targets(targets: Tensor, classes: tuple[str, ...] | None, vocabulary: tuple[str, ...] | None) -> Tensor:
-    if vocabulary is not None and classes is None:
-        return _tokens("targets", targets, len(vocabulary))
-    if classes is None:
-        if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
-            return _finite("targets", targets)
-        raise ValueError(
-            f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names "
-            "as `classes`"
-        )
-    if targets.dtype not in INTEGER_TYPES:
-        raise ValueError(f"targets are {_describe(targets)}; must be whole numbers, the class of each sample")
-    if targets.ndim != 1:
-        raise ValueError(f"targets are {_describe(targets)}; must be a class for each of {len(targets)} samples")
-    if targets.min() < 0 or targets.max() >= len(classes):
-        wrong = targets.min() if targets.min() < 0 else targets.max()
-        raise ValueError(f"a target is {wrong}; must be from 0 to {len(classes) - 1}, a number per class")
-    return targets.long()
+    if classes is not None:
+        return _whole("targets", targets, len(classes), "(N,)")
+    if vocabulary is not None:
+        return _whole("targets", targets, len(vocabulary), "(N, T)")
+    if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
+        return _finite("targets", targets)
+    raise ValueError(
+        f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names as `classes`"
+    )
 
 
 def _finite(what: str, values: Tensor) -> Tensor:
@@ -144,11 +123,12 @@ def _finite(what: str, values: Tensor) -> Tensor:
     return values.float()
 
 
-def _tokens(what: str, values: Tensor, num: int) -> Tensor:
-    if values.dtype not in INTEGER_TYPES or values.ndim != 2:
-        raise ValueError(f"{what} are {_describe(values)}; must be tokens, whole numbers of shape (N, T)")
+def _whole(what: str, values: Tensor, num: int, shape: str) -> Tensor:
+    """Return classes or tokens, of which there are `num`."""
+    if values.dtype not in INTEGER_TYPES or values.ndim != len(shape.split(", ")):
+        raise ValueError(f"{what} are {_describe(values)}; must be whole numbers, shape {shape}")
     if values.min() < 0 or values.max() >= num:
-        raise ValueError(f"{what} hold a token that is not in the vocabulary of {num}")
+        raise ValueError(f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}")
     return values.long()
 
 
@@ -156,34 +136,20 @@ def _describe(values: Tensor) -> str:
     return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
-def _shared_memory(values: Tensor) -> Tensor | None:
-    """Return the tensor that overlapping windows are views of; None if they don't overlap."""
-    if values.untyped_storage().nbytes() >= values.numel() * values.element_size():
-        return None
-    return torch.empty(0, dtype=values.dtype, device=values.device).set_(values.untyped_storage())
-
-
 def to_device(values: Tensor, device: torch.device) -> Tensor:
     """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
-    whole = _shared_memory(values)
-    if values.device == device or whole is None:
+    storage = values.untyped_storage()
+    if values.device == device or storage.nbytes() >= values.numel() * values.element_size():
         return values.to(device)
-    return whole.to(device).as_strided(values.shape, values.stride(), values.storage_offset())
+    whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(storage).to(device)
+    return whole.as_strided(values.shape, values.stride(), values.storage_offset())
 
 
-def digest_of_tensor(values: Tensor) -> str:
-    """Return the SHA-256 of a tensor's type, shape and values; that of overlapping windows without a copy of each."""
-    whole = _shared_memory(values)
-    if whole is None:
-        return digest_of_content(values)
-    return digest_of_content([whole, list(values.shape), list(values.stride()), values.storage_offset()])
-
-
-_cache: dict[Hashable, Tensors] | None = None  # by (dataset, train)
+_cache: dict[Hashable, Tensors] | None = None  # by dataset, root and split
 
 
 def keep_tensors() -> None:
-    """Cache the last dataset read from now on, for this process and its forks."""
+    """Cache the datasets that are read from now on, for this process and its forks."""
     global _cache
     _cache = _cache or {}
 
@@ -194,46 +160,39 @@ def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, 
     Raises:
         OSError, ValueError: Raised by `load` and `to_tensors`.
     """
-    key = _cache_key(dataset, root)
-    if _cache is not None and key is not None and (key, train) in _cache:
-        return _cache[key, train]
-    before = _comparable_random_states()
-    source = load(dataset, root, train=train, download=download)
-    found = to_tensors(source)
-    if train:  # reuse digests that `load` or the dataset has just computed
-        digests = (
-            getattr(source, "digests", None)
-            or expected_checksums(dataset)
-            or _tensor_digests(type(source).__name__, found)
-        )
-        found = replace(found, digests=digests)
+    if _cache is None:
+        return _read(dataset, root, train=train, download=download)
+    key, before = _cache_key(dataset, root, train), digest_of_content(random_states())
+    if key in _cache:
+        return _cache[key]
+    found = _read(dataset, root, train=train, download=download)
     # Data that draw random numbers depend on the job's seed, and are not cached.
-    if _cache is not None and key is not None and before == _comparable_random_states():
-        for other in [each for each in _cache if each[0] != key]:  # type: ignore[index]
-            del _cache[other]  # memory for one dataset only
-        _cache[key, train] = found
+    if key is not None and before == digest_of_content(random_states()):
+        _cache[key] = found
     return found
 
 
-def _tensor_digests(name: str, found: Tensors) -> dict[str, str]:
-    return {f"{name}.data": digest_of_tensor(found.inputs), f"{name}.targets": digest_of_tensor(found.targets)}
+def _read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
+    source = load(dataset, root, train=train, download=download)
+    found = to_tensors(source)
+    if not train:
+        return found
+    # Reuse digests that `load` or the dataset has just computed.
+    digests = getattr(source, "digests", None) or expected_checksums(dataset)
+    tensors = {"data": found.inputs, "targets": found.targets}
+    name = type(source).__name__
+    return replace(
+        found, digests=digests or {f"{name}.{key}": digest_of_content(each) for key, each in tensors.items()}
+    )
 
 
-def _cache_key(dataset: Callable[..., Any], root: str | Path) -> Hashable | None:
+def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Hashable:
     """Return a key that is equal for calls that read the same data; None for arguments that are objects."""
-    if isinstance(dataset, type):
-        return dataset, str(root)
-    if not isinstance(dataset, functools.partial):
-        return None
+    made: Any = dataset if isinstance(dataset, functools.partial) else functools.partial(dataset)
     try:
-        return dataset.func, json.dumps([dataset.args, dataset.keywords, str(root)], sort_keys=True)
+        return made.func, json.dumps([made.args, made.keywords, str(root), train], sort_keys=True)
     except (TypeError, ValueError):
         return None
-
-
-def _comparable_random_states() -> dict[str, Any]:
-    """Return the random states in a form that can be compared."""
-    return {name: state.tolist() if isinstance(state, Tensor) else state for name, state in random_states().items()}
 
 
 Scale = Literal["none", "unit", "standardize"]
@@ -303,7 +262,6 @@ class InMemoryDataModule(SplitDataModule):
         self, *, dataset: Callable[..., Any], root: str, download: bool, normalize: Scale, **kwargs: Any
     ) -> None:
         super().__init__(normalize=normalize, **kwargs)
-        check_dataset(dataset)
         self.dataset, self.root, self.download = dataset, root, download
         self.held: dict[bool, Tensors] = {}  # training set: True, test set: False
 
@@ -364,16 +322,3 @@ class InMemoryDataModule(SplitDataModule):
         transform = (lambda inputs: normalize(augment(inputs))) if augment else normalize
         indices = self.indices[split].to(device)
         return BatchLoader(held.inputs, held.targets, transform=transform, indices=indices, **options)
-
-
-def check_dataset(dataset: Callable[..., Any]) -> None:
-    """Check that a dataset can be created with `root`, `train` and `download`.
-
-    Raises:
-        ValueError: The value is not callable, or an argument is missing.
-    """
-    check_instantiated("dataset", dataset)
-    try:
-        inspect.signature(dataset).bind(root="", train=True, download=False)
-    except TypeError as error:
-        raise ValueError(f"dataset: {error}; must take root, train and download") from error

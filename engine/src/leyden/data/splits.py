@@ -173,11 +173,6 @@ def split(
     return {"val": order[begin:end], "train": torch.cat([before, after])}
 
 
-def smallest_batch(num_samples: int, batch_size: int) -> int:
-    """Return the number of samples in the last batch, the smallest one; 0 without samples."""
-    return min(num_samples % batch_size or batch_size, num_samples)
-
-
 def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tuple[int, ...] | None:
     """Return the number of samples of each class among these indices; None if targets are not classes.
 
@@ -187,21 +182,10 @@ def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tup
         num_classes: Number of classes; None if there are none.
     """
     with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
-        classes_N = torch.as_tensor(targets)[indices]
-        if num_classes is not None and classes_N.ndim == 1:
-            counts = tuple(torch.bincount(classes_N, minlength=num_classes).tolist())
-            return counts if len(counts) == num_classes else None
+        counts_K = torch.bincount(torch.as_tensor(targets)[indices], minlength=num_classes or 0)
+        if len(counts_K) == num_classes:
+            return tuple(counts_K.tolist())
     return None
-
-
-def check_instantiated(name: str, made: Any) -> None:
-    """Check that a configuration node was instantiated.
-
-    Raises:
-        ValueError: The value is not callable, such as a string.
-    """
-    if not callable(made):
-        raise ValueError(f"{name}={made}: must be an object with a _target_; select a choice by data/{name}=NAME")
 
 
 class SplitDataModule(L.LightningDataModule):
@@ -244,8 +228,10 @@ class SplitDataModule(L.LightningDataModule):
         check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
         check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
         check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
-        if augment is not None:
-            check_instantiated("augment", augment)
+        if augment is not None and not callable(augment):
+            raise ValueError(
+                f"augment={augment}: must be an object with a _target_; select a choice by data/augment=NAME"
+            )
         if normalize not in self.SCALES:
             raise ValueError(f"normalize={normalize}: must be one of {', '.join(self.SCALES)}")
         self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
@@ -306,7 +292,7 @@ class SplitDataModule(L.LightningDataModule):
             ValueError: A process would get no sample of the last batch.
         """
         num_samples = self.sizes["train"]
-        smallest = smallest_batch(num_samples, self.batch_size)
+        smallest = min(num_samples % self.batch_size or self.batch_size, num_samples)
         if smallest < world_size:
             raise ValueError(
                 f"batch_size={self.batch_size}: {num_samples} training samples leave a batch of {smallest}, too few "

@@ -7,10 +7,8 @@ columns of an image.
 import atexit
 import contextlib
 import inspect
-import itertools
 import signal
 import sys
-import threading
 import traceback
 import warnings
 import weakref
@@ -27,20 +25,15 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
-from leyden.data.splits import SplitDataModule, SplitLoader, count_classes, smallest_batch
+from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
 from leyden.data.transforms import Normalize, check_integers, send
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 
 
-def own_collate(dataset: Any) -> Callable[[list[Any]], Any] | None:
-    """Return a dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
-    return getattr(dataset, "collate_fn", None)
-
-
 @dataclass(frozen=True)
-class SeededSamples:
-    """Callable that makes batches of a dataset's samples, with random numbers seeded per sample.
+class SeededSamples(Dataset[Any]):
+    """Batches of a dataset's samples by epoch and indices, with random numbers seeded per sample.
 
     Args:
         dataset: Returns an (input, target) pair per index: tensors, arrays or numbers. If it has a `collate_fn`, as PyTorch's
@@ -54,8 +47,8 @@ class SeededSamples:
         >>> class Dice:
         ...     def __getitem__(self, index):
         ...         return torch.tensor([index, random.randint(1, 6)]), 0
-        >>> inputs_NI, targets_N = SeededSamples(Dice(), 0, None)((2, [0, 1, 2]))
-        >>> torch.equal(inputs_NI[1:], SeededSamples(Dice(), 0, None)((2, [1, 2]))[0])
+        >>> inputs_NI, targets_N = SeededSamples(Dice(), 0, None)[2, [0, 1, 2]]
+        >>> torch.equal(inputs_NI[1:], SeededSamples(Dice(), 0, None)[2, [1, 2]][0])
         True
     """
 
@@ -65,76 +58,50 @@ class SeededSamples:
 
     @property
     def collate(self) -> Callable[[list[Any]], Any] | None:
-        """The dataset's own `collate_fn`, see `own_collate`."""
-        return own_collate(self.dataset)
+        """The dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
+        return getattr(self.dataset, "collate_fn", None)
 
-    def __call__(self, task: tuple[int, Sequence[int]]) -> Any:
+    def __getitem__(self, task: tuple[int, Sequence[int]]) -> Any:
         """Return inputs, shape (N, ...), and targets, shape (N, ...), for a task (epoch, indices); N can be 0.
 
-        With a `collate_fn`, return what it returns.
+        With a `collate_fn`, return what it returns. In a worker process, return an error's traceback, as text.
 
         Raises:
-            UserError: A sample is not an (input, target) pair, or samples differ in shape.
+            UserError: A sample is not an (input, target) pair.
         """
-        epoch, indices = task
-        if self.collate:
-            if not indices:
-                raise UserError(
-                    "data.eval_batch_size: the last batch has fewer samples than there are processes; choose another one"
-                )
-            with undisturbed():
-                return self.collate([self._seeded_item(epoch, index) for index in indices])
-        with undisturbed():
-            samples = [self._read_sample(epoch, index) for index in indices or [0]]
-        inputs, targets = zip(*samples, strict=True)
-        shapes = {tuple(each.shape) for each in inputs}
-        if len(shapes) > 1:
-            one, other, *_ = sorted(shapes)
+        try:
+            return self._batch(*task)
+        except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
+            if get_worker_info() is None:
+                raise
+            return traceback.format_exc()
+
+    def _batch(self, epoch: int, indices: Sequence[int]) -> Any:
+        if self.collate and not indices:
             raise UserError(
-                f"data: inputs have shapes {one} and {other}; all must have the same: let the dataset resize or crop them, or "
-                "give it a collate_fn"
+                "data.eval_batch_size: the last batch has fewer samples than there are processes; choose another one"
             )
-        inputs_N, targets_N = default_collate(list(inputs)), default_collate(list(targets))
+        with undisturbed():
+            samples = [self._sample(epoch, index) for index in indices or [0]]
+            if self.collate:
+                return self.collate(samples)
+        inputs_N, targets_N = default_collate(samples)
         return inputs_N[: len(indices)], targets_N[: len(indices)]
 
-    def _seeded_item(self, epoch: int, index: int) -> Any:
+    def _sample(self, epoch: int, index: int) -> Any:
         seed_by_text(f"{self.seed} {epoch} {index}")
-        return self.dataset[index]
-
-    def _read_sample(self, epoch: int, index: int) -> tuple[Any, Any]:
-        sample = self._seeded_item(epoch, index)
+        sample = self.dataset[index]
+        if self.collate:
+            return sample
         if not (isinstance(sample, tuple | list) and len(sample) == 2 and hasattr(sample[0], "shape")):
-            found = (
-                ", ".join(type(part).__name__ for part in sample) if isinstance(sample, tuple | list) else sample
-            )
+            parts = sample if isinstance(sample, tuple | list) else [sample]
             raise UserError(
-                f"data: {type(self.dataset).__name__}[{index}] is ({found}); must be a pair, input and target, the "
-                "input a tensor (torchvision.transforms.v2.PILToTensor converts an image to one), or the data set must have a "
-                "collate_fn"
+                f"data: {type(self.dataset).__name__}[{index}] is ({', '.join(type(part).__name__ for part in parts)}); "
+                "must be a pair, input and target, the input a tensor (torchvision.transforms.v2.PILToTensor converts an "
+                "image to one), or the data set must have a collate_fn"
             )
         inputs, target = sample
-        if self.augment:
-            inputs = self.augment(torch.as_tensor(inputs)[None])[0]
-        return inputs, target
-
-
-class _Batches(Dataset[Any]):
-    """Batches by task, for PyTorch's `DataLoader`; in place of a worker's error its traceback, as text.
-
-    Args:
-        samples: Makes the batches.
-    """
-
-    def __init__(self, samples: SeededSamples) -> None:
-        self.samples = samples
-
-    def __getitem__(self, task: tuple[int, list[int]]) -> Any:
-        if get_worker_info() is None:
-            return self.samples(task)
-        try:
-            return self.samples(task)
-        except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
-            return traceback.format_exc()
+        return (self.augment(torch.as_tensor(inputs)[None])[0] if self.augment else inputs), target
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -142,7 +109,6 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-MAX_TRIED = 8  # batches; the first ones may be None, as where no sample is good
 # A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
 IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
 
@@ -151,19 +117,6 @@ def _start_worker(_: int) -> None:
     for number in IGNORED_SIGNALS:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent()
-
-
-@contextlib.contextmanager
-def _same_sigchld() -> Iterator[None]:
-    """Context that keeps the handler of SIGCHLD; PyTorch's raises wherever this process is, such as in a checkpoint."""
-    if not hasattr(signal, "SIGCHLD") or threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGCHLD)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGCHLD, before)
 
 
 def _close(loader: "weakref.ref[StreamLoader]") -> None:
@@ -216,14 +169,10 @@ class StreamLoader(SplitLoader):
         self._tasks[:] = [(self.order.epoch, share.tolist()) for share in shares]
         self._start_reading()
         for task in list(self._tasks):
-            batch, is_dead = self._next()
-            if is_dead:
-                self.close()
-                raise UserError(
-                    f"data.num_workers={self.num_workers}: a worker process has died, perhaps out of memory"
-                )
+            assert self._batches is not None
+            batch = next(self._batches)
             if isinstance(batch, str):
-                self.samples(task)
+                self.samples[task]
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch}")
             if self.samples.collate:
                 yield move_data_to_device(batch, self.device)
@@ -236,7 +185,7 @@ class StreamLoader(SplitLoader):
         self._loader = self._batches = None  # PyTorch stops them when it deletes the iterator
 
     def _start_reading(self) -> None:
-        with warnings.catch_warnings(), _same_sigchld():
+        with warnings.catch_warnings():
             # Of more workers than cores; and Python 3.12's of locks held by other threads, of which a worker needs none.
             warnings.simplefilter("ignore")
             is_new = self._loader is None
@@ -251,7 +200,7 @@ class StreamLoader(SplitLoader):
         # On other systems, fork is unsafe or missing.
         context = "fork" if sys.platform == "linux" else "spawn"
         return DataLoader(
-            _Batches(self.samples),
+            self.samples,
             sampler=self._tasks,
             batch_size=None,
             collate_fn=_as_it_is,
@@ -261,16 +210,6 @@ class StreamLoader(SplitLoader):
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # otherwise it would draw from the network's
         )
-
-    def _next(self) -> tuple[Any, bool]:
-        """Return the next batch, and whether a worker has died; no error keeps the workers alive by its traceback."""
-        assert self._batches is not None
-        try:
-            return next(self._batches), False
-        except RuntimeError:
-            if not self.num_workers:  # the data set's own error
-                raise
-            return None, True
 
 
 class StreamedDataModule(SplitDataModule):
@@ -332,12 +271,9 @@ class StreamedDataModule(SplitDataModule):
         """Add all samples of a dataset as a split; return their number.
 
         Raises:
-            ValueError: The dataset is not map-style, has no length, or is empty.
+            TypeError: The dataset has no length, as an iterable one.
+            ValueError: The dataset is empty.
         """
-        if not (hasattr(dataset, "__getitem__") and hasattr(dataset, "__len__")):
-            raise ValueError(
-                f"{split}={dataset}: must be a dataset that has a length and returns a sample per index"
-            )
         if not len(dataset):
             raise ValueError(f"{split}={type(dataset).__name__}: has no samples")
         self.datasets[split], self.indices[split] = dataset, torch.arange(len(dataset))
@@ -350,8 +286,14 @@ class StreamedDataModule(SplitDataModule):
             ValueError: `standardize` is set, and the inputs are not pixels.
         """
         dataset: Any = self.datasets["train"]
-        if own_collate(dataset):
-            return self._named_facts(dataset)
+        if getattr(dataset, "collate_fn", None):
+            if self.augment is not None or self.normalize != "unit":
+                raise ValueError(
+                    f"{type(dataset).__name__} has a collate_fn, so its samples are its own: it must augment and normalize "
+                    "them itself; choose data/augment=none and data.normalize=unit"
+                )
+            self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
+            return Facts(**names_of(dataset, None))
         # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
         with contextlib.closing(self._raw("train", 1)) as first:
             inputs, targets = next(iter(first))
@@ -373,43 +315,9 @@ class StreamedDataModule(SplitDataModule):
             **names_of(dataset, targets),
         )
 
-    def _named_facts(self, dataset: Any) -> Facts:
-        """Return the facts of data with a `collate_fn`: the names of classes, since the rest is the dataset's own.
-
-        Raises:
-            ValueError: A setting has no effect on such data.
-        """
-        if self.augment is not None or self.normalize != "unit":
-            raise ValueError(
-                f"{type(dataset).__name__} has a collate_fn, so its samples are its own: it must augment and normalize them "
-                "itself; choose data/augment=none and data.normalize=unit"
-            )
-        with contextlib.closing(self._raw("train", min(2, len(dataset)))) as first:  # here its mistakes are early
-            batch = next((each for each in itertools.islice(first, MAX_TRIED) if each is not None), None)
-        if batch is None or isinstance(batch, str):
-            raise ValueError(f"{type(dataset).__name__}.collate_fn has returned {batch!r}, which is no batch")
-        self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
-        return Facts(**names_of(dataset, None))
-
-    def check_world_size(self, world_size: int) -> None:
-        """Check that each process gets a part of every batch, also of the last one of an evaluation with a `collate_fn`.
-
-        Raises:
-            ValueError: A process would get no sample.
-        """
-        super().check_world_size(world_size)
-        for split in ("val", "test"):
-            num = self.sizes.get(split, 0)
-            smallest = smallest_batch(num, self.eval_batch_size)
-            if 0 < smallest < world_size and own_collate(self.datasets[split]):
-                raise ValueError(
-                    f"eval_batch_size={self.eval_batch_size}: {num} samples ({split}) leave a batch of {smallest}, and nothing to "
-                    f"collate for some of {world_size} processes; choose another eval_batch_size"
-                )
-
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
-        inputs, _ = SeededSamples(self.datasets[split], self.seed, None)((0, self.indices[split][indices].tolist()))
+        inputs, _ = SeededSamples(self.datasets[split], self.seed, None)[0, self.indices[split][indices].tolist()]
         return torch.as_tensor(inputs)
 
     def teardown(self, stage: str) -> None:
@@ -441,8 +349,9 @@ class StreamedDataModule(SplitDataModule):
 class DatasetDataModule(StreamedDataModule):
     """Data module for any map-style `torch.utils.data.Dataset` that returns an (input, target) pair per index.
 
-    With a method `collate_fn`, its samples are whatever this makes a batch of, such as images of different sizes. Class names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are
-    determined by seed, epoch and index.
+    With a method `collate_fn`, its samples are whatever this makes a batch of, such as images of different sizes. Class
+    names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are determined by
+    seed, epoch and index.
 
     Args:
         train: Training set, or a callable that creates it; it is called with `root` if it has such a parameter.
@@ -468,30 +377,18 @@ class DatasetDataModule(StreamedDataModule):
         ((1, 1, 1), {'train': 4, 'val': 2})
     """
 
-    def __init__(
-        self,
-        *,
-        train: Any,
-        val: Any,
-        test: Any,
-        root: str,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, *, train: Any, val: Any, test: Any, root: str, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
         if test is None:  # as data without this hook
             self.test_dataloader = None  # type: ignore[assignment]
         for name, source in self.sources.items():
-            if source is None and name != "train":
-                continue
-            if callable(source):
+            if callable(source):  # what creates the test set is called only at the end
                 made, keywords = getattr(source, "func", source), getattr(source, "keywords", {})
                 try:
                     inspect.signature(made).bind(**keywords, **self._root_argument(source))
                 except TypeError as error:
                     raise ValueError(f"{name}: {error}") from error
-            elif isinstance(source, str) or not hasattr(source, "__getitem__"):
-                raise ValueError(f"{name}={source}: must be an object with a _target_ and _partial_: true")
 
     @property
     def read_image(self) -> Callable[..., Tensor] | None:

@@ -70,9 +70,8 @@ class Text(Dataset[None]):
 
         Raises:
             OSError: There is no such file.
-            ValueError: The file is outside `root`.
         """
-        return read_file(root, file)
+        return read_file(root / file)
 
 
 def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:

@@ -3,7 +3,6 @@
 Shapes: N samples of a batch, C channels or columns.
 """
 
-import contextlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -173,7 +172,7 @@ class Augment:
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
         """Return augmented images of the same shape."""
         parts = []
-        with AsyncTransfers() if pixels_NCHW.device.type != "cpu" else contextlib.nullcontext():
+        with AsyncTransfers():
             for part_NCHW in pixels_NCHW.chunk(self.num_chunks):
                 for transform in self.transforms.values():
                     part_NCHW = transform(part_NCHW)

@@ -7,10 +7,9 @@ identify the data.
 
 import contextlib
 import hashlib
-import os
 import shutil
 import socket
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +19,19 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
 
-ZIP = b"PK\x03\x04"
 AS_UTF_8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
-# Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
-MAX_FILES, MAX_BYTES = 1000, 2**25
 
 
-def read_file(root: Path, file: str) -> bytes:
-    """Return the content of a file in a folder.
+def read_file(path: Path) -> bytes:
+    """Return the content of a user's file.
 
     Raises:
         OSError: There is no such file, or it can't be read.
-        ValueError: The file is outside the folder.
     """
-    path = root / file
-    # Not Path.resolve, which raises RuntimeError for a link to itself.
-    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
-        raise ValueError(f"file={file}: must be the name of a file in root={root}")
-    if not path.is_file():
-        problem = f"{file} is not a regular file" if os.path.lexists(path) else f"there is no {file}"
-        # Not FileNotFoundError, which starts a download: a user's own file is never downloaded.
-        raise OSError(f"root={root}: {problem}")
     try:
         return path.read_bytes()
     except OSError as error:
+        # Not FileNotFoundError, which starts a download: a user's own file is never downloaded.
         raise OSError(f"{path}: can't be read ({error.strerror})") from error
 
 
@@ -57,8 +45,6 @@ def decode_text(path: Path, content: bytes) -> str:
     Raises:
         ValueError: The file has another encoding, or is not text.
     """
-    if content.startswith(ZIP):
-        raise ValueError(f"{path}: is a zip archive, such as .xlsx or .docx, not text; {AS_UTF_8}")
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -74,30 +60,6 @@ def decode_text(path: Path, content: bytes) -> str:
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def digest_of_folder(folder: Path, names: Sequence[bytes]) -> str:
-    """Return the SHA-256 of a folder's file names and sizes, and of the contents if the files are few and small.
-
-    Args:
-        folder: The folder.
-        names: Relative file names, in a fixed order.
-
-    Raises:
-        ValueError: A file can't be read.
-    """
-    place = os.fsencode(folder)
-    try:
-        # pathlib takes eight times as long, and there can be a million files.
-        sizes = [os.stat(os.path.join(place, name)).st_size for name in names]  # noqa: PTH116, PTH118
-        sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
-        if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
-            return f"{sha256.hexdigest()} (names and sizes)"
-        for name in names:
-            sha256.update(Path(folder, os.fsdecode(name)).read_bytes())
-    except OSError as error:
-        raise ValueError(f"{os.fsdecode(error.filename)}: can't be read ({error.strerror})") from error
-    return sha256.hexdigest()
 
 
 def expected_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
@@ -117,15 +79,11 @@ def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
 
     Raises:
         FileNotFoundError: A file is missing or has changed; it can be downloaded again.
-        OSError: There are files of an old torchvision version, which would be read instead.
     """
     for name, expected in expected_checksums(dataset).items():
         path = Path(root, name)
-        folder = path.parent.parent
-        if not folder.is_dir():
+        if not path.parent.parent.is_dir():
             return
-        if old := sorted((folder / "processed").glob("*.pt")):
-            raise OSError(f"{old[0]} is a file of an old torchvision, without checksum; remove that folder")
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         if (found := digest_of(path.read_bytes())) != expected:
@@ -133,7 +91,6 @@ def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
 
 
 TIMEOUT_S = 20.0
-ARCHIVES = (".gz", ".xz", ".zip", ".tgz", ".tar")
 
 
 class MissingDatasetError(FileNotFoundError):
@@ -187,16 +144,11 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
     partial = root / ".partial"
     shutil.rmtree(partial, ignore_errors=True)  # left by a process that was killed
     partial.mkdir()
+    before = socket.getdefaulttimeout()
     try:
-        for path in list(root.rglob("*")):
-            if path.suffix in ARCHIVES and path.is_file():
-                # torchvision uses an existing archive with the right checksum instead of downloading it.
-                (partial / path.relative_to(root)).parent.mkdir(parents=True, exist_ok=True)
-                with contextlib.suppress(OSError):  # not every file system supports hard links
-                    os.link(path, partial / path.relative_to(root))
-        with _timeout():
-            for part in (train, not train):  # the test set, too: it is needed at the end of the run
-                dataset(root=str(partial), train=part, download=True)
+        socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none
+        for part in (train, not train):  # the test set, too: it is needed at the end of the run
+            dataset(root=str(partial), train=part, download=True)
         held.check()
         for path in sorted(partial.rglob("*")):
             if path.is_file():
@@ -204,6 +156,7 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
                 target.parent.mkdir(parents=True, exist_ok=True)
                 path.replace(target)
     finally:
+        socket.setdefaulttimeout(before)
         with contextlib.suppress(UserError):
             held.check()  # otherwise it is another process's
             shutil.rmtree(partial)
@@ -219,14 +172,3 @@ def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -
         if not _is_in_mnists_format(getattr(dataset, "func", dataset)):
             raise
         raise FileNotFoundError("a file of the dataset is truncated") from error
-
-
-@contextlib.contextmanager
-def _timeout() -> Iterator[None]:
-    """Set a socket timeout for downloads, since torchvision sets none."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(TIMEOUT_S)
-    try:
-        yield
-    finally:
-        socket.setdefaulttimeout(before)

@@ -10,21 +10,18 @@ are optional:
 - `close()`: called after the run.
 """
 
-import contextlib
 import csv
-import functools
 import hashlib
 import os
 import struct
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 from lightning.fabric.loggers.logger import rank_zero_experiment
-from lightning.pytorch.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger, WandbLogger
 from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
@@ -32,7 +29,6 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.run import lock
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, read_rows, write_rows
@@ -42,7 +38,7 @@ def truncate_events(directory: Path, step: int) -> None:
     """Remove the events from `step` on, and incomplete records of a killed run, from the event files.
 
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
-    change of the clock, it would hide the wrong events. So later times in the names are set to before now.
+    change of the clock, it would hide the wrong events.
     """
     paths = sorted(directory.glob("events.out.tfevents.*"))
     contents = [path.read_bytes() for path in paths]
@@ -56,17 +52,6 @@ def truncate_events(directory: Path, step: int) -> None:
         kept = b"".join(record for record, event in records if _is_kept(event, limit))
         if kept != content:
             write_whole(path, kept)
-    _date_back(paths)
-
-
-def _date_back(paths: list[Path]) -> None:
-    """Change the times in the file names to before now, in the same order."""
-    now = int(time.time())
-    for path, before in zip(paths, range(len(paths), 0, -1), strict=True):
-        name = path.name.split(".")  # events, out, tfevents, the time, the writer
-        if name[3].isdecimal() and int(name[3]) > now - before:  # ascending: the order never changes
-            name[3] = f"{now - before:010d}"
-            path.rename(path.with_name(".".join(name)))
 
 
 def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
@@ -230,81 +215,6 @@ class MetricsCSV(Logger):
         """Write the header and the lines to keep."""
         self._started = True
         write_rows(self.path, [row for row in read_rows(self.path) if int(row[0]) < self.purge_step])
-
-
-class MLflow(MLFlowLogger):
-    """Logs to an MLflow run, and continues in it when the run resumes.
-
-    The file `mlflow_run_id.txt` in the run directory holds the MLflow run's ID. MLflow can't delete points, so a
-    resumed run skips the points that it would log again; they are equal.
-
-    Args:
-        save_dir: The run directory.
-        tracking_uri: URI of a server, or of a file: `sqlite:///PATH`.
-        experiment_name: Name of the MLflow experiment.
-    """
-
-    needs = "mlflow"
-
-    def __init__(self, *, save_dir: str, tracking_uri: str, experiment_name: str) -> None:
-        directory = Path(save_dir)
-        self.id_file = directory / "mlflow_run_id.txt"
-        self.is_resumed = self.id_file.exists()
-        self._last_steps: dict[str, int] = {}
-        self._lock: Callable[[], Any] = contextlib.nullcontext
-        pictures = None  # the server's default location
-        if tracking_uri.startswith("sqlite:///"):  # two concurrent jobs must not both create the tables
-            database = Path(tracking_uri.removeprefix("sqlite:///"))
-            database.parent.mkdir(parents=True, exist_ok=True)
-            pictures = database.with_name("mlflow_artifacts").absolute().as_uri()  # not in the working directory
-            self._lock = functools.partial(lock.hold, database.with_suffix(".lock"))
-        with self._lock():
-            super().__init__(
-                experiment_name=experiment_name,
-                run_name=directory.name,
-                artifact_location=pictures,
-                tracking_uri=tracking_uri,
-                run_id=self.id_file.read_text(encoding="utf-8") if self.is_resumed else None,
-            )
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """MLflow's client; the first access creates the MLflow run."""
-        with self._lock():
-            client = super().experiment
-        if not self.id_file.exists():
-            self.id_file.write_text(str(self._run_id), encoding="utf-8")
-        return client
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Log each metric, unless it already has a point at this step or a later one."""
-        step = step or 0
-        new = {name: value for name, value in metrics.items() if name != "epoch" and step > self._last_step(name)}
-        self._last_steps.update(dict.fromkeys(new, step))
-        if new:
-            super().log_metrics(new, step)
-
-    @rank_zero_only
-    def log_hyperparams(self, params: Any) -> None:
-        """Log the configuration at the first start; MLflow allows no changes later, such as more epochs."""
-        if not self.is_resumed:
-            super().log_hyperparams(params)
-
-    @rank_zero_only
-    def log_image(self, key: str, images: list[Any], step: int) -> None:
-        """Save images as artifacts, named by step, so that a resumed run overwrites the same file."""
-        for number, image in enumerate(images):
-            self.experiment.log_image(
-                self.run_id, image, artifact_file=f"{key}/{step}{f'_{number}' * (number > 0)}.png"
-            )
-
-    def _last_step(self, name: str) -> int:
-        if name not in self._last_steps:
-            points = self.experiment.get_metric_history(self.run_id, name) if self.is_resumed else []
-            self._last_steps[name] = max((point.step for point in points), default=-1)
-        return self._last_steps[name]
 
 
 class Wandb(WandbLogger):

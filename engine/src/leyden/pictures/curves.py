@@ -1,6 +1,5 @@
 """A training in pictures and loggers, besides its metrics: its curves, its throughput, its configuration."""
 
-import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,9 +19,6 @@ from leyden.pictures.outputs import save_picture, wrapped
 from leyden.run.directory import Run
 from leyden.run.result import chart_of, plain, read_curves, use_log_scale
 
-LABELS = {"acc": "accuracy"}
-
-
 MAX_PANELS = 4
 COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
 STYLES = {"train": ("-", "o"), "val": ("--", "s")}  # lines and markers, which differ in grey, too
@@ -40,7 +36,7 @@ class Curves(DisplayCallback):
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves."""
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (curves := _finite(read_curves(directory / "metrics.csv"))):
+        if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
             title = f"{directory.parent.name}/{directory.name}"
             save_picture(trainer, draw_curves(curves, stages_of(trainer).names, title), "curves.png")
 
@@ -50,17 +46,11 @@ class Curves(DisplayCallback):
             self.on_fit_end(trainer, pl_module)
 
 
-def _finite(curves: Mapping[str, list[tuple[int, float]]]) -> dict[str, list[tuple[int, float]]]:
-    """Return the curves' finite points, without curves that have none."""
-    found = {name: [point for point in points if math.isfinite(point[1])] for name, points in curves.items()}
-    return {name: points for name, points in found.items() if points}
-
-
 def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = "") -> Figure:
     """Return one panel per metric, the loss first, with training and validation over optimizer steps.
 
     Args:
-        curves: Finite points of each curve, as from `read_curves`.
+        curves: Points of each curve, as from `read_curves`.
         stages: Stage that logged each metric; metrics without one are not drawn.
         run: Name of the run, the figure's title.
     """
@@ -89,7 +79,7 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
-        axes.set_ylabel(plain(LABELS.get(title, title)))
+        axes.set_ylabel(plain(title))
         axes.grid(alpha=0.3)
         if names:
             axes.legend()
@@ -106,35 +96,17 @@ class Monitor(L.Callback):
       every `log_every_n_steps` batches.
     - `time/samples_per_second`: training samples per second since the previous such step of the epoch; omitted if
       their number is unknown.
-    - `time/epoch_seconds`: duration of an epoch with its validation, over all starts.
+    - `time/epoch_seconds`: duration of an epoch with its validation, since the start of the program.
 
     Times differ between equal runs, so all of them have the prefix `time/`.
     """
 
-    state_key = "Monitor"  # fixed key in the checkpoint, independent of the class name
-
-    def __init__(self) -> None:
-        self._before = 0.0  # seconds of this epoch in earlier starts
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the clocks, also where a run resumes within an epoch."""
         self._start = self._since = time.monotonic()
         self._num_batches = 0  # since the last logged step
 
-    def state_dict(self) -> dict[str, Any]:
-        """Return the seconds of this epoch so far."""
-        return {"epoch_seconds": self._before + time.monotonic() - self._start}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the seconds of this epoch."""
-        self._before = float(state_dict["epoch_seconds"])
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Start the clocks; a run that resumes within an epoch gets no `on_train_epoch_start`."""
-        self._start = self._since = time.monotonic()
-        self._num_batches = 0
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restart the clocks."""
-        self._before = 0.0
-        self.on_train_start(trainer, pl_module)
+    on_train_epoch_start = on_train_start
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
@@ -166,7 +138,7 @@ class Monitor(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's duration."""
-        seconds = self._before + time.monotonic() - self._start
+        seconds = time.monotonic() - self._start
         self._log_directly(trainer, {"time/epoch_seconds": seconds}, logged_steps(trainer) - 1)
 
     def _log_directly(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:

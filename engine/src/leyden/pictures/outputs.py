@@ -5,13 +5,13 @@ Shapes: N samples, K classes, T targets or tokens.
 
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.loggers import TensorBoardLogger
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import PowerNorm
@@ -19,9 +19,9 @@ from matplotlib.figure import Figure
 from matplotlib.image import imsave
 from numpy.typing import NDArray
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.data.contract import DataModule
 from leyden.data.text import text_of
 from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
@@ -31,13 +31,6 @@ from leyden.run.lock import check_held
 from leyden.run.result import plain, save_pdf
 from leyden.tasks import generate
 from leyden.tasks.task import Task
-
-
-def tensorboard_writer(trainer: L.Trainer) -> Any:
-    """Return the run's `SummaryWriter`; None without TensorBoard, and in processes of rank above 0."""
-    if not trainer.is_global_zero:
-        return None
-    return next((logger.experiment for logger in trainer.loggers if isinstance(logger, TensorBoardLogger)), None)
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
@@ -51,44 +44,37 @@ def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
 
 
 def save_picture(trainer: L.Trainer, figure: Figure, name: str) -> NDArray[np.uint8]:
-    """Write a figure to the run directory, in the format `picture_format`, and return its pixels, shape (H, W, 3).
+    """Write a figure to the run directory, with `picture_format=pdf` also as PDF, and return its pixels, shape (H, W, 3).
 
     Args:
         trainer: Lightning's trainer.
         figure: The figure.
         name: Name of the file, such as `curves.png`.
     """
-    directory = Path(trainer.default_root_dir)
-    return render(figure, directory / name, file_format=Run(directory).config.get("picture_format", "png"))
+    path = Path(trainer.default_root_dir, name)
+    pixels_HWC = render(figure)
+    check_held(path.parent)
+    with replacing(path) as file:
+        imsave(file, pixels_HWC, format="png")
+    if Run(path.parent).config.get("picture_format") == "pdf":
+        with replacing(path.with_suffix(".pdf")) as file:
+            save_pdf(figure, file)
+    return pixels_HWC
 
 
-def render(figure: Figure, path: Path | None = None, *, file_format: str = "png") -> NDArray[np.uint8]:
-    """Draw a figure and return its pixels, shape (H, W, 3); also write a PNG file if `path` is set.
-
-    Args:
-        figure: The figure.
-        path: Path of the PNG file; None for no file.
-        file_format: `pdf` to write a PDF file beside the PNG file.
-    """
+def render(figure: Figure) -> NDArray[np.uint8]:
+    """Draw a figure and return its pixels, shape (H, W, 3)."""
     figure.set_dpi(120)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels: NDArray[Any] = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-    if path is not None:
-        check_held(path.parent)
-        with replacing(path) as file:
-            imsave(file, pixels, format="png")
-        if file_format == "pdf":
-            with replacing(path.with_suffix(".pdf")) as file:
-                save_pdf(figure, file)
-    return pixels
+    pixels_HWC: NDArray[Any] = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
+    return pixels_HWC
 
 
 def wrapped(title: str, width_inches: float, font_size: float) -> str:
     """Return a title with line breaks, so that it fits a figure of this width."""
-    characters = max(
-        10, int(width_inches * 72 / (0.55 * font_size))
-    )  # the mean width of a character is 0.55 of its size
+    # The mean width of a character is 0.55 of its size.
+    characters = max(10, int(width_inches * 72 / (0.55 * font_size)))
     return plain("\n".join(textwrap.fill(line, characters) for line in title.split("\n")))
 
 
@@ -96,11 +82,11 @@ TILE_INCHES = 0.8
 LINE_INCHES = 0.16  # height of a caption's line
 FONT_SIZE, TITLE_SIZE = 8, 9
 LINE_CHARACTERS = 13  # characters per line at this font size; longer lines use a smaller font
-GAP = 0.1  # between tiles, as a fraction of the tile
+GAP = 0.1  # between tiles, as a fraction of the tile's width
 MIN_INCHES = 3.5  # minimum figure width, for the title
 
 
-def sheet(images_NCHW: NDArray[Any], captions: Sequence[str], title: str, *, num_columns: int = 8) -> Figure:
+def sheet(images_NCHW: Tensor, captions: Sequence[str], title: str, *, num_columns: int = 8) -> Figure:
     """Return a figure with images in rows, each below its caption.
 
     Args:
@@ -111,43 +97,40 @@ def sheet(images_NCHW: NDArray[Any], captions: Sequence[str], title: str, *, num
         num_columns: Images per row.
     """
     num, _, height, width = images_NCHW.shape
-    num_columns = max(1, min(num_columns, num))
-    num_rows = max(1, -(-num // num_columns))
     lines = max((caption.count("\n") + 1 for caption in captions), default=0)
+    gap, head = round(width * GAP), round(width * lines * LINE_INCHES / TILE_INCHES)
+    tiles = as_colours(images_NCHW) if num else torch.ones(1, 3, height, width)
+    tiles = F.pad(tiles, (0, 0, head, 0), value=1.0)  # room for the caption
     # One image for all tiles, since creating axes costs as much as a hundred tiles.
-    gap_x = round(width * GAP)
-    gap_y = round(height * GAP + width * lines * LINE_INCHES / TILE_INCHES)
-    canvas = np.ones((num_rows * (height + gap_y) + gap_x, num_columns * (width + gap_x) + gap_x, 3))
-    places = (divmod(n, num_columns) for n in range(num))
-    corners = [(row * (height + gap_y) + gap_y, column * (width + gap_x) + gap_x) for row, column in places]
-    for (top, left), image in zip(corners, as_colours(images_NCHW), strict=True):
-        canvas[top : top + height, left : left + width] = image
-    sheet_height, sheet_width = (size * TILE_INCHES / width for size in canvas.shape[:2])
+    canvas_HWC = make_grid(tiles, nrow=num_columns, padding=gap, pad_value=1.0).permute(1, 2, 0)
+    sheet_height, sheet_width = (size * TILE_INCHES / width for size in canvas_HWC.shape[:2])
     figure_width = max(sheet_width, MIN_INCHES)
     title = wrapped(title, figure_width, TITLE_SIZE)
     title_height = 0.1 + 0.2 * (title.count("\n") + 1)
     figure = Figure(figsize=(figure_width, sheet_height + title_height))
     axes = figure.add_axes((0.0, 0.0, 1.0, sheet_height / (sheet_height + title_height)))
-    axes.imshow(canvas, interpolation="nearest")
+    axes.imshow(canvas_HWC.numpy(), interpolation="nearest")
     axes.set_axis_off()
     longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
     size = FONT_SIZE * min(1.0, LINE_CHARACTERS / max(longest, 1))
-    for (top, left), caption in zip(corners, captions, strict=bool(captions)):
-        axes.text(left + width / 2, top - height * GAP / 2, plain(caption), ha="center", va="bottom", fontsize=size)
+    for n, caption in enumerate(captions):
+        row, column = divmod(n, num_columns)
+        x, y = gap + column * (width + gap) + width / 2, (row + 1) * (gap + head) + row * height - gap / 2
+        axes.text(x, y, plain(caption), ha="center", va="bottom", fontsize=size)
     figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=TITLE_SIZE)
     return figure
 
 
-def as_colours(images_NCHW: NDArray[Any]) -> NDArray[Any]:
-    """Return images as RGB in [0, 1], shape (N, H, W, 3), scaled from the smallest to the largest value.
+def as_colours(images_NCHW: Tensor) -> Tensor:
+    """Return images as RGB in [0, 1], shape (N, 3, H, W), scaled from the smallest to the largest value.
 
     Three channels are RGB; any other number of channels is averaged to grey.
     """
-    images = images_NCHW.astype(np.float32)
+    images = images_NCHW.float()
     if images.shape[1] != 3:
-        images = images.mean(axis=1, keepdims=True).repeat(3, axis=1)
-    low, high = (images.min(), images.max()) if images.size else (0.0, 1.0)
-    return ((images - low) / ((high - low) or 1.0)).transpose(0, 2, 3, 1)
+        images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
+    low, high = images.min(), images.max()
+    return (images - low) / ((high - low) or 1.0)
 
 
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}
@@ -224,39 +207,20 @@ def gather(batches: list[Tensor], world_size: int) -> Tensor:
         return torch.cat(batches)
     batches_by_rank: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(batches_by_rank, batches)
-    num = min(map(len, batches_by_rank))  # a process with smaller parts may have kept one more batch
-    return interleave([each[:num] for each in batches_by_rank])
-
-
-def interleave(batches: list[list[Tensor]]) -> Tensor:
-    """Merge tensors, given by process and batch, so that the processes alternate within each batch."""
     merged = []
-    for parts in zip(*batches, strict=True):
+    for parts in zip(*batches_by_rank, strict=False):  # a process with smaller parts may have kept one more batch
         whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
         for rank, part in enumerate(parts):
-            whole[rank :: len(parts)] = part
+            whole[rank::world_size] = part
         merged.append(whole)
     return torch.cat(merged)
 
 
-@dataclass
-class ClassEvaluation:
-    """Labels and predicted probabilities of a split, in the dataset's order."""
-
-    split: str
-    labels_N: NDArray[np.int64]
-    probabilities_NK: NDArray[np.float32]
-    class_names: tuple[str, ...]
-
-    @property
-    def title(self) -> str:
-        """Title with the split, its size, and the accuracy."""
-        accuracy = (self.probabilities_NK.argmax(axis=1) == self.labels_N).mean()
-        return f"{SPLIT_NAMES[self.split]}, {len(self.labels_N):,} samples, accuracy {accuracy:.4f}"
+MAX_COUNTED_CLASSES = 20  # maximum number of classes for which counts are written into the cells
 
 
-class OnClassEvaluation(OnEvaluation):
-    """Base of pictures of a classification evaluation; a subclass defines `draw_classes`.
+class Confusion(OnEvaluation):
+    """Draws the confusion matrix of the final evaluation, as `confusion.png` and in the loggers.
 
     Args:
         class_names: Class names of the data.
@@ -269,45 +233,30 @@ class OnClassEvaluation(OnEvaluation):
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
         """Draw from logits, shape (N, K), and classes, shape (N,)."""
-        probabilities_NK = predictions.float().softmax(dim=1).numpy()
-        self.draw_classes(trainer, ClassEvaluation(split, targets.numpy(), probabilities_NK, self.class_names))
-
-    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Draw; called in the process of rank 0."""
-        raise NotImplementedError
-
-
-MAX_COUNTED_CLASSES = 20  # maximum number of classes for which counts are written into the cells
+        predicted_N, num_classes = predictions.argmax(dim=1), len(self.class_names)
+        pairs_N = targets * num_classes + predicted_N
+        counts_KK = pairs_N.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
+        title = _title_with_accuracy(split, predicted_N, targets)
+        publish(trainer, confusion_figure(counts_KK, self.class_names, title), "confusion", split)
 
 
-class Confusion(OnClassEvaluation):
-    """Draws the confusion matrix of the final evaluation, as `confusion.png` and in the loggers."""
-
-    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
-        """Write the matrix to the file and the loggers."""
-        publish(trainer, confusion_figure(evaluation), "confusion", evaluation.split)
+def _title_with_accuracy(split: str, predicted_N: Tensor, labels_N: Tensor) -> str:
+    accuracy = (predicted_N == labels_N).double().mean()
+    return f"{SPLIT_NAMES[split]}, {len(labels_N):,} samples, accuracy {accuracy:.4f}"
 
 
-def confusion_counts(evaluation: ClassEvaluation) -> NDArray[np.int64]:
-    """Return the number of samples by true and predicted class, shape (K, K)."""
-    num_classes = len(evaluation.class_names)
-    pairs = evaluation.labels_N * num_classes + evaluation.probabilities_NK.argmax(axis=1)
-    return np.bincount(pairs, minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def confusion_figure(evaluation: ClassEvaluation) -> Figure:
+def confusion_figure(counts_KK: NDArray[np.int64], class_names: tuple[str, ...], title: str) -> Figure:
     """Return a confusion matrix: rows are true classes, columns predicted ones, coloured by the row's share."""
-    counts_KK = confusion_counts(evaluation)
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts_KK)
-    longest = max(map(len, evaluation.class_names)) if num_classes <= MAX_COUNTED_CLASSES else 3
+    longest = max(map(len, class_names)) if num_classes <= MAX_COUNTED_CLASSES else 3
     margin = 0.08 + 0.013 * longest  # without a layout engine, which would draw twice
     figure = Figure(figsize=(6, 6))
     axes: Any = figure.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
     # Fourth root, so that one error in a hundred is visible.
     axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.25, vmin=0, vmax=1))
     if num_classes <= MAX_COUNTED_CLASSES:
-        names = [*map(plain, evaluation.class_names)]
+        names = [*map(plain, class_names)]
         axes.set_xticks(range(num_classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
         axes.set_yticks(range(num_classes), names)
         for (row, column), count in np.ndenumerate(counts_KK):
@@ -316,14 +265,14 @@ def confusion_figure(evaluation: ClassEvaluation) -> Figure:
                 axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     axes.set_xlabel("predicted (colour: fourth root of the share of the row)")
     axes.set_ylabel("true")
-    axes.set_title(plain(evaluation.title), fontsize=10)
+    axes.set_title(plain(title), fontsize=10)
     return figure
 
 
 ERROR_COLUMNS = 6  # few, so that captions are readable in a paper's column
 
 
-class Errors(OnClassEvaluation):
+class Errors(OnEvaluation):
     """Shows the most confident errors of the final evaluation, as `errors.png` and in the loggers.
 
     Args:
@@ -331,48 +280,42 @@ class Errors(OnClassEvaluation):
         class_names: Class names of the data.
     """
 
-    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
-        super().__init__(class_names=class_names)
-        check_integers(num_images=(num_images, 1))
-        self.num_images = num_images
+    kind = "classes"
 
-    def draw_classes(self, trainer: L.Trainer, evaluation: ClassEvaluation) -> None:
+    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
+        check_integers(num_images=(num_images, 1))
+        self.num_images, self.class_names = num_images, class_names
+
+    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
         """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
-        indices = most_confident(evaluation)[: self.num_images]
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not callable(getattr(data, "inputs", None)):  # its samples are not tensors of one shape
             return
-        images_NCHW = data.inputs(evaluation.split, indices).numpy()
-        publish(trainer, errors_figure(evaluation, indices, images_NCHW), "errors", evaluation.split)
+        probabilities_N, predicted_N = predictions.float().softmax(dim=1).max(dim=1)
+        indices = most_confident(probabilities_N, predicted_N != targets)[: self.num_images]
+        captions = error_captions(
+            self.class_names, targets[indices], predicted_N[indices], probabilities_N[indices]
+        )
+        title = _title_with_accuracy(split, predicted_N, targets)
+        title += "\nmost confident mistakes: true class → predicted class, its probability"
+        figure = sheet(data.inputs(split, indices.numpy()), captions, title, num_columns=ERROR_COLUMNS)
+        publish(trainer, figure, "errors", split)
 
 
-def errors_figure(evaluation: ClassEvaluation, indices: NDArray[Any], images_NCHW: NDArray[Any]) -> Figure:
-    """Return a sheet of misclassified images, each with its class, the predicted class, and that class's probability.
-
-    Args:
-        evaluation: The evaluation.
-        indices: Indices of the images in the split, shape (N,).
-        images_NCHW: The images, shape (N, C, H, W).
-    """
-    names, probabilities_NK = evaluation.class_names, evaluation.probabilities_NK
-    # The longest line is "predicted NAME", if that is readable in a tile's width; else the title has the words.
-    are_short = max(map(len, names)) <= 4
-    captions = []
-    for n in indices:
-        k = probabilities_NK[n].argmax()
-        true, predicted = names[evaluation.labels_N[n]], names[k]
-        words = f"true {true} →\npredicted {predicted}" if are_short else f"{true} →\n{predicted}"
-        captions.append(f"{words}\n{probabilities_NK[n, k]:.3f}")
-    title = f"{evaluation.title}\nmost confident mistakes: true class → predicted class, its probability"
-    return sheet(images_NCHW, captions, title, num_columns=ERROR_COLUMNS)
-
-
-def most_confident(evaluation: ClassEvaluation) -> NDArray[Any]:
+def most_confident(probabilities_N: Tensor, is_wrong_N: Tensor) -> Tensor:
     """Return the indices of misclassified samples, the most confident first."""
-    predicted = evaluation.probabilities_NK.argmax(axis=1)
-    wrong = np.flatnonzero(predicted != evaluation.labels_N)
-    order = np.argsort(-evaluation.probabilities_NK[wrong, predicted[wrong]], kind="stable")
-    return wrong[order]
+    wrong = is_wrong_N.nonzero()[:, 0]
+    return wrong[probabilities_N[wrong].argsort(descending=True, stable=True)]
+
+
+def error_captions(
+    names: tuple[str, ...], labels_N: Tensor, predicted_N: Tensor, probabilities_N: Tensor
+) -> list[str]:
+    """Return a caption for each misclassified image: its class, the predicted class, and that class's probability."""
+    # The longest line is "predicted NAME", if that is readable in a tile's width; else the title has the words.
+    form = "true {} →\npredicted {}\n{:.3f}" if max(map(len, names)) <= 4 else "{} →\n{}\n{:.3f}"
+    rows = zip(labels_N.tolist(), predicted_N.tolist(), probabilities_N.tolist(), strict=True)
+    return [form.format(names[true], names[predicted], probability) for true, predicted, probability in rows]
 
 
 class Reconstructions(OnEvaluation):
@@ -394,13 +337,12 @@ class Reconstructions(OnEvaluation):
         """Draw images, shape (C, H, W), each above its reconstruction."""
         if targets.ndim != 4 or targets.shape[1] not in (1, 3):
             return
-        pairs_NCHW = torch.cat([targets, predictions.to(targets)], dim=2).float().numpy()
+        pairs_NCHW = torch.cat([targets, predictions.to(targets)], dim=2)
         figure = sheet(pairs_NCHW, (), f"{SPLIT_NAMES[split]}: each image above its reconstruction")
         publish(trainer, figure, "reconstructions", split)
 
 
 MAX_PANELS = 6
-MAX_POINTS = 2_000  # more points would hide each other; their density is drawn instead
 
 
 class Predicted(OnEvaluation):
@@ -417,31 +359,24 @@ class Predicted(OnEvaluation):
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
         """Draw from numbers, both of shape (N,) or (N, T)."""
-        predicted_NT, true_NT = (
-            values.float().reshape(len(values), -1).numpy() for values in (predictions, targets)
-        )
-        figure = prediction_figure(
-            predicted_NT, true_NT, self.target_names, f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
-        )
-        publish(trainer, figure, "predicted", split)
+        predicted_NT, true_NT = (each.float().reshape(len(each), -1).numpy() for each in (predictions, targets))
+        title = f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
+        publish(trainer, prediction_figure(predicted_NT, true_NT, self.target_names, title), "predicted", split)
 
 
 def prediction_figure(
     predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str
 ) -> Figure:
-    """Return one panel per target, with equal axes, the diagonal of exact predictions, and R²."""
+    """Return one panel per target: density, with equal axes, the diagonal of exact predictions, and R²."""
     num = min(len(names), MAX_PANELS)
-    is_density = len(true_NT) > MAX_POINTS
-    figure = Figure(figsize=((4.9 if is_density else 4.1) * num, 4.5), layout="constrained")
+    figure = Figure(figsize=(4.9 * num, 4.5), layout="constrained")
     figure.suptitle(wrapped(title, figure.get_figwidth(), 10), fontsize=10)
     for t, name in enumerate(names[:num]):
         axes: Any = figure.add_subplot(1, num, t + 1)
         true, predicted = true_NT[:, t], predicted_NT[:, t]
-        if is_density:
-            cells = axes.hexbin(true, predicted, gridsize=60, bins="log", cmap="Blues", mincnt=1, linewidths=0.1)
-            figure.colorbar(cells, ax=axes, label="samples per cell", format="{x:g}", fraction=0.046, pad=0.03)
-        else:
-            axes.scatter(true, predicted, s=8, alpha=0.5, linewidths=0)
+        # Points would hide each other.
+        cells = axes.hexbin(true, predicted, gridsize=60, cmap="viridis", mincnt=1, linewidths=0.1)
+        figure.colorbar(cells, ax=axes, label="samples per cell", fraction=0.046, pad=0.03)
         low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
         axes.plot([low, high], [low, high], color="#d95f02", linewidth=1, linestyle="--", label="exact")
         axes.legend(loc="upper left", fontsize=8)
@@ -471,16 +406,14 @@ class Generated(DisplayCallback):
     def __init__(
         self, *, num_tokens: int, temperature: float, vocabulary: tuple[str, ...], input_shape: tuple[int, ...]
     ) -> None:
-        if not isinstance(temperature, int | float) or not temperature > 0:
-            raise ValueError(f"temperature={temperature}: must be a positive number")
         check_integers(num_tokens=(num_tokens, 1))
         self.num_tokens, self.temperature = num_tokens, temperature
         self.vocabulary, self.max_context = vocabulary, input_shape[0]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the text for this epoch."""
-        writer = tensorboard_writer(trainer)
-        if writer is None or not isinstance(pl_module, Task) or pl_module.kind != "text":
+        loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
+        if not (trainer.is_global_zero and loggers and isinstance(pl_module, Task) and pl_module.kind == "text"):
             return
         first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
         network = pl_module.network
@@ -499,4 +432,4 @@ class Generated(DisplayCallback):
             network.train(was_training)
         text = text_of(tokens_T, self.vocabulary)
         verbatim = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it
-        writer.add_text("generated", verbatim, logged_steps(trainer) - 1)
+        loggers[0].experiment.add_text("generated", verbatim, logged_steps(trainer) - 1)

@@ -50,12 +50,8 @@ class Classification(Task):
         super().__init__(**kwargs)
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
-        if label_smoothing and loss is not None:
-            raise ValueError(
-                f"label_smoothing={label_smoothing}: applies to cross-entropy only, not to a custom loss"
-            )
-        if class_weights is not None and loss is not None:
-            raise ValueError(f"class_weights={class_weights}: applies to cross-entropy only, not to a custom loss")
+        if loss is not None and (label_smoothing or class_weights is not None):
+            raise ValueError("label_smoothing and class_weights apply to cross-entropy only, not to a custom loss")
         # Not in checkpoints: the configuration and the facts determine them.
         self.register_buffer("class_weights_K", _class_weights(class_weights, class_counts), persistent=False)
         self.label_smoothing, self.loss = label_smoothing, loss
@@ -128,12 +124,8 @@ class Regression(Task):
                 f"predictions of shape {tuple(predictions.shape)} for targets of {tuple(targets.shape)}"
             )
         errors = (predictions.detach() - targets).abs()
-        return Outcome(
-            self.loss(predictions, targets),
-            predictions,
-            targets,
-            {"mae": errors.mean() * len(targets)},
-        )
+        loss = self.loss(predictions, targets)
+        return Outcome(loss, predictions, targets, {"mae": errors.mean() * len(targets)})
 
 
 class Autoencoder(Task):

@@ -135,8 +135,6 @@ class Task(L.LightningModule):
         metrics: Mapping[str, Metric] | None = None,
     ) -> None:
         super().__init__()
-        if not isinstance(metrics or {}, Mapping):
-            raise ValueError(f"metrics={metrics}: must be metrics by name")
         self.network = network
         self.optimizer, self.scheduler = optimizer, scheduler
         zeros = {"loss": 0.0, **self.sums}

@@ -10,7 +10,6 @@ PARAMETERS = {
     "model_file": ("model/*.yaml",),
     "task_file": ("task/*.yaml",),
     "data_file": ("data/*.yaml",),
-    "root_file": ("*.yaml",),
     "choice_file": ("*/**/*.yaml",),
     "part_file": tuple(f"{part}/**/*.yaml" for part in PARTS),
 }

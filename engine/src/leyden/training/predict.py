@@ -18,8 +18,8 @@ from leyden.config.errors import UserError
 from leyden.config.table import Terminal, csv_text, json_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
-from leyden.data.images import find_images, read_image
-from leyden.data.table import read_columns, to_inputs, values_of
+from leyden.data.folder import find_images, read_image
+from leyden.data.table import read_columns, require_columns, to_inputs, values_of
 from leyden.run.files import write_whole, writing
 from leyden.tasks.task import Task
 from leyden.training.trained import Trained
@@ -60,7 +60,7 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
     Args:
         task: The trained task.
         facts: Facts of its training data.
-        path: A .csv or .parquet file, with the columns that the network was trained on.
+        path: A .csv file, with the columns that the network was trained on.
 
     Raises:
         UserError: The file can't be read or lacks a column, or the network was not trained on rows of numbers.
@@ -70,10 +70,9 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
             f"table: the network was trained on samples of shape {facts.input_shape}, not on rows of a table"
         )
     try:
-        columns, _ = read_columns(path.parent, path.name)
+        columns, _ = read_columns(path)
         names = facts.extra.get("column_names") or list(columns)
-        if missing := [name for name in names if name not in columns]:
-            raise ValueError(f"{path}: has no column {missing[0]}; it has {', '.join(columns)}")
+        require_columns(path, columns, names)
         values = values_of(path, columns, names, known := facts.extra.get("categories") or {})
         inputs_NF = to_inputs(path, values, known)
         if inputs_NF.shape[1:] != facts.input_shape:
@@ -85,9 +84,7 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
             task.network(facts.normalize(part.to(task.device))).cpu()
             for part in torch.split(inputs_NF, ROWS_PER_BATCH)
         ]
-    rows = zip(
-        *(torch.as_tensor(v).tolist() if name not in known else v for name, v in values.items()), strict=True
-    )
+    rows = zip(*(column.tolist() for column in values.values()), strict=True)
     return [
         dict(zip(names, row, strict=True)) | _predicted(outputs, facts)
         for row, outputs in zip(rows, torch.cat(parts), strict=True)

@@ -24,7 +24,6 @@ from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split
-from leyden.data.folder import FolderDataModule
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.state import restore_module
 from leyden.report.listing import list_runs
@@ -148,8 +147,6 @@ class Trained:
         It returns pixels, shape (C, H, W), uint8.
         """
         data = instantiate(self.cfg.data, "data")
-        if isinstance(data, FolderDataModule):  # at their own size, it is not known from the configuration
-            data.input_shape = self.facts.input_shape  # type: ignore[assignment]
         dataset = getattr(data, "dataset", data)
         return getattr(getattr(dataset, "func", dataset), "read_image", None)
 
