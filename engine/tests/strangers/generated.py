@@ -392,11 +392,14 @@ def is_possible(holder, kind, time):
     return what.is_mutable or time not in ("replaced", "alias")
 
 
-def outcome(holder, kind):
+def outcome(holder, kind, time):
     """Return what comes of a value of this kind there."""
     if not HOLDERS[holder].is_looked_at:
         return SEEN
-    return NAMED if holder == "state_dict" and kind in GENERATORS else KINDS[kind].outcome
+    is_made = holder == "state_dict" or time == "first"
+    if is_made and kind in (*GENERATORS, "enum"):
+        return NAMED  # no checkpoint makes one
+    return KINDS[kind].outcome
 
 
 NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 70, 11, 22
@@ -406,8 +409,8 @@ NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 70, 11, 22
 def drawn():
     """Return the rows: each kind, holder and time with several others, the rarest first, the same ones each time."""
     possible = [(h, k, t) for k in KINDS for h in HOLDERS for t in TIMES if is_possible(h, k, t)]
-    kept = [each for each in possible if HOLDERS[each[0]].is_looked_at and KINDS[each[1]].outcome == KEPT]
-    unkept = [each for each in possible if KINDS[each[1]].outcome != KEPT]
+    kept = [each for each in possible if outcome(*each) == KEPT]
+    unkept = [each for each in possible if HOLDERS[each[0]].is_looked_at and outcome(*each) != KEPT]
     unseen = [each for each in possible if not HOLDERS[each[0]].is_looked_at]
     counts: dict[Any, int] = {}
     return [

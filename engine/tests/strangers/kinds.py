@@ -180,7 +180,9 @@ KINDS = {
         _written(lambda value: value["a"].append(len(value["a"]))),
         True,
     ),
-    "namedtuple": Kind("a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1)),
+    "namedtuple": Kind(
+        "a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), False, NAMED
+    ),
     # Tensors
     "tensor": Kind("a tensor", lambda: torch.zeros(3), _written(_add), True),
     "by_data": Kind("a tensor, by `.data`", lambda: torch.zeros(3), _written(_add_by_data), True),
@@ -202,6 +204,7 @@ KINDS = {
         lambda: np.zeros(2, dtype=[("rate", float), ("num", int)]),
         _written(_counted_field),
         True,
+        NAMED,
     ),
     "scalar": Kind("a NumPy number", lambda: np.float32(0), lambda value: value + np.float32(1)),
     # Generators: to read one is to change it
@@ -218,7 +221,7 @@ KINDS = {
         _written(lambda value: torch.rand(1, generator=value)),
         True,
     ),
-    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more),
+    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, False, NAMED),
     "subclass": Kind(
         "a dictionary of an own class", Bag, _written(lambda value: value.update({len(value): 1})), True
     ),

@@ -75,7 +75,7 @@ def generated(holder, kind, time):
     more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
     if "callback" in holder:
         more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
-    comes_to = outcome(holder, kind)
+    comes_to = outcome(holder, kind, time)
     cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
     names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]
     about = f"{HOLDERS[holder].about}: {KINDS[kind].about}, {TIMES[time]}"
@@ -110,11 +110,10 @@ LIGHTNINGS = "+callbacks.stranger._target_=lightning.pytorch.callbacks"
 STAND_INS = read(
     f"""
 splits  =>  data:Splits  =>  splits by global states, and by NumPy generators without a seed, per stage  =>  same
-pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  named: the order of the training samples differs
+pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
 workers  =>  data:InWorkers +data.stay=false  =>  samples drawn and counted in worker processes  =>  same
 persistent_workers  =>  data:InWorkers  =>  the same with `persistent_workers`, in all loaders  =>  same
-replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1 +task.keeps=true  =>  rows that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  same
-replacing_object  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  the same of a data set, an object  =>  seen: {PARTED}, module.data
+replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  a data set that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  seen: {PARTED}, module.data
 huggingface_stream  =>  data:Streamed +data.stream=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
 webdataset  =>  data:Streamed +data.stream=webdataset  =>  a pipeline of an installed package  =>  seen
 wrapper  =>  data:OwnLoader +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never

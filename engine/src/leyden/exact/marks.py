@@ -2,9 +2,9 @@
 
 import contextlib
 import dataclasses
-import functools
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -12,7 +12,7 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
+import types
 from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -154,8 +154,8 @@ class Starts:
         sys.stdout.flush()
         return marks, code
 
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> "subprocess.Popen[bytes] | Forked":
-        """Start a process of a session of its own, with its output in a file."""
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
+        """Start a process of a session of its own, with its output in a file; return it, with `pid` and `wait`."""
         return subprocess.Popen(
             self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
         )
@@ -163,43 +163,6 @@ class Starts:
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
-
-
-class Forked:
-    """A fork of this process that calls a function; it is waited for like a `subprocess.Popen`."""
-
-    def __init__(self, call: Callable[[], None], variables: dict[str, str], to: BinaryIO) -> None:
-        self._code: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
-            os.setsid()
-            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
-            os.environ.update(variables)
-            for number in ENDING:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            call()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
-
-    def wait(self, timeout_s: float = 1e9) -> int:
-        """Return the exit code, once the process has ended."""
-        until = time.monotonic() + timeout_s
-        while self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                raise subprocess.TimeoutExpired("the fork", timeout_s)
-            else:
-                time.sleep(0.01)
-        return self._code
 
 
 class ForkedStarts(Starts):
@@ -215,9 +178,26 @@ class ForkedStarts(Starts):
         super().__init__([DIR], folder, timeout_s)
         self.call = call
 
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> Forked:
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
         """Start a fork."""
-        return Forked(functools.partial(self.call, self.folder / "run"), variables, to)
+        process: Any = multiprocessing.get_context("fork").Process(target=self._train, args=(variables, to))
+        process.start()
+
+        def wait(timeout_s: float | None = None) -> int:
+            process.join(timeout_s)
+            if process.exitcode is None:
+                raise subprocess.TimeoutExpired("the fork", timeout_s or 0)
+            return int(process.exitcode)
+
+        return types.SimpleNamespace(pid=process.pid, wait=wait)
+
+    def _train(self, variables: dict[str, str], to: BinaryIO) -> None:
+        os.setsid()
+        os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
+        os.environ.update(variables)
+        for number in ENDING:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        self.call(self.folder / "run")
 
 
 def _shown(text: str) -> str:
@@ -225,7 +205,7 @@ def _shown(text: str) -> str:
     return text if text.isprintable() else ascii(text)
 
 
-def _end(process: "subprocess.Popen[bytes] | Forked") -> None:
+def _end(process: Any) -> None:
     """End a command that still runs, and what it has left behind."""
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
