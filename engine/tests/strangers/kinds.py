@@ -3,7 +3,6 @@
 import collections
 import enum
 import itertools
-import queue
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -86,8 +85,6 @@ def content(value) -> float:
             return sum(content(each) for each in value)
         case list() | tuple() | collections.deque():
             return sum((1 + n / 7) * content(each) for n, each in enumerate(value))
-        case queue.Queue():
-            return content(value.queue)
         case Iterator():
             return content(next(value))
         case Made():
@@ -129,17 +126,8 @@ def _counted_field(value):
     value["num"] += 1
 
 
-def _turned(value):
-    value.put(value.get() + 1)
-
-
 def _more_nested(value):
     return torch.nested.nested_tensor([each + 1 for each in value.unbind()], layout=torch.jagged)
-
-
-def _filled(waiting):
-    waiting.put(1)
-    return waiting
 
 
 def _more(value):
@@ -186,8 +174,6 @@ KINDS = {
     # Tensors
     "tensor": Kind("a tensor", lambda: torch.zeros(3), _written(_add), True),
     "by_data": Kind("a tensor, by `.data`", lambda: torch.zeros(3), _written(_add_by_data), True),
-    "bfloat16": Kind("a tensor of `bfloat16`", lambda: torch.zeros(2, dtype=torch.bfloat16), _written(_add), True),
-    "transposed": Kind("a transposed tensor", lambda: torch.arange(6.0).reshape(2, 3).T, _written(_add), True),
     "tensors": Kind(
         "a deque of tensors",
         lambda: collections.deque([torch.zeros(2)], maxlen=5),
@@ -240,6 +226,5 @@ KINDS = {
     "made": Kind(
         "objects made in training", list, _written(lambda value: value.append(Made(len(value) + 1))), True, NAMED
     ),
-    "queue": Kind("a `queue.Queue`", lambda: _filled(queue.Queue()), _written(_turned), True, SEEN),
     "function": Kind("a function", lambda: lambda: 1, _next_function, False, SEEN),
 }
