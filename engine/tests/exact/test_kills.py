@@ -18,7 +18,7 @@ HERE = Path(__file__).parents[1] / "testing"
 # hashed, which takes seconds to import in each start.
 COUNTS = """
 import os, sys, threading, time, types
-sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest=lambda content, *_: repr(content))
+sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest_of_content=repr)
 from pathlib import Path
 from leyden.exact import mark
 

@@ -1,7 +1,6 @@
 """Marks of training steps, from any training loop, and what compares them: a command that runs undisturbed and then with kills."""
 
 import contextlib
-import dataclasses
 import itertools
 import json
 import multiprocessing
@@ -14,11 +13,9 @@ import sys
 import time
 import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from leyden.exact import ExactError
 
@@ -32,9 +29,8 @@ def mark(step: object, model: object = None, optimizer: object = None, batch: ob
     """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names; without it, do nothing.
 
     Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
-    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers and data classes; an
-    object of another class by its `state_dict()`, else, within these, by the name of its class. An error never ends the
-    training: it is one line on stderr.
+    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers; an object of another class
+    by its `state_dict()`, else by its attributes. An error never ends the training: it is one line on stderr.
 
     Example:
         >>> from leyden.exact import mark
@@ -79,29 +75,17 @@ def _hash(part: str, value: object) -> str | None:
     """Return the hash of a part; None if it is not given, or can't be hashed."""
     if value is None:
         return None
-    from leyden.exact.digest import digest  # it imports PyTorch
+    from leyden.exact.digest import digest_of_content  # it imports PyTorch
 
-    def of_object(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return digest(dict(value), None, of_object)
-        if hasattr(type(value), "__array__"):  # of JAX, or a picture
-            return digest(np.asarray(value), None, of_object)
-        if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
-            return digest(value.state_dict(), None, of_object)
-        if not isinstance(value, type) and dataclasses.is_dataclass(value):
-            return digest(
-                [getattr(value, field.name, None) for field in dataclasses.fields(value)], None, of_object
-            )
-        return type(value).__qualname__
-
+    kind = type(value)
     try:
-        hashed = digest(value, None, of_object)
-        if hashed == digest(type(value), None, lambda _: type(value).__qualname__):
-            raise TypeError(f"{type(value).__qualname__} has no state_dict")
+        has_content = any(hasattr(kind, name) for name in ("state_dict", "__array__", "__len__", "__slots__"))
+        if kind.__module__ != "builtins" and not has_content and not getattr(value, "__dict__", None):
+            raise TypeError(f"{kind.__qualname__} has no state_dict")
+        return digest_of_content(value)
     except Exception as error:
         _warn(f"{part}: can't be hashed, and is not compared", error)
         return None
-    return hashed
 
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
