@@ -24,15 +24,8 @@ from leyden.exact.report import Reporter, say
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.
-HYPERPARAMETERS = tuple(
-    key
-    for made in (L.LightningModule, L.LightningDataModule)
-    for key in (
-        made.CHECKPOINT_HYPER_PARAMS_KEY,
-        made.CHECKPOINT_HYPER_PARAMS_NAME,
-        made.CHECKPOINT_HYPER_PARAMS_TYPE,
-    )
-)
+HYPERPARAMETERS: tuple[str, ...] = ("hyper_parameters", "hparams_name", "hparams_type")
+HYPERPARAMETERS += tuple(f"datamodule_{key}" for key in HYPERPARAMETERS)
 
 
 class SafeCheckpointIO(TorchCheckpointIO):

@@ -126,13 +126,8 @@ class Starts:
             raise ExactError(f"{text}\n{self.tail()}") from None
         finally:
             _end(process)
-        try:
-            marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
-            raise ExactError(
-                f"{path}: start {self.number} has left a damaged line, as a full disk does ({error})"
-            ) from None
-        steps = f"steps {_shown(marks[0]['step'])} to {_shown(marks[-1]['step'])}" if marks else "no step"
+        marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        steps = f"steps {marks[0]['step']} to {marks[-1]['step']}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
         print(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
         sys.stdout.flush()
@@ -182,11 +177,6 @@ class ForkedStarts(Starts):
         for number in ENDING:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         self.call(self.folder / "run")
-
-
-def _shown(text: str) -> str:
-    """Return a step's name, which comes from a script, without control characters."""
-    return text if text.isprintable() else ascii(text)
 
 
 def _end(process: Any) -> None:
@@ -262,7 +252,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         done.update(steps_of(marks))
         missing = [step for step in ([kill_at] if kill_at else steps) if step not in done]
         if missing or (code and not kill_at):
-            without = f", without step {_shown(missing[0])}" if missing else ""
+            without = f", without step {missing[0]}" if missing else ""
             return False, f"start {number} ends with exit code {code}{without}\n{starts.tail()}"
     if len({*begins}) == 1:
         raise ExactError(
@@ -283,4 +273,4 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     step = parting[0][0]
     parts = ", ".join(part for part in PARTS if (step, part) in parting)
     unknown = step not in {step for _, step in expected}
-    return f"step {_shown(step)}: {'the undisturbed run has no such step' if unknown else parts}"
+    return f"step {step}: {'the undisturbed run has no such step' if unknown else parts}"

@@ -62,7 +62,7 @@ class Steps(L.Callback):
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
                 if row["batch"] > self.batch:
-                    self._before[int(row["batch"])] = {str(name): str(each) for name, each in row["values"].items()}
+                    self._before[row["batch"]] = row["values"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let all processes compare at the same steps."""
@@ -98,8 +98,8 @@ class Steps(L.Callback):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
             rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
-            values |= {f"lr[{n}]": float(each).hex() for n, each in enumerate(rates)}  # it acts in the next step
+            values = {name: repr(float(each)) for name, each in found.items() if each.numel() == 1}
+            values |= {f"lr[{n}]": repr(float(each)) for n, each in enumerate(rates)}  # it acts in the next step
             if self.is_last or self._is_after_checkpoint:
                 values["weights"] = _weights(module)
             return values
@@ -115,7 +115,8 @@ class Steps(L.Callback):
         if parts := trainer.strategy.broadcast(parts):
             self._before = {}
             name = parts[0]
-            now, then = (_shown(each.get(name, "")) for each in (values, before))
+            is_number = name != "weights" and name in values
+            now, then = (f"{float(each[name]):.9g}" if is_number else each.get(name) for each in (values, before))
             self.reporter.announce(
                 f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
                 "checkpoint has changes"
@@ -134,13 +135,6 @@ def _weights(module: L.LightningModule) -> str:
     """Return a checksum of the weights and buffers: of large ones, of a part."""
     named = [*module.named_parameters(), *module.named_buffers()]  # a state_dict may need all processes
     return digest(named, MAX_WHOLE)[:16]
-
-
-def _shown(value: str) -> str:
-    try:
-        return f"{float.fromhex(value):.9g}" if not value.isalnum() or value in ("nan", "inf") else value
-    except ValueError:
-        return value
 
 
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
