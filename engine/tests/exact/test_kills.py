@@ -18,7 +18,7 @@ HERE = Path(__file__).parents[1] / "testing"
 # hashed, which takes seconds to import in each start.
 COUNTS = """
 import os, sys, threading, time, types
-sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest=lambda content, *_: repr(content))
+sys.modules["leyden.exact.digest"] = types.SimpleNamespace(digest_of_content=repr)
 from pathlib import Path
 from leyden.exact import mark
 
@@ -72,9 +72,7 @@ def test_a_loop_that_resumes_right(tmp_path, capsys):
         ([("weight += batch", "weight += batch + (step - began)")], "start 4 parts at step 4: weights"),
         ([("step * 7 % 10", "(step - began) * 7 % 10")], "start 4 parts at step 4: batch, weights"),
         ([("None, batch", "[step - began], batch")], "start 4 parts at step 4: optimizer"),
-        ([("began = step", "began = step; step += step > 0")], "start 4 parts at step 5: weights"),
         ([("began = step", "step > 2 and sys.exit(1)")], "start 4 ends with exit code 1, without step 7"),
-        ([("began = step", "step > 2 and sys.exit(7)")], "start 4 ends with exit code 7, without step 7"),
         (
             [("while step < 10", "while step < 10 + (began > 0)")],
             "start 5 parts at step 11: the undisturbed run has no",
@@ -88,10 +86,6 @@ def test_a_loop_that_resumes_right(tmp_path, capsys):
             [("weight += batch", "weight += os.getpid()")],
             "not deterministic: without a resume, too, it parts at step 1",
         ),
-        (
-            [("weight += batch", "weight += batch; batch = object() if began else 0")],
-            "start 4 parts at step 4: batch",
-        ),
     ],
 )
 def test_it_names_what_parts_first(tmp_path, changes, found):
@@ -103,7 +97,6 @@ def test_it_names_what_parts_first(tmp_path, changes, found):
     ("changes", "error"),
     [
         ([("    mark(", "    print(")], "the command marks nothing"),
-        ([(', {"weight": weight}, None, batch', "")], "the command marks nothing"),
         ([("began = step", "began = 1 / 0")], r"undisturbed, .* exit code 1\n(.|\n)*ZeroDivisionError"),
         ([("mark(step,", "mark(step % 5,")], "step 1 is marked 2 times: each step needs a number of its own"),
         ([("while step < 10", "while step < 3")], "kills=3: must be from 1 to 2, as the command marks 3 steps"),
@@ -148,24 +141,6 @@ def is_running(pid):
 def test_it_may_print_much_in_any_encoding(tmp_path):
     prints = "step += 1; sys.stdout.buffer.write(b'\\xff' * 2_000_000); print(file=sys.stderr)"
     assert verdict(tmp_path, ("step += 1", prints))[0]
-
-
-@pytest.mark.parametrize(
-    "how",
-    [
-        "thread = threading.Thread(target=lambda: MARK); thread.start(); thread.join()",
-        "os.fork() and os.wait() or (MARK, os._exit(0))",
-    ],
-)
-def test_a_thread_or_a_fork_may_mark(tmp_path, how):
-    marks = 'mark(step, {"weight": weight}, None, batch)'
-    assert verdict(tmp_path, (marks, how.replace("MARK", marks)))[0]
-
-
-def test_a_damaged_line_is_no_bug(tmp_path):
-    damage = "began = step; open(os.environ['LEYDEN_MARKS'], 'a').write('{')"
-    with pytest.raises(ExactError, match="start 1 has left a damaged line"):
-        verdict(tmp_path, ("began = step", damage))
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")

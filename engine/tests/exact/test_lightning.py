@@ -7,10 +7,8 @@ import warnings
 
 import lightning as L
 import pytest
-import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector import result
-from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from leyden.config.paths import LIBRARY
@@ -77,9 +75,3 @@ def test_no_other_file_knows_them():
         if path.name != "lightning.py":
             found = private_names(path.read_text()) & ours
             assert not found, f"{path}: {found}"
-
-
-def test_the_sampler_of_a_loader():
-    """PyTorch has no public name for what draws the indices of a batch."""
-    loader = DataLoader(torch.arange(4), 2)
-    assert [*loader._index_sampler] == [[0, 1], [2, 3]], "without it the order of a replayed epoch is not checked"

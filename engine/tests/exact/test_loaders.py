@@ -68,37 +68,3 @@ def test_each_process_goes_on_from_its_own_state(monkeypatch):
         loader = loader_of("all")
         loader.load_state_dict({"processes": states})
         assert [batch.tolist() for batch in loader] == left[rank]
-
-
-class DrawnWhenAsked:
-    """A sampler that draws each batch when it is asked for it."""
-
-    def __iter__(self):
-        for _ in range(6):
-            yield torch.randint(len(SAMPLES), (2,)).tolist()
-
-    def __len__(self):
-        return 6
-
-
-def test_another_order_is_told():
-    """The network draws between the batches of a sampler that draws when asked, and a replay draws them in a row."""
-
-    class Data:
-        train_dataloader = staticmethod(lambda: DataLoader(SAMPLES, batch_sampler=DrawnWhenAsked()))
-
-    begin(0)
-    make_resumable(data := Data())
-    loader = data.train_dataloader()
-    batches = iter(loader)
-    for _ in range(5):
-        next(batches)
-        torch.rand(1)  # as dropout
-    state = loader.state_dict()
-    make_resumable(data := Data())
-    loader = data.train_dataloader()
-    loader.load_state_dict(state)
-    same: list[bool] = []
-    loader.after_replay = same.append
-    assert len(list(loader)) == 1
-    assert same == [False]

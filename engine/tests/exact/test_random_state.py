@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from leyden.exact.digest import digest_of_content
-from leyden.exact.random_state import random_states, seed_stages, seeded
+from leyden.exact.random_state import random_states, restore_random_states, seed_stages, seeded
+from leyden.exact.state import RunState
 
 
 def draw():
@@ -93,3 +94,34 @@ def test_loaders_that_are_asked_for_anew_draw_anew():
         trainer.current_epoch = epoch
         drawn.append(data.train_dataloader())
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
+
+
+def drawn(rank, seed=0):
+    L.seed_everything(seed, verbose=False)
+    RunState(0).setup(SimpleNamespace(global_rank=rank, world_size=1), None, "fit")
+    return [tuple(torch.rand(3).tolist()), tuple(np.random.rand(3).tolist()), tuple(random.random() for _ in "abc")]
+
+
+def test_no_two_processes_draw_the_same():
+    L.seed_everything(0, verbose=False)
+    assert drawn(0)[0] == (L.seed_everything(0, verbose=False), tuple(torch.rand(3).tolist()))[1]
+    streams = [drawn(rank, seed) for seed in (0, 1) for rank in range(8)]
+    for draws in zip(*streams, strict=True):
+        assert len(set(draws)) == len(streams)
+    assert drawn(3) == drawn(3)
+
+
+def test_the_random_state_of_a_mac_is_kept_and_restored(monkeypatch):
+    state = {"now": torch.tensor([1, 2, 3], dtype=torch.uint8)}
+    assert "mps" not in random_states()
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    monkeypatch.setattr(torch.mps, "get_rng_state", lambda: state["now"].clone())
+    monkeypatch.setattr(torch.mps, "set_rng_state", lambda given: state.update(now=given))
+    kept = random_states()
+    state["now"] = torch.tensor([4, 5, 6], dtype=torch.uint8)
+    restore_random_states(kept)
+    assert state["now"].tolist() == [1, 2, 3]
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)  # on another machine
+    state["now"] = None
+    restore_random_states(kept)
+    assert state["now"] is None

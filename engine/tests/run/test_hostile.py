@@ -9,7 +9,6 @@ import torch
 from PIL import Image
 
 from leyden.config.paths import find_project
-from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from leyden.scheduler import slurm
@@ -139,17 +138,6 @@ def test_a_run_directory_is_no_project(tmp_path):
     assert find_project(tmp_path / "run") == tmp_path / "run"
     (tmp_path / "run" / "run.json").touch()
     assert find_project(tmp_path / "run") == tmp_path
-
-
-def test_a_checkpoint_names_no_file_to_delete_elsewhere(tmp_path, capsys):
-    files, mine = SafeCheckpointIO(), tmp_path / "mine.txt"
-    mine.touch()
-    files.save_checkpoint({"state_dict": {}}, tmp_path / "checkpoints" / "a.ckpt")
-    files.remove_checkpoint(tmp_path / "checkpoints" / ".." / "mine.txt")
-    assert mine.exists()
-    assert "is not deleted" in capsys.readouterr().err
-    files.remove_checkpoint(tmp_path / "checkpoints" / "a.ckpt")
-    assert not [*(tmp_path / "checkpoints").iterdir()]
 
 
 def test_what_is_no_number_or_job_is_not_read(tmp_path):

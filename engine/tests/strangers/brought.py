@@ -1,9 +1,6 @@
 """LightningModules and data as strangers write them: each class has one trait that the engine must know, or refuse in a line."""
 
-import copy
-
 import lightning as L
-import numpy as np
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset, random_split
@@ -35,44 +32,6 @@ class Broken(Plain):
         super().__init__()
         torch.ones(1).item()
         self.layer = nn.Linear(4, self.num_targets)
-
-
-class Saving(Plain):
-    """It saves its arguments, a network among them, and keeps arrays that it counts in."""
-
-    def __init__(self, network):
-        super().__init__()
-        self.save_hyperparameters()
-        self.network = network
-        self.seen = {"num": np.int64(0), "sums": (np.zeros(4), [np.array(0.5, dtype=">f4")], np.array([True]))}
-
-    def training_step(self, batch, batch_idx):
-        self.seen["num"] += 1
-        self.seen["sums"][0][:] += batch[0].sum(dim=0).numpy()
-        return self.loss(batch)
-
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["seen"] = copy.deepcopy(self.seen)
-
-    def on_load_checkpoint(self, checkpoint):
-        assert type(checkpoint["seen"]["sums"][0]) is np.ndarray
-        self.seen = checkpoint["seen"]
-
-    def test_step(self, batch, batch_idx):
-        self.log("test/sum", float(self.seen["sums"][0].sum()))
-
-
-class Unreadable(Plain):
-    """It keeps an object."""
-
-    def __init__(self, is_late: bool = False):
-        super().__init__()
-        self.is_late = is_late
-
-    def on_save_checkpoint(self, checkpoint):
-        if self.is_late and not self.global_step:
-            raise RuntimeError("nothing is trained yet")
-        checkpoint["mine"] = {"plain": 1, "list": [1, object()]}
 
 
 class Scheduled(Plain):

@@ -7,7 +7,6 @@ import io
 import json
 import os
 import re
-import shutil
 import signal
 import sys
 import tempfile
@@ -18,14 +17,11 @@ from lightning.pytorch.strategies import Strategy
 
 from leyden import train
 from leyden.callbacks.fingerprint import state_digest
-from leyden.config.errors import UserError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from leyden.training import reproduction
-from tests import records
 from tests.conftest import start
-from tests.faults.commands import call, in_forks
+from tests.faults.commands import call
 from tests.forks import TIMEOUT_S
 from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
 from tests.training.test_start import curves
@@ -121,19 +117,18 @@ class Row:
     Args:
         work: What is trained.
         place: A folder.
-        commit: A function that gives a repository with this code, and its commit.
     """
 
-    def __init__(self, work, place, commit):
-        self.work, self.place, self.commit, self._num = work, place, commit, 0
+    def __init__(self, work, place):
+        self.work, self.place, self._num = work, place, 0
         place.mkdir(exist_ok=True)
 
-    def run(self, verb, *arguments, before=(), kill=None):
-        """A command; `before`: what its process does first."""
+    def run(self, verb, *arguments, kill=None):
+        """A command."""
         self._num += 1
-        outputs = () if verb == "reproduce" else (f"outputs={self.place}",)
-        if self.work.anew and verb != "reproduce":
-            return self._begin(verb, (*arguments, *outputs), kill)
+        arguments = (*arguments, f"outputs={self.place}")
+        if self.work.anew:
+            return self._begin(verb, arguments, kill)
 
         warm()
 
@@ -142,12 +137,8 @@ class Row:
             sys.stderr.reconfigure(line_buffering=True)  # as a user's is: what a killed run has said is there
             if kill:
                 kill_at(*kill)
-            for each in before:
-                each()
 
-        return Done(
-            *call(verb, *arguments, *outputs, directory=self.place, before=prepare, name=f"output{self._num}")
-        )
+        return Done(*call(verb, *arguments, directory=self.place, before=prepare, name=f"output{self._num}"))
 
     def _begin(self, verb, arguments, kill):
         given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
@@ -171,11 +162,6 @@ class Row:
         """The run that nothing disturbs; each checkpoint of it stays."""
         return self.train("whole", "callbacks.checkpoint.keep_all=true")
 
-    @functools.cached_property
-    def other(self):
-        """One of another seed."""
-        return self.train("other", "seed=1")
-
     def killed(self, *kills):
         """A run that is killed at each of these batches, and trains to its end."""
         name, told = f"killed {len(kills)}", []
@@ -197,7 +183,7 @@ class Row:
 
     def compared(self, name, again, told):
         """Two runs, of which the second one has told something."""
-        differing = differences(self.place / name, self.place / again, everything=True)
+        differing = differences(self.place / name, self.place / again)
         if not differing:
             return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
         if told and self.is_named(told):
@@ -232,47 +218,6 @@ class Row:
         missing = [name for name in found[0] if metrics.get(name) != found[0][name]]
         return Outcome(DIFFERS, f"not in the run's result: {', '.join(missing)}") if missing else Outcome(SAME)
 
-    def sweep(self):
-        """A sweep of two seeds: each job is the run of its seed."""
-        found = self._sweep("sweep", "-m", "seed=0,1")
-        if found:
-            return found
-        for single, job in (("whole", "seed=0"), ("other", "seed=1")):
-            paths = records.ended(self.place / "sweeps" / "sweep")
-            directory = next(path for path in paths if Run(path).config["seed"] == int(job[-1]))
-            if differing := differences(self.place / single, directory, everything=False):
-                return Outcome(DIFFERS, f"{job}: {', '.join(differing)}")
-        return Outcome(SAME)
-
-    def prune(self):
-        """A search with a pruner: as far as each trial came, it is the run of its seed."""
-        search = ("hydra/sweeper=optuna", "hydra/sweeper/sampler=grid", "hydra.sweeper.num_trials=2")
-        always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")
-        found = self._sweep("search", "-m", *search, "+callbacks/pruning=median", *always, "seed=choice(0,1)")
-        if found:
-            return found
-        paths = records.ended(self.place / "sweeps" / "search")
-        if len(paths) != 2 or {Run(path).result.status for path in paths} - {"finished", "pruned"}:
-            return Outcome(CRASH, f"trials: {[Run(path).result.status for path in paths]}")
-        for path in paths:
-            single = read_fingerprints(self.place / ("other" if Run(path).config["seed"] else "whole"))
-            trial = read_fingerprints(path)
-            parted = [step for step in trial if trial[step] != single.get(step)]
-            if parted or not trial:
-                return Outcome(DIFFERS, f"seed {Run(path).config['seed']}: from step {min(parted, default=0)}")
-        return Outcome(SAME)
-
-    def _sweep(self, name, *arguments):
-        """A sweep, and how it failed, if it did; its jobs are made by one process, one after the other."""
-        for run in (self.whole, self.other):
-            if run.failed:
-                return run.failed
-        given = (f"sweep_name={name}", "cluster.num_jobs=1", "sweep.pictures=none", *arguments)
-        done = self.run("train", *self.typed(name), *given, before=() if self.work.anew else [in_forks])
-        if done.failed:
-            return done.failed
-        return None
-
     def fork(self):
         """A fork from the middle of an epoch with one changed setting, which changes no bit before the parent's end."""
         if self.whole.failed:
@@ -298,46 +243,15 @@ class Row:
             return Outcome(kind, f"from {at}: from step {min(parted)}")
         return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
 
-    def reproduce(self):
-        if self.whole.failed:
-            return self.whole.failed
-        repository, sha = self.commit()
-        recorded = self.place / "recorded"
-        if not recorded.exists():
-            shutil.copytree(self.place / "whole", recorded)
-        starts = records.starts(recorded)
-        starts[-1]["git"] = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
-        records.put(recorded, starts=starts)
 
-        def there():
-            reproduction.ROOT = repository
-            if not self.work.anew:
-                reproduction._train = self._in_a_copy
-
-        again = (f"run={recorded}", f"output={self.place / 'again'}", "trust=true")
-        done = self.run("reproduce", *again, before=[there])
-        if done.code == 0 and "equal, bit for bit" in done.output:
-            return Outcome(SAME)
-        parted = [line for line in done.output.splitlines() if line.startswith("diverged")]
-        return Outcome(DIFFERS, parted[0]) if parted else done.failed or Outcome(CRASH, done.output[-200:])
-
-    def _in_a_copy(self, tree, folder, environment):
-        """The training of a run that is made anew, in a copy of this process: a Python that begins takes ten times as long."""
-        told = ("--config-dir", folder, "--config-name", "recorded")
-        code, output = call("train", *told, directory=self.place, cwd=tree, name="made anew")
-        print(output)
-        if code:
-            raise UserError(f"the run could not be reproduced: its training ended with {code}")
-
-
-def differences(a, b, *, everything):
-    """The parts in which two run directories differ; `everything`: also what belongs to the evaluation on the test set."""
+def differences(a, b):
+    """The parts in which two run directories differ."""
     found = []
     there, here = Run(a).result.metrics, Run(b).result.metrics
-    if everything and set(there) != set(here):
+    if set(there) != set(here):
         found.append(f"names of metrics ({', '.join(sorted({*there} ^ {*here}))})")
     for name in sorted({*there} & {*here}):
-        if repr(there[name]) != repr(here[name]) and (everything or "test" not in name):
+        if repr(there[name]) != repr(here[name]):
             found.append(f"{name} {there[name]:.6g} != {here[name]:.6g}")
     for checkpoint in ("last", "best"):
         contents = [_content(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)]
@@ -348,7 +262,7 @@ def differences(a, b, *, everything):
         ):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{name} of {checkpoint}.ckpt")
-    points = [sorted(row for row in curves(Run(each)) if everything or "test" not in row[1]) for each in (a, b)]
+    points = [sorted(curves(Run(each))) for each in (a, b)]
     if points[0] != points[1]:
         first = next((x for x, y in zip(*points, strict=False) if x != y), ("its length",))
         found.append(f"curves (from {first[1] if len(first) > 1 else first[0]} at {first[0]})")

@@ -236,10 +236,6 @@ class Data(Held, PlainData):
 # Modules
 
 
-def function():
-    """A function, of which an attribute can hold something."""
-
-
 def called(box):
     return box.use()
 
@@ -266,11 +262,8 @@ MODULES: dict[str, Callable[[Any, Held], None]] = {
     "class": lambda module, box: setattr(type(module), "box", box),
     "file": lambda module, box: globals().update(BOX=box),
     "closure": _in_closure,
-    "method": _in_attribute("call", lambda box: box.use),
     "partial": _in_attribute("call", lambda box: functools.partial(called, box)),
     "installed": _in_installed,
-    "cache": lambda module, box: stranger_package.CACHE.update(box=box),
-    "function": lambda module, box: setattr(function, "box", box),
 }
 
 
@@ -290,9 +283,9 @@ class Module(Held, Plain):
             MODULES[holder](self, Box().hold(kind, time))
 
     def on_train_start(self):
-        if self.holder in ("trainer", "optimizer", "parameter"):
-            there = {"trainer": self.trainer, "parameter": self.net[0].weight}.get(self.holder)
-            (self.trainer.optimizers[0] if there is None else there).box = Box().hold(*self.value)
+        if self.holder in ("trainer", "optimizer"):
+            there = self.trainer if self.holder == "trainer" else self.trainer.optimizers[0]
+            there.box = Box().hold(*self.value)
 
     def on_train_epoch_start(self):
         if WHERE["it"].when == "epoch" and self.holder not in (
@@ -333,7 +326,7 @@ class Holder(NamedTuple):
 
 
 ITERATED = ("step", "replaced", "epoch", "alias")
-TENSORS = ("tensor", "by_data", "bfloat16", "transposed")
+TENSORS = ("tensor", "by_data")
 
 HOLDERS = {
     "module": Holder("the module"),
@@ -361,14 +354,10 @@ HOLDERS = {
     "class": Holder("a variable of a class", False),
     "file": Holder("a variable of a file", False),
     "closure": Holder("a closure", False),
-    "method": Holder("the object of a method in an attribute", False),
     "partial": Holder("an argument of a `functools.partial`", False),
-    "function": Holder("an attribute of a function", False),
     "installed": Holder("an object of an installed package", False),
-    "cache": Holder("a cache of another library", False),
     "trainer": Holder("an attribute of the trainer", False),
     "optimizer": Holder("an attribute of an optimizer", False),
-    "parameter": Holder("an attribute of a parameter", False),
 }
 # Of what is not looked at, the kind of value does not matter.
 ANY_KIND = ("int", "list", "tensor", "numpy_rng")
@@ -392,22 +381,25 @@ def is_possible(holder, kind, time):
     return what.is_mutable or time not in ("replaced", "alias")
 
 
-def outcome(holder, kind):
+def outcome(holder, kind, time):
     """Return what comes of a value of this kind there."""
     if not HOLDERS[holder].is_looked_at:
         return SEEN
-    return NAMED if holder == "state_dict" and kind in GENERATORS else KINDS[kind].outcome
+    is_made = holder == "state_dict" or time == "first"
+    if is_made and kind in (*GENERATORS, "enum"):
+        return NAMED  # no checkpoint makes one
+    return KINDS[kind].outcome
 
 
-NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 70, 11, 22
+NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 60, 11, 14
 
 
 @functools.cache
 def drawn():
     """Return the rows: each kind, holder and time with several others, the rarest first, the same ones each time."""
     possible = [(h, k, t) for k in KINDS for h in HOLDERS for t in TIMES if is_possible(h, k, t)]
-    kept = [each for each in possible if HOLDERS[each[0]].is_looked_at and KINDS[each[1]].outcome == KEPT]
-    unkept = [each for each in possible if KINDS[each[1]].outcome != KEPT]
+    kept = [each for each in possible if outcome(*each) == KEPT]
+    unkept = [each for each in possible if HOLDERS[each[0]].is_looked_at and outcome(*each) != KEPT]
     unseen = [each for each in possible if not HOLDERS[each[0]].is_looked_at]
     counts: dict[Any, int] = {}
     return [

@@ -1,4 +1,4 @@
-"""What others write that raises when it is looked at, kept or restored; each class says which."""
+"""What others write that raises when it is looked at, kept or restored."""
 
 import random
 import threading
@@ -17,46 +17,10 @@ class Lazier:
         raise ImportError("install it")
 
 
-class Counts(Plain):
-    """A number that is kept."""
-
-    def __init__(self):
-        super().__init__()
-        self.factor = 1.0
-
-    def train_loss(self, batch, batch_idx):
-        self.factor += 0.1
-        return self.loss(batch) * self.factor
-
-
-class Raises(Counts):
-    """Objects that raise when they are looked at or kept."""
-
-    def __init__(self):
-        super().__init__()
-        self.missing, self.missings = Lazy(), {"package": Lazier()}
-        self.system, self.cache = random.SystemRandom(), {}
-
-    def train_loss(self, batch, batch_idx):
-        self.cache["last", batch_idx] = threading.Lock()  # as gpytorch's caches, of what can't be pickled
-        return super().train_loss(batch, batch_idx)
-
-
-class RaisesWhenRestored(Counts):
+class Keeper:
     """An object whose `load_state_dict` raises."""
 
-    def __init__(self):
-        super().__init__()
-        self.keeper = Keeper()
-
-    def train_loss(self, batch, batch_idx):
-        self.keeper.num += 1
-        return super().train_loss(batch, batch_idx)
-
-
-class Keeper:
-    def __init__(self):
-        self.num = 0
+    num = 0
 
     def state_dict(self):
         return {"num": self.num}
@@ -71,12 +35,20 @@ class RaisingMetric(torchmetrics.MeanMetric):
         raise RuntimeError("not synced")
 
 
-class WithRaisingMetric(Plain):
-    """A metric whose state can't be read."""
+class Raises(Plain):
+    """A number that is kept, beside all kinds of objects that raise."""
 
     def __init__(self):
         super().__init__()
-        self.mean = RaisingMetric()
+        self.factor, self.keeper, self.mean = 1.0, Keeper(), RaisingMetric()
+        self.missing, self.missings = Lazy(), {"package": Lazier()}
+        self.system, self.cache = random.SystemRandom(), {}
+
+    def train_loss(self, batch, batch_idx):
+        self.factor += 0.1
+        self.keeper.num += 1
+        self.cache["last", batch_idx] = threading.Lock()  # as gpytorch's caches, of what can't be pickled
+        return self.loss(batch) * self.factor
 
 
 class RaisingRows(Rows):

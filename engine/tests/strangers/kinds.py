@@ -3,7 +3,6 @@
 import collections
 import enum
 import itertools
-import queue
 import random
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -86,8 +85,6 @@ def content(value) -> float:
             return sum(content(each) for each in value)
         case list() | tuple() | collections.deque():
             return sum((1 + n / 7) * content(each) for n, each in enumerate(value))
-        case queue.Queue():
-            return content(value.queue)
         case Iterator():
             return content(next(value))
         case Made():
@@ -129,17 +126,8 @@ def _counted_field(value):
     value["num"] += 1
 
 
-def _turned(value):
-    value.put(value.get() + 1)
-
-
 def _more_nested(value):
     return torch.nested.nested_tensor([each + 1 for each in value.unbind()], layout=torch.jagged)
-
-
-def _filled(waiting):
-    waiting.put(1)
-    return waiting
 
 
 def _more(value):
@@ -180,12 +168,12 @@ KINDS = {
         _written(lambda value: value["a"].append(len(value["a"]))),
         True,
     ),
-    "namedtuple": Kind("a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1)),
+    "namedtuple": Kind(
+        "a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), False, NAMED
+    ),
     # Tensors
     "tensor": Kind("a tensor", lambda: torch.zeros(3), _written(_add), True),
     "by_data": Kind("a tensor, by `.data`", lambda: torch.zeros(3), _written(_add_by_data), True),
-    "bfloat16": Kind("a tensor of `bfloat16`", lambda: torch.zeros(2, dtype=torch.bfloat16), _written(_add), True),
-    "transposed": Kind("a transposed tensor", lambda: torch.arange(6.0).reshape(2, 3).T, _written(_add), True),
     "tensors": Kind(
         "a deque of tensors",
         lambda: collections.deque([torch.zeros(2)], maxlen=5),
@@ -202,6 +190,7 @@ KINDS = {
         lambda: np.zeros(2, dtype=[("rate", float), ("num", int)]),
         _written(_counted_field),
         True,
+        NAMED,
     ),
     "scalar": Kind("a NumPy number", lambda: np.float32(0), lambda value: value + np.float32(1)),
     # Generators: to read one is to change it
@@ -218,7 +207,7 @@ KINDS = {
         _written(lambda value: torch.rand(1, generator=value)),
         True,
     ),
-    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more),
+    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, False, NAMED),
     "subclass": Kind(
         "a dictionary of an own class", Bag, _written(lambda value: value.update({len(value): 1})), True
     ),
@@ -237,6 +226,5 @@ KINDS = {
     "made": Kind(
         "objects made in training", list, _written(lambda value: value.append(Made(len(value) + 1))), True, NAMED
     ),
-    "queue": Kind("a `queue.Queue`", lambda: _filled(queue.Queue()), _written(_turned), True, SEEN),
     "function": Kind("a function", lambda: lambda: 1, _next_function, False, SEEN),
 }

@@ -10,7 +10,7 @@ from tests import ENGINE, mistakes
 from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
 from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 
-FEATURES = ("resume", "evaluate", "sweep", "prune", "fork", "reproduce")
+FEATURES = ("resume", "evaluate", "fork")
 SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = "same bits", "announced", "refused", "starts anew", "not seen"
 PAGE = ENGINE / "docs" / "exact-matrix.md"
 PARTED = "parts from the interrupted run at step"
@@ -75,7 +75,7 @@ def generated(holder, kind, time):
     more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
     if "callback" in holder:
         more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
-    comes_to = outcome(holder, kind)
+    comes_to = outcome(holder, kind, time)
     cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
     names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]
     about = f"{HOLDERS[holder].about}: {KINDS[kind].about}, {TIMES[time]}"
@@ -86,7 +86,6 @@ def outcome_of(text):
     """The cells of a row and the words of its announcement, by the last column of a table."""
     kind, _, names = text.partition(": ")
     cells = {"same": {}, "named": BY_NAME, "seen": BY_STEP, "never": NEVER, "no weights": NO_WEIGHTS}
-    cells["not pruned"] = {"prune": REFUSED}
     return cells[kind], tuple(names.split(", ")) if names else (PARTED,) * (kind == "seen")
 
 
@@ -110,16 +109,14 @@ LIGHTNINGS = "+callbacks.stranger._target_=lightning.pytorch.callbacks"
 STAND_INS = read(
     f"""
 splits  =>  data:Splits  =>  splits by global states, and by NumPy generators without a seed, per stage  =>  same
-pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  named: the order of the training samples differs
+pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
 workers  =>  data:InWorkers +data.stay=false  =>  samples drawn and counted in worker processes  =>  same
 persistent_workers  =>  data:InWorkers  =>  the same with `persistent_workers`, in all loaders  =>  same
-replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1 +task.keeps=true  =>  rows that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  same
-replacing_object  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  the same of a data set, an object  =>  seen: {PARTED}, module.data
+replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  a data set that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  seen: {PARTED}, module.data
 huggingface_stream  =>  data:Streamed +data.stream=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
 webdataset  =>  data:Streamed +data.stream=webdataset  =>  a pipeline of an installed package  =>  seen
 wrapper  =>  data:OwnLoader +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
 own_loader  =>  data:OwnLoader +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
-infinite_loader  =>  data:OwnLoader +data.loader=infinite  =>  a loader that makes its iterator once  =>  same
 ema  =>  EMA  =>  an average of weights in a list, and the best ones  =>  same
 finetuning  =>  plain.Plain +callbacks.stranger._target_=tests.strangers.stand_ins.Milestones  =>  `BaseFinetuning` by milestones  =>  same
 unfreezing  =>  Unfreezing  =>  `requires_grad`, `eval()`, dropout and rates by hand, by the epoch  =>  same
@@ -135,12 +132,11 @@ lbfgs  =>  Optimized +task.way=lbfgs  =>  L-BFGS, gradients clipped by a list of
 optimizer_state  =>  Optimized +task.way=outside  =>  an optimizer with a state outside of `state_dict`, that acts after the recorded steps  =>  same
 random_schedule  =>  Optimized +task.way=random SELDOM  =>  a schedule with a generator in a function  =>  seen
 manual  =>  Manual  =>  optimizers and a schedule by hand, gradients under way  =>  same
-gan  =>  GAN  =>  a GAN with pictures to `logger.experiment`  =>  same
 skipping  =>  Skipping  =>  training steps that return nothing  =>  same
-cut_short  =>  Skipping +task.ends=true objective=null trainer.max_epochs=4  =>  an epoch that ends early (`on_train_batch_start`)  =>  not pruned
+cut_short  =>  Skipping +task.ends=true objective=null trainer.max_epochs=4  =>  an epoch that ends early (`on_train_batch_start`)  =>  same
 iterator  =>  FromIterator  =>  a training step that takes `dataloader_iter`  =>  same
 second_loader  =>  SecondLoader  =>  an iterator of a second loader in the training step  =>  named: iterator
-epoch_end  =>  EpochEnd objective.metric=train/mean  =>  outputs of an epoch in a list, metrics, `R2Score`  =>  not pruned
+epoch_end  =>  EpochEnd objective.metric=train/mean  =>  outputs of an epoch in a list, metrics, `R2Score`  =>  same
 swag  =>  SWAG  =>  what `on_train_end` sets, as SWAG  =>  same
 made_in_setup  =>  MadeInSetup  =>  a large tensor that `setup` sets  =>  same
 from_random  =>  in_file.FromRandom  =>  `from random import shuffle` in its file  =>  same
@@ -168,7 +164,6 @@ for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
 for form, about in {
     "graph": "graphs, whose class counts",
     "slotted": "dataclasses with slots",
-    "pair": "named tuples",
     "dict": "dictionaries",
     "list": "lists of dictionaries",
 }.items():

@@ -171,34 +171,14 @@ class Wandering:
             yield rows(BATCH, self.place)
 
 
-class InfiniteLoader(DataLoader):
-    """A loader that makes its iterator once, as those of some detectors do."""
-
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        object.__setattr__(self, "_endless", None)
-
-    def __iter__(self):
-        if self._endless is None:
-            object.__setattr__(self, "_endless", self._forever())
-        for _ in range(len(self)):
-            yield next(self._endless)
-
-    def _forever(self):
-        while True:
-            yield from super().__iter__()
-
-
 class OwnLoader(PlainData):
-    """A loader in a wrapper, one of an own class, or one that makes its iterator once."""
+    """A loader in a wrapper, or one of an own class."""
 
     def __init__(self, loader: str):
         super().__init__()
         self.loader = loader
 
     def train_dataloader(self):
-        if self.loader == "infinite":
-            return InfiniteLoader(self.train, BATCH, shuffle=True)
         return Wandering() if self.loader == "own" else Prefetcher(super().train_dataloader())
 
 
@@ -279,7 +259,6 @@ FORMS = {
     "graph": lambda samples: Graph(*stacked(samples)),
     "opaque": Opaque,
     "slotted": lambda samples: Slotted(*stacked(samples)),
-    "pair": lambda samples: Pair(*stacked(samples)),
     "dict": lambda samples: {**Pair(*stacked(samples))._asdict(), "names": ["a"] * len(samples)},
     "list": lambda samples: [
         {**Pair(*each)._asdict(), "boxes": torch.zeros(n, 4)} for n, each in enumerate(samples)
@@ -538,43 +517,6 @@ class Manual(Plain):
     def configure_optimizers(self):
         made = [torch.optim.RMSprop(each.parameters(), lr) for each, lr in ((self.net, 0.05), (self.other, 0.025))]
         return made, [lr_scheduler.StepLR(made[1], 2, 0.8)]
-
-
-class GAN(Plain):
-    """Lightning's example: two networks, and pictures to each logger's `experiment`."""
-
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-        self.generator, self.critic = nn.Linear(3, 4), nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 1))
-        self.validation_z = torch.randn(8, 3)
-
-    def loss(self, batch):
-        return F.softplus(self.critic(self.generator(torch.randn(len(batch[0]), 3)))).mean()
-
-    def train_loss(self, batch, batch_idx):
-        first, second = self.optimizers()
-        self.toggle_optimizer(first)
-        fake = self.generator(torch.randn(BATCH, 3))
-        self.manual_backward(F.softplus(-self.critic(fake)).mean())
-        first.step()
-        first.zero_grad()
-        self.untoggle_optimizer(first)
-        self.toggle_optimizer(second)
-        loss = F.softplus(-self.critic(batch[0])).mean() + F.softplus(self.critic(fake.detach())).mean()
-        self.manual_backward(loss)
-        second.step()
-        second.zero_grad()
-        self.untoggle_optimizer(second)
-        return loss
-
-    def configure_optimizers(self):
-        return [torch.optim.Adam(each.parameters(), lr=0.01) for each in (self.generator, self.critic)], []
-
-    def on_validation_epoch_end(self):
-        pictures = self.generator(self.validation_z).detach().reshape(1, 4, 8).clamp(0, 1)
-        for logger in self.loggers:
-            logger.experiment.add_image("generated_images", pictures, self.current_epoch)
 
 
 # Steps

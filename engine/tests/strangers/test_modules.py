@@ -3,12 +3,10 @@
 import sys
 import types
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK
@@ -132,6 +130,14 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
         assert state["T_max"] == run.result.optimizer_steps
 
 
+def test_what_could_not_be_read_again_ends_the_run_before_training(train):
+    saving = ("task._target_=tests.strangers.stand_ins.Saving", "+task.kind=object")
+    run, _, err = train("a", *module("Plain"), *saving, code=2)
+    assert "the checkpoint could not be read again: norms is a tests.strangers.stand_ins.Extra; " in err
+    assert run.result.optimizer_steps == 0
+    assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
+
+
 # Schedules.
 
 
@@ -207,52 +213,13 @@ def test_a_fork_that_would_stand_elsewhere_is_refused(train, tmp_path):
     assert fork.result.status == "finished"
 
 
-# Checkpoints.
-
-
-SAVING = module("Saving", "model._target_=torch.nn.Identity", "~model.hidden_sizes", "~model.dropout")
-
-
-def test_what_a_module_keeps_in_its_checkpoint_is_there_when_it_is_evaluated(train, cli):
-    """Of the best epoch, which is the first one here; arguments that the module saves, too, are left out."""
-    run, *_ = train("a", *SAVING, "objective.mode=max")
-    best = SafeCheckpointIO().load_checkpoint(run.directory / "checkpoints" / "best.ckpt")
-    assert not [key for key in best if "hparams" in key or "hyper_parameters" in key]
-    assert best["global_step"] == best["seen"]["num"] == 10
-    sums = best["seen"]["sums"]
-    assert (type(sums[0]), sums[1][0], sums[2].dtype) == (np.ndarray, np.float32(0.5), bool)
-    expected = best["seen"]["sums"][0].sum()
-    assert run.result.metrics["test/sum"] == pytest.approx(expected)
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
-    assert f"{expected:.4f}" in out
-
-
-@pytest.mark.parametrize("is_late", [False, True])
-def test_what_could_not_be_read_again_ends_the_run_before_training_or_at_its_first_checkpoint(train, is_late):
-    """Late, where the hook fails before anything is trained."""
-    late = ["+task.is_late=true"] * is_late
-    run, _, err = train("a", *module("Unreadable", *late), code=2)
-    assert "the checkpoint could not be read again: mine.list.1 is a builtins.object; " in err
-    assert "override on_save_checkpoint in a subclass" in err
-    assert run.result.optimizer_steps == (10 if is_late else 0)
-    assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
-
-
-# Parts.
-
-
 # What next.
 
 
-def test_no_test_evaluation_is_proposed_where_there_can_be_none(train, cli):
+def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
     _, out, _ = train("a", *module("Plain"), "test=false")
     assert "leyden evaluate" in out
     lacking = ("data._target_=tests.strangers.brought.Untestable",)
     _, out, _ = train("b", *module("Plain"), *lacking)
     assert "next steps" in out
-    assert "leyden evaluate" not in out
-    code, out, err = cli("train", "-m", *module("Plain"), *lacking, "seed=0,1", "sweep_name=s")
-    assert code == 0, err
-    assert "Best setting: row 1, 2 runs." in out
     assert "leyden evaluate" not in out

@@ -12,7 +12,6 @@ from tests.conftest import QUICK, SMALL
 from tests.strangers.for_trainer import TestedAtOnce
 from tests.strangers.stand_ins import FORMS, Combined, OfSeveral
 from tests.training.test_start import curves
-from tests.training.test_start_exact import stopping
 
 HERE = "tests.strangers.for_trainer"
 
@@ -22,12 +21,6 @@ def own(task, data, *more):
         *("data=own", f"data._target_=tests.strangers.{data}", "task=own", f"task._target_=tests.strangers.{task}"),
         *("trainer.log_every_n_steps=1", "trainer.max_epochs=2", *more),
     )
-
-
-def counted(num_workers):
-    """Data that depend on how many samples a worker process has read."""
-    data = ("data=own", "data._target_=tests.strangers.stand_ins.InWorkers", f"+data.num_workers={num_workers}")
-    return (*data, "+data.stay=false", "task=own", "task._target_=tests.strangers.plain.Plain")
 
 
 OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
@@ -141,34 +134,3 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(TestedAtOnce() if mode != "sequential" else OfSeveral(), loaders, verbose=False)
     assert bool(partial_test_message(trainer)) == isinstance(limit, int)
-
-
-# Worker processes, on whose number depends what data draw or count in them.
-
-WORKERS = "batches were read by 2 worker processes and are now read by 1"
-STEPS = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
-
-
-@pytest.mark.slow(minutes=0.1)
-@pytest.mark.parametrize("stop", [5, 8])
-def test_a_run_that_is_resumed_with_another_number_of_workers_says_so(train, stop):
-    with stopping(stop):
-        train("a", *counted(2), *STEPS, code=1)
-    with stopping(stop + 4):
-        _, _, err = train("a", *counted(2), *STEPS, "resume=must", code=1)
-    assert "exact resume" not in err
-    _, _, err = train("a", *counted(1), *STEPS, "resume=must", "exact=require", code=2)
-    assert f"exact=require: {WORKERS}" in err
-    _, _, err = train("a", *counted(1), *STEPS, "resume=must", "exact=report")
-    assert f"exact resume is not guaranteed: {WORKERS}" in err
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_fork_has_its_parents_number_of_workers_unless_it_is_typed(train):
-    parent, *_ = train("parent", *counted(2), *STEPS)
-    fork, _, err = train("fork", f"fork={parent.directory}@last", "trainer.max_epochs=3")
-    assert fork.config["data"]["num_workers"] == 2
-    assert "exact resume" not in err
-    fork, _, err = train("typed", f"fork={parent.directory}@last", "trainer.max_epochs=3", "data.num_workers=1")
-    assert fork.config["data"]["num_workers"] == 1
-    assert f"exact resume is not guaranteed: {WORKERS}" in err

@@ -35,10 +35,8 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.samples_seen import SamplesSeen
 from leyden.config.errors import UserError, leave
-from leyden.config.values import flatten
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
-from leyden.exact.digest import digest_of_content
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
@@ -46,7 +44,6 @@ from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
-from leyden.run.identity import identity_values
 from leyden.scheduler import slurm
 from leyden.scheduler.requeue import RequeueSignal
 from leyden.tasks.task import Task
@@ -333,14 +330,12 @@ def run_trainer(
         callbacks = [each for each in callbacks if not (isinstance(each, DisplayCallback) and each.at_end)]
     timers = [each for each in callbacks if isinstance(each, Timer)]
     timer = _timer(cfg, timers)
-    settings = identity_values(dict(flatten({"data": OmegaConf.to_container(cfg.data, resolve=True)})))
     exact = Parts(
         cfg.seed,
         checkpoint,
         directory,
         requeue_signal,
         cfg.exact,
-        data=digest_of_content(settings),
         is_fork=cfg.fork is not None,
         leave=leave,
     )

@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 
 from leyden.callbacks.display import DisplayCallback
@@ -66,15 +65,10 @@ class Fingerprints(DisplayCallback):
         step, directory = trainer.global_step, Path(trainer.default_root_dir)
         if not self._writes or step in self._written:
             return
-        states = random_states()
-        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-            states["cuda"] = torch.cuda.get_rng_state()
-        if torch.backends.mps.is_available():
-            states["mps"] = torch.mps.get_rng_state()
         found = Fingerprint(
             weights=state_digest(trainer.lightning_module.state_dict()),
             optimizer=state_digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
-            random=state_digest(states),
+            random=state_digest(random_states()),
         )
         check_held(directory)
         append_fingerprint(directory, step, found)

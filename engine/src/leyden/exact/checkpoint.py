@@ -8,13 +8,12 @@ executes no code from it.
 import contextlib
 import io
 import pickle
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
-from lightning.pytorch.plugins.io import CheckpointIO
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from leyden.exact import ExactError
 from leyden.exact.digest import strided
@@ -25,31 +24,22 @@ from leyden.exact.report import Reporter, say
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.
-HYPERPARAMETERS = tuple(
-    key
-    for made in (L.LightningModule, L.LightningDataModule)
-    for key in (
-        made.CHECKPOINT_HYPER_PARAMS_KEY,
-        made.CHECKPOINT_HYPER_PARAMS_NAME,
-        made.CHECKPOINT_HYPER_PARAMS_TYPE,
-    )
-)
+HYPERPARAMETERS: tuple[str, ...] = ("hyper_parameters", "hparams_name", "hparams_type")
+HYPERPARAMETERS += tuple(f"datamodule_{key}" for key in HYPERPARAMETERS)
 
 
-class SafeCheckpointIO(CheckpointIO):
+class SafeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically, and reads only tensors and plain values.
 
     Hyperparameters saved by a module are left out.
 
     Args:
-        reporter: Announces values that could not be read again, which are then left out; None to refuse them.
+        reporter: Announces a checkpoint that can't be written; None to raise the error.
     """
 
     def __init__(self, reporter: Reporter | None = None) -> None:
         self._reporter = reporter
         self._can_be_read = False  # verified with the first checkpoint
-        self._left_out: list[list[str]] = []  # keys of values that could not be read again
-        self._folders: set[Path] = set()  # to which checkpoints were written
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
@@ -58,51 +48,38 @@ class SafeCheckpointIO(CheckpointIO):
             ExactError: The checkpoint contains a value that could not be read again.
         """
         path = Path(path)
-        path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
-        kept = {key: value for key, value in checkpoint.items() if key not in HYPERPARAMETERS}
-        for keys in self._left_out:
-            kept = _without(kept, keys)
         try:
+            path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
             with replacing(path) as file:
-                self._write(kept, file)
-        except OSError:
-            raise
-        except Exception as error:
-            if (culprit := find_unreadable(kept)) is None:
-                raise
-            _refuse(culprit, self._reporter, error)
-            self._left_out.append(culprit[0].split("."))
-            self.save_checkpoint(kept, path, storage_options)
-            return
-        self._folders.add(path.parent.resolve())
+                self._write({key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}, file)
+        except (OSError, ExactError) as error:
+            self.refuse(error)
 
-    def _write(self, content: Any, file: BinaryIO) -> None:
+    def refuse(self, error: Exception) -> None:
+        """Raise or announce an error by which a checkpoint can't be written."""
+        if self._reporter is None:
+            raise error
+        if isinstance(error, OSError):
+            say(f"the checkpoint could not be written: {error}")
+        else:
+            self._reporter.name([f"checkpoints ({error})"], "can't be written")
+
+    def _write(self, content: dict[str, Any], file: BinaryIO) -> None:
         """Write content, and read the first file again, but for the values of its tensors."""
-        errors: list[OSError] = []
-
-        class Writer:
-            """Keeps the error of a full disk, which torch's writer hides behind another one."""
-
-            flush = file.flush
-
-            def write(self, data: Any) -> int:
-                try:
-                    return file.write(data)
-                except OSError as error:
-                    errors.append(error)
-                    raise
-
         try:
-            write_plain(content, Writer())
-        except Exception:
-            if errors:
-                raise errors[0] from None
+            write_plain(content, file)
+            if not self._can_be_read:
+                file.seek(0)
+                read_plain(file, "meta")
+                file.seek(0, io.SEEK_END)
+                self._can_be_read = True
+        except Exception as error:
+            if isinstance(
+                error.__context__, OSError
+            ):  # of a full disk, which torch's writer hides behind another one
+                raise error.__context__ from None
+            check_readable(content)
             raise
-        if not self._can_be_read:
-            file.seek(0)
-            read_plain(file, "meta")
-            file.seek(0, io.SEEK_END)
-            self._can_be_read = True
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
@@ -121,39 +98,8 @@ class SafeCheckpointIO(CheckpointIO):
             raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint
 
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint in a folder to which this process has written one; any other file stays, with a line.
 
-        A callback such as Lightning's `ModelCheckpoint` has the path from a checkpoint, which is not trusted.
-        """
-        path = Path(path)
-        if path.parent.resolve() in self._folders:
-            path.unlink(missing_ok=True)
-        else:
-            say(f"{path}: is not deleted, since this run has written no checkpoint to that folder")
-
-
-def _refuse(culprit: tuple[str, str], reporter: Reporter | None, cause: Exception | None = None) -> None:
-    """Announce a value that could not be read again.
-
-    Args:
-        culprit: Key and type of the value.
-        reporter: Announces that it is left out; None to refuse it.
-        cause: The error of the reader.
-
-    Raises:
-        ExactError: It is refused.
-    """
-    key, kind = culprit
-    if reporter is None:
-        raise ExactError(
-            f"the checkpoint could not be read again: {key} is a {kind}; on_save_checkpoint and state_dict of a module "
-            "or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a subclass to leave it out"
-        ) from cause
-    reporter.name([f"{key} (a {kind})"], "can't be kept in a checkpoint, and is left out")
-
-
-def _check_hooks(trainer: L.Trainer, reporter: Reporter | None) -> None:
+def _check_hooks(trainer: L.Trainer) -> None:
     """Check what the hooks of module and data add to a checkpoint, before anything is trained.
 
     A hook may need attributes that are set only during training. So its errors are ignored here; writing the first checkpoint
@@ -166,33 +112,25 @@ def _check_hooks(trainer: L.Trainer, reporter: Reporter | None) -> None:
     module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
     for made in (module, data):
         content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
-        before = {*content}
+        before = {*content, *HYPERPARAMETERS}
         with contextlib.suppress(Exception):
             if made is not None:
                 made.on_save_checkpoint(content)
-        added = {key: value for key, value in content.items() if key not in {*before, *HYPERPARAMETERS}}
-        if culprit := find_unreadable(added):
-            _refuse(culprit, reporter)
+        check_readable({key: value for key, value in content.items() if key not in before})
 
 
-def _without(node: Any, keys: list[str]) -> Any:
-    """Return a copy of nested dictionaries, lists and tuples without a value."""
-    if isinstance(node, dict):
-        changed = {
-            key: _without(value, keys[1:]) for key, value in node.items() if str(key) == keys[0] and keys[1:]
-        }
-        return {key: value for key, value in node.items() if str(key) != keys[0]} | changed
-    return type(node)(
-        _without(each, keys[1:]) if str(n) == keys[0] and keys[1:] else None if str(n) == keys[0] else each
-        for n, each in enumerate(node)
-    )
+def check_readable(content: Any) -> None:
+    """Check that what a checkpoint would hold can be read again.
 
-
-def _children(node: Any) -> Iterator[tuple[Any, Any]]:
-    if isinstance(node, dict):
-        yield from node.items()
-    elif type(node) in (list, tuple):
-        yield from enumerate(node)
+    Raises:
+        ExactError: Names the first value that can't.
+    """
+    if culprit := find_unreadable(content):
+        raise ExactError(
+            f"the checkpoint could not be read again: {culprit[0]} is a {culprit[1]}; on_save_checkpoint and state_dict of a "
+            "module or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a subclass to "
+            "leave it out"
+        )
 
 
 def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str] | None:
@@ -202,7 +140,14 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
         content: Content of a checkpoint.
         place: The keys that lead to it.
     """
-    for key, value in _children(content):
+    children = (
+        content.items()
+        if isinstance(content, dict)
+        else enumerate(content)
+        if type(content) in (list, tuple)
+        else ()
+    )
+    for key, value in children:
         try:
             buffer = io.BytesIO()
             write_plain(value, buffer)
@@ -237,7 +182,7 @@ class LastCheckpoint(Checkpoint):
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
             raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
         self.every_n_steps, self.directory = every_n_steps, directory
-        self.reporter: Reporter | None = None  # of values that can't be read again; None to refuse them
+        self.files = SafeCheckpointIO()
         self._is_refused = False
         self.is_over = False  # whether the run was stopped, for example by early stopping
         self._step = 0
@@ -256,7 +201,10 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
         if trainer.ckpt_path is None:
-            _check_hooks(trainer, self.reporter)
+            try:
+                _check_hooks(trainer)
+            except ExactError as error:
+                self.files.refuse(error)
         self.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(trainer.train_dataloader))
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
@@ -308,7 +256,11 @@ class LastCheckpoint(Checkpoint):
         if not trainer.strategy.reduce_boolean_decision(is_finite):
             self.refuse(f"weights are not finite at step {trainer.global_step}")
             return
-        trainer.save_checkpoint(self.path(trainer, name + PREPARED))
+        others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
+        try:
+            trainer.save_checkpoint(self.path(trainer, name + PREPARED))
+        finally:
+            trainer.strategy.checkpoint_io = others
         self._prepared[name] = kept
 
     def commit(self, trainer: L.Trainer, *args: Any) -> None:

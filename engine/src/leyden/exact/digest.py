@@ -33,7 +33,8 @@ def digest(content: Any, max_bytes: int | None, of_object: Callable[[Any], str] 
         content: Tensors, arrays, plain values, and containers of these.
         max_bytes: Bytes of a tensor or an array up to which all of them count; of a larger one, a part counts that is
             evenly spaced. None for all bytes, and all items.
-        of_object: Returns a text for any other object; by default its class and its attributes count.
+        of_object: Returns a text for any other object; by default its class counts, and its `state_dict()`, its content as
+            an array, or its attributes.
 
     Raises:
         Exception: The values of an object can't be read.
@@ -90,10 +91,18 @@ def _update(
     elif of_object:
         sha.update(of_object(content).encode())
     else:
-        sha.update(kind.__qualname__.encode())
-        for name in attribute_names(content):
-            if hasattr(content, name):
-                _update(sha, getattr(content, name), max_bytes, of_object, depth + 1)
+        sha.update(f"{kind.__qualname__} {content.__qualname__ if isinstance(content, type) else ''}".encode())
+        if not isinstance(content, type):
+            _update(sha, _content_of(content), max_bytes, of_object, depth + 1)
+
+
+def _content_of(value: Any) -> Any:
+    kind = type(value)
+    if callable(getattr(kind, "state_dict", None)):
+        return value.state_dict()
+    if hasattr(kind, "__array__"):  # of JAX, or a picture
+        return np.asarray(value)
+    return {name: getattr(value, name) for name in attribute_names(value) if hasattr(value, name)}
 
 
 def strided(value: Tensor) -> list[Tensor]:

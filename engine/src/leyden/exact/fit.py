@@ -1,32 +1,28 @@
 """Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
 
-import contextlib
 import os
-import signal
-import subprocess
 import tempfile
-import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
 from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
-from lightning.pytorch.plugins.io import CheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.loaders import make_resumable
-from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed, mark
+from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed
+from leyden.exact.memory import PLAIN_NAMES
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
-from leyden.exact.report import Mode, Reporter, say
+from leyden.exact.report import Mode, say
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
-from leyden.exact.stop import REQUEUE, Requeue, Steps, Stop, leave
+from leyden.exact.stop import Requeue, Steps, Stop, leave
 
 
 class Exact(L.Callback):
@@ -90,33 +86,29 @@ class Exact(L.Callback):
             )
         if refusal := next(filter(None, map(refuse_search, callbacks)), ""):
             raise ExactError(refusal)
-        if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            say("fast_dev_run: nothing is kept")
-            self._is_fitting = True
-            try:
-                trainer.fit(module, data, val_dataloaders)
-            finally:
-                self._is_fitting = False
-            return
-        checkpoint, requeue = LastCheckpoint(self.every_n_steps, self.directory), SlurmRequeue()
-        parts = Parts(self.seed, checkpoint, self.directory, requeue, self.exact)
-        checkpoint.reporter = parts.state.reporter
-        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
-        last, files = checkpoint.path(trainer, "last.ckpt"), trainer.strategy.checkpoint_io
-        data = _as_data_module(module, data, val_dataloaders)
-        data.trainer = trainer
-        seed_stages(data, self.seed)
-        make_resumable(data)
-        trainer.callbacks = [*parts.around(callbacks), checkpoint]  # type: ignore[attr-defined]
-        trainer.strategy.checkpoint_io = _OwnFiles(files, self.directory, parts.state.reporter)
         self._is_fitting = True
         try:
-            with requeue.listening():
-                parts.fit(trainer, module, data, last if last.exists() else None)
+            if trainer.fast_dev_run:  # type: ignore[attr-defined]
+                say("fast_dev_run: nothing is kept")
+                trainer.fit(module, data, val_dataloaders)
+            else:
+                self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
         finally:
             self._is_fitting = False
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
-            trainer.strategy.checkpoint_io = files
+
+    def _fit(self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        checkpoint = LastCheckpoint(self.every_n_steps, self.directory)
+        parts = Parts(self.seed, checkpoint, self.directory, None, self.exact)
+        checkpoint.files = SafeCheckpointIO(parts.state.reporter)
+        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+        last = checkpoint.path(trainer, "last.ckpt")
+        data.trainer = trainer
+        seed_stages(data, self.seed)
+        make_resumable(data)
+        trainer.callbacks = [*parts.around(trainer.callbacks), checkpoint]  # type: ignore[attr-defined]
+        with torch.serialization.safe_globals(PLAIN_NAMES):
+            parts.fit(trainer, module, data, last if last.exists() else None)
 
     def test(
         self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
@@ -174,9 +166,8 @@ class Parts:
         seed: Seed of the run.
         checkpoint: Saves `last.ckpt`.
         directory: Folder of the run.
-        requeue: Requeues this process's job.
+        requeue: Requeues this process's job; None for Slurm's own command.
         exact: See `Exact`.
-        data: Digest of the data settings, see `RunState`.
         is_fork: See `RunState`.
         leave: Ends the process, see `Stop`.
     """
@@ -186,18 +177,17 @@ class Parts:
         seed: int,
         checkpoint: LastCheckpoint,
         directory: Path,
-        requeue: Requeue,
+        requeue: Requeue | None,
         exact: Mode,
         *,
-        data: str = "",
         is_fork: bool = False,
         leave: Any = leave,
     ) -> None:
-        self.stages, self.state = Stages(), RunState(seed, data, exact, is_fork=is_fork)
+        self.stages, self.state = Stages(), RunState(seed, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, self.stop, MarkedBatches(self.steps)]
+        self.after = [ModuleHooks(), self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""
@@ -207,89 +197,9 @@ class Parts:
         self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path | None
     ) -> None:
         """Train, from a checkpoint if there is one."""
-        self.state.note_made(module)
+        self.state.made = self.state.digests(module)
         with self.stop.interruptible(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-
-
-class MarkedBatches(L.Callback):
-    """Marks each batch for `leyden resumetest` and `Exact.test`, see `mark`."""
-
-    def __init__(self, steps: Steps) -> None:
-        self._steps = steps
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Mark a batch."""
-        mark(self._steps.batch, pl_module, trainer.optimizers, batch)
-
-
-class SlurmRequeue:
-    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm."""
-
-    def __init__(self) -> None:
-        self.received, self.is_requested = 0, False
-
-    def requeue(self) -> None:
-        """Requeue this process's job, as Lightning does by itself; without effect outside of a job."""
-        if job := os.environ.get("SLURM_JOB_ID"):
-            self.is_requested = True
-            subprocess.run(["scontrol", "requeue", job], check=False)
-
-    @contextlib.contextmanager
-    def listening(self) -> Iterator[None]:
-        """Context in which SIGUSR1 is received; Lightning leaves a handler that it finds."""
-        if REQUEUE is None or threading.current_thread() is not threading.main_thread():
-            yield
-            return
-
-        def receive(number: int, frame: Any) -> None:
-            self.received = number
-
-        before = signal.signal(REQUEUE, receive)
-        try:
-            yield
-        finally:
-            signal.signal(REQUEUE, before)
-
-
-class _OwnFiles(SafeCheckpointIO):
-    """Writes and reads the checkpoints of an exact run; all others are written and read as before.
-
-    Args:
-        others: Writes and reads those.
-        directory: Folder of the run.
-        reporter: Announces what can't be written, which ends no run.
-    """
-
-    def __init__(self, others: CheckpointIO, directory: Path, reporter: Reporter) -> None:
-        super().__init__(reporter)
-        self._others, self._folder = others, directory / "checkpoints"
-
-    def _is_own(self, path: Any) -> bool:
-        return Path(path).parent == self._folder
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Write a checkpoint."""
-        if not self._is_own(path):
-            self._others.save_checkpoint(checkpoint, path, storage_options)
-            return
-        try:
-            super().save_checkpoint(checkpoint, path, storage_options)
-        except OSError as error:
-            say(f"the checkpoint could not be written: {error}")
-
-    def load_checkpoint(self, path: Any, *args: Any, **options: Any) -> dict[str, Any]:
-        """Read a checkpoint."""
-        files: Any = super() if self._is_own(path) else self._others
-        found: dict[str, Any] = files.load_checkpoint(path, *args, **options)
-        return found
-
-    def remove_checkpoint(self, path: Any) -> None:
-        """Delete a checkpoint."""
-        files: Any = super() if self._is_own(path) else self._others
-        files.remove_checkpoint(path)
 
 
 def _as_data_module(module: L.LightningModule, data: Any, val: Any) -> L.LightningDataModule:

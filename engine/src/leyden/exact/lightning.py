@@ -22,18 +22,8 @@ from torch import Tensor
 from torchmetrics import Metric
 
 # Metadata of a logged value, from the arguments of `self.log`; plain values only.
-OPTIONS = (
-    "fx",
-    "name",
-    "prog_bar",
-    "logger",
-    "on_step",
-    "on_epoch",
-    "enable_graph",
-    "add_dataloader_idx",
-    "dataloader_idx",
-    "metric_attribute",
-)
+OPTIONS: tuple[str, ...] = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "metric_attribute")
+OPTIONS += ("enable_graph", "add_dataloader_idx", "dataloader_idx")
 
 
 def logged_state(trainer: L.Trainer) -> dict[str, Any]:

@@ -1,10 +1,9 @@
 """Marks of training steps, from any training loop, and what compares them: a command that runs undisturbed and then with kills."""
 
 import contextlib
-import dataclasses
-import functools
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
@@ -12,13 +11,11 @@ import signal
 import subprocess
 import sys
 import time
-import traceback
+import types
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
-
-import numpy as np
 
 from leyden.exact import ExactError
 
@@ -32,9 +29,8 @@ def mark(step: object, model: object = None, optimizer: object = None, batch: ob
     """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names; without it, do nothing.
 
     Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
-    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers and data classes; an
-    object of another class by its `state_dict()`, else, within these, by the name of its class. An error never ends the
-    training: it is one line on stderr.
+    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers; an object of another class
+    by its `state_dict()`, else by its attributes. An error never ends the training: it is one line on stderr.
 
     Example:
         >>> from leyden.exact import mark
@@ -79,29 +75,17 @@ def _hash(part: str, value: object) -> str | None:
     """Return the hash of a part; None if it is not given, or can't be hashed."""
     if value is None:
         return None
-    from leyden.exact.digest import digest  # it imports PyTorch
+    from leyden.exact.digest import digest_of_content  # it imports PyTorch
 
-    def of_object(value: Any) -> str:
-        if isinstance(value, Mapping):
-            return digest(dict(value), None, of_object)
-        if hasattr(type(value), "__array__"):  # of JAX, or a picture
-            return digest(np.asarray(value), None, of_object)
-        if not isinstance(value, type) and callable(getattr(value, "state_dict", None)):
-            return digest(value.state_dict(), None, of_object)
-        if not isinstance(value, type) and dataclasses.is_dataclass(value):
-            return digest(
-                [getattr(value, field.name, None) for field in dataclasses.fields(value)], None, of_object
-            )
-        return type(value).__qualname__
-
+    kind = type(value)
     try:
-        hashed = digest(value, None, of_object)
-        if hashed == digest(type(value), None, lambda _: type(value).__qualname__):
-            raise TypeError(f"{type(value).__qualname__} has no state_dict")
+        has_content = any(hasattr(kind, name) for name in ("state_dict", "__array__", "__len__", "__slots__"))
+        if kind.__module__ != "builtins" and not has_content and not getattr(value, "__dict__", None):
+            raise TypeError(f"{kind.__qualname__} has no state_dict")
+        return digest_of_content(value)
     except Exception as error:
         _warn(f"{part}: can't be hashed, and is not compared", error)
         return None
-    return hashed
 
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
@@ -142,20 +126,15 @@ class Starts:
             raise ExactError(f"{text}\n{self.tail()}") from None
         finally:
             _end(process)
-        try:
-            marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-        except ValueError as error:
-            raise ExactError(
-                f"{path}: start {self.number} has left a damaged line, as a full disk does ({error})"
-            ) from None
-        steps = f"steps {_shown(marks[0]['step'])} to {_shown(marks[-1]['step'])}" if marks else "no step"
+        marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        steps = f"steps {marks[0]['step']} to {marks[-1]['step']}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
         print(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
         sys.stdout.flush()
         return marks, code
 
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> "subprocess.Popen[bytes] | Forked":
-        """Start a process of a session of its own, with its output in a file."""
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
+        """Start a process of a session of its own, with its output in a file; return it, with `pid` and `wait`."""
         return subprocess.Popen(
             self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
         )
@@ -163,43 +142,6 @@ class Starts:
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
-
-
-class Forked:
-    """A fork of this process that calls a function; it is waited for like a `subprocess.Popen`."""
-
-    def __init__(self, call: Callable[[], None], variables: dict[str, str], to: BinaryIO) -> None:
-        self._code: int | None = None
-        self.pid = os.fork()
-        if self.pid:
-            return
-        code = 1
-        try:
-            os.setsid()
-            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
-            os.environ.update(variables)
-            for number in ENDING:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-            call()
-            code = 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            sys.stdout.flush(), sys.stderr.flush()
-            os._exit(code)
-
-    def wait(self, timeout_s: float = 1e9) -> int:
-        """Return the exit code, once the process has ended."""
-        until = time.monotonic() + timeout_s
-        while self._code is None:
-            pid, status = os.waitpid(self.pid, os.WNOHANG)
-            if pid:
-                self._code = os.waitstatus_to_exitcode(status)
-            elif time.monotonic() > until:
-                raise subprocess.TimeoutExpired("the fork", timeout_s)
-            else:
-                time.sleep(0.01)
-        return self._code
 
 
 class ForkedStarts(Starts):
@@ -215,17 +157,29 @@ class ForkedStarts(Starts):
         super().__init__([DIR], folder, timeout_s)
         self.call = call
 
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> Forked:
+    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
         """Start a fork."""
-        return Forked(functools.partial(self.call, self.folder / "run"), variables, to)
+        process: Any = multiprocessing.get_context("fork").Process(target=self._train, args=(variables, to))
+        process.start()
+
+        def wait(timeout_s: float | None = None) -> int:
+            process.join(timeout_s)
+            if process.exitcode is None:
+                raise subprocess.TimeoutExpired("the fork", timeout_s or 0)
+            return int(process.exitcode)
+
+        return types.SimpleNamespace(pid=process.pid, wait=wait)
+
+    def _train(self, variables: dict[str, str], to: BinaryIO) -> None:
+        os.setsid()
+        os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
+        os.environ.update(variables)
+        for number in ENDING:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        self.call(self.folder / "run")
 
 
-def _shown(text: str) -> str:
-    """Return a step's name, which comes from a script, without control characters."""
-    return text if text.isprintable() else ascii(text)
-
-
-def _end(process: "subprocess.Popen[bytes] | Forked") -> None:
+def _end(process: Any) -> None:
     """End a command that still runs, and what it has left behind."""
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -298,7 +252,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         done.update(steps_of(marks))
         missing = [step for step in ([kill_at] if kill_at else steps) if step not in done]
         if missing or (code and not kill_at):
-            without = f", without step {_shown(missing[0])}" if missing else ""
+            without = f", without step {missing[0]}" if missing else ""
             return False, f"start {number} ends with exit code {code}{without}\n{starts.tail()}"
     if len({*begins}) == 1:
         raise ExactError(
@@ -319,4 +273,4 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     step = parting[0][0]
     parts = ", ".join(part for part in PARTS if (step, part) in parting)
     unknown = step not in {step for _, step in expected}
-    return f"step {_shown(step)}: {'the undisturbed run has no such step' if unknown else parts}"
+    return f"step {step}: {'the undisturbed run has no such step' if unknown else parts}"

@@ -68,9 +68,15 @@ def _entropy_of(seed: int, stage: str) -> str:
 
 
 def random_states() -> dict[str, Any]:
-    """Return the random states of Python, NumPy and PyTorch (CPU), as tensors and plain values."""
+    """Return the random states of Python, NumPy and PyTorch, on the CPU and a GPU in use, as tensors and plain values."""
     _, keys, *rest = np.random.get_state()
+    of_gpu = {}
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        of_gpu["cuda"] = torch.cuda.get_rng_state()
+    if torch.backends.mps.is_available():
+        of_gpu["mps"] = torch.mps.get_rng_state()
     return {
+        **of_gpu,
         "entropy": [_entropy.key, _entropy.count],
         "python": random.getstate(),
         "numpy": [np.asarray(keys).tolist(), *rest],
@@ -86,6 +92,10 @@ def restore_random_states(states: dict[str, Any]) -> None:
     keys, *rest = states["numpy"]
     np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
     torch.set_rng_state(states["torch"])
+    if "cuda" in states and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states["cuda"])
+    if "mps" in states and torch.backends.mps.is_available():
+        torch.mps.set_rng_state(states["mps"])
 
 
 @contextlib.contextmanager

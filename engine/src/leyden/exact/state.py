@@ -3,9 +3,10 @@
 Start hooks are those that Lightning calls before the first batch, such as `setup` and `on_train_start`.
 """
 
+import contextlib
 import functools
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 import lightning as L
@@ -28,6 +29,7 @@ from leyden.exact.memory import (
     path_name,
     reason,
     saved_elsewhere,
+    thaw,
     weights_and_metrics,
 )
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
@@ -138,7 +140,7 @@ class BeforeEnd(L.Callback):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the module."""
-        self._state.note_end(pl_module)
+        self._state.at_end = self._state.digests(pl_module)
 
 
 class RunState(L.Callback):
@@ -153,41 +155,31 @@ class RunState(L.Callback):
 
     Args:
         seed: Seed of the run.
-        data: Digest of the data settings; a fork can have other settings, and then other batches.
         exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
-        is_fork: Whether the checkpoint may be from a run with another seed or other data. The run then keeps its own
-            random states.
+        is_fork: Whether the checkpoint may be from a run with another seed. The run then keeps its own random states.
     """
 
     state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(
-        self,
-        seed: int,
-        data: str = "",
-        exact: Mode = "report",
-        *,
-        is_fork: bool = False,
-    ) -> None:
-        self.seed, self.data, self.reporter = seed, data, Reporter(exact)
-        self.is_fork = is_fork
+    def __init__(self, seed: int, exact: Mode = "report", *, is_fork: bool = False) -> None:
+        self.seed, self.reporter, self.is_fork = seed, Reporter(exact), is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
-        self._same_seed = self._same_data = True
+        self._same_seed = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
         self._schedules = 0  # their number in the checkpoint
         self._memory: Memory | None = None
-        self._made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
+        self.made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: Tensor | None = None  # the module's attributes after the start hooks
         self._set_up: Tensor | None = None  # those among them that start hooks have set
-        self._at_end: Memory | None = None  # the module's attributes before hooks of the end
+        self.at_end: dict[Path, str] = {}  # digests of the module's attributes before hooks of the end
         self._accumulate = 1
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
 
-    def note_made(self, module: L.LightningModule) -> None:
-        """Look at the attributes of a newly created module, before start hooks change them."""
-        self._made = self._guarded("module", lambda: _of_module(module).digests, {})
+    def digests(self, module: L.LightningModule) -> dict[Path, str]:
+        """Return the digests of a module's attributes."""
+        return self._guarded("module", lambda: _of_module(module).digests, {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Store the trainer, for the rank, and the module, for its metrics; seed each rank above 0 differently."""
@@ -208,19 +200,32 @@ class RunState(L.Callback):
         self._schedules = len(checkpoint.get("lr_schedulers", []))
         self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint.
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
+        every, size = state_dict["processes"], self._trainer.world_size
+        if len(every) != size:
+            raise ExactError(
+                f"trained by {len(every)} processes, and this start has {size}: their number can't change; set the "
+                "trainer's devices and num_nodes to match, or choose another folder"
+            )
+        self._same_seed = state_dict["seed"] == self.seed
+        if not (self._same_seed or self.is_fork):
+            raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
+        self._resumed = every[self._trainer.global_rank]
+        for name, metric in metrics_of(self._module):
+            if name in self._resumed["metrics"]:
+                try:
+                    lightning.restore_metric(metric, self._resumed["metrics"][name])
+                except Exception as error:
+                    self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
+        self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
+        if self._trainer.strategy.restore_checkpoint_after_setup:  # then this hook has been called before
+            self.on_fit_start(self._trainer, self._module)
 
-        Those of a later epoch, which may be made from what training has changed, need that before.
-        """
-        if not self._resumed:
-            return
-        lightning.recreate_loaders(trainer)
-        if trainer.reload_dataloaders_every_n_epochs and self._resumed["memory"] is not None:  # type: ignore[attr-defined]
-            data: Any = getattr(trainer, "datamodule", None)
-            roots = {"module": pl_module} | ({} if data is None else {"data": data})
-            here = Memory(roots, lambda: saved_elsewhere(trainer, pl_module))
-            here.restore(self._resumed["memory"], here.has, with_generators=False)
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Make Lightning create the dataloaders after it has the checkpoint."""
+        if self._resumed:
+            lightning.recreate_loaders(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
@@ -247,18 +252,15 @@ class RunState(L.Callback):
         model = trainer.strategy.model
         if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
             return
-        backend: str = torch.distributed.get_backend()
-        is_complex = any(each.is_complex() for each in model.parameters())
-        if backend == "gloo" and not is_complex:  # a bucket has no right views of complex gradients
+        how: str = torch.distributed.get_backend()
+        # A bucket has no right views of complex gradients.
+        if how == "gloo" and not any(each.is_complex() for each in model.parameters()):
             try:
                 OrderedAverage(model)
                 return
             except RuntimeError:  # the strategy has a communication hook of its own
-                backend = "a communication hook"
-        kind = "complex gradients" if is_complex else "gradients"
-        self.reporter.announce(
-            f"{backend} may add up the {kind} of {trainer.world_size} processes in another order"
-        )
+                how = "a communication hook"
+        self.reporter.announce(f"{how} may add up the gradients of {trainer.world_size} processes in another order")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at everything before training."""
@@ -279,30 +281,32 @@ class RunState(L.Callback):
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
         roots = {"module": module, **foreign, **({} if data is None else {"data": data}), **custom}
         self._memory = Memory(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
-        unseen = [f"{name} ({why})" for name, why in self._memory.unseen.items()]
-        unseen += [name for loader in loaders if hasattr(loader, "look") for name in loader.look()]
-        self.reporter.name(unseen, "can't be looked at")
-        self._look_at_module(module)
+        self._report()
+        self._guarded("module", lambda: self._look_at_module(module), None)
         self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
         self._accumulate = trainer.accumulate_grad_batches
 
     def _look_at_module(self, module: L.LightningModule) -> None:
         """Keep the module's attributes, and those that start hooks have set, which evaluation needs."""
-
-        def look() -> None:
-            here = _of_module(module)
-            self._at_start = here.values()
-            self._set_up = here.values(
-                {path for path, each in here.digests.items() if self._made.get(path) != each}
+        here = _of_module(module)
+        set_up = {path for path, each in here.digests.items() if self.made.get(path) != each}
+        self._at_start, self._set_up = here.values(here.digests), here.values(set_up)
+        if self._set_up.nbytes > MAX_SET_UP:
+            self._set_up = None
+            say(
+                f"attributes that the module sets before training have over {MAX_SET_UP >> 20} MiB, and are not in "
+                "the checkpoint: evaluate, predict and export have only what setup sets for their stage"
             )
-            if self._set_up.nbytes > MAX_SET_UP:
-                self._set_up = here.values(())
-                say(
-                    f"attributes that the module sets before training have over {MAX_SET_UP >> 20} MiB, and are not in "
-                    "the checkpoint: evaluate, predict and export have only what setup sets for their stage"
-                )
 
-        self._guarded("module", look, None)
+    def _report(self) -> None:
+        """Report what can't be looked at, kept or restored, of all that is looked at."""
+        loaders = flatten_loaders(self._trainer.train_dataloader)
+        of_loaders = [each for loader in loaders if hasattr(loader, "memories") for each in loader.memories()]
+        for each in (self._memory, *of_loaders):
+            if each:
+                self.reporter.name(each.unseen, "can't be looked at")
+                self.reporter.name(each.lost)
+                self.reporter.name(each.not_restored, NOT_RESTORED)
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
@@ -311,17 +315,6 @@ class RunState(L.Callback):
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
         if len(stateful) != len(self._loaders):
             raise ExactError(LOADER_NOT_RESTORED)
-        for loader, state in zip(stateful, self._loaders, strict=True):
-            self._compare_workers(loader, state)
-            if hasattr(loader, "after_replay") and not is_within_epoch:
-                loader.restore_memory(of_this_process(state)["memory"])
-                self.reporter.name([*loader.not_restored], NOT_RESTORED)
-            elif hasattr(loader, "after_replay"):
-                if loader.position != of_this_process(state)["position"]:
-                    raise ExactError(LOADER_NOT_RESTORED)
-                loader.after_replay = functools.partial(self._after_replay, loader)
-            elif is_within_epoch and "position" in state and loader.state_dict()["position"] != state["position"]:
-                raise ExactError(LOADER_NOT_RESTORED)
         if not is_within_epoch:
             lightning.forget_iterators(trainer)
         elif len(trainer.lr_scheduler_configs) != self._schedules:
@@ -329,7 +322,17 @@ class RunState(L.Callback):
                 f"the checkpoint has {self._schedules} schedules, and this start {len(trainer.lr_scheduler_configs)}: a "
                 "callback changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
             )
-        self._restore_memory()
+        before = self._restore_memory()
+        for loader, state in zip(stateful, self._loaders, strict=True):
+            if hasattr(loader, "replaying"):
+                loader.replaying = functools.partial(self._replaying, before)
+                if not is_within_epoch:
+                    loader.restore_memory(of_this_process(state)["memory"])
+                elif loader.position != of_this_process(state)["position"]:
+                    raise ExactError(LOADER_NOT_RESTORED)
+            elif is_within_epoch and "position" in state and loader.state_dict()["position"] != state["position"]:
+                raise ExactError(LOADER_NOT_RESTORED)
+        self._report()
         if not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
         for name, parameter in module.named_parameters():
@@ -340,38 +343,25 @@ class RunState(L.Callback):
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
-            if self._resumed["cuda"] is not None and torch.cuda.is_available():
-                torch.cuda.set_rng_state(self._resumed["cuda"])
-            if self._resumed["mps"] is not None and torch.backends.mps.is_available():
-                torch.mps.set_rng_state(self._resumed["mps"])
 
-    def _compare_workers(self, loader: Any, state: dict[str, Any]) -> None:
-        """Announce another number of worker processes, which can change what a dataset draws or counts."""
-        if not (hasattr(loader, "after_replay") and self._same_seed and self._same_data):
-            return
-        if (then := of_this_process(state)["num_workers"]) != loader.num_workers:
-            self.reporter.announce(
-                f"batches were read by {then} worker processes and are now read by {loader.num_workers}, which can "
-                "change what a dataset draws or counts"
-            )
-
-    def _restore_memory(self) -> None:
+    def _restore_memory(self) -> Tensor | None:
+        """Restore attributes, and return those that stood there before."""
         assert self._memory
-        lost = self._memory.restore(self._resumed["memory"], with_generators=self._same_seed)
-        self.reporter.name(lost, NOT_RESTORED)
+        if (kept := self._resumed["memory"]) is None:
+            return None
+        return self._memory.restore(kept, with_generators=self._same_seed)
 
-    def _after_replay(self, loader: Any, is_same_order: bool) -> None:
-        """Undo the changes that replaying the epoch has made to objects; announce another order of the samples.
+    @contextlib.contextmanager
+    def _replaying(self, before: Tensor | None) -> Iterator[None]:
+        """Context of a replay, with attributes as at the start: a data set may draw from what the module has filled since.
 
-        A fork with another seed or other data may have another order.
+        At its end, changes that the replay has made to objects are undone.
         """
+        if self._memory and before is not None:
+            self._memory.restore(before)
+        yield
         self._restore_memory()
-        self.reporter.name([*loader.not_restored], NOT_RESTORED)
-        if not is_same_order and self._same_seed and self._same_data:
-            self.reporter.announce(
-                "the order of the training samples differs from that before the run was stopped: some are used twice in an "
-                "epoch, or not at all"
-            )
+        self._report()
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers.
@@ -397,43 +387,37 @@ class RunState(L.Callback):
         lightning.step_schedules_again(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all processes, as tensors and plain values, with the seed and the data's digest."""
-        memory: Tensor | None = None
-        lost: list[str] = []
-        if self._memory:
-            memory, lost = self._guarded("attributes", self._memory.changes, (memory, lost))
-        loaders = flatten_loaders(self._trainer.train_dataloader) if self._memory else []
-        lost += [f"data.{name}" for loader in loaders for name in getattr(loader, "lost", ())]
-        accumulate = self._trainer.accumulate_grad_batches
+        """Return the states of all processes, as tensors and plain values, with the seed."""
+        module, trainer = self._module, self._trainer
+        memory = self._guarded("attributes", self._memory.changes, None) if self._memory else None
         metrics = [
             (name, self._guarded(f"module.{name}", functools.partial(lightning.metric_state, metric), None))
-            for name, metric in metrics_of(self._module)
+            for name, metric in metrics_of(module)
         ]
         nothing: dict[str, Any] = {"values": {}, "metrics": []}
+        is_accumulating = trainer.accumulate_grad_batches != self._accumulate or self._resumed.get("accumulate")
         mine = {
             **random_states(),
-            "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-            "mps": torch.mps.get_rng_state() if torch.backends.mps.is_available() else None,
             "metrics": {name: state for name, state in metrics if state is not None},
-            "logged": self._guarded("logged values", lambda: lightning.logged_state(self._trainer), nothing),
+            "logged": self._guarded("logged values", lambda: lightning.logged_state(trainer), nothing),
             "memory": memory,
             "set_up": self._set_up,
             "requires_grad": {
                 name: each.requires_grad
-                for name, each in self._module.named_parameters()
+                for name, each in module.named_parameters()
                 if name in self._resumed.get("requires_grad", {})
                 or each.requires_grad != self._requires_grad.get(name, True)
             },
             "monitored": {
-                each.monitor: self._trainer.callback_metrics[each.monitor].item()
-                for each in self._trainer.lr_scheduler_configs
-                if each.monitor in self._trainer.callback_metrics
+                each.monitor: trainer.callback_metrics[each.monitor].item()
+                for each in trainer.lr_scheduler_configs
+                if each.monitor in trainer.callback_metrics
             },
             "gradients": self._gradients(),
-            "accumulate": accumulate if accumulate != self._accumulate or self._resumed.get("accumulate") else None,
+            "accumulate": trainer.accumulate_grad_batches if is_accumulating else None,
         }
-        self.reporter.name(lost)
-        return {"processes": gather_from_processes(mine), "seed": self.seed, "data": self.data}
+        self._report()
+        return {"processes": gather_from_processes(mine), "seed": self.seed}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return the gradients of a module with manual optimization; empty with automatic optimization.
@@ -447,16 +431,10 @@ class RunState(L.Callback):
         named = self._module.named_parameters()
         return {name: each.grad.detach().cpu() for name, each in named if each.grad is not None}
 
-    def note_end(self, module: L.LightningModule) -> None:
-        """Look at the module's attributes when training has ended, before hooks of the end change them."""
-        self._at_end = self._guarded("module", lambda: _of_module(module), None)
-
     def set_late(self, module: L.LightningModule) -> set[Path]:
         """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""
-        at_end = self._at_end
-        late: set[Path] = (
-            self._guarded("module", lambda: _of_module(module).changed_since(at_end), set()) if at_end else set()
-        )
+        here = self.digests(module) if self.at_end else {}
+        late = {path for path, each in here.items() if self.at_end.get(path) != each}
         if late:
             names = sorted(map(path_name, late))
             more = f" and {len(names) - 4} more" if len(names) > 4 else ""
@@ -473,14 +451,12 @@ class RunState(L.Callback):
         it are removed, but for those in `late`, which stay.
         """
         here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
-        lost: list[str] = []
         if self._memory and kept is not None:
-            before = self._memory
-            self._guarded("module", lambda: here.remove_new(before, kept, late), None)
+            here.remove({*here.digests} - {*self._memory.digests} - {*thaw(kept)} - late)
         for each in (self._at_start, kept):
             if each is not None:
-                lost += here.restore(each, lambda path: here.has(path) and path not in late)
-        self.reporter.name(lost, NOT_RESTORED)
+                here.restore(each, lambda path: here.has(path) and path not in late)
+        self.reporter.name(here.not_restored, NOT_RESTORED)
 
     def _guarded(self, name: str, look: Callable[[], Any], default: T) -> T:
         """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
@@ -490,28 +466,6 @@ class RunState(L.Callback):
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], "can't be looked at")
             return default
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
-        every, size = state_dict["processes"], self._trainer.world_size
-        if len(every) != size:
-            raise ExactError(
-                f"trained by {len(every)} processes, and this start has {size}: their number can't change; set the "
-                "trainer's devices and num_nodes to match, or choose another folder"
-            )
-        if state_dict["seed"] != self.seed and not self.is_fork:
-            raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
-        self._resumed = {"gradients": {}, **every[self._trainer.global_rank]}  # earlier versions kept none here
-        self._same_seed, self._same_data = state_dict["seed"] == self.seed, state_dict["data"] == self.data
-        for name, metric in metrics_of(self._module):
-            if name in self._resumed["metrics"]:
-                try:
-                    lightning.restore_metric(metric, self._resumed["metrics"][name])
-                except Exception as error:
-                    self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
-        if self._trainer.strategy.restore_checkpoint_after_setup:  # then this hook has been called before
-            self.on_fit_start(self._trainer, self._module)
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
@@ -524,8 +478,10 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
     """
     mine, here = content["callbacks"][RunState.state_key]["processes"][0], _of_module(module)
     for name in ("set_up", "memory"):
-        if mine[name] is not None and (lost := here.restore(mine[name], here.has)):
-            raise ValueError(f"{lost[0]} {NOT_RESTORED}")
+        if mine[name] is not None:
+            here.restore(mine[name], here.has)
+    if here.not_restored:
+        raise ValueError(f"{here.not_restored[0]} {NOT_RESTORED}")
 
 
 def _of_module(module: L.LightningModule) -> Memory:

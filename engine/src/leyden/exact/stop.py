@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,12 +19,12 @@ import torch
 from torch import Tensor, distributed
 
 from leyden.exact.checkpoint import LastCheckpoint
-from leyden.exact.digest import digest_of_content, strided
-from leyden.exact.memory import reason
+from leyden.exact.digest import digest
+from leyden.exact.marks import mark
+from leyden.exact.memory import MAX_WHOLE, reason
 from leyden.exact.report import Reporter, is_rank_zero
 
 FILE = "checkpoints/steps.jsonl"
-MAX_BYTES = 2**26  # of the file; a larger one is not of a run
 
 
 class Steps(L.Callback):
@@ -48,7 +49,6 @@ class Steps(L.Callback):
         self.batch = 0  # number of batches of all starts
         self._has_checkpoint = self._is_after_checkpoint = False
         self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
-        self._mode = "x"
 
     def state_dict(self) -> dict[str, Any]:
         """Return the number of batches."""
@@ -56,14 +56,13 @@ class Steps(L.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the number of batches, and read what the stopped run has recorded beyond them."""
-        self.batch, self._has_checkpoint = int(state_dict["batch"]), True
+        self.batch = int(state_dict["batch"])
+        self._has_checkpoint = self._is_after_checkpoint = True
         with contextlib.suppress(Exception):  # there is none, or its last line is cut off
-            if not self.file.is_file() or self.file.stat().st_size > MAX_BYTES:
-                return
             for line in self.file.read_text().splitlines():
                 row = json.loads(line)
                 if row["batch"] > self.batch:
-                    self._before[int(row["batch"])] = {str(name): str(each) for name, each in row["values"].items()}
+                    self._before[row["batch"]] = row["values"]
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let all processes compare at the same steps."""
@@ -99,8 +98,8 @@ class Steps(L.Callback):
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
             rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
-            values = {name: float(each).hex() for name, each in found.items() if each.numel() == 1}
-            values |= {f"lr[{n}]": float(each).hex() for n, each in enumerate(rates)}  # it acts in the next step
+            values = {name: repr(float(each)) for name, each in found.items() if each.numel() == 1}
+            values |= {f"lr[{n}]": repr(float(each)) for n, each in enumerate(rates)}  # it acts in the next step
             if self.is_last or self._is_after_checkpoint:
                 values["weights"] = _weights(module)
             return values
@@ -116,7 +115,8 @@ class Steps(L.Callback):
         if parts := trainer.strategy.broadcast(parts):
             self._before = {}
             name = parts[0]
-            now, then = (_shown(each.get(name, "")) for each in (values, before))
+            is_number = name != "weights" and name in values
+            now, then = (f"{float(each[name]):.9g}" if is_number else each.get(name) for each in (values, before))
             self.reporter.announce(
                 f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
                 "checkpoint has changes"
@@ -125,43 +125,16 @@ class Steps(L.Callback):
     def _record(self, values: dict[str, str]) -> None:
         """Add a line to the file; one that can't be written is announced, and ends no run."""
         try:
-            if self._is_after_checkpoint or self._mode == "x":
-                self.file.unlink(missing_ok=True)  # it may be a link
-                self._mode = "x"
-            with self.file.open(self._mode) as file:
+            with self.file.open("w" if self._is_after_checkpoint else "a") as file:
                 file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
-            self._mode = "a"
-        except FileNotFoundError:  # the folder was removed, which the next checkpoint reports
-            return
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
 
 
 def _weights(module: L.LightningModule) -> str:
-    """Return a checksum of the weights and buffers, at the cost of reading them once."""
-    named = {
-        **dict(module.named_parameters()),
-        **dict(module.named_buffers()),
-    }  # a state_dict may need all processes
-    parts = [part for each in named.values() if not each.is_meta for part in strided(each.detach())]
-    sums = torch.stack([_sum_of_bits(part).to(parts[0].device) for part in parts]) if parts else None
-    return digest_of_content((sums, [*named]))[:16]
-
-
-def _sum_of_bits(value: Tensor) -> Tensor:
-    value = torch.view_as_real(value.resolve_conj()) if value.is_complex() else value
-    whole = value.detach().resolve_neg().contiguous().reshape(-1)
-    if whole.nbytes % 8 == 0 and whole.storage_offset() * whole.element_size() % 8 == 0:
-        return whole.view(torch.int64).sum()  # without a conversion of each number
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return whole.view(kinds[whole.element_size()]).sum(dtype=torch.int64)
-
-
-def _shown(value: str) -> str:
-    try:
-        return f"{float.fromhex(value):.9g}" if not value.isalnum() or value in ("nan", "inf") else value
-    except ValueError:
-        return value
+    """Return a checksum of the weights and buffers: of large ones, of a part."""
+    named = [*module.named_parameters(), *module.named_buffers()]  # a state_dict may need all processes
+    return digest(named, MAX_WHOLE)[:16]
 
 
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
@@ -182,6 +155,23 @@ class Requeue(Protocol):
         """Put this process's job back into the queue."""
 
 
+class SlurmRequeue:
+    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm."""
+
+    def __init__(self) -> None:
+        self.received, self.is_requested = 0, False
+
+    def receive(self, number: int, frame: Any) -> None:
+        """Record the signal."""
+        self.received = number
+
+    def requeue(self) -> None:
+        """Requeue this process's job, as Lightning does by itself; without effect outside of a job."""
+        if job := os.environ.get("SLURM_JOB_ID"):
+            self.is_requested = True
+            subprocess.run(["scontrol", "requeue", job], check=False)
+
+
 def leave(code: int, cause: BaseException | None = None) -> NoReturn:
     """End this process with an exit code."""
     raise SystemExit(code) from cause
@@ -198,7 +188,7 @@ class Stop(L.Callback):
     Args:
         checkpoint: Saves and commits `last.ckpt`.
         steps: Records the last batch.
-        requeue: Receives SIGUSR1, and requeues this process's job.
+        requeue: Receives SIGUSR1, and requeues this process's job; None for Slurm's own command.
         leave: Ends the process with an exit code, 128 + signal number; it may have a cause.
 
     Raises:
@@ -206,9 +196,14 @@ class Stop(L.Callback):
     """
 
     def __init__(
-        self, checkpoint: LastCheckpoint, steps: Steps, requeue: Requeue, leave: Callable[..., NoReturn] = leave
+        self,
+        checkpoint: LastCheckpoint,
+        steps: Steps,
+        requeue: Requeue | None,
+        leave: Callable[..., NoReturn] = leave,
     ) -> None:
-        self.checkpoint, self.steps, self.requeue, self.leave = checkpoint, steps, requeue, leave
+        self.checkpoint, self.steps, self.leave = checkpoint, steps, leave
+        self.requeue: Requeue = requeue or SlurmRequeue()
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -257,18 +252,23 @@ class Stop(L.Callback):
             os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handler of SIGTERM; Lightning restores the previous one after training."""
+        """Install the handlers of SIGTERM and SIGUSR1; Lightning restores the previous ones after training."""
         self._step = trainer.global_step
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
             signal.signal(signal.SIGTERM, self._terminate)
+            if REQUEUE and isinstance(self.requeue, SlurmRequeue):
+                signal.signal(REQUEUE, self.requeue.receive)
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Save if a signal was received; after the batch that follows, end the run.
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Mark the batch (`mark`). Save if a signal was received; after the batch that follows, end the run.
 
         After an epoch's last step, a checkpoint is written after validation anyway.
         """
+        mark(self.steps.batch, pl_module, trainer.optimizers, batch)
         if self.steps.is_last:
             self._end(trainer)
         if trainer.global_step != self._step:  # right after a step, no gradients are accumulated

@@ -123,18 +123,10 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
         OSError: The file can't be read.
     """
     path = directory / FINGERPRINTS_FILE
-    found = {}
     text = read_end(path, None) if path.exists() else ""
-    for row in (line.split(",") for line in text.splitlines()):
-        if (
-            len(row) == 4
-            and row[0].isascii()
-            and row[0].isdecimal()
-            and len(row[0]) < 19
-            and all(map(_is_hash, row[1:]))
-        ):
-            found[int(row[0])] = Fingerprint(*row[1:])
-    return found
+    rows = [line.split(",") for line in text.splitlines()]
+    whole = [row for row in rows if len(row) == 4 and {*map(len, row[1:])} == {HASH_LENGTH}]
+    return {int(step): Fingerprint(*hashes) for step, *hashes in whole if step.isdecimal() and len(step) < 19}
 
 
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:
@@ -161,7 +153,3 @@ def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint])
         if a[step] != b[step]:
             return step, [name for name in Fingerprint._fields if getattr(a[step], name) != getattr(b[step], name)]
     return None
-
-
-def _is_hash(text: str) -> bool:
-    return len(text) == HASH_LENGTH and {*text} <= {*"0123456789abcdef"}
