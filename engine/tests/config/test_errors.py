@@ -176,7 +176,6 @@ def test_a_process_ends_in_one_place():
     found = {path.relative_to(LIBRARY).as_posix(): ends.findall(path.read_text()) for path in LIBRARY.rglob("*.py")}
     assert {name: texts for name, texts in found.items() if texts} == {
         "config/errors.py": ["raise SystemExit", "os._exit("],
-        "exact/marks.py": ["os._exit("],  # in a fork
         "exact/stop.py": ["raise SystemExit"],  # for a Trainer without Leyden's commands
         "cluster/bootstrap.py": ["sys.exit("],  # it runs before Leyden can be imported
     }
