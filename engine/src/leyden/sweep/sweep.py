@@ -151,8 +151,7 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
 
     Args:
         config: The sweep's configuration.
-        job: One of its jobs, whose configuration must have the keys if they come from an override. (Not all data
-            have the default key `data.fold`.)
+        job: One of its jobs.
 
     Raises:
         UserError: The value is not a list of keys of the configuration.
@@ -160,10 +159,9 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     keys = config.sweep.average_over
     if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"sweep.average_over={keys}: must be a list of keys, such as [seed]")
-    if any(override.startswith("sweep.average_over") for override in job.overrides):
-        known = dict(flatten(job.identity.config))
-        if unknown := [key for key in keys if key not in known]:
-            raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
+    known = {*dict(flatten(job.identity.config)), "data.fold"}  # which not all data have
+    if unknown := [key for key in keys if key not in known]:
+        raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
     return list(keys)
 
 
