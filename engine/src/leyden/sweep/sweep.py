@@ -189,13 +189,13 @@ class Sweep:
         self.names = JobNames()
         self.num_jobs = 0
         self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
-        self.status: StatusLine | None = None
+        self.status = StatusLine(0, ())
 
     def __enter__(self) -> "Sweep":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and self.status:
+        if kind is KeyboardInterrupt and self.status.total:
             override = quoted_override("sweep_name", self.directory.name)
             print(
                 f"{self.num_jobs} jobs have ended; the same command with {override} resumes the sweep",
@@ -275,11 +275,6 @@ class Sweep:
 
         self.status = StatusLine(total, shared, num_before)
         run_jobs(ask, self.launcher, self.status, at_once=at_once, ended=record)
-
-    def reduce_total(self, num: int) -> None:
-        """Subtract jobs that will not run from the status line's total."""
-        if self.status:
-            self.status.total -= num
 
     def conclude(self) -> None:
         """Write and print the summary.
