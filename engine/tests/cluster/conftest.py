@@ -130,9 +130,9 @@ def slurm(request):
 
 @pytest.fixture(scope="module")
 def nasty_slurm(request, slurm):
-    """One more cluster, beside the first one: small arrays, ended jobs are forgotten at once, preemption by SIGTERM."""
+    """One more cluster, beside the first one: ended jobs are forgotten at once, preemption by SIGTERM."""
     changes = {
-        "MinJobAge=86400": "MinJobAge=2\nMaxArraySize=11",
+        "MinJobAge=86400": "MinJobAge=2",
         "PreemptParameters=send_user_signal\n": "",
         "PartitionName=urgent": "PartitionName=cheap Nodes=ALL PriorityTier=1 GraceTime=30 PreemptMode=CANCEL State=UP\n"
         "PartitionName=urgent",

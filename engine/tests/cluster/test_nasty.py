@@ -26,19 +26,6 @@ from tests.forks import TIMEOUT_S
 pytestmark = pytest.mark.cluster
 
 
-def test_more_jobs_than_an_array_may_have(nasty_slurm, tmp_path, mnist_root):
-    seeds = "seed=" + ",".join(map(str, range(25)))
-    options = ("cluster.wait=false", "+cluster.options.hold=true")
-    finish(submit(tmp_path, *SHORT, seeds, *options, "cluster.num_jobs=3"))
-    ids = [run.submission["job_id"] for run in runs(tmp_path)]
-    arrays = sorted({job.split("_")[0] for job in ids})
-    assert len({*ids}) == 25
-    assert len(arrays) == 3  # 11, 11 and 3
-    shown = nasty_slurm.run("scontrol", "show", "job", arrays[2])
-    assert all(f"afterany:{array}" in shown for array in arrays[:2])
-    nasty_slurm.run("scancel", *arrays)
-
-
 def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):  # noqa: F811
     """By the job's script, which is outside of it."""
     container = tmp_path / "container"

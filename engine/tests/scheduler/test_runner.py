@@ -1,7 +1,6 @@
 """The launcher of a cluster's jobs beside a Slurm with limits, whose answers come late."""
 
 import contextlib
-import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,6 @@ import pytest
 from leyden.cluster import submit
 from leyden.cluster.submit import GRACE_S, MAX_QUERY_S, SlurmLauncher
 from leyden.run.result import Failure
-from leyden.scheduler import slurm
 from leyden.scheduler.slurm import JobState, RejectedError
 
 DONE = JobState("ended", "COMPLETED", is_completed=True)
@@ -25,17 +23,13 @@ class Limited:
         self.room, self.jobs, self.sizes, self.num_queries = room, {}, [], 0
         self.after = []  # of each array
 
-    def max_array(self):
-        return 4
+    MAX_ARRAY = 4
 
     def states(self, ids):
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
     def leave_job(self):
-        pass
-
-    def cancel_stuck(self, states):
         pass
 
     def submit(self, folder, cluster, work, arguments, *, python, after=()):
@@ -119,7 +113,7 @@ def to_the_end(running, scheduler, mine, at_once=99):
 def test_a_limit_takes_few_submissions(tmp_path, clock):
     """As of a QOS with MaxSubmitJobs=20; jobs of the user's own that end meanwhile leave more room."""
     mine, scheduler = jobs(200), Limited(room=20)
-    scheduler.max_array = lambda: 500
+    scheduler.MAX_ARRAY = 500
     running = runner(scheduler, tmp_path)
     running.start(mine)
     assert sum(state is RUNNING for state in scheduler.jobs.values()) == 20
@@ -151,18 +145,6 @@ def test_the_number_of_jobs_at_once_is_of_the_sweep(tmp_path, clock):
     runner(scheduler, tmp_path, num_jobs=3).start(mine)
     first = {f"j{n}" for n in range(4)}
     assert scheduler.after == [set(), first, first | {f"j{n}" for n in range(4, 8)}]
-    # The jobs of another command for the same sweep count.
-    for job in mine[:2]:
-        directory = tmp_path / "sweeps" / "s" / job.run.directory.name
-        directory.mkdir(parents=True)
-        (directory / "job.json").write_text(json.dumps(job.run.submission))
-    runner(scheduler, tmp_path, num_jobs=3).start(jobs(11)[9:])
-    assert scheduler.after[-1] == {"j0", "j1"}
-    # Where all fit, as the trials of a search, which come one by one, none waits, and Slurm is not asked.
-    before = scheduler.num_queries
-    runner(scheduler, tmp_path, num_jobs=3).start(jobs(20)[19:])
-    assert scheduler.after[-1] == set()
-    assert scheduler.num_queries == before + 1  # of no id
 
 
 def test_waves_of_a_limited_number_of_jobs_at_once_are_one_after_another(tmp_path, clock):
@@ -234,15 +216,3 @@ def test_the_scheduler_is_asked_once_a_minute(tmp_path, clock):
     while clock.s < began + 1800:
         running.wait()
     assert scheduler.num_queries - first <= 20
-
-
-def test_a_job_that_can_never_start_is_cancelled_before_another_takes_its_place(tmp_path, monkeypatch):
-    """As by the same command after `cluster.wait=false`."""
-    (mine,), scheduler, cancelled = jobs(1), Limited(room=9), []
-    monkeypatch.setattr(slurm, "cancel", cancelled.append)
-    scheduler.cancel_stuck = slurm.cancel_stuck
-    runner(scheduler, tmp_path).start([mine])
-    scheduler.jobs["j0"] = JobState("ended", "waiting for ever", reason="PartitionTimeLimit")
-    runner(scheduler, tmp_path).start([mine])
-    assert cancelled == [["j0"]]
-    assert mine.run.submission["job_id"] == "j1"

@@ -42,15 +42,6 @@ def answer(monkeypatch):
     return set_answers
 
 
-@pytest.mark.parametrize(
-    ("line", "size"),
-    [("MaxArraySize            = 101", 101), ("MaxArraySize = 40001", 500), ("MaxArraySize=0", 1), ("", 500)],
-)
-def test_arrays_are_as_large_as_the_site_allows(answer, line, size):
-    answer(scontrol=(f"Configuration data as of 2026\nMaxArrayTasks = 7\n{line}\nMaxJobCount = 3\n", ""))
-    assert slurm.max_array() == size
-
-
 def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
     mine = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n9|COMPLETED|None|\n"
     called = answer(

@@ -11,7 +11,6 @@ import pytest
 from leyden.cluster import verb
 from leyden.run.process import COMMAND, write_call
 from leyden.scheduler import slurm
-from leyden.scheduler.slurm import JobState
 from tests import mistakes
 from tests.conftest import QUICK
 
@@ -71,16 +70,6 @@ def test_a_dry_run_prints_the_script(job, monkeypatch, cli):
     code, out, _ = cli("evaluate", "run=nowhere", "cluster=slurm", "cluster.dry_run=true")
     assert code == 0
     assert "#SBATCH --ntasks-per-node=1" in out
-
-
-def test_a_job_that_can_never_start_is_cancelled(job, monkeypatch, cli):
-    stuck, cancelled = JobState("ended", "waiting for ever (BadConstraints)", reason="BadConstraints"), []
-    monkeypatch.setattr(slurm, "submit", lambda *_, **__: [{"job_id": "7", "log": "7.log"}])
-    monkeypatch.setattr(slurm, "states", lambda ids: dict.fromkeys(ids, stuck))
-    monkeypatch.setattr(slurm, "cancel", cancelled.append)
-    code, _, err = cli("evaluate", "run=nowhere", "cluster=slurm")
-    assert (code, cancelled) == (2, [["7"]])
-    assert "job 7 is waiting for ever (BadConstraints) without an end" in err
 
 
 def requeue():

@@ -62,6 +62,7 @@ def outcomes(run, *configs):
     """What each of some jobs returns, one after the other."""
     cfg = {"cluster": {"num_jobs": 1}, "trainer": {"accelerator": "cpu"}, "dry_run": True}
     found, pool = [], LocalLauncher(OmegaConf.create(cfg), "")
+    pool.check([], 0)
     pool.run = run
     for config in configs:
         pool.start([SimpleNamespace(resolved_config=config, identity=None, overrides=[], log=None)])

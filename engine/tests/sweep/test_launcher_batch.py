@@ -44,12 +44,6 @@ class Clock:
 class Silent:
     """No status line."""
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        pass
-
     def count_skipped(self):
         pass
 

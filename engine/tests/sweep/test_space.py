@@ -162,7 +162,7 @@ def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypat
     monkeypatch.setattr(spaces, "value", {"optimizer.lrr": 0.1})
     code, out, err = cli("train", "-m", "sweep=random", "sweep.space=tests.sweep.spaces.returning")
     assert code == 2
-    assert "sweep.space=tests.sweep.spaces.returning: " in err
+    assert "optimizer.lrr" in err
     assert "Traceback" not in out + err
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
 

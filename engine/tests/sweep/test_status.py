@@ -1,12 +1,10 @@
 """The lines that show how far a sweep is."""
 
-import io
 from types import SimpleNamespace
 
 import pytest
 
 from leyden.config.checks import Objective
-from leyden.config.table import Terminal
 from leyden.run.result import Result
 from leyden.sweep.launcher import StatusLine
 
@@ -48,28 +46,12 @@ def test_no_job_is_the_best_among_several_data_sets(override, is_named):
     assert (status.best is not None) == is_named
 
 
-def shown(**kwargs):
-    """What a status line shows after the first of twenty jobs, of which one runs."""
+def test_a_line_is_printed_when_a_job_has_ended_or_the_reason_of_waiting_is_another_one(capsys):
     status = StatusLine(20, {"seed=0"})
-    status.console = Terminal(file=(file := io.StringIO()), **kwargs)
-    with status:
-        status.add(ended(0.9558), None)
-        status.show(1)
-        return file.getvalue()
-
-
-def test_on_a_narrow_terminal_the_best_setting_is_shown_whole():
-    text = shown(force_terminal=True, width=80)
-    last = text[text.rindex("1/20 jobs") :].partition("\n\x1b")[0].splitlines()
-    assert last[0].startswith("1/20 jobs, 1 running, 0:00:0")
-    assert last[0].endswith(" left")
-    assert " ".join(last[1:]) == (
-        "best val/acc 0.9558: optimizer.lr=0.001657 model.hidden_sizes=[256,256,128] data.batch_size=64"
-    )
-    assert all(len(line) <= 80 for line in last)
-
-
-def test_in_a_file_each_is_one_line():
-    (line,) = shown().splitlines()
-    assert line.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, 0:00:0")
-    assert " left; best val/acc 0.9558: optimizer.lr=0.001657 " in line
+    status.add(ended(0.9558), None)
+    for note in ("", "", "2 wait (Limit)"):
+        status.show(1, note)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1/20 jobs, 0 failed, 0 pruned, 1 running, 0:00:0")
+    assert " left; best val/acc 0.9558: optimizer.lr=0.001657 " in first
+    assert " left; 2 wait (Limit); best val/acc " in second

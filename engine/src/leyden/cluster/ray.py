@@ -62,15 +62,12 @@ class RayLauncher:
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs fit on a node, and connect to the cluster."""
         for job in jobs:
-            trainer, gpus = job.config.trainer, self.cluster.gpus
+            trainer = job.config.trainer
             if trainer.num_nodes != 1:
                 raise UserError(
                     f"trainer.num_nodes={trainer.num_nodes}: with cluster=ray a run is on one node; use cluster=slurm_multinode"
                 )
-            if trainer.accelerator in (("auto", "cpu") if gpus else ("gpu", "cuda")):
-                raise UserError(
-                    f"trainer.accelerator={trainer.accelerator}: with cluster.gpus={gpus} must be {'gpu' if gpus else 'cpu'}"
-                )
+            slurm.check_accelerator(trainer.accelerator, "cluster.gpus", self.cluster.gpus)
             job.release()
         variables = {**environment_of(ROOT), KEY: key()}  # a node may have another home directory
         try:

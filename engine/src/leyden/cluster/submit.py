@@ -1,7 +1,6 @@
 """Submission of a sweep's jobs to a cluster, from a snapshot of the code."""
 
 import contextlib
-import functools
 import io
 import json
 import math
@@ -23,7 +22,6 @@ from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.config.terminal import warn
 from leyden.exact.files import replacing
-from leyden.run.directory import Run
 from leyden.run.files import files_below
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.run.record import KEY, key
@@ -153,17 +151,12 @@ class SlurmLauncher:
         for job in jobs:
             slurm.check_trainer(self.cluster, job.config.trainer)
             job.release()
-        script = slurm.script(self.folder, self.cluster, min(num, self.max_array), self.python)
+        script = slurm.script(self.folder, self.cluster, min(num, slurm.MAX_ARRAY), self.python)
         if self.cluster.dry_run:
             print(script)
             return False
         slurm.try_script(script)
         return True
-
-    @functools.cached_property
-    def max_array(self) -> int:
-        """The largest number of jobs that can be submitted at once."""
-        return slurm.max_array()
 
     @property
     def python(self) -> str:
@@ -196,12 +189,12 @@ class SlurmLauncher:
         limit = self.cluster.num_jobs or math.inf
         by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
         known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
-        queued = self._alive({*known.values()} - {""}, len(known))
+        queued = self._alive({*known.values()} - {""})
         todo = [by_directory[path] for path, number in known.items() if number not in queued]
         has_jobs, is_rejected = bool(self.running or queued or self.freed), False
         while todo and self.room:
             room = math.ceil(self.room / 2) if is_rejected else self.room
-            size = int(min(len(todo), self.max_array, room))
+            size = int(min(len(todo), slurm.MAX_ARRAY, room))
             # Slurm's limit is of an array, so that another one waits for the end of those before.
             after = queued if len(queued) + len(todo) > limit else ()
             try:
@@ -219,20 +212,15 @@ class SlurmLauncher:
                 job.log = Path(job.run.submission["log"])
                 self.running.setdefault(job.run.submission["job_id"], []).append(job)
 
-    def _alive(self, ids: Collection[str], num: int) -> set[str]:
-        """Return the ids of jobs that are queued or running: of these, and of the sweep if `num` more exceed its limit.
+    def _alive(self, ids: Collection[str]) -> set[str]:
+        """Return the ids of jobs that are queued or running.
 
         Raises:
             UserError: Slurm does not answer.
         """
-        if self.cluster.num_jobs:  # jobs of the sweep that another command has submitted count, too
-            runs = [Run(path.parent) for path in self.directory.glob("*/job.json")]
-            of_sweep = {run.submission["job_id"] for run in runs if run.result is None}
-            ids = {*ids} | (of_sweep if len(of_sweep) + num > self.cluster.num_jobs else set())
         states = slurm.states(sorted(ids))
         if ids and not states:
             raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
-        slurm.cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
     def _submit(self, jobs: Sequence[Job], after: Collection[str]) -> set[str]:
@@ -264,8 +252,6 @@ class SlurmLauncher:
         for number, jobs in list(self.running.items()):
             result = jobs[0].run.result
             state = "" if result else self._lost(number)
-            if state:
-                slurm.cancel_stuck({number: self.states[number]})
             if result or state:
                 failure = result.error if result else Failure("Slurm", f"job {number} is {state} without a result")
                 over += [(job, failure) for job in jobs]

@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,13 +24,10 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
-# Reasons of a job that will never start; it is cancelled.
-NEVER = {"DependencyNeverSatisfied", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"}
-NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
-MAX_ARRAY = 500  # jobs per array, if Slurm allows it
+MAX_ARRAY = 500  # jobs per array; where Slurm allows fewer, it rejects them, and fewer are tried
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
 REQUEUE = "LEYDEN_REQUEUE"
@@ -113,12 +110,6 @@ def cancel(ids: Sequence[str]) -> str:
     return _call("scancel", *ids)[1]
 
 
-def cancel_stuck(states: Mapping[str, JobState]) -> None:
-    """Cancel those of some jobs that will never start; they would stay in the queue."""
-    if stuck := [job for job, state in states.items() if state.phase == "ended" and state.reason]:
-        cancel(stuck)
-
-
 def states(ids: Sequence[str]) -> dict[str, JobState]:
     """Return the state of each job; empty if Slurm does not answer.
 
@@ -170,8 +161,6 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
             job, text, reason = parts.groups()
             phase: Any = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
             waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
-            if waits in NEVER:
-                phase, text = "ended", f"waiting for ever ({waits})"
             found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
         elif "|" in line or line[:1].isdigit():
             is_whole = False
@@ -230,23 +219,15 @@ def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
             raise UserError(
                 f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
             )
-    has_gpu = bool(cluster.gpus_per_task)
-    # auto would train on the CPU of a node whose GPU can't be used
-    if trainer.accelerator in (("auto", "cpu") if has_gpu else ("gpu", "cuda")):
+    check_accelerator(trainer.accelerator, "cluster.gpus_per_task", cluster.gpus_per_task)
+
+
+def check_accelerator(accelerator: str, key: str, num_gpus: int) -> None:
+    """Raise a `UserError` unless the accelerator is that of a job: `auto` would train on the CPU if its GPU fails."""
+    if accelerator in (("auto", "cpu") if num_gpus else ("gpu", "cuda")):
         raise UserError(
-            f"trainer.accelerator={trainer.accelerator}: with cluster.gpus_per_task={cluster.gpus_per_task} must be "
-            f"{'gpu' if has_gpu else 'cpu or auto'}"
+            f"trainer.accelerator={accelerator}: with {key}={num_gpus} must be {'gpu' if num_gpus else 'cpu or auto'}"
         )
-
-
-def max_array() -> int:
-    """Return the largest number of jobs in an array, by the site's configuration."""
-    out, _ = _call("scontrol", "show", "config")
-    for line in out.splitlines():
-        name, _, value = map(str.strip, line.partition("="))
-        if name == "MaxArraySize" and re.fullmatch("[0-9]{1,9}", value):
-            return max(1, min(MAX_ARRAY, int(value)))
-    return MAX_ARRAY
 
 
 def try_script(text: str) -> None:

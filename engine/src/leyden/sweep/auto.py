@@ -41,7 +41,7 @@ def run_auto(sweep: Sweep, settings: Sequence[Sequence[str]]) -> None:
     if not sweep.launcher.waits:
         raise UserError("sweep.seeds=auto: with cluster.wait=false nothing could choose the next runs")
     rounds = _Rounds(sweep, settings, budget)
-    if objective_of(rounds.first[0].task_config.objective) is None:
+    if objective_of(rounds.first[0].config.objective) is None:
         raise UserError("objective=null: sweep.seeds=auto needs an objective")
     if not sweep.check(rounds.first, seeds="auto"):
         return
@@ -89,7 +89,7 @@ class _Rounds:
             jobs = self._next_round()
             self.queue.extend(jobs)
             self.num_open = len(jobs)
-            self.sweep.reduce_total(-len(jobs))
+            self.sweep.status.total += len(jobs)
         return self.queue.popleft() if self.queue else None
 
     def ended(self, job: Job, failure: Failure | None) -> None:

@@ -239,16 +239,8 @@ class Job:
 
     def release(self) -> None:
         """Free the memory of the configuration; it is composed again on the next use."""
-        for name in ("config", "task_config", "identity", "resolved_config"):
+        for name in ("config", "identity", "resolved_config"):
             self.__dict__.pop(name, None)
-
-    @functools.cached_property
-    def task_config(self) -> DictConfig:
-        """A copy of the configuration without the node `hydra`; computing `identity` makes its paths absolute."""
-        cfg = copied(self.config)
-        with open_dict(cfg):
-            del cfg["hydra"]
-        return cfg
 
     @functools.cached_property
     def resolved_config(self) -> DictConfig:
@@ -275,7 +267,10 @@ class Job:
         Raises:
             UserError: The configuration is wrong.
         """
-        return RunIdentity.of(self.task_config, self.overrides, self.run.directory)
+        config = copied(self.config)  # whose paths become absolute
+        with open_dict(config):
+            del config["hydra"]
+        return RunIdentity.of(config, self.overrides, self.run.directory)
 
 
 def new_jobs(

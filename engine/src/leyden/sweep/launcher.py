@@ -10,7 +10,6 @@ import os
 import pkgutil
 import signal
 import sys
-import textwrap
 import threading
 import time
 from collections import deque
@@ -24,13 +23,11 @@ from typing import Any, Protocol
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from rich.live import Live
 
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError, leave_at_once
 from leyden.config.paths import prepare_process
-from leyden.config.table import Terminal
-from leyden.config.terminal import short_override
+from leyden.config.terminal import printable, short_override
 from leyden.config.values import targets
 from leyden.run import lock
 from leyden.run.identity import is_data_key, key_of
@@ -42,10 +39,7 @@ from leyden.verdict.numbers import metric_text
 
 
 class StatusLine:
-    """A context manager that shows the number of jobs by status, the best objective so far, and the time left.
-
-    On a terminal it is updated in place, and the best setting has lines of its own, which are never cut; otherwise a
-    line is printed whenever jobs have ended.
+    """Lines that show the number of jobs by status, the best objective so far, and the time left, as jobs end.
 
     Args:
         total: Number of jobs, including those that ended in earlier starts.
@@ -55,23 +49,11 @@ class StatusLine:
 
     def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:
         self.total, self.shared = total, shared
-        self.console = Terminal()
         self.started = time.monotonic()
         self.num_before = num_before
         self.num_run = self.num_failed = self.num_pruned = 0
         self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
         self.best: tuple[float, str] | None = None
-
-    def __enter__(self) -> "StatusLine":
-        is_terminal = self.console.is_terminal
-        self.live = Live(console=self.console, auto_refresh=False, transient=True) if is_terminal else None
-        if self.live:
-            self.live.start()
-        return self
-
-    def __exit__(self, *_: Any) -> None:
-        if self.live:
-            self.live.stop()
 
     def count_skipped(self) -> None:
         """Count a job that ended in an earlier start."""
@@ -95,23 +77,18 @@ class StatusLine:
             self.best = (max if objective.mode == "max" else min)(candidates)
 
     def show(self, num_running: int, note: str = "") -> None:
-        """Update the line; the note says why jobs wait."""
-        counts = {"failed": self.num_failed, "pruned": self.num_pruned, "running": num_running}
-        parts = [f"{num} {status}" for status, num in counts.items() if num or not self.live]
+        """Print a line if jobs have ended, or the note, which says why jobs wait, is another one."""
+        if (self.num_run, note) == self.shown:
+            return
+        self.shown = (self.num_run, note)
+        parts = [f"{self.num_before + self.num_run}/{self.total} jobs", f"{self.num_failed} failed"]
+        parts += [f"{self.num_pruned} pruned", f"{num_running} running"]
         num_left = self.total - self.num_before - self.num_run
         if self.num_run and num_left > 0:
             left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
             parts.append(f"{left} left")
-        first = ", ".join([f"{self.num_before + self.num_run}/{self.total} jobs", *parts])
         best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
-        lines = [line for line in (first, note, best) if line]
-        if self.live:
-            width = self.console.width
-            wrapped = (part for line in lines for part in textwrap.wrap(line, width, break_on_hyphens=False))
-            self.live.update("\n".join(wrapped), refresh=True)
-        elif (self.num_run, note) != self.shown:
-            self.console.print("; ".join(lines))
-            self.shown = (self.num_run, note)
+        print(printable("; ".join(filter(None, [", ".join(parts), note, best]))), flush=True)
 
 
 class Launcher(Protocol):
@@ -121,12 +98,14 @@ class Launcher(Protocol):
         is_queue: Whether jobs wait in a queue that outlives this command, where they are found again by their ids. Other
             jobs end with this command; the same sweep may run on other machines, and a lock says who runs a job.
         waits: False if jobs are started, and their end is not waited for.
-        num_at_once: Number of trials of a search at once, if the user does not set it.
     """
 
     is_queue: bool
     waits: bool
-    num_at_once: int
+
+    @property
+    def num_at_once(self) -> int:
+        """Number of trials of a search at once."""
 
     @property
     def num_free(self) -> int | None:
@@ -211,25 +190,24 @@ def run_jobs(
                 found.append(job)
         return found
 
-    with status:
-        while True:
-            if jobs := next_jobs():
-                launcher.start(jobs)
-                num_started += len(jobs)
-            if not launcher.waits or not num_started:
-                return
-            if at_once is None and not ahead and (job := ask()):
-                ahead.append(job)
-                with contextlib.suppress(*NOT_COMPOSED):
-                    _ = job.resolved_config
-            over, num_running = launcher.wait()
-            num_started -= len(over)
-            for job, failure in over:
-                if failure:
-                    record_failure(job.identity, job.overrides, failure)
-                status.add(job, failure)
-                ended(job, failure)
-            status.show(num_running, launcher.note)
+    while True:
+        if jobs := next_jobs():
+            launcher.start(jobs)
+            num_started += len(jobs)
+        if not launcher.waits or not num_started:
+            return
+        if at_once is None and not ahead and (job := ask()):
+            ahead.append(job)
+            with contextlib.suppress(*NOT_COMPOSED):
+                _ = job.resolved_config
+        over, num_running = launcher.wait()
+        num_started -= len(over)
+        for job, failure in over:
+            if failure:
+                record_failure(job.identity, job.overrides, failure)
+            status.add(job, failure)
+            ended(job, failure)
+        status.show(num_running, launcher.note)
 
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
@@ -378,7 +356,7 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
 class LocalLauncher:
     """Launcher of parallel jobs on this machine, each in a process of its own; those of several processes run one by one.
 
-    It finds devices and slots, and starts the fork server, which imports PyTorch while the jobs are checked.
+    It starts the fork server, which imports PyTorch while the jobs are checked.
 
     Args:
         config: The sweep's configuration, including the node `hydra`.
@@ -389,16 +367,21 @@ class LocalLauncher:
 
     def __init__(self, config: DictConfig, module: str) -> None:
         check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
-        self.module, self.run = module, try_job
-        self.devices = visible_devices() if config.trainer.accelerator in USES_CUDA else []
-        self.slots = worker_environments(config.cluster.num_jobs, self.devices, num_cores())
-        self.num_at_once = len(self.slots)
+        self.config, self.module, self.run = config, module, try_job
+        self.slots: list[dict[str, str]] = []  # the environment variables of each
         self.running: dict[int, tuple[Job, Call]] = {}  # by slot
         if not config.dry_run:
             warm_up(config)
 
+    @property
+    def num_at_once(self) -> int:
+        """Number of slots."""
+        return len(self.slots)
+
     def check(self, jobs: Sequence[Job], num: int) -> bool:
-        """Check that the jobs can run on this machine."""
+        """Check that the jobs can run on this machine, and divide its devices and cores among them."""
+        devices = call_in_process(visible_devices) if self.config.trainer.accelerator in USES_CUDA else []
+        self.slots = worker_environments(self.config.cluster.num_jobs, devices, num_cores())
         used, is_one_process = [], True
         for job in jobs:
             trainer = job.config.trainer
@@ -406,13 +389,13 @@ class LocalLauncher:
                 raise UserError(
                     f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes"
                 )
-            used.append(num_devices(trainer.devices, self.devices))
+            used.append(num_devices(trainer.devices, devices))
             is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
             job.release()
         if not is_one_process:  # one job at a time, with all its devices; its processes share the cores
             environment = {"OMP_NUM_THREADS": str(num_threads(num_cores() // max(used)))}
-            if self.devices:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(self.devices)
+            if devices:
+                environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
             self.slots, self.run = [environment], run_as_command
         return True
 

@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
 from optuna.samplers import GPSampler
 from optuna.trial import FrozenTrial, Trial, TrialState
 
@@ -92,7 +90,7 @@ class Search:
                     f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
                     "a different space needs another sweep_name"
                 ) from error
-            job = self.job_of(overrides)
+            (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))
             trial.set_user_attr("owner", self.owner)
             trial.set_user_attr("run", job.run.directory.name)
             self.trials.append(trial)
@@ -131,13 +129,6 @@ class Search:
     def num_ended(self) -> int:
         """Return the number of trials that have ended, those that failed not counted."""
         return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-
-    def job_of(self, overrides: list[str]) -> Job:
-        """Return a new job of a trial with some overrides."""
-        (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))
-        if self.space.function:
-            _check_composed(job)
-        return job
 
     def _is_own(self, frozen: FrozenTrial) -> bool:
         return frozen.user_attrs.get("owner") == self.owner
@@ -186,9 +177,7 @@ def run_search(sweep: Sweep, space: Space, *, sampler: Any, num_trials: int) -> 
     # Check each bound and each choice before the first trial, or of a function some trials.
     drawn, log_keys = draw(space) if space.function else ([], space.log_keys)
     extremes = sweep.new_jobs([[*space.fixed, *each] for each in drawn] or space.corners())
-    for job in extremes if space.function else ():
-        _check_composed(job)
-    aim = objective_of(extremes[0].task_config.objective)
+    aim = objective_of(extremes[0].config.objective)
     if not aim:
         raise UserError("objective=null: a search needs an objective")
     try_sampler(example, space)
@@ -206,12 +195,3 @@ def run_search(sweep: Sweep, space: Space, *, sampler: Any, num_trials: int) -> 
             ended=search.ended,
         )
     sweep.conclude()
-
-
-def _check_composed(job: Job) -> None:
-    """Raise a `UserError` that names the function of `sweep.space` if a job of it can't be composed."""
-    try:
-        _ = job.identity
-    except (HydraException, OmegaConfBaseException, UserError) as error:
-        where = f"sweep.space={job.composer.config.sweep.space}: {' '.join(job.overrides)}"
-        raise UserError(f"{where}: {str(error).splitlines()[0]}") from error

@@ -150,8 +150,7 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
 
     Args:
         config: The sweep's configuration.
-        job: One of its jobs, whose configuration must have the keys if they come from an override. (Not all data
-            have the default key `data.fold`.)
+        job: One of its jobs.
 
     Raises:
         UserError: The value is not a list of keys of the configuration.
@@ -159,10 +158,9 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     keys = config.sweep.average_over
     if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"sweep.average_over={keys}: must be a list of keys, such as [seed]")
-    if any(override.startswith("sweep.average_over") for override in job.overrides):
-        known = dict(flatten(job.identity.config))
-        if unknown := [key for key in keys if key not in known]:
-            raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
+    known = {*dict(flatten(job.identity.config)), "data.fold"}  # which not all data have
+    if unknown := [key for key in keys if key not in known]:
+        raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
     return list(keys)
 
 
@@ -190,13 +188,13 @@ class Sweep:
         self.names = JobNames()
         self.num_jobs = 0
         self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
-        self.status: StatusLine | None = None
+        self.status = StatusLine(0, ())
 
     def __enter__(self) -> "Sweep":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and self.status:
+        if kind is KeyboardInterrupt and self.status.total:
             override = quoted_override("sweep_name", self.directory.name)
             print(
                 f"{self.num_jobs} jobs have ended; the same command with {override} resumes the sweep",
@@ -276,11 +274,6 @@ class Sweep:
 
         self.status = StatusLine(total, shared, num_before)
         run_jobs(ask, self.launcher, self.status, at_once=at_once, ended=record)
-
-    def reduce_total(self, num: int) -> None:
-        """Subtract jobs that will not run from the status line's total."""
-        if self.status:
-            self.status.total -= num
 
     def conclude(self) -> None:
         """Write and print the summary.

@@ -4,11 +4,8 @@ PyTorch is imported inside of functions only: the sweep's main process imports t
 """
 
 import importlib
-import importlib.metadata
-import itertools
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -41,55 +38,14 @@ from leyden.run.result import Failure
 from leyden.sweep.jobs import record_failure
 
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
-TIMEOUT_S = 60  # with many GPUs, nvidia-smi takes half of it to load the driver
-DEVICE_FILES = Path("/dev")
-GPU = re.compile(r"^GPU .*\(UUID: ([\w-]+)\)", re.MULTILINE)
-DEVICE_NAME = re.compile(r"\d+|(GPU|MIG)-[\w/-]+")
 
 
 def visible_devices() -> list[str]:
-    """Return the CUDA devices that this machine's processes may use, as values for CUDA_VISIBLE_DEVICES.
+    """Return the CUDA devices that this process may use, as values for CUDA_VISIBLE_DEVICES."""
+    import torch
 
-    The numbers of device files don't help: in a container with `/dev/nvidia3` alone, that is device 0.
-
-    Raises:
-        UserError: There are GPUs, but nvidia-smi can't list them, or they are divided (MIG).
-    """
-    if importlib.metadata.version("torch").endswith("+cpu"):  # this build has no CUDA
-        return []
-    value = os.environ.get("CUDA_VISIBLE_DEVICES")
-    return _query_driver() if value is None else parse_visible_devices(value)
-
-
-def parse_visible_devices(value: str) -> list[str]:
-    """Return the devices in a value of CUDA_VISIBLE_DEVICES, up to the first invalid name, as CUDA does.
-
-    Example:
-        >>> [parse_visible_devices(value) for value in ("2,GPU-8a,-1,3", "NoDevFiles", "")]
-        [['2', 'GPU-8a'], [], []]
-    """
-    names = [name.strip() for name in value.split(",")]
-    return list(itertools.takewhile(DEVICE_NAME.fullmatch, names))
-
-
-def _query_driver() -> list[str]:
-    """Return the UUIDs of all GPUs."""
-    try:
-        listed = subprocess.run(
-            ["nvidia-smi", "-L"], capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S, check=True
-        ).stdout
-    except (OSError, subprocess.SubprocessError) as error:
-        if not any(DEVICE_FILES.glob("nvidia[0-9]*")):
-            return []
-        raise UserError(
-            f"the GPUs of this machine can't be listed: {error}; set CUDA_VISIBLE_DEVICES=0,1 in the environment, "
-            "or trainer.accelerator=cpu"
-        ) from error
-    if "(UUID: MIG-" in listed:
-        raise UserError(
-            "this machine's GPUs are divided: set CUDA_VISIBLE_DEVICES to the MIG-… that nvidia-smi -L lists"
-        )
-    return GPU.findall(listed)
+    num, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in chosen.split(",")][:num] if chosen else [str(n) for n in range(num)]
 
 
 def call(
@@ -196,7 +152,8 @@ def _check_gpu(config: DictConfig) -> None:
     import torch
 
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    if parse_visible_devices(devices) and config.trainer.accelerator in USES_CUDA and not torch.cuda.is_available():
+    is_asked_for = devices not in ("", "-1") and config.trainer.accelerator in USES_CUDA
+    if is_asked_for and not torch.cuda.is_available():
         raise UserError(
             f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; set trainer.accelerator=cpu to train on the CPU"
         )
