@@ -9,7 +9,7 @@ def called(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def called(verb, *arguments):
-        monkeypatch.setattr(sys, "argv", [verb.__name__, *arguments])
+        monkeypatch.setattr(sys, "argv", [verb.__name__, *map(str, arguments)])
         code = 0
         try:
             verb.main()

@@ -46,21 +46,19 @@ def said(called, tmp_path):
     return said
 
 
-def test_nothing_is_said_of_runs_that_were_not_tested(said, tmp_path):
-    add(tmp_path, "other", named="y")
-    for n in range(3):
-        add(tmp_path / "sweep", str(n), f"seed={n}", tested=False)
-    assert said(summarize, "sweep") == []
-    assert said(compare, "sweep/0", "sweep/1") == []
-
-
 def test_the_number_of_an_experiments_test_evaluations_is_reported(said, tmp_path):
     for n in range(2):
         add(tmp_path, f"x{n}", f"optimizer.lr={n + 1}")
     add(tmp_path, "y", named="y")
-    assert said(summarize, "x0") == [f"Test evaluations so far: x 2 ({tmp_path / TEST_EVALUATIONS_FILE})"]
-    assert said(compare, "x0", "x1") == [f"Test evaluations so far: x 2 ({tmp_path / TEST_EVALUATIONS_FILE})"]
-    assert said(summarize, ".") == [f"Test evaluations so far: x 2, y 1 ({tmp_path / TEST_EVALUATIONS_FILE})"]
+    for n in range(3):
+        add(tmp_path / "sweep", str(n), f"seed={n}", tested=False, named="z")
+    for arguments, nums in (
+        ((summarize, "x0"), "x 2"),
+        ((compare, "x0", "x1"), "x 2"),
+        ((summarize, "."), "x 2, y 1"),
+    ):
+        assert said(*arguments) == [f"Test evaluations so far: {nums} ({tmp_path / TEST_EVALUATIONS_FILE})"]
+    assert said(summarize, "sweep") == said(compare, "sweep/0", "sweep/1") == []
 
 
 def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
@@ -68,12 +66,9 @@ def test_a_copy_of_a_run_and_a_folder_that_was_moved_are_found(said, tmp_path):
     shutil.copytree(theirs, tmp_path / "ours" / "copied")
     add(tmp_path / "ours", "x1", "optimizer.lr=1")
     (tmp_path / "theirs").rename(tmp_path / "moved")
-    assert said(summarize, "ours") == [
-        f"Test evaluations so far: x 1 ({tmp_path / 'ours' / TEST_EVALUATIONS_FILE})"
-    ]
-    assert said(summarize, "moved") == [
-        f"Test evaluations so far: x 1 ({tmp_path / 'moved' / TEST_EVALUATIONS_FILE})"
-    ]
+    for name in ("ours", "moved"):
+        where = tmp_path / name / TEST_EVALUATIONS_FILE
+        assert said(summarize, name) == [f"Test evaluations so far: x 1 ({where})"]
 
 
 def test_a_list_that_can_not_be_read_is_named(tmp_path, capsys):

@@ -140,31 +140,26 @@ def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
 def test_folds_tell_less_than_as_many_independent_runs():
     values = {(str(n),): 0.1 * n for n in range(6)}
     lower = {key: -0.3 * value for key, value in values.items()}
-    plain, folds = (verdict(Group(values, c), Group(lower, c), "max") for c in (0.0, 1 / 5))
-    half, wide = ((found.interval[1] - found.interval[0]) / 2 for found in (plain, folds))
-    assert wide == pytest.approx(half * ((1 / 6 + 1 / 5) / (1 / 6)) ** 0.5)
     unpaired = {("other", *key): value for key, value in lower.items()}
-    plain, folds = (verdict(Group(values, c), Group(unpaired, c), "max") for c in (0.0, 5 / 24))
-    assert folds.interval[1] - folds.interval[0] == pytest.approx(1.5 * (plain.interval[1] - plain.interval[0]))
+    for others, overlap in ((lower, 1 / 5), (unpaired, 5 / 24)):
+        found = (verdict(Group(values, each), Group(others, each), "max").interval for each in (0.0, overlap))
+        plain, folds = (high - low for low, high in found)
+        assert folds == pytest.approx(plain * ((1 / 6 + overlap) / (1 / 6)) ** 0.5)
 
 
 def test_few_pairs_among_many_values_are_no_pairs(drawn):
-    a, b = (
-        Group({(f"{name}{n}",): value for n, value in enumerate(draw(drawn, 30, mean))})
-        for name, mean in (("a", 1), ("b", -1))
-    )
-    for n in range(3):
-        a.values[(f"both{n}",)] = b.values[(f"both{n}",)] = 0.0
+    a, b = apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0))
+    for each in (a, b):
+        each.values.update({(n,): 0.0 for n in range(3)})
     found = verdict(a, b, "max")
     assert (found.num_pairs, found.better) == (0, "a")
 
 
 def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
     few, many = draw(drawn, 3), draw(drawn, 30)
-    for columns in ((few, many), (many, few)):
-        low, high = verdict(*apart(*columns), "max").interval
-        error = math.sqrt(sum(statistics.variance(column) / len(column) for column in columns))
-        assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
+    low, high = verdict(*apart(few, many), "max").interval
+    error = math.sqrt(sum(statistics.variance(column) / len(column) for column in (few, many)))
+    assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
 
 
 @pytest.mark.parametrize(

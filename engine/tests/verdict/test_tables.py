@@ -60,16 +60,17 @@ def test_what_compare_calls_better_is_excluded_by_rank():
 def test_files_and_data_frames_are_the_same_table(tmp_path):
     rows = table()
     names = [*rows[0]]
-    (tmp_path / "a.csv").write_text(
-        "\n".join([",".join(names), *(",".join(map(str, row.values())) for row in rows)])
-    )
-    (tmp_path / "a.tsv").write_text(
-        "\n".join(["\t".join(names), *("\t".join(map(str, row.values())) for row in rows)])
-    )
-
-    (tmp_path / "b.csv").write_text((tmp_path / "a.csv").read_text().replace(",", ";"), encoding="utf-8-sig")
-    indexed = ["," + ", ".join(names), *(f"{n}," + ", ".join(map(str, row.values())) for n, row in enumerate(rows))]
-    (tmp_path / "c.csv").write_text("\n".join(indexed))
+    lines = [names, *(row.values() for row in rows)]
+    for name, delimiter, begin in (
+        ("a.csv", ",", ""),
+        ("a.tsv", "\t", ""),
+        ("b.csv", ";", "\ufeff"),
+        ("c.csv", ", ", ","),
+    ):
+        text = "\n".join(
+            begin * (n == 0 or begin == ",") + delimiter.join(map(str, line)) for n, line in enumerate(lines)
+        )
+        (tmp_path / name).write_text(text)
 
     class Frame:
         iterrows = None  # of pandas alone
@@ -165,39 +166,35 @@ def test_settings_are_ranked_over_several_data_sets():
     assert "Too few data sets have all settings, 4: to rank over them takes 5." in str(few)
 
 
+def ranks(rows=None, metric="acc", mode="max", **options):
+    return lambda: verdict.rank(table() if rows is None else rows, metric, mode=mode, **options)
+
+
+def compares(a, b, **options):
+    return lambda: verdict.compare(table(), "acc", a, b, **options)
+
+
 @pytest.mark.parametrize(
     ("call", "said"),
     [
-        (lambda: verdict.rank([], "acc", mode="max"), "the table has no rows"),
-        (
-            lambda: verdict.rank(table(), "loss", mode="min"),
-            "no column is named loss; there are model, lr, seed, acc",
-        ),
-        (lambda: verdict.rank(table(), "acc", mode="best"), "mode=best: must be min or max"),
-        (lambda: verdict.rank(table(), "acc", mode="max", seed="s"), "no column is named s"),
-        (lambda: verdict.compare(table(), "acc", {"model": "rnn"}, {"model": "mlp"}), "a={'model': 'rnn'}: no row"),
-        (
-            lambda: verdict.compare(table(), "acc", {"net": "rnn"}, {"model": "mlp"}),
-            "a: net is no setting; there are model, lr",
-        ),
-        (lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"model": "mlp"}), "a and b share the setting"),
-        (
-            lambda: verdict.compare(table(), "acc", {"lr": 0.1}, {"lr": 0.2}, margin=-1),
-            "margin=-1: must be a positive",
-        ),
-        (lambda: verdict.rank(table(), "acc", mode="max", look=0), "look=0: must be a positive whole number"),
-        (lambda: verdict.rank(table(), "acc", mode="max", over="acc"), "must be different columns"),
-        (lambda: verdict.rank("results.csv", "acc", mode="max"), "a table is a list of dictionaries"),
-        (
-            lambda: verdict.compare(table(), "acc", {"model": "mlp", "seed": 0}, {"model": "moe"}),
-            "a: seed is no set",
-        ),
+        (ranks([]), "the table has no rows"),
+        (ranks(metric="loss"), "no column is named loss; there are model, lr, seed, acc"),
+        (ranks(mode="best"), "mode=best: must be min or max"),
+        (ranks(seed="s"), "no column is named s"),
+        (ranks(look=0), "look=0: must be a positive whole number"),
+        (ranks(over="acc"), "must be different columns"),
+        (ranks("results.csv"), "a table is a list of dictionaries"),
+        (ranks([{"\x1b[31m": 1}]), "there are \\x1b[31m"),
+        (compares({"model": "rnn"}, {"model": "mlp"}), "a={'model': 'rnn'}: no row"),
+        (compares({"net": "rnn"}, {"model": "mlp"}), "a: net is no setting; there are model, lr"),
+        (compares({"model": "mlp", "seed": 0}, {"model": "moe"}), "a: seed is no set"),
+        (compares({"lr": 0.1}, {"model": "mlp"}), "a and b share the setting"),
+        (compares({"lr": 0.1}, {"lr": 0.2}, margin=-1), "margin=-1: must be a positive"),
+        (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
         *(
-            (lambda value=value: verdict.rank([*table(), {"acc": value}], "acc", mode="max"), "is no number")
+            (ranks([*table(), {"acc": value}]), "is no number")
             for value in ("0,98", "98 %", [0.98], 10**400, 1j, "²")
         ),
-        (lambda: verdict.rank([{"\x1b[31m": 1}], "acc", mode="max"), "there are \\x1b[31m"),
-        (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
     ],
 )
 def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(call, said):
@@ -207,17 +204,9 @@ def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(call, said):
     assert len(str(error.value).splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("a.csv", b"a,b\n1,2,3\n"),
-        ("a.csv", b"a,b,a\n1,2,3\n"),
-        ("a.csv", b"\xff\xfe\x00"),
-        ("a.csv", b'"' + b"x" * 200000),
-    ],
-)
-def test_a_damaged_file_is_refused_in_a_line(tmp_path, name, text):
-    (tmp_path / name).write_bytes(text)
+@pytest.mark.parametrize("text", [b"a,b\n1,2,3\n", b"a,b,a\n1,2,3\n", b"\xff\xfe\x00", b'"' + b"x" * 200000])
+def test_a_damaged_file_is_refused_in_a_line(tmp_path, text):
+    (tmp_path / "a.csv").write_bytes(text)
     with pytest.raises(verdict.TableError) as error:
-        verdict.rank(verdict.read(tmp_path / name), "a", mode="max")
+        ranks(verdict.read(tmp_path / "a.csv"), "a")()
     assert len(str(error.value).splitlines()) == 1
