@@ -180,7 +180,7 @@ def test_the_first_failure_ends_it_if_that_is_wanted(tmp_path, mnist_root):
 
 
 @pytest.mark.parametrize("value", ["${data.batch_size}", '"${data.batch_size}"'])
-@pytest.mark.parametrize("more", [(), ("hydra.verbose=false",)])
+@pytest.mark.parametrize("more", [(), ("hydra.help.header=x",)])
 def test_an_override_of_a_job_may_name_another_key(cli, value, more):
     code, out, err = cli("train", "-m", "seed=0,1", f"data.eval_batch_size={value}", "dry_run=true", *more)
     assert code == 0, err
