@@ -208,10 +208,7 @@ class Trained:
         options: Any = OmegaConf.to_container(self.cfg.trainer)
         options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
         cfg = OmegaConf.create({"trainer": options})
-        try:
-            return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
-        except UserError as error:
-            raise UserError(f"accelerator={chosen}: {error}") from error
+        return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
     def seeded(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a network that draws random numbers draws the same ones each time."""
