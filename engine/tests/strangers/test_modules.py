@@ -184,7 +184,7 @@ REFUSED = [
     (alone("Plain", "module"), "data: Plain has no train_dataloader; choose data other than data=module"),
     (alone("Validating", "module"), "data: Validating has no train_dataloader; choose data other than"),
     (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
-    (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch, as a part of SequentialLR; "),
+    (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch; "),
     (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),
     (module("Plain", "optimizer.lr=0.5"), f"optimizer.lr=0.5: {NO_EFFECT.format('optimizer')}"),
     (module("Plain", "optimizer=sgd"), f"optimizer=sgd: {NO_EFFECT.format('optimizer')}"),

@@ -75,11 +75,10 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
     picture = tmp_path / "a.png"
     Image.new("L", (28, 28), 40).save(picture)
     for verb, more in (("predict", (f"images={picture}",)), ("evaluate", ())):
-        for wrong, why in (("mps", "trainer: MisconfigurationException: "), ("gpus", "must be one of auto, cpu")):
+        for wrong in ("mps", "gpus"):
             code, _, err = cli(verb, f"run={run.directory}", *more, f"accelerator={wrong}")
-            assert code == 2, err
-            assert err.startswith(f"leyden: accelerator={wrong}: {why}")
-            assert err.count("\n") == 1
+            assert (code, err.count("\n")) == (2, 1), err
+            assert err.startswith("leyden: trainer: ")
     config = run.config
     config["trainer"]["accelerator"] = "mps"
     records.put(run.directory, config=config)

@@ -165,7 +165,7 @@ def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path
 
 
 @pytest.mark.parametrize("value", ["${data.batch_size}", '"${data.batch_size}"'])
-@pytest.mark.parametrize("more", [(), ("hydra.verbose=false",)])
+@pytest.mark.parametrize("more", [(), ("hydra.help.header=x",)])
 def test_an_override_of_a_job_may_name_another_key(cli, value, more):
     code, out, err = cli("train", "-m", "seed=0,1", f"data.eval_batch_size={value}", "dry_run=true", *more)
     assert code == 0, err

@@ -6,7 +6,6 @@ import shutil
 import pytest
 
 from leyden.run.directory import Run
-from tests import records
 from tests.conftest import QUICK
 from tests.data import folders
 
@@ -81,20 +80,6 @@ def test_files_whose_checksums_are_known_and_tensors_are_recorded(cli, tmp_path,
     assert code == 0, err
     data = Run(tmp_path / "b").starts[0]["data"]
     assert [*data] == ["Elevation.data", "Elevation.targets"]
-
-    # As if they had been others.
-    starts = records.starts(tmp_path / "b")
-    starts[0]["data"]["Elevation.targets"] = "0" * 64
-    records.put(tmp_path / "b", starts=starts)
-    code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")
-    assert code == 2
-    assert "was trained on: Elevation.targets; restore those data" in err
-
-    # Of one that has recorded none nothing is known, and it is resumed.
-    del starts[0]["data"]
-    records.put(tmp_path / "b", starts=starts)
-    code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *elevation[:-1], "trainer.max_epochs=2")
-    assert code == 0, err
 
 
 def test_a_fork_on_other_data_is_announced(cli, tmp_path, small_root):

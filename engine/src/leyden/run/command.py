@@ -129,8 +129,6 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         bare = unknown[0].lstrip("-")
         what = f"a key has no dashes, such as {bare}" if "=" in bare else "--help lists the options"
         raise UserError(f"{unknown[0]}: no such option; {what}")
-    if options.resolve and not options.cfg:
-        raise UserError("--resolve: needs --cfg job, whose output it changes")
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     if options.multirun and not can_sweep:
@@ -163,12 +161,18 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
         key, has_value, value = text.partition("=")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{text}: holds bytes that are not UTF-8; rename the file or folder")
+        if has_value and not key.lstrip("+~").partition("@")[0]:
+            raise UserError(f"{text}: no key is before the =; must be KEY=VALUE, such as seed=1")
         if has_value and value == "{}" and not key.startswith("+"):
             raise UserError(f"{text}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key")
         try:
-            parsed.append(parser.parse_override(text))
+            override = parser.parse_override(text)
         except HydraException as error:
             raise UserError(_explain_syntax(text, str(error))) from error
+        is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
+        if is_number and (names := _choices(override.key_or_group)):
+            raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
+        parsed.append(override)
     return parsed
 
 

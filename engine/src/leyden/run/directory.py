@@ -93,7 +93,15 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._required(self.record).config
+        return self.require().config
+
+    def require(self) -> RunRecord:
+        """Return the record.
+
+        Raises:
+            UserError: The directory is not a run directory.
+        """
+        return self._required(self.record)
 
     def _required(self, record: RunRecord | None) -> RunRecord:
         if record is None:
@@ -301,7 +309,7 @@ class Run:
         Raises:
             UserError: The directory is not a run directory, or it is in use.
         """
-        self._required(self.record)
+        self.require()
         with lock.hold_directory(self.directory, timeout_s=0):
             if (record := self.record) is None:
                 raise UserError(f"{self.directory}: {RECORD} is gone")

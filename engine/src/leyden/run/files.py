@@ -8,8 +8,9 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.exact.files import replacing
@@ -28,12 +29,9 @@ def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
     write_whole(path, text.getvalue())
 
 
-def sha256_of(file: BinaryIO) -> str:
+def sha256_of(file: BufferedReader) -> str:
     """Return the SHA-256 of the rest of a file, in hexadecimal digits."""
-    sha256 = hashlib.sha256()
-    while block := file.read(2**20):
-        sha256.update(block)
-    return sha256.hexdigest()
+    return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

@@ -42,7 +42,9 @@ TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
 
 
 class Trained:
-    """A run and one of its checkpoints. Its parts are made when they are first used.
+    """A trained run and one of its checkpoints, without Hydra. Its parts are made when they are first used.
+
+    Random states stay as they are. The project's packages are added to `sys.path`, if they are not installed.
 
     Args:
         run: The run.
@@ -51,10 +53,39 @@ class Trained:
 
     Raises:
         UserError: When a part is made: the run is not the user's own, or a part is missing or does not fit the others.
+
+    Example:
+        A run of the worked example, whose network takes images of shape (N, 1, 28, 28):
+
+            run = leyden.load("outputs/mnist_mlp/first")
+            run.metrics["val/acc"], run.config["optimizer"]["lr"]
+            steps, values = zip(*run.curves["val/acc"])
+            logits = run.network(images)
     """
 
     def __init__(self, run: Run, checkpoint: str = "best", *, data_root: str | None = None) -> None:
         self.run, self.checkpoint, self.data_root = run, checkpoint, data_root
+        self.directory = run.directory
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The resolved configuration, as plain values."""
+        return self.run.config
+
+    @functools.cached_property
+    def result(self) -> Result | None:
+        """The result, as in `run.json`; None if the run has not ended."""
+        return self.run.result
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The metrics of the best epoch and of a test evaluation; empty if the run has not ended."""
+        return dict(self.result.metrics) if self.result else {}
+
+    @property
+    def curves(self) -> dict[str, list[tuple[int, float]]]:
+        """For each metric its points (optimizer step, value), from `metrics.csv`."""
+        return read_curves(self.directory / "metrics.csv")
 
     @functools.cached_property
     def cfg(self) -> DictConfig:
@@ -63,6 +94,7 @@ class Trained:
         The files that define its classes are imported, with the random numbers that they draw in the run.
         """
         self.run.check_owner()
+        add_to_path()
         config = self.run.config
         parts = {key: config[key] for key in ("model", "task")}
         parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
@@ -102,6 +134,11 @@ class Trained:
         return self._restored[0]
 
     @property
+    def network(self) -> nn.Module:
+        """The network of a task; of another LightningModule, the module itself."""
+        return network_of(self.module)
+
+    @property
     def facts(self) -> Facts:
         """The facts of the data that it was trained on."""
         return self._restored[1]
@@ -127,7 +164,8 @@ class Trained:
         A warning names files that have changed.
         """
         try:
-            data = datamodule(self.cfg, module=self.module)
+            with undisturbed():
+                data = datamodule(self.cfg, module=self.module)
             check_world_size(data, 1)
         except UserError as error:
             raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
@@ -166,10 +204,7 @@ class Trained:
         options: Any = OmegaConf.to_container(self.cfg.trainer)
         options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
         cfg = OmegaConf.create({"trainer": options})
-        try:
-            return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
-        except UserError as error:
-            raise UserError(f"accelerator={chosen}: {error}") from error
+        return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
     def seeded(self) -> contextlib.AbstractContextManager[None]:
         """Return a context in which a network that draws random numbers draws the same ones each time."""
@@ -315,88 +350,25 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
     return f"{in_digits(mean)} (95 % interval {ends}, n = {len(values)})"
 
 
-class LoadedRun:
-    """A trained run for notebooks and scripts, without Hydra. Its parts are read when they are first used.
-
-    Random states stay as they are. The project's packages are added to `sys.path`, if they are not installed.
+def load(directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> Trained:
+    """Return a trained run; see `Trained`.
 
     Args:
         directory: The run directory, absolute or relative to the working directory.
         checkpoint: `best`, `last`, or the name of a kept checkpoint, such as `epoch_3`.
         trust: Whether you trust what its record names, although it is not a run of yours.
 
-    Example:
-        A run of the worked example, whose network takes images of shape (N, 1, 28, 28):
-
-            run = leyden.load("outputs/mnist_mlp/first")
-            run.metrics["val/acc"], run.config["optimizer"]["lr"]
-            steps, values = zip(*run.curves["val/acc"])
-            logits = run.network(images)
-    """
-
-    def __init__(self, directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> None:
-        self._trained = Trained(Run(directory, trust=trust), checkpoint)
-        self.directory = self._trained.run.directory
-        self.config: dict[str, Any] = self._trained.run.config
-        self.checkpoint = checkpoint
-
-    def __repr__(self) -> str:
-        return f"LoadedRun({str(self.directory)!r}, checkpoint={self.checkpoint!r})"
-
-    @functools.cached_property
-    def result(self) -> Result | None:
-        """The result, as in `run.json`; None if the run has not ended."""
-        return self._trained.run.result
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """The metrics of the best epoch and of a test evaluation; empty if the run has not ended."""
-        return dict(self.result.metrics) if self.result else {}
-
-    @functools.cached_property
-    def curves(self) -> dict[str, list[tuple[int, float]]]:
-        """For each metric its points (optimizer step, value), from `metrics.csv`."""
-        return read_curves(self.directory / "metrics.csv")
-
-    @property
-    def module(self) -> L.LightningModule:
-        """The module with the checkpoint's weights, on the CPU, in evaluation mode.
-
-        Raises:
-            UserError: The configuration or the checkpoint is refused, or they don't fit each other.
-        """
-        add_to_path()
-        return self._trained.module
-
-    @property
-    def network(self) -> nn.Module:
-        """The network of a task; of another LightningModule, the module itself."""
-        return network_of(self.module)
-
-    @property
-    def data(self) -> L.LightningDataModule:
-        """The data module, with the same splits as in training.
-
-        Raises:
-            UserError: The data are not available, or have changed.
-        """
-        add_to_path()
-        with undisturbed():
-            return self._trained.data
-
-
-def load(directory: str | Path, checkpoint: str = "best", *, trust: bool = False) -> LoadedRun:
-    """Return a trained run; see `LoadedRun`.
-
     Raises:
         UserError: The directory is not a run directory.
     """
-    return LoadedRun(directory, checkpoint, trust=trust)
+    run = Run(directory, trust=trust)
+    run.require()
+    return Trained(run, checkpoint)
 
 
 def load_runs(
     directory: str | Path | None = None, *, where: str = "", sort: str = "age", trust: bool = False
-) -> list[LoadedRun]:
+) -> list[Trained]:
     """Return the runs in or below a folder, as `leyden runs` lists them.
 
     Args:
@@ -409,4 +381,4 @@ def load_runs(
         UserError: There is no run, or the condition is wrong.
     """
     folder = ROOT / "outputs" if directory is None else Path(directory)
-    return [LoadedRun(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]
+    return [load(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]
