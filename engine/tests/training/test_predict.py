@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from leyden.config.errors import UserError
-from leyden.data.images import read_image
+from leyden.data.folder import read_image
 from tests import records
 from tests.conftest import SMALL
 from tests.example import MNIST
