@@ -47,7 +47,7 @@ def poison(rng, bait):
         {"_target_": "builtins.open", "file": new, "mode": "w"},
         {"_target_": "torch.load", "f": str(bait / "x.pt"), "weights_only": False},
         {"_target_": "hydra.utils.instantiate", "config": {"_target_": "os.mkdir", "path": new}},
-        {"_target_": "leyden.loggers.MLflow", "tracking_uri": f"sqlite:///{new}", "save_dir": new},
+        {"_target_": "lightning.pytorch.loggers.MLFlowLogger", "tracking_uri": f"sqlite:///{new}", "save_dir": new},
         {"_target_": f"{OWN}.data.mnist.MNIST", "root": new, "train": True, "download": True},
         {"_args_": [new, "w"], "_target_": "builtins.open"},
     ]
