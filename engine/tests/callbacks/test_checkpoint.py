@@ -120,16 +120,8 @@ MISFIT = "last.ckpt: does not fit this run ("
 @pytest.mark.parametrize(
     ("place", "value", "why"),
     [
-        ("callbacks Stages names val/loss", "x", MISFIT),
         ("callbacks RunCheckpoint best val/loss", "x", MISFIT),
-        ("callbacks SamplesSeen num_epochs", None, MISFIT),
         ("callbacks RankState processes 0 gradients", {"network.layers.1.weight": torch.zeros(2)}, MISFIT),
-        ("loops fit_loop epoch_progress", [], MISFIT),
-        (
-            "loops fit_loop epoch_loop.state_dict _batches_that_stepped",
-            "x",
-            "last.ckpt: not the checkpoint of a run: ",
-        ),
         ("loops fit_loop", None, "last.ckpt: not the checkpoint of a run: "),
     ],
 )

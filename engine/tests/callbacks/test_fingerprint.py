@@ -1,6 +1,5 @@
 import pytest
 
-from leyden.callbacks.fingerprint import Fingerprints
 from leyden.run.files import FINGERPRINTS_FILE, Fingerprint, append_fingerprint, first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
 from tests.training.test_start import train  # noqa: F401 - a fixture
@@ -36,16 +35,10 @@ def test_where_runs_part_and_by_what(train):  # noqa: F811
     assert first_difference(a, c) == (10, ["weights", "optimizer"])
 
 
-@pytest.mark.parametrize("end", ["", "30,aa", "30,x,y,z\n", "\0\n", "-1," + ",".join(["0" * 32] * 3) + "\n"])
+@pytest.mark.parametrize("end", ["", "30,aa", "-1," + ",".join(["0" * 32] * 3) + "\n"])
 def test_what_is_no_line_is_left_out(tmp_path, end):
     one = Fingerprint("0" * 32, "1" * 32, "f" * 32)
     append_fingerprint(tmp_path, 10, one)
     with (tmp_path / "fingerprint.csv").open("a") as file:
         file.write(end)
     assert read_fingerprints(tmp_path) == {10: one}
-
-
-@pytest.mark.parametrize("number", [0, -1, 1.5, True])
-def test_a_number_of_steps_that_is_none(number):
-    with pytest.raises(ValueError, match="every_n_steps="):
-        Fingerprints(every_n_steps=number)

@@ -37,11 +37,8 @@ def seen(run):
         (["trainer.max_epochs=2"], 2, 2000),
         (["+trainer.max_steps=4", LAST], 0, 400),
         (["+trainer.max_steps=14"], 1, 1400),
-        (["+trainer.max_steps=20"], 2, 2000),
         (["trainer.max_epochs=2", "trainer.limit_train_batches=0.3"], 2, 600),
-        (["trainer.max_epochs=2", "trainer.limit_train_batches=7"], 2, 1400),
         (["trainer.max_epochs=2", "+trainer.overfit_batches=2"], 2, 400),
-        (["trainer.max_epochs=2", "trainer.accumulate_grad_batches=3"], 2, 2000),
         (["+trainer.max_steps=2", "trainer.accumulate_grad_batches=3", LAST], 0, 600),
         (["trainer.max_epochs=2", "data.batch_size=300"], 2, 2000),  # the last batch has 100
     ],

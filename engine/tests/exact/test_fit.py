@@ -179,6 +179,7 @@ ROWS = {
     "data module": (Net, lambda: (Data(),)),
     "of the module": (WithLoaders, None),
     "manual": (Manual, lambda: (loader(),)),
+    "generator": (Net, lambda: (loader(generator=torch.Generator()),)),
     "workers": (Net, lambda: (loader(num_workers=1, persistent_workers=True),)),
     "no length": (Net, lambda: (DataLoader(Drawn(), 16),)),
     "list": (Collector, None),

@@ -17,6 +17,7 @@ import pytest
 import torch
 from torch.utils.data import Subset
 
+from leyden.exact import memory as memory_module
 from leyden.exact.memory import Memory, _array, path_name, thaw
 from tests.data import changing
 
@@ -260,6 +261,25 @@ class Locked(dict):
         raise RuntimeError("changed size during iteration")
 
 
+class Endless(set):
+    def __iter__(self):
+        raise RuntimeError("no end")
+
+
+def test_a_container_that_a_thread_changes_ends_nothing(monkeypatch):
+    real = memory_module.freeze
+
+    def freeze(content):
+        if content:
+            raise RuntimeError("dictionary changed size during iteration")
+        return real(content)
+
+    memory = Memory({"it": types.SimpleNamespace(value=random.Random(0))})
+    monkeypatch.setattr(memory_module, "freeze", freeze)
+    assert names(memory.changes()) == set()
+    assert memory.lost == ["it (RuntimeError: dictionary changed size during iteration)"]
+
+
 def test_what_can_not_be_walked_is_named():
     def known():
         raise RuntimeError("not built yet")
@@ -269,6 +289,7 @@ def test_what_can_not_be_walked_is_named():
     assert memory.unseen[0] == "module (RuntimeError: not built yet)"
     memory = Memory({"it": types.SimpleNamespace(locked=Locked(a=1))})
     assert memory.unseen == ["it (RuntimeError: changed size during iteration)"]
+    assert Memory({"it": types.SimpleNamespace(endless=Endless())}).unseen == ["it (RuntimeError: no end)"]
 
 
 def test_what_is_not_looked_at():

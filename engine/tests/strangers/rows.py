@@ -161,14 +161,12 @@ for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
         (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
         NEVER if mode == "sequential" else {},
     )
-for form, about in {
-    "graph": "graphs, whose class counts",
-    "slotted": "dataclasses with slots",
-    "dict": "dictionaries",
-    "list": "lists of dictionaries",
-}.items():
-    works = ("stand_ins.OfAnyForm", "stand_ins.Formed", (f"+data.form={form}", MONITOR))
-    STAND_INS[f"{form}_batches"] = Work(f"batches that are {about}", *works)
+STAND_INS["graph_batches"] = Work(
+    "batches that are graphs, whose class counts",
+    "stand_ins.OfAnyForm",
+    "stand_ins.Formed",
+    ("+data.form=graph", MONITOR),
+)
 TWO = "trainer=ddp trainer.strategy=ddp_find_unused_parameters_true trainer.accelerator=cpu trainer.devices=2"
 SETTINGS = read(
     f"""

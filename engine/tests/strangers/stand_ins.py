@@ -11,11 +11,13 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset, TensorDataset, random_split
 
+from leyden.tasks.task import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
@@ -214,6 +216,15 @@ class OfSeveral(Plain):
         super().test_step(batch, batch_idx)
 
 
+class TestedAtOnce(OfSeveral):
+    """It is tested on what several loaders give at once."""
+
+    __test__ = False  # it is no test
+
+    def test_step(self, batch, batch_idx):
+        self.log("test/loss", self.train_loss(dict(enumerate(batch)), batch_idx), batch_size=BATCH)
+
+
 # Batches
 
 
@@ -300,6 +311,22 @@ class OfAnyForm(Plain):
 
     def loss(self, batch):
         return super().loss(inputs_and_targets(batch))
+
+
+class OfForm(Task):
+    """A task of the engine on batches of any form."""
+
+    def __init__(self):
+        super().__init__(network=nn.Linear(4, 1), optimizer=lambda named: torch.optim.Adam([p for _, p in named]))
+
+    def step(self, batch):
+        inputs, targets = inputs_and_targets(batch)
+        outputs = self.network(inputs).squeeze(1)
+        return Outcome(F.mse_loss(outputs, targets), outputs, targets)
+
+
+class Forked(DDPStrategy):
+    """One that starts each process as a command; its name says something else."""
 
 
 # Copies of weights, and what is trained

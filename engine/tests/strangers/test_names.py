@@ -11,9 +11,9 @@ from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests import mistakes
 from tests.conftest import weights
-from tests.strangers import names
+from tests.strangers.brought import Named, samples
 
-MODULE = "tests.strangers.names"
+MODULE = "tests.strangers.brought"
 DATA = ("data=own", f"data._target_={MODULE}.Data")
 BASE = (
     *DATA,
@@ -33,7 +33,7 @@ def own(kind="Named", objective="val_loss", **given):
 def loss_on(run, dataset):
     """The loss of a run's best weights."""
     state = weights(run.directory, "best")
-    module = names.Named()
+    module = Named()
     module.load_state_dict(state)
     inputs, targets = dataset.tensors
     return module.loss((inputs, targets)).item()
@@ -44,7 +44,7 @@ def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(
     assert "train_loss" in run.result.metrics
     assert "val_loss" not in run.result.metrics  # it is of the eighth step
     run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=5")
-    assert run.result.metrics["val_loss"] == pytest.approx(loss_on(run, names.samples(8, 1)))
+    assert run.result.metrics["val_loss"] == pytest.approx(loss_on(run, samples(20, 1)))
     assert run.result.stages == {"train": ["train_loss"], "val": ["val_loss"], "test": ["test_loss"]}
 
 
@@ -58,7 +58,7 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     expected = {} if test == "''" else {test: run.result.metrics[test]}
     assert json.loads(row["metrics"]) == expected == run.result.test_metrics
     if expected:
-        assert expected[test] == pytest.approx(loss_on(run, names.samples(8, 9)))
+        assert expected[test] == pytest.approx(loss_on(run, samples(20, 2)))
     before = recorded.read_text()
     train("a", *arguments)
     assert recorded.read_text() == before  # the run is finished
@@ -73,9 +73,9 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     )
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    assert run.result.metrics["loss"] == pytest.approx(loss_on(run, names.samples(8, 1)))
+    assert run.result.metrics["loss"] == pytest.approx(loss_on(run, samples(20, 1)))
     assert run.result.objective.value == run.result.metrics["loss"]
-    assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, names.samples(8, 9)))
+    assert run.result.metrics["test/loss"] == pytest.approx(loss_on(run, samples(20, 2)))
     assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
     # Neither where the run was stopped after it.
     train("b", *arguments, "trainer.max_epochs=1", every, "test=false")

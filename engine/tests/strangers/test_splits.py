@@ -1,7 +1,5 @@
 """Data whose splits differ from process to process are refused, and a line says which split."""
 
-import pytest
-
 from tests.training.test_start_exact import stopping
 
 ARGUMENTS = (
@@ -18,20 +16,17 @@ def of(name, *more):
     return (*ARGUMENTS, f"data._target_=tests.strangers.stand_ins.{name}", *more)
 
 
-def test_another_test_set_is_not_evaluated_on(train, cli):
-    run, *_ = train("a", *of("SplitBySystem"))
-    code, _, err = cli("evaluate", f"run={run.directory}")
-    assert code == 2
-    assert "first batch of val differs from that in training" in err
-    assert len(err.splitlines()) == 1
-
-
-def test_another_validation_split_refuses_a_resume_and_is_announced_of_a_fork(train, tmp_path):
+def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(
+    train, cli, tmp_path
+):
     with stopping(11):
         train("a", *of("SplitBySystem"), code=1)
     _, _, err = train("a", *of("SplitBySystem"), code=2)
     assert "the data differ from those that it was trained on: first batch of val" in err
     train("a", *of("SplitBySystem"), "exact=off")
+    code, _, err = cli("evaluate", f"run={tmp_path / 'a'}")
+    assert code == 2
+    assert "first batch of val differs from that in training" in err
     _, _, err = train("b", *ARGUMENTS[3:5], f"fork={tmp_path / 'a'}@1", "trainer.max_epochs=3")
     assert "fork: the data differ" in err
 
@@ -42,10 +37,3 @@ def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_fir
         train("a", *arguments, code=1)
     _, _, err = train("a", *arguments)
     assert "parts from the interrupted run at step 9" in err
-
-
-@pytest.mark.filterwarnings("ignore:Your `val_dataloader`'s sampler has shuffling enabled")
-def test_validation_in_random_order_is_the_same_split(train, cli):
-    run, *_ = train("a", *of("FromPool"))
-    code, _, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err

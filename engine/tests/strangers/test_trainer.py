@@ -9,11 +9,10 @@ from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from tests import records
 from tests.conftest import QUICK, SMALL
-from tests.strangers.for_trainer import TestedAtOnce
-from tests.strangers.stand_ins import FORMS, Combined, OfSeveral
+from tests.strangers.stand_ins import FORMS, Combined, OfSeveral, TestedAtOnce
 from tests.training.test_start import curves
 
-HERE = "tests.strangers.for_trainer"
+HERE = "tests.strangers.stand_ins"
 
 
 def own(task, data, *more):
@@ -28,7 +27,7 @@ OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
 
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_of_any_form_are_trained_on(train, form):
-    task = "for_trainer.OfForm" if form in ("opaque", "slotted", "dict") else "stand_ins.OfAnyForm"
+    task = "stand_ins.OfForm" if form in ("opaque", "slotted", "dict") else "stand_ins.OfAnyForm"
     run, _, err = train("a", *own(task, "stand_ins.Formed", *OBJECTIVE, f"+data.form={form}"))
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0

@@ -48,7 +48,6 @@ from leyden.data.contract import (
 from leyden.exact.checkpoint import find_unreadable
 from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_everything, seed_stages, seeded, undisturbed
-from leyden.exact.sharding import check_weights
 from leyden.exact.stages import FollowsValidation
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -219,9 +218,6 @@ class Build:
             lacking = "an average of weights needs them whole"
         elif self.cfg.trainer.get("sync_batchnorm"):
             lacking = "trainer.sync_batchnorm has no effect"
-        elif isinstance(self.module, Task):
-            with user_errors("model"):
-                check_weights(self.module.network)
         if lacking:
             raise UserError(f"trainer.strategy=fsdp2: {lacking}; ddp keeps a whole copy per process")
 

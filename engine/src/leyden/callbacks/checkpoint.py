@@ -54,15 +54,6 @@ class Moment(NamedTuple):
     step: int
 
 
-def _as_moment(state: Mapping[str, Any]) -> Moment | None:
-    """Return when the best epoch was; None in checkpoints of earlier versions, which did not record it."""
-    if (at := state.get("best_at")) is None:
-        return None
-    if not all(0 <= int(each) < 2**63 for each in at):  # a stranger's, or damaged: no record holds it
-        raise ValueError(f"its best epoch and step are {at}")
-    return Moment(*map(int, at))
-
-
 # End of the error messages about an objective that is never validated.
 NO_VALIDATION = (
     "no epoch of this run ends with a validation, which selects the best one; check trainer.max_steps, "
@@ -196,14 +187,14 @@ class RunCheckpoint(LastCheckpoint):
                 )
             kept_files.pop(0).unlink()
 
-    def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment | None] | None:
+    def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment] | None:
         """Return the metrics recorded in `best.ckpt`, and when they were measured; None, with a line, if it can't be read."""
         path, best = self.path(trainer, "best.ckpt"), None
         try:
             if problem := damage(path):
                 raise ValueError(problem)
             state = SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]
-            best = _as_metrics(state["best"]), _as_moment(state)
+            best = _as_metrics(state["best"]), Moment(*map(int, state["best_at"]))
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(

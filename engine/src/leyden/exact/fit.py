@@ -22,7 +22,7 @@ from leyden.exact.report import Mode, say
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
-from leyden.exact.stop import Requeue, Steps, Stop, leave
+from leyden.exact.stop import Steps, Stop, leave
 
 
 class Exact(L.Callback):
@@ -166,7 +166,7 @@ class Parts:
         seed: Seed of the run.
         checkpoint: Saves `last.ckpt`.
         directory: Folder of the run.
-        requeue: Requeues this process's job; None for Slurm's own command.
+        requeue: See `Stop`.
         exact: See `Exact`.
         is_fork: See `RunState`.
         leave: Ends the process, see `Stop`.
@@ -177,7 +177,7 @@ class Parts:
         seed: int,
         checkpoint: LastCheckpoint,
         directory: Path,
-        requeue: Requeue | None,
+        requeue: Any,
         exact: Mode,
         *,
         is_fork: bool = False,

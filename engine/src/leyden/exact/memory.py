@@ -102,9 +102,10 @@ class Memory:
             except Exception as error:  # other people's objects may raise anything
                 lost.append(f"{path_name(path)} ({reason(error)})")
         self._restored |= {*kept}
-        buffer = io.BytesIO()
-        write_plain(kept, buffer, _Pickler)
-        return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8), lost
+        try:
+            return freeze(kept), lost
+        except Exception as error:  # as of a dictionary that a thread changes
+            return freeze({}), [*lost, f"{', '.join(self.roots)} ({reason(error)})"]
 
     def _has_changed(self, path: Path, value: Any) -> bool:
         if issubclass(type(value), (*GENERATORS, Iterator)):  # one from the clock, one of an unknown position
@@ -176,6 +177,7 @@ class Memory:
 
     def _leaves(self) -> Iterator[tuple[Path, Any]]:
         """Yield the path and the value of each attribute; each owner once."""
+        self.unseen = []
         try:
             seen = {id(each) for each in self._known()}
         except Exception as error:
@@ -194,17 +196,17 @@ class Memory:
                 yield path, owner  # whose attributes fit no object that stands there when a run resumes
                 continue
             try:
-                parts = [(step, value, _is_owner(value)) for step, value in _parts(owner)]
+                parts = [(step, value, _is_owner(value), _is_value(value, seen)) for step, value in _parts(owner)]
             except Exception as error:  # of a class that raises when it is looked at
                 self.unseen.append(f"{path_name(path)} ({reason(error)})")
                 continue
-            for step, value, is_owner in parts:
+            for step, value, is_owner, is_value in parts:
                 if id(value) in seen and type(value) not in PLAIN:
                     continue
                 if is_owner:
                     seen.add(id(value))
                     queue.append(((*path, step), value))
-                elif _is_value(value, seen):
+                elif is_value:
                     yield (*path, step), value
 
 
@@ -445,6 +447,13 @@ def read_plain(file: Any, map_location: Any) -> Any:
 def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler) -> None:
     """Write tensors, arrays and plain values, so that `read_plain` takes them."""
     torch.save(content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler))
+
+
+def freeze(content: dict[Path, tuple[str, Any]]) -> Tensor:
+    """Return values as a tensor of bytes, see `thaw`."""
+    buffer = io.BytesIO()
+    write_plain(content, buffer, _Pickler)
+    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
 def thaw(kept: Tensor) -> dict[Path, tuple[str, Any]]:

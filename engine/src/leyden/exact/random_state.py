@@ -60,11 +60,7 @@ def seed_everything(seed: int, stage: str) -> None:
 
 def seed_entropy(seed: int, stage: str) -> None:
     """Seed the NumPy generators that will be created without a seed, such as by `np.random.default_rng()`."""
-    _entropy.set(_entropy_of(seed, stage))
-
-
-def _entropy_of(seed: int, stage: str) -> str:
-    return f"seed {seed}, {stage}"
+    _entropy.set(f"seed {seed}, {stage}")
 
 
 def random_states() -> dict[str, Any]:
@@ -128,7 +124,8 @@ def _seed(python: int, numpy: int, torch_seed: int, entropy: str) -> None:
 def seeded_as_run(seed: int, stage: str) -> Iterator[None]:
     """Context with the random states that `seed_everything` sets; restores the previous states at its end."""
     with undisturbed():
-        _seed(seed, seed, seed, _entropy_of(seed, stage))
+        _seed(seed, seed, seed, "")
+        seed_entropy(seed, stage)
         yield
 
 

@@ -63,33 +63,17 @@ def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
     Args:
         network: The network.
         mesh: The mesh of the processes that share the data.
-
-    Raises:
-        ValueError: FSDP2 can't shard its weights.
     """
     from torch.distributed.fsdp import FSDPModule, fully_shard  # late, as few runs need it, and it takes a second
 
     if isinstance(network, FSDPModule):
         return
-    check_weights(network)
     uses = Counter(id(each) for _, each in network.named_parameters(remove_duplicate=False))
     for block in _blocks(network):
         weights = [*block.parameters()]
         if weights and all(uses[id(each)] == 1 for each in weights):
             fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
-
-
-def check_weights(network: nn.Module) -> None:
-    """Check that FSDP2 can shard the weights of a network.
-
-    Raises:
-        ValueError: Names a scalar, or two types.
-    """
-    if scalar := next((name for name, each in network.named_parameters() if not each.ndim), ""):
-        raise ValueError(f"{scalar} is a scalar, which can't be sharded; give it the shape (1,)")
-    if len(kinds := {str(each.dtype) for each in network.parameters()}) > 1:
-        raise ValueError(f"weights of {' and '.join(sorted(kinds))} can't be sharded together")
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:

@@ -369,7 +369,7 @@ class RunState(L.Callback):
         Lightning steps them after the last checkpoint of an epoch, and omits this step when a run resumes.
         """
         for config in trainer.lr_scheduler_configs:
-            value = self._resumed["monitored"].get(config.monitor)
+            value = trainer.callback_metrics.get(config.monitor or "")  # which `Stages` has restored
             is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
             if isinstance(config.scheduler, ReduceLROnPlateau) and is_due and value is not None:
                 config.scheduler.step(value)
@@ -407,11 +407,6 @@ class RunState(L.Callback):
                 for name, each in module.named_parameters()
                 if name in self._resumed.get("requires_grad", {})
                 or each.requires_grad != self._requires_grad.get(name, True)
-            },
-            "monitored": {
-                each.monitor: trainer.callback_metrics[each.monitor].item()
-                for each in trainer.lr_scheduler_configs
-                if each.monitor in trainer.callback_metrics
             },
             "gradients": self._gradients(),
             "accumulate": trainer.accumulate_grad_batches if is_accumulating else None,

@@ -12,7 +12,7 @@ import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -140,23 +140,13 @@ def _weights(module: L.LightningModule) -> str:
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
-class Requeue(Protocol):
-    """A cluster's scheduler, which sends SIGUSR1 before a time limit.
+class SlurmRequeue:
+    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm.
 
     Attributes:
         received: The number of the signal; 0 before it came.
         is_requested: Whether the job was requeued.
     """
-
-    received: int
-    is_requested: bool
-
-    def requeue(self) -> Any:
-        """Put this process's job back into the queue."""
-
-
-class SlurmRequeue:
-    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm."""
 
     def __init__(self) -> None:
         self.received, self.is_requested = 0, False
@@ -188,7 +178,7 @@ class Stop(L.Callback):
     Args:
         checkpoint: Saves and commits `last.ckpt`.
         steps: Records the last batch.
-        requeue: Receives SIGUSR1, and requeues this process's job; None for Slurm's own command.
+        requeue: Receives SIGUSR1, and requeues this process's job, as `SlurmRequeue`, which None stands for.
         leave: Ends the process with an exit code, 128 + signal number; it may have a cause.
 
     Raises:
@@ -199,11 +189,11 @@ class Stop(L.Callback):
         self,
         checkpoint: LastCheckpoint,
         steps: Steps,
-        requeue: Requeue | None,
+        requeue: Any,
         leave: Callable[..., NoReturn] = leave,
     ) -> None:
         self.checkpoint, self.steps, self.leave = checkpoint, steps, leave
-        self.requeue: Requeue = requeue or SlurmRequeue()
+        self.requeue = requeue or SlurmRequeue()
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
