@@ -32,6 +32,11 @@ def task(cfg: DictConfig) -> None:
     hydra_cfg = HydraConfig.get()
     is_job = is_sweep(HydraConfig.instance().cfg)
     overrides = task_overrides(hydra_cfg)
+    if cfg.exact == "test" and not cfg.dry_run:
+        from leyden.training.start import test_resume
+
+        test_resume(cfg, overrides, is_job=is_job)
+        return
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)

@@ -317,3 +317,19 @@ if __name__ == "__main__":
 
     module.training_step = killing_step
     main()
+
+
+@pytest.mark.slow
+def test_a_training_can_be_asked_beforehand(cli, tmp_path):
+    """In new processes, two of which are killed at a drawn step; nothing of it is kept."""
+    code, out, err = cli("train", *SMALL, "callbacks=bare", "exact=test")
+    assert code == 0, err
+    assert "the same bits in all 8 steps" in out
+    assert not [*(tmp_path / "outputs").rglob("run.json")]
+
+
+def test_only_one_new_run_can_be_asked_beforehand(cli, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    code, _, err = cli("train", *SMALL, "exact=test")
+    assert code == 2
+    assert "exact=test: tests one new run" in err

@@ -96,7 +96,7 @@ ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 CHOICES: dict[str, tuple[Any, ...]] = {
     "train.resume": ("auto", "never", "must", "changed"),
     "train.test": ("auto", True, False),
-    "train.exact": ("report", "require", "off"),
+    "train.exact": ("report", "require", "off", "test"),
     "train.sweep.pictures": ("all", "none"),
     "train.picture_format": ("png", "pdf"),
     "evaluate.format": ("table", "json"),
