@@ -45,11 +45,6 @@ def reshaped(path, rng):
     path.write_text(rng.choice(SHAPES))
 
 
-def foldered(path, rng):
-    path.unlink()
-    path.mkdir()
-
-
 def removed(path, rng):
     path.unlink()
 
@@ -59,7 +54,7 @@ def filed(path, rng):
     path.write_bytes(b"")
 
 
-DAMAGES = [emptied, halved, flipped, appended, reshaped, foldered, removed]
+DAMAGES = [emptied, halved, flipped, appended, reshaped, removed]
 
 
 def snapshot(folder):

@@ -51,6 +51,7 @@ class Run:
         self.directory = Path(directory).absolute()
         self.trust = trust
         self._checked: RunRecord | None = None
+        self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
         """Check that the record was signed with this user's key, before anything that it names is used.
@@ -285,6 +286,7 @@ class Run:
             before = self._own(self.record)
             starts = list(before.starts) if before else []
             if before and before.result:
+                self._previous = before
                 starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
             config = identity.saved_config
             if before:  # a note stays until another one is typed
@@ -314,6 +316,17 @@ class Run:
             if (record := self.record) is None:
                 raise UserError(f"{self.directory}: {RECORD} is gone")
             self._write(replace(record, config={**record.config, **notes}))
+
+    def restore_result(self) -> bool:
+        """Undo `begin` for a run that had a result: restore its previous result and configuration.
+
+        Returns:
+            Whether the run had a result.
+        """
+        if self._previous is None:
+            return False
+        self._write(replace(self._previous, starts=[*self._previous.starts, *self.starts[-1:]]))
+        return True
 
     def end(self, result: Result) -> None:
         """Record the result, which marks the run as ended; only an error is recorded by any process, the first one."""
@@ -423,7 +436,8 @@ def session(
 ) -> Iterator[Callable[[Result], Result]]:
     """Begin a launch of a run; yield a function that ends it with a result, whose objective gets its value.
 
-    An error that ends it is recorded as its result.
+    An error that ends it is recorded as its result. If a run that had a result fails before it trains, its previous result
+    is restored.
 
     Args:
         run: The run directory, locked by this process.
@@ -467,7 +481,8 @@ def session(
         if is_main_process() or (position().has_trained and not is_lost):
             progress = {"epochs": position().epochs, "num_steps": position().num_steps, "requeues": job.restarts}
             try:
-                end(Result.failed(identity.objective, Failure.of(error), **progress))
+                if position().has_trained or not run.restore_result():
+                    end(Result.failed(identity.objective, Failure.of(error), **progress))
             except (OSError, UserError) as second:
                 warn(f"the failure can't be recorded: {second}")
         if mistaken:
