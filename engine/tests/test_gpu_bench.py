@@ -28,8 +28,8 @@ def problem(bench, mnist_root):
     return problem
 
 
-def test_what_fails_has_a_row_and_the_others_go_on(bench, monkeypatch, tmp_path, capsys):
-    gpu, rounds = bench("gpu"), bench("rounds")
+def test_what_fails_has_a_row(bench):
+    rounds = bench("rounds")
     why = rounds.reason("Traceback\ntorch.OutOfMemoryError: CUDA | out of memory\nset a variable\n", 1)
     runs = {"a": [{"s": 2.0}, {"s": 3.0}], "b": [{"failed": why}, {"s": 1.0}], "c": [{"s": 1.0}, {"s": 6.0}]}
     assert rounds.table(
@@ -41,18 +41,6 @@ def test_what_fails_has_a_row_and_the_others_go_on(bench, monkeypatch, tmp_path,
         "| b | failed: torch.OutOfMemoryError: CUDA / out of memory |  |",
         "| c | 3.5 (1 to 6) | 1 |",
     ]
-
-    def broken(bench):
-        yield "begun"
-        raise RuntimeError("no GPU\nat all")
-
-    monkeypatch.setattr(gpu, "QUESTIONS", {"broken": broken, "memory": lambda bench: ["table"]})
-    monkeypatch.setattr(gpu, "OUTPUTS", tmp_path)
-    monkeypatch.setattr("sys.argv", ["gpu.py", "--device", "cpu"])
-    gpu.main()
-    expected = ["begun", "broken failed: RuntimeError: no GPU", "table"]
-    assert capsys.readouterr().out.split("\n") == [*expected[:2], "", "table", "", ""]
-    assert (tmp_path / "gpu.md").read_text().splitlines() == expected
 
 
 def test_copies_by_vmap_are_those_trained_one_after_another(bench, problem):

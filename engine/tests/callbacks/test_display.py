@@ -1,15 +1,11 @@
 """A mistake in what only shows something is told, and costs the run nothing."""
 
-import io
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from lightning.pytorch.callbacks.progress.rich_progress import CustomProgress
-from rich.console import Console
 
-from leyden.callbacks.display import DisplayCallback, Progress
+from leyden.callbacks.display import DisplayCallback
 from leyden.config.errors import log_and_continue
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.files import write_whole
@@ -30,7 +26,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
     )
     whole, *_ = train("whole", *arguments)
     for module in [module for name, module in sys.modules.items() if name.startswith("leyden.pictures.")]:
-        for name in ("tensorboard_writer", "publish", "render", "save_picture"):
+        for name in ("publish", "render", "save_picture"):
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr("leyden.callbacks.display.print_table", broken)
@@ -78,14 +74,3 @@ def test_whatever_is_made_of_them_is_one_of_them(capfd):
         type(
             "Stopped", (DisplayCallback,), {"on_fit_end": lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)}
         )().on_fit_end()
-
-
-def test_a_line_of_the_bar_fits_with_its_metrics():
-    console = Console(file=(file := io.StringIO()), force_terminal=True, width=80, color_system=None)
-    columns = Progress(refresh_rate=10).configure_columns(SimpleNamespace())
-    progress = CustomProgress(*columns, console=console, auto_refresh=False)
-    with progress:
-        progress.add_task("epoch 100/100", total=430, completed=430)
-        progress.refresh()
-    (line,) = {line.rpartition("\x1b[2K")[2].rstrip() for line in file.getvalue().splitlines() if "430/430" in line}
-    assert len(f"{line} loss: 0.124 acc: 0.968") <= 80

@@ -171,12 +171,6 @@ def test_an_iteration_that_is_left_leaves_nothing_behind():
     assert indices(stream) == indices(expected)
 
 
-def test_inputs_are_transformed_and_targets_are_not():
-    ((inputs_NI, targets_N), *_) = loader(2, shuffle=False, transform=lambda inputs_NI: inputs_NI * 2)
-    assert inputs_NI[:, 0].tolist() == [0, 2, 4, 6]
-    assert targets_N.tolist() == [0, 1, 2, 0]
-
-
 class Broken(Noisy):
     def __getitem__(self, index):
         if index == 13:

@@ -7,8 +7,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from leyden.data import in_memory
 from leyden.data.in_memory import read_tensors, to_device, to_tensors
@@ -101,17 +99,6 @@ def test_texts_are_views_of_their_tokens():
 def test_what_is_none_is_refused(made, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         to_tensors(made)
-
-
-@given(st.lists(st.one_of(st.integers(-2, 4), st.floats(allow_nan=True)), min_size=6, max_size=6))
-def test_a_label_is_kept_or_refused(targets):
-    try:
-        labels_N = to_tensors(source(targets=targets)).targets
-    except ValueError:
-        assert any(type(target) is float or not 0 <= target < 3 for target in targets)
-    else:
-        assert labels_N.tolist() == targets
-        assert all(type(target) is int for target in targets)
 
 
 def test_what_is_moved_keeps_its_strides_so_that_windows_stay_views():
