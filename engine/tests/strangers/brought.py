@@ -128,6 +128,7 @@ class Whole(Plain):
 class Untestable(L.LightningDataModule):
     """Data without a test set."""
 
+    num_val_loaders = 1
     train_dataloader, val_dataloader = Data.train_dataloader, Data.val_dataloader
 
 
