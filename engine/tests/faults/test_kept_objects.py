@@ -101,7 +101,7 @@ def test_no_command_makes_an_object(parent, data, tmp_path, verb):  # noqa: F811
         assert after == before, f"{payload.__name__}:\n{output}"
         assert code == (0 if verb == "resume" else 2), output
         assert "Traceback" not in output
-        assert output.count("a checkpoint may not hold a ") == 1
+        assert output.count("Weights only load failed") == 1
         for path in (bait, run):
             shutil.rmtree(path)
 
@@ -147,7 +147,7 @@ def test_nothing_but_plain_values_is_ever_made(seed, trials):
         memory = Memory({"x": owner, "world": changing.World()})
         before = {type(each) for each in vars(owner).values()}
         path = (("attribute", "x"), ("attribute", rng.choice(["value", "new", "__class__", "__dict__"])))
-        how = rng.choice(["value", "in place", "items", "state_dict", "generator"])
+        how = rng.choice(["value", "in place", "member", "state_dict", "generator"])
         try:
             kept = frozen({path: (how, drawn(rng, known))})
         except (pickle.PicklingError, TypeError, AttributeError):

@@ -178,7 +178,7 @@ val_check_within  =>  Named +trainer.val_check_interval=3 VAL_LOSS  =>  `val_che
 every_second_epoch  =>  Named +trainer.check_val_every_n_epoch=2 trainer.max_epochs=4 objective.metric=loss +task.train=loss +task.val=loss  =>  `check_val_every_n_epoch=2`, one name in training and validation  =>  same
 swa  =>  plain.Plain {LIGHTNINGS}.StochasticWeightAveraging +callbacks.stranger.swa_lrs=0.01 +callbacks.stranger.swa_epoch_start=1  =>  `StochasticWeightAveraging`  =>  never
 averaging  =>  plain.Plain +callbacks/averaging=ema  =>  the engine's own average of weights  =>  same
-accumulation_schedule  =>  plain.Plain {LIGHTNINGS}.GradientAccumulationScheduler +callbacks.stranger.scheduling={{0:1,1:2}}  =>  `GradientAccumulationScheduler`  =>  same
+accumulation_schedule  =>  plain.Plain {LIGHTNINGS}.GradientAccumulationScheduler +callbacks.stranger.scheduling={{0:1,1:2}}  =>  `GradientAccumulationScheduler`, whose keys are numbers  =>  never
 early_stopping  =>  plain.Plain {LIGHTNINGS}.EarlyStopping +callbacks.stranger.monitor=val/loss +callbacks.stranger.patience=1 +callbacks.stranger.min_delta=10.0  =>  `EarlyStopping`  =>  same
 model_checkpoint  =>  plain.Plain {LIGHTNINGS}.ModelCheckpoint +callbacks.stranger.monitor=val/loss +callbacks.stranger.save_top_k=1  =>  `ModelCheckpoint`  =>  same
 model_pruning  =>  plain.Plain {LIGHTNINGS}.ModelPruning +callbacks.stranger.pruning_fn=l1_unstructured +callbacks.stranger.amount=0.1 SELDOM  =>  `ModelPruning`  =>  seen

@@ -447,7 +447,8 @@ class RunState(L.Callback):
         """
         here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
         if self._memory and kept is not None:
-            here.remove({*here.digests} - {*self._memory.digests} - {*thaw(kept)} - late)
+            came = {path for path in here.digests if self._memory.has(path)} - {*self._memory.digests}
+            here.remove(came - {*thaw(kept)} - late)
         for each in (self._at_start, kept):
             if each is not None:
                 here.restore(each, lambda path: here.has(path) and path not in late)
