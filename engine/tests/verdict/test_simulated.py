@@ -4,6 +4,7 @@ The values are drawn here, and the settings are known; a rate outside its band, 
 the simulation, fails the test.
 """
 
+import itertools
 import math
 import random
 import re
@@ -78,14 +79,78 @@ def marks_alone(monkeypatch):
     monkeypatch.setattr(Samples, "shape_remarks", lambda *arguments: [])
 
 
-@pytest.mark.parametrize("num", [3, 5, 10])
-@pytest.mark.parametrize(("groups", "deviation"), [(paired, 1.0), (apart, 1.0), (apart, 5.0)])
-def test_an_interval_of_normal_values_holds_the_difference(num, groups, deviation):
-    source, hits = random.Random(0), 0
-    for _ in range(NUM):
-        low, high = verdict(*groups(draw(source, num, 1.0), draw(source, num, 0.0, deviation)), "max").interval
-        hits += low <= 1.0 <= high
-    holds(f"coverage, {groups.__name__}, n = {num}, deviations 1 and {deviation:g}", hits, NUM, low=0.935)
+def is_covered(source, groups, num, deviation):
+    low, high = verdict(*groups(draw(source, num, 1.0), draw(source, num, 0.0, deviation)), "max").interval
+    return low <= 1.0 <= high
+
+
+def is_best_excluded(source, num_rows, num, case, shared):
+    """All rows but one are equally good, and one is a little better: the hardest case."""
+    (first, *others), tails = HARD[case]
+    deviations = [first, *([*(others or [first])] * num_rows)[: num_rows - 1]]
+    return excluded(table(source, [0.01] + [0.0] * (num_rows - 1), num, deviations, shared, tails), 0)
+
+
+def is_skewed_excluded(source, num_rows, num, deviation):
+    skewed = Group({seed: source.expovariate(1) - 1 for seed in range(num)})
+    return excluded([skewed, *table(source, [0.0] * (num_rows - 1), num, [deviation] * (num_rows - 1))], 0)
+
+
+def is_excluded_beside_wide(source, nums, shared):
+    groups = table(source, [0.0] * len(nums), 30, [1.0 if num > 3 else 3.0 for num in nums], shared)
+    return excluded([Group(dict([*of.values.items()][:num])) for of, num in zip(groups, nums, strict=True)], 0)
+
+
+def is_worse_excluded(source, num_rows, wild, worse):
+    means = [0.0] * (num_rows - 1 - wild) + [-300.0] * wild + [-float(worse)]
+    deviations = [1.0] * (num_rows - 1 - wild) + [100.0] * wild + [1.0]
+    return excluded(table(source, means, 3, deviations), num_rows - 1)
+
+
+def are_told_apart(source):
+    return verdict(*paired(draw(source, 3, 3.5), draw(source, 3)), "max", look_level(1)).better
+
+
+def is_ever_better(source, groups):
+    a, b = draw(source, 30), draw(source, 30)
+    looks = enumerate(range(3, 31), start=1)
+    return any(verdict(*groups(a[:num], b[:num]), "max", look_level(look)).better for look, num in looks)
+
+
+def is_best_better_than_worst(source, num_rows):
+    groups = sorted(table(source, [0.0] * num_rows, 3), key=lambda group: -group.mean)
+    samples = samples_of(groups)
+    found = decide(samples, 0, num_rows - 1, "max", look_level(1) / math.comb(num_rows, 2))
+    if found.better:  # what `compare` calls better, `summarize` excludes
+        assert decide(samples, 0, num_rows - 1, "max", 2 * look_level(1) / (num_rows - 1)).better == "a"
+    return found.better
+
+
+def is_same_at_margin(source, groups, num):
+    return verdict(*groups(draw(source, num, 4.0), draw(source, num)), "max", margin=4.0).is_same
+
+
+def is_excluded_over_sets(source, num_rows, num_sets):
+    sets = {n: dict(enumerate(draw(source, num_rows))) for n in range(num_sets)}
+    return 0 not in rank_over_sets(sets, "max").like_best
+
+
+def is_named(source, num_rows, num, shared):
+    return not_normal(samples_of(table(source, [0.0] * num_rows, num, None, shared)))
+
+
+def is_covered_over_splits(source, num, overlap):
+    """Values of random splits of one data set are correlated as Nadeau and Bengio assume for an overlap of 0.25."""
+    shared = source.gauss(0, math.sqrt(0.2))
+    values = {(str(n),): shared + source.gauss(0, math.sqrt(0.8)) for n in range(num)}
+    zero = {key: 1e-9 * n for n, key in enumerate(values)}
+    low, high = verdict(Group(values, overlap), Group(zero, overlap), "max").interval
+    return low <= 0.0 <= high
+
+
+def is_mean_covered(source):
+    low, high = re.search(r"interval (\S+) to ([-0-9.]+)", mean_text(draw(source, 5, 1.0))).groups()
+    return float(low) <= 1.0 <= float(high)
 
 
 HARD = {
@@ -96,77 +161,65 @@ HARD = {
     "Student's t with 3 degrees of freedom": ([1.0], 3),
     "every third of the others three times as wide": ([1.0, 1.0, 1.0, 3.0], math.inf),
 }
+WORSE = {20: {3: 0.75, 5: 0.89}, 5: {3: 0.57, 5: 0.86}}  # least rates, by numbers of rows and of deviations
+# What is counted, what varies, the repetitions, and the band. More than one is admitted for skewed values: see the page.
+SENTENCES = [
+    *(
+        (is_covered, {"groups": groups, "num": num, "deviation": deviation}, NUM, (0.935, 1))
+        for groups, deviation in ((paired, 1.0), (apart, 1.0), (apart, 5.0))
+        for num in (3, 5, 10)
+    ),
+    *(
+        (
+            is_best_excluded,
+            {"num": num, "num_rows": num_rows, "case": case, "shared": shared},
+            repetitions,
+            (0, 0.053),
+        )
+        for num_rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
+        for num, case, shared in itertools.product((3, 6), HARD, (0.0, 0.5))
+    ),
+    *(
+        (is_skewed_excluded, {"num_rows": num_rows, "num": num, "deviation": deviation}, NUM, (0, high))
+        for num_rows, num, (deviation, high) in itertools.product((2, 5), (3, 10), ((1.0, 0.06), (0.3, 0.15)))
+    ),
+    *(
+        (is_excluded_beside_wide, {"nums": nums, "shared": shared}, NUM, (0, 0.053))
+        for nums in ((30, 3, 3), (30, 3, 3, 3, 3), (3, 30, 30, 30, 30))
+        for shared in (0.0, 0.5)
+    ),
+    *(
+        (is_worse_excluded, {"num_rows": num_rows, "wild": wild, "worse": worse}, 500, (least, 1))
+        for num_rows, rates in WORSE.items()
+        for worse, least in rates.items()
+        for wild in ((0, 1, 4) if num_rows == 20 else (0, 1))
+    ),
+    (are_told_apart, {}, NUM, (0.7, 1)),
+    *((is_ever_better, {"groups": groups}, 1000, (0, 0.05)) for groups in (paired, apart)),
+    *((is_best_better_than_worst, {"num_rows": num_rows}, 1000, (0, 0.05)) for num_rows in (3, 20)),
+    *((is_same_at_margin, {"groups": of, "num": n}, NUM, (0, 0.05)) for of in (paired, apart) for n in (3, 6)),
+    *(
+        (is_excluded_over_sets, {"num_rows": num_rows, "num_sets": num_sets}, NUM, (0, 0.05))
+        for num_rows, num_sets in ((2, 6), (5, 5), (5, 10), (20, 10))
+    ),
+    *(
+        (is_named, dict(zip(("num_rows", "num", "shared"), each, strict=True)), 500, (0, 0.02))
+        for each in itertools.product((2, 3, 4, 5), (4, 10), (0.0, 0.9))
+    ),
+    *((is_covered_over_splits, {"num": num, "overlap": 0.25}, NUM, (0.93, 1)) for num in (5, 10)),
+    *((is_covered_over_splits, {"num": num, "overlap": 0.0}, NUM, (0, 0.9)) for num in (5, 10)),  # and it must be
+    (is_mean_covered, {}, NUM, (0.935, 1)),
+]
 
 
-@pytest.mark.parametrize("num", [3, 6])
-@pytest.mark.parametrize("num_rows", [2, 3, 5, 20])
-@pytest.mark.parametrize("case", HARD)
-@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.parametrize(("number", "sentence"), [*enumerate(SENTENCES)])
 @pytest.mark.usefixtures("marks_alone")
-def test_the_best_row_is_seldom_excluded(num, num_rows, case, shared):
-    """All rows but one are equally good, and one is a little better: the hardest case."""
-    (first, *others), tails = HARD[case]
-    deviations = [first, *([*(others or [first])] * num_rows)[: num_rows - 1]]
-    source, repetitions = random.Random(1), 1000 if num_rows < 20 else 500
-    lost = sum(
-        excluded(table(source, [0.01] + [0.0] * (num_rows - 1), num, deviations, shared, tails), 0)
-        for _ in range(repetitions)
-    )
-    name = f"best row excluded, {num_rows} rows, n = {num}, {case}, shared {shared:g}"
-    holds(name, lost, repetitions, high=0.053)
-
-
-@pytest.mark.parametrize("num", [3, 10])
-@pytest.mark.parametrize("num_rows", [2, 5])
-@pytest.mark.parametrize(("deviation", "high"), [(1.0, 0.06), (0.3, 0.15)])
-@pytest.mark.usefixtures("marks_alone")
-def test_a_best_row_of_skewed_values_is_excluded_more_often_and_no_less_is_admitted(num, num_rows, deviation, high):
-    source, lost = random.Random(17), 0
-    for _ in range(NUM):
-        skewed = Group({seed: source.expovariate(1) - 1 for seed in range(num)})
-        lost += excluded([skewed, *table(source, [0.0] * (num_rows - 1), num, [deviation] * (num_rows - 1))], 0)
-    name = (
-        f"best row of exponential values excluded, {num_rows} rows, n = {num}, the others' deviation {deviation:g}"
-    )
-    holds(name, lost, NUM, high=high)
-
-
-@pytest.mark.parametrize("nums", [(30, 3, 3), (30, 3, 3, 3, 3), (3, 30, 30, 30, 30)])
-@pytest.mark.parametrize("shared", [0.0, 0.5])
-@pytest.mark.usefixtures("marks_alone")
-def test_the_best_row_is_seldom_excluded_where_few_values_are_wide_beside_many(nums, shared):
-    source, lost = random.Random(15), 0
-    for _ in range(NUM):
-        groups = table(source, [0.0] * len(nums), 30, [1.0 if num > 3 else 3.0 for num in nums], shared)
-        groups = [Group(dict([*group.values.items()][:num])) for group, num in zip(groups, nums, strict=True)]
-        lost += excluded(groups, 0)
-    holds(
-        f"best row excluded, n = {nums}, those of 3 three times as wide, shared {shared:g}", lost, NUM, high=0.053
-    )
-
-
-@pytest.mark.parametrize(
-    ("num_rows", "wild", "worse", "least"),
-    [
-        *((20, wild, *each) for wild in (0, 1, 4) for each in ((3, 0.75), (5, 0.89))),
-        *((5, wild, *each) for wild in (0, 1) for each in ((3, 0.57), (5, 0.86))),
-    ],
-)
-@pytest.mark.usefixtures("marks_alone")
-def test_three_seeds_exclude_what_is_clearly_worse_also_beside_settings_that_diverge(num_rows, wild, worse, least):
-    source = random.Random(2)
-    means = [0.0] * (num_rows - 1 - wild) + [-300.0] * wild + [-float(worse)]
-    deviations = [1.0] * (num_rows - 1 - wild) + [100.0] * wild + [1.0]
-    lost = sum(excluded(table(source, means, 3, deviations), num_rows - 1) for _ in range(500))
-    name = f"a row worse by {worse} deviations is excluded, {num_rows} rows of 3 seeds, {wild} diverging"
-    holds(name, lost, 500, low=least)
-
-
-def test_three_seeds_of_two_settings_tell_differences_apart():
-    source, seen = random.Random(3), 0
-    for _ in range(NUM):
-        seen += bool(verdict(*paired(draw(source, 3, 3.5), draw(source, 3)), "max", look_level(1)).better)
-    holds("told apart at 3.5 deviations, two settings of 3 seeds", seen, NUM, low=0.7)
+def test_a_sentence_is_as_often_wrong_as_is_claimed(number, sentence):
+    holds_of, given, num, (low, high) = sentence
+    source = random.Random(number)
+    hits = sum(bool(holds_of(source, **given)) for _ in range(num))
+    shown = {name: getattr(each, "__name__", each) for name, each in given.items()}
+    holds(f"{holds_of.__name__} {shown}", hits, num, low=low, high=high)
 
 
 def sizes(line):
@@ -204,43 +257,6 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
     holds(f"{name}, with more seeds", later, repetitions, low=0.72)
 
 
-@pytest.mark.parametrize("groups", [paired, apart])
-def test_who_looks_again_and_again_sees_no_more_than_is_claimed(groups):
-    source, one_by_one, repetitions = random.Random(5), 0, 1000
-    for _ in range(repetitions):
-        a, b = draw(source, 30), draw(source, 30)
-        one_by_one += any(
-            verdict(*groups(a[:num], b[:num]), "max", look_level(look)).better
-            for look, num in enumerate(range(3, 31), start=1)
-        )
-    name = f"'is better' without a difference, from 3 to 30 seeds, {groups.__name__}"
-    holds(name, one_by_one, repetitions, high=0.05)
-
-
-@pytest.mark.parametrize("num_rows", [3, 20])
-def test_a_pair_chosen_by_its_results_is_seldom_called_better_and_agrees_with_the_table(num_rows):
-    source, seen, repetitions = random.Random(6), 0, 1000
-    for _ in range(repetitions):
-        groups = sorted(
-            table(source, [0.0] * num_rows, 3), key=lambda group: -statistics.fmean(group.values.values())
-        )
-        samples = samples_of(groups)
-        best_and_worst = decide(samples, 0, num_rows - 1, "max", look_level(1) / math.comb(num_rows, 2))
-        seen += bool(best_and_worst.better)
-        if best_and_worst.better:  # what `compare` calls better, `summarize` excludes
-            assert decide(samples, 0, num_rows - 1, "max", 2 * look_level(1) / (num_rows - 1)).better == "a"
-    holds(f"the best of {num_rows} equal settings is called better than the worst", seen, repetitions, high=0.05)
-
-
-@pytest.mark.parametrize("groups", [paired, apart])
-@pytest.mark.parametrize("num", [3, 6])
-def test_a_difference_as_large_as_the_margin_is_seldom_called_the_same(groups, num):
-    source, same = random.Random(7), 0
-    for _ in range(NUM):
-        same += verdict(*groups(draw(source, num, 4.0), draw(source, num)), "max", margin=4.0).is_same
-    holds(f"called the same at the margin, n = {num}, {groups.__name__}", same, NUM, high=0.05)
-
-
 @pytest.mark.parametrize(("num_rows", "num"), [(2, 3), (5, 3), (20, 3), (20, 10)])
 @pytest.mark.parametrize("spread", [0.0, 0.5])
 @pytest.mark.usefixtures("marks_alone")
@@ -266,15 +282,6 @@ def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spr
     )
     if not spread:
         assert statistics.fmean(excess) >= 0.75 * statistics.fmean(printed)
-
-
-@pytest.mark.parametrize(("num_rows", "num_sets"), [(2, 6), (5, 5), (5, 10), (20, 10)])
-def test_a_setting_as_good_as_others_is_seldom_excluded_over_data_sets(num_rows, num_sets):
-    source, lost = random.Random(9), 0
-    for _ in range(NUM):
-        sets = {n: dict(enumerate(draw(source, num_rows))) for n in range(num_sets)}
-        lost += 0 not in rank_over_sets(sets, "max").like_best
-    holds(f"excluded over {num_sets} data sets, {num_rows} equal settings", lost, NUM, high=0.05)
 
 
 @pytest.mark.parametrize("num", [5, 10])
@@ -313,47 +320,8 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     )
     holds(f"a collapsed seed is named, n = {num}", named, shown, low=0.95)
     holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
-    normal = [samples_of(apart(draw(source, num), draw(source, num))) for _ in range(NUM)]
     said = f"Of {num} runs, one that fails in ten remains unseen in {100 * 0.9**num:.0f} %."
-    assert said in normal[0].shape_remarks()
-    false = sum(bool(not_normal(each)) for each in normal)
-    holds(f"normal values are named, n = {num}", false, NUM, high=0.02)
-
-
-@pytest.mark.parametrize("num_rows", [3, 4, 5])
-@pytest.mark.parametrize("num", [4, 10])
-@pytest.mark.parametrize("shared", [0.0, 0.9])
-def test_normal_values_of_a_table_are_seldom_named(num_rows, num, shared):
-    source, repetitions = random.Random(16), 500
-    false = sum(
-        "Not normal" in "".join(samples_of(table(source, [0.0] * num_rows, num, None, shared)).shape_remarks())
-        for _ in range(repetitions)
-    )
-    holds(f"normal values are named, {num_rows} rows, n = {num}, shared {shared:g}", false, repetitions, high=0.02)
-
-
-@pytest.mark.parametrize("num", [5, 10])
-def test_over_splits_the_interval_is_wide_enough(num):
-    """Values of random splits of one data set are correlated as Nadeau and Bengio assume."""
-    source, covered, ratio = random.Random(12), {0.0: 0, 0.25: 0}, 0.25
-    correlation = ratio / (1 + ratio)
-    for _ in range(NUM):
-        shared = source.gauss(0, math.sqrt(correlation))
-        values = {(str(n),): shared + source.gauss(0, math.sqrt(1 - correlation)) for n in range(num)}
-        zero = {key: 1e-9 * n for n, key in enumerate(values)}
-        for overlap in covered:
-            low, high = verdict(Group(values, overlap), Group(zero, overlap), "max").interval
-            covered[overlap] += low <= 0.0 <= high
-    print(f"coverage over splits as if they shared no data, n = {num}: {100 * covered[0.0] / NUM:.1f} % of {NUM}")
-    holds(f"coverage over splits that share data, n = {num}", covered[ratio], NUM, low=0.93)
-
-
-def test_the_mean_of_a_row_has_its_interval():
-    source, hits = random.Random(13), 0
-    for _ in range(NUM):
-        low, high = re.search(r"interval (\S+) to ([-0-9.]+)", mean_text(draw(source, 5, 1.0))).groups()
-        hits += float(low) <= 1.0 <= float(high)
-    holds("coverage of a test evaluation's mean, n = 5", hits, NUM, low=0.935)
+    assert samples_of(apart(draw(source, num), draw(source, num))).shape_remarks()[-1] == said
 
 
 @pytest.mark.parametrize(("num_rows", "budget", "spread"), [(20, 200, 3.0), (20, 200, 1.0), (10, 120, 1.0)])

@@ -47,6 +47,13 @@ def test_a_comparison_tells_what_remains_unseen_by_its_own_runs():
     assert "Of 5 runs, one that fails in ten" in str(compared)
 
 
+def test_a_setting_whose_values_are_all_equal_is_named():
+    rows = [row if row["model"] != "cnn" else {**row, "acc": 0.99} for row in table()]
+    compared = verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max")
+    assert "B: all values are equal; does the seed take effect?" in str(compared).splitlines()
+    assert "Rows 1, 2: all values are equal" in str(verdict.rank(rows, "acc", mode="max"))
+
+
 def test_what_compare_calls_better_is_excluded_by_rank():
     for noise in (0.01, 0.03, 0.05):
         rows = table(noise=noise)

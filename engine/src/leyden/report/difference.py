@@ -122,7 +122,8 @@ def show_equality(there: Run, here: Run) -> bool:
     Raises:
         UserError: A directory is not a run directory, or the runs have no fingerprints in common.
     """
-    rows = _difference_rows(there, here)
+    # Loggers change no bit, and `reproduce` takes the project's own.
+    rows = [row for row in _difference_rows(there, here) if not row["key"].startswith("logger")]
     a, b = (read_fingerprints(run.directory) for run in (there, here))
     if not (lines := _fingerprint_lines(a, b)):
         raise UserError(

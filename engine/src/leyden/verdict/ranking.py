@@ -13,6 +13,7 @@ from leyden.verdict.quantiles import expected_maximum, range_quantile
 MARK = "≈"
 MAX_NAMED = 5  # rows in a sentence
 MIN_SETS, MIN_SETS_OF_TWO = 5, 6  # data sets over which more than two settings, and two, are ranked
+EQUAL = "all values are equal; does the seed take effect?"
 REPEATED = "Runs that repeat another one count once in n, with their mean."
 
 
@@ -122,7 +123,7 @@ def _claims(ranking: Ranking, number: int | None) -> list[str]:
     if few:
         remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} runs with a value, not compared.")
     if equal := [names[n] for n in tested if not settings[n].deviation]:
-        remarks.append(f"{_name_rows(equal)}: all values are equal; does the seed take effect?")
+        remarks.append(f"{_name_rows(equal)}: {EQUAL}")
     kept = [place for place, row in enumerate(tested) if ranking.like_best[row] is not False]
     if samples and len(kept) > 1:
         usual = next(iter(ranking.verdicts.values()))

@@ -209,6 +209,7 @@ def compare_settings(
     nums = len(a.values), len(b.values)
     if min(nums) < MIN_VALUES:
         return TableComparison((a, b), Verdict(nums), remarks)
+    remarks += [f"{name}: {ranking.EQUAL}" for name, one in (("A", a), ("B", b)) if not one.deviation]
     others = [one for one in settings if one is not a and one is not b and len(one.values) >= MIN_VALUES]
     samples = samples_of([a, b, *others])
     found = decide(samples, 0, 1, mode, level, next_level, margin)
