@@ -457,6 +457,7 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
     keep_tensors()
     if data and _starts_nothing(data):
         _read(data)
+        provenance.code_of()  # a file counts as it was imported here, also if it changes later
         gc.freeze()  # jobs share these objects' memory
 
 
