@@ -1,6 +1,7 @@
 """A run is made anew from its directory, and what is not the same any more is found."""
 
 import json
+import re
 
 import pytest
 from omegaconf import OmegaConf
