@@ -54,6 +54,25 @@ def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_
     slurm.run("scancel", "--me")
 
 
+@pytest.mark.parametrize(
+    ("asked", "why"),
+    [
+        (
+            ("cluster.partition=short", "cluster.time_min=10"),
+            "PartitionTimeLimit|more than the time limit|time limit",
+        ),
+        (("+cluster.options.dependency=afterok:{}",), "DependencyNeverSatisfied"),
+    ],
+)
+def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root, asked, why):
+    failed = slurm.submit("exit 1")
+    slurm.wait(failed, "FAILED")
+    output = failing(submit(tmp_path, *FEW, "seed=0", *(each.format(failed) for each in asked)))
+    assert re.search(why, output)
+    assert "Traceback" not in output
+    assert not slurm.run("squeue", "-h", "-t", "PD")
+
+
 def test_accounting_knows_what_the_queue_has_forgotten(nasty_slurm, tmp_path):
     job = nasty_slurm.submit("sleep 60")
     nasty_slurm.wait(job, "RUNNING")

@@ -32,6 +32,9 @@ class Limited:
     def leave_job(self):
         pass
 
+    def cancel_stuck(self, states):
+        pass
+
     def submit(self, folder, cluster, work, arguments, *, python, after=()):
         self.sizes.append(len(arguments))
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:

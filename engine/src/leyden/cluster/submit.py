@@ -221,6 +221,7 @@ class SlurmLauncher:
         states = slurm.states(sorted(ids))
         if ids and not states:
             raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
+        slurm.cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
     def _submit(self, jobs: Sequence[Job], after: Collection[str]) -> set[str]:
@@ -252,6 +253,8 @@ class SlurmLauncher:
         for number, jobs in list(self.running.items()):
             result = jobs[0].run.result
             state = "" if result else self._lost(number)
+            if state:
+                slurm.cancel_stuck({number: self.states[number]})
             if result or state:
                 failure = result.error if result else Failure("Slurm", f"job {number} is {state} without a result")
                 over += [(job, failure) for job in jobs]

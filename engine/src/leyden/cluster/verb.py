@@ -87,6 +87,7 @@ def _run(verb: str, arguments: Sequence[str]) -> None:
         before, has_ended = has_ended, any(state.phase == "ended" for state in states.values())
         # On a network file system, the file may become visible after the state; and a requeued job ends, too.
         if before and has_ended and not code.exists():
+            slurm.cancel_stuck(states)
             raise UserError(
                 f"Slurm: job {job['job_id']} is {states[job['job_id']].text} without an end; see {job['log']}"
             )

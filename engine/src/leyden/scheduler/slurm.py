@@ -7,7 +7,7 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,9 @@ ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
+# Reasons of a job that will never start; it is cancelled.
+NEVER = {"DependencyNeverSatisfied", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"}
+NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
@@ -110,6 +113,12 @@ def cancel(ids: Sequence[str]) -> str:
     return _call("scancel", *ids)[1]
 
 
+def cancel_stuck(states: Mapping[str, JobState]) -> None:
+    """Cancel those of some jobs that will never start; they would stay in the queue."""
+    if stuck := [job for job, state in states.items() if state.phase == "ended" and state.reason]:
+        cancel(stuck)
+
+
 def states(ids: Sequence[str]) -> dict[str, JobState]:
     """Return the state of each job; empty if Slurm does not answer.
 
@@ -161,6 +170,8 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
             job, text, reason = parts.groups()
             phase: Any = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
             waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
+            if waits in NEVER:
+                phase, text = "ended", f"waiting for ever ({waits})"
             found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
         elif "|" in line or line[:1].isdigit():
             is_whole = False
