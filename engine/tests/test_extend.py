@@ -451,6 +451,16 @@ def test_a_project_that_has_grown_trains_and_is_clean(copy, mnist_root, tmp_path
     assert code == 0, said
     for kind, new in (("model", "capsule"), ("task", "ranking"), ("data", "birds")):
         assert call(mine, "-m", "leyden.new", f"{kind}={new}")[0] == 0
+    git(mine, "add", "-A")
+    git(mine, "commit", "-qm", "mine")
+    # Meanwhile every file of the engine has changed.
+    for path in (copy / "engine").rglob("*.py"):
+        path.write_text(f"{path.read_text()}# newer\n")
+    git(copy, "commit", "-qam", "a newer engine")
+    git(mine, "fetch", "-q", "origin")
+    git(mine, "rm", "-rq", "engine")
+    git(mine, "checkout", "origin/HEAD", "--", "engine", "constraints.txt", "hashes")
+    assert (mine / "engine" / "src" / "leyden" / "train.py").read_text().endswith("# newer\n")
     code, said = call(mine, "-m", "leyden.train", "model=capsule", *QUICK, "trainer.limit_train_batches=20")
     assert code == 0, said
     assert "test/acc" in said

@@ -17,7 +17,6 @@ from leyden.exact.memory import Memory
 from tests.data import changing
 from tests.exact.test_memory import frozen
 from tests.faults.commands import call
-from tests.faults.test_strangers import parent  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.faults
 
@@ -71,6 +70,16 @@ VERBS = {
 }
 
 
+@pytest.fixture(scope="module")
+def parent(tmp_path_factory, data):
+    """A run on small data, in a copy of this process."""
+    place = tmp_path_factory.mktemp("parent")
+    typed = ("run_dir=run", "outputs=outputs", *data, "callbacks.checkpoint.keep_all=true", "trainer.max_epochs=1")
+    code, output = call("train", *typed, "test=false", directory=place)
+    assert code == 0, output
+    return place / "run"
+
+
 def poison(run, value, names):
     """Let each checkpoint of a run hold a value."""
     for path in (run / "checkpoints").glob("*.ckpt"):
@@ -85,7 +94,7 @@ def poison(run, value, names):
 
 
 @pytest.mark.parametrize("verb", VERBS)
-def test_no_command_makes_an_object(parent, data, tmp_path, verb):  # noqa: F811
+def test_no_command_makes_an_object(parent, data, tmp_path, verb):
     for payload in PAYLOADS:
         bait = tmp_path / "bait"
         bait.mkdir()

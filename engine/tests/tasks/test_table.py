@@ -13,7 +13,6 @@ from tests import records
 from tests.callbacks.events import texts
 from tests.conftest import here
 from tests.tasks.rows import FEW, MODULES, ROWS, TABLE
-from tests.training.test_start_exact import assert_same_run, stopping
 
 
 def test_the_table_has_a_row_for_each():
@@ -32,16 +31,6 @@ def whole(row, tmp_path_factory, mnist_root):
     arguments = (*ROWS[row], *FEW, "callbacks.checkpoint.every_n_steps=3", f"outputs={place}")
     assert here("train", f"run_dir={place / 'run'}", *arguments) == 0
     return Run(place / "run"), arguments
-
-
-@pytest.mark.slow  # tests/tasks/test_data.py and the matrix of tests/training/test_start_exact.py have the like
-def test_resume(row, whole, cli, tmp_path):
-    run, arguments = whole
-    with stopping(14):
-        assert cli("train", f"run_dir={tmp_path / 'stopped'}", *arguments)[0] == 1
-    code, _, err = cli("train", f"run_dir={tmp_path / 'stopped'}", "resume=must", *arguments)
-    assert code == 0, err
-    assert_same_run(run, Run(tmp_path / "stopped"))
 
 
 @pytest.mark.slow
