@@ -35,7 +35,7 @@ def collected(pytestconfig):
 def ci(tmp_path_factory):
     """The library's commands of pytest that `.ci/run` and the workflow at night come to, by a `make` that says what it would do."""
     place = tmp_path_factory.mktemp("ci")
-    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":", "sudo": ":"}.items():
+    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":", "sudo": '"$@"'}.items():
         (place / name).write_text(f"#!/bin/sh\n{line}\n")
         (place / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}

@@ -152,6 +152,7 @@ def recipe(small_root, tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("name", recipes("experiment"))
 def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
     (*before, last), place = recipe(name)

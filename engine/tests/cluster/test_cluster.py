@@ -103,6 +103,7 @@ def requeue(slurm, job):
     slurm.run("scontrol", "requeue", job)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
     process = submit(tmp_path, *LONG)
@@ -136,6 +137,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("seconds", [12, 1000])
 def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
     """The first time only, or each time: then the job stops, since it would be requeued for ever."""
@@ -160,6 +162,7 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, 
     assert_the_same(run, runs(tmp_path, "undisturbed")[0])
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")])
 def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
     """A job is tried on another node; if each of them fails, so does the run."""
@@ -206,6 +209,7 @@ def state_of(slurm, job):
 BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:%d,is_killed:%s}"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
     """The other process sees a plain RuntimeError of gloo's."""
@@ -222,6 +226,7 @@ def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path, rank):
     """The others fail, too, since it has broken the connections; nothing is requeued."""

@@ -267,6 +267,7 @@ def is_there(pid):
     [("wait", signal.SIGKILL, -9), ("wait", signal.SIGTERM, -15), ("wait", signal.SIGINT, 1), ("end", None, 0)],
 )
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_workers_end_with_the_process_that_has_them(how, by, code):
     process = start(how, script=("-m", "tests.data.test_streamed"), anew=True)
     assert process.stdout.readline() == "ready\n"

@@ -359,6 +359,7 @@ if trainer.is_global_zero:
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize("size", [1, 3])
 def test_processes_that_are_killed_or_stopped_end_in_the_same_bits(tmp_path, size):
     (tmp_path / "train.py").write_text(SCRIPT)

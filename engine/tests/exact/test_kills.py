@@ -147,6 +147,7 @@ TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("drawn", "found"),
     [
@@ -162,6 +163,7 @@ def test_each_process_marks_its_own_batch(tmp_path, drawn, found):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 @pytest.mark.parametrize(
     ("words", "code", "last"),
     [

@@ -55,6 +55,7 @@ def records(path):
 
 @needs("wandb")
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
     finish(start("-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))

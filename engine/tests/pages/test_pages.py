@@ -14,6 +14,11 @@ from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORTER, STANDS_FOR
 
 # tests/test_distribution.py takes a project through that page, with an installed library.
 WITH_STEPS = [page for page in PAGES if steps(page) and page != "adopt"]
+# Those of other pages are done at night.
+DONE = [
+    pytest.param(page, marks=() if page in ("README", "AGENTS", "runs", "sweeps", "own") else pytest.mark.nightly)
+    for page in WITH_STEPS
+]
 TYPED = "\n".join(path.read_text() for path in PAGES.values())
 
 
@@ -32,7 +37,7 @@ def do(copy, page):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", WITH_STEPS)
+@pytest.mark.parametrize("page", DONE)
 def test_each_command_of_a_page_does_what_it_should(project, page):
     do(project(really=True, pictures=page == "tensorboard"), page)
 

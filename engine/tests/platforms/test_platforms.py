@@ -43,6 +43,7 @@ def on(platform, *arguments):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_every_module_is_imported(platform):
     assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster.submit"} <= {*NAMES}
     assert f"imported {len(NAMES)}" in on(platform, *NAMES).stdout
@@ -55,6 +56,7 @@ def small(tmp_path, mnist_root):
 
 @pytest.mark.parametrize("platform", PLATFORMS)
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
     done = on(platform, "train", *small, f"run_dir={tmp_path / platform}")
     assert done.returncode == 0, done.stderr

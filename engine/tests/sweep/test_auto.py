@@ -40,6 +40,7 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_settings_whose_runs_fail_and_those_of_folds_get_further_seeds_too(tmp_path, mnist_root):
     (tmp_path / "bad").write_text("1")
     seeded = ("model._target_=tests.sweep.buggy.Seeded", f"+model.bad={tmp_path / 'bad'}")

@@ -130,6 +130,7 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
     long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
     process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)

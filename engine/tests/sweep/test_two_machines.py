@@ -95,6 +95,7 @@ def test_they_share_a_grid_and_one_takes_over_what_the_other_leaves(tmp_path, mn
 
 
 @pytest.mark.slow(minutes=1)
+@pytest.mark.nightly
 def test_they_share_the_trials_of_a_search(tmp_path, mnist_root, begin):
     search = ("sweep=random", "optimizer.lr=tag(log,interval(0.0001,0.1))", "hydra.sweeper.num_trials=6")
     both = [begin(tmp_path, *search), begin(tmp_path, *search, machine="b")]

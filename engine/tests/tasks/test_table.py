@@ -34,6 +34,7 @@ def whole(row, tmp_path_factory, mnist_root):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_sweep_and_prune(row, cli, tmp_path):
     search = ("hydra/sweeper=optuna", "hydra.sweeper.num_trials=3", "+callbacks/pruning=median", "sweep_name=s")
     always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")

@@ -178,6 +178,7 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
     [("ddp", 4, "[512]"), ("fsdp2", 2, "[16]"), ("fsdp2", 4, "[512]")],
 )
 @pytest.mark.slow(minutes=1)  # two processes of DDP: tests/strangers
+@pytest.mark.matrix
 def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, hidden_sizes):
     arguments = (
         f"trainer={kind}",
@@ -220,6 +221,7 @@ DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
     [((), 3, signal.SIGTERM), (DDP, 9, signal.SIGINT)],
 )
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop, by):
     arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))

@@ -17,6 +17,7 @@ TINY = (
 
 
 @pytest.mark.slow(minutes=1)
+@pytest.mark.nightly
 def test_the_ledger_has_each_proposal(tmp_path, monkeypatch, capsys):
     spec = importlib.util.spec_from_file_location("proposals", ROOT / "scripts" / "proposals.py")
     proposals = importlib.util.module_from_spec(spec)
