@@ -2,8 +2,9 @@
 
 import functools
 import inspect
+import itertools
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import lightning as L
@@ -68,6 +69,18 @@ class Summary(DisplayCallback):
         console.print(f"run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
+
+
+def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:
+    """Yield metrics as text, those of a stage together, so that four fit into 80 characters.
+
+    Example:
+        >>> [*metric_texts({"val/acc": 0.9, "val/loss": 0.3, "fid": 7.0})]
+        ['fid 7.0000', 'val acc 0.9000 loss 0.3000']
+    """
+    for stage, names in itertools.groupby(sorted(metrics), lambda name: name.rpartition("/")[0]):
+        values = [f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names]
+        yield " ".join([stage, *values] if stage else values)
 
 
 BAR_WIDTH = 5  # characters
@@ -140,6 +153,5 @@ class Progress(RichProgressBar):
         if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
-            texts = [f"{name} {metric_text(metrics[name])}" for name in sorted(metrics)]
-            line = "  ".join([head, *texts, f"{seconds:.1f} s"])
+            line = "  ".join([head, *metric_texts(metrics), f"{seconds:.1f} s"])
             get_console().print(line, highlight=False, markup=False, soft_wrap=True)
