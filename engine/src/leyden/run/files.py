@@ -8,9 +8,8 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
-from io import BufferedReader
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.exact.files import replacing
@@ -29,9 +28,12 @@ def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
     write_whole(path, text.getvalue())
 
 
-def sha256_of(file: BufferedReader) -> str:
+def sha256_of(file: BinaryIO) -> str:
     """Return the SHA-256 of the rest of a file, in hexadecimal digits."""
-    return hashlib.file_digest(file, "sha256").hexdigest()
+    sha256 = hashlib.sha256()  # `hashlib.file_digest` needs Python 3.11
+    while block := file.read(2**20):
+        sha256.update(block)
+    return sha256.hexdigest()
 
 
 @contextlib.contextmanager

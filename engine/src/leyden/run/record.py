@@ -10,6 +10,7 @@ import functools
 import hashlib
 import hmac
 import json
+import operator
 import os
 import secrets
 from collections.abc import Mapping
@@ -27,15 +28,16 @@ RECORD = "run.json"
 KEY = "LEYDEN_KEY"
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 MIN_CHARACTERS = 32  # of a key
-STARTS, SIGNATURE = ',\n"starts": ', '"signature": '
+CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
+MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 
 
 class Summary(NamedTuple):
     """The part of a record that reports read: all but the starts, which hold diffs and can be long.
 
     Args:
-        config: The resolved configuration by flat key.
+        config: The resolved configuration by flat key. Runs share the values, which must not be changed.
         result: The result; None if the run has not ended.
         overrides: Overrides of the first start.
         times: Time of each start, in ISO 8601.
@@ -71,8 +73,8 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Each key at the root has a line of its own, and each root key of the configuration. The starts come last, before the
-        signature of all above it.
+        Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
+        The starts come last, before the signature of all above it.
         """
         hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
         values = {
@@ -82,8 +84,10 @@ class RunRecord:
             "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
             "job": self.starts[-1].get("job") if self.starts else None,
         }
-        config = f'"config": {{\n{_lines(self.config)}\n}}'
-        text = f"{{\n{_lines(values)},\n{config}{STARTS}{json.dumps(self.starts)},\n"
+        groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
+        others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
+        config = GAP.join(_lines(part) for part in (others, *groups) if part)
+        text = f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(self.starts)},\n"
         write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
 
 
@@ -114,24 +118,40 @@ def read_record(directory: Path) -> RunRecord | None:
 def read_summary(directory: str) -> Summary | None:
     """Return the part of a run's record that reports read; None if there is no record. The content is untrusted.
 
+    Most settings of a run are those of another one, so each part of a configuration is parsed once for all runs.
+
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
     path = f"{directory}/{RECORD}"
     try:
         with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of these
-            head, mark, _ = file.read(HEAD_BYTES).partition(STARTS.encode())
-        # Without the mark it is longer, or formatted by another program.
-        content = json.loads(head + b"}" if mark else Path(path).read_bytes())
-        config = _checked(content.get("config") if isinstance(content, dict) else None)
+            root, _, rest = file.read(HEAD_BYTES).partition(CONFIG.encode())
+        settings, mark, _ = rest.partition(STARTS.encode())
+        if mark:
+            content = json.loads(root.decode()[:-1] + "}")
+            config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
+        else:  # it is longer, or formatted by another program
+            content = json.loads(Path(path).read_bytes())
+            config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
         overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
         if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
             raise ValueError("it has no overrides and times of starts")
-        return Summary(dict(flatten(config)), _result(content), overrides, times, data, job)
+        return Summary(config, _result(content), overrides, times, data, job)
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
             return None
         raise _unreadable(directory, error) from error
+
+
+@functools.lru_cache(MAX_PARTS)
+def _part(text: str) -> dict[str, Any]:
+    """Return settings by flat key, from their lines in a record.
+
+    Raises:
+        ValueError: They are not those of settings.
+    """
+    return dict(flatten(_checked(json.loads(f"{{{text}}}"))))
 
 
 def _unreadable(directory: Path | str, error: Exception) -> UserError:
