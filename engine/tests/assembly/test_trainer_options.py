@@ -94,7 +94,7 @@ def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811
     for _ in range(2):
         run, out, _ = train("a", "+trainer.fast_dev_run=true")
         assert run.result.status == "fast_dev_run"
-        assert "epoch 1/1  train/acc" in out  # also the second time, though there is a checkpoint
+        assert "epoch 1/1  train acc" in out  # also the second time, though there is a checkpoint
         assert run.result.optimizer_steps == 1
         assert "this is not a finished run" in out
     assert len(run.starts) == 2
