@@ -227,9 +227,8 @@ class ScheduleLength(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Set the intervals, which are known only after Lightning has called `configure_optimizers`."""
-        built = [
-            each for each in self.schedule.built if each.optimizer in trainer.optimizers
-        ]  # by the last call alone
+        # Those of the last call alone.
+        built = [each for each in self.schedule.built if each.optimizer in trainer.optimizers]
         optimizers = [each.optimizer for each in built]
         # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
         configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers]

@@ -74,9 +74,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 file.seek(0, io.SEEK_END)
                 self._can_be_read = True
         except Exception as error:
-            if isinstance(
-                error.__context__, OSError
-            ):  # of a full disk, which torch's writer hides behind another one
+            # That of a full disk, which torch's writer hides behind another one.
+            if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             check_readable(content)
             raise
@@ -140,13 +139,10 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
         content: Content of a checkpoint.
         place: The keys that lead to it.
     """
-    children = (
-        content.items()
-        if isinstance(content, dict)
-        else enumerate(content)
-        if type(content) in (list, tuple)
-        else ()
-    )
+    if isinstance(content, dict):
+        children = [*content.items()]
+    else:
+        children = [*enumerate(content)] if type(content) in (list, tuple) else []
     for key, value in children:
         try:
             buffer = io.BytesIO()
