@@ -75,8 +75,9 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     chosen = [to_run[n] for n in covering_subset([typed_overrides(job.overrides) for job in to_run])]
     configs = []
     for job in chosen:
-        if not _is_finished(job, names[id(job)]):
-            configs.append((names[id(job)], OmegaConf.create(job.identity.config), job.overrides))
+        if not job.run.directory.exists():  # the others were checked above
+            _is_finished(job, names[id(job)])
+        configs.append((names[id(job)], OmegaConf.create(job.identity.config), job.overrides))
         job.release()
     if configs and (mistake := call_in_process(dry_build_jobs, configs)):
         raise mistake
