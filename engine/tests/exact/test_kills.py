@@ -143,6 +143,27 @@ def test_it_may_print_much_in_any_encoding(tmp_path):
     assert verdict(tmp_path, ("step += 1", prints))[0]
 
 
+def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
+    class Marked(Starts):
+        """Starts of two processes, the second of which is killed at a step's mark, before the first one gets there."""
+
+        def start(self, kill_at=""):
+            self.number += 1
+            steps = range(1 + (self.number > 2), int(kill_at or 5) + 1)
+            ahead = [(step, "1") for step in steps]
+            behind = [(step, "0") for step in steps if str(step) != kill_at]
+            names = sorted(ahead + behind)
+            hashes = {"batch": "", "weights": "a", "optimizer": ""}
+            marks = [{"step": str(step), "rank": rank, **hashes} for step, rank in names]
+            return marks, int(bool(kill_at))
+
+    (tmp_path / "run").mkdir()
+    assert compare_killed(Marked(["{dir}"], tmp_path, 60), 2, 0) == (
+        True,
+        "the same bits in all 5 steps, 3 done again (weights)",
+    )
+
+
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 

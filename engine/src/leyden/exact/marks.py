@@ -192,8 +192,8 @@ def _end(process: Any) -> None:
 
 
 def steps_of(marks: Marks) -> list[str]:
-    """Return the steps that the first process has marked; of several, each marks them all."""
-    return [mark["step"] for mark in marks if mark["rank"] == marks[0]["rank"]]
+    """Return the steps that any process has marked: one that is killed ends the others, which may be a step behind."""
+    return list(dict.fromkeys(mark["step"] for mark in marks))
 
 
 def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
