@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.cluster.verb import or_as_job
 from leyden.config.checks import require_choice
 from leyden.config.errors import UserError
 from leyden.config.schema import CHOICES
@@ -15,7 +14,6 @@ from leyden.run.directory import Run
 from leyden.run.process import importing
 
 
-@or_as_job("evaluate")
 @hydra_command
 def main(cfg: DictConfig) -> None:
     """Print the test metrics, and record the test evaluation."""

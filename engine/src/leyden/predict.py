@@ -4,7 +4,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.cluster.verb import or_as_job
 from leyden.config.errors import UserError
 from leyden.run.command import hydra_command
 from leyden.run.directory import Run
@@ -13,7 +12,6 @@ from leyden.run.process import importing
 INPUTS = ("images", "table")
 
 
-@or_as_job("predict")
 @hydra_command
 def main(cfg: DictConfig) -> None:
     """Print a trained network's predictions; also write them to a file, if requested."""

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from leyden.cluster.verb import or_as_job
 from leyden.config import arguments
 from leyden.config.errors import Exit, UserError, ending, leave
 from leyden.report.difference import show_equality
@@ -23,7 +22,6 @@ compares the fingerprints of both runs. With against= nothing is trained. Exit c
   trust=true       execute the code and the settings that run.json names, though the run is not yours (docs/security.md)"""
 
 
-@or_as_job("reproduce")
 def main() -> None:
     """Run the command."""
     with ending():

@@ -10,7 +10,7 @@ from optuna.trial import TrialState
 from tensorboard.plugins.hparams import api_pb2
 
 from leyden.run.directory import Run
-from leyden.sweep.study import open_study
+from leyden.sweep.search import open_study
 from tests.callbacks.events import hparams
 from tests.faults.commands import call, in_forks, on_operations
 from tests.faults.kills import shown, train

@@ -8,9 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from omegaconf import OmegaConf
 
-from leyden.cluster.submit import SlurmLauncher
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, SRC
 from leyden.data.streamed import SeededSamples, StreamLoader
@@ -82,12 +80,6 @@ def windows(monkeypatch):
         monkeypatch.setattr(f"{module}.sys", SimpleNamespace(platform="win32"))
 
     return fake
-
-
-def test_slurm_is_refused_on_windows(windows):
-    windows("leyden.cluster.submit")
-    with pytest.raises(UserError, match="clusters can't be used from Windows; cluster=local"):
-        SlurmLauncher(OmegaConf.create({}), "leyden.train")
 
 
 def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path):

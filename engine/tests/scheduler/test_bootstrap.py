@@ -22,20 +22,15 @@ def archive(tmp_path, monkeypatch):
     return tmp_path / "code.tar.gz"
 
 
-def test_an_archive_is_unpacked_once(archive):
-    folder = bootstrap.unpack(archive)
-    assert (folder / "src" / "train.py").read_text() == "mine"
-    assert bootstrap.unpack(archive) == folder
-    assert [*folder.parent.iterdir()] == [folder]
-
-
-def test_each_job_has_a_folder_that_its_script_removes(archive, monkeypatch):
+def test_each_job_unpacks_once_to_a_folder_that_its_script_removes(archive, monkeypatch):
     """Another job that runs from the same archive keeps its own."""
     folders = []
     for job in ("7_0", "7_1"):
         monkeypatch.setenv("LEYDEN_JOB", job)
         folders.append(bootstrap.unpack(archive))
         assert folders[-1].parent.name == job
+        assert bootstrap.unpack(archive) == folders[-1]
+        assert (folders[-1] / "src" / "train.py").read_text() == "mine"
     environment = {"TMPDIR": str(archive.parent / "tmp"), "LEYDEN_JOB": "7_0", "PATH": os.environ["PATH"]}
     subprocess.run(["bash", "-c", f"rm -rf {slurm.NODE_FOLDER}"], env=environment, check=True)
     assert [folder.exists() for folder in folders] == [False, True]
@@ -72,13 +67,6 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     folder = bootstrap.unpack(submit.snapshot(tmp_path / "code"))
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
-    assert sorted(str(path.relative_to(folder)) for path in found) == sorted(
-        [
-            "conf/model/net.yaml",
-            "git.json",
-            *(
-                str(Path(layout, "mine", name))
-                for name in ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")
-            ),
-        ]
-    )
+    names = ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")
+    expected = ["conf/model/net.yaml", "git.json", *(str(Path(layout, "mine", name)) for name in names)]
+    assert sorted(str(path.relative_to(folder)) for path in found) == sorted(expected)

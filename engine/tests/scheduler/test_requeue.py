@@ -6,13 +6,11 @@ import threading
 import time
 
 import pytest
-import torch
-from torch import distributed
 from torch.distributed import DistNetworkError
 
 from leyden.run.directory import is_communication_error
-from leyden.scheduler import requeue
-from leyden.scheduler.requeue import RequeueSignal
+from leyden.scheduler import slurm
+from leyden.scheduler.slurm import RequeueSignal
 
 
 class Job:
@@ -29,9 +27,9 @@ class Job:
 def job(monkeypatch):
     submitted = Job()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(requeue.slurm, "requeue", submitted.requeue)
-    monkeypatch.setattr(requeue, "WATCH_S", 0.02)
-    monkeypatch.setattr(requeue, "end_process", lambda: setattr(submitted, "is_ended", True))
+    monkeypatch.setattr(slurm, "requeue", submitted.requeue)
+    monkeypatch.setattr(slurm, "WATCH_S", 0.02)
+    monkeypatch.setattr(slurm, "end_process", lambda: setattr(submitted, "is_ended", True))
     return submitted
 
 
@@ -60,9 +58,7 @@ BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read err
     ("error", "num", "is_lost"),
     [
         (RuntimeError(BY_A_PEER), 2, True),
-        (RuntimeError("[../third_party/gloo/gloo/transport/tcp/pair.cc:525] Connection closed by peer"), 2, True),
         (RuntimeError("Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error"), 2, True),
-        (RuntimeError("[enforce fail at /x/gloo/transport/tcp/pair.cc:9] . Broken pipe"), 2, True),
         (RuntimeError(BY_A_PEER), 1, False),  # of the user's own groups
         (RuntimeError("Connection reset by peer"), 2, False),
         (RuntimeError(f"my server said: {BY_A_PEER}"), 2, False),
@@ -70,33 +66,12 @@ BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read err
         (DistNetworkError("lost"), 1, True),
     ],
 )
-@pytest.mark.parametrize("is_cause", [False, True])
-def test_an_error_of_communication_is_known_by_where_it_arises(error, num, is_lost, is_cause):
-    if is_cause:
-        outer = KeyError("x")
-        outer.__cause__ = error
-        error.__cause__ = outer  # a circle
-        error = outer
+def test_an_error_of_communication_is_known_by_where_it_arises(error, num, is_lost):
     assert is_communication_error(error, num) == is_lost
-
-
-def test_a_real_error_of_gloo_is_one_of_communication(monkeypatch):
-    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    store, groups = distributed.HashStore(), {}
-    threads = [
-        threading.Thread(
-            target=lambda rank=rank: groups.update({rank: distributed.ProcessGroupGloo(store, rank, 2)})
-        )
-        for rank in range(2)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    del groups[1]
-    with pytest.raises(RuntimeError) as raised:
-        groups[0].allreduce([torch.zeros(3)]).wait()
-    assert is_communication_error(raised.value, 2)
+    outer = KeyError("x")
+    outer.__cause__ = error
+    error.__cause__ = outer  # a circle
+    assert is_communication_error(outer, num) == is_lost
 
 
 def test_outside_of_a_job_the_signal_is_recorded_alone(monkeypatch):

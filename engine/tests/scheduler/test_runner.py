@@ -19,11 +19,10 @@ RUNNING = JobState("running", "RUNNING")
 class Limited:
     """A Slurm that has room for some jobs."""
 
-    def __init__(self, room):
-        self.room, self.jobs, self.sizes, self.num_queries = room, {}, [], 0
-        self.after = []  # of each array
-
     MAX_ARRAY = 4
+
+    def __init__(self, room):
+        self.room, self.jobs, self.num_queries = room, {}, 0
 
     def states(self, ids):
         self.num_queries += 1
@@ -35,13 +34,11 @@ class Limited:
     def cancel_stuck(self, states):
         pass
 
-    def submit(self, folder, cluster, work, arguments, *, python, after=()):
-        self.sizes.append(len(arguments))
+    def submit(self, folder, cluster, work, arguments, *, python):
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= dict.fromkeys(ids, RUNNING)
-        self.after.append({*after})
         return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
 
 
@@ -68,118 +65,49 @@ def clock(monkeypatch):
 
 
 def jobs(num):
-    return [
-        SimpleNamespace(
-            run=FakeRun(f"r{n}"), identity=None, overrides=[], log=None, config_on_node=None, release=int
-        )
-        for n in range(num)
-    ]
+    call = SimpleNamespace(identity=None)
+    made = {"identity": lambda: None, "call": lambda module, on_node: call, "overrides": [], "log": None}
+    return [SimpleNamespace(run=FakeRun(f"r{n}"), **made) for n in range(num)]
 
 
-def runner(scheduler, tmp_path, num_jobs=None):
-    submit.slurm = scheduler  # the fixture below puts it back
-    cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=num_jobs, wait=True)
-    config = SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s")
-    return SlurmLauncher(config, "leyden.train")
+@pytest.fixture
+def runner(tmp_path, clock, monkeypatch):
+    """A function that makes a launcher beside a Slurm."""
+
+    def make(scheduler):
+        monkeypatch.setattr(submit, "slurm", scheduler)
+        cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=None, wait=True)
+        return SlurmLauncher(SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s"), "leyden.train")
+
+    return make
 
 
-@pytest.fixture(autouse=True)
-def _real_slurm(monkeypatch):
-    monkeypatch.setattr(submit, "slurm", submit.slurm)
-
-
-def test_jobs_come_in_waves_where_the_queue_is_short(tmp_path, clock):
-    mine, scheduler = jobs(9), Limited(room=3)
-    running = runner(scheduler, tmp_path)
+def test_what_is_not_accepted_yet_is_submitted_as_others_end(runner):
+    mine, scheduler = jobs(9), Limited(room=6)
+    running = runner(scheduler)
     running.start(mine)
-    assert scheduler.sizes == [4, 2, 1]
-    assert running.note == "6 not accepted yet"
-    assert to_the_end(running, scheduler, mine) == [f"r{n}" for n in range(9)]
-    assert running.note == ""
-    assert not any(scheduler.after)
-
-
-def to_the_end(running, scheduler, mine, at_once=99):
-    """Let jobs end until none is left; return the names of the runs in this order."""
+    assert (len(running.running), running.note) == (4, "5 not accepted yet")
+    again = runner(scheduler)  # the same command, while the jobs of the first one run
+    again.start(mine)
+    assert (len(again.running), again.waiting) == (4, mine[4:])
     done = []
     while running.running or running.waiting:
-        for number in [*running.running][:at_once]:
+        for number in running.running:
             scheduler.jobs[number] = DONE
             for job in running.running[number]:
                 job.run.result = SimpleNamespace(error=None)
         over, _ = running.wait()
         assert not any(error for _, error in over)
         done += [job.run.directory.name for job, _ in over]
-    return done
-
-
-def test_a_limit_takes_few_submissions(tmp_path, clock):
-    """As of a QOS with MaxSubmitJobs=20; jobs of the user's own that end meanwhile leave more room."""
-    mine, scheduler = jobs(200), Limited(room=20)
-    scheduler.MAX_ARRAY = 500
-    running = runner(scheduler, tmp_path)
-    running.start(mine)
-    assert sum(state is RUNNING for state in scheduler.jobs.values()) == 20
-    assert len(scheduler.sizes) <= 9  # 200, 100, 50, ...
-    scheduler.room, began, before = 50, clock.s, len(scheduler.sizes)
-    while len(running.running) < 50:
-        running.wait()
-        assert clock.s < began + 15 * MAX_QUERY_S
-    assert len(to_the_end(running, scheduler, mine, at_once=1)) == 200
-    assert len(scheduler.sizes) - before < 150 + 4 * (clock.s - began) / 60  # the jobs, and four a minute
-
-
-def test_a_wave_waits_for_a_job_that_has_just_ended(tmp_path, clock, monkeypatch):
-    """Its result is there, while Slurm still counts it; nothing else runs then."""
-    mine, scheduler = jobs(2), Limited(room=1)
-    running = runner(scheduler, tmp_path)
-    running.start(mine)
-    mine[0].run.result = SimpleNamespace(error=None)
-    since = clock.s
-    while clock.s < since + 8:
-        running.wait()
-    scheduler.jobs["j0"] = DONE
-    assert to_the_end(running, scheduler, mine) == ["r1"]
-
-
-def test_the_number_of_jobs_at_once_is_of_the_sweep(tmp_path, clock):
-    """Slurm's `%N` is of an array: another one starts when those before it have ended."""
-    mine, scheduler = jobs(9), Limited(room=99)
-    runner(scheduler, tmp_path, num_jobs=3).start(mine)
-    first = {f"j{n}" for n in range(4)}
-    assert scheduler.after == [set(), first, first | {f"j{n}" for n in range(4, 8)}]
-
-
-def test_waves_of_a_limited_number_of_jobs_at_once_are_one_after_another(tmp_path, clock):
-    mine, scheduler = jobs(7), Limited(room=3)
-    running = runner(scheduler, tmp_path, num_jobs=2)
-    running.start(mine)
-    assert len(running.running) == 3
-    assert to_the_end(running, scheduler, mine, at_once=1) == [f"r{n}" for n in range(7)]
-    accepted = [size for size in scheduler.sizes if size <= 3]
-    assert sum(accepted) < 12
-
-
-def test_without_room_for_one_job_the_reason_is_told(tmp_path):
+    assert (done, running.note) == ([f"r{n}" for n in range(9)], "")
     with pytest.raises(RejectedError, match="too many jobs"):
-        runner(Limited(room=0), tmp_path).start(jobs(9))
-
-
-def test_without_room_beside_the_sweeps_own_jobs_a_job_waits(tmp_path):
-    mine, scheduler = jobs(4), Limited(room=3)
-    running = runner(scheduler, tmp_path)
-    running.start(mine[:3])
-    running.start(mine[3:])
-    assert running.waiting == mine[3:]
-    again = runner(scheduler, tmp_path)  # the same command, while the jobs of the first one run
-    again.start(mine)
-    assert again.waiting == mine[3:]
+        runner(Limited(room=3)).start(jobs(9))
 
 
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])
-def test_a_result_may_be_seen_after_the_end_of_its_job(tmp_path, clock, state, lies):
+def test_a_result_may_be_seen_after_the_end_of_its_job(runner, clock, state, lies):
     (mine,), scheduler = jobs(1), Limited(room=9)
-    running = runner(scheduler, tmp_path)
+    running = runner(scheduler)
     running.start([mine])
     scheduler.jobs["j0"] = state
     began = clock.s
@@ -189,10 +117,10 @@ def test_a_result_may_be_seen_after_the_end_of_its_job(tmp_path, clock, state, l
     assert running.wait()[0] == [(mine, None)]
 
 
-def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(tmp_path, clock):
+def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(runner, clock):
     """A job that is being requeued ends, too, for a moment."""
     (mine,), scheduler = jobs(1), Limited(room=9)
-    running = runner(scheduler, tmp_path)
+    running = runner(scheduler)
     running.start([mine])
     scheduler.jobs["j0"] = FAILED
     while not running.ended:
@@ -203,13 +131,13 @@ def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(tmp_path, clock
     scheduler.jobs["j0"] = FAILED
     since = clock.s
     while not (over := running.wait()[0]):
-        assert clock.s < since + MAX_QUERY_S + 2 * GRACE_S[False] + 20
+        assert clock.s < since + MAX_QUERY_S + 2 * GRACE_S[False] + 40
     assert over == [(mine, Failure("Slurm", "job j0 is NODE_FAIL without a result"))]
 
 
-def test_the_scheduler_is_asked_once_a_minute(tmp_path, clock):
+def test_the_scheduler_is_asked_once_a_minute(runner, clock):
     scheduler = Limited(room=9)
-    running = runner(scheduler, tmp_path)
+    running = runner(scheduler)
     running.start(jobs(3))
     began = clock.s
     while clock.s < began + 600:

@@ -16,12 +16,6 @@ from tests import ENGINE
 from tests.report.test_summary import write
 
 
-@pytest.fixture(autouse=True)
-def installed(monkeypatch):
-    """Slurm's commands are looked for nowhere."""
-    monkeypatch.setattr(slurm.shutil, "which", lambda name: name)
-
-
 @pytest.fixture
 def answer(monkeypatch):
     """A function that sets the answers to commands, by a word of each; the commands that were called."""
@@ -42,31 +36,22 @@ def answer(monkeypatch):
     return set_answers
 
 
-def test_jobs_are_asked_for_at_once_and_those_of_others_by_their_ids(answer):
-    mine = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n9|COMPLETED|None|\n"
-    called = answer(
-        me=(mine, ""), jobs=("5|PENDING|JobHeldUser|\n", "slurm_load_jobs error: Invalid job id specified")
-    )
-    assert slurm.states(["7_0", "7_1", "8", "9"]) == {
+def test_jobs_are_asked_for_by_their_arrays(answer):
+    out = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n9|COMPLETED|None|\n"
+    called = answer(jobs=(out, ""))
+    assert slurm.states(["7_0", "7_1", "8", "9", "10"]) == {
         "7_0": JobState("running", "RUNNING"),
         "7_1": JobState("queued", "PENDING"),
         "8": JobState("queued", "PENDING", reason="launch failed requeued held"),
         "9": JobState("ended", "COMPLETED", is_completed=True),
+        "10": JobState("ended", "GONE"),
     }
-    assert len(called) == 1
-    assert slurm.states(["5", "6"]) == {
-        "5": JobState("queued", "PENDING", reason="JobHeldUser"),
-        "6": JobState("ended", "GONE"),
-    }
+    assert [command[-1] for command in called] == ["10,7,8,9"]
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
-    asked = [command[0] for command in called]
-    assert (asked.count("squeue"), asked.count("sacct")) == (3 + 3, 1 + 2)
-
-
-def test_without_an_answer_nothing_is_known(answer):
-    answer(me=("", "Slurm does not answer"))
-    assert slurm.states(["5"]) == {}
-    answer(me=("", ""), jobs=("", "Unable to contact slurm controller"))
+    assert len(called) == 3
+    answer(jobs=("", "slurm_load_jobs error: Invalid job id specified"))
+    assert slurm.states(["5"]) == {"5": JobState("ended", "GONE")}
+    answer(jobs=("", "Unable to contact slurm controller"))
     assert slurm.states(["5"]) == {}
 
 
@@ -82,18 +67,13 @@ def check(config):
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("cluster.gpus_per_task=0.5",), "gpus_per_task=0.5: must be 0 or 1, as a process trains on one device"),
-        (("cluster.gpus_per_task=2",), "a process trains on one device"),
-        (("cluster.gpus_per_task=true",), "gpus_per_task=True: must be 0 or 1"),
-        (("cluster.time_min=0",), "time_min=0: must be a whole number, 1 or larger"),
-        (("cluster.snapshot=1",), "must be true or false"),
-        (("cluster.options=hold",), "must be set key by key, by .cluster.options.KEY=VALUE"),
+        (("cluster.gpus_per_task=0.5",), "gpus_per_task=0.5: must be 0 or 1, one device for each process"),
+        (("cluster.snapshot=1",), "cluster.snapshot=1: must be of the same kind as True, the default"),
+        (("cluster.nodes=two",), "cluster.nodes=two: must be of the same kind as 1"),
+        (("cluster.options=hold",), "cluster.options=hold: must be of the same kind as {}"),
+        (("cluster.setup=module",), "cluster.setup=module: must be of the same kind as \\[]"),
         (("+cluster.use_srun=false",), "cluster.use_srun: no such key; there are partition, account"),
-        (("cluster.srun_args=--mpi",), "must be a list of texts"),
-        (("cluster.mem_gb=0",), "must be a whole number, 1 or larger"),
-        (("cluster.setup=module",), "cluster.setup=module: must be a list of texts"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
-        (("cluster.nodes=0",), "cluster.nodes=0: must be a whole number, 1 or larger"),
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
         (("trainer.accelerator=gpu",), "with cluster.gpus_per_task=0 must be cpu or auto"),
         (("cluster.gpus_per_task=1",), "accelerator=cpu: with cluster.gpus_per_task=1 must be gpu"),
@@ -116,26 +96,6 @@ def test_each_process_has_a_gpu(tmp_path):
     script = slurm.script(tmp_path, composed(*gres, cluster="slurm_gpu").cluster, 1, "python3")
     assert "#SBATCH --gres=gpu:a100:1\n" in script
     assert "--gpus-per-node" not in script
-
-
-def test_one_job_is_tested_for_all(answer, tmp_path):
-    """Each job of an array counts for a QOS with MaxSubmitJobs; a full queue is no reason to refuse a sweep."""
-    cluster = composed("trainer.accelerator=cpu").cluster
-    limit = "sbatch: error: QOSMaxSubmitJobPerUserLimit sbatch: error: Job violates accounting/QOS policy"
-    called = answer(**{"test-only": ("", limit)})
-    text = slurm.script(tmp_path, cluster, 30, "python3")
-    assert "#SBATCH --array=0-29%30" in text
-    slurm.try_script(text)
-    assert called == [("sbatch", "--test-only", "--array=0")]
-    answer(**{"test-only": ("", "sbatch: error: invalid partition")})
-    with pytest.raises(UserError, match="sbatch rejects this job: sbatch: error: invalid partition"):
-        slurm.try_script(text)
-
-
-def test_an_array_waits_for_others(tmp_path):
-    cluster = composed("+cluster.options.dependency=afterok:3", "trainer.accelerator=cpu").cluster
-    text = slurm.script(tmp_path, cluster, 3, "python3", after={"7_0", "7_1", "8"})
-    assert "#SBATCH --dependency=afterok:3,afterany:7:8\n" in text
 
 
 SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
@@ -164,7 +124,7 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     ],
 )
 def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path, state, status):
-    answer(me=(state, ""))
+    answer(jobs=(state, ""))
     write(tmp_path / "a", ["seed=1"], status=None)
     (tmp_path / "a" / "job.json").write_text(json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"}))
     assert [record.status for record in read_records(tmp_path)] == [status]

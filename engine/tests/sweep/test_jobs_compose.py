@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 
 from leyden.config.hydra import composing
-from leyden.sweep import sweep
 from leyden.sweep.jobs import Composer, new_jobs
 from tests.composed import Loader
 
@@ -56,31 +55,17 @@ def test_it_composes_as_hydra_does(composer, data):
     assert composed(lambda: composer.compose(overrides)) == theirs
 
 
-def test_files_are_read_once_per_choice_of_groups(composer, monkeypatch):
-    fresh = Composer(composer.loader, composer.config)
-    read = []
+def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):
+    fresh, read = Composer(composer.loader, composer.config), []
     original = type(composer.loader).load_sweep_config
     monkeypatch.setattr(
         type(composer.loader), "load_sweep_config", lambda *given: read.append(given[2]) or original(*given)
     )
-    for seed in range(20):
-        config = fresh.compose([f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"])
-        assert config.seed == seed
+    batch = [[f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"] for seed in range(20)]
+    for seed, job in enumerate(new_jobs(fresh, batch, first=3)):
+        config = job.compose()
+        assert (config.seed, config.hydra.job.num, config.hydra.overrides.task) == (seed, seed + 3, batch[seed])
+        assert job.identity().config == job.identity().config
     assert read == [["model=mlp"], ["model=cnn"]]
-
-
-def test_a_released_job_composes_the_same_again(composer):
-    (job,) = new_jobs(composer, [["seed=7", "optimizer.lr=0.1", "hydra.verbose=true"]], first=3)
-    assert (job.number, job.overrides) == (3, ["seed=7", "optimizer.lr=0.1"])
-    first = composed(lambda: job.config), job.identity.config
-    job.release()
-    assert not {"config", "identity"} & {*vars(job)}
-    assert (composed(lambda: job.config), job.identity.config) == first
-    assert (job.config.hydra.job.num, job.config.hydra.overrides.task) == (3, job.overrides)
-
-
-def test_checked_jobs_hold_no_configuration(composer, monkeypatch):
-    monkeypatch.setattr(sweep, "call_in_process", lambda *_: None)
-    jobs = new_jobs(composer, [[f"seed={seed}"] for seed in range(40)])
-    sweep.validate_jobs(jobs)
-    assert not [job.number for job in jobs if {"config", "identity"} & {*vars(job)}]
+    (job,) = new_jobs(composer, [["seed=7", "hydra.verbose=true"]])
+    assert job.overrides == ["seed=7"]

@@ -1,3 +1,5 @@
+"""The processes of jobs on this machine, and their devices."""
+
 import multiprocessing
 import os
 import signal
@@ -11,11 +13,12 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
 from leyden.sweep import launcher
-from leyden.sweep.launcher import LocalLauncher, worker_environments
-from leyden.sweep.worker import run_as_command
+from leyden.sweep.jobs import Call
+from leyden.sweep.launcher import LocalLauncher, failure_of, run_job, visible_devices, worker_environments
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +30,8 @@ def _nothing_exported(monkeypatch):
 def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path):
     (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     code = "from leyden.sweep import launcher\nlauncher.CONTEXT.set_forkserver_preload(['killed'])\n"
-    code += "try:\n    launcher.Call({}, print)\nexcept launcher.UserError as error:\n    print(error)\n"
+    code += "try:\n    launcher.start_process(print, environment={})\n"
+    code += "except launcher.UserError as error:\n    print(error)\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.stderr == ""
@@ -35,82 +39,107 @@ def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path
     assert done.stdout.endswith("the same command resumes\n")
 
 
-def test_cores_are_divided_among_the_jobs():
-    assert worker_environments(None, [], 4) == 4 * [{"OMP_NUM_THREADS": "1"}]
-    assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": "4"}]
-    assert worker_environments(3, [], 2) == 3 * [{"OMP_NUM_THREADS": "1"}]
+@pytest.mark.parametrize(
+    ("num_jobs", "num_cores", "exported", "num", "threads"),
+    [
+        (None, 4, {}, 4, "1"),
+        (2, 8, {}, 2, "4"),
+        (3, 2, {}, 3, "1"),
+        (2, 8, {"OMP_NUM_THREADS": "3"}, 2, "3"),
+        (2, 8, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 2, "2"),  # as PyTorch itself has it
+        (2, 8, {"OMP_NUM_THREADS": "many"}, 2, "4"),
+    ],
+)
+def test_cores_are_divided_among_the_jobs(monkeypatch, num_jobs, num_cores, exported, num, threads):
+    for name, value in exported.items():
+        monkeypatch.setenv(name, value)
+    assert worker_environments(num_jobs, [], num_cores) == num * [{"OMP_NUM_THREADS": threads}]
 
 
 @pytest.mark.parametrize(
-    ("exported", "threads"),
+    ("chosen", "num", "devices"),
     [
-        ({"OMP_NUM_THREADS": "3"}, "3"),
-        ({"MKL_NUM_THREADS": "2"}, "2"),
-        ({"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, "2"),  # as PyTorch itself has it
-        ({"OMP_NUM_THREADS": ""}, "4"),
-        ({"OMP_NUM_THREADS": "0"}, "4"),
-        ({"OMP_NUM_THREADS": "many"}, "4"),
+        (None, 2, ["0", "1"]),
+        ("", 0, []),
+        ("2,5", 2, ["2", "5"]),
+        ("0,-1,1", 1, ["0"]),  # CUDA reads it up to the first name that is none
+        ("MIG-c6d4f1ef, GPU-b1028956", 2, ["MIG-c6d4f1ef", "GPU-b1028956"]),
     ],
 )
-def test_threads_that_the_user_has_exported_are_those_of_each_job(monkeypatch, exported, threads):
-    for name, value in exported.items():
-        monkeypatch.setenv(name, value)
-    assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
+def test_the_devices_are_those_that_pytorch_counts_by_the_names_of_the_user(monkeypatch, chosen, num, devices):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: num)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if chosen is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
+    assert visible_devices() == devices
 
 
-def outcomes(run, *configs):
-    """What each of some jobs returns, one after the other."""
-    cfg = {"cluster": {"num_jobs": 1}, "trainer": {"accelerator": "cpu"}, "dry_run": True}
-    found, pool = [], LocalLauncher(OmegaConf.create(cfg), "")
-    pool.check([], 0)
-    pool.run = run
-    for config in configs:
-        pool.start([SimpleNamespace(resolved_config=config, identity=None, overrides=[], log=None)])
-        ended = []
-        while not ended:
-            ended, _ = pool.wait()
-        found.append(ended[0][1])
-    pool.stop()
-    return found
+def call(place, accelerator="cpu", module="leyden.train"):
+    """A job that is of no use but to end."""
+    trainer = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "max_epochs": 1}
+    config = {"run_dir": str(place / "run"), "trainer": trainer, "objective": None}
+    return Call(module, OmegaConf.create(config), RunIdentity(config), [])
+
+
+@pytest.mark.parametrize(("accelerator", "fails"), [("auto", True), ("cuda", True), ("cpu", False)])
+def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(
+    monkeypatch, tmp_path, capfd, accelerator, fails
+):
+    trained = []
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr(launcher, "run_task", lambda task, config: trained.append("leyden.train"))
+    if fails:
+        with pytest.raises(SystemExit, match="2"):
+            run_job(*call(tmp_path, accelerator))
+        assert Run(tmp_path / "run").result.error.message.startswith("CUDA_VISIBLE_DEVICES=3: PyTorch")
+    else:
+        run_job(*call(tmp_path, accelerator))
+    assert trained == ([] if fails else ["leyden.train"])
 
 
 class Numbered:
     num = 0
 
 
-def count(module, config, *_):
-    """A job, which counts in a class and in the environment; returns its process, and what it has found."""
-    found = f"{os.getpid()} {Numbered.num} {os.environ.get('OF_A_JOB')}"
+def count(module, *_):
+    """A job, which counts in a class and in the environment, and leaves a thread."""
+    with open(module, "a") as file:  # noqa: PTH123
+        file.write(f"{os.getpid()} {Numbered.num} {os.environ.get('OF_A_JOB')}\n")
     Numbered.num += 1
     os.environ["OF_A_JOB"] = "set"
-    return found
-
-
-def test_nothing_leaks_from_job_to_job(monkeypatch):
-    monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
-    found = [each.split() for each in outcomes(count, 1, 2, 3)]
-    assert [rest for _, *rest in found] == 3 * [["0", "None"]]
-    assert len({pid for pid, *_ in found}) == 3
-
-
-def hang(module, config, *_):
-    """A job whose process does not end by itself."""
     threading.Thread(target=time.sleep, args=(600,)).start()
-    return "done"
 
 
-def die(module, config, *_):
+def die(*_):
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("job", "told"), [(hang, "done"), (die, Failure("Killed", "by SIGKILL, perhaps out of memory"))]
-)
-def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch, job, told):
+@pytest.mark.parametrize("job", [count, die])
+def test_nothing_leaks_from_job_to_job_and_one_that_hangs_or_dies_does_not_stop_the_next(
+    monkeypatch, tmp_path, job
+):
     monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
-    monkeypatch.setattr(launcher, "END_S", 0.1)
-    assert outcomes(job, 1, 2) == [told, told]
+    monkeypatch.setattr(launcher, "run_job", job)
+    cfg = {"cluster": {"num_jobs": 1}, "trainer": {"accelerator": "cpu"}, "dry_run": True}
+    pool, failures = LocalLauncher(OmegaConf.create(cfg), str(tmp_path / "found")), []
+    pool.check([], 0)
+    for _ in range(3):
+        made = SimpleNamespace(run=Run(tmp_path / "run"), log=None)
+        made.call = lambda module: call(tmp_path, module=module)
+        pool.start([made])
+        ended = []
+        while not ended:
+            ended, _ = pool.wait()
+        failures.append(ended[0][1])
     assert multiprocessing.active_children() == []
+    if job is die:
+        assert failures == 3 * [Failure("Killed", "by SIGKILL, perhaps out of memory")]
+        return
+    assert failures == 3 * [None]
+    found = [line.split() for line in (tmp_path / "found").read_text().splitlines()]
+    assert [rest for _, *rest in found] == 3 * [["0", "None"]]
+    assert len({pid for pid, *_ in found}) == 3
 
 
 @pytest.mark.parametrize(
@@ -121,12 +150,14 @@ def test_a_process_that_does_not_end_or_dies_does_not_stop_the_next(monkeypatch,
             Failure("UserError", "data.root=x"),
         ),
         ("import os\nos._exit(3)", Failure("SystemExit", "its process ended with 3")),
-        ("import os\nos.kill(os.getpid(), 9)", Failure("Killed", "its process ended with -9")),
+        ("import os\nos.kill(os.getpid(), 9)", Failure("SystemExit", "its process ended with 137")),
     ],
 )
-def test_an_error_before_the_run_begins_is_that_of_the_job(tmp_path, monkeypatch, text, told):
-    (tmp_path / "of_a_job.py").write_text(text)
+def test_an_error_before_the_run_begins_is_that_of_the_job_each_time(tmp_path, monkeypatch, text, told):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    config = {"run_dir": str(tmp_path / "run"), "trainer": {"accelerator": "cpu"}, "objective": None}
-    identity = RunIdentity(config, {}.get)
-    assert run_as_command("of_a_job", OmegaConf.create(config), identity, []) == told
+    run = Run(tmp_path / "run")
+    for before, expected in (("raise ValueError('before')", Failure), (text, told)):
+        (tmp_path / "of_a_job.py").write_text(before)
+        num_starts = len(run.starts)
+        failure = failure_of(run, launcher.command_of_job(*call(tmp_path, module="of_a_job")), num_starts)
+        assert isinstance(failure, expected) if expected is Failure else failure == expected

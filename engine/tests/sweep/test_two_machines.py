@@ -16,14 +16,7 @@ from tests.forks import TIMEOUT_S
 RATES = (0.001, 0.002, 0.005)
 LONG = (*QUICK, "trainer.max_epochs=60", "callbacks=default", "sweep.pictures=none", "cluster.num_jobs=1")
 GRID = (f"optimizer.lr={','.join(map(str, RATES))}",)
-OTHER = [
-    "unshare",
-    "--uts",
-    "--pid",
-    "--fork",
-    "--mount-proc",
-    "--kill-child",
-]  # it sees no process of the first one
+OTHER = ["unshare", "--uts", "--pid", "--fork", "--mount-proc", "--kill-child"]  # it sees no other process
 
 
 @pytest.fixture
@@ -31,17 +24,8 @@ def begin():
     """Starts a sweep on a machine, with its output in a file: here, or with processes and a name of its own."""
     begun = []
 
-    def begin(folder, *arguments, machine=()):
-        command = [
-            sys.executable,
-            "-m",
-            "leyden.train",
-            "-m",
-            "sweep_name=s",
-            f"outputs={folder}",
-            *LONG,
-            *arguments,
-        ]
+    def begin(folder, machine=()):
+        command = [sys.executable, "-m", "leyden.train", "-m", "sweep_name=s", f"outputs={folder}", *LONG, *GRID]
         if machine and subprocess.run([*OTHER, "true"], capture_output=True, check=False).returncode == 0:
             command = [*OTHER, "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *command]
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -73,8 +57,8 @@ def test_they_share_a_grid_and_one_takes_over_what_the_other_leaves(tmp_path, mn
     alone, shared = tmp_path / "alone", tmp_path / "shared"
     alone.mkdir()
     shared.mkdir()
-    ends(begin(alone, *GRID), alone)
-    first, second = begin(shared, *GRID), begin(shared, *GRID, machine="b")
+    ends(begin(alone), alone)
+    first, second = begin(shared), begin(shared, machine="b")
     until, left = time.monotonic() + TIMEOUT_S, None
     while left is None and time.monotonic() < until:
         assert first.poll() is None, (shared / "output0").read_text()
@@ -92,14 +76,3 @@ def test_they_share_a_grid_and_one_takes_over_what_the_other_leaves(tmp_path, mn
         assert run.result.status == "finished"
         assert len(run.starts) == (2 if name == left.directory.name else 1)
         assert_same_bits(run.directory, expected[name].directory)
-
-
-@pytest.mark.slow(minutes=1)
-@pytest.mark.nightly
-def test_they_share_the_trials_of_a_search(tmp_path, mnist_root, begin):
-    search = ("sweep=random", "optimizer.lr=tag(log,interval(0.0001,0.1))", "hydra.sweeper.num_trials=6")
-    both = [begin(tmp_path, *search), begin(tmp_path, *search, machine="b")]
-    for process in both:
-        ends(process, tmp_path)
-    found = runs(tmp_path).values()
-    assert [(run.result.status, len(run.starts)) for run in found] == 6 * [("finished", 1)]

@@ -45,7 +45,7 @@ from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
 from leyden.scheduler import slurm
-from leyden.scheduler.requeue import RequeueSignal
+from leyden.scheduler.slurm import RequeueSignal
 from leyden.tasks.task import Task
 
 STEP_HOOKS = (

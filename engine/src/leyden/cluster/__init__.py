@@ -1,9 +1,17 @@
 """The places where a sweep's jobs run: this machine, Slurm, Ray."""
 
+import pkgutil
+
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.sweep.launcher import Launcher, LocalLauncher
+from leyden.sweep.launcher import Launcher
+
+LAUNCHERS = {
+    "local": "leyden.sweep.launcher.LocalLauncher",
+    "slurm": "leyden.cluster.submit.SlurmLauncher",
+    "ray": "leyden.cluster.ray.RayLauncher",
+}
 
 
 def launcher(config: DictConfig, module: str) -> Launcher:
@@ -16,18 +24,8 @@ def launcher(config: DictConfig, module: str) -> Launcher:
     Raises:
         UserError: Hydra's own launcher or a plugin's is chosen.
     """
-    from leyden.cluster.ray import RayLauncher
-    from leyden.cluster.submit import SlurmLauncher
-
-    match config.hydra.runtime.choices["hydra/launcher"]:
-        case "local":
-            return LocalLauncher(config, module)
-        case "slurm":
-            return SlurmLauncher(config, module)
-        case "ray":
-            return RayLauncher(config, module)
-        case other:
-            raise UserError(
-                f"hydra/launcher={other}: must be local, slurm or ray, whose runs can be checked and resumed; set cluster=local, "
-                "cluster=slurm or cluster=ray"
-            )
+    chosen = config.hydra.runtime.choices["hydra/launcher"]
+    if chosen not in LAUNCHERS:
+        raise UserError(f"hydra/launcher={chosen}: must be one of {', '.join(LAUNCHERS)}, as cluster={chosen}")
+    made: Launcher = pkgutil.resolve_name(LAUNCHERS[chosen])(config, module)
+    return made

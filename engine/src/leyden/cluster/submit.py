@@ -3,7 +3,6 @@
 import contextlib
 import io
 import json
-import math
 import os
 import shlex
 import shutil
@@ -20,7 +19,6 @@ from omegaconf import DictConfig
 from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
-from leyden.config.terminal import warn
 from leyden.exact.files import replacing
 from leyden.run.files import files_below
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
@@ -29,7 +27,7 @@ from leyden.run.result import Failure
 from leyden.scheduler import slurm
 from leyden.scheduler.slurm import JobState, RejectedError
 from leyden.sweep.jobs import Job, sweep_directory
-from leyden.sweep.worker import run_on_node
+from leyden.sweep.launcher import Launcher, run_job
 
 BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
 
@@ -81,26 +79,13 @@ def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return info
 
 
-def python_on_node(cluster: DictConfig, code: Path | None = None) -> str:
-    """Return the shell command that starts Python on a node, from a snapshot if there is one."""
-    python = cluster.python or shlex.quote(sys.executable)
-    library = ["engine/src"] if code or (ROOT / "engine" / "src").is_dir() else []
-    folders = ":".join([*library, "src" if SRC != ROOT else "."])
-    bootstrap = _bootstrap_of(code) if code else BOOTSTRAP
-    return f"{python} {shlex.join([str(bootstrap), str(code or ROOT), folders])}"
-
-
 MAX_POLL_S = 15.0  # between looks at the runs' results
-FREED_S = 10.0  # between a run's result and the end of its job, after which another job may be accepted
 FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of Slurm, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 
 
-NUM_TRIALS = 10  # of a search at once, if nothing else is set
-
-
-class SlurmLauncher:
+class SlurmLauncher(Launcher):
     """Launcher of jobs on a cluster; if this process is in a job itself, it leaves that.
 
     Args:
@@ -109,102 +94,80 @@ class SlurmLauncher:
     """
 
     is_queue = True
-    num_free = None  # Slurm queues any number of jobs
 
     def __init__(self, config: DictConfig, module: str) -> None:
-        if sys.platform == "win32":
-            raise UserError(
-                "cluster: clusters can't be used from Windows; cluster=local runs the jobs on this machine"
-            )
         self.cluster, self.module = config.cluster, module
         check_num_jobs(self.cluster.num_jobs)  # here, since it is used before the jobs are checked
         slurm.leave_job()
-        self.waits, self.num_at_once = self.cluster.wait, self.cluster.num_jobs or NUM_TRIALS
+        self.waits = self.cluster.wait
+        self.num_at_once = self.cluster.num_jobs if self.waits else None  # otherwise Slurm limits an array
         self.directory = sweep_directory(config)
         self.folder = self.directory / "slurm"  # of scripts and logs
         self.code: Path | None = None  # the snapshot that jobs run from
         # By Slurm's job id; jobs with the same run directory share one.
         self.running: dict[str, list[Job]] = {}
-        # By job id, for jobs that ended without a result: the time when this was noticed, and the state.
-        self.ended: dict[str, tuple[float, JobState]] = {}
-        self.waiting: list[Job] = []  # not accepted yet
+        self.ended: dict[str, float] = {}  # when jobs were seen to have ended without a result, by job id
         self.states: dict[str, JobState] = {}  # the last answer of Slurm, by job id
         self.queried_at = 0.0
-        self.room = math.inf  # for how many more jobs the queue may have room
-        self.freed: list[float] = []  # times when jobs have ended that still count for the queue
-        self._expect_changes()
-
-    def _expect_changes(self) -> None:
-        """Look at the jobs often at first, as most mistakes end a job at once."""
-        self.pause_s, self.query_pause_s = 1.0, FIRST_QUERY_S
+        self.waiting: list[Job] = []  # not accepted yet
+        self.has_jobs = False  # in Slurm, now or before
 
     @property
-    def note(self) -> str:
-        """Text for the status line: why jobs wait, except for their turn in the queue; empty if none does."""
+    def note(self) -> str:  # type: ignore[override]
+        """Why jobs wait, except for their turn in the queue; empty if none does."""
         reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
         parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
         return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
-        """Check that Slurm accepts the jobs; for `cluster.dry_run`, print the script and return False."""
+        """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
         slurm.check_resources(self.cluster)
         for job in jobs:
-            slurm.check_trainer(self.cluster, job.config.trainer)
-            job.release()
-        script = slurm.script(self.folder, self.cluster, min(num, slurm.MAX_ARRAY), self.python)
+            slurm.check_trainer(self.cluster, job.compose().trainer)
         if self.cluster.dry_run:
-            print(script)
+            print(slurm.script(self.folder, self.cluster, min(num, slurm.MAX_ARRAY), self.python))
             return False
-        slurm.try_script(script)
+        if shutil.which("sbatch") is None:
+            raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
         return True
 
     @property
     def python(self) -> str:
         """Shell command that starts Python on a node, from the snapshot if there is one."""
-        return python_on_node(self.cluster, self.code)
+        python = self.cluster.python or shlex.quote(sys.executable)
+        library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
+        folders = ":".join([*library, "src" if SRC != ROOT else "."])
+        bootstrap = _bootstrap_of(self.code) if self.code else BOOTSTRAP
+        return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs; those that are not accepted are submitted later, or, if nothing waits, by the same command."""
+        """Submit jobs that are not queued or running already; one that Slurm does not accept yet is submitted later."""
         self.waiting += jobs
         self._submit_waiting()
-        self._expect_changes()
-        if self.waits:
-            return
-        for number, submitted in self.running.items():
-            print(f"job {number}: {submitted[0].run.directory.name}")
-        if self.waiting:
-            raise UserError(
-                f"Slurm accepts no more jobs for now: {len(self.waiting)} of {len(jobs)} are missing; "
-                "the same command submits them when others have ended"
-            )
+        self.pause_s, self.query_pause_s = 1.0, FIRST_QUERY_S  # as most mistakes end a job at once
+        if not self.waits:
+            for number, submitted in self.running.items():
+                print(f"job {number}: {submitted[0].run.directory.name}")
 
     def _submit_waiting(self) -> None:
-        """Submit the waiting jobs that are not queued or running already.
-
-        Sites limit the number of jobs in the queue; the others can be submitted when some have ended.
+        """Submit the waiting jobs, in arrays.
 
         Raises:
-            UserError: Slurm does not answer, or accepts no job at all.
+            UserError: Slurm does not answer, or rejects the first jobs.
         """
-        limit = self.cluster.num_jobs or math.inf
         by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
         known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
-        queued = self._alive({*known.values()} - {""})
-        todo = [by_directory[path] for path, number in known.items() if number not in queued]
-        has_jobs, is_rejected = bool(self.running or queued or self.freed), False
-        while todo and self.room:
-            room = math.ceil(self.room / 2) if is_rejected else self.room
-            size = int(min(len(todo), slurm.MAX_ARRAY, room))
-            # Slurm's limit is of an array, so that another one waits for the end of those before.
-            after = queued if len(queued) + len(todo) > limit else ()
+        alive = self._alive({*known.values()} - {""})
+        todo = [by_directory[path] for path, number in known.items() if number not in alive]
+        self.has_jobs |= bool(alive)
+        while todo:
             try:
-                queued |= self._submit(todo[:size], after)
+                self._submit(todo[: slurm.MAX_ARRAY])
             except RejectedError:
-                if size == 1 and not has_jobs:
+                if not self.waits or not self.has_jobs:
                     raise
-                self.room, is_rejected = size - 1, True
-            else:
-                todo, self.room, has_jobs = todo[size:], self.room - size, True
+                break  # sites limit the number of jobs in the queue
+            todo, self.has_jobs = todo[slurm.MAX_ARRAY :], True
         rejected = {job.run.directory for job in todo}
         jobs, self.waiting = self.waiting, [job for job in self.waiting if job.run.directory in rejected]
         for job in jobs:
@@ -224,8 +187,8 @@ class SlurmLauncher:
         slurm.cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
-    def _submit(self, jobs: Sequence[Job], after: Collection[str]) -> set[str]:
-        """Submit an array and return its jobs' ids; each run is locked until its job is recorded."""
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        """Submit an array; each run is locked until its job is recorded."""
         if self.cluster.snapshot and self.code is None:
             self.code = snapshot(self.directory / "code")
         os.environ.setdefault(KEY, key())  # a node may have another home directory
@@ -234,15 +197,13 @@ class SlurmLauncher:
             for job in jobs:
                 held.append(locks.enter_context(contextlib.ExitStack()))
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
-                held[-1].enter_context(job.run.locked(job.identity, resume="auto", ended_job=ended_job))
-            calls = [(self.module, job.config_on_node, job.identity, job.overrides) for job in jobs]
-            accepted = slurm.submit(self.folder, self.cluster, run_on_node, calls, python=self.python, after=after)
-            for locked, job, each in zip(held, jobs, accepted, strict=True):
-                job.run.begin(job.identity, job.overrides)
+                held[-1].enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
+            calls = [job.call(self.module, on_node=True) for job in jobs]
+            accepted = slurm.submit(self.folder, self.cluster, run_job, calls, python=self.python)
+            for locked, job, each, call in zip(held, jobs, accepted, calls, strict=True):
+                job.run.begin(call.identity, job.overrides)
                 job.run.submission = each
-                job.release()
                 locked.close()
-        return {each["job_id"] for each in accepted}
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait a moment, then return the jobs that have ended and the number of running ones, as `Launcher.wait`."""
@@ -260,11 +221,7 @@ class SlurmLauncher:
                 over += [(job, failure) for job in jobs]
                 del self.running[number]
                 self.ended.pop(number, None)
-                self.freed.append(time.monotonic())
-        freed = [since for since in self.freed if time.monotonic() - since < FREED_S]
-        self.room += len(self.freed) - len(freed)
-        self.freed = freed
-        if self.waiting and self.room and not (self.cluster.num_jobs and self.running):
+        if self.waiting:
             self._submit_waiting()
         running = [number for number in self.running if number in self.states]
         return over, [self.states[number].phase for number in running].count("running")
@@ -275,22 +232,15 @@ class SlurmLauncher:
         if state is None or state.phase != "ended":
             self.ended.pop(number, None)
             return ""
-        since, state = self.ended.setdefault(number, (self.queried_at, state))
         # On a network file system, the result may become visible after the state; and a requeued job ends, too.
+        since = self.ended.setdefault(number, self.queried_at)
         return "" if self.queried_at - since < GRACE_S[state.is_completed] else state.text
 
     def _query(self) -> None:
         """Ask Slurm for the jobs' states, if the last answer is old or a job may have failed."""
         now = time.monotonic()
-        due = [since + GRACE_S[state.is_completed] for since, state in self.ended.values()]
-        if now < min([self.queried_at + self.query_pause_s, *due]):
+        if now < self.queried_at + (FIRST_QUERY_S if self.ended else self.query_pause_s):
             return
         self.query_pause_s = min(1.5 * self.query_pause_s, MAX_QUERY_S)
-        self.room += 1 + len(self.running) // 8  # other jobs of the user may have ended
         if states := slurm.states(list(self.running)):
             self.states, self.queried_at = states, now
-
-    def stop(self) -> None:
-        """Cancel the jobs that have not ended."""
-        if self.running and (problem := slurm.cancel(list(self.running))):
-            warn(f"Slurm could not cancel jobs {', '.join(self.running)}: {problem}")

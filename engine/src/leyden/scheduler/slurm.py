@@ -1,22 +1,29 @@
-"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources."""
+"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources.
+
+`RequeueSignal` is its signal to requeue this process's job, obeyed in every phase of a run.
+"""
 
 import os
 import re
 import secrets
 import shlex
-import shutil
+import signal
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError, leave_at_once
 from leyden.config.paths import LIBRARY
-from leyden.run.process import COMMAND, JOB, write_call
+from leyden.config.terminal import one_line
+from leyden.run.directory import ThisJob
+from leyden.run.process import COMMAND, JOB, is_main_process, write_call
 
 TIMEOUT_S = 60
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
@@ -38,6 +45,9 @@ LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
 NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 SETTINGS = LIBRARY / "conf" / "cluster" / "slurm.yaml"
+WATCH_S = 1.0
+SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
+END_S = 10.0  # for a process to end after SIGTERM
 
 
 @dataclass(frozen=True)
@@ -108,15 +118,10 @@ def requeue(*, elsewhere: bool = False) -> bool:
     return not problem
 
 
-def cancel(ids: Sequence[str]) -> str:
-    """Cancel queued and running jobs; return an error message, empty on success."""
-    return _call("scancel", *ids)[1]
-
-
 def cancel_stuck(states: Mapping[str, JobState]) -> None:
     """Cancel those of some jobs that will never start; they would stay in the queue."""
     if stuck := [job for job, state in states.items() if state.phase == "ended" and state.reason]:
-        cancel(stuck)
+        _call("scancel", *stuck)
 
 
 def states(ids: Sequence[str]) -> dict[str, JobState]:
@@ -125,38 +130,16 @@ def states(ids: Sequence[str]) -> dict[str, JobState]:
     A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
     """
     ids = [job for job in ids if JOB_ID.fullmatch(str(job))]  # of a record, which may be a stranger's
-    if not ids:
-        return {}
-    query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|")
-    out, problem = _call(*query, "--me")
-    known, is_whole = _parse_states(out)
-    if problem or not is_whole:
-        return {}
-    others = [job for job in ids if job not in known]  # of another user, or ended long ago
-    for start in range(0, len(others), QUERIED):
-        out, problem = _call(*query, "--jobs", ",".join(others[start : start + QUERIED]))
+    arrays = sorted({job.partition("_")[0] for job in ids})
+    known: dict[str, JobState] = {}
+    for start in range(0, len(arrays), QUERIED):
+        query = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|")
+        out, problem = _call(*query, "--jobs", ",".join(arrays[start : start + QUERIED]))
         found, is_whole = _parse_states(out)
         if (problem and "Invalid job id" not in problem) or not is_whole:
             return {}
         known |= found
-    gone = dict.fromkeys((job for job in others if job not in known), JobState("ended", "GONE"))
-    return {job: known[job] for job in ids if job in known} | gone | _ended(list(gone))
-
-
-def _ended(ids: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
-    found = {}
-    for start in range(0, len(ids), QUERIED):
-        jobs = ",".join(ids[start : start + QUERIED])
-        out, _ = _call(
-            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs", jobs
-        )
-        for line in out.splitlines():
-            job, _, text = line.partition("|")
-            state = text.partition(" ")[0]  # CANCELLED by whom
-            if job in ids and state in ENDED:
-                found[job] = JobState("ended", state, is_completed=state == "COMPLETED")
-    return found
+    return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
@@ -189,14 +172,6 @@ def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
-ALLOWED: dict[type, str] = {
-    bool: "true or false",
-    int: "a whole number, {} or larger",
-    ListConfig: "a list of texts, such as ['module load cuda']",
-    DictConfig: "set key by key, by +cluster.options.KEY=VALUE",
-}
-
-
 def check_resources(cluster: DictConfig) -> None:
     """Check that the keys of the node `cluster` are those of `conf/cluster/slurm.yaml`, with values of the same types.
 
@@ -206,15 +181,15 @@ def check_resources(cluster: DictConfig) -> None:
     defaults = OmegaConf.load(SETTINGS).cluster
     if unknown := [str(key) for key in cluster if key not in defaults]:  # in a YAML of a site
         raise UserError(f"cluster.{unknown[0]}: no such key; there are {', '.join(map(str, defaults))}")
-    if type(cluster.gpus_per_task) is not int or not 0 <= cluster.gpus_per_task <= 1:
+    if cluster.gpus_per_task not in (0, 1):
         raise UserError(
-            f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, as a process trains on one device"
+            f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, one device for each process"
         )
     for key, default in defaults.items():
-        value, least = cluster.get(key), 0 if key in ("max_requeues", "gpus_per_task") else 1
-        is_right = type(value) is type(default) and (type(default) is not int or value >= least)
-        if type(default) in ALLOWED and not is_right and not (key == "mem_gb" and value is None):
-            raise UserError(f"cluster.{key}={value}: must be {ALLOWED[type(default)].format(least)}")
+        value = cluster.get(key)
+        is_right = default is None or type(value) is type(default) or (key == "mem_gb" and value is None)
+        if not is_right:
+            raise UserError(f"cluster.{key}={value}: must be of the same kind as {default}, the default")
     if cluster.signal_delay_s >= 60 * cluster.time_min:
         raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
 
@@ -241,20 +216,6 @@ def check_accelerator(accelerator: str, key: str, num_gpus: int) -> None:
         )
 
 
-def try_script(text: str) -> None:
-    """Let Slurm test a script without submitting it.
-
-    Raises:
-        UserError: Slurm is not installed here, or rejects the script.
-    """
-    if shutil.which("sbatch") is None:
-        raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
-    # One job of an array, as each counts for MaxSubmitJobs; that limit is for now, and `submit` meets it.
-    _, problem = _call("sbatch", "--test-only", *(("--array=0",) if "#SBATCH --array" in text else ()), text=text)
-    if problem and "MaxSubmitJob" not in problem:
-        raise UserError(f"cluster: sbatch rejects this job: {' '.join(problem.split())}")
-
-
 def submit(
     folder: Path,
     cluster: DictConfig,
@@ -262,7 +223,6 @@ def submit(
     arguments: Sequence[tuple[Any, ...]],
     *,
     python: str,
-    after: Collection[str] = (),
 ) -> list[dict[str, str]]:
     """Submit an array with one job per tuple of arguments; each process of a job calls `work(*arguments)`.
 
@@ -272,7 +232,6 @@ def submit(
         work: Function that can be pickled, defined in a module.
         arguments: Arguments of each job.
         python: Shell command that starts Python on a node.
-        after: Ids of jobs that must have ended before these start.
 
     Returns:
         The content of each job's `job.json`.
@@ -288,7 +247,7 @@ def submit(
     for file, call in zip(files, arguments, strict=True):
         write_call(file, work, call)
     path = batch.with_suffix(".sh")
-    path.write_text(script(folder, cluster, num, python, calls=str(batch), after=after))
+    path.write_text(script(folder, cluster, num, python, calls=str(batch)))
     out, problem = _call("sbatch", str(path))
     found = ACCEPTED.search(out)  # a site's banner may stand around it
     if not problem and found:
@@ -302,16 +261,8 @@ def submit(
     raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
 
 
-def script(
-    folder: Path,
-    cluster: DictConfig,
-    num_jobs: int,
-    python: str,
-    *,
-    calls: str = "CALLS",
-    after: Collection[str] = (),
-) -> str:
-    """Return the script of a job, or of an array, that starts when the jobs `after` have ended.
+def script(folder: Path, cluster: DictConfig, num_jobs: int, python: str, *, calls: str = "CALLS") -> str:
+    """Return the script of a job, or of an array.
 
     Args:
         folder: Folder of the logs.
@@ -319,10 +270,9 @@ def script(
         num_jobs: Number of jobs; more than one are an array.
         python: Shell command that starts Python on a node.
         calls: Path of the jobs' files of `write_call`, without their number and suffix.
-        after: Ids of jobs.
     """
     pattern = "%A_%a" if num_jobs > 1 else "%j"  # Slurm's, of the id of a job, or of one in an array
-    options = _options(folder / LOG.format(pattern, 0), cluster, num_jobs, after)
+    options = _options(folder / LOG.format(pattern, 0), cluster, num_jobs)
     log = shlex.quote(f"{folder}/{LOG.format(pattern, '%t')}")
     arguments = f"-u -m {COMMAND} {shlex.quote(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl"
     # If a process fails, srun ends the others, which would wait for it.
@@ -334,7 +284,7 @@ def script(
     return "\n".join(["#!/bin/bash", *lines, *_setup(folder, cluster), command, *_teardown(cluster), ""])
 
 
-def _options(log: Path, cluster: DictConfig, num_jobs: int, after: Collection[str]) -> list[tuple[str, Any]]:
+def _options(log: Path, cluster: DictConfig, num_jobs: int) -> list[tuple[str, Any]]:
     """Return the options of sbatch, sorted; those of `cluster.options` take the place of others, or remove them by null."""
     names = ("partition", "account", "qos", "constraint", "wckey")
     options: dict[str, Any] = {name: cluster[name] for name in names}
@@ -357,9 +307,6 @@ def _options(log: Path, cluster: DictConfig, num_jobs: int, after: Collection[st
     }
     own: Any = OmegaConf.to_container(cluster.options, resolve=True)
     options |= {str(key).replace("_", "-"): value for key, value in own.items()}
-    if after:
-        arrays = ":".join(sorted({job.partition("_")[0] for job in after}))
-        options["dependency"] = ",".join([*filter(None, [options.get("dependency")]), f"afterany:{arrays}"])
     return sorted((key, value) for key, value in options.items() if value is not None)
 
 
@@ -397,3 +344,90 @@ def _teardown(cluster: DictConfig) -> list[str]:
         "fi",
         "exit $code",
     ]
+
+
+def this_job() -> ThisJob:
+    """Return the cluster's job of this process."""
+    return ThisJob(job_id(), num_restarts(), requeue_after)
+
+
+def requeue_after(error: BaseException) -> bool:
+    """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
+
+    Returns:
+        Whether the job was requeued; false outside of a job.
+    """
+    if job_id() is None:
+        return False
+    print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
+    return requeue(elsewhere=True)
+
+
+def end_process() -> None:
+    """End this process from a thread, so that its job can be requeued; its main thread may be busy for long."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_S)
+    leave_at_once(Exit.REQUEUED)
+
+
+class RequeueSignal:
+    """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
+
+    Slurm sends it some time before the time limit, or when another job needs the nodes. While a network trains,
+    `exact.stop` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
+    while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
+    its last checkpoint.
+
+    Args:
+        patience_s: Seconds to wait for a step; less than between the signal and the end of the job.
+    """
+
+    def __init__(self, patience_s: float) -> None:
+        self.patience_s = patience_s
+        self.received = 0  # the signal's number
+        self.is_requested = False
+        self._ended = threading.Event()
+
+    def __enter__(self) -> "RequeueSignal":
+        self._is_active = SIGNAL is not None and threading.current_thread() is threading.main_thread()
+        if SIGNAL is not None and self._is_active:
+            self._handler = signal.signal(SIGNAL, self._receive)
+            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
+            if job_id() and is_main_process():
+                threading.Thread(target=self._watch, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        if SIGNAL is not None and self._is_active:
+            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
+            signal.signal(SIGNAL, self._handler)
+
+    def requeue(self) -> bool:
+        """Put this process's job back into the queue, once; without effect outside of a job.
+
+        Returns:
+            Whether this call has done so.
+        """
+        if self.is_requested or job_id() is None:
+            return False
+        self.is_requested = True
+        return requeue()
+
+    def _receive(self, number: int, frame: Any) -> None:
+        self.received = number
+
+    def _watch(self) -> None:
+        """Requeue the job when the signal came and no step; in a thread, as the main one may be busy for long."""
+        while not self.received:
+            if self._ended.wait(WATCH_S):
+                return
+        if self._ended.wait(self.patience_s):
+            return
+        print(
+            f"no training step came within {self.patience_s:.0f} s after the signal to requeue: "
+            "the run will resume from its last checkpoint",
+            file=sys.stderr,
+        )
+        if self.requeue():
+            end_process()

@@ -1,18 +1,30 @@
-"""The run of a sweep as it is configured: a grid, whose jobs are all combinations of values, or a search."""
+"""The run of a sweep as it is configured: a search, or a grid, whose jobs are all combinations of values with each seed.
 
+With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings that can't yet be told from the best.
+"""
+
+import json
 import shlex
-from typing import Any
+import sys
+from collections.abc import Collection, Sequence
+from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig
 
-from leyden.config.errors import UserError, as_line
-from leyden.config.hydra import call_target, task_overrides
-from leyden.config.terminal import leyden_command
-from leyden.sweep.auto import run_auto
-from leyden.sweep.jobs import shared_overrides
+from leyden.config.checks import objective_of
+from leyden.config.errors import UserError
+from leyden.config.hydra import task_overrides
+from leyden.config.terminal import leyden_command, quoted_override
+from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
+from leyden.report.records import read_records
+from leyden.run.files import read_json, write_whole
+from leyden.sweep.jobs import Job
 from leyden.sweep.launcher import Launcher
 from leyden.sweep.space import Space, check_sweep_size, read_space
-from leyden.sweep.sweep import Sweep, add_seeds, num_seeds
+from leyden.sweep.sweep import Sweep
+from leyden.verdict.groups import MIN_VALUES
+
+GROWTH = 2  # factor by which the seeds of the open settings grow from look to look
 
 
 def run_sweep(config: DictConfig, launcher: Launcher) -> None:
@@ -30,25 +42,32 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
         choice = config.hydra.runtime.choices["hydra/sweeper"]
         raise UserError(f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed")
     is_search = "num_trials" in sweeper
-    if is_search and not launcher.waits:
+    if not launcher.waits and (is_search or config.sweep.seeds == "auto"):
         raise UserError(
-            "cluster.wait=false: is for grids; a search asks for its next trial when one has ended, so its command must keep "
-            "running: in tmux, or in a job of its own (docs/cluster.md)"
+            "cluster.wait=false: is for grids; a search asks for its next trial when one has ended, and sweep.seeds=auto for its "
+            "next runs, so its command must keep running: in tmux, or in a job of its own (docs/cluster.md)"
         )
-    with Sweep(config, launcher) as sweep:
-        loader = sweep.composer.loader
-        space = read_space(loader, config, sweeper.params, task_overrides(config.hydra), is_search=is_search)
-        sweep.name_jobs(space.fixed, space.keys)
-        if not is_search:
-            _run_grid(sweep, space)
-            return
-        if config.sweep.seeds != 1:
-            raise UserError(
-                f"sweep.seeds={config.sweep.seeds}: is for a grid, such as one of the best settings that a search has found"
-            )
-        from leyden.sweep.search import run_search  # late, as it imports Optuna
+    sweep = Sweep(config, launcher)
+    arguments = task_overrides(config.hydra)
+    space = read_space(sweep.composer.loader, config, sweeper.params, arguments, is_search=is_search)
+    sweep.name_jobs(space.fixed, space.keys)
+    if is_search and config.sweep.seeds != 1:
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: is for a grid, such as one of the best settings that a search has found"
+        )
+    try:
+        if is_search:
+            from leyden.sweep.search import run_search  # late, as it imports Optuna
 
-        run_search(sweep, space, sampler=_sampler(sweeper.sampler), num_trials=sweeper.num_trials)
+            run_search(sweep, space, sweeper)
+        else:
+            _run_grid(sweep, space)
+    except KeyboardInterrupt:
+        name = quoted_override("sweep_name", sweep.directory.name)
+        print(f"{sweep.num_jobs} jobs have ended; the same command with {name} resumes the sweep", file=sys.stderr)
+        raise
+    finally:
+        launcher.stop()
 
 
 def _run_grid(sweep: Sweep, space: Space) -> None:
@@ -56,28 +75,122 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
     num = num_seeds(sweep.config, space.keys)
     found = space.settings()
     check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
+    seeds = _Seeds(sweep, found)
+    jobs = seeds.jobs(range(len(found)), 0, num)
     if sweep.config.sweep.seeds == "auto":
-        run_auto(sweep, found)
-        return
-    jobs, other_seeds = sweep.new_jobs(found), []
-    for job in jobs:
-        other_seeds += add_seeds(job, num)
-        job.release()
-    jobs += sweep.new_jobs(other_seeds, first=len(jobs))
-    if sweep.check(jobs):
-        source = iter(jobs)
-        sweep.run(lambda: next(source, None), total=len(jobs), shared=shared_overrides(jobs))
+        _run_auto(sweep, seeds, jobs)
+    elif sweep.check(jobs):
+        sweep.run_all(jobs)
         if sweep.launcher.waits:
             sweep.conclude()
         else:
             print(f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}")
 
 
-def _sampler(node: Any) -> Any:
-    """Return one of Optuna's samplers, or a partial function whose argument is the seed; another value as it is."""
-    if not isinstance(node, DictConfig):
-        return node
-    try:
-        return call_target(OmegaConf.to_container(node, resolve=True))
-    except Exception as error:
-        raise UserError(f"hydra.sweeper.sampler: {as_line(error)}") from error
+def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
+    """Return the number of seeds that each setting of a sweep runs with; `keys` are those that the sweep is over.
+
+    For `sweep.seeds=auto` it is the number at the start.
+
+    Raises:
+        UserError: `sweep.seeds` is not a valid number, or conflicts with a sweep over `seed`.
+    """
+    num = config.sweep.get("seeds")
+    if num == "auto":
+        num = MIN_VALUES
+    elif config.sweep.get("max_runs") is not None:
+        raise UserError(f"sweep.max_runs={config.sweep.max_runs}: is for sweep.seeds=auto")
+    if type(num) is not int or num < 1:
+        raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
+    check_sweep_size(f"sweep.seeds={num}", num)
+    averaged = config.sweep.get("average_over")
+    if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed")
+    if num > 1 and "seed" in keys:
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two")
+    return num
+
+
+class _Seeds:
+    """The settings of a grid, each with its seeds.
+
+    Args:
+        sweep: The sweep.
+        settings: Overrides of each setting, without a seed.
+    """
+
+    def __init__(self, sweep: Sweep, settings: Sequence[Sequence[str]]) -> None:
+        self.sweep = sweep
+        self.models = sweep.new_jobs(settings)  # one per setting, with the first seed
+        self.setting_of: dict[Path, int] = {}  # by run directory
+
+    def jobs(self, settings: Sequence[int], start: int, stop: int) -> list[Job]:
+        """Return the jobs of some settings with the seeds from one number to another.
+
+        The first one keeps its overrides, so that its directory is the same as without `sweep.seeds`.
+        """
+        found: list[Job] = []
+        for number in settings:
+            model = self.models[number]
+            setting = [each for each in model.overrides if each.lstrip("+").partition("=")[0] != "seed"]
+            first = model.compose().seed if stop > 1 else 0
+            further = [[*setting, f"seed={first + seed}"] for seed in range(max(start, 1), stop)]
+            jobs = [*([] if start else [model]), *self.sweep.new_jobs(further, first=len(self.setting_of))]
+            self.setting_of |= {job.run.directory: number for job in jobs}
+            found += jobs
+        return found
+
+
+def _run_auto(sweep: Sweep, seeds: _Seeds, jobs: list[Job]) -> None:
+    """Run a grid with three seeds per setting, then more for those that may be the best, until one is left.
+
+    Each round is a look at the table, counted like any other. Settings that a look excludes get no further seeds, and
+    stay excluded: over all looks, the best setting is lost in at most 5 % of sweeps. A restarted sweep takes the same
+    way again, through runs that have finished.
+
+    Args:
+        sweep: The sweep.
+        seeds: The settings.
+        jobs: Those of the first round.
+
+    Raises:
+        UserError: `sweep.max_runs` is missing or too small, or there is no objective.
+    """
+    budget, num = sweep.config.sweep.get("max_runs"), MIN_VALUES
+    if type(budget) is not int or budget < len(jobs):
+        raise UserError(
+            f"sweep.max_runs={'null' if budget is None else budget}: sweep.seeds=auto needs the largest number of runs, "
+            f"{num} for each of {len(seeds.models)} settings or more"
+        )
+    if objective_of(jobs[0].compose().objective) is None:
+        raise UserError("objective=null: sweep.seeds=auto needs an objective")
+    if not sweep.check(jobs, seeds="auto"):
+        return
+    excluded: list[str] = []
+    while jobs:
+        sweep.run_all(jobs)
+        likely, excluded = _look(sweep, seeds, excluded)
+        more = min(GROWTH * num, num + (budget - len(seeds.setting_of)) // max(len(likely), 1))
+        jobs = seeds.jobs(likely, num, more) if len(likely) > 1 else []
+        num = more
+    sweep.conclude()
+
+
+def _look(sweep: Sweep, seeds: _Seeds, excluded: list[str]) -> tuple[list[int], list[str]]:
+    """Look at the table; return the settings that may be the best, and the names of those that are excluded from now on."""
+    directory = sweep.directory
+    found = [each for each in read_records(directory) if each.run.directory in seeds.setting_of]
+    rows = merge_rows(found, read_sweep(directory)["average_over"])
+    mode = next((each.objective.mode for each in found if each.objective), "max")  # none if all have failed
+    likely = look_at(directory, rows, mode, excluded).like_best
+    excluded = [row.setting.name for row, like in zip(rows, likely, strict=True) if like is False]
+    path = directory / "sweep.json"
+    write_whole(path, json.dumps({**read_json(path, {}), "excluded": excluded}) + "\n")
+    kept: set[int] = set()
+    for part in by_data(rows):
+        of_part = [row for number, row in part.items() if likely[number] is not False and row.finished]
+        if len(of_part) > 1:
+            kept |= {
+                seeds.setting_of[each.run.directory] for row in of_part for each in row.records
+            }  # also of folds
+    return sorted(kept), excluded

@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
+from leyden.config.hydra import without_hydra
 from leyden.config.schema import TrainConfig
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
@@ -28,12 +30,6 @@ from leyden.run.files import read_json
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
 from leyden.scheduler.slurm import job_id, num_restarts
-
-
-def copied(config: DictConfig) -> DictConfig:
-    """Return a copy of a configuration, in less than half of the time that its method `copy` takes."""
-    copy: DictConfig = pickle.loads(pickle.dumps(config))
-    return copy
 
 
 class Composer:
@@ -166,12 +162,11 @@ class JobNames:
         """
         identifying = _identifying_overrides(overrides)
         kept = [each for each in identifying if each not in self.shared]
-        parts = [self._with_short_key(short_override(_shorten_class(each))) for each in kept]
+        parts = [self._with_short_key(short_override(each)) for each in kept]
         name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts)).replace("-_", "_").strip("-") or "defaults"
         is_unambiguous = (
             all(map(PLAIN.fullmatch, parts))
             and [*map(self._with_short_key, kept)] == parts
-            and kept == sorted(kept)
             and len(identifying) - len(kept) == len(self.shared)
             and not {key_of(each) for each in kept} & {*self.short.values()}
         )
@@ -189,25 +184,13 @@ class JobNames:
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides without launch options, sorted by key; those of one key keep their order."""
-    pairs = [(override.lstrip("+~").split("=")[0], override) for override in overrides]
-    kept = [(key, override) for key, override in pairs if not is_launch_option(key)]
-    if len({key for key, _ in kept}) == len(kept):
-        return sorted(override for _, override in kept)
-    return [override for _, override in sorted(kept, key=lambda pair: pair[0])]
-
-
-def _shorten_class(override: str) -> str:
-    """Shorten an override of a class for a name: `task._target_=mine.gan.GAN` becomes `task=GAN`."""
-    key, _, value = override.partition("=")
-    above, _, last = key.rpartition(".")
-    if last != "_target_" or not all(word.isidentifier() for word in value.split(".")):
-        return override
-    return f"{above}={value.rpartition('.')[2]}"
+    kept = [override for override in overrides if not is_launch_option(key_of(override))]
+    return sorted(kept, key=key_of)
 
 
 @dataclass
 class Job:
-    """A job of a sweep. Its configuration is composed on use and kept until `release`, as thousands would fill the memory.
+    """A job of a sweep. Its configuration is composed on each use, as thousands would fill the memory.
 
     Args:
         composer: Composes the configuration.
@@ -225,9 +208,8 @@ class Job:
     run: Run
     log: Path
 
-    @functools.cached_property
-    def config(self) -> DictConfig:
-        """The configuration, including the node `hydra`.
+    def compose(self) -> DictConfig:
+        """Return the configuration, including the node `hydra`.
 
         Raises:
             HydraException: An override is wrong.
@@ -237,40 +219,45 @@ class Job:
             composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
         return composed
 
-    def release(self) -> None:
-        """Free the memory of the configuration; it is composed again on the next use."""
-        for name in ("config", "identity", "resolved_config"):
-            self.__dict__.pop(name, None)
-
-    @functools.cached_property
-    def resolved_config(self) -> DictConfig:
-        """The configuration with all values resolved, so that another process can't resolve them differently."""
-        config = copied(self.config)
-        with open_dict(config):
-            config.update(self.identity.config)
-        return config
-
-    @property
-    def config_on_node(self) -> DictConfig:
-        """The resolved configuration, adapted to a node of a cluster."""
-        config = copied(self.resolved_config)
-        if "download" in config.data:
-            config.data.download = False  # a node may have no network; the data set was downloaded before
-        if config.resume != "changed":  # checked before submission; a requeued job must resume in its own directory
-            config.resume = "auto"
-        return config
-
-    @functools.cached_property
     def identity(self) -> RunIdentity:
-        """The settings that identify the job's run.
+        """Return the settings that identify the job's run.
 
         Raises:
             UserError: The configuration is wrong.
         """
-        config = copied(self.config)  # whose paths become absolute
+        return RunIdentity.of(without_hydra(self.compose()), self.overrides, self.run.directory)
+
+    def call(self, module: str, *, on_node: bool = False) -> "Call":
+        """Return the arguments of `run_job`, with all values resolved: another process could resolve them differently.
+
+        Args:
+            module: Name of the module whose `main.task` runs the job.
+            on_node: Whether the configuration is for a node of a cluster.
+        """
+        config, identity = self.compose(), self.identity()
         with open_dict(config):
-            del config["hydra"]
-        return RunIdentity.of(config, self.overrides, self.run.directory)
+            config.update(identity.config)
+        if on_node and "download" in config.data:
+            config.data.download = False  # a node may have no network; the data set was downloaded before
+        if on_node and config.resume != "changed":  # a requeued job must resume in its own directory
+            config.resume = "auto"
+        return Call(module, config, identity, self.overrides)
+
+
+class Call(NamedTuple):
+    """A job as another process runs it.
+
+    Args:
+        module: Name of the module whose `main.task` runs the job.
+        config: The job's configuration, including the node `hydra`.
+        identity: The settings that identify the job's run.
+        overrides: The overrides that the job was composed with.
+    """
+
+    module: str
+    config: DictConfig
+    identity: RunIdentity
+    overrides: list[str]
 
 
 def new_jobs(
@@ -286,35 +273,28 @@ def new_jobs(
     for number, arguments in enumerate(batch, start=first):
         typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]
         name = names.name(typed)
-        run, log = (
-            Run(directory / name, trust=bool(composer.config.get("trust"))),
-            directory / "logs" / f"{name}.log",
-        )
-        jobs.append(Job(composer, number, arguments, typed, run, log))
+        run = Run(directory / name, trust=bool(composer.config.get("trust")))
+        jobs.append(Job(composer, number, arguments, typed, run, directory / "logs" / f"{name}.log"))
     return jobs
 
 
-def shared_overrides(jobs: Sequence[Job]) -> set[str]:
-    """Return the overrides that all jobs have in common; none for a single job."""
-    first, *others = (job.overrides for job in jobs)
-    return {*first}.intersection(*others) if others else set()
-
-
-def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure) -> None:
-    """Record a failure in a job's run directory, unless it has a result or is in use.
+def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0) -> None:
+    """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
 
     Args:
         identity: The job's identity.
         overrides: The overrides that the job was composed with.
         failure: Its error.
+        num_starts: Number of starts that the run had before this one.
     """
     run = Run(identity.config["run_dir"], trust=bool(identity.config.get("trust")))
     with (
         contextlib.suppress(UserError),
         run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
     ):
-        if run.result is None:
-            if run.record is None:
+        has_begun = len(run.starts) > num_starts
+        if run.result is None or not has_begun:
+            if run.record is None or run.result:
                 run.begin(identity, overrides, job=job_id())
             result = Result.failed(identity.objective, failure, requeues=num_restarts())
             write_hparams(run, result)

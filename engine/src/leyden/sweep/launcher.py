@@ -1,125 +1,75 @@
-"""The loop that runs the jobs of a sweep, with its status line, and jobs in parallel on this machine.
+"""Where the jobs of a sweep run: the process of a job, and jobs in parallel on this machine.
 
-Each is a fork of a process that imported PyTorch and read the data.
+On Linux each job is a fork of a process that imported PyTorch and read the data. PyTorch is imported inside of functions
+only: the sweep's main process imports this module and must start quickly.
 """
 
 import contextlib
 import gc
+import importlib
 import json
+import multiprocessing
 import os
 import pkgutil
 import signal
+import subprocess
 import sys
-import threading
-import time
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
-from datetime import timedelta
+import tempfile
+import traceback
+from collections.abc import Callable, Sequence
 from multiprocessing import connection, get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import check_num_jobs
-from leyden.config.errors import UserError, leave_at_once
+from leyden.config.errors import UserError, as_line, cause_of, ending, is_mistake, leave_at_once
+from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
-from leyden.config.terminal import printable, short_override
+from leyden.config.schema import register_resolvers
+from leyden.config.terminal import printable
 from leyden.config.values import targets
-from leyden.run import lock
-from leyden.run.identity import is_data_key, key_of
-from leyden.run.process import importing, num_cores, num_threads
+from leyden.run.directory import Run, is_communication_error, wait_for_result
+from leyden.run.identity import RunIdentity
+from leyden.run.process import (
+    COMMAND,
+    die_with_parent,
+    end_with_parent,
+    importing,
+    is_main_process,
+    num_cores,
+    num_processes,
+    num_threads,
+    write_call,
+)
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job, record_failure
-from leyden.sweep.worker import USES_CUDA, call, run_as_command, try_job, visible_devices
-from leyden.verdict.numbers import metric_text
 
 
-class StatusLine:
-    """Lines that show the number of jobs by status, the best objective so far, and the time left, as jobs end.
-
-    Args:
-        total: Number of jobs, including those that ended in earlier starts.
-        shared: Overrides common to all jobs, which are not shown.
-        num_before: Number of jobs that ended in earlier starts, without those that `count_skipped` will count.
-    """
-
-    def __init__(self, total: int, shared: Collection[str], num_before: int = 0) -> None:
-        self.total, self.shared = total, shared
-        self.started = time.monotonic()
-        self.num_before = num_before
-        self.num_run = self.num_failed = self.num_pruned = 0
-        self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
-        self.best: tuple[float, str] | None = None
-
-    def count_skipped(self) -> None:
-        """Count a job that ended in an earlier start."""
-        self.num_before += 1
-
-    def add(self, job: Job, failure: Failure | None) -> None:
-        """Count a job that has ended, with its failure, None on success."""
-        result = job.run.result
-        self.num_run += 1
-        self.num_failed += failure is not None
-        self.num_pruned += result is not None and result.status == "pruned"
-        objective = result and result.objective
-        if objective and objective.value is not None:
-            self.metric = objective.metric
-            own = {key_of(each): each for each in job.overrides if each not in self.shared}
-            # Values on different data can't be compared; each fold is a part of the same data.
-            if any(key in ("data", "data.root") or is_data_key(key, own) for key in {*own} - {"data.fold"}):
-                return
-            name = " ".join(map(short_override, own.values()))
-            candidates = [*([self.best] if self.best else []), (objective.value, name)]
-            self.best = (max if objective.mode == "max" else min)(candidates)
-
-    def show(self, num_running: int, note: str = "") -> None:
-        """Print a line if jobs have ended, or the note, which says why jobs wait, is another one."""
-        if (self.num_run, note) == self.shown:
-            return
-        self.shown = (self.num_run, note)
-        parts = [f"{self.num_before + self.num_run}/{self.total} jobs", f"{self.num_failed} failed"]
-        parts += [f"{self.num_pruned} pruned", f"{num_running} running"]
-        num_left = self.total - self.num_before - self.num_run
-        if self.num_run and num_left > 0:
-            left = timedelta(seconds=round((time.monotonic() - self.started) / self.num_run * num_left))
-            parts.append(f"{left} left")
-        best = f"best {self.metric} {metric_text(self.best[0])}: {self.best[1]}" if self.best else ""
-        print(printable("; ".join(filter(None, [", ".join(parts), note, best]))), flush=True)
-
-
-class Launcher(Protocol):
-    """Protocol of a place where jobs run, such as this machine; the failure of a job must not stop the others.
+class Launcher:
+    """Base of the places where jobs run, such as this machine; the failure of a job must not stop the others.
 
     Attributes:
         is_queue: Whether jobs wait in a queue that outlives this command, where they are found again by their ids. Other
             jobs end with this command; the same sweep may run on other machines, and a lock says who runs a job.
         waits: False if jobs are started, and their end is not waited for.
+        note: Why jobs wait that could have started, for the status line; empty if none do.
+        num_at_once: Number of jobs at once; None for any number.
     """
 
-    is_queue: bool
-    waits: bool
-
-    @property
-    def num_at_once(self) -> int:
-        """Number of trials of a search at once."""
-
-    @property
-    def num_free(self) -> int | None:
-        """Number of jobs that can be started now; None for any number."""
-
-    @property
-    def note(self) -> str:
-        """Why jobs wait that could have started, for the status line; empty if none do."""
+    is_queue, waits, note = False, True, ""
+    num_at_once: int | None = None
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that these of `num` jobs can run here; return False if the user asked for the check only."""
+        raise NotImplementedError
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Start at most `num_free` jobs."""
+        """Start jobs, at most `num_at_once` with those that run."""
+        raise NotImplementedError
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait for a job to end, but only for a short time.
@@ -127,93 +77,18 @@ class Launcher(Protocol):
         Returns:
             The jobs that have ended, each with its failure, None on success; and the number of running jobs.
         """
+        raise NotImplementedError
 
     def stop(self) -> None:
-        """End the running jobs."""
-
-
-NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
-
-
-def run_jobs(
-    ask: Callable[[], Job | None],
-    launcher: Launcher,
-    status: StatusLine,
-    *,
-    at_once: int | None,
-    ended: Callable[[Job, Failure | None], None],
-) -> None:
-    """Run jobs, as many at once as possible, and skip those that have ended before.
-
-    Jobs that run elsewhere, in a folder that several machines share, come last: each waits for the lock of its directory,
-    then for nothing if its run has finished, or else resumes it.
-
-    Args:
-        ask: Returns the next job; None if there is none now. It is called when a slot is free, or one job ahead if there
-            is no `at_once`; after a None, it is called again when a job has ended.
-        launcher: Runs the jobs.
-        status: Shows the progress.
-        at_once: Largest number of jobs at once; None for the launcher's own limit.
-        ended: Called with each job that has ended and its failure, None on success.
-    """
-    num_started = 0
-    elsewhere: deque[Job] = deque()
-    ahead: list[Job] = []  # at most one, composed while others run
-
-    def next_jobs() -> list[Job]:
-        limits = [limit for limit in (launcher.num_free, at_once and at_once - num_started) if limit is not None]
-        found: list[Job] = []
-        while not limits or len(found) < min(limits):
-            job = ahead.pop() if ahead else ask()
-            is_last = job is None
-            if job is None:
-                if not elsewhere:
-                    break
-                job = elsewhere.popleft()
-            try:
-                is_finished = job.run.is_finished(job.identity)
-            except NOT_COMPOSED as error:
-                failure = Failure.of(error)
-                status.add(job, failure)
-                ended(job, failure)
-                continue
-            if is_finished:
-                status.count_skipped()
-                ended(job, None)
-            elif (
-                not is_last
-                and not launcher.is_queue
-                and lock.Watch(job.run.directory / lock.LOCK).state() != "free"
-            ):
-                elsewhere.append(job)
-            else:
-                found.append(job)
-        return found
-
-    while True:
-        if jobs := next_jobs():
-            launcher.start(jobs)
-            num_started += len(jobs)
-        if not launcher.waits or not num_started:
-            return
-        if at_once is None and not ahead and (job := ask()):
-            ahead.append(job)
-            with contextlib.suppress(*NOT_COMPOSED):
-                _ = job.resolved_config
-        over, num_running = launcher.wait()
-        num_started -= len(over)
-        for job, failure in over:
-            if failure:
-                record_failure(job.identity, job.overrides, failure)
-            status.add(job, failure)
-            ended(job, failure)
-        status.show(num_running, launcher.note)
+        """End the running jobs, unless they are in a queue."""
 
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
 WARM = "LEYDEN_SWEEP_WARM"  # environment variable of the fork server: what it imports, and the data that it reads
+THREADS = Path("/proc/self/task")  # has a folder per thread
+USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
 
 
 def warm_up(config: DictConfig) -> None:
@@ -239,61 +114,75 @@ def warm_up(config: DictConfig) -> None:
     del os.environ[WARM]
 
 
-END_S = 5.0  # a process that has returned its value has this long to end, then `stop` kills it
-
-
-class Call:
-    """A function that is called in a process of its own, a fork of the warm one.
+def start_process(
+    function: Callable[..., int | None], *arguments: Any, environment: dict[str, str], log: Path | None = None
+) -> BaseProcess:
+    """Call a function in a process of its own, a fork of the warm one, which ends with the function's exit code.
 
     Args:
-        environment: Environment variables for threads and devices.
-        function: The function.
+        function: Returns the exit code; None for 0.
         arguments: Its positional arguments.
+        environment: Environment variables for threads and devices.
         log: File for its output; None for the output of this process.
 
     Raises:
         UserError: The process that others are forked from was killed.
     """
+    # Not a daemon: a job may start processes of its own.
+    process: BaseProcess = CONTEXT.Process(
+        target=_call, args=(function, arguments, environment, log, sys.orig_argv)
+    )
+    try:
+        process.start()
+    except (EOFError, OSError) as error:
+        raise UserError(
+            f"no process could be started for a job ({error}): the one that starts them was killed, perhaps out of "
+            "memory, or a limit is reached; the same command resumes"
+        ) from error
+    return process
 
-    def __init__(
-        self, environment: dict[str, str], function: Callable[..., Any], *arguments: Any, log: Path | None = None
-    ) -> None:
-        self.connection, other_end = CONTEXT.Pipe(duplex=False)
-        # Not a daemon: a job may start processes of its own.
-        given = (other_end, environment, sys.orig_argv, function, arguments, log)
-        self.process: BaseProcess = CONTEXT.Process(target=call, args=given)
-        try:
-            self.process.start()
-        except (EOFError, OSError) as error:
-            raise UserError(
-                f"no process could be started for a job ({error}): the one that starts them was killed, perhaps out of "
-                "memory, or a limit is reached; the same command resumes"
-            ) from error
-        other_end.close()
 
-    def is_done(self) -> bool:
-        """Return whether the function has returned or the process has died."""
-        return self.connection.poll() or not self.process.is_alive()
+def _call(
+    function: Callable[..., int | None],
+    arguments: Sequence[Any],
+    environment: dict[str, str],
+    log: Path | None,
+    command: list[str],
+) -> None:
+    """Call a function in this new process, and end it, whatever the function has left running.
 
-    def result(self) -> Any:
-        """Wait for the function's return value, and for its process to end; return the value.
+    Args:
+        function: As in `start_process`, and so are the next three.
+        arguments: See above.
+        environment: See above.
+        log: See above.
+        command: The command line of the sweep, for the provenance of runs.
+    """
+    sys.orig_argv = command
+    if log:
+        with log.open("a", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+    with importing():
+        import torch
 
-        Raises:
-            EOFError: The process has died; the message says how.
-        """
-        try:
-            result = self.connection.recv()
-        except (EOFError, ConnectionResetError):
-            self.process.join()
-            raise EOFError(_how_it_ended(self.process.exitcode)) from None
-        self.process.join(END_S)  # its memory and its GPU are free for the next one
-        return result
-
-    def stop(self) -> None:
-        """Kill the process."""
-        self.connection.close()
-        self.process.kill()
-        self.process.join()
+        from leyden.assembly.trainer import silence_lightning
+    os.environ.update(environment)
+    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the variable was read when torch was imported
+    die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
+    register_resolvers()
+    silence_lightning()
+    code: Any = 1
+    try:
+        code = function(*arguments) or 0
+    except SystemExit as end:
+        code = end.code
+    except BaseException:
+        traceback.print_exc()
+    sys.stdout.flush()
+    for child in multiprocessing.active_children():
+        child.terminate()
+    leave_at_once(code if isinstance(code, int) else 1)
 
 
 def call_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
@@ -302,16 +191,125 @@ def call_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
     Raises:
         UserError: The process was killed.
     """
-    made = Call({"OMP_NUM_THREADS": str(num_threads(num_cores()))}, function, *arguments)
+    receiver, sender = CONTEXT.Pipe(duplex=False)
+    environment = {"OMP_NUM_THREADS": str(num_threads(num_cores()))}
+    process = start_process(_send, sender, function, arguments, environment=environment)
+    sender.close()
     try:
-        return made.result()
-    except EOFError as error:
-        raise UserError(f"{function.__name__}: the process was killed: {error}") from None
+        return receiver.recv()
+    except (EOFError, ConnectionResetError):
+        process.join()
+        raise UserError(f"{function.__name__}: the process was killed: {how_it_ended(process.exitcode)}") from None
     finally:
-        made.stop()
+        process.kill()
+        process.join()
 
 
-def _how_it_ended(exit_code: int | None) -> str:
+def _send(sender: connection.Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
+    sender.send(function(*arguments))
+
+
+def visible_devices() -> list[str]:
+    """Return the CUDA devices that this process may use, as values for CUDA_VISIBLE_DEVICES."""
+    import torch
+
+    num, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
+    return [name.strip() for name in chosen.split(",")][:num] if chosen else [str(n) for n in range(num)]
+
+
+def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
+    """Check several configurations by building the parts of their runs, without training; return a mistake, or None.
+
+    The traceback of a bug is printed here, as it can't be sent to another process.
+
+    Args:
+        configs: Names, configurations, and the overrides that they were composed with.
+    """
+    with importing():
+        from leyden.assembly.build import dry_build
+        from leyden.assembly.trainer import silence_lightning
+    silence_lightning()
+    facts: dict[str, Any] = {}
+    for name, config, overrides in configs:
+        try:
+            dry_build(config, facts, overrides=overrides)
+        except UserError as error:
+            return UserError(f"{name}: {error}")
+        except Exception as error:
+            if not is_mistake(error):
+                print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
+            return UserError(as_line(error))
+    return None
+
+
+def run_job(module: str, config: DictConfig, identity: RunIdentity, overrides: list[str]) -> None:
+    """Run a job in this process; record an error, and end with the exit code of a command.
+
+    Args:
+        module: Name of the module whose `main.task` runs the job.
+        config: The job's configuration, including the node `hydra`.
+        identity: The settings that identify the job's run.
+        overrides: The overrides that the job was composed with.
+    """
+    with ending():
+        register_resolvers()
+        run = Run(identity.config["run_dir"])
+        num_starts = len(run.starts)
+        try:
+            _check_gpu(config)
+            run_task(importlib.import_module(module).main.task, config)
+        except Exception as error:
+            if not is_main_process():  # its end ends the main process, which may be about to record its own error
+                wait_for_result(run)
+            if is_main_process() or not is_communication_error(error, num_processes()):
+                record_failure(identity, overrides, Failure.of(error), num_starts)
+            raise
+
+
+def _check_gpu(config: DictConfig) -> None:
+    """Check that PyTorch can use the GPU of this process; `accelerator=auto` would silently use the CPU.
+
+    Raises:
+        UserError: PyTorch can't use it.
+    """
+    import torch
+
+    devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    is_asked_for = devices not in ("", "-1") and config.trainer.accelerator in USES_CUDA
+    if is_asked_for and not torch.cuda.is_available():
+        raise UserError(
+            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; set trainer.accelerator=cpu to train on the CPU"
+        )
+
+
+def command_of_job(*call: Any) -> int:
+    """Call `run_job` in a command of its own, whose line Lightning repeats to start further processes; return the exit code."""
+    with tempfile.TemporaryDirectory() as folder:
+        write_call(path := Path(folder) / "job", run_job, call)
+        # If this process is killed, the command gets a signal, and then ends its other processes.
+        code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
+    return code if code >= 0 else 128 - code  # of a signal, as a shell has it
+
+
+def failure_of(run: Run, exit_code: int | None, num_starts: int) -> Failure | None:
+    """Return the failure of a job whose process has ended, None on success.
+
+    Args:
+        run: The job's run.
+        exit_code: Exit code of the process; negative for a signal.
+        num_starts: Number of starts that the run had before.
+    """
+    if exit_code == 0:
+        return None
+    result = run.result if len(run.starts) > num_starts else None  # otherwise of an earlier start
+    if result and result.error:
+        return result.error
+    return Failure("Killed" if (exit_code or 0) < 0 else "SystemExit", how_it_ended(exit_code))
+
+
+def how_it_ended(exit_code: int | None) -> str:
+    """Return in words how a process has ended, by its exit code."""
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
@@ -353,7 +351,12 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
     return max(1, len(devices) if isinstance(requested, int | str) else len(requested))
 
 
-class LocalLauncher:
+def is_of_one_process(trainer: DictConfig) -> bool:
+    """Return whether a trainer trains in one process; Lightning starts others by repeating the command line of the first."""
+    return (trainer.devices, trainer.strategy) == (1, "auto")
+
+
+class LocalLauncher(Launcher):
     """Launcher of parallel jobs on this machine, each in a process of its own; those of several processes run one by one.
 
     It starts the fork server, which imports PyTorch while the jobs are checked.
@@ -363,20 +366,13 @@ class LocalLauncher:
         module: Name of the module whose `main.task` runs a job.
     """
 
-    is_queue, waits, note = False, True, ""
-
     def __init__(self, config: DictConfig, module: str) -> None:
         check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
-        self.config, self.module, self.run = config, module, try_job
+        self.config, self.module = config, module
         self.slots: list[dict[str, str]] = []  # the environment variables of each
-        self.running: dict[int, tuple[Job, Call]] = {}  # by slot
+        self.running: dict[int, tuple[Job, BaseProcess, int]] = {}  # by slot, with the number of earlier starts
         if not config.dry_run:
             warm_up(config)
-
-    @property
-    def num_at_once(self) -> int:
-        """Number of slots."""
-        return len(self.slots)
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs can run on this machine, and divide its devices and cores among them."""
@@ -384,56 +380,41 @@ class LocalLauncher:
         self.slots = worker_environments(self.config.cluster.num_jobs, devices, num_cores())
         used, is_one_process = [], True
         for job in jobs:
-            trainer = job.config.trainer
-            if trainer.num_nodes != 1:
-                raise UserError(
-                    f"trainer.num_nodes={trainer.num_nodes}: a sweep on this machine has no other nodes"
-                )
+            trainer = job.compose().trainer
             used.append(num_devices(trainer.devices, devices))
-            is_one_process &= (trainer.devices, trainer.strategy) == (1, "auto")
-            job.release()
+            is_one_process &= is_of_one_process(trainer)
         if not is_one_process:  # one job at a time, with all its devices; its processes share the cores
             environment = {"OMP_NUM_THREADS": str(num_threads(num_cores() // max(used)))}
             if devices:
                 environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-            self.slots, self.run = [environment], run_as_command
+            self.slots = [environment]
+        self.num_at_once = len(self.slots)
         return True
-
-    @property
-    def num_free(self) -> int:
-        """Number of slots in which no job runs."""
-        return len(self.slots) - len(self.running)
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start jobs in free slots."""
         free = [slot for slot in range(len(self.slots)) if slot not in self.running]
         for job, slot in zip(jobs, free, strict=False):
-            given = (self.module, job.resolved_config, job.identity, job.overrides)
-            made = Call(self.slots[slot], self.run, *given, log=job.log)
-            self.running[slot] = job, made
+            num_starts, call = len(job.run.starts), job.call(self.module)
+            function = run_job if is_of_one_process(call.config.trainer) else command_of_job
+            process = start_process(function, *call, environment=self.slots[slot], log=job.log)
+            self.running[slot] = job, process, num_starts
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait up to a second for jobs to end, as `Launcher.wait`; the death of a process is a failure of its job."""
-        calls = [made for _, made in self.running.values()]
-        connection.wait([each.connection for each in calls] + [each.process.sentinel for each in calls], timeout=1)
+        connection.wait([process.sentinel for _, process, _ in self.running.values()], timeout=1)
         ended = []
-        for slot, (job, made) in list(self.running.items()):
-            if not made.is_done():
-                continue
-            try:
-                failure = made.result()
-            except EOFError as gone:
-                failure = Failure("Killed", str(gone))
-            made.stop()
-            ended.append((job, failure))
-            del self.running[slot]
+        for slot, (job, process, num_starts) in list(self.running.items()):
+            if not process.is_alive():
+                ended.append((job, failure_of(job.run, process.exitcode, num_starts)))
+                del self.running[slot]
         return ended, len(self.running)
 
     def stop(self) -> None:
         """Kill the processes."""
-        for _, made in self.running.values():
-            made.stop()
-        self.running = {}
+        for _, process, _ in self.running.values():
+            process.kill()
+            process.join()
 
 
 def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
@@ -469,20 +450,15 @@ def _read(data: dict[str, Any]) -> None:
         assembly.datamodule(OmegaConf.create({"data": data, "seed": 0}))
 
 
-def _num_threads() -> int:
-    tasks = Path("/proc/self/task")
-    return len(list(tasks.iterdir())) if tasks.exists() else threading.active_count()
-
-
 def _starts_nothing(data: dict[str, Any]) -> bool:
     """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
     import torch
 
     if not (pid := os.fork()):
-        before, code = _num_threads(), 1
+        before, code = len([*THREADS.iterdir()]), 1
         try:
             _read(data)
-            code = int(torch.cuda.is_initialized() or _num_threads() > before)  # type: ignore[no-untyped-call]
+            code = int(torch.cuda.is_initialized() or len([*THREADS.iterdir()]) > before)  # type: ignore[no-untyped-call]
         finally:
             leave_at_once(code)
     return os.waitpid(pid, 0)[1] == 0

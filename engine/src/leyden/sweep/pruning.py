@@ -9,7 +9,7 @@ from optuna.pruners import BasePruner
 
 from leyden.assembly.instantiate import user_errors
 from leyden.exact.stages import stages_of
-from leyden.sweep.study import find_trial
+from leyden.sweep.search import find_trial
 
 NEEDED = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"
 

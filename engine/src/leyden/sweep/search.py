@@ -1,32 +1,159 @@
-"""A search by Optuna: trials are asked for when a slot is free, run as a job each, and told to the study."""
+"""A search by Optuna: trials are asked for when a slot is free, run as a job each, and told to the study.
+
+The study is a file in the sweep directory, shared with the processes of the jobs and across restarts.
+"""
 
 import contextlib
-import importlib.util
-import time
-import uuid
-from collections.abc import Iterator
+import copy
+import functools
+import hashlib
+import os
+from collections import deque
 from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.samplers import GPSampler
+from omegaconf import DictConfig, OmegaConf
+from optuna.samplers import BaseSampler, GridSampler, QMCSampler
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from leyden.config.checks import objective_of
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, as_line
+from leyden.config.hydra import call_target
 from leyden.run import lock
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
-from leyden.sweep.study import draw, open_study, sampler_for, trial_of, try_sampler
 from leyden.sweep.sweep import Sweep
+
+STUDY = "study"  # Hyperband's brackets depend on this name
+LOCK_TIMEOUT_S = 120.0
+NUM_DRAWN = 16  # trials that are checked before a search; GPSampler would miss a package at its eleventh
+NUM_TRIALS = 10  # at once, where any number of jobs can be started
+
+
+class JournalLock:
+    """The lock of an Optuna journal, which repairs the file after a process was killed while it wrote a line.
+
+    Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then remove them.
+    Readers ignore an incomplete last line; Optuna's writer would append to it and so corrupt the file.
+
+    Args:
+        path: Path of the journal.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.held = path, contextlib.ExitStack()
+
+    def acquire(self) -> bool:
+        """Hold the lock, and remove an incomplete last line."""
+        self.held.enter_context(lock.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S))
+        with self.path.open("rb+") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            if file.read() not in (b"", b"\n"):
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
+        return True
+
+    def release(self) -> None:
+        """Release the lock."""
+        self.held.close()
+
+
+def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
+    """Open the study in a sweep directory, or create it; `kwargs` go to `optuna.create_study`.
+
+    Raises:
+        UserError: The study can't be read, or another process holds its lock for too long.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    path = directory / "study.journal"
+    if path.is_symlink():
+        raise UserError(f"{path}: is a link; writes to a study must not change other files")
+    try:
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
+        return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
+        raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
+
+
+def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
+    """Return the running trial of a run directory, or None."""
+    study = open_study(run_directory.parent, pruner=pruner)
+    for frozen in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        if frozen.user_attrs.get("run") == run_directory.name:
+            return trial_of(study, frozen)
+    return None
+
+
+def trial_of(study: optuna.Study, frozen: FrozenTrial) -> Trial:
+    """Return a trial that another process asked for, to continue it; Optuna has no public way to do so."""
+    return Trial(study, frozen._trial_id)
+
+
+def make_sampler(node: Any) -> Any:
+    """Return one of Optuna's samplers, or a partial function whose argument is the seed, by the sweeper's configuration.
+
+    Raises:
+        UserError: The configuration is wrong.
+    """
+    try:
+        return call_target(OmegaConf.to_container(node, resolve=True))
+    except Exception as error:
+        raise UserError(f"hydra.sweeper.sampler={node}: {as_line(error)}") from error
+
+
+def sampler_for(sampler: Any, number: int) -> Any:
+    """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
+
+    So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats no earlier draw.
+
+    Args:
+        sampler: A partial function that makes one of Optuna's samplers; another value is returned as it is.
+        number: Number of the trial.
+    """
+    if not isinstance(sampler, functools.partial):
+        return sampler
+    seed = sampler.keywords.get("seed")
+    # GridSampler and QMCSampler draw one order that all trials share, so they keep the seed.
+    if type(seed) is int and sampler.func not in (GridSampler, QMCSampler):
+        digest = hashlib.sha256(f"{seed} {number}".encode()).digest()
+        return sampler(seed=int.from_bytes(digest[:4], "big"))
+    return sampler()
+
+
+def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]:
+    """Let a copy of a sampler draw some trials, which are checked before the search.
+
+    Returns:
+        The overrides of each trial without the fixed ones, and the parameters that are numbers on a logarithmic scale.
+
+    Raises:
+        UserError: The sampler does not support the space, or is not one of Optuna's.
+    """
+    if not isinstance(sampler, BaseSampler):
+        raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
+    study, drawn, log_keys = optuna.create_study(sampler=copy.deepcopy(sampler)), [], []
+    try:
+        for number in range(NUM_DRAWN):
+            trial = study.ask()
+            drawn.append(space.suggest(trial))
+            log_keys += [name for name, each in trial.distributions.items() if getattr(each, "log", False)]
+            with contextlib.suppress(RuntimeError):  # a sampler with nothing left to try stops the study
+                study.tell(trial, float(number))
+    except UserError:  # of the space
+        raise
+    except Exception as error:
+        raise UserError(f"hydra.sweeper.sampler: {as_line(error)}") from error
+    return drawn, [*dict.fromkeys(log_keys)]
 
 
 class Search:
-    """A search over a study that several processes may share; each process asks it for trials, one job each.
+    """A search over a study, of which this process alone asks for trials, one job each.
 
-    A process marks its trials with a unique owner name and holds a lock of that name while it lives. A running
-    trial whose owner's lock is free was abandoned, and another process takes it over.
+    Trials that an earlier start has left come first, then the failed ones once more.
 
     Args:
         study: The study of `open_study`.
@@ -40,72 +167,49 @@ class Search:
         self, study: optuna.Study, sweep: Sweep, space: Space, *, num_trials: int, sampler: Any = None
     ) -> None:
         self.study, self.sweep, self.space = study, sweep, space
-        self.directory = sweep.directory
         self.num_trials, self.sampler = num_trials, sampler
-        self.owner = f"owner-{uuid.uuid4().hex}"
-        self.trials: list[Trial] = []  # of this process, by the number of the job
+        self.trials: list[Trial] = []  # of this start, by the number of the job
         self.is_exhausted = False
-        self._watches: dict[str, lock.Watch] = {}  # by owner
-
-    @contextlib.contextmanager
-    def opened(self) -> Iterator[None]:
-        """Hold this process's lock, and enqueue the failed trials of earlier starts once more."""
-        with lock.hold(self._lock(self.owner)):
-            with lock.hold(self._lock("ask")):
-                trials = self.study.get_trials(deepcopy=False)
-                retried = {trial.user_attrs.get("again") for trial in trials}
-                for trial in trials:
-                    if trial.state == TrialState.FAIL and trial.number not in retried:
-                        self.study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-            yield
+        self.left: deque[FrozenTrial] = deque()
+        trials = study.get_trials(deepcopy=False)
+        retried = {trial.user_attrs.get("again") for trial in trials}
+        for trial in trials:
+            if trial.state == TrialState.FAIL and trial.number not in retried:
+                study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
+            elif trial.state == TrialState.RUNNING and "run" in trial.user_attrs:
+                self.left.append(trial)
+            elif trial.state == TrialState.RUNNING:  # the process was killed while it drew this one
+                study.tell(trial.number, state=TrialState.FAIL)
+        self.num_ended = len([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
 
     def ask(self) -> Job | None:
-        """Return the job of the next trial: one abandoned by a killed process, else a new one; None if there are enough.
+        """Return the job of the next trial; None if there are enough.
 
         Raises:
             UserError: The study is of another space.
         """
-        while (job := self._ask()) is None and self._must_wait():
-            time.sleep(1)
+        left = self.left.popleft() if self.left else None
+        if not left and (self.is_exhausted or self.num_ended + len(self.trials) >= self.num_trials):
+            return None
+        if self.sampler is not None:
+            number = left.number if left else len(self.study.get_trials(deepcopy=False))
+            self.study.sampler = sampler_for(self.sampler, number)
+        try:
+            trial = trial_of(self.study, left) if left else self.study.ask()
+            overrides = self.space.suggest(trial)  # of one that was left, the values that it has
+        except ValueError as error:
+            raise UserError(
+                f"{self.sweep.directory}: the sampler, or its study, does not accept this space ({error})\n"
+                "a different space needs another sweep_name"
+            ) from error
+        (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))
+        trial.set_user_attr("run", job.run.directory.name)
+        self.trials.append(trial)
         return job
 
-    def _ask(self) -> Job | None:
-        with lock.hold(self._lock("ask")):
-            trials, abandoned = self.study.get_trials(deepcopy=False), None
-            for frozen in filter(self._is_abandoned, trials):
-                if "run" in frozen.user_attrs:
-                    abandoned = frozen
-                    break
-                self.study.tell(frozen.number, state=TrialState.FAIL)  # its process was killed while it was drawn
-            if not abandoned and (self.is_exhausted or self.num_open() < 1):
-                return None
-            if self.sampler is not None:
-                self.study.sampler = sampler_for(self.sampler, abandoned.number if abandoned else len(trials))
-            try:
-                # An abandoned trial has its values already.
-                trial = trial_of(self.study, abandoned) if abandoned else self.study.ask()
-                overrides = self.space.suggest(trial)
-            except ValueError as error:
-                raise UserError(
-                    f"{self.directory}: the sampler, or its study, does not accept this space ({error})\n"
-                    "a different space needs another sweep_name"
-                ) from error
-            (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))
-            trial.set_user_attr("owner", self.owner)
-            trial.set_user_attr("run", job.run.directory.name)
-            self.trials.append(trial)
-            return job
-
-    def _must_wait(self) -> bool:
-        """Return whether a trial may yet be found abandoned, and no running trial of this process will ask again."""
-        running = self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-        if any(map(self._is_own, running)):
-            return False
-        return any(self._state(frozen) == "unknown" for frozen in running)
-
     def ended(self, job: Job, failure: Failure | None) -> None:
-        """Record the outcome of a trial, unless another process has taken it over while this one was suspended."""
-        trial, result = self.trials[job.number], job.run.result
+        """Record the outcome of a trial."""
+        result = job.run.result
         outcome: dict[str, Any] = {}
         if failure:
             outcome["state"] = TrialState.FAIL
@@ -113,85 +217,48 @@ class Search:
             outcome["state"] = TrialState.PRUNED
         else:
             outcome["values"] = result.objective.value if result and result.objective else None
-        if trial.user_attrs["owner"] != self.owner:
-            return
         try:
-            self.study.tell(trial, **outcome)
+            self.study.tell(self.trials[job.number], **outcome)
         except RuntimeError as error:  # a sampler with nothing left to try stops the study
             if "Study.stop" not in str(error):
                 raise
             self.is_exhausted = True
 
-    def num_open(self) -> int:
-        """Return the number of new trials still to be asked for."""
-        return self.num_trials - sum(map(self._counts, self.study.get_trials(deepcopy=False)))
 
-    def num_ended(self) -> int:
-        """Return the number of trials that have ended, those that failed not counted."""
-        return len(self.study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED)))
-
-    def _is_own(self, frozen: FrozenTrial) -> bool:
-        return frozen.user_attrs.get("owner") == self.owner
-
-    def _counts(self, frozen: FrozenTrial) -> bool:
-        """Return whether a trial counts towards `num_trials`."""
-        ended_well = frozen.state in (TrialState.COMPLETE, TrialState.PRUNED)
-        return ended_well or frozen.state == TrialState.RUNNING or self._is_own(frozen)
-
-    def _is_abandoned(self, frozen: FrozenTrial) -> bool:
-        """Return whether the process of a running trial is known to be gone."""
-        is_running = frozen.state == TrialState.RUNNING and not self._is_own(frozen)
-        return is_running and self._state(frozen) == "free"
-
-    def _state(self, frozen: FrozenTrial) -> lock.State:
-        """Return the state of the lock of a trial's owner; one that has no file is free."""
-        owner = frozen.user_attrs.get("owner")
-        if not isinstance(owner, str):  # the process died before it recorded itself
-            return "free"
-        return self._watches.setdefault(owner, lock.Watch(self._lock(owner))).state()
-
-    def _lock(self, name: str) -> Path:
-        return self.directory / "locks" / name
-
-
-def run_search(sweep: Sweep, space: Space, *, sampler: Any, num_trials: int) -> None:
+def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     """Search until `num_trials` trials have ended, including those of earlier starts.
 
     Args:
         sweep: The sweep, with its directory and launcher.
         space: The search space.
-        sampler: One of Optuna's samplers, or a partial function as in `sampler_for`.
-        num_trials: Number of trials.
+        sweeper: The node `hydra.sweeper`, with `num_trials` and `sampler`.
 
     Raises:
         UserError: The space, the study or a setting is wrong; or trials have failed.
     """
-    example = sampler_for(sampler, 0)
-    if isinstance(example, GPSampler) and importlib.util.find_spec("scipy") is None:
-        # GPSampler itself would fail only at the eleventh trial.
-        raise UserError("hydra/sweeper/sampler=gp: scipy is not installed; pip install 'leyden[gp]' installs it")
+    sampler, num_trials = make_sampler(sweeper.sampler), sweeper.num_trials
     if type(num_trials) is not int or num_trials < 1:
         raise UserError(f"hydra.sweeper.num_trials={num_trials}: must be a positive whole number")
     if not space.free and not space.function:
         raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
-    # Check each bound and each choice before the first trial, or of a function some trials.
-    drawn, log_keys = draw(space) if space.function else ([], space.log_keys)
-    extremes = sweep.new_jobs([[*space.fixed, *each] for each in drawn] or space.corners())
-    aim = objective_of(extremes[0].config.objective)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    example = sampler_for(sampler, 0)
+    drawn, log_keys = try_sampler(example, space)
+    jobs = sweep.new_jobs([[*space.fixed, *each] for each in drawn])
+    aim = objective_of(jobs[0].compose().objective)
     if not aim:
         raise UserError("objective=null: a search needs an objective")
-    try_sampler(example, space)
-    if not sweep.check(extremes, {"fixed": space.fixed_choices}, log=log_keys):
+    if not sweep.check(jobs, {"fixed": space.fixed_choices}, log=log_keys):
         return
-    study = open_study(sweep.directory, sampler=example, direction="maximize" if aim.mode == "max" else "minimize")
-    search = Search(study, sweep, space, num_trials=num_trials, sampler=sampler)
-    with search.opened():
+    with lock.hold(sweep.directory / "locks" / "search", timeout_s=lock.LOCK_TIMEOUT_S):
+        direction = "maximize" if aim.mode == "max" else "minimize"
+        study = open_study(sweep.directory, sampler=example, direction=direction)
+        search = Search(study, sweep, space, num_trials=num_trials, sampler=sampler)
         sweep.run(
             search.ask,
             total=num_trials,
-            num_before=min(search.num_ended(), num_trials),
-            shared=space.fixed,
-            at_once=sweep.launcher.num_at_once,
+            num_before=min(search.num_ended, num_trials),
+            at_once=sweep.launcher.num_at_once or NUM_TRIALS,
             ended=search.ended,
         )
     sweep.conclude()

@@ -9,11 +9,10 @@ sweep.settings=[{model:mlp},{model:cnn}]      one of these rows, each with the v
 sweep.space=mine.space                        what this function of a trial returns, values by key; for a search
 """
 
-import contextlib
-import functools
 import itertools
 import math
 import pkgutil
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -21,52 +20,36 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.checks import MAX_JOBS
 from leyden.config.errors import UserError
 from leyden.config.values import is_plain
-from leyden.run.identity import identity_values, is_launch_option, key_of, typed_overrides
+from leyden.run.identity import hydra_value, identity_values, is_launch_option, key_of, typed_overrides
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
 SETTINGS, FUNCTION = "sweep.settings", "sweep.space"
-MAX_NUMBERS = 20  # of more numbers of a key, only the smallest and the largest are checked before a sweep
 
 
-@functools.cache
-def _is_read_as_text(text: str) -> bool:
-    """Return whether Hydra reads a text without quotes as this very text, and not as a number, a list or a sweep."""
-    try:
-        value = OverridesParser.create().parse_override(f"key={text}").value()
-    except HydraException:
-        return False
-    return (
-        isinstance(value, str) and value == text != "" and "\\" not in text
-    )  # which escapes what follows in a list
+WORD = re.compile(
+    "(?!(true|false|null|nan|inf)$)[a-z_][a-z0-9_.-]*(/[a-z_][a-z0-9_.-]*)*", re.IGNORECASE | re.ASCII
+)
 
 
 def override_text(value: Any) -> str:
-    """Return the text of a value in an override, with quotes where Hydra needs them.
-
-    Args:
-        value: A value parsed by Hydra, or a plain value of Python.
+    """Return a plain value in Hydra's override syntax; a text that is a word has no quotes.
 
     Example:
         >>> override_text([True, None, 0.5, "mlp", "0.5", "a,b"])
         "[true,null,0.5,mlp,'0.5','a,b']"
     """
-    if isinstance(value, QuotedString):
-        return value.with_quotes()
     if isinstance(value, str):
-        return value if _is_read_as_text(value) else QuotedString(value, Quote.single).with_quotes()
+        return value if WORD.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping):
         return "{" + ",".join(f"{override_text(key)}:{override_text(each)}" for key, each in value.items()) + "}"
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(override_text, value))}]"
-    return str(value).lower() if isinstance(value, bool) else "null" if value is None else str(value)
+    return f"[{','.join(map(override_text, value))}]" if isinstance(value, list | tuple) else hydra_value(value)
 
 
 def setting_overrides(where: str, setting: Any) -> list[str]:
@@ -82,13 +65,11 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
     if not isinstance(setting, Mapping) or not setting or not is_plain(dict(setting)):
         raise UserError(f"{where}: is {setting!r}; must be plain values by key, such as {{'optimizer.lr': 0.1}}")
     for key in setting:
-        bare = key_of(str(key))
-        if not bare or not isinstance(key, str) or key.startswith("~") or "=" in key:
+        bare = key_of(key)
+        if not bare or key.startswith("~") or "=" in key:
             raise UserError(f"{where}: {key}: must be a key of the configuration, such as optimizer.lr")
-        if is_launch_option(bare) or bare.split(".")[0].split("/")[0] == "hydra":
+        if is_launch_option(bare) or re.split("[./]", bare)[0] in ("hydra", "fork"):
             raise UserError(f"{where}: {bare}: is the same for all jobs of a sweep")
-        if bare == "fork":  # the parent's choices of files are read from the command line
-            raise UserError(f"{where}: fork: must be an override of its own, such as fork=outputs/a@3")
     return [f"{key}={override_text(value)}" for key, value in setting.items()]
 
 
@@ -133,20 +114,6 @@ class Dimension:
         if not low <= found <= high:  # Optuna takes any value that a study holds for a trial, with a warning
             raise ValueError(f"{self.name}={found} is outside of {low} to {high}")
         return [f"{self.name}={found}"]
-
-    def extremes(self) -> list[list[str]]:
-        """Return the bounds, or the choices; of more than `MAX_NUMBERS` numbers, the smallest and the largest."""
-        if self.interval:
-            return [[f"{self.name}={bound}"] for bound in (self.interval.low, self.interval.high)]
-        return [self.choices[text] for text in extreme_values(list(self.choices))]
-
-
-def extreme_values(texts: list[str]) -> list[str]:
-    """Return the smallest and the largest of more than `MAX_NUMBERS` numbers; fewer or other texts unchanged."""
-    with contextlib.suppress(ValueError):
-        if len(texts) > MAX_NUMBERS:
-            return [min(texts, key=float), max(texts, key=float)]
-    return texts
 
 
 class Space:
@@ -201,14 +168,6 @@ class Space:
         found = ([*self.fixed, *itertools.chain(*combination)] for combination in combinations)
         return list({frozenset(overrides): overrides for overrides in found}.values())
 
-    def corners(self) -> list[list[str]]:
-        """Return the overrides of settings that together have each bound and each choice of the dimensions."""
-        extremes = [each.extremes() for each in self.free]
-        return [
-            [*self.fixed, *itertools.chain(*(values[number % len(values)] for values in extremes))]
-            for number in range(max(map(len, extremes), default=1))
-        ]
-
     @property
     def keys(self) -> set[str]:
         """The keys of the dimensions that are not fixed."""
@@ -218,11 +177,6 @@ class Space:
     def fixed_choices(self) -> list[str]:
         """The fixed overrides that can change a job's result, and so identify a search."""
         return sorted(override for override in self.fixed if identity_values(typed_overrides([override])))
-
-    @property
-    def log_keys(self) -> list[str]:
-        """The names of dimensions with a logarithmic interval."""
-        return [each.name for each in self.free if each.interval and each.interval.log]
 
 
 def space_function(name: Any) -> "Callable[[BaseTrial], list[str]]":
@@ -308,28 +262,17 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
         if not is_search:
             raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
         low, high = ((0 if each is None else each) for each in (sweep.start, sweep.end))
-        return Dimension(name, interval=_checked(line, Interval(low, high, "log" in tags)))
+        return Dimension(name, interval=Interval(low, high, "log" in tags))
     if not isinstance(sweep, Glob):
         sweep.shuffle = False  # a study needs a fixed order of choices, and a grid runs them all
     try:
-        texts = [*map(override_text, itertools.islice(override.sweep_iterator(), MAX_JOBS + 1))]
+        texts = [*itertools.islice(override.sweep_string_iterator(), MAX_JOBS + 1)]
     except (ValueError, TypeError) as error:
         raise UserError(f"{line}: {error}") from error
     check_sweep_size(line, len(texts))
     if not texts:
         raise UserError(f"{line}: has no values to try")
     return Dimension(name, {text: [f"{name}={text}"] for text in texts})
-
-
-def _checked(line: str, interval: Interval) -> Interval:
-    """Raise a `UserError` unless Optuna takes the bounds of an interval."""
-    from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
-
-    try:
-        FloatDistribution(*interval)
-    except ValueError as error:
-        raise UserError(f"{line}: {error}") from error
-    return interval
 
 
 def check_sweep_size(what: str, num: float) -> None:

@@ -6,28 +6,30 @@ summary, with mean values.
 
 import dataclasses
 import json
+import random
 import sys
+import time
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from itertools import chain, combinations_with_replacement
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from hydra.core.global_hydra import GlobalHydra
+from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import printable, quoted_override
+from leyden.config.terminal import printable
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.files import read_json, write_whole
-from leyden.run.identity import typed_overrides
+from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
-from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, sweep_directory
-from leyden.sweep.launcher import Launcher, StatusLine, call_in_process, run_jobs
-from leyden.sweep.space import check_sweep_size, extreme_values
-from leyden.sweep.worker import dry_build_jobs
-from leyden.verdict.groups import MIN_VALUES
+from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, record_failure, sweep_directory
+from leyden.sweep.launcher import Launcher, call_in_process, dry_build_jobs
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -59,99 +61,40 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-MAX_CHECKED = 30  # of more jobs, only a subset is checked before the sweep starts
+MAX_CHECKED = 30  # of more jobs, so many are checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     """Check the settings and directories of jobs, build the parts of those that will run, and return these.
 
-    Of many new jobs a covering subset is checked. The others are as they start; so the first one starts early.
+    Of many new jobs, some are drawn and checked. The others are as they start; so the first one starts early.
 
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    names = {id(job): f"job {number} of {len(jobs)}, {job.run.directory.name}" for number, job in enumerate(jobs)}
-    to_run = [job for job in jobs if not job.run.directory.exists() or not _is_finished(job, names[id(job)])]
-    chosen = [to_run[n] for n in covering_subset([typed_overrides(job.overrides) for job in to_run])]
+    numbers = {id(job): number for number, job in enumerate(jobs)}
+    to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
+    chosen = random.Random(0).sample(to_run, min(MAX_CHECKED, len(to_run)))
     configs = []
-    for job in chosen:
-        if not job.run.directory.exists():  # the others were checked above
-            _is_finished(job, names[id(job)])
-        configs.append((names[id(job)], OmegaConf.create(job.identity.config), job.overrides))
-        job.release()
+    for job in sorted(chosen, key=lambda job: numbers[id(job)]):
+        name = f"job {numbers[id(job)]} of {len(jobs)}, {job.run.directory.name}"
+        try:
+            identity = job.identity()
+            job.run.accept(identity, identity.config["resume"])
+        except UserError as error:
+            raise UserError(f"{name}: {error}") from error
+        configs.append((name, OmegaConf.create(identity.config), job.overrides))
     if configs and (mistake := call_in_process(dry_build_jobs, configs)):
         raise mistake
     return chosen
 
 
-def _is_finished(job: Job, name: str) -> bool:
-    """Check the directory of a job, and return whether its run has finished.
-
-    Raises:
-        UserError: The job is wrong.
-    """
-    try:
-        job.run.accept(job.identity, job.identity.config["resume"])
-        return job.run.is_finished(job.identity)
-    except UserError as error:
-        raise UserError(f"{name}: {error}") from error
-    finally:
-        job.release()
-
-
-def covering_subset(settings: Sequence[dict[str, str]]) -> list[int]:
-    """Return the indices of the settings to check for all; up to `MAX_CHECKED` settings, all indices.
-
-    Of more settings, the subset has each pair of values of two keys; of many numbers, the smallest and the largest.
-
-    Example:
-        >>> covering_subset([{"seed": str(seed)} for seed in range(200)])
-        [0, 199]
-    """
-    if len(settings) <= MAX_CHECKED:
-        return list(range(len(settings)))
-    values = {key: dict.fromkeys(e[key] for e in settings if key in e) for key in dict.fromkeys(chain(*settings))}
-    extremes = {key: {*extreme_values([*texts])} for key, texts in values.items()}
-    chosen: list[int] = []
-    covered: set[tuple[Any, ...]] = set()
-    for number, setting in enumerate(settings):
-        kept = sorted(item for item in setting.items() if item[1] in extremes[item[0]])
-        if new := {*combinations_with_replacement(kept, 2)} - covered:
-            chosen.append(number)
-            covered |= new
-    return chosen
-
-
-def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
-    """Return the number of seeds that each setting of a sweep runs with; `keys` are those that the sweep is over.
-
-    For `sweep.seeds=auto` it is the number at the start.
-
-    Raises:
-        UserError: `sweep.seeds` is not a valid number, or conflicts with a sweep over `seed`.
-    """
-    num = config.sweep.get("seeds")
-    if num == "auto":
-        num = MIN_VALUES
-    elif config.sweep.get("max_runs") is not None:
-        raise UserError(f"sweep.max_runs={config.sweep.max_runs}: is for sweep.seeds=auto")
-    if type(num) is not int or num < 1:
-        raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
-    check_sweep_size(f"sweep.seeds={num}", num)
-    averaged = config.sweep.get("average_over")
-    if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed")
-    if num > 1 and "seed" in keys:
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two")
-    return num
-
-
-def averaged_keys(config: DictConfig, job: Job) -> list[str]:
+def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
     """Return the keys of `sweep.average_over`.
 
     Args:
         config: The sweep's configuration.
-        job: One of its jobs.
+        identity: That of one of its jobs.
 
     Raises:
         UserError: The value is not a list of keys of the configuration.
@@ -159,23 +102,44 @@ def averaged_keys(config: DictConfig, job: Job) -> list[str]:
     keys = config.sweep.average_over
     if not isinstance(keys, ListConfig) or not all(isinstance(key, str) for key in keys):
         raise UserError(f"sweep.average_over={keys}: must be a list of keys, such as [seed]")
-    known = {*dict(flatten(job.identity.config)), "data.fold"}  # which not all data have
+    known = {*dict(flatten(identity.config)), "data.fold"}  # which not all data have
     if unknown := [key for key in keys if key not in known]:
         raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
     return list(keys)
 
 
-def add_seeds(job: Job, num: int) -> list[list[str]]:
-    """Return the overrides of a job with each of the `num - 1` seeds that follow its own.
+NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
 
-    The job itself keeps its overrides, so that its directory is the same as without `sweep.seeds`.
+
+class StatusLine:
+    """Lines that show the number of jobs by status, and the time left.
+
+    Args:
+        total: Number of jobs, including those that ended in earlier starts.
+        num_before: Number of jobs that ended in earlier starts.
     """
-    setting = [override for override in job.overrides if override.lstrip("+").partition("=")[0] != "seed"]
-    return [[*setting, f"seed={job.config.seed + number}"] for number in range(1, num)]
+
+    def __init__(self, total: int, num_before: int = 0) -> None:
+        self.total, self.num_before = total, num_before
+        self.started = time.monotonic()
+        self.num_run = self.num_failed = 0
+        self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
+
+    def show(self, num_running: int, note: str = "") -> None:
+        """Print a line if jobs have ended, or the note, which says why jobs wait, is another one."""
+        if (self.num_run, note) == self.shown:
+            return
+        self.shown = (self.num_run, note)
+        num_ended = self.num_before + self.num_run
+        parts = [f"{num_ended}/{self.total} jobs", f"{self.num_failed} failed", f"{num_running} running"]
+        if self.num_run and num_ended < self.total:
+            seconds = (time.monotonic() - self.started) / self.num_run * (self.total - num_ended)
+            parts.append(f"{timedelta(seconds=round(seconds))} left")
+        print(printable("; ".join(filter(None, [", ".join(parts), note]))), flush=True)
 
 
 class Sweep:
-    """A sweep directory and its jobs; a context manager that ends the jobs that can't outlive it.
+    """A sweep directory and its jobs.
 
     Args:
         config: The sweep's configuration, including the node `hydra`.
@@ -187,22 +151,8 @@ class Sweep:
         self.composer = Composer(GlobalHydra.instance().config_loader(), config)
         self.directory = sweep_directory(config)
         self.names = JobNames()
-        self.num_jobs = 0
+        self.num_jobs = 0  # that have ended
         self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
-        self.status = StatusLine(0, ())
-
-    def __enter__(self) -> "Sweep":
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is KeyboardInterrupt and self.status.total:
-            override = quoted_override("sweep_name", self.directory.name)
-            print(
-                f"{self.num_jobs} jobs have ended; the same command with {override} resumes the sweep",
-                file=sys.stderr,
-            )
-        if not self.launcher.is_queue:
-            self.launcher.stop()
 
     def new_jobs(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
         """Return a job for each list of overrides; `first` is the number of the first job."""
@@ -216,7 +166,7 @@ class Sweep:
         """Check the jobs and claim the sweep directory; return False after a dry run.
 
         Args:
-            jobs: The jobs of a grid, or the extremes of a search space.
+            jobs: The jobs of a grid, or some of a search space.
             identity: Values that identify a search besides its name and objective; None for a grid.
             facts: Facts to store in `sweep.json`.
 
@@ -225,10 +175,10 @@ class Sweep:
         """
         if any(override.startswith("run_dir=") for override in jobs[0].overrides):
             raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
-        config = jobs[0].identity.config
-        facts["average_over"] = averaged_keys(self.config, jobs[0])
+        first = jobs[0].identity()
+        facts["average_over"] = averaged_keys(self.config, first)
         checked = validate_jobs(jobs)
-        if config["dry_run"]:
+        if first.config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
             what = "would run" if identity is None else "are settings of the space that would be searched"
@@ -236,13 +186,15 @@ class Sweep:
             return False
         if not self.launcher.check(checked, len(jobs)):
             return False
-        common = {
-            "name": self.config.name,
-            "objective": config["objective"],
-            "names": dataclasses.asdict(self.names),
-        }
-        claim_directory(self.directory, {**common, **(identity or {})}, facts)
+        common = {"name": self.config.name, "objective": first.config["objective"]}
+        names = dataclasses.asdict(self.names)
+        claim_directory(self.directory, {**common, "names": names, **(identity or {})}, facts)
         return True
+
+    def run_all(self, jobs: Sequence[Job]) -> None:
+        """Run the jobs of a grid, and record which of them fail."""
+        source = iter(jobs)
+        self.run(lambda: next(source, None), total=len(jobs), at_once=self.launcher.num_at_once)
 
     def run(
         self,
@@ -250,31 +202,71 @@ class Sweep:
         *,
         total: int,
         num_before: int = 0,
-        shared: Collection[str],
-        at_once: int | None = None,
-        ended: Callable[[Job, Failure | None], None] | None = None,
+        at_once: int | None,
+        ended: Callable[[Job, Failure | None], None] = lambda job, failure: None,
     ) -> None:
-        """Run jobs, and record which of them fail.
+        """Run jobs, as many at once as possible, and record which of them fail; skip those that have ended before.
+
+        Jobs that run elsewhere, in a folder that several machines share, come last: each waits for the lock of its
+        directory, then for nothing if its run has finished, or else resumes it.
 
         Args:
-            ask: Returns the next job; None if there is none now.
+            ask: Returns the next job; None if there is none now. It is called when there is room for one more; after a
+                None, it is called again when a job has ended.
             total: Number of jobs, including the `num_before`.
             num_before: Number of jobs that ended in earlier starts, and that `ask` does not return.
-            shared: Overrides common to all jobs.
-            at_once: Largest number of jobs at once; None for the launcher's own limit.
+            at_once: Largest number of jobs at once; None for any number.
             ended: Called with each job that has ended and its failure, None on success.
         """
+        status = StatusLine(total, num_before)
+        num_started = 0
+        elsewhere: deque[Job] = deque()
 
         def record(job: Job, failure: Failure | None) -> None:
             self.num_jobs += 1
             if failure:
                 self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
-            if ended:
-                ended(job, failure)
-            job.release()
+            ended(job, failure)
 
-        self.status = StatusLine(total, shared, num_before)
-        run_jobs(ask, self.launcher, self.status, at_once=at_once, ended=record)
+        def next_job() -> Job | None:
+            while (job := ask()) or elsewhere:
+                is_last = job is None
+                job = job or elsewhere.popleft()
+                try:
+                    is_finished = job.run.is_finished(job.identity())
+                except NOT_COMPOSED as error:
+                    status.num_failed += 1
+                    record(job, Failure.of(error))
+                    continue
+                if is_finished:
+                    status.num_before += 1
+                    record(job, None)
+                elif (
+                    is_last or self.launcher.is_queue or lock.Watch(job.run.directory / lock.LOCK).state() == "free"
+                ):
+                    return job
+                else:
+                    elsewhere.append(job)
+            return None
+
+        while True:
+            jobs: list[Job] = []
+            while (at_once is None or num_started + len(jobs) < at_once) and (job := next_job()):
+                jobs.append(job)
+            if jobs:
+                self.launcher.start(jobs)
+                num_started += len(jobs)
+            if not self.launcher.waits or not num_started:
+                return
+            over, num_running = self.launcher.wait()
+            num_started -= len(over)
+            for job, failure in over:
+                if failure:
+                    record_failure(job.identity(), job.overrides, failure)
+                    status.num_failed += 1
+                status.num_run += 1
+                record(job, failure)
+            status.show(num_running, self.launcher.note)
 
     def conclude(self) -> None:
         """Write and print the summary.

@@ -1,0 +1,100 @@
+"""The loop of a sweep: a place that is free is filled at once, and nothing is asked for before."""
+
+from types import SimpleNamespace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from leyden.config.errors import UserError
+from leyden.sweep import sweep
+from leyden.sweep.launcher import Launcher
+from leyden.sweep.sweep import StatusLine, Sweep, validate_jobs
+
+
+class Clock(Launcher):
+    """A launcher whose time passes when it is waited for; a queue, so that no lock is looked at."""
+
+    is_queue = True
+
+    def __init__(self):
+        self.now, self.ends = 0, []
+
+    def start(self, jobs):
+        for job in jobs:
+            job.started = self.now
+            self.ends.append((self.now + job.seconds, job))
+
+    def wait(self):
+        self.now = min(end for end, _ in self.ends)
+        over = [(job, None) for end, job in self.ends if end == self.now]
+        self.ends = [(end, job) for end, job in self.ends if end > self.now]
+        return over, len(self.ends)
+
+
+def job(number, seconds, *, is_finished=False):
+    run = SimpleNamespace(is_finished=lambda identity: is_finished, directory=SimpleNamespace(name=str(number)))
+    return SimpleNamespace(number=number, seconds=seconds, log="", identity=lambda: None, run=run)
+
+
+def run(ask, at_once, launcher=None):
+    """The numbers of the jobs as they end, and the failures."""
+    told, made = [], object.__new__(Sweep)
+    made.launcher, made.num_jobs, made.failures = launcher or Clock(), 0, {}
+    made.run(ask, total=9, at_once=at_once, ended=lambda one, failure: told.append(one.number))
+    return told, made.failures
+
+
+durations = st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20)
+
+
+@given(durations, st.sampled_from([1, 2, 3, None]))
+def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
+    jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
+    source = iter(jobs)
+    told, _ = run(lambda: next(source, None), at_once)
+    assert sorted(told) == [one.number for one in jobs]
+    # As somebody would hand them out by hand: each job goes to the place that is free first.
+    places = [0] * (at_once or 99)
+    for one in (one for one in jobs if not one.run.is_finished(None)):
+        places.sort()
+        assert one.started == places[0]
+        places[0] += one.seconds
+
+
+def test_what_turns_up_late_is_run_too():
+    """As the next trial of a search."""
+    answers = [job(0, 5), job(1, 1), None, job(2, 1)]
+    assert run(lambda: answers.pop(0) if answers else None, 3)[0] == [1, 2, 0]
+
+
+def test_a_job_that_can_not_be_composed_fails_alone():
+    def identity():
+        raise UserError("optimizer.momentum: no such key")
+
+    jobs = [job(number, 1) for number in range(3)]
+    jobs[1].identity, source = identity, iter(jobs)
+    told, failures = run(lambda: next(source, None), None)
+    assert sorted(told) == [0, 1, 2]
+    assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
+
+
+def test_a_line_is_printed_when_a_job_has_ended_or_the_reason_of_waiting_is_another_one(capsys):
+    status = StatusLine(20)
+    status.num_run = 1
+    for note in ("", "", "2 wait (Limit)"):
+        status.show(1, note)
+    first, second = capsys.readouterr().out.splitlines()
+    assert first.startswith("1/20 jobs, 0 failed, 1 running, 0:00:0")
+    assert second.endswith(" left; 2 wait (Limit)")
+
+
+@pytest.mark.parametrize("num", [3, 200])
+def test_of_many_jobs_some_are_checked(monkeypatch, tmp_path, num):
+    checked = []
+    monkeypatch.setattr(sweep, "call_in_process", lambda function, configs: checked.extend(configs))
+    identity = SimpleNamespace(config={"resume": "auto"})
+    place = SimpleNamespace(directory=tmp_path / "a", accept=lambda *_: None)
+    jobs = [SimpleNamespace(run=place, overrides=[], identity=lambda: identity) for _ in range(num)]
+    assert len(validate_jobs(jobs)) == len(checked) == min(num, sweep.MAX_CHECKED)
+    assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")
