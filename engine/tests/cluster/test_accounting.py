@@ -4,7 +4,6 @@ import re
 
 import pytest
 
-from leyden.scheduler import slurm as of_library
 from tests import ENGINE
 from tests.cluster.test_cluster import QUICK, runs, submit
 from tests.conftest import finish
@@ -23,16 +22,14 @@ def failing(process):
     return output
 
 
-def test_what_the_site_asks_for_is_said_in_its_own_words(slurm, tmp_path, mnist_root, monkeypatch):
+def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
+    slurm, tmp_path, mnist_root, monkeypatch
+):
+    """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
     output = failing(submit(tmp_path, *FEW, "seed=0,1"))
     assert "Please give an account: --account=physics" in output
     assert not runs(tmp_path)
-
-
-def test_an_example_of_the_page_runs_here(slurm, tmp_path, mnist_root, monkeypatch):
-    """The first one, for a partition of this site and its processors."""
-    monkeypatch.delenv("SBATCH_ACCOUNT")
     text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
     (tmp_path / "conf" / "cluster").mkdir(parents=True)
     (tmp_path / "conf" / "cluster" / "site.yaml").write_text(text)
@@ -43,42 +40,24 @@ def test_an_example_of_the_page_runs_here(slurm, tmp_path, mnist_root, monkeypat
 
 
 def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
-    """Or, with cluster.wait=false, by the same command later."""
     asked = (*FEW, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited")
-    output = finish(submit(tmp_path, *asked))
-    assert "not accepted yet" in output
+    assert "MaxSubmit" in failing(submit(tmp_path, *asked))
+    assert not runs(tmp_path)
+    finish(submit(tmp_path, *asked, "cluster.num_jobs=3"))
     assert [run.result.status for run in runs(tmp_path)] == ["finished"] * 8
-    output = failing(submit(tmp_path, *asked, "cluster.wait=false", "+cluster.options.hold=true", name="left"))
-    assert re.search(r"Slurm accepts no more jobs for now: \d of 8 are missing; the same command submits", output)
-    assert 0 < len(runs(tmp_path, "left")) < 8
-    slurm.run("scancel", "--me")
 
 
-@pytest.mark.parametrize(
-    ("asked", "why"),
-    [
-        (
-            ("cluster.partition=short", "cluster.time_min=10"),
-            "PartitionTimeLimit|more than the time limit|time limit",
-        ),
-        (("+cluster.options.dependency=afterok:{}",), "DependencyNeverSatisfied"),
-    ],
-)
-def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root, asked, why):
+NEVER = {
+    "PartitionTimeLimit|more than the time limit|time limit": ("cluster.partition=short", "cluster.time_min=10"),
+    "DependencyNeverSatisfied": ("+cluster.options.dependency=afterok:{}",),
+}
+
+
+@pytest.mark.parametrize("why", NEVER)
+def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root, why):
     failed = slurm.submit("exit 1")
     slurm.wait(failed, "FAILED")
-    output = failing(submit(tmp_path, *FEW, "seed=0", *(each.format(failed) for each in asked)))
+    output = failing(submit(tmp_path, *FEW, "seed=0", *(each.format(failed) for each in NEVER[why])))
     assert re.search(why, output)
     assert "Traceback" not in output
     assert not slurm.run("squeue", "-h", "-t", "PD")
-
-
-def test_accounting_knows_what_the_queue_has_forgotten(nasty_slurm, tmp_path):
-    job = nasty_slurm.submit("sleep 60")
-    nasty_slurm.wait(job, "RUNNING")
-    nasty_slurm.run("scancel", job)
-    nasty_slurm.wait_for(
-        lambda: job not in nasty_slurm.run("squeue", "-h", "--states=all", "-o", "%i"), "forgetting"
-    )
-    assert of_library.states([job])[job].text == "CANCELLED"
-    assert of_library.states(["999999"])["999999"].text == "GONE"

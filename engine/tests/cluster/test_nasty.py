@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from leyden.scheduler import slurm
 from tests.cluster.test_cluster import (
     IN_SECOND_EPOCH,
     LONG,
@@ -48,7 +47,6 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     left = nasty_slurm.run("squeue", "-h", "--me", "--states=all", "-o", "%i").split()
     assert len(set(ids) - set(left)) > 1
-    assert [state.text for state in slurm.states(ids).values()] == 4 * ["COMPLETED"]  # by the accounting
 
 
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
@@ -81,14 +79,13 @@ def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whol
 
 def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
     """On sites that charge for whole nodes."""
-    local = [each for each in SHORT if not each.startswith("cluster")]
     command = (
         sys.executable,
         "-m",
         "leyden.train",
         "-m",
         "seed=0,1,2",
-        *local,
+        *SHORT,
         "sweep_name=s",
         f"outputs={tmp_path}",
     )

@@ -58,7 +58,7 @@ def test_names_are_kept_with_the_sweep(tmp_path):
     assert JobNames.read(tmp_path) is None
     (tmp_path / "sweep.json").write_text(json.dumps({"names": dataclasses.asdict(VARYING)}))
     assert JobNames.read(tmp_path) == VARYING
-    (tmp_path / "sweep.json").write_text('{"names": {"shared": [1], "short": {}}}')
+    (tmp_path / "sweep.json").write_text('{"names": {"shared": 1, "short": {}}}')
     assert JobNames.read(tmp_path) is None
 
 

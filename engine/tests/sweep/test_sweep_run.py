@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from leyden.config.errors import UserError
 from leyden.sweep import sweep
 from leyden.sweep.launcher import Launcher
-from leyden.sweep.sweep import StatusLine, Sweep, validate_jobs
+from leyden.sweep.sweep import Sweep, validate_jobs
 
 
 class Clock(Launcher):
@@ -79,14 +79,13 @@ def test_a_job_that_can_not_be_composed_fails_alone():
     assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
 
 
-def test_a_line_is_printed_when_a_job_has_ended_or_the_reason_of_waiting_is_another_one(capsys):
-    status = StatusLine(20)
-    status.num_run = 1
-    for note in ("", "", "2 wait (Limit)"):
-        status.show(1, note)
-    first, second = capsys.readouterr().out.splitlines()
-    assert first.startswith("1/20 jobs, 0 failed, 1 running, 0:00:0")
-    assert second.endswith(" left; 2 wait (Limit)")
+def test_a_line_is_printed_when_numbers_or_the_reason_of_waiting_change(capsys):
+    source, launcher = iter([job(0, 5), job(1, 5), job(2, 7)]), Clock()
+    launcher.note = "2 wait (Limit)"
+    run(lambda: next(source, None), None, launcher)
+    assert capsys.readouterr().out.splitlines() == [
+        f"{num}/9 jobs, 0 failed, {3 - num} running; 2 wait (Limit)" for num in (2, 3)
+    ]
 
 
 @pytest.mark.parametrize("num", [3, 200])
@@ -95,6 +94,6 @@ def test_of_many_jobs_some_are_checked(monkeypatch, tmp_path, num):
     monkeypatch.setattr(sweep, "call_in_process", lambda function, configs: checked.extend(configs))
     identity = SimpleNamespace(config={"resume": "auto"})
     place = SimpleNamespace(directory=tmp_path / "a", accept=lambda *_: None)
-    jobs = [SimpleNamespace(run=place, overrides=[], identity=lambda: identity) for _ in range(num)]
+    jobs = [SimpleNamespace(run=place, number=n, overrides=[], identity=lambda: identity) for n in range(num)]
     assert len(validate_jobs(jobs)) == len(checked) == min(num, sweep.MAX_CHECKED)
     assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")

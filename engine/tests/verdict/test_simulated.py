@@ -327,7 +327,7 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
 @pytest.mark.parametrize(("num_rows", "budget", "spread"), [(20, 200, 3.0), (20, 200, 1.0), (10, 120, 1.0)])
 @pytest.mark.usefixtures("marks_alone")
 def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(num_rows, budget, spread):
-    """The rounds are those of `leyden.sweep.auto`; equal seeds are looked at once, with as many as tell as much."""
+    """The rounds are those of `leyden.sweep.grid`; equal seeds are looked at once, with as many as tell as much."""
     source, kept, single, used, repetitions = random.Random(14), 0, 0, [], 200
     equal = dict.fromkeys((3, 6, 10, 16, 24, 32, 48), 0)
     for _ in range(repetitions):

@@ -193,17 +193,14 @@ class SlurmLauncher(Launcher):
             self.code = snapshot(self.directory / "code")
         os.environ.setdefault(KEY, key())  # a node may have another home directory
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
-            held = []
             for job in jobs:
-                held.append(locks.enter_context(contextlib.ExitStack()))
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
-                held[-1].enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
+                locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
             calls = [job.call(self.module, on_node=True) for job in jobs]
             accepted = slurm.submit(self.folder, self.cluster, run_job, calls, python=self.python)
-            for locked, job, each, call in zip(held, jobs, accepted, calls, strict=True):
+            for job, call, submission in zip(jobs, calls, accepted, strict=True):
                 job.run.begin(call.identity, job.overrides)
-                job.run.submission = each
-                locked.close()
+                job.run.submission = submission
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait a moment, then return the jobs that have ended and the number of running ones, as `Launcher.wait`."""

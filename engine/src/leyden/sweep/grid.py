@@ -102,7 +102,6 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
         raise UserError(f"sweep.max_runs={config.sweep.max_runs}: is for sweep.seeds=auto")
     if type(num) is not int or num < 1:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
-    check_sweep_size(f"sweep.seeds={num}", num)
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
         raise UserError(f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed")

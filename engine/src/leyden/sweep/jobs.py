@@ -136,9 +136,7 @@ class JobNames:
     def read(cls, directory: Path) -> "JobNames | None":
         """Return the names in the `sweep.json` of a directory; None if there are none."""
         match read_json(directory / "sweep.json", {}):
-            case {"names": {"shared": list(shared), "short": dict(short)}} if all(
-                isinstance(each, str) for each in (*shared, *short.values())
-            ):
+            case {"names": {"shared": list(shared), "short": dict(short)}}:
                 return cls(shared, short)
         return None
 

@@ -8,10 +8,8 @@ import dataclasses
 import json
 import random
 import sys
-import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +70,11 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    numbers = {id(job): number for number, job in enumerate(jobs)}
     to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
     chosen = random.Random(0).sample(to_run, min(MAX_CHECKED, len(to_run)))
     configs = []
-    for job in sorted(chosen, key=lambda job: numbers[id(job)]):
-        name = f"job {numbers[id(job)]} of {len(jobs)}, {job.run.directory.name}"
+    for job in sorted(chosen, key=lambda job: job.number):
+        name = f"job {job.number} of {len(jobs)}, {job.run.directory.name}"
         try:
             identity = job.identity()
             job.run.accept(identity, identity.config["resume"])
@@ -109,33 +106,6 @@ def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
 
 
 NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
-
-
-class StatusLine:
-    """Lines that show the number of jobs by status, and the time left.
-
-    Args:
-        total: Number of jobs, including those that ended in earlier starts.
-        num_before: Number of jobs that ended in earlier starts.
-    """
-
-    def __init__(self, total: int, num_before: int = 0) -> None:
-        self.total, self.num_before = total, num_before
-        self.started = time.monotonic()
-        self.num_run = self.num_failed = 0
-        self.shown: tuple[int, str] = (0, "")  # value of num_run, and the note, when the last line was printed
-
-    def show(self, num_running: int, note: str = "") -> None:
-        """Print a line if jobs have ended, or the note, which says why jobs wait, is another one."""
-        if (self.num_run, note) == self.shown:
-            return
-        self.shown = (self.num_run, note)
-        num_ended = self.num_before + self.num_run
-        parts = [f"{num_ended}/{self.total} jobs", f"{self.num_failed} failed", f"{num_running} running"]
-        if self.num_run and num_ended < self.total:
-            seconds = (time.monotonic() - self.started) / self.num_run * (self.total - num_ended)
-            parts.append(f"{timedelta(seconds=round(seconds))} left")
-        print(printable("; ".join(filter(None, [", ".join(parts), note]))), flush=True)
 
 
 class Sweep:
@@ -218,11 +188,12 @@ class Sweep:
             at_once: Largest number of jobs at once; None for any number.
             ended: Called with each job that has ended and its failure, None on success.
         """
-        status = StatusLine(total, num_before)
-        num_started = 0
+        num_started, num_failed, line = 0, len(self.failures), ""
         elsewhere: deque[Job] = deque()
 
         def record(job: Job, failure: Failure | None) -> None:
+            nonlocal num_before
+            num_before += 1
             self.num_jobs += 1
             if failure:
                 self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
@@ -235,11 +206,9 @@ class Sweep:
                 try:
                     is_finished = job.run.is_finished(job.identity())
                 except NOT_COMPOSED as error:
-                    status.num_failed += 1
                     record(job, Failure.of(error))
                     continue
                 if is_finished:
-                    status.num_before += 1
                     record(job, None)
                 elif (
                     is_last or self.launcher.is_queue or lock.Watch(job.run.directory / lock.LOCK).state() == "free"
@@ -263,10 +232,10 @@ class Sweep:
             for job, failure in over:
                 if failure:
                     record_failure(job.identity(), job.overrides, failure)
-                    status.num_failed += 1
-                status.num_run += 1
                 record(job, failure)
-            status.show(num_running, self.launcher.note)
+            shown = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
+            if (shown := "; ".join(filter(None, [shown, self.launcher.note]))) != line:
+                print(line := shown, flush=True)
 
     def conclude(self) -> None:
         """Write and print the summary.
