@@ -349,9 +349,8 @@ def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
 
 
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
-    output, _ = submit(
-        tmp_path, *BUGGY, "data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false"
-    ).communicate(timeout=TIMEOUT_S)
+    few = ("data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false")
+    output, _ = submit(tmp_path, *BUGGY, *few).communicate(timeout=TIMEOUT_S)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     slurm.wait(run.submission["job_id"], "FAILED")

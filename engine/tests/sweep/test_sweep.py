@@ -2,20 +2,16 @@
 
 import csv
 import json
-import os
-import signal
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
-from pathlib import Path
 
 import pytest
 import torch
 
 from leyden.config.errors import UserError
 from leyden.run.directory import Run
-from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.sweep import claim_directory
 from tests import conf, records
@@ -87,15 +83,11 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
-
-@pytest.mark.slow
-def test_a_job_draws_if_it_is_asked_to(tmp_path, mnist_root):
-    for more, drawn in (
-        (("sweep.pictures=none",), []),
-        (("sweep.pictures=all", "seed=1"), ["confusion", "curves", "errors"]),
-    ):
-        finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "trainer.max_epochs=1", *more, small=SMALL))
-        for folder in records.ended(tmp_path / "sweeps" / "s", f"*{'seed' if drawn else ''}*/run.json"):
+    # A job draws if it is asked to.
+    for which, drawn in (("none", []), ("all", ["confusion", "curves", "errors"])):
+        few = ("seed=0", "trainer.max_epochs=1", f"sweep.pictures={which}")
+        finish(sweep(tmp_path / which, "optimizer.lr=0.001,0.01", *few, small=SMALL))
+        for folder in records.ended(tmp_path / which / "sweeps" / "s"):
             assert sorted(path.stem for path in folder.glob("*.png")) == drawn
 
 
@@ -121,59 +113,12 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     assert all("# the bug" in log.read_text() for log in (buggy / "logs").iterdir())
 
 
-@pytest.mark.slow
-@pytest.mark.nightly
-def test_a_job_that_fails_and_one_that_is_killed_leave_the_others_alone(tmp_path, mnist_root):
-    long = ("cluster.num_jobs=1", "trainer.max_epochs=40", "objective.metric=val/loss", "objective.mode=min")
-    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
-    deadline = time.monotonic() + TIMEOUT_S
-    while not (victim := runs(tmp_path).get((0.01, 0))) or not victim.newest_checkpoint():
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    os.kill(worker_of(process.pid), signal.SIGKILL)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode != 0
-    found = runs(tmp_path)
-    assert {key[0]: run.result.status for key, run in found.items()} == {
-        1e30: "failed",
-        0.01: "failed",
-        0.1: "finished",
-    }
-    assert found[0.01, 0].result.error == Failure("Killed", "by SIGKILL, perhaps out of memory")
-    assert "2 of 3 jobs failed" in output
-    assert "train/loss is nan" in output
-    assert "by SIGKILL" in output
-    for line in output.splitlines():
-        if line.endswith(".log"):
-            assert Path(line.strip()).exists()
-    # Only those are tried again; what was killed goes on.
-    ended = (found[0.1, 0].directory / "run.json").stat().st_mtime_ns
-    process = sweep(tmp_path, "optimizer=sgd", "optimizer.lr=1e30,0.01,0.1", *long, anew=True)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert "1 of 3 jobs failed" in output
-    assert found[0.01, 0].result.status == "finished"
-    assert len(found[0.01, 0].starts) == 2
-    assert (found[0.1, 0].directory / "run.json").stat().st_mtime_ns == ended
-
-
 @pytest.mark.parametrize("value", ["${data.batch_size}", '"${data.batch_size}"'])
 @pytest.mark.parametrize("more", [(), ("hydra.help.header=x",)])
 def test_an_override_of_a_job_may_name_another_key(cli, value, more):
     code, out, err = cli("train", "-m", "seed=0,1", f"data.eval_batch_size={value}", "dry_run=true", *more)
     assert code == 0, err
     assert len(out.splitlines()) == 2
-
-
-def worker_of(pid):
-    """The process that runs the jobs: a child of the one that multiprocessing starts to copy it."""
-    (server,) = [child for child in children(pid) if b"forkserver" in Path(f"/proc/{child}/cmdline").read_bytes()]
-    (worker,) = children(server)
-    return worker
-
-
-def children(pid):
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 @pytest.mark.slow(minutes=2)
@@ -195,14 +140,12 @@ def test_killed_at_a_random_moment_it_ends_with_the_same_table(tmp_path, mnist_r
         assert_same_bits(run.directory, whole[key].directory)
 
 
-@pytest.mark.parametrize("content", ["[]", "null", "{", ""])
-def test_a_description_of_a_sweep_that_is_none(tmp_path, content):
-    (tmp_path / "sweep.json").write_text(content)
-    with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
-        claim_directory(tmp_path, {"name": "a", "objective": None}, {})
-
-
-def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
+def test_a_directory_is_of_one_sweep(tmp_path):
+    for content in ("[]", "null", "{", ""):
+        (tmp_path / "sweep.json").write_text(content)
+        with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
+            claim_directory(tmp_path, {"name": "a", "objective": None}, {})
+    (tmp_path / "sweep.json").unlink()
     grid = {"name": "a", "objective": None}
     claim_directory(tmp_path, grid, {})
     with pytest.raises(UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"):
@@ -210,10 +153,9 @@ def test_a_search_does_not_take_the_directory_of_a_grid(tmp_path):
     claim_directory(tmp_path, grid, {})
 
 
-@pytest.mark.parametrize("names", ["aa", "ab"])
 @pytest.mark.slow
-def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
-    barrier = threading.Barrier(len(names))
+def test_of_starts_at_once_the_first_has_the_directory(tmp_path):
+    barrier = threading.Barrier(2)
 
     def start(number, name):
         barrier.wait()
@@ -223,16 +165,13 @@ def test_of_starts_at_once_all_or_the_first_have_the_directory(tmp_path, names):
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(len(names)) as pool:
+    with ThreadPoolExecutor(2) as pool:
         for number in range(100):
-            errors = list(pool.map(start, [number] * len(names), names))
-            assert errors.count("") == (2 if names == "aa" else 1), errors
-            assert all("holds a different sweep: name" in error for error in errors if error), errors
+            errors = list(pool.map(start, [number] * 2, "ab"))
+            assert errors.count("") == 1, errors
+            assert "holds a different sweep: name" in "".join(errors)
             there = json.loads((tmp_path / str(number) / "sweep.json").read_text())
             assert there["log"] == [there["name"]]
-            names_there = {path.name for path in (tmp_path / str(number)).iterdir()}
-            assert names_there - {"locks"} == {"logs", "sweep.json"}  # an empty folder stays if both have used it
-            assert not [*tmp_path.glob(f"{number}/locks/*")]
 
 
 @pytest.fixture

@@ -20,7 +20,6 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import without_hydra
 from leyden.config.schema import TrainConfig
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
@@ -223,7 +222,10 @@ class Job:
         Raises:
             UserError: The configuration is wrong.
         """
-        return RunIdentity.of(without_hydra(self.compose()), self.overrides, self.run.directory)
+        config = self.compose()
+        with open_dict(config):
+            del config["hydra"]
+        return RunIdentity.of(config, self.overrides, self.run.directory)
 
     def call(self, module: str, *, on_node: bool = False) -> "Call":
         """Return the arguments of `run_job`, with all values resolved: another process could resolve them differently.

@@ -149,16 +149,8 @@ def _call(
     log: Path | None,
     command: list[str],
 ) -> None:
-    """Call a function in this new process, and end it, whatever the function has left running.
-
-    Args:
-        function: As in `start_process`, and so are the next three.
-        arguments: See above.
-        environment: See above.
-        log: See above.
-        command: The command line of the sweep, for the provenance of runs.
-    """
-    sys.orig_argv = command
+    """Call a function in this new process, as in `start_process`, and end it, whatever the function has left running."""
+    sys.orig_argv = command  # of the sweep, for the provenance of runs
     if log:
         with log.open("a", encoding="utf-8") as file:
             os.dup2(file.fileno(), 1)

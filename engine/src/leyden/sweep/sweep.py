@@ -233,9 +233,11 @@ class Sweep:
                 if failure:
                     record_failure(job.identity(), job.overrides, failure)
                 record(job, failure)
-            shown = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
-            if (shown := "; ".join(filter(None, [shown, self.launcher.note]))) != line:
-                print(line := shown, flush=True)
+            numbers = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
+            shown = "; ".join(filter(None, [numbers, self.launcher.note]))
+            if shown != line:
+                print(shown, flush=True)
+                line = shown
 
     def conclude(self) -> None:
         """Write and print the summary.
