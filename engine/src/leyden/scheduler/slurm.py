@@ -37,7 +37,7 @@ NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
-MAX_ARRAY = 500  # jobs per array; where Slurm allows fewer, it rejects them, and fewer are tried
+MAX_ARRAY = 500  # jobs per array; where Slurm allows fewer, cluster.num_jobs has to be smaller
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
 REQUEUE = "LEYDEN_REQUEUE"
