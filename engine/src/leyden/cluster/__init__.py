@@ -26,6 +26,8 @@ def launcher(config: DictConfig, module: str) -> Launcher:
     """
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if chosen not in LAUNCHERS:
-        raise UserError(f"hydra/launcher={chosen}: must be one of {', '.join(LAUNCHERS)}, as cluster={chosen}")
+        raise UserError(
+            f"hydra/launcher={chosen}: must be local, slurm or ray, whose runs can be checked and resumed; set cluster=local"
+        )
     made: Launcher = pkgutil.resolve_name(LAUNCHERS[chosen])(config, module)
     return made

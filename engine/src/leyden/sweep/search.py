@@ -100,7 +100,7 @@ def make_sampler(node: Any) -> Any:
         UserError: The configuration is wrong.
     """
     try:
-        return call_target(OmegaConf.to_container(node, resolve=True))
+        return call_target(OmegaConf.to_container(node, resolve=True)) if node else node
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler={node}: {as_line(error)}") from error
 
@@ -125,7 +125,7 @@ def sampler_for(sampler: Any, number: int) -> Any:
 
 
 def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]:
-    """Let a copy of a sampler draw some trials, which are checked before the search.
+    """Let a copy of a sampler draw some trials after those of the bounds, to be checked before the search.
 
     Returns:
         The overrides of each trial without the fixed ones, and the parameters that are numbers on a logarithmic scale.
@@ -136,6 +136,8 @@ def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
     study, drawn, log_keys = optuna.create_study(sampler=copy.deepcopy(sampler)), [], []
+    for bound in (0, 1):
+        study.enqueue_trial({each.name: each.interval[bound] for each in space.free if each.interval})
     try:
         for number in range(NUM_DRAWN):
             trial = study.ask()

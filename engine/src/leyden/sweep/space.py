@@ -262,6 +262,12 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
         if not is_search:
             raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
         low, high = ((0 if each is None else each) for each in (sweep.start, sweep.end))
+        from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
+
+        try:
+            FloatDistribution(low, high, "log" in tags)
+        except ValueError as error:
+            raise UserError(f"{line}: {error}") from error
         return Dimension(name, interval=Interval(low, high, "log" in tags))
     if not isinstance(sweep, Glob):
         sweep.shuffle = False  # a study needs a fixed order of choices, and a grid runs them all
