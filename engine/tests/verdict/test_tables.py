@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from leyden import verdict
-from leyden.verdict.ranking import Ranking
+from leyden.verdict.tables import Ranking
 
 
 def table(num=3, noise=0.01, **more):

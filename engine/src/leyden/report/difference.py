@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leyden.config.errors import UserError
@@ -18,7 +18,7 @@ from leyden.config.terminal import (
     show,
 )
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.report.held_out import test_set_remarks
+from leyden.report.records import test_set_remarks
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints
 from leyden.run.identity import key_of
@@ -45,67 +45,41 @@ def show_difference(*directories: str, form: str = "table") -> None:
 
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
-    """Print rows of differences: a part is named once, and values are JSON, which tells texts from numbers."""
-    names = [str(relative_path(run.directory)) for run in (a, b)]
-    parts = [row["part"] for row in rows]
-    shown: list[Row] = [
-        {**row, "part": row["part"] if row["part"] != before else ""}
-        | {name: json.dumps(row[name], default=str) for name in "ab" if name in row}
-        for row, before in zip(rows, ["", *parts], strict=False)
-    ]
-    names_of = {"part": "", "key": "", "a": names[0], "b": names[1]}
-    print_table(shown or [{"part": "nothing differs"}], names=names_of)
+    """Print rows of differences, with values as JSON, which tells texts from numbers."""
+    shown = [{**row, **{name: json.dumps(row[name], default=str) for name in "ab" if name in row}} for row in rows]
+    names = {name: str(relative_path(run.directory)) for name, run in zip("ab", (a, b), strict=True)}
+    print_table(shown or [{"part": "nothing differs"}], names={"part": "", "key": "", **names})
 
 
 def _difference_rows(a: Run, b: Run) -> list[Row]:
     """Return a row for each key in which two runs differ, by part; a gap if one lacks the key."""
-    readers: dict[str, Callable[[Run], Mapping[str, Any]]] = {
-        "configuration": lambda run: dict(flatten(run.config)),
-        "data": trained_on,
-        "code": _code,
-        "machine": _machine,
-        "result": _result,
-    }
-    parts = {part: (read(a), read(b)) for part, read in readers.items()}
-    if not all(parts["data"]):  # they can't be compared if one run did not record them
-        del parts["data"]
+    both = _facts(a), _facts(b)
+    # Data can't be compared if one run did not record them.
+    parts = [part for part in both[0] if part != "data" or all(facts["data"] for facts in both)]
     return [
         {"part": part, "key": key}
         | {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
-        for part, (of_a, of_b) in parts.items()
-        for key, pair in differing(of_a, of_b).items()
+        for part in parts
+        for key, pair in differing(both[0][part], both[1][part]).items()
     ]
 
 
-def _code(run: Run) -> dict[str, Any]:
-    """Return the commit and uncommitted changes of the project, and package versions, of the last start."""
+def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
+    """Return what is compared of a run, by part: of its last start, and its status and metrics, but those of time."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    return {
-        **_commit(dict_at(start, "git")),
-        "python": start.get("python"),
-        **dict_at(start, "versions"),
-    }
-
-
-def _commit(git: dict[str, Any]) -> dict[str, Any]:
-    """Return a commit, and its uncommitted changes in short."""
+    git, result = dict_at(start, "git"), run.result
     texts = json.dumps([git.get("diff"), git.get("left_out")])
     changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
-    return {"commit": git.get("sha"), "changes": changes}
-
-
-def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start, with the values of its flags and variables."""
-    start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    return {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))}
-
-
-def _result(run: Run) -> dict[str, Any]:
-    """Return the status and metrics of a run, but those of time."""
-    if not (result := run.result):
-        return {"status": "not ended"}
-    metrics = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
-    return {"status": result.status, **metrics}
+    code = {"commit": git.get("sha"), "changes": changes, "python": start.get("python")}
+    metrics = result.metrics.items() if result else ()
+    return {
+        "configuration": dict(flatten(run.config)),
+        "data": trained_on(run),
+        "code": {**code, **dict_at(start, "versions")},
+        "machine": {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))},
+        "result": {"status": result.status if result else "not ended"}
+        | {name: value for name, value in metrics if not name.startswith("time/")},
+    }
 
 
 def show_equality(there: Run, here: Run) -> bool:
