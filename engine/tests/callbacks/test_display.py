@@ -30,7 +30,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):  #
             if hasattr(module, name):
                 monkeypatch.setattr(module, name, broken)
     monkeypatch.setattr("leyden.callbacks.display.print_table", broken)
-    monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
+    monkeypatch.setattr("leyden.report.outcome.hparams_of", broken)
     run, _, err = train("broken", *arguments)
     assert run.result.status == "finished"
     assert run.result.metrics == whole.result.metrics
