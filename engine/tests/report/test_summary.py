@@ -11,8 +11,7 @@ from omegaconf import OmegaConf
 from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
-from leyden.report.ranking import merge_rows
-from leyden.report.records import read_records, varying_keys
+from leyden.report.records import varying_keys
 from leyden.report.summary import summarize
 from leyden.run.identity import RunIdentity
 from leyden.testing.contracts import compose
@@ -134,7 +133,7 @@ def gaps(tmp_path):
     return tmp_path
 
 
-def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkeypatch):
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, gaps, capsys, monkeypatch):
     drawn = {}
     monkeypatch.setattr(
         "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
@@ -147,8 +146,15 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(gaps, capsys, monkey
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert list(drawn.values()) == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
-    choices = [row.choices for row in merge_rows(read_records(gaps), ["seed"])]
-    assert choices[2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
+    (gaps / "study.journal").touch()
+    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {gaps}/study.journal"
+    assert line in called(command, gaps)
+    found = json.loads(called(command, gaps, "format=json"))  # the same for other programs
+    assert found["objective"] == OBJECTIVE
+    assert [row["choices"] for row in found["rows"]][2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
+    first = found["rows"][0]
+    assert [first[key] for key in ("objective", "deviation", "n", "status")] == [0.1, None, 1, "finished"]
+    assert (first["like_best"], first["runs"]) == (None, [str(gaps / "r0")])
 
 
 def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
@@ -224,27 +230,20 @@ def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, caps
     assert [(row["n"], row["like_best"]) for row in rows(tmp_path)] == [("3", "yes"), ("3", "no")]
 
 
-def test_rows_that_may_be_the_best_are_marked(tmp_path, capsys):
-    losses = {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52), 3: (1.3, 1.4, 1.6), 4: (2.0,)}
-    grid(tmp_path, losses, "model.hidden_sizes=[8,9]")
-    write(tmp_path / "other", ["optimizer.lr=5"], value=3.0)
-    summarize(tmp_path)
-    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", "", ""]
-    out = capsys.readouterr().out
-    assert out.count("≈") == 2
-    assert "of those with 3 runs is row 1 or one marked ≈." in out
-    assert "0.4033 ± 0.1069 ≈" in out
-
-
-def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_path, capsys, monkeypatch):
+def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, capsys, monkeypatch):
+    losses = {1: (0.3, 0.4, 0.5, 0.6), 2: (0.31, 0.38, 0.52, 0.6), 3: (1.3, 1.4, 1.6, 1.5), 4: (2.0,)}
     for seed in range(4):
-        for name, value in (("1", 0.3), ("2", 0.31)):
-            typed = [f"optimizer.lr={name}", f"seed={seed}"]
-            write(tmp_path / f"{name}_{seed}", typed, value=value + 0.01 * seed**2)
+        for setting, values in losses.items():
+            for value in values[seed : seed + 1]:
+                write(tmp_path / f"{setting}_{seed}", [f"optimizer.lr={setting}", f"seed={seed}"], value=value)
         summarize(tmp_path)
-        summarize(tmp_path)
+        summarize(tmp_path)  # the same runs are the same look
         said = capsys.readouterr().out
         assert ("Look " in said) == (seed > 2)
+        if seed == 2:
+            assert "0.4033 ± 0.1069 ≈" in said
+            assert said.count("of those with 3 runs is row 1 or one marked ≈.") == 2
+    assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
     assert said.count("Look 2 at these settings (looks.csv): it spends 0.62 % of the 5 % error rate.") == 2
     write(tmp_path / "running", ["optimizer.lr=1", "seed=9"], status=None)
     monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
@@ -252,7 +251,7 @@ def test_looks_at_a_table_are_counted_and_the_same_runs_are_the_same_look(tmp_pa
     assert "Runs queued or running: 1. Which rows may be the best" in capsys.readouterr().out
     with (tmp_path / "looks.csv").open() as file:
         found = [(row["comparison"], row["look"], row["runs"]) for row in csv.DictReader(file)]
-    assert found == [("summary", "1", "6"), ("summary", "2", "8")]
+    assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
 @pytest.mark.parametrize(("status", "told"), [("failed", "failed"), ("finished", "diverged")])
@@ -266,20 +265,6 @@ def test_seeds_that_diverged_are_told_of_in_each_place(called, tmp_path, status,
     out = called(compare, ".", "a=optimizer.lr=1", "b=optimizer.lr=2")
     assert "Verdict: A is better, by the runs that finished" in out
     assert "Finished runs only: 2 of A and 0 of B have no value" in out
-
-
-def test_the_same_table_for_other_programs(called, gaps):
-    found = json.loads(called(command, gaps, "format=json"))
-    assert found["objective"] == OBJECTIVE
-    assert [row["choices"].get("optimizer.momentum", "gap") for row in found["rows"]] == [0.5, 0.9, None, "gap"]
-    first = found["rows"][0]
-    assert [first[key] for key in ("objective", "deviation", "n", "status")] == [0.1, None, 1, "finished"]
-    assert first["like_best"] is None
-    assert first["runs"] == [str(gaps / "r0")]
-    assert len(rows(gaps)) == 4
-    (gaps / "study.journal").touch()
-    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {gaps}/study.journal"
-    assert line in called(command, gaps)
 
 
 @pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("over=data", ".")])

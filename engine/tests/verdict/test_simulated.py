@@ -170,13 +170,8 @@ SENTENCES = [
         for num in (3, 5, 10)
     ),
     *(
-        (
-            is_best_excluded,
-            {"num": num, "num_rows": num_rows, "case": case, "shared": shared},
-            repetitions,
-            (0, 0.053),
-        )
-        for num_rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
+        (is_best_excluded, {"num": num, "num_rows": rows, "case": case, "shared": shared}, repetitions, (0, 0.053))
+        for rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
         for num, case, shared in itertools.product((3, 6), HARD, (0.0, 0.5))
     ),
     *(
