@@ -7,7 +7,7 @@ from leyden.report.summary import summarize
 
 USAGE = """\
 leyden summarize DIR [format=table|json]
-leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN] [format=table|json]
+leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN]
 
 Writes summary.csv and summary.png: a table of all runs in or below a folder, best first, and a picture.
 The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.

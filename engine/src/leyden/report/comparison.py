@@ -26,7 +26,7 @@ from leyden.report.records import (
     test_set_remarks,
 )
 from leyden.verdict.groups import Group
-from leyden.verdict.tables import Ranking, RankingOverSets, TableComparison, compare_settings
+from leyden.verdict.tables import RankingOverSets, TableComparison, compare_settings
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
@@ -187,15 +187,17 @@ def print_comparison(compared: TableComparison, form: str) -> None:
         show(str(compared))
         return
     found = compared.found
-    sides = {name: _setting_content(side) for name, side in zip("ab", compared.sides, strict=True)}
+    sides = {
+        name: {
+            "choices": side.choices,
+            "mean": side.mean if side.values else None,
+            "n": len(side.values),
+            "lost": side.lost,
+        }
+        for name, side in zip("ab", compared.sides, strict=True)
+    }
     words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b"), "remarks": compared.remarks}
     print(json_text({"metric": compared.metric, **sides, **vars(found), **words}))
-
-
-def _setting_content(setting: Group) -> dict[str, Any]:
-    """Return a setting as a dictionary for JSON output."""
-    num = len(setting.values)
-    return {"choices": setting.choices, "mean": setting.mean if num else None, "n": num, "lost": setting.lost}
 
 
 @contextlib.contextmanager
@@ -245,31 +247,19 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
         options: `metric`, `mode`, `seed`, `ignore`, `over` and `format`, as typed.
 
     Raises:
-        UserError: The metric is missing.
+        UserError: The metric is missing, or the format is not `table`.
         TableError: The file is no table, or an option does not fit it.
     """
+    if options["format"] != "table":
+        raise UserError(
+            f"format={options['format']}: is for runs; verdict.rank in Python returns a table's verdict"
+        )
     given, rows, over = _given(options), verdict.read(path), options["over"]
     found = verdict.rank(rows, over=over, **given)
-    parts = [each.settings for each in _each(found).values()]
-    look = count_look(path.resolve().parent, f"{path.name} {options['metric']} {over}".rstrip(), parts)
-    if look > 1:
-        found = verdict.rank(rows, over=over, look=look, **given)
-    if options["format"] != "json":
-        show(str(found))
-        return
-    content = [
-        {over or "table": name, **_setting_content(setting), "like_best": like}
-        for name, ranking in _each(found).items()
-        for setting, like in zip(ranking.settings, ranking.like_best, strict=True)
-    ]
-    remarks = [line for ranking in _each(found).values() for line in ranking.remarks]
-    more = {"mean_ranks": found.mean_ranks} if isinstance(found, RankingOverSets) else {}
-    print(json_text({"rows": content, "remarks": remarks, **more}))
-
-
-def _each(found: Ranking | RankingOverSets) -> Mapping[Any, Ranking]:
-    """Return the ranking of each data set, by its name."""
-    return found.each if isinstance(found, RankingOverSets) else {"": found}
+    each = found.each.values() if isinstance(found, RankingOverSets) else [found]
+    comparison = f"{path.name} {options['metric']} {over}".rstrip()
+    look = count_look(path.resolve().parent, comparison, [ranking.settings for ranking in each])
+    show(str(found if look == 1 else verdict.rank(rows, over=over, look=look, **given)))
 
 
 def _given(options: Mapping[str, str]) -> dict[str, Any]:

@@ -178,7 +178,6 @@ def _age_text(seconds: float | None) -> str:
 Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
 Operator = Callable[[Any, Any], bool]
 OPERATORS: dict[str, Operator] = {"~": contains, "<=": le, ">=": ge, "!=": ne, "==": eq, "=": eq, "<": lt, ">": gt}
-MAX_SHOWN = 200  # characters of a condition in an error message
 TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
 COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
 
@@ -205,10 +204,10 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
     position, text = 0, text.strip()
     while position < len(text) or not parts:
         if not (found := COMPARISON.match(text, position)):
-            why = f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison"
-            shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-            example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}")
+            why = f"{text[position:] or 'it'} is no comparison; `and` joins comparisons"
+            raise UserError(
+                f"{option}={text}: {why}, for example {option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+            )
         key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
         parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
