@@ -1,13 +1,19 @@
 """Compare two groups of runs, or two settings of a table: which is better, and how certain that is."""
 
 from leyden.config import arguments
-from leyden.config.checks import Objective
 from leyden.config.errors import UserError, ending
-from leyden.report.comparison import compare, print_comparisons
-from leyden.report.tables import NOT_OF_RUNS, OPTIONS, compare_table, metrics_of, refuse_options, table_errors
+from leyden.report.comparison import (
+    AIM,
+    OF_TABLES,
+    compare_runs,
+    compare_table,
+    print_comparison,
+    refuse_table_options,
+    table_errors,
+)
 
 USAGE = """\
-leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
+leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true] [metric=NAME mode=min|max]
 leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
 
@@ -17,7 +23,7 @@ group has several settings, its best one is compared. The interval is widened by
 since the two may have been chosen by their results; planned=true if they were named before.
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
-  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
+  metric=val/loss mode=min    by this metric at the best checkpoints, not by the objective
   a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -26,26 +32,19 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 def main() -> None:
     """Run the command."""
     with ending(), arguments.without_garbage_collection(), table_errors():
-        defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **OPTIONS}
+        defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
         folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=2)
         form = arguments.parse_choice(options, "format", "table", "json")
         planned = arguments.parse_choice(options, "planned", "true", "false") == "true"
         margin = arguments.parse_size(options, "margin")
-        metrics = metrics_of(options["metric"], options["mode"])
-        if len(metrics) > 1 and margin:
-            raise UserError(f"margin={margin:g}: is of one metric; metric= names {len(metrics)}")
         if len(folders) == 1 and folders[0].is_file():
-            ignore = ",".join([options["ignore"], *(name for name, _ in metrics)])
-            given = [options | {"metric": name, "mode": mode, "ignore": ignore} for name, mode in metrics]
-            found = [compare_table(folders[0], each, margin=margin, planned=planned) for each in given]
-            print_comparisons(found, form)
-            return
-        refuse_options(options | {"metric": ""}, OPTIONS, NOT_OF_RUNS)
-        if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
-            raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-        both, conditions = [folders[0], folders[-1]], [options["a"], options["b"]]
-        aims = [Objective(name, mode) if name else None for name, mode in metrics]
-        print_comparisons([compare(both, conditions, margin=margin, planned=planned, by=aim) for aim in aims], form)
+            found = compare_table(folders[0], options, margin=margin, planned=planned)
+        else:
+            refuse_table_options(options, OF_TABLES)
+            if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
+                raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
+            found = compare_runs([folders[0], folders[-1]], options, margin=margin, planned=planned)
+        print_comparison(found, form)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from leyden.config import arguments
 from leyden.config.errors import Exit, UserError, ending, leave
-from leyden.report.difference import show_equality
+from leyden.report.outcome import show_equality
 from leyden.run.directory import Run
 from leyden.training.reproduction import reproduce
 

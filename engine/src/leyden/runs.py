@@ -3,8 +3,8 @@
 from leyden.config import arguments
 from leyden.config.errors import UserError, ending, require_project
 from leyden.config.paths import ROOT
-from leyden.report.difference import show_difference
 from leyden.report.listing import list_runs, print_runs
+from leyden.report.outcome import show_difference
 
 USAGE = """\
 leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]

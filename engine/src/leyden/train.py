@@ -25,7 +25,7 @@ def sweep(config: DictConfig, module: str) -> None:
 def task(cfg: DictConfig) -> None:
     """Train as configured, or print the result if the run directory already has one."""
     with importing():  # late, as `--help` and a mistyped key need none of it
-        from leyden.report.difference import print_result
+        from leyden.report.outcome import print_result
         from leyden.run.directory import Run
         from leyden.run.identity import RunIdentity
         from leyden.run.lock import LOCK_TIMEOUT_S

@@ -2,14 +2,12 @@
 
 import functools
 import operator
-import zipfile
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
-from leyden.exact.stages import Stages
 from leyden.run.result import read_points
 from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits
@@ -29,12 +27,7 @@ def damaged(path):
     path.write_bytes(content)
 
 
-def another_archive(path):
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("a", "b")
-
-
-@pytest.fixture(params=[gone, damaged, another_archive])
+@pytest.fixture(params=[gone, damaged])
 def lose(request):
     return request.param
 
@@ -93,7 +86,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         assert steps | epochs <= events
 
 
-def test_each_can_be_kept_within_bounds(train, monkeypatch):  # noqa: F811
+def test_each_can_be_kept(train, monkeypatch):  # noqa: F811
     kept = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=6")
     run, *_ = train("a", *kept, "trainer.max_epochs=2")
     folder = run.directory / "checkpoints"
@@ -101,10 +94,6 @@ def test_each_can_be_kept_within_bounds(train, monkeypatch):  # noqa: F811
     steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*_*.ckpt")}
     assert steps == names
     assert folder.joinpath("epoch_2.ckpt").samefile(folder / "last.ckpt")
-    size = folder.joinpath("last.ckpt").stat().st_size
-    _, _, err = train("b", *kept, f"callbacks.checkpoint.max_kept_gib={2.5 * size / 2**30}", "trainer.max_epochs=2")
-    assert {path.stem for path in folder.parents[1].glob("b/checkpoints/*_*.ckpt")} == {"step_18", "epoch_2"}
-    assert err.count("max_kept_gib is reached") == 1
     monkeypatch.setattr(Path, "hardlink_to", raising)  # a disk that has no hard links
     copied, *_ = train("c", *kept, "trainer.max_epochs=2")
     assert_same_bits(copied.directory, run.directory, "epoch_1")
@@ -137,9 +126,3 @@ def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, pl
     assert "Traceback" not in err
     assert "continues without it" not in err
     assert run.result == before
-
-
-def test_an_error_of_a_start_hook_that_restores_is_a_checkpoint_that_does_not_fit(train, monkeypatch):  # noqa: F811
-    train("a", "trainer.max_epochs=1")
-    monkeypatch.setattr(Stages, "load_state_dict", lambda self, state: setattr(self, "_restored", None))
-    assert "does not fit this run (AttributeError" in train("a", "trainer.max_epochs=2", code=2)[2]

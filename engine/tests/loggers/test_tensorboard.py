@@ -1,7 +1,6 @@
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader as EventFileLoader
 from torch.utils.tensorboard import SummaryWriter
 
 from leyden.loggers import TensorBoard, truncate_events
@@ -31,22 +30,14 @@ def test_two_names_of_a_stage_never_share_a_curve(tmp_path):
     assert found == {"charts/acc": [0.5, 0.5], "train_acc": [0.25, 0.25], "lr": [1.0, 1.0]}
 
 
-def started(directory, purge_step):
-    """A logger that has logged a step, as a run that begins or resumes at this step does."""
-    logger = TensorBoard(save_dir=str(directory), purge_step=purge_step)
-    logger.log_metrics({"train/acc": 0.5}, purge_step)
-    logger.finalize("success")
-
-
 def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
-    def told():
-        events = [event for path in tmp_path.glob("train/events*") for event in EventFileLoader(str(path)).Load()]
-        return [event.step for event in events if event.HasField("session_log")]
-
-    started(tmp_path, 0)
-    assert told() == []
-    started(tmp_path, 3)
-    assert told() == [3]
+    for purge_step, told in ((0, []), (3, [3])):
+        logger = TensorBoard(save_dir=str(tmp_path), purge_step=purge_step)
+        logger.log_metrics({"train/acc": 0.5}, purge_step)
+        logger.finalize("success")
+        paths = tmp_path.glob("train/events*")
+        events = [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
+        assert [event.step for event in events if event.HasField("session_log")] == told
 
 
 def write(directory, steps, **kwargs):
@@ -93,17 +84,13 @@ def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, ste
     assert steps(directory) == [*(kept for kept in whole if kept < step), 20, 21]
 
 
-def test_a_damaged_event_costs_no_other(tmp_path):
+def test_a_damaged_event_costs_no_other_and_the_row_for_hparams_is_left_alone(tmp_path):
+    row = write(tmp_path, range(10)).rename(tmp_path / "hparams.tfevents")
+    before = row.read_bytes()
     path = write(tmp_path, range(10))
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
     truncate_events(tmp_path, 10)
     assert len(steps(tmp_path)) == 9
-
-
-def test_the_row_for_hparams_is_left_alone(tmp_path):
-    row = write(tmp_path, range(10)).rename(tmp_path / "hparams.tfevents")
-    before = row.read_bytes()
-    truncate_events(tmp_path, 3)
     assert row.read_bytes() == before

@@ -1,13 +1,10 @@
 """What one run shows in TensorBoard and as files, read back."""
 
 import pytest
-import torch
 from PIL import Image
 
-from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
-from leyden.tasks.task import Task
 from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -27,18 +24,6 @@ def run(tmp_path_factory, mnist_root):
     return Run(directory / "run")
 
 
-def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
-    class Counted(OnEvaluation):
-        kind = "counted"
-
-    module, callback = type("Counting", (Task,), {"kind": "counted"})(network=torch.nn.Linear(1, 1)), Counted()
-    for loader in (0, 1):
-        for batch in (0, 1):
-            outputs = {"predictions": torch.zeros(2), "targets": torch.zeros(2)}
-            callback.on_test_batch_end(None, module, outputs, None, batch, loader)
-    assert len(callback._batches) == 4
-
-
 def test_curves_have_their_steps_and_values(run):
     found = scalars(run)
     logged = [2, 5, 8, 11, 14, 17]  # each third step, counted from 0 over the epochs
@@ -54,24 +39,16 @@ def test_curves_have_their_steps_and_values(run):
     assert found["test/acc"][0][1] == pytest.approx(run.result.metrics["test/acc"])
 
 
-def test_images_have_their_steps(run):
-    found = images(run)
-    assert {tag: [step for step, *_ in points] for tag, points in found.items()} == {
-        "confusion/test": [20],
-        "errors/test": [20],
-    }
-
-
 def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_split(run):
     tags = {stage: read(run, stage).Tags() for stage in ("train", "val", "test")}
     for stage in tags:
         assert {"charts/loss", "charts/acc"} <= {*tags[stage]["scalars"]}
     every = {tag for found in tags.values() for kind in ("scalars", "images") for tag in found[kind]}
-    assert {tag for tag in every if tag.partition("/")[0] == min(every).partition("/")[0]} == {
-        "charts/acc",
-        "charts/loss",
-    }
-    assert {"confusion/test", "errors/test"} == {*tags["test"]["images"]}
+    first = {tag for tag in every if tag.partition("/")[0] == min(every).partition("/")[0]}
+    assert first == {"charts/acc", "charts/loss"}
+    pictures = {tag: [step for step, *_ in points] for tag, points in images(run).items()}
+    assert pictures == {"confusion/test": [20], "errors/test": [20]}
+    assert {*pictures} == {*tags["test"]["images"]}
     assert not list(run.directory.glob("*tfevents*")), "a run that TensorBoard calls `.`"
 
 
@@ -85,25 +62,24 @@ def test_files_are_pictures(run):
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_pictures_are_pdf_files_too_where_that_is_asked(train):  # noqa: F811
+def test_a_job_of_a_sweep_shows_the_validation_split_and_pictures_are_pdf_files_too_where_that_is_asked(
+    train,  # noqa: F811
+    tmp_path,
+):
     train("a", "callbacks=default", "trainer.max_epochs=1", "test=false")
-    run, *_ = train(
-        "a", "callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf"
-    )  # the same run
-    names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
-    assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
-    assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
-
-
-@pytest.mark.slow(minutes=0.1)
-def test_a_job_of_a_sweep_shows_the_validation_split_and_keeps_its_curves(train, tmp_path):  # noqa: F811
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", "test=false")
+    typed = ("callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf")
+    run, *_ = train("a", *typed)  # the same run
     found = images(run)
-    assert [step for step, *_ in found["confusion/val"]] == [20]
-    assert [step for step, *_ in found["errors/val"]] == [20]
+    assert {tag: [step for step, *_ in points][-1] for tag, points in found.items()} == {
+        "confusion/val": 20,
+        "errors/val": 20,
+    }
     assert not [tag for tag in [*found, *scalars(run)] if "test" in tag]
     assert [step for step, name, _ in curves(run) if name == "val/acc"] == [9, 19]
     assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
+    names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
+    assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
+    assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
 
 
 def test_pictures_change_no_bit(train):  # noqa: F811

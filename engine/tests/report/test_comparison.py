@@ -1,14 +1,19 @@
-"""`compare`: two groups of runs, what it says of them, and what it refuses."""
+"""`compare` of two groups of runs, and `compare` and `summarize` of a table; and what they say of the test set."""
 
 import functools
+import importlib
 import json
 import re
+import shutil
 
 import pytest
 
-from leyden import compare
-from tests import mistakes, records
-from tests.report.test_summary import DATA, grid, on_two_data_sets, write
+from leyden import compare, summarize
+from leyden.run.directory import Run
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, record_test_evaluation
+from tests import ENGINE, mistakes, records
+from tests.report.test_summary import grid, write
+from tests.verdict.test_tables import table
 
 
 @pytest.fixture
@@ -25,20 +30,24 @@ def sweep(tmp_path):
 
 def test_two_settings_of_a_sweep(call, sweep):
     text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.3")
-    assert "A s optimizer.lr=0.1 optimizer.lr=0.1 0.4500 ± 0.1291 4" in " ".join(text.split())
-    assert "Verdict: A is better" in text
-    assert "(4 pairs)" in text
-    assert "Widened, since the two may be chosen among 3 settings; planned=true if not." in text
-    assert "Holds for this data set, over seeds and their splits." in text
-    assert "±: standard deviation of a setting's runs, over seed." in text
+    assert "A optimizer.lr=0.1 0.4500 ± 0.1291 4" in " ".join(text.split())
+    for said in (
+        "Verdict: A is better",
+        "(4 pairs)",
+        "Widened, since the two may be chosen among 3 settings; planned=true if not.",
+        "Holds for this data set, over seeds and their splits.",
+        "±: standard deviation of a setting's runs, over seed.",
+    ):
+        assert said in text
     assert "best" not in text
-    text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
+    alike = ("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
+    text = call(*alike)
     assert "Verdict: can't be told apart" in text
     assert "Four of five differences of " in text
-    text = call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2", "planned=true")
+    text = call(*alike, "planned=true")
     assert "96.25 % interval" in text
     assert "planned=true: right only if the two were named before any result was seen." in text
-    assert "the same within 0.2" in call("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2", "margin=0.2")
+    assert "the same within 0.2" in call(*alike, "margin=0.2")
 
 
 def test_the_same_for_other_programs(call, sweep):
@@ -48,7 +57,6 @@ def test_the_same_for_other_programs(call, sweep):
     assert found["a"]["mean"] == pytest.approx(1.475)
     assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
     assert found["b"]["lost"] == 0
-    assert [path.rpartition("/")[2] for path in found["b"]["runs"]] == [f"0.1_{seed}" for seed in range(4)]
     low, high = found["interval"]
     assert found["difference"] == pytest.approx(1.025)
     assert 0 < low < 1.025 < high
@@ -56,19 +64,19 @@ def test_the_same_for_other_programs(call, sweep):
     assert "The best setting was chosen by these values, so they are biased in its favor." in found["remarks"]
 
 
-def test_each_metric_that_is_asked_for_has_its_verdict(call, tmp_path):
+def test_another_metric_has_its_verdict_and_its_looks(call, tmp_path):
     for width, losses in {8: (0.3, 0.4, 0.5), 64: (0.1, 0.11, 0.12)}.items():
         grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more={"num_parameters": 10 * width})
     sides = ("s", "a=model.hidden_sizes.0=8", "b=model.hidden_sizes.0=64")
-    text = call(*sides, "metric=val/loss:min,num_parameters:min")
-    assert re.findall("^Verdict: (.*)", text, re.M) == ["B is better", "can't be decided: the values don't vary"]
-    assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3  # looks at each metric are counted apart
-    assert "Verdict: B is better" in call(*sides)  # of the objective, which is the same look as by its name
-    assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 3
-    found = json.loads(call(*sides, "metric=num_parameters:max,val/loss:min", "format=json"))
-    assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
-    assert "metric=val/loss: min or max is missing, as in metric=val/loss:max" in call(*sides, "metric=val/loss")
-    wrong = call(*sides, "metric=size:min")
+    for typed, words, num_looks in (
+        (("metric=val/loss", "mode=min"), "B is better", 1),
+        ((), "B is better", 1),  # of the objective, which is the same look as by its name
+        (("metric=num_parameters", "mode=min"), "can't be decided: the values don't vary", 2),
+    ):
+        assert f"Verdict: {words}" in call(*sides, *typed)
+        assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 1 + num_looks
+    assert "mode=: must be min or max" in call(*sides, "metric=val/loss")
+    wrong = call(*sides, "metric=size", "mode=min")
     assert "metric=size: no run has this metric; there are num_parameters, val/loss" in wrong
 
 
@@ -79,8 +87,8 @@ def test_folders_of_which_the_best_setting_is_named(call, sweep):
     write(sweep / "other" / "2", ["model.hidden_sizes=[64]", "seed=2", "name=r2"], status="failed")
     (sweep / "other" / "sweep.json").write_text(json.dumps({"average_over": ["seed", "name"]}))
     text = " ".join(call("s", "other").split())
-    assert "A s the best of 3 optimizer.lr=0.1 model.hidden_sizes=[512]" in text
-    assert "B other optimizer.lr=0.1 model.hidden_sizes=[64] 0.1500 ± 0.0707 2 of 3" in text
+    assert "A optimizer.lr=0.1 model.hidden_sizes=[512]" in text
+    assert "B optimizer.lr=0.1 model.hidden_sizes=[64] 0.1500 ± 0.0707 2 of 3" in text
     assert "chosen by these values" in text
     assert "Finished runs only: 0 of A and 1 of B have no value." in text
     assert "Verdict: n too small to tell; at least 3 of each are needed" in text
@@ -106,42 +114,125 @@ def test_other_values_of_what_a_mean_is_over_make_no_pairs(call, sweep):
     assert "(not paired)" in text
 
 
-@pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
-def test_runs_of_different_data_are_not_compared(call, tmp_path, a, b, digests, key):
-    on_two_data_sets(tmp_path / "s", a, b, digests)
-    text = call("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
-    assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in text
-    assert "can't be compared" in call("s", "a=objective<0.6", "b=objective>0.6")
-    # On each of them there is a verdict, among the settings on these data.
-    text = call("s", "a=optimizer.lr=0.1 and objective<0.6", "b=optimizer.lr=0.2 and objective<0.6")
-    assert "Verdict: A is better" in text
-    assert "96.25 % interval" in text
+@pytest.fixture
+def results(tmp_path):
+    rows = table()
+    lines = [",".join(rows[0]), *(",".join(map(str, row.values())) for row in rows)]
+    (tmp_path / "results.csv").write_text("\n".join(lines))
+    return tmp_path
+
+
+def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
+    sides = ("a=model=mlp and lr < 0.15", "b=model=cnn")
+    text = called(compare, "results.csv", "metric=acc", *sides)
+    assert "A  model=mlp lr=0.1" in text
+    assert "Verdict: B is higher" in text
+    ask = functools.partial(called, summarize, "results.csv", "metric=acc", "mode=max")
+    assert "With 95 % confidence the best setting is row 1 or one marked ≈." in ask()
+    assert "Too few data sets have all settings, 2: to rank over them takes 5." in ask("over=lr")
+    found = json.loads(called(compare, "results.csv", "metric=acc", *sides, "margin=1", "format=json"))
+    assert (found["better"], found["is_same"], found["a"]["n"]) == ("b", True, 3)
+
+
+def test_looks_at_a_table_are_counted_beside_it(called, results):
+    ask = functools.partial(called, compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=moe")
+    first = ask()
+    assert ask() == first
+    with (results / "results.csv").open("a") as file:
+        file.writelines(f"\nmlp,{lr},3,0.9" for lr in (0.1, 0.2))
+    assert ask() != first
+    # The sides' order is no other look, and values that are too few for a verdict are none.
+    called(compare, "results.csv", "metric=acc", "a=model = moe", "b=model=mlp")
+    (results / "few.csv").write_text("model,seed,acc\na,0,1\na,1,2\nb,0,1\nb,1,2\n")
+    called(compare, "few.csv", "metric=acc", "a=model=a", "b=model=b")
+    called(summarize, "few.csv", "metric=acc", "mode=max")
+    assert len((results / "looks.csv").read_text().splitlines()) == 3
 
 
 MISTAKES = """
-s  =>  two groups are needed
-s a=seed=1  =>  two groups are needed
-s s  =>  s/0.1_0 and 11 more: in both groups
-s s/0.1_0  =>  s/0.1_0: in both groups
-s nowhere  =>  nowhere: there is no run in or below it
-s accuracy  =>  A has the objective val/loss (min), B has val/acc (max): both must have the same one
-s accuracy a=seed=0 b=seed=1  =>  b=seed=1: no run matches this
-s none  =>  B has none
-s failed  =>  failed: none of 1 runs has finished
-s a=seed b=seed=1  =>  a=seed: seed is no comparison; `and` joins comparisons, for example a='val/acc
-s a=seeds=1 b=seed=1  =>  a: no run has seeds; did you mean seed?
-s failed format=csv  =>  format=csv: must be one of table, json
-s failed none  =>  none: at most 2 folders can be given
-s sort=seed  =>  sort=seed: must be a folder, or one of a=, b=, format=
+compare s  =>  two groups are needed
+compare s a=seed=1  =>  two groups are needed
+compare s s  =>  s/0.1_0 and 11 more: in both groups
+compare s s/0.1_0  =>  s/0.1_0: in both groups
+compare s nowhere  =>  nowhere: there is no run in or below it
+compare s accuracy  =>  the runs have the objective val/acc (max) or val/loss (min); metric= and mode= name one
+compare s none  =>  the runs have the objective none or val/loss (min)
+compare s failed  =>  failed: none of 1 runs has finished
+compare accuracy a=seed=0 b=seed=1  =>  b=seed=1: no run matches this
+compare s a=seed b=seed=1  =>  a=seed: seed is no comparison; `and` joins comparisons, for example a='val/acc
+compare s a=seeds=1 b=seed=1  =>  a: no run has seeds; did you mean seed?
+compare s failed none  =>  none: at most 2 folders can be given
+compare s AB seed=fold  =>  seed=fold: is for a table in a file
+compare results.csv metric=acc  =>  a= is missing: the setting of this side
+compare results.csv AB  =>  metric= is missing
+compare results.csv metric=acc a=model=mlp b=x=1  =>  b: x is no column with a setting
+compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
+compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
+compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
+summarize . mode=max  =>  mode=max: is for a table in a file
+summarize results.csv metric=acc mode=max format=json  =>  format=json: is for runs; verdict.rank in Python
+summarize results.csv metric=acc  =>  mode=: must be min or max
+summarize results.csv metric=acc mode=max over=data  =>  no column is named data
 """
 
 
-@pytest.mark.parametrize(("typed", "message"), mistakes(MISTAKES))
-def test_groups_that_can_not_be_compared_are_refused_in_a_line(call, sweep, typed, message):
+def test_what_does_not_fit_is_refused_in_a_line(called, sweep, results):
     write(sweep / "accuracy", ["seed=0"], value=0.9, objective={"metric": "val/acc", "mode": "max"})
     write(sweep / "none", [], objective=None, status=None)
     write(sweep / "failed", ["seed=0"], status="failed")
-    text = call(*typed.split())
-    assert text.startswith("leyden: ")
-    assert message in text
-    assert len(text.splitlines()) == 1
+    for typed, said in mistakes(MISTAKES):
+        verb, *arguments = typed.replace("AB", "a=model=mlp b=model=moe").split()
+        text = called({"compare": compare, "summarize": summarize}[verb], *arguments)
+        assert re.fullmatch(f"leyden: .*{re.escape(said)}.*\n", text), (typed, text)
+
+
+def add(folder, name, *overrides, tested=True, named="x"):
+    """A run, which was evaluated on the test set in the end."""
+    directory = folder / name
+    write(directory, [f"name={named}", *overrides], value=0.5)
+    if tested:
+        result = records.content(directory)
+        record_test_evaluation(str(folder), Run(directory), "best", {"test/acc": 0.9})
+        result["metrics"]["test/acc"] = 0.9
+        result["stages"] = {"test": ["test/acc"]}
+        records.put(directory, result=result)
+    return directory
+
+
+def test_test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_was_moved(called, tmp_path):
+    def said(verb, *arguments):
+        found = json.loads(called(verb, *arguments, "format=json"))["remarks"]
+        lines = [line for line in found if "est evaluations" in line]
+        assert [line for line in called(verb, *arguments).splitlines() if "Test evaluations" in line] == lines
+        return lines
+
+    theirs = tmp_path / "theirs"
+    for n in range(2):
+        add(theirs, f"x{n}", f"optimizer.lr={n + 1}")
+    shutil.copytree(add(theirs, "y", named="y"), tmp_path / "ours" / "copied")
+    add(tmp_path / "ours", "x2", "optimizer.lr=3")
+    for n in range(2):
+        add(theirs / "sweep", str(n), f"seed={n}", tested=False, named="z")
+    theirs.rename(tmp_path / "moved")
+    for arguments, folder, nums in (
+        ((summarize, "moved/x0"), "moved", "x 2"),
+        ((compare, "moved/x0", "moved/x1"), "moved", "x 2"),
+        ((summarize, "moved"), "moved", "x 2, y 1"),
+        ((summarize, "ours"), "ours", "x 1"),
+    ):
+        place = tmp_path / folder / TEST_EVALUATIONS_FILE
+        assert said(*arguments) == [f"Test evaluations so far: {nums} ({place})"]
+    assert said(compare, "moved/sweep/0", "moved/sweep/1") == []
+    (tmp_path / "ours" / TEST_EVALUATIONS_FILE).unlink()
+    (tmp_path / "ours" / TEST_EVALUATIONS_FILE).mkdir()
+    assert f"{tmp_path / 'ours' / TEST_EVALUATIONS_FILE} can't be read" in called(summarize, "ours", code=0)
+
+
+LINES = re.findall(r"^leyden (\w+) (.*)$", (ENGINE / "docs" / "test_set.md").read_text(), re.MULTILINE)
+
+
+@pytest.mark.parametrize(("verb", "typed"), LINES)
+def test_the_commands_of_the_page(called, tmp_path, verb, typed):
+    for n, name in enumerate("ab"):
+        add(tmp_path / "outputs" / "mnist_mlp", name, f"optimizer.lr={n + 1}")
+    assert "Test evaluations so far" in called(importlib.import_module(f"leyden.{verb}"), *typed.split())

@@ -2,7 +2,7 @@
 
 import pytest
 
-from leyden.report.difference import show_difference
+from leyden.report.outcome import show_difference
 from tests import mistakes
 from tests.reproduction.conftest import call, commit, make, start  # noqa: F401 - fixtures
 

@@ -15,7 +15,6 @@ from leyden import runs
 from leyden.config.errors import UserError
 from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition
-from leyden.report.records import read_raw_records
 from leyden.run.lock import hold_directory
 from tests import mistakes, records
 from tests.report.test_summary import write
@@ -33,11 +32,9 @@ def three(tmp_path):
         overrides = [f"optimizer.lr={lr}", f"seed={number}", "run_dir=x"]
         write(tmp_path / "outputs" / f"r{number}", overrides, value=0.5 - lr)
     write(tmp_path / "outputs" / "sub" / "new", ["optimizer.lr=0.5"], status=None)
+    for name, target in (("latest", "r2"), ("circle", "circle")):  # links are not followed
+        (tmp_path / "outputs" / name).symlink_to(tmp_path / "outputs" / target)
     return tmp_path / "outputs"
-
-
-def listed(text):
-    return [(row["directory"].rpartition("/")[2], row["status"], row["objective"]) for row in json.loads(text)]
 
 
 def test_each_run_is_a_line_with_what_was_typed(call, three):
@@ -50,45 +47,11 @@ def test_each_run_is_a_line_with_what_was_typed(call, three):
     assert lines[4].startswith("outputs/sub/new interrupted")
 
 
-def test_a_link_to_other_runs_is_announced(three, tmp_path, capsys):
-    write(tmp_path / "archive" / "old", ["seed=9"], value=0.1)
-    (three / "latest").symlink_to(three / "r2")
-    (three / "circle").symlink_to(three / "circle")
-    assert len(read_raw_records(three)) == 4
-    assert capsys.readouterr().err == ""
-    for number in range(2):
-        (three / "sub" / f"archive{number}").symlink_to(tmp_path / "archive")
-    assert len(read_raw_records(three)) == 4
-    place = three / "sub" / "archive0"
-    assert f"{place} and 1 more: links to other folders are not followed; name one" in capsys.readouterr().err
-    assert [record.typed["seed"] for record in read_raw_records(place)] == ["9"]
-
-
-def test_what_all_have_typed_is_said_once(call, three):
-    lines = call("where=status = finished").splitlines()
-    assert len(lines) == 4
-    write(three / "one" / "a", ["optimizer.lr=0.5", "trainer.max_epochs=2"], value=0.5)
-    write(three / "one" / "b", ["seed=1", "trainer.max_epochs=2"], value=0.25)
-    lines = call("outputs/one", "sort=seed").splitlines()
-    assert [line.split()[-1] for line in lines[1:3]] == ["optimizer.lr=0.5", "seed=1"]
-    assert lines[3:] == ["typed in all: trainer.max_epochs=2"]
-
-
-def test_the_same_for_other_programs(call, three):
-    found = json.loads(call("outputs", "format=json"))
-    assert {row["directory"] for row in found} == {str(path.parent) for path in three.rglob("run.json")}
-    assert [*found[0]] == ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
-    table = list(csv.DictReader(io.StringIO(call("format=csv"))))
-    assert [row["directory"] for row in table] == [row["directory"] for row in found]
-
-
 CHOSEN = """
 sort=optimizer.lr  =>  r1 r2 r0 new
 sort=-optimizer.lr  =>  new r0 r2 r1
 sort=objective  =>  r0 r2 r1 new
-sort=-objective  =>  r1 r2 r0 new
 sort=seed where=optimizer.lr<0.05  =>  r1 r2
-sort=seed where=status!=finished  =>  new
 sort=seed where=model.hidden_sizes=[512]  =>  r0 new r1 r2
 where=objective>9  =>  -
 sort=val/loss where=val/loss>0.45  =>  r2 r1
@@ -98,8 +61,8 @@ where=objective>0.45 and optimizer.lr!=0.02  =>  r1
 
 @pytest.mark.parametrize(("typed", "names"), mistakes(CHOSEN))
 def test_it_is_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, three, typed, names):
-    found = listed(call("format=json", *re.split(" (?=where)", typed)))
-    assert [name for name, *_ in found] == names.strip("-").split()
+    found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
+    assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split()
 
 
 MISTAKES = """
@@ -109,7 +72,6 @@ where=optimizer.lt>1  =>  where: no run has optimizer.lt; did you mean optimizer
 format=xml  =>  format=xml: must be one of table, json, csv
 wehre=x  =>  wehre=x: must be a folder, or one of where=, sort=
 a b  =>  b: at most 1 folder can be given
---all  =>  --all: must be a folder, or one of where=, sort=
 sort=age sort=seed  =>  sort=seed: sort is given twice
 diff=[outputs/r0,outputs/r1] sort=seed  =>  diff: can't be combined
 diff=[outputs/r0]  =>  diff: must be two run directories
@@ -117,12 +79,9 @@ diff=[outputs/r0,outputs/none]  =>  not a run directory
 """
 
 
-@pytest.mark.parametrize(("typed", "message"), mistakes(MISTAKES))
-def test_what_is_wrong_is_told_in_a_line(call, three, typed, message):
-    text = call(*typed.split())
-    assert text.startswith("leyden: ")
-    assert message in text
-    assert len(text.splitlines()) == 1
+def test_what_is_wrong_is_told_in_a_line(call, three):
+    for typed, message in mistakes(MISTAKES):
+        assert re.fullmatch(f"leyden: .*{re.escape(message)}.*\n", call(*typed.split())), typed
 
 
 def test_what_is_asked_for_is_shown(call, three):
@@ -131,6 +90,8 @@ def test_what_is_asked_for_is_shown(call, three):
     assert head.split() == ["run", "status", "age", "how", "far", "objective", *ASKED, "typed"]
     assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]
     found = json.loads(call(*asked, "format=json"))
+    assert [row["directory"] for row in found] == [str(three / name) for name in ("r0", "r2", "r1")]
+    assert [*found[0]][:8] == ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
     assert [[row[key] for key in ASKED] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
     table = list(csv.DictReader(io.StringIO(call(*asked, "format=csv"))))
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
@@ -141,8 +102,6 @@ def test_what_is_asked_for_is_shown(call, three):
         assert call("sort=remark", f"where={condition}").count("null") == bool(value)
         (line,) = csv.DictReader(io.StringIO(call("sort=remark", f"where={condition}", "format=csv")))
         assert line["remark"] == value
-        (row,) = json.loads(call("sort=remark", f"where={condition}", "format=json"))
-        assert ("remark" in row) == bool(value)
 
 
 ASKED = ["epochs", "val/loss", "optimizer.lr"]
@@ -161,7 +120,8 @@ def test_a_run_that_lives_has_its_age_and_its_last_step(call, three):
 
 def test_what_differs_is_told_by_part(call, three):
     text = " ".join(call("diff=[outputs/r0,outputs/r1]").split())
-    assert "configuration seed 0 1 data.seed 0 1 data.split_seed 0 1 optimizer.lr 0.1 0.01" in text
+    assert "configuration seed 0 1 configuration data.seed 0 1 " in text
+    assert "configuration optimizer.lr 0.1 0.01" in text
     assert "objective" not in text
     assert "nothing differs" in call("diff=[outputs/r0,outputs/r0]")
     first, *_ = json.loads(call("diff=[outputs/r0,outputs/r1]", "format=json"))["differences"]
@@ -171,24 +131,21 @@ def test_what_differs_is_told_by_part(call, three):
 def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
     path = three / "r1" / "run.json"
     path.write_text(path.read_text().replace("0.49", "NaN"))
-    found = listed(call("format=json", "sort=-val/loss"))
-    assert [name for name, *_ in found] == ["r2", "r0", "r1", "new"]
-    assert found[2][2] is None
+    found = json.loads(call("format=json", "sort=-val/loss"))
+    assert [row["directory"].rpartition("/")[2] for row in found] == ["r2", "r0", "r1", "new"]
+    assert found[2]["objective"] is None
 
 
 RUN = {"val/acc": 0.98, "optimizer.lr": 0.001, "status": "finished", "model": "a b", "note": None, "test": True}
 RUN |= {"n": 3, "sizes": [1, 2], "huge": 10**400, "mixed": [True, None], "nested": [[False], 1e-5]}
 MET = """
 val/acc > 0.97  =>  1
-val/acc>0.97 and optimizer.lr<0.01  =>  1
 val/acc>0.97 and optimizer.lr<1e-4  =>  0
 status != failed and n == 3.0  =>  1
 model = 'a b'  =>  1
-model="a c"  =>  0
 note = null  =>  1
 note < 1  =>  0
 test = true  =>  1
-nothing < 1  =>  0
 nothing != 1  =>  0
 n=3 and status=finished and 'model' = 'a b'  =>  1
 status < 1  =>  0
@@ -197,41 +154,33 @@ sizes = [1,2]  =>  1
 sizes = '[1, 2]'  =>  1
 sizes != '[1,2]'  =>  0
 sizes = '[1]'  =>  0
-sizes > 1  =>  0
 huge > 1  =>  0
 mixed=[true,null]  =>  1
 mixed ~ true  =>  1
 nested=[[false],1e-05]  =>  1
-nested=[[false],1e-05  =>  0
 """
 
 
-@pytest.mark.parametrize(("text", "holds"), mistakes(MET))
-def test_what_a_condition_means(text, holds):
-    assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is (holds == "1")
+def test_what_a_condition_means():
+    for text, holds in mistakes(MET):
+        assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is (holds == "1"), text
 
 
 NO_CONDITIONS = """
 val/acc  =>  val/acc is no comparison
-val/acc >  =>  val/acc > is no comparison
-val/acc is 3  =>  val/acc is 3 is no comparison
 val/acc > 3 4  =>  val/acc > 3 4 is no comparison
 n = 3 or n = 4  =>  n = 3 or n = 4 is no comparison; `and` joins comparisons
 n = 3 and not n = 4  =>  not n = 4 is no comparison
-n = 3 and (n = 4)  =>  (n = 4) is no comparison
 n = 3 and  =>  n = 3 and is no comparison
 val/acc > 'x  =>  val/acc > 'x is no comparison
 __import__('os').system('x') = 1  =>  is no comparison
 """
 
 
-@pytest.mark.parametrize(
-    ("text", "message"), [*mistakes(NO_CONDITIONS), ("", "it is no comparison"), ("(" * 5000, "is no comparison")]
-)
-def test_what_is_none_is_told_in_a_line(text, message):
-    with pytest.raises(UserError, match=f"^where=.*{re.escape(message)}") as raised:
-        parse_condition(text)
-    assert len(str(raised.value)) < 600
+def test_what_is_none_is_told_in_a_line():
+    for text, message in [*mistakes(NO_CONDITIONS), ("", "it is no comparison")]:
+        with pytest.raises(UserError, match=f"^where=.*{re.escape(message)}"):
+            parse_condition(text)
 
 
 @given(st.text(alphabet="abn/. <>=!()'\"0andortx", max_size=30))

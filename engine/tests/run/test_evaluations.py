@@ -167,7 +167,7 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
         ("runs", str(sweep), "sort=-test/acc"),
         ("runs", str(sweep), "where=test/acc > 0.1"),
         ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),
-        ("compare", str(sweep), "a=seed=0", "b=seed=1", "metric=test/acc:max"),
+        ("compare", str(sweep), "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max"),
     ):
         monkeypatch.setattr("sys.argv", [f"leyden {verb}", *arguments])
         with pytest.raises(SystemExit):

@@ -91,8 +91,8 @@ def test_an_epoch_without_validation_is_no_candidate(train):
 
 
 UNLOGGED = """
-trainer.max_epochs=1 EVERY=2  =>  1  =>  was not logged in epoch 1, and no epoch of this run ends with a validation
-+trainer.val_check_interval=4  =>  1  =>  is logged in validation, and no epoch of this run ends with a validation
+trainer.max_epochs=1 EVERY=2  =>  1  =>  val_loss: no epoch of this run ends with a validation
++trainer.val_check_interval=4  =>  1  =>  val_loss: no epoch of this run ends with a validation
 EVERY=2 objective.metric=f1  =>  2  =>  objective.metric=f1: is not logged; the run logs train_loss, val_loss
 EVERY=2 +callbacks.es={EARLY}  =>  1  =>  val_loss: was not logged when the run ended before its first validation
 """

@@ -7,7 +7,7 @@ import pytest
 
 from leyden.verdict.groups import LEVEL, Group, Verdict, decide, look_level, not_normal, samples_of
 from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
-from leyden.verdict.ranking import rank_over_sets
+from leyden.verdict.tables import rank_over_sets
 
 
 def paired(*columns):

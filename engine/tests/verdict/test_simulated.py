@@ -13,9 +13,9 @@ import statistics
 import pytest
 
 from leyden.training.trained import mean_text
-from leyden.verdict import quantiles, ranking
+from leyden.verdict import quantiles, tables
 from leyden.verdict.groups import Group, Samples, decide, look_level, not_normal, samples_of
-from leyden.verdict.ranking import optimism, rank, rank_over_sets
+from leyden.verdict.tables import optimism, rank_over_sets, rank_settings
 from tests.report.test_ranking import contenders, row
 from tests.verdict.test_difference import apart, draw, paired, verdict
 
@@ -68,14 +68,14 @@ def _student(source, freedom):
 def excluded(groups, number, look=1):
     """Whether a row is excluded from a table that is sorted by its means."""
     order = sorted(range(len(groups)), key=lambda each: -statistics.fmean(groups[each].values.values()))
-    found = rank([groups[each] for each in order], "max", look=look)
+    found = rank_settings([groups[each] for each in order], "max", look=look)
     return found.like_best[order.index(number)] is False
 
 
 @pytest.fixture
 def marks_alone(monkeypatch):
     """The remarks beside the marks take most of the time."""
-    monkeypatch.setattr(ranking, "_claims", lambda *arguments: [])
+    monkeypatch.setattr(tables, "_claims", lambda *arguments: [])
     monkeypatch.setattr(Samples, "shape_remarks", lambda *arguments: [])
 
 
@@ -170,13 +170,8 @@ SENTENCES = [
         for num in (3, 5, 10)
     ),
     *(
-        (
-            is_best_excluded,
-            {"num": num, "num_rows": num_rows, "case": case, "shared": shared},
-            repetitions,
-            (0, 0.053),
-        )
-        for num_rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
+        (is_best_excluded, {"num": num, "num_rows": rows, "case": case, "shared": shared}, repetitions, (0, 0.053))
+        for rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
         for num, case, shared in itertools.product((3, 6), HARD, (0.0, 0.5))
     ),
     *(
@@ -239,7 +234,7 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
         if num_rows == 2:
             line = decide(samples_of(groups), 0, 1, "max", look_level(1), look_level(2)).power_in_words()
         else:
-            line = next((each for each in rank(groups, "max").remarks if each.startswith("Four")), None)
+            line = next((each for each in rank_settings(groups, "max").remarks if each.startswith("Four")), None)
             if line is None:
                 now, later = now + 0.8, later + 0.8  # nothing is printed
                 continue
@@ -267,7 +262,9 @@ def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spr
         groups = table(source, means, num)
         seen = [statistics.fmean(group.values.values()) for group in groups]
         best = seen.index(max(seen))
-        found = rank([groups[each] for each in sorted(range(num_rows), key=lambda each: -seen[each])], "max")
+        found = rank_settings(
+            [groups[each] for each in sorted(range(num_rows), key=lambda each: -seen[each])], "max"
+        )
         kept = [place for place, like in enumerate(found.like_best) if like is not False]
         if len(kept) < 2:  # nothing is printed
             continue
@@ -359,5 +356,5 @@ def open_rows(whole, rows, num, look):
     """The rows that may be the best by their first values."""
     groups = {each: Group({seed: whole[each].values[seed] for seed in range(num)}) for each in rows}
     order = sorted(groups, key=lambda each: -statistics.fmean(groups[each].values.values()))
-    found = rank([groups[each] for each in order], "max", look=look)
+    found = rank_settings([groups[each] for each in order], "max", look=look)
     return [each for each, like in zip(order, found.like_best, strict=True) if like is not False]

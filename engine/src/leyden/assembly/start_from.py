@@ -17,7 +17,7 @@ from leyden.assembly.instantiate import user_errors
 from leyden.assembly.task import match_names
 from leyden.assembly.trainer import RunTrainer, num_logged
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
+from leyden.callbacks.kept import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
 from leyden.config.errors import UserError, as_line, is_mistake
 from leyden.config.terminal import some_of, warn

@@ -32,8 +32,7 @@ from leyden.assembly.instantiate import (
 from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.hyperparameters import Hyperparameters
-from leyden.callbacks.samples_seen import SamplesSeen
+from leyden.callbacks.kept import Hyperparameters, SamplesSeen
 from leyden.config.errors import UserError, leave
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO

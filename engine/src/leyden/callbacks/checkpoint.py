@@ -74,7 +74,6 @@ class RunCheckpoint(LastCheckpoint):
         mode: `min` or `max`.
         every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
         keep_all: True to keep all checkpoints.
-        max_kept_gib: Maximum total size of the kept checkpoints, in GiB; the oldest are deleted.
 
     Raises:
         FloatingPointError: Weights are not finite; the previous checkpoint is kept.
@@ -82,20 +81,10 @@ class RunCheckpoint(LastCheckpoint):
 
     state_key = "RunCheckpoint"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(
-        self,
-        *,
-        metric: str | None,
-        mode: str | None,
-        every_n_steps: int | None,
-        keep_all: bool,
-        max_kept_gib: float,
-    ) -> None:
+    def __init__(self, *, metric: str | None, mode: str | None, every_n_steps: int | None, keep_all: bool) -> None:
         super().__init__(every_n_steps)
         if type(keep_all) is not bool:
             raise ValueError(f"keep_all={keep_all}: must be true or false")
-        if type(max_kept_gib) not in (int, float) or not 0 < max_kept_gib < math.inf:
-            raise ValueError(f"max_kept_gib={max_kept_gib}: must be a positive number")
         if metric is not None and mode not in ("min", "max"):
             raise ValueError(f"mode={mode}: must be min or max; it follows from objective.mode")
         self.metric: str | None = metric
@@ -106,8 +95,7 @@ class RunCheckpoint(LastCheckpoint):
         self.validates = True  # whether any epoch ends with a validation run
         self._stage = ""  # stage that logged the objective in the best epoch
         self._is_lost = False  # whether `best.ckpt` of an earlier start is lost
-        self._max_kept_bytes = round(max_kept_gib * 2**30) if keep_all else 0
-        self._is_full = False
+        self._keeps_all = keep_all
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of the best epoch, and whether training has been stopped."""
@@ -160,32 +148,15 @@ class RunCheckpoint(LastCheckpoint):
 
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
         """Rename a prepared checkpoint, and keep a copy of `last.ckpt` if all are kept."""
-        if self._max_kept_bytes and kept:
-            self._keep_copy(prepared, path.with_name(f"{kept}.ckpt"))
+        if self._keeps_all and kept:
+            copy = path.with_name(f"{kept}.ckpt")
+            copy.unlink(missing_ok=True)  # exists if an earlier start was interrupted after this training step
+            try:
+                copy.hardlink_to(prepared)
+            except OSError:  # the file system has no hard links
+                with replacing(copy) as file, prepared.open("rb") as source:
+                    shutil.copyfileobj(source, file)
         super().rename(prepared, path, kept)
-
-    def _keep_copy(self, path: Path, kept: Path) -> None:
-        """Hard-link a file, or copy it if the file system has no hard links.
-
-        Deletes the oldest kept files beyond the size limit.
-        """
-        kept.unlink(missing_ok=True)  # exists if an earlier start was interrupted after this training step
-        try:
-            kept.hardlink_to(path)
-        except OSError:
-            with replacing(kept) as file, path.open("rb") as source:
-                shutil.copyfileobj(source, file)
-        kept_files = sorted(
-            (each for kind in ("epoch", "step") for each in kept.parent.glob(f"{kind}_*.ckpt")),
-            key=lambda each: each.stat().st_mtime_ns,
-        )
-        while len(kept_files) > 1 and sum(each.stat().st_size for each in kept_files) > self._max_kept_bytes:
-            if not self._is_full:
-                self._is_full = True
-                warn(
-                    f"{kept.parent}: callbacks.checkpoint.max_kept_gib is reached: the oldest checkpoints are deleted"
-                )
-            kept_files.pop(0).unlink()
 
     def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment] | None:
         """Return the metrics recorded in `best.ckpt`, and when they were measured; None, with a line, if it can't be read."""
@@ -224,11 +195,8 @@ class RunCheckpoint(LastCheckpoint):
         stage, logs = stages.names.get(name), ", ".join(sorted(stages.names)) or "nothing"
         if stage is None and stages.has_validated:
             raise UserError(f"objective.metric={name}: is not logged; the run logs {logs}")
-        if stage is None and not self.validates:
-            epoch = trainer.current_epoch + 1
-            raise UserError(f"objective.metric={name}: was not logged in epoch {epoch}, and {NO_VALIDATION}")
-        if stage == "val" and not self.validates:
-            raise UserError(f"objective.metric={name}: is logged in validation, and {NO_VALIDATION}")
+        if stage in (None, "val") and not self.validates:
+            raise UserError(f"objective.metric={name}: {NO_VALIDATION}")
 
     def no_best_reason(self, trainer: L.Trainer) -> str:
         """Return the reason why a run has ended without a best epoch."""

@@ -98,7 +98,6 @@ class TensorBoard(TensorBoardLogger):
         self._trainer: L.Trainer | None = None
         self._writers: dict[str, SummaryWriter] = {}  # by stage
         self._names: dict[tuple[str, str], str] = {}  # metric names by stage and tag
-        self._resumed: set[str] = set()  # stages that earlier starts have logged
 
     def attach_trainer(self, trainer: L.Trainer) -> None:
         """Take the stage of what is logged from this trainer."""
@@ -120,13 +119,10 @@ class TensorBoard(TensorBoardLogger):
         if not self._writers:
             threading.excepthook = _ignore_event_writers
             for stage in STAGES:
-                if any((directory / stage).glob("events*")):
-                    self._resumed.add(stage)
-                    truncate_events(directory / stage, self.purge_step)
+                truncate_events(directory / stage, self.purge_step)
         if (stage := self.stage) not in self._writers:
-            # Makes a TensorBoard that is already open drop the events it has read; not needed for a new run.
-            to_viewers = self.purge_step if stage in self._resumed else None
-            self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=to_viewers)
+            # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
+            self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=self.purge_step or None)
         return self._writers[stage]
 
     @rank_zero_only
@@ -240,11 +236,6 @@ class Wandb(WandbLogger):
         super().__init__(
             name=Path(save_dir).name, save_dir=save_dir, version=identity, project=project, offline=offline
         )
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Log the metrics, without the epoch number that Lightning adds."""
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     def close(self) -> None:
         """Finish the W&B run in this process.

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from torch.optim import Optimizer
 
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.samples_seen import samples_per_batch
+from leyden.callbacks.kept import samples_per_batch
 from leyden.config.values import flatten
 from leyden.exact.lightning import logged_steps
 from leyden.exact.stages import stages_of

@@ -292,7 +292,9 @@ class Errors(OnEvaluation):
         if not callable(getattr(data, "inputs", None)):  # its samples are not tensors of one shape
             return
         probabilities_N, predicted_N = predictions.float().softmax(dim=1).max(dim=1)
-        indices = most_confident(probabilities_N, predicted_N != targets)[: self.num_images]
+        wrong = (predicted_N != targets).nonzero()[:, 0]
+        order = probabilities_N[wrong].argsort(descending=True, stable=True)
+        indices = wrong[order][: self.num_images]
         captions = error_captions(
             self.class_names, targets[indices], predicted_N[indices], probabilities_N[indices]
         )
@@ -300,12 +302,6 @@ class Errors(OnEvaluation):
         title += "\nmost confident mistakes: true class → predicted class, its probability"
         figure = sheet(data.inputs(split, indices.numpy()), captions, title, num_columns=ERROR_COLUMNS)
         publish(trainer, figure, "errors", split)
-
-
-def most_confident(probabilities_N: Tensor, is_wrong_N: Tensor) -> Tensor:
-    """Return the indices of misclassified samples, the most confident first."""
-    wrong = is_wrong_N.nonzero()[:, 0]
-    return wrong[probabilities_N[wrong].argsort(descending=True, stable=True)]
 
 
 def error_captions(

@@ -1,63 +1,68 @@
-"""Comparison of two groups of runs: which is better, and with what confidence; as text or JSON."""
+"""Verdicts that `compare` prints of two groups of runs, and `compare` and `summarize` of a table in a file."""
 
+import contextlib
 import os
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from leyden import verdict
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.table import json_text, print_table
+from leyden.config.table import json_text
 from leyden.config.terminal import show, some_of
-from leyden.report.held_out import check_metrics, test_set_remarks
-from leyden.report.listing import select
+from leyden.config.values import ABSENT
+from leyden.report.listing import parse_condition, select
 from leyden.report.ranking import Row, assign_data, assumptions, count_look, merge_rows, plus_minus, read_sweep
-from leyden.report.records import Record, aim_of, experiments, fill_choices, narrow, read_raw_records
+from leyden.report.records import (
+    Record,
+    aim_of,
+    experiments,
+    fill_choices,
+    narrow,
+    read_raw_records,
+    refuse_test_metrics,
+    test_set_remarks,
+)
 from leyden.verdict.groups import Group
-from leyden.verdict.tables import TableComparison, compare_settings
+from leyden.verdict.tables import RankingOverSets, TableComparison, compare_settings
+
+AIM = {"metric": "", "mode": ""}  # options with their defaults
+OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """The comparison of two settings of runs or of a table.
-
-    Args:
-        found: The settings with the verdict.
-        places: Further columns of the printed table, for both sides.
-        runs: Run directories of both sides; empty for a table.
-    """
-
-    found: TableComparison
-    places: Sequence[Mapping[str, str]] = ({}, {})
-    runs: Sequence[Sequence[str]] = field(default=())
+def refuse_table_options(options: Mapping[str, str], of_tables: Mapping[str, str]) -> None:
+    """Raise a `UserError` if one of the options that only tables have is given for runs."""
+    if given := next((key for key, default in of_tables.items() if options[key] != default), None):
+        raise UserError(f"{given}={options[given]}: is for a table in a file; runs record it")
 
 
-def compare(
-    directories: Sequence[Path],
-    conditions: Sequence[str],
-    *,
-    margin: float = 0.0,
-    planned: bool = False,
-    by: Objective | None = None,
-) -> Comparison:
+def compare_runs(
+    directories: Sequence[Path], options: Mapping[str, str], *, margin: float, planned: bool
+) -> TableComparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
     Args:
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
-        conditions: Condition for each group, in the syntax of `parse_condition`; empty for all runs.
+        options: The conditions `a` and `b`, in the syntax of `parse_condition`, empty for all runs; and `metric` and
+            `mode` of another recorded metric that is compared, empty for the runs' objective.
         margin: Largest difference that does not matter; 0 for none.
         planned: Whether the two groups were named before the results were seen.
-        by: Another recorded metric that is compared; None for the runs' objective.
 
     Raises:
         UserError: A group has no finished run, the groups share a run, or they have different objectives or data.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
     records = [record for of in read.values() for record in of]
-    if by:
-        _judge(records, by)
-    groups = _groups_of(read, directories, conditions)
+    if options["metric"] or options["mode"]:
+        _judge(records, options["metric"], options["mode"])
+    groups = [
+        _group(read[directory], options[name], name) for directory, name in zip(directories, "ab", strict=True)
+    ]
+    paths = [{os.path.realpath(record.directory) for record in group} for group in groups]
+    if shared := sorted(paths[0] & paths[1]):
+        raise UserError(f"{some_of(shared, 1)}: in both groups")
     objective = _shared_objective(*groups)
     sides, rest = _rows_of(directories, groups, [each for each in records if aim_of(each) == objective])
     both = [row for side in sides for row in side]
@@ -74,6 +79,7 @@ def compare(
 
     found = compared(1)
     best = [next(row for row in both if row.setting is setting) for setting in found.sides]
+    conditions = [options["a"], options["b"]]
     if (look := _look(directories, conditions, found.sides, objective.metric)) > 1:
         found = compared(look)
     if any(setting.deviation for setting in found.sides):
@@ -81,46 +87,36 @@ def compare(
     if found.found.interval:
         found.remarks.extend(assumptions(best, look))
     found.remarks.extend(test_set_remarks(experiments([record for row in both for record in row.records])))
-    nums = [f"the best of {len(side)}" if len(side) > 1 else "" for side in sides]
-    places = [
-        {"runs": str(directory), "where": condition, "of": num}
-        for directory, condition, num in zip(directories, conditions, nums, strict=True)
-    ]
-    runs = [[record.directory for record in row.finished] for row in best]
-    return Comparison(replace(found, metric=objective.metric), places, runs)
+    return replace(found, metric=objective.metric)
 
 
-def _judge(records: Sequence[Record], by: Objective) -> None:
+def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
     """Let another recorded metric be the objective of runs, with its value at the best checkpoint.
 
     Raises:
         UserError: It is of the test set, no run has it, or its better direction is missing.
     """
-    check_metrics("metric", [by.metric], records)
-    if not by.mode:
-        raise UserError(f"metric={by.metric}: min or max is missing, as in metric={by.metric}:max")
+    refuse_test_metrics("metric", [metric], records)
+    results = [record.result for record in records if record.result]
+    known = {name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}}
+    if metric not in known:
+        raise UserError(f"metric={metric}: no run has this metric; there are {', '.join(sorted(known)) or 'none'}")
+    if mode not in ("min", "max"):
+        raise UserError(f"mode={mode}: must be min or max")
     for record in records:
-        record.objective = replace(by, value=record.result.metrics.get(by.metric) if record.result else None)
+        record.objective = Objective(metric, mode, record.result.metrics.get(metric) if record.result else None)
 
 
-def _groups_of(
-    read: Mapping[Path, Sequence[Record]], directories: Sequence[Path], conditions: Sequence[str]
-) -> tuple[list[Record], list[Record]]:
-    """Return the runs of each group.
+def _group(records: Sequence[Record], condition: str, option: str) -> list[Record]:
+    """Return the runs of a group.
 
     Raises:
-        UserError: A group has none, or the groups share one.
+        UserError: There is none.
     """
-    both = []
-    for directory, condition, option in zip(directories, conditions, "ab", strict=True):
-        chosen, _ = select(read[directory], condition, option)
-        if not chosen:
-            raise UserError(f"{option}={condition}: no run matches this")
-        both.append(chosen)
-    paths = [{os.path.realpath(record.directory) for record in records} for records in both]
-    if shared := sorted(paths[0] & paths[1]):
-        raise UserError(f"{some_of(shared, 1)}: in both groups")
-    return both[0], both[1]
+    chosen, _ = select(records, condition, option)
+    if not chosen:
+        raise UserError(f"{option}={condition}: no run matches this")
+    return chosen
 
 
 def _shared_objective(*groups: Sequence[Record]) -> Objective:
@@ -129,11 +125,11 @@ def _shared_objective(*groups: Sequence[Record]) -> Objective:
     Raises:
         UserError: The runs have different objectives, or none.
     """
-    aims = [{*map(aim_of, group)} for group in groups]
-    if len(both := aims[0] | aims[1]) == 1 and (only := both.pop()):
+    aims = {aim_of(record) for group in groups for record in group}
+    if len(aims) == 1 and (only := aims.pop()):
         return only
-    described = (" or ".join(sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in of)) for of in aims)
-    raise UserError("A has the objective {}, B has {}: both must have the same one".format(*described))
+    names = sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in aims) or ["none"]
+    raise UserError(f"the runs have the objective {' or '.join(names)}; metric= and mode= name one for all")
 
 
 def _rows_of(
@@ -174,42 +170,122 @@ def _look(directories: Sequence[Path], conditions: Sequence[str], settings: Sequ
     """
     folders = [directory.resolve() for directory in directories]
     names = sorted(
-        f"{folder.name} {setting.name} {''.join(condition.replace('==', '=').split())}"
+        f"{folder.name} {setting.name} {_compact(condition)}"
         for folder, setting, condition in zip(folders, settings, conditions, strict=True)
     )
     folder = min(folders, key=lambda path: path.name)
     return count_look(folder, f"{metric} {' and '.join(names)}", [settings])
 
 
-def print_comparisons(comparisons: Sequence[Comparison], form: str) -> None:
-    """Print comparisons, one per metric, as `table` or `json`."""
-    if form == "json":
-        contents = [*map(_json_content, comparisons)]
-        print(json_text(contents if len(contents) > 1 else contents[0]))
+def _compact(condition: str) -> str:
+    return "".join(condition.replace("==", "=").split())
+
+
+def print_comparison(compared: TableComparison, form: str) -> None:
+    """Print a comparison as `table` or `json`."""
+    if form == "table":
+        show(str(compared))
         return
-    for number, each in enumerate(comparisons):
-        rows = [
-            {"name": name, **place, "setting": side.name, each.found.metric: side.measured, "n": side.count}
-            for name, place, side in zip("AB", each.places, each.found.sides, strict=True)
-        ]
-        columns = [key for key in rows[0] if any(row[key] for row in rows)]
-        if number:
-            show("")
-        print_table(rows, columns, names={"name": "", "of": ""})
-        show("\n".join(each.found.lines))
-
-
-def _json_content(comparison: Comparison) -> dict[str, Any]:
-    """Return a comparison as a dictionary for JSON output."""
-    compared, found = comparison.found, comparison.found.found
-    sides = {name: setting_content(side) for name, side in zip("ab", compared.sides, strict=True)}
-    for side, runs in zip(sides.values(), comparison.runs, strict=False):
-        side["runs"] = runs
+    found = compared.found
+    sides = {
+        name: {
+            "choices": side.choices,
+            "mean": side.mean if side.values else None,
+            "n": len(side.values),
+            "lost": side.lost,
+        }
+        for name, side in zip("ab", compared.sides, strict=True)
+    }
     words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b"), "remarks": compared.remarks}
-    return {"metric": compared.metric, **sides, **vars(found), **words}
+    print(json_text({"metric": compared.metric, **sides, **vars(found), **words}))
 
 
-def setting_content(setting: Group) -> dict[str, Any]:
-    """Return a setting as a dictionary for JSON output."""
-    num = len(setting.values)
-    return {"choices": setting.choices, "mean": setting.mean if num else None, "n": num, "lost": setting.lost}
+@contextlib.contextmanager
+def table_errors() -> Iterator[None]:
+    """Raise errors of a table as those of the user.
+
+    Raises:
+        UserError: A table can't be read, or can't be compared as asked.
+    """
+    try:
+        yield
+    except verdict.TableError as error:
+        raise UserError(str(error)) from error
+
+
+def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> TableComparison:
+    """Return the comparison of two settings of a table, whose look is counted in a list beside it.
+
+    Args:
+        path: The file.
+        options: `metric`, `mode`, `seed`, `ignore`, `a` and `b`, as typed.
+        margin: Largest difference that does not matter; 0 for none.
+        planned: Whether the two settings were named before the results were seen.
+
+    Raises:
+        UserError: An option does not fit the table.
+        TableError: The file is no table, or an option does not fit it.
+    """
+    given, rows = _given(options), verdict.read(path)
+    a, b = (_condition(options, name, rows) for name in "ab")
+
+    def compared(look: int) -> TableComparison:
+        return verdict.compare(rows, a=a, b=b, margin=margin, planned=planned, look=look, **given)
+
+    found = compared(1)
+    typed = sorted(_compact(options[name]) for name in "ab")
+    name = f"{path.name} {options['metric']} {' and '.join(typed)}"
+    look = count_look(path.resolve().parent, name, [found.sides])
+    return found if look == 1 else compared(look)
+
+
+def summarize_table(path: Path, options: Mapping[str, str]) -> None:
+    """Print which settings of a table can't be told apart from the best; the look is counted in a list beside it.
+
+    Args:
+        path: The file.
+        options: `metric`, `mode`, `seed`, `ignore`, `over` and `format`, as typed.
+
+    Raises:
+        UserError: The metric is missing, or the format is not `table`.
+        TableError: The file is no table, or an option does not fit it.
+    """
+    if options["format"] != "table":
+        raise UserError(
+            f"format={options['format']}: is for runs; verdict.rank in Python returns a table's verdict"
+        )
+    given, rows, over = _given(options), verdict.read(path), options["over"]
+    found = verdict.rank(rows, over=over, **given)
+    each = found.each.values() if isinstance(found, RankingOverSets) else [found]
+    comparison = f"{path.name} {options['metric']} {over}".rstrip()
+    look = count_look(path.resolve().parent, comparison, [ranking.settings for ranking in each])
+    show(str(found if look == 1 else verdict.rank(rows, over=over, look=look, **given)))
+
+
+def _given(options: Mapping[str, str]) -> dict[str, Any]:
+    """Return the options as arguments of `verdict`.
+
+    Raises:
+        UserError: The metric is missing.
+    """
+    if not options["metric"]:
+        raise UserError("metric= is missing: the column of the table that is compared")
+    ignore = [name for name in options["ignore"].split(",") if name]
+    return {"metric": options["metric"], "mode": options["mode"], "seed": options["seed"] or None, "ignore": ignore}
+
+
+def _condition(
+    options: Mapping[str, str], name: str, rows: Sequence[Mapping[str, Any]]
+) -> Callable[[Mapping[str, Any]], bool]:
+    """Return a condition on the settings of a table.
+
+    Raises:
+        UserError: It is missing or wrong.
+    """
+    if not options[name]:
+        raise UserError(f"{name}= is missing: the setting of this side, such as {name}=model=mlp")
+    is_met, keys = parse_condition(options[name], name)
+    outcomes = (options["metric"], options["seed"])
+    if wrong := next((key for key in sorted(keys) if key in outcomes or not any(key in row for row in rows)), None):
+        raise UserError(f"{name}: {wrong} is no column with a setting")
+    return lambda row: is_met(lambda key: row.get(key, ABSENT))

@@ -10,14 +10,12 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import contains, eq, ge, gt, le, lt, ne
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table
-from leyden.config.terminal import show
 from leyden.config.values import ABSENT
-from leyden.report.held_out import refuse_test_metrics
-from leyden.report.records import Record, position, read_raw_records
+from leyden.report.records import Record, position, read_raw_records, refuse_test_metrics
 from leyden.run.identity import NOTES
 from leyden.verdict.numbers import metric_text
 
@@ -47,13 +45,13 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     found, keys = select(records, where, "where")
     _check_keys("sort", {key}, records)
     asked = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
-    chosen = [(value_of(record, key), _row(record, asked)) for record in found]
-    sortable = [(value, row) for value, row in chosen if _is_sortable(value)]
-    are_numbers = all(isinstance(value, int | float) for value, _ in sortable)
-    sortable.sort(
-        key=lambda each: cast(float, each[0]) if are_numbers else str(each[0]), reverse=sort.startswith("-")
-    )
-    return [row for _, row in sortable] + [row for value, row in chosen if not _is_sortable(value)], asked
+    values = [value_of(record, key) for record in found]
+    places = [place for place, value in enumerate(values) if _is_sortable(value)]
+    if not all(isinstance(values[place], int | float) for place in places):
+        values = [*map(str, values)]
+    order = sorted(places, key=lambda place: values[place], reverse=sort.startswith("-"))
+    order += sorted({*range(len(found))} - {*places})
+    return [_row(found[place], asked) for place in order], asked
 
 
 def select(records: Sequence[Record], condition: str, option: str) -> tuple[list[Record], set[str]]:
@@ -144,9 +142,6 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        shared = set(rows[0]["typed"].split()) if len(rows) > 1 else set()
-        for row in rows if shared else ():
-            shared.intersection_update(row["typed"].split())
         asked = [key for key in asked if key not in NOTES]
         shown = [
             {
@@ -156,17 +151,13 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
                 **{key: row[key] for key in asked if key in row},
-                "typed": " ".join(word for word in row["typed"].split() if word not in shared)
-                if shared
-                else row["typed"],
+                "typed": row["typed"],
                 "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
             }
             for row in rows
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted])
-        if shared:
-            show(f"typed in all: {' '.join(word for word in rows[0]['typed'].split() if word in shared)}")
 
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -187,7 +178,6 @@ def _age_text(seconds: float | None) -> str:
 Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
 Operator = Callable[[Any, Any], bool]
 OPERATORS: dict[str, Operator] = {"~": contains, "<=": le, ">=": ge, "!=": ne, "==": eq, "=": eq, "<": lt, ">": gt}
-MAX_SHOWN = 200  # characters of a condition in an error message
 TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
 COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
 
@@ -214,10 +204,10 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
     position, text = 0, text.strip()
     while position < len(text) or not parts:
         if not (found := COMPARISON.match(text, position)):
-            why = f"{text[position:][:MAX_SHOWN] or 'it'} is no comparison"
-            shown = text if len(text) <= MAX_SHOWN else f"{text[:MAX_SHOWN]}..."
-            example = f"{option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-            raise UserError(f"{option}={shown}: {why}; `and` joins comparisons, for example {example}")
+            why = f"{text[position:] or 'it'} is no comparison; `and` joins comparisons"
+            raise UserError(
+                f"{option}={text}: {why}, for example {option}='val/acc > 0.97 and optimizer.lr < 0.01'"
+            )
         key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
         parts.append((key, OPERATORS[found[2]], value))
         position = found.end()

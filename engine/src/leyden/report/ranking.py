@@ -19,7 +19,7 @@ from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now
 from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, look_level
-from leyden.verdict.ranking import Ranking, RankingOverSets, rank, rank_over_sets
+from leyden.verdict.tables import Ranking, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -224,9 +224,8 @@ def contenders(rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence
         )
     for part in parts:
         of_part = [*part.values()]
-        found = rank(
-            [row.setting for row in of_part], mode, look, excluded, min(part) + 1 if len(parts) > 1 else None
-        )
+        number = min(part) + 1 if len(parts) > 1 else None
+        found = rank_settings([row.setting for row in of_part], mode, look, excluded, number)
         whole.like_best.extend(found.like_best)
         remarks |= dict.fromkeys(found.remarks)
         if any(like is not None for like in found.like_best):
@@ -246,20 +245,6 @@ def look_at(directory: Path, rows: Sequence[Row], mode: str, excluded: Sequence[
     """
     parts = [[row.setting for row in part.values()] for part in by_data(rows)]
     return contenders(rows, mode, count_look(directory, "summary", parts), excluded)
-
-
-def over_data_sets(rows: Sequence[Row], mode: str) -> RankingOverSets:
-    """Rank settings over the data sets of a table, by their mean ranks."""
-    keys = {*assign_data(rows), DIGEST}
-    means = {
-        number: {
-            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): row.setting.mean
-            for row in part.values()
-            if row.setting.values
-        }
-        for number, part in enumerate(by_data(rows))
-    }
-    return rank_over_sets(means, mode)
 
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:

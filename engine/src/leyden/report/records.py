@@ -1,10 +1,10 @@
-"""Records of the runs below a folder: configuration, overrides, status and result of each."""
+"""Records of the runs below a folder: configuration, overrides, status and result of each; and what the test set forbids."""
 
 import contextlib
 import functools
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -12,9 +12,10 @@ from typing import Any
 
 from leyden.config.checks import Objective, objective_of
 from leyden.config.errors import UserError
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import warn
 from leyden.config.values import text_of
 from leyden.run.directory import Run
+from leyden.run.evaluations import TEST_EVALUATIONS_FILE, num_test_evaluations, read_test_evaluations
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.record import read_summary
@@ -171,7 +172,7 @@ def read_raw_records(directory: Path) -> list[Record]:
     """
     records: list[Record] = []
     jobs: list[tuple[Record, dict[str, str]]] = []  # of runs without a result
-    pending, links = [str(directory.absolute())], []
+    pending = [str(directory.absolute())]
     while pending:
         folder = pending.pop()
         try:
@@ -186,41 +187,17 @@ def read_raw_records(directory: Path) -> list[Record]:
         if record:
             records.append(record)
         else:
-            folders, new_links = _scan(folder)
-            pending += folders
-            links += new_links
-    top = directory.resolve()
-    if elsewhere := [link for link in links if not Path(link).resolve().is_relative_to(top)]:
-        warn(
-            f"{some_of(sorted(elsewhere), 1)}: links to other folders are not followed; name one to see the runs there"
-        )
+            # A folder can vanish, or be closed to this user. Links to folders are not followed.
+            with contextlib.suppress(OSError), os.scandir(folder) as entries:
+                pending += sorted(
+                    (each.path for each in entries if each.is_dir(follow_symlinks=False)), reverse=True
+                )
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
     states = slurm.states([job["job_id"] for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
-
-
-def _scan(directory: str) -> tuple[list[str], list[str]]:
-    """Return the folders in a folder that can hold runs, last one first, and links to folders, which are not followed.
-
-    A Python environment holds no runs.
-    """
-    names, folders, links = set(), [], []
-    # A folder can vanish, or be closed to this user.
-    with (
-        contextlib.suppress(OSError),
-        os.scandir(directory) as entries,
-    ):
-        for entry in entries:
-            names.add(entry.name)
-            if entry.is_dir(follow_symlinks=False):
-                folders.append(entry.path)
-            # pathlib raises an error for a link into a folder that is closed to this user.
-            elif entry.is_symlink() and os.path.isdir(entry.path):  # noqa: PTH112
-                links.append(entry.path)
-    return ([], []) if "pyvenv.cfg" in names else (sorted(folders, reverse=True), links)
 
 
 def aim_of(record: Record) -> Objective | None:
@@ -268,3 +245,49 @@ def _status_of_result(result: Result) -> str:
     aim = result.objective
     is_lost = aim is not None and aim.value is not None and not is_finite(aim.value)
     return "diverged" if is_lost and result.is_complete else result.status
+
+
+def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Record]) -> None:
+    """Check that no run is selected by a metric of the test set.
+
+    Args:
+        option: Name of the option, for the error message.
+        keys: Keys by which runs are selected or sorted.
+        records: The runs; their results record which metrics are those of the test set.
+
+    Raises:
+        UserError: One of the keys is a metric of the test set.
+    """
+    metrics = {name for record in records if record.result for name in record.result.stages.get("test", ())}
+    if chosen := sorted(metrics & {*keys}):
+        raise UserError(
+            f"{option}: {chosen[0]} is a metric of the test set, by which nothing may be selected; choose one of "
+            "validation, and then evaluate the best setting once by leyden evaluate"
+        )
+
+
+def test_set_remarks(runs: Collection[tuple[Path, str]]) -> list[str]:
+    """Return how often experiments have been evaluated on the test set, in words; empty if never.
+
+    The list of a run's evaluations is the closest one in a folder above it.
+
+    Args:
+        runs: Directory of each run, and the name of its experiment.
+    """
+    names = dict.fromkeys(name for _, name in runs)
+    parents = dict.fromkeys(directory.parent for directory, _ in runs)
+    found = (
+        next((folder for folder in (parent, *parent.parents) if (folder / TEST_EVALUATIONS_FILE).exists()), None)
+        for parent in parents
+    )
+    lines = []
+    for folder in dict.fromkeys(filter(None, found)):
+        try:
+            rows = read_test_evaluations(folder)
+        except OSError as error:
+            warn(f"{folder}/{TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
+            continue
+        nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
+        if nums:
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder}/{TEST_EVALUATIONS_FILE})")
+    return lines

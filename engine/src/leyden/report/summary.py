@@ -6,21 +6,25 @@ import os
 import shlex
 import statistics
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from leyden.config.checks import Objective
 from leyden.config.table import csv_text, json_text, print_table, short_names
 from leyden.config.terminal import leyden_command, quoted_override, show
-from leyden.report.held_out import test_set_remarks
-from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
-from leyden.report.records import Record, experiments, position, read_records, varying_keys
+from leyden.report.ranking import Row, by_data, look_at, merge_rows, plus_minus, read_sweep
+from leyden.report.records import (
+    Record,
+    experiments,
+    position,
+    read_records,
+    test_set_remarks,
+    varying_keys,
+)
 from leyden.run.files import write_whole
 from leyden.run.result import plain, use_log_scale
 from leyden.verdict.groups import MIN_VALUES
-from leyden.verdict.numbers import value_text
-from leyden.verdict.ranking import MARK, Ranking
+from leyden.verdict.tables import MARK, Ranking
 
 
 def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]:
@@ -45,19 +49,6 @@ def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]
     return [line + then, f"    {leyden_command('evaluate')} {chosen}"]
 
 
-def _next_command(directory: Path, rows: Mapping[int, Row], like_best: Sequence[bool | None]) -> list[str]:
-    """Return the command that compares the best row with the next one that may be the best; empty if there is none."""
-    likely = [number for number in rows if like_best[number]][:2]
-    if len(likely) < 2:
-        return []
-    sides = []
-    for name, number in zip("ab", likely, strict=True):
-        texts = [f"{key}={value_text(value)}".replace(" ", "") for key, value in rows[number].choices.items()]
-        sides.append(f"{name}={' and '.join(texts)}")
-    what = f"Rows {likely[0] + 1} and {likely[1] + 1} beside each other:"
-    return [what, f"    {leyden_command('compare')} {shlex.join([str(directory), *sides])}"]
-
-
 def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
@@ -76,13 +67,12 @@ NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
-def summarize(directory: Path, form: str = "table", over: str = "seeds") -> None:
+def summarize(directory: Path, form: str = "table") -> None:
     """Write `summary.csv` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
-        over: `seeds`, or `data` to rank also over several data sets.
 
     Raises:
         UserError: There is no run.
@@ -92,21 +82,23 @@ def summarize(directory: Path, form: str = "table", over: str = "seeds") -> None
     objective = next((record.objective for record in records if record.objective), None)
     metric = objective.metric if objective else "objective"
     marked = _contenders(rows, objective, directory, sweep["excluded"])
-    parts = by_data(rows)
-    best = [_first_tested(part) for part in parts] if objective else []
     keys = varying_keys([row.choices for row in rows])
-    notes = [plus_minus(rows)] * any(row.shown.deviation is not None for row in rows) + marked.remarks
-    if over == "data" and objective:
-        over_sets = over_data_sets(rows, objective.mode)
-        notes += [f"mean rank {each}: {name}" for name, each in over_sets.shown.items()]
-        notes += over_sets.remarks
+    points = [
+        Point(record.choices, record.value, record.status == "pruned")
+        for record in records
+        if record.value is not None and record.status in ("finished", "pruned")
+    ]
+    likes = ["" if like is None else "yes" if like else "no" for like in marked.like_best]
+    # What a row lacks is absent.
+    cells = [
+        {name: value for name, value in row.measured().items() if value is not None}
+        | {**row.choices, "like_best": like}
+        for row, like in zip(rows, likes, strict=True)
+    ]
+    table = csv_text(cells, [*keys, *MEASURED, "like_best"])
+    _write(directory / "summary.csv", table.encode(errors="backslashreplace"))
+    _write(directory / "summary.png", draw_summary(points, metric, sweep["log"], sweep["average_over"]))
     evaluations = test_set_remarks(experiments(records))
-    cells = _cells(rows, marked.like_best)
-    _write(
-        directory / "summary.csv",
-        csv_text(cells, [*keys, *MEASURED, "like_best"]).encode(errors="backslashreplace"),
-    )
-    _write(directory / "summary.png", draw_summary(_points(rows), metric, sweep["log"], sweep["average_over"]))
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
         content = [
@@ -116,39 +108,25 @@ def summarize(directory: Path, form: str = "table", over: str = "seeds") -> None
         ]
         print(json_text({"objective": aim, "rows": content, "remarks": [*marked.remarks, *evaluations]}))
         return
+    best = [_first_tested(part) for part in by_data(rows)] if objective else []
+    shown = [
+        {**cell, "row": number + 1, "n": row.shown.count}
+        | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
+        for number, (row, cell) in enumerate(zip(rows, cells, strict=True))
+    ]
     columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
-    names = short_names(keys, taken=columns) | {"objective": metric}
-    print_table(_shown(rows, cells, best)[:NUM_SHOWN], columns, names=names)
-    more = [f"... and {len(rows) - NUM_SHOWN} more rows"] * (len(rows) > NUM_SHOWN)
-    written = f"written: {directory}/summary.csv, summary.png"
-    show("\n".join([*more, *notes, *unfinished_remarks(records, directory), *evaluations, written]))
-    last = [line for number in best for line in best_remarks(rows, number, directory)]
-    last += [line for part in parts for line in _next_command(directory, part, marked.like_best)]
-    if last:
-        show("\n".join(last))
+    print_table(shown[:NUM_SHOWN], columns, names=short_names(keys, taken=columns) | {"objective": metric})
+    lines = [f"... and {len(rows) - NUM_SHOWN} more rows"] * (len(rows) > NUM_SHOWN)
+    lines += [plus_minus(rows)] * any(row.shown.deviation is not None for row in rows) + marked.remarks
+    lines += [*unfinished_remarks(records, directory), *evaluations]
+    lines.append(f"written: {directory}/summary.csv, summary.png")
+    lines += [line for number in best for line in best_remarks(rows, number, directory)]
+    show("\n".join(lines))
 
 
 def _first_tested(rows: Mapping[int, Row]) -> int:
     """Return the index of the best row of a data set that has enough runs to be compared; if none has, of the best one."""
     return next((number for number, row in rows.items() if len(row.setting.values) >= MIN_VALUES), min(rows))
-
-
-def _cells(rows: Sequence[Row], like_best: Sequence[bool | None]) -> list[dict[str, Any]]:
-    """Return the rows of `summary.csv`; what a row lacks is absent."""
-    return [
-        {name: value for name, value in row.measured().items() if value is not None}
-        | {**row.choices, "like_best": "" if like is None else "yes" if like else "no"}
-        for row, like in zip(rows, like_best, strict=True)
-    ]
-
-
-def _shown(rows: Sequence[Row], cells: Sequence[dict[str, Any]], best: Collection[int]) -> list[dict[str, Any]]:
-    """Return the rows for people; those with an index in `best` have no mark."""
-    return [
-        {**cell, "row": number + 1, "n": row.shown.count}
-        | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
-        for number, (row, cell) in enumerate(zip(rows, cells, strict=True))
-    ]
 
 
 def _contenders(
@@ -162,16 +140,6 @@ def _contenders(
     # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
     waits = f"Runs queued or running: {num_open}. Which rows may be the best is shown when all have ended."
     return Ranking([], [None] * len(rows), [waits] * bool(objective))
-
-
-def _points(rows: Sequence[Row]) -> list["Point"]:
-    """Return the runs of the picture: the finished and the pruned ones."""
-    return [
-        Point(record.choices, record.value, record.status == "pruned")
-        for row in rows
-        for record in row.records
-        if record.value is not None and record.status in ("finished", "pruned")
-    ]
 
 
 def _write(path: Path, content: bytes) -> None:
@@ -189,8 +157,7 @@ MAX_LABEL = 24  # characters; longer texts, such as paths, keep their end
 PLUS_MINUS = "mean ± standard deviation of its runs,\nover all other settings and seeds"  # as wide as one panel
 
 
-@dataclass(frozen=True)
-class Point:
+class Point(NamedTuple):
     """A run in the picture.
 
     Args:
@@ -295,12 +262,11 @@ def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str]
     means = [[statistics.fmean(cells[x, y]) for x in xs] for y in ys]
     image = axes.imshow(means, origin="lower", aspect="auto", cmap="viridis")
     low, high = image.get_clim()
-    if len(xs) * len(ys) <= MAX_TICKS**2:
-        for row, column in itertools.product(range(len(ys)), range(len(xs))):
-            colour = "black" if means[row][column] > (low + high) / 2 else "white"
-            axes.text(column, row, f"{means[row][column]:.4g}", ha="center", va="center", fontsize=7, color=colour)
-        axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
-        axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
+    for row, column in itertools.product(range(len(ys)), range(len(xs))):
+        colour = "black" if means[row][column] > (low + high) / 2 else "white"
+        axes.text(column, row, f"{means[row][column]:.4g}", ha="center", va="center", fontsize=7, color=colour)
+    axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
+    axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
     axes.set_xlabel(plain(keys[0]))
     axes.set_ylabel(plain(keys[1]))
     figure.colorbar(image, ax=axes, label=plain(f"mean of {metric}"))
@@ -336,8 +302,6 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
     if len(values) <= MAX_TICKS:
         axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xticks([], minor=True)
-    elif not is_log and all(isinstance(value, int) for value in values):
-        axes.xaxis.get_major_locator().set_params(integer=True)
 
 
 def _value(choices: Mapping[str, Any], together: Sequence[str]) -> Any:

@@ -418,7 +418,7 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
     prepare_process()
     with importing():
         from leyden.data.in_memory import keep_tensors
-        from leyden.report import difference  # noqa: F401 - for jobs
+        from leyden.report import outcome  # noqa: F401 - for jobs
         from leyden.run import provenance
         from leyden.training import start  # noqa: F401 - for jobs
 

@@ -16,7 +16,7 @@ from leyden.assembly.instantiate import import_targets
 from leyden.assembly.start_from import Fork, reporting_restore_errors, starting_point
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
-from leyden.callbacks.samples_seen import samples_per_batch
+from leyden.callbacks.kept import samples_per_batch
 from leyden.config.errors import Exit, UserError, leave, log_and_continue
 from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
 from leyden.data.contract import first_batches, has_split
@@ -25,7 +25,7 @@ from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed
 from leyden.exact.random_state import undisturbed
-from leyden.report.hparams import write_hparams
+from leyden.report.outcome import write_hparams
 from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity

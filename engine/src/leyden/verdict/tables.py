@@ -1,20 +1,27 @@
-"""Verdicts on any table of numbers: rows of a CSV file, dictionaries or a data frame of pandas, each row a run."""
+"""Verdicts on settings, and on any table of them: rows of a CSV file, dictionaries or a data frame, each row a run.
+
+Which settings can't be told apart from the best, on one data set and over several; and which of two is better.
+"""
 
 import csv
 import fnmatch
 import io
 import math
 import statistics
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leyden.verdict import ranking
-from leyden.verdict.groups import MIN_VALUES, Group, Verdict, decide, look_level, samples_of
+from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, Samples, Verdict, decide, look_level, samples_of
 from leyden.verdict.numbers import is_finite, metric_digits, number_of, printable, table_lines, value_text
+from leyden.verdict.quantiles import expected_maximum, range_quantile
 
-MAX_NAMED = 4  # columns in an error message
+MAX_NAMED = 5  # rows in a sentence, columns in an error message
+MARK = "≈"
+MIN_SETS, MIN_SETS_OF_TWO = 5, 6  # data sets over which more than two settings, and two, are ranked
+EQUAL = "all values are equal; does the seed take effect?"
+REPEATED = "Runs that repeat another one count once in n, with their mean."
 Rows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
@@ -52,6 +59,221 @@ def read(path: str | Path) -> list[dict[str, Any]]:
 
 
 @dataclass(frozen=True)
+class Ranking:
+    """The settings of a table, best first, and which of them can't be told apart from the best one; `str` gives the text.
+
+    Args:
+        settings: The settings, best mean first.
+        like_best: For each row whether it may be the best; None if that can't be told, as with too few runs.
+        remarks: The findings in words.
+        first: Index of the best row that has enough runs; -1 if none has.
+        verdicts: The comparison of the best row with each other tested one, by index.
+        samples: The values of the tested rows, the first one and those with a verdict; None if there are fewer than two.
+        metric: Name of the metric.
+    """
+
+    settings: Sequence[Group]
+    like_best: list[bool | None]
+    remarks: list[str]
+    first: int = -1
+    verdicts: Mapping[int, Verdict] = field(default_factory=dict)
+    samples: Samples | None = None
+    metric: str = ""
+
+    def __str__(self) -> str:
+        """Return a table and the verdict."""
+        rows = [("row", "setting", self.metric, "n")]
+        for number, setting in enumerate(self.settings):
+            mark = f" {MARK}" * bool(self.like_best[number] and number != self.first)
+            rows.append((str(number + 1), setting.name, setting.measured + mark, setting.count))
+        return "\n".join([*table_lines(rows), *self.remarks])
+
+
+def rank_settings(
+    settings: Sequence[Group], mode: str, look: int = 1, excluded: Collection[str] = (), number: int | None = None
+) -> Ranking:
+    """Find the settings that can't be told apart from the best one.
+
+    These are multiple comparisons with the best (Hsu, Multiple comparisons, 1996), with variances that may differ: each
+    other row is tested one-sided at the level 5 % / (rows - 1), so the row that is truly best is the first or may be
+    the best with a probability of at least 95 %.
+
+    Args:
+        settings: The rows, best mean first; their values are finite.
+        mode: `min` or `max`, the better direction.
+        look: Number of this look at the table, as in `look_level`.
+        excluded: Names of settings that an earlier look has excluded; they are not tested again.
+        number: Number of the first row in a table that has others, too, for the remarks; None if it has none.
+    """
+    enough = [len(setting.values) >= MIN_VALUES for setting in settings]
+    gone = [setting.name in excluded for setting in settings]
+    tested = [place for place in range(len(settings)) if enough[place] and not gone[place]]
+    like_best: list[bool | None] = [False if is_gone else None for is_gone in gone]
+    repeated = [REPEATED] * any(setting.is_repeated for setting in settings)
+    if len(settings) < 2 or not tested or (len(tested) < 2 and not any(gone)):
+        few = [f"n too small to tell which row is best: that takes {MIN_VALUES} runs per row."] * (
+            len(settings) > 1
+        )
+        return Ranking(settings, like_best, few + repeated, tested[0] if tested else -1)
+    first, *others = tested
+    like_best[first] = True
+    samples, verdicts = None, {}
+    if others:
+        samples = samples_of([settings[place] for place in tested])
+        level, next_level = (2 * look_level(each) / len(others) for each in (look, look + 1))
+        verdicts = {
+            place: decide(samples, 0, among_tested, mode, level, next_level)
+            for among_tested, place in enumerate(others, start=1)
+        }
+        last = min((place for place, found in verdicts.items() if found.better == "a"), default=len(settings))
+        for place, found in verdicts.items():  # rows below the first that is excluded may be too wide to tell
+            like_best[place] = (
+                False if found.better == "a" else None if place > last or not found.interval else True
+            )
+    ranking = Ranking(settings, like_best, [], first, verdicts, samples)
+    ranking.remarks.extend([*_claims(ranking, number), *repeated, *(samples.shape_remarks() if samples else [])])
+    return ranking
+
+
+def _claims(ranking: Ranking, number: int | None) -> list[str]:
+    """Return the claim about the best row, and what qualifies it: lost runs, rows too wide or too small, power and bias.
+
+    If some runs of the tested rows have no value, the claim is limited to those that have.
+    """
+    settings, samples, tested = ranking.settings, ranking.samples, [ranking.first, *ranking.verdicts]
+    names = [place + (number or 1) for place in range(len(settings))]
+    few = [name for name, setting in zip(names, settings, strict=True) if len(setting.values) < MIN_VALUES]
+    unclear = [names[place] for place in ranking.verdicts if ranking.like_best[place] is None]
+    lost = sum(settings[place].lost for place in tested)
+    best = f"row {names[ranking.first]}"
+    if any(ranking.like_best[place] for place in ranking.verdicts):
+        best += f" or one marked {MARK}"
+    if unclear:
+        best += f", or {_name_rows(unclear).lower()}"
+    of = f" of rows {names[0]} to {names[-1]}" * (number is not None) + f" of those with {MIN_VALUES} runs" * bool(
+        few
+    )
+    by = ", by the runs that finished," * bool(lost)
+    remarks = [f"With {100 * (1 - LEVEL):g} % confidence the best setting{of}{by} is {best}."]
+    if lost:
+        remarks.append(f"Runs without a value, which are not counted: {lost}.")
+    if unclear:
+        remarks.append(
+            f"{_name_rows(unclear)}: no spread, or too wide a one, to be excluded; more runs would tell."
+        )
+    if few:
+        remarks.append(f"{_name_rows(few)}: fewer than {MIN_VALUES} runs with a value, not compared.")
+    if equal := [names[n] for n in tested if not settings[n].deviation]:
+        remarks.append(f"{_name_rows(equal)}: {EQUAL}")
+    kept = [place for place, row in enumerate(tested) if ranking.like_best[row] is not False]
+    if samples and len(kept) > 1:
+        usual = next(iter(ranking.verdicts.values()))
+        if samples.typical:
+            pair = Samples(
+                (samples.typical, samples.typical), samples.num_pairs, most_freedom=samples.typical.freedom
+            )
+            usual = decide(pair, 0, 1, usual.mode, usual.level, usual.next_level)
+        if usual.error:
+            remarks.append(usual.power_in_words("Four of five rows worse by {} are excluded"))
+        if bias := optimism(samples, kept):
+            best = f"Row {names[ranking.first]} was chosen by its values"
+            remarks.append(f"{best}: its mean is up to {bias:.2g} too good on average.")
+    return remarks
+
+
+def optimism(samples: Samples, kept: Sequence[int]) -> float:
+    """Return by how much the best of some means exceeds its true value on average, at most: if all are equally good.
+
+    Args:
+        samples: The samples.
+        kept: Indices of those that can't be told apart from the best.
+    """
+    error = math.sqrt(statistics.fmean(samples.each[number].squared_error() for number in kept))
+    return expected_maximum(len(kept)) * error
+
+
+def _name_rows(names: Sequence[int]) -> str:
+    """Return rows in words, such as `Row 3` or `Rows 1, 4`; of many rows the first ones."""
+    more = f" and {len(names) - MAX_NAMED} more" * (len(names) > MAX_NAMED)
+    return f"Row{'s' * (len(names) > 1)} {', '.join(map(str, names[:MAX_NAMED]))}{more}"
+
+
+@dataclass(frozen=True)
+class RankingOverSets:
+    """Settings ranked over several data sets.
+
+    Args:
+        mean_ranks: Mean rank of each setting, 1 being the best; best first.
+        critical: Difference of two mean ranks from which on they are significantly different; None for too few sets.
+        num_sets: Number of data sets on which all settings have a value.
+        like_best: Settings that can't be told apart from the best one; empty for too few data sets.
+        each: The ranking on each data set, if `verdict.rank` has made them.
+    """
+
+    mean_ranks: Mapping[Hashable, float]
+    critical: float | None
+    num_sets: int
+    like_best: tuple[Hashable, ...]
+    each: Mapping[Hashable, Ranking] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """Return a table per data set, and the mean ranks."""
+        parts = [f"{printable(name)}\n{found}" for name, found in self.each.items()]
+        rows = [("setting", "mean rank"), *((str(name), each) for name, each in self.shown.items())]
+        return "\n\n".join([*parts, "\n".join([*table_lines(rows), *self.remarks])])
+
+    @property
+    def shown(self) -> dict[Hashable, str]:
+        """Mean rank of each setting as text, marked if it can't be told apart from the best one."""
+        like = self.like_best[1:]
+        return {name: f"{each:.2f}{f' {MARK}' * (name in like)}" for name, each in self.mean_ranks.items()}
+
+    @property
+    def remarks(self) -> list[str]:
+        """The findings in words."""
+        num = len(self.mean_ranks)
+        if self.critical is None:
+            least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
+            return [f"Too few data sets have all settings, {self.num_sets}: to rank over them takes {least}."]
+        return [
+            f"Over {self.num_sets} data sets, mean ranks closer than {self.critical:.2f} can't be told apart",
+            f"(critical difference of Nemenyi's test at {100 * LEVEL:g} %; Demšar, 2006).",
+        ]
+
+
+def rank_over_sets(means: Mapping[Any, Mapping[Any, float]], mode: str) -> RankingOverSets:
+    """Rank settings over several data sets by their mean ranks (Demšar, JMLR 7, 2006).
+
+    Args:
+        means: Mean of the metric by data set, and in each by setting. Data sets that lack a setting do not count.
+        mode: `min` or `max`, the better direction.
+
+    Example:
+        >>> sets = {n: {"a": 0.9 + n / 100, "b": 0.8, "c": 0.7 - n / 100} for n in range(12)}
+        >>> found = rank_over_sets(sets, "max")
+        >>> found.mean_ranks, round(found.critical, 2), found.like_best
+        ({'a': 1.0, 'b': 2.0, 'c': 3.0}, 0.96, ('a',))
+    """
+    settings = [*dict.fromkeys(setting for values in means.values() for setting in values)]
+    whole = [values for values in means.values() if len(values) == len(settings)]
+    num, num_sets = len(settings), len(whole)
+    ranks: dict[Hashable, list[float]] = {setting: [] for setting in settings}
+    for values in whole:
+        for setting, value in values.items():
+            better = sum((each > value) if mode == "max" else (each < value) for each in values.values())
+            equal = sum(each == value for each in values.values())
+            ranks[setting].append(better + (equal + 1) / 2)
+    mean_ranks = {setting: statistics.fmean(of) for setting, of in ranks.items() if of}
+    ordered = dict(sorted(mean_ranks.items(), key=lambda item: item[1]))
+    if num < 2 or num_sets < (MIN_SETS_OF_TWO if num == 2 else MIN_SETS):
+        return RankingOverSets(ordered or dict.fromkeys(settings, math.nan), None, num_sets, ())
+    critical = range_quantile(LEVEL, num) / math.sqrt(2) * math.sqrt(num * (num + 1) / (6 * num_sets))
+    best = min(ordered.values())
+    like_best = tuple(setting for setting, each in ordered.items() if each - best < critical)
+    return RankingOverSets(ordered, critical, num_sets, like_best)
+
+
+@dataclass(frozen=True)
 class TableComparison:
     """Two settings of a table and the verdict on them; `str` gives the text.
 
@@ -67,12 +289,14 @@ class TableComparison:
     remarks: list[str]
     metric: str = ""
 
-    @property
-    def lines(self) -> list[str]:
-        """The verdict and its basis in words."""
+    def __str__(self) -> str:
+        """Return both settings, the verdict, what it is based on and what it assumes."""
+        rows = [("", "setting", self.metric, "n")]
+        for name, side in zip("AB", self.sides, strict=True):
+            rows.append((name, side.name, side.measured, side.count))
         found = self.found
         finished = ", by the runs that finished" * bool(found.better and any(side.lost for side in self.sides))
-        lines = [f"Verdict: {found.in_words('A', 'B')}{finished}"]
+        lines = [*table_lines(rows), f"Verdict: {found.in_words('A', 'B')}{finished}"]
         if found.interval and found.difference is not None:
             low, high = found.interval
             in_digits = metric_digits(found.difference, high - found.difference)
@@ -81,14 +305,7 @@ class TableComparison:
             lines.append(
                 f"A - B: {in_digits(found.difference)}, {100 * (1 - found.level):.4g} % interval {span} ({how})"
             )
-        return [*lines, *self.remarks]
-
-    def __str__(self) -> str:
-        """Return both settings, the verdict and what it assumes."""
-        rows = [("", "setting", self.metric, "n")]
-        for name, side in zip("AB", self.sides, strict=True):
-            rows.append((name, side.name, side.measured, side.count))
-        return "\n".join([*table_lines(rows), *self.lines])
+        return "\n".join([*lines, *self.remarks])
 
 
 def rank(
@@ -100,7 +317,7 @@ def rank(
     ignore: Sequence[str] = (),
     over: str = "",
     look: int = 1,
-) -> ranking.Ranking | ranking.RankingOverSets:
+) -> Ranking | RankingOverSets:
     """Rank the settings of a table: which can't be told apart from the best.
 
     Args:
@@ -123,15 +340,15 @@ def rank(
     _check(look, mode, "min", "max")
     table = _records(rows, metric, [*filter(None, [seed, over])])
     columns = _columns(table, [metric, seed, over], ignore)
-    each: dict[Hashable, ranking.Ranking] = {}
+    each: dict[Hashable, Ranking] = {}
     for name in dict.fromkeys(value_text(row.get(over)) for row in table) if over else [""]:
         of_set = [row for row in table if not over or value_text(row.get(over)) == name]
         settings = sorted(_settings(of_set, columns, metric, seed), key=lambda one: _order(one, mode))
-        each[name] = replace(ranking.rank(settings, mode, look), metric=metric)
+        each[name] = replace(rank_settings(settings, mode, look), metric=metric)
     if not over:
         return each[""]
     means = {name: {one.name: one.mean for one in found.settings if one.values} for name, found in each.items()}
-    return replace(ranking.rank_over_sets(means, mode), each=each)
+    return replace(rank_over_sets(means, mode), each=each)
 
 
 def _order(setting: Group, mode: str) -> tuple[bool, float]:
@@ -201,7 +418,7 @@ def compare_settings(
     num_pairs = 1 if planned else math.comb(len(settings), 2)
     num_chosen = max(len(sides[0]) * len(sides[1]), num_pairs)
     level, next_level = (look_level(each) / num_chosen for each in (look, look + 1))
-    remarks = [ranking.REPEATED] * (a.is_repeated or b.is_repeated)
+    remarks = [REPEATED] * (a.is_repeated or b.is_repeated)
     if a.lost or b.lost:
         remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
     if max(map(len, sides)) > 1:
@@ -209,7 +426,7 @@ def compare_settings(
     nums = len(a.values), len(b.values)
     if min(nums) < MIN_VALUES:
         return TableComparison((a, b), Verdict(nums), remarks)
-    remarks += [f"{name}: {ranking.EQUAL}" for name, one in (("A", a), ("B", b)) if not one.deviation]
+    remarks += [f"{name}: {EQUAL}" for name, one in (("A", a), ("B", b)) if not one.deviation]
     others = [one for one in settings if one is not a and one is not b and len(one.values) >= MIN_VALUES]
     samples = samples_of([a, b, *others])
     found = decide(samples, 0, 1, mode, level, next_level, margin)
@@ -259,13 +476,11 @@ def _settings(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: st
     return [Group.of(choices[key], of_setting) for key, of_setting in runs.items()]
 
 
-def _columns(
-    table: Sequence[dict[str, Any]], others: Iterable[str | None], ignore: Sequence[str], is_repeated: bool = True
-) -> list[str]:
+def _columns(table: Sequence[dict[str, Any]], others: Iterable[str | None], ignore: Sequence[str]) -> list[str]:
     """Return the columns that vary and are settings: none of these others, and none that `ignore` names.
 
     Raises:
-        TableError: Several rows of a setting are expected, and each row is one of its own.
+        TableError: Each row is a setting of its own.
     """
     no_settings = [*filter(None, others), *([ignore] if isinstance(ignore, str) else ignore)]
     nums = {column: len({value_text(row.get(column)) for row in table}) for column in _names(table)}
@@ -274,7 +489,7 @@ def _columns(
         for column, num in nums.items()
         if num > 1 and not any(fnmatch.fnmatchcase(str(column), each) or column == each for each in no_settings)
     ]
-    if is_repeated and len({_key(row, columns) for row in table}) == len(table) > 1:
+    if len({_key(row, columns) for row in table}) == len(table) > 1:
         unique = [column for column in columns if nums[column] == len(table)] or columns
         more = ", ".join(map(str, unique[:MAX_NAMED]))
         raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
@@ -287,55 +502,6 @@ def _names(table: Sequence[dict[str, Any]]) -> dict[str, None]:
 
 def _key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
     return tuple(value_text(row.get(column)) for column in columns)
-
-
-def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)) -> list[dict[str, Any]]:
-    """Return the settings that no other one beats in one metric and equals in the others: the Pareto front of their means.
-
-    The means are taken as they are; whether two settings differ by more than chance, `compare` says.
-
-    Args:
-        rows: The table, a row per run; or pandas' data frame.
-        metrics: `min` or `max`, the better direction, of each metric.
-        ignore: Columns that are no settings, such as the seed; patterns like `time*` are allowed.
-
-    Returns:
-        The choices of each, the number of its runs as `n`, and the means, the best by the first metric first.
-
-    Raises:
-        TableError: A column is missing, or no row has a value of each metric.
-
-    Example:
-        >>> rows = [{"width": 8, "acc": 0.9, "s": 1}, {"width": 64, "acc": 0.95, "s": 3}, {"width": 32, "acc": 0.9, "s": 2}]
-        >>> [each["width"] for each in front(rows, {"acc": "max", "s": "min"})]
-        [64, 8]
-    """
-    for mode in metrics.values():
-        _check(1, mode, "min", "max")
-    if not metrics:
-        raise TableError("metrics: at least one must be given")
-    first, *others = metrics
-    table = _records(rows, first, others)
-    columns = _columns(table, metrics, ignore, is_repeated=False)
-    settings: dict[tuple[str, ...], list[dict[str, Any]]] = {}
-    for row in table:
-        values = {name: _value(row.get(name), name) for name in metrics}
-        if None not in values.values():
-            settings.setdefault(_key(row, columns), []).append(row | values)
-    if not settings:
-        raise TableError(f"no row has a value of {' and '.join(metrics)}")
-    found = [
-        {column: runs[0].get(column) for column in columns}
-        | {"n": len(runs), **{name: statistics.fmean(run[name] for run in runs) for name in metrics}}
-        for runs in settings.values()
-    ]
-
-    def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
-        gains = [float(one[name] - other[name]) * {"max": 1, "min": -1}[mode] for name, mode in metrics.items()]
-        return min(gains) >= 0 < max(gains)
-
-    found = [each for each in found if not any(beats(other, each) for other in found)]
-    return sorted(found, key=lambda each: each[first], reverse=metrics[first] == "max")
 
 
 def _value(value: Any, metric: str) -> float | None:

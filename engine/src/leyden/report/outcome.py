@@ -1,12 +1,13 @@
-"""The printed result of a run, with suggested next commands; and the differences between two runs."""
+"""What came of a run: its printed result, its row in TensorBoard's HParams table, and how it differs from another run."""
 
 import hashlib
 import json
 import shlex
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT
 from leyden.config.table import Row, json_text, print_table
 from leyden.config.terminal import (
@@ -18,11 +19,13 @@ from leyden.config.terminal import (
     show,
 )
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.report.held_out import test_set_remarks
+from leyden.exact.files import replacing
+from leyden.report.records import test_set_remarks
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints
-from leyden.run.identity import key_of
-from leyden.run.result import Result
+from leyden.run.identity import identity_values, key_of, typed_overrides
+from leyden.run.process import is_main_process
+from leyden.run.result import BEST, Result, chart_tag
 from leyden.verdict.numbers import metric_text
 
 
@@ -45,67 +48,41 @@ def show_difference(*directories: str, form: str = "table") -> None:
 
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
-    """Print rows of differences: a part is named once, and values are JSON, which tells texts from numbers."""
-    names = [str(relative_path(run.directory)) for run in (a, b)]
-    parts = [row["part"] for row in rows]
-    shown: list[Row] = [
-        {**row, "part": row["part"] if row["part"] != before else ""}
-        | {name: json.dumps(row[name], default=str) for name in "ab" if name in row}
-        for row, before in zip(rows, ["", *parts], strict=False)
-    ]
-    names_of = {"part": "", "key": "", "a": names[0], "b": names[1]}
-    print_table(shown or [{"part": "nothing differs"}], names=names_of)
+    """Print rows of differences, with values as JSON, which tells texts from numbers."""
+    shown = [{**row, **{name: json.dumps(row[name], default=str) for name in "ab" if name in row}} for row in rows]
+    names = {name: str(relative_path(run.directory)) for name, run in zip("ab", (a, b), strict=True)}
+    print_table(shown or [{"part": "nothing differs"}], names={"part": "", "key": "", **names})
 
 
 def _difference_rows(a: Run, b: Run) -> list[Row]:
     """Return a row for each key in which two runs differ, by part; a gap if one lacks the key."""
-    readers: dict[str, Callable[[Run], Mapping[str, Any]]] = {
-        "configuration": lambda run: dict(flatten(run.config)),
-        "data": trained_on,
-        "code": _code,
-        "machine": _machine,
-        "result": _result,
-    }
-    parts = {part: (read(a), read(b)) for part, read in readers.items()}
-    if not all(parts["data"]):  # they can't be compared if one run did not record them
-        del parts["data"]
+    both = _facts(a), _facts(b)
+    # Data can't be compared if one run did not record them.
+    parts = [part for part in both[0] if part != "data" or all(facts["data"] for facts in both)]
     return [
         {"part": part, "key": key}
         | {name: value for name, value in zip("ab", pair, strict=True) if value is not ABSENT}
-        for part, (of_a, of_b) in parts.items()
-        for key, pair in differing(of_a, of_b).items()
+        for part in parts
+        for key, pair in differing(both[0][part], both[1][part]).items()
     ]
 
 
-def _code(run: Run) -> dict[str, Any]:
-    """Return the commit and uncommitted changes of the project, and package versions, of the last start."""
+def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
+    """Return what is compared of a run, by part: of its last start, and its status and metrics, but those of time."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    return {
-        **_commit(dict_at(start, "git")),
-        "python": start.get("python"),
-        **dict_at(start, "versions"),
-    }
-
-
-def _commit(git: dict[str, Any]) -> dict[str, Any]:
-    """Return a commit, and its uncommitted changes in short."""
+    git, result = dict_at(start, "git"), run.result
     texts = json.dumps([git.get("diff"), git.get("left_out")])
     changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
-    return {"commit": git.get("sha"), "changes": changes}
-
-
-def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start, with the values of its flags and variables."""
-    start: dict[str, Any] = run.starts[-1] if run.starts else {}
-    return {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))}
-
-
-def _result(run: Run) -> dict[str, Any]:
-    """Return the status and metrics of a run, but those of time."""
-    if not (result := run.result):
-        return {"status": "not ended"}
-    metrics = {name: value for name, value in result.metrics.items() if not name.startswith("time/")}
-    return {"status": result.status, **metrics}
+    code = {"commit": git.get("sha"), "changes": changes, "python": start.get("python")}
+    metrics = result.metrics.items() if result else ()
+    return {
+        "configuration": dict(flatten(run.config)),
+        "data": trained_on(run),
+        "code": {**code, **dict_at(start, "versions")},
+        "machine": {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))},
+        "result": {"status": result.status if result else "not ended"}
+        | {name: value for name, value in metrics if not name.startswith("time/")},
+    }
 
 
 def show_equality(there: Run, here: Run) -> bool:
@@ -195,3 +172,72 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     steps = [f"  {purpose}:\n    {command}" for command, purpose in _next_steps(run, result)]
     if show_next_steps and steps and result.status == "finished":
         show("\n".join(["next steps:", *steps]))
+
+
+HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
+NAME_LENGTH = 8  # hexadecimal digits
+
+
+def write_hparams(run: Run, result: Result) -> None:
+    """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
+
+    The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
+    then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
+    table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
+    of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
+    one name.
+
+    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
+    arbitrary run, add points to the curves, and miss runs that were killed.
+
+    Nothing is written if the run does not log to TensorBoard.
+    """
+    if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
+        with log_and_continue("the row for TensorBoard's HParams"):
+            _write_hparams(run, result)
+
+
+def _write_hparams(run: Run, result: Result) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # `api`, which hands it on, needs TensorFlow
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_LENGTH]
+    start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
+    status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
+    ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended.SerializeToString())
+    values = [
+        *start.value,
+        Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin)),
+        *(Summary.Value(tag=tag, simple_value=value) for tag, value in _selecting_metrics(result).items()),
+    ]
+    path = run.directory / HPARAMS_FILE
+    path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
+    step = result.optimizer_steps if result.best_step is None else result.best_step
+    now = time.time()
+    with replacing(path) as file:
+        records = RecordWriter(file)
+        records.write(Event(file_version="brain.Event:2", wall_time=now).SerializeToString())
+        records.write(Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString())
+
+
+def _selecting_metrics(result: Result) -> dict[str, float]:
+    """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
+    aims = [result.objective.metric] if result.objective else []
+    names = [*aims, *(result.stages.get("val") or result.stages.get("train", []))]
+    return {chart_tag(name): result.metrics[name] for name in reversed(names) if name in result.metrics}
+
+
+def hparams_of(run: Run) -> dict[str, float | bool | str]:
+    """Return the resolved values of the first start's overrides that can change weights or metrics."""
+    flat = dict(flatten(run.config))
+    typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
+    matter = identity_values({**flat, **typed})
+    return {
+        key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
+        for key, value in typed.items()
+        if key in matter
+    }

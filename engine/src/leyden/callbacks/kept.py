@@ -1,5 +1,6 @@
-"""Hyperparameters of optimizers and schedules, so that a fork can continue with other values."""
+"""What each checkpoint holds besides the state of training: epochs that were completed, and values of optimizers, for a fork."""
 
+import contextlib
 import copy
 import math
 import warnings
@@ -13,6 +14,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden.callbacks.fingerprint import state_digest
 from leyden.config.errors import UserError
+from leyden.data.contract import sizes_of
+from leyden.exact.loaders import flatten_loaders
 
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
 
@@ -135,3 +138,69 @@ def _to_plain(value: Any) -> Any:
     if isinstance(value, torch.Tensor):
         return value.tolist()
     return list(value) if isinstance(value, tuple) else value
+
+
+MAX_LOSSES = 1000  # that are kept before they are looked at
+
+
+class SamplesSeen(L.Callback):
+    """Counts the completed epochs, and keeps the losses of batches until they are looked at.
+
+    An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and `overfit_batches`. An
+    epoch that `max_steps`, `max_time` or a callback ends earlier is not counted.
+    """
+
+    state_key = "SamplesSeen"  # fixed key in the checkpoint, independent of the class name
+
+    def __init__(self) -> None:
+        self.num_epochs = 0
+        self._losses: list[tuple[int, int, torch.Tensor]] = []  # of batches, with their epoch and index
+        self._bad_batch: tuple[int, int] | None = None
+
+    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+        """Remember the loss, which is on its device; to look at each would wait for it."""
+        self._losses.append((trainer.current_epoch, trainer.fit_loop.batch_idx, loss.detach()))
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Look at the losses, if many are kept."""
+        parts = batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, dict) else [batch]
+        sizes = [len(each) for each in parts if isinstance(each, torch.Tensor) and each.ndim]
+        if sizes and not any(sizes) and self._losses:  # the mean of a process's empty part is NaN
+            self._losses.pop()
+        if len(self._losses) >= MAX_LOSSES:
+            self.bad_batch()
+
+    def bad_batch(self) -> tuple[int, int] | None:
+        """Return epoch and index of this start's first batch whose loss was not finite; None if there was none."""
+        losses, self._losses = self._losses, []
+        if losses and not self._bad_batch:
+            finite = torch.stack([loss.isfinite().all() for *_, loss in losses]).tolist()
+            bad = (each[:2] for each, is_finite in zip(losses, finite, strict=True) if not is_finite)
+            self._bad_batch = next(bad, None)
+        return self._bad_batch
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count an epoch, if it is complete."""
+        self.num_epochs += trainer.is_last_batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the number of epochs."""
+        return {"num_epochs": self.num_epochs}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Restore the number of epochs."""
+        self.num_epochs = int(state_dict["num_epochs"])
+
+
+def samples_per_batch(trainer: L.Trainer) -> float | None:
+    """Return the mean number of samples of a training batch, over all processes.
+
+    None if it is unknown, as for several loaders or one without a length.
+    """
+    with contextlib.suppress(Exception):  # a user's loader may raise anything, and counting ends no run
+        (loader,) = flatten_loaders(trainer.train_dataloader)
+        if num := sizes_of(trainer.datamodule, loader, []).get("train"):  # type: ignore[attr-defined]
+            return num / len(loader)
+    return None
