@@ -106,10 +106,10 @@ class TensorBoard(TensorBoardLogger):
 
     @property
     def stage(self) -> str:
-        """The stage of the trainer: `val` or `test`, otherwise `train`."""
-        if self._trainer is None:
+        """The stage of the trainer: `val`, or what is evaluated at the end, otherwise `train`."""
+        if self._trainer is None or not (self._trainer.validating or self._trainer.testing):
             return "train"
-        return "val" if self._trainer.validating else "test" if self._trainer.testing else "train"
+        return "val" if self._trainer.validating else getattr(self._trainer.lightning_module, "test_stage", "test")
 
     @property
     @rank_zero_experiment

@@ -187,7 +187,8 @@ class OnEvaluation(DisplayCallback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw from the test evaluation."""
-        self._draw_evaluation(trainer, "test")
+        if getattr(pl_module, "test_stage", "test") == "test":
+            self._draw_evaluation(trainer, "test")
 
     def _draw_evaluation(self, trainer: L.Trainer, split: str) -> None:
         batches, self._batches = getattr(self, "_batches", []), []
