@@ -9,6 +9,7 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 from leyden import assembly
 from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
+from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
 from tests.training.test_start import curves
 
@@ -108,6 +109,15 @@ def test_facts_reach_a_network(train):
     assert run.result.metrics["test/acc"] >= 0
     assert (run.directory / "confusion.png").exists()
     assert not (run.directory / "errors.png").exists()  # there are no inputs(split, indices) to show
+
+
+def test_a_further_stage_is_evaluated_at_the_end(train, monkeypatch):
+    for module in ("training.start", "tasks.task", "loggers"):
+        monkeypatch.setattr(f"leyden.{module}.STAGES", (*STAGES, "calibration"))
+    run, *_ = train("a", *FACTS, "data._target_=tests.data.own.WithSizes", "trainer.max_epochs=1")
+    assert {*run.result.stages["calibration"]} == {"calibration/loss", "calibration/acc"}
+    assert run.result.metrics["calibration/acc"] == run.result.metrics["test/acc"]  # of the same samples
+    assert list((run.directory / "calibration").glob("events*"))
 
 
 @pytest.mark.parametrize("split", ["calibration", "test"])

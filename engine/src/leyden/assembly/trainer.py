@@ -291,8 +291,7 @@ class RunTrainer:
         given: dict[str, Any] = {"datamodule": data}
         if split not in ("val", "test"):
             given = {"dataloaders": getattr(data, f"{split}_dataloader")()}
-        if isinstance(module, Task):
-            module.test_stage = "test" if split == "val" else split
+        self.trainer.evaluated_stage = split  # type: ignore[attr-defined]  # which `evaluated_stage` reads
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
         with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
             measured = evaluate(module, **given, verbose=False)

@@ -125,7 +125,6 @@ class Task(L.LightningModule):
     sums: Mapping[str, float] = {}
     # Stages in which metrics are computed; the loss and the additional values are logged in all.
     metric_stages: tuple[str, ...] = STAGES
-    test_stage = "test"  # what `test_step` measures; another stage while its split is evaluated
 
     def __init__(
         self,
@@ -215,11 +214,11 @@ class Task(L.LightningModule):
 
     def test_step(self, batch: Any) -> dict[str, Any] | None:
         """Add a batch to the test metrics; return its predictions and targets, None for a batch that is None."""
-        return None if batch is None else self._update_means(self.test_stage, batch).step_output
+        return None if batch is None else self._update_means(evaluated_stage(self.trainer), batch).step_output
 
     def on_test_epoch_end(self) -> None:
         """Log the means of the test set."""
-        self._log_means(self.test_stage)
+        self._log_means(evaluated_stage(self.trainer))
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of all parameters, with its learning-rate schedule."""
@@ -269,6 +268,12 @@ def _detached(predictions: Any) -> Any:
     if isinstance(predictions, Mapping):
         return {name: _detached(part) for name, part in predictions.items()}
     return [_detached(part) for part in predictions] if isinstance(predictions, list | tuple) else predictions
+
+
+def evaluated_stage(trainer: L.Trainer) -> str:
+    """Return the stage that a `test_step` measures: `test`, or the one whose split is evaluated at the end of a run."""
+    stage: str = getattr(trainer, "evaluated_stage", "test")
+    return stage
 
 
 def network_of(module: L.LightningModule) -> nn.Module:
