@@ -1,11 +1,21 @@
-"""What is read of loaders that anybody made."""
+"""Facts, and what is read of data modules and loaders that anybody made."""
+
+from types import SimpleNamespace
 
 import pytest
+import torch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
 
-from leyden.data.contract import num_samples
+from leyden import assembly
+from leyden.data.contract import Facts, digests_of, facts_of, num_samples
+from leyden.data.transforms import Normalize
+from leyden.run.result import STAGES
+from leyden.testing.contracts import compose
+from tests.training.test_start import curves
 
 ROWS = range(7)
+TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
+FACTS = ("data=own", "data._target_=tests.data.own.WithFacts", "model.hidden_sizes=[16]")
 
 
 class Pairs:
@@ -31,3 +41,109 @@ class Pairs:
 )
 def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws(given, num):
     assert num_samples(DataLoader(ROWS, **given)) == num
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"num_classes": 10},
+        {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]},
+        {"input_shape": (4,), "num_rooms": 3, "names": ["x"]},
+        {},
+    ],
+)
+def test_facts_of_ones_own_are_those_of_a_checkpoint(facts):
+    found = facts_of(SimpleNamespace(facts=facts))
+    assert Facts.from_state(found.to_state()) == found
+    assert found.normalize.scale == 1.0
+    expected = {k: tuple(v) if k in ("class_names", "input_shape") else v for k, v in facts.items()}
+    assert found.by_name.items() >= expected.items()
+
+
+@pytest.mark.parametrize("name", ["input_shape", "num_outputs", "vocab_size"])
+def test_extra_facts_have_names_of_their_own(name):
+    with pytest.raises(ValueError, match=f"facts.{name}: is Leyden's own name"):
+        facts_of(SimpleNamespace(facts=Facts(extra={name: 3})))
+    assert Facts((2,), extra={"input_shape": (10**9,)}).by_name["input_shape"] == (2,)
+
+
+def test_digests_that_are_no_texts_by_name_are_not_recorded():
+    for found, expected in (({"a": "1"}, {"a": "1"}), (["a"], {}), ({"a": 1}, {})):
+        assert digests_of(SimpleNamespace(digests=found)) == expected
+
+
+def test_normalisation_is_exact_and_leaves_what_it_is_given():
+    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(Normalize((0.0,) * 3, (1.0,) * 3)(pixels), pixels.float() / 255)
+    for kind in (torch.uint8, torch.float32, torch.float64):
+        given = pixels.to(kind)
+        Normalize((0.1,) * 3, (0.3,) * 3)(given)
+        assert torch.equal(given, pixels.to(kind))
+    assert Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0  # a mean and no scale: pixels
+
+
+def test_standardized_channels_have_mean_0_and_deviation_1_but_those_of_0_and_1():
+    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    images = Normalize.standardize_pixels([pixels[:20], pixels[20:]])(pixels).double()
+    assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-6
+    assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-6
+    black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
+    assert not Normalize.standardize_pixels([black])(black).any()
+    table = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 1.0]])  # numbers, one number, a category
+    assert Normalize.standardize(table)(table).tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
+
+
+def test_what_a_data_module_lacks_costs_that_feature_only(train):
+    data = ("data=own", "data._target_=tests.data.own.TrainingOnly", *TASK, "objective.metric=train/acc")
+    run, out, err = train("a", *data, "trainer.max_epochs=1")
+    assert "no evaluation on the test set: the data have no test_dataloader" in out
+    assert "failed" not in err
+    assert run.result.metrics["train/acc"] > 0
+    assert "samples: 200 train" in out
+    _, _, err = train("b", *data, "test=true", code=2)
+    assert "test=true: the data have no test_dataloader" in err
+
+
+def test_facts_reach_a_network(train):
+    run, *_ = train("a", *FACTS, "trainer.max_epochs=1")
+    assert run.result.metrics["test/acc"] >= 0
+    assert (run.directory / "confusion.png").exists()
+    assert not (run.directory / "errors.png").exists()  # there are no inputs(split, indices) to show
+
+
+def test_a_further_stage_is_evaluated_at_the_end(train, monkeypatch):
+    for module in ("training.start", "tasks.task", "loggers"):
+        monkeypatch.setattr(f"leyden.{module}.STAGES", (*STAGES, "calibration"))
+    run, *_ = train("a", *FACTS, "data._target_=tests.data.own.WithSizes", "trainer.max_epochs=1")
+    assert {*run.result.stages["calibration"]} == {"calibration/loss", "calibration/acc"}
+    assert run.result.metrics["calibration/acc"] == run.result.metrics["test/acc"]  # of the same samples
+    assert list((run.directory / "calibration").glob("events*"))
+
+
+@pytest.mark.parametrize("split", ["calibration", "test"])
+def test_no_run_is_selected_by_a_split_that_is_not_logged_while_it_trains(train, split):
+    data = (*FACTS, "data._target_=tests.data.own.WithSizes")
+    _, _, err = train("a", *data, f"objective.metric={split}/loss", code=2)
+    assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
+
+
+def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
+    data = (*FACTS, "data._target_=tests.data.own.StreamingWithFacts", "scheduler=onecycle")
+    data = (*data, "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    _, _, err = train("a", *data, code=2)
+    assert "scheduler: the number of batches of these data is unknown; set trainer.max_steps" in err
+    run, *_ = train("a", *data, "+trainer.max_steps=15")
+    assert run.result.optimizer_steps == 15
+    rates = [value for _, name, value in curves(run) if name.startswith("lr")]
+    assert rates[-1] < 1e-5 < max(rates)
+
+
+def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
+    """Nobody knows what an argument of a data module that somebody else wrote changes; of ours some change nothing."""
+    assembly.silence_lightning()
+    own = ("data=own", "data._target_=tests.data.own.Plain", *TASK)
+    for choice, key, num in ((own, "+data.batch_size", 2), ((f"data.root={mnist_root}",), "data.batch_size", 1)):
+        read = {}
+        for value in (10, 20):
+            assembly.dry_build(compose(*choice, f"{key}={value}"), read)
+        assert len(read) == num

@@ -1,5 +1,6 @@
-"""Samples that worker processes read: the same bits as without them, and no process left behind."""
+"""Samples that worker processes read: the same bits as without them, and no process left behind; and data sets by `_target_`."""
 
+import functools
 import gc
 import itertools
 import multiprocessing
@@ -18,8 +19,9 @@ from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
 from leyden.data.in_memory import BatchLoader
-from leyden.data.streamed import SeededSamples, StreamLoader
+from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
 from tests.conftest import start
+from tests.data import folders
 from tests.forks import TIMEOUT_S
 
 
@@ -42,14 +44,16 @@ def noise(inputs_NI):
     return inputs_NI + torch.rand_like(inputs_NI)
 
 
-def loader(num_workers=0, num_samples=23, *, dataset=None, seed=0, shuffle=True, augment=None, **kwargs):
+def loader(num_workers=0, num_samples=23, *, dataset=None, seed=0, shuffle=True, augment=None, epoch=0, **kwargs):
     samples = SeededSamples(dataset or Noisy(num_samples), seed, augment)
     options = {"batch_size": 4, "seed": seed if shuffle else None, **kwargs}
-    return StreamLoader(samples, torch.arange(num_samples), num_workers=num_workers, **options)
+    made = StreamLoader(samples, torch.arange(num_samples), num_workers=num_workers, **options)
+    made.order.set_epoch(epoch)
+    return made
 
 
-def epoch(stream, number=0):
-    stream.order.set_epoch(number)
+def whole(stream, epoch=0):
+    stream.order.set_epoch(epoch)
     inputs, targets = zip(*stream, strict=True)
     return torch.cat(inputs), torch.cat(targets)
 
@@ -66,23 +70,21 @@ def no_process_is_left():
 
 
 def test_workers_change_no_bit():
-    expected = [epoch(loader(augment=noise), n) for n in range(3)]
-    for num_workers in (1, 2, 4):
+    expected = [whole(loader(augment=noise), n) for n in range(3)]
+    for num_workers in (1, 4):
         stream = loader(num_workers, augment=noise)
         for n in (0, 1, 2):
-            for found, there in zip(epoch(stream, n), expected[n], strict=True):
+            for found, there in zip(whole(stream, n), expected[n], strict=True):
                 assert torch.equal(found, there), (num_workers, n)
     values = torch.cat([inputs_NI[:, 1:].flatten() for inputs_NI, _ in expected])
     assert len(values.unique()) == len(values)  # each epoch and each sample has numbers of its own
 
 
 def test_the_numbers_follow_from_seed_epoch_and_index_alone():
-    inputs_NI, _ = epoch(loader(), 1)
-    by_index = {row[0]: row[1:] for row in inputs_NI.tolist()}
-    for other in (loader(batch_size=7), loader(num_samples=23, shuffle=True, batch_size=1)):
-        inputs_NI, _ = epoch(other, 1)
-        assert all(by_index[row[0]] == row[1:] for row in inputs_NI.tolist())
-    inputs_NI, _ = epoch(loader(seed=1), 1)
+    by_index = {row[0]: row[1:] for row in whole(loader(), 1)[0].tolist()}
+    inputs_NI, _ = whole(loader(batch_size=7), 1)
+    assert all(by_index[row[0]] == row[1:] for row in inputs_NI.tolist())
+    inputs_NI, _ = whole(loader(seed=1), 1)
     assert not any(by_index[row[0]] == row[1:] for row in inputs_NI.tolist())
 
 
@@ -90,16 +92,12 @@ def test_what_this_process_draws_stays_as_it_is():
     def draw():
         return random.random(), np.random.random(), torch.rand(3).tolist()
 
-    for seed in (random.seed, np.random.seed, torch.manual_seed):
-        seed(5)
-    expected = [draw() for _ in range(7)]
-    for num_workers in (0, 2):
+    drawn = []
+    for num_workers in (None, 0, 2):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(5)
-        found = [draw()]
-        for _ in loader(num_workers):
-            found.append(draw())
-        assert found == expected
+        drawn.append([draw() for _ in ([None] * 6 if num_workers is None else loader(num_workers))])
+    assert drawn[0] == drawn[1] == drawn[2]
 
 
 @given(
@@ -113,40 +111,30 @@ def test_its_batches_are_those_of_data_in_memory(num_samples, batch_size, world_
     samples_N = torch.arange(num_samples)
     for rank in range(world_size):
         share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        stream = loader(num_samples=num_samples, shuffle=shuffle, **share)
+        stream = loader(num_samples=num_samples, shuffle=shuffle, epoch=number, **share)
         memory = BatchLoader(samples_N, samples_N, transform=lambda x: x, seed=0 if shuffle else None, **share)
-        stream.order.set_epoch(number)
         memory.order.set_epoch(number)
         assert len(stream) == len(memory)
         batches = list(stream)
         assert indices(batches) == [labels_N.tolist() for _, labels_N in memory]
-        assert all(
-            (each.shape[1:], labels_N.dtype) == ((5,), torch.int64) for each, labels_N in batches
-        )  # if empty, too
+        kinds = {(inputs_NI.shape[1:], labels_N.dtype) for inputs_NI, labels_N in batches}  # if empty, too
+        assert kinds == {((5,), torch.int64)}
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
-@pytest.mark.parametrize("position", [0, 1, 5, 6])
-def test_goes_on_where_it_was(position, num_workers):
-    whole = list(loader())
+@pytest.mark.parametrize(("position", "num_workers"), [(0, 2), (1, 0), (5, 2), (6, 0)])
+def test_it_resumes_where_it_was_and_reads_nothing_again(position, num_workers):
+    expected = list(loader())
     stopped = loader(num_workers)
-    batches = iter(stopped)
-    for _ in range(position):
-        next(batches)
+    for _ in zip(range(position), stopped, strict=False):
+        pass
     resumed = loader(num_workers)
     resumed.load_state_dict(stopped.state_dict())
-    assert resumed.state_dict()["num_samples"] == 23
-    for expected in (whole[position:], whole):  # the next epoch is whole again
+    for batches in (expected[position:], expected):  # the next epoch is whole again
         found = list(resumed)
-        assert len(found) == len(expected)
-        assert all(torch.equal(a[0], b[0]) for a, b in zip(found, expected, strict=True))
-
-
-def test_what_was_given_is_not_read_again():
-    resumed = loader()
-    resumed.load_state_dict({"position": 4, "num_samples": 23})
-    list(resumed)
-    assert resumed.samples.dataset.read == resumed.order.permutation()[16:].tolist()
+        assert len(found) == len(batches)
+        assert all(torch.equal(a[0], b[0]) for a, b in zip(found, batches, strict=True))
+        if not num_workers and batches is not expected:
+            assert resumed.samples.dataset.read == resumed.order.permutation()[4 * position :].tolist()
     with pytest.raises(UserError, match="there were 22 training samples, now there are 23"):
         loader().load_state_dict({"position": 1, "num_samples": 22})
 
@@ -156,9 +144,7 @@ def test_epoch_and_position_are_looked_up_as_late_as_the_first_batch():
     batches = iter(late)  # Lightning makes the iterator before it restores them
     late.order.set_epoch(3)
     late.load_state_dict({"position": 2, "num_samples": 23})
-    expected = loader()
-    expected.order.set_epoch(3)
-    assert indices(batches) == indices(expected)[2:]
+    assert indices(batches) == indices(loader(epoch=3))[2:]
 
 
 def test_an_iteration_that_is_left_leaves_nothing_behind():
@@ -166,9 +152,7 @@ def test_an_iteration_that_is_left_leaves_nothing_behind():
     for _ in range(3):
         list(itertools.islice(stream, 2))  # more are under way by then
     stream.order.set_epoch(1)
-    expected = loader()
-    expected.order.set_epoch(1)
-    assert indices(stream) == indices(expected)
+    assert indices(stream) == indices(loader(epoch=1))
 
 
 class Broken(Noisy):
@@ -196,11 +180,6 @@ class FailingElsewhere(Noisy):
         return super().__getitem__(index)
 
 
-class Alone(Noisy):
-    def __getitem__(self, index):
-        return torch.zeros(3)
-
-
 class Deadly(Noisy):
     def __getitem__(self, index):
         if index == 13:
@@ -209,16 +188,15 @@ class Deadly(Noisy):
 
 
 @pytest.mark.parametrize(
-    ("dataset", "kind", "message"),
+    ("dataset", "message"),
     [
-        (Alone(), UserError, r"Alone\[\d+\] is .*must be a pair"),
-        (FailingElsewhere(), RuntimeError, r"(?s)fails where this one does not.*KeyError: 'elsewhere'"),
-        (Deadly(), RuntimeError, r"DataLoader worker .*(killed|exited)"),  # PyTorch's own
+        (FailingElsewhere(), r"(?s)fails where this one does not.*KeyError: 'elsewhere'"),
+        (Deadly(), r"DataLoader worker .*(killed|exited)"),  # PyTorch's own
     ],
 )
-def test_what_workers_can_not_read_ends_the_iteration(dataset, kind, message):
+def test_what_workers_can_not_read_ends_the_iteration(dataset, message):
     stream = loader(2, dataset=dataset)
-    with pytest.raises(kind, match=message):
+    with pytest.raises(RuntimeError, match=message):
         list(stream)
     stream.close()
 
@@ -229,13 +207,13 @@ class Slow(Noisy):
         return super().__getitem__(index)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGUSR1])
-def test_what_a_cluster_sends_to_all_processes_ends_no_worker(number):
+def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
     stream = loader(2, dataset=Slow())
     batches = iter(stream)
     found = [next(batches)]
-    for process in multiprocessing.active_children():
-        os.kill(process.pid, number)
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        for process in multiprocessing.active_children():
+            os.kill(process.pid, number)
     found += list(batches)
     assert len(found) == len(stream)
     stream.close()
@@ -245,14 +223,9 @@ def test_closed_it_has_no_workers_and_can_be_used_again():
     stream = loader(8, num_samples=5)
     first = indices(stream)
     assert len(multiprocessing.active_children()) == 2  # no more than batches
-    for _ in range(2):
-        stream.close()
-        assert multiprocessing.active_children() == []
+    stream.close()
+    assert multiprocessing.active_children() == []
     assert indices(stream) == first
-
-
-def workers_of(process):
-    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
 
 
 def is_there(pid):
@@ -271,7 +244,7 @@ def is_there(pid):
 def test_workers_end_with_the_process_that_has_them(how, by, code):
     process = start(how, script=("-m", "tests.data.test_streamed"), anew=True)
     assert process.stdout.readline() == "ready\n"
-    workers = workers_of(process)
+    workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(workers) == 2
     assert all(map(is_there, workers))
     if by:
@@ -282,6 +255,96 @@ def test_workers_end_with_the_process_that_has_them(how, by, code):
     while any(map(is_there, workers)):
         assert time.monotonic() < end
         time.sleep(0.01)
+
+
+def module(train, **changed):
+    options = {"val": None, "test": None, "root": "somewhere", "batch_size": 5, "eval_batch_size": 4}
+    options |= {"val_size": 0, "num_workers": 0, "normalize": "unit", "augment": None, "seed": 0}
+    return DatasetDataModule(train=train, **{**options, **changed})
+
+
+class Rooted(folders.Noisy):
+    made: list = []  # noqa: RUF012 - of all of them
+
+    def __init__(self, root, part):
+        super().__init__(num_samples=10)
+        self.made.append((root, part))
+
+
+class Made(Dataset):
+    """Samples that a function makes of an index."""
+
+    def __init__(self, make):
+        self.make = make
+
+    def __len__(self):
+        return 12
+
+    def __getitem__(self, index):
+        return self.make(index)
+
+
+def test_facts_come_from_the_data_set_and_its_first_sample():
+    data = module(folders.Noisy(20), val_size=4, test=folders.Noisy(4))
+    assert data.facts.input_shape == (3, 4, 4)
+    assert (data.facts.class_names, data.facts.num_classes) == (("even", "odd"), 2)
+    assert (data.facts.mean, data.facts.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert data.sizes == {"train": 16, "val": 4}
+
+
+def test_what_is_no_pixels_stays_as_it_is():
+    floats = Made(lambda index: (torch.full((3,), float(index)), float(index)))
+    data = module(floats, val=floats)
+    facts = data.facts
+    assert facts.input_shape == (3,)
+    assert (facts.num_classes, facts.class_names, facts.mean, facts.std) == (None,) * 4
+    inputs_NI, targets_N = next(iter(data.val_dataloader()))
+    assert inputs_NI.tolist() == [[n] * 3 for n in range(4)]
+    assert targets_N.tolist() == [0, 1, 2, 3]
+    with pytest.raises(
+        ValueError, match=r"normalize=standardize: is for pixels, uint8; the data set gives torch\.float"
+    ):
+        module(floats, normalize="standardize").setup("fit")
+
+
+@pytest.mark.parametrize(
+    "make", [lambda n: {"a": torch.ones(2), "b": n}, lambda n: torch.ones(2), lambda n: (torch.ones(2), n, n)]
+)
+def test_samples_that_are_no_pairs_are_the_data_sets_own(make):
+    data = module(Made(make))
+    assert data.facts.input_shape is data.inputs is None
+    first = next(iter(data.train_dataloader()))
+    assert len(first["b"] if isinstance(first, dict) else first[0] if isinstance(first, list) else first) == 5
+    with pytest.raises(ValueError, match="the samples of Made are not pairs of tensors"):
+        module(Made(make), augment=noise).setup("fit")
+
+
+def test_each_is_made_when_it_is_asked_for_with_the_root():
+    Rooted.made.clear()
+    parts = {part: functools.partial(Rooted, part=part) for part in ("train", "val", "test")}
+    data = module(**parts)
+    assert Rooted.made == []
+    data.setup("fit")
+    assert Rooted.made == [("somewhere", "train"), ("somewhere", "val")]
+    data.setup("test")
+    data.setup("test")
+    assert Rooted.made[2:] == [("somewhere", "test")]
+    assert module(functools.partial(Rooted, root="its own", part="train")).facts
+    assert Rooted.made[-1] == ("its own", "train")
+
+
+@pytest.mark.parametrize(
+    ("train", "kind", "message"),
+    [
+        (None, TypeError, "no len"),
+        (Made(lambda index: object()), TypeError, "default_collate: batch must contain tensors.*object"),
+        (functools.partial(Noisy, num_samples=3, size=3), TypeError, "unexpected keyword argument 'size'"),
+        (folders.Noisy(0), ValueError, "train=Noisy: has no samples"),
+    ],
+)
+def test_what_is_no_data_set_is_refused(train, kind, message):
+    with pytest.raises(kind, match=message):
+        module(train).setup("fit")
 
 
 if __name__ == "__main__":

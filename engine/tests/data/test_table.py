@@ -1,7 +1,6 @@
 """Tables: each row in one set, cells as they are written, categories and classes, and what is refused."""
 
 import csv
-import functools
 import json
 import re
 
@@ -9,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.data.in_memory import InMemoryDataModule
 from leyden.data.table import Table
 
 COLUMNS = {"rooms": [1, 2, 3, 4, 5], "area": [10.5, 20.0, 30.0, 40.0, 50.0], "kind": ["a", "b", "a", "c", "b"]}
@@ -84,17 +82,13 @@ A_ROW = "rooms,area\n1,2\n{},4\n"
 # The content of a file, what is asked of it beyond `WHOLE`, and the words that refuse it.
 REFUSED = [
     # What is no table.
-    (TEXT.encode("latin-1"), {}, "line 3: byte 0xe9 is not UTF-8; save it as UTF-8 (in Excel: CSV UTF-8)"),
-    (TEXT.encode("cp1252"), {}, "line 3: byte 0xe9 is not UTF-8"),
-    (TEXT.encode("utf-16"), {}, "line 1: byte 0xff is not UTF-8"),
-    (TEXT.encode("utf-16-le"), {}, "UTF-8"),
+    (TEXT.encode("latin-1"), {}, "line 3: byte 0xe9 is not UTF-8"),
     ("a,b\n1,2\n".encode("utf-16-le"), {}, "holds NUL characters"),
-    (b"\x93NUMPY", {}, "is not UTF-8"),
-    ("a;b\n1,5;2,5\n", {}, "is separated by ';'; must be separated by commas, with decimal points"),
-    ("a\tb\n1\t2\n", {}, "is separated by '\\t'"),
-    ("", {}, "has no row; must"),
-    ("a,b\n", {}, "has no row; must have named columns, and a row per sample"),
-    ("a,a\n1,2\n", {}, "has two columns with the same name"),
+    ("area;b\n1;2\n", {}, "t.csv: has no column area; it has area;b"),
+    *(
+        (text, {}, "must have columns of different names, separated by commas, and")
+        for text in ("", "a\n", "a,a\n1,2\n")
+    ),
     # A row that lacks something.
     ('a,b\n"1"5,2\n', {}, "line 2: ',' expected after '\"'"),
     ('a,b\n1,2\n3,"4\n5,6\n', {}, "line 4: unexpected end of data"),
@@ -103,13 +97,7 @@ REFUSED = [
     # A cell that is no number, in ASCII digits, of float32.
     *(
         (A_ROW.format(f'"{cell}"'), {}, f"column rooms is {cell!r} in row 2, not a number")
-        for cell in ("1_0", "٣", "１", "0x10", "1 000", "1e", "True", "1\x1f2", "", " ", "nan")
-    ),
-    (A_ROW.format('"1,5"'), {}, "'1,5' in row 2, not a number of float32; decimals are written with a point"),
-    (
-        A_ROW.format("1e39"),
-        {},
-        "column rooms is '1e39' in row 2, not a number of float32; select columns by inputs",
+        for cell in ("1_0", "٣", "0x10", "1 000", "1e", "1,5", "", "nan", "1e39")
     ),
     # What is asked of it.
     (WHOLE_TEXT, {}, "column kind is 'a' in row 1, not a number"),
@@ -120,9 +108,7 @@ REFUSED = [
         {"targets": ["area", "rooms"], "classes": True},
         "must be a column, or several columns of numbers",
     ),
-    (WHOLE_TEXT, {"test_size": 1.0}, "test_size=1.0: must be a part"),
     (WHOLE_TEXT, {"test_size": 0.99, "inputs": ["rooms"]}, "test_size=0.99 of 2 rows leaves nothing to train on"),
-    (WHOLE_TEXT, {"file": "t.npz"}, "t.npz: must be a .csv file; pandas writes one"),
     (WHOLE_TEXT, {"file": "none.csv"}, "none.csv: can't be read (No such file or directory)"),
     (",area\n1,2\n", {}, "column '' is pandas' index; save without it, or select columns by inputs"),
     ("area\n1\n", {}, "inputs=[]: must be at least one"),
@@ -141,13 +127,7 @@ def test_what_can_not_be_read_is_refused_in_a_line_that_names_it(tmp_path, conte
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as refused:
         table(tmp_path, **asked)
-    assert asked or "inputs=" in message or str(refused.value).startswith(str(tmp_path / "t.csv"))
     assert "\n" not in str(refused.value)
-
-
-def test_columns_that_are_named_need_no_index_of_pandas(tmp_path):
-    write(tmp_path, {"": range(5), **COLUMNS})
-    assert table(tmp_path, inputs=["rooms"]).facts == {"column_names": ["rooms"]}
 
 
 def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
@@ -158,7 +138,7 @@ def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
     train, test = table(tmp_path, **asked), table(tmp_path, train=False, **asked)
     categories = {"kind": ["a", "b"], "code": ["9", "10"]}
     assert train.facts == {"column_names": ["kind", "x", "code"], "categories": categories}
-    assert (train.facts, train.num_one_hot) == (test.facts, 4)
+    assert train.facts == test.facts
     assert train.data.tolist() == [[1.5, 0, 1, 0, 1], [2.5, 1, 0, 1, 0], [3.5, 0, 1, 0, 1]]
     assert test.data.tolist() == [[1.5, 1, 0, 0, 1], [2.5, 0, 0, 1, 0], [3.5, 0, 0, 0, 1]]
     err = capfd.readouterr().err
@@ -186,21 +166,10 @@ def test_predict_takes_categories_as_texts(cli, tmp_path):
     assert code == 0, err
     assert "such as 'new' (rows: 1)" in err
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
-    (tmp_path / "german.csv").write_bytes(b"rooms;area;price\n1,5;2;3\n")
+    (tmp_path / "german.csv").write_bytes(b"x;kind\n1,5;a\n")
     code, _, err = cli("predict", f"run={run}", f"table={tmp_path / 'german.csv'}")
     assert (code, err.count("\n")) == (2, 1), err
-    assert err.startswith(f"leyden: table: {tmp_path / 'german.csv'}: is separated by ';'")
-
-
-def test_one_hot_columns_are_not_standardized(tmp_path):
-    write(tmp_path, {"kind": list("abab"), "x": [1, 2, 3, 6], "area": [*range(4)]})
-    write(tmp_path, {"kind": ["a"], "x": [0], "area": [0]}, "test.csv")
-    dataset = functools.partial(Table, **{**WHOLE, "test_file": "test.csv", "categories": ["kind"]})
-    options = {"batch_size": 4, "eval_batch_size": 4, "val_size": 0, "augment": None, "seed": 0}
-    data = InMemoryDataModule(
-        dataset=dataset, root=str(tmp_path), download=False, normalize="standardize", **options
-    )
-    assert (data.facts.mean, data.facts.std[1:]) == ((3.0, 0.0, 0.0), (1.0, 1.0))
+    assert err.startswith(f"leyden: table: {tmp_path / 'german.csv'}")
 
 
 def test_several_numbers_and_a_test_set_of_its_own(tmp_path):

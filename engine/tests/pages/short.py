@@ -135,7 +135,7 @@ class Project:
         typed = " ".join(words)
         if (
             typed.startswith(tuple(NOT_RUN))
-            and program not in ("git", "make", "pip", "sbatch")
+            and program not in ("git", "make", "sbatch")
             and "scripts/" not in typed
             and "engine/bench/" not in typed
         ):
@@ -148,10 +148,6 @@ class Project:
             return self.verb(rest[0], rest[1:])
         if program == "make":
             return self.make(rest)
-        if program == "eval":  # eval "$(python -m leyden.train -sc install=bash)"
-            return self.command(shlex.split(re.fullmatch(r"\$\((.+)\)", rest[0])[1]))
-        if program == "pip":
-            return self.extras(rest)
         if program == "sbatch":
             if rest[0].startswith("--"):
                 return ""
@@ -159,8 +155,6 @@ class Project:
             return self.verb("train", [*rest[1:], "dry_run=true"])
         if program == "git" and not typed.startswith(tuple(NOT_RUN)):
             return git(self.folder, *rest)
-        if program == "tar":
-            return subprocess.check_output(["tar", *rest], cwd=self.folder, text=True)
         assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: how is it checked? See stands_for.py"
         return ""
 
@@ -185,18 +179,6 @@ class Project:
                 output += self.command(shlex.split(line.removesuffix(" > /dev/null")))
         assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"
         return output
-
-    def extras(self, words: list[str]) -> str:
-        """`pip install 'leyden[a,b]'`: there are such extras."""
-        text = (self.folder / "engine" / "pyproject.toml").read_text()
-        assert words[0] == "install"
-        for word in words[1:]:
-            if found := re.fullmatch(r"leyden\[(.+)\]", word):
-                for name in found[1].split(","):
-                    assert re.search(rf"^{name} = \[", text, re.MULTILINE), f"{name}: is no extra"
-            else:
-                assert word in ("leyden", "-U", "-e", "--editable", ".", "./engine"), word
-        return ""
 
     def script(self, path: str, *options: str) -> str:
         """A script that takes long: it is there, and has these options."""

@@ -39,7 +39,7 @@ NOT_RUN = {
     "git merge": "as git remote",
     "cd ": "commands run in the copy's folder",
     "source ": "python is that of the tests",
-    "pip install": "needs the package index; the extra is looked up",
+    "pip install": "needs the package index",
     ".venv/bin/python -m pip": "needs the package index; .ci/run starts with it",
     "python -m venv": "as the line before",
     "uv sync": "needs the package index, and uv",

@@ -23,13 +23,6 @@ def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, p
     assert f"freeze: ['{prefix}.1.*'] there, [] here" in err
 
 
-def test_they_are_those_of_the_start(train):  # noqa: F811
-    frozen, *_ = train("a", "freeze=[network.layers.1.*]", "trainer.max_epochs=1")
-    still, *_ = train("b", "optimizer=sgd", "optimizer.lr=1e-60", "trainer.max_epochs=1")
-    key = "network.layers.1.weight"
-    assert torch.equal(weights(frozen.directory)[key], weights(still.directory)[key])
-
-
 @pytest.mark.matrix
 @pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
 def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, moves):

@@ -77,8 +77,8 @@ def test_an_iterator_that_ends_in_a_step_is_no_end_of_the_data(train):
 @pytest.mark.parametrize(
     ("typed", "said"),
     [
-        ("data/augment=affine", "Boxes has a collate_fn, so its samples are its own"),
-        ("data.normalize=standardize", "Boxes has a collate_fn, so its samples are its own"),
+        ("data/augment=affine", "the samples of Boxes are not pairs of tensors"),
+        ("data.normalize=standardize", "the samples of Boxes are not pairs of tensors"),
         ("data.eval_batch_size=5", ""),
     ],
 )

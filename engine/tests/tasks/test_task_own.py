@@ -2,16 +2,8 @@
 
 import re
 
-import pytest
-import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
-
-from leyden import assembly
-from leyden.data.contract import Facts
-from leyden.testing.contracts import compose
 from tests import ENGINE
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoint.every_n_steps=3")
 GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "callbacks.checkpoint.every_n_steps=3")
@@ -46,36 +38,3 @@ def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # n
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err
     assert f"test/f1    {run.result.metrics['test/f1']:.4f}" in out
-
-
-class Largest(TorchDispatchMode):
-    """The size in bytes of the largest tensor that an operation returns."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        returned = func(*args, **(kwargs or {}))
-        self.size = max(self.size, *(leaf.nbytes for leaf in tree_leaves(returned) if torch.is_tensor(leaf)), 0)
-        return returned
-
-
-@pytest.mark.parametrize("name", ["auroc", "f1"])
-def test_a_metric_needs_little_memory_where_pytorch_is_deterministic(name):
-    facts = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
-    task = assembly.task_module(compose(f"+task/metrics={name}"), facts)
-    before = torch.are_deterministic_algorithms_enabled()
-    torch.use_deterministic_algorithms(True)
-    try:
-        with Largest() as largest:
-            for _ in range(2):
-                task.val_metrics.update(torch.randn(16, 10), torch.arange(16) % 10)
-            found = task.val_metrics.compute()[f"val/{name}"]
-    finally:
-        torch.use_deterministic_algorithms(before)
-    assert 0 < found < 1
-    assert 32 * 10 * 4 <= largest.size < 2**20
-
-
-def test_a_task_logs_what_its_metrics_are_called(train):  # noqa: F811
-    run, *_ = train("a", *PLAIN, "trainer.max_epochs=1", "test=auto")
-    assert {"train/first", "train/builtin", "train/acc", "val/acc", "test/acc"} <= set(run.result.metrics)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from leyden.data.table import Table
 
-from project.data.wheel import fetch_wheel
+from project.data.files import fetch_wheel
 
 FILE = "diamonds.csv"
 

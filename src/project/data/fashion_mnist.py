@@ -1,9 +1,12 @@
 """Fashion-MNIST, from Debian's package if it is installed, else downloaded."""
 
 from pathlib import Path
+from typing import Any
 
 import torchvision
 from torchvision.datasets.utils import extract_archive
+
+from project.data.files import check_files
 
 DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashion-mnist
 
@@ -21,6 +24,10 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
         "t10k-images-idx3-ubyte": "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b",
         "t10k-labels-idx1-ubyte": "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34",
     }
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        self.digests = check_files(Path(root, "FashionMNIST", "raw"), self.sha256)
+        super().__init__(root, **kwargs)
 
     def download(self) -> None:
         """Unpack the files of Debian's package if it is installed, else download them."""

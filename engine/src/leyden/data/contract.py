@@ -29,9 +29,6 @@ from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.run.record import FIRST_BATCH
 
-# Arguments that make torchvision's constructors download weights; reserved, so that no fact sets them.
-DOWNLOAD_ARGUMENTS = ("weights", "weights_backbone", "pretrained", "pretrained_backbone")
-
 
 @dataclass(frozen=True)
 class Facts:
@@ -107,16 +104,13 @@ class Facts:
         return facts
 
     def check_names(self) -> None:
-        """Check that no custom fact has the name of a built-in fact or a reserved name.
+        """Check that no custom fact has the name of a built-in fact.
 
         Raises:
-            ValueError: Names the fact, and a replacement.
+            ValueError: Names the fact.
         """
-        if taken := sorted({*self.extra} & {*self._named, *DOWNLOAD_ARGUMENTS}):
-            raise ValueError(
-                f"facts.{taken[0]}: is Leyden's own name (vocab_size and num_outputs follow from vocabulary, target_names and "
-                f"num_classes); give your fact another one, such as my_{taken[0]}"
-            )
+        if taken := sorted({*self.extra} & {*self._named}):
+            raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
 
     @property
     def normalize(self) -> Normalize:
@@ -229,9 +223,11 @@ def divides_batches(data: L.LightningDataModule | type) -> bool:
 
 def has_split(data: L.LightningDataModule, split: str) -> bool:
     """Return whether a data module has a dataloader for this split."""
-    if not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
+    name = f"{split}_dataloader"
+    is_known = hasattr(L.LightningDataModule, name)
+    if not (is_overridden(name, data, L.LightningDataModule) if is_known else hasattr(data, name)):
         return False
-    return split != "val" or bool(flatten_loaders(data.val_dataloader()))
+    return split == "test" or bool(flatten_loaders(getattr(data, name)()))
 
 
 def _num_drawn(loader: Any) -> int:

@@ -17,13 +17,13 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
+from torchvision.datasets import ImageFolder
+from torchvision.datasets.folder import find_classes
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
 from leyden.data.streamed import StreamedDataModule
 from leyden.data.transforms import check_integers
-from leyden.run.process import is_main_process
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 FORMATS = ("PNG", "JPEG", "WEBP")
@@ -62,126 +62,78 @@ class FolderDataModule(StreamedDataModule):
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
         opened = [dataset for split, dataset in self.datasets.items() if split != "test"]
-        return {f"{each.folder.name}/": each.digest for each in opened if isinstance(each, Folder)}
+        return {f"{Path(each.root).name}/": each.digest for each in opened if isinstance(each, Folder)}
 
     def read_image(self, path: Path) -> Tensor:
         """Return an image file's pixels as in training, shape (C, H, W), uint8."""
-        return read_center_crop(path, self.input_shape)
+        return read_image(path, self.input_shape)
 
     def open(self, split: str) -> Dataset[Any] | None:
         """Return the images of a split, labelled by the classes of the training split."""
-        folder, train = Path(self.root, split), Path(self.root, "train")
+        folder = Path(self.root, split)
         if split == "val" and not folder.is_dir():
             return None
-        for needed in (train, folder):
-            if not needed.is_dir():
-                raise FileNotFoundError(f"{needed}: there is no such folder; images lie in {needed}/CLASS/")
-        return Folder(folder, class_names(train), self.input_shape)
+        return Folder(folder, class_names(Path(self.root, "train")), self.input_shape)
 
 
-class Folder(Dataset[tuple[Tensor, int]]):
-    """Images in folders named after their classes, sorted by class, then by name.
+class Folder(ImageFolder):
+    """Images in folders named after their classes, as pixels, shape (C, H, W), uint8, and the number of the class.
 
     Args:
         folder: Contains one folder per class, except for classes without images.
-        classes: Names of the classes.
+        known: Names of the classes.
         input_shape: Shape of the returned images, (C, H, W).
 
     Raises:
         OSError: A folder can't be listed.
-        ValueError: There is no image, or a folder of an unknown class.
+        ValueError: There is a folder of an unknown class.
     """
 
-    def __init__(self, folder: Path, classes: Sequence[str], input_shape: tuple[int, int, int]) -> None:
-        self.folder, self.classes, self.input_shape = folder, classes, input_shape
-        if unknown := sorted({*class_names(folder)} - {*classes}):
-            raise ValueError(f"{folder / unknown[0]}: is not a class of the training images ({', '.join(classes)})")
-        names = [_image_names(folder / name) for name in classes]
-        # Arrays, not lists: reference counting would copy the memory of a million objects into each worker.
-        self.names = np.array([name for each in names for name in each], dtype=np.bytes_)
-        self.targets = np.repeat(np.arange(len(classes), dtype=np.int32), [len(each) for each in names])
-        if not len(self.names):
-            raise ValueError(
-                f"{folder}: holds no image; they lie in {folder}/CLASS/ and end in {', '.join(SUFFIXES)}"
-            )
+    def __init__(self, folder: Path, known: list[str], input_shape: tuple[int, int, int]) -> None:
+        self.known = known
+        read = functools.partial(read_image, input_shape=input_shape)
+        super().__init__(str(folder), loader=read, is_valid_file=_is_image, allow_empty=True)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        """Return an image's pixels, shape (C, H, W), uint8, and its class."""
-        return read_center_crop(self.path(index), self.input_shape), int(self.targets[index])
-
-    def path(self, index: int) -> Path:
-        """Return the path of an image."""
-        return self.folder / self.classes[int(self.targets[index])] / os.fsdecode(self.names[index])
+    def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
+        """Return the names of the classes, and the number of each."""
+        if unknown := sorted({*class_names(directory)} - {*self.known}):
+            known = ", ".join(self.known)
+            raise ValueError(f"{Path(directory, unknown[0])}: is not a class of the training images ({known})")
+        return self.known, {name: number for number, name in enumerate(self.known)}
 
     @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the images' names and sizes, and of their contents if they are few and small."""
-        place, folders = os.fsencode(self.folder), [os.fsencode(name) for name in self.classes]
-        pairs = zip(self.targets.tolist(), self.names.tolist(), strict=True)
-        names = [folders[target] + b"/" + name for target, name in pairs]
-        # There can be a million files, for which pathlib takes three times as long.
-        sizes = [os.stat(os.path.join(place, name)).st_size for name in names]  # noqa: PTH116, PTH118
+        paths = [path for path, _ in self.samples]
+        sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 - pathlib takes three times as long
+        names = [os.fsencode(path.removeprefix(f"{self.root}{os.sep}")) for path in paths]
         sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
         if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
             return f"{sha256.hexdigest()} (names and sizes)"
-        for name in names:
-            sha256.update(Path(self.folder, os.fsdecode(name)).read_bytes())
+        for path in paths:
+            sha256.update(Path(path).read_bytes())
         return sha256.hexdigest()
 
 
-def class_names(folder: Path) -> list[str]:
+def class_names(folder: str | Path) -> list[str]:
     """Return the sorted names of a folder's subfolders, but for hidden ones."""
-    return sorted(path.name for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
+    return [name for name in find_classes(folder)[0] if not name.startswith(".")]
 
 
-def _image_names(folder: Path) -> list[bytes]:
-    """Return the sorted names of a folder's image files; a line warns of others that are not hidden."""
-    every = os.listdir(folder) if folder.is_dir() else []  # noqa: PTH208 - pathlib takes three times as long
-    names = [name for name in every if not name.startswith(".")]
-    found = sorted(os.fsencode(name) for name in names if name.lower().endswith(SUFFIXES))
-    if (num := len(names) - len(found)) and is_main_process():
-        warn(f"{folder}: {num} entries are ignored; images end in {', '.join(SUFFIXES)}")
-    return found
+def _is_image(path: str) -> bool:
+    return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")  # noqa: PTH119
 
 
-def read_image(path: Path, input_shape: tuple[int, int, int], *, invert: bool) -> Tensor:
-    """Return an image as an in-memory dataset would store it.
+def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: bool = False) -> Tensor:
+    """Return an image as a network takes it: center-cropped to the input's aspect ratio, then resized.
 
-    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. The image is
-    padded with background to the input's aspect ratio and resized.
-
-    Args:
-        path: A PNG, JPEG or WebP file.
-        input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-        invert: Whether the image is dark on a light background.
-
-    Returns:
-        Pixels, shape (C, H, W), uint8, light on dark.
-
-    Raises:
-        UserError: The file is not an image, or can't be read.
-    """
-    channels, height, width = input_shape
-    background = 255 if invert else 0
-    image = open_image(path, channels, background=background)
-    image = ImageOps.pad(
-        image, (width, height), Image.Resampling.BILINEAR, color=background if channels == 1 else (background,) * 3
-    )
-    return _pixels(ImageOps.invert(image) if invert else image).contiguous()
-
-
-def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
-    """Return an image as a streamed dataset yields it: center-cropped to the input's aspect ratio, then resized.
-
-    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become black. A large JPEG is
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. A large JPEG is
     decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
 
     Args:
         path: A PNG, JPEG or WebP file.
         input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
+        invert: Whether the image is dark on a light background, and the network's inputs are light on dark.
 
     Returns:
         Pixels, shape (C, H, W), uint8.
@@ -190,20 +142,20 @@ def read_center_crop(path: Path, input_shape: tuple[int, int, int]) -> Tensor:
         UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
-    with _opened(path) as (content, image):
+    with _opened(Path(path)) as (content, image):
         size = image.size
         image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
-        pixels_CHW = _pixels(_converted(image, channels, 0)) if decoded_CHW is None else decoded_CHW
+        pixels_CHW = _pixels(_converted(image, channels, 255 * invert)) if decoded_CHW is None else decoded_CHW
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
     num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
     top, left = (rows - num_rows) // 2, (columns - num_columns) // 2
     part_CHW = pixels_CHW[:, top : top + num_rows, left : left + num_columns]
-    if part_CHW.shape[1:] == (height, width):
-        return part_CHW.contiguous()
-    # Four times as fast as Pillow's resize.
-    return interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
+    if part_CHW.shape[1:] != (height, width):
+        # Four times as fast as Pillow's resize.
+        part_CHW = interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
+    return (255 - part_CHW if invert else part_CHW).contiguous()
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
-from leyden.files.fetch import expected_checksums, load
+from leyden.files.fetch import load
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -34,7 +34,6 @@ class Tensors:
         facts: Shape of a sample, names of classes, target numbers and tokens, and custom facts.
         overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
             do; None: samples are independent.
-        num_one_hot: Number of last columns that are 0 and 1, and are never standardized.
         digests: SHA-256 that identifies the data, by file or tensor name.
     """
 
@@ -42,7 +41,6 @@ class Tensors:
     targets: Tensor
     facts: Facts
     overlap: int | None
-    num_one_hot: int = 0
     digests: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -52,8 +50,8 @@ def to_tensors(source: Any) -> Tensors:
     Args:
         source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
             (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
-            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap`, `num_one_hot` and
-            `facts` are optional, as in `Tensors`.
+            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap` and `facts` are
+            optional, as in `Tensors`.
 
     Raises:
         ValueError: The dataset has another format.
@@ -62,10 +60,44 @@ def to_tensors(source: Any) -> Tensors:
     if not len(data) or targets.shape[:1] != data.shape[:1]:
         raise ValueError(f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample")
     names = names_of(source, targets)
-    inputs = _inputs(data, names["vocabulary"])
+    num_tokens = None if names["vocabulary"] is None else len(names["vocabulary"])
+    num_values = num_tokens if names["num_classes"] is None else names["num_classes"]
+    is_image = num_tokens is None and data.dtype == torch.uint8
+    if is_image and data.ndim in (3, 4):
+        inputs = (data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)).contiguous()
+    elif is_image:
+        raise ValueError(f"data are {_describe(data)}; pixels must have shape (N, H, W) or (N, H, W, C)")
+    else:
+        inputs = _checked("data", data, num_tokens, 2)
     facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
-    targets = _targets(targets, names["class_names"], names["vocabulary"])
-    return Tensors(inputs, targets, facts, getattr(source, "overlap", None), getattr(source, "num_one_hot", 0))
+    targets = _checked("targets", targets, num_values, 2 if names["num_classes"] is None else 1)
+    return Tensors(inputs, targets, facts, getattr(source, "overlap", None))
+
+
+def _checked(what: str, values: Tensor, num: int | None, ndim: int) -> Tensor:
+    """Return finite numbers as float32; or classes or tokens, of which there are `num`, as int64.
+
+    Raises:
+        ValueError: The values are something else.
+    """
+    if num is None and values.dtype in FLOAT_TYPES:
+        if not values.isfinite().all():
+            raise ValueError(f"{what} are not all finite numbers")
+        return values.float()
+    if num is None or values.dtype not in INTEGER_TYPES or values.ndim != ndim:
+        kind = (
+            "real numbers, or have names: `classes` or a `vocabulary`"
+            if num is None
+            else f"whole numbers, of {ndim} axes"
+        )
+        raise ValueError(f"{what} are {_describe(values)}; must be {kind}")
+    if values.min() < 0 or values.max() >= num:
+        raise ValueError(f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}")
+    return values.long()
+
+
+def _describe(values: Tensor) -> str:
+    return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
 def names_of(source: Any, targets: Any) -> dict[str, Any]:
@@ -89,51 +121,6 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
         names = None
     num_classes = None if classes is None else len(classes)
     return {"class_names": classes, "num_classes": num_classes, "target_names": names, "vocabulary": vocabulary}
-
-
-def _inputs(data: Tensor, vocabulary: tuple[str, ...] | None) -> Tensor:
-    if vocabulary is not None:
-        return _whole("data", data, len(vocabulary), "(N, T)")
-    if data.dtype in FLOAT_TYPES and data.ndim > 1:
-        return _finite("data", data)
-    if data.dtype != torch.uint8 or data.ndim not in (3, 4):
-        raise ValueError(
-            f"data are {_describe(data)}; must be pixels, uint8, shape (N, H, W) or (N, H, W, C), real numbers of shape "
-            "(N, ...), or tokens, with a vocabulary"
-        )
-    images_NCHW = data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)
-    return images_NCHW.contiguous()
-
-
-def _targets(targets: Tensor, classes: tuple[str, ...] | None, vocabulary: tuple[str, ...] | None) -> Tensor:
-    if classes is not None:
-        return _whole("targets", targets, len(classes), "(N,)")
-    if vocabulary is not None:
-        return _whole("targets", targets, len(vocabulary), "(N, T)")
-    if targets.dtype in FLOAT_TYPES and targets.ndim in (1, 2):
-        return _finite("targets", targets)
-    raise ValueError(
-        f"targets are {_describe(targets)}; must be real numbers, shape (N,) or (N, T), or classes, with their names as `classes`"
-    )
-
-
-def _finite(what: str, values: Tensor) -> Tensor:
-    if not values.isfinite().all():
-        raise ValueError(f"{what} are not all finite numbers")
-    return values.float()
-
-
-def _whole(what: str, values: Tensor, num: int, shape: str) -> Tensor:
-    """Return classes or tokens, of which there are `num`."""
-    if values.dtype not in INTEGER_TYPES or values.ndim != len(shape.split(", ")):
-        raise ValueError(f"{what} are {_describe(values)}; must be whole numbers, shape {shape}")
-    if values.min() < 0 or values.max() >= num:
-        raise ValueError(f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}")
-    return values.long()
-
-
-def _describe(values: Tensor) -> str:
-    return f"{str(values.dtype).removeprefix('torch.')}, shape {tuple(values.shape)}"
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -177,13 +164,12 @@ def _read(dataset: Callable[..., Any], root: str | Path, *, train: bool, downloa
     found = to_tensors(source)
     if not train:
         return found
-    # Reuse digests that `load` or the dataset has just computed.
-    digests = getattr(source, "digests", None) or expected_checksums(dataset)
+    # Reuse the digests of a dataset that has just computed them.
     tensors = {"data": found.inputs, "targets": found.targets}
-    name = type(source).__name__
-    return replace(
-        found, digests=digests or {f"{name}.{key}": digest_of_content(each) for key, each in tensors.items()}
-    )
+    digests = getattr(source, "digests", None) or {
+        f"{type(source).__name__}.{name}": digest_of_content(each) for name, each in tensors.items()
+    }
+    return replace(found, digests=digests)
 
 
 def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Hashable:
@@ -273,8 +259,6 @@ class InMemoryDataModule(SplitDataModule):
             return None
         self.cut(len(held.inputs), held.overlap)
         scale = self._new_normalize(held.inputs)
-        if (num := held.num_one_hot) and self.normalize == "standardize":
-            scale = replace(scale, mean=scale.mean[:-num] + (0.0,) * num, std=scale.std[:-num] + (1.0,) * num)
         counts = count_classes(held.targets, self.indices["train"], held.facts.num_classes)
         return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale, class_counts=counts)
 

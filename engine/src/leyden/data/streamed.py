@@ -26,7 +26,7 @@ from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
 from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
-from leyden.data.transforms import Normalize, check_integers, send
+from leyden.data.transforms import Normalize, check_integers
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 
@@ -36,11 +36,11 @@ class SeededSamples(Dataset[Any]):
     """Batches of a dataset's samples by epoch and indices, with random numbers seeded per sample.
 
     Args:
-        dataset: Returns an (input, target) pair per index: tensors, arrays or numbers. If it has a `collate_fn`, as PyTorch's
-            `DataLoader` takes, its samples are anything that this function makes a batch of.
+        dataset: Returns a sample per index. PyTorch's `default_collate` makes a batch of samples, or the dataset's own
+            `collate_fn`.
         seed: Seed of a sample's randomness, drawn from `random`, `torch`, NumPy's global generator, or one of NumPy's
             that is created without a seed.
-        augment: Random transform of inputs, shape (1, ...); None for no augmentation.
+        augment: Random transform of the inputs of (input, target) pairs, shape (1, ...); None for no augmentation.
 
     Example:
         >>> import random
@@ -56,18 +56,13 @@ class SeededSamples(Dataset[Any]):
     seed: int
     augment: Callable[[Tensor], Tensor] | None
 
-    @property
-    def collate(self) -> Callable[[list[Any]], Any] | None:
-        """The dataset's own `collate_fn`; None if it has none, and batches are pairs of tensors."""
-        return getattr(self.dataset, "collate_fn", None)
-
     def __getitem__(self, task: tuple[int, Sequence[int]]) -> Any:
-        """Return inputs, shape (N, ...), and targets, shape (N, ...), for a task (epoch, indices); N can be 0.
+        """Return the batch of a task (epoch, indices); without indices, one of no samples, if it has tensors only.
 
-        With a `collate_fn`, return what it returns. In a worker process, return an error's traceback, as text.
+        In a worker process, return an error's traceback, as text.
 
         Raises:
-            UserError: A sample is not an (input, target) pair.
+            UserError: There are no indices, and a batch is not tensors.
         """
         try:
             return self._batch(*task)
@@ -77,31 +72,29 @@ class SeededSamples(Dataset[Any]):
             return traceback.format_exc()
 
     def _batch(self, epoch: int, indices: Sequence[int]) -> Any:
-        if self.collate and not indices:
+        collate = getattr(self.dataset, "collate_fn", default_collate)
+        with undisturbed():
+            batch = collate([self._sample(epoch, index) for index in indices or [0]])
+        if indices:
+            return batch
+        if not is_pair(batch):
             raise UserError(
                 "data.eval_batch_size: the last batch has fewer samples than there are processes; choose another one"
             )
-        with undisturbed():
-            samples = [self._sample(epoch, index) for index in indices or [0]]
-            if self.collate:
-                return self.collate(samples)
-        inputs_N, targets_N = default_collate(samples)
-        return inputs_N[: len(indices)], targets_N[: len(indices)]
+        return [part[:0] for part in batch]
 
     def _sample(self, epoch: int, index: int) -> Any:
         seed_by_text(f"{self.seed} {epoch} {index}")
         sample = self.dataset[index]
-        if self.collate:
+        if self.augment is None:
             return sample
-        if not (isinstance(sample, tuple | list) and len(sample) == 2 and hasattr(sample[0], "shape")):
-            parts = sample if isinstance(sample, tuple | list) else [sample]
-            raise UserError(
-                f"data: {type(self.dataset).__name__}[{index}] is ({', '.join(type(part).__name__ for part in parts)}); "
-                "must be a pair, input and target, the input a tensor (torchvision.transforms.v2.PILToTensor converts an "
-                "image to one), or the data set must have a collate_fn"
-            )
         inputs, target = sample
-        return (self.augment(torch.as_tensor(inputs)[None])[0] if self.augment else inputs), target
+        return self.augment(torch.as_tensor(inputs)[None])[0], target
+
+
+def is_pair(batch: Any) -> bool:
+    """Return whether a batch is a pair of tensors: inputs, shape (N, ...), and targets, shape (N, ...)."""
+    return isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -135,7 +128,7 @@ class StreamLoader(SplitLoader):
         samples: Makes the batches.
         indices: Indices of the split's samples, shape (N,), int64, on the CPU.
         num_workers: Number of worker processes; 0: this process reads.
-        transform: Applied to a batch's inputs, on `device`; None for no transform.
+        transform: Applied to the inputs of a pair, on `device`; None for no transform.
         device: Device of the batches.
         options: `batch_size`, `seed`, `rank` and `world_size`, as in `SplitLoader`.
 
@@ -174,11 +167,8 @@ class StreamLoader(SplitLoader):
             if isinstance(batch, str):
                 self.samples[task]
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch}")
-            if self.samples.collate:
-                yield move_data_to_device(batch, self.device)
-                continue
-            inputs, targets = (send(part, self.device) for part in batch)
-            yield self.transform(inputs) if self.transform else inputs, targets
+            batch = move_data_to_device(batch, self.device)
+            yield (self.transform(batch[0]), batch[1]) if self.transform else batch
 
     def close(self) -> None:
         """Stop the workers; a later iteration starts new ones."""
@@ -206,6 +196,7 @@ class StreamLoader(SplitLoader):
             collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
+            pin_memory=self.device.type == "cuda",  # from other memory, a copy would wait for the device
             multiprocessing_context=context if num_workers else None,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # otherwise it would draw from the network's
@@ -215,8 +206,9 @@ class StreamLoader(SplitLoader):
 class StreamedDataModule(SplitDataModule):
     """Base of data modules whose samples are read on demand by worker processes.
 
-    A subclass defines `open`. Inputs that are uint8 of shape (C, H, W) are pixels, and are normalised on the
-    training device; other inputs are unchanged. Only the order and the classes of the samples are kept in memory.
+    A subclass defines `open`. Samples that are pairs, whose inputs are uint8 of shape (C, H, W), are pixels, and are
+    normalised on the training device; others are unchanged. Only the order and the classes of the samples are kept in
+    memory.
 
     Args:
         num_workers: Worker processes for each split and training process; 0: the training process reads. Affects
@@ -238,7 +230,7 @@ class StreamedDataModule(SplitDataModule):
         self._loaders: weakref.WeakSet[StreamLoader] = weakref.WeakSet()
 
     def open(self, split: str) -> Dataset[Any] | None:
-        """Return the dataset of a split, with an (input, target) pair per index.
+        """Return the dataset of a split.
 
         None for `val` means that there is no separate validation set.
 
@@ -259,7 +251,7 @@ class StreamedDataModule(SplitDataModule):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.num_folds}"
             raise ValueError(f"{given}: the data have a validation split already, and can't have another")
         self.cut(num_samples)
-        self.datasets["val"] = self.datasets["train"]
+        self.datasets = {**dict.fromkeys(self.indices, self.datasets["train"]), **self.datasets}
         if own is not None:
             self._add("val", own)
         facts, dataset = self._find_facts(), self.datasets["train"]
@@ -286,17 +278,20 @@ class StreamedDataModule(SplitDataModule):
             ValueError: `standardize` is set, and the inputs are not pixels.
         """
         dataset: Any = self.datasets["train"]
-        if getattr(dataset, "collate_fn", None):
+        batch: Any = None
+        if not hasattr(dataset, "collate_fn"):
+            # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
+            with contextlib.closing(self._raw("train", 1)) as first:
+                batch = next(iter(first))
+        if not is_pair(batch):
             if self.augment is not None or self.normalize != "unit":
                 raise ValueError(
-                    f"{type(dataset).__name__} has a collate_fn, so its samples are its own: it must augment and normalize "
-                    "them itself; choose data/augment=none and data.normalize=unit"
+                    f"the samples of {type(dataset).__name__} are not pairs of tensors, so it must augment and normalize them "
+                    "itself; choose data/augment=none and data.normalize=unit"
                 )
             self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
             return Facts(**names_of(dataset, None))
-        # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
-        with contextlib.closing(self._raw("train", 1)) as first:
-            inputs, targets = next(iter(first))
+        inputs, targets = batch
         has_pixels = inputs.dtype == torch.uint8 and inputs.ndim == 4
         scale = Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
         if self.normalize == "standardize":
@@ -317,8 +312,10 @@ class StreamedDataModule(SplitDataModule):
 
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
-        inputs, _ = SeededSamples(self.datasets[split], self.seed, None)[0, self.indices[split][indices].tolist()]
-        return torch.as_tensor(inputs)
+        inputs: Tensor = SeededSamples(self.datasets[split], self.seed, None)[
+            0, self.indices[split][indices].tolist()
+        ][0]
+        return inputs
 
     def teardown(self, stage: str) -> None:
         """Stop the workers."""
@@ -347,11 +344,12 @@ class StreamedDataModule(SplitDataModule):
 
 
 class DatasetDataModule(StreamedDataModule):
-    """Data module for any map-style `torch.utils.data.Dataset` that returns an (input, target) pair per index.
+    """Data module for any map-style `torch.utils.data.Dataset`.
 
-    With a method `collate_fn`, its samples are whatever this makes a batch of, such as images of different sizes. Class
-    names are taken from the dataset's attribute `classes`, if it has one. Random numbers of a sample are determined by
-    seed, epoch and index.
+    An (input, target) pair per index is normalised and drawn; any other sample is the dataset's own. With a method
+    `collate_fn`, a batch is whatever this makes of samples, such as images of different sizes. Class names are taken
+    from the dataset's attribute `classes`, if it has one. Random numbers of a sample are determined by seed, epoch and
+    index.
 
     Args:
         train: Training set, or a callable that creates it; it is called with `root` if it has such a parameter.
@@ -382,13 +380,6 @@ class DatasetDataModule(StreamedDataModule):
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
         if test is None:  # as data without this hook
             self.test_dataloader = None  # type: ignore[assignment]
-        for name, source in self.sources.items():
-            if callable(source):  # what creates the test set is called only at the end
-                made, keywords = getattr(source, "func", source), getattr(source, "keywords", {})
-                try:
-                    inspect.signature(made).bind(**keywords, **self._root_argument(source))
-                except TypeError as error:
-                    raise ValueError(f"{name}: {error}") from error
 
     @property
     def read_image(self) -> Callable[..., Tensor] | None:
@@ -399,12 +390,10 @@ class DatasetDataModule(StreamedDataModule):
     def open(self, split: str) -> Dataset[Any] | None:
         """Return the dataset of a split; create it if it is given as a callable."""
         source: Any = self.sources[split]
-        if source is None and split == "test":
-            raise ValueError("test=null: there is no test set; test=false trains without one")
-        made: Dataset[Any] | None = source(**self._root_argument(source)) if callable(source) else source
-        return made
-
-    def _root_argument(self, source: Any) -> dict[str, str]:
-        """Return `root` as a keyword argument for creating a dataset, if the callable has this parameter unset."""
+        if not callable(source):
+            return source  # type: ignore[no-any-return]
         asks = "root" in inspect.signature(getattr(source, "func", source)).parameters
-        return {"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}
+        made: Dataset[Any] = source(
+            **{"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}
+        )
+        return made

@@ -35,29 +35,18 @@ def read_columns(path: Path) -> tuple[Columns, str]:
         OSError: There is no such file.
         ValueError: The file is not a table with a header and a row.
     """
-    if path.suffix != ".csv":
-        raise ValueError(
-            f"{path}: must be a .csv file; pandas writes one, such as by pandas.read_parquet(FILE).to_csv(FILE, index=False)"
-        )
     content = read_file(path)
     lines = csv.reader(io.StringIO(decode_text(path, content), newline=""), strict=True)
     rows: list[list[str]] = []
     try:
         for row in filter(None, lines):
-            if not rows and len(row) == 1 and (found := {*";\t|"} & {*row[0]}):
-                raise ValueError(
-                    f"{path}: is separated by {min(found)!r}; must be separated by commas, with decimal points: "
-                    "convert it, such as by pandas.read_csv(FILE, sep=None, engine='python', decimal=',').to_csv(FILE, index=False)"
-                )
             if rows and len(row) != len(rows[0]):
                 raise ValueError(f"{path}, line {lines.line_num}: has {len(row)} values for {len(rows[0])} columns")
             rows.append(row)
     except csv.Error as error:  # an unterminated quote, or text after a closing quote
         raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
-    if len(rows) < 2:
-        raise ValueError(f"{path}: has no row; must have named columns, and a row per sample")
-    if len({*rows[0]}) < len(rows[0]):
-        raise ValueError(f"{path}: has two columns with the same name")
+    if len(rows) < 2 or len({*rows[0]}) < len(rows[0]):
+        raise ValueError(f"{path}: must have columns of different names, separated by commas, and a row per sample")
     return {name: list(cells) for name, *cells in zip(*rows, strict=True)}, digest_of(content)
 
 
@@ -100,8 +89,6 @@ class Table(Dataset[None]):
         classes: bool,
         categories: str | Sequence[str] | None = None,
     ) -> None:
-        if not isinstance(test_size, float) or not 0 < test_size < 1:
-            raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         names = [targets] if isinstance(targets, str) else list(targets)
         if not names or (classes and len(names) > 1):
             raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
@@ -128,7 +115,6 @@ class Table(Dataset[None]):
         self.categories = {
             name: sorted_classes({*_texts(path, name, columns[name])[in_training]}) for name in chosen
         }
-        self.num_one_hot = sum(map(len, self.categories.values()))
         self.facts = {"column_names": inputs, **({"categories": self.categories} if chosen else {})}
         if classes:
             self.classes = sorted_classes({*_texts(path, names[0], columns[names[0]])})
@@ -198,9 +184,8 @@ def _numbers(path: Path, name: str, cells: list[str]) -> NDArray[Any]:
         numbers_N = np.array([float(c) if NUMBER.fullmatch(c) else np.nan for c in cells]).astype(np.float32)
     if strange := np.flatnonzero(~np.isfinite(numbers_N)).tolist():
         cell = cells[strange[0]]
-        hint = "; decimals are written with a point" if "," in cell else ""
         raise ValueError(
-            f"{path}: column {name} is {cell!r} in row {strange[0] + 1}, not a number of float32{hint}; select columns by "
+            f"{path}: column {name} is {cell!r} in row {strange[0] + 1}, not a number of float32; select columns by "
             "inputs, or name it in categories"
         )
     return numbers_N

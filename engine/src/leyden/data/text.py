@@ -51,8 +51,6 @@ class Text(Dataset[None]):
         check_integers(context=(context, 1), stride=(stride, 1))
         if unit not in get_args(Unit):
             raise ValueError(f"unit={unit}: must be one of {', '.join(get_args(Unit))}")
-        if not isinstance(test_size, float) or not 0 < test_size < 1:
-            raise ValueError(f"test_size={test_size}: must be a part in (0, 1)")
         content = self.read(Path(root), file)
         text = content.decode("latin-1") if unit == "bytes" else decode_text(Path(root, file), content)
         self.digests = {file: digest_of(content)}

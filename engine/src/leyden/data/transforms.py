@@ -71,12 +71,16 @@ class Normalize:
     def standardize(cls, values: Tensor) -> "Normalize":
         """Return the normalisation of numbers to mean 0 and standard deviation 1 per image channel or table column.
 
+        Channels of 0 and 1 only, such as categories, stay as they are.
+
         Args:
             values: Shape (N, C) or (N, C, H, W). Numbers of any other shape get one mean for all.
         """
         axes = [axis for axis in range(values.ndim) if axis != 1 or values.ndim not in (2, 4)]
         std, mean = torch.std_mean(values.double(), dim=axes, correction=0)
-        return cls(tuple(mean.reshape(-1).tolist()), tuple(value or 1.0 for value in std.reshape(-1).tolist()), 1.0)
+        is_binary = (values.square() == values).all(dim=axes)
+        std, mean = std.masked_fill(is_binary | (std == 0), 1.0), mean.masked_fill(is_binary, 0.0)
+        return cls(tuple(mean.reshape(-1).tolist()), tuple(std.reshape(-1).tolist()), 1.0)
 
     @classmethod
     def standardize_pixels(cls, batches: Iterable[Tensor]) -> "Normalize":

@@ -1,8 +1,7 @@
 """Files of data sets: a user's own are read and identified, torchvision's are read or downloaded as a whole.
 
-Torchvision checks the archives that it downloads. A dataset in MNIST's format can define the SHA-256 of its unpacked
-files in a class attribute `sha256`, a mapping from file name to checksum; then they are checked at every reading, and
-identify the data.
+Torchvision checks the archives that it downloads. A data set that raises `FileNotFoundError` for damaged files has them
+downloaded again.
 """
 
 import contextlib
@@ -13,13 +12,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import torchvision
-
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.run import lock
-
-AS_UTF_8 = "save it as UTF-8 (in Excel: CSV UTF-8)"
 
 
 def read_file(path: Path) -> bytes:
@@ -49,45 +44,15 @@ def decode_text(path: Path, content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8; {AS_UTF_8}"
-        ) from None
+        raise ValueError(f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8") from None
     if "\0" in text:
-        raise ValueError(f"{path}: holds NUL characters, such as a binary file or UTF-16; {AS_UTF_8}")
+        raise ValueError(f"{path}: holds NUL characters; must be a text in UTF-8")
     return text
 
 
 def digest_of(content: bytes) -> str:
     """Return the SHA-256 of a file's content, in hexadecimal digits."""
     return hashlib.sha256(content).hexdigest()
-
-
-def expected_checksums(dataset: Callable[..., Any]) -> dict[str, str]:
-    """Return the checksums that a class in MNIST's format defines, by file path below `root`; empty for others."""
-    made = getattr(dataset, "func", dataset)
-    if not _is_in_mnists_format(made):
-        return {}
-    return {f"{made.__name__}/raw/{name}": expected for name, expected in getattr(made, "sha256", {}).items()}
-
-
-def _is_in_mnists_format(made: Any) -> bool:
-    return isinstance(made, type) and issubclass(made, torchvision.datasets.MNIST)
-
-
-def verify_files(dataset: Callable[..., Any], root: str | Path) -> None:
-    """Check a dataset's existing files against the checksums of its class.
-
-    Raises:
-        FileNotFoundError: A file is missing or has changed; it can be downloaded again.
-    """
-    for name, expected in expected_checksums(dataset).items():
-        path = Path(root, name)
-        if not path.parent.parent.is_dir():
-            return
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is missing")
-        if (found := digest_of(path.read_bytes())) != expected:
-            raise FileNotFoundError(f"{path} is corrupt (expected SHA-256 {expected}, found {found})")
 
 
 TIMEOUT_S = 20.0
@@ -98,7 +63,7 @@ class MissingDatasetError(FileNotFoundError):
 
 
 def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Any:
-    """Return the training or the test set; download both if files are missing or don't match their checksums.
+    """Return the training or the test set; download both if files are missing or damaged.
 
     Processes that need the files at the same time wait for the one that downloads them. An interrupted download
     leaves no partial files in the dataset's folder.
@@ -118,7 +83,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         torch.Size([10000, 28, 28])
     """
     try:
-        return _read_verified(dataset, root, train)
+        return _read(dataset, root, train)
     except FileNotFoundError as error:
         kind, problem = type(error), f"root={root}: {error}"
     if not download:
@@ -128,7 +93,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
     root = Path(root)
     with lock.hold(root / ".lock") as held:
         try:
-            return _read_verified(dataset, root, train)  # another process has downloaded it
+            return _read(dataset, root, train)  # another process has downloaded it
         except MissingDatasetError:
             pass
         except FileNotFoundError as error:
@@ -137,7 +102,7 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
             _download(dataset, root, train, held)
         except (OSError, RuntimeError) as error:
             raise OSError(f"{problem}, and can't be downloaded: {error}") from error
-        return _read_verified(dataset, root, train)
+        return _read(dataset, root, train)
 
 
 def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.Lock) -> None:
@@ -162,13 +127,10 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
             shutil.rmtree(partial)
 
 
-def _read_verified(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:
-    verify_files(dataset, root)
+def _read(dataset: Callable[..., Any], root: str | Path, train: bool) -> Any:
     try:
         return dataset(root=str(root), train=train, download=False)
-    except (AssertionError, RuntimeError) as error:
+    except RuntimeError as error:
         if "not found" in str(error):  # torchvision's message for missing files
             raise MissingDatasetError("the dataset is missing") from error
-        if not _is_in_mnists_format(getattr(dataset, "func", dataset)):
-            raise
-        raise FileNotFoundError("a file of the dataset is truncated") from error
+        raise

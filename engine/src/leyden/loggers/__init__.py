@@ -32,6 +32,7 @@ from torch.utils.tensorboard import SummaryWriter
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, read_rows, write_rows
+from leyden.tasks.task import evaluated_stage
 
 
 def truncate_events(directory: Path, step: int) -> None:
@@ -105,10 +106,10 @@ class TensorBoard(TensorBoardLogger):
 
     @property
     def stage(self) -> str:
-        """The stage of the trainer: `val` or `test`, otherwise `train`."""
-        if self._trainer is None:
+        """The stage of the trainer: `val`, or what is evaluated at the end, otherwise `train`."""
+        if self._trainer is None or not (self._trainer.validating or self._trainer.testing):
             return "train"
-        return "val" if self._trainer.validating else "test" if self._trainer.testing else "train"
+        return "val" if self._trainer.validating else evaluated_stage(self._trainer)
 
     @property
     @rank_zero_experiment

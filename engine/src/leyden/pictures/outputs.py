@@ -30,7 +30,7 @@ from leyden.run.directory import Run
 from leyden.run.lock import check_held
 from leyden.run.result import plain, save_pdf
 from leyden.tasks import generate
-from leyden.tasks.task import Task
+from leyden.tasks.task import Task, evaluated_stage
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
@@ -187,7 +187,8 @@ class OnEvaluation(DisplayCallback):
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw from the test evaluation."""
-        self._draw_evaluation(trainer, "test")
+        if evaluated_stage(trainer) == "test":
+            self._draw_evaluation(trainer, "test")
 
     def _draw_evaluation(self, trainer: L.Trainer, split: str) -> None:
         batches, self._batches = getattr(self, "_batches", []), []

@@ -55,8 +55,8 @@ class Result:
         checkpoint: Path of the evaluated checkpoint, relative to the run directory; None if there is none.
         requeues: How often the cluster job was requeued.
         error: The error of a failed run, else None.
-        stages: For each stage, the names of the metrics that it logged. The stages are `train`, `val`, and, if the
-            run was evaluated on the whole test set, `test`.
+        stages: For each stage, the names of the metrics that it logged. The stages are those of `STAGES`; `test` only if
+            the run was evaluated on the whole test set.
         test_batches: Digests of the first batches of the test set, see `first_batches`; empty if unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
@@ -107,14 +107,13 @@ class Result:
         """The metrics of the test evaluation."""
         return {name: self.metrics[name] for name in self.stages.get("test", ())}
 
-    def with_test(self, measured: Mapping[str, float], batches: dict[str, str]) -> "Result":
-        """Return the result with the metrics and the `test_batches` of a test evaluation added.
+    def with_stage(self, stage: str, measured: Mapping[str, float]) -> "Result":
+        """Return the result with the metrics of a stage that is evaluated at the end of the run.
 
-        A test metric whose name was also logged in training or validation gets the prefix `test/`.
+        One whose name was also logged in another stage gets the stage as prefix, as in `test/acc`.
         """
-        named = {f"test/{name}" if name in self.metrics else name: value for name, value in measured.items()}
-        stages = {**self.stages, "test": [*named]}
-        return replace(self, metrics={**self.metrics, **named}, stages=stages, test_batches=batches)
+        named = {f"{stage}/{name}" if name in self.metrics else name: value for name, value in measured.items()}
+        return replace(self, metrics={**self.metrics, **named}, stages={**self.stages, stage: [*named]})
 
     def with_objective(self, objective: Objective | None) -> "Result":
         """Return the result with this objective, whose value is taken from `metrics`; None if the metric is missing."""
@@ -197,7 +196,8 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
 
 # Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
 STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
-# Folders in a run directory with TensorBoard's event files: one for each stage, and one for the metrics of the best epoch.
+# The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
+# epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
 STAGES = ("train", "val", "test")
 BEST = "best"
 # First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.

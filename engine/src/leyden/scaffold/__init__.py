@@ -26,8 +26,6 @@ PARTS = {
     "task": {"{folder}/tasks/{module}.py": "task.py.txt", "conf/task/{module}.yaml": "task.yaml"},
     "data": {"{folder}/data/{module}.py": "dataset.py.txt", "conf/data/{module}.yaml": "dataset.yaml"},
 }
-# Names that Hydra on the command line, or YAML in a defaults list, reads as another value.
-VALUES = ("null", "true", "false", "nan", "inf", "on", "off", "yes", "no")
 
 
 def write_part(kind: str, module: str) -> None:
@@ -46,10 +44,8 @@ def write_part(kind: str, module: str) -> None:
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
     names = {"own": packages[0], "module": module, "name": name, "title": " ".join(words).capitalize()}
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or keyword.iskeyword(module):
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist}:
         raise UserError(f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule")
-    if module in VALUES or keyword.iskeyword(name):
-        raise UserError(f"{kind}={module}: is read as a value, not as a name; choose another name")
     folder = (SRC / packages[0]).relative_to(ROOT).as_posix()
     files = {
         ROOT / path.format(folder=folder, module=module): _filled(template, names)

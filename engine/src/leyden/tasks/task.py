@@ -116,8 +116,8 @@ class Task(L.LightningModule):
         ...         inputs, targets = batch
         ...         predictions = self.network(inputs)
         ...         return Outcome(nn.functional.mse_loss(predictions, targets), predictions, targets)
-        >>> sorted(Regression(network=nn.Linear(1, 1)).metric_names)
-        ['test/loss', 'train/loss', 'val/loss']
+        >>> Regression(network=nn.Linear(1, 1)).names_in("val")
+        {'val/loss'}
     """
 
     kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
@@ -154,11 +154,6 @@ class Task(L.LightningModule):
     def step(self, batch: Any) -> Outcome:
         """Return the outcome of a batch; defined by subclasses."""
         raise NotImplementedError(f"{type(self).__name__} has no step(batch), which returns an Outcome")
-
-    @property
-    def metric_names(self) -> set[str]:
-        """Names of all values logged per epoch."""
-        return set().union(*map(self.names_in, STAGES))
 
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
@@ -219,11 +214,11 @@ class Task(L.LightningModule):
 
     def test_step(self, batch: Any) -> dict[str, Any] | None:
         """Add a batch to the test metrics; return its predictions and targets, None for a batch that is None."""
-        return None if batch is None else self._update_means("test", batch).step_output
+        return None if batch is None else self._update_means(evaluated_stage(self.trainer), batch).step_output
 
     def on_test_epoch_end(self) -> None:
         """Log the means of the test set."""
-        self._log_means("test")
+        self._log_means(evaluated_stage(self.trainer))
 
     def configure_optimizers(self) -> Any:
         """Return the optimizer of all parameters, with its learning-rate schedule."""
@@ -273,6 +268,12 @@ def _detached(predictions: Any) -> Any:
     if isinstance(predictions, Mapping):
         return {name: _detached(part) for name, part in predictions.items()}
     return [_detached(part) for part in predictions] if isinstance(predictions, list | tuple) else predictions
+
+
+def evaluated_stage(trainer: L.Trainer) -> str:
+    """Return the stage that a `test_step` measures: `test`, or the one whose split is evaluated at the end of a run."""
+    stage: str = getattr(trainer, "evaluated_stage", "test")
+    return stage
 
 
 def network_of(module: L.LightningModule) -> nn.Module:

@@ -4,14 +4,12 @@ import pytest
 
 pytest.register_assert_rewrite("leyden.testing.contracts")
 
-PARTS = ("model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger")
 # Parameters of the tests in `contracts`, and the config files that they stand for.
 PARAMETERS = {
-    "model_file": ("model/*.yaml",),
-    "task_file": ("task/*.yaml",),
-    "data_file": ("data/*.yaml",),
-    "choice_file": ("*/**/*.yaml",),
-    "part_file": tuple(f"{part}/**/*.yaml" for part in PARTS),
+    "model_file": "model/*.yaml",
+    "task_file": "task/*.yaml",
+    "data_file": "data/*.yaml",
+    "choice_file": "*/**/*.yaml",
 }
 NO_CLASS = ("own", "none", "module", "run_defaults")  # files by these names say what to instantiate nowhere
 
@@ -34,7 +32,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
         with_library = metafunc.config.getini("leyden_library")
         excluded = () if parameter == "choice_file" else NO_CLASS
-        found = (each for pattern in PARAMETERS[parameter] for each in conf_files(pattern))
+        found = conf_files(PARAMETERS[parameter])
         files = [name for name, path in found if with_library or path.is_relative_to(CONF)]
         files = sorted(name for name in files if name.stem not in excluded and name.parts[0] != "hydra")
         metafunc.parametrize(parameter, files, ids=str)

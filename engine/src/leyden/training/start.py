@@ -5,6 +5,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import lightning as L
@@ -30,7 +31,7 @@ from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process, num_processes
-from leyden.run.result import Result
+from leyden.run.result import STAGES, Result
 from leyden.scheduler.slurm import RequeueSignal, job_id, num_restarts, this_job
 from leyden.tasks.task import Task
 
@@ -38,7 +39,7 @@ SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `sc
 
 
 def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Result:
-    """Train, then evaluate the best checkpoint on the test set.
+    """Train, then evaluate the best checkpoint on the test set and on the splits of further stages.
 
     Without a test, evaluate it on the validation split if pictures need this.
 
@@ -80,12 +81,21 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         best_epoch=kept.best_at and kept.best_at.epoch,
         best_step=kept.best_at and kept.best_at.step,
     )
-    if test or (has_split(data, "val") and trainer.shows_evaluation(module)):
+    for split in _evaluated(build, test=test):
         best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` reads it
-        measured = trainer.evaluate(module, data, best, test=test)
-        if test and not partial_test_message(lightning):
-            return result.with_test(measured, first_batches(data, "test"))
+        measured = trainer.evaluate(module, data, best, split)
+        if split == "test" and not partial_test_message(lightning):
+            result = replace(result.with_stage(split, measured), test_batches=first_batches(data, "test"))
+        elif split not in ("val", "test"):
+            result = result.with_stage(split, measured)
     return result
+
+
+def _evaluated(build: Build, *, test: bool) -> list[str]:
+    """Return the splits on which the best checkpoint is evaluated: the validation split for pictures, without a test."""
+    shows = not test and build.trainer.shows_evaluation(build.module)
+    wanted = {"train": False, "val": shows, "test": test}
+    return [stage for stage in STAGES if wanted.get(stage, True) and has_split(build.data, stage)]
 
 
 @contextlib.contextmanager
