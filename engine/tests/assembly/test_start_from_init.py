@@ -81,15 +81,9 @@ def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, paren
     assert cli("evaluate", f"run={stopped.directory}")[0] == 0
 
 
-def test_another_parent_is_another_run(train, parents):  # noqa: F811
-    train("a", *STILL, f"init_from={parents / 'a'}")
-    _, _, err = train("a", *STILL, f"init_from={parents / 'b'}", code=2)
-    assert f"init_from: '{parents / 'a'}' there, '{parents / 'b'}' here" in err
-
-
 MISTAKES = """
 init_from=  =>  init_from: is empty; must be a run directory, or null
-init_from={place}/nowhere  =>  init_from={place}/nowhere: {place}/nowhere/checkpoints/best.ckpt: No such file or directory; must be a run
+init_from={place}/nowhere  =>  init_from: {place}/nowhere/checkpoints/best.ckpt: No such file or directory; must be a run
 init_from={parent} init_exclude=[nothing.*]  =>  init_exclude: nothing.* matches none of network.layers.1.weight,
 init_from={parent} init_exclude=[???]  =>  init_exclude: Missing value at index 0
 init_from={parent} data=emnist init_exclude=[*.1.bias]  =>  network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; init_exclude=[PATTERN,...] excludes

@@ -3,7 +3,6 @@
 import csv
 
 import pytest
-import torch
 
 from leyden.run.directory import Run
 from leyden.run.result import Result
@@ -78,15 +77,6 @@ def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
     tested, *_ = train("b", *STOPPING, "test=true")
     assert tested.result.metrics == whole.result.metrics
     assert_same_bits(tested.directory, whole.directory)
-
-
-def test_the_best_checkpoint_holds_what_was_validated(train, cli):  # noqa: F811
-    # The last, partial epoch is not validated: its weights have no metric of validation.
-    run, *_ = train("b", "trainer.max_epochs=3", "+trainer.max_steps=14", "objective=null")
-    assert not any(name.startswith("val/") for name in run.result.metrics)
-    run, *_ = train("c", "trainer.max_epochs=3", "+trainer.max_steps=14")
-    best = torch.load(run.checkpoint("best"), weights_only=True)
-    assert best["global_step"] == 10
 
 
 def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811

@@ -86,7 +86,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
 
 @pytest.mark.slow
 def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
-    changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
+    changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
     code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
     assert code == 0, err
     fork = Run(tmp_path / "fork")

@@ -58,21 +58,6 @@ def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
     assert [row["experiment"] for row in rows] == ["x", "y", "x"]
 
 
-def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_those_after(run, tmp_path):
-    sizes = [0]
-    for n in range(3):
-        record(tmp_path, run, n)
-        sizes.append((tmp_path / TEST_EVALUATIONS_FILE).stat().st_size)
-    whole = (tmp_path / TEST_EVALUATIONS_FILE).read_bytes()
-    for end in range(len(whole) + 1):
-        found = recorded_after(whole[:end], run)
-        kept = [
-            ["best", f'{{"test/acc": {n}}}'] for n in range(3) if end >= sizes[n + 1] - 2
-        ]  # but for the line's end
-        assert [row for row in found if row in kept] == kept, end
-        assert found[-1] == ["best", '{"test/acc": 0.75}'], end
-
-
 @given(st.binary(max_size=40))
 def test_whatever_stands_in_the_list_the_next_evaluation_is_read(run, damage):
     assert recorded_after(",".join(HEADER).encode() + b"\r\n" + damage, run)[-1] == ["best", '{"test/acc": 0.75}']

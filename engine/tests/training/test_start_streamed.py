@@ -95,23 +95,3 @@ def test_predict_takes_any_number_of_files(train, cli, tmp_path, root, monkeypat
         list(predict.read_image_batches(trained, sorted(images.iterdir()), invert=False))
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
-
-
-def test_what_is_missing_is_told_before_training(train, cli, tmp_path):
-    bare = folders.write(tmp_path / "bare", train=5)
-    (tmp_path / "bare" / "val").mkdir()
-    for name, message in (
-        ("val", "bare/val: holds no image"),
-        ("none", "data.val_size=0 leaves no validation split"),
-    ):
-        *_, err = train(f"no {name}", f"data.root={bare}", code=2)
-        assert message in err
-        if name == "val":
-            (tmp_path / "bare" / "val").rmdir()
-    *_, err = train("no test", f"data.root={bare}", "data.val_size=2", code=2)
-    assert "bare/test: there is no such folder; images lie in" in err
-    run, *_ = train("no test", f"data.root={bare}", "data.val_size=2", "test=false")
-    assert run.result.metrics["val/acc"] >= 0
-    code, _, err = cli("train", "data=folder", "data.root=x")
-    assert code == 2
-    assert err == "leyden: data.image_size: is missing and must be set\n"

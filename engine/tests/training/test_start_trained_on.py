@@ -61,7 +61,7 @@ def test_a_fork_on_other_data_is_announced(cli, tmp_path, small_root):
     code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *given, "trainer.max_epochs=1")
     assert code == 0, err
     (tmp_path / "houses.csv").write_bytes(with_another_digit((tmp_path / "houses.csv").read_bytes()))
-    fork = (f"fork={tmp_path / 'a'}@1", f"data.root={tmp_path}", "trainer.max_epochs=2")
+    fork = (f"fork={tmp_path / 'a'}", f"data.root={tmp_path}", "trainer.max_epochs=2")
     code, _, err = cli("train", f"run_dir={tmp_path / 'b'}", *fork)
     assert code == 0, err
     assert f"fork: the data differ from those of {tmp_path / 'a'}: houses.csv" in err

@@ -278,7 +278,7 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
         directory, name = cfg.init_from, "best"
     path = Path(directory) / "checkpoints" / f"{name}.ckpt"
     if problem := damage(path):
-        raise UserError(f"init_from={directory}: {path}: {problem}; must be a run directory, or null")
+        raise UserError(f"init_from: {path}: {problem}; must be a run directory, or null")
     with user_errors(f"init_from: {path}"), path.open("rb") as file:  # opened once, as it may be replaced meanwhile
         sha256 = sha256_of(file)
         file.seek(0)
