@@ -1,7 +1,13 @@
 """Compare two groups of runs, or two settings of a table: which is better, and how certain that is."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_choice,
+    parse_size,
+    without_garbage_collection,
+)
 from leyden.report.comparison import (
     AIM,
     OF_TABLES,
@@ -31,12 +37,12 @@ Of a table, each row is a run; columns other than metric, seed and those of igno
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection(), table_errors():
+    with ending(), without_garbage_collection(), table_errors():
         defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
-        folders, options = arguments.parse_arguments(USAGE, defaults, max_folders=2)
-        form = arguments.parse_choice(options, "format", "table", "json")
-        planned = arguments.parse_choice(options, "planned", "true", "false") == "true"
-        margin = arguments.parse_size(options, "margin")
+        folders, options = parse_arguments(USAGE, defaults, max_folders=2)
+        form = parse_choice(options, "format", "table", "json")
+        planned = parse_choice(options, "planned", "true", "false") == "true"
+        margin = parse_size(options, "margin")
         if len(folders) == 1 and folders[0].is_file():
             found = compare_table(folders[0], options, margin=margin, planned=planned)
         else:

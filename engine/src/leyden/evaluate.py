@@ -20,16 +20,17 @@ def main(cfg: DictConfig) -> None:
     if (cfg.run is None) == (cfg.runs is None):
         raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
     with importing():
-        from leyden.training.trained import Trained, evaluate, evaluate_row
+        from leyden.training.trained import Trained, evaluate, runs_of_row
     require_choice(cfg, "format", *CHOICES["evaluate.format"])
-    options = {"outputs": cfg.outputs, "accelerator": cfg.accelerator}
+    row, overlap = "", 0.0
     if cfg.run is not None:
         run = Run(cfg.run, trust=cfg.trust)
         run.checkpoint(cfg.checkpoint)  # refused before the data are read
-        found = evaluate(Trained(run, cfg.checkpoint, data_root=cfg.data_root), **options)
+        runs = [Trained(run, cfg.checkpoint, data_root=cfg.data_root)]
     else:
-        options |= {"data_root": cfg.data_root, "trust": cfg.trust}
-        found = evaluate_row(Path(cfg.runs), cfg.row, cfg.checkpoint, **options)
+        given = {"data_root": cfg.data_root, "trust": cfg.trust}
+        runs, row, overlap = runs_of_row(Path(cfg.runs), cfg.row, cfg.checkpoint, **given)
+    found = evaluate(runs, outputs=cfg.outputs, accelerator=cfg.accelerator, row=row, overlap=overlap)
     if cfg.format == "json":
         print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
         return

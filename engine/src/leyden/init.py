@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending
+from leyden.config.errors import UserError, ending, parse_arguments
 from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
 from leyden.scaffold import write_train_config
@@ -18,7 +17,7 @@ LightningDataModule; without it, the LightningModule has its own data loaders.""
 def main() -> None:
     """Run the command."""
     with ending():
-        _, given = arguments.parse_arguments(USAGE, {"task": "", "data": "module"}, max_folders=0)
+        _, given = parse_arguments(USAGE, {"task": "", "data": "module"}, max_folders=0)
         here, task, data = Path.cwd(), given["task"], given["data"]
         if project := find_project(here):
             raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")

@@ -1,7 +1,6 @@
 """Write the file and the YAML of a new network, task or dataset."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending, require_project
+from leyden.config.errors import UserError, ending, parse_arguments, require_project
 from leyden.scaffold import PARTS, write_part
 
 USAGE = """\
@@ -14,7 +13,7 @@ models/capsule.py in the project's package, conf/model/capsule.yaml and conf/swe
 def main() -> None:
     """Run the command."""
     with ending():
-        _, options = arguments.parse_arguments(USAGE, dict.fromkeys(PARTS, ""), max_folders=0)
+        _, options = parse_arguments(USAGE, dict.fromkeys(PARTS, ""), max_folders=0)
         require_project()
         given = {kind: name for kind, name in options.items() if name}
         if len(given) != 1:

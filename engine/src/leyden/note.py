@@ -1,7 +1,6 @@
 """Say what a run is for: change its note and tags, which `leyden runs` shows and finds."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending
+from leyden.config.errors import UserError, ending, parse_arguments
 from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.identity import hydra_value
@@ -16,7 +15,7 @@ tags=null remove them. Find runs by them with leyden runs where='tags~moe and no
 def main() -> None:
     """Run the command."""
     with ending():
-        _, options = arguments.parse_arguments(USAGE, {"run": "", "note": "", "tags": ""}, max_folders=0)
+        _, options = parse_arguments(USAGE, {"run": "", "note": "", "tags": ""}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR is needed; leyden runs lists the runs")
         new: dict[str, object] = {}

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from leyden.config import arguments
-from leyden.config.errors import Exit, UserError, ending, leave
+from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_choice, parse_number
 from leyden.report.outcome import show_equality
 from leyden.run.directory import Run
 from leyden.training.reproduction import reproduce
@@ -26,10 +25,10 @@ def main() -> None:
     """Run the command."""
     with ending():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-        _, options = arguments.parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
+        _, options = parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
-        original = Run(options["run"], trust=arguments.parse_choice(options, "trust", "true", "false") == "true")
+        original = Run(options["run"], trust=parse_choice(options, "trust", "true", "false") == "true")
         if options["against"]:
             used = [key for key, value in options.items() if value not in ("", "false")]
             if unused := [key for key in used if key not in ("run", "against")]:
@@ -37,7 +36,7 @@ def main() -> None:
             other = Run(options["against"])
         else:
             output = Path(options["output"]) if options["output"] else None
-            threads = arguments.parse_number(options, "threads")
+            threads = parse_number(options, "threads")
             other = reproduce(original, output, options["data_root"], threads)
         equal = show_equality(original, other)
     leave(Exit.DONE if equal else Exit.DIFFERENT)

@@ -5,8 +5,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from leyden.config import arguments
-from leyden.config.errors import Exit, UserError, ending, leave
+from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_number
 from leyden.config.terminal import show
 from leyden.exact import ExactError
 
@@ -29,10 +28,8 @@ def main() -> None:
         end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
         command = sys.argv[end + 1 :]
         del sys.argv[end:]  # its options are not those of this command
-        _, options = arguments.parse_arguments(
-            USAGE, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0
-        )
-        kills, timeout_min = (arguments.parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
+        _, options = parse_arguments(USAGE, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0)
+        kills, timeout_min = (parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
         if not (options["seed"].isascii() and options["seed"].isdecimal()):
             raise UserError(f"seed={options['seed']}: must be a whole number")
         if not command:

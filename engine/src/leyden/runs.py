@@ -1,7 +1,13 @@
 """List the runs below a folder, or show the differences between two runs."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending, require_project
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_choice,
+    require_project,
+    without_garbage_collection,
+)
 from leyden.config.paths import ROOT
 from leyden.report.listing import list_runs, print_runs
 from leyden.report.outcome import show_difference
@@ -21,11 +27,11 @@ keys that where= and sort= name.
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection():
-        folders, options = arguments.parse_arguments(
+    with ending(), without_garbage_collection():
+        folders, options = parse_arguments(
             USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )
-        form = arguments.parse_choice(options, "format", "table", "json", *["csv"] * (not options["diff"]))
+        form = parse_choice(options, "format", "table", "json", *["csv"] * (not options["diff"]))
         if options["diff"]:
             if folders or options["where"] or options["sort"] != "age":
                 raise UserError("diff: can't be combined with a folder, where or sort")

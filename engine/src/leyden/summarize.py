@@ -1,7 +1,6 @@
 """Summarise the runs below a folder, or a table: which settings may be the best."""
 
-from leyden.config import arguments
-from leyden.config.errors import UserError, ending
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection
 from leyden.report.comparison import AIM, OF_TABLES, refuse_table_options, summarize_table, table_errors
 from leyden.report.summary import summarize
 
@@ -18,10 +17,10 @@ the one with the data set: then settings are ranked on each, and over all by the
 
 def main() -> None:
     """Run the command."""
-    with ending(), arguments.without_garbage_collection(), table_errors():
+    with ending(), without_garbage_collection(), table_errors():
         of_tables = {**AIM, **OF_TABLES, "over": ""}
-        folders, options = arguments.parse_arguments(USAGE, {"format": "table", **of_tables}, max_folders=1)
-        form = arguments.parse_choice(options, "format", "table", "json")
+        folders, options = parse_arguments(USAGE, {"format": "table", **of_tables}, max_folders=1)
+        form = parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
         if folders[0].is_file():

@@ -106,7 +106,7 @@ SGD = object()
 def test_an_argument_with_a_default_of_its_own_is_not_replaced(kind):
     module = module_of(kind)
     assert {**module.given, "scheduler": None} == {"optimizer": "adam", "num_classes": 3, "scheduler": None}
-    assert module.given["scheduler"] is (len if kind == "Named" else None)
+    assert module.given["scheduler"] is (None if kind == "of_function" else len)
     assert module.others == {}
 
 

@@ -3,7 +3,6 @@
 import csv
 
 import pytest
-import torch
 
 from leyden.run.directory import Run
 from leyden.run.result import Result
@@ -43,6 +42,7 @@ def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
     "arguments",
     [
         ("+trainer.max_steps=5",),
+        ("+trainer.val_check_interval=7", "trainer.max_epochs=2"),
         ("+trainer.check_val_every_n_epoch=3", "trainer.max_epochs=2"),
         ("+trainer.val_check_interval=30", "+trainer.check_val_every_n_epoch=null", "trainer.max_epochs=2"),
     ],
@@ -77,17 +77,6 @@ def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811
     tested, *_ = train("b", *STOPPING, "test=true")
     assert tested.result.metrics == whole.result.metrics
     assert_same_bits(tested.directory, whole.directory)
-
-
-def test_the_best_checkpoint_holds_what_was_validated(train, cli):  # noqa: F811
-    _, _, err = train("a", "+trainer.val_check_interval=7", "trainer.max_epochs=2", code=2)
-    assert "no epoch of this run ends with a validation" in err
-    # The last, partial epoch is not validated: its weights have no metric of validation.
-    run, *_ = train("b", "trainer.max_epochs=3", "+trainer.max_steps=14", "objective=null")
-    assert not any(name.startswith("val/") for name in run.result.metrics)
-    run, *_ = train("c", "trainer.max_epochs=3", "+trainer.max_steps=14")
-    best = torch.load(run.checkpoint("best"), weights_only=True)
-    assert best["global_step"] == 10
 
 
 def test_fast_dev_run_is_no_finished_run(train):  # noqa: F811
@@ -133,11 +122,3 @@ def test_another_number_of_processes_is_another_run(tmp_path, mnist_root):
     assert process.returncode == 2
     assert "was trained by 1 processes, this run would have 2" in output
     assert Run(tmp_path / "run").result.status == "finished"
-
-
-@pytest.mark.slow
-def test_processes_of_ddp_have_one_directory_where_none_is_typed(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", *QUICK, "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
-    finish(start(*arguments, "trainer.max_epochs=1", "test=auto"))
-    (directory,) = (tmp_path / "mnist_mlp").iterdir()
-    assert Run(directory).result.is_tested

@@ -4,15 +4,12 @@ import re
 
 import pytest
 
-from leyden.config.hydra import compose_command
 from leyden.config.paths import CONF, LIBRARY
-from leyden.run import command
 
 
 @pytest.mark.parametrize(
     "arguments",
     [
-        ("seed=1", "-m", "optimizer.lr=0.1,0.2"),
         ("seed=1", "optimizer.lr=0.1,0.2", "--multirun"),
         ("seed=1", "-cn", "train", "optimizer.lr=0.1,0.2", "-m", "--config-dir", str(CONF)),
     ],
@@ -28,17 +25,6 @@ def test_an_option_can_stand_between_overrides_and_after_them(cli, arguments):
     assert all("seed=1" in job and "optimizer=adam" in job for job in jobs)
 
 
-def test_a_mistyped_key_is_composed_once(cli, monkeypatch):
-    composed = []
-    monkeypatch.setattr(
-        command, "compose_command", lambda *given: composed.append(given) or compose_command(*given)
-    )
-    code, _, err = cli("train", "optimizer.lrr=1", by_hydra=True)
-    assert code == 2
-    assert "did you mean optimizer.lr?" in err
-    assert len(composed) == 1
-
-
 def test_an_option_with_a_value_keeps_it_among_overrides(cli):
     code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1")
     assert code == 0, err
@@ -47,12 +33,6 @@ def test_an_option_with_a_value_keeps_it_among_overrides(cli):
     code, _, err = cli("train", "optimizer.lr=0.5", "--cfg", "everything", "seed=1")
     assert code == 2
     assert "invalid choice: 'everything'" in err
-
-
-def test_help_is_by_the_template_in_the_configuration(cli):
-    code, found, err = cli("predict", "--help", "hydra.help.template='have $CONFIG'")
-    assert code == 0, err
-    assert found.startswith("have run: ???\n")
 
 
 def test_another_file_in_another_folder_is_composed(cli, tmp_path):

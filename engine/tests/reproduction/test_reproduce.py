@@ -86,7 +86,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
 
 @pytest.mark.slow
 def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
-    changed = (f"fork={trained.directory}@1", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
+    changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
     code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
     assert code == 0, err
     fork = Run(tmp_path / "fork")
@@ -103,7 +103,6 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli,
 A = "a" * 40
 SAVED = {"sha": "", "left_out": []}  # the commit of the repository takes the place of an empty one
 OUTSIDE = "--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n"
-OTHER = "--- a/pyproject.toml\n+++ b/pyproject.toml\n@@ -1 +1 @@\n-no\n+yes\n"
 # Of a run written by hand: its code, the rest of its start, its configuration, further arguments; and what is said.
 REFUSED = [
     ([], {}, {}, [], "has no record of a start"),
@@ -113,10 +112,8 @@ REFUSED = [
     ([{**SAVED, "diff": "", "left_out": ["big.bin"]}], {}, {}, [], "changes of the code were not saved: big.bin"),
     ([{**SAVED, "diff": None}], {}, {}, [], "changes of the code were not saved: all changes"),
     ([{**SAVED, "diff": "x"}], {}, {}, [], "changes of the code can't be applied to its commit"),
-    ([{**SAVED, "diff": OTHER}], {}, {}, [], "changes of the code can't be applied to its commit"),
     ([{**SAVED, "diff": OUTSIDE}], {}, {}, [], "changes of the code can't be applied to its commit"),
     ([""], {}, {"name": "${x}"}, [], "can't be written so that Hydra reads it unchanged"),
-    ([""], {}, {"trainer": None}, [], "its training ended with"),
     ([""], {}, {"trainer": {"accelerator": "cpu", "devices": 1, "num_nodes": 2}}, [], "its training ended with 2"),
     ([""], {}, {"init_from": "x"}, [], "None: is not there any more, or is not the checkpoint"),
     ([""], {"parent": {"checkpoint": __file__, "sha256": "0"}}, {"fork": "x"}, [], "or is not the checkpoint"),
@@ -124,7 +121,6 @@ REFUSED = [
     ([""], {}, {}, ["threads=0"], "threads=0: must be a positive whole number"),
     ([""], {}, {}, ["output=RUN"], "is not empty"),
     ([""], {}, {}, ["against=RUN", "threads=2"], "threads: has no effect with against="),
-    ([""], {}, {}, ["against=nowhere"], "not a run directory"),
 ]
 
 
@@ -221,9 +217,6 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     monkeypatch.setattr(provenance, "num_cores", lambda: 8)
     found = json.loads(json.dumps(provenance.machine(num_processes=4)))
     assert (found["threads"], found["variables"]) == (2, {"MKL_CBWR": "AVX2"})
-    assert {"deterministic", "cudnn.benchmark", "matmul.precision"} <= {*found["flags"]}
-    monkeypatch.setattr(provenance, "_flags", lambda: 1 / 0)
-    assert "flags" not in provenance.machine(), "what only describes must not end a run"
     versions = provenance.installed_versions()
     assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
     assert all(name == name.lower() for name in versions)

@@ -7,10 +7,7 @@ import sys
 import pytest
 
 from leyden.run import provenance
-from leyden.run.directory import Run
-from tests import records
 from tests.conftest import QUICK, assert_same_bits
-from tests.example import OWN
 from tests.training.test_start_exact import stopping
 
 NET = """
@@ -131,15 +128,3 @@ def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, t
     code_, _, err = cli("train", *longer, "resume=changed")
     assert code_ == 0, err
     assert cli("train", *longer, "trainer.max_epochs=3")[0] == 0  # the new code is that of the last start
-
-
-def test_another_version_of_torch_is_named(train, tmp_path):
-    run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
-    starts = run.starts
-    starts[0]["versions"] |= {"torch": "1.0", "tensorboard": "1"}
-    records.put(run.directory, starts=starts)
-    _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
-    assert ": torch " in err
-    assert ", was 1.0; the last bits may differ from those of the start before" in err
-    assert "tensorboard" not in err
-    assert any(name.startswith(OWN) for name in Run(run.directory).starts[0]["code"])

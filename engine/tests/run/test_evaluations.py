@@ -58,34 +58,9 @@ def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
     assert [row["experiment"] for row in rows] == ["x", "y", "x"]
 
 
-def test_a_kill_at_each_byte_of_a_write_spoils_neither_the_lines_before_nor_those_after(run, tmp_path):
-    sizes = [0]
-    for n in range(3):
-        record(tmp_path, run, n)
-        sizes.append((tmp_path / TEST_EVALUATIONS_FILE).stat().st_size)
-    whole = (tmp_path / TEST_EVALUATIONS_FILE).read_bytes()
-    for end in range(len(whole) + 1):
-        found = recorded_after(whole[:end], run)
-        kept = [
-            ["best", f'{{"test/acc": {n}}}'] for n in range(3) if end >= sizes[n + 1] - 2
-        ]  # but for the line's end
-        assert [row for row in found if row in kept] == kept, end
-        assert found[-1] == ["best", '{"test/acc": 0.75}'], end
-
-
 @given(st.binary(max_size=40))
 def test_whatever_stands_in_the_list_the_next_evaluation_is_read(run, damage):
     assert recorded_after(",".join(HEADER).encode() + b"\r\n" + damage, run)[-1] == ["best", '{"test/acc": 0.75}']
-
-
-@pytest.mark.parametrize("name", ["a\nb,\udcff", 'a"\r\nb', "a\x1b[2J", "a\u202eb"])
-def test_a_run_with_a_strange_path_has_one_line_that_steers_no_terminal(tmp_path, name):
-    run = made(tmp_path / name)
-    assert [record(tmp_path, run) for _ in range(2)] == [1, 2]
-    content = (tmp_path / TEST_EVALUATIONS_FILE).read_bytes().decode()
-    assert len(content.splitlines()) == 3
-    assert not re.search("[\x00-\x09\x0b\x0c\x0e-\x1f\x7f-\x9f\u202e]", content)
-    assert {len(row) for row in read_test_evaluations(tmp_path)} == {len(HEADER)}
 
 
 @pytest.fixture
@@ -122,16 +97,6 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
         assert read_test_evaluations(tmp_path / "outputs") == []
 
 
-@pytest.mark.parametrize("limit", ["10", "1.0"])
-def test_limits_that_leave_the_whole_test_set_are_test_evaluations(cli, train, tmp_path, limit):
-    run, _ = train(f"trainer.limit_test_batches={limit}", "test=auto")
-    assert run.result.is_tested
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
-    assert "Test evaluations so far: mnist_mlp 2\n" in out
-    assert len(read_test_evaluations(tmp_path / "outputs")) == 2
-
-
 @pytest.mark.slow(minutes=0.1)
 def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, tmp_path, monkeypatch, capfd):
     sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
@@ -165,7 +130,6 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
         assert message in err
     for verb, *arguments in (
         ("runs", str(sweep), "sort=-test/acc"),
-        ("runs", str(sweep), "where=test/acc > 0.1"),
         ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),
         ("compare", str(sweep), "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max"),
     ):

@@ -10,8 +10,6 @@ from PIL import Image
 
 from leyden.config.paths import find_project
 from leyden.run.directory import Run
-from leyden.run.files import read_fingerprints
-from leyden.scheduler import slurm
 from tests import records
 from tests.conftest import QUICK, finish, here, start
 from tests.records import forget_result
@@ -76,14 +74,6 @@ def test_an_image_that_would_fill_the_memory_is_refused(run, cli, tmp_path):
     assert "not a PNG, JPEG or WebP image that can be read" in err
 
 
-@pytest.mark.parametrize("content", [{}, {"state_dict": {}}, [1, 2]])
-def test_a_file_of_tensors_that_is_no_checkpoint_is_named(run, put_to_use, content):
-    torch.save(content, run.directory / "checkpoints" / "best.ckpt")
-    code, text = put_to_use("predict")
-    assert code == 2
-    assert "best.ckpt: not the checkpoint of a run" in text
-
-
 # What reaches the terminal, and what is written down.
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"
@@ -138,9 +128,3 @@ def test_a_run_directory_is_no_project(tmp_path):
     assert find_project(tmp_path / "run") == tmp_path / "run"
     (tmp_path / "run" / "run.json").touch()
     assert find_project(tmp_path / "run") == tmp_path
-
-
-def test_what_is_no_number_or_job_is_not_read(tmp_path):
-    (tmp_path / "fingerprint.csv").write_text("step,a,b,c\n" + "9" * 5000 + f",{'a' * 32},{'b' * 32},{'c' * 32}\n")
-    assert read_fingerprints(tmp_path) == {}
-    assert slurm.states(["a\0b", "\ud800", "5; rm"]) == {}

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from leyden.run.identity import RunIdentity, typed_overrides
+from leyden.run.identity import RunIdentity
 
 CONFIG = {
     "name": "x",
@@ -42,9 +42,7 @@ def differences(there, here, typed=(), started_by=()):
     "change",
     [
         {"name": "y"},
-        {"logger": {}},
         {"data__root": "/b"},
-        {"run_dir": "elsewhere"},
         {"trainer__log_every_n_steps": 1},
         {"callbacks__checkpoint__every_n_steps": 7},
         {"callbacks__errors": {"_target_": "leyden.pictures.outputs.Errors", "num_images": 3}},
@@ -64,7 +62,6 @@ def test_what_is_said_and_shown_and_where_it_lies_may_differ(change):
         {"data__batch_size": 2},
         {"trainer__max_epochs": 1},
         {"callbacks__stop__patience": 4},
-        {"callbacks__stop": None},
         {"callbacks__mine": {"_target_": "mine.Callback"}},
         {"callbacks__ema": {"_target_": "leyden.callbacks.averaging.EMA"}},
         {"callbacks__pruning": {"_target_": "leyden.sweep.pruning.Pruning", "metric": "val/acc"}},
@@ -95,16 +92,3 @@ def test_only_without_a_schedule_more_epochs_go_on():
     longer = changed(trainer__max_epochs=3)
     assert differences(CONFIG, longer) == []
     assert differences(CONFIG, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
-
-
-def test_what_steers_a_start_is_no_choice():
-    typed = [
-        "optimizer.lr=0.1",
-        "+model.depth=3",
-        "~scheduler",
-        "run_dir=x",
-        "data.root=y",
-        "sweep=tpe",
-        "cluster=slurm",
-    ]
-    assert typed_overrides(typed) == {"optimizer.lr": "0.1", "model.depth": "3", "scheduler": ""}

@@ -1,14 +1,12 @@
 """The table of points is read whatever has happened to it, and no line of it spoils another."""
 
 import csv
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.loggers import MetricsCSV
 from leyden.run.result import HEADER, read_points, read_rows
-from tests.training.test_start import train  # noqa: F401 - a fixture
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), NAMES, st.floats(allow_nan=False)), max_size=9)
@@ -43,12 +41,6 @@ def test_a_bad_byte_costs_the_lines_that_it_is_in(tmp_path_factory, table, posit
     assert found[len(found) - len(rest) :] == rest
 
 
-def test_a_file_that_is_not_there_or_is_something_else_has_no_points(tmp_path):
-    assert read_points(tmp_path / "none.csv") == []
-    (tmp_path / "other").write_bytes(bytes(range(256)) * 100)
-    assert read_points(tmp_path / "other") == []
-
-
 def test_deleted_while_it_is_written_it_has_a_header_again(tmp_path):
     logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
     logger.log_metrics({"a": 1.0}, 0)
@@ -68,27 +60,3 @@ def test_a_run_that_goes_on_keeps_the_lines_before_it_as_they_were(tmp_path):
     resumed.log_metrics({"c": 5}, 2)
     assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
     assert list(read_rows(resumed.path))[-1] == ["2", "c", "5"]
-
-
-def test_spoiled_while_a_run_trains_it_costs_points_and_not_the_run(train, monkeypatch):  # noqa: F811
-    def spoil(path):
-        path.write_bytes(
-            path.read_bytes().replace(b"loss", b"l\xffss", 1)[9:]
-        )  # a bad byte, and half of the header
-
-    from leyden.pictures.curves import Curves
-
-    def at_half_time(self, trainer, module):
-        if trainer.global_step == 10:
-            spoil(Path(trainer.default_root_dir) / "metrics.csv")
-
-    monkeypatch.setattr(Curves, "on_validation_end", at_half_time)
-    run, _, err = train("a", "callbacks=default", "trainer.max_epochs=2")
-    assert run.result.status == "finished"
-    assert "Traceback" not in err
-    found = read_points(run.directory / "metrics.csv")
-    assert [step for step, name, _ in found if name == "val/acc"][-1] == 19
-    monkeypatch.undo()
-    run, *_ = train("a", "callbacks=default", "trainer.max_epochs=3")
-    assert (run.directory / "metrics.csv").read_text().startswith("step,metric,value\n")
-    assert {point for point in found if point[0] < 20} < set(read_points(run.directory / "metrics.csv"))

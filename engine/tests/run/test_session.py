@@ -3,7 +3,7 @@
 import pytest
 
 from leyden.config.errors import Exit, UserError
-from leyden.run import directory, provenance
+from leyden.run import directory
 from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.result import Failure, Result
 from tests import records
@@ -63,7 +63,6 @@ def test_the_error_of_another_process_wins_over_a_lost_connection(ended, rank, h
 @pytest.mark.parametrize(
     ("rank", "error", "recorded", "kind"),
     [
-        (0, OWN, None, "KeyError"),
         (1, OWN, None, "KeyError"),  # the main process may be killed before it records anything
         (0, OWN, OTHER, "KeyError"),
         (1, OWN, OTHER, "ValueError"),
@@ -82,14 +81,6 @@ def test_without_a_job_the_first_error_is_recorded(ended, rank, error, recorded,
 def test_a_process_that_has_not_trained_leaves_the_record_to_the_main_one(ended):
     """Which knows whether there was a result before."""
     assert ended(1, OWN, has_trained=False)[0].result is None
-
-
-def test_the_threads_are_those_of_each_process(ended, monkeypatch):
-    """Lightning divides the cores among them after the start was recorded."""
-    monkeypatch.setattr(provenance, "num_cores", lambda: 8)
-    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    run, *_ = ended(0, OWN, num=4)
-    assert run.starts[-1]["machine"]["threads"] == 2
 
 
 def test_an_error_like_that_of_a_lost_connection_in_one_process_is_recorded(ended):

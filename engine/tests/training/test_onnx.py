@@ -1,5 +1,3 @@
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 import torch
@@ -36,11 +34,10 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(cli, train, mnist
 
 
 @pytest.mark.slow(minutes=0.1)
-@pytest.mark.parametrize("model", ["cnn", "resnet"])
-def test_other_networks_can_be_exported(cli, tmp_path, small_root, model):
+def test_a_convolution_can_be_exported(cli, tmp_path, small_root):
     run_dir = tmp_path / "run"
     few = (f"data.root={small_root}", "data.val_size=100", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
-    code, _, err = cli("train", f"run_dir={run_dir}", f"model={model}", "callbacks=bare", *few, "test=false")
+    code, _, err = cli("train", f"run_dir={run_dir}", "model=cnn", "callbacks=bare", *few, "test=false")
     assert code == 0, err
     code, _, err = cli("export", f"run={run_dir}")
     assert code == 0, err
@@ -61,22 +58,3 @@ def test_what_can_not_be_written_is_a_line(cli, train, monkeypatch, tmp_path):  
     code, _, err = cli("export", f"run={run.directory}")
     assert code == 2
     assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
-
-
-class Data:
-    """Samples of numbers."""
-
-    def inputs(self, split, indices):
-        return torch.linspace(0, 1, 8).reshape(4, 2)[indices]
-
-
-@pytest.mark.parametrize(("size", "off", "allowed"), [(1e6, 10.0, True), (1e6, 1000.0, False), (0.1, 1e-3, False)])
-def test_how_much_a_number_may_differ_depends_on_how_large_they_are(monkeypatch, size, off, allowed):
-    """Of numbers in millions, as prices are, rounding alone is more than a tolerance for numbers near 1."""
-    session = SimpleNamespace(
-        get_inputs=lambda: [SimpleNamespace(name="x")], run=lambda _, given: [size * given["x"] + off]
-    )
-    monkeypatch.setattr(onnx.onnxruntime, "InferenceSession", lambda *args, **kwargs: session)
-    num_other, difference = onnx._compare(b"", lambda inputs: size * inputs, Data(), "test", 4)
-    assert num_other == 0
-    assert (difference <= onnx.TOLERANCE) is allowed

@@ -2,7 +2,6 @@
 
 import csv
 import re
-import resource
 import shutil
 
 import pytest
@@ -39,15 +38,6 @@ def test_a_finished_run_returns_its_result_at_once(train):
     _, out, _ = train("a", "trainer.max_epochs=1", "test=auto")
     assert "test/acc" in out
     assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
-
-
-def test_what_was_deleted_is_not_filled_in_by_a_default(train):
-    """The optimizer's own momentum is 0, that of conf/optimizer/sgd.yaml is not."""
-    choices = ("optimizer=sgd", "trainer.max_epochs=1", "callbacks=bare")
-    train("a", *choices, "~optimizer.momentum")
-    train("a", *choices, "~optimizer.momentum")
-    _, _, err = train("a", *choices, "+optimizer.momentum=0.9", code=2)
-    assert "optimizer.momentum: absent there, 0.9 here" in err
 
 
 def test_training_longer_is_training_long(train):
@@ -88,12 +78,6 @@ def test_the_best_epoch_is_kept_and_tested(train):
     assert best["global_step"] < 60, "the last epoch is the best: this test needs another setting"
 
 
-def test_no_test_set_when_it_is_not_asked_for(train, tmp_path):
-    run, *_ = train("a", "trainer.max_epochs=1", "test=false")
-    assert not any(name.startswith("test/") for name in run.result.metrics)
-    assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
-
-
 @pytest.mark.system
 @pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
 def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
@@ -102,19 +86,6 @@ def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
     assert list(weights(plain.directory)) == list(weights(compiled.directory))
     for key, value in weights(plain.directory).items():
         torch.testing.assert_close(weights(compiled.directory)[key], value, rtol=1e-3, atol=1e-4)
-
-
-def test_precision_is_a_choice(train):
-    run, *_ = train("a", "trainer.max_epochs=2", "trainer.precision=bf16-mixed")
-    assert run.result.metrics["val/acc"] > 0.5
-    assert {value.dtype for value in weights(run.directory).values()} == {torch.float32}
-
-
-@pytest.mark.parametrize("logger", ["none", "csv", "tensorboard"])
-def test_loggers_are_a_choice(train, logger):
-    run, *_ = train("a", "trainer.max_epochs=1", f"logger={logger}")
-    assert (run.directory / "metrics.csv").exists() == (logger == "csv")
-    assert bool(list(run.directory.glob("*/events.*"))) == (logger == "tensorboard")
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoint(train):
@@ -163,30 +134,6 @@ def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
     assert "not finite" in err
     assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
     assert all(value.isfinite().all() for value in weights(run.directory).values())
-
-
-def test_a_full_disk_leaves_the_older_checkpoint(train, monkeypatch):
-    from leyden.callbacks.checkpoint import RunCheckpoint
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    save = RunCheckpoint.save
-
-    def save_on_a_full_disk(self, trainer, *names):
-        if trainer.current_epoch == 1:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, limits[1]))
-        save(self, trainer, *names)
-
-    monkeypatch.setattr(RunCheckpoint, "save", save_on_a_full_disk)
-    try:
-        run, _, err = train("a", "objective=null", "logger=none", code=2)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    assert "File too large" in err
-    assert "Traceback" not in err
-    assert run.result.status == "failed"
-    assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
-    assert not list(run.directory.rglob("*.tmp"))
-    monkeypatch.undo()
 
 
 def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monkeypatch):

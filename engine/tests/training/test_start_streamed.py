@@ -50,10 +50,9 @@ def train(cli, tmp_path, root):
 @pytest.mark.slow
 def test_the_number_of_workers_changes_no_bit_and_may_change_on_the_way(train):
     first, *_ = train("a", *STOCHASTIC, "data.num_workers=0")
-    for name, num_workers in (("b", 2), ("c", 4)):
-        other, *_ = train(name, *STOCHASTIC, f"data.num_workers={num_workers}")
-        assert_same_bits(first.directory, other.directory)
-        assert curves(first) == curves(other)
+    other, *_ = train("b", *STOCHASTIC, "data.num_workers=4")
+    assert_same_bits(first.directory, other.directory)
+    assert curves(first) == curves(other)
     train("d", *STOCHASTIC, "trainer.max_epochs=1", "data.num_workers=3")
     other, *_ = train("d", *STOCHASTIC, "data.num_workers=0")
     assert_same_bits(first.directory, other.directory)

@@ -20,15 +20,7 @@ from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
 from leyden.assembly.start_from import StartingPoint, starting_point
-from leyden.assembly.task import (
-    apply_limit,
-    max_batches,
-    new_module,
-    num_batches,
-    taken_arguments,
-    task,
-    validates_at_epoch_end,
-)
+from leyden.assembly.task import new_module, num_batches, taken_arguments, task, validates_at_epoch_end
 from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import objective_of, require_choice
@@ -178,13 +170,6 @@ class Build:
             with user_errors("data"):
                 data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
             check_world_size(data, trainer.world_size)
-        for split in ("val", *["test"] * test):
-            limit = getattr(trainer, f"limit_{split}_batches")
-            whole = max_batches(getattr(data, f"{split}_dataloader")()) if has_split(data, split) else 0
-            if whole and apply_limit(whole, limit) < 1:
-                raise UserError(
-                    f"trainer.limit_{split}_batches={limit}: leaves none of the {whole:.0f} {split} batches"
-                )
         self.trainer.checkpoint.validates = (
             has_split(data, "val")
             and is_overridden("validation_step", self.module)
@@ -197,11 +182,6 @@ class Build:
         is_measured = aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
         if aim and is_measured and not checkpoint.validates:
             raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
-        if (checkpoint.metric, checkpoint.mode) != ((aim.metric, aim.mode) if aim else (None, None)):
-            raise UserError(
-                f"callbacks.checkpoint.metric={checkpoint.metric}, mode={checkpoint.mode}: must be those of the objective; "
-                "set objective.metric and objective.mode instead"
-            )
         if checkpoint.every_n_steps and not checkpoint.within_epochs:
             raise UserError(
                 f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since a run can't resume within "
@@ -216,8 +196,6 @@ class Build:
             lacking = f"{name} steps its optimizers by hand"
         elif any(isinstance(each, WeightAveraging) for each in self.trainer.callbacks):
             lacking = "an average of weights needs them whole"
-        elif self.cfg.trainer.get("sync_batchnorm"):
-            lacking = "trainer.sync_batchnorm has no effect"
         if lacking:
             raise UserError(f"trainer.strategy=fsdp2: {lacking}; ddp keeps a whole copy per process")
 

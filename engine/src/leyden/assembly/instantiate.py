@@ -1,13 +1,11 @@
 """Instantiation of configuration nodes, with facts and readable errors."""
 
 import contextlib
-import difflib
 import functools
 import importlib.util
 import inspect
-import itertools
 import sys
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -22,6 +20,9 @@ from leyden.exact.random_state import seeded
 if sys.version_info >= (3, 14):
     from annotationlib import Format
 
+REQUIRED = inspect.Parameter.empty
+_FURTHER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)  # *args and **kwargs
+
 
 def signature(callee: Any) -> inspect.Signature:
     """Return the signature of a class or function, even if its annotations can't be resolved.
@@ -33,52 +34,25 @@ def signature(callee: Any) -> inspect.Signature:
     return inspect.signature(callee)
 
 
-def argument_names(callee: Any, *, needed: bool = False) -> set[str]:
-    """Return the names of a callable's arguments, including those of base classes that receive its `**kwargs`.
-
-    Args:
-        callee: The class or function.
-        needed: True for arguments without a default only.
-    """
-    parameters = itertools.chain.from_iterable(_parameters(callee))
-    kinds = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-    return {p.name for p in parameters if p.kind not in kinds and (not needed or p.default is p.empty)}
-
-
-def open_arguments(callee: Any) -> set[str]:
-    """Return the names of a callable's arguments that have no value of their own yet.
-
-    These are the arguments of its signature without a default, or with None. Of arguments that a base class receives
-    by `**kwargs`, only those without a default count.
+def arguments(callee: Any) -> dict[str, Any]:
+    """Return a callable's arguments with their defaults, `REQUIRED` for none; also those that base classes get by `**kwargs`.
 
     Example:
-        >>> def net(hidden, optimizer="adam", scheduler=None): ...
-        >>> sorted(open_arguments(net))
-        ['hidden', 'scheduler']
+        >>> def net(hidden, optimizer="adam", *, scheduler=None, **further): ...
+        >>> {name: default for name, default in arguments(net).items() if default is not REQUIRED}
+        {'optimizer': 'adam', 'scheduler': None}
     """
-    own, *bases = [*_parameters(callee)] or [[]]
-    names = {p.name for p in own if p.default is None}
-    names |= {p.name for p in itertools.chain(own, *bases) if p.default is p.empty}
-    # If a class and its base class have the same argument, only the default of the class counts.
-    return (argument_names(callee) & names) - {p.name for p in own if p.default not in (None, p.empty)}
-
-
-def takes_any(callee: Any) -> bool:
-    """Return whether a callable, or the base class that receives its `**kwargs`, accepts any keyword."""
-    *_, last = [[], *_parameters(callee)]
-    return not last or any(parameter.kind == parameter.VAR_KEYWORD for parameter in last)
-
-
-def _parameters(callee: Any) -> Iterator[list[inspect.Parameter]]:
-    """Yield the parameters of a callable, then of its base classes, up to one that takes no `**kwargs`."""
+    found: dict[str, Any] = {}
     for part in inspect.getmro(callee) if inspect.isclass(callee) else [callee]:
         try:
-            parameters = list(signature(part).parameters.values())
+            parameters = signature(part).parameters.values()
         except ValueError:  # a class written in C has no signature
-            return
-        yield parameters
-        if all(parameter.kind != parameter.VAR_KEYWORD for parameter in parameters):
-            return
+            break
+        # The default of a class counts before those of its base classes.
+        found = {**{each.name: each.default for each in parameters if each.kind not in _FURTHER}, **found}
+        if all(each.kind != inspect.Parameter.VAR_KEYWORD for each in parameters):
+            break
+    return found
 
 
 def import_targets(cfg: DictConfig) -> None:
@@ -118,12 +92,12 @@ def instantiate(
         with user_errors(key, node):
             return call_target(_resolved_values(node, key, without))
     constructor = _constructor(node, key, without=(*without, *given))
-    named = {name: value for name, value in facts.items() if name in argument_names(constructor.func)}
+    named = {name: value for name, value in facts.items() if name in arguments(constructor.func)}
     if both := sorted({*named} & {*constructor.keywords}):
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set")
     if node.get("_partial_") and not given:  # called later, such as a loss function
         return functools.partial(constructor, **named)
-    with user_errors(key, node, given={*named, *given, *without}):
+    with user_errors(key, node):
         return constructor(**named, **given)
 
 
@@ -201,13 +175,12 @@ def check_keys(node: DictConfig, key: str) -> None:
 
 
 @contextlib.contextmanager
-def user_errors(key: str, node: DictConfig | None = None, *, given: Collection[str] = ()) -> Iterator[None]:
+def user_errors(key: str, node: DictConfig | None = None) -> Iterator[None]:
     """Re-raise any error as a `UserError` of one line: the part's key, the message and the user's line that raised it.
 
     Args:
         key: The part's key.
-        node: The part's node, for a hint at a misspelled argument.
-        given: Further arguments that the program supplies.
+        node: The part's node, whose target's arguments are listed if one is unknown.
     """
     try:
         yield
@@ -218,21 +191,7 @@ def user_errors(key: str, node: DictConfig | None = None, *, given: Collection[s
             f"{key}: its code ends the process when it is imported or built ({as_line(error)})"
         ) from error
     except Exception as error:
-        raise UserError(f"{key}: {as_line(error)}{_hint(cause_of(error), node, given)}") from error
-
-
-def _hint(error: BaseException, node: DictConfig | None, given: Collection[str]) -> str:
-    """Return a hint for an error message: the likely spelling of an unknown argument, or where one comes from."""
-    if node is None:
-        return ""
-    keys = [str(key) for key in node if not str(key).startswith("_") and not OmegaConf.is_missing(node, key)]
-    if isinstance(error, TypeError):
-        callee = get_object(node["_target_"])
-        known = argument_names(callee)
-        wrong = [] if takes_any(callee) else [key for key in keys if key not in {*known, *given}]
-        if wrong:
-            close = difflib.get_close_matches(wrong[0], sorted(known), 1)
-            return f"; did you mean {close[0]}?" if close else f"; it accepts {', '.join(sorted(known))}"
-        if argument_names(callee, needed=True) - {*keys, *given}:
-            return "; set them in conf/, or provide them as facts of the data"
-    return ""
+        allowed = ""
+        if node is not None and "unexpected keyword argument" in str(cause_of(error)):
+            allowed = f"; it accepts {', '.join(sorted(arguments(get_object(node['_target_']))))}"
+        raise UserError(f"{key}: {as_line(error)}{allowed}") from error

@@ -2,7 +2,6 @@
 
 import contextlib
 import pickle
-import shlex
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -199,11 +198,9 @@ def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = Non
     if cfg.fork and not _has_begun(run, own):
         if fast:
             raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
-        key = f"fork={cfg.fork}"
-        fork: Fork = cache.get(key) or read_fork(cfg)
-        assert fork.content is not None
-        check_changes(cfg, fork.run, fork.path, fork.content)
-        cache[key] = fork
+        fork: Fork = cache.get(cfg.fork) or read_fork(cfg)
+        fork.check_changes(cfg)
+        cache[cfg.fork] = fork
         return fork
     if own and known is None and not fast:
         return Resumed(run, own, read_checkpoint(own))
@@ -250,123 +247,55 @@ class InitFrom(StartingPoint):
         Buffers of the module's `loss`, such as class weights, are settings of the run and are never taken.
 
         Raises:
-            UserError: A pattern matches nothing; all weights are excluded; or a weight is missing in one of the two
-                modules, or has another shape.
+            UserError: A pattern matches nothing; or a weight is missing in one of the two modules, or has another shape.
         """
-        own = module.state_dict()
-        settings = loss_buffers(module)
+        own, settings = module.state_dict(), loss_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in settings]
         with user_errors("init_exclude"):
-            excluded = {*match_names(names, self.exclude)}
-        there, here = _shapes(self.weights), _shapes(own)
-        shapes = {name: (there.get(name, ABSENT), here.get(name, ABSENT)) for name in names if name not in excluded}
-        wrong = {name: f"{name} is {a} there and {b} here" for name, (a, b) in shapes.items() if a != b}
-        layers = dict.fromkeys(map(_layer, wrong))
-        if all(_layer(name) in layers for name in shapes):
-            why = some_of([*wrong.values()]) or f"{_init_exclude_override(self.exclude)} excludes all weights"
-            raise UserError(f"init_from: {self.path}: has no weights to start from: {why}")
-        if wrong:
-            override = shlex.quote(_init_exclude_override([*self.exclude, *layers]))
-            raise UserError(f"init_from: {self.path}: {some_of([*wrong.values()])}; {override} excludes these")
-        return {name: self.weights[name] for name in shapes}
+            excluded = {*match_names(names, self.exclude), *settings}
+        there, here = (
+            {name: each for name, each in state.items() if name not in excluded} for state in (self.weights, own)
+        )
+        if wrong := _misfits(there, here):
+            raise UserError(
+                f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes weights"
+            )
+        return there
 
 
 def read_parent(cfg: DictConfig) -> InitFrom | None:
     """Return the weights that `init_from` names; None for a run without.
 
     Raises:
-        UserError: The parent can't be read, or `init_exclude` is set without `init_from`.
+        UserError: The parent can't be read.
     """
     if cfg.init_from is None:
-        if cfg.init_exclude:
-            raise UserError(
-                f"init_exclude={cfg.init_exclude}: excludes weights of a run, which init_from=DIR must name"
-            )
         return None
     with user_errors("init_exclude"):
         exclude = list(cfg.init_exclude)
     directory, _, name = cfg.init_from.rpartition("@")
     if name not in ("best", "last"):
         directory, name = cfg.init_from, "best"
-    if not Path(directory).is_dir():
-        raise UserError(f"init_from={directory}: no such folder; must be a run directory, or null")
-    path = _find_checkpoint("init_from", Path(directory), name)
-    with user_errors(f"init_from: {path}"):
-        return _read_weights(path, exclude)
-
-
-def _read_weights(path: Path, exclude: Sequence[str]) -> InitFrom:
-    with path.open("rb") as file:  # opened once, as the file may be replaced meanwhile
+    path = Path(directory) / "checkpoints" / f"{name}.ckpt"
+    if problem := damage(path):
+        raise UserError(f"init_from: {path}: {problem}; must be a run directory, or null")
+    with user_errors(f"init_from: {path}"), path.open("rb") as file:  # opened once, as it may be replaced meanwhile
         sha256 = sha256_of(file)
         file.seek(0)
         try:
             content = read_plain(file, "cpu")
         except pickle.UnpicklingError as error:
             raise ValueError("is refused: it holds more than tensors and plain values") from error
-    weights = content.get("state_dict") if isinstance(content, dict) else None
-    if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
-        raise ValueError("not the checkpoint of a run: it has no weights")
-    return InitFrom(path, sha256, weights, exclude)
+        weights = content.get("state_dict") if isinstance(content, dict) else None
+        if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
+            raise ValueError("not the checkpoint of a run: it has no weights")
+        return InitFrom(path, sha256, weights, exclude)
 
 
-def _init_exclude_override(patterns: Sequence[str]) -> str:
-    return f"init_exclude=[{','.join(patterns)}]"
-
-
-def _layer(name: str) -> str:
-    """Return a pattern that matches all weights of the same layer, such as `network.head.*`."""
-    layer, dot, _ = name.rpartition(".")
-    return f"{layer}.*" if dot else name
-
-
-# Keys of parts whose state comes from the parent's checkpoint; a fork can't change them.
-FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.")
-OF_OPTIMIZER = ("optimizer.", "scheduler.")
+# Keys of what a fork has from its parent, and can't change: splits, and parts whose state is in the checkpoint.
+FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.averaging", *SPLIT_KEYS)
 # Keys that determine the batches and optimizer steps of an epoch.
 EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
-
-
-def check_changes(cfg: DictConfig, parent: Run, path: Path, content: dict[str, Any]) -> None:
-    """Check that each setting that differs from the parent's takes effect in the fork.
-
-    Raises:
-        UserError: A changed setting would have no effect, or is not allowed to change.
-    """
-    where = f"fork: {path}"
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    old, new = (identity_values(dict(flatten(each))) for each in (parent.config, config))
-    # A key that one of them lacks counts as null: its class may have got it since.
-    nothing = {repr(None), repr(ABSENT)}
-    changed = {
-        key: pair for key, pair in differing(old, new).items() if key != "fork" and {*map(repr, pair)} != nothing
-    }
-    state = content["callbacks"]
-    for key, (a, b) in changed.items():
-        is_averaging = "averaging" in f"{key}{b}"
-        if key.startswith(FIXED_KEYS) and (key in old or not key.startswith("callbacks.") or is_averaging):
-            raise UserError(
-                f"{where}: {key}: {a} there, {b} here: its state comes from the parent; init_from loads only the weights"
-            )
-        if key in SPLIT_KEYS:
-            raise UserError(
-                f"{where}: {key}: {a} there, {b} here: the fork would be validated on samples that its parent was trained "
-                "on; keep the parent's value"
-            )
-    if "monitor" in cfg.scheduler and (refused := [key for key in changed if key.startswith(OF_OPTIMIZER)]):
-        raise UserError(
-            f"{where}: {refused[0]} can't be changed under a schedule that follows a metric, which would have been another "
-            "one; init_from loads only the weights"
-        )
-    within = num_epochs(content) is None
-    if within and (refused := [key for key in changed if key.startswith(EPOCH_KEYS)]):
-        raise UserError(f"{where}: {refused[0]} can't be changed within an epoch; fork from the end of an epoch")
-    if state[RunCheckpoint.state_key]["is_over"]:
-        raise UserError(f"{where}: that run had ended there; fork from an earlier checkpoint")
-    epochs = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    for key, has, unit in (("max_epochs", epochs, "epochs"), ("max_steps", content["global_step"], "steps")):
-        most = cfg.trainer.get(key)
-        if most not in (None, -1) and has >= most:
-            raise UserError(f"{where}: has {has} {unit}, and trainer.{key}={most} leaves none to train")
 
 
 class Fork(Resumed):
@@ -385,6 +314,36 @@ class Fork(Resumed):
         self.sha256, self.best = sha256, best
         self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
 
+    def check_changes(self, cfg: DictConfig) -> None:
+        """Check that each setting that differs from the parent's takes effect in the fork.
+
+        Raises:
+            UserError: A changed setting would have no effect, or is not allowed to change.
+        """
+        assert self.content is not None
+        config: Any = OmegaConf.to_container(cfg, resolve=True)
+        old, new = (identity_values(dict(flatten(each))) for each in (self.run.config, config))
+        # A key that one of them lacks counts as null: its class may have got it since.
+        nothing = {repr(None), repr(ABSENT)}
+        is_within = num_epochs(self.content) is None
+        for key, (a, b) in differing(old, new).items():
+            if key == "fork" or {repr(a), repr(b)} == nothing:
+                continue
+            if key.startswith(FIXED_KEYS) or (key.startswith("callbacks.") and key in old):
+                raise UserError(
+                    f"fork: {self.path}: {key}: {a} there, {b} here: a fork keeps its parent's splits and the state of its parts; "
+                    "init_from loads only the weights"
+                )
+            if is_within and key.startswith(EPOCH_KEYS):
+                raise UserError(
+                    f"fork: {self.path}: {key} can't be changed within an epoch; fork from the end of an epoch"
+                )
+        epochs = self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+        if self.content["callbacks"][RunCheckpoint.state_key]["is_over"] or epochs >= cfg.trainer.max_epochs:
+            raise UserError(
+                f"fork: {self.path}: has ended after {epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
+            )
+
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Warn if the data or the code differ from the parent's."""
         names = changed_names(trained_on(self.run), dict(digests))
@@ -400,13 +359,8 @@ class Fork(Resumed):
         """
         assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
-        # The first batch sets the shape of a lazy layer's weights.
-        lazy = {name for name, weight in module.state_dict().items() if is_lazy(weight)}
-        for name, (a, b) in differing(_shapes(self.content["state_dict"]), _shapes(module.state_dict())).items():
-            if name not in lazy:
-                raise UserError(
-                    f"fork: {self.path}: {name} is {a} there and {b} here; a fork must keep the network of its parent"
-                )
+        if wrong := _misfits(self.content["state_dict"], module.state_dict()):
+            raise UserError(f"fork: {self.path}: {some_of(wrong)}; a fork must keep the network of its parent")
         if kept_facts(self.content, self.path) != facts_of(data):
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
 
@@ -461,33 +415,13 @@ def read_fork(cfg: DictConfig) -> Fork:
     """
     parent, name = parse_fork(cfg.fork, trust=cfg.trust)
     parent.check_owner()
-    path = _find_checkpoint("fork", parent.directory, name)
+    path = parent.checkpoint(name)
     with path.open("rb") as file:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
     same = objective_of(parent.config["objective"]) == objective_of(cfg.objective)
     return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
-
-
-def _find_checkpoint(key: str, directory: Path, name: str) -> Path:
-    """Return the path of another run's checkpoint by name; for `epoch_N`, also of a `last` or `best` one of that epoch.
-
-    Raises:
-        UserError: The checkpoint is missing or damaged.
-    """
-    folder = directory / "checkpoints"
-    path = folder / f"{name}.ckpt"
-    if not path.exists() and name.startswith("epoch_"):
-        for other in (folder / "last.ckpt", folder / "best.ckpt"):
-            if not damage(other) and num_epochs(read_checkpoint(other)) == int(name.partition("_")[2]):
-                return other
-    if problem := damage(path):
-        names = ", ".join(sorted(other.stem for other in folder.glob("*.ckpt"))) or "none"
-        raise UserError(
-            f"{key}: {path}: {problem} (checkpoints there: {names}; callbacks.checkpoint.keep_all=true keeps those of each epoch, and of every_n_steps)"
-        )
-    return path
 
 
 def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
@@ -506,11 +440,17 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
     return None
 
 
-def _shapes(state: Mapping[str, Any]) -> dict[str, str]:
-    """Return the shape of each weight as text; the type of what is no tensor or, in a lazy layer, has no shape yet."""
-    return {
-        name: str(tuple(each.shape))
-        if isinstance(each, Tensor) and not is_lazy(each)
-        else f"a {type(each).__name__}"
-        for name, each in state.items()
-    }
+def _misfits(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Return in words which weights are in one of two state dicts alone, or have another shape in each.
+
+    A lazy layer's weights get their shape by the first batch, or from the checkpoint.
+    """
+    lazy = {name for name, each in here.items() if is_lazy(each)}
+    shapes = ({name: _shape(each) for name, each in state.items() if name not in lazy} for state in (there, here))
+    return [f"{name} is {a} there and {b} here" for name, (a, b) in differing(*shapes).items()]
+
+
+def _shape(each: Any) -> str:
+    """Return the shape of a weight as text; the type of what is no tensor or has no shape yet."""
+    is_known = isinstance(each, Tensor) and not is_lazy(each)
+    return str(tuple(each.shape)) if is_known else f"a {type(each).__name__}"

@@ -18,10 +18,10 @@ from torch.optim.lr_scheduler import LinearLR, LRScheduler, ReduceLROnPlateau, S
 from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.assembly.instantiate import (
-    argument_names,
+    REQUIRED,
+    arguments,
     check_lightning_kind,
     instantiate,
-    open_arguments,
     target,
     user_errors,
 )
@@ -44,36 +44,37 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     """
     # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
     # their position within an epoch.
-    batches = num_batches(trainer, data)
-    limits = [trainer.max_steps] * (trainer.max_steps > 0)
-    if batches < math.inf:
-        limits.append(math.ceil(batches / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1))
-    if not limits:
+    steps = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+    if steps >= UNKNOWN:
         raise UserError("scheduler: the number of batches of these data is unknown; set trainer.max_steps")
-    return min(limits)
+    return steps
 
 
-def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
-    """Return the number of training batches per epoch, within the trainer's limits; infinity if unknown."""
-    return apply_limit(unlimited_batches(trainer, data), trainer.limit_train_batches)
+UNKNOWN = 2**60  # batches of a loader without a length
 
 
-def unlimited_batches(trainer: L.Trainer, data: L.LightningDataModule) -> float:
-    """Return the number of training batches per epoch and process, without limits; infinity if unknown.
+def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
+    """Return the number of training batches per epoch and process, within the trainer's limits; `UNKNOWN` if it is unknown.
 
     Raises:
         UserError: Lightning can't train on loaders that are combined in this mode.
     """
-    loaders = data.train_dataloader()
-    if _mode(loaders) == "sequential":
+    loaders, limit = data.train_dataloader(), trainer.limit_train_batches
+    # Lightning has no public attribute for the mode.
+    mode = loaders._mode if isinstance(loaders, CombinedLoader) else None
+    if mode == "sequential":
         raise UserError(
             "data: train_dataloader combines its loaders by mode=sequential, which Lightning supports for validation and test only; "
             "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
         )
-    whole = max_batches(loaders)
-    if whole < math.inf and not divides_batches(data) and all(map(_is_divided, flatten_loaders(loaders))):
+    each = flatten_loaders(loaders)
+    whole = (min if mode == "min_size" else max)(map(_length, each), default=0)
+    if whole < UNKNOWN and not divides_batches(data) and all(map(_is_divided, each)):
         whole = math.ceil(whole / trainer.world_size)
-    return whole
+    if isinstance(limit, float):
+        return whole if whole == UNKNOWN else int(whole * limit)
+    return whole if limit is None else min(whole, limit)
 
 
 def _is_divided(loader: Any) -> bool:
@@ -85,33 +86,12 @@ def _is_divided(loader: Any) -> bool:
     )
 
 
-def max_batches(loaders: Any) -> float:
-    """Return the number of batches of the longest loader, or of the shortest in the mode `min_size`.
-
-    0 without loaders; infinity if a length is unknown.
-    """
-    lengths = list(map(_length, flatten_loaders(loaders))) or [0.0]
-    return min(lengths) if _mode(loaders) == "min_size" else max(lengths)
-
-
-def _mode(loaders: Any) -> str | None:
-    """Return the mode of a CombinedLoader; None for other loaders."""
-    # Lightning has no public attribute for it.
-    return loaders._mode if isinstance(loaders, CombinedLoader) else None
-
-
-def _length(loader: Any) -> float:
+def _length(loader: Any) -> int:
+    """Return the number of batches of a loader; `UNKNOWN` if it has no length."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):
-        return math.inf
-
-
-def apply_limit(whole: float, limit: float | int | None) -> float:
-    """Return the number of batches within a limit of the trainer: a number of batches, or a fraction of all."""
-    if limit is None or whole == math.inf:
-        return whole if limit is None or isinstance(limit, float) else limit
-    return min(whole, limit) if isinstance(limit, int) else int(whole * limit)
+        return UNKNOWN
 
 
 def partial_test_message(trainer: L.Trainer) -> str:
@@ -123,13 +103,13 @@ def partial_test_message(trainer: L.Trainer) -> str:
         return ""
     key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
     num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
-    whole_text = f" of {of:.0f}" if of < math.inf else ""
+    whole_text = f" of {of}" if of < UNKNOWN else ""
     return (
         f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
     )
 
 
-def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
+def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
     """Return whether a run validates at the end of at least one epoch, where the best epoch is selected.
 
     `batches` is the number of training batches per epoch.
@@ -137,15 +117,15 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: float) -> bool:
     interval = getattr(trainer, "val_check_interval", None)  # None if the interval is a time
     if interval is None:
         return False
-    if batches == math.inf:  # the length of an epoch is unknown
-        return isinstance(interval, float) and (trainer.check_val_every_n_epoch or 0) <= (trainer.max_epochs or 1)
+    num_epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch
+    if batches >= UNKNOWN:
+        return isinstance(interval, float) and (every or 0) <= num_epochs
     after = interval if isinstance(interval, int) else max(1, int(batches * interval))
-    num_epochs = trainer.max_epochs or 1
     if trainer.max_steps > 0:
         num_epochs = min(num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches))
-    if every := trainer.check_val_every_n_epoch:
-        return batches % after == 0 and every <= num_epochs
-    return any(epoch * batches % after == 0 for epoch in range(1, num_epochs + 1))
+    # Without `every`, batches are counted over the epochs.
+    epochs = range(every or 1, num_epochs + 1, every or 1)
+    return any((1 if every else epoch) * batches % after == 0 for epoch in epochs)
 
 
 class ScheduleFactory:
@@ -176,7 +156,7 @@ class ScheduleFactory:
         return self.built[-1]
 
     def check(self, optimizer: Optimizer) -> None:
-        """Check the node by stepping a new schedule a few times, as some mistakes show only then.
+        """Check the node by a step of a new schedule, as some mistakes show only then.
 
         Raises:
             UserError: A value is wrong.
@@ -184,12 +164,8 @@ class ScheduleFactory:
         with user_errors("scheduler", self.node), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns, as the optimizer makes no step
             schedule = make_schedule(self.node, self.num_steps, optimizer)
-            for _ in range(min(3, self.num_steps - 1)):
-                rates = [float(group["lr"]) for group in optimizer.param_groups]
-                if not all(0 <= rate < math.inf for rate in rates):
-                    raise ValueError(f"sets the learning rate to {rates[0]:g}; must be 0 or larger")
-                if not isinstance(schedule, ReduceLROnPlateau):
-                    schedule.step()
+            if not isinstance(schedule, ReduceLROnPlateau):
+                schedule.step()
 
 
 def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
@@ -422,7 +398,7 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):
-        with user_errors("optimizer", cfg.optimizer, given=("params", "groups")):
+        with user_errors("optimizer", cfg.optimizer):
             # Build the optimizer once now, so that an invalid value is reported before training.
             optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
         _check_metrics(cfg, module, data)
@@ -488,10 +464,11 @@ def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
     """
     offered = {*facts.by_name, "network", "optimizer", "scheduler"}
     callee = target(cfg.task, "task")
+    defaults = arguments(callee)
     if inspect.isclass(callee) and issubclass(callee, Task):
-        return offered & argument_names(callee)
+        return offered & {*defaults}
     given = {str(name) for name in cfg.task if not OmegaConf.is_missing(cfg.task, name)}
-    return (offered & open_arguments(callee)) - given
+    return offered & {name for name, default in defaults.items() if default is None or default is REQUIRED} - given
 
 
 def _is_part(node: Any) -> bool:

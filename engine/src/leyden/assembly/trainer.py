@@ -20,7 +20,8 @@ from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleD
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import (
-    argument_names,
+    REQUIRED,
+    arguments,
     check_extra,
     check_keys,
     check_lightning_kind,
@@ -87,7 +88,7 @@ def _lacks_facts(node: DictConfig, key: str, facts: Facts) -> bool:
         return False
     kind = target(node, key)
     is_display = inspect.isclass(kind) and issubclass(kind, DisplayCallback)
-    return is_display and bool(facts.missing & argument_names(kind, needed=True))
+    return is_display and any(arguments(kind).get(name) is REQUIRED for name in facts.missing)
 
 
 def check_strategy(cfg: DictConfig) -> None:
@@ -98,13 +99,11 @@ def check_strategy(cfg: DictConfig) -> None:
     """
     strategy = cfg.trainer.get("strategy", "auto")
     if isinstance(strategy, DictConfig):
-        kind = target(strategy, "trainer.strategy")
+        check_unsharded(target(strategy, "trainer.strategy"), strategy.get("_target_"))
         if strategy.get("start_method", "popen") != "popen":
             raise UserError(
                 "trainer.strategy.start_method: each process is started by its own command; choose popen"
             )
-        if inspect.isclass(kind):  # otherwise checked when the trainer exists
-            check_unsharded(kind, strategy.get("_target_"))
     elif strategy not in STRATEGIES:
         raise UserError(
             f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with a _target_; checkpoints hold "
@@ -128,12 +127,16 @@ def _cluster_environment() -> ClusterEnvironment | None:
     return SLURMEnvironment(auto_requeue=False) if slurm.job_id() and SLURMEnvironment.detect() else None
 
 
-def check_unsharded(kind: type, strategy: Any) -> None:
+def check_unsharded(kind: Any, strategy: Any) -> None:
     """Check that each process of a strategy holds all weights and optimizer states, as checkpoints do.
+
+    A function that makes the strategy is not known yet; the trainer's is checked again.
 
     Raises:
         UserError: The strategy may shard them.
     """
+    if not inspect.isclass(kind):
+        return
     if issubclass(kind, FSDP2) and strategy != "fsdp2":
         raise UserError(f"trainer.strategy={strategy}: must be fsdp2")
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(kind, DeepSpeedStrategy):

@@ -109,8 +109,7 @@ def _check_counts(cfg: DictConfig) -> None:
         if name == "num_nodes" and "nodes" in cfg.cluster:  # it follows from the cluster
             continue
         value = cfg.trainer.get(name)
-        may_be_null = name == "check_val_every_n_epoch" or (name not in cfg.trainer and name != "max_epochs")
-        if not (value is None and may_be_null) and (type(value) is not int or value < 1):
+        if (value is not None or name == "max_epochs") and (type(value) is not int or value < 1):
             raise UserError(f"trainer.{name}={_as_yaml(value)}: must be a whole number, 1 or larger")
 
 

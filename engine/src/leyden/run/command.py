@@ -24,7 +24,7 @@ from leyden.config.hydra import (
     shown_config,
 )
 from leyden.config.paths import choices
-from leyden.config.terminal import quoted_override, warn
+from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.run.process import is_main_process
 
 # The keys of Hydra's that have an effect.
@@ -78,10 +78,10 @@ def _run(
 
             sys.argv[1:] = recorded_arguments(sys.argv[1:])
             options = _parse(name, sys.argv[1:], can_sweep=True)
-        overrides = options.overrides
-        parsed = _check_overrides(overrides)
+        parsed = _check_overrides(options.overrides)
         try:
-            cfg = compose_command(name, [*overrides, *(["hydra.mode=MULTIRUN"] if options.multirun else [])])
+            mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
+            cfg = compose_command(name, [*options.overrides, *mode])
         except UserError:
             raise
         except Exception as error:  # Hydra and OmegaConf raise various types
@@ -92,8 +92,11 @@ def _run(
             print(shown_config(cfg, options.cfg, resolve=options.resolve), end="")
         elif sweep and is_sweep(cfg):
             sweep(cfg, _module(task))
+        elif several := [each.input_line for each in parsed if each.is_sweep_override()]:
+            raise UserError(
+                f"{several[0]}: several values make a sweep, which needs -m; a text with a comma is quoted"
+            )
         else:
-            _refuse_sweep(parsed)
             run_task(task, cfg)
 
 
@@ -114,7 +117,7 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     """Return the options and overrides of a command line; options may stand anywhere among overrides.
 
     Raises:
-        UserError: An argument is refused; the message names it and what to type instead.
+        UserError: An argument is refused.
     """
     parser = _Parser(add_help=False, allow_abbrev=False)
     parser.add_argument("overrides", nargs="*")
@@ -126,9 +129,7 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     parser.add_argument("--config-dir", "-cd", type=Path)
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        bare = unknown[0].lstrip("-")
-        what = f"a key has no dashes, such as {bare}" if "=" in bare else "--help lists the options"
-        raise UserError(f"{unknown[0]}: no such option; {what}")
+        raise UserError(f"{unknown[0]}: no such option; a key has no dashes, and --help lists the options")
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     if options.multirun and not can_sweep:
@@ -151,44 +152,30 @@ def _refuse(options: argparse.Namespace) -> None:
 
 
 def _check_overrides(overrides: Sequence[str]) -> list[Override]:
-    """Parse the overrides of a command line, and check what Hydra would accept or explain badly.
+    """Parse the overrides of a command line.
 
     Raises:
-        UserError: An override is refused; the message names it and what to type instead.
+        UserError: An override is refused.
     """
     parser, parsed = OverridesParser.create(), []
     for text in overrides:
-        key, has_value, value = text.partition("=")
+        if "=" not in text and text[:1] != "~":
+            raise UserError(f"{one_line(text)}: must be key=value")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{text}: holds bytes that are not UTF-8; rename the file or folder")
-        if has_value and not key.lstrip("+~").partition("@")[0]:
-            raise UserError(f"{text}: no key is before the =; must be KEY=VALUE, such as seed=1")
-        if has_value and value == "{}" and not key.startswith("+"):
-            raise UserError(f"{text}: changes nothing; {key}=null or ~{key} removes it, {key}.KEY=... sets a key")
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            raise UserError(_explain_syntax(text, str(error))) from error
+            key, _, value = text.partition("=")
+            quoted = quoted_override(key, value)
+            raise UserError(
+                f"{one_line(text)}: {str(error).splitlines()[0]}; a text is quoted as {quoted}"
+            ) from error
         is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
         if is_number and (names := _choices(override.key_or_group)):
             raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
         parsed.append(override)
     return parsed
-
-
-def _refuse_sweep(overrides: Sequence[Override]) -> None:
-    """Refuse the overrides that make a sweep, for a command that is none.
-
-    Raises:
-        UserError: There is such an override.
-    """
-    for override in overrides:
-        if override.is_sweep_override():
-            text = override.input_line or ""
-            key, _, value = text.partition("=")
-            raise UserError(
-                f"{text}: several values make a sweep, which needs -m; quote a text with a comma: {quoted_override(key, value)}"
-            )
 
 
 def _explain(error: Exception) -> str:
@@ -200,18 +187,10 @@ def _explain(error: Exception) -> str:
         return f"{group}={name}: no such choice; there are {_sources(group)}"
     # The class of these two is that of all errors of composition, and only their texts name the override.
     if found := re.search(r"Could not override '(.+)'", text):
-        key, within = found[1], getattr(cause, "full_key", None) or ""
-        if within.startswith(f"{key}."):  # a key inside a value that is a mapping
-            return f"{within}: no such key; +{within}=... adds one"
-        if _choices(key):
-            return f"{key}: no choice is selected yet; +{key}=CHOICE adds one of {_sources(key)}"
+        key = getattr(cause, "full_key", None) or found[1]  # perhaps a key inside a value that is a mapping
         return f"{key}: no such key{_nearest(key, _known_keys(cause))}"
     if found := re.search(r"Error merging override (.+)", text):
-        key, _, value = found[1].partition("=")
-        detail = str(cause).splitlines()[0]
-        return f"{found[1]}: " + (
-            f"must be a list, such as {key}=[{value}]" if "is not a ListConfig" in detail else detail
-        )
+        return f"{found[1]}: {str(cause).splitlines()[0]}"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}=... must be given; --help lists the keys"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -221,20 +200,8 @@ def _explain(error: Exception) -> str:
     return as_line(error)
 
 
-def _explain_syntax(override: str, found: str) -> str:
-    override = override.replace("\n", "\\n")
-    key, has_value, value = override.partition("=")
-    if not has_value:
-        return f"{override}: must be key=value"
-    strange = "".join(dict.fromkeys(re.findall(r"[^\w.,:/@%+*?|$\[\]{}()\s-]|[^\x00-\x7f]", value)))
-    if strange:
-        return f"{override}: {strange} must be quoted, in a shell as: {quoted_override(key, value)}"
-    return f"{override}: {found.splitlines()[0]}"
-
-
 def _choices(group: str) -> list[str]:
     """Return the names of a config group's files; empty if there is no such group."""
-    group = group.lstrip("+~").partition("@")[0]
     own, library = choices(group) if re.fullmatch(r"\w+(/\w+)*", group) else ([], [])  # no pattern, no other folder
     return [*own, *library]
 
@@ -268,13 +235,12 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     """Return the end of a message about an unknown key: a suggestion, and the keys beside it."""
     names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
-    siblings = [name for name in names if name.rpartition(".")[0] == parent and name != key]
-    if not siblings and f"{parent}._target_" in known:
-        return f"; +{key}=... adds one"
+    siblings = [name for name in names if name.rpartition(".")[0] == parent]
     same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
     close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
-    suggestion = f"; did you mean {close[0]}?" if close else ""
-    if parent and siblings and f"{parent}._target_" in known:
-        suggestion += f"{'' if close else ';'} +{key}=... adds one"
-    listing = f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
-    return suggestion + listing * bool(siblings)
+    found = f"; did you mean {close[0]}?" if close else ""
+    if f"{parent}._target_" in known:  # whose class may take more
+        found += f"{'' if close else ';'} +{key}=... adds one"
+    if siblings:
+        found += f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+    return found

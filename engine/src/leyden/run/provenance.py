@@ -50,7 +50,6 @@ def git(
 
 GIT_OF_COPY = "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
-STATUS_OPTIONS = ("--porcelain", "--untracked-files=normal", "--ignore-submodules=all")
 # Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
     "--binary",
@@ -145,60 +144,47 @@ def installed_versions() -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
-def state_of_code(folder: Path | None = None) -> dict[str, Any]:
-    """Return the commit and the uncommitted changes of the code, as a diff for `git apply`; None without git.
+def state_of_code() -> dict[str, Any]:
+    """Return the commit and the uncommitted changes of the project's code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
-    submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
-
-    Args:
-        folder: A folder in the repository; None for the project's.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one
+    are in `left_out`: git would execute what their configurations name, which may be a stranger's.
     """
-    folder = folder or ROOT
-    if (
-        PROJECT in os.environ
-        and folder == ROOT
-        and isinstance(copied := read_json(folder / GIT_OF_COPY, None), dict)
-    ):
+    if PROJECT in os.environ and isinstance(copied := read_json(ROOT / GIT_OF_COPY, None), dict):
         return copied
-    sha, status = git(folder, "rev-parse", "HEAD"), git(folder, "status", *STATUS_OPTIONS)
-    if sha is None or status is None:
+    found = git(ROOT, "rev-parse", "HEAD", "--path-format=absolute", "--git-path", "index")
+    listed = git(ROOT, "ls-files", "--others", "--exclude-standard", "-z")
+    if found is None or listed is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
-    diff, left_out = _diff(folder) if status else ("", [])
-    staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
-    left_out += [
-        each.partition("\t")[2] for each in staged if each.startswith("160000 ")
-    ]  # the mode of a submodule
-    return {"sha": sha.strip(), "dirty": diff != "" or bool(left_out), "diff": diff, "left_out": left_out}
+    sha, index = found.splitlines()
+    new = [name for name in listed.split("\0") if name.endswith("/") or (name and (ROOT / name).is_file())]
+    sizes = {name: (ROOT / name).stat().st_size for name in new if not name.endswith("/")}
+    small = [name for name, size in sizes.items() if size <= MAX_FILE_BYTES]
+    diff = _diff(Path(index), small) if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES else None
+    is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
+    left_out = sorted({*new} - {*small}) if is_whole else ["all changes"]
+    return {
+        "sha": sha,
+        "dirty": diff != "" or bool(left_out),
+        "diff": diff if is_whole else None,
+        "left_out": left_out,
+    }
 
 
-def _diff(folder: Path) -> tuple[str | None, list[str]]:
-    """Return the diff of the uncommitted changes, None if it is too large, and the names of files left out."""
-    listed = (git(folder, "ls-files", "--others", "--exclude-standard", "-z") or "").split("\0")
-    new = [name for name in listed if name and (folder / name).is_file()]
-    others = [name for name in listed if name.endswith("/")]  # repositories
-    sizes = {name: (folder / name).stat().st_size for name in new}
-    small = [name for name in new if sizes[name] <= MAX_FILE_BYTES]
-    if sum(sizes[name] for name in small) > MAX_DIFF_BYTES:
-        return None, ["all changes"]
-    index = git(folder, "rev-parse", "--path-format=absolute", "--git-path", "index")
+def _diff(index: Path, new: Sequence[str]) -> str | None:
+    """Return the diff of the uncommitted changes with these new files; None if git fails."""
     with tempfile.TemporaryDirectory() as temporary:
         # New files are added to a copy of the index, so that the user's index stays unchanged.
         environment = {**os.environ, "GIT_INDEX_FILE": f"{temporary}/index"}
-        if index and Path(index.strip()).exists():
+        if index.exists():
             # This keeps the modification time, by which git detects changed files.
-            shutil.copy2(index.strip(), f"{temporary}/index")
-        from_stdin = "--pathspec-from-file=-", "--pathspec-file-nul"  # there may be too many for a command line
-        if (
-            small
-            and git(folder, "add", "--intent-to-add", *from_stdin, environment=environment, stdin="\0".join(small))
-            is None
-        ):
-            return None, ["all changes"]
-        diff = git(folder, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
-    left_out = sorted({*new, *others} - {*small})
-    return (None, ["all changes"]) if diff is None or len(diff) > MAX_DIFF_BYTES else (diff, left_out)
+            shutil.copy2(index, f"{temporary}/index")
+        # There may be too many for a command line.
+        words = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
+        if new and git(ROOT, *words, environment=environment, stdin="\0".join(new)) is None:
+            return None
+        return git(ROOT, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
 
 
 def now() -> str:

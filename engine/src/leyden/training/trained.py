@@ -259,58 +259,50 @@ class Evaluation(NamedTuple):
     number: int | None
 
 
-def _recorded(
-    run: Run, outputs: str, checkpoint: str, means: dict[str, float], message: str, where: str | None = None
-) -> tuple[str, int | None]:
-    """Record a test evaluation, unless a message says why not; return the end of an `Evaluation`."""
-    if message:
-        return message, None
-    number = record_test_evaluation(outputs, run, checkpoint, means, where=where)
-    return count_text(str(run.config.get("name")), number), number
+def evaluate(
+    runs: Sequence[Trained], *, outputs: str, accelerator: str | None, row: str = "", overlap: float = 0.0
+) -> Evaluation:
+    """Evaluate checkpoints on the test set, and record this as one test evaluation.
 
-
-def evaluate(trained: Trained, *, outputs: str, accelerator: str | None) -> Evaluation:
-    """Evaluate a checkpoint on the test set, and record the evaluation.
-
-    An evaluation is not recorded if the run's `limit_test_batches` restricts it to a part of the test set.
+    An evaluation is not recorded if a run's `limit_test_batches` restricts it to a part of the test set.
 
     Args:
-        trained: The run and the checkpoint.
+        runs: A run and its checkpoint, or all runs of a sweep's setting.
         outputs: Folder with the list of test evaluations.
         accelerator: Lightning's name of an accelerator; None for the run's.
+        row: The setting, in words; empty for a run.
+        overlap: As in `Group`, of the setting's values.
 
     Raises:
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
-    metrics, message = trained.measure(outputs, accelerator)
-    shown = {name: metric_text(value) for name, value in metrics.items()}
-    counted = _recorded(trained.run, outputs, trained.path.stem, metrics, message)
-    return Evaluation(str(trained.path), metrics, shown, *counted)
+    measured = [each.measure(outputs, accelerator) for each in runs]
+    columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    shown = {name: mean_text(columns[name], overlap) if row else metric_text(means[name]) for name in columns}
+    first, message, number = runs[0], measured[0][1], None
+    where = row or str(first.path)
+    if not message:
+        name = first.run.config.get("name")
+        number = record_test_evaluation(outputs, first.run, first.path.stem, means, where=row or None)
+        message = count_text(str(name), number)
+    return Evaluation(where, columns if row else means, shown, message, number)
 
 
-def evaluate_row(
-    directory: Path,
-    number: int,
-    checkpoint: str,
-    *,
-    outputs: str,
-    data_root: str | None,
-    accelerator: str | None,
-    trust: bool = False,
-) -> Evaluation:
-    """Evaluate all runs of a sweep's setting on the test set, and record this as one test evaluation.
+def runs_of_row(
+    directory: Path, number: int, checkpoint: str, *, data_root: str | None, trust: bool
+) -> tuple[list[Trained], str, float]:
+    """Return all runs of a sweep's setting, the setting in words, and the overlap of its values.
 
     Args:
         directory: The sweep's folder.
         number: Number of the setting's row in the table of `leyden summarize`, from 1 on.
         checkpoint: Name of the checkpoint, as `best`.
-        outputs: Folder with the list of test evaluations.
         data_root: Folder of the data set; None for the folder used in training.
-        accelerator: Lightning's name of an accelerator; None for the run's.
         trust: Whether the user trusts what the runs' records name, whoever wrote them.
 
     Raises:
-        UserError: There is no such row, it has no finished run, or one of its runs can't be evaluated.
+        UserError: There is no such row, or it has no finished run.
     """
     rows = merge_rows(read_records(directory), read_sweep(directory)["average_over"])
     if not 1 <= number <= len(rows):
@@ -320,14 +312,9 @@ def evaluate_row(
         raise UserError(f"row={number}: none of its runs has finished")
     for run in runs:
         run.trust = trust
-    measured = [Trained(run, checkpoint, data_root=data_root).measure(outputs, accelerator) for run in runs]
-    columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
     setting, num = row.setting.name, len(row.setting.values) + row.setting.lost
-    where = f"{directory} row {number}{f' ({setting})' if row.choices else ''}, {len(runs)} of {num} runs"
-    overlap = row.setting.overlap
-    shown = {name: mean_text(values, overlap) for name, values in columns.items()}
-    means = {name: statistics.fmean(values) for name, values in columns.items()}
-    return Evaluation(where, columns, shown, *_recorded(runs[0], outputs, checkpoint, means, measured[0][1], where))
+    words = f"{directory} row {number}{f' ({setting})' if row.choices else ''}, {len(runs)} of {num} runs"
+    return [Trained(run, checkpoint, data_root=data_root) for run in runs], words, row.setting.overlap
 
 
 def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
