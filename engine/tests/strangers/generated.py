@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from torch import nn
-from torch.utils.data import BatchSampler, DataLoader, IterableDataset, Sampler, Subset
+from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset
 
 from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
@@ -118,8 +118,11 @@ class Buffered(Layer):
 class Callback(Held, L.Callback):
     """A callback."""
 
-    def __init__(self, kind: str, time: str):
-        self.hold(kind, time)
+    def __init__(self, kind: str, time: str, is_inner: bool = False):
+        if is_inner:
+            self.box = Box().hold(kind, time)
+        else:
+            self.hold(kind, time)
 
 
 # Data
@@ -203,6 +206,7 @@ def on_rows(dataset):
 DATA: dict[str, Callable[[str, str], DataLoader]] = {
     "dataset": lambda *value: on_rows(Samples().hold(*value)),
     "subset": lambda *value: on_rows(Subset(Samples().hold(*value), range(NUM))),
+    "concatenated": lambda *value: on_rows(ConcatDataset([Samples().hold(*value)])),
     "transform": lambda *value: on_rows(Transformed(Box().hold(*value))),
     "stream": lambda *value: DataLoader(Stream().hold(*value), BATCH),
     "sampler": lambda *value: DataLoader(Rows(), BATCH, sampler=Order().hold(*value)),
@@ -222,12 +226,18 @@ class Data(Held, PlainData):
         self.value, self.make = (kind, time), DATA.get(holder)
         if holder == "data_module":
             self.hold(kind, time)
+        if holder == "in_data_module":
+            self.box = Box().hold(kind, time)
 
     def train_dataloader(self):
         return self.make(*self.value) if self.make else super().train_dataloader()
 
 
 # Modules
+
+
+def called(box):
+    return box.use()
 
 
 def _in_attribute(name, made):
@@ -252,6 +262,7 @@ MODULES: dict[str, Callable[[Any, Held], None]] = {
     "class": lambda module, box: setattr(type(module), "box", box),
     "file": lambda module, box: globals().update(BOX=box),
     "closure": _in_closure,
+    "partial": _in_attribute("call", lambda box: functools.partial(called, box)),
     "installed": _in_installed,
 }
 
@@ -328,9 +339,12 @@ HOLDERS = {
     "in_dict": Holder("an object in a dictionary"),
     "state_dict": Holder("an object with a `state_dict`", True, ("step", "epoch", "validation", "once")),
     "data_module": Holder("the data module"),
+    "in_data_module": Holder("an object of the data module"),
     "callback": Holder("a callback"),
+    "in_callback": Holder("an object of a callback"),
     "dataset": Holder("the data set"),
     "subset": Holder("a data set in a `Subset`"),
+    "concatenated": Holder("a data set in a `ConcatDataset`"),
     "transform": Holder("a transform of the data set"),
     "stream": Holder("an `IterableDataset`", True, ITERATED),
     "sampler": Holder("a sampler", True, ITERATED),
@@ -340,6 +354,7 @@ HOLDERS = {
     "class": Holder("a variable of a class", False),
     "file": Holder("a variable of a file", False),
     "closure": Holder("a closure", False),
+    "partial": Holder("an argument of a `functools.partial`", False),
     "installed": Holder("an object of an installed package", False),
     "trainer": Holder("an attribute of the trainer", False),
     "optimizer": Holder("an attribute of an optimizer", False),
@@ -376,7 +391,7 @@ def outcome(holder, kind, time):
     return KINDS[kind].outcome
 
 
-NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 48, 10, 12
+NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 60, 11, 14
 
 
 @functools.cache

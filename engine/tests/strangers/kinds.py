@@ -34,7 +34,7 @@ class Bag(dict):
 
 
 KEPT, NAMED, SEEN = "kept", "named", "seen"
-GENERATORS = ("random", "numpy_rng", "torch_rng")  # a `state_dict` may not hold one
+GENERATORS = ("random", "numpy_rng", "random_state", "torch_rng")  # a `state_dict` may not hold one
 
 
 class Kind(NamedTuple):
@@ -51,8 +51,8 @@ class Kind(NamedTuple):
     about: str
     make: Callable[[], Any]
     change: Callable[[Any], Any]
-    outcome: str = KEPT
-    is_mutable: bool = False
+    outcome: str
+    is_mutable: bool
 
     def changed(self, value):
         """Return a value after its change."""
@@ -67,6 +67,8 @@ def content(value) -> float:
             return 0.5
         case enum.Enum():
             return content(value.value)
+        case np.generic():
+            return content(np.asarray(value))
         case int():
             return float(value % 100_003)
         case float():
@@ -75,6 +77,8 @@ def content(value) -> float:
             return float(len(value))
         case random.Random() | np.random.Generator():
             return value.random()
+        case np.random.RandomState():
+            return value.random_sample()
         case torch.Generator():
             return torch.rand(1, generator=value).item()
         case Tensor():
@@ -83,7 +87,7 @@ def content(value) -> float:
             return content(value.tolist())
         case dict():
             return content([*value.items()])
-        case set():
+        case set() | frozenset():
             return sum(content(each) for each in value)
         case list() | tuple() | deque():
             return sum((1 + n / 7) * content(each) for n, each in enumerate(value))
@@ -113,53 +117,76 @@ def _next_function(value):
     return lambda: num
 
 
+def new(about, make, change, outcome=KEPT):
+    """A kind whose change is another value."""
+    return Kind(about, make, change, outcome, is_mutable=False)
+
+
+def written(about, make, change, outcome=KEPT):
+    """A kind that is written to; to read a generator or an iterator is to change it."""
+    return Kind(about, make, change, outcome, is_mutable=True)
+
+
 def nested(*parts):
     return torch.nested.nested_tensor([*parts], layout=torch.jagged)
 
 
-# A new value each time; `exact/test_memory.py` has more of each sort.
-NEW = {
-    "none": ("a number that becomes `None`", lambda: 1.0, lambda value: None),
-    "bool": ("a flag", lambda: False, lambda value: True),
-    "int": ("an integer", lambda: 0, lambda value: value + 1),
-    "float": ("a float", lambda: 1.0, lambda value: 0.9 * value + 0.05),
-    "str": ("a text", lambda: "a", lambda value: value + "b"),
-    "enum": ("a member of an `Enum`", lambda: Level.LOW, lambda value: Level(min(value.value + 1, 2))),
-    "tuple": ("a tuple", lambda: (1,), lambda value: (*value[-8:], len(value) + value[-1])),
-    "sparse": ("a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda value: value + torch.eye(3).to_sparse()),
-    "namedtuple": ("a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), NAMED),
-    "objects": ("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, NAMED),
-    "nested": (
+FIELDS = [("rate", float), ("num", int)]
+# `exact/test_memory.py` has more of each sort.
+KINDS = {
+    "none": new("a number that becomes `None`", lambda: 1.0, lambda value: None),
+    "bool": new("a flag", lambda: False, lambda value: True),
+    "int": new("an integer", lambda: 0, lambda value: value + 1),
+    "float": new("a float", lambda: 1.0, lambda value: 0.9 * value + 0.05),
+    "str": new("a text", lambda: "a", lambda value: value + "b"),
+    "enum": new("a member of an `Enum`", lambda: Level.LOW, lambda value: Level(min(value.value + 1, 2))),
+    "tuple": new("a tuple", lambda: (1,), lambda value: (*value[-8:], len(value) + value[-1])),
+    "list": written("a list", lambda: [1], lambda value: value.append(len(value))),
+    "dict": written("a dictionary", dict, lambda value: value.update({(len(value), "a"): 1})),
+    "in_depth": written(
+        "containers in containers",
+        lambda: {"a": [(1, [])]},
+        lambda value: value["a"][0][1].append(1 + len(value["a"][0][1])),
+    ),
+    "set": written("a set", lambda: {0}, lambda value: value.add(len(value))),
+    "frozenset": new("a frozen set", lambda: frozenset({0}), lambda value: value | {len(value)}),
+    "deque": written(
+        "a deque of a length", lambda: deque([1], maxlen=4), lambda value: value.append(value[-1] + 1)
+    ),
+    "defaultdict": written(
+        "a `defaultdict`", lambda: defaultdict(list), lambda value: value["a"].append(len(value["a"]))
+    ),
+    "namedtuple": new("a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), NAMED),
+    "tensor": written("a tensor", lambda: torch.zeros(3), lambda value: value.add_(1)),
+    "by_data": written("a tensor, by `.data`", lambda: torch.zeros(3), lambda value: value.data.add_(1)),
+    "tensors": written(
+        "a deque of tensors", lambda: deque([torch.zeros(2)], maxlen=5), lambda value: value.append(value[-1] + 1)
+    ),
+    "sparse": new(
+        "a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda value: value + torch.eye(3).to_sparse()
+    ),
+    "array": written("an array", lambda: np.zeros(3), lambda value: np.add(value, 1, out=value)),
+    "structured": written(
+        "a structured array",
+        lambda: np.zeros(2, FIELDS),
+        lambda value: np.add(value["num"], 1, out=value["num"]),
+        NAMED,
+    ),
+    "scalar": new("a NumPy number", lambda: np.float32(0), lambda value: value + np.float32(1)),
+    "random": written("a `random.Random`", lambda: random.Random(0), content),
+    "numpy_rng": written("a NumPy generator", lambda: np.random.default_rng(0), content),
+    "random_state": written("a `RandomState`", lambda: np.random.RandomState(0), content),
+    "torch_rng": written("a `torch.Generator`", lambda: torch.Generator().manual_seed(0), content),
+    "objects": new("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, NAMED),
+    "subclass": written("a dictionary of an own class", Bag, lambda value: value.update({len(value): 1})),
+    "nested": new(
         "a nested tensor",
         lambda: nested(torch.ones(2), torch.ones(3)),
         lambda value: nested(*(each + 1 for each in value.unbind())),
         NAMED,
     ),
-    "function": ("a function", lambda: lambda: 1, _next_function, SEEN),
+    "iterator": written("an iterator", lambda: itertools.count(1), next, NAMED),
+    "generator": written("a generator function's", lambda: (each / 9 for each in range(10**6)), next, NAMED),
+    "made": written("objects made in training", list, lambda value: value.append(Made(len(value) + 1)), NAMED),
+    "function": new("a function", lambda: lambda: 1, _next_function, SEEN),
 }
-FIELDS = [("rate", float), ("num", int)]
-# The same object, written to; to read a generator or an iterator is to change it.
-WRITTEN = {
-    "list": ("a list", lambda: [1], lambda value: value.append(len(value))),
-    "dict": ("a dictionary", dict, lambda value: value.update({(len(value), "a"): 1})),
-    "subclass": ("a dictionary of an own class", Bag, lambda value: value.update({len(value): 1})),
-    "set": ("a set", lambda: {0}, lambda value: value.add(len(value))),
-    "deque": ("a deque of a length", lambda: deque([1], maxlen=4), lambda value: value.append(value[-1] + 1)),
-    "defaultdict": ("a `defaultdict`", lambda: defaultdict(list), lambda value: value["a"].append(len(value["a"]))),
-    "tensor": ("a tensor", lambda: torch.zeros(3), lambda value: value.add_(1)),
-    "by_data": ("a tensor, by `.data`", lambda: torch.zeros(3), lambda value: value.data.add_(1)),
-    "array": ("an array", lambda: np.zeros(3), lambda value: np.add(value, 1, out=value)),
-    "random": ("a `random.Random`", lambda: random.Random(0), lambda value: value.random()),
-    "numpy_rng": ("a NumPy generator", lambda: np.random.default_rng(0), lambda value: value.random()),
-    "torch_rng": ("a `torch.Generator`", lambda: torch.Generator().manual_seed(0), content),
-    "structured": (
-        "a structured array",
-        lambda: np.zeros(2, FIELDS),
-        lambda value: value["num"].put(0, value["num"][0] + 1),
-        NAMED,
-    ),
-    "iterator": ("an iterator", lambda: itertools.count(1), next, NAMED),
-    "made": ("objects made in training", list, lambda value: value.append(Made(len(value) + 1)), NAMED),
-}
-KINDS = {name: Kind(*about) for name, about in NEW.items()}
-KINDS |= {name: Kind(*about, is_mutable=True) for name, about in WRITTEN.items()}

@@ -50,6 +50,11 @@ class Work(NamedTuple):
         return ("task=own", f"task._target_=tests.strangers.{self.module}", *data, *self.more)
 
 
+def callback(name, *more):
+    target = name if name.startswith("lightning") else f"tests.strangers.{name}"
+    return (f"+callbacks.stranger._target_={target}", *(f"+callbacks.stranger.{each}" for each in more))
+
+
 BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
 BY_STEP = {
     "resume": ANNOUNCED,
@@ -68,9 +73,8 @@ def generated(holder, kind, time):
     value = (f"kind={kind}", f"time={time}")
     more = [f"+task.{each}" for each in (f"holder={holder}", *value)]
     more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
-    if holder == "callback":
-        more += ("+callbacks.stranger._target_=tests.strangers.generated.Callback",)
-        more += tuple(f"+callbacks.stranger.{each}" for each in value)
+    if "callback" in holder:
+        more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
     comes_to = outcome(holder, kind, time)
     cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
     names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]

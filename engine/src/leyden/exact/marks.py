@@ -171,7 +171,8 @@ def _wait(process: BaseProcess, timeout_s: float) -> int | None:
 
 def _end(process: BaseProcess) -> None:
     """End a command that still runs, and what it has left behind."""
-    assert (pid := process.pid)
+    pid = process.pid
+    assert pid
     try:
         with contextlib.suppress(OSError):
             os.killpg(pid, signal.SIGTERM)
