@@ -132,6 +132,11 @@ def test_what_is_changed_in_place_stays_the_object_that_others_hold(make, change
     assert str(other.value).partition(" at ")[0] == str(first.value).partition(" at ")[0]
 
 
+def test_an_alias_that_is_new_is_one_object_still():
+    _, other = moved(lambda it: setattr(it, "alias", it.value), lambda: types.SimpleNamespace(value=[1]))
+    assert other.alias == [1]
+
+
 def test_what_stood_there_before_can_be_put_back():
     """A data set draws from a list that the module fills: a replay begins with what was in it."""
 
