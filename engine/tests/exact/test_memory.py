@@ -15,11 +15,9 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import Subset
 
 from leyden.exact import memory as memory_module
-from leyden.exact.memory import Memory, _array, path_name, thaw
-from tests.data import changing
+from leyden.exact.memory import NOT_KEPT, NOT_RESTORED, NOT_SEEN, Memory, _array, path_name, thaw
 
 
 def frozen(content):
@@ -29,34 +27,28 @@ def frozen(content):
     return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
 
 
-def begin():
-    changing.TOTAL, changing.Learner.num_made = 0, 0
-    changing.LOG.clear()
-    learner = changing.Learner()
-    learner.drawn = float  # a function's variables are not looked at
-    return learner
-
-
 def names(kept):
     """The names of what is kept."""
     return {path_name(path) for path in thaw(kept)}
 
 
-def moved(change, make, **more):
-    """Change an object, and restore the change in another one.
-
-    Returns:
-        Both objects, and the names of what could not be kept or restored.
-    """
+def moved(change, make):
+    """Change an object, and restore the change in another one; return both, of which everything could be kept."""
     first, second = make(), make()
-    memory, other = Memory({"it": first}, **more), Memory({"it": second}, **more)
+    memory, other = Memory({"it": first}), Memory({"it": second})
     change(first)
     other.restore(memory.changes())
-    return first, second, memory.lost + other.not_restored
+    assert not memory.problems
+    assert not other.problems
+    return first, second
 
 
 def holder(value="before"):
     return types.SimpleNamespace(value=value, phase=Phase.FIRST)
+
+
+def set_value(make):
+    return lambda it: setattr(it, "value", make())
 
 
 class Phase(enum.Enum):
@@ -64,28 +56,20 @@ class Phase(enum.Enum):
     SECOND = 2
 
 
-def test_what_changes_is_restored_where_it_was():
-    def learn(learner):
-        for _ in range(3):
-            learner.learn()
+class World:
+    """An environment with a generator of its own, and what happened."""
 
-    learner, other, lost = moved(learn, begin)
-    assert lost == ["it.replay (a Step)"]  # a named tuple
-    other.replay = learner.replay
-    changing.TOTAL = changing.Learner.num_made = 3  # variables of a file and of a class are not looked at
-    for each in (learner, other):
-        changing.TOTAL, state = 3, changing.NUMBERS.bit_generator.state
-        each.learn()
-        changing.NUMBERS.bit_generator.state = state
-    assert str(other.seen()[:2]) == str(learner.seen()[:2])
-    assert other.alias is other.world.log  # one object still
+    def __init__(self):
+        self.rng, self.log = random.Random(0), []
+
+
+Point = collections.namedtuple("Point", "x y")
 
 
 def test_what_does_not_change_is_not_kept():
-    memory = Memory({"it": begin()})
-    # Generators may have been seeded from the time of day.
-    assert names(memory.changes()) == {"it.world.rng", "it.worlds[0].rng", "it.worlds[1].rng"}
-    assert not memory.lost
+    memory = Memory({"it": types.SimpleNamespace(world=World(), names={"a"}, layer=torch.nn.Linear(1, 1))})
+    assert names(memory.changes()) == {"it.world.rng"}  # generators may have been seeded from the time of day
+    assert not memory.problems
 
 
 VALUES = [
@@ -101,22 +85,19 @@ VALUES = [
 
 @pytest.mark.parametrize("value", VALUES, ids=lambda value: type(value).__name__)
 def test_each_value_that_a_checkpoint_can_hold_is_what_it_was(value):
-    _first, other, lost = moved(lambda it: setattr(it, "value", value), holder)
-    assert not lost
+    _, other = moved(set_value(lambda: value), holder)
     assert type(other.value) is type(value)
     assert str(other.value) == str(value)
     assert not isinstance(value, np.ndarray) or other.value.flags.f_contiguous == value.flags.f_contiguous
 
 
 def test_a_member_of_an_enumeration_is_taken_from_the_class_that_stands_there():
-    _, other, lost = moved(lambda it: setattr(it, "phase", Phase.SECOND), holder)
-    assert not lost
+    _, other = moved(lambda it: setattr(it, "phase", Phase.SECOND), holder)
     assert other.phase is Phase.SECOND
 
 
 def test_a_view_of_much_is_kept_alone():
-    owner = types.SimpleNamespace(value=None)
-    memory = Memory({"it": owner})
+    memory = Memory({"it": (owner := holder())})
     empty = memory.changes().nbytes
     owner.value = torch.zeros(10**6)[:2]
     assert memory.changes().nbytes < empty + 1000
@@ -134,8 +115,9 @@ IN_PLACE = {
     "set": (lambda: {1}, lambda value: value.add(2)),
     "deque": (lambda: collections.deque([1], 3), lambda value: value.append(2)),
     "array": (lambda: np.zeros(3), lambda value: value.fill(2)),
+    "transposed": (lambda: np.zeros((3, 4)).T, lambda value: value.fill(2)),
     "tensor": (lambda: torch.zeros(3), lambda value: value.fill_(2)),
-    "past the version counter": (lambda: torch.zeros(3), lambda value: value.data.fill_(2)),
+    "past the version counter": (lambda: torch.zeros(300_000), lambda value: value.data.fill_(2)),
 }
 
 
@@ -145,15 +127,13 @@ def test_what_is_changed_in_place_stays_the_object_that_others_hold(make, change
         value = make()
         return types.SimpleNamespace(value=value, alias=value)
 
-    first, other, lost = moved(lambda it: change(it.value), make_two)
-    assert not lost
+    first, other = moved(lambda it: change(it.value), make_two)
     assert other.alias is other.value
     assert str(other.value).partition(" at ")[0] == str(first.value).partition(" at ")[0]
 
 
 def test_an_alias_that_is_new_is_one_object_still():
-    _first, other, lost = moved(lambda it: setattr(it, "alias", it.value), lambda: types.SimpleNamespace(value=[1]))
-    assert not lost
+    _, other = moved(lambda it: setattr(it, "alias", it.value), lambda: types.SimpleNamespace(value=[1]))
     assert other.alias == [1]
 
 
@@ -174,7 +154,7 @@ def test_what_stood_there_before_can_be_put_back():
     other.restore(kept)
     assert (second.of_data, second.best) == ([1, 2], {"a": 1})
     assert second.mine is second.of_data
-    assert not other.not_restored
+    assert not other.problems
 
 
 GENERATORS = {
@@ -183,35 +163,31 @@ GENERATORS = {
     "state": (np.random.RandomState, lambda rng: rng.normal()),
     "PCG64": (np.random.default_rng, lambda rng: rng.random()),
     "MT19937": (lambda seed: np.random.Generator(np.random.MT19937(seed)), lambda rng: rng.random()),
-    "Philox": (lambda seed: np.random.Generator(np.random.Philox(seed)), lambda rng: rng.random()),
 }
 
 
 @pytest.mark.parametrize(("make", "draw"), GENERATORS.values(), ids=GENERATORS)
 def test_a_generator_resumes_where_it_was(make, draw):
     seeds = itertools.count()
-    first, other, lost = moved(lambda it: draw(it.value[0]), lambda: holder([make(next(seeds))]))
-    assert not lost
+    first, other = moved(lambda it: draw(it.value[0]), lambda: holder([make(next(seeds))]))
     assert draw(other.value[0]) == draw(first.value[0])
 
 
-def set_value(make):
-    return lambda it: setattr(it, "value", make())
+class Tagged(torch.Tensor):
+    """A tensor with a class of its own."""
 
 
 CANT = {
     "iterator": (lambda: iter([1, 2]), None),
-    "generator": (lambda: (number for number in range(3)), None),
     "objects": (set, lambda it: it.value.add(object())),
     "functions": (lambda: None, set_value(lambda: [lambda: 1])),
     "no values": (lambda: torch.zeros(0), set_value(lambda: torch.zeros(1, device="meta"))),
-    "own objects": (lambda: None, set_value(lambda: [changing.World()])),
-    "own object": (lambda: None, set_value(changing.World)),
-    "namespace": (lambda: Subset([1], [0]), set_value(lambda: types.SimpleNamespace(tensors=(torch.ones(2),)))),
+    "own objects": (lambda: None, set_value(lambda: [World()])),
+    "namespace": (lambda: None, set_value(lambda: types.SimpleNamespace(tensors=(torch.ones(2),)))),
     "new container": (lambda: None, set_value(History)),
     "another default": (lambda: None, set_value(lambda: collections.defaultdict(lambda: 0))),
     "new generator": (lambda: None, set_value(np.random.default_rng)),
-    "named tuple": (lambda: None, set_value(lambda: changing.Step(1, 2))),
+    "named tuple": (lambda: None, set_value(lambda: Point(1, 2))),
     "member in a list": (lambda: None, set_value(lambda: [Phase.FIRST])),
     "fields": (lambda: None, set_value(lambda: np.zeros(2, dtype=[("a", float)]))),
     "array of objects": (lambda: None, set_value(lambda: np.array([None, 1]))),
@@ -222,31 +198,17 @@ CANT = {
 }
 
 
-class Tagged(torch.Tensor):
-    """A tensor with a class of its own."""
-
-
 @pytest.mark.parametrize(("before", "change"), CANT.values(), ids=CANT)
 def test_what_cant_be_kept_is_named(before, change):
     owner = types.SimpleNamespace(value=before())
     memory = Memory({"module": owner})
     if change:
         memory.changes()
-        assert not memory.lost
+        assert not memory.problems
         change(owner)
     memory.changes()
-    assert memory.lost
-    assert all(each.startswith("module.value") and each.endswith(")") for each in memory.lost)
-
-
-@pytest.mark.parametrize(
-    "value", [torch.zeros(3), torch.zeros(300_000), np.zeros((3, 4)).T, np.zeros((2000, 3000))]
-)
-def test_a_write_past_any_counter_is_seen(value):
-    memory = Memory({"it": types.SimpleNamespace(value=value)})
-    empty = memory.changes().nbytes
-    (value.data if isinstance(value, torch.Tensor) else value)[:] = 1
-    assert memory.changes().nbytes > empty
+    assert {*memory.problems} == {NOT_KEPT}
+    assert all(each.startswith("module.value") and each.endswith(")") for each in memory.problems[NOT_KEPT])
 
 
 def test_many_items_cost_nothing():
@@ -266,30 +228,22 @@ class Endless(set):
         raise RuntimeError("no end")
 
 
-def test_a_container_that_a_thread_changes_ends_nothing(monkeypatch):
-    real = memory_module.freeze
-
-    def freeze(content):
-        if content:
-            raise RuntimeError("dictionary changed size during iteration")
-        return real(content)
-
-    memory = Memory({"it": types.SimpleNamespace(value=random.Random(0))})
-    monkeypatch.setattr(memory_module, "freeze", freeze)
-    assert names(memory.changes()) == set()
-    assert memory.lost == ["it (RuntimeError: dictionary changed size during iteration)"]
-
-
-def test_what_can_not_be_walked_is_named():
+def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
     def known():
         raise RuntimeError("not built yet")
 
-    memory = Memory({"module": types.SimpleNamespace(value=1)}, known)
-    memory.changes()
-    assert memory.unseen[0] == "module (RuntimeError: not built yet)"
-    memory = Memory({"it": types.SimpleNamespace(locked=Locked(a=1))})
-    assert memory.unseen == ["it (RuntimeError: changed size during iteration)"]
-    assert Memory({"it": types.SimpleNamespace(endless=Endless())}).unseen == ["it (RuntimeError: no end)"]
+    real = memory_module.freeze
+    monkeypatch.setattr(memory_module, "freeze", lambda content: real({1: lambda: 1} if content else {}))
+    for roots, of_known, what, problem in (
+        ({"it": types.SimpleNamespace(value=1)}, known, NOT_SEEN, "it (RuntimeError: not built yet)"),
+        ({"it": types.SimpleNamespace(each=Locked(a=1))}, list, NOT_SEEN, "it (RuntimeError: changed size "),
+        ({"it": types.SimpleNamespace(each=Endless())}, list, NOT_SEEN, "it (RuntimeError: no end)"),
+        # as a dictionary that a thread changes while it is written
+        ({"it": types.SimpleNamespace(each=random.Random(0))}, list, NOT_KEPT, "it ("),
+    ):
+        memory = Memory(roots, of_known)
+        assert names(memory.changes()) == set()
+        assert memory.problems[what][0].startswith(problem)
 
 
 def test_what_is_not_looked_at():
@@ -297,7 +251,7 @@ def test_what_is_not_looked_at():
     layer, log = torch.nn.Linear(1, 1), []
     owner = types.SimpleNamespace(
         process=subprocess,
-        method=changing.World().step,
+        method=World().__init__,
         call=lambda: log,
         path=sys.path.append,
         logs=(log, print),
@@ -313,8 +267,7 @@ def test_hyperparameters_that_change_are_kept():
         module.save_hyperparameters({"rate": 1.0})
         return module
 
-    _, other, lost = moved(lambda it: it.hparams.update(rate=2.0), make)
-    assert not lost
+    _, other = moved(lambda it: it.hparams.update(rate=2.0), make)
     assert other.hparams.rate == 2.0
 
 
@@ -333,7 +286,7 @@ RAW = torch.zeros(8, dtype=torch.uint8)
 STRANGE = {
     "code": ("value", Reduced(subprocess.check_call, (["touch", "/nowhere/evil"],))),
     "class of a package": ("value", argparse.Namespace()),
-    "class of the project": ("value", changing.World()),
+    "class of the project": ("value", World()),
     # NumPy's own reader trusts the flags of a structured type, which say that it holds no objects.
     "addresses": ("value", Reduced(*FIELD)),
     "addresses in fields": ("value", Reduced(_array, (RAW, [("a", "O")], (1,), "C"))),
@@ -348,7 +301,7 @@ def test_nothing_is_made_or_called_that_a_strangers_checkpoint_names(how, value)
     owner = types.SimpleNamespace(value=1)
     memory = Memory({"it": owner})
     memory.restore(frozen({(("attribute", "it"), ("attribute", "value")): (how, value)}))
-    assert len(memory.not_restored) == 1
+    assert len(memory.problems[NOT_RESTORED]) == 1
     assert owner.value == 1
 
 
@@ -356,4 +309,4 @@ def test_nothing_is_made_or_called_that_a_strangers_checkpoint_names(how, value)
 def test_what_is_no_memory_is_named(content):
     memory = Memory({"it": holder()})
     memory.restore(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    assert memory.not_restored
+    assert memory.problems[NOT_RESTORED]

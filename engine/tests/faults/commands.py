@@ -113,7 +113,7 @@ def in_forks():
 
 def at_operation(below, number, act):
     """Let a command do something before one of the operations on files below a directory; to be its `before`."""
-    return on_operations(below, lambda n: act() if n == number else None)
+    return on_operations(below, lambda n, name: act() if n == number else None)
 
 
 def at_step(step, act):
@@ -135,15 +135,15 @@ def at_step(step, act):
 def num_operations(below, *arguments, directory):
     """How many such operations a training has, which must succeed."""
     counted = os.open(Path(directory) / "operations", os.O_WRONLY | os.O_CREAT)
-    before = on_operations(below, lambda n: os.write(counted, b"."))
+    before = on_operations(below, lambda n, name: os.write(counted, b"."))
     code, output = call("train", *arguments, directory=directory, before=before)
     assert code == 0, output
     os.close(counted)
     return (Path(directory) / "operations").stat().st_size
 
 
-def on_operations(below, act):
-    """Let a command do something at each operation on files below a directory, by its number; to be its `before`.
+def on_operations(below, act, *, only_writes=False):
+    """Let a command do something at each operation on files below a directory, by its number and name; to be its `before`.
 
     Of its main thread: TensorBoard's writes at any time, and while it acted the main one would go on.
     """
@@ -153,10 +153,12 @@ def on_operations(below, act):
         nonlocal seen
         if threading.current_thread() is not threading.main_thread():
             return
+        if event == "open" and only_writes and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+            return
         if event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike):
             path = os.fsdecode(args[0])
             if path == str(below) or path.startswith(f"{below}{os.sep}"):
                 seen += 1
-                act(seen)
+                act(seen, f"{event} {path}")
 
     return lambda: sys.addaudithook(hook)

@@ -1,9 +1,13 @@
 import os
 import random
+import time
 
 import pytest
 
+from leyden.run.directory import Run
+from tests.conftest import assert_same_bits
 from tests.data import small
+from tests.faults.commands import call, num_operations
 
 
 @pytest.fixture(scope="session")
@@ -35,3 +39,28 @@ def data(small_files):
         "trainer.max_epochs=2",
     )
     patch.undo()
+
+
+class Whole:
+    """A run that nothing happened to, its number of operations on files, and how long it took."""
+
+    def __init__(self, folder, data):
+        self.data, self.run, began = data, folder / "run", time.monotonic()
+        self.num_operations = num_operations(self.run, *self.arguments(folder), directory=folder)
+        self.seconds = time.monotonic() - began
+
+    def arguments(self, folder):
+        """What is typed for such a run in another folder."""
+        return (f"run_dir={folder / 'run'}", f"outputs={folder}", *self.data)
+
+    def resume(self, folder, told, *, output):
+        """Train a run to its end, to the same bits."""
+        code, printed = call("train", *self.arguments(folder), directory=output)
+        assert code == 0, f"{told}\nThen: {printed}"
+        assert Run(folder / "run").result.status == "finished", told
+        assert_same_bits(self.run, folder / "run")
+
+
+@pytest.fixture(scope="session")
+def whole(tmp_path_factory, data):
+    return Whole(tmp_path_factory.mktemp("whole"), data)

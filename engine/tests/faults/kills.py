@@ -16,44 +16,13 @@ from leyden.run.directory import Run
 from leyden.run.result import read_points
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.callbacks.events import hparams
-from tests.faults.commands import call
-
-OPERATIONS = ("os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
+from tests.faults import commands
 
 
-class Watch:
-    """An audit hook that writes down each file operation below a directory, and kills the process at one of them.
-
-    Args:
-        below: The directory.
-        log: Where they are written down.
-        at: Number of the one at which to kill; None for none.
-        after: Whether to kill right after it (a file is there, with nothing in it), not before.
-    """
-
-    def __init__(self, below, log, at, after):
-        self.below, self.log, self.at, self.after = f"{below}{os.sep}", log, at, after
-        self.num_seen = 0
-
-    def __call__(self, event, args):
-        if event != "open" and event not in OPERATIONS:
-            return
-        if event == "open" and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
-            return
-        path = os.fsdecode(args[0]) if isinstance(args[0], str | bytes | os.PathLike) else ""
-        if not path.startswith(self.below):
-            return
-        number, self.num_seen = self.num_seen, self.num_seen + 1
-        os.write(self.log, f"{event} {path.removeprefix(self.below)}\n".encode())
-        if number == self.at and not self.after:
-            os.kill(os.getpid(), signal.SIGKILL)
-        if number == self.at:
-            sys.setprofile(self.kill)
-
-    def kill(self, frame, event, arg):
-        """Kill at the first thing that happens when the operation is done."""
-        if frame.f_code is not Watch.__call__.__code__:
-            os.kill(os.getpid(), signal.SIGKILL)
+def kill(frame, event, arg):
+    """Kill this process at the first thing that happens when an operation on files is done."""
+    if frame.f_code.co_filename not in (__file__, commands.__file__):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def train(directory, *arguments, at=None, after=False, setup=None):
@@ -72,10 +41,17 @@ def train(directory, *arguments, at=None, after=False, setup=None):
     def before():
         if setup:
             setup()
-        sys.addaudithook(Watch(directory, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), at, after))
+        seen = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+
+        def act(number, name):
+            os.write(seen, f"{name}\n".encode())
+            if number - 1 == at:
+                sys.setprofile(kill) if after else os.kill(os.getpid(), signal.SIGKILL)
+
+        commands.on_operations(directory, act, only_writes=True)()
 
     given = (f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments)
-    code, output = call("train", *given, directory=directory.parent, name=directory.name, before=before)
+    code, output = commands.call("train", *given, directory=directory.parent, name=directory.name, before=before)
     return code, log.read_text().splitlines(), output
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
-from tests.faults.commands import OPERATIONS, at_operation, call, ends_clearly, in_forks, num_operations
+from tests.faults.commands import OPERATIONS, at_operation, call, ends_clearly, in_forks
 
 pytestmark = pytest.mark.faults
 
@@ -27,17 +27,6 @@ def disk(tmp_path):
         pytest.skip(f"can't mount a disk: {mounted.stderr.decode().strip()}")
     yield place
     subprocess.run(["umount", "--lazy", place], check=True)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, data):
-    """A run that nothing happened to, and its number of operations on files."""
-    folder = tmp_path_factory.mktemp("whole")
-    return folder, num_operations(folder, *arguments(folder, data), directory=folder)
-
-
-def arguments(folder, data):
-    return (f"run_dir={folder / 'run'}", f"outputs={folder}", *data)
 
 
 def fill(disk):
@@ -62,50 +51,38 @@ def refuse_writing(below):
     return hook
 
 
-class Trials:
-    """Runs that something happens to; then it is over, and the same command ends them."""
-
-    def __init__(self, whole, tmp_path, data, seed):
-        self.whole, self.num = whole[0], 0
-        self.data, self.output, self.seed = data, tmp_path, seed
-
-    def interrupted(self, folder, what, before, repair):
-        self.num += 1
-        code, output = call("train", *arguments(folder, self.data), directory=self.output, before=before)
-        told = f"FAULTS_SEED={self.seed} {what}: {code}\n{output}"
-        assert ends_clearly(code, output), told
-        repair()
-        run = Run(folder / "run")
-        if (folder / "run" / "checkpoints").is_dir():
-            run.newest_checkpoint()  # it is good
-        code, output = call("train", *arguments(folder, self.data), directory=self.output)
-        assert code == 0, f"{told}\nThen: {output}"
-        assert run.result.status == "finished", told
-        assert_same_bits(self.whole / "run", folder / "run")
-        shutil.rmtree(folder / "run")
+def interrupted(whole, folder, told, before, repair, output):
+    """Train while something happens; then it is over, and the same command ends the run."""
+    code, printed = call("train", *whole.arguments(folder), directory=output, before=before)
+    assert ends_clearly(code, printed), f"{told}: {code}\n{printed}"
+    repair()
+    if (folder / "run" / "checkpoints").is_dir():
+        Run(folder / "run").newest_checkpoint()  # it is good
+    whole.resume(folder, f"{told}: {code}\n{printed}", output=output)
+    shutil.rmtree(folder / "run")
 
 
-def test_a_disk_that_is_full_from_some_moment_on(disk, whole, tmp_path, data, trials, seed):
-    trial, rng = Trials(whole, tmp_path, data, seed), random.Random(seed)
+def test_a_disk_that_is_full_from_some_moment_on(disk, whole, tmp_path, trials, seed):
+    rng = random.Random(seed)
     for _ in range(max(4, trials // 5)):
-        number = rng.randrange(whole[1])
+        number = rng.randrange(whole.num_operations)
         before = at_operation(disk, number, lambda: fill(disk))
         emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
-        trial.interrupted(disk, f"full from operation {number} on", before, emptied)
+        interrupted(whole, disk, f"FAULTS_SEED={seed} full from {number} on", before, emptied, tmp_path)
 
 
-def test_outputs_that_turn_read_only(whole, tmp_path, data, trials, seed):
-
-    trial, rng = Trials(whole, tmp_path, data, seed), random.Random(seed)
+def test_outputs_that_turn_read_only(whole, tmp_path, trials, seed):
+    rng = random.Random(seed)
     (place := tmp_path / "place").mkdir()
     for _ in range(max(4, trials // 4)):
-        number = rng.randrange(whole[1])
+        number = rng.randrange(whole.num_operations)
         before = at_operation(place, number, lambda: sys.addaudithook(refuse_writing(place)))
-        trial.interrupted(place, f"read-only from operation {number} on", before, lambda: None)
+        told = f"FAULTS_SEED={seed} read-only from {number} on"
+        interrupted(whole, place, told, before, lambda: None, tmp_path)
 
 
 def test_outputs_that_are_read_only(disk, whole, tmp_path, data):
-    shutil.copytree(whole[0] / "run", disk / "run")
+    shutil.copytree(whole.run, disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     for verb, *given in (
         ("train", f"run_dir={disk}/new", f"outputs={disk}", *data),
@@ -133,7 +110,7 @@ def test_data_that_are_read_only(disk, whole, small_files, tmp_path, data):
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
     code, output = call("train", *place, *given, directory=tmp_path)
     assert code == 0, output
-    assert_same_bits(whole[0] / "run", tmp_path / "run")
+    assert_same_bits(whole.run, tmp_path / "run")
     code, output = call("train", *place, *given, "data=kmnist", "resume=never", directory=tmp_path)
     assert code == 2, output
     assert len(output.strip().splitlines()) == 1, output

@@ -159,7 +159,7 @@ def searching(directory, *arguments, at):
         in_forks()
         pid, seen = os.getpid(), os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-        def act(number):
+        def act(number, name):
             if os.getpid() == pid:  # jobs are copies of it
                 os.write(seen, b".")
                 if number == at:

@@ -8,7 +8,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
-from tests.faults.commands import Started, at_operation, at_step, call, ends_clearly, num_operations
+from tests.faults.commands import Started, at_operation, at_step, call, ends_clearly
 
 pytestmark = pytest.mark.faults
 
@@ -71,19 +71,13 @@ def wait_for(path):
         time.sleep(0.001)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory, small_files, data):
-    place = Place(tmp_path_factory.mktemp("whole"), small_files, data)
-    return place, num_operations(place.run, *place.arguments, directory=place.folder)
-
-
 @pytest.mark.parametrize(
     "happens", [remove_run, rename_run, replace_run, remove_checkpoints, remove_data, remove_outputs]
 )
 def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, trials, seed, happens):
     rng = random.Random(f"{seed} {happens.__name__}")
     for _ in range(max(2, trials // 20)):
-        place, number = Place(tmp_path / "place", small_files, data), rng.randrange(8, whole[1])
+        place, number = Place(tmp_path / "place", small_files, data), rng.randrange(8, whole.num_operations)
         before = at_operation(place.run, number, lambda place=place: happens(place))
         code, output = call("train", *place.arguments, directory=tmp_path, before=before)
         told = f"FAULTS_SEED={seed} {happens.__name__} at {number}: {code}\n{output}"
@@ -98,7 +92,7 @@ def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, t
             code, output = call("train", *place.arguments, directory=tmp_path)
             assert code == 0, f"{told}\nThen: {output}"
             if Run(place.run).result.status == "finished" and (place.run / "checkpoints" / "last.ckpt").exists():
-                assert_same_bits(whole[0].run, place.run)
+                assert_same_bits(whole.run, place.run)
         shutil.rmtree(place.folder)
 
 
@@ -120,8 +114,8 @@ def test_another_training_takes_the_place(tmp_path, small_files, data, whole, tr
         assert len(run.starts) == 1, told
         strays = [path for path in run.directory.glob("*/events*") if f".{run.starts[0]['pid']}." not in path.name]
         assert len(strays) <= 1, told  # TensorBoard's thread opens its file by name for each event, a last one too
-        assert_same_bits(whole[0].run, place.run)
+        assert_same_bits(whole.run, place.run)
         assert (run.directory / "metrics.csv").read_text().count("\n") == (
-            whole[0].run / "metrics.csv"
+            whole.run / "metrics.csv"
         ).read_text().count("\n"), told
         shutil.rmtree(place.folder)

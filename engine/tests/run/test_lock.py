@@ -236,6 +236,7 @@ def test_a_folder_that_goes_away_meanwhile_is_created_anew(tmp_path, monkeypatch
         return found
 
     monkeypatch.setattr(lock.Watch, "state", removed)
+    (tmp_path / "run").mkdir()
     with hold(tmp_path / "run" / "x"):
         assert removals
 

@@ -6,7 +6,6 @@ import functools
 import io
 import json
 import os
-import re
 import signal
 import sys
 import tempfile
@@ -71,18 +70,7 @@ class Done(NamedTuple):
         if self.code == 2 and "Traceback" not in self.output:
             told = [line for line in self.told if not any(words in line for words in ASIDE)]
             return Outcome(REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1])
-        files = re.findall(
-            r'^\s*File "[^"]*?/(?:site-packages/|src/)?([\w./-]+)", line \d+', self.output, re.MULTILINE
-        )
-        lines = [
-            line
-            for line in self.output.strip().splitlines()
-            if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)
-        ]
-        where = "/".join((files or [""])[-1].rsplit("/", 3)[-3:])
-        return Outcome(
-            CRASH, f"code {self.code}, {where}: {(lines or self.output.strip().splitlines() or [''])[-1]}"
-        )
+        return Outcome(CRASH, f"code {self.code}: {(self.output.strip().splitlines() or [''])[-1]}")
 
 
 @functools.cache
@@ -246,28 +234,15 @@ class Row:
 
 def differences(a, b):
     """The parts in which two run directories differ."""
-    found = []
     there, here = Run(a).result.metrics, Run(b).result.metrics
-    if set(there) != set(here):
-        found.append(f"names of metrics ({', '.join(sorted({*there} ^ {*here}))})")
-    for name in sorted({*there} & {*here}):
-        if repr(there[name]) != repr(here[name]):
-            found.append(f"{name} {there[name]:.6g} != {here[name]:.6g}")
+    names = sorted({*there} | {*here})
+    found = [name for name in names if repr(there.get(name)) != repr(here.get(name))]
     for checkpoint in ("last", "best"):
-        contents = [_content(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)]
-        for key, name in (
-            ("state_dict", "weights"),
-            ("optimizer_states", "optimizer"),
-            ("lr_schedulers", "schedule"),
-        ):
+        contents = [
+            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)
+        ]
+        for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
-                found.append(f"{name} of {checkpoint}.ckpt")
+                found.append(f"{key} of {checkpoint}.ckpt")
     points = [sorted(curves(Run(each))) for each in (a, b)]
-    if points[0] != points[1]:
-        first = next((x for x, y in zip(*points, strict=False) if x != y), ("its length",))
-        found.append(f"curves (from {first[1] if len(first) > 1 else first[0]} at {first[0]})")
-    return found
-
-
-def _content(path):
-    return SafeCheckpointIO().load_checkpoint(path)
+    return [*found, *["curves"] * (points[0] != points[1])]

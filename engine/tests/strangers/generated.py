@@ -7,7 +7,9 @@ a lost one changes bits: the module scales its loss by it, data scale their samp
 import copy
 import functools
 import importlib.util
+from collections import Counter
 from collections.abc import Callable
+from itertools import combinations
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,11 +66,11 @@ class Held:
     def change(self):
         kind = KINDS[self.what]
         if self.when == "first":
-            self.held = kind.change(kind.make())
+            self.held = kind.changed(kind.make())
         elif self.when == "alias":
-            kind.change(self.also)
+            kind.changed(self.also)
         else:
-            self.held = kind.change(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
+            self.held = kind.changed(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
 
     def use(self):
         """Return a number of 0 to 1 for this step, or this sample."""
@@ -391,38 +393,24 @@ def outcome(holder, kind, time):
     return KINDS[kind].outcome
 
 
-NUM_KEPT, NUM_UNKEPT, NUM_NOT_LOOKED_AT = 60, 11, 14
-
-
 @functools.cache
 def drawn():
     """Return the rows: each kind, holder and time with several others, the rarest first, the same ones each time."""
     possible = [(h, k, t) for k in KINDS for h in HOLDERS for t in TIMES if is_possible(h, k, t)]
-    kept = [each for each in possible if outcome(*each) == KEPT]
-    unkept = [each for each in possible if HOLDERS[each[0]].is_looked_at and outcome(*each) != KEPT]
-    unseen = [each for each in possible if not HOLDERS[each[0]].is_looked_at]
-    counts: dict[Any, int] = {}
-    return [
-        *_chosen(kept, NUM_KEPT, counts),
-        *_chosen(unkept, NUM_UNKEPT, counts),
-        *_chosen(unseen, NUM_NOT_LOOKED_AT, {}),
-    ]
-
-
-def _chosen(possible, num, counts):
-    """Choose rows one after the other, whose parts and pairs of parts were chosen least."""
-
-    def parts(row):
-        holder, kind, time = row
-        return holder, kind, time, (holder, kind), (holder, time), (kind, time)
+    kept = [row for row in possible if outcome(*row) == KEPT]
+    unkept = [row for row in possible if row not in kept and HOLDERS[row[0]].is_looked_at]
+    unseen = [row for row in possible if not HOLDERS[row[0]].is_looked_at]
+    rows: list[tuple[str, str, str]] = []
+    counts: Counter[Any] = Counter()
 
     def commonness(row):
-        found = [counts.get(each, 0) for each in parts(row)]
-        return sum(found[3:]), found[1], found[0], found[2]
+        holder, kind, time = row
+        return sum(counts[pair] for pair in combinations(row, 2)), counts[kind], counts[holder], counts[time]
 
-    rows = []
-    for _ in range(num):
-        rows.append(min(possible, key=commonness))
-        for each in parts(rows[-1]):
-            counts[each] = counts.get(each, 0) + 1
+    for several, num in ((kept, 60), (unkept, 11), (unseen, 14)):
+        if several is unseen:
+            counts.clear()
+        for _ in range(num):
+            rows.append(min(several, key=commonness))
+            counts.update([*rows[-1], *combinations(rows[-1], 2)])
     return rows

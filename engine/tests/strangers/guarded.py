@@ -7,11 +7,17 @@ import lightning as L
 import torchmetrics
 
 from tests.strangers.plain import Plain, PlainData, Rows
-from tests.strangers.stand_ins import Lazy
+
+
+class Lazy:
+    """A package that is not installed, as MONAI's lazy imports: it raises its own error, whatever it is asked for."""
+
+    def __getattr__(self, name):
+        raise ImportError("install it")
 
 
 class Lazier:
-    """A package that is not installed, whose stand-in has not even a class."""
+    """One whose stand-in has not even a class."""
 
     def __getattribute__(self, name):
         raise ImportError("install it")

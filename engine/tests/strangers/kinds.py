@@ -4,6 +4,7 @@ import collections
 import enum
 import itertools
 import random
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,16 +43,21 @@ class Kind(NamedTuple):
     Args:
         about: As the page calls it.
         make: Return the value at the start.
-        change: Return the changed value: the same object where that can be.
-        is_mutable: Whether `change` writes in place.
+        change: Return another value, or write to the one that is there.
         outcome: What comes of it: a checkpoint holds it, it is named as soon as it has changed, or it is seen by what it does.
+        is_mutable: Whether `change` writes.
     """
 
     about: str
     make: Callable[[], Any]
     change: Callable[[Any], Any]
-    is_mutable: bool = False
-    outcome: str = KEPT
+    outcome: str
+    is_mutable: bool
+
+    def changed(self, value):
+        """Return a value after its change."""
+        found = self.change(value)
+        return value if self.is_mutable else found
 
 
 def content(value) -> float:
@@ -83,7 +89,7 @@ def content(value) -> float:
             return content([*value.items()])
         case set() | frozenset():
             return sum(content(each) for each in value)
-        case list() | tuple() | collections.deque():
+        case list() | tuple() | deque():
             return sum((1 + n / 7) * content(each) for n, each in enumerate(value))
         case Iterator():
             return content(next(value))
@@ -100,36 +106,6 @@ def _content_of_tensor(value):
     )
 
 
-def _written(write):
-    """A change in place."""
-
-    def change(value):
-        write(value)
-        return value
-
-    return change
-
-
-def _add(value):
-    value += 1
-
-
-def _add_by_data(value):
-    value.data += 1
-
-
-def _in_depth(value):
-    value["a"][0][1]["b"].append(1 + len(value["a"][0][1]["b"]))
-
-
-def _counted_field(value):
-    value["num"] += 1
-
-
-def _more_nested(value):
-    return torch.nested.nested_tensor([each + 1 for each in value.unbind()], layout=torch.jagged)
-
-
 def _more(value):
     value = value.copy()
     value[0] += 1
@@ -141,90 +117,76 @@ def _next_function(value):
     return lambda: num
 
 
+def new(about, make, change, outcome=KEPT):
+    """A kind whose change is another value."""
+    return Kind(about, make, change, outcome, is_mutable=False)
+
+
+def written(about, make, change, outcome=KEPT):
+    """A kind that is written to; to read a generator or an iterator is to change it."""
+    return Kind(about, make, change, outcome, is_mutable=True)
+
+
+def nested(*parts):
+    return torch.nested.nested_tensor([*parts], layout=torch.jagged)
+
+
+FIELDS = [("rate", float), ("num", int)]
+# `exact/test_memory.py` has more of each sort.
 KINDS = {
-    # Plain values; `exact/test_memory.py` has more of each sort.
-    "none": Kind("a number that becomes `None`", lambda: 1.0, lambda value: None),
-    "bool": Kind("a flag", lambda: False, lambda value: True),
-    "int": Kind("an integer", lambda: 0, lambda value: value + 1),
-    "float": Kind("a float", lambda: 1.0, lambda value: 0.9 * value + 0.05),
-    "str": Kind("a text", lambda: "a", lambda value: value + "b"),
-    "enum": Kind("a member of an `Enum`", lambda: Level.LOW, lambda value: Level(min(value.value + 1, 2))),
-    # Containers
-    "tuple": Kind("a tuple", lambda: (1,), lambda value: (*value[-8:], len(value) + value[-1])),
-    "list": Kind("a list", lambda: [1], _written(lambda value: value.append(len(value))), True),
-    "dict": Kind("a dictionary", dict, _written(lambda value: value.update({(len(value), "a"): 1})), True),
-    "in_depth": Kind("containers in containers", lambda: {"a": [(1, {"b": []})]}, _written(_in_depth), True),
-    "set": Kind("a set", lambda: {0}, _written(lambda value: value.add(len(value))), True),
-    "frozenset": Kind("a frozen set", lambda: frozenset({0}), lambda value: value | {len(value)}),
-    "deque": Kind(
-        "a deque of a length",
-        lambda: collections.deque([1], maxlen=4),
-        _written(lambda value: value.append(value[-1] + 1)),
-        True,
+    "none": new("a number that becomes `None`", lambda: 1.0, lambda value: None),
+    "bool": new("a flag", lambda: False, lambda value: True),
+    "int": new("an integer", lambda: 0, lambda value: value + 1),
+    "float": new("a float", lambda: 1.0, lambda value: 0.9 * value + 0.05),
+    "str": new("a text", lambda: "a", lambda value: value + "b"),
+    "enum": new("a member of an `Enum`", lambda: Level.LOW, lambda value: Level(min(value.value + 1, 2))),
+    "tuple": new("a tuple", lambda: (1,), lambda value: (*value[-8:], len(value) + value[-1])),
+    "list": written("a list", lambda: [1], lambda value: value.append(len(value))),
+    "dict": written("a dictionary", dict, lambda value: value.update({(len(value), "a"): 1})),
+    "in_depth": written(
+        "containers in containers",
+        lambda: {"a": [(1, [])]},
+        lambda value: value["a"][0][1].append(1 + len(value["a"][0][1])),
     ),
-    "defaultdict": Kind(
-        "a `defaultdict`",
-        lambda: collections.defaultdict(list),
-        _written(lambda value: value["a"].append(len(value["a"]))),
-        True,
+    "set": written("a set", lambda: {0}, lambda value: value.add(len(value))),
+    "frozenset": new("a frozen set", lambda: frozenset({0}), lambda value: value | {len(value)}),
+    "deque": written(
+        "a deque of a length", lambda: deque([1], maxlen=4), lambda value: value.append(value[-1] + 1)
     ),
-    "namedtuple": Kind(
-        "a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), False, NAMED
+    "defaultdict": written(
+        "a `defaultdict`", lambda: defaultdict(list), lambda value: value["a"].append(len(value["a"]))
     ),
-    # Tensors
-    "tensor": Kind("a tensor", lambda: torch.zeros(3), _written(_add), True),
-    "by_data": Kind("a tensor, by `.data`", lambda: torch.zeros(3), _written(_add_by_data), True),
-    "tensors": Kind(
-        "a deque of tensors",
-        lambda: collections.deque([torch.zeros(2)], maxlen=5),
-        _written(lambda value: value.append(value[-1] + 1)),
-        True,
+    "namedtuple": new("a named tuple", lambda: Point(0, 1), lambda value: value._replace(x=value.x + 1), NAMED),
+    "tensor": written("a tensor", lambda: torch.zeros(3), lambda value: value.add_(1)),
+    "by_data": written("a tensor, by `.data`", lambda: torch.zeros(3), lambda value: value.data.add_(1)),
+    "tensors": written(
+        "a deque of tensors", lambda: deque([torch.zeros(2)], maxlen=5), lambda value: value.append(value[-1] + 1)
     ),
-    "sparse": Kind(
+    "sparse": new(
         "a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda value: value + torch.eye(3).to_sparse()
     ),
-    # NumPy
-    "array": Kind("an array", lambda: np.zeros(3), _written(_add), True),
-    "structured": Kind(
+    "array": written("an array", lambda: np.zeros(3), lambda value: np.add(value, 1, out=value)),
+    "structured": written(
         "a structured array",
-        lambda: np.zeros(2, dtype=[("rate", float), ("num", int)]),
-        _written(_counted_field),
-        True,
+        lambda: np.zeros(2, FIELDS),
+        lambda value: np.add(value["num"], 1, out=value["num"]),
         NAMED,
     ),
-    "scalar": Kind("a NumPy number", lambda: np.float32(0), lambda value: value + np.float32(1)),
-    # Generators: to read one is to change it
-    "random": Kind("a `random.Random`", lambda: random.Random(0), _written(lambda value: value.random()), True),
-    "numpy_rng": Kind(
-        "a NumPy generator", lambda: np.random.default_rng(0), _written(lambda value: value.random()), True
-    ),
-    "random_state": Kind(
-        "a `RandomState`", lambda: np.random.RandomState(0), _written(lambda value: value.random_sample()), True
-    ),
-    "torch_rng": Kind(
-        "a `torch.Generator`",
-        lambda: torch.Generator().manual_seed(0),
-        _written(lambda value: torch.rand(1, generator=value)),
-        True,
-    ),
-    "objects": Kind("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, False, NAMED),
-    "subclass": Kind(
-        "a dictionary of an own class", Bag, _written(lambda value: value.update({len(value): 1})), True
-    ),
-    # What no checkpoint holds
-    "nested": Kind(
+    "scalar": new("a NumPy number", lambda: np.float32(0), lambda value: value + np.float32(1)),
+    "random": written("a `random.Random`", lambda: random.Random(0), content),
+    "numpy_rng": written("a NumPy generator", lambda: np.random.default_rng(0), content),
+    "random_state": written("a `RandomState`", lambda: np.random.RandomState(0), content),
+    "torch_rng": written("a `torch.Generator`", lambda: torch.Generator().manual_seed(0), content),
+    "objects": new("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, NAMED),
+    "subclass": written("a dictionary of an own class", Bag, lambda value: value.update({len(value): 1})),
+    "nested": new(
         "a nested tensor",
-        lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)], layout=torch.jagged),
-        _more_nested,
-        False,
+        lambda: nested(torch.ones(2), torch.ones(3)),
+        lambda value: nested(*(each + 1 for each in value.unbind())),
         NAMED,
     ),
-    "iterator": Kind("an iterator", lambda: itertools.count(1), _written(next), True, NAMED),
-    "generator": Kind(
-        "a generator function's", lambda: (each / 9 for each in range(10**6)), _written(next), True, NAMED
-    ),
-    "made": Kind(
-        "objects made in training", list, _written(lambda value: value.append(Made(len(value) + 1))), True, NAMED
-    ),
-    "function": Kind("a function", lambda: lambda: 1, _next_function, False, SEEN),
+    "iterator": written("an iterator", lambda: itertools.count(1), next, NAMED),
+    "generator": written("a generator function's", lambda: (each / 9 for each in range(10**6)), next, NAMED),
+    "made": written("objects made in training", list, lambda value: value.append(Made(len(value) + 1)), NAMED),
+    "function": new("a function", lambda: lambda: 1, _next_function, SEEN),
 }

@@ -3,7 +3,6 @@
 import collections
 import copy
 import random
-from dataclasses import dataclass
 
 import lightning as L
 import numpy as np
@@ -11,7 +10,6 @@ import torch
 import torch.nn.functional as F
 import torchmetrics
 from lightning.pytorch.callbacks import BaseFinetuning
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
@@ -105,26 +103,17 @@ class InWorkers(PlainData):
 
 
 class Replacing(Plain):
-    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's.
-
-    Args:
-        keeps: Whether it keeps the rows, of which it makes a data set for each loader.
-    """
-
-    def __init__(self, keeps: bool = False):
-        super().__init__()
-        self.keeps = keeps
+    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's."""
 
     def setup(self, stage):
         if stage == "fit":
-            self.data = rows() if self.keeps else Rows()
+            self.data = Rows()
 
     def on_train_epoch_end(self):
-        drawn = torch.rand(NUM, 4), torch.rand(NUM)
-        self.data = drawn if self.keeps else TensorDataset(*drawn)
+        self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
 
     def train_dataloader(self):
-        return DataLoader(TensorDataset(*self.data) if self.keeps else self.data, BATCH, shuffle=True)
+        return DataLoader(self.data, BATCH, shuffle=True)
 
     def val_dataloader(self):
         return DataLoader(Rows(10, 1), BATCH)
@@ -246,15 +235,6 @@ class Graph:
 Pair = collections.namedtuple("Pair", "inputs targets")
 
 
-@dataclass(slots=True)
-class Slotted:
-    inputs: torch.Tensor
-    targets: torch.Tensor
-
-    def to(self, *args, **kwargs):
-        return Slotted(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
-
-
 class Opaque:
     """A batch that shows nothing of its size."""
 
@@ -269,8 +249,6 @@ class Opaque:
 FORMS = {
     "graph": lambda samples: Graph(*stacked(samples)),
     "opaque": Opaque,
-    "slotted": lambda samples: Slotted(*stacked(samples)),
-    "dict": lambda samples: {**Pair(*stacked(samples))._asdict(), "names": ["a"] * len(samples)},
     "list": lambda samples: [
         {**Pair(*each)._asdict(), "boxes": torch.zeros(n, 4)} for n, each in enumerate(samples)
     ],
@@ -323,10 +301,6 @@ class OfForm(Task):
         inputs, targets = inputs_and_targets(batch)
         outputs = self.network(inputs).squeeze(1)
         return Outcome(F.mse_loss(outputs, targets), outputs, targets)
-
-
-class Forked(DDPStrategy):
-    """One that starts each process as a command; its name says something else."""
 
 
 # Copies of weights, and what is trained
@@ -633,13 +607,6 @@ class SWAG(Plain):
 
 
 # What is in its attributes, or its file
-
-
-class Lazy:
-    """A package that is not installed, as MONAI's lazy imports: it raises its own error, whatever it is asked for."""
-
-    def __getattr__(self, name):
-        raise ImportError("install it")
 
 
 class MadeInSetup(Plain):

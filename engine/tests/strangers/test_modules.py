@@ -44,24 +44,13 @@ def test_its_bugs_show_in_the_checks_as_in_training(train):
 # The other package of the same classes.
 
 
-@pytest.fixture
-def other_lightning(monkeypatch):
-    """A stand-in for the package pytorch_lightning, whose classes are others than those of lightning."""
-    for name, base in (("LightningModule", nn.Module), ("LightningDataModule", object), ("Callback", object)):
-        kind = type(name, (base,), {"__module__": f"pytorch_lightning.{name.lower()}"})
-        mine = type(f"My{name}", (kind,), {"__module__": "of_a_stranger"})
-        package = sys.modules.get("of_a_stranger") or types.ModuleType("of_a_stranger")
-        setattr(package, mine.__name__, mine)
-        monkeypatch.setitem(sys.modules, "of_a_stranger", package)
-
-
-@pytest.mark.parametrize(
-    ("key", "kind"), [("task", "LightningModule"), ("data", "LightningDataModule"), ("callbacks.mine", "Callback")]
-)
-def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, key, kind):
-    plus = "+" * (key == "callbacks.mine")
-    _, _, err = train("a", *module("Plain"), f"{plus}{key}._target_=of_a_stranger.My{kind}", code=2)
-    assert f"{key}: My{kind} is a {kind} of the package pytorch_lightning" in err
+def test_a_class_of_pytorch_lightning_is_named_as_such(train, monkeypatch):
+    kind = type("LightningModule", (nn.Module,), {"__module__": "pytorch_lightning.lightningmodule"})
+    package = types.ModuleType("of_a_stranger")
+    package.Mine = type("Mine", (kind,), {"__module__": "of_a_stranger"})
+    monkeypatch.setitem(sys.modules, "of_a_stranger", package)
+    _, _, err = train("a", *module("Plain"), "task._target_=of_a_stranger.Mine", code=2)
+    assert "task: Mine is a LightningModule of the package pytorch_lightning" in err
     assert "`import lightning.pytorch as pl`" in err
     assert len(err.splitlines()) == 1
 
@@ -69,9 +58,7 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, other_lightning, k
 # Facts.
 
 
-@pytest.mark.parametrize(
-    ("name", "said"), [("vocab_size", "vocabulary"), ("num_outputs", "num_classes"), ("weights", "my_weights")]
-)
+@pytest.mark.parametrize(("name", "said"), [("num_outputs", "num_classes"), ("weights", "my_weights")])
 def test_a_fact_whose_name_is_taken_is_told_what_to_give_instead(train, monkeypatch, name, said):
     from tests.strangers.brought import Data
 
@@ -94,7 +81,7 @@ def test_a_fact_that_no_checkpoint_could_hold_is_refused_before_training(train, 
 # Loaders of its own.
 
 
-@pytest.mark.parametrize("typed", ["seed=0", "dry_run=true", "callbacks.checkpoint.every_n_steps=3"])
+@pytest.mark.parametrize("typed", ["dry_run=true", "callbacks.checkpoint.every_n_steps=3"])
 def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch, typed):
     from tests.strangers.brought import Data
 
@@ -130,14 +117,6 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
         assert state["T_max"] == run.result.optimizer_steps
 
 
-def test_what_could_not_be_read_again_ends_the_run_before_training(train):
-    saving = ("task._target_=tests.strangers.stand_ins.Saving", "+task.kind=object")
-    run, _, err = train("a", *module("Plain"), *saving, code=2)
-    assert "the checkpoint could not be read again: norms is a tests.strangers.stand_ins.Extra; " in err
-    assert run.result.optimizer_steps == 0
-    assert not [*(run.directory / "checkpoints").glob("*.ckpt*")]
-
-
 # Schedules.
 
 
@@ -148,8 +127,7 @@ def scheduled(way, *more):
 
 @pytest.mark.matrix
 @pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # Lightning asks before the interval is set
-@pytest.mark.parametrize("choice", ["cosine", "onecycle"])
-@pytest.mark.parametrize("way", ["list", "plain", "step"])
+@pytest.mark.parametrize(("way", "choice"), [("list", "cosine"), ("plain", "onecycle"), ("step", "cosine")])
 def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(train, choice, way):
     run, _, err = train(
         "a", *scheduled(way, f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
@@ -179,16 +157,12 @@ NO_EFFECT = "has no effect, as Plain takes no {}; set its own arguments by task.
 REFUSED = [
     (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
     (module("Whole"), f"task: Whole {OWN_LOADERS}"),
-    (alone("Whole", "mnist"), f"task: Whole {OWN_LOADERS}"),
     (module("Validating"), "task: Validating defines val_dataloader, which "),
     (alone("Plain", "module"), "data: Plain has no train_dataloader; choose data other than data=module"),
-    (alone("Validating", "module"), "data: Validating has no train_dataloader; choose data other than"),
     (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
     (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch; "),
     (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),
     (module("Plain", "optimizer.lr=0.5"), f"optimizer.lr=0.5: {NO_EFFECT.format('optimizer')}"),
-    (module("Plain", "optimizer=sgd"), f"optimizer=sgd: {NO_EFFECT.format('optimizer')}"),
-    (module("Plain", "model=cnn"), f"model=cnn: {NO_EFFECT.format('network')}"),
     (module("Plain", "model.dropout=0.5"), f"model.dropout=0.5: {NO_EFFECT.format('network')}"),
 ]
 

@@ -14,9 +14,9 @@ from tests.conftest import weights
 from tests.strangers.brought import Named, samples
 
 MODULE = "tests.strangers.brought"
-DATA = ("data=own", f"data._target_={MODULE}.Data")
 BASE = (
-    *DATA,
+    "data=own",
+    f"data._target_={MODULE}.Data",
     "name=named",
     "callbacks=bare",
     "logger=none",

@@ -12,8 +12,6 @@ from tests.conftest import QUICK, SMALL
 from tests.strangers.stand_ins import FORMS, Combined, OfSeveral, TestedAtOnce
 from tests.training.test_start import curves
 
-HERE = "tests.strangers.stand_ins"
-
 
 def own(task, data, *more):
     return (
@@ -27,7 +25,7 @@ OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
 
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_of_any_form_are_trained_on(train, form):
-    task = "stand_ins.OfForm" if form in ("opaque", "slotted", "dict") else "stand_ins.OfAnyForm"
+    task = "stand_ins.OfForm" if form == "opaque" else "stand_ins.OfAnyForm"
     run, _, err = train("a", *own(task, "stand_ins.Formed", *OBJECTIVE, f"+data.form={form}"))
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0
@@ -43,8 +41,7 @@ SHARDS = (
     "Strategy may shard weights or optimizer states; checkpoints hold them whole, so the run could not be resumed"
 )
 STRATEGIES = [
-    *((each, NAMES) for each in ("fsdp", "deepspeed_stage_2", "ddp_spawn", "ddp_fork", "ddp_sharded", "null")),
-    ("{_target_: lightning.pytorch.strategies.ModelParallelStrategy}", f"ModelParallel{SHARDS}"),
+    *((each, NAMES) for each in ("fsdp", "ddp_spawn", "null")),
     ("{_target_: lightning.pytorch.strategies.DeepSpeedStrategy, stage: 3}", f"DeepSpeed{SHARDS}"),
     (
         "{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: spawn}",
@@ -55,18 +52,12 @@ STRATEGIES = [
 
 @pytest.mark.parametrize(("strategy", "said"), STRATEGIES)
 def test_strategies_whose_runs_could_not_resume_are_refused_before_training(cli, tmp_path, strategy, said):
-    dry_run = f"dry_run={str('Model' in strategy).lower()}"
-    arguments = (f"trainer.strategy={strategy}", "trainer.accelerator=cpu", dry_run, *SMALL)
+    arguments = (f"trainer.strategy={strategy}", "trainer.accelerator=cpu", *SMALL)
     code, _, err = cli("train", f"run_dir={tmp_path / 'a'}", *arguments)
     assert code == 2, err
     assert said in err
     assert "Traceback" not in err
     assert not (tmp_path / "a").exists()
-
-
-def test_a_strategy_is_judged_by_what_it_is(train):
-    """A class that has `fork` in its name and starts each process as a command is none that copies the process."""
-    train("a", f"trainer.strategy={{_target_: {HERE}.Forked}}", "trainer.accelerator=cpu", *SMALL, "dry_run=true")
 
 
 def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cli, tmp_path):
@@ -102,7 +93,7 @@ def combined(mode, *more):
     return own("stand_ins.OfSeveral", "stand_ins.Combined", "objective=null", f"+data.mode={mode}", *more)
 
 
-@pytest.mark.parametrize("mode", ["min_size", "max_size", "none"])
+@pytest.mark.parametrize("mode", ["min_size", "none"])
 def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(train, mode):
     run, *_ = train("a", *combined(mode))
     assert run.result.samples_per_second is None
@@ -111,13 +102,7 @@ def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(tr
     }
 
 
-def test_training_loaders_in_sequence_are_refused_before_training(train):
-    run, _, err = train("a", *combined("sequential", "dry_run=true"), code=2)
-    assert "train_dataloader combines its loaders by mode=sequential" in err
-    assert not run.directory.exists()
-
-
-@pytest.mark.parametrize("mode", ["min_size", "max_size", "sequential"])
+@pytest.mark.parametrize("mode", ["min_size", "sequential"])
 @pytest.mark.parametrize("limit", [1.0, 1], ids=["all", "one"])
 def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     silence_lightning()

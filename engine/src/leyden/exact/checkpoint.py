@@ -19,8 +19,7 @@ from leyden.exact import ExactError
 from leyden.exact.digest import strided
 from leyden.exact.files import replacing
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.memory import read_plain, write_plain
-from leyden.exact.report import Reporter, say
+from leyden.exact.memory import Reporter, read_plain, say, write_plain
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.

@@ -26,22 +26,22 @@ def digest_of_content(content: Any) -> str:
     return digest(content, None)
 
 
-def digest(content: Any, max_bytes: int | None, of_object: Callable[[Any], str] | None = None) -> str:
+def digest(content: Any, max_bytes: int | None, of_object: Callable[[Any], Any] | None = None) -> str:
     """Return a hash of content.
 
     Args:
         content: Tensors, arrays, plain values, and containers of these.
         max_bytes: Bytes of a tensor or an array up to which all of them count; of a larger one, a part counts that is
             evenly spaced. None for all bytes, and all items.
-        of_object: Returns a text for any other object; by default its class counts, and its `state_dict()`, its content as
-            an array, or its attributes.
+        of_object: Returns the content of any other object; by default its class counts, and its `state_dict()`, its content
+            as an array, or its attributes.
 
     Raises:
         Exception: The values of an object can't be read.
     """
-    sha = hashlib.sha256()
-    _update(sha, content, max_bytes, of_object, 0)
-    return sha.hexdigest()
+    made = _Digest(max_bytes, of_object or _content_of)
+    made.add(content)
+    return str(made.sha.hexdigest())
 
 
 def attribute_names(value: Any) -> list[str]:
@@ -55,54 +55,86 @@ def attribute_names(value: Any) -> list[str]:
     return [*own, *(n for n in named if n not in ("__dict__", "__weakref__"))]
 
 
-def _update(
-    sha: Any, content: Any, max_bytes: int | None, of_object: Callable[[Any], str] | None, depth: int
-) -> None:
-    kind = type(content)
-    if depth > MAX_DEPTH:  # it may hold itself
-        return
-    if issubclass(kind, np.ndarray) and kind not in (np.ndarray, np.memmap):  # as a masked array's mask
-        _update(sha, vars(content), max_bytes, of_object, depth + 1)
-    if issubclass(kind, Tensor):
-        for part in strided(content.detach()):
-            sha.update(f"{part.dtype}{tuple(part.shape)}".encode())
-            if part.device.type != "meta":
-                whole = _sampled(part, max_bytes).resolve_conj().resolve_neg().cpu().contiguous()
-                _update_by_bytes(sha, whole.reshape(-1).view(torch.uint8).numpy())
-    elif issubclass(kind, np.ndarray | np.generic):
-        sha.update(f"{content.dtype}{content.shape}".encode())
-        if content.dtype.hasobject:
-            _update(sha, content.tolist(), max_bytes, of_object, depth + 1)
+class _Digest:
+    """A hash to which content is added, see `digest`."""
+
+    def __init__(self, max_bytes: int | None, of_object: Callable[[Any], Any]) -> None:
+        self.sha: Any = hashlib.sha256()
+        self.max_bytes, self.of_object = max_bytes, of_object
+
+    def add(self, content: Any, depth: int = 0) -> None:
+        """Add content, at a depth of nesting."""
+        kind = type(content)
+        if depth > MAX_DEPTH:  # it may hold itself
+            return
+        if issubclass(kind, Tensor):
+            for part in strided(content.detach()):
+                self._add_tensor(part)
+        elif issubclass(kind, np.ndarray | np.generic):
+            self._add_array(content, depth)
+        elif issubclass(kind, dict):
+            self.sha.update(f"dict{len(content)}".encode())
+            for pair in self._some(content.items(), len(content)):
+                for each in pair:
+                    self.add(each, depth + 1)
+        elif issubclass(kind, set | frozenset):  # their order follows from hashes, which differ between processes
+            self.add(sorted(map(repr, content)), depth + 1)
+        elif issubclass(kind, list | tuple | collections.deque):
+            self.sha.update(f"list{len(content)}".encode())
+            for each in self._some(content, len(content)):
+                self.add(each, depth + 1)
+        elif kind in PLAIN or issubclass(kind, enum.Enum):
+            self.sha.update(f"{kind.__name__} {content!r} ".encode())
         else:
-            _update_by_bytes(sha, _sampled(np.asarray(content), max_bytes))
-    elif issubclass(kind, dict):
-        sha.update(f"dict{len(content)}".encode())
-        for pair in _some(content.items(), len(content), max_bytes):
-            for each in pair:
-                _update(sha, each, max_bytes, of_object, depth + 1)
-    elif issubclass(kind, set | frozenset):  # their order follows from hashes, which differ between processes
-        _update(sha, sorted(map(repr, content)), max_bytes, of_object, depth + 1)
-    elif issubclass(kind, list | tuple | collections.deque):
-        sha.update(f"list{len(content)}".encode())
-        for each in _some(content, len(content), max_bytes):
-            _update(sha, each, max_bytes, of_object, depth + 1)
-    elif kind in PLAIN or issubclass(kind, enum.Enum):
-        sha.update(f"{kind.__name__} {content!r} ".encode())
-    elif of_object:
-        sha.update(of_object(content).encode())
-    else:
-        sha.update(f"{kind.__qualname__} {content.__qualname__ if isinstance(content, type) else ''}".encode())
-        if not isinstance(content, type):
-            _update(sha, _content_of(content), max_bytes, of_object, depth + 1)
+            self.add(self.of_object(content), depth + 1)
+
+    def _add_tensor(self, value: Tensor) -> None:
+        self.sha.update(f"{value.dtype}{tuple(value.shape)}".encode())
+        if not value.is_meta:
+            whole = self._sampled(value).resolve_conj().resolve_neg().cpu().contiguous()
+            self._add_bytes(whole.reshape(-1).view(torch.uint8).numpy())
+
+    def _add_array(self, value: Any, depth: int) -> None:
+        if type(value) not in (np.ndarray, np.memmap):  # as a masked array's mask
+            self.add(getattr(value, "__dict__", None), depth + 1)
+        self.sha.update(f"{value.dtype}{value.shape}".encode())
+        if value.dtype.hasobject:
+            self.add(value.tolist(), depth + 1)
+        else:
+            self._add_bytes(self._sampled(np.asarray(value)))
+
+    def _add_bytes(self, value: Any) -> None:
+        whole = np.ascontiguousarray(value).reshape(-1)
+        self.sha.update(whole.view(np.uint8) if whole.itemsize else b"")
+
+    def _sampled(self, value: Any) -> Any:
+        """Return a tensor or an array, or an evenly spaced view of a larger one."""
+        if self.max_bytes is None or value.nbytes <= self.max_bytes:
+            return value
+        step, size = -(-value.nbytes // self.max_bytes), value.itemsize
+        for dim, length in enumerate(value.shape):
+            along = min(step, length)
+            value, step = value[(slice(None),) * dim + (slice(None, None, along),)], -(-step // along)
+        return value if value.nbytes <= self.max_bytes + size else value.reshape(-1)[: self.max_bytes // size]
+
+    def _some(self, items: Iterable[Any], count: int) -> Iterable[Any]:
+        """Return items; evenly spaced ones if only a part of large content counts."""
+        step = 1 if self.max_bytes is None else 1 + count // MAX_ITEMS
+        return items[::step] if isinstance(items, list | tuple) else itertools.islice(items, None, None, step)
 
 
 def _content_of(value: Any) -> Any:
+    """Return what stands for an object of any other class."""
     kind = type(value)
+    if isinstance(value, type):
+        return kind.__qualname__, value.__qualname__
     if callable(getattr(kind, "state_dict", None)):
-        return value.state_dict()
+        return kind.__qualname__, value.state_dict()
     if hasattr(kind, "__array__"):  # of JAX, or a picture
-        return np.asarray(value)
-    return {name: getattr(value, name) for name in attribute_names(value) if hasattr(value, name)}
+        return kind.__qualname__, np.asarray(value)
+    return kind.__qualname__, {
+        name: getattr(value, name) for name in attribute_names(value) if hasattr(value, name)
+    }
 
 
 def strided(value: Tensor) -> list[Tensor]:
@@ -111,34 +143,7 @@ def strided(value: Tensor) -> list[Tensor]:
         return strided(value.to_local())
     if value.is_nested:
         return [*value.unbind()]
-    if value.is_quantized:
-        return [value.int_repr()]
-    if value.layout == torch.sparse_coo:
-        return [value._indices(), value._values()]  # `indices` refuses one that is not coalesced
     if value.layout == torch.strided:
         return [value]
-    by_row = value.layout in (torch.sparse_csr, torch.sparse_bsr)
-    indices = [value.crow_indices(), value.col_indices()] if by_row else [value.ccol_indices(), value.row_indices()]
-    return [*indices, value.values()]
-
-
-def _sampled(value: Any, max_bytes: int | None) -> Any:
-    """Return a tensor or an array, or an evenly spaced view of a larger one."""
-    if max_bytes is None or value.nbytes <= max_bytes:
-        return value
-    step, size = -(-value.nbytes // max_bytes), value.itemsize
-    for dim, length in enumerate(value.shape):
-        along = min(step, length)
-        value, step = value[(slice(None),) * dim + (slice(None, None, along),)], -(-step // along)
-    return value if value.nbytes <= max_bytes + size else value.reshape(-1)[: max_bytes // size]
-
-
-def _some(items: Iterable[Any], count: int, max_bytes: int | None) -> Iterable[Any]:
-    """Return items; evenly spaced ones if only a part of large content counts."""
-    step = 1 if max_bytes is None else 1 + count // MAX_ITEMS
-    return items[::step] if isinstance(items, list | tuple) else itertools.islice(items, None, None, step)
-
-
-def _update_by_bytes(sha: Any, value: Any) -> None:
-    whole = np.ascontiguousarray(value).reshape(-1)
-    sha.update(whole.view(np.uint8) if whole.itemsize else b"")
+    sparse: Any = value.to_sparse_coo()  # type: ignore[no-untyped-call]
+    return [sparse._indices(), sparse._values()]  # `indices` refuses one that is not coalesced

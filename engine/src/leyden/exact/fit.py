@@ -15,10 +15,9 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.loaders import make_resumable
-from leyden.exact.marks import TIMEOUT_S, ForkedStarts, compare_killed
-from leyden.exact.memory import PLAIN_NAMES
+from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed
+from leyden.exact.memory import PLAIN_NAMES, Mode, say
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
-from leyden.exact.report import Mode, say
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
@@ -144,7 +143,7 @@ class Exact(L.Callback):
             self.fit(trainer, module, data, val_dataloaders)
 
         with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-            is_same, text = compare_killed(ForkedStarts(train, Path(folder), TIMEOUT_S), 2, self.seed)
+            is_same, text = compare_killed(Starts(train, Path(folder), TIMEOUT_S), 2, self.seed)
         print(text)
         return is_same
 

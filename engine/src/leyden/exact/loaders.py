@@ -13,9 +13,8 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from leyden.exact import lightning
-from leyden.exact.memory import Memory, saved_elsewhere
+from leyden.exact.memory import Memory, saved_elsewhere, say
 from leyden.exact.random_state import random_states, restore_random_states
-from leyden.exact.report import say
 
 # Attributes of a `DataLoader` that may hold state.
 PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
@@ -31,8 +30,9 @@ class Resumable:
     """
 
     _kind: type  # the loader's original class
-    _memories: Callable[[], dict[str, Memory]]  # returns the memory of dataset, sampler etc., by attribute name
-    _is_prefetched: Callable[[], bool]  # returns whether Lightning requests a batch before it needs it
+    _of_data: L.LightningDataModule  # whose loader it is
+    # Of dataset, sampler etc. by their ids, as of the start of training. A memory holds its object, so that the id stays valid.
+    _known_memories: dict[int, Memory]
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
     _prefetch_states: dict[str, Any] | None = None  # random states before a batch that Lightning prefetches
@@ -58,7 +58,8 @@ class Resumable:
                 if not ahead:  # restore the objects as saved, with changes made between the batches
                     self.restore_memory(resume_state["memory"])
         while True:
-            self._prefetch_states = ahead or (random_states() if self._is_prefetched() else None)
+            is_prefetched = lightning.prefetches(getattr(self._of_data, "trainer", None))
+            self._prefetch_states = ahead or (random_states() if is_prefetched else None)
             batch = next(batches, self)
             if ahead:
                 restore_random_states(current_states)
@@ -90,17 +91,30 @@ class Resumable:
             return int(self._resume_state["position"])
         return self._position - (self._prefetch_states is not None)
 
-    def memories(self) -> list[Memory]:
-        """Return the memories of dataset, sampler etc.; the first call is before the first epoch."""
-        return [*self._memories().values()]
+    def memories(self) -> dict[str, Memory]:
+        """Return the memories of dataset, sampler etc. by attribute name; the first call is before the first epoch."""
+        parts = {name: part for name in PARTS if (part := getattr(self, name, None)) is not None}
+
+        def saved(own: Any) -> list[Any]:
+            trainer: Any = getattr(self._of_data, "trainer", None)
+            module = trainer.lightning_module if trainer else None
+            trained = [*saved_elsewhere(trainer, module), *module.modules()] if module else []
+            others = (each for name, each in parts.items() if each is not own and name != "generator")
+            return [self._of_data, *trained, *others]
+
+        for name, part in parts.items():
+            if id(part) not in self._known_memories:
+                owner = types.SimpleNamespace(**{name: part})
+                self._known_memories[id(part)] = Memory({"data": owner}, functools.partial(saved, part))
+        return {name: self._known_memories[id(part)] for name, part in parts.items()}
 
     def changes(self) -> dict[str, Tensor]:
         """Return what has changed of dataset, sampler and `collate_fn`."""
-        return {name: each.changes() for name, each in self._memories().items()}
+        return {name: each.changes() for name, each in self.memories().items()}
 
     def restore_memory(self, kept: dict[str, Tensor]) -> None:
         """Restore attributes of dataset, sampler and `collate_fn`."""
-        for name, each in self._memories().items():
+        for name, each in self.memories().items():
             if name in kept:
                 each.restore(kept[name])
 
@@ -129,30 +143,7 @@ def make_resumable(data: L.LightningDataModule) -> None:
     """
     make = data.train_dataloader
     warned: list[bool] = []
-    # By object id, as of the start of training. A memory holds its object, so that the id stays valid.
     memories: dict[int, Memory] = {}
-
-    def memories_of(loader: Any) -> dict[str, Memory]:
-        parts = {name: part for name in PARTS if (part := getattr(loader, name, None)) is not None}
-        trainer: Any = getattr(data, "trainer", None)
-
-        def known(own: Any) -> list[Any]:
-            module = trainer.lightning_module if trainer else None
-            trained = [*saved_elsewhere(trainer, module), *module.modules()] if module else []
-            return [
-                data,
-                *trained,
-                *(each for name, each in parts.items() if each is not own and name != "generator"),
-            ]
-
-        for name, part in parts.items():
-            if id(part) not in memories:
-                owner = types.SimpleNamespace(**{name: part})
-                memories[id(part)] = Memory({"data": owner}, functools.partial(known, part))
-        return {name: memories[id(part)] for name, part in parts.items()}
-
-    def is_prefetched(loader: Any) -> bool:
-        return lightning.prefetches(getattr(data, "trainer", None))
 
     def without_persistent_workers(make: Callable[[], Any]) -> Any:
         """Return the loaders of a hook; persistent workers keep states across epochs that no checkpoint can save."""
@@ -174,7 +165,7 @@ def make_resumable(data: L.LightningDataModule) -> None:
                 # A subclass of its class, so that `isinstance` still holds; Python allows that with the same single base.
                 kind, of_mixin = type(loader), vars(Resumable)
                 members = {name: of_mixin[name] for name in of_mixin if name == "__iter__" or name[:2] != "__"}
-                own = {"_kind": kind, "_memories": memories_of, "_is_prefetched": is_prefetched}
+                own = {"_kind": kind, "_of_data": data, "_known_memories": memories}
                 loader.__class__ = type(kind.__name__, (kind,), members | own)
         return loaders
 

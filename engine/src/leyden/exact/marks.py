@@ -8,14 +8,12 @@ import os
 import random
 import shutil
 import signal
-import subprocess
 import sys
 import time
-import types
 from collections import Counter
 from collections.abc import Callable
+from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, BinaryIO
 
 from leyden.exact import ExactError
 
@@ -96,34 +94,49 @@ _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 
 
+def command_in(command: list[str]) -> Callable[[Path], None]:
+    """Return a function that becomes a command, in which `{dir}` stands for a folder.
+
+    Raises:
+        ExactError: The command has no place for the folder, or its program is missing.
+    """
+    if not any(DIR in word for word in command):
+        raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
+    if not shutil.which(command[0]):
+        raise ExactError(f"{command[0]}: there is no such program")
+
+    def become(folder: Path) -> None:
+        os.execvp(command[0], [word.replace(DIR, str(folder)) for word in command])
+
+    return become
+
+
 class Starts:
-    """Starts a command again and again, each time until it ends or is killed.
+    """Starts a training again and again, each time in a fork of this process, until it ends or is killed.
 
     Args:
-        command: Command in which `{dir}` stands for `run` in the folder.
+        train: Function that trains, with its state in a folder.
         folder: Empty folder for marks, output and checkpoints.
         timeout_s: Time limit of each start.
     """
 
-    def __init__(self, command: list[str], folder: Path, timeout_s: float) -> None:
-        if not any(DIR in word for word in command):
-            raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
-        self.command = [word.replace(DIR, str(folder / "run")) for word in command]
-        self.folder, self.output, self.timeout_s, self.number = folder, folder / "output", timeout_s, 0
+    def __init__(self, train: Callable[[Path], None], folder: Path, timeout_s: float) -> None:
+        self.train, self.folder, self.output = train, folder, folder / "output"
+        self.timeout_s, self.number = timeout_s, 0
 
     def start(self, kill_at: str = "") -> tuple[Marks, int]:
         """Return the marks and the exit code of a start, which is killed when it marks the step `kill_at`."""
         self.number, began = self.number + 1, time.monotonic()
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
-        variables = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        with self.output.open("wb") as to:
-            process = self.launch(variables, to)
+        process = multiprocessing.get_context("fork").Process(target=self._run, args=(path, kill_at))
+        process.start()
         try:
-            code = process.wait(self.timeout_s)
-        except subprocess.TimeoutExpired:
-            text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
-            raise ExactError(f"{text}\n{self.tail()}") from None
+            if (code := _wait(process, self.timeout_s)) is None:
+                text = (
+                    f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
+                )
+                raise ExactError(f"{text}\n{self.tail()}")
         finally:
             _end(process)
         marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -133,62 +146,42 @@ class Starts:
         sys.stdout.flush()
         return marks, code
 
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
-        """Start a process of a session of its own, with its output in a file; return it, with `pid` and `wait`."""
-        return subprocess.Popen(
-            self.command, env=variables, stdin=subprocess.DEVNULL, stdout=to, stderr=to, start_new_session=True
-        )
+    def _run(self, path: Path, kill_at: str) -> None:
+        os.setsid()
+        for number in ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        with self.output.open("wb") as to:
+            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
+        os.environ.update({MARKS: str(path), KILL_AT: kill_at})
+        self.train(self.folder / "run")
 
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
-class ForkedStarts(Starts):
-    """Calls a function again and again, each time in a fork of this process.
-
-    Args:
-        call: Function that trains, with its state in a folder.
-        folder: Empty folder for marks, output and checkpoints.
-        timeout_s: Time limit of each start.
-    """
-
-    def __init__(self, call: Callable[[Path], None], folder: Path, timeout_s: float) -> None:
-        super().__init__([DIR], folder, timeout_s)
-        self.call = call
-
-    def launch(self, variables: dict[str, str], to: BinaryIO) -> Any:
-        """Start a fork."""
-        process: Any = multiprocessing.get_context("fork").Process(target=self._train, args=(variables, to))
-        process.start()
-
-        def wait(timeout_s: float | None = None) -> int:
-            process.join(timeout_s)
-            if process.exitcode is None:
-                raise subprocess.TimeoutExpired("the fork", timeout_s or 0)
-            return int(process.exitcode)
-
-        return types.SimpleNamespace(pid=process.pid, wait=wait)
-
-    def _train(self, variables: dict[str, str], to: BinaryIO) -> None:
-        os.setsid()
-        os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
-        os.environ.update(variables)
-        for number in ENDING:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        self.call(self.folder / "run")
+def _wait(process: BaseProcess, timeout_s: float) -> int | None:
+    """Wait for a process, and return its exit code, if it ends; its `join` has no limit once it has become a command."""
+    until = time.monotonic() + timeout_s
+    while process.exitcode is None and time.monotonic() < until:
+        time.sleep(0.01)
+    return process.exitcode
 
 
-def _end(process: Any) -> None:
+def _end(process: BaseProcess) -> None:
     """End a command that still runs, and what it has left behind."""
+    pid = process.pid
+    assert pid
     try:
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            os.killpg(process.pid, signal.SIGTERM)
-            process.wait(_PATIENCE_S)
+        with contextlib.suppress(OSError):
+            os.killpg(pid, signal.SIGTERM)
+            _wait(process, _PATIENCE_S)
     finally:  # a second Ctrl-C does not wait
         with contextlib.suppress(OSError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+            os.killpg(pid, signal.SIGKILL)
+        process.kill()  # it may not have its own session yet
+        process.join()
 
 
 def steps_of(marks: Marks) -> list[str]:

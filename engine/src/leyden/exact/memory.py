@@ -2,7 +2,8 @@
 
 Only the objects that it is given are looked at, and what they own: their submodules, nested datasets and samplers, objects
 of the user's own classes, and those with a `state_dict`. What belongs to a class, a file, a closure or an installed package
-is not; `stop.py` announces what comes of it.
+is not; `stop.py` announces what comes of it. What may keep a run from exactness is one line (`Reporter`), or an error where
+the user has asked for it.
 """
 
 import argparse
@@ -17,16 +18,18 @@ import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from pickle import Pickler
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
+from leyden.exact import ExactError
 from leyden.exact.digest import PLAIN, attribute_names, digest, strided
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
@@ -35,6 +38,10 @@ MAX_ITEMS = 200_000  # of a container that a checkpoint holds
 MAX_TRAVERSED = 1000  # items; the objects in a larger container are not looked at
 MAX_DEPTH = 20
 MAX_REASON = 100  # characters
+MAX_NAMES = 8  # in a message
+# What a message says of attributes.
+NOT_SEEN, NOT_KEPT = "can't be looked at", "change and can't be kept in a checkpoint"
+NOT_RESTORED = "can't be restored from the checkpoint"
 
 # Attributes of PyTorch and Lightning, except `training` and `_hparams`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
@@ -51,6 +58,7 @@ VALUES = (*PLAIN, enum.Enum, Tensor, np.ndarray, np.generic, *GENERATORS)
 FACTORIES = (int, float, list, dict, set, bool, str)  # of a `defaultdict`
 NOTHING = object()  # in place of an attribute that is missing
 Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
+Mode = Literal["report", "require", "off"]
 
 
 class NotKeptError(ValueError):
@@ -67,10 +75,8 @@ class Memory:
 
     def __init__(self, roots: Mapping[str, Any], known: Callable[[], Iterable[Any]] = list) -> None:
         self.roots, self._known = roots, known
-        # Names of what can't be looked at, kept by the last `changes`, or restored, each with a reason.
-        self.unseen: list[str] = []
-        self.lost: list[str] = []
-        self.not_restored: list[str] = []
+        # Names with reasons, by what is wrong: not looked at, not kept, or not restored.
+        self.problems: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
         self._owners: dict[Path, Any] = {}
         self._restored: set[Path] = set()  # kept once, so kept from then on
         # The values themselves are kept, too, so that no address is used again.
@@ -85,27 +91,31 @@ class Memory:
 
     def changes(self) -> Tensor:
         """Return what has changed, as a tensor of bytes."""
-        kept, self.lost = self._keep(self._has_changed)
-        return kept
+        return self._keep(self._has_changed)
 
     def values(self, paths: Collection[Path]) -> Tensor:
         """Return the values at some paths that a checkpoint can hold, as a tensor of bytes."""
-        return self._keep(lambda path, value: path in paths)[0]
+        return self._keep(lambda path, value: path in paths, what="")
 
-    def _keep(self, is_wanted: Callable[[Path, Any], bool]) -> tuple[Tensor, list[str]]:
+    def _keep(self, is_wanted: Callable[[Path, Any], bool], what: str = NOT_KEPT) -> Tensor:
         kept: dict[Path, tuple[str, Any]] = {}
-        lost = []
         for path, value in self._leaves():
             try:
                 if is_wanted(path, value):
                     kept[path] = self._kept(path, value)
             except Exception as error:  # other people's objects may raise anything
-                lost.append(f"{path_name(path)} ({reason(error)})")
+                self._note(what, path, error)
         self._restored |= {*kept}
         try:
-            return freeze(kept), lost
+            return freeze(kept)
         except Exception as error:  # as of a dictionary that a thread changes
-            return freeze({}), [*lost, f"{', '.join(self.roots)} ({reason(error)})"]
+            self._note(what, (), error)
+            return freeze({})
+
+    def _note(self, what: str, path: Path, error: Exception) -> None:
+        """Note a problem with an attribute, or with all of them; without a name for it, ignore it."""
+        if what:
+            self.problems[what].append(f"{path_name(path) or ', '.join(self.roots)} ({reason(error)})")
 
     def _has_changed(self, path: Path, value: Any) -> bool:
         if issubclass(type(value), (*GENERATORS, Iterator)):  # one from the clock, one of an unknown position
@@ -122,7 +132,7 @@ class Memory:
         if issubclass(kind, GENERATORS):
             return "generator", _generator_state(value)
         how = "in place" if is_same else "value"
-        if has_state_dict(value):
+        if has_state_dict(kind):
             how, value = "state_dict", value.state_dict()
         elif issubclass(kind, enum.Enum):
             how, value = "member", value.value
@@ -144,7 +154,7 @@ class Memory:
         try:
             content = thaw(kept)
         except Exception as error:
-            self.not_restored.append(f"{', '.join(self.roots)} ({reason(error)})")
+            self._note(NOT_RESTORED, (), error)
             content = {}
         before = self.values(content)
         used: dict[int, Any] = {}  # by the id of a value in the checkpoint: two attributes may share it
@@ -160,7 +170,7 @@ class Memory:
                     _set(owner, path[-1], used[id(value)])
                 self._restored.add(path)
             except Exception as error:
-                self.not_restored.append(f"{path_name(path)} ({reason(error)})")
+                self._note(NOT_RESTORED, path, error)
         return before
 
     def has(self, path: Path) -> bool:
@@ -177,11 +187,10 @@ class Memory:
 
     def _leaves(self) -> Iterator[tuple[Path, Any]]:
         """Yield the path and the value of each attribute; each owner once."""
-        self.unseen = []
         try:
             seen = {id(each) for each in self._known()}
         except Exception as error:
-            self.unseen.append(f"{', '.join(self.roots)} ({reason(error)})")
+            self._note(NOT_SEEN, (), error)
             return
         queue: collections.deque[tuple[Path, Any]] = collections.deque()
         for name, root in self.roots.items():
@@ -198,7 +207,7 @@ class Memory:
             try:
                 parts = [(step, value, _is_owner(value), _is_value(value, seen)) for step, value in _parts(owner)]
             except Exception as error:  # of a class that raises when it is looked at
-                self.unseen.append(f"{path_name(path)} ({reason(error)})")
+                self._note(NOT_SEEN, path, error)
                 continue
             for step, value, is_owner, is_value in parts:
                 if id(value) in seen and type(value) not in PLAIN:
@@ -221,7 +230,7 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
         return is_small and any(_is_owner(each, depth + 1) or _is_separate(each) for each in _items(value))
     if issubclass(kind, (*VALUES, *CONTAINERS, *SEPARATE, type)):
         return False
-    return issubclass(kind, OWNERS) or not (_has_state_dict(kind) or not is_own(kind) or issubclass(kind, Iterator))
+    return issubclass(kind, OWNERS) or not (has_state_dict(kind) or not is_own(kind) or issubclass(kind, Iterator))
 
 
 def _items(container: Any) -> list[Any]:
@@ -230,7 +239,7 @@ def _items(container: Any) -> list[Any]:
 
 def _is_separate(value: Any) -> bool:
     """Return whether an item of a container can only be restored in its place."""
-    return issubclass(type(value), GENERATORS) or _has_state_dict(type(value))
+    return issubclass(type(value), GENERATORS) or has_state_dict(type(value))
 
 
 def _is_value(value: Any, known: set[int]) -> bool:
@@ -240,7 +249,7 @@ def _is_value(value: Any, known: set[int]) -> bool:
         few = _items(value) if len(value) <= MAX_TRAVERSED else []
         return not any(id(each) in known and type(each) not in PLAIN for each in few)
     is_iterator = issubclass(kind, Iterator) and not issubclass(kind, io.IOBase)
-    return not issubclass(kind, SEPARATE) and (is_iterator or issubclass(kind, VALUES) or _has_state_dict(kind))
+    return not issubclass(kind, SEPARATE) and (is_iterator or issubclass(kind, VALUES) or has_state_dict(kind))
 
 
 def is_own(kind: type) -> bool:
@@ -254,12 +263,8 @@ def is_own(kind: type) -> bool:
     return not file.startswith(INSTALLED) and {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts)
 
 
-def has_state_dict(value: Any) -> bool:
-    """Return whether an object saves its own state, like an optimizer, and is no module, whose attributes are looked at."""
-    return _has_state_dict(type(value))
-
-
-def _has_state_dict(kind: type) -> bool:
+def has_state_dict(kind: type) -> bool:
+    """Return whether objects of a class save their own state, like an optimizer; of modules, attributes are looked at."""
     return not issubclass(kind, nn.Module | L.LightningDataModule | L.Callback | type) and all(
         callable(getattr(kind, name, None)) for name in ("state_dict", "load_state_dict")
     )
@@ -311,7 +316,8 @@ def _restored(how: str, value: Any, here: Any) -> Any:
         (here.update if isinstance(here, dict | set) else here.extend)(value)
         return here
     if isinstance(value, Tensor | np.ndarray) and isinstance(here, Tensor | np.ndarray):
-        if how == "in place" and here.shape == value.shape and here.dtype == value.dtype:
+        is_dense = getattr(here, "layout", torch.strided) == torch.strided  # a sparse one can't be written to
+        if how == "in place" and is_dense and here.shape == value.shape and here.dtype == value.dtype:
             with torch.no_grad():
                 here[...] = value  # type: ignore[assignment]
             return here
@@ -344,7 +350,7 @@ def _digest(value: Any) -> str:
     try:
         if issubclass(type(value), Iterator):
             return ""  # its position is unknown
-        content = value.state_dict() if has_state_dict(value) else value
+        content = value.state_dict() if has_state_dict(type(value)) else value
         written = f"{value._version}" if isinstance(value, Tensor) and not value.is_inference() else ""
         return written + digest(content, MAX_WHOLE, _of_object)
     except Exception:  # user code may raise anything
@@ -491,3 +497,47 @@ def weights_and_metrics(module: L.LightningModule) -> list[Any]:
 def metrics_of(module: L.LightningModule) -> list[tuple[str, Metric]]:
     """Return the torchmetrics metrics of a module, with their names."""
     return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]
+
+
+def is_rank_zero() -> bool:
+    """Return whether this is the process of rank zero, as far as Lightning knows."""
+    return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def say(text: str) -> None:
+    """Print a line to stderr, in the process of rank zero; characters that a terminal obeys are escaped."""
+    if is_rank_zero():
+        line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+        print(f"leyden: {line}", file=sys.stderr)
+
+
+class Reporter:
+    """Announces once per name what may keep a resumed run from the same bits.
+
+    Args:
+        mode: `report` prints a line, `require` raises an error, `off` does nothing.
+    """
+
+    def __init__(self, mode: Mode) -> None:
+        self.mode = mode
+        self._names: set[str] = set()
+
+    def announce(self, text: str) -> None:
+        """Announce a text.
+
+        Raises:
+            ExactError: With `require`.
+        """
+        if self.mode == "require":
+            raise ExactError(f"exact=require: {text}")
+        if self.mode == "report":
+            say(f"exact resume is not guaranteed: {text}")
+
+    def name(self, names: list[str], what: str) -> None:
+        """Announce what is wrong with these names, with reasons in parentheses; each name once."""
+        new = [name for name in dict.fromkeys(names) if name.partition(" (")[0] not in self._names]
+        self._names |= {name.partition(" (")[0] for name in new}
+        if new:
+            more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
+            one = what.replace("change ", "changes ") if len(new) == 1 else what
+            self.announce(f"{', '.join(new[:MAX_NAMES])}{more} {one}")

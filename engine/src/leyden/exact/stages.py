@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
 from leyden.exact.lightning import training_names, validation_names
-from leyden.exact.report import say
+from leyden.exact.memory import say
 
 
 class Stages(L.Callback):

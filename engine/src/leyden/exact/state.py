@@ -22,22 +22,25 @@ from torch.utils.data import DataLoader
 from leyden.exact import ExactError, lightning
 from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
 from leyden.exact.memory import (
+    NOT_RESTORED,
+    NOT_SEEN,
     Memory,
+    Mode,
     Path,
+    Reporter,
     has_state_dict,
     metrics_of,
     path_name,
     reason,
     saved_elsewhere,
+    say,
     thaw,
     weights_and_metrics,
 )
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
-from leyden.exact.report import Mode, Reporter, say
 
 T = TypeVar("T")
 MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
-NOT_RESTORED = "can't be restored from the checkpoint"
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
@@ -75,48 +78,23 @@ def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
     """Do nothing, in place of a hook that was already called."""
 
 
-class OrderedAverage:
-    """Averages the gradients of DDP's processes in an order that is the same in each start.
+def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
+    """Average a bucket of gradients over the processes, in the order of their ranks: a communication hook of DDP.
 
-    DDP averages gradients in buckets, and regroups these after the first backward pass of each start. A gradient's place
-    in its bucket decides in which order gloo adds it up, and sums of three or more numbers depend on their order: a
-    resumed run would differ by rounding. Here all gradients are averaged as one tensor, in the order of the parameters.
-    DDP's `find_unused_parameters` never regroups either, but hides parameters that were forgotten, and fails with
-    reentrant checkpointing of activations.
-
-    Args:
-        model: The model, which calls `average` with each bucket.
+    DDP regroups gradients in its buckets after the first backward pass of each start. Their place decides in which order
+    gloo's own sum adds them up, and sums of three or more numbers depend on their order: a resumed run would differ by
+    rounding.
     """
-
-    def __init__(self, model: DistributedDataParallel) -> None:
-        self._places = {id(each): n for n, each in enumerate(model.parameters())}
-        self._gradients: dict[int, Tensor] = {}  # by the place of their parameter
-        self._buckets: list[tuple[torch.futures.Future[Tensor], Tensor]] = []
-        model.register_comm_hook(None, self.average)
-
-    def average(self, state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-        """Keep the gradients of a bucket; with the last one, average all."""
-        future: torch.futures.Future[Tensor] = torch.futures.Future()
-        buffer = bucket.buffer().div_(torch.distributed.get_world_size())
-        self._buckets.append((future, buffer))
-        if buffer.is_sparse:  # of one parameter
-            torch.distributed.all_reduce(buffer)
-        else:
-            places = [self._places[id(each)] for each in bucket.parameters()]
-            self._gradients |= zip(places, bucket.gradients(), strict=True)
-        if bucket.is_last():
-            gradients = [each for _, each in sorted(self._gradients.items())]
-            if gradients:
-                joined = torch.cat([each.flatten() for each in gradients])
-                torch.distributed.all_reduce(joined)
-                for each, summed in zip(
-                    gradients, torch.split(joined, [each.numel() for each in gradients]), strict=True
-                ):
-                    each.copy_(summed.view_as(each))
-            for done, averaged in self._buckets:
-                done.set_result(averaged)
-            self._gradients, self._buckets = {}, []
-        return future
+    gradients, size = bucket.buffer(), torch.distributed.get_world_size()
+    if gradients.is_sparse:  # of one parameter
+        torch.distributed.all_reduce(gradients)
+    else:
+        parts = [torch.empty_like(gradients) for _ in range(size)]
+        torch.distributed.all_gather(parts, gradients)
+        gradients.copy_(functools.reduce(torch.add, parts))
+    future: torch.futures.Future[Tensor] = torch.futures.Future()
+    future.set_result(gradients.div_(size))
+    return future
 
 
 class BeforeEnd(L.Callback):
@@ -253,10 +231,9 @@ class RunState(L.Callback):
         if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
             return
         how: str = torch.distributed.get_backend()
-        # A bucket has no right views of complex gradients.
         if how == "gloo" and not any(each.is_complex() for each in model.parameters()):
             try:
-                OrderedAverage(model)
+                model.register_comm_hook(None, average_in_order)
                 return
             except RuntimeError:  # the strategy has a communication hook of its own
                 how = "a communication hook"
@@ -276,7 +253,7 @@ class RunState(L.Callback):
         custom = {
             f"train_dataloaders[{n}]": each
             for n, each in enumerate(loaders)
-            if not isinstance(each, DataLoader) and not has_state_dict(each)
+            if not isinstance(each, DataLoader) and not has_state_dict(type(each))
         }
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
         roots = {"module": module, **foreign, **({} if data is None else {"data": data}), **custom}
@@ -301,12 +278,13 @@ class RunState(L.Callback):
     def _report(self) -> None:
         """Report what can't be looked at, kept or restored, of all that is looked at."""
         loaders = flatten_loaders(self._trainer.train_dataloader)
-        of_loaders = [each for loader in loaders if hasattr(loader, "memories") for each in loader.memories()]
+        of_loaders = [
+            each for loader in loaders if hasattr(loader, "memories") for each in loader.memories().values()
+        ]
         for each in (self._memory, *of_loaders):
-            if each:
-                self.reporter.name(each.unseen, "can't be looked at")
-                self.reporter.name(each.lost)
-                self.reporter.name(each.not_restored, NOT_RESTORED)
+            while each and each.problems:
+                what, names = each.problems.popitem()
+                self.reporter.name(names, what)
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
@@ -452,7 +430,7 @@ class RunState(L.Callback):
         for each in (self._at_start, kept):
             if each is not None:
                 here.restore(each, lambda path: here.has(path) and path not in late)
-        self.reporter.name(here.not_restored, NOT_RESTORED)
+        self.reporter.name(here.problems[NOT_RESTORED], NOT_RESTORED)
 
     def _guarded(self, name: str, look: Callable[[], Any], default: T) -> T:
         """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
@@ -460,7 +438,7 @@ class RunState(L.Callback):
             found: T = look()
             return found
         except Exception as error:
-            self.reporter.name([f"{name} ({reason(error)})"], "can't be looked at")
+            self.reporter.name([f"{name} ({reason(error)})"], NOT_SEEN)
             return default
 
 
@@ -476,8 +454,8 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
     for name in ("set_up", "memory"):
         if mine[name] is not None:
             here.restore(mine[name], here.has)
-    if here.not_restored:
-        raise ValueError(f"{here.not_restored[0]} {NOT_RESTORED}")
+    if lost := here.problems[NOT_RESTORED]:
+        raise ValueError(f"{lost[0]} {NOT_RESTORED}")
 
 
 def _of_module(module: L.LightningModule) -> Memory:

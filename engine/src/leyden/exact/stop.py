@@ -21,8 +21,7 @@ from torch import Tensor, distributed
 from leyden.exact.checkpoint import LastCheckpoint
 from leyden.exact.digest import digest
 from leyden.exact.marks import mark
-from leyden.exact.memory import MAX_WHOLE, reason
-from leyden.exact.report import Reporter, is_rank_zero
+from leyden.exact.memory import MAX_WHOLE, Reporter, is_rank_zero, reason
 
 FILE = "checkpoints/steps.jsonl"
 
@@ -140,26 +139,10 @@ def _weights(module: L.LightningModule) -> str:
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
-class SlurmRequeue:
-    """Receives SIGUSR1, as `#SBATCH --signal=USR1@120` sends it before a time limit, and requeues the job of Slurm.
-
-    Attributes:
-        received: The number of the signal; 0 before it came.
-        is_requested: Whether the job was requeued.
-    """
-
-    def __init__(self) -> None:
-        self.received, self.is_requested = 0, False
-
-    def receive(self, number: int, frame: Any) -> None:
-        """Record the signal."""
-        self.received = number
-
-    def requeue(self) -> None:
-        """Requeue this process's job, as Lightning does by itself; without effect outside of a job."""
-        if job := os.environ.get("SLURM_JOB_ID"):
-            self.is_requested = True
-            subprocess.run(["scontrol", "requeue", job], check=False)
+def requeue_job() -> None:
+    """Requeue this process's job of Slurm, as Lightning does by itself; without effect outside of a job."""
+    if job := os.environ.get("SLURM_JOB_ID"):
+        subprocess.run(["scontrol", "requeue", job], check=False)
 
 
 def leave(code: int, cause: BaseException | None = None) -> NoReturn:
@@ -178,7 +161,8 @@ class Stop(L.Callback):
     Args:
         checkpoint: Saves and commits `last.ckpt`.
         steps: Records the last batch.
-        requeue: Receives SIGUSR1, and requeues this process's job, as `SlurmRequeue`, which None stands for.
+        requeue: Has `received`, the number of SIGUSR1 once it came, `requeue()`, and whether that `is_requested` already; None
+            to receive the signal here, and requeue a job of Slurm.
         leave: Ends the process with an exit code, 128 + signal number; it may have a cause.
 
     Raises:
@@ -192,8 +176,7 @@ class Stop(L.Callback):
         requeue: Any,
         leave: Callable[..., NoReturn] = leave,
     ) -> None:
-        self.checkpoint, self.steps, self.leave = checkpoint, steps, leave
-        self.requeue = requeue or SlurmRequeue()
+        self.checkpoint, self.steps, self.requeue, self.leave = checkpoint, steps, requeue, leave
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -215,7 +198,7 @@ class Stop(L.Callback):
         if not is_main_thread or before == signal.SIG_IGN:
             yield
             return
-        signal.signal(signal.SIGINT, self._interrupt)
+        signal.signal(signal.SIGINT, self._receive)
         try:
             yield
             stopped: BaseException | None = None
@@ -229,17 +212,20 @@ class Stop(L.Callback):
         if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
             self.leave(128 + signal.SIGINT, stopped)
 
-    def _interrupt(self, number: int, frame: Any) -> None:
-        """Record the first Ctrl-C.
+    def _receive(self, number: int, frame: Any) -> None:
+        """Record the first signal.
 
         Raises:
             KeyboardInterrupt: On the second Ctrl-C.
+            SystemExit: The job is requeued already, as no step came to save at.
         """
-        if self._signal:
+        if number == signal.SIGINT and self._signal:
             raise KeyboardInterrupt
-        self._record_signal(number, frame)
-        if is_rank_zero():  # unbuffered, since the signal may have interrupted a print
+        if number == signal.SIGINT and is_rank_zero():  # unbuffered, since the signal may have interrupted a print
             os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
+        if number == signal.SIGTERM and self.requeue and self.requeue.is_requested:
+            self.leave(128 + number)
+        self._signal = self._signal or number
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install the handlers of SIGTERM and SIGUSR1; Lightning restores the previous ones after training."""
@@ -247,9 +233,9 @@ class Stop(L.Callback):
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGTERM, self._terminate)
-            if REQUEUE and isinstance(self.requeue, SlurmRequeue):
-                signal.signal(REQUEUE, self.requeue.receive)
+            signal.signal(signal.SIGTERM, self._receive)
+            if REQUEUE and self.requeue is None:
+                signal.signal(REQUEUE, self._receive)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -275,7 +261,7 @@ class Stop(L.Callback):
 
     def _end(self, trainer: L.Trainer) -> None:
         if self._agreed == REQUEUE and trainer.is_global_zero:
-            self.requeue.requeue()
+            (self.requeue.requeue if self.requeue else requeue_job)()
         if trainer.world_size > 1:
             distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():
@@ -287,22 +273,9 @@ class Stop(L.Callback):
         if self._reduction is not None:
             self._reduction.wait()
 
-    def _record_signal(self, number: int, frame: Any) -> None:
-        self._signal = self._signal or number
-
-    def _terminate(self, number: int, frame: Any) -> None:
-        """Record SIGTERM.
-
-        Raises:
-            SystemExit: The job is requeued already, as no step came to save at.
-        """
-        if self.requeue.is_requested:
-            self.leave(128 + number)
-        self._record_signal(number, frame)
-
     def _agree(self, trainer: L.Trainer) -> int:
         """Return the signal that any process has received; all processes return the same value at the same step."""
-        received = self._signal or self.requeue.received
+        received = self._signal or (self.requeue.received if self.requeue else 0)
         if trainer.world_size == 1:
             return received
         # The result is used one step later, so that no step waits for the reduction or synchronizes with the GPU.

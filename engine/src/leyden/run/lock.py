@@ -143,20 +143,29 @@ class Lock:
     def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
         self.path, self.number, self.file, self._content = path, number, _file(path, number), content
         self.is_lost = False
-        self.pid, self._beaten_at, self._problem = os.getpid(), time.monotonic(), ""
+        self.pid, self._beaten_at = os.getpid(), time.monotonic()
         _start_heartbeats()
         _ALIVE.add(self)
 
-    def beat(self) -> None:
-        """Touch the file, and note if another process has taken the lock over."""
-        now = time.monotonic()
+    def beat(self) -> str:
+        """Touch the file, unless it is another process's; return why the lock is lost, or empty."""
+        is_late = self._is_late()
         try:
             self.is_lost |= max(_numbers(self.path)) > self.number
-            if self._is_there():  # else another process, or run, may have a file of that name
+            if self._is_there():
                 os.utime(self.file)
-                self._beaten_at = now
+                self._beaten_at = time.monotonic()
+            elif not is_late and not self.is_lost:
+                return "was moved, deleted or replaced during the run, which can't continue"
+            else:  # the other one may have ended
+                self.is_lost = True
         except OSError as error:
-            self._problem = error.strerror or str(error)
+            if is_late and not self.is_lost:
+                return f"another process may have taken over, since this one can't reach it ({error.strerror or error})"
+        return "was taken over by another process while this one was suspended" if self.is_lost else ""
+
+    def _is_late(self) -> bool:
+        return time.monotonic() - self._beaten_at > STALE_S / 2
 
     def _is_there(self) -> bool:
         """Return whether the file is the one that this process has created."""
@@ -173,20 +182,13 @@ class Lock:
         Raises:
             UserError: It does not hold the lock, or the file system can't tell.
         """
-        folder, is_there = self.path.parent, True
+        is_there = False
         with contextlib.suppress(OSError):
             is_there = self._is_there()
-        is_late = time.monotonic() - self._beaten_at > STALE_S / 2
-        if is_late or not is_there:
-            self.beat()
-        if self.is_lost or (is_late and not is_there):  # the other one may have ended
-            raise UserError(f"{folder}: was taken over by another process while this one was suspended")
-        if not is_there:
-            raise UserError(f"{folder}: was moved, deleted or replaced during the run, which can't continue")
-        if time.monotonic() - self._beaten_at > STALE_S / 2:
-            raise UserError(
-                f"{folder}: another process may have taken over, since this one can't reach it ({self._problem})"
-            )
+        if is_there and not (self.is_lost or self._is_late()):
+            return
+        if problem := self.beat():
+            raise UserError(f"{self.path.parent}: {problem}")
 
     def release(self) -> bool:
         """Free the lock, unless another process has taken it over; without effect in a forked process.
@@ -225,7 +227,7 @@ def _beat_for_ever() -> None:
 
 
 def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> Lock:
-    """Wait for a lock, and take it; its folder must exist.
+    """Wait for a lock, and take it; a folder that is missing is created.
 
     Args:
         path: Path that no file has; the lock's files are `path.N` beside it.
@@ -259,7 +261,6 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
     made = [folder for folder in path.parents if not folder.exists()]
     held = None
     try:
-        _make(path.parent)
         held = acquire(path, timeout_s, ended_job=ended_job)
         yield held
     finally:
@@ -267,17 +268,6 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
             with contextlib.suppress(OSError):
                 for folder in made:
                     folder.rmdir()
-
-
-def _make(folder: Path) -> None:
-    """Create a folder; one that another process has just removed, since it was empty, is created again."""
-    while True:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            return
-        except FileExistsError:
-            if folder.exists() or folder.is_symlink():
-                raise
 
 
 _HELD: dict[Path, Lock] = {}  # by run directory
@@ -320,13 +310,11 @@ def is_held(directory: Path) -> bool:
     For a process on another machine, this is a guess that compares the file's time with this machine's clock.
     """
     watch = Watch(directory / LOCK)
-    try:
-        state = watch.state()
-        if state == "unknown":
-            return abs(time.time() - _file(watch.path, watch.number).stat().st_mtime) < 2 * STALE_S
-    except OSError:
-        return False
-    return state == "held"
+    with contextlib.suppress(OSError):
+        if (state := watch.state()) != "unknown":
+            return state == "held"
+        return abs(time.time() - _file(watch.path, watch.number).stat().st_mtime) < 2 * STALE_S
+    return False
 
 
 def list_files(directory: Path) -> set[str]:
@@ -370,12 +358,11 @@ def _create(watch: Watch) -> Lock | None:
     if watch.has_changed():  # the lock is in use: with a new file, its holder would take it for lost
         return None
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return None
-    except FileNotFoundError:  # the folder was removed by the process that created it
-        with contextlib.suppress(FileExistsError):  # created and removed by others meanwhile
-            path.parent.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, FileNotFoundError):  # others have created the file, or created and removed the folder
+        if os.path.lexists(path.parent) and not path.parent.is_dir():
+            raise
         return None
     taken, numbers = None, set()
     try:
@@ -410,11 +397,11 @@ def _machine() -> str:
         return f"{platform.node()} {uuid.getnode():x}"
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        processes = Path("/proc/self/ns/pid").readlink()
         is_own = str(Path("/proc/self").readlink()) == str(os.getpid())  # not /proc of an outer container
-        spaces = [str(Path(f"/proc/self/ns/{kind}").readlink()) for kind in ("pid", "time") if is_own]
     except OSError:
         return ""
-    return " ".join([platform.node(), boot, *spaces]) if is_own else ""
+    return f"{platform.node()} {boot} {processes}" if is_own else ""
 
 
 def _began(pid: int) -> str:
