@@ -1,4 +1,4 @@
-"""How often each sentence of a verdict is wrong, by simulation; docs/verdict.md has the table that this prints.
+"""How often each sentence of a verdict is wrong, by simulation; docs/statistics-rates.md has the table that this prints.
 
 The values are drawn here, and the settings are known; a rate outside its band, by more than three standard errors of
 the simulation, fails the test.

@@ -20,6 +20,7 @@ from leyden.run.identity import NOTES
 from leyden.verdict.numbers import metric_text
 
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
+# Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
 COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
 
 
