@@ -24,7 +24,7 @@ PAGES = {
     "pictures": ("Pictures", "curves outputs"),
     "loggers": ("Loggers", "leyden.loggers"),
     "exact": ("Exact resume", "fit marks checkpoint stop"),
-    "verdict": ("Verdicts", "tables ranking groups"),
+    "verdict": ("Verdicts", "tables groups"),
     "runs": ("Runs", "leyden.run.directory leyden.run.result leyden.training.trained leyden.training.predict"),
 }
 
