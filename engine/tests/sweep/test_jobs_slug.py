@@ -62,15 +62,6 @@ def test_names_are_kept_with_the_sweep(tmp_path):
     assert JobNames.read(tmp_path) is None
 
 
-def test_a_drawn_number_is_short_and_two_with_the_same_first_digits_have_two_names():
-    names = [
-        JobNames().name([f"optimizer.lr={value}", "seed=1"])
-        for value in ("0.0016571640914381709", "0.0016571640914381710")
-    ]
-    assert all(re.fullmatch("optimizer.lr-0.001657_seed-1-[0-9a-f]{8}", name) for name in names), names
-    assert names[0] != names[1]
-
-
 KEYS = [
     *("seed", "model", "model.a", "model.a_seed", "model._target_", "+model.a", "++model.a", "~model.a"),
     *("data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"),

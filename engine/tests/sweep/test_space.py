@@ -152,16 +152,8 @@ def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypat
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("trainer.max_epochs=100000000",),
-        ("-m", "seed=range(10,0,-1000000000000000)"),
-        ("-m", "sweep=random", "hydra.sweeper.num_trials=1000000000"),
-    ],
-)
-def test_a_large_number_that_is_no_number_of_jobs_starts(cli, arguments):
-    code, _, err = cli("train", *arguments, "dry_run=true")
+def test_a_large_number_that_is_no_number_of_jobs_starts(cli):
+    code, _, err = cli("train", "-m", "seed=range(10,0,-1000000000000000)", "dry_run=true")
     assert code == 0, err
 
 

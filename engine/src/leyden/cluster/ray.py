@@ -24,6 +24,8 @@ from leyden.scheduler import slurm
 from leyden.sweep.jobs import Call, Job, sweep_directory
 from leyden.sweep.launcher import Launcher, command_of_job, failure_of
 
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+
 
 class RayLauncher(Launcher):
     """Launcher of jobs on a Ray cluster, whose nodes share the folders of the project, the runs and the data.
@@ -52,7 +54,7 @@ class RayLauncher(Launcher):
         cluster = self.config.cluster
         variables = {**environment_of(ROOT), KEY: key()}  # a node may have another home directory
         try:
-            self.ray.init(address=cluster.address, runtime_env={"env_vars": variables}, log_to_driver=False)
+            self.ray.init(address=cluster.address, runtime_env={"env_vars": variables}, **QUIET)
             run = self.ray.remote(max_calls=1, max_retries=cluster.max_requeues)(_run)
             self.remote = run.options(num_cpus=cluster.cpus, num_gpus=cluster.gpus).remote
         except Exception as error:  # Ray raises many types

@@ -174,14 +174,16 @@ class Search:
         self.is_exhausted = False
         self.left: deque[FrozenTrial] = deque()
         trials = study.get_trials(deepcopy=False)
-        retried = {trial.user_attrs.get("again") for trial in trials}
+        # A trial without a run was being drawn when the process was killed.
+        begun = [each for each in trials if "run" in each.user_attrs or each.state == TrialState.WAITING]
+        retried = {trial.user_attrs.get("again") for trial in begun}
         for trial in trials:
-            if trial.state == TrialState.FAIL and trial.number not in retried:
-                study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-            elif trial.state == TrialState.RUNNING and "run" in trial.user_attrs:
+            if trial.state == TrialState.RUNNING and trial in begun:
                 self.left.append(trial)
-            elif trial.state == TrialState.RUNNING:  # the process was killed while it drew this one
+            elif trial.state == TrialState.RUNNING:
                 study.tell(trial.number, state=TrialState.FAIL)
+            elif trial.state == TrialState.FAIL and trial in begun and trial.number not in retried:
+                study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
         self.num_ended = len([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
 
     def ask(self) -> Job | None:
@@ -194,8 +196,9 @@ class Search:
         if not left and (self.is_exhausted or self.num_ended + len(self.trials) >= self.num_trials):
             return None
         if self.sampler is not None:
-            number = left.number if left else len(self.study.get_trials(deepcopy=False))
-            self.study.sampler = sampler_for(self.sampler, number)
+            trials = self.study.get_trials(deepcopy=False)
+            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
+            self.study.sampler = sampler_for(self.sampler, left.number if left else [*waiting, len(trials)][0])
         try:
             trial = trial_of(self.study, left) if left else self.study.ask()
             overrides = self.space.suggest(trial)  # of one that was left, the values that it has
