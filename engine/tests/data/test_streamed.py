@@ -139,14 +139,6 @@ def test_it_resumes_where_it_was_and_reads_nothing_again(position, num_workers):
         loader().load_state_dict({"position": 1, "num_samples": 22})
 
 
-def test_epoch_and_position_are_looked_up_as_late_as_the_first_batch():
-    late = loader()
-    batches = iter(late)  # Lightning makes the iterator before it restores them
-    late.order.set_epoch(3)
-    late.load_state_dict({"position": 2, "num_samples": 23})
-    assert indices(batches) == indices(loader(epoch=3))[2:]
-
-
 def test_an_iteration_that_is_left_leaves_nothing_behind():
     stream = loader(2)
     for _ in range(3):
@@ -217,15 +209,9 @@ def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
     found += list(batches)
     assert len(found) == len(stream)
     stream.close()
-
-
-def test_closed_it_has_no_workers_and_can_be_used_again():
-    stream = loader(8, num_samples=5)
-    first = indices(stream)
-    assert len(multiprocessing.active_children()) == 2  # no more than batches
-    stream.close()
     assert multiprocessing.active_children() == []
-    assert indices(stream) == first
+    assert len(list(stream)) == len(stream)  # with new ones
+    stream.close()
 
 
 def is_there(pid):

@@ -3,10 +3,6 @@
 import csv
 
 import pytest
-import torch
-from lightning.pytorch.accelerators import CPUAccelerator
-from lightning.pytorch.strategies import SingleDeviceStrategy
-from torch import Tensor
 
 from leyden.run.directory import Run
 from tests import records
@@ -93,26 +89,6 @@ def test_predict(row, whole, cli, tmp_path):
     run, _ = whole
     code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))
     assert code == (2 if TABLE[row]["predict"] == "no" else 0), out + err
-
-
-@pytest.mark.matrix
-def test_predict_computes_on_the_device_of_the_trainer(row, whole, cli, tmp_path, monkeypatch):
-    """Lightning takes `meta` for the processor, and what comes back from it are zeros."""
-    run, _ = whole
-    if TABLE[row]["predict"] == "no":
-        return
-    back, taken = Tensor.cpu, []
-
-    def cpu(self):
-        taken.append(self.is_meta)
-        return torch.zeros(self.shape, dtype=self.dtype) if self.is_meta else back(self)
-
-    monkeypatch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
-    monkeypatch.setattr(SingleDeviceStrategy, "root_device", torch.device("meta"))
-    monkeypatch.setattr(Tensor, "cpu", cpu)
-    code, out, err = cli("predict", f"run={run.directory}", asked(row, tmp_path))
-    assert code == 0, out + err
-    assert any(taken)
 
 
 def asked(row, tmp_path):
