@@ -167,6 +167,48 @@ def test_a_project_of_ones_own_trains_and_passes_its_tests_in_a_fresh_clone(engi
     assert call(clone / ".venv/bin/leyden", "--version", cwd=clone).split()[0] == "leyden"
 
 
+SCRIPT = """
+import hashlib, os, sys
+import lightning as L, torch
+from leyden import Exact
+from torch.utils.data import DataLoader, TensorDataset
+
+class Net(L.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net, self.seen = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Dropout(0.2)), 0
+    def training_step(self, batch, batch_idx):
+        self.seen += 1
+        if self.seen == int(os.environ.get("AT", -1)):
+            os.kill(os.getpid(), 9)
+        return self.net(batch[0]).pow(2).mean() * self.seen
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters())
+
+exact = Exact(sys.argv[1], seed=0, every_n_steps=3)
+trainer = L.Trainer(max_epochs=2, callbacks=[exact], accelerator="cpu", logger=False, enable_progress_bar=False)
+module = Net()
+exact.fit(trainer, module, DataLoader(TensorDataset(torch.rand(80, 4)), 8, shuffle=True))
+print("END", hashlib.sha256(module.net[0].weight.detach().numpy().tobytes()).hexdigest())
+"""
+
+
+def test_exact_resume_can_be_had_alone(installed, tmp_path):
+    """In a folder that is no project: two lines in a script, started again after kills."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+
+    def end(folder, **more):
+        command = [str(installed / "python"), "train.py", folder]
+        done = subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, **more}, capture_output=True, text=True)
+        assert more or not done.returncode, done.stderr
+        return [line for line in done.stdout.splitlines() if line.startswith("END")]
+
+    whole = end("whole")
+    for at in ("5", "12"):
+        assert end("killed", AT=at) == []
+    assert end("killed") == whole != []
+
+
 def test_verdicts_can_be_had_alone(installed, tmp_path):
     """In a folder that is no project, and without importing PyTorch: the door's page, and the verbs of a table."""
     tables = shutil.copytree(ENGINE / "docs" / "tables", tmp_path / "engine" / "docs" / "tables")

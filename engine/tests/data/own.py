@@ -91,9 +91,9 @@ class WithFacts(Plain):
 class WithSizes(WithFacts):
     """One that counts its samples, also those of a split that no loader of Lightning's is for, and of the test set."""
 
-    sizes = {"train": 200, "val": 40, "test": 40, "calibration": 40}  # noqa: RUF012
+    sizes = {"train": 200, "val": 40, "test": 40, "further": 40}  # noqa: RUF012
 
-    def calibration_dataloader(self):
+    def further_dataloader(self):
         return self.test_dataloader()
 
 

@@ -113,14 +113,14 @@ def test_facts_reach_a_network(train):
 
 def test_a_further_stage_is_evaluated_at_the_end(train, monkeypatch):
     for module in ("training.start", "tasks.task", "loggers"):
-        monkeypatch.setattr(f"leyden.{module}.STAGES", (*STAGES, "calibration"))
+        monkeypatch.setattr(f"leyden.{module}.STAGES", (*STAGES, "further"))
     run, *_ = train("a", *FACTS, "data._target_=tests.data.own.WithSizes", "trainer.max_epochs=1")
-    assert {*run.result.stages["calibration"]} == {"calibration/loss", "calibration/acc"}
-    assert run.result.metrics["calibration/acc"] == run.result.metrics["test/acc"]  # of the same samples
-    assert list((run.directory / "calibration").glob("events*"))
+    assert {*run.result.stages["further"]} == {"further/loss", "further/acc"}
+    assert run.result.metrics["further/acc"] == run.result.metrics["test/acc"]  # of the same samples
+    assert list((run.directory / "further").glob("events*"))
 
 
-@pytest.mark.parametrize("split", ["calibration", "test"])
+@pytest.mark.parametrize("split", ["further", "test"])
 def test_no_run_is_selected_by_a_split_that_is_not_logged_while_it_trains(train, split):
     data = (*FACTS, "data._target_=tests.data.own.WithSizes")
     _, _, err = train("a", *data, f"objective.metric={split}/loss", code=2)

@@ -84,7 +84,7 @@ def test_a_line_is_printed_when_numbers_or_the_reason_of_waiting_change(capsys):
     launcher.note = "2 wait (Limit)"
     run(lambda: next(source, None), None, launcher)
     assert capsys.readouterr().out.splitlines() == [
-        f"{num}/9 jobs, 0 failed, {3 - num} running; 2 wait (Limit)" for num in (2, 3)
+        f"{num}/9 jobs, 0 failed, {3 - num} running; 0:00:00 left; 2 wait (Limit)" for num in (2, 3)
     ]
 
 

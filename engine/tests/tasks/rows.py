@@ -32,6 +32,21 @@ MODULES = {
     "one that steps several optimizers by hand": "tests.tasks.own:GAN",
 }
 
+# What is typed beside each kind of data.
+LEARNED = {
+    "`task=classification`": ("model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=regression`": ("task=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
+    "`task=autoencoder`": ("task=autoencoder", "model=vae", "model.hidden_size=16"),
+    "`task=language`": ("task=language", "model=transformer", "model.hidden_size=16", "model.num_layers=1"),
+    "a LightningModule of your own": (
+        "task=own",
+        "task._target_=tests.tasks.own.AnyData",
+        "objective.metric=val/loss",
+    ),
+}
+# Data of one's own; else images.
+MADE = {"`task=regression`": "tests.data.own.Rows", "`task=language`": "tests.data.own.Tokens"}
+
 
 def read():
     """The table of the page: for each kind of work, by column, what the cell says."""

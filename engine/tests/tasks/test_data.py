@@ -6,21 +6,9 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.data import folders, small
-from tests.tasks.rows import DATA
+from tests.tasks.rows import DATA, LEARNED, MADE
 from tests.training.test_start_exact import assert_same_run, stopping
 
-LEARNED = {
-    "`task=classification`": ("model.hidden_sizes=[16]", "model.dropout=0.2"),
-    "`task=regression`": ("task=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
-    "`task=autoencoder`": ("task=autoencoder", "model=vae", "model.hidden_size=16"),
-    "`task=language`": ("task=language", "model=transformer", "model.hidden_size=16", "model.num_layers=1"),
-    "a LightningModule of your own": (
-        "task=own",
-        "task._target_=tests.tasks.own.AnyData",
-        "objective.metric=val/loss",
-    ),
-}
-MADE = {"`task=regression`": "Rows", "`task=language`": "Tokens"}  # of data of one's own; else images
 FEW = ("callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2", "trainer.log_every_n_steps=3")
 FEW = (*FEW, "trainer.limit_train_batches=10", "trainer.limit_val_batches=2", "trainer.limit_test_batches=2")
 STOP = 14  # of 20 batches
@@ -28,10 +16,9 @@ STOP = 14  # of 20 batches
 
 def given(row, column, root):
     """What is typed for these data."""
-    made = MADE.get(row, "Named")
+    name = MADE.get(row, "tests.data.own.Named")
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
-    name = f"tests.data.own.{made}"
     dataset = f"{{_target_: {name}, _partial_: true}}"
     return {
         "images": (*small.overrides("mnist", root), "data.batch_size=20"),
@@ -45,7 +32,7 @@ def given(row, column, root):
             f"data.test={dataset}",
             *streamed,
         ),
-        "own": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={made}"),
+        "own": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={name.rpartition('.')[2]}"),
     }[column]
 
 

@@ -8,8 +8,10 @@ import dataclasses
 import json
 import random
 import sys
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +190,8 @@ class Sweep:
             at_once: Largest number of jobs at once; None for any number.
             ended: Called with each job that has ended and its failure, None on success.
         """
-        num_started, num_failed, line = 0, len(self.failures), ""
+        num_started, num_failed, num_ended, note = 0, len(self.failures), 0, ""
+        began = time.monotonic()
         elsewhere: deque[Job] = deque()
 
         def record(job: Job, failure: Failure | None) -> None:
@@ -233,11 +236,15 @@ class Sweep:
                 if failure:
                     record_failure(job.identity(), job.overrides, failure)
                 record(job, failure)
-            numbers = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
-            shown = "; ".join(filter(None, [numbers, self.launcher.note]))
-            if shown != line:
-                print(shown, flush=True)
-                line = shown
+            num_ended += len(over)
+            if over or self.launcher.note != note:
+                note = self.launcher.note
+                numbers = (
+                    f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
+                )
+                seconds = (time.monotonic() - began) * (total - num_before) / max(num_ended, 1)
+                left = f"{timedelta(seconds=round(seconds))} left" if num_ended and num_before < total else ""
+                print("; ".join(filter(None, [numbers, left, note])), flush=True)
 
     def conclude(self) -> None:
         """Write and print the summary.

@@ -158,10 +158,15 @@ class Autoencoder(Task):
             raise ValueError(f"beta={beta}: must be a number, 0 or larger")
         self.beta = beta
         self.loss = _half_squared_error if loss is None else loss
+        self._checked = not isinstance(loss, nn.BCELoss)  # which checks only outputs
 
     def step(self, batch: Any) -> Outcome:
         """Return reconstruction and loss for inputs, shape (N, ...); targets, if the data have any, are ignored."""
         inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
+        if not self._checked and len(inputs) and inputs.device.type != "meta":
+            self._checked = True
+            if not 0 <= inputs.min() <= inputs.max() <= 1:
+                raise ValueError("BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit")
         made = self.network(inputs)
         outputs, *code = made if isinstance(made, tuple) else (made,)
         if outputs.shape != inputs.shape:
