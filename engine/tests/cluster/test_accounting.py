@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from leyden.scheduler import slurm as of_library
 from tests import ENGINE
 from tests.cluster.test_cluster import QUICK, runs, submit
 from tests.conftest import finish
@@ -61,3 +62,14 @@ def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root
     assert re.search(why, output)
     assert "Traceback" not in output
     assert not slurm.run("squeue", "-h", "-t", "PD")
+
+
+def test_accounting_knows_what_the_queue_has_forgotten(nasty_slurm, tmp_path):
+    job = nasty_slurm.submit("sleep 60")
+    nasty_slurm.wait(job, "RUNNING")
+    nasty_slurm.run("scancel", job)
+    nasty_slurm.wait_for(
+        lambda: job not in nasty_slurm.run("squeue", "-h", "--states=all", "-o", "%i"), "forgetting"
+    )
+    assert of_library.states([job])[job].text == "CANCELLED"
+    assert of_library.states(["999999"])["999999"].text == "GONE"

@@ -46,9 +46,12 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "9": JobState("ended", "COMPLETED", is_completed=True),
         "10": JobState("ended", "GONE"),
     }
-    assert [command[-1] for command in called] == ["10,7,8,9"]
+    assert [command[-1] for command in called] == [
+        "10,7,8,9",
+        "10",
+    ]  # of the one that it has forgotten, the accounting
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
-    assert len(called) == 3
+    assert [command[0] for command in called[2:]] == ["squeue", "squeue", "sacct", "sacct"]
     answer(jobs=("", "slurm_load_jobs error: Invalid job id specified"))
     assert slurm.states(["5"]) == {"5": JobState("ended", "GONE")}
     answer(jobs=("", "Unable to contact slurm controller"))

@@ -139,7 +139,28 @@ def states(ids: Sequence[str]) -> dict[str, JobState]:
         if (problem and "Invalid job id" not in problem) or not is_whole:
             return {}
         known |= found
-    return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
+    gone = [job for job in ids if job not in known]
+    return {
+        **dict.fromkeys(gone, JobState("ended", "GONE")),
+        **{job: known[job] for job in ids if job in known},
+        **_ended(gone),
+    }
+
+
+def _ended(ids: Sequence[str]) -> dict[str, JobState]:
+    """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
+    found = {}
+    for start in range(0, len(ids), QUERIED):
+        jobs = ",".join(ids[start : start + QUERIED])
+        out, _ = _call(
+            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs", jobs
+        )
+        for line in out.splitlines():
+            job, _, text = line.partition("|")
+            state = text.partition(" ")[0]  # CANCELLED by whom
+            if job in ids and state in ENDED:
+                found[job] = JobState("ended", state, is_completed=state == "COMPLETED")
+    return found
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
