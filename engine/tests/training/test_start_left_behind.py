@@ -116,7 +116,7 @@ def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp
     assert (found["dirty"], found["diff"], found["left_out"]) == (True, "", ["theirs/"])
     subprocess.run(["git", "-C", str(project), "add", "-f", "theirs"], check=True, capture_output=True)
     (theirs / "b.py").write_text("a = 3\n")
-    provenance.state_of_code()  # of a submodule nothing is executed either
+    assert provenance.state_of_code()["left_out"] == ["theirs"]  # of a submodule nothing is executed either
     assert not (tmp_path / "executed").exists()
 
 

@@ -148,8 +148,8 @@ def state_of_code() -> dict[str, Any]:
     """Return the commit and the uncommitted changes of the project's code, as a diff for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one
-    are in `left_out`: git would execute what their configurations name, which may be a stranger's.
+    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
+    submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
     """
     if PROJECT in os.environ and isinstance(copied := read_json(ROOT / GIT_OF_COPY, None), dict):
         return copied
@@ -163,7 +163,9 @@ def state_of_code() -> dict[str, Any]:
     small = [name for name, size in sizes.items() if size <= MAX_FILE_BYTES]
     diff = _diff(Path(index), small) if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES else None
     is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
-    left_out = sorted({*new} - {*small}) if is_whole else ["all changes"]
+    staged = (git(ROOT, "ls-files", "--stage", "-z") or "").split("\0")
+    modules = {each.partition("\t")[2] for each in staged if each.startswith("160000 ")}  # submodules
+    left_out = sorted({*new, *modules} - {*small}) if is_whole else ["all changes"]
     return {
         "sha": sha,
         "dirty": diff != "" or bool(left_out),
