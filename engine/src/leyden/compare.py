@@ -13,13 +13,14 @@ from leyden.report.comparison import (
     OF_TABLES,
     compare_runs,
     compare_table,
-    print_comparison,
-    refuse_table_options,
+    metrics_of,
+    print_comparisons,
+    refuse_options,
     table_errors,
 )
 
 USAGE = """\
-leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true] [metric=NAME mode=min|max]
+leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
 leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
 
@@ -29,7 +30,7 @@ group has several settings, its best one is compared. The interval is widened by
 since the two may have been chosen by their results; planned=true if they were named before.
 
   margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
-  metric=val/loss mode=min    by this metric at the best checkpoints, not by the objective
+  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
   a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
 
 Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
@@ -43,14 +44,22 @@ def main() -> None:
         form = parse_choice(options, "format", "table", "json")
         planned = parse_choice(options, "planned", "true", "false") == "true"
         margin = parse_size(options, "margin")
+        metrics = metrics_of(options["metric"], options["mode"])
+        if len(metrics) > 1 and margin:
+            raise UserError(f"margin={options['margin']}: is of one metric; metric= names {len(metrics)}")
+        each = [options | {"metric": name, "mode": mode} for name, mode in metrics.items()]
         if len(folders) == 1 and folders[0].is_file():
-            found = compare_table(folders[0], options, margin=margin, planned=planned)
+            ignore = ",".join([options["ignore"], *metrics])
+            found = [
+                compare_table(folders[0], one | {"ignore": ignore}, margin=margin, planned=planned) for one in each
+            ]
         else:
-            refuse_table_options(options, OF_TABLES)
+            refuse_options(options, OF_TABLES)
             if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
                 raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-            found = compare_runs([folders[0], folders[-1]], options, margin=margin, planned=planned)
-        print_comparison(found, form)
+            both = [folders[0], folders[-1]]
+            found = [compare_runs(both, one, margin=margin, planned=planned) for one in each]
+        print_comparisons(found, form)
 
 
 if __name__ == "__main__":

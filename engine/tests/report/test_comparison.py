@@ -64,19 +64,24 @@ def test_the_same_for_other_programs(call, sweep):
     assert "The best setting was chosen by these values, so they are biased in its favor." in found["remarks"]
 
 
-def test_another_metric_has_its_verdict_and_its_looks(call, tmp_path):
+def test_each_metric_that_is_asked_for_has_its_verdict_and_its_looks(call, tmp_path):
     for width, losses in {8: (0.3, 0.4, 0.5), 64: (0.1, 0.11, 0.12)}.items():
         grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more={"num_parameters": 10 * width})
     sides = ("s", "a=model.hidden_sizes.0=8", "b=model.hidden_sizes.0=64")
-    for typed, words, num_looks in (
-        (("metric=val/loss", "mode=min"), "B is better", 1),
-        ((), "B is better", 1),  # of the objective, which is the same look as by its name
-        (("metric=num_parameters", "mode=min"), "can't be decided: the values don't vary", 2),
+    words = {"val/loss": "B is better", "num_parameters": "can't be decided: the values don't vary"}
+    for typed, metrics in (
+        ("metric=val/loss mode=min", ["val/loss"]),
+        ("", ["val/loss"]),  # of the objective, which is the same look as by its name
+        ("metric=val/loss:min,num_parameters:min", ["val/loss", "num_parameters"]),
+        ("metric=num_parameters,val/loss mode=min", ["num_parameters", "val/loss"]),
     ):
-        assert f"Verdict: {words}" in call(*sides, *typed)
-        assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 1 + num_looks
-    assert "mode=: must be min or max" in call(*sides, "metric=val/loss")
-    wrong = call(*sides, "metric=size", "mode=min")
+        said = call(*sides, *typed.split())
+        assert re.findall("^Verdict: (.*)", said, re.M) == [words[metric] for metric in metrics]
+        assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 1 + len(metrics)
+    found = json.loads(call(*sides, "metric=num_parameters:max,val/loss:min", "format=json"))
+    assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
+    assert "mode=: must be min or max, as in metric=val/loss:max" in call(*sides, "metric=val/loss")
+    wrong = call(*sides, "metric=val/loss:min,size:min")
     assert "metric=size: no run has this metric; there are num_parameters, val/loss" in wrong
 
 
@@ -132,6 +137,38 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
     assert "Too few data sets have all settings, 2: to rank over them takes 5." in ask("over=lr")
     found = json.loads(called(compare, "results.csv", "metric=acc", *sides, "margin=1", "format=json"))
     assert (found["better"], found["is_same"], found["a"]["n"]) == ("b", True, 3)
+    text = called(compare, "results.csv", "metric=lr:min,acc:max", "a=model=mlp", "b=model=cnn")
+    assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
+    assert text.count("Verdict: ") == 2
+
+
+def test_the_front_of_a_table_is_one_of_means(called, results):
+    lines = ["model,fold,time,acc,size", "a,0,1,0.9,1", "a,0,3,0.9,1", "a,1,2,0.6,0.5", "b,0,1,0.7,2", "c,0,1,,0"]
+    (results / "t.csv").write_text("\n".join(lines))
+    ask = functools.partial(called, summarize, "t.csv", "front=acc:max,size:min", "seed=fold", "ignore=time")
+    assert json.loads(ask("format=json")) == [
+        {"model": "a", "n": 3, "acc": pytest.approx(0.8), "size": pytest.approx(2.5 / 3)}
+    ]
+    assert ask().splitlines()[:2] == ["model  n  acc  size", "a      3  0.8  0.8333"]
+
+
+def test_the_front_of_runs_is_one_of_settings(called, tmp_path):
+    """The best single run, of 0.1, is of a setting whose mean is beaten in both."""
+    for width, losses in {8: (0.5, 0.5), 32: (0.1, 0.9), 64: (0.3, 0.3)}.items():
+        more = {"num_parameters": 10 * min(width, 33), "test/acc": 0.9}
+        grid(tmp_path, {width: losses}, name="model.hidden_sizes.0", more=more)
+    for place in tmp_path.iterdir():
+        records.put(place, result=records.content(place) | {"stages": {"test": ["test/acc"]}})
+    write(tmp_path / "failed", ["model.hidden_sizes.0=4"], value=0.01, status="failed")
+    ask = functools.partial(called, summarize, ".")
+    assert json.loads(ask("front=val/loss:min,num_parameters:min", "format=json")) == [
+        {"model.hidden_sizes.0": "64", "n": 2, "val/loss": 0.3, "num_parameters": 330},
+        {"model.hidden_sizes.0": "8", "n": 2, "val/loss": 0.5, "num_parameters": 80},
+    ]
+    assert "front=nope: no run has this metric; there are num_parameters, val/loss" in ask("front=nope:max")
+    assert "front: test/acc is a metric of the test set" in ask("front=val/loss:min,test/acc:max")
+    write(tmp_path / "other", ["data=fashion_mnist"], value=0.01)
+    assert "front: the runs' data differ in data" in ask("front=val/loss:min,num_parameters:min")
 
 
 def test_looks_at_a_table_are_counted_beside_it(called, results):
@@ -169,10 +206,17 @@ compare results.csv metric=acc a=model=mlp b=x=1  =>  b: x is no column with a s
 compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
 compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
 compare results.csv metric=acc AB mode=up  =>  mode=up: must be min or max
+compare results.csv metric=acc,lr AB margin=1  =>  margin=1: is of one metric; metric= names 2
+compare results.csv metric=acc,loss AB  =>  no column is named loss
 summarize . mode=max  =>  mode=max: is for a table in a file
 summarize results.csv metric=acc mode=max format=json  =>  format=json: is for runs; verdict.rank in Python
 summarize results.csv metric=acc  =>  mode=: must be min or max
 summarize results.csv metric=acc mode=max over=data  =>  no column is named data
+summarize results.csv front=acc:max,loss:min  =>  no column is named loss
+summarize results.csv front=acc:max,lr  =>  front: min or max is missing
+summarize results.csv front=acc:max over=lr  =>  over=lr: has no effect on front=
+summarize s front=val/loss:min ignore=x  =>  ignore=x: is for a table in a file
+summarize s over=seed  =>  over=seed: must be data
 """
 
 

@@ -1,8 +1,10 @@
 import csv
 import functools
+import itertools
 import json
 import os
 import re
+import shlex
 
 import pytest
 import yaml
@@ -200,12 +202,30 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
         assert f"With 95 % confidence the best setting of rows {first} to {first + 1} is row {first}." in out
     assert out.count("The test evaluation of all") == 2
     assert " row=3" in out
+    said = "Too few data sets have all settings, 2: to rank over them takes 6."
+    assert said not in out
+    assert said in called(command, ".", "over=data")
     # Run by run there are verdicts on one data set alone.
     assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in called(
         compare, ".", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"
     )
     sides = ("a=optimizer.lr=0.1 and objective<0.6", "b=optimizer.lr=0.2 and objective<0.6")
     assert "96.25 % interval" in called(compare, ".", *sides)
+
+
+def test_settings_are_ranked_over_data_sets(called, tmp_path):
+    """The worst one has the best mean over all runs, by one data set."""
+    for number, (data, size) in enumerate(itertools.product(("mnist", "fashion_mnist"), (1000, 2000, 3000))):
+        losses = {0.1: (0.2, 0.3), 0.2: (0.3, 0.4), 0.3: (0.4, 0.5) if number < 5 else (-9.0, -8.0)}
+        grid(tmp_path / str(number), losses, f"data={data}", f"data.val_size={size}")
+    out = called(command, ".", "over=data")
+    assert re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out) == [
+        ("1.17", "", "0.1"),
+        ("2.17", " ≈", "0.2"),
+        ("2.67", "", "0.3"),
+    ]
+    assert "Over 6 data sets, mean ranks closer than 1.35 can't be told apart" in out
+    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.1", "0.2", "0.3"] * 5 + ["0.3", "0.1", "0.2"]
 
 
 SAME_DATA = [  # overrides and digests of the data, by setting and seed
@@ -254,6 +274,24 @@ def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, ca
     assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
+def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
+    typed = ("model.hidden_sizes=[8,9]", "compile=true")
+    losses = {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52)}
+    grid(tmp_path / "s", losses, *typed)
+    grid(tmp_path / "s" / "others", {3: (1.3, 1.4, 1.6)})
+    *_, what, line = called(command, "s").splitlines()
+    assert what == "Rows 1 and 2 beside each other:"
+    said = " ".join(called(compare, *shlex.split(line.partition("compare ")[2])).split())
+    assert "Verdict: can't be told apart" in said
+    assert re.search("A model.* optimizer.lr=1 .* B model.* optimizer.lr=2 ", said)
+    # A condition that the runs of both rows meet is none of the first row.
+    grid(tmp_path / "t", {1: losses[1]})
+    grid(tmp_path / "t" / "other", {1: losses[2]}, "optimizer=sgd")
+    out = called(command, "t")
+    assert "row 1 or one marked ≈" in out
+    assert "beside each other" not in out
+
+
 @pytest.mark.parametrize(("status", "told"), [("failed", "failed"), ("finished", "diverged")])
 def test_seeds_that_diverged_are_told_of_in_each_place(called, tmp_path, status, told):
     lost = None if status == "failed" else float("nan")
@@ -267,7 +305,7 @@ def test_seeds_that_diverged_are_told_of_in_each_place(called, tmp_path, status,
     assert "Finished runs only: 2 of A and 0 of B have no value" in out
 
 
-@pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("over=data", ".")])
+@pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("over=x", ".")])
 def test_what_can_not_be_summed_up_is_told_in_a_line(called, arguments):
     assert re.fullmatch("leyden: .*\n", called(command, *arguments))
 

@@ -1,4 +1,4 @@
-"""Verdicts that `compare` prints of two groups of runs, and `compare` and `summarize` of a table in a file."""
+"""Verdicts that `compare` prints of two groups of runs, and `compare` and `summarize` of a table; and fronts of both."""
 
 import contextlib
 import os
@@ -10,7 +10,7 @@ from typing import Any
 from leyden import verdict
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
-from leyden.config.table import json_text
+from leyden.config.table import json_text, print_table, short_names
 from leyden.config.terminal import show, some_of
 from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition, select
@@ -22,6 +22,7 @@ from leyden.report.records import (
     fill_choices,
     narrow,
     read_raw_records,
+    read_records,
     refuse_test_metrics,
     test_set_remarks,
 )
@@ -30,12 +31,27 @@ from leyden.verdict.tables import RankingOverSets, TableComparison, compare_sett
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
+OF_TABLES_ONLY = "is for a table in a file; runs record it"
 
 
-def refuse_table_options(options: Mapping[str, str], of_tables: Mapping[str, str]) -> None:
-    """Raise a `UserError` if one of the options that only tables have is given for runs."""
-    if given := next((key for key, default in of_tables.items() if options[key] != default), None):
-        raise UserError(f"{given}={options[given]}: is for a table in a file; runs record it")
+def refuse_options(options: Mapping[str, str], defaults: Mapping[str, str], why: str = OF_TABLES_ONLY) -> None:
+    """Raise a `UserError` if one of some options is given where it has no effect, such as those of tables for runs."""
+    if given := next((key for key, default in defaults.items() if options[key] != default), None):
+        raise UserError(f"{given}={options[given]}: {why}")
+
+
+def metrics_of(text: str, mode: str = "") -> dict[str, str]:
+    """Return metrics with their better directions; `mode` is that of those that have none.
+
+    Example:
+        >>> metrics_of("val/acc:max,num_parameters", "min")
+        {'val/acc': 'max', 'num_parameters': 'min'}
+    """
+    found: dict[str, str] = {}
+    for each in map(str.strip, text.split(",")):
+        name, _, end = each.rpartition(":")
+        found |= {name: end} if name and end in ("min", "max") else {each: mode}
+    return found
 
 
 def compare_runs(
@@ -96,15 +112,21 @@ def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
     Raises:
         UserError: It is of the test set, no run has it, or its better direction is missing.
     """
-    refuse_test_metrics("metric", [metric], records)
-    results = [record.result for record in records if record.result]
-    known = {name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}}
-    if metric not in known:
-        raise UserError(f"metric={metric}: no run has this metric; there are {', '.join(sorted(known)) or 'none'}")
+    _check_metrics("metric", [metric], records)
     if mode not in ("min", "max"):
-        raise UserError(f"mode={mode}: must be min or max")
+        raise UserError(f"mode={mode}: must be min or max, as in metric={metric}:max")
     for record in records:
         record.objective = Objective(metric, mode, record.result.metrics.get(metric) if record.result else None)
+
+
+def _check_metrics(option: str, metrics: Collection[str], records: Sequence[Record]) -> None:
+    """Raise a `UserError` if a metric is of the test set, or no run has it."""
+    refuse_test_metrics(option, metrics, records)
+    results = [record.result for record in records if record.result]
+    known = {name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}}
+    if lacking := next((metric for metric in metrics if metric not in known), None):
+        there_are = ", ".join(sorted(known)) or "none"
+        raise UserError(f"{option}={lacking}: no run has this metric; there are {there_are}")
 
 
 def _group(records: Sequence[Record], condition: str, option: str) -> list[Record]:
@@ -181,11 +203,16 @@ def _compact(condition: str) -> str:
     return "".join(condition.replace("==", "=").split())
 
 
-def print_comparison(compared: TableComparison, form: str) -> None:
-    """Print a comparison as `table` or `json`."""
+def print_comparisons(comparisons: Sequence[TableComparison], form: str) -> None:
+    """Print comparisons, one per metric, as `table` or `json`."""
     if form == "table":
-        show(str(compared))
+        show("\n\n".join(map(str, comparisons)))
         return
+    contents = [*map(_content, comparisons)]
+    print(json_text(contents if len(contents) > 1 else contents[0]))
+
+
+def _content(compared: TableComparison) -> dict[str, Any]:
     found = compared.found
     sides = {
         name: {
@@ -197,7 +224,7 @@ def print_comparison(compared: TableComparison, form: str) -> None:
         for name, side in zip("ab", compared.sides, strict=True)
     }
     words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b"), "remarks": compared.remarks}
-    print(json_text({"metric": compared.metric, **sides, **vars(found), **words}))
+    return {"metric": compared.metric, **sides, **vars(found), **words}
 
 
 @contextlib.contextmanager
@@ -289,3 +316,55 @@ def _condition(
     if wrong := next((key for key in sorted(keys) if key in outcomes or not any(key in row for row in rows)), None):
         raise UserError(f"{name}: {wrong} is no column with a setting")
     return lambda row: is_met(lambda key: row.get(key, ABSENT))
+
+
+def show_front(place: Path, options: Mapping[str, str]) -> None:
+    """Print the settings of runs or of a table that no other one beats by the means of several metrics.
+
+    Args:
+        place: A folder with runs, or a file.
+        options: `front`, such as `val/acc:max,num_parameters:min`, and `format`; of a table `seed` and `ignore`.
+
+    Raises:
+        UserError: A direction is missing, or of runs: one of the metrics, none has finished, or their data differ.
+        TableError: The file is no table, or lacks a metric.
+    """
+    metrics = metrics_of(options["front"])
+    if not all(metrics.values()):
+        raise UserError("front: min or max is missing, as in front=val/acc:max,num_parameters:min")
+    if place.is_file():
+        rows, ignore = verdict.read(place), [options["seed"], *options["ignore"].split(",")]
+    else:
+        refuse_options(options, OF_TABLES)
+        rows, ignore = _rows_of_front(place, metrics), []
+    found = verdict.front(rows, metrics, ignore=ignore)
+    if options["format"] == "json":
+        print(json_text(found))
+        return
+    whole = {name for name in metrics if all(float(row[name]).is_integer() for row in found)}
+    shown = [{key: int(value) if key in whole else value for key, value in row.items()} for row in found]
+    print_table(shown, names=short_names(found[0]))
+    show("By their means; leyden compare says whether a difference is more than chance.")
+
+
+def _rows_of_front(directory: Path, metrics: Collection[str]) -> list[dict[str, Any]]:
+    """Return choices and metrics of each finished run, but of those that repeat each other one.
+
+    Raises:
+        UserError: As in `show_front`.
+    """
+    records = read_records(directory)
+    _check_metrics("front", metrics, records)
+    rows = [row for row in merge_rows(records, read_sweep(directory)["average_over"]) if row.finished]
+    if not rows:
+        raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
+    if keys := assign_data(rows):
+        raise UserError(
+            f"front: the runs' data differ in {' and '.join(keys)}; name a folder with runs of one data set"
+        )
+    return [
+        {**row.choices, **{name: record.result.metrics.get(name) for name in metrics}}
+        for row in rows
+        for record in row.distinct
+        if record.result
+    ]

@@ -179,7 +179,8 @@ def _age_text(seconds: float | None) -> str:
 Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
 Operator = Callable[[Any, Any], bool]
 OPERATORS: dict[str, Operator] = {"~": contains, "<=": le, ">=": ge, "!=": ne, "==": eq, "=": eq, "<": lt, ">": gt}
-TEXT = r"""("[^"]*"|'[^']*'|[^\s<>=!()"']+)"""
+PLAIN = r"""[^\s<>=!()"']+"""
+TEXT = rf"""("[^"]*"|'[^']*'|{PLAIN})"""
 COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
 
 
@@ -215,6 +216,20 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
     return lambda value_of: all(_compare(sign, value_of(key), value) for key, sign, value in parts), {
         key for key, *_ in parts
     }
+
+
+def condition_of(choices: Mapping[str, Any]) -> str:
+    """Return the condition that runs with these choices meet.
+
+    Example:
+        >>> condition_of({"optimizer.lr": 0.1, "model.hidden_sizes": [8, 9], "data.augment": True, "name": "a b"})
+        'optimizer.lr=0.1 and model.hidden_sizes=[8,9] and data.augment=true and name="a b"'
+    """
+    texts = {key: _text(value) for key, value in choices.items()}
+    for key, text in texts.items():
+        quote = "" if re.fullmatch(PLAIN, text) else "'" if '"' in text else '"'
+        texts[key] = f"{quote}{text}{quote}"
+    return " and ".join(f"{key}={text}" for key, text in texts.items())
 
 
 def _compare(sign: Operator, found: Any, text: str) -> bool:

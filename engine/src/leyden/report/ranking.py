@@ -19,7 +19,7 @@ from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now
 from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, look_level
-from leyden.verdict.tables import Ranking, rank_settings
+from leyden.verdict.tables import Ranking, RankingOverSets, rank_over_sets, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -245,6 +245,25 @@ def look_at(directory: Path, rows: Sequence[Row], mode: str, excluded: Sequence[
     """
     parts = [[row.setting for row in part.values()] for part in by_data(rows)]
     return contenders(rows, mode, count_look(directory, "summary", parts), excluded)
+
+
+def over_data_sets(rows: Sequence[Row], mode: str) -> RankingOverSets:
+    """Rank settings over the data sets of a table, by their mean ranks."""
+    keys = {
+        key
+        for row in rows
+        for key in row.choices
+        if key == "data" or any(is_data_key(key, record.config) for record in row.records)
+    }
+    means = {
+        number: {
+            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): row.setting.mean
+            for row in part.values()
+            if row.setting.values
+        }
+        for number, part in enumerate(by_data(rows))
+    }
+    return rank_over_sets(means, mode)
 
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:

@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.checks import Objective
+from leyden.config.errors import UserError
 from leyden.config.table import csv_text, json_text, print_table, short_names
 from leyden.config.terminal import leyden_command, quoted_override, show
-from leyden.report.ranking import Row, by_data, look_at, merge_rows, plus_minus, read_sweep
+from leyden.report.listing import condition_of, select
+from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
 from leyden.report.records import (
     Record,
     experiments,
@@ -49,6 +51,34 @@ def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]
     return [line + then, f"    {leyden_command('evaluate')} {chosen}"]
 
 
+def _next_command(
+    directory: Path, records: Sequence[Record], rows: Mapping[int, Row], like_best: Sequence[bool | None]
+) -> list[str]:
+    """Return the command that compares the best row with the next one that may be the best; empty if there is none.
+
+    Args:
+        directory: Folder with the runs.
+        records: All runs there.
+        rows: The rows of a data set, by index.
+        like_best: As in `Ranking`, for all rows.
+    """
+    likely = [number for number in rows if like_best[number]][:2]
+    if len(likely) < 2:
+        return []
+    sides = []
+    for name, number in zip("ab", likely, strict=True):
+        condition = condition_of(rows[number].choices)
+        try:
+            chosen, _ = select(records, condition, name)
+        except UserError:  # a text with both kinds of quotes
+            return []
+        if {*map(id, chosen)} != {*map(id, rows[number].records)}:  # the row lacks a setting that others have
+            return []
+        sides.append(f"{name}={condition}")
+    what = f"Rows {likely[0] + 1} and {likely[1] + 1} beside each other:"
+    return [what, f"    {leyden_command('compare')} {shlex.join([str(directory), *sides])}"]
+
+
 def unfinished_remarks(records: Sequence[Record], directory: Path) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
@@ -67,12 +97,13 @@ NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
-def summarize(directory: Path, form: str = "table") -> None:
+def summarize(directory: Path, form: str = "table", over: str = "") -> None:
     """Write `summary.csv` and `summary.png` for the runs below a directory, and print the table.
 
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
+        over: `data` to rank also over several data sets.
 
     Raises:
         UserError: There is no run.
@@ -82,6 +113,11 @@ def summarize(directory: Path, form: str = "table") -> None:
     objective = next((record.objective for record in records if record.objective), None)
     metric = objective.metric if objective else "objective"
     marked = _contenders(rows, objective, directory, sweep["excluded"])
+    if over and objective:
+        found = over_data_sets(rows, objective.mode)
+        marked.remarks.extend(
+            [*(f"mean rank {each}: {name}" for name, each in found.shown.items()), *found.remarks]
+        )
     keys = varying_keys([row.choices for row in rows])
     points = [
         Point(record.choices, record.value, record.status == "pruned")
@@ -108,7 +144,8 @@ def summarize(directory: Path, form: str = "table") -> None:
         ]
         print(json_text({"objective": aim, "rows": content, "remarks": [*marked.remarks, *evaluations]}))
         return
-    best = [_first_tested(part) for part in by_data(rows)] if objective else []
+    parts = by_data(rows) if objective else []
+    best = [_first_tested(part) for part in parts]
     shown = [
         {**cell, "row": number + 1, "n": row.shown.count}
         | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
@@ -121,6 +158,7 @@ def summarize(directory: Path, form: str = "table") -> None:
     lines += [*unfinished_remarks(records, directory), *evaluations]
     lines.append(f"written: {directory}/summary.csv, summary.png")
     lines += [line for number in best for line in best_remarks(rows, number, directory)]
+    lines += [line for part in parts for line in _next_command(directory, records, part, marked.like_best)]
     show("\n".join(lines))
 
 

@@ -5,6 +5,6 @@ print(verdict.compare(rows, "acc", a={"model": "mlp"}, b={"model": "moe"}, mode=
 print(verdict.rank(rows, "acc", mode="max"))
 """
 
-from leyden.verdict.tables import TableError, compare, rank, read
+from leyden.verdict.tables import TableError, compare, front, rank, read
 
-__all__ = ["TableError", "compare", "rank", "read"]
+__all__ = ["TableError", "compare", "front", "rank", "read"]

@@ -1,6 +1,7 @@
 """Verdicts on settings, and on any table of them: rows of a CSV file, dictionaries or a data frame, each row a run.
 
-Which settings can't be told apart from the best, on one data set and over several; and which of two is better.
+Which settings can't be told apart from the best, on one data set and over several; which of two is better; and which
+are the front of several metrics.
 """
 
 import csv
@@ -440,6 +441,52 @@ def compare_settings(
     return TableComparison((a, b), found, remarks)
 
 
+def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)) -> list[dict[str, Any]]:
+    """Return the settings that no other one beats in one metric and equals in the others: the Pareto front of their means.
+
+    The means are taken as they are; whether two settings differ by more than chance, `compare` says.
+
+    Args:
+        rows: The table, a row per run; or pandas' data frame. Rows without a value of each metric do not count.
+        metrics: `min` or `max`, the better direction, of each metric.
+        ignore: Columns that are no settings, such as the seed; patterns like `time*` are allowed.
+
+    Returns:
+        The choices of each, the number of its runs as `n`, and the means, the best by the first metric first.
+
+    Raises:
+        TableError: A column is missing, or no row has a value of each metric.
+
+    Example:
+        >>> rows = [{"width": 8, "acc": 0.9, "s": 1}, {"width": 64, "acc": 0.95, "s": 3}, {"width": 32, "acc": 0.9, "s": 2}]
+        >>> [each["width"] for each in front(rows, {"acc": "max", "s": "min"})]
+        [64, 8]
+    """
+    if not metrics:
+        raise TableError("metrics: at least one must be given")
+    for mode in metrics.values():
+        _check(1, mode, "min", "max")
+    first, *others = metrics
+    table = _records(rows, first, others)
+    columns = _columns(table, metrics, ignore, is_repeated=False)
+    whole = [row for row in table if all(_value(row.get(name), name) is not None for name in metrics)]
+    if not whole:
+        raise TableError(f"no row has a value of {' and '.join(metrics)}")
+    settings = {name: _settings(whole, columns, name, None) for name in metrics}
+    found = [
+        {**one.choices, "n": one.choices.get("n", len(one.values))}
+        | {name: of_metric[place].mean for name, of_metric in settings.items()}
+        for place, one in enumerate(settings[first])
+    ]
+
+    def beats(one: dict[str, Any], other: dict[str, Any]) -> bool:
+        gains = [float(one[name] - other[name]) * (1 if mode == "max" else -1) for name, mode in metrics.items()]
+        return min(gains) >= 0 < max(gains)
+
+    found = [each for each in found if not any(beats(other, each) for other in found)]
+    return sorted(found, key=lambda each: each[first], reverse=metrics[first] == "max")
+
+
 def _check(look: int, mode: str, *allowed: str) -> None:
     if mode not in allowed:
         raise TableError(f"mode={mode}: must be min or max")
@@ -476,11 +523,13 @@ def _settings(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: st
     return [Group.of(choices[key], of_setting) for key, of_setting in runs.items()]
 
 
-def _columns(table: Sequence[dict[str, Any]], others: Iterable[str | None], ignore: Sequence[str]) -> list[str]:
+def _columns(
+    table: Sequence[dict[str, Any]], others: Iterable[str | None], ignore: Sequence[str], is_repeated: bool = True
+) -> list[str]:
     """Return the columns that vary and are settings: none of these others, and none that `ignore` names.
 
     Raises:
-        TableError: Each row is a setting of its own.
+        TableError: Settings are expected to have several rows, and each row is one of its own.
     """
     no_settings = [*filter(None, others), *([ignore] if isinstance(ignore, str) else ignore)]
     nums = {column: len({value_text(row.get(column)) for row in table}) for column in _names(table)}
@@ -489,7 +538,7 @@ def _columns(table: Sequence[dict[str, Any]], others: Iterable[str | None], igno
         for column, num in nums.items()
         if num > 1 and not any(fnmatch.fnmatchcase(str(column), each) or column == each for each in no_settings)
     ]
-    if len({_key(row, columns) for row in table}) == len(table) > 1:
+    if is_repeated and len({_key(row, columns) for row in table}) == len(table) > 1:
         unique = [column for column in columns if nums[column] == len(table)] or columns
         more = ", ".join(map(str, unique[:MAX_NAMED]))
         raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
