@@ -27,6 +27,7 @@ def main() -> None:
         if not new:
             raise UserError("note=TEXT or tags=[WORD,...] is needed")
         run = Run(options["run"])
+        run.check_owner()  # the new record is signed by whoever writes it
         run.annotate(new)
         show(f"{options['run']}: {' '.join(f'{key}={hydra_value(value)}' for key, value in new.items())}")
 

@@ -28,6 +28,8 @@ name=a/b  =>  name=a/b: must be letters
 seed=4294967296  =>  must be a whole number from 0 to 4294967295
 trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0
 trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
+trainer.limit_val_batches=0  =>  trainer.limit_val_batches=0: leaves no batch to evaluate on
+data.fold=1  =>  fold=1: is one of several folds, so num_folds must be set
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
 task.class_weights=[1,2]  =>  class_weights: must be 10 numbers, one per class; found 2

@@ -6,6 +6,7 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
+from leyden.config.errors import UserError
 from leyden.config.paths import ROOT
 from leyden.run import provenance
 from leyden.run.directory import Run
@@ -186,8 +187,10 @@ def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
     reproduction.reproduce(Run(run := make(config=config)))
     assert repr(given["settings"]["data"]) == repr(config["data"])
     assert "logger" not in given["settings"]
-    reproduction.reproduce(Run(run), data_root="there")
-    assert given["settings"]["data"]["root"].endswith("/there")
+    with pytest.raises(UserError, match="data_root=there: no such folder"):  # which a download would create
+        reproduction.reproduce(Run(run), data_root="there")
+    reproduction.reproduce(Run(run), data_root="tests")
+    assert given["settings"]["data"]["root"].endswith("/tests")
 
 
 def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, given, commit, monkeypatch):

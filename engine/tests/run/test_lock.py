@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -265,3 +266,9 @@ def test_a_full_disk_leaves_no_lock(tmp_path, monkeypatch):
         with pytest.raises(UserError, match=r"can't be written to \(No space left on device\)"):
             hold_directory(tmp_path / "run", 0).__enter__()
     assert not [*tmp_path.iterdir()]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_folder_that_can_not_be_made_is_no_reason_to_wait():
+    with pytest.raises(UserError, match="/proc/x: can't be written to"), hold_directory(Path("/proc/x"), None):
+        pass

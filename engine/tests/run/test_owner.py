@@ -98,6 +98,7 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched, monkeyp
         ("evaluate", f"run={run}"),
         ("predict", f"run={run}", f"images={tmp_path / 'x.png'}"),
         ("export", f"run={run}", f"output={tmp_path / 'x.onnx'}"),
+        ("note", f"run={run}", "note=x"),
         ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=1"),
         ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2"),
         ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", "trainer.max_epochs=2"),

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from dataclasses import replace
 
 import pytest
@@ -114,3 +115,30 @@ def test_a_record_of_many_settings_is_read_whole(tmp_path):
     config = {"a": {str(number): "x" * 100 for number in range(1000)}}
     RunRecord(config, [START]).write(tmp_path)
     assert read_summary(tmp_path).config == dict(flatten(config))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("status", ["a"]), ("status", {}), ("epochs", "x"), ("epochs", [1]), ("epochs", 10**400), ("stages", [1]),
+        ("stages", "test"), ("seconds", "x"), ("metrics", [1]),
+    ],
+)  # fmt: skip
+def test_a_result_of_other_types_is_one_line(tmp_path, key, value):
+    """What would end a report of all runs below a folder."""
+    result = Result.from_dict({"status": "finished", "objective": None, "metrics": {}, **NUMBERS})
+    RunRecord({"y": 2}, [START], result).write(tmp_path)
+    content = json.loads((tmp_path / "run.json").read_text())
+    (tmp_path / "run.json").write_text(json.dumps({**content, key: value}))
+    for read in (read_record, read_summary):
+        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
+            read(tmp_path)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
+def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
+    make(tmp_path / "run.json")
+    for read in (read_record, read_summary):
+        with pytest.raises(UserError, match="it is not a file of text"):
+            read(tmp_path)

@@ -170,6 +170,9 @@ class Build:
             with user_errors("data"):
                 data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
             check_world_size(data, trainer.world_size)
+        for split in ("val", *["test"] * test):
+            if has_split(data, split) and getattr(trainer, f"limit_{split}_batches") == 0:
+                raise UserError(f"trainer.limit_{split}_batches=0: leaves no batch to evaluate on")
         self.trainer.checkpoint.validates = (
             has_split(data, "val")
             and is_overridden("validation_step", self.module)

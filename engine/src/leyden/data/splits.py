@@ -228,6 +228,8 @@ class SplitDataModule(L.LightningDataModule):
         check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
         check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
         check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
+        if fold and num_folds is None:
+            raise ValueError(f"fold={fold}: is one of several folds, so num_folds must be set")
         if augment is not None and not callable(augment):
             raise ValueError(
                 f"augment={augment}: must be an object with a _target_; select a choice by data/augment=NAME"

@@ -106,8 +106,17 @@ class Exact(L.Callback):
         seed_stages(data, self.seed)
         make_resumable(data)
         trainer.callbacks = [*parts.around(trainer.callbacks), checkpoint]  # type: ignore[attr-defined]
+        resumes, self._has_trained = last.exists(), False
         with torch.serialization.safe_globals(PLAIN_NAMES):
-            parts.fit(trainer, module, data, last if last.exists() else None)
+            parts.fit(trainer, module, data, last if resumes else None)
+        if resumes and not self._has_trained:
+            say(
+                "this training had ended before: the module has its last weights, but not what training changed besides"
+            )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Note that there is something left to train."""
+        self._has_trained = True
 
     def test(
         self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None

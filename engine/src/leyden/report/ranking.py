@@ -184,9 +184,13 @@ def read_sweep(directory: Path) -> dict[str, Any]:
         UserError: The file is damaged.
     """
     path = directory / "sweep.json"
-    if not isinstance(found := read_json(path, {}), dict):
-        raise UserError(f"{path}: is no description of a sweep")
-    return {"average_over": AVERAGED, "log": None, "excluded": [], **found}
+    found = read_json(path, {})
+    if isinstance(found, dict):
+        found = {"average_over": AVERAGED, "log": None, "excluded": [], **found}
+        lists = [found[key] or [] for key in ("average_over", "log", "excluded")]
+        if all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
+            return found
+    raise UserError(f"{path}: is no description of a sweep")
 
 
 def plus_minus(rows: Sequence[Row]) -> str:

@@ -359,6 +359,11 @@ def _create(watch: Watch) -> Lock | None:
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+    except FileNotFoundError:  # others have removed the folder above, or nothing can be created in it, as in /proc
+        if path.parent.parent.is_dir():
+            raise
+        return None
+    try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileExistsError, FileNotFoundError):  # others have created the file, or created and removed the folder
         if os.path.lexists(path.parent) and not path.parent.is_dir():

@@ -13,6 +13,7 @@ import json
 import operator
 import os
 import secrets
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,6 +31,7 @@ FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that
 MIN_CHARACTERS = 32  # of a key
 CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
+MAX_BYTES = 2**30  # of a record, which may have a diff of 16 MiB for each start
 MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 
 
@@ -102,7 +104,7 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        text = (directory / RECORD).read_bytes().decode()
+        text = _read(f"{directory}/{RECORD}").decode()
         content = json.loads(text)
         config = _checked(content.get("config") if isinstance(content, dict) else None)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
@@ -125,14 +127,13 @@ def read_summary(directory: str) -> Summary | None:
     """
     path = f"{directory}/{RECORD}"
     try:
-        with open(path, "rb", buffering=0) as file:  # noqa: PTH123 - thousands of these
-            root, _, rest = file.read(HEAD_BYTES).partition(CONFIG.encode())
+        root, _, rest = _read(path, HEAD_BYTES).partition(CONFIG.encode())
         settings, mark, _ = rest.partition(STARTS.encode())
         if mark:
             content = json.loads(root.decode()[:-1] + "}")
             config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
         else:  # it is longer, or formatted by another program
-            content = json.loads(Path(path).read_bytes())
+            content = json.loads(_read(path))
             config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
         overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
         if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
@@ -142,6 +143,23 @@ def read_summary(directory: str) -> Summary | None:
         if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
             return None
         raise _unreadable(directory, error) from error
+
+
+def _read(path: str, num_bytes: int = -1) -> bytes:
+    """Return a record, or its begin.
+
+    Raises:
+        ValueError: It is a pipe, for which nobody may ever write, a device, or larger than any record.
+    """
+    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            raise ValueError("it is not a file of text")
+        return file.read(num_bytes) or b""
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @functools.lru_cache(MAX_PARTS)

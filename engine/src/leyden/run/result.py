@@ -139,9 +139,21 @@ class Result:
             for name, kind in (("objective", Objective), ("error", Failure)):
                 if values.get(name) is not None:
                     values[name] = kind(**values[name])
-            return cls(**values)
+            found = cls(**values)
+            if not found._is_of_its_types():
+                raise TypeError
+            return found
         except (TypeError, KeyError) as wrong:
             raise ValueError("its result is not valid") from wrong
+
+    def _is_of_its_types(self) -> bool:
+        """Return whether the values that reports count, sort and print have their types; a record may be a stranger's."""
+        numbers = (self.epochs, self.optimizer_steps, self.seconds, self.samples_per_second, self.best_epoch)
+        return (
+            type(self.status) is str
+            and all(type(each) is dict for each in (self.metrics, self.stages))
+            and all(each is None or (isinstance(each, int | float) and abs(each) < 1e300) for each in numbers)
+        )
 
 
 HEADER = ["step", "metric", "value"]

@@ -81,6 +81,8 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(f"data_root={data_root}: has no effect, the run's data have no data.root")
+        if not Path(data_root).is_dir():  # a download would create it
+            raise UserError(f"data_root={data_root}: no such folder")
         config["data"] = {**config["data"], "root": str(Path(data_root).absolute())}
     # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
     # it could add keys that the run did not have.

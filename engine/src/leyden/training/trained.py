@@ -64,6 +64,8 @@ class Trained:
     """
 
     def __init__(self, run: Run, checkpoint: str = "best", *, data_root: str | None = None) -> None:
+        if data_root and not Path(data_root).is_dir():  # a download would create it
+            raise UserError(f"data_root={data_root}: no such folder")
         self.run, self.checkpoint, self.data_root = run, checkpoint, data_root
         self.directory = run.directory
 
@@ -199,6 +201,7 @@ class Trained:
             UserError: This machine lacks the accelerator.
         """
         silence_lightning()
+        self.run.check_owner()
         is_on_cpu = (self.run.config.get("trainer") or {}).get("accelerator") == "cpu"
         chosen = accelerator or ("cpu" if is_on_cpu else "auto")
         options: Any = OmegaConf.to_container(self.cfg.trainer)
