@@ -190,8 +190,11 @@ def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
     for at in (2, 7, 10, 23):  # before the first checkpoint, within an epoch, at the end of one
         assert start(tmp_path / "killed", *ROWS[name], at=at) is None
     assert start(tmp_path / "killed", *ROWS[name], exact="require") == whole
-    assert "exact resume" not in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "exact resume" not in said
+    assert "had ended before" not in said
     assert start(tmp_path / "killed", *ROWS[name]) is not None  # it is finished already
+    assert "this training had ended before: the module has its last weights, but not" in capsys.readouterr().err
 
 
 def test_a_schedule_that_is_lost_within_an_epoch_is_announced_or_an_error(tmp_path, capsys):
