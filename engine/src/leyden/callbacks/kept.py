@@ -1,4 +1,4 @@
-"""What each checkpoint holds besides the state of training: epochs that were completed, and values of optimizers, for a fork."""
+"""Callbacks for what each checkpoint holds besides the state of training: epochs that were completed, and values of optimizers, for a fork."""
 
 import contextlib
 import copy

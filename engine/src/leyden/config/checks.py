@@ -148,3 +148,13 @@ def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
     value = OmegaConf.select(cfg, key)
     if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
         raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")
+
+
+def check_folder(key: str, path: str) -> None:
+    """Check that there is a folder, which a download would create.
+
+    Raises:
+        UserError: There is none.
+    """
+    if not Path(path).is_dir():
+        raise UserError(f"{key}={path}: no such folder")

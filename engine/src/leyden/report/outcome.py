@@ -1,4 +1,4 @@
-"""What came of a run: its printed result, its row in TensorBoard's HParams table, and how it differs from another run."""
+"""The outcome of a run: its printed result, its row in TensorBoard's HParams table, and how it differs from another run."""
 
 import hashlib
 import json

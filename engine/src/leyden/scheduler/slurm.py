@@ -139,12 +139,8 @@ def states(ids: Sequence[str]) -> dict[str, JobState]:
         if (problem and "Invalid job id" not in problem) or not is_whole:
             return {}
         known |= found
-    gone = [job for job in ids if job not in known]
-    return {
-        **dict.fromkeys(gone, JobState("ended", "GONE")),
-        **{job: known[job] for job in ids if job in known},
-        **_ended(gone),
-    }
+    known |= _ended([job for job in ids if job not in known])
+    return {job: known.get(job, JobState("ended", "GONE")) for job in ids}
 
 
 def _ended(ids: Sequence[str]) -> dict[str, JobState]:

@@ -1,4 +1,4 @@
-"""Where the jobs of a sweep run: the process of a job, and jobs in parallel on this machine.
+"""The places where the jobs of a sweep run: the process of a job, and jobs in parallel on this machine.
 
 On Linux each job is a fork of a process that imported PyTorch and read the data. PyTorch is imported inside of functions
 only: the sweep's main process imports this module and must start quickly.

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from leyden.config.checks import check_folder
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, environment_of
 from leyden.config.terminal import some_of
@@ -81,8 +82,7 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(f"data_root={data_root}: has no effect, the run's data have no data.root")
-        if not Path(data_root).is_dir():  # a download would create it
-            raise UserError(f"data_root={data_root}: no such folder")
+        check_folder("data_root", data_root)
         config["data"] = {**config["data"], "root": str(Path(data_root).absolute())}
     # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
     # it could add keys that the run did not have.

@@ -20,6 +20,7 @@ from leyden.assembly.start_from import kept_facts, read_checkpoint
 from leyden.assembly.task import partial_test_message, task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
+from leyden.config.checks import check_folder
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import ROOT, add_to_path
 from leyden.config.terminal import warn
@@ -64,8 +65,8 @@ class Trained:
     """
 
     def __init__(self, run: Run, checkpoint: str = "best", *, data_root: str | None = None) -> None:
-        if data_root and not Path(data_root).is_dir():  # a download would create it
-            raise UserError(f"data_root={data_root}: no such folder")
+        if data_root:
+            check_folder("data_root", data_root)
         self.run, self.checkpoint, self.data_root = run, checkpoint, data_root
         self.directory = run.directory
 
