@@ -5,6 +5,7 @@
 Both read the same JPEGs by the same number of workers: the largest middle square, resized to 224 x 224, as floats from 0 to
 1 in batches of 64. An epoch is timed, the second one of the same workers. A round measures both on each size of image, in
 an order of its own. Memory is that of all processes together, what they share counted once (PSS), at its peak.
+Both have the pages of memory that Leyden's commands ask for.
 """
 
 import argparse
@@ -107,7 +108,7 @@ def program(name: str, folder: str) -> None:
 def measure(name: str, folder: Path) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--program", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"})
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])

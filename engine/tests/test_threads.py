@@ -1,4 +1,4 @@
-"""How the threads of OpenMP wait for each other is set before PyTorch is there, and never against what was set."""
+"""How OpenMP's threads wait and what pages memory has are set before PyTorch is there, and never against what was set."""
 
 import os
 import subprocess
@@ -15,21 +15,25 @@ sys.argv = ["leyden", "--help"]
 with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
     importlib.import_module(f"leyden.{verb}").main()
 assert 'torch' not in sys.modules
-print(os.environ.get('GOMP_SPINCOUNT'))
+print(os.environ.get('GOMP_SPINCOUNT'), os.environ['THP_MEM_ALLOC_ENABLE'])
 """
 
 
 def seen(verb="train", **environment):
-    clean = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+    clean = {key: value for key, value in os.environ.items() if key not in ours}
     command = [sys.executable, "-c", PROGRAM.format(verb=verb)]
     return subprocess.check_output(command, env={**clean, **environment}, cwd=ROOT, text=True).strip()
 
 
 @pytest.mark.parametrize("verb", ["train", "runs"])
 def test_it_is_set(verb):
-    assert seen(verb) == "30000"
+    assert seen(verb) == "30000 1"
 
 
-@pytest.mark.parametrize(("name", "value"), [("GOMP_SPINCOUNT", "7"), ("OMP_WAIT_POLICY", "PASSIVE")])
-def test_what_the_user_has_set_stays(name, value):
-    assert seen(**{name: value}) == (value if name == "GOMP_SPINCOUNT" else "None")
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [("GOMP_SPINCOUNT", "7", "7 1"), ("OMP_WAIT_POLICY", "PASSIVE", "None 1"), ("THP_MEM_ALLOC_ENABLE", "0", "30000 0")],
+)
+def test_what_the_user_has_set_stays(name, value, expected):
+    assert seen(**{name: value}) == expected
