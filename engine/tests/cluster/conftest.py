@@ -100,7 +100,8 @@ def stop_jobs(slurm):
 def start_accounting(stack, slurm, port):
     """MariaDB and slurmdbd, with an account, and a quality of service that allows three jobs."""
     root, socket = slurm.root, slurm.root / "run/my.sock"
-    bare = ("--no-defaults", "--user=root", f"--datadir={root}/db")
+    # In a common folder of temporary files, each MariaDB that starts deletes those of the others.
+    bare = ("--no-defaults", "--user=root", f"--datadir={root}/db", f"--tmpdir={root}/run")
     slurm.run("mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db")
     options = (
         f"--socket={socket}",
