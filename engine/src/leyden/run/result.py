@@ -206,11 +206,11 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
     return [(int(step), metric, float(value)) for step, metric, value in read_rows(path, last_bytes=last_bytes)]
 
 
-# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
-STAGE_WORDS = {"train", "training", "fit", "val", "valid", "validation", "dev", "eval", "test", "testing"}
 # The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
 # epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
 STAGES = ("train", "val", "test")
+# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
+STAGE_WORDS = {*STAGES, "training", "fit", "valid", "validation", "dev", "eval", "testing"}
 BEST = "best"
 # First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
 CHARTS, STEPS = "charts", "steps"
