@@ -112,6 +112,9 @@ MISFIT = "last.ckpt: does not fit this run ("
         ("callbacks RunCheckpoint best val/loss", "x", MISFIT),
         ("callbacks RankState processes 0 gradients", {"network.layers.1.weight": torch.zeros(2)}, MISFIT),
         ("loops fit_loop", None, "last.ckpt: not the checkpoint of a run: "),
+        ("state_dict", "x", "last.ckpt: not the checkpoint of a run: it has no valid state_dict"),
+        ("global_step", "x", "last.ckpt: not the checkpoint of a run: it has no valid global_step"),
+        ("optimizer_states", [], "last.ckpt: not enough values to unpack"),
     ],
 )
 def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, place, value, why):  # noqa: F811

@@ -56,6 +56,9 @@ trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exac
 +task.nope=1  =>  unexpected keyword argument 'nope'; it accepts
 sweep=grid  =>  sweep=grid: needs -m
 trainer.num_nodes=2 trainer.strategy=ddp trainer.accelerator=cpu  =>  trainer.num_nodes=2: nothing starts the other nodes' processes
+optimizer.lr=true  =>  optimizer.lr=True: must be a number, 0 or larger
++trainer.gradient_clip_val=-1  =>  trainer.gradient_clip_val=-1: must be a number, 0 or larger
+callbacks.progress.refresh_rate=-1  =>  refresh_rate=-1: must be a whole number, 0 or larger
 freeze=[nothing.*]  =>  freeze: nothing.* matches none of
 task=own task._target_=tests.tasks.own.Plain freeze=[nothing.*]  =>  freeze: nothing.* matches none of
 +optimizer.groups.x={match:"nothing.*"}  =>  optimizer: groups.x: nothing.* matches none of network.layers.1.weight

@@ -74,13 +74,13 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path
 
 
 def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, tmp_path, cli):
-    given = (
-        f"run_dir={tmp_path / 'a'}",
-        *QUICK,
-        "model._target_=given.net.Net",
-        "trainer.max_epochs=1",
-        "callbacks.checkpoint.every_n_steps=3",
-    )
+    run = tmp_path / "a"
+    typed = (*QUICK, "model._target_=given.net.Net", "trainer.max_epochs=1", "callbacks.checkpoint.every_n_steps=3")
+
+    def call(*more, verb="train", code=0):
+        found, out, err = cli(verb, *((f"run_dir={run}", *typed) if verb == "train" else ()), *more)
+        assert found == code, err
+        return out + err
 
     def edit(activation):
         path = package / "parts.py"
@@ -91,40 +91,32 @@ def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, t
         os.utime(path, (later, later))
         forget()
 
+    def files():
+        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
     with stopping(2):
-        code_, _, err = cli("train", *given)
-    assert code_ == 1, err
+        call(code=1)
     edit("GELU")  # nothing was saved: it starts over, as after a bug that was mended
     with stopping(5):
-        code_, _, err = cli("train", *given)
-    assert code_ == 1
-    assert "changed" not in err
+        assert "changed" not in call(code=1)
     edit("ReLU")
-    before = {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()}
+    before = files()
     for resume in ("auto", "must"):
-        code_, _, err = cli("train", *given, f"resume={resume}")
-        assert (code_, err.count("\n")) == (2, 1), err
-        assert f"{tmp_path / 'a'}: given/parts.py changed since the run's last start" in err
+        err = call(f"resume={resume}", code=2)
+        assert err.count("\n") == 1
+        assert f"{run}: given/parts.py changed since the run's last start" in err
         assert "by resume=changed" in err
-    assert {path: path.read_bytes() for path in (tmp_path / "a").rglob("*") if path.is_file()} == before
+    assert files() == before
     edit("GELU")
-    whole = (f"run_dir={tmp_path / 'b'}", *given[1:])
-    for each in (given, whole):
-        code_, _, err = cli("train", *each)
-        assert code_ == 0, err
-        assert "changed" not in err
-    assert_same_bits(tmp_path / "a", tmp_path / "b")
+    for more in ((), (f"run_dir={tmp_path / 'b'}",)):
+        assert "changed" not in call(*more)
+    assert_same_bits(run, tmp_path / "b")
     # What has finished is used, with a line.
     edit("ReLU")
-    code_, out, err = cli("train", *given)
-    assert (code_, err.count("\n")) == (0, 1), err
+    out = call()
     assert "nothing was trained" in out
-    assert "given/parts.py changed since the run was trained; this is the result of the code before" in err
-    code_, _, err = cli("evaluate", f"run={tmp_path / 'a'}")
-    assert (code_, err.count("changed since the run was trained")) == (0, 1), err
-    longer = (*given, "trainer.max_epochs=2")
-    code_, _, err = cli("train", *longer)
-    assert (code_, err.count("\n")) == (2, 1), err
-    code_, _, err = cli("train", *longer, "resume=changed")
-    assert code_ == 0, err
-    assert cli("train", *longer, "trainer.max_epochs=3")[0] == 0  # the new code is that of the last start
+    assert "given/parts.py changed since the run was trained; this is the result of the code before" in out
+    assert call(f"run={run}", verb="evaluate").count("changed since the run was trained") == 1
+    assert call("trainer.max_epochs=2", code=2).count("\n") == 1
+    call("trainer.max_epochs=2", "resume=changed")
+    call("trainer.max_epochs=3")  # the new code is that of the last start

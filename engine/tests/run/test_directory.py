@@ -64,6 +64,9 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
     assert start["overrides"] == ["optimizer.lr=0.1"]
     assert start["versions"]["torch"] == importlib.metadata.version("torch")
     assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
+    assert run.submission == {}
+    run.submission = {"job_id": "7"}
+    assert Run(run.directory).submission == {"job_id": "7"}
     assert run.result is None
 
 
@@ -88,29 +91,12 @@ def test_a_directory_of_something_else_is_refused(tmp_path):
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 
 
-def test_more_epochs_go_on_and_the_old_result_is_kept(run):
-    run.end(FINISHED)
-    longer = with_value("trainer.max_epochs", 7)
-    assert not run.is_finished(of(longer))
-    reopen(run, longer)
-    assert run.result is None
-    assert run.config["trainer"]["max_epochs"] == 7
-    assert Result.from_dict(run.starts[0]["result"]) == FINISHED
-
-
 @pytest.mark.parametrize("starts", ["null", '[{"overrides": [1]}]'])
 def test_starts_of_another_shape_are_refused_before_the_result_is_replaced(run, starts):
     run.end(FINISHED)
     path = run.directory / "run.json"
     path.write_text(path.read_text().partition('"starts": ')[0] + f'"starts": {starts}}}')
     refuse(run, with_value("trainer.max_epochs", 10), "it has no valid list of starts")
-
-
-def test_nothing_is_left_of_a_run_that_did_not_begin(tmp_path):
-    run = Run(tmp_path / "run")
-    with pytest.raises(UserError, match="wrong"), run.locked(of(CONFIG), resume="auto"):
-        raise UserError("wrong")
-    assert not run.directory.exists()
 
 
 def save(path, size=1000):

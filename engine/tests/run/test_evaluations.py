@@ -4,8 +4,6 @@ import csv
 import importlib
 import json
 import re
-import tempfile
-from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -22,35 +20,15 @@ from tests import records
 from tests.conftest import QUICK
 
 
-def made(folder, name="x"):
-    """A run directory; of its configuration the list needs the name alone."""
-    run = Run(folder / "run")
+def record(folder, name="x", value=0.75):
+    """Record an evaluation of a run, of whose configuration the list needs the name alone."""
+    run = Run(folder / name)
     records.put(run.directory, config={"name": name})
-    return run
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return made(tmp_path_factory.mktemp("runs"))
-
-
-def record(folder, run, value=0.5):
     return record_test_evaluation(str(folder), run, "best", {"test/acc": value})
 
 
-def recorded_after(content, run):
-    """The checkpoint, metrics of each record in a list that held `content`, once another evaluation was recorded."""
-    with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / TEST_EVALUATIONS_FILE).write_bytes(content)
-        record(folder, run, 0.75)
-        rows = read_test_evaluations(Path(folder))
-        assert (Path(folder) / TEST_EVALUATIONS_FILE).read_bytes().startswith(",".join(HEADER).encode() + b"\r\n")
-        return [row[3:] for row in rows if len(row) == len(HEADER)]
-
-
-def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
-    other = made(tmp_path / "other", "y")
-    assert [record(tmp_path, each, value) for each, value in ((run, 0.5), (other, 0.75), (run, 0.25))] == [1, 1, 2]
+def test_the_columns_of_the_list_and_the_number_of_an_experiment(tmp_path):
+    assert [record(tmp_path, *each) for each in (("x", 0.5), ("y", 0.75), ("x", 0.25))] == [1, 1, 2]
     with (tmp_path / TEST_EVALUATIONS_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 3
@@ -59,19 +37,13 @@ def test_the_columns_of_the_list_and_the_number_of_an_experiment(run, tmp_path):
 
 
 @given(st.binary(max_size=40))
-def test_whatever_stands_in_the_list_the_next_evaluation_is_read(run, damage):
-    assert recorded_after(",".join(HEADER).encode() + b"\r\n" + damage, run)[-1] == ["best", '{"test/acc": 0.75}']
-
-
-@pytest.fixture
-def train(cli, tmp_path):
-    def train(*arguments):
-        given = (f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000")
-        code, out, err = cli("train", *given, *arguments)
-        assert code == 0, err
-        return Run(tmp_path / "run"), out
-
-    return train
+def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factory, damage):
+    folder = tmp_path_factory.mktemp("outputs")
+    header = ",".join(HEADER).encode() + b"\r\n"
+    (folder / TEST_EVALUATIONS_FILE).write_bytes(header + damage)
+    record(folder)
+    assert (folder / TEST_EVALUATIONS_FILE).read_bytes().startswith(header)
+    assert read_test_evaluations(folder)[-1][3:] == ["best", '{"test/acc": 0.75}']
 
 
 @pytest.mark.parametrize(
@@ -83,7 +55,8 @@ def train(cli, tmp_path):
 )
 def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
     said += " are not a test evaluation, and are not recorded as one\n"
-    run, out = train(argument, "test=auto")
+    few = (*QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000")
+    run, out, _ = train("run", *few, argument, "test=auto")
     assert said in out
     assert not run.result.is_tested
     assert not any(name.startswith("test/") for name in run.result.metrics)

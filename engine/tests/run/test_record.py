@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.config.values import flatten, leaves
+from leyden.run.directory import Run
+from leyden.run.files import damage, read_fingerprints
+from leyden.run.lock import is_held
 from leyden.run.record import RunRecord, read_record, read_summary
-from leyden.run.result import Result
+from leyden.run.result import Result, read_curves
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
 START = {
@@ -90,25 +93,32 @@ def test_no_record_is_none_and_damage_is_one_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "readers"),
     [
-        ('"y": 2', '"y": 2, "name": 3'),
-        ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1'),
-        ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}'),
-        ('"y": 2', '"name": "a\\n"'),
-        ('"status": null', '"status": "finished"'),
-        ('"status": null', '"status": null}, {'),
-        ('"data": ""', '"data": 1'),
-        ('"overrides": ["seed=1"]', '"overrides": [1]'),
+        ('"y": 2', '"y": 2, "name": 3', (read_record, read_summary)),
+        ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1', (read_record, read_summary)),
+        ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}', (read_record, read_summary)),
+        ('"y": 2', '"name": "a\\n"', (read_record, read_summary)),
+        ('"status": "finished"', '"status": null}, {', (read_record, read_summary)),
+        ('"data": ""', '"data": 1', (read_summary,)),
+        ('"overrides": ["seed=1"]', '"overrides": [1]', (read_summary,)),
+        # A result of other types, which would end a report of all runs below a folder.
+        *((f'"{key}": ', f'"{key}": {value}, "": ', (read_record, read_summary)) for key, value in [
+            ("status", '["a"]'), ("status", "{}"), ("epochs", '"x"'), ("epochs", "[1]"), ("epochs", 10**400),
+            ("stages", "[1]"), ("stages", '"test"'), ("seconds", '"x"'), ("metrics", "[1]"),
+        ]),
+        ('"epochs": 5', '"": 5', (read_record, read_summary)),
     ],
-)
-def test_no_report_reads_what_no_run_writes(tmp_path, old, new):
-    RunRecord({"y": 2}, [{**START, "data": {}}]).write(tmp_path)
+)  # fmt: skip
+def test_what_no_run_writes_is_one_line(tmp_path, old, new, readers):
+    result = Result.from_dict({"status": "finished", "objective": None, "metrics": {}, **NUMBERS})
+    RunRecord({"y": 2}, [{**START, "data": {}}], result).write(tmp_path)
     text = (tmp_path / "run.json").read_text()
     assert old in text
     (tmp_path / "run.json").write_text(text.replace(old, new, 1))
-    with pytest.raises(UserError, match="not a run directory"):
-        read_summary(tmp_path)
+    for read in readers:
+        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
+            read(tmp_path)
 
 
 def test_a_record_of_many_settings_is_read_whole(tmp_path):
@@ -117,28 +127,16 @@ def test_a_record_of_many_settings_is_read_whole(tmp_path):
     assert read_summary(tmp_path).config == dict(flatten(config))
 
 
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("status", ["a"]), ("status", {}), ("epochs", "x"), ("epochs", [1]), ("epochs", 10**400), ("stages", [1]),
-        ("stages", "test"), ("seconds", "x"), ("metrics", [1]),
-    ],
-)  # fmt: skip
-def test_a_result_of_other_types_is_one_line(tmp_path, key, value):
-    """What would end a report of all runs below a folder."""
-    result = Result.from_dict({"status": "finished", "objective": None, "metrics": {}, **NUMBERS})
-    RunRecord({"y": 2}, [START], result).write(tmp_path)
-    content = json.loads((tmp_path / "run.json").read_text())
-    (tmp_path / "run.json").write_text(json.dumps({**content, key: value}))
-    for read in (read_record, read_summary):
-        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
-            read(tmp_path)
-
-
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero")])
 def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
-    make(tmp_path / "run.json")
-    for read in (read_record, read_summary):
-        with pytest.raises(UserError, match="it is not a file of text"):
+    for name in ("run.json", "metrics.csv", "fingerprint.csv", "best.ckpt", "job.json", ".lock.0"):
+        make(tmp_path / name)
+    assert read_curves(tmp_path / "metrics.csv") == {}
+    assert not is_held(tmp_path)
+    assert damage(tmp_path / "best.ckpt") == "is not a regular file"
+    with pytest.raises(OSError, match="is not a regular file"):
+        read_fingerprints(tmp_path)
+    for read in (read_record, read_summary, lambda directory: Run(directory).submission):
+        with pytest.raises(UserError, match=r"can't be read \(is not a regular file\)"):
             read(tmp_path)

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.loggers import MetricsCSV
-from leyden.run.result import HEADER, read_points, read_rows
+from leyden.run.result import HEADER, read_points
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
 POINTS = st.lists(st.tuples(st.integers(0, 10**6), NAMES, st.floats(allow_nan=False)), max_size=9)
@@ -53,10 +53,10 @@ def test_deleted_while_it_is_written_it_has_a_header_again(tmp_path):
 def test_a_run_that_goes_on_keeps_the_lines_before_it_as_they_were(tmp_path):
     logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
     for step in range(4):
-        logger.log_metrics({"a": step, "b": step / 3}, step)
+        logger.log_metrics({"a": float(step), "b": step / 3}, step)
     whole = logger.path.read_text().splitlines()
     logger.path.write_bytes(logger.path.read_bytes().replace(b"step,metric,value", b"\xff,\0")[:-3])
     resumed = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
     resumed.log_metrics({"c": 5}, 2)
     assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
-    assert list(read_rows(resumed.path))[-1] == ["2", "c", "5"]
+    assert read_points(resumed.path)[-1] == (2, "c", 5.0)

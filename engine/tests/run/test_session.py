@@ -78,6 +78,13 @@ def test_without_a_job_the_first_error_is_recorded(ended, rank, error, recorded,
     assert found == kind
 
 
+@pytest.mark.parametrize(("code", "ends_with"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (75, 75)])
+def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends_with):
+    run, raised, _ = ended(0, SystemExit(code))
+    assert (raised.code, run.result) == (ends_with, None)
+    assert f"run_dir={run.directory} starts over, nothing was saved yet." in capsys.readouterr().err
+
+
 def test_a_process_that_has_not_trained_leaves_the_record_to_the_main_one(ended):
     """Which knows whether there was a result before."""
     assert ended(1, OWN, has_trained=False)[0].result is None

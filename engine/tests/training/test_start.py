@@ -51,6 +51,7 @@ def test_training_longer_is_training_long(train):
     without_test = [row for row in curves(longer) if "test" not in row[1]]
     assert without_test == [row for row in curves(long) if "test" not in row[1]]
     assert longer.starts[0]["result"]["epochs"] == 2
+    assert [start["step"] for start in longer.starts] == [0, 20]
 
 
 def test_the_seed_decides_all_and_zero_counts(train):
@@ -63,14 +64,8 @@ def test_the_seed_decides_all_and_zero_counts(train):
 
 
 def test_the_best_epoch_is_kept_and_tested(train):
-    run, *_ = train(
-        "a",
-        "trainer.max_epochs=6",
-        "optimizer=sgd",
-        "optimizer.lr=0.9",
-        "objective.metric=val/loss",
-        "objective.mode=min",
-    )
+    unsteady = ("trainer.max_epochs=6", "optimizer=sgd", "optimizer.lr=0.9")
+    run, *_ = train("a", *unsteady, "objective.metric=val/loss", "objective.mode=min")
     losses = {step: value for step, metric, value in curves(run) if metric == "val/loss"}
     assert run.result.objective.value == pytest.approx(min(losses.values()))
     best = torch.load(run.checkpoint("best"), weights_only=True)
@@ -92,9 +87,8 @@ def test_a_loss_that_is_no_number_stops_the_run_and_keeps_the_last_good_checkpoi
     diverging = ("optimizer=sgd", "optimizer.lr=1e30", "trainer.log_every_n_steps=1")
     run, _, err = train("a", *diverging, code=2)
     assert "train/loss is nan" in err
-    assert re.search(
-        r"; first in batch \d of epoch 1, of the samples \d+, \d+, .* and 92 more$", err, re.MULTILINE
-    ), err
+    samples = r"; first in batch \d of epoch 1, of the samples \d+, \d+, .* and 92 more$"
+    assert re.search(samples, err, re.MULTILINE), err
     assert "Traceback" not in err
     assert run.result.status == "failed"
     assert run.result.error.type == "FloatingPointError"

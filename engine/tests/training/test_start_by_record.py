@@ -1,6 +1,7 @@
 """A run is resumed by its directory alone: its record knows what was typed, and its note."""
 
 import shlex
+import shutil
 
 import pytest
 
@@ -30,7 +31,7 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     assert "choose another run_dir, or type the values that are there, as optimizer.lr=..." in err
 
 
-def test_other_threads_are_said(train):
+def test_other_threads_and_lost_checkpoints_are_said(train):
     run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
     _, _, err = train("run", "trainer.max_epochs=2")
     assert "the last bits" not in err
@@ -40,6 +41,12 @@ def test_other_threads_are_said(train):
     _, _, err = train("run", "trainer.max_epochs=3")
     threads = starts[-1]["machine"]["threads"]
     assert f"threads {threads - 1}, was {threads}; the last bits may differ from those of the start before" in err
+    assert "trained anew" not in err
+    shutil.rmtree(run.directory / "checkpoints")
+    _, _, err = train("run", "trainer.max_epochs=4")
+    assert (
+        f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew\n" in err
+    )
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
@@ -71,24 +78,21 @@ def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("recorded", "typed", "composed"),
     [
-        (["a.b=1", "seed=2"], [], ["a.b=1", "seed=2"]),
-        (["a.b=1", "seed=2"], ["seed=3"], ["a.b=1", "seed=3"]),
-        (["optimizer=sgd", "optimizer.momentum=0.5"], ["optimizer=adam"], ["optimizer=adam"]),
-        (["cluster=slurm", "sweep_name=x", "outputs=/o", "exact=require"], [], ["outputs=/o", "exact=require"]),
-        (["fork=outputs/a@3", "seed=1"], ["seed=2"], ["fork=outputs/a@3", "seed=2"]),
-        (
-            ["+callbacks/stopping=early"],
-            ["~callbacks/stopping"],
-            ["+callbacks/stopping=early", "~callbacks/stopping"],
-        ),
-        (["note=x", "tags=[a]"], ["note=y"], ["note=y"]),
+        ("a.b=1 seed=2", "", "a.b=1 seed=2"),
+        ("a.b=1 seed=2", "seed=3", "a.b=1 seed=3"),
+        ("optimizer=sgd optimizer.momentum=0.5", "optimizer=adam", "optimizer=adam"),
+        ("cluster=slurm sweep_name=x outputs=/o exact=require", "", "exact=require outputs=/o"),
+        ("fork=outputs/a@3 seed=1", "seed=2", "fork=outputs/a@3 seed=2"),
+        ("+callbacks/stopping=early", "~callbacks/stopping", "+callbacks/stopping=early ~callbacks/stopping"),
+        ("note=x tags=[a]", "note=y", "note=y"),
     ],
 )
 def test_what_is_recorded_comes_first(tmp_path, recorded, typed, composed):
-    records.put(tmp_path, config={"seed": 0}, starts=[{"overrides": ["seed=7"]}, {"overrides": recorded}])
-    typed = [*typed, f"run_dir={tmp_path}"]
+    starts = [{"overrides": ["seed=7"]}, {"overrides": recorded.split()}]
+    records.put(tmp_path, config={"seed": 0}, starts=starts)
+    typed = [*typed.split(), f"run_dir={tmp_path}"]
     found = recorded_arguments(typed)
-    assert sorted(found[:-1]) == sorted(composed)
+    assert " ".join(sorted(found[:-1])) == composed
     assert found[len(found) - len(typed) :] == typed
     assert recorded_arguments(found) == found  # as Lightning's other processes do
 

@@ -12,6 +12,7 @@ from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.train import main
 from tests.conftest import QUICK
+from tests.reproduction.conftest import git
 
 REFUSED = ["optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"]
 
@@ -20,14 +21,14 @@ def everything(place):
     return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
 
 
-@pytest.mark.parametrize("override", REFUSED)
-def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch, override):
+def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch):
     for name in ("mine", "outputs"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    cli("train", *QUICK, override, f"run_dir={tmp_path / 'mine'}")
-    cli("train", *QUICK, override)
-    assert everything(tmp_path) == ["mine", "outputs"]
+    for override in REFUSED:
+        cli("train", *QUICK, override, f"run_dir={tmp_path / 'mine'}")
+        cli("train", *QUICK, override)
+        assert everything(tmp_path) == ["mine", "outputs"], override
 
 
 @pytest.mark.parametrize("key", ["run_dir", "outputs"])
@@ -40,32 +41,31 @@ def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path
     assert everything(tmp_path) == []
 
 
-@pytest.mark.parametrize("name", ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"])
-def test_what_is_printed_to_be_typed_works_as_it_stands(name):
-    printed = quoted_override("run_dir", name)
-    shell = subprocess.run(["bash", "-c", f"printf %s {printed}"], capture_output=True, text=True, check=True)
-    (override,) = OverridesParser.create().parse_overrides([shell.stdout])
-    value = override.value()
-    assert (value.text if isinstance(value, QuotedString) else value) == name
+def test_what_is_printed_to_be_typed_works_as_it_stands():
+    names = ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"]
+    printed = " ".join(quoted_override("run_dir", name) for name in names)
+    shell = subprocess.run(["bash", "-c", f"printf '%s\n' {printed}"], capture_output=True, text=True, check=True)
+    values = [each.value() for each in OverridesParser.create().parse_overrides(shell.stdout.splitlines())]
+    assert [value.text if isinstance(value, QuotedString) else value for value in values] == names
+
+
+def repository(folder, files):
+    """A git repository with a commit of files with these contents."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in files.items():
+        (folder / name).write_bytes(content)
+    for words in (("init",), ("add", "-A"), ("commit", "-m", "first")):
+        git(folder, *words)
+    return folder
 
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """A project under git with a file that has changed, a new one, one that git ignores, and a large one."""
-
-    def git(*arguments):
-        subprocess.run(["git", "-C", str(tmp_path), *arguments], check=True, capture_output=True)
-
-    git("init")
-    git("config", "user.email", "a@example.org")
-    git("config", "user.name", "a")
-    (tmp_path / ".gitignore").write_text("ignored\n")
-    git("config", "diff.noprefix", "true")  # as a user may like it
-    git("config", "status.showUntrackedFiles", "no")
-    (tmp_path / "old.py").write_text("a = 1\n")
-    (tmp_path / "windows.py").write_bytes(b"a = 1\r\nb = 2\r\n")
-    git("add", "-A")
-    git("commit", "-m", "first")
+    files = {".gitignore": b"ignored\n", "old.py": b"a = 1\n", "windows.py": b"a = 1\r\nb = 2\r\n"}
+    repository(tmp_path, files)
+    git(tmp_path, "config", "diff.noprefix", "true")  # as a user may like it
+    git(tmp_path, "config", "status.showUntrackedFiles", "no")
     (tmp_path / "old.py").write_text("a = 2\n")
     (tmp_path / "windows.py").write_bytes(b"a = 1\r\nb = 3\r\n")
     (tmp_path / "new").mkdir()
@@ -85,38 +85,26 @@ def test_new_files_are_changes_of_the_code(project):
     assert (project / ".git" / "index").read_bytes() == index
     # It is what makes the code anew.
     clone = project / "clone"
-    subprocess.run(["git", "clone", "-q", str(project), str(clone)], check=True)
-    subprocess.run(["git", "-C", str(clone), "checkout", "-q", found["sha"]], check=True)
+    git(project, "clone", str(project), str(clone))
+    git(clone, "checkout", found["sha"])
     subprocess.run(["git", "-C", str(clone), "apply"], input=found["diff"].encode(), check=True)
     for name in ("old.py", "windows.py", "new/a b ü.py", "new/picture.png"):
         assert (clone / name).read_bytes() == (project / name).read_bytes()
     assert not (clone / "ignored").exists()
 
 
-def repository(folder, *files):
-    """A git repository with a commit."""
-    folder.mkdir(parents=True)
-    for name in files:
-        (folder / name).write_text("a = 1\n")
-    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    for words in (("init", "-q"), ("add", "-A"), (*author, "commit", "-qm", "first")):
-        subprocess.run(["git", "-C", str(folder), *words], check=True, capture_output=True)
-    return folder
-
-
 def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp_path):
     """It may be a stranger's, and git executes what its configuration names."""
-    subprocess.run(["git", "-C", str(project), "stash", "-u", "-q"], check=True)
-    theirs = repository(project / "theirs", "a.py")
+    git(project, "stash", "-u")
+    theirs = repository(project / "theirs", {"a.py": b"a = 1\n"})
     (theirs / "a.py").write_text("a = 2\n")
     (theirs / "git.json").write_text("[1]")
-    config = ["config", "core.fsmonitor", f"touch {tmp_path / 'executed'}; false"]
-    subprocess.run(["git", "-C", str(theirs), *config], check=True)
+    git(theirs, "config", "core.fsmonitor", f"touch {tmp_path / 'executed'}; false")
     found = provenance.state_of_code()
     assert (found["dirty"], found["diff"], found["left_out"]) == (True, "", ["theirs/"])
-    subprocess.run(["git", "-C", str(project), "add", "-f", "theirs"], check=True, capture_output=True)
+    git(project, "add", "-f", "theirs")
     (theirs / "b.py").write_text("a = 3\n")
-    assert provenance.state_of_code()["left_out"] == ["theirs"]  # of a submodule nothing is executed either
+    assert provenance.state_of_code()["left_out"] == ["theirs/"]  # of a submodule nothing is executed either
     assert not (tmp_path / "executed").exists()
 
 

@@ -1,7 +1,6 @@
 """Building the parts of a run from its configuration."""
 
 from leyden.assembly.build import datamodule, dry_build
-from leyden.assembly.start_from import read_checkpoint
 from leyden.assembly.task import network, task, task_module
 from leyden.assembly.trainer import plain_trainer, run_trainer, silence_lightning
 
@@ -10,7 +9,6 @@ __all__ = [
     "dry_build",
     "network",
     "plain_trainer",
-    "read_checkpoint",
     "run_trainer",
     "silence_lightning",
     "task",

@@ -80,24 +80,17 @@ def datamodule(
             with lock.hold(Path(tempfile.gettempdir()) / f"leyden-{user}" / "prepare-data"):
                 data.prepare_data()
         data.setup("fit")
-        _check_facts(facts_of(data))
+        # Checkpoints hold the facts, from which evaluation builds the network.
+        facts = facts_of(data)
+        if culprit := find_unreadable({**facts.to_state(), **facts.extra}):
+            key, kind = culprit
+            raise UserError(
+                f"data.facts: {key.removeprefix('extra.')} is a {kind}; facts must be tensors, arrays and plain values, which "
+                "a checkpoint can hold"
+            )
         if not divides_batches(data):
             make_resumable(data)
     return data
-
-
-def _check_facts(facts: Facts) -> None:
-    """Check that checkpoints can hold the facts, from which evaluation builds the network.
-
-    Raises:
-        UserError: A fact is an object.
-    """
-    if culprit := find_unreadable({**facts.to_state(), **facts.extra}):
-        key, kind = culprit
-        raise UserError(
-            f"data.facts: {key.removeprefix('extra.')} is a {kind}; facts must be tensors, arrays and plain values, which "
-            "a checkpoint can hold"
-        )
 
 
 def _fork_workers() -> None:

@@ -88,10 +88,9 @@ def instantiate(
     for name in {*given} - {*without}:
         if name in node and not OmegaConf.is_missing(node, name):
             raise UserError(f"{key}.{name}={node[name]}: is passed by the program and can't be set")
-    if not given and not facts:
-        with user_errors(key, node):
-            return call_target(_resolved_values(node, key, without))
-    constructor = _constructor(node, key, without=(*without, *given))
+    values = _resolved_values(node, key, (*without, *given))
+    with user_errors(key, node):
+        constructor: functools.partial[Any] = call_target(values, partial=True)
     named = {name: value for name, value in facts.items() if name in arguments(constructor.func)}
     if both := sorted({*named} & {*constructor.keywords}):
         raise UserError(f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set")
@@ -105,14 +104,6 @@ def target(node: DictConfig, key: str) -> Any:
     """Return the class or function that a node names, without instantiating it or the nodes below it."""
     with user_errors(key, node):
         return get_object(_target_name(node, key))
-
-
-def _constructor(node: DictConfig, key: str, *, without: Sequence[str]) -> functools.partial[Any]:
-    """Return a node's target, bound to the node's keys as arguments, except for those in `without`."""
-    values = _resolved_values(node, key, without)
-    with user_errors(key, node):
-        constructor: functools.partial[Any] = call_target(values, partial=True)
-    return constructor
 
 
 def _target_name(node: DictConfig, key: str) -> str:

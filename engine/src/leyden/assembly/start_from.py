@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.task import match_names
-from leyden.assembly.trainer import RunTrainer, num_logged
+from leyden.assembly.trainer import RunTrainer, num_logged, num_processes
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.kept import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
@@ -27,74 +27,46 @@ from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import replacing
 from leyden.exact.memory import read_plain
-from leyden.run.directory import Run, changed_names, check_resumable, trained_on
+from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
-from leyden.run.fork import parse_fork
+from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
-from leyden.run.result import read_rows, write_rows
+from leyden.run.result import read_points, write_points
 from leyden.tasks.task import Task
+
+# What a run's checkpoint has at its root, with the types; and the callbacks whose states it has.
+CONTENT = {"state_dict": dict, "global_step": int, "loops": dict, "optimizer_states": list, "callbacks": dict}
+STATES = {"RankState", Hyperparameters.state_key, RunCheckpoint.state_key}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a run's checkpoint.
+    """Return the content of a run's checkpoint, with the facts of the data that it was trained on as `Facts`.
 
     Raises:
         UserError: The file is not the checkpoint of a run.
     """
-    with user_errors(str(path)):
-        content = SafeCheckpointIO().load_checkpoint(path)
-    with user_errors(f"{path}: not the checkpoint of a run"):
-        parts = {"RankState", Hyperparameters.state_key} - {*content["callbacks"]}
-        if missing := {"state_dict", "global_step", "loops", "optimizer_states"} - {*content} | parts:
-            raise ValueError(f"it has no {min(missing)}")
-        num_logged(content)  # loggers need it, before Lightning restores its loops
-    return content
-
-
-def check_fits(content: dict[str, Any], path: Path, module: L.LightningModule, data: L.LightningDataModule) -> None:
-    """Check that a run can resume from a checkpoint, before its directory changes; Lightning checks the weights.
-
-    Raises:
-        UserError: The checkpoint is of other data, or its optimizer has other parameters.
-    """
-    if kept_facts(content, path) != facts_of(data):
-        raise UserError(f"{path}: the data set is not the one that this run was trained on")
-    if not isinstance(module, Task):  # known once Lightning has configured its optimizers
-        return
-    configured = module.configure_optimizers()
-    optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-    # Optimizer states are stored by parameter number; in another order, other parameters would get them.
-    (state,) = content["optimizer_states"]
-    stored, own = (
-        [group.get("param_names") for group in each["param_groups"]] for each in (state, optimizer.state_dict())
-    )
-    if stored != own:
-        raise UserError(f"{path}: the optimizer's groups have different parameters")
-
-
-def kept_facts(content: dict[str, Any], path: Path) -> Facts:
-    """Return the facts of the data that a checkpoint's run was trained on.
-
-    Raises:
-        UserError: The checkpoint has no valid facts.
-    """
     try:
-        return Facts.from_state(content["facts"])
-    except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
-        raise UserError(f"{path}: has no facts of the data ({type(error).__name__})") from error
-
-
-def num_epochs(content: dict[str, Any]) -> int | None:
-    """Return the number of epochs that had ended at a checkpoint; None for a checkpoint within an epoch."""
-    loops = content["loops"]["fit_loop"]
-    ended = loops["epoch_loop.batch_progress"]["is_last_batch"]
-    return int(loops["epoch_progress"]["current"]["processed"]) if ended else None
+        content = SafeCheckpointIO().load_checkpoint(path)
+    except (
+        Exception
+    ) as error:  # a stranger's file may be wrong in any way; the message of one that is refused names it
+        line = as_line(error)
+        raise UserError(line if str(path) in line else f"{path}: {line}") from error
+    with user_errors(f"{path}: not the checkpoint of a run"):
+        wrong = {name for name, kind in CONTENT.items() if not isinstance(content.get(name), kind)}
+        if missing := wrong or STATES - {*content["callbacks"]}:
+            raise ValueError(f"it has no valid {min(missing)}")
+        # What is needed before Lightning restores its loops.
+        num_logged(content)
+        num_processes(content)
+        content["facts"] = Facts.from_state(content["facts"])
+    return content
 
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Context that reports an error before the first batch of a run that resumes, as `check_fits` does.
+    """Context that reports an error before the first batch of a run that resumes, as `Resumed.load` does.
 
     Lightning restores its loops and callbacks when it loads the checkpoint. Leyden's callbacks restore a part in their
     start hooks.
@@ -108,12 +80,8 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
         raise UserError(str(error)) from error
     except Exception as error:
         if path and not trainer.position.has_trained and not is_mistake(error):
-            raise _misfit_error(path, error) from error
+            raise UserError(f"{path}: does not fit this run ({as_line(error)})") from error
         raise
-
-
-def _misfit_error(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path}: does not fit this run ({as_line(error)})")
 
 
 class StartingPoint:
@@ -154,7 +122,7 @@ class Resumed(StartingPoint):
 
     def __init__(self, run: Run, path: Path, content: dict[str, Any]) -> None:
         self.run, self.path, self.content = run, path, content
-        self.step = int(content["global_step"])
+        self.step: int = content["global_step"]
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Check that the data are those that the run was trained on.
@@ -162,17 +130,35 @@ class Resumed(StartingPoint):
         Raises:
             UserError: They differ.
         """
-        check_resumable(self.run, dict(digests))
+        if names := changed_names(trained_on(self.run), digests):
+            raise UserError(
+                f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
+                "data to resume it, or choose another run_dir"
+            )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that the run can resume here; its content is released, which frees its memory.
+        """Check that the run can resume here, but for the weights, which Lightning checks; its content is released.
 
         Raises:
-            UserError: The checkpoint is damaged, or does not fit the module or the data.
+            UserError: The checkpoint is damaged, of other data, or its optimizer has other parameters.
         """
         assert self.content is not None
-        check_fits(self.content, self.path, module, data)
-        self.content = None
+        content, self.content = self.content, None  # which frees its memory
+        with user_errors(str(self.path)):
+            if content["facts"] != facts_of(data):
+                raise ValueError("the data set is not the one that this run was trained on")
+            if not isinstance(module, Task):  # its optimizers are known once Lightning has configured them
+                return
+            configured = module.configure_optimizers()
+            optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
+            # Optimizer states are stored by parameter number; in another order, other parameters would get them.
+            (state,) = content["optimizer_states"]
+            stored, own = (
+                [group.get("param_names") for group in each["param_groups"]]
+                for each in (state, optimizer.state_dict())
+            )
+            if stored != own:
+                raise ValueError("the optimizer's groups have different parameters")
 
     def begin(self, run: Run) -> Path:
         """Return the checkpoint to resume from."""
@@ -195,6 +181,8 @@ def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = Non
     if known is not None and run.result and run.result.is_complete:
         return StartingPoint()
     own = run.newest_checkpoint() if known is None or cfg.fork else None
+    if known is None and not own and run.result and run.result.is_complete and is_main_process():
+        warn(f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew")
     if cfg.fork and not _has_begun(run, own):
         if fast:
             raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
@@ -273,10 +261,8 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
         return None
     with user_errors("init_exclude"):
         exclude = list(cfg.init_exclude)
-    directory, _, name = cfg.init_from.rpartition("@")
-    if name not in ("best", "last"):
-        directory, name = cfg.init_from, "best"
-    path = Path(directory) / "checkpoints" / f"{name}.ckpt"
+    parent, name = parse_parent(cfg.init_from, "best")
+    path = parent.directory / "checkpoints" / f"{name}.ckpt"
     if problem := damage(path):
         raise UserError(f"init_from: {path}: {problem}; must be a run directory, or null")
     with user_errors(f"init_from: {path}"), path.open("rb") as file:  # opened once, as it may be replaced meanwhile
@@ -311,6 +297,10 @@ class Fork(Resumed):
 
     def __init__(self, parent: Run, path: Path, content: dict[str, Any], sha256: str, best: Path | None) -> None:
         super().__init__(parent, path, content)
+        loops = content["loops"]["fit_loop"]
+        self.is_within_epoch = not loops["epoch_loop.batch_progress"]["is_last_batch"]
+        self.num_epochs = int(loops["epoch_progress"]["current"]["processed"])
+        self.is_over = bool(content["callbacks"][RunCheckpoint.state_key]["is_over"])
         self.sha256, self.best = sha256, best
         self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
 
@@ -320,12 +310,10 @@ class Fork(Resumed):
         Raises:
             UserError: A changed setting would have no effect, or is not allowed to change.
         """
-        assert self.content is not None
         config: Any = OmegaConf.to_container(cfg, resolve=True)
         old, new = (identity_values(dict(flatten(each))) for each in (self.run.config, config))
         # A key that one of them lacks counts as null: its class may have got it since.
         nothing = {repr(None), repr(ABSENT)}
-        is_within = num_epochs(self.content) is None
         for key, (a, b) in differing(old, new).items():
             if key == "fork" or {repr(a), repr(b)} == nothing:
                 continue
@@ -334,35 +322,35 @@ class Fork(Resumed):
                     f"fork: {self.path}: {key}: {a} there, {b} here: a fork keeps its parent's splits and the state of its parts; "
                     "init_from loads only the weights"
                 )
-            if is_within and key.startswith(EPOCH_KEYS):
+            if self.is_within_epoch and key.startswith(EPOCH_KEYS):
                 raise UserError(
                     f"fork: {self.path}: {key} can't be changed within an epoch; fork from the end of an epoch"
                 )
-        epochs = self.content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-        if self.content["callbacks"][RunCheckpoint.state_key]["is_over"] or epochs >= cfg.trainer.max_epochs:
-            raise UserError(
-                f"fork: {self.path}: has ended after {epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
-            )
+        self.has_ended = self.is_over or self.num_epochs >= cfg.trainer.max_epochs
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Warn if the data or the code differ from the parent's."""
-        names = changed_names(trained_on(self.run), dict(digests))
+        names = changed_names(trained_on(self.run), digests)
         if names and is_main_process():
             warn(f"fork: the data differ from those of {self.run.directory}: {', '.join(names)}")
         self.run.warn_of_changed_code("the fork is trained with the code as it is now")
 
     def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that the shapes of all weights and the facts of the data equal the parent's.
+        """Check that the shapes of all weights and the facts of the data equal the parent's, and that something is left to train.
 
         Raises:
-            UserError: A shape or a fact differs.
+            UserError: A shape or a fact differs, or the parent has ended.
         """
         assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
         if wrong := _misfits(self.content["state_dict"], module.state_dict()):
             raise UserError(f"fork: {self.path}: {some_of(wrong)}; a fork must keep the network of its parent")
-        if kept_facts(self.content, self.path) != facts_of(data):
+        if self.content["facts"] != facts_of(data):
             raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
+        if self.has_ended:
+            raise UserError(
+                f"fork: {self.path}: has ended after {self.num_epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
+            )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Check the shapes, then as a run that resumes; see both."""
@@ -382,8 +370,8 @@ class Fork(Resumed):
         if not is_main_process():
             return folder / "last.ckpt"
         curves = "metrics.csv"
-        points = [row for row in read_rows(self.run.directory / curves) if int(row[0]) < self.step]
-        write_rows(run.directory / curves, points)
+        points = read_points(self.run.directory / curves)
+        write_points(run.directory / curves, [point for point in points if point[0] < self.step])
         known = read_fingerprints(self.run.directory)
         write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
         folder.mkdir(exist_ok=True)
@@ -413,7 +401,7 @@ def read_fork(cfg: DictConfig) -> Fork:
     Raises:
         UserError: It can't be read.
     """
-    parent, name = parse_fork(cfg.fork, trust=cfg.trust)
+    parent, name = parse_parent(cfg.fork, trust=cfg.trust)
     parent.check_owner()
     path = parent.checkpoint(name)
     with path.open("rb") as file:
@@ -421,20 +409,21 @@ def read_fork(cfg: DictConfig) -> Fork:
     content = read_checkpoint(path)
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
     same = objective_of(parent.config["objective"]) == objective_of(cfg.objective)
-    return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
+    with user_errors(f"fork: {path}: not the checkpoint of a run"):
+        return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
 
 
 def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
-    """Return the checkpoint of the best epoch up to that of `path`, by when it was written; None if it was not kept."""
+    """Return the checkpoint of the best epoch up to that of `path`; None if it was not kept."""
     state = content["callbacks"][RunCheckpoint.state_key]
     if not state["best"]:
         return None
-    # `best.ckpt` sorts first among the others.
-    for other in [path, *sorted({*path.parent.glob("*.ckpt")} - {path})]:
-        if damage(other) or num_epochs(candidate := read_checkpoint(other)) is None:
-            continue
-        at = candidate["callbacks"].get(RunCheckpoint.state_key, {}).get("best_at")
-        if isinstance(at, list) and at == state["best_at"] and at[1:] == [num_logged(candidate) - 1]:
+    for name in ("best", f"epoch_{state['best_at'][0]}"):
+        other = path.with_name(f"{name}.ckpt")
+        if (
+            not damage(other)
+            and read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"] == state["best_at"]
+        ):
             return other
     warn(f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead")
     return None

@@ -334,30 +334,13 @@ def run_trainer(
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
     if not pictures:
         callbacks = [each for each in callbacks if not (isinstance(each, DisplayCallback) and each.at_end)]
-    timers = [each for each in callbacks if isinstance(each, Timer)]
-    timer = _timer(cfg, timers)
-    exact = Parts(
-        cfg.seed,
-        checkpoint,
-        directory,
-        requeue_signal,
-        cfg.exact,
-        is_fork=cfg.fork is not None,
-        leave=leave,
-    )
+    timer, seen, is_fork = _timer(cfg, callbacks), SamplesSeen(), cfg.fork is not None
+    if timer not in callbacks:
+        callbacks.append(timer)
+    exact = Parts(cfg.seed, checkpoint, directory, requeue_signal, cfg.exact, is_fork=is_fork, leave=leave)
     trainer = plain_trainer(
         cfg,
-        callbacks=[
-            *exact.around(
-                [
-                    KeptFacts(facts),
-                    *callbacks,
-                    *([] if timers else [timer]),
-                    seen := SamplesSeen(),
-                    Hyperparameters(is_fork=cfg.fork is not None),
-                ]
-            )
-        ],
+        callbacks=exact.around([KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]),
         logger=_loggers(cfg, directory, num_logged(content) if content else 0, dry=dry),
         default_root_dir=str(directory),
         use_distributed_sampler=not divides_batches(data),
@@ -367,17 +350,17 @@ def run_trainer(
         data.attached[0].trainer = trainer
     checkpoint.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(data.train_dataloader()))
     check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
-    num_processes = len(content["callbacks"]["RankState"]["processes"]) if content else trainer.world_size
-    if num_processes != trainer.world_size:
+    if content and (num := num_processes(content)) != trainer.world_size:
         raise UserError(
-            f"{directory} was trained by {num_processes} processes, this run would have {trainer.world_size}, and their "
+            f"{directory} was trained by {num} processes, this run would have {trainer.world_size}, and their "
             "number can't change; set trainer.devices and trainer.num_nodes to match, or choose another run_dir"
         )
     return RunTrainer(trainer, checkpoint, timer, seen, exact)
 
 
-def _timer(cfg: DictConfig, timers: list[Timer]) -> Timer:
+def _timer(cfg: DictConfig, callbacks: list[L.Callback]) -> Timer:
     """Return the run's Timer: its own, or one for `max_time`, since Lightning's would be out of reach."""
+    timers = [each for each in callbacks if isinstance(each, Timer)]
     duration: Any = cfg.trainer.get("max_time")
     if timers and duration:
         raise UserError("trainer.max_time: callbacks has a Timer already; remove one of the two")
@@ -398,6 +381,11 @@ def _loggers(cfg: DictConfig, directory: Path, step: int, *, dry: bool) -> list[
         given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(directory), **given))
     return loggers
+
+
+def num_processes(content: dict[str, Any]) -> int:
+    """Return the number of processes that trained a checkpoint's run."""
+    return len(content["callbacks"]["RankState"]["processes"])
 
 
 def num_logged(content: dict[str, Any]) -> int:

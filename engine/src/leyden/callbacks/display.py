@@ -15,6 +15,7 @@ from rich import get_console
 from leyden.config.errors import log_and_continue
 from leyden.config.table import Terminal, print_table
 from leyden.data.contract import sizes_of
+from leyden.data.transforms import check_integers
 from leyden.exact.stages import stages_of
 from leyden.tasks.task import network_of
 from leyden.verdict.numbers import metric_text
@@ -96,6 +97,7 @@ class Progress(RichProgressBar):
     """
 
     def __init__(self, *, refresh_rate: int) -> None:
+        check_integers(refresh_rate=(refresh_rate, 0))
         console = get_console()
         is_seen = console.is_terminal or console.is_jupyter
         super().__init__(refresh_rate=refresh_rate if is_seen else 0, leave=False)

@@ -57,6 +57,7 @@ MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first o
 # Root keys that are config groups.
 PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
 # Numbers that Lightning would accept, or reject only in training.
+SIZES = ("optimizer.lr", "trainer.gradient_clip_val")
 COUNTS = ("max_epochs", "num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
 
 
@@ -104,13 +105,17 @@ def check_num_jobs(num_jobs: Any) -> None:
 
 
 def _check_counts(cfg: DictConfig) -> None:
-    """Raise a `UserError` unless each of `COUNTS` is a positive whole number."""
+    """Raise a `UserError` unless each of `COUNTS` is a positive whole number, and none of `SIZES` is negative or a boolean."""
     for name in COUNTS:
         if name == "num_nodes" and "nodes" in cfg.cluster:  # it follows from the cluster
             continue
         value = cfg.trainer.get(name)
         if (value is not None or name == "max_epochs") and (type(value) is not int or value < 1):
             raise UserError(f"trainer.{name}={_as_yaml(value)}: must be a whole number, 1 or larger")
+    for name in SIZES:
+        value = OmegaConf.select(cfg, name)
+        if type(value) is bool or (isinstance(value, int | float) and value < 0):
+            raise UserError(f"{name}={_as_yaml(value)}: must be a number, 0 or larger")
 
 
 def _as_yaml(value: Any) -> str:

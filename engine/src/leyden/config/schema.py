@@ -83,7 +83,6 @@ class ExportConfig:
     """Root keys of `conf/export.yaml`."""
 
     run: str = MISSING
-    format: str = "onnx"  # has a default, since a project's own conf/export.yaml may lack the key
     output: str | None = MISSING
     checkpoint: str = MISSING
     data_root: str | None = MISSING

@@ -31,7 +31,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
-from leyden.run.result import HEADER, STAGES, chart_tag, read_rows, write_rows
+from leyden.run.result import HEADER, STAGES, chart_tag, read_points, write_points
 from leyden.tasks.task import evaluated_stage
 
 
@@ -41,7 +41,7 @@ def truncate_events(directory: Path, step: int) -> None:
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
     change of the clock, it would hide the wrong events.
     """
-    paths = sorted(directory.glob("events.out.tfevents.*"))
+    paths = sorted(path for path in directory.glob("events.out.tfevents.*") if path.is_file())
     contents = [path.read_bytes() for path in paths]
     records_by_file = [list(_records(content)) for content in contents]
     # Each start records the step from which it resumed; the files of earlier starts are truncated there.
@@ -211,7 +211,7 @@ class MetricsCSV(Logger):
     def _start(self) -> None:
         """Write the header and the lines to keep."""
         self._started = True
-        write_rows(self.path, [row for row in read_rows(self.path) if int(row[0]) < self.purge_step])
+        write_points(self.path, [point for point in read_points(self.path) if point[0] < self.purge_step])
 
 
 class Wandb(WandbLogger):

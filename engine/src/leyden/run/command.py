@@ -35,7 +35,6 @@ def hydra_command(
     task: Callable[[DictConfig], Any],
     *,
     sweep: Callable[[DictConfig, str], None] | None = None,
-    config_name: str | None = None,
 ) -> Any:
     """Make `task` a command, configured by `conf/<task's module>.yaml`.
 
@@ -46,9 +45,8 @@ def hydra_command(
         task: Function of the configuration.
         sweep: Function that runs a sweep, of its configuration and the name of the module whose `main.task` runs a
             job; None if the command takes one run.
-        config_name: Name of the file in `conf/`; None for that of the module.
     """
-    name = config_name or Path(task.__code__.co_filename).stem
+    name = Path(task.__code__.co_filename).stem
 
     def main() -> None:
         with ending(_explain):
@@ -134,14 +132,7 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     if options.multirun and not can_sweep:
         raise UserError(f"-m: is for leyden train; {name} takes one run")
-    if is_main_process():  # Lightning starts the other ranks with its own arguments
-        _refuse(options)
-    return options
-
-
-def _refuse(options: argparse.Namespace) -> None:
-    """Refuse overrides that Hydra would accept but Leyden does not support."""
-    for text in options.overrides:
+    for text in options.overrides if is_main_process() else ():  # Lightning starts the other ranks with its own
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
             raise UserError(
@@ -149,6 +140,7 @@ def _refuse(options: argparse.Namespace) -> None:
             )
         if not options.multirun and key in ("sweep.seeds", "sweep.settings", "sweep.space"):
             raise UserError(f"{text}: is for a sweep, which needs -m")
+    return options
 
 
 def _check_overrides(overrides: Sequence[str]) -> list[Override]:

@@ -61,17 +61,18 @@ class Run:
         Raises:
             UserError: It was not, and the user does not trust it.
         """
-        self._checked = self._own(self.record)
+        record = self.record
+        self._check_own(record)
+        self._checked = record
 
-    def _own(self, record: RunRecord | None) -> RunRecord | None:
-        """Return a record, checked as by `check_owner`."""
+    def _check_own(self, record: RunRecord | None) -> None:
+        """Check a record as `check_owner` does."""
         if record and not record.is_own and not self.trust:
             host = str(record.starts[-1].get("host") if record.starts else None)[:MAX_HOST]
             raise UserError(
                 f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
                 f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
             )
-        return record
 
     @property
     def is_of_sweep(self) -> bool:
@@ -102,10 +103,7 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        return self._required(self.record)
-
-    def _required(self, record: RunRecord | None) -> RunRecord:
-        if record is None:
+        if (record := self.record) is None:
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         return record
 
@@ -244,11 +242,12 @@ class Run:
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
             return
-        there = self._own(self.record)
+        there = self.require()
+        self._check_own(there)
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
-        config = self._required(there).config
-        overrides = [override for start in self._required(there).starts for override in start["overrides"]]
+        config = there.config
+        overrides = [override for start in there.starts for override in start["overrides"]]
         if differences := identity.differences(config, overrides):
             is_scheduled = has_length(identity.config) and identity.is_longer_than(config)
             why = " (its learning rate schedule is made for that number: fork=DIR trains on)" * is_scheduled
@@ -283,7 +282,8 @@ class Run:
             facts: Other arguments of `origin`, for example `job`.
         """
         if is_main_process():
-            before = self._own(self.record)
+            before = self.record
+            self._check_own(before)
             starts = list(before.starts) if before else []
             if before and before.result:
                 self._previous = before
@@ -361,19 +361,6 @@ def changed_names(there: Mapping[str, str], here: Mapping[str, str]) -> list[str
         ['a.csv']
     """
     return [name for name in there if name in here and here[name] != there[name]]
-
-
-def check_resumable(run: Run, here: Mapping[str, str]) -> None:
-    """Check that a run is resumed with the data that it was trained on.
-
-    Raises:
-        UserError: The data have changed; the message names the files.
-    """
-    if names := changed_names(trained_on(run), here):
-        raise UserError(
-            f"{run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
-            "data to resume it, or choose another run_dir"
-        )
 
 
 class ThisJob(NamedTuple):

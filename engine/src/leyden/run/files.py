@@ -2,10 +2,12 @@
 
 import contextlib
 import csv
+import errno
 import hashlib
 import io
 import json
 import os
+import stat
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -49,15 +51,32 @@ def writing(key: str, path: Path) -> Iterator[None]:
         raise UserError(f"{key}={path}: can't be written ({error.strerror})") from error
 
 
+def opened(path: Path | str) -> io.FileIO:
+    """Open a file of a run directory to read it: a stranger's may hold a pipe, for which nobody may ever write, or a device.
+
+    Raises:
+        OSError: The file can't be opened, or is no regular file.
+    """
+    file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise OSError(errno.EINVAL, "is not a regular file", str(path))
+    return file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+
+
 def read_end(path: Path, num_bytes: int | None) -> str:
     """Return the text at the end of a file, with damaged bytes replaced; all of it for None.
 
     Raises:
         OSError: The file can't be read.
     """
-    with path.open("rb") as file:
+    with opened(path) as file:
         if num_bytes is not None:
-            file.seek(max(0, path.stat().st_size - num_bytes))
+            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
         return file.read().decode(errors="replace")
 
 
@@ -68,7 +87,8 @@ def read_json(path: Path, missing: Any) -> Any:
         UserError: The file can't be read or parsed.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        with opened(path) as file:
+            return json.loads(file.read())
     except FileNotFoundError:
         return missing
     except (OSError, ValueError) as error:
@@ -79,9 +99,7 @@ def read_json(path: Path, missing: Any) -> Any:
 def damage(path: Path) -> str | None:
     """Return what is wrong with a checkpoint file, which is a zip archive with checksums; None if it is intact."""
     try:
-        if path.exists() and not path.is_file():  # a pipe would keep the reader waiting
-            return "is not a regular file"
-        with zipfile.ZipFile(path) as archive:
+        with opened(path) as file, zipfile.ZipFile(file) as archive:
             # A checkpoint holds archives: of one that is cut off, Python would find the last of these.
             if min(info.header_offset for info in archive.infolist()) > 0:
                 return "is cut off"

@@ -22,18 +22,18 @@ from leyden.run.process import is_main_process
 from leyden.run.record import RECORD
 
 
-def parse_fork(text: str, *, trust: bool = False) -> tuple[Run, str]:
-    """Parse a value of `fork` into the parent run and the name of its checkpoint.
+def parse_parent(text: str, default: str = "last", *, trust: bool = False) -> tuple[Run, str]:
+    """Parse a value of `fork` or `init_from` into the parent run and the name of its checkpoint.
 
     Example:
-        >>> [parse_fork(text)[1] for text in ("outputs/a", "outputs/a@3", "outputs/a@step_900")]
+        >>> [parse_parent(text)[1] for text in ("outputs/a", "outputs/a@3", "outputs/a@step_900")]
         ['last', 'epoch_3', 'step_900']
     """
     directory, _, name = text.rpartition("@")
     if re.fullmatch("[1-9][0-9]*", name):
         name = f"epoch_{name}"
     if not directory or not re.fullmatch("last|best|(epoch|step)_[0-9]+", name):
-        directory, name = text, "last"
+        directory, name = text, default
     return Run(directory, trust=trust), name
 
 
@@ -61,7 +61,7 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         run.check_owner()
         there = recorded_overrides(run, OF_A_START - OF_A_RUN)
     elif fork:
-        run = parse_fork(fork, trust=trust)[0]
+        run = parse_parent(fork, trust=trust)[0]
         run.check_owner()
         there = recorded_overrides(run, OF_A_START)
         seed = dict(flatten(run.config)).get(SPLITS)

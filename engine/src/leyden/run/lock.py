@@ -29,6 +29,7 @@ from typing import Literal
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
+from leyden.run.files import opened
 from leyden.run.process import JOB
 
 HEARTBEAT_S = 10.0
@@ -40,7 +41,8 @@ LOCK = ".lock"  # in a run directory
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 State = Literal["free", "held", "unknown"]
 _RANDOM = random.Random()  # so that processes that start together do not look together
-_ALIVE: set["Lock"] = set()  # which a thread touches; one for all, as an array of jobs takes hundreds
+# The locks of this process by path. A thread touches their files, one for all: an array of jobs takes hundreds.
+_HELD: dict[Path, "Lock"] = {}
 _thread: threading.Thread | None = None
 
 
@@ -145,7 +147,7 @@ class Lock:
         self.is_lost = False
         self.pid, self._beaten_at = os.getpid(), time.monotonic()
         _start_heartbeats()
-        _ALIVE.add(self)
+        _HELD[path] = self
 
     def beat(self) -> str:
         """Touch the file, unless it is another process's; return why the lock is lost, or empty."""
@@ -196,17 +198,15 @@ class Lock:
         Returns:
             Whether this process held it until now.
         """
-        _ALIVE.discard(self)
+        if _HELD.get(self.path) is self:
+            del _HELD[self.path]
         if self.pid != os.getpid():
             return False
         try:
             self.check()
             self.file.unlink()
-        except UserError:
+        except (OSError, UserError):
             return False
-        except OSError:
-            with contextlib.suppress(OSError):  # an empty file is free after a while, though this process lives
-                os.truncate(self.file, 0)
         return True
 
 
@@ -221,7 +221,7 @@ def _start_heartbeats() -> None:
 def _beat_for_ever() -> None:
     while True:
         time.sleep(HEARTBEAT_S)
-        for held in list(_ALIVE):
+        for held in list(_HELD.values()):
             if held.pid == os.getpid():  # not its parent's
                 held.beat()
 
@@ -270,9 +270,6 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
                     folder.rmdir()
 
 
-_HELD: dict[Path, Lock] = {}  # by run directory
-
-
 @contextlib.contextmanager
 def hold_directory(directory: Path, timeout_s: float | None, *, ended_job: str = "") -> Iterator[None]:
     """Hold the lock of a run directory while the context is entered, see `hold`; `check_held` checks it.
@@ -287,10 +284,9 @@ def hold_directory(directory: Path, timeout_s: float | None, *, ended_job: str =
     """
     with contextlib.ExitStack() as stack:
         try:
-            _HELD[directory] = stack.enter_context(hold(directory / LOCK, timeout_s, ended_job=ended_job))
+            stack.enter_context(hold(directory / LOCK, timeout_s, ended_job=ended_job))
         except OSError as error:
             raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
-        stack.callback(_HELD.pop, directory)
         yield
 
 
@@ -300,7 +296,7 @@ def check_held(directory: Path) -> None:
     Raises:
         UserError: It does not; without effect if it never did, for example as rank 0 holds it.
     """
-    if held := _HELD.get(directory):
+    if held := _HELD.get(directory / LOCK):
         held.check()
 
 
@@ -343,8 +339,9 @@ def _numbers(path: Path) -> set[int]:
 def _read(file: Path) -> tuple[int, int, bytes] | None:
     """Return the inode number, the time and the content of a lock's file; None if it is gone."""
     try:
-        status = file.stat()
-        return status.st_ino, status.st_mtime_ns, file.read_bytes()
+        with opened(file) as there:
+            status = os.fstat(there.fileno())
+            return status.st_ino, status.st_mtime_ns, there.read()
     except OSError as error:
         if error.errno in GONE:
             return None

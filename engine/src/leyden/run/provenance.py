@@ -164,7 +164,7 @@ def state_of_code() -> dict[str, Any]:
     diff = _diff(Path(index), small) if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES else None
     is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
     staged = (git(ROOT, "ls-files", "--stage", "-z") or "").split("\0")
-    modules = {each.partition("\t")[2] for each in staged if each.startswith("160000 ")}  # submodules
+    modules = {each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")}  # submodules
     left_out = sorted({*new, *modules} - {*small}) if is_whole else ["all changes"]
     return {
         "sha": sha,

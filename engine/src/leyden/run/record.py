@@ -13,7 +13,6 @@ import json
 import operator
 import os
 import secrets
-import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from typing import Any, NamedTuple
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
-from leyden.run.files import write_whole
+from leyden.run.files import opened, write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
@@ -149,17 +148,13 @@ def _read(path: str, num_bytes: int = -1) -> bytes:
     """Return a record, or its begin.
 
     Raises:
-        ValueError: It is a pipe, for which nobody may ever write, a device, or larger than any record.
+        OSError: It can't be read, or is no regular file.
+        ValueError: It is larger than any record.
     """
-    with open(path, "rb", buffering=0, opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
-            raise ValueError("it is not a file of text")
-        return file.read(num_bytes) or b""
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    with opened(path) as file:
+        if os.fstat(file.fileno()).st_size > MAX_BYTES:
+            raise ValueError("it is larger than any record")
+        return file.read(num_bytes)
 
 
 @functools.lru_cache(MAX_PARTS)
@@ -251,8 +246,7 @@ def _make_key(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:  # no links on this file system
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
-            file.write(new.read_bytes())
+        new.replace(path)
     finally:
         new.unlink(missing_ok=True)
 

@@ -1,9 +1,10 @@
 """Results of a run, the curves in `metrics.csv`, and the charts that show them."""
 
+import contextlib
 import csv
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -159,8 +160,8 @@ class Result:
 HEADER = ["step", "metric", "value"]
 
 
-def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str]]:
-    """Yield the rows of `metrics.csv` as strings: step, metric, value.
+def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
+    """Return the rows of `metrics.csv`: step, metric and value, in the order in which they were logged.
 
     The header, incomplete and damaged lines are skipped. Each line is parsed by itself, so that a damaged line does
     not affect the next. An unreadable file has no rows.
@@ -169,23 +170,22 @@ def read_rows(path: Path, *, last_bytes: int | None = None) -> Iterator[list[str
         path: Path of the file.
         last_bytes: Read at most this many bytes, from the end of the file; None to read all.
     """
+    found: list[tuple[int, str, float]] = []
     try:
         text = read_end(path, last_bytes)
     except OSError:
-        return
+        return found
     for line in text.split("\n")[:-1]:  # a line without its line feed is incomplete
-        try:
+        with contextlib.suppress(ValueError, StopIteration, csv.Error):
             step, metric, value = next(csv.reader([line]))
-            int(step), float(value)
-        except (ValueError, StopIteration, csv.Error):
-            continue
-        if "\ufffd" not in metric:
-            yield [step, metric, value]
+            if "\ufffd" not in metric:
+                found.append((int(step), metric, float(value)))
+    return found
 
 
-def write_rows(path: Path, rows: Sequence[Sequence[str]]) -> None:
+def write_points(path: Path, points: Iterable[tuple[int, str, float]]) -> None:
     """Replace `metrics.csv` with these rows."""
-    write_csv(path, [HEADER, *rows])
+    write_csv(path, [HEADER, *points])
 
 
 def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
@@ -194,16 +194,6 @@ def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
     for step, metric, value in read_points(path):
         curves[metric].append((step, value))
     return dict(curves)
-
-
-def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
-    """Return the rows of `metrics.csv` with step and value as numbers, in the order in which they were logged.
-
-    Args:
-        path: Path of the file.
-        last_bytes: Read at most this many bytes, from the end of the file; None to read all.
-    """
-    return [(int(step), metric, float(value)) for step, metric, value in read_rows(path, last_bytes=last_bytes)]
 
 
 # The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best

@@ -148,8 +148,11 @@ def _checked_out(run: Run) -> Iterator[Path]:
     if not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError("the run records no commit: it was started without git")
     if code.get("left_out") or diff is None:
-        names = code.get("left_out") or ["all changes"]
-        raise UserError(f"these changes of the code were not saved: {some_of(names, MAX_NAMES)}")
+        names = [
+            f"{each} (a repository of its own)" if each[-1:] == "/" else each
+            for each in code.get("left_out") or ["all changes"]
+        ]
+        raise UserError(f"this code was not saved with the run: {some_of(names, MAX_NAMES)}")
     if git(ROOT, "cat-file", "-e", f"{sha}^{{commit}}") is None:
         raise UserError(f"commit {sha[:12]} of the run is not in this repository; git fetch may get it")
     with tempfile.TemporaryDirectory() as folder:

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.instantiate import import_targets
-from leyden.assembly.start_from import Fork, reporting_restore_errors, starting_point
+from leyden.assembly.start_from import Fork, read_checkpoint, reporting_restore_errors, starting_point
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.kept import samples_per_batch
@@ -23,7 +23,6 @@ from leyden.config.terminal import leyden_command, one_line, quoted_override, sh
 from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact import ExactError
-from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.marks import TIMEOUT_S, Starts, command_in, compare_killed
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
@@ -57,8 +56,13 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     """
     module, data, trainer = build.module, build.data, build.trainer
     lightning, kept = trainer.trainer, trainer.checkpoint
-    with _explaining(build, run), reporting_restore_errors(trainer, checkpoint):
-        trainer.exact.fit(lightning, module, data, checkpoint)
+    try:
+        with reporting_restore_errors(trainer, checkpoint):
+            trainer.exact.fit(lightning, module, data, checkpoint)
+    except FloatingPointError as error:
+        with log_and_continue("finding the batch"):
+            error.args = ("; ".join([str(error), *_where_not_finite(build, run)]),)
+        raise
     if kept.metric is not None and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
     metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
@@ -82,7 +86,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         best_step=kept.best_at and kept.best_at.step,
     )
     for split in _evaluated(build, test=test):
-        best = SafeCheckpointIO().load_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` reads it
+        best = read_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` does
         measured = trainer.evaluate(module, data, best, split)
         if split == "test" and not partial_test_message(lightning):
             result = replace(result.with_stage(split, measured), test_batches=first_batches(data, "test"))
@@ -96,17 +100,6 @@ def _evaluated(build: Build, *, test: bool) -> list[str]:
     shows = not test and build.trainer.shows_evaluation(build.module)
     wanted = {"train": False, "val": shows, "test": test}
     return [stage for stage in STAGES if wanted.get(stage, True) and has_split(build.data, stage)]
-
-
-@contextlib.contextmanager
-def _explaining(build: Build, run: Run) -> Iterator[None]:
-    """Context that adds to the error of a loss that is not finite what to type next."""
-    try:
-        yield
-    except FloatingPointError as error:
-        with log_and_continue("finding the batch"):
-            error.args = ("; ".join([str(error), *_where_not_finite(build, run)]),)
-        raise
 
 
 def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
@@ -145,35 +138,25 @@ def start(
     Raises:
         UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full disk.
     """
-    with RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2) as requeue_signal, undisturbed():
-        return _start(cfg, identity, run, requeue_signal, test=test, pictures=pictures, overrides=overrides)
-
-
-def _start(
-    cfg: DictConfig,
-    identity: RunIdentity,
-    run: Run,
-    requeue_signal: RequeueSignal,
-    *,
-    test: bool,
-    pictures: bool,
-    overrides: list[str],
-) -> Result:
-    silence_lightning()
-    import_targets(cfg)
-    check_overrides(cfg, overrides)  # before the data, which can take long
-    beginning = starting_point(cfg, run)
-    parts = build(cfg, run, beginning, requeue_signal=requeue_signal, pictures=pictures)
-    test = parts.check(test=test)
-    step = beginning.step if beginning.recorded is None else 0
-    beginning.load(parts.module, parts.data)  # the last check before the run directory changes
-    if test and is_main_process():
-        check_test_evaluations(cfg.outputs)
-    trainer = parts.trainer.trainer
-    if trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
-        # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
-        sys.argv += shlex.split(quoted_override("run_dir", run.directory))
     with contextlib.ExitStack() as at_the_end:
+        requeue_signal = at_the_end.enter_context(
+            RequeueSignal(cfg.cluster.get("signal_delay_s", SIGNAL_DELAY_S) / 2)
+        )
+        at_the_end.enter_context(undisturbed())
+        silence_lightning()
+        import_targets(cfg)
+        check_overrides(cfg, overrides)  # before the data, which can take long
+        beginning = starting_point(cfg, run)
+        parts = build(cfg, run, beginning, requeue_signal=requeue_signal, pictures=pictures)
+        test = parts.check(test=test)
+        step = beginning.step if beginning.recorded is None else 0
+        beginning.load(parts.module, parts.data)  # the last check before the run directory changes
+        if test and is_main_process():
+            check_test_evaluations(cfg.outputs)
+        trainer = parts.trainer.trainer
+        if trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
+            # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
+            sys.argv += shlex.split(quoted_override("run_dir", run.directory))
         for logger in trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
                 at_the_end.callback(logger.close)

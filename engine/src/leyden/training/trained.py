@@ -16,7 +16,7 @@ from torch import nn
 
 from leyden.assembly.build import check_world_size, datamodule
 from leyden.assembly.instantiate import import_targets, instantiate, user_errors
-from leyden.assembly.start_from import kept_facts, read_checkpoint
+from leyden.assembly.start_from import read_checkpoint
 from leyden.assembly.task import partial_test_message, task_module
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
@@ -119,7 +119,7 @@ class Trained:
         seed = self.cfg.seed
         content = read_checkpoint(self.path)
         self.run.warn_of_changed_code("its weights are used with the code as it is now")
-        facts = kept_facts(content, self.path)
+        facts: Facts = content["facts"]
         # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
         with seeded_as_run(seed, "task"):
             module = task_module(self.cfg, facts)
