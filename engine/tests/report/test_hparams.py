@@ -16,14 +16,10 @@ SMALL_CHOICES = {
     "data.eval_batch_size": 10000,
     "model.hidden_sizes": "[16]",
 }  # and not `trainer.log_every_n_steps`, which changes nothing that is learned
-
-
 TYPED = {
-    "optimizer": "adam",
     "optimizer.lr": 0.02,
     "seed": 3,
     "trainer.max_epochs": 3,
-    "model.dropout": 0.25,
     "objective.metric": "val/loss",
     "objective.mode": "min",
     "trainer.gradient_clip_val": "null",

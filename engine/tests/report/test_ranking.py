@@ -12,7 +12,6 @@ from leyden.verdict.tables import MARK
 
 def row(values, *, status="finished", name="", averaged=("seed",), **config):
     """A row of runs with these values, by seed."""
-    config = {key.replace("__", "."): value for key, value in config.items()}
     aims = [Objective("val/acc", "max", value) for value in values]
     records = [
         Record("/nowhere", {}, {"seed": seed, **config}, status, aim, None, []) for seed, aim in enumerate(aims)
@@ -20,27 +19,21 @@ def row(values, *, status="finished", name="", averaged=("seed",), **config):
     return Row({"name": name}, records, averaged)
 
 
-def test_what_an_earlier_look_has_excluded_stays_so():
-    rows = [row([0.9, 0.91, 0.92], name="a"), row([0.895, 0.915, 0.9], name="b"), row([0.5, 0.9, 0.53], name="c")]
-    assert contenders(rows, "max").like_best[1] is True
-    found = contenders(rows, "max", 2, ["name=b", "name=c"])
-    assert found.like_best == [True, False, False]
-    assert found.remarks[0] == "With 95 % confidence the best setting is row 1."
-
-
 BEST = "With 95 % confidence the best setting"
+GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
 LAST = ["Of 3 runs, one that fails in ten", "Holds for"]
+LOST = "Runs without a value, which are not counted: "
 TOLD = [
     ([[0.9]], [None], []),
     ([[0.9], [0.8]], [None, None], ["n too small to tell which row is best"]),
     ([[0.9], [0.8, 0.7, 0.6]], [None, None], ["n too small to tell which row is best"]),
     (  # two that are alike, and a worse one
-        [[0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]],
+        [GOOD, ALIKE, WORSE],
         [True, True, False],
         [f"{BEST} is row 1 or one marked {MARK}.", "Four of five rows worse by 0.0", "Row 1 was chosen by", *LAST],
     ),
     (  # a lucky row of one run does not silence the table
-        [[0.99], [0.9, 0.91, 0.92], [0.5, 0.51, 0.53]],
+        [[0.99], GOOD, WORSE],
         [None, True, False],
         [f"{BEST} of those with 3 runs is row 2.", "Row 1: fewer than 3 runs", *LAST],
     ),
@@ -55,14 +48,19 @@ TOLD = [
         ],
     ),
     (  # an infinite loss is a run without a value
-        [[0.9, 0.91, 0.92, -math.inf], [0.5, 0.51, 0.53], [-math.inf] * 3],
+        [[*GOOD, -math.inf], WORSE, [-math.inf] * 3],
         [True, False, None],
         [
             f"{BEST} of those with 3 runs, by the runs that finished, is row 1.",
-            "Runs without a value, which are not counted: 1.",
+            f"{LOST}1.",
             "Row 3: fewer than 3 runs",
             *LAST,
         ],
+    ),
+    (  # also where it is in the worse row
+        [GOOD, [*WORSE, math.nan, math.nan]],
+        [True, False],
+        [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST],
     ),
 ]
 
@@ -76,26 +74,22 @@ def test_what_is_said_of_rows(rows, like, remarks):
     assert all(len(said) <= 100 for said in found.remarks)
 
 
-def test_pruned_runs_and_copies_do_not_count():
-    pruned = row([0.8, 0.7, 0.75], status="pruned")
-    copies = row([0.8, 0.8, 0.8])
+def test_what_an_earlier_look_has_excluded_stays_so():
+    rows = [row(GOOD, name="a"), row(ALIKE, name="b"), row([0.5, 0.9, 0.53], name="c")]
+    found = contenders(rows, "max", 2, ["name=b", "name=c"])
+    assert found.like_best == [True, False, False]
+    assert found.remarks[0] == f"{BEST} is row 1."
+
+
+def test_pruned_runs_copies_and_failed_runs_that_ran_again_do_not_count():
+    pruned, copies = row([0.8, 0.7, 0.75], status="pruned"), row([0.8, 0.8, 0.8])
     for record in copies.records:
         record.config["seed"] = 0
     for second in (pruned, copies):
-        assert contenders([row([0.9, 0.91, 0.92]), second], "max").like_best == [None, None]
-
-
-@pytest.mark.parametrize("lost", ["failed", "nan"])
-@pytest.mark.parametrize("at", [0, 1])
-def test_no_row_is_called_truly_the_best_where_a_compared_run_did_not_finish(lost, at):
-    rows = [row([0.9, 0.91, 0.92]), row([0.5, 0.51, 0.53])]
-    rows[at].records += row([math.nan] * 5, status="finished" if lost == "nan" else lost).records[3:]
-    said = contenders(rows, "max").remarks
-    assert said[0] == "With 95 % confidence the best setting, by the runs that finished, is row 1."
-    assert said[1] == "Runs without a value, which are not counted: 2."
-    rows = [row([0.9, 0.91, 0.92]), row([0.5, 0.51, 0.53])]
-    rows[at].records += row([0.9] * 5).records[3:]  # the same seeds once more, to their end
-    assert "finished" not in contenders(rows, "max").remarks[0]
+        assert contenders([row(GOOD), second], "max").like_best == [None, None]
+    again = row(WORSE)
+    again.records += row([math.nan] * 3, status="failed").records  # of the same seeds
+    assert "finished" not in contenders([row(GOOD), again], "max").remarks[0]
 
 
 def test_runs_of_folds_are_told_apart_less_easily():
@@ -109,10 +103,10 @@ def test_runs_of_folds_are_told_apart_less_easily():
         return made
 
     assert contenders(rows(), "max").like_best == [True, False]
-    found = contenders(rows(data__num_folds=3), "max")
+    found = contenders(rows(**{"data.num_folds": 3}), "max")
     assert found.like_best == [True, True]
     assert "Nadeau and Bengio" in found.remarks[-1]
     assert "10 runs: " in found.remarks[1]
-    assert rows(data__num_folds=10)[0].setting.overlap == pytest.approx(1 / 9)
+    assert rows(**{"data.num_folds": 10})[0].setting.overlap == pytest.approx(1 / 9)
     # Data of one's own may tell no number of folds: then it is as many as there are.
     assert rows(own=1)[0].setting.overlap == pytest.approx(1 / 5)

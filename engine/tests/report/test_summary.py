@@ -86,8 +86,10 @@ def test_the_sweep_says_what_a_mean_is_over(tmp_path):
 
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
     write(tmp_path / "a", ["optimizer.lr=0.01", "model.dropout=0"], value=0.3)  # 0 and 0.0 are one setting
-    write(tmp_path / "b", ["optimizer.lr=0.01", "seed=1"], value=0.5)
-    write(tmp_path / "c", ["seed=0"], value=0.2)  # the default of optimizer.lr
+    # Of seed 1 there is one value, the mean of three; a mean over all four runs would be larger than that of c.
+    for number, value in enumerate((0.4, 0.4, 0.7)):
+        write(tmp_path / f"b{number}", ["optimizer.lr=0.01", "seed=1"], value=value)
+    write(tmp_path / "c", ["seed=0"], value=0.425)  # the default of optimizer.lr
     error = {"type": "FloatingPointError", "message": "nan"}
     write(tmp_path / "d", ["optimizer.lr=10"], status="failed", error=error)
     for seed, value in enumerate((0.001, 0.002)):
@@ -101,29 +103,22 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
     assert list(found[0]) == columns
     # What has finished comes first.
-    assert [row["optimizer.lr"] for row in found] == ["0.1", "0.01", "1", "10", "2"]
-    assert float(found[1]["objective"]) == pytest.approx(0.4)
-    assert float(found[1]["deviation"]) == pytest.approx(0.2 / 2**0.5)
-    assert (found[1]["n"], found[1]["status"]) == ("2", "2 finished, 1 pruned")
+    assert [row["optimizer.lr"] for row in found] == ["0.01", "0.1", "1", "10", "2"]
+    assert float(found[0]["objective"]) == pytest.approx(0.4)
+    assert float(found[0]["deviation"]) == pytest.approx(0.2 / 2**0.5)
+    assert (found[0]["n"], found[0]["status"]) == ("2", "4 finished, 1 pruned")
     out = capsys.readouterr().out
-    assert f"leyden evaluate run={tmp_path / 'c'}" in out
-    assert "failed: d (FloatingPointError: nan)" in out
-    assert "pruned: e0" in out
-    assert "interrupted: f" in out
+    for said in (
+        f"leyden evaluate runs={tmp_path}",
+        "failed: d (FloatingPointError: nan)",
+        "pruned: e0",
+        "interrupted: f",
+        "Runs that repeat another one count once in n",
+    ):
+        assert said in out
     lines = [line.split() for line in out.splitlines()]
-    assert lines[1] == ["1", "0.1", "0.2000", "1", "3", "2", "finished"]
-    assert lines[2][:7] == ["2", "0.01", "0.4000", "±", "0.1414", "2", "of"]
-
-
-def test_a_run_that_repeats_another_is_no_second_seed(tmp_path, capsys):
-    for name, seed, value in (("a", 0, 0.2), ("b", 1, 0.4), ("b_again", 1, 0.4), ("b_elsewhere", 1, 0.7)):
-        write(tmp_path / name, [f"seed={seed}"], value=value)
-    write(tmp_path / "c", ["optimizer.lr=1", "seed=0"], value=0.375)
-    summarize(tmp_path)
-    # Of seed 1 there is one value, the mean of three; a mean over all four runs would be larger than that of c.
-    assert [(row["n"], row["status"]) for row in rows(tmp_path)] == [("2", "4 finished"), ("1", "finished")]
-    assert float(rows(tmp_path)[0]["objective"]) == pytest.approx(0.35)
-    assert "Runs that repeat another one count once in n" in capsys.readouterr().out
+    assert lines[1][:7] == ["1", "0.01", "0.4000", "±", "0.1414", "2", "of"]
+    assert lines[2] == ["2", "0.1", "0.4250", "1", "3", "2", "finished"]
 
 
 @pytest.fixture
@@ -174,23 +169,18 @@ def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, 
 
 
 DATA = [  # overrides of two data sets, the digests of their content, and the key that tells them apart
-    (["data=mnist"], ["data=fashion_mnist"], (None, None), "data"),
-    (["data.val_size=1000"], ["data.val_size=5000"], (None, None), "data.val_size"),
-    (["data.root=/a"], ["data.root=/b"], ({"train/": "1"}, {"train/": "2"}), "data.digest"),
-    (["data.root=/a"], ["data.root=/a"], ({"x.csv": "1"}, {"x.csv": "2"}), "data.digest"),
+    ("data=mnist", "data=fashion_mnist", (None, None), "data"),
+    ("data.val_size=1000", "data.val_size=5000", (None, None), "data.val_size"),
+    ("data.root=/a", "data.root=/b", ({"x.csv": "1"}, {"x.csv": "2"}), "data.digest"),
 ]
-
-
-def on_two_data_sets(folder, a, b, digests):
-    """Two settings on an easy and on a difficult data set, with three seeds."""
-    for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
-        losses = {lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)}
-        grid(folder / str(place), losses, *typed, data=digest)
 
 
 @pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
 def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_path, capsys, a, b, digests, key):
-    on_two_data_sets(tmp_path, a, b, digests)
+    """An easy and a difficult data set."""
+    for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
+        losses = {lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)}
+        grid(tmp_path / str(place), losses, typed, data=digest)
     summarize(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
     assert [(row["optimizer.lr"], row["n"], row["like_best"]) for row in rows(tmp_path)] == [
@@ -203,8 +193,7 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
     assert out.count("The test evaluation of all") == 2
     assert " row=3" in out
     said = "Too few data sets have all settings, 2: to rank over them takes 6."
-    assert said not in out
-    assert said in called(command, ".", "over=data")
+    assert (said in out, said in called(command, ".", "over=data")) == (False, True)
     # Run by run there are verdicts on one data set alone.
     assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in called(
         compare, ".", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"
@@ -292,33 +281,40 @@ def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
     assert "beside each other" not in out
 
 
-@pytest.mark.parametrize(("status", "told"), [("failed", "failed"), ("finished", "diverged")])
-def test_seeds_that_diverged_are_told_of_in_each_place(called, tmp_path, status, told):
-    lost = None if status == "failed" else float("nan")
-    grid(tmp_path, {1: (0.3, 0.31, 0.32, lost, lost), 2: (1.3, 1.4, 1.6, 1.5, 1.4)})
+def test_seeds_that_failed_or_diverged_are_told_of_in_each_place(called, tmp_path):
+    grid(tmp_path, {1: (0.3, 0.31, 0.32, None, float("nan")), 2: (1.3, 1.4, 1.6, 1.5, 1.4)})
     out = " ".join(called(command, ".").split())
-    assert f"3 of 5 3 2 3 finished, 2 {told}" in out
+    assert "3 of 5 3 2 3 finished, 1 failed, 1 diverged" in out
     assert "by the runs that finished, is row 1. Runs without a value, which are not counted: 2." in out
-    assert f"{told}: 1_3" in out
+    assert "failed: 1_3 diverged: 1_4" in out
     out = called(compare, ".", "a=optimizer.lr=1", "b=optimizer.lr=2")
     assert "Verdict: A is better, by the runs that finished" in out
     assert "Finished runs only: 2 of A and 0 of B have no value" in out
 
 
-@pytest.mark.parametrize("arguments", [(), ("nowhere",), ("a", "b"), ("format=csv", "x"), ("over=x", ".")])
-def test_what_can_not_be_summed_up_is_told_in_a_line(called, arguments):
-    assert re.fullmatch("leyden: .*\n", called(command, *arguments))
+def test_nothing_is_written_to_a_folder_of_another_person(called, tmp_path):
+    grid(tmp_path / "s", {1: (0.3, 0.4, 0.5), 2: (1.3, 1.4, 1.6)})
+    sides = ("s", "a=optimizer.lr=1", "b=optimizer.lr=2")
+    for path in (tmp_path / "s").iterdir():
+        records.put(path, is_own=False)
+    before = sorted(tmp_path.rglob("*"))
+    for verb, arguments in ((command, ("s",)), (command, ("s", "format=json")), (compare, sides)):
+        assert "since none of these runs is signed with your key" in called(verb, *arguments)
+    assert sorted(tmp_path.rglob("*")) == before
+    grid(tmp_path / "s", {3: (0.3,)})  # one of one's own there
+    assert "written: s/summary.csv" in called(command, "s")
+    called(compare, *sides)
+    assert len((tmp_path / "s" / "looks.csv").read_text().splitlines()) == 3
 
 
 DAMAGED = [*((name, content) for name in ("run.json", "job.json") for content in (b"", b"3", b"\xff\x00", None))]
 DAMAGED += [("run.json", b'{"a": '), ("job.json", b'[{"overrides": 3}]'), ("metrics.csv", b"\xff\x00")]
 
 
-@pytest.mark.parametrize("status", ["finished", None])
-def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch, status):
+def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch):
     """The record's own fields are in `run/test_record.py`."""
     monkeypatch.setattr("leyden.report.summary.draw_summary", lambda *arguments: b"")  # it takes longest
-    for number, (name, content) in enumerate(DAMAGED):
+    for number, (status, (name, content)) in enumerate(itertools.product(("finished", None), DAMAGED)):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)
         write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf, open_dict
 
 from leyden.config.hydra import composing
-from leyden.sweep.jobs import Composer, new_jobs
+from leyden.sweep.jobs import Composer
+from leyden.sweep.sweep import Sweep
 from tests.composed import Loader
 
 CHOICES = {
@@ -56,16 +57,16 @@ def test_it_composes_as_hydra_does(composer, data):
 
 
 def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):
-    fresh, read = Composer(composer.loader, composer.config), []
-    original = type(composer.loader).load_sweep_config
+    sweep, read, original = Sweep(composer.config, launcher=None), [], type(composer.loader).load_sweep_config
+    sweep.composer = Composer(composer.loader, composer.config)
     monkeypatch.setattr(
         type(composer.loader), "load_sweep_config", lambda *given: read.append(given[2]) or original(*given)
     )
     batch = [[f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"] for seed in range(20)]
-    for seed, job in enumerate(new_jobs(fresh, batch, first=3)):
+    for seed, job in enumerate(sweep.new_jobs(batch, first=3)):
         config = job.compose()
         assert (config.seed, config.hydra.job.num, config.hydra.overrides.task) == (seed, seed + 3, batch[seed])
         assert job.identity().config == job.identity().config
     assert read == [["model=mlp"], ["model=cnn"]]
-    (job,) = new_jobs(composer, [["seed=7", "hydra.verbose=true"]])
+    (job,) = sweep.new_jobs([["seed=7", "hydra.verbose=true"]])
     assert job.overrides == ["seed=7"]

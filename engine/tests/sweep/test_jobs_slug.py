@@ -4,7 +4,6 @@ import dataclasses
 import json
 import re
 
-import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hypothesis import assume, example, given
@@ -14,47 +13,41 @@ from leyden.sweep.jobs import JobNames
 
 USUAL = [
     ([], "defaults"),
-    (["seed=1", "optimizer.lr=0.01"], "optimizer.lr-0.01_seed-1"),
     (["model.hidden_sizes=[512,256]", "seed=0"], "model.hidden_sizes-512-256_seed-0-9ef1a5da"),
     (
         ["optimizer.lr=1e-05", "trainer.precision=bf16-mixed"],
         "optimizer.lr-1e-05_trainer.precision-bf16-mixed-626f0be8",
     ),
     (["+model.width=3", "model=my_cnn"], "model-my_cnn_+model.width-3"),
-    (["data/augment=affine"], "data-augment-affine-1e3d0261"),
     (["seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),
 ]
 
 
-@pytest.mark.parametrize(("overrides", "name"), USUAL)
-def test_names_of_all_overrides(overrides, name):
-    assert JobNames().name(overrides) == JobNames().name(list(reversed(overrides))) == name
+def test_names_of_all_overrides():
+    for overrides, name in USUAL:
+        assert JobNames().name(overrides) == JobNames().name(list(reversed(overrides))) == name
 
 
 SHARED = ["model=cnn", "trainer.max_epochs=3"]
 VARYING = JobNames.of(SHARED, ["optimizer.lr", "seed", "model.width", "callbacks/pruning", "data.name"])
 
 
-@pytest.mark.parametrize(
-    ("overrides", "name"),
-    [
-        ([*SHARED, "seed=1", "optimizer.lr=0.01"], "lr-0.01_seed-1"),
-        ([*SHARED, "+model.width=3"], "+width-3"),
-        ([*SHARED, "callbacks/pruning=median", "data.name=x"], "pruning-median_data.name-x"),
-        (SHARED, "defaults"),
-        # what a later start of the sweep adds or changes
-        ([*SHARED, "optimizer.rho=0.5", "seed=1"], "optimizer.rho-0.5_seed-1"),
-        (["model=mlp", "trainer.max_epochs=3", "seed=1"], "model-mlp_seed-1-[0-9a-f]{8}"),
-        (["model=cnn", "seed=1"], "seed-1-[0-9a-f]{8}"),
-        ([*SHARED, "optimizer.lr=0.1", "++lr=0.1"], "++lr-0.1_lr-0.1-[0-9a-f]{8}"),
-    ],
-)
-def test_names_of_a_sweep_are_of_what_varies(overrides, name):
-    assert re.fullmatch(name.replace("+", "[+]"), VARYING.name(overrides)), VARYING.name(overrides)
-    assert len(VARYING.name(overrides)) <= 60
+OF_SWEEP = [
+    ([*SHARED, "seed=1", "optimizer.lr=0.01"], "lr-0.01_seed-1"),
+    ([*SHARED, "+model.width=3"], "+width-3"),
+    ([*SHARED, "callbacks/pruning=median", "data.name=x"], "pruning-median_data.name-x"),
+    (SHARED, "defaults"),
+    # what a later start of the sweep adds or changes
+    ([*SHARED, "optimizer.rho=0.5", "seed=1"], "optimizer.rho-0.5_seed-1"),
+    (["model=mlp", "trainer.max_epochs=3", "seed=1"], "model-mlp_seed-1-[0-9a-f]{8}"),
+    (["model=cnn", "seed=1"], "seed-1-[0-9a-f]{8}"),
+    ([*SHARED, "optimizer.lr=0.1", "++lr=0.1"], "++lr-0.1_lr-0.1-[0-9a-f]{8}"),
+]
 
 
-def test_names_are_kept_with_the_sweep(tmp_path):
+def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
+    for overrides, name in OF_SWEEP:
+        assert re.fullmatch(name.replace("+", "[+]"), VARYING.name(overrides)), VARYING.name(overrides)
     assert JobNames.read(tmp_path) is None
     (tmp_path / "sweep.json").write_text(json.dumps({"names": dataclasses.asdict(VARYING)}))
     assert JobNames.read(tmp_path) == VARYING

@@ -28,21 +28,12 @@ def test_rows_are_crossed_with_all_else():
     assert grid("seed=1,2,3", "a=0", settings=ROWS, params={"b": "x,y"}) == [
         f"a=0 b={b} seed={seed} {row}" for b, seed, row in itertools.product("xy", (1, 2, 3), TEXTS)
     ]
-    assert grid(settings=ROWS) == TEXTS
-    assert grid("a=1") == ["a=1"]
 
 
 def test_what_is_typed_goes_before_params_and_a_job_runs_once():
     assert grid("a=9,8,9", params={"a": "1,2", "b": 3}) == ["b=3 a=9", "b=3 a=8"]
     assert grid(settings=[*ROWS, *ROWS]) == TEXTS
-
-
-def test_in_a_search_a_row_is_one_choice():
-    found = space("seed=1", settings=ROWS)
-    study = optuna.create_study()
-    for text in TEXTS:
-        study.enqueue_trial({"sweep.settings": text})
-        assert found.suggest(study.ask()) == text.split()
+    assert grid("a=1") == ["a=1"]
 
 
 plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
@@ -128,20 +119,6 @@ def test_a_function_that_is_none_or_returns_no_setting(monkeypatch, name, value,
         space("b=2", "c=x,y", function=name).suggest(optuna.create_study().ask())
     assert str(error.value).startswith("sweep.space")
     assert message in str(error.value)
-
-
-class First(optuna.samplers.RandomSampler):
-    """Takes the first choice, and can draw no numbers."""
-
-    def sample_independent(self, study, trial, name, distribution):
-        if not hasattr(distribution, "choices"):
-            raise ValueError("no numbers")
-        return distribution.choices[0]
-
-
-def test_a_sampler_is_tried():
-    with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler: no numbers"):
-        try_sampler(First(), space("a=1,2,3", "b=interval(0.0,1.0)"))
 
 
 def test_a_setting_of_a_function_that_is_wrong_is_named(cli, tmp_path, monkeypatch):

@@ -62,10 +62,15 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
         places[0] += one.seconds
 
 
-def test_what_turns_up_late_is_run_too():
+def test_what_turns_up_late_is_run_too_and_a_line_is_printed_when_the_numbers_change(capsys):
     """As the next trial of a search."""
-    answers = [job(0, 5), job(1, 1), None, job(2, 1)]
-    assert run(lambda: answers.pop(0) if answers else None, 3)[0] == [1, 2, 0]
+    answers, launcher = [job(0, 5), job(1, 1), None, job(2, 1)], Clock()
+    launcher.note = "2 wait (Limit)"
+    assert run(lambda: answers.pop(0) if answers else None, 3, launcher)[0] == [1, 2, 0]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{num}/9 jobs, 0 failed, {running} running; 0:00:00 left; 2 wait (Limit)"
+        for num, running in ((1, 1), (2, 1), (3, 0))
+    ]
 
 
 def test_a_job_that_can_not_be_composed_fails_alone():
@@ -77,15 +82,6 @@ def test_a_job_that_can_not_be_composed_fails_alone():
     told, failures = run(lambda: next(source, None), None)
     assert sorted(told) == [0, 1, 2]
     assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
-
-
-def test_a_line_is_printed_when_numbers_or_the_reason_of_waiting_change(capsys):
-    source, launcher = iter([job(0, 5), job(1, 5), job(2, 7)]), Clock()
-    launcher.note = "2 wait (Limit)"
-    run(lambda: next(source, None), None, launcher)
-    assert capsys.readouterr().out.splitlines() == [
-        f"{num}/9 jobs, 0 failed, {3 - num} running; 0:00:00 left; 2 wait (Limit)" for num in (2, 3)
-    ]
 
 
 @pytest.mark.parametrize("num", [3, 200])

@@ -5,8 +5,18 @@ import statistics
 
 import pytest
 
-from leyden.verdict.groups import LEVEL, Group, Verdict, decide, look_level, not_normal, samples_of
-from leyden.verdict.quantiles import chi_squared_quantile, range_quantile, t_quantile
+from leyden.verdict.groups import (
+    LEVEL,
+    Group,
+    Verdict,
+    chi_squared_quantile,
+    decide,
+    look_level,
+    not_normal,
+    range_quantile,
+    samples_of,
+    t_quantile,
+)
 from leyden.verdict.tables import rank_over_sets
 
 
@@ -29,15 +39,12 @@ def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
     return decide(samples_of([a, b]), 0, 1, mode, level, next_level or level, margin)
 
 
-FEW = "n too small to tell; at least 3 of each are needed"
-
-
 def draw(source, num, mean=0.0, deviation=1.0):
     return [source.gauss(mean, deviation) for _ in range(num)]
 
 
 @pytest.mark.scipy
-def test_intervals_are_those_of_scipy(drawn):
+def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
     from scipy import stats
 
     for _ in range(100):
@@ -45,27 +52,20 @@ def test_intervals_are_those_of_scipy(drawn):
         num = drawn.randint(6, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
         nums = num, drawn.randint(max(6, num // 2 + 1), 2 * num)
         a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
-        found = verdict(*apart(a, b), "max", level)
-        wanted = stats.ttest_ind(a, b, equal_var=False)
-        assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
-        assert bool(found.better) == (wanted.pvalue < level)
-        same = min(len(a), len(b))
-        found = verdict(*paired(a[:same], b[:same]), "max", level)
-        wanted = stats.ttest_rel(a[:same], b[:same])
-        assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
-        assert found.num_pairs == same
+        same = min(nums)
+        for groups, wanted in (
+            (apart(a, b), stats.ttest_ind(a, b, equal_var=False)),
+            (paired(a[:same], b[:same]), stats.ttest_rel(a[:same], b[:same])),
+        ):
+            found = verdict(*groups, "max", level)
+            assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
+            assert bool(found.better) == (wanted.pvalue < level)
         freedom = 10 ** drawn.uniform(0.3, 5)
         assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
         assert chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
     for num in (2, 3, 20):
         wanted = stats.studentized_range.isf(0.05, num, 1e6)
         assert range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
-
-
-@pytest.mark.scipy
-def test_mean_ranks_and_equivalence_are_those_of_scipy(drawn):
-    from scipy import stats
-
     a, b = draw(drawn, 12), draw(drawn, 9, 0.2)
     low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
     least = max(abs(low), abs(high))  # two one-sided tests at 5 % are an interval of 90 %
@@ -74,11 +74,10 @@ def test_mean_ranks_and_equivalence_are_those_of_scipy(drawn):
     sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
     found = rank_over_sets(sets, "max")
     ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
-    wanted = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
-    assert found.mean_ranks == pytest.approx(wanted)
-    assert found.critical == pytest.approx(
-        stats.studentized_range.isf(0.05, 4, 1e6) / 2**0.5 * (20 / 48) ** 0.5, rel=1e-5
+    assert found.mean_ranks == pytest.approx(
+        {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
     )
+    assert found.critical == pytest.approx(range_quantile(0.05, 4) / 2**0.5 * (20 / 48) ** 0.5)
 
 
 def test_pairs_see_what_groups_do_not():
@@ -95,35 +94,44 @@ def test_pairs_see_what_groups_do_not():
     assert verdict(*paired([0.9, 0.94, 0.93], [1.9, 1.94, 1.93]), "min").better == "a"
 
 
-def test_a_difference_that_does_not_matter_is_called_the_same():
-    a, b = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.901]
-    found = verdict(*apart(a, b), "max", margin=0.01)
-    assert found.is_same
-    assert found.in_words("A", "B") == "the same within 0.01"
-    wide = verdict(*apart(a, b), "max", margin=0.0005)
-    assert wide.in_words("A", "B") == "can't be told apart, nor called the same within 0.0005"
-    higher = [value + 0.005 for value in a]
-    assert verdict(*apart(higher, b), "max", margin=0.01).in_words("A", "B") == "A is better, by less than 0.01"
-    assert verdict(*apart(higher, b), "", margin=0.001).in_words("A", "B") == "A is higher"
-    assert not verdict(*apart(a, b), "max").is_same  # without a margin there is no such answer
+def test_few_pairs_among_many_values_are_no_pairs_and_few_values_have_few_degrees_of_freedom(drawn):
+    a, b = apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0))
+    for each in (a, b):
+        each.values.update({(n,): 0.0 for n in range(3)})
+    found = verdict(a, b, "max")
+    assert (found.num_pairs, found.better) == (0, "a")
+    few, many = draw(drawn, 3), draw(drawn, 30)
+    low, high = verdict(*apart(few, many), "max").interval
+    error = math.sqrt(sum(statistics.variance(column) / len(column) for column in (few, many)))
+    assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
+
+
+FEW = "n too small to tell; at least 3 of each are needed"
+EQUAL = "can't be decided: the values don't vary"
+A, B = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.901]
+HIGHER = [value + 0.005 for value in A]
 
 
 @pytest.mark.parametrize(
-    ("a", "b", "words"),
+    ("a", "b", "mode", "margin", "words"),
     [
-        ([1.0, 2.0], [5.0, 6.0, 7.0], FEW),
-        ([], [], FEW),
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "can't be decided: the values don't vary"),
-        ([0.9, 0.9, 0.9], [0.9, 0.9, 0.9], "can't be decided: the values don't vary"),
-        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "can't be decided: the values don't vary"),
+        ([1.0, 2.0], [5.0, 6.0, 7.0], "max", 0, FEW),
+        ([], [], "max", 0, FEW),
+        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "max", 0, EQUAL),
+        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "max", 0, EQUAL),
+        (A, B, "max", 0, "can't be told apart"),
+        (A, B, "max", 0.01, "the same within 0.01"),
+        (A, B, "max", 0.0005, "can't be told apart, nor called the same within 0.0005"),
+        (HIGHER, B, "max", 0.01, "A is better, by less than 0.01"),
+        (HIGHER, B, "", 0.001, "A is higher"),
     ],
 )
-@pytest.mark.parametrize("groups", [paired, apart])
-def test_what_tells_nothing_is_said(a, b, words, groups):
-    found = verdict(*groups(a, b), "max")
-    assert found.in_words("A", "B") == words
-    assert not found.better
-    assert found.interval is None
+def test_a_verdict_in_words(a, b, mode, margin, words):
+    for groups in (paired, apart):
+        found = verdict(*groups(a, b), mode, margin=margin)
+        assert found.in_words("A", "B") == words
+        assert (found.interval is None) == (words in (FEW, EQUAL))
+        assert bool(found.better) == (" is " in words)
 
 
 def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
@@ -147,40 +155,23 @@ def test_folds_tell_less_than_as_many_independent_runs():
         assert folds == pytest.approx(plain * ((1 / 6 + overlap) / (1 / 6)) ** 0.5)
 
 
-def test_few_pairs_among_many_values_are_no_pairs(drawn):
-    a, b = apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0))
-    for each in (a, b):
-        each.values.update({(n,): 0.0 for n in range(3)})
-    found = verdict(a, b, "max")
-    assert (found.num_pairs, found.better) == (0, "a")
-
-
-def test_few_values_beside_many_have_the_degrees_of_freedom_of_the_few(drawn):
-    few, many = draw(drawn, 3), draw(drawn, 30)
-    low, high = verdict(*apart(few, many), "max").interval
-    error = math.sqrt(sum(statistics.variance(column) / len(column) for column in (few, many)))
-    assert (high - low) / 2 == pytest.approx(t_quantile(0.025, 2) * error)
+PAIRS = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
 
 
 @pytest.mark.parametrize(
-    ("columns", "said"),
+    ("groups", "columns", "said"),
     [
-        ([[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 others"),
-        ([[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
-        ([[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
-        ([[0.98, 0.981, 0.95], [0.97, 0.975, 0.97]], ""),  # three values have little shape
-        ([[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
-        ([[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
+        (apart, [[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 other"),
+        (apart, [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
+        (apart, [[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
+        (apart, [[0.98, 0.981, 0.95], [0.97, 0.975, 0.97]], ""),  # three values have little shape
+        (apart, [[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
+        (apart, [[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
+        (paired, PAIRS, ""),  # pairs cancel what is conspicuous in each
+        (paired, [PAIRS[0], [*PAIRS[1][:2], 0.2, *PAIRS[1][3:]]], "0.72 is far from the 5 others (0.018 to 0.02)"),
     ],
 )
-def test_values_that_are_not_normal_are_named(columns, said):
-    found = not_normal(samples_of(apart(*columns)))
+def test_values_that_are_not_normal_are_named(groups, columns, said):
+    found = not_normal(samples_of(groups(*columns)))
     assert found.startswith(said)
     assert bool(found) == bool(said)
-
-
-def test_what_pairs_cancel_is_not_conspicuous_and_a_difference_far_from_the_others_is():
-    a, b = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
-    assert not_normal(samples_of(paired(a, b))) == ""
-    b[2] = 0.2
-    assert not_normal(samples_of(paired(a, b))) == "0.72 is far from the 5 others (0.018 to 0.02)"

@@ -13,7 +13,7 @@ import statistics
 import pytest
 
 from leyden.training.trained import mean_text
-from leyden.verdict import quantiles, tables
+from leyden.verdict import groups, tables
 from leyden.verdict.groups import Group, Samples, decide, look_level, not_normal, samples_of
 from leyden.verdict.tables import optimism, rank_over_sets, rank_settings
 from tests.report.test_ranking import contenders, row
@@ -34,7 +34,7 @@ def holds(name, hits, num, *, low=0.0, high=1.0):
 @pytest.fixture(autouse=True)
 def quantiles_between_others(monkeypatch):
     """Quantiles take most of the time: compute one per 0.005 of 1 / freedom, and interpolate; that is right to four digits."""
-    exact = quantiles.t_quantile
+    exact = groups.t_quantile
 
     def between(tail, freedom):
         steps = 200 / freedom

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from leyden import verdict
-from leyden.verdict.tables import Ranking
 
 
 def table(num=3, noise=0.01, **more):
@@ -24,53 +23,42 @@ def table(num=3, noise=0.01, **more):
 
 
 def test_a_table_is_ranked_and_two_settings_are_compared():
-    found = verdict.rank(table(), "acc", mode="max")
-    assert [setting.choices["model"] for setting in found.settings[:2]] == ["cnn", "cnn"]
-    text = str(found).splitlines()
+    text = str(verdict.rank(table(), "acc", mode="max")).splitlines()
     assert text[0].split() == ["row", "setting", "acc", "n"]
+    assert [line.split()[1] for line in text[1:3]] == ["model=cnn", "model=cnn"]
     assert text[7] == "With 95 % confidence the best setting is row 1 or one marked ≈."
     assert max(map(len, text)) <= 80
-    compared = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max")
+    sides = table(), "acc", {"model": "mlp"}, {"model": "cnn"}
+    compared = verdict.compare(*sides, mode="max")
     text = str(compared).splitlines()
     assert text[3] == "Verdict: B is better"
     assert text[4].endswith("(3 pairs)")
     assert "Widened, since the two may be chosen among 6 settings; planned=true if not." in text
     assert max(map(len, text)) <= 80
-    planned = verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"}, mode="max", planned=True)
-    assert planned.found.level > compared.found.level
-    assert str(verdict.compare(table(), "acc", {"model": "mlp"}, {"model": "cnn"})).count("B is higher") == 1
-
-
-def test_a_setting_whose_values_are_all_equal_is_named_and_what_its_number_of_runs_hides():
-    rows = [row for row in table(5) if row["model"] != "mlp" or row["seed"] < 3]
-    rows = [row if row["model"] != "cnn" else {**row, "acc": 0.99} for row in rows]
-    compared = str(verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max"))
-    assert "B: all values are equal; does the seed take effect?" in compared.splitlines()
-    assert "Of 5 runs, one that fails in ten" in compared
-    assert "Rows 1, 2: all values are equal" in str(verdict.rank(rows, "acc", mode="max"))
+    assert verdict.compare(*sides, mode="max", planned=True).found.level > compared.found.level
+    assert "B is higher" in str(verdict.compare(*sides))
 
 
 def test_what_compare_calls_better_is_excluded_by_rank():
     for noise in (0.01, 0.03, 0.05):
         rows = table(noise=noise)
         ranked = verdict.rank(rows, "acc", mode="max")
-        best = ranked.settings[0].choices
-        for setting, like in zip(ranked.settings[1:], ranked.like_best[1:], strict=True):
-            found = verdict.compare(rows, "acc", best, setting.choices, mode="max")
+        best, *others = [setting.choices for setting in ranked.settings]
+        for choices, like in zip(others, ranked.like_best[1:], strict=True):
+            found = verdict.compare(rows, "acc", best, choices, mode="max")
             assert not found.found.better or like is False
 
 
 def test_files_and_data_frames_are_the_same_table(tmp_path):
     rows = table()
     lines = [[*rows[0]], *(row.values() for row in rows)]
-    for name, delimiter, begin in (
-        ("a.csv", ",", ""),
-        ("a.tsv", "\t", "\ufeff"),
-        ("b.csv", ";", ""),
-        ("c.csv", ", ", ","),
+    for name, delimiter, begin, index in (
+        ("a.csv", ",", "", ""),
+        ("a.tsv", "\t", "\ufeff", ""),
+        ("b.csv", ";", "", ""),
+        ("c.csv", ", ", "", ","),
     ):
-        text = "\n".join(("," if begin == "," else "") + delimiter.join(map(str, line)) for line in lines)
-        (tmp_path / name).write_text(begin.strip(",") + text)
+        (tmp_path / name).write_text(begin + "\n".join(index + delimiter.join(map(str, line)) for line in lines))
 
     class Frame:
         iterrows = None  # of pandas alone
@@ -81,13 +69,14 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
 
     files = [verdict.read(path) for path in tmp_path.iterdir()]
     assert len({str(verdict.rank(each, "acc", mode="max")) for each in (rows, Frame(), *files)}) == 1
+    cells = [f'"{cell}",0,1\n' * 2 for cell in ("1_2", "12", "007", "a\nb")]
+    (tmp_path / "names.csv").write_text("m,seed,acc\n" + "".join(cells))
+    assert {row["m"] for row in verdict.read(tmp_path / "names.csv")} == {"1_2", 12, "007", "a\nb"}
 
 
 def test_an_export_has_columns_that_are_no_settings():
     rows = [{**row, "Name": f"run-{n}", "Runtime": 3.5 + n, "State": "finished"} for n, row in enumerate(table())]
-    with pytest.raises(
-        verdict.TableError, match=r"each row is a setting of its own; ignore= names .*: Name, Runtime"
-    ):
+    with pytest.raises(verdict.TableError, match=r"a setting of its own; ignore= names .*: Name, Runtime"):
         verdict.rank(rows, "acc", mode="max")
     assert len(verdict.rank(rows, "acc", mode="max", ignore=["Name", "Run*"]).settings) == 6
 
@@ -115,13 +104,6 @@ def test_equal_values_are_one_setting_whatever_their_type(settings, names):
     assert ("Runs that repeat another one count once" in str(found)) == (len(found.settings) < len(settings))
 
 
-def test_names_that_look_like_numbers_and_cells_of_several_lines_are_kept(tmp_path):
-    (tmp_path / "a.csv").write_text(
-        "m,seed,acc\n" + "".join(f'"{m}",0,1\n' * 2 for m in ("1_2", "12", "007", "a\nb"))
-    )
-    assert {row["m"] for row in verdict.read(tmp_path / "a.csv")} == {"1_2", 12, "007", "a\nb"}
-
-
 @pytest.mark.parametrize("sizes", [(1e300, 1e308), (1e149, 1e-149), (0, 0)])
 def test_values_of_any_size_end_in_a_verdict_that_promises_nothing(sizes):
     rows = [{"m": m, "seed": seed, "loss": sizes[m % 2] * (1 + seed)} for m in range(4) for seed in range(3)]
@@ -130,7 +112,7 @@ def test_values_of_any_size_end_in_a_verdict_that_promises_nothing(sizes):
     assert str(verdict.compare(rows, "loss", {"m": 0}, {"m": 1}))
 
 
-def test_gaps_and_repetitions_do_not_count():
+def test_gaps_repetitions_and_equal_values_are_named():
     rows = table(4)
     rows[0]["acc"], rows[4]["acc"], rows[9]["acc"] = None, math.nan, "failed"
     rows += [dict(rows[-1]), dict(rows[-1])]
@@ -142,6 +124,12 @@ def test_gaps_and_repetitions_do_not_count():
     assert "Finished runs only: 1 of A and" in str(verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"}))
     # Without a seed, each row is a run of its own.
     assert verdict.rank(rows, "acc", mode="max", seed=None, ignore=["seed"]).settings[0].lost == 0
+    unpaired = verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"}, seed=None, ignore="seed")
+    assert "(not paired)" in str(unpaired)
+    rows = [{**row, "acc": 0.99} if row["model"] == "cnn" else row for row in table(5)]
+    compared = str(verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max"))
+    assert "B: all values are equal; does the seed take effect?" in compared.splitlines()
+    assert "Of 5 runs, one that fails in ten" in compared
 
 
 def test_settings_are_ranked_over_several_data_sets():
@@ -149,10 +137,8 @@ def test_settings_are_ranked_over_several_data_sets():
         {**row, "data": name, "acc": row["acc"] - n / 10} for n, name in enumerate("abcdefghij") for row in table()
     ]
     found = verdict.rank(rows, "acc", mode="max", over="data")
-    assert len(found.each) == 10
-    assert all(isinstance(each, Ranking) and len(each.settings) == 6 for each in found.each.values())
-    text = str(found)
-    assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in text
+    assert [len(each.settings) for each in found.each.values()] == 10 * [6]
+    assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in str(found)
     assert len(found.like_best) == 3
     assert all(name.startswith("model=cnn") for name in found.like_best[:2])
     # A value per data set is enough to rank over them.
@@ -186,6 +172,7 @@ def compares(a, b, **options):
         (compares({"model": "mlp", "seed": 0}, {"model": "moe"}), "a: seed is no set"),
         (compares({"lr": 0.1}, {"model": "mlp"}), "a and b share the setting"),
         (compares({"lr": 0.1}, {"lr": 0.2}, margin=-1), "margin=-1: must be a positive"),
+        (ranks([*table(), {**table()[0], "seed": None}]), "seed: a row has none"),
         (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
         *(
             (ranks([*table(), {"acc": value}]), "is no number")

@@ -14,7 +14,6 @@ from typing import Any
 from omegaconf import DictConfig
 
 from leyden.cluster.submit import snapshot
-from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
 from leyden.run.directory import Run
@@ -30,22 +29,17 @@ QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
 class RayLauncher(Launcher):
     """Launcher of jobs on a Ray cluster, whose nodes share the folders of the project, the runs and the data.
 
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
-
     Raises:
         UserError: Ray is not installed.
     """
 
     def __init__(self, config: DictConfig, module: str) -> None:
-        check_num_jobs(config.cluster.num_jobs)
+        super().__init__(config, module)
         try:
             import ray
         except ModuleNotFoundError as error:
             raise UserError("cluster=ray: ray is not installed; pip install 'leyden[ray]' installs it") from error
-        self.ray, self.config, self.module = ray, config, module
-        self.num_at_once = config.cluster.num_jobs
+        self.ray = ray
         self.running: dict[Any, Job] = {}  # by Ray's reference
         self.code: Path | None = None  # the snapshot that jobs run from
 

@@ -16,7 +16,6 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.checks import check_num_jobs
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.exact.files import replacing
@@ -80,27 +79,22 @@ def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 MAX_POLL_S = 15.0  # between looks at the runs' results
-FIRST_QUERY_S, MAX_QUERY_S = 5.0, 60.0  # between queries of Slurm, which many sites allow once a minute
+MIN_QUERY_S, POLLS_PER_QUERY = 5.0, 4  # between queries of Slurm, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 
 
 class SlurmLauncher(Launcher):
-    """Launcher of jobs on a cluster; if this process is in a job itself, it leaves that.
-
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
-    """
+    """Launcher of jobs on a cluster; if this process is in a job itself, it leaves that."""
 
     is_queue = True
 
     def __init__(self, config: DictConfig, module: str) -> None:
-        self.cluster, self.module = config.cluster, module
-        check_num_jobs(self.cluster.num_jobs)  # here, since it is used before the jobs are checked
+        super().__init__(config, module)
         slurm.leave_job()
-        self.waits = self.cluster.wait
-        self.num_at_once = self.cluster.num_jobs if self.waits else None  # otherwise Slurm limits an array
+        self.cluster, self.waits = config.cluster, config.cluster.wait
+        if not self.waits:
+            self.num_at_once = None  # Slurm limits an array
         self.directory = sweep_directory(config)
         self.folder = self.directory / "slurm"  # of scripts and logs
         self.code: Path | None = None  # the snapshot that jobs run from
@@ -144,7 +138,7 @@ class SlurmLauncher(Launcher):
         """Submit jobs that are not queued or running already; one that Slurm does not accept yet is submitted later."""
         self.waiting += jobs
         self._submit_waiting()
-        self.pause_s, self.query_pause_s = 1.0, FIRST_QUERY_S  # as most mistakes end a job at once
+        self.pause_s = 1.0  # as most mistakes end a job at once
         if not self.waits:
             for number, submitted in self.running.items():
                 print(f"job {number}: {submitted[0].run.directory.name}")
@@ -236,8 +230,8 @@ class SlurmLauncher(Launcher):
     def _query(self) -> None:
         """Ask Slurm for the jobs' states, if the last answer is old or a job may have failed."""
         now = time.monotonic()
-        if now < self.queried_at + (FIRST_QUERY_S if self.ended else self.query_pause_s):
+        pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, POLLS_PER_QUERY * self.pause_s)
+        if now < self.queried_at + pause_s:
             return
-        self.query_pause_s = min(1.5 * self.query_pause_s, MAX_QUERY_S)
         if states := slurm.states(list(self.running)):
             self.states, self.queried_at = states, now

@@ -1,6 +1,7 @@
 """Verdicts that `compare` prints of two groups of runs, and `compare` and `summarize` of a table; and fronts of both."""
 
 import contextlib
+import fnmatch
 import os
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -16,11 +17,11 @@ from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition, select
 from leyden.report.ranking import Row, assign_data, assumptions, count_look, merge_rows, plus_minus, read_sweep
 from leyden.report.records import (
+    NOT_OWN,
     Record,
     aim_of,
-    experiments,
-    fill_choices,
-    narrow,
+    are_own,
+    compare_configs,
     read_raw_records,
     read_records,
     refuse_test_metrics,
@@ -96,13 +97,15 @@ def compare_runs(
     found = compared(1)
     best = [next(row for row in both if row.setting is setting) for setting in found.sides]
     conditions = [options["a"], options["b"]]
-    if (look := _look(directories, conditions, found.sides, objective.metric)) > 1:
+    own = min((each for each in read if are_own(read[each])), key=lambda each: each.resolve().name, default=None)
+    if (look := _look(own, directories, conditions, found.sides, objective.metric)) > 1:
         found = compared(look)
+    found.remarks.extend([NOT_OWN] * (own is None))
     if any(setting.deviation for setting in found.sides):
         found.remarks.append(plus_minus(best))
     if found.found.interval:
         found.remarks.extend(assumptions(best, look))
-    found.remarks.extend(test_set_remarks(experiments([record for row in both for record in row.records])))
+    found.remarks.extend(test_set_remarks([record for row in both for record in row.records]))
     return replace(found, metric=objective.metric)
 
 
@@ -168,8 +171,7 @@ def _rows_of(
         UserError: A group has no finished run.
     """
     averaged = [*dict.fromkeys(key for directory in directories for key in read_sweep(directory)["average_over"])]
-    narrow(records)
-    fill_choices(records)
+    compare_configs(records)
     rows = merge_rows(records, averaged)
 
     def within(ids: Collection[int]) -> list[Row]:
@@ -185,17 +187,21 @@ def _rows_of(
     return sides, [row for row in rest if row.data == sides[0][0].data]
 
 
-def _look(directories: Sequence[Path], conditions: Sequence[str], settings: Sequence[Group], metric: str) -> int:
-    """Return the number of this look at the comparison, recorded in the first folder by name.
+def _look(
+    folder: Path | None,
+    directories: Sequence[Path],
+    conditions: Sequence[str],
+    settings: Sequence[Group],
+    metric: str,
+) -> int:
+    """Return the number of this look at the comparison, recorded in a folder.
 
     The comparison is named by the metric, the folders, the settings, and the conditions, however these are spaced.
     """
-    folders = [directory.resolve() for directory in directories]
     names = sorted(
-        f"{folder.name} {setting.name} {_compact(condition)}"
-        for folder, setting, condition in zip(folders, settings, conditions, strict=True)
+        f"{directory.resolve().name} {setting.name} {_compact(condition)}"
+        for directory, setting, condition in zip(directories, settings, conditions, strict=True)
     )
-    folder = min(folders, key=lambda path: path.name)
     return count_look(folder, f"{metric} {' and '.join(names)}", [settings])
 
 
@@ -253,7 +259,8 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
         UserError: An option does not fit the table.
         TableError: The file is no table, or an option does not fit it.
     """
-    given, rows = _given(options), verdict.read(path)
+    rows = verdict.read(path)
+    given = _given(options, rows)
     a, b = (_condition(options, name, rows) for name in "ab")
 
     def compared(look: int) -> TableComparison:
@@ -281,7 +288,8 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
         raise UserError(
             f"format={options['format']}: is for runs; verdict.rank in Python returns a table's verdict"
         )
-    given, rows, over = _given(options), verdict.read(path), options["over"]
+    rows, over = verdict.read(path), options["over"]
+    given = _given(options, rows)
     found = verdict.rank(rows, over=over, **given)
     each = found.each.values() if isinstance(found, RankingOverSets) else [found]
     comparison = f"{path.name} {options['metric']} {over}".rstrip()
@@ -289,16 +297,30 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     show(str(found if look == 1 else verdict.rank(rows, over=over, look=look, **given)))
 
 
-def _given(options: Mapping[str, str]) -> dict[str, Any]:
+def _given(options: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the options as arguments of `verdict`.
 
     Raises:
-        UserError: The metric is missing.
+        UserError: The metric is missing, or no column is ignored by a name.
     """
     if not options["metric"]:
         raise UserError("metric= is missing: the column of the table that is compared")
-    ignore = [name for name in options["ignore"].split(",") if name]
+    ignore = _ignored(options, rows)
     return {"metric": options["metric"], "mode": options["mode"], "seed": options["seed"] or None, "ignore": ignore}
+
+
+def _ignored(options: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return the names, or patterns, of a table's columns that are no settings.
+
+    Raises:
+        UserError: The table has no such column.
+    """
+    ignore = [name for name in options["ignore"].split(",") if name]
+    columns = [*dict.fromkeys(name for row in rows for name in row)]
+    for name in ignore:
+        if name not in columns and not fnmatch.filter(columns, name):
+            raise UserError(f"no column is named {name}; there are {some_of(columns)}")
+    return ignore
 
 
 def _condition(
@@ -333,7 +355,8 @@ def show_front(place: Path, options: Mapping[str, str]) -> None:
     if not all(metrics.values()):
         raise UserError("front: min or max is missing, as in front=val/acc:max,num_parameters:min")
     if place.is_file():
-        rows, ignore = verdict.read(place), [options["seed"], *options["ignore"].split(",")]
+        rows = verdict.read(place)
+        ignore = [options["seed"], *_ignored(options, rows)]
     else:
         refuse_options(options, OF_TABLES)
         rows, ignore = _rows_of_front(place, metrics), []

@@ -17,7 +17,7 @@ from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
 from leyden.report.records import Record, position, read_raw_records, refuse_test_metrics
 from leyden.run.identity import NOTES
-from leyden.verdict.numbers import metric_text
+from leyden.verdict.numbers import metric_text, number_of
 
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 # Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
@@ -211,6 +211,8 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
                 f"{option}={text}: {why}, for example {option}='val/acc > 0.97 and optimizer.lr < 0.01'"
             )
         key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
+        if found[2][0] in "<>" and not isinstance(number_of(value), int | float):
+            raise UserError(f"{option}={text}: {found[2]} compares with a number, which {value} is not")
         parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
     return lambda value_of: all(_compare(sign, value_of(key), value) for key, sign, value in parts), {

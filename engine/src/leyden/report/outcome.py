@@ -167,7 +167,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     print_table([{"name": name, "value": text} for name, text in rows], header=False)
     show(f"run directory: {relative_path(run.directory)}")
     if result.is_tested:
-        show("\n".join(test_set_remarks([(run.directory, str(run.config.get("name")))])))
+        show("\n".join(test_set_remarks([run])))
     # A command has its own line, to be copied; zsh does not accept a trailing comment.
     steps = [f"  {purpose}:\n    {command}" for command, purpose in _next_steps(run, result)]
     if show_next_steps and steps and result.status == "finished":

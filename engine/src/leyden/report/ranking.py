@@ -238,17 +238,17 @@ def contenders(rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence
     return whole
 
 
-def look_at(directory: Path, rows: Sequence[Row], mode: str, excluded: Sequence[str]) -> Ranking:
+def look_at(folder: Path | None, rows: Sequence[Row], mode: str, excluded: Sequence[str]) -> Ranking:
     """Return which rows may be the best, and count this as a look at the table of a folder.
 
     Args:
-        directory: The folder.
+        folder: As in `count_look`.
         rows: As in `contenders`.
         mode: As in `contenders`.
         excluded: As in `contenders`.
     """
     parts = [[row.setting for row in part.values()] for part in by_data(rows)]
-    return contenders(rows, mode, count_look(directory, "summary", parts), excluded)
+    return contenders(rows, mode, count_look(folder, "summary", parts), excluded)
 
 
 def over_data_sets(rows: Sequence[Row], mode: str) -> RankingOverSets:
@@ -300,20 +300,20 @@ LOOKS_FILE = "looks.csv"
 LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
 
 
-def count_look(folder: Path, comparison: str, parts: Sequence[Sequence[Group]]) -> int:
+def count_look(folder: Path | None, comparison: str, parts: Sequence[Sequence[Group]]) -> int:
     """Return the number of this look at a comparison, and record it in a folder.
 
     The same values as before are the same look. If the list can't be written, a warning says so. Looks at a copy of the
     folder, or at a folder above it, are other looks. Nothing is counted where no two settings have enough runs.
 
     Args:
-        folder: Folder of the compared runs, or of the table.
+        folder: Folder of the compared runs, or of the table; None if it is another person's: then this is the first look.
         comparison: Text that names the comparison.
         parts: The settings that are compared with each other, those of each data set apart.
     """
     tested = [[each for each in part if len(each.values) >= MIN_VALUES] for part in parts]
     values = sorted((each.name, sorted(each.values.values())) for part in tested if len(part) > 1 for each in part)
-    if not values:
+    if not values or folder is None:
         return 1
     digest = hashlib.sha256(repr(values).encode()).hexdigest()[:16]
     path, comparison = folder / LOOKS_FILE, one_line(comparison)

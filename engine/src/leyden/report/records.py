@@ -23,6 +23,7 @@ from leyden.run.result import Result, read_points
 from leyden.scheduler import slurm
 from leyden.verdict.numbers import is_finite, metric_text
 
+NOT_OWN = "Nothing is written or counted here, since none of these runs is signed with your key."
 DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
 
 
@@ -41,9 +42,10 @@ class Record:
         start_times: Time of each start, in ISO 8601.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
         last_job: Id of the cluster's job of the last start; None if it ran in none.
-        choices: Values, by key, of the settings that any run of the report overrides, by `fill_choices`; keys that this
+        choices: Values, by key, of the settings that any run of the report overrides, by `compare_configs`; keys that this
             run's configuration lacks are absent.
-        varied: The part of the configuration in which the runs of the report differ, by `narrow`; before that, all of it.
+        varied: The part of the configuration in which the runs of the report differ, by `compare_configs`: thousands share
+            most of their settings.
     """
 
     directory: str
@@ -57,9 +59,6 @@ class Record:
     last_job: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self.varied = self.config
 
     @functools.cached_property
     def run(self) -> Run:
@@ -97,11 +96,6 @@ class Record:
         return value if value is not None and is_finite(value) else None
 
 
-def experiments(records: Sequence[Record]) -> list[tuple[Path, str]]:
-    """Return the directory of each run, and the name of its experiment."""
-    return [(Path(record.directory), str(record.config.get("name"))) for record in records]
-
-
 def position(record: Record) -> str:
     """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
@@ -120,29 +114,31 @@ def read_records(directory: Path) -> list[Record]:
         UserError: There is no run.
     """
     records = read_raw_records(directory)
-    narrow(records)
-    fill_choices(records)
+    compare_configs(records)
     first = next((aim_of(record) for record in records if record.objective), None)
     for record in records:
         record.objective = record.objective if aim_of(record) == first else None
     return records
 
 
-def fill_choices(records: Sequence[Record]) -> None:
-    """Set each run's choices: its values of all keys that any of the runs overrides."""
-    keys = list(dict.fromkeys(key for record in records for key in record.typed))
+def compare_configs(records: Sequence[Record]) -> None:
+    """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`."""
+    typed_keys = dict.fromkeys(key for record in records for key in record.typed)
+    varying = varying_keys([record.config for record in records])
     for record in records:
-        typed, config = record.typed, record.config
-        record.choices = {
-            key: config[key] if key in config else typed[key] for key in keys if key in config or key in typed
-        }
+        config = record.config
+        values = {**record.typed, **config}
+        record.choices = {key: values[key] for key in typed_keys if key in values}
+        record.varied = {key: config[key] for key in varying if key in config}
 
 
-def narrow(records: Sequence[Record]) -> None:
-    """Set each run's `varied`, since thousands of runs share most of their settings."""
-    keys = varying_keys([record.config for record in records])
+def are_own(records: Sequence[Record]) -> bool:
+    """Return whether a folder with these runs is this user's own, who may write to it: one of its runs is signed by them."""
     for record in records:
-        record.varied = {key: record.config[key] for key in keys if key in record.config}
+        with contextlib.suppress(UserError):
+            if (found := record.run.record) and found.is_own:
+                return True
+    return False
 
 
 def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -266,16 +262,13 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
         )
 
 
-def test_set_remarks(runs: Collection[tuple[Path, str]]) -> list[str]:
-    """Return how often experiments have been evaluated on the test set, in words; empty if never.
+def test_set_remarks(runs: Collection[Record | Run]) -> list[str]:
+    """Return how often the experiments of runs have been evaluated on the test set, in words; empty if never.
 
     The list of a run's evaluations is the closest one in a folder above it.
-
-    Args:
-        runs: Directory of each run, and the name of its experiment.
     """
-    names = dict.fromkeys(name for _, name in runs)
-    parents = dict.fromkeys(directory.parent for directory, _ in runs)
+    names = dict.fromkeys(str(run.config.get("name")) for run in runs)
+    parents = dict.fromkeys(Path(run.directory).parent for run in runs)
     found = (
         next((folder for folder in (parent, *parent.parents) if (folder / TEST_EVALUATIONS_FILE).exists()), None)
         for parent in parents

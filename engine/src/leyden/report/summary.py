@@ -16,8 +16,9 @@ from leyden.config.terminal import leyden_command, quoted_override, show
 from leyden.report.listing import condition_of, select
 from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
 from leyden.report.records import (
+    NOT_OWN,
     Record,
-    experiments,
+    are_own,
     position,
     read_records,
     test_set_remarks,
@@ -97,13 +98,16 @@ NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
 
 
-def summarize(directory: Path, form: str = "table", over: str = "") -> None:
+def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bool = False) -> None:
     """Write `summary.csv` and `summary.png` for the runs below a directory, and print the table.
+
+    Nothing is written to a folder without a run of one's own.
 
     Args:
         directory: Any folder with runs in or below it.
         form: Format of the printed table, `table` or `json`.
         over: `data` to rank also over several data sets.
+        trust: Whether the folder is one's own in any case, as that of a sweep that has run.
 
     Raises:
         UserError: There is no run.
@@ -112,7 +116,10 @@ def summarize(directory: Path, form: str = "table", over: str = "") -> None:
     rows = merge_rows(records, sweep["average_over"])
     objective = next((record.objective for record in records if record.objective), None)
     metric = objective.metric if objective else "objective"
-    marked = _contenders(rows, objective, directory, sweep["excluded"])
+    is_own = trust or are_own(records)
+    marked = _contenders(rows, objective, directory if is_own else None, sweep["excluded"])
+    if not is_own:
+        marked.remarks.append(NOT_OWN)
     if over and objective:
         found = over_data_sets(rows, objective.mode)
         marked.remarks.extend(
@@ -131,10 +138,11 @@ def summarize(directory: Path, form: str = "table", over: str = "") -> None:
         | {**row.choices, "like_best": like}
         for row, like in zip(rows, likes, strict=True)
     ]
-    table = csv_text(cells, [*keys, *MEASURED, "like_best"])
-    _write(directory / "summary.csv", table.encode(errors="backslashreplace"))
-    _write(directory / "summary.png", draw_summary(points, metric, sweep["log"], sweep["average_over"]))
-    evaluations = test_set_remarks(experiments(records))
+    if is_own:
+        table = csv_text(cells, [*keys, *MEASURED, "like_best"])
+        _write(directory / "summary.csv", table.encode(errors="backslashreplace"))
+        _write(directory / "summary.png", draw_summary(points, metric, sweep["log"], sweep["average_over"]))
+    evaluations = test_set_remarks(records)
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
         content = [
@@ -156,7 +164,7 @@ def summarize(directory: Path, form: str = "table", over: str = "") -> None:
     lines = [f"... and {len(rows) - NUM_SHOWN} more rows"] * (len(rows) > NUM_SHOWN)
     lines += [plus_minus(rows)] * any(row.shown.deviation is not None for row in rows) + marked.remarks
     lines += [*unfinished_remarks(records, directory), *evaluations]
-    lines.append(f"written: {directory}/summary.csv, summary.png")
+    lines += [f"written: {directory}/summary.csv, summary.png"] * is_own
     lines += [line for number in best for line in best_remarks(rows, number, directory)]
     lines += [line for part in parts for line in _next_command(directory, records, part, marked.like_best)]
     show("\n".join(lines))
@@ -168,13 +176,13 @@ def _first_tested(rows: Mapping[int, Row]) -> int:
 
 
 def _contenders(
-    rows: Sequence[Row], objective: Objective | None, directory: Path, excluded: Sequence[str]
+    rows: Sequence[Row], objective: Objective | None, folder: Path | None, excluded: Sequence[str]
 ) -> Ranking:
     """Return which rows may be the best, and count this as a look; nothing while runs have not ended."""
     statuses = [record.status for row in rows for record in row.records]
     num_open = statuses.count("queued") + statuses.count("running")
     if objective and not num_open:
-        return look_at(directory, rows, objective.mode, excluded)
+        return look_at(folder, rows, objective.mode, excluded)
     # With fewer runs, a verdict would be a look at the table that costs the next one some of its power.
     waits = f"Runs queued or running: {num_open}. Which rows may be the best is shown when all have ended."
     return Ranking([], [None] * len(rows), [waits] * bool(objective))

@@ -260,24 +260,6 @@ class Call(NamedTuple):
     overrides: list[str]
 
 
-def new_jobs(
-    composer: Composer, batch: Sequence[Sequence[str]], first: int = 0, names: JobNames = JobNames()
-) -> list[Job]:
-    """Return a job for each list of overrides; `first` is the number of the first job.
-
-    Raises:
-        HydraException: An override can't be parsed.
-    """
-    directory = sweep_directory(composer.config)
-    jobs = []
-    for number, arguments in enumerate(batch, start=first):
-        typed = [text for text in arguments if not composer.parse(text).is_hydra_override()]
-        name = names.name(typed)
-        run = Run(directory / name, trust=bool(composer.config.get("trust")))
-        jobs.append(Job(composer, number, arguments, typed, run, directory / "logs" / f"{name}.log"))
-    return jobs
-
-
 def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0) -> None:
     """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
 

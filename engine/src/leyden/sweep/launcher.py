@@ -52,6 +52,10 @@ from leyden.sweep.jobs import Job, record_failure
 class Launcher:
     """Base of the places where jobs run, such as this machine; the failure of a job must not stop the others.
 
+    Args:
+        config: The sweep's configuration, including the node `hydra`.
+        module: Name of the module whose `main.task` runs a job.
+
     Attributes:
         is_queue: Whether jobs wait in a queue that outlives this command, where they are found again by their ids. Other
             jobs end with this command; the same sweep may run on other machines, and a lock says who runs a job.
@@ -61,7 +65,11 @@ class Launcher:
     """
 
     is_queue, waits, note = False, True, ""
-    num_at_once: int | None = None
+
+    def __init__(self, config: DictConfig, module: str) -> None:
+        check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
+        self.config, self.module = config, module
+        self.num_at_once: int | None = config.cluster.num_jobs
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that these of `num` jobs can run here; return False if the user asked for the check only."""
@@ -322,13 +330,10 @@ def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores:
         >>> [slot["CUDA_VISIBLE_DEVICES"] for slot in worker_environments(3, ["0", "1"], 8)]
         ['0', '1', '0']
     """
-    if num_jobs is None:
-        num_jobs = len(devices) or num_cores
-    threads = {"OMP_NUM_THREADS": str(num_threads(num_cores // num_jobs))}
-    return [
-        {**threads, "CUDA_VISIBLE_DEVICES": devices[n % len(devices)]} if devices else dict(threads)
-        for n in range(num_jobs)
-    ]
+    num = num_jobs or len(devices) or num_cores
+    threads = {"OMP_NUM_THREADS": str(num_threads(num_cores // num))}
+    device = [{"CUDA_VISIBLE_DEVICES": name} for name in devices] or [{}]
+    return [{**threads, **device[n % len(device)]} for n in range(num)]
 
 
 def num_devices(requested: Any, devices: Sequence[str]) -> int:
@@ -352,15 +357,10 @@ class LocalLauncher(Launcher):
     """Launcher of parallel jobs on this machine, each in a process of its own; those of several processes run one by one.
 
     It starts the fork server, which imports PyTorch while the jobs are checked.
-
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
     """
 
     def __init__(self, config: DictConfig, module: str) -> None:
-        check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
-        self.config, self.module = config, module
+        super().__init__(config, module)
         self.slots: list[dict[str, str]] = []  # the environment variables of each
         self.running: dict[int, tuple[Job, BaseProcess, int]] = {}  # by slot, with the number of earlier starts
         if not config.dry_run:
@@ -369,17 +369,12 @@ class LocalLauncher(Launcher):
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs can run on this machine, and divide its devices and cores among them."""
         devices = call_in_process(visible_devices) if self.config.trainer.accelerator in USES_CUDA else []
-        self.slots = worker_environments(self.config.cluster.num_jobs, devices, num_cores())
-        used, is_one_process = [], True
-        for job in jobs:
-            trainer = job.compose().trainer
-            used.append(num_devices(trainer.devices, devices))
-            is_one_process &= is_of_one_process(trainer)
-        if not is_one_process:  # one job at a time, with all its devices; its processes share the cores
-            environment = {"OMP_NUM_THREADS": str(num_threads(num_cores() // max(used)))}
-            if devices:
-                environment["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
-            self.slots = [environment]
+        trainers = [job.compose().trainer for job in jobs]
+        if all(map(is_of_one_process, trainers)):
+            self.slots = worker_environments(self.num_at_once, devices, num_cores())
+        else:  # one job at a time, with all its devices; its processes share the cores
+            num = max(num_devices(trainer.devices, devices) for trainer in trainers)
+            self.slots = worker_environments(1, [",".join(devices)] if devices else [], num_cores() // num)
         self.num_at_once = len(self.slots)
         return True
 

@@ -25,10 +25,11 @@ from leyden.config.terminal import printable
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
+from leyden.run.directory import Run
 from leyden.run.files import read_json, write_whole
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
-from leyden.sweep.jobs import Composer, Job, JobNames, new_jobs, record_failure, sweep_directory
+from leyden.sweep.jobs import Composer, Job, JobNames, record_failure, sweep_directory
 from leyden.sweep.launcher import Launcher, call_in_process, dry_build_jobs
 
 
@@ -127,8 +128,18 @@ class Sweep:
         self.failures: dict[str, str] = {}  # errors and logs, by the name of the run directory
 
     def new_jobs(self, batch: Sequence[Sequence[str]], first: int = 0) -> list[Job]:
-        """Return a job for each list of overrides; `first` is the number of the first job."""
-        return new_jobs(self.composer, batch, first, self.names)
+        """Return a job for each list of overrides; `first` is the number of the first job.
+
+        Raises:
+            HydraException: An override can't be parsed.
+        """
+        jobs = []
+        for number, arguments in enumerate(batch, start=first):
+            typed = [text for text in arguments if not self.composer.parse(text).is_hydra_override()]
+            name = self.names.name(typed)
+            run = Run(self.directory / name, trust=bool(self.config.get("trust")))
+            jobs.append(Job(self.composer, number, arguments, typed, run, self.directory / "logs" / f"{name}.log"))
+        return jobs
 
     def name_jobs(self, shared: Sequence[str], keys: Collection[str]) -> None:
         """Name the jobs by the keys that vary, as the sweep's first start does."""
@@ -253,7 +264,7 @@ class Sweep:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
         try:
-            summarize(self.directory)
+            summarize(self.directory, trust=True)
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise

@@ -34,9 +34,8 @@ from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.evaluations import check_test_evaluations, count_text, record_test_evaluation
 from leyden.run.result import Result, read_curves
 from leyden.tasks.task import Task, network_of
-from leyden.verdict.groups import LEVEL, MIN_VALUES
+from leyden.verdict.groups import LEVEL, MIN_VALUES, t_quantile
 from leyden.verdict.numbers import is_finite, metric_digits, metric_text
-from leyden.verdict.quantiles import t_quantile
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")

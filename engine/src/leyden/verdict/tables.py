@@ -14,9 +14,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, Samples, Verdict, decide, look_level, samples_of
+from leyden.verdict.groups import (
+    LEVEL,
+    MIN_VALUES,
+    Group,
+    Samples,
+    Verdict,
+    decide,
+    expected_maximum,
+    look_level,
+    range_quantile,
+    samples_of,
+)
 from leyden.verdict.numbers import is_finite, metric_digits, number_of, printable, table_lines, value_text
-from leyden.verdict.quantiles import expected_maximum, range_quantile
 
 MAX_NAMED = 5  # rows in a sentence, columns in an error message
 MARK = "≈"
@@ -516,10 +526,13 @@ def _settings(rows: Sequence[dict[str, Any]], columns: Sequence[str], metric: st
     runs: dict[tuple[str, ...], list[tuple[Any, float | None]]] = {}
     choices: dict[tuple[str, ...], dict[str, Any]] = {}
     for number, row in enumerate(rows):
-        key = _key(row, columns)
+        key, value = _key(row, columns), _value(row.get(metric), metric)
+        if seed and value_text(row.get(seed)) == "null":
+            raise TableError(
+                f"{seed}: a row has none, so its pairs are unknown; seed= ignore={seed} is for runs without seeds"
+            )
         choices.setdefault(key, {column: row.get(column) for column in columns})
-        run = (value_text(row.get(seed)) if seed else number, _value(row.get(metric), metric))
-        runs.setdefault(key, []).append(run)
+        runs.setdefault(key, []).append((value_text(row.get(seed)) if seed else number, value))
     return [Group.of(choices[key], of_setting) for key, of_setting in runs.items()]
 
 
