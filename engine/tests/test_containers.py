@@ -10,25 +10,16 @@ import leyden
 from leyden.config.paths import ROOT
 
 
-def test_what_is_cited_is_this_version():
+def test_what_is_cited_is_this_version_and_data_and_results_are_not_copied_into_an_image():
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version"} <= {*cited}
-    assert cited["version"] == leyden.__version__
-    assert cited["license"] == "MIT"
-
-
-def test_data_and_results_are_not_copied_into_an_image():
-    left_out = {*(ROOT / ".dockerignore").read_text().split()}
-    assert {".venv", "data", "outputs"} <= left_out
-
-
-def has_docker():
-    return shutil.which("docker") and subprocess.run(["docker", "info"], capture_output=True).returncode == 0
+    assert (cited["version"], cited["license"]) == (leyden.__version__, "MIT")
+    assert {".venv", "data", "outputs"} <= {*(ROOT / ".dockerignore").read_text().split()}
 
 
 @pytest.mark.system
 def test_the_image_is_built_and_starts():
-    if not has_docker():
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
         pytest.skip("needs a Docker daemon")
     subprocess.run(["docker", "build", "--tag", "leyden-test", "."], cwd=ROOT, check=True)
     command = ["docker", "run", "--rm", "leyden-test", "leyden", "--version"]

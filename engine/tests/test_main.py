@@ -16,15 +16,12 @@ from tests.conftest import QUICK, finish, start
 from tests.test_imports import VERBS
 
 
-def test_it_lists_the_verbs(monkeypatch, capsys):
+def test_it_lists_the_verbs_and_names_the_nearest_of_one_that_there_is_not(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["leyden"])
     command.main()
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines if re.match(r"  \w", line)] == VERBS
     assert max(map(len, lines)) <= 80
-
-
-def test_a_verb_that_there_is_not(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["leyden", "trian"])
     with pytest.raises(SystemExit, match="2"):
         command.main()
@@ -57,8 +54,11 @@ def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
         assert code == 0, out + err
 
 
+OF_A_SWEEP = "hydra.mode=MULTIRUN"
+
+
 @pytest.mark.parametrize(
-    ("verb", "arguments"),
+    ("verb", "overrides"),
     [
         ("train", QUICK),
         ("train", ("model=cnn", "optimizer=sgd", "~optimizer.momentum", "+trainer.max_steps=3", "seed=3")),
@@ -66,25 +66,12 @@ def test_each_verb_that_hydra_configures_goes_through_it(cli, tmp_path):
         ("evaluate", ("run=x", "accelerator=cpu")),
         ("predict", ("run=x", "images=y")),
         ("export", ("run=x",)),
+        ("train", (OF_A_SWEEP, "seed=0,1", "optimizer.lr=0.1,0.2", "model=cnn", "sweep_name=s")),
+        ("train", (OF_A_SWEEP, "model=cnn,mlp", "sweep=tpe", "optimizer.lr=interval(0.1,0.2)", "+logger.x=1")),
+        ("train", (OF_A_SWEEP, "sweep=grid", "data.batch_size=range(1,3)", "~optimizer.rho")),
     ],
 )
-def test_what_the_tests_compose_is_what_hydra_composes(verb, arguments):
-    assert_composed_as_by_hydra(verb, *arguments)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("seed=0,1", "optimizer.lr=0.1,0.2", "model=cnn", "sweep_name=s"),
-        ("model=cnn,mlp", "sweep=tpe", "optimizer.lr=interval(0.1,0.2)", "+logger.x=1"),
-        ("sweep=grid", "data.batch_size=range(1,3)", "~optimizer.rho"),
-    ],
-)
-def test_what_the_tests_compose_of_a_sweep_is_what_hydra_composes(arguments):
-    assert_composed_as_by_hydra("train", *arguments, "hydra.mode=MULTIRUN")
-
-
-def assert_composed_as_by_hydra(verb, *overrides):
+def test_what_the_tests_compose_is_what_hydra_composes(verb, overrides):
     with composing():
         loader = GlobalHydra.instance().config_loader()
         given = {"run_mode": RunMode.MULTIRUN, "validate_sweep_overrides": False}

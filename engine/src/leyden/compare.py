@@ -1,4 +1,20 @@
-"""Compare two groups of runs, or two settings of a table: which is better, and how certain that is."""
+"""Compare two groups of runs, or two settings of a table: which is better, and how certain that is.
+
+leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
+leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
+leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
+
+Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
+significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
+group has several settings, its best one is compared. The interval is widened by the number of settings in the folders,
+since the two may have been chosen by their results; planned=true if they were named before.
+
+  margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
+  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
+  a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
+
+Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting.
+"""
 
 from leyden.config.errors import (
     UserError,
@@ -19,28 +35,12 @@ from leyden.report.comparison import (
     table_errors,
 )
 
-USAGE = """\
-leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
-leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
-leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
-
-Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
-significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
-group has several settings, its best one is compared. The interval is widened by the number of settings in the folders,
-since the two may have been chosen by their results; planned=true if they were named before.
-
-  margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
-  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
-  a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
-
-Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
-
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection(), table_errors():
         defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
-        folders, options = parse_arguments(USAGE, defaults, max_folders=2)
+        folders, options = parse_arguments(__doc__, defaults, max_folders=2)
         form = parse_choice(options, "format", "table", "json")
         planned = parse_choice(options, "planned", "true", "false") == "true"
         margin = parse_size(options, "margin")

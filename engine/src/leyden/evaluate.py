@@ -4,9 +4,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.checks import require_choice
+from leyden.config.checks import CHOICES, require_choice
 from leyden.config.errors import UserError
-from leyden.config.schema import CHOICES
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.run.command import hydra_command

@@ -1,4 +1,10 @@
-"""Adopt Leyden in an existing project: write conf/train.yaml for its LightningModule and its data."""
+"""Adopt Leyden in an existing project: write conf/train.yaml for its LightningModule and its data.
+
+leyden init task=PACKAGE.MODULE.CLASS [data=PACKAGE.MODULE.CLASS]
+
+Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
+LightningDataModule; without it, the LightningModule has its own data loaders.
+"""
 
 from pathlib import Path
 
@@ -7,17 +13,11 @@ from leyden.config.paths import find_project
 from leyden.config.terminal import leyden_command
 from leyden.scaffold import write_train_config
 
-USAGE = """\
-leyden init task=PACKAGE.MODULE.CLASS [data=PACKAGE.MODULE.CLASS]
-
-Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
-LightningDataModule; without it, the LightningModule has its own data loaders."""
-
 
 def main() -> None:
     """Run the command."""
     with ending():
-        _, given = parse_arguments(USAGE, {"task": "", "data": "module"}, max_folders=0)
+        _, given = parse_arguments(__doc__, {"task": "", "data": "module"}, max_folders=0)
         here, task, data = Path.cwd(), given["task"], given["data"]
         if project := find_project(here):
             raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")

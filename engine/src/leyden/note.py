@@ -1,21 +1,21 @@
-"""Say what a run is for: change its note and tags, which `leyden runs` shows and finds."""
+"""Say what a run is for: change its note and tags, which `leyden runs` shows and finds.
+
+leyden note run=DIR [note=TEXT] [tags=[WORD,...]]
+
+Changes the note or the tags of a run, as `leyden train ... note="wider layers" tags=[moe]` gives them. note=null and
+tags=null remove them. Find runs by them with leyden runs where='tags~moe and note~wider'.
+"""
 
 from leyden.config.errors import UserError, ending, parse_arguments
 from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.identity import hydra_value
 
-USAGE = """\
-leyden note run=DIR [note=TEXT] [tags=[WORD,...]]
-
-Changes the note or the tags of a run, as `leyden train ... note="wider layers" tags=[moe]` gives them. note=null and
-tags=null remove them. Find runs by them with leyden runs where='tags~moe and note~wider'."""
-
 
 def main() -> None:
     """Run the command."""
     with ending():
-        _, options = parse_arguments(USAGE, {"run": "", "note": "", "tags": ""}, max_folders=0)
+        _, options = parse_arguments(__doc__, {"run": "", "note": "", "tags": ""}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR is needed; leyden runs lists the runs")
         new: dict[str, object] = {}

@@ -1,13 +1,5 @@
-"""Reproduce a run, or compare two runs bit for bit: equal, or the first step at which they differ."""
+"""Reproduce a run, or compare two runs bit for bit: equal, or the first step at which they differ.
 
-from pathlib import Path
-
-from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_choice, parse_number
-from leyden.report.outcome import show_equality
-from leyden.run.directory import Run
-from leyden.training.reproduction import reproduce
-
-USAGE = """\
 leyden reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
                            [trust=true]
 leyden reproduce run=A against=B
@@ -18,14 +10,22 @@ compares the fingerprints of both runs. With against= nothing is trained. Exit c
   output=DIR       the new run directory; default: one below outputs/reproduced/
   data_root=DIR    the folder of the data, if it is not the project's data/
   threads=N        a different number of threads
-  trust=true       execute the code and the settings that run.json names, though the run is not yours (docs/security.md)"""
+  trust=true       execute the code and the settings that run.json names, though the run is not yours (docs/security.md)
+"""
+
+from pathlib import Path
+
+from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_choice, parse_number
+from leyden.report.outcome import show_equality
+from leyden.run.directory import Run
+from leyden.training.reproduction import reproduce
 
 
 def main() -> None:
     """Run the command."""
     with ending():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-        _, options = parse_arguments(USAGE, {**values, "trust": "false"}, max_folders=0)
+        _, options = parse_arguments(__doc__, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
         original = Run(options["run"], trust=parse_choice(options, "trust", "true", "false") == "true")

@@ -1,4 +1,16 @@
-"""Kill any training command at drawn steps, resume it, and compare its steps bit for bit."""
+"""Kill any training command at drawn steps, resume it, and compare its steps bit for bit.
+
+leyden resumetest [kills=3] [seed=0] [timeout_min=60] -- COMMAND … {dir} …
+
+Runs a command undisturbed, then kills it at drawn steps and starts it again until it ends, and compares the hashes of
+all steps. The command may train with any framework. {dir} stands for a new folder, where it keeps its checkpoints and
+from which it resumes by itself; it calls leyden.exact.mark(step, model, optimizer, batch) after each step. Exit code
+0: the same bits; 1: not the same, and the first step that parts is named (docs/exact.md).
+
+  kills=3          the number of kills
+  seed=0           draws the steps at which the command is killed
+  timeout_min=60   a limit for each start of the command
+"""
 
 import signal
 import sys
@@ -9,18 +21,6 @@ from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments
 from leyden.config.terminal import show
 from leyden.exact import ExactError
 
-USAGE = """\
-leyden resumetest [kills=3] [seed=0] [timeout_min=60] -- COMMAND … {dir} …
-
-Runs a command undisturbed, then kills it at drawn steps and starts it again until it ends, and compares the hashes of
-all steps. The command may train with any framework. {dir} stands for a new folder, where it keeps its checkpoints and
-from which it resumes by itself; it calls leyden.exact.mark(step, model, optimizer, batch) after each step. Exit code
-0: the same bits; 1: not the same, and the first step that parts is named (docs/exact.md).
-
-  kills=3          the number of kills
-  seed=0           draws the steps at which the command is killed
-  timeout_min=60   a limit for each start of the command"""
-
 
 def main() -> None:
     """Run the command."""
@@ -28,7 +28,7 @@ def main() -> None:
         end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
         command = sys.argv[end + 1 :]
         del sys.argv[end:]  # its options are not those of this command
-        _, options = parse_arguments(USAGE, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0)
+        _, options = parse_arguments(__doc__, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0)
         kills, timeout_min = (parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
         if not (options["seed"].isascii() and options["seed"].isdecimal()):
             raise UserError(f"seed={options['seed']}: must be a whole number")

@@ -1,4 +1,16 @@
-"""List the runs below a folder, or show the differences between two runs."""
+"""List the runs below a folder, or show the differences between two runs.
+
+leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
+leyden runs diff=[A,B] [format=table|json]
+
+Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
+keys that where= and sort= name.
+
+  where='val/acc > 0.97 and optimizer.lr < 0.01'   filter by metrics, keys of config.yaml, status, age (s), epochs
+  where='tags~moe and note~wider'                  ~ is: contains
+  sort=val/acc                                     sort by such a key; sort=-val/acc: largest first
+  diff=[outputs/a,outputs/b]                       show differences in configuration, code and result
+"""
 
 from leyden.config.errors import (
     UserError,
@@ -12,24 +24,12 @@ from leyden.config.paths import ROOT
 from leyden.report.listing import list_runs, print_runs
 from leyden.report.outcome import show_difference
 
-USAGE = """\
-leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
-leyden runs diff=[A,B] [format=table|json]
-
-Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
-keys that where= and sort= name.
-
-  where='val/acc > 0.97 and optimizer.lr < 0.01'   filter by metrics, keys of config.yaml, status, age (s), epochs
-  where='tags~moe and note~wider'                  ~ is: contains
-  sort=val/acc                                     sort by such a key; sort=-val/acc: largest first
-  diff=[outputs/a,outputs/b]                       show differences in configuration, code and result"""
-
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection():
         folders, options = parse_arguments(
-            USAGE, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
+            __doc__, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
         )
         form = parse_choice(options, "format", "table", "json", *["csv"] * (not options["diff"]))
         if options["diff"]:

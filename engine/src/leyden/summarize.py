@@ -1,10 +1,5 @@
-"""Summarise the runs below a folder, or a table: which settings may be the best."""
+"""Summarise the runs below a folder, or a table: which settings may be the best.
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection
-from leyden.report.comparison import AIM, OF_TABLES, refuse_options, show_front, summarize_table, table_errors
-from leyden.report.summary import summarize
-
-USAGE = """\
 leyden summarize DIR [over=data] [format=table|json]
 leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN]
 leyden summarize DIR|results.csv front=val/acc:max,num_parameters:min [format=table|json]
@@ -16,14 +11,19 @@ The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table
   over=data          settings are ranked on each data set, and with this over all of them, too, by their mean ranks; of
                      a table, over=COLUMN names the one with the data set
 
-Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting."""
+Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting.
+"""
+
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection
+from leyden.report.comparison import AIM, OF_TABLES, refuse_options, show_front, summarize_table, table_errors
+from leyden.report.summary import summarize
 
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection(), table_errors():
         defaults = {"format": "table", "front": "", "over": "", **AIM, **OF_TABLES}
-        folders, options = parse_arguments(USAGE, defaults, max_folders=1)
+        folders, options = parse_arguments(__doc__, defaults, max_folders=1)
         form = parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")

@@ -55,30 +55,25 @@ class Data(Dataset):
         self.data = torch.zeros(10, 28, 28, dtype=torch.uint8)
         self.targets = [{}["label"]]  # data
 """
-NET = "model._target_=mine.Net ~model.hidden_sizes ~model.dropout +model.bug="
-KINDS = ("KeyError", "OSError", "on purpose", "forward")
-WHILE_BUILT = {**{kind: f"{NET}'{kind}'" for kind in KINDS}, "data": "data.dataset._target_=mine.Data"}
-WHILE_TRAINED = {"training": NET + "training", "callback": "+callbacks.mine._target_=mine.Show"}
+NET = ("model._target_=mine.Net", "~model.hidden_sizes", "~model.dropout")
+WHILE_BUILT = {bug: [*NET, f"+model.bug='{bug}'"] for bug in ("KeyError", "OSError", "on purpose", "forward")}
+WHILE_BUILT |= {"data": ["data.dataset._target_=mine.Data"]}
+WHILE_TRAINED = {"training": [*NET, "+model.bug=training"], "callback": ["+callbacks.mine._target_=mine.Show"]}
 
 
 @pytest.fixture
 def run(cli, tmp_path, monkeypatch):
-    """Runs the command with the modules `mine` and `hands_on` at hand; its exit code and what it prints."""
+    """Runs the command with the module `mine` at hand; its exit code and what it prints."""
     (tmp_path / "mine.py").write_text(MINE)
     monkeypatch.syspath_prepend(tmp_path)
 
     def run(*arguments):
-        for name in ("mine", "hands_on"):  # of another test
-            monkeypatch.delitem(sys.modules, name, raising=False)
+        monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
         small = [override for override in QUICK if not override.startswith("model")]
         code, out, err = cli("train", *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1", *arguments)
         return code, out + err
 
     return run
-
-
-def words(typed):
-    return re.findall(r"(?:'[^']*'|\S)+", typed)
 
 
 def line_of(bug):
@@ -87,7 +82,7 @@ def line_of(bug):
 
 @pytest.mark.parametrize("bug", WHILE_BUILT)
 def test_an_error_while_a_run_is_built_is_a_line_with_its_place(run, tmp_path, bug):
-    code, output = run(*words(WHILE_BUILT[bug]))
+    code, output = run(*WHILE_BUILT[bug])
     assert code == 2, output
     assert len(output.strip().splitlines()) <= 2, output
     assert output.startswith("leyden: data: " if bug == "data" else "leyden: model")
@@ -97,7 +92,7 @@ def test_an_error_while_a_run_is_built_is_a_line_with_its_place(run, tmp_path, b
 
 @pytest.mark.parametrize("bug", WHILE_TRAINED)
 def test_a_bug_while_it_trains_is_a_traceback_to_its_line(run, tmp_path, bug):
-    code, output = run(*words(WHILE_TRAINED[bug]))
+    code, output = run(*WHILE_TRAINED[bug])
     assert code == 1, output
     assert f'mine.py", line {line_of(bug)}' in output
     assert f"mine.py:{line_of(bug)} in " in Run(tmp_path / "run").result.error.where
@@ -107,7 +102,7 @@ def test_a_bug_while_it_trains_is_a_traceback_to_its_line(run, tmp_path, bug):
 def test_a_debugger_and_a_variable_get_the_error_itself(run, monkeypatch, bug):
     monkeypatch.setattr(sys, "gettrace", lambda: print)
     with pytest.raises((UserError, RuntimeError)) as raised:
-        run(*words({**WHILE_BUILT, **WHILE_TRAINED}[bug]))
+        run(*{**WHILE_BUILT, **WHILE_TRAINED}[bug])
     assert 'mine.py", line' in "".join(traceback.format_exception(raised.value))
     monkeypatch.undo()
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
@@ -118,7 +113,7 @@ def test_a_debugger_and_a_variable_get_the_error_itself(run, monkeypatch, bug):
 @pytest.mark.parametrize("text", ["import nothing_of_this_name", "x = y", "def ("])
 def test_a_module_that_cannot_be_imported_shows_where(run, tmp_path, text):
     (tmp_path / "mine.py").write_text(f"{text}\n")
-    code, output = run(*words(NET + "none"))
+    code, output = run(*NET, "+model.bug=none")
     assert code == 2, output
     assert "mine.py" in output
     assert "Traceback" not in output

@@ -10,7 +10,6 @@ from tests.conftest import QUICK
 # What is typed for `leyden train`, and the words that refuse it.
 MISTAKES = r"""
 sead=1  =>  did you mean seed?
-optimizer.lrr=1  =>  did you mean optimizer.lr?
 model.hidden_size=[3]  =>  did you mean model.hidden_sizes?
 lr=1  =>  did you mean optimizer.lr?
 +sead=1  =>  sead: no such key
@@ -26,7 +25,7 @@ trainer.max_epochs=null  =>  trainer.max_epochs=null: must be
 seed=abc  =>  could not be converted to Integer
 name=a/b  =>  name=a/b: must be letters
 seed=4294967296  =>  must be a whole number from 0 to 4294967295
-trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0
+trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0: must be a whole number, 1 or larger
 trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
 trainer.limit_val_batches=0  =>  trainer.limit_val_batches=0: leaves no batch to evaluate on
 data.fold=1  =>  fold=1: is one of several folds, so num_folds must be set
@@ -38,7 +37,6 @@ scheduler=plateau objective=null scheduler.monitor=val/acc  =>  scheduler.mode=N
 scheduler=cosine scheduler.warmup_steps=100000  =>  warmup_steps=100000: must be fewer than the run's
 model._target_=nowhere.models.mpl.MLP  =>  model: Error loading 'nowhere.models.mpl.MLP'
 data.val_size=60000  =>  must be smaller than the training set of 60000 samples
-trainer.max_epochs=0  =>  trainer.max_epochs=0: must be a whole number, 1 or larger
 trainer.devices=0  =>  trainer:
 objective.metric=val/f1  =>  objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss
 data.val_size=0  =>  data.val_size=0 leaves no validation split
@@ -85,6 +83,8 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m seed=range(1000000)  =>  seed=range(1000000): a sweep has 100,000 jobs at most
 -m sweep.seeds=50000 optimizer.lr=1,2,3  =>  sweep.seeds=50000 of 3 settings: a sweep has 100,000 jobs at most
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice
++hydra.callbacks.mine._target_=x  =>  has no effect in Leyden
+hydra.run.dir=x  =>  has no effect in Leyden
 """
 
 
@@ -128,17 +128,28 @@ def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(cli, t
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("verb", ["train", "evaluate", "predict"])
-def test_help_names_groups_and_keys(cli, verb):
+@pytest.mark.parametrize(
+    ("verb", "said"),
+    [
+        ("train", "optimizer: "),
+        ("evaluate", "checkpoint: best"),
+        ("predict", "invert: false"),
+        ("runs", "filter by metrics"),
+        ("compare", "margin=0.002"),
+    ],
+)
+def test_help_names_groups_and_keys(cli, verb, said):
     code, out, _ = cli(verb, "--help")
     assert code == 0
     assert f"leyden {verb}" in out
-    assert {"train": "optimizer: ", "evaluate": "checkpoint: best", "predict": "invert: false"}[verb] in out
+    assert said in out
     assert out.count("\n") <= 40  # one screen
 
 
-@pytest.mark.parametrize("key", ["run_dir", "outputs", "name"])
-def test_what_is_no_utf_8_is_refused(cli, tmp_path, key):
-    code, _, err = cli("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}")
-    assert code == 2
-    assert err.endswith(f"{key}={tmp_path}/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")
+def test_what_is_no_utf_8_is_refused(cli, tmp_path):
+    for key in ("run_dir", "name"):
+        code, _, err = cli("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}")
+        assert code == 2
+        assert err.endswith(
+            f"{key}={tmp_path}/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n"
+        )

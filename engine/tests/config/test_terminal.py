@@ -10,9 +10,7 @@ from leyden.config.terminal import leyden_command
 from leyden.verdict.numbers import metric_text
 
 
-@pytest.mark.parametrize(
-    "words", [["leyden"], ["leyden", "runs", "--help"], ["leyden.new", "-h"], ["leyden.train", "--help"]]
-)
+@pytest.mark.parametrize("words", [["leyden", "runs", "--help"], ["leyden.train", "--help"]])
 def test_a_reader_that_has_left_is_no_error(words):
     reader, writer = os.pipe()
     os.close(reader)

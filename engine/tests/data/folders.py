@@ -11,18 +11,9 @@ from torch.utils.data import Dataset
 
 SIZES = ((28, 28), (56, 40), (30, 90))  # rows and columns
 SUFFIXES = (".jpg", ".png", ".webp", ".JPEG")
-# Arguments of a data module, but for its root.
-OPTIONS = {
-    "image_size": [20, 16],
-    "channels": 3,
-    "batch_size": 5,
-    "eval_batch_size": 4,
-    "val_size": 0,
-    "num_workers": 0,
-    "normalize": "unit",
-    "augment": None,
-    "seed": 0,
-}
+# Arguments of a data module that streams, but for its data.
+SPLITS = {"batch_size": 5, "eval_batch_size": 4, "val_size": 0, "normalize": "unit", "augment": None, "seed": 0}
+SPLITS["num_workers"] = 0
 
 
 def pixels(rows, columns, seed):

@@ -11,7 +11,9 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 class Noisy(Dataset):
     """Images with noise of their own each time, from all the sources that there are."""
 
-    def __init__(self, num: int, seed: int):
+    classes = tuple("0123456789")
+
+    def __init__(self, num: int = 200, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.randint(10, (num,), generator=generator)
         self.images = self.labels[:, None, None, None] / 10 + torch.rand(num, 1, 28, 28, generator=generator)
@@ -24,13 +26,11 @@ class Noisy(Dataset):
         return self.images[index] + noise.float(), self.labels[index]
 
 
-class Named(Noisy):
-    """The same with names for its classes."""
+class TrainingOnly(L.LightningDataModule):
+    """The least: a loader for training."""
 
-    classes = tuple("0123456789")
-
-    def __init__(self, num: int = 200):
-        super().__init__(num, 0)
+    def train_dataloader(self):
+        return DataLoader(Noisy(), 20, shuffle=True)
 
 
 class Plain(L.LightningDataModule):
@@ -53,39 +53,10 @@ class Plain(L.LightningDataModule):
         return DataLoader(self.test, self.batch_size)
 
 
-class TrainingOnly(L.LightningDataModule):
-    """The least: a loader for training."""
-
-    def train_dataloader(self):
-        return DataLoader(Noisy(200, 0), 20, shuffle=True)
-
-
-class Stream(IterableDataset):
-    """Batches of which nobody knows how many there are."""
-
-    def __iter__(self):
-        for _ in range(200):
-            labels = torch.randint(10, ())
-            yield labels / 10 + torch.rand(1, 28, 28), labels
-
-
-class Streaming(Plain):
-    """A stream for training."""
-
-    def train_dataloader(self):
-        return DataLoader(Stream(), self.batch_size)
-
-
-class StreamingWithFacts(Streaming):
-    """The same, which tells the network what it needs."""
-
-    facts = {"input_shape": (1, 28, 28), "num_classes": 10}  # noqa: RUF012 - a constant of the class
-
-
 class WithFacts(Plain):
     """One that tells the network what it needs, and something of its own."""
 
-    facts = {"input_shape": (1, 28, 28), "num_classes": 10, "class_names": tuple("0123456789"), "num_rooms": 4}  # noqa: RUF012
+    facts = {"input_shape": (1, 28, 28), "num_classes": 10, "class_names": Noisy.classes, "num_rooms": 4}  # noqa: RUF012
 
 
 class WithSizes(WithFacts):
@@ -97,11 +68,27 @@ class WithSizes(WithFacts):
         return self.test_dataloader()
 
 
+class Stream(IterableDataset):
+    """Batches of which nobody knows how many there are."""
+
+    def __iter__(self):
+        for _ in range(200):
+            labels = torch.randint(10, ())
+            yield labels / 10 + torch.rand(1, 28, 28), labels
+
+
+class Streaming(WithFacts):
+    """A stream for training."""
+
+    def train_dataloader(self):
+        return DataLoader(Stream(), self.batch_size)
+
+
 class Rows(Dataset):
     """Rows of three numbers, and what is to be told from them."""
 
-    def __init__(self, num: int = 200):
-        self.rows = torch.rand(num, 3, generator=torch.Generator().manual_seed(0))
+    def __init__(self):
+        self.rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
 
     def __len__(self):
         return len(self.rows)
@@ -115,8 +102,8 @@ class Tokens(Dataset):
 
     vocabulary = ("a", "b", "c")
 
-    def __init__(self, num: int = 200):
-        self.tokens = torch.randint(3, (num, 9), generator=torch.Generator().manual_seed(0))
+    def __init__(self):
+        self.tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
 
     def __len__(self):
         return len(self.tokens)
@@ -125,22 +112,16 @@ class Tokens(Dataset):
         return self.tokens[index, :-1], self.tokens[index, 1:]
 
 
-class Given(L.LightningDataModule):
+class Given(Plain):
     """Any of these behind loaders of PyTorch, with its facts."""
 
     def __init__(self, kind: str):
         super().__init__()
         self.made, self.facts = {
-            "Named": (Named(), {"input_shape": (1, 28, 28), "num_classes": 10}),
+            "Noisy": (Noisy(), {"input_shape": (1, 28, 28), "num_classes": 10}),
             "Rows": (Rows(), {"input_shape": (3,), "target_names": ("sum",)}),
             "Tokens": (Tokens(), {"input_shape": (8,), "vocabulary": Tokens.vocabulary}),
         }[kind]
 
-    def train_dataloader(self):
-        return DataLoader(self.made, 20, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(self.made, 20)
-
-    def test_dataloader(self):
-        return DataLoader(self.made, 20)
+    def setup(self, stage):
+        self.train = self.val = self.test = self.made

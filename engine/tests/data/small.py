@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import torchvision
 
+from leyden.data.in_memory import InMemoryDataModule
 from tests.example import MNIST, Diamonds, FashionMNIST
 
 NUM_TRAIN, NUM_TEST = 5_200, 100  # more than the default val_size
@@ -21,6 +22,12 @@ def overrides(name, root):
     """Choose a data set, of the files below `root` if there are any of it, else of the project's own data folder."""
     place = [f"data.root={root}"] if name in SETS else []
     return [f"data={name}", "data.download=false", *place, *GIVEN.get(name, ())]
+
+
+def in_memory(dataset, **changed):
+    """A data module of a data set in memory, of numbers unless `normalize` says otherwise."""
+    options = {"batch_size": 5, "eval_batch_size": 4, "val_size": 4, "augment": None, "seed": 0, "root": ""}
+    return InMemoryDataModule(dataset=dataset, **{**options, "download": False, "normalize": "none", **changed})
 
 
 def write(root):

@@ -22,7 +22,11 @@ def root(tmp_path):
 
 
 def module(root, **changed):
-    return FolderDataModule(root=str(root), **{**folders.OPTIONS, **changed})
+    return FolderDataModule(root=str(root), **{"image_size": [20, 16], "channels": 3, **folders.SPLITS, **changed})
+
+
+def files(root, split):
+    return [path for name in ("cat", "dog") for path in sorted((root / split / name).iterdir())]
 
 
 def test_it_gives_images_and_classes_in_order_and_its_facts(root):
@@ -39,19 +43,18 @@ def test_it_gives_images_and_classes_in_order_and_its_facts(root):
     assert torch.cat(labels).bincount().tolist() == [12, 12]
     assert len({str(labels_N.tolist()) for labels_N in labels}) > 1
     ((images_NCHW, labels_N),) = data.test_dataloader()
-    paths = [path for name in ("cat", "dog") for path in sorted((root / "test" / name).iterdir())]
     assert labels_N.tolist() == [0] * 6 + [1] * 6
-    pixels_NCHW = torch.stack([data.read_image(path) for path in paths])
+    pixels_NCHW = torch.stack([*map(data.read_image, files(root, "test"))])
     assert torch.equal(images_NCHW, Normalize((0.0,) * 3, (1.0,) * 3)(pixels_NCHW))
     assert torch.equal(data.inputs("test", np.array([7, 0])), pixels_NCHW[[7, 0]])
     data.teardown("fit")
 
 
 def test_validation_is_its_own_folder_or_cut_from_training(root):
-    paths = [path for name in ("cat", "dog") for path in sorted((root / "val" / name).iterdir())]
     data = module(root, val_size=None)
     data.setup("fit")
-    assert torch.equal(data.inputs("val", slice(None)), torch.stack([*map(data.read_image, paths)]))
+    pixels_NCHW = torch.stack([*map(data.read_image, files(root, "val"))])
+    assert torch.equal(data.inputs("val", slice(None)), pixels_NCHW)
     with pytest.raises(ValueError, match="val_size=3: the data have a validation split already, and can't have"):
         module(root, val_size=3).setup("fit")
     shutil.rmtree(root / "val")
@@ -60,6 +63,15 @@ def test_validation_is_its_own_folder_or_cut_from_training(root):
     assert data.sizes == {"train": 18, "val": 6}
     assert sorted(torch.cat(list(data.indices.values())).tolist()) == list(range(24))
     assert module(root).val_dataloader() == []
+
+
+@pytest.mark.parametrize(("rank", "num_said"), [("0", 1), ("1", 0)])
+def test_to_standardize_all_images_are_read_and_the_main_process_says_so(root, monkeypatch, capfd, rank, num_said):
+    monkeypatch.setenv("RANK", rank)
+    data = module(root, normalize="standardize")
+    inputs_NCHW = data.facts.normalize(data.inputs("train", slice(None)))
+    assert inputs_NCHW.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+    assert capfd.readouterr().err.count("all 24 training images are read once for this") == num_said
 
 
 def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_path):
@@ -79,25 +91,20 @@ def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_pa
     assert [labels_N.tolist() for _, labels_N in data.test_dataloader()] == [[1] * 4, [1] * 2]
 
 
-def remove(root, pattern):
-    for path in root.glob(pattern):
-        path.unlink() if path.is_file() else shutil.rmtree(path)
-
-
 @pytest.mark.parametrize(
-    ("damage", "message"),
+    ("removed", "made", "message"),
     [
-        (lambda root: remove(root, "train"), r"No such file or directory: '.*/pets/train'"),
-        (lambda root: remove(root, "train/*"), r"Couldn't find any class folder in .*/pets/train"),
-        (
-            lambda root: (root / "test" / "bird").mkdir(),
-            r"pets/test/bird: is not a class of the training images \(cat, dog\)",
-        ),
-        (lambda root: remove(root, "test/*/*"), "test=Folder: has no samples"),
+        ("train", None, r"No such file or directory: '.*/pets/train'"),
+        ("train/*", None, r"Couldn't find any class folder in .*/pets/train"),
+        (None, "test/bird", r"pets/test/bird: is not a class of the training images \(cat, dog\)"),
+        ("test/*/*", None, "test=Folder: has no samples"),
     ],
 )
-def test_what_can_not_be_listed_is_named_in_a_line(root, damage, message):
-    damage(root)
+def test_what_can_not_be_listed_is_named_in_a_line(root, removed, made, message):
+    for path in root.glob(removed) if removed else ():
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    if made:
+        (root / made).mkdir()
     data = module(root)
     with pytest.raises((ValueError, OSError), match=message) as refused:  # noqa: PT012 - either of them
         data.setup("fit")
@@ -120,21 +127,18 @@ def test_a_broken_file_is_named(root, num_workers, content):
     data.teardown("fit")
 
 
-@pytest.mark.parametrize(
-    ("argument", "values"),
-    [
-        ("image_size", [None, 5, [5], [0, 5], [True, 5], "55"]),
-        ("channels", [0, 2, "3", None]),
-        ("batch_size", [0, 1.5, True, "1", None]),
-        ("num_workers", [-1, 1.5, "1"]),
-        ("normalize", ["none", None]),
-        ("augment", ["affine", 1]),
-    ],
-)
-def test_arguments_that_are_none_are_refused(tmp_path, argument, values):
-    for value in values:
-        with pytest.raises(ValueError, match=f"{argument}="):
-            module(tmp_path, **{argument: value})
+def test_arguments_that_are_none_are_refused(tmp_path):
+    for argument, values in {
+        "image_size": [None, 5, [5], [0, 5], [True, 5], "55"],
+        "channels": [0, 2, "3", None],
+        "batch_size": [0, 1.5, True, "1", None],
+        "num_workers": [-1, 1.5, "1"],
+        "normalize": ["none", None],
+        "augment": ["affine", 1],
+    }.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{argument}="):
+                module(tmp_path, **{argument: value})
 
 
 @pytest.mark.parametrize("large", [False, True])
@@ -180,26 +184,22 @@ def test_an_image_of_the_right_size_is_as_it_is_and_transparent_parts_are_backgr
     assert not read_image(tmp_path / "x.png", (3, 20, 20), invert=invert).any()
 
 
-def modes(array):
-    """The same picture in modes and depths that are found in the wild."""
-    rgb = Image.fromarray(array)
-    grey = rgb.convert("L")
-    yield "rgba", Image.merge("RGBA", (*rgb.split(), Image.new("L", rgb.size, 255)))
-    yield "cmyk", rgb.convert("CMYK")
-    yield "grey", grey
-    yield "16bit", Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)
-    yield "grey-alpha", Image.merge("LA", (grey, Image.new("L", rgb.size, 255)))
-
-
 @pytest.mark.parametrize("channels", [1, 3])
 def test_any_mode_and_depth_is_the_same_picture(tmp_path, channels):
-    array = folders.pixels(60, 60, 1)
-    grey = np.asarray(Image.fromarray(array).convert("L"))
-    for name, image in modes(array):
-        image.save(path := tmp_path / f"{name}.{'jpg' if name == 'cmyk' else 'png'}")
-        expected = grey if channels == 1 or name in ("grey", "16bit", "grey-alpha") else array
+    rgb = Image.fromarray(array := folders.pixels(60, 60, 1))
+    grey, opaque = rgb.convert("L"), Image.new("L", rgb.size, 255)
+    modes = {
+        "rgba.png": Image.merge("RGBA", (*rgb.split(), opaque)),
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "grey.png": grey,
+        "grey-16bit.png": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257),
+        "grey-alpha.png": Image.merge("LA", (grey, opaque)),
+    }
+    for name, image in modes.items():
+        image.save(tmp_path / name)
+        expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array
         expected = read_image(save(tmp_path / "e.png", expected), (channels, 20, 20))
-        assert (read_image(path, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
+        assert (read_image(tmp_path / name, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
 
 
 @pytest.mark.parametrize("size", [(20, 30), (160, 240)])
@@ -230,23 +230,18 @@ def jpeg(drawn, mode, damage):
     return content[: drawn.randrange(2, len(content))] if damage == "end" else content
 
 
-def read(path, channels):
-    try:
-        return read_image(path, (channels, 32, 40))
-    except UserError as error:
-        return str(error)
-
-
 @pytest.mark.parametrize("damage", ["none", "bytes", "end"])
 def test_a_jpeg_is_what_pillow_makes_of_it(drawn, tmp_path, monkeypatch, damage):
     path, ours = tmp_path / "a.jpg", folder._decode_jpeg
     for _ in range(60):
         path.write_bytes(jpeg(drawn, drawn.choice(["L", "RGB", "CMYK"]), damage))
-        channels = drawn.choice([1, 3])
-        monkeypatch.setattr(folder, "_decode_jpeg", ours)
-        found = read(path, channels)
-        monkeypatch.setattr(folder, "_decode_jpeg", lambda *_: None)
-        expected = read(path, channels)
-        assert type(found) is type(expected)
-        assert torch.equal(found, expected) if isinstance(found, torch.Tensor) else found == expected
-        assert damage != "none" or isinstance(found, torch.Tensor)
+        channels, found = drawn.choice([1, 3]), []
+        for decode in (ours, lambda *_: None):
+            monkeypatch.setattr(folder, "_decode_jpeg", decode)
+            try:
+                found.append(read_image(path, (channels, 32, 40)))
+            except UserError as error:
+                found.append(str(error))
+        assert type(found[0]) is type(found[1])
+        assert torch.equal(*found) if isinstance(found[0], torch.Tensor) else found[0] == found[1]
+        assert damage != "none" or isinstance(found[0], torch.Tensor)

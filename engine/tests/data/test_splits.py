@@ -8,8 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.data.in_memory import BatchLoader, InMemoryDataModule
+from leyden.data.in_memory import BatchLoader
 from leyden.data.splits import split
+from tests.data import small
 
 
 def loader(num_samples, **kwargs):
@@ -19,8 +20,12 @@ def loader(num_samples, **kwargs):
     )
 
 
-def samples(batches):
-    return [labels.tolist() for _, labels in batches]
+def samples(num_samples, epoch=0, **kwargs):
+    made = loader(num_samples, **kwargs)
+    made.order.set_epoch(epoch)
+    batches = [labels.tolist() for _, labels in made]
+    assert len(batches) == len(made)
+    return batches
 
 
 @given(
@@ -30,36 +35,27 @@ def samples(batches):
     epoch=st.integers(0, 3),
     seed=st.none() | st.integers(0, 2**31),
 )
-def test_every_sample_once_an_epoch_over_all_processes(num_samples, batch_size, world_size, epoch, seed):
-    every = []
-    for rank in range(world_size):
-        mine = loader(num_samples, batch_size=batch_size, seed=seed, rank=rank, world_size=world_size)
-        mine.order.set_epoch(epoch)
-        every.append(samples(mine))
-        assert len(every[-1]) == len(mine)  # so no process waits for another one
-    assert sorted(sample for batches in every for batch in batches for sample in batch) == list(range(num_samples))
-
-
-@given(world_size=st.integers(2, 5))
-def test_a_batch_over_all_processes_is_the_batch_of_one(world_size):
-    one = samples(loader(23))
-    every = [samples(loader(23, rank=rank, world_size=world_size)) for rank in range(world_size)]
-    together = [sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)]
+def test_every_sample_once_an_epoch_and_the_batches_of_all_processes_are_those_of_one(
+    num_samples, batch_size, world_size, epoch, seed
+):
+    given = {"num_samples": num_samples, "batch_size": batch_size, "epoch": epoch, "seed": seed}
+    one = samples(**given)
+    every = [samples(**given, rank=rank, world_size=world_size) for rank in range(world_size)]
+    together = [
+        sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)
+    ]  # no process waits for another
     assert together == [sorted(batch) for batch in one]
+    assert sorted(itertools.chain(*one)) == list(range(num_samples))
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():
     torch.manual_seed(1)
-    first = samples(loader(100))
+    first = samples(100)
     torch.manual_seed(2)
-    assert samples(loader(100)) == first
-    orders = [first]
-    for seed, epoch in ((0, 1), (1, 0), (1, 1)):
-        other = loader(100, seed=seed)
-        other.order.set_epoch(epoch)
-        orders.append(samples(other))
+    assert samples(100) == first
+    orders = [first, *(samples(100, epoch, seed=seed) for seed, epoch in ((0, 1), (1, 0), (1, 1)))]
     assert len({str(order) for order in orders}) == 4
-    assert samples(loader(100, seed=None)) == [list(range(i, i + 4)) for i in range(0, 100, 4)]
+    assert samples(100, seed=None) == [list(range(i, i + 4)) for i in range(0, 100, 4)]
 
 
 @given(
@@ -87,19 +83,17 @@ def test_splits_have_nothing_in_common(num, val_size, seed, num_folds, fold, ove
         assert len(val) == val_size
 
 
-@pytest.mark.parametrize(("num", "num_folds"), [(2, 2), (23, 8), (60, 5)])
-def test_each_sample_is_in_one_fold(num, num_folds):
-    folds = [split(num, val_size=0, seed=3, num_folds=num_folds, fold=k)["val"] for k in range(num_folds)]
-    assert sorted(torch.cat(folds).tolist()) == list(range(num))
-    assert max(map(len, folds)) - min(map(len, folds)) <= 1
+def test_each_sample_is_in_one_fold():
+    for num, num_folds in ((2, 2), (23, 8), (60, 5)):
+        folds = [split(num, val_size=0, seed=3, num_folds=num_folds, fold=k)["val"] for k in range(num_folds)]
+        assert sorted(torch.cat(folds).tolist()) == list(range(num))
+        assert max(map(len, folds)) - min(map(len, folds)) <= 1
 
 
 def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed():
-    def parts(*seeds):
-        options = {"seed": seeds[0], "split_seed": seeds[-1] if seeds[1:] else None, "augment": None, "val_size": 4}
+    def parts(seed, split_seed=None):
         made = SimpleNamespace(data=torch.zeros(20, 3), targets=torch.zeros(20, 1))
-        options |= {"root": "", "download": False, "normalize": "none", "batch_size": 5, "eval_batch_size": 4}
-        data = InMemoryDataModule(dataset=lambda **_: made, **options)
+        data = small.in_memory(lambda **_: made, seed=seed, split_seed=split_seed)
         data.setup("fit")
         return data.indices["val"].tolist(), data.train_dataloader().order.permutation().tolist()
 
@@ -108,15 +102,12 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed():
     assert parts(1, 0)[1] == parts(1)[1] != parts(0)[1]
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
+def test_what_can_not_be_is_refused():
+    for wrong, message in (
         ({"val_size": 10}, "val_size=10: must be smaller"),
         ({"num_folds": 11}, "num_folds=11, fold=0: must be 2 to 10 folds"),
         ({"num_folds": 3, "fold": 3}, "num_folds=3, fold=3: must be"),
         ({"val_size": 8, "overlap": 2}, "leaves nothing to train on"),
-    ],
-)
-def test_what_can_not_be_is_refused(given, message):
-    with pytest.raises(ValueError, match=message):
-        split(10, **{"val_size": 0, "seed": 0, **given})
+    ):
+        with pytest.raises(ValueError, match=message):
+            split(10, **{"val_size": 0, "seed": 0, **wrong})

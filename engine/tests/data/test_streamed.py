@@ -28,13 +28,14 @@ from tests.forks import TIMEOUT_S
 class Noisy(Dataset):
     """Index, and a number from each of the sources of random numbers; keeps what was read in this process."""
 
-    def __init__(self, num_samples=23):
-        self.num_samples, self.read = num_samples, []
+    def __init__(self, num_samples=23, act=lambda index: None):
+        self.num_samples, self.act, self.read = num_samples, act, []
 
     def __len__(self):
         return self.num_samples
 
     def __getitem__(self, index):
+        self.act(index)
         self.read.append(index)
         numbers = random.random(), np.random.random(), np.random.default_rng().random()
         return torch.tensor([index, *numbers, torch.rand(())]).double(), index % 3
@@ -69,7 +70,7 @@ def no_process_is_left():
     assert multiprocessing.active_children() == []
 
 
-def test_workers_change_no_bit():
+def test_workers_change_no_bit_and_the_numbers_follow_from_seed_epoch_and_index_alone():
     expected = [whole(loader(augment=noise), n) for n in range(3)]
     for num_workers in (1, 4):
         stream = loader(num_workers, augment=noise)
@@ -78,9 +79,6 @@ def test_workers_change_no_bit():
                 assert torch.equal(found, there), (num_workers, n)
     values = torch.cat([inputs_NI[:, 1:].flatten() for inputs_NI, _ in expected])
     assert len(values.unique()) == len(values)  # each epoch and each sample has numbers of its own
-
-
-def test_the_numbers_follow_from_seed_epoch_and_index_alone():
     by_index = {row[0]: row[1:] for row in whole(loader(), 1)[0].tolist()}
     inputs_NI, _ = whole(loader(batch_size=7), 1)
     assert all(by_index[row[0]] == row[1:] for row in inputs_NI.tolist())
@@ -147,60 +145,53 @@ def test_an_iteration_that_is_left_leaves_nothing_behind():
     assert indices(stream) == indices(loader(epoch=1))
 
 
-class Broken(Noisy):
-    def __getitem__(self, index):
-        if index == 13:
-            raise KeyError("thirteen")
-        return super().__getitem__(index)
+def break_at_13(index):
+    if index == 13:
+        raise KeyError("thirteen")
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])
 def test_a_mistake_in_a_data_set_shows_its_line(num_workers):
-    stream = loader(num_workers, dataset=Broken())
+    stream = loader(num_workers, dataset=Noisy(act=break_at_13))
     with pytest.raises(KeyError, match="thirteen") as found:
         list(stream)
-    assert found.traceback[-1].name == "__getitem__"
+    assert found.traceback[-1].name == "break_at_13"
     stream.close()
 
 
-class FailingElsewhere(Noisy):
-    home = os.getpid()
-
-    def __getitem__(self, index):
-        if os.getpid() != self.home:
-            raise KeyError("elsewhere")
-        return super().__getitem__(index)
+HERE = os.getpid()
 
 
-class Deadly(Noisy):
-    def __getitem__(self, index):
-        if index == 13:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().__getitem__(index)
+def break_elsewhere(index):
+    if os.getpid() != HERE:
+        raise KeyError("elsewhere")
+
+
+def die_at_13(index):
+    if index == 13:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.parametrize(
-    ("dataset", "message"),
+    ("act", "message"),
     [
-        (FailingElsewhere(), r"(?s)fails where this one does not.*KeyError: 'elsewhere'"),
-        (Deadly(), r"DataLoader worker .*(killed|exited)"),  # PyTorch's own
+        (break_elsewhere, r"(?s)fails where this one does not.*KeyError: 'elsewhere'"),
+        (die_at_13, r"DataLoader worker .*(killed|exited)"),  # PyTorch's own
     ],
 )
-def test_what_workers_can_not_read_ends_the_iteration(dataset, message):
-    stream = loader(2, dataset=dataset)
+def test_what_workers_can_not_read_ends_the_iteration(act, message):
+    stream = loader(2, dataset=Noisy(act=act))
     with pytest.raises(RuntimeError, match=message):
         list(stream)
     stream.close()
 
 
-class Slow(Noisy):
-    def __getitem__(self, index):
-        time.sleep(0.05)
-        return super().__getitem__(index)
+def slowly(index):
+    time.sleep(0.05)
 
 
 def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
-    stream = loader(2, dataset=Slow())
+    stream = loader(2, dataset=Noisy(act=slowly))
     batches = iter(stream)
     found = [next(batches)]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -244,8 +235,7 @@ def test_workers_end_with_the_process_that_has_them(how, by, code):
 
 
 def module(train, **changed):
-    options = {"val": None, "test": None, "root": "somewhere", "batch_size": 5, "eval_batch_size": 4}
-    options |= {"val_size": 0, "num_workers": 0, "normalize": "unit", "augment": None, "seed": 0}
+    options = {"val": None, "test": None, "root": "somewhere", **folders.SPLITS}
     return DatasetDataModule(train=train, **{**options, **changed})
 
 
@@ -270,15 +260,12 @@ class Made(Dataset):
         return self.make(index)
 
 
-def test_facts_come_from_the_data_set_and_its_first_sample():
+def test_facts_come_from_the_data_set_and_its_first_sample_and_what_is_no_pixels_stays_as_it_is():
     data = module(folders.Noisy(20), val_size=4, test=folders.Noisy(4))
     assert data.facts.input_shape == (3, 4, 4)
     assert (data.facts.class_names, data.facts.num_classes) == (("even", "odd"), 2)
     assert (data.facts.mean, data.facts.std) == ((0.0,) * 3, (1.0,) * 3)
     assert data.sizes == {"train": 16, "val": 4}
-
-
-def test_what_is_no_pixels_stays_as_it_is():
     floats = Made(lambda index: (torch.full((3,), float(index)), float(index)))
     data = module(floats, val=floats)
     facts = data.facts
@@ -287,9 +274,8 @@ def test_what_is_no_pixels_stays_as_it_is():
     inputs_NI, targets_N = next(iter(data.val_dataloader()))
     assert inputs_NI.tolist() == [[n] * 3 for n in range(4)]
     assert targets_N.tolist() == [0, 1, 2, 3]
-    with pytest.raises(
-        ValueError, match=r"normalize=standardize: is for pixels, uint8; the data set gives torch\.float"
-    ):
+    message = r"normalize=standardize: is for pixels, uint8; the data set gives torch\.float"
+    with pytest.raises(ValueError, match=message):
         module(floats, normalize="standardize").setup("fit")
 
 
@@ -336,7 +322,7 @@ def test_what_is_no_data_set_is_refused(train, kind, message):
 if __name__ == "__main__":
     import sys
 
-    stream = loader(2, dataset=Slow())
+    stream = loader(2, dataset=Noisy(act=slowly))
     batches = iter(stream)
     next(batches)
     try:

@@ -72,10 +72,7 @@ REFUSED = [
     (TEXT.encode("latin-1"), {}, "line 3: byte 0xe9 is not UTF-8"),
     ("a,b\n1,2\n".encode("utf-16-le"), {}, "holds NUL characters"),
     ("area;b\n1;2\n", {}, "t.csv: has no column area; it has area;b"),
-    *(
-        (text, {}, "must have columns of different names, separated by commas, and")
-        for text in ("", "a\n", "a,a\n1,2\n")
-    ),
+    *((text, {}, "must have columns of different names, separated by") for text in ("", "a\n", "a,a\n1,2\n")),
     # A row that lacks something.
     ('a,b\n"1"5,2\n', {}, "line 2: ',' expected after '\"'"),
     ('a,b\n1,2\n3,"4\n5,6\n', {}, "line 4: unexpected end of data"),
@@ -101,11 +98,7 @@ REFUSED = [
     ("area\n1\n", {}, "inputs=[]: must be at least one"),
     (WHOLE_TEXT, {"inputs": ["rooms", "area"]}, "inputs=['rooms', 'area']: must be at least one, without targets="),
     (WHOLE_TEXT, {"categories": ["area"]}, "inputs=['rooms', 'kind']: must be at least one, without"),
-    (
-        "kind,area\na,1\n,2\n",
-        {"categories": ["kind"]},
-        "t.csv: column kind is '' in row 2; must be a class or category",
-    ),
+    ("kind,area\na,1\n,2\n", {"categories": ["kind"]}, "column kind is '' in row 2; must be a class or category"),
 ]
 
 

@@ -5,8 +5,8 @@ import functools
 import pytest
 import torch
 
-from leyden.data.in_memory import InMemoryDataModule
 from leyden.data.text import BYTES, UNKNOWN, Text, encode_text, text_of
+from tests.data import small
 
 GIVEN = {"file": "t.txt", "unit": "characters", "context": 4, "stride": 4, "test_size": 0.25}
 
@@ -54,27 +54,23 @@ def test_a_text_is_in_utf_8_or_bytes(root):
     assert text_of(torch.tensor([0, 1]), ("a", "b")) == "ab"
 
 
-@pytest.mark.parametrize(
-    ("changed", "message"),
-    [
+def test_what_is_wrong_is_named(root):
+    for changed, message in (
         ({"context": 0}, "context=0: must be"),
         ({"stride": 1.5}, "stride=1.5: must be"),
         ({"unit": "words"}, "unit=words: must be one of characters, bytes"),
         ({"context": 40}, "tokens are too few for windows of context=40"),
         ({"file": "none.txt"}, r"none.txt: can't be read \(No such file or directory\)"),
-    ],
-)
-def test_what_is_wrong_is_named(root, changed, message):
-    with pytest.raises((ValueError, OSError), match=message):
-        text(root, **changed)
+    ):
+        with pytest.raises((ValueError, OSError), match=message):
+            text(root, **changed)
 
 
 @pytest.mark.parametrize("stride", [1, 4, 5])
 def test_no_window_of_training_has_a_token_of_validation(root, stride):
     (root / "t.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))))  # each one once
-    options = {"download": False, "batch_size": 4, "eval_batch_size": 4, "val_size": 10, "augment": None, "seed": 0}
     made = functools.partial(Text, **{**GIVEN, "stride": stride})
-    data = InMemoryDataModule(dataset=made, root=str(root), normalize="none", **options)
+    data = small.in_memory(made, root=str(root), val_size=10)
     data.setup("fit")
     held = data.held[True]
     seen = {

@@ -89,10 +89,8 @@ def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
 
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
 def test_a_missing_extra_is_named_before_training(cli, tmp_path, monkeypatch, sweep):
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find_spec(name, *a)
-    )
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     run_dir = () if sweep else (f"run_dir={tmp_path / 'run'}",)
     code, _, err = cli("train", *sweep, *run_dir, "logger=wandb", *QUICK)
     assert code == 2

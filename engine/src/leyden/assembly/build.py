@@ -23,9 +23,8 @@ from leyden.assembly.start_from import StartingPoint, starting_point
 from leyden.assembly.task import new_module, num_batches, taken_arguments, task, validates_at_epoch_end
 from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
-from leyden.config.checks import objective_of, require_choice
+from leyden.config.checks import ACCELERATORS, objective_of, require_choice
 from leyden.config.errors import UserError
-from leyden.config.schema import ACCELERATORS
 from leyden.config.terminal import one_line
 from leyden.data.contract import (
     Facts,

@@ -116,11 +116,13 @@ def without_garbage_collection() -> Iterator[None]:
         gc.enable()
 
 
-def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -> tuple[list[Path], dict[str, str]]:
+def parse_arguments(
+    usage: str | None, defaults: Mapping[str, str], max_folders: int
+) -> tuple[list[Path], dict[str, str]]:
     """Parse `sys.argv` into folders and options; for `--help`, print the usage and exit.
 
     Args:
-        usage: Text for `--help`.
+        usage: Text for `--help`, the docstring of the command's module.
         defaults: Default value of each option.
         max_folders: Largest allowed number of folders.
 
@@ -128,7 +130,7 @@ def parse_arguments(usage: str, defaults: Mapping[str, str], max_folders: int) -
         UserError: An argument is unknown, an option is repeated, or there are too many folders.
     """
     if {"-h", "--help"} & {*sys.argv[1:]}:
-        print(usage)
+        print((usage or "").rstrip())
         leave(Exit.DONE)
     folders: list[Path] = []
     options: dict[str, str] = {}

@@ -21,9 +21,9 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from leyden.config.checks import register_resolvers
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF
-from leyden.config.schema import register_resolvers
 from leyden.config.values import targets
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")

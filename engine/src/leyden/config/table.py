@@ -43,23 +43,16 @@ GAP = 2  # spaces between columns
 MIN_WIDTH = 8  # of a column that is narrowed to fit a terminal
 
 
-def print_table(
-    rows: Sequence[Row],
-    columns: Sequence[str] | None = None,
-    *,
-    names: Mapping[str, str] | None = None,
-    header: bool = True,
-) -> None:
+def print_table(rows: Sequence[Row], columns: Sequence[str] | None = None, **options: Any) -> None:
     """Print a table; long cells lose their middle on a terminal, so that each row is one line, but not in a pipe or file.
 
     Args:
         rows: The rows.
         columns: The columns in order; None for all keys of the rows.
-        names: Names of the columns that are not shown by their keys.
-        header: Whether the first line has the names.
+        options: `names` and `header`, as in `table_lines`.
     """
     width = shutil.get_terminal_size().columns if sys.stdout and sys.stdout.isatty() else None
-    print("\n".join(table_lines(rows, columns, names=names, header=header, width=width)))
+    print("\n".join(table_lines(rows, columns, width=width, **options)))
 
 
 def table_lines(
@@ -73,10 +66,10 @@ def table_lines(
     """Return a table's lines without control characters; rich's tables take seconds for thousands of rows.
 
     Args:
-        rows: As in `print_table`.
-        columns: As in `print_table`.
-        names: As in `print_table`.
-        header: As in `print_table`.
+        rows: The rows.
+        columns: The columns in order; None for all keys of the rows.
+        names: Names of the columns that are not shown by their keys.
+        header: Whether the first line has the names.
         width: Number of characters that a line may have; None for any.
 
     Example:

@@ -58,6 +58,15 @@ class Facts:
     class_counts: tuple[int, ...] | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        """Check that no custom fact has the name of a built-in fact.
+
+        Raises:
+            ValueError: Names the fact.
+        """
+        if taken := sorted({*self.extra} & {*self._named}):
+            raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
+
     @property
     def num_outputs(self) -> int | None:
         """Number of network outputs per sample (per token for text): one per class, target or vocabulary entry."""
@@ -93,24 +102,9 @@ class Facts:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Facts":
-        """Return facts from a checkpoint, as written by `to_state`.
-
-        Raises:
-            ValueError: A custom fact has a name that is taken.
-        """
+        """Return facts from a checkpoint, as written by `to_state`."""
         values: dict[str, Any] = {n: tuple(each) if isinstance(each, list) else each for n, each in state.items()}
-        facts = cls(**values)
-        facts.check_names()
-        return facts
-
-    def check_names(self) -> None:
-        """Check that no custom fact has the name of a built-in fact.
-
-        Raises:
-            ValueError: Names the fact.
-        """
-        if taken := sorted({*self.extra} & {*self._named}):
-            raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
+        return cls(**values)
 
     @property
     def normalize(self) -> Normalize:
@@ -183,12 +177,9 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     if isinstance(found, Mapping):
         known = {field.name for field in fields(Facts)} - {"extra"}
         extra = {name: value for name, value in found.items() if name not in known}
-        found = Facts.from_state(
-            {**{name: value for name, value in found.items() if name in known}, "extra": extra}
-        )
+        return Facts.from_state({**{name: found[name] for name in found if name in known}, "extra": extra})
     if not isinstance(found, Facts):
         raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
-    found.check_names()
     return found
 
 

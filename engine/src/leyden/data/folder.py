@@ -142,7 +142,7 @@ def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: b
         UserError: The file is not an image, or can't be read.
     """
     channels, height, width = input_shape
-    with _opened(Path(path)) as (content, image):
+    with _opened(path) as (content, image):
         size = image.size
         image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
@@ -159,16 +159,18 @@ def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: b
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[tuple[bytes, Image.Image]]:
+def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
     """Open an image, which is not decoded yet; an error within the context is a `UserError` that names the image."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            if not path.is_file():
+            # By pathlib both would take twice as long, a tenth of the time of a small image.
+            if not os.path.isfile(path):  # noqa: PTH113
                 raise OSError("is not a file")
-            content = path.read_bytes()
+            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
+                content = file.read()
             yield content, Image.open(io.BytesIO(content), formats=FORMATS)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.

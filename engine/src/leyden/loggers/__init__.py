@@ -10,6 +10,7 @@ are optional:
 - `close()`: called after the run.
 """
 
+import contextlib
 import csv
 import hashlib
 import os
@@ -65,12 +66,8 @@ def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
             return
         record = content[offset:end]
         if record[-4:] == _checksum(record[12:-4]):
-            try:
-                event = Event.FromString(record[12:-4])
-            except Exception:  # protobuf raises many types for invalid data
-                event = None
-            if event is not None:
-                yield record, event
+            with contextlib.suppress(Exception):  # protobuf raises many types for invalid data
+                yield record, Event.FromString(record[12:-4])
         offset = end
 
 

@@ -19,8 +19,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.config.checks import TrainConfig
 from leyden.config.errors import UserError
-from leyden.config.schema import TrainConfig
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
 from leyden.report.outcome import write_hparams

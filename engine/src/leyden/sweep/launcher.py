@@ -25,11 +25,10 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.checks import check_num_jobs
+from leyden.config.checks import check_num_jobs, register_resolvers
 from leyden.config.errors import UserError, as_line, cause_of, ending, is_mistake, leave_at_once
 from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
-from leyden.config.schema import register_resolvers
 from leyden.config.terminal import printable
 from leyden.config.values import targets
 from leyden.run.directory import Run, is_communication_error, wait_for_result

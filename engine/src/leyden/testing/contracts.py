@@ -4,7 +4,6 @@ They are parametrized by the files in `conf/`, so that a new file is tested with
 tested with made-up data of each kind.
 """
 
-import copy
 import functools
 import io
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import hydra
 import pytest
 import torch
 import yaml
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
@@ -26,7 +25,7 @@ from leyden.assembly.task import check_step, make_optimizer, make_schedule
 from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import validate_values
 from leyden.config.errors import UserError, as_line
-from leyden.config.hydra import initialized
+from leyden.config.hydra import initialized, without_hydra
 from leyden.config.paths import conf_files
 from leyden.data.contract import Facts, has_split, sizes_of
 from leyden.files.fetch import MissingDatasetError
@@ -56,10 +55,7 @@ class Case(NamedTuple):
 
 def compose(*overrides: str, command: str = "train") -> DictConfig:
     """Return the configuration of a command, a training run by default, with these overrides."""
-    cfg = copy.deepcopy(_composed(command, overrides))
-    with open_dict(cfg):
-        del cfg["hydra"]
-    return cfg
+    return without_hydra(_composed(command, overrides))
 
 
 @functools.cache
