@@ -11,7 +11,6 @@ from torch.optim.swa_utils import AveragedModel
 
 from leyden.callbacks.averaging import EMA
 from tests import mistakes
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
 class Normed(nn.Module):
@@ -36,7 +35,7 @@ EMA_09 = ("+callbacks/averaging=ema", "callbacks.averaging.decay=0.9")
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("averaging", [EMA_095, EMA_09], ids=["lightning's", "ema"])
-def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):  # noqa: F811
+def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averaging):
     run, *_ = train("a", "trainer.max_epochs=2", "test=auto", *averaging)
     code, out, err = cli("evaluate", f"run={run.directory}")
     assert code == 0, err
@@ -50,7 +49,7 @@ def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, cli, averagi
 
 
 @pytest.mark.parametrize(("every", "steps"), [(1, range(1, 21)), (3, range(1, 21, 3))])
-def test_ema_is_the_moving_average_and_changes_no_bit_of_training(train, monkeypatch, every, steps):  # noqa: F811
+def test_ema_is_the_moving_average_and_changes_no_bit_of_training(train, monkeypatch, every, steps):
     states = {}
 
     def recording(self, trainer, pl_module, *args, real=EMA.on_train_batch_end):
@@ -91,7 +90,7 @@ def test_indices_counters_and_masks_are_not_averaged():
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch):  # noqa: F811
+def test_on_a_gpu_the_average_lies_on_the_gpu(train, monkeypatch):
     places = set()
 
     def placed(self, *args, real=WeightAveraging.on_train_end):
@@ -113,7 +112,7 @@ REFUSED = f"""
 """
 
 
-def test_what_no_checkpoint_can_hold_is_refused(train, tmp_path):  # noqa: F811
+def test_what_no_checkpoint_can_hold_is_refused(train, tmp_path):
     for override, told in mistakes(REFUSED):
         _, _, err = train("a", "trainer.max_epochs=2", override, code=2)
         assert told in err

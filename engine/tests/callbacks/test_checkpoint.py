@@ -2,6 +2,7 @@
 
 import functools
 import operator
+import os
 from pathlib import Path
 
 import pytest
@@ -11,49 +12,37 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from leyden.run.result import read_points
 from tests.callbacks.events import metric
 from tests.conftest import assert_same_bits
+from tests.exact.test_memory import Reduced, frozen
 from tests.records import forget_result
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 NEVER_BETTER = ("optimizer=sgd", "optimizer.lr=1e-30")
 
 
-def gone(path):
-    path.unlink()
-
-
-def damaged(path):
+def damage(path):
     content = bytearray(path.read_bytes())
     content[len(content) // 2] ^= 255
     path.write_bytes(content)
 
 
-@pytest.fixture(params=[gone, damaged])
-def lose(request):
-    return request.param
-
-
-def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in_a_longer_run(train, lose):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=1", *NEVER_BETTER, "test=auto")
-    forget_result(run.directory)
-    lose(run.directory / "checkpoints" / "best.ckpt")
-    _, _, err = train("a", "trainer.max_epochs=1", *NEVER_BETTER, "test=auto", code=2)
-    assert err.count("best.ckpt is lost") == 2
-    assert "no epoch came after it; more trainer.max_epochs make another one" in err
-    run, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER, "test=auto")
-    assert err.count("best.ckpt is lost") == 1
-    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 20
-    assert run.result.objective.value == run.result.metrics["val/acc"]
-
-
-def test_the_best_epoch_is_known_when_a_run_is_trained_longer(train):  # noqa: F811
-    for epochs in (1, 3):
+@pytest.mark.parametrize("lose", [Path.unlink, damage])
+def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in_a_longer_run(train, lose):
+    for epochs in (1, 3):  # the best epoch is known when a run is trained longer
         run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER, "test=auto")
         assert (run.result.best_epoch, run.result.best_step) == (1, 9)
+    forget_result(run.directory)
+    lose(run.directory / "checkpoints" / "best.ckpt")
+    _, _, err = train("a", "trainer.max_epochs=3", *NEVER_BETTER, "test=auto", code=2)
+    assert err.count("best.ckpt is lost") == 2
+    assert "no epoch came after it; more trainer.max_epochs make another one" in err
+    run, _, err = train("a", "trainer.max_epochs=4", *NEVER_BETTER, "test=auto")
+    assert err.count("best.ckpt is lost") == 1
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 40
+    assert run.result.objective.value == run.result.metrics["val/acc"]
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("accumulate", "epoch"), [(1, 10), (2, 5)])
-def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, epoch):  # noqa: F811
+def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, epoch):
     replace, seen = Path.replace, {}
 
     def watched(self, target):
@@ -86,7 +75,7 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         assert steps | epochs <= events
 
 
-def test_each_can_be_kept(train, monkeypatch):  # noqa: F811
+def test_each_can_be_kept(train, monkeypatch):
     kept = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=6")
     run, *_ = train("a", *kept, "trainer.max_epochs=2")
     folder = run.directory / "checkpoints"
@@ -117,7 +106,7 @@ MISFIT = "last.ckpt: does not fit this run ("
         ("optimizer_states", [], "last.ckpt: not enough values to unpack"),
     ],
 )
-def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, place, value, why):  # noqa: F811
+def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, place, value, why):
     run, *_ = train("a", "trainer.max_epochs=1")
     content = torch.load(run.checkpoint("last"), weights_only=True)
     *keys, last = (int(key) if key.isdigit() else key for key in place.split())
@@ -129,3 +118,20 @@ def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, pl
     assert "Traceback" not in err
     assert "continues without it" not in err
     assert run.result == before
+
+
+def test_an_object_that_a_stranger_has_put_into_it_is_neither_made_nor_called(train, cli, tmp_path):
+    run, *_ = train("a", "trainer.max_epochs=1")
+    value = [Reduced(os.mkdir, (str(tmp_path / "done"),))]
+    for name in ("best", "last"):
+        content = torch.load(run.checkpoint(name), weights_only=True)
+        (mine,) = content["callbacks"]["RankState"]["processes"]
+        mine["memory"] = mine["set_up"] = frozen({(("attribute", "module"), ("attribute", "a")): ("value", value)})
+        torch.save(content, run.checkpoint(name))
+    code, _, evaluated = cli("evaluate", f"run={run.directory}")
+    _, _, resumed = train("a", "trainer.max_epochs=2")
+    assert code == 2
+    for err in (evaluated, resumed):
+        assert err.count("Weights only load failed") == 1
+        assert "Traceback" not in err
+    assert not (tmp_path / "done").exists()

@@ -2,11 +2,12 @@
 
 import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
-from random import Random, shuffle
+from random import shuffle
 
 import lightning as L
 import numpy as np
@@ -24,6 +25,8 @@ from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 from leyden import Exact
 from leyden.exact import ExactError
 from leyden.exact.digest import digest_of_content
+from tests.strangers.plain import Plain, PlainData
+from tests.strangers.stand_ins import Manual, Whole
 
 X = torch.randn(160, 8, generator=torch.Generator().manual_seed(1))
 Y = X.sum(1, keepdim=True)
@@ -74,34 +77,6 @@ class Net(L.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
-class Manual(Net):
-    def __init__(self):
-        super().__init__()
-        self.automatic_optimization = False
-
-    def training_step(self, batch, batch_idx):
-        optimizer = self.optimizers()
-        optimizer.zero_grad()
-        self.manual_backward(self.loss(batch))
-        optimizer.step()
-
-
-class WithLoaders(Net):
-    def train_dataloader(self):
-        return loader()
-
-    def val_dataloader(self):
-        return DataLoader(TensorDataset(X, Y), 80)
-
-
-class Data(L.LightningDataModule):
-    def setup(self, stage):
-        self.order = Random(0)
-
-    def train_dataloader(self):
-        return loader()
-
-
 class Drawn(IterableDataset):
     """Samples that are drawn, without a length; from a list, those that it has when an epoch starts."""
 
@@ -147,37 +122,36 @@ class Kill(L.Callback):
         self.at = at
 
     def on_train_batch_end(self, trainer, *_):
-        if trainer.global_step == self.at:
+        if 0 < self.at <= trainer.global_step:
             raise KilledError
 
 
-QUIET = {
-    "accelerator": "cpu",
-    "logger": False,
-    "enable_checkpointing": False,
-    "enable_progress_bar": False,
-    "enable_model_summary": False,
-}
+def trainer_of(*callbacks, **options):
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    return L.Trainer(accelerator="cpu", callbacks=[*callbacks], **{**dict.fromkeys(quiet, False), **options})
 
 
-def start(folder, module=Net, data=None, at=-1, callbacks=(), exact="report", seed=0, **options):
+def start(folder, module=Net, data=None, at=-1, callbacks=(), exact="report", seed=0):
     """Train from the first line of a script on."""
     mine = Exact(folder, seed=seed, every_n_steps=4, exact=exact)
-    options = {"max_epochs": 3, "log_every_n_steps": 3, **QUIET, **options}
-    trainer = L.Trainer(callbacks=[mine, Kill(at), *callbacks], **options)
-    made = module()
+    trainer, made = trainer_of(mine, Kill(at), *callbacks, max_epochs=3, log_every_n_steps=3), module()
     try:
         mine.fit(trainer, made, *([] if data is None else data()))
     except KilledError:
         return None
-    return digest_of_content([made.state_dict(), made.seen, made.losses])
+    return digest_of_content([made.state_dict(), getattr(made, "losses", None)])
+
+
+def both():
+    """Loaders of training and of validation."""
+    return loader(), DataLoader(TensorDataset(X, Y), 80)
 
 
 ROWS = {
-    "loaders": (Net, lambda: (loader(), DataLoader(TensorDataset(X, Y), 80))),
-    "data module": (Net, lambda: (Data(),)),
-    "of the module": (WithLoaders, None),
-    "manual": (Manual, lambda: (loader(),)),
+    "loaders": (Net, both),
+    "data module": (Plain, lambda: (PlainData(),)),
+    "of the module": (Whole, None),
+    "manual": (Manual, lambda: (PlainData(),)),
     "workers": (Net, lambda: (loader(num_workers=1, persistent_workers=True),)),
     "no length": (Net, lambda: (DataLoader(Drawn(), 16),)),
     "list": (Collector, None),
@@ -197,39 +171,39 @@ def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
     assert "this training had ended before: the module has its last weights, but not" in capsys.readouterr().err
 
 
-def test_a_schedule_that_is_lost_within_an_epoch_is_announced_or_an_error(tmp_path, capsys):
-    for mode in ("report", "require"):
-        averaging = lambda: [StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)]  # noqa: E731
-        start(tmp_path / mode, *ROWS["loaders"], at=6, callbacks=averaging())
-        with pytest.raises(ExactError, match="1 schedules") if mode == "require" else contextlib.nullcontext():
-            start(tmp_path / mode, *ROWS["loaders"], callbacks=averaging(), exact=mode)
-    assert "not guaranteed: the checkpoint has 1 schedules, and this start 0" in capsys.readouterr().err
+def averaging():
+    return [StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1)]
 
 
-def test_what_is_not_looked_at_is_seen_by_what_it_does(tmp_path, capsys):
-    for at in (7, -1):
-        CALLS[0] = 0
-        start(tmp_path, Global, ROWS["loaders"][1], at=at)
-    assert "parts from the interrupted run at step 5 (loss " in capsys.readouterr().err
-    start(tmp_path / "b", Global, ROWS["loaders"][1], at=7)
+# A schedule that is lost within an epoch; and what is not looked at, which is seen by what it does.
+ANNOUNCED = {
+    "schedule": (Net, 6, averaging, "the checkpoint has 1 schedules, and this start 0"),
+    "global": (Global, 7, list, "parts from the interrupted run at step 5 (loss "),
+}
+
+
+@pytest.mark.parametrize("mode", ["report", "require"])
+@pytest.mark.parametrize("name", ANNOUNCED)
+def test_what_no_checkpoint_has_is_announced_or_an_error(tmp_path, capsys, name, mode):
+    module, at, callbacks, line = ANNOUNCED[name]
     CALLS[0] = 0
-    with pytest.raises(ExactError, match="exact=require: parts from the interrupted run at step 5"):
-        start(tmp_path / "b", Global, ROWS["loaders"][1], exact="require")
+    start(tmp_path, module, both, at=at, callbacks=callbacks())
+    CALLS[0] = 0
+    with pytest.raises(ExactError, match=re.escape(line)) if mode == "require" else contextlib.nullcontext():
+        start(tmp_path, module, both, callbacks=callbacks(), exact=mode)
+    assert (f"exact resume is not guaranteed: {line}" in capsys.readouterr().err) == (mode == "report")
 
 
 def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
     own = [ModelCheckpoint(tmp_path / "own", monitor="val", save_last=True), EarlyStopping("val", patience=9)]
-    options = {"enable_checkpointing": True, "logger": CSVLogger(tmp_path / "csv")}
     mine = Exact(tmp_path / "run", every_n_steps=4)
-    trainer = L.Trainer(
-        max_epochs=2, accelerator="cpu", callbacks=[mine, *own], enable_progress_bar=False, **options
-    )
+    options = {"enable_checkpointing": True, "logger": CSVLogger(tmp_path / "csv")}
+    trainer = trainer_of(mine, *own, max_epochs=2, **options)
     callbacks, files = [*trainer.callbacks], trainer.strategy.checkpoint_io
-    mine.fit(trainer, Net(), *ROWS["loaders"][1]())
+    mine.fit(trainer, Net(), *both())
     assert trainer.callbacks == callbacks
     assert trainer.strategy.checkpoint_io is files
-    content = torch.load(tmp_path / "own" / "last.ckpt", weights_only=False)
-    assert "hyper_parameters" in content
+    assert "hyper_parameters" in torch.load(tmp_path / "own" / "last.ckpt", weights_only=False)
     assert "hyper_parameters" not in torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
 
 
@@ -243,76 +217,61 @@ class NotFinite(Net):
         return super().training_step(batch, batch_idx) * (float("nan") if self.global_step >= 9 else 1)
 
 
-@pytest.mark.parametrize(
-    ("module", "line"),
-    [
-        (Unreadable, "mine.list.1 is a builtins.object"),
-        (NotFinite, "weights are not finite at step 10"),
-    ],
-)
-def test_what_can_not_be_saved_ends_no_run(tmp_path, module, line, capsys):
-    assert start(tmp_path, module, ROWS["loaders"][1], at=14) is None
-    assert start(tmp_path, module, ROWS["loaders"][1])
-    assert line in capsys.readouterr().err
-    if module is Unreadable:
-        with pytest.raises(ExactError, match="mine"):  # before the first batch
-            start(tmp_path / "required", module, ROWS["loaders"][1], exact="require", at=1)
+UNSAVED = {
+    Unreadable: "mine.list.1 is a builtins.object",
+    NotFinite: "weights are not finite at step 10",
+    Net: "the checkpoint could not be written",
+}
 
 
-def test_a_folder_that_can_not_be_written_to_ends_no_run(tmp_path, capsys, monkeypatch):
+@pytest.mark.parametrize("module", UNSAVED)
+def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch):
     def full(path):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("leyden.exact.checkpoint.replacing", full)
-    assert start(tmp_path, *ROWS["loaders"])
-    assert "the checkpoint could not be written" in capsys.readouterr().err
+    if module is Net:
+        monkeypatch.setattr("leyden.exact.checkpoint.replacing", full)
+    assert start(tmp_path, module, both, at=14) is None
+    assert start(tmp_path, module, both)
+    assert UNSAVED[module] in capsys.readouterr().err
+    if module is Unreadable:
+        with pytest.raises(ExactError, match="mine"):  # before the first batch
+            start(tmp_path / "required", module, both, exact="require", at=1)
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"seed": -1}, "seed=-1"), ({"exact": "yes"}, "must be report"), ({"every_n_steps": 0}, "must be a positive")],
-)
-def test_a_wrong_argument_is_refused(tmp_path, options, message):
-    with pytest.raises(ValueError, match=message):
-        Exact(tmp_path, **options)
-
-
-def test_what_could_not_resume_is_refused(tmp_path):
+def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):
+    for options, message in (
+        ({"seed": -1}, "seed=-1"),
+        ({"exact": "yes"}, "must be report"),
+        ({"every_n_steps": 0}, "must be a positive"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            Exact(tmp_path, **options)
     with pytest.raises(ExactError, match="LearningRateFinder trains and goes back before the run begins"):
-        start(tmp_path, *ROWS["loaders"], callbacks=[LearningRateFinder()])
+        start(tmp_path, Net, both, callbacks=[LearningRateFinder()])
     with pytest.raises(ValueError, match="callbacks="):
-        Exact(tmp_path).fit(L.Trainer(accelerator="cpu", logger=False), Net(), loader())
-    start(tmp_path, *ROWS["loaders"], at=9)
+        Exact(tmp_path).fit(trainer_of(), Net(), loader())
+    start(tmp_path, Net, both, at=9)
     with pytest.raises(ExactError, match="trained with seed 0, and this start has 1"):
-        start(tmp_path, *ROWS["loaders"], seed=1)
+        start(tmp_path, Net, both, seed=1)
 
 
 def test_the_same_object_can_begin_anew(tmp_path):
     """As in a notebook, whose cell is executed again, with the folder deleted."""
-    mine, digests = Exact(tmp_path / "run", every_n_steps=4), []
-    torch.manual_seed(0)
-    made = Net().state_dict()
+    mine, steps = Exact(tmp_path / "run", every_n_steps=4), []
     for n in range(3):
-        torch.manual_seed(0), np.random.seed(0)
-        trainer = L.Trainer(
-            max_epochs=1, accelerator="cpu", callbacks=[mine], logger=False, enable_progress_bar=False
-        )
-        module = Net()
-        module.load_state_dict(made)
-        module.rng = np.random.default_rng(0)
-        mine.fit(trainer, module, *ROWS["loaders"][1]())
-        digests.append(trainer.global_step)
+        mine.fit(trainer := trainer_of(mine, max_epochs=1), Net(), *both())
+        steps.append(trainer.global_step)
         if n == 1:
             shutil.rmtree(tmp_path / "run")
-    assert digests == [10, 10, 10]
+    assert steps == [10, 10, 10]
 
 
 def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
-    options = {"accelerator": "cpu", "logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     mine = Exact(tmp_path / "run")
-    L.Trainer(max_epochs=1, callbacks=[mine], **options).fit(Net(), loader())
+    trainer_of(mine, max_epochs=1).fit(Net(), loader())
     assert "this run can't resume: call exact.fit" in capsys.readouterr().err
-    mine.fit(L.Trainer(callbacks=[mine], fast_dev_run=True, **options), Net(), loader())
+    mine.fit(trainer_of(mine, fast_dev_run=True), Net(), loader())
     assert "fast_dev_run: nothing is kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
@@ -320,9 +279,8 @@ def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
 @pytest.mark.parametrize("module", [Net, Global])
 def test_it_can_be_asked_beforehand(tmp_path, module, capsys):
     mine = Exact(tmp_path / "run", every_n_steps=4)
-    trainer = L.Trainer(max_epochs=2, accelerator="cpu", callbacks=[mine], logger=False, enable_progress_bar=False)
     torch.set_num_threads(1)
-    is_same = mine.test(trainer, module(), *ROWS["loaders"][1]())
+    is_same = mine.test(trainer_of(mine, max_epochs=2), module(), *both())
     printed = capsys.readouterr().out
     assert is_same == (module is Net), printed
     assert ("the same bits in all 8 steps" in printed) == is_same
@@ -333,17 +291,15 @@ SCRIPT = """
 import os, sys, hashlib
 import lightning as L
 from leyden import Exact
-from tests.exact.test_fit import Net, loader, KilledError
+from tests.exact.test_fit import Net, loader, trainer_of
 
 class Kill(L.Callback):
     def on_train_batch_end(self, trainer, *_):
         if trainer.global_step == int(os.environ["AT"]) and trainer.global_rank == 2:
             os.kill(os.getpid(), int(os.environ["BY"]))
 
-exact = Exact(sys.argv[1], every_n_steps=2)
-trainer = L.Trainer(max_epochs=3, callbacks=[exact, Kill()], accelerator="cpu", devices=3, logger=False,
-    strategy="ddp", enable_checkpointing=False, enable_progress_bar=False)
-module = Net()
+exact, module = Exact(sys.argv[1], every_n_steps=2), Net()
+trainer = trainer_of(exact, Kill(), max_epochs=3, devices=3, strategy="ddp")
 exact.fit(trainer, module, loader())
 if trainer.is_global_zero:
     print("END", hashlib.sha256(b"".join(each.numpy().tobytes() for each in module.state_dict().values())).hexdigest())

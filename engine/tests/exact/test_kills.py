@@ -11,6 +11,7 @@ import pytest
 
 from leyden.exact import ExactError
 from leyden.exact.marks import Starts, command_in, compare_killed
+from tests import mistakes
 from tests.conftest import here
 
 HERE = Path(__file__).parents[1] / "testing"
@@ -48,9 +49,8 @@ def verdict(tmp_path, *changes, kills=3, seed=0, timeout_s=60, command=(sys.exec
         text = text.replace(old, new)
     (tmp_path / "script.py").write_text(text)
     words = [str(tmp_path / word) if word == "script.py" else word for word in command]
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    return compare_killed(Starts(command_in(words), folder, timeout_s), kills, seed)
+    (tmp_path / "scratch").mkdir()
+    return compare_killed(Starts(command_in(words), tmp_path / "scratch", timeout_s), kills, seed)
 
 
 def test_a_loop_that_resumes_right(tmp_path, capsys):
@@ -65,46 +65,35 @@ def test_a_loop_that_resumes_right(tmp_path, capsys):
     ]
 
 
-@pytest.mark.parametrize(
-    ("changes", "found"),
-    [
-        # a random state that is not restored, as of dropout
-        ([("weight += batch", "weight += batch + (step - began)")], "start 4 parts at step 4: weights"),
-        ([("None, batch", "[step - began], batch")], "start 4 parts at step 4: optimizer"),
-        ([("began = step", "step > 2 and sys.exit(1)")], "start 4 ends with exit code 1, without step 7"),
-        (
-            [("while step < 10", "while step < 10 + (began > 0)")],
-            "start 5 parts at step 11: the undisturbed run has no",
-        ),
-        ([("while step < 10", "while step < 10 - (began == 6)")], "start 5 ends with exit code 0, without step 10"),
-        (
-            [("weight += batch", "weight += os.getpid()")],
-            "not deterministic: without a resume, too, it parts at step 1",
-        ),
-    ],
-)
-def test_it_names_what_parts_first(tmp_path, changes, found):
-    same, text = verdict(tmp_path, *changes)
+# The first is as a random state that is not restored, as of dropout.
+PARTS = mistakes("""
+weight += batch  =>  weight += batch + (step - began)  =>  start 4 parts at step 4: weights
+None, batch  =>  [step - began], batch  =>  start 4 parts at step 4: optimizer
+began = step  =>  step > 2 and sys.exit(1)  =>  start 4 ends with exit code 1, without step 7
+while step < 10  =>  while step < 10 + (began > 0)  =>  start 5 parts at step 11: the undisturbed run has no
+while step < 10  =>  while step < 10 - (began == 6)  =>  start 5 ends with exit code 0, without step 10
+weight += batch  =>  weight += os.getpid()  =>  not deterministic: without a resume, too, it parts at step 1
+""")
+SHOWS_NOTHING = mistakes(r"""
+mark(step,  =>  print(step,  =>  the command marks nothing
+began = step  =>  began = 1 / 0  =>  undisturbed, .* exit code 1\n(.|\n)*ZeroDivisionError
+mark(step,  =>  mark(step % 5,  =>  step 1 is marked 2 times: each step needs a number of its own
+while step < 10  =>  while step < 3  =>  kills=3: must be from 1 to 2, as the command marks 3 steps
+"saved").exists()  =>  "none").exists()  =>  nothing was shown: each start began at step 1;
+sys.argv[1]  =>  sys.argv[0] + 's'); folder.mkdir(exist_ok=True  =>  start 2 did not begin as start 1: all .* must lie in {dir}
+""")
+
+
+@pytest.mark.parametrize(("old", "new", "found"), PARTS)
+def test_it_names_what_parts_first(tmp_path, old, new, found):
+    same, text = verdict(tmp_path, (old, new))
     assert (same, text[: len(found)]) == (False, found)
 
 
-@pytest.mark.parametrize(
-    ("changes", "error"),
-    [
-        ([("    mark(", "    print(")], "the command marks nothing"),
-        ([("began = step", "began = 1 / 0")], r"undisturbed, .* exit code 1\n(.|\n)*ZeroDivisionError"),
-        ([("mark(step,", "mark(step % 5,")], "step 1 is marked 2 times: each step needs a number of its own"),
-        ([("while step < 10", "while step < 3")], "kills=3: must be from 1 to 2, as the command marks 3 steps"),
-        ([('"saved").exists()', '"none").exists()')], "nothing was shown: each start began at step 1; "),
-        (
-            [("sys.argv[1]", "sys.argv[0] + 's'); folder.mkdir(exist_ok=True")],
-            "start 2 did not begin as start 1: all .* must lie in {dir}",
-        ),
-    ],
-)
-def test_what_would_show_nothing_is_refused(tmp_path, changes, error):
+@pytest.mark.parametrize(("old", "new", "error"), SHOWS_NOTHING)
+def test_what_would_show_nothing_is_refused(tmp_path, old, new, error):
     with pytest.raises(ExactError, match=error):
-        verdict(tmp_path, *changes)
+        verdict(tmp_path, (old, new))
 
 
 def test_what_never_ends_is_ended_with_its_children(tmp_path):
@@ -139,19 +128,14 @@ def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
 
         def start(self, kill_at=""):
             self.number += 1
-            steps = range(1 + (self.number > 2), int(kill_at or 5) + 1)
-            ahead = [(step, "1") for step in steps]
-            behind = [(step, "0") for step in steps if str(step) != kill_at]
-            names = sorted(ahead + behind)
+            steps = [str(step) for step in range(1 + (self.number > 2), int(kill_at or 5) + 1)]
+            names = sorted([(step, rank) for step in steps for rank in "01" if (step, rank) != (kill_at, "0")])
             hashes = {"batch": "", "weights": "a", "optimizer": ""}
-            marks = [{"step": str(step), "rank": rank, **hashes} for step, rank in names]
-            return marks, int(bool(kill_at))
+            return [{"step": step, "rank": rank, **hashes} for step, rank in names], int(bool(kill_at))
 
     (tmp_path / "run").mkdir()
-    assert compare_killed(Marked(None, tmp_path, 60), 2, 0) == (
-        True,
-        "the same bits in all 5 steps, 3 done again (weights)",
-    )
+    same = (True, "the same bits in all 5 steps, 3 done again (weights)")
+    assert compare_killed(Marked(None, tmp_path, 60), 2, 0) == same
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -179,23 +163,22 @@ def test_each_process_marks_its_own_batch(tmp_path):
 )
 def test_the_examples_of_the_page(capsys, words, code, last):
     assert here("resumetest", "--", sys.executable, str(HERE / words[0]), "{dir}", *words[1:]) == code
-    said = capsys.readouterr().out.splitlines()
-    assert said[-1] == last
+    assert capsys.readouterr().out.splitlines()[-1] == last
 
 
-@pytest.mark.parametrize(
-    ("arguments", "error"),
-    [
-        ((), "the command is missing"),
-        (("python", "train.py"), "python: must be one of kills=, seed=, timeout_min="),
-        (("--", "python", "train.py"), "the command needs {dir}"),
-        (("--", "no-such-program", "{dir}"), "no-such-program"),
-        (("kills=0", "--", "python", "{dir}"), "kills=0: must be a positive whole number"),
-        (("seed=x", "--", "python", "{dir}"), "seed=x: must be a whole number"),
-    ],
-)
-def test_mistakes_are_a_line(capsys, arguments, error):
-    assert here("resumetest", *arguments) == 2
+MISTYPED = mistakes("""
+kills=3  =>  the command is missing
+python train.py  =>  python: must be one of kills=, seed=, timeout_min=
+-- python train.py  =>  the command needs {dir}
+-- no-such-program {dir}  =>  no-such-program
+kills=0 -- python {dir}  =>  kills=0: must be a positive whole number
+seed=x -- python {dir}  =>  seed=x: must be a whole number
+""")
+
+
+@pytest.mark.parametrize(("typed", "error"), MISTYPED)
+def test_mistakes_are_a_line(capsys, typed, error):
+    assert here("resumetest", *typed.split()) == 2
     said = capsys.readouterr().err
     assert error in said
     assert said.count("\n") == 1

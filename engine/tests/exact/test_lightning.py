@@ -17,28 +17,22 @@ from leyden.exact import lightning
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     TRAINER = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+FIRST = "the first value after a resume resets the means of its epoch"
 # Each private name, where it is looked for, and what would be lost without it.
 NAMES = {
     "_combined_loader": (TRAINER.fit_loop, "loaders that a schedule has made too early are not made again"),
     "_resuming_from_checkpoint": (TRAINER.fit_loop, "a new epoch keeps iterators that drew before the restore"),
-    "_restarting": (
-        TRAINER.fit_loop,
-        "schedules that follow a metric are not stepped at the end of a resumed epoch",
-    ),
+    "_restarting": (TRAINER.fit_loop, "schedules that follow a metric are not stepped as a resumed epoch ends"),
     "_results": (TRAINER.fit_loop.epoch_loop, "means over a resumed epoch are over its rest only"),
     "_batches_that_stepped": (TRAINER.fit_loop.epoch_loop, "the step of a logged value is unknown"),
-    "_logger_connector": (TRAINER, "the first value after a resume resets the means of its epoch"),
-    "_first_loop_iter": (TRAINER._logger_connector, "the first value after a resume resets the means of its epoch"),
+    "_logger_connector": (TRAINER, FIRST),
+    "_first_loop_iter": (TRAINER._logger_connector, FIRST),
     "_ResultCollection": (result, "means over an epoch can't be kept"),
-    "_ResultMetric": (result, "means over an epoch can't be kept"),
-    "_Metadata": (result, "means over an epoch can't be kept"),
-    "_Sync": (result, "means over an epoch can't be kept"),
     "_forward_cache": (
         result._ResultMetric(result._Metadata("training_step", "loss"), is_tensor=True),
         "the last step's value can't be kept",
     ),
     "_forked_name": (result._ResultCollection, "the names of metrics by step and epoch are unknown"),
-    "_should": (inspect.signature(result._Sync).parameters, "a mean over processes can't be kept"),
     "_data_parallel_size": (ModelParallelStrategy(), "processes of FSDP2 train on the same data"),
     "_update_count": (MeanMetric(), "torchmetrics warns of a metric without updates"),
     "_computed": (MeanMetric(), "torchmetrics returns a value of before the restore"),
@@ -47,31 +41,22 @@ NAMES = {
 
 def private_names(source):
     """Private names that a file takes from objects and modules of others."""
-    taken = {node.attr for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Attribute)}
-    taken |= {
-        alias.name
-        for node in ast.walk(ast.parse(source))
-        if isinstance(node, ast.ImportFrom)
-        for alias in node.names
-    }
-    taken |= {node.arg for node in ast.walk(ast.parse(source)) if isinstance(node, ast.keyword) and node.arg}
-    return {name for name in taken if re.match("_[a-zA-Z]", name)}
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        names |= {alias.name for alias in node.names} if isinstance(node, ast.ImportFrom) else set()
+        names.add(getattr(node, "attr", None) or (isinstance(node, ast.keyword) and node.arg) or "")
+    return {name for name in names if re.match("_[a-zA-Z]", name)}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_lightning_has_a_private_name(name):
     where, loss = NAMES[name]
-    assert hasattr(where, name) or name in getattr(where, "keys", list)(), f"this Lightning has no {name}: {loss}"
+    assert hasattr(where, name), f"this Lightning has no {name}: {loss}"
 
 
-def test_all_private_names_are_known():
-    assert private_names(inspect.getsource(lightning)) <= {*NAMES}
-    assert {*NAMES} <= private_names(inspect.getsource(lightning))
-
-
-def test_no_other_file_knows_them():
-    ours = {*NAMES} - {"_results"}  # a common name
+def test_all_private_names_are_known_and_no_other_file_knows_them():
+    assert private_names(inspect.getsource(lightning)) == {*NAMES}
     for path in LIBRARY.rglob("*.py"):
         if path.name != "lightning.py":
-            found = private_names(path.read_text()) & ours
+            found = private_names(path.read_text()) & ({*NAMES} - {"_results"})  # a common name
             assert not found, f"{path}: {found}"

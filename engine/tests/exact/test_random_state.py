@@ -57,9 +57,9 @@ def test_generators_of_numpy_without_a_seed_follow():
 
 
 def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
-    one, other = Data(), Data()
-    for data in (one, other):
-        seed_stages(data, 5)
+    one, other, third = Data(), Data(), Data()
+    for data, seed in ((one, 5), (other, 5), (third, 6)):
+        seed_stages(data, seed)
     one.setup("fit")
     for stage in ("test", "fit", "predict"):
         draw()
@@ -68,8 +68,6 @@ def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
     one.prepare_data()
     other.prepare_data()
     assert one.prepared == other.prepared != one.split
-    third = Data()
-    seed_stages(third, 6)
     third.prepare_data()
     third.setup("fit")
     assert third.prepared == one.prepared  # the files that it leaves are found by runs of all seeds
@@ -90,17 +88,17 @@ def test_loaders_that_are_asked_for_anew_draw_anew():
 
 def drawn(rank, seed=0):
     L.seed_everything(seed, verbose=False)
-    RunState(0).setup(SimpleNamespace(global_rank=rank, world_size=1), None, "fit")
-    return [tuple(torch.rand(3).tolist()), tuple(np.random.rand(3).tolist()), tuple(random.random() for _ in "abc")]
+    if rank is not None:
+        RunState(0).setup(SimpleNamespace(global_rank=rank, world_size=1), None, "fit")
+    return draw()
 
 
 def test_no_two_processes_draw_the_same():
-    L.seed_everything(0, verbose=False)
-    assert drawn(0)[0] == (L.seed_everything(0, verbose=False), tuple(torch.rand(3).tolist()))[1]
+    assert drawn(0) == drawn(None)  # as a single process
+    assert drawn(3) == drawn(3)
     streams = [drawn(rank, seed) for seed in (0, 1) for rank in range(8)]
     for draws in zip(*streams, strict=True):
-        assert len(set(draws)) == len(streams)
-    assert drawn(3) == drawn(3)
+        assert len({*draws}) == len(streams)
 
 
 def test_the_random_state_of_a_mac_is_kept_and_restored(monkeypatch):

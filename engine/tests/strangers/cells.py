@@ -3,6 +3,7 @@
 import contextlib
 import csv
 import functools
+import importlib
 import io
 import json
 import os
@@ -14,12 +15,11 @@ from typing import NamedTuple
 
 from lightning.pytorch.strategies import Strategy
 
-from leyden import train
-from leyden.callbacks.fingerprint import state_digest
+from leyden.callbacks.display import state_digest
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from tests.conftest import start
+from tests.conftest import here, start
 from tests.faults.commands import call
 from tests.forks import TIMEOUT_S
 from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
@@ -76,12 +76,9 @@ class Done(NamedTuple):
 @functools.cache
 def warm():
     """Train once in this process: what is done for the first time takes its copies half of their time."""
-    argv, sys.argv = sys.argv, ["leyden.train", *FEW, *Work("").arguments]
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
-        sys.argv += [f"outputs={folder}", f"run_dir={folder}/run"]
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.suppress(SystemExit):
-            train.main()
-    sys.argv = argv
+    out, err = (redirect(io.StringIO()) for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr))
+    with tempfile.TemporaryDirectory() as folder, out, err:
+        here("train", *FEW, *Work("").arguments, f"outputs={folder}", f"run_dir={folder}/run", by_hydra=True)
 
 
 def kill_at(batch, by=signal.SIGKILL):
@@ -100,12 +97,7 @@ def kill_at(batch, by=signal.SIGKILL):
 
 
 class Row:
-    """The runs of one kind of work, which its cells share.
-
-    Args:
-        work: What is trained.
-        place: A folder.
-    """
+    """The runs of one kind of work in a folder, which its cells share."""
 
     def __init__(self, work, place):
         self.work, self.place, self._num = work, place, 0
@@ -131,19 +123,14 @@ class Row:
     def _begin(self, verb, arguments, kill):
         given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
         given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
-        process = start(*arguments, script=("-m", "tests.strangers.begun"), anew=True, **given)
+        process = start(*arguments, script=("-m", "tests.strangers.cells"), anew=True, **given)
         output, _ = process.communicate(timeout=TIMEOUT_S)
         return Done(process.returncode, output)
 
     def train(self, name, *more, **kwargs):
         """A training into a directory of that name."""
-        return self.run("train", *self.typed(name), f"run_dir={self.place / name}", *more, **kwargs)
-
-    def typed(self, name):
-        """The settings of a run of that name."""
-        folder = self.place / f"{name} files"
-        folder.mkdir(exist_ok=True)
-        return (*FEW, *(each.replace("{place}", str(folder)) for each in self.work.arguments), "name=stranger")
+        typed = (*FEW, *self.work.arguments, "name=stranger", f"run_dir={self.place / name}")
+        return self.run("train", *typed, *more, **kwargs)
 
     @functools.cached_property
     def whole(self):
@@ -246,3 +233,9 @@ def differences(a, b):
                 found.append(f"{key} of {checkpoint}.ckpt")
     points = [sorted(curves(Run(each))) for each in (a, b)]
     return [*found, *["curves"] * (points[0] != points[1])]
+
+
+if __name__ == "__main__":  # the environment says what to do, as processes of DDP are started by the same words
+    if "KILL_AT" in os.environ:
+        kill_at(int(os.environ["KILL_AT"]), int(os.environ["KILL_BY"]))
+    importlib.import_module(f"leyden.{os.environ['VERB']}").main()

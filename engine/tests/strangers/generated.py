@@ -6,11 +6,10 @@ a lost one changes bits: the module scales its loss by it, data scale their samp
 
 import copy
 import functools
-import importlib.util
+import importlib
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -35,13 +34,7 @@ TIMES = {
 }
 EACH_STEP = ("step", "replaced", "alias")
 
-_spec = importlib.util.spec_from_file_location(
-    "stranger_package", Path(__file__).parent / "site-packages" / "stranger_package.py"
-)
-assert _spec
-assert _spec.loader
-stranger_package = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(stranger_package)
+stranger_package = importlib.import_module("tests.strangers.site-packages.stranger_package")
 
 # What holds the value of the work that was made last, for who changes it from elsewhere.
 WHERE: dict[str, Any] = {}
@@ -163,20 +156,20 @@ class Stream(Held, IterableDataset):
 class Order(Held, Sampler):
     """A sampler."""
 
-    def __init__(self):
-        pass
-
     def __len__(self):
         return NUM
 
     def __iter__(self):
         if self.when == "epoch":
             self.change()
-        for n in range(NUM):
-            yield (int(self.use() * 1000) + 7 * n) % NUM
+        for n in range(len(self)):
+            yield self.chosen(n)
+
+    def chosen(self, n):
+        return (int(self.use() * 1000) + 7 * n) % NUM
 
 
-class Batches(Held, BatchSampler):
+class Batches(Order, BatchSampler):
     """A batch sampler."""
 
     def __init__(self):
@@ -185,12 +178,9 @@ class Batches(Held, BatchSampler):
     def __len__(self):
         return NUM // BATCH
 
-    def __iter__(self):
-        if self.when == "epoch":
-            self.change()
-        for n in range(len(self)):
-            first = int(self.use() * 1000) + n * BATCH
-            yield [each % NUM for each in range(first, first + BATCH)]
+    def chosen(self, n):
+        first = int(self.use() * 1000) + n * BATCH
+        return [each % NUM for each in range(first, first + BATCH)]
 
 
 class Collating(Held):
@@ -235,6 +225,9 @@ class Data(Held, PlainData):
         return self.make(*self.value) if self.make else super().train_dataloader()
 
 
+ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begins anew in each epoch by itself
+
+
 # Modules
 
 
@@ -242,30 +235,17 @@ def called(box):
     return box.use()
 
 
-def _in_attribute(name, made):
-    return lambda module, box: setattr(module, name, made(box))
-
-
-def _in_closure(module, box):
-    module.call = lambda: box.use()
-
-
-def _in_installed(module, box):
-    module.scheduler = stranger_package.Scheduler(box)
-
-
-MODULES: dict[str, Callable[[Any, Held], None]] = {
-    "object": _in_attribute("box", lambda box: box),
-    "in_object": _in_attribute("inner", Inner),
-    "in_list": _in_attribute("boxes", lambda box: [box]),
-    "in_tuple": _in_attribute("boxes", lambda box: (box, 1)),
-    "in_dict": _in_attribute("boxes", lambda box: {"a": {"b": box}}),
+# What an attribute of the module is, that has the value.
+MODULES: dict[str, Callable[[Held], Any]] = {
+    "object": lambda box: box,
+    "in_object": Inner,
+    "in_list": lambda box: [box],
+    "in_tuple": lambda box: (box, 1),
+    "in_dict": lambda box: {"a": {"b": box}},
     # Not looked at
-    "class": lambda module, box: setattr(type(module), "box", box),
-    "file": lambda module, box: globals().update(BOX=box),
-    "closure": _in_closure,
-    "partial": _in_attribute("call", lambda box: functools.partial(called, box)),
-    "installed": _in_installed,
+    "closure": lambda box: lambda: box.use(),
+    "partial": lambda box: functools.partial(called, box),
+    "installed": stranger_package.Scheduler,
 }
 
 
@@ -282,7 +262,11 @@ class Module(Held, Plain):
         elif holder == "state_dict":
             self.box = Keeping().hold(kind, time)
         elif holder in MODULES:
-            MODULES[holder](self, Box().hold(kind, time))
+            self.box = MODULES[holder](Box().hold(kind, time))
+        elif holder == "class":
+            type(self).box = Box().hold(kind, time)
+        elif holder == "file":
+            globals()["BOX"] = Box().hold(kind, time)
 
     def on_train_start(self):
         if self.holder in ("trainer", "optimizer"):
@@ -290,12 +274,7 @@ class Module(Held, Plain):
             there.box = Box().hold(*self.value)
 
     def on_train_epoch_start(self):
-        if WHERE["it"].when == "epoch" and self.holder not in (
-            "stream",
-            "sampler",
-            "batch_sampler",
-            "inner_sampler",
-        ):
+        if WHERE["it"].when == "epoch" and self.holder not in ITERATED:
             WHERE["it"].change()
 
     def on_validation_end(self):
@@ -327,13 +306,13 @@ class Holder(NamedTuple):
     kinds: tuple[str, ...] = ()
 
 
-ITERATED = ("step", "replaced", "epoch", "alias")
-TENSORS = ("tensor", "by_data")
-
+OF_ITERATED = ("step", "replaced", "epoch", "alias")
 HOLDERS = {
     "module": Holder("the module"),
     "layer": Holder("a layer"),
-    "buffer": Holder("a buffer with `persistent=False`", True, ("step", "replaced", "epoch", "once"), TENSORS),
+    "buffer": Holder(
+        "a buffer with `persistent=False`", True, ("step", "replaced", "epoch", "once"), ("tensor", "by_data")
+    ),
     "object": Holder("an object of the module"),
     "in_object": Holder("an object of such an object"),
     "in_list": Holder("an object in a list"),
@@ -348,10 +327,10 @@ HOLDERS = {
     "subset": Holder("a data set in a `Subset`"),
     "concatenated": Holder("a data set in a `ConcatDataset`"),
     "transform": Holder("a transform of the data set"),
-    "stream": Holder("an `IterableDataset`", True, ITERATED),
-    "sampler": Holder("a sampler", True, ITERATED),
-    "batch_sampler": Holder("a batch sampler", True, ITERATED),
-    "inner_sampler": Holder("a sampler in a batch sampler", True, ITERATED),
+    "stream": Holder("an `IterableDataset`", True, OF_ITERATED),
+    "sampler": Holder("a sampler", True, OF_ITERATED),
+    "batch_sampler": Holder("a batch sampler", True, OF_ITERATED),
+    "inner_sampler": Holder("a sampler in a batch sampler", True, OF_ITERATED),
     "collate": Holder("a `collate_fn`"),
     "class": Holder("a variable of a class", False),
     "file": Holder("a variable of a file", False),

@@ -34,31 +34,28 @@ def stacked(samples):
 
 
 class PlainData(L.LightningDataModule):
-    """Loaders of PyTorch. A subclass says what its training set, and its loader, are."""
+    """Loaders of PyTorch. A subclass says what its training set, and its loaders, are."""
 
     kind: type = Rows
-    options: dict = {}  # noqa: RUF012 - of the loader
-
-    def __init__(self, num_workers: int = 0):
-        super().__init__()
-        self.num_workers = num_workers
 
     def setup(self, stage):
         self.train = self.kind()
 
+    def loader(self, samples, **options):
+        return DataLoader(samples, BATCH, **options)
+
     def train_dataloader(self):
-        options = {"shuffle": True, **self.options}
-        return DataLoader(self.train, BATCH, num_workers=self.num_workers, **options)
+        return self.loader(self.train, shuffle=True)
 
     def val_dataloader(self):
-        return DataLoader(Rows(10, 1), BATCH)
+        return self.loader(Rows(10, 1))
 
     def test_dataloader(self):
-        return DataLoader(Rows(10, 2), BATCH)
+        return self.loader(Rows(10, 2))
 
 
-def network(width=8):
-    return nn.Sequential(nn.Linear(4, width), nn.ReLU(), nn.Dropout(0.2), nn.Linear(width, 1))
+def network(num_inputs=4):
+    return nn.Sequential(nn.Linear(num_inputs, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 1))
 
 
 class Plain(L.LightningModule):
@@ -80,8 +77,7 @@ class Plain(L.LightningModule):
         return self.loss(batch)
 
     def training_step(self, batch, batch_idx):
-        loss = self.train_loss(batch, batch_idx)
-        if loss is not None:
+        if (loss := self.train_loss(batch, batch_idx)) is not None:
             self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=BATCH)
         return loss
 

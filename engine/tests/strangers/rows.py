@@ -23,7 +23,7 @@ class Work(NamedTuple):
         about: As the page calls it.
         module: Its class, with its file.
         data: Its class, with its file; empty for none.
-        more: Overrides; `{place}` is a folder of each run.
+        more: Overrides.
         cells: What features come to that don't come to the same bits.
         names: Words of the announcement, one of which it must have.
         fork: The setting that its fork changes.
@@ -56,14 +56,9 @@ def callback(name, *more):
 
 
 BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
-BY_STEP = {
-    "resume": ANNOUNCED,
-    "fork": ANEW,
-}  # not looked at; of a fork there is no interrupted run to be compared with
+BY_STEP = {"resume": ANNOUNCED, "fork": ANEW}  # not looked at; a fork has no interrupted run to be compared with
 NEVER = dict.fromkeys(FEATURES, REFUSED)
-NO_WEIGHTS = {"resume": REFUSED, "evaluate": REFUSED, "fork": REFUSED}
 ALL_BUT_LENGTH = "trainer.limit_test_batches=1"  # with more steps, a fork would have another schedule
-MONITOR = "+callbacks.monitor._target_=leyden.pictures.curves.Monitor"  # it counts samples
 BY_EPOCH = "callbacks.checkpoint.every_n_steps=null"
 SELDOM = "callbacks.checkpoint.every_n_steps=8"  # what acts after some steps is seen by what it does
 
@@ -85,7 +80,7 @@ def generated(holder, kind, time):
 def outcome_of(text):
     """The cells of a row and the words of its announcement, by the last column of a table."""
     kind, _, names = text.partition(": ")
-    cells = {"same": {}, "named": BY_NAME, "seen": BY_STEP, "never": NEVER, "no weights": NO_WEIGHTS}
+    cells = {"same": {}, "named": BY_NAME, "seen": BY_STEP, "never": NEVER}
     return cells[kind], tuple(names.split(", ")) if names else (PARTED,) * (kind == "seen")
 
 
@@ -120,7 +115,7 @@ own_loader  =>  data:OwnLoader +data.loader=own BY_EPOCH  =>  a loader of an own
 ema  =>  EMA  =>  an average of weights in a list, and the best ones  =>  same
 finetuning  =>  plain.Plain +callbacks.stranger._target_=tests.strangers.stand_ins.Milestones  =>  `BaseFinetuning` by milestones  =>  same
 unfreezing  =>  Unfreezing  =>  `requires_grad`, `eval()`, dropout and rates by hand, by the epoch  =>  same
-growing  =>  MadeLate +task.hook=epoch  =>  a network that grows  =>  no weights
+growing  =>  MadeLate +task.hook=epoch  =>  a network that grows  =>  never
 configured  =>  MadeLate +task.hook=configure_model  =>  lazy layers and an LSTM, made in `configure_model`  =>  same
 setup  =>  MadeLate +task.hook=setup  =>  a network that is made in `setup`  =>  same
 denoising  =>  Denoising  =>  random numbers in all stages; `seed_everything` in `on_train_start`  =>  same
@@ -161,18 +156,15 @@ for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
         (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
         NEVER if mode == "sequential" else {},
     )
-STAND_INS["graph_batches"] = Work(
-    "batches that are graphs, whose class counts",
-    "stand_ins.OfAnyForm",
-    "stand_ins.Formed",
-    ("+data.form=graph", MONITOR),
-)
+more = ("+data.form=graph", "+callbacks.monitor._target_=leyden.pictures.curves.Monitor")  # it counts samples
+graphs = Work("batches that are graphs, whose class counts", "stand_ins.OfAnyForm", "stand_ins.Formed", more)
+STAND_INS["graph_batches"] = graphs
 TWO = "trainer=ddp trainer.strategy=ddp_find_unused_parameters_true trainer.accelerator=cpu trainer.devices=2"
 SETTINGS = read(
     f"""
 accumulation  =>  plain.Plain trainer.accumulate_grad_batches=3  =>  accumulated gradients with a last step of fewer  =>  same
 bf16  =>  plain.Plain trainer.precision=bf16-mixed  =>  `precision=bf16-mixed`  =>  same
-cosine  =>  Scheduled scheduler=cosine +task.way=engine  =>  `scheduler=cosine`  =>  same
+cosine  =>  Scheduled scheduler=cosine +task.way=list  =>  `scheduler=cosine`  =>  same
 val_check_interval  =>  Named +trainer.val_check_interval=4 VAL_LOSS  =>  `val_check_interval` that divides the epoch  =>  same
 val_check_within  =>  Named +trainer.val_check_interval=3 VAL_LOSS  =>  `val_check_interval` that does not: no validation at the end of an epoch  =>  never
 every_second_epoch  =>  Named +trainer.check_val_every_n_epoch=2 trainer.max_epochs=4 objective.metric=loss +task.train=loss +task.val=loss  =>  `check_val_every_n_epoch=2`, one name in training and validation  =>  same

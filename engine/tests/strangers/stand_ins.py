@@ -34,10 +34,10 @@ class Splits(PlainData):
             self.test, _ = random_split(Subset(Rows(60, 2), order), [10, 50])
 
     def val_dataloader(self):
-        return DataLoader(self.val, BATCH)
+        return self.loader(self.val)
 
     def test_dataloader(self):
-        return DataLoader(self.test, BATCH)
+        return self.loader(self.test)
 
 
 class SplitBySystem(PlainData):
@@ -73,10 +73,10 @@ class FromPool(PlainData):
     """A sampler that draws each index when it is asked for it, by the global state; validation in random order."""
 
     def train_dataloader(self):
-        return DataLoader(self.train, BATCH, sampler=Pool())
+        return self.loader(self.train, sampler=Pool())
 
     def val_dataloader(self):
-        return DataLoader(Rows(10, 1), BATCH, shuffle=True)
+        return self.loader(Rows(10, 1), shuffle=True)
 
 
 class Drawing(Rows):
@@ -91,35 +91,52 @@ class Drawing(Rows):
 class InWorkers(PlainData):
     """Samples that are drawn, and counted, in workers, which stay, as PyTorch Geometric's, or not."""
 
-    def __init__(self, num_workers: int = 2, stay: bool = True):
-        super().__init__(num_workers)
-        self.options = {"num_workers": num_workers, "persistent_workers": stay and num_workers > 0}
+    kind = Drawing
 
-    def train_dataloader(self):
-        return DataLoader(Drawing(), BATCH, shuffle=True, **self.options)
+    def __init__(self, stay: bool = True):
+        super().__init__()
+        self.stay = stay
+
+    def loader(self, samples, **options):
+        return super().loader(samples, num_workers=2, persistent_workers=self.stay, **options)
 
     def val_dataloader(self):
-        return DataLoader(Drawing(10, 1), BATCH, **self.options)
+        return self.loader(Drawing(10, 1))
 
 
-class Replacing(Plain):
-    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's."""
+class Whole(Plain):
+    """It brings its own data, as Lightning's examples of one file do; each hook of them is called once."""
+
+    def __init__(self, num: int = NUM, scheduler=None):
+        super().__init__()
+        self.num, self.scheduler, self.calls = num, scheduler, []
+
+    def prepare_data(self):
+        self.calls.append("prepare_data")
 
     def setup(self, stage):
+        self.calls.append(stage)
         if stage == "fit":
-            self.data = Rows()
+            self.data = Rows(self.num)
+
+    def train_dataloader(self):
+        return self.loader(self.data, shuffle=True)
+
+    loader, val_dataloader, test_dataloader = PlainData.loader, PlainData.val_dataloader, PlainData.test_dataloader
+
+    def on_train_start(self):
+        assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
+
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
+
+
+class Replacing(Whole):
+    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's."""
 
     def on_train_epoch_end(self):
         self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
-
-    def train_dataloader(self):
-        return DataLoader(self.data, BATCH, shuffle=True)
-
-    def val_dataloader(self):
-        return DataLoader(Rows(10, 1), BATCH)
-
-    def test_dataloader(self):
-        return DataLoader(Rows(10, 2), BATCH)
 
 
 STREAMS = {
@@ -173,22 +190,25 @@ class OwnLoader(PlainData):
         return Wandering() if self.loader == "own" else Prefetcher(super().train_dataloader())
 
 
-class Combined(PlainData):
-    """Two loaders of training at once, in one of Lightning's modes; two of validation."""
+class SeveralOfValidation(PlainData):
+    """Two loaders of validation, and of tests."""
+
+    def val_dataloader(self):
+        return [self.loader(Rows(10, 1)), self.loader(Rows(15, 3))]
+
+    test_dataloader = val_dataloader
+
+
+class Combined(SeveralOfValidation):
+    """Two loaders of training at once, too, in one of Lightning's modes."""
 
     def __init__(self, mode: str):
         super().__init__()
         self.mode = mode
 
     def train_dataloader(self):
-        both = {"a": DataLoader(Rows(), BATCH, shuffle=True), "b": DataLoader(Rows(25, 4), BATCH, shuffle=True)}
+        both = {"a": self.loader(Rows(), shuffle=True), "b": self.loader(Rows(25, 4), shuffle=True)}
         return both if self.mode == "none" else CombinedLoader(both, self.mode)
-
-    def val_dataloader(self):
-        return [DataLoader(Rows(10, 1), BATCH), DataLoader(Rows(15, 3), BATCH)]
-
-    def test_dataloader(self):
-        return self.val_dataloader()
 
 
 class OfSeveral(Plain):
@@ -262,17 +282,8 @@ class Formed(PlainData):
         super().__init__()
         self.collate = FORMS[form]
 
-    def loader(self, num, seed, shuffle=False):
-        return DataLoader(Rows(num, seed), BATCH, shuffle=shuffle, collate_fn=self.collate)
-
-    def train_dataloader(self):
-        return self.loader(NUM, 0, shuffle=True)
-
-    def val_dataloader(self):
-        return self.loader(10, 1)
-
-    def test_dataloader(self):
-        return self.loader(10, 2)
+    def loader(self, samples, **options):
+        return super().loader(samples, collate_fn=self.collate, **options)
 
 
 def inputs_and_targets(batch):
@@ -374,7 +385,7 @@ class MadeLate(Plain):
 
     def setup(self, stage):
         if self.net is None and self.hook == "setup":
-            self.net = network(self.trainer.datamodule.train.inputs.shape[1] * 2)
+            self.net = network(self.trainer.datamodule.train.inputs.shape[1])
 
     def on_train_epoch_start(self):
         if self.hook == "epoch" and self.current_epoch == 1 and len(self.net) == 4:
@@ -431,22 +442,43 @@ class ChangedLate(Plain):
 
 
 class Scheduled(Plain):
-    """A schedule of the engine's, one that follows a metric, or some in sequence over `estimated_stepping_batches`."""
+    """A schedule that is given, stepped in one of many ways; one that follows a metric, or some in sequence."""
 
-    def __init__(self, way: str, optimizer=torch.optim.Adam, scheduler=None):
+    def __init__(self, optimizer, way: str, scheduler=None):
         super().__init__()
         self.way, self.optimizer, self.scheduler = way, optimizer, scheduler
+        self.automatic_optimization = way != "by hand"
+
+    def training_step(self, batch, batch_idx):
+        if self.automatic_optimization:
+            return super().training_step(batch, batch_idx)
+        self.optimizers().zero_grad()
+        self.manual_backward(self.loss(batch))
+        self.optimizers().step()
+        self.lr_schedulers().step()
+        return None
 
     def configure_optimizers(self):
-        optimizer = self.optimizer(self.parameters())
-        if self.way == "engine":
-            return [optimizer], [self.scheduler(optimizer)]
+        optimizer, more = self.optimizer(self.parameters()), {}
+        schedule = self.scheduler(optimizer) if self.scheduler else None
+        if self.way == "lost":
+            return optimizer
+        if self.way in ("list", "by hand"):
+            return [optimizer], [schedule]
         if self.way == "metric":
-            schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
-            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
-        last = lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
-        schedule = lr_scheduler.SequentialLR(optimizer, [Warming(optimizer), last], [4])
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "frequency": 2}}
+            schedule, more = (
+                lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0),
+                {"monitor": "val/loss"},
+            )
+        if self.way == "within":
+            warm_up = lr_scheduler.ConstantLR(optimizer, 0.5, 2)
+            schedule = lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
+        if self.way == "sequence":
+            last = lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+            schedule = lr_scheduler.SequentialLR(optimizer, [Warming(optimizer), last], [4])
+        frequency = {"step": 1, "seldom": 5, "sequence": 2}.get(self.way)
+        more |= {"interval": "step", "frequency": frequency} if frequency else {}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
 
 
 class Warming(lr_scheduler.LambdaLR):
@@ -570,6 +602,8 @@ class EpochEnd(Plain):
 
     def train_loss(self, batch, batch_idx):
         loss = self.loss(batch)
+        if batch_idx == 0:
+            self.log("train/first", loss, batch_size=BATCH)
         self.outputs.append(loss.detach())
         self.metrics["max"].update(loss.detach())
         outputs = self(batch[0]).detach()
@@ -660,25 +694,40 @@ class Extra(nn.Module):
 
 
 class Named(Plain):
-    """Metrics by the names that most modules have; values for Lightning's finders; a layer that is not always used."""
+    """Metrics by the names that are given, without an empty one; values for Lightning's finders; a layer that is not always used."""
 
-    def __init__(self, train: str = "train_loss", val: str = "val_loss"):
+    def __init__(self, train: str = "train_loss", val: str = "val_loss", test: str = "test_loss", lr: float = 0.01):
         super().__init__()
-        self.train_name, self.val_name = train, val
-        self.lr, self.batch_size, self.other = 0.001, BATCH, nn.Linear(4, 1)
+        self.names = {"train": train, "val": val, "test": test}
+        self.lr, self.batch_size, self.other = lr, BATCH, nn.Linear(4, 1)
 
-    def train_loss(self, batch, batch_idx):
-        loss = self.loss(batch) + (self.other(batch[0]).square().mean() if batch_idx % 2 else 0)
-        self.log(self.train_name, loss, batch_size=BATCH)
-        if batch_idx == 0:
-            self.log("first_loss", loss, batch_size=BATCH)
+    def log_loss(self, stage, batch):
+        loss = self.loss(batch)
+        if name := self.names[stage]:
+            self.log(name, loss, batch_size=BATCH, on_step=False, on_epoch=True, sync_dist=stage != "train")
         return loss
 
-    def validation_step(self, batch, batch_idx):
-        self.log(self.val_name, self.loss(batch), batch_size=BATCH, sync_dist=True)
+    def training_step(self, batch, batch_idx):
+        return self.log_loss("train", batch) + (self.other(batch[0]).square().mean() if batch_idx % 2 else 0)
+
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log_loss("val", batch)
 
     def test_step(self, batch, batch_idx):
-        self.log("test_loss", self.loss(batch), batch_size=BATCH, sync_dist=True)
+        self.log_loss("test", batch)
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
+
+
+class EachSecond(Named):
+    """It logs its loss in each second validation, beginning with the first."""
+
+    num_validations = 0
+
+    def on_validation_start(self):
+        self.num_validations += 1
+
+    def validation_step(self, batch, batch_idx):
+        if self.num_validations % 2:
+            self.log_loss("val", batch)

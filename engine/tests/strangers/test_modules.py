@@ -3,45 +3,73 @@
 import sys
 import types
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK
+from tests.strangers.plain import Plain, PlainData, Rows
 from tests.training.test_start import curves
 
-DATA = ("data=own", "data._target_=tests.strangers.brought.Data", "trainer.max_epochs=2", "callbacks=bare")
+HERE = "tests.strangers.test_modules"
+OWN = ("task=own", "data=own", "data._target_=tests.strangers.plain.PlainData")
 
 
 def module(name, *more):
-    return ("task=own", f"task._target_=tests.strangers.brought.{name}", *DATA, *more)
+    target = f"{HERE}.{name}" if name in globals() and name != "Plain" else f"tests.strangers.stand_ins.{name}"
+    return (*OWN, f"task._target_={target}", "trainer.max_epochs=2", "callbacks=bare", *more)
 
 
-def alone(name, data):
-    return ("task=own", f"task._target_=tests.strangers.brought.{name}", f"data={data}")
+class Broken(Plain):
+    """It asks for a value, and has a bug further down."""
+
+    def __init__(self):
+        super().__init__()
+        torch.ones(1).item()
+        self.layer = nn.Linear(4, self.num_targets)
 
 
-# What is known only by values.
+class Validating(Plain):
+    """It has a loader for validation alone."""
+
+    def val_dataloader(self):
+        return DataLoader(Rows(), 10)
+
+
+class Peeking(nn.Module):
+    """A network that asks for a value on its way."""
+
+    def __init__(self, num_classes: int):
+        super().__init__()
+        self.layer = nn.Linear(784, num_classes)
+
+    def forward(self, images):
+        return self.layer(images.flatten(1) / max(1.0, images.max().item()))
+
+
+class Untestable(L.LightningDataModule):
+    """Data without a test set."""
+
+    kind, loader = Rows, PlainData.loader
+    setup, train_dataloader, val_dataloader = PlainData.setup, PlainData.train_dataloader, PlainData.val_dataloader
 
 
 def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
-    own = ("model._target_=tests.strangers.brought.Peeking", "~model.hidden_sizes", "~model.dropout")
+    own = (f"model._target_={HERE}.Peeking", "~model.hidden_sizes", "~model.dropout")
     code, _, err = cli("train", *QUICK[:3], *QUICK[4:], *own, "dry_run=true")
     assert code == 0, err
 
 
 def test_its_bugs_show_in_the_checks_as_in_training(train):
-    _, _, checked = train("a", *module("Broken"), "dry_run=true", code=2)
-    _, _, trained = train("a", *module("Broken"), code=2)
-    for err in (checked, trained):
+    for more in ("dry_run=true", "dry_run=false"):
+        _, _, err = train("a", *module("Broken"), more, code=2)
         assert "task: AttributeError: 'Broken' object has no attribute 'num_targets'" in err
-        assert "brought.py:" in err
+        assert "test_modules.py:" in err
         assert "meta" not in err
-
-
-# The other package of the same classes.
 
 
 def test_a_class_of_pytorch_lightning_is_named_as_such(train, monkeypatch):
@@ -55,58 +83,40 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, monkeypatch):
     assert len(err.splitlines()) == 1
 
 
-# Facts.
+UNHELD = "tokenizer is a builtins.object; facts must be tensors, arrays and plain values"
+FACTS = {
+    "num_outputs": (100, "data: facts.num_outputs: is Leyden's own name"),
+    "tokenizer": (object(), f"data.facts: {UNHELD}"),
+}
 
 
-def test_a_fact_whose_name_is_taken_is_refused(train, monkeypatch):
-    from tests.strangers.brought import Data
-
-    monkeypatch.setattr(Data, "facts", {"num_outputs": 100}, raising=False)
-    _, _, err = train("a", *module("Plain"), code=2)
-    assert "data: facts.num_outputs: is Leyden's own name" in err
-    assert len(err.splitlines()) == 1
-
-
-def test_a_fact_that_no_checkpoint_could_hold_is_refused_before_training(train, monkeypatch):
-    from tests.strangers.brought import Data
-
-    monkeypatch.setattr(Data, "facts", {"tokenizer": object()}, raising=False)
+@pytest.mark.parametrize("name", FACTS)
+def test_a_fact_whose_name_is_taken_or_that_no_checkpoint_could_hold_is_refused(train, monkeypatch, name):
+    value, said = FACTS[name]
+    monkeypatch.setattr(PlainData, "facts", {name: value}, raising=False)
     run, _, err = train("a", *module("Plain"), code=2)
-    assert "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values" in err
+    assert said in err
+    assert len(err.splitlines()) == 1
     assert not run.directory.exists()
-
-
-# Loaders of its own.
 
 
 @pytest.mark.parametrize("typed", ["dry_run=true", "callbacks.checkpoint.every_n_steps=3"])
 def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch, typed):
-    from tests.strangers.brought import Data
-
-    loader = Data.train_dataloader
+    loader = PlainData.train_dataloader
 
     def asking(self):
         assert self.trainer.max_epochs == 2
         return loader(self)
 
-    monkeypatch.setattr(Data, "train_dataloader", asking)
+    monkeypatch.setattr(PlainData, "train_dataloader", asking)
     train("a", *module("Plain"), typed)
 
 
-def whole(*more):
-    return (
-        "task=own",
-        "task._target_=tests.strangers.brought.Whole",
-        "trainer.max_epochs=2",
-        "callbacks=bare",
-        *more,
-    )
-
-
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
-    train("a", *whole("data=module"), "dry_run=true")
-    chosen = ("data=module", "scheduler=cosine", "+task.num=50,100")
-    code, _, err = cli("train", "-m", *whole(*chosen), "sweep_name=s")
+    typed = ("task=own", *module("Whole")[3:])
+    train("a", *typed, "data=module", "dry_run=true")
+    more = ("data=module", "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
+    code, _, err = cli("train", "-m", *typed, *more)
     assert code == 0, err
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
@@ -115,11 +125,9 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
         assert state["T_max"] == run.result.optimizer_steps
 
 
-# Schedules.
-
-
 def scheduled(way, *more):
-    own = (f"+task.way={way}", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=8", "objective=null")
+    """A training of 80 steps."""
+    own = (f"+task.way='{way}'", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=10", "objective=null")
     return module("Scheduled", *own, *more)
 
 
@@ -127,12 +135,10 @@ def scheduled(way, *more):
 @pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # Lightning asks before the interval is set
 @pytest.mark.parametrize(("way", "choice"), [("list", "cosine"), ("plain", "onecycle"), ("step", "cosine")])
 def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(train, choice, way):
-    run, _, err = train(
-        "a", *scheduled(way, f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
-    )
+    more = (f"scheduler={choice}", "callbacks=default", "trainer.log_every_n_steps=1")
+    run, _, err = train("a", *scheduled(way, *more))
     rates = [value for _, name, value in curves(run) if name.startswith("lr")]
-    content = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)
-    (state,) = content["lr_schedulers"]
+    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
     assert state.get("T_max", state.get("total_steps")) == 80
     assert rates[-1] < 0.001
     assert max(rates) > 0.09
@@ -141,11 +147,9 @@ def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(tra
 
 @pytest.mark.parametrize("way", ["by hand", "lost"])
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
-    _, _, err = train("a", *scheduled(f"'{way}'", "scheduler=cosine"))
-    assert (
-        "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not at all"
-        in err
-    )
+    _, _, err = train("a", *scheduled(way, "scheduler=cosine"))
+    said = "is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not at all"
+    assert f"scheduler: {said}" in err
 
 
 OWN_LOADERS = "defines train_dataloader and val_dataloader and test_dataloader, which "
@@ -156,7 +160,10 @@ REFUSED = [
     (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
     (module("Whole"), f"task: Whole {OWN_LOADERS}"),
     (module("Validating"), "task: Validating defines val_dataloader, which "),
-    (alone("Plain", "module"), "data: Plain has no train_dataloader; choose data other than data=module"),
+    (
+        ("task=own", *module("Plain")[3:], "data=module"),
+        "data: Plain has no train_dataloader; choose data other than",
+    ),
     (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
     (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch; "),
     (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),
@@ -174,24 +181,19 @@ def test_what_does_not_fit_together_is_refused_in_a_line_before_training(train, 
 
 
 def test_a_fork_that_would_stand_elsewhere_is_refused(train, tmp_path):
-    arguments = module("Following", f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
-    train("parent", *module("Following"))
+    typed = module("Scheduled", "+task.way=metric")
+    train("parent", *typed)
+    arguments = (*typed, f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
     fork, _, err = train("fork", *arguments, "optimizer.lr=0.5", code=2)
-    assert (
-        "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer" in err
-    )
+    said = "a schedule that follows a metric can't be recomputed for different settings of the optimizer"
+    assert f"fork: {said}" in err
     assert fork.result.status == "failed"
     fork, *_ = train("other", *arguments)
     assert fork.result.status == "finished"
 
 
-# What next.
-
-
 def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
-    _, out, _ = train("a", *module("Plain"), "test=false")
-    assert "leyden evaluate" in out
-    lacking = ("data._target_=tests.strangers.brought.Untestable",)
-    _, out, _ = train("b", *module("Plain"), *lacking)
-    assert "next steps" in out
-    assert "leyden evaluate" not in out
+    for name, more in (("a", "test=false"), ("b", f"data._target_={HERE}.Untestable")):
+        _, out, _ = train(name, *module("Plain"), more)
+        assert "next steps" in out
+        assert ("leyden evaluate" in out) == (name == "a")

@@ -1,4 +1,4 @@
-"""Batches, loggers, strategies and loops of strangers: each works, or is refused in one line."""
+"""Batches, splits, strategies and loops of strangers: each works, or is refused in one line."""
 
 import lightning as L
 import pytest
@@ -11,6 +11,7 @@ from tests import records
 from tests.conftest import QUICK, SMALL
 from tests.strangers.stand_ins import FORMS, Combined, OfSeveral, TestedAtOnce
 from tests.training.test_start import curves
+from tests.training.test_start_exact import stopping
 
 
 def own(task, data, *more):
@@ -117,3 +118,30 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     loaders = CombinedLoader(data.test_dataloader(), mode)
     trainer.test(TestedAtOnce() if mode != "sequential" else OfSeveral(), loaders, verbose=False)
     assert bool(partial_test_message(trainer)) == isinstance(limit, int)
+
+
+def splits(*more, task="plain.Plain"):
+    return own(task, "stand_ins.SplitBySystem", "callbacks=bare", "callbacks.checkpoint.keep_all=true", *more)
+
+
+def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(
+    train, cli, tmp_path
+):
+    with stopping(11):
+        train("a", *splits(), code=1)
+    _, _, err = train("a", *splits(), code=2)
+    assert "the data differ from those that it was trained on: first batch of val" in err
+    train("a", *splits(), "exact=off")
+    code, _, err = cli("evaluate", f"run={tmp_path / 'a'}")
+    assert code == 2
+    assert "first batch of val differs from that in training" in err
+    _, _, err = train("b", *splits()[-2:], f"fork={tmp_path / 'a'}@1", "trainer.max_epochs=3")
+    assert "fork: the data differ" in err
+
+
+def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_first_step(train):
+    arguments = splits("+data.is_trained=true", task="stand_ins.SecondLoader")
+    with stopping(11):
+        train("a", *arguments, code=1)
+    _, _, err = train("a", *arguments)
+    assert "parts from the interrupted run at step 9" in err

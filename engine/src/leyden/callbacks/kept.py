@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.types import LRSchedulerConfig
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from leyden.callbacks.fingerprint import state_digest
+from leyden.callbacks.display import state_digest
 from leyden.config.errors import UserError
 from leyden.data.contract import sizes_of
 from leyden.exact.loaders import flatten_loaders

@@ -20,7 +20,7 @@ from leyden.exact.memory import PLAIN_NAMES, Mode, say
 from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, ModuleHooks, RunState
+from leyden.exact.state import BeforeEnd, RunState
 from leyden.exact.stop import Steps, Stop, leave
 
 
@@ -195,7 +195,7 @@ class Parts:
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
-        self.after = [ModuleHooks(), self.state, self.stop]
+        self.after = [self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""

@@ -12,18 +12,12 @@ import lightning as L
 import torch
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.connectors.logger_connector.result import (
-    _Metadata,
-    _ResultCollection,
-    _ResultMetric,
-    _Sync,
-)
+from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
 from torch import Tensor
 from torchmetrics import Metric
 
 # Metadata of a logged value, from the arguments of `self.log`; plain values only.
-OPTIONS: tuple[str, ...] = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "metric_attribute")
-OPTIONS += ("enable_graph", "add_dataloader_idx", "dataloader_idx")
+OPTIONS = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
 
 
 def logged_state(trainer: L.Trainer) -> dict[str, Any]:
@@ -46,41 +40,36 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
     return {"values": values, "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor]}
 
 
-class LoggedState:
-    """Logged results rebuilt from a state of `logged_state`; the constructor raises if the state is damaged."""
+def restore_logged(trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> list[Any]:
+    """Restore a state of `logged_state` in Lightning, and return the module's metrics that were logged as objects.
 
-    def __init__(self, trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> None:
-        self.trainer = trainer
-        self.values = {key: _result(trainer, value) for key, value in kept["values"].items()}
-        self.metrics: list[Any] = [module.get_submodule(name) for name in kept["metrics"] if name is not None]
+    Raises:
+        Exception: The state is damaged.
+    """
+    results, device = _results(trainer), trainer.strategy.root_device
+    for key, each in kept["values"].items():
+        name, is_builtin = each["reduce_fx"]  # a function of torch, or the builtin of the same name
+        if name not in ("mean", "sum", "max", "min"):
+            raise ValueError(f"values are not reduced by {name}")
+        reduce_fx = getattr(builtins if is_builtin else torch, name)
+        should, rank_zero_only = each["sync"]
+        options = {**each["options"], "sync_dist_fn": trainer.strategy.reduce, "rank_zero_only": rank_zero_only}
+        results.log(value=torch.zeros((), device=device), reduce_fx=reduce_fx, batch_size=1, **options)
+        results[key].meta.sync.should = should  # not before, since it would gather this zero
+        restore_metric(results[key], each["metric"])
+        # The last step's value, which Lightning logs again at each step.
+        results[key]._forward_cache = None if each["step"] is None else _copy_to(each["step"], device)
+    # Otherwise the first logged value would reset them, as results of the previous epoch.
+    trainer._logger_connector._first_loop_iter = True
+    return [module.get_submodule(name) for name in kept["metrics"] if name is not None]
 
-    def restore(self) -> None:
-        """Restore the results in Lightning."""
-        _results(self.trainer).update(self.values)
-        # Otherwise the first logged value would reset them, as results of the previous epoch.
-        self.trainer._logger_connector._first_loop_iter = True
 
-    def discard(self) -> None:
-        """Undo `restore`, as the restored results belong to an epoch that is complete."""
-        _results(self.trainer).clear()
-        self.trainer._logger_connector._first_loop_iter = None
-        for metric in self.metrics:
-            metric.reset()
-
-
-def _result(trainer: L.Trainer, kept: dict[str, Any]) -> _ResultMetric:
-    name, is_builtin = kept["reduce_fx"]  # a function of torch, or the builtin of the same name
-    if name not in ("mean", "sum", "max", "min"):
-        raise ValueError(f"values are not reduced by {name}")
-    meta = _Metadata(**kept["options"], reduce_fx=getattr(builtins if is_builtin else torch, name))
-    should, rank_zero_only = kept["sync"]
-    meta.sync = _Sync(_should=should, fn=trainer.strategy.reduce, rank_zero_only=rank_zero_only)
-    result = _ResultMetric(meta, is_tensor=True).to(trainer.strategy.root_device)
-    restore_metric(result, kept["metric"])
-    # The last step's value, which Lightning logs again at each step.
-    if isinstance(step := kept["step"], Tensor):
-        result._forward_cache = _copy_to(step, result.device)
-    return result
+def discard_logged(trainer: L.Trainer, metrics: list[Any]) -> None:
+    """Undo `restore_logged`, as the restored results belong to an epoch that is complete."""
+    _results(trainer).clear()
+    trainer._logger_connector._first_loop_iter = None
+    for metric in metrics:
+        metric.reset()
 
 
 def metric_state(metric: Metric) -> dict[str, Any]:

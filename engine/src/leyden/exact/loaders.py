@@ -176,10 +176,4 @@ def make_resumable(data: L.LightningDataModule) -> None:
 
 def flatten_loaders(loaders: Any) -> list[Any]:
     """Return a flat list of the loaders that a dataloader hook returned: one, or a nested collection."""
-    if isinstance(loaders, CombinedLoader):
-        return list(loaders.flattened)
-    if isinstance(loaders, dict):
-        loaders = list(loaders.values())
-    if isinstance(loaders, list | tuple):
-        return [loader for part in loaders for loader in flatten_loaders(part)]
-    return [loaders]
+    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)

@@ -87,8 +87,6 @@ def _hash(part: str, value: object) -> str | None:
 
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
-# Signals that end a process; Windows lacks the last one.
-ENDING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 TIMEOUT_S = 600  # of each start of a test of a few batches
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
@@ -148,9 +146,6 @@ class Starts:
 
     def _run(self, path: Path, kill_at: str) -> None:
         os.setsid()
-        for number in ENDING:
-            if signal.getsignal(number) != signal.SIG_IGN:
-                signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
         with self.output.open("wb") as to:
             os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
         os.environ.update({MARKS: str(path), KILL_AT: kill_at})

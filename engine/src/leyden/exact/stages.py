@@ -1,6 +1,6 @@
 """The stage that logged each metric, and the metrics of an epoch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -29,7 +29,7 @@ class Stages(L.Callback):
         self.names: dict[str, str] = {}  # `train` or `val`, by metric name
         self.epoch: dict[str, float] = {}  # metrics of the last epoch, including those of a validation within it
         self.has_validated = False
-        self._validation: dict[str, Tensor] = {}  # metrics of this epoch's last validation
+        self.validation: dict[str, Tensor] = {}  # metrics of this epoch's last validation so far
         self._validated_step = -1
         self._restored: dict[str, Tensor] = {}  # Lightning's metrics from the checkpoint
         self._reported: set[str] = set()  # names that were reported
@@ -59,7 +59,7 @@ class Stages(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Discard the previous epoch's validation metrics."""
-        self._validation = {}
+        self.validation = {}
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the validation's metrics, and the step that they belong to."""
@@ -67,7 +67,7 @@ class Stages(L.Callback):
             return
         found = trainer.callback_metrics
         names = validation_names(trainer)
-        self._validation = {name: found[name] for name in names if name in found}
+        self.validation = {name: found[name] for name in names if name in found}
         self._validated_step, self.has_validated = trainer.global_step, True
         self._record(trainer, names, "val")
 
@@ -75,15 +75,6 @@ class Stages(L.Callback):
         """Record the names logged in an incomplete epoch, since its curves are drawn."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._record(trainer, training_names(trainer), "train")
-
-    def is_validated(self, trainer: L.Trainer) -> bool:
-        """Return whether the current weights have been validated."""
-        return self._validated_step == trainer.global_step
-
-    @property
-    def validation(self) -> Mapping[str, Tensor]:
-        """Metrics of this epoch's last validation so far."""
-        return self._validation
 
     def by_stage(self, names: Collection[str]) -> dict[str, list[str]]:
         """Return these metric names by the stage that logged them.
@@ -103,10 +94,10 @@ class Stages(L.Callback):
         found = dict(trainer.callback_metrics)
         self._record(trainer, training, "train")
         trained = {name: value for name, value in found.items() if name in training and self.names[name] == "train"}
-        every = {**trained, **self._validation}
+        every = {**trained, **self.validation}
         values = {name: every[name].item() for name in found if name in every}
-        self.epoch, self.names, validated = trainer.strategy.broadcast((values, self.names, [*self._validation]))
-        if self.is_validated(trainer):
+        self.epoch, self.names, validated = trainer.strategy.broadcast((values, self.names, [*self.validation]))
+        if self._validated_step == trainer.global_step:  # the current weights
             return self.epoch
         return {name: value for name, value in self.epoch.items() if name not in validated}
 

@@ -44,36 +44,6 @@ MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are 
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
 
 
-class ModuleHooks(L.Callback):
-    """Calls the module's `on_train_batch_end` before a checkpoint of this step is written.
-
-    The hook may update an average of weights. Lightning calls it after all callbacks, so the checkpoint would lack
-    its changes.
-    """
-
-    def __init__(self) -> None:
-        self._hook: Callable[..., None] | None = None
-
-    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Take over the module's hook."""
-        if stage == "fit" and is_overridden("on_train_batch_end", pl_module):
-            self._hook = pl_module.on_train_batch_end
-            pl_module.on_train_batch_end = _no_op  # type: ignore[method-assign]
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Return the hook to the module."""
-        if self._hook:
-            del pl_module.on_train_batch_end
-            self._hook = None
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Call the hook."""
-        if self._hook:
-            self._hook(outputs, batch, batch_idx)
-
-
 def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
     """Do nothing, in place of a hook that was already called."""
 
@@ -100,21 +70,12 @@ def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Te
 class BeforeEnd(L.Callback):
     """Looks at the module before other callbacks, and the module, change it in `on_train_end`; first of all callbacks.
 
-    It also counts a batch that is None, before a checkpoint is saved.
-
     Args:
         state: The callback that compares.
     """
 
     def __init__(self, state: "RunState") -> None:
         self._state = state
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Count a batch that is None."""
-        if batch is None:
-            lightning.count_skipped_batch(trainer)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the module."""
@@ -142,7 +103,7 @@ class RunState(L.Callback):
     def __init__(self, seed: int, exact: Mode = "report", *, is_fork: bool = False) -> None:
         self.seed, self.reporter, self.is_fork = seed, Reporter(exact), is_fork
         self.is_restored = False  # true from the first batch on
-        self._logged: lightning.LoggedState | None = None  # logged results of the interrupted epoch
+        self._logged: list[Any] | None = None  # metrics that the interrupted epoch has logged
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
         self._same_seed = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
@@ -153,6 +114,7 @@ class RunState(L.Callback):
         self._set_up: Tensor | None = None  # those among them that start hooks have set
         self.at_end: dict[Path, str] = {}  # digests of the module's attributes before hooks of the end
         self._accumulate = 1
+        self._hook: Callable[..., None] | None = None  # the module's `on_train_batch_end`
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
 
     def digests(self, module: L.LightningModule) -> dict[Path, str]:
@@ -160,7 +122,7 @@ class RunState(L.Callback):
         return self._guarded("module", lambda: _of_module(module).digests, {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Store the trainer, for the rank, and the module, for its metrics; seed each rank above 0 differently."""
+        """Store trainer and module, and take over a hook of it; seed each rank above 0 differently."""
         self._trainer: L.Trainer = trainer
         self._module = pl_module
         if stage == "fit" and trainer.global_rank > 0:
@@ -170,6 +132,28 @@ class RunState(L.Callback):
             torch.manual_seed(seeds[2])
         if stage == "fit":
             seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
+            if is_overridden("on_train_batch_end", pl_module):
+                self._hook = pl_module.on_train_batch_end
+                pl_module.on_train_batch_end = _no_op  # type: ignore[method-assign]
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Return its hook to the module."""
+        if self._hook:
+            del pl_module.on_train_batch_end
+            self._hook = None
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Call the module's hook before a checkpoint of this step is written, and count a batch that is None.
+
+        The hook may update an average of weights. Lightning would call it after all callbacks, so the checkpoint would
+        lack its changes.
+        """
+        if self._hook:
+            self._hook(outputs, batch, batch_idx)
+        if batch is None:
+            lightning.count_skipped_batch(trainer)
 
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -196,7 +180,6 @@ class RunState(L.Callback):
                     lightning.restore_metric(metric, self._resumed["metrics"][name])
                 except Exception as error:
                     self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        self._logged = lightning.LoggedState(self._trainer, self._module, self._resumed["logged"])
         if self._trainer.strategy.restore_checkpoint_after_setup:  # then this hook has been called before
             self.on_fit_start(self._trainer, self._module)
 
@@ -207,8 +190,8 @@ class RunState(L.Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
-        if self._logged:
-            self._logged.restore()
+        if self._resumed:
+            self._logged = lightning.restore_logged(trainer, pl_module, self._resumed["logged"])
         self._fix_order_of_sums(trainer)
         strategy, original = trainer.strategy, trainer.strategy.on_train_start
 
@@ -354,8 +337,8 @@ class RunState(L.Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Discard the restored results; Lightning calls this hook in a new epoch, not in a resumed one."""
-        if self._logged:
-            self._logged.discard()
+        if self._logged is not None:
+            lightning.discard_logged(trainer, self._logged)
             self._logged = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -41,7 +41,7 @@ DISPLAY_KEYS = (
 INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
 INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs", "categories"}
 # Callbacks that never change weights or metrics: all of `leyden.pictures`, and these.
-DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.callbacks.fingerprint")
+DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display")
 DISPLAY_CALLBACKS = (
     "RichProgressBar",
     "TQDMProgressBar",
