@@ -176,4 +176,10 @@ def make_resumable(data: L.LightningDataModule) -> None:
 
 def flatten_loaders(loaders: Any) -> list[Any]:
     """Return a flat list of the loaders that a dataloader hook returned: one, or a nested collection."""
-    return list((loaders if isinstance(loaders, CombinedLoader) else CombinedLoader(loaders)).flattened)
+    if isinstance(loaders, CombinedLoader):  # to make one warns, with PyTorch 2.13
+        return list(loaders.flattened)
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        return [loader for part in loaders for loader in flatten_loaders(part)]
+    return [loaders]
