@@ -6,21 +6,13 @@ import pytest
 
 from leyden.scheduler import slurm as of_library
 from tests import ENGINE
-from tests.cluster.test_cluster import QUICK, runs, submit
+from tests.cluster.test_cluster import SHORT, failing, runs, submit
 from tests.conftest import finish
-from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.cluster
-FEW = (*QUICK, "trainer.max_epochs=1")
 SITES = re.findall(
     r"^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text(), re.M | re.S
 )
-
-
-def failing(process):
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2, output
-    return output
 
 
 def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
@@ -28,39 +20,42 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
 ):
     """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    output = failing(submit(tmp_path, *FEW, "seed=0,1"))
+    output = failing(submit(tmp_path, *SHORT, "seed=0,1"))
     assert "Please give an account: --account=physics" in output
     assert not runs(tmp_path)
     text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
     (tmp_path / "conf" / "cluster").mkdir(parents=True)
     (tmp_path / "conf" / "cluster" / "site.yaml").write_text(text)
-    finish(submit(tmp_path, *FEW, "seed=0", "--config-dir", str(tmp_path / "conf"), cluster="site", anew=True))
+    finish(submit(tmp_path, *SHORT, "seed=0", "--config-dir", str(tmp_path / "conf"), cluster="site", anew=True))
     (run,) = runs(tmp_path)
     assert run.result.status == "finished"
     assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
 
 
 def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
-    asked = (*FEW, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited")
+    asked = (*SHORT, "seed=0,1,2,3,4,5,6,7", "cluster.qos=limited")
     assert "MaxSubmit" in failing(submit(tmp_path, *asked))
     assert not runs(tmp_path)
     finish(submit(tmp_path, *asked, "cluster.num_jobs=3"))
     assert [run.result.status for run in runs(tmp_path)] == ["finished"] * 8
 
 
-NEVER = {
+REFUSED = {  # the last one is submitted, and never starts
+    "Slurm rejects the job: sbatch: error: .*invalid partition": ("cluster.partition=nowhere",),
+    "Slurm rejects the job: sbatch: error: Memory": ("cluster.mem_gb=1000",),
     "PartitionTimeLimit|more than the time limit|time limit": ("cluster.partition=short", "cluster.time_min=10"),
     "DependencyNeverSatisfied": ("+cluster.options.dependency=afterok:{}",),
 }
 
 
-@pytest.mark.parametrize("why", NEVER)
-def test_a_job_that_can_never_start_ends_with_a_line(slurm, tmp_path, mnist_root, why):
+def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path, mnist_root):
     failed = slurm.submit("exit 1")
     slurm.wait(failed, "FAILED")
-    output = failing(submit(tmp_path, *FEW, "seed=0", *(each.format(failed) for each in NEVER[why])))
-    assert re.search(why, output)
-    assert "Traceback" not in output
+    for why, arguments in REFUSED.items():
+        output = failing(submit(tmp_path, *SHORT, "seed=0", *(each.format(failed) for each in arguments)))
+        assert re.search(why, output, re.IGNORECASE), output
+        assert "Traceback" not in output
+        assert not ("rejects" in why and runs(tmp_path))
     assert not slurm.run("squeue", "-h", "-t", "PD")
 
 

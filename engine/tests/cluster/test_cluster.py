@@ -55,6 +55,27 @@ def last_step(run):
     return int(points[-1][0]) if points else 0
 
 
+def training(slurm, tmp_path, *arguments):
+    """A sweep as a process, and its only run, which is in its second epoch."""
+    process = submit(tmp_path, *LONG, *arguments)
+    run = the_run(slurm, tmp_path)
+    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+    return process, run
+
+
+def failing(process):
+    """The output of a command that must end with a mistake."""
+    output, _ = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 2, output
+    return output
+
+
+def was_saved_at_its_step(run):
+    """Whether the run was resumed from the step at which it stopped, not from the end of the epoch before."""
+    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
+    return int(step) > IN_SECOND_EPOCH and int(step) % NUM_STEPS != 0
+
+
 @pytest.fixture(scope="module")
 def whole(slurm, tmp_path_factory, mnist_root):
     """The long run, never stopped."""
@@ -105,18 +126,12 @@ def requeue(slurm, job):
 @pytest.mark.matrix
 @pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
 def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
-    process = submit(tmp_path, *LONG)
-    run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+    process, run = training(slurm, tmp_path)
     disturb(slurm, run.submission["job_id"])
     output = finish(process)
     assert run.result.requeues == 1
-    # It was saved at the step at which it stopped, not at the end of the epoch before.
-    log = log_of(run)
-    assert "Interrupted. " in log
-    (step,) = re.findall(r"resumes from \S+, step (\d+)", log)
-    assert int(step) > IN_SECOND_EPOCH
-    assert int(step) % NUM_STEPS != 0
+    assert "Interrupted. " in log_of(run)
+    assert was_saved_at_its_step(run)
     assert len(run.starts) == 3  # the submission, and two in the job
     assert_the_same(run, whole)
     assert "1/1 jobs, 0 failed" in output
@@ -187,9 +202,7 @@ def log_of(run):
 
 
 def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
-    process = submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2")
-    run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+    process, run = training(slurm, tmp_path, *NODES, "trainer.max_epochs=2")
     usr1(slurm, run.submission["job_id"])
     finish(process)
     assert run.result.requeues == 1
@@ -229,9 +242,7 @@ def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
 @pytest.mark.parametrize("rank", [0, 1])
 def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path, rank):
     """The others fail, too, since it has broken the connections; nothing is requeued."""
-    process = submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (rank, "false"))
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
+    output = failing(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (rank, "false")))
     (run,) = runs(tmp_path)
     assert (run.result.error.type, run.result.error.message) == ("KeyError", "'of this process alone'")
     assert "KeyError: 'of this process alone'" in output
@@ -254,8 +265,7 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
     victim = runs(tmp_path)[2]
     slurm.wait(victim.submission["job_id"], "RUNNING")
     slurm.run("scancel", victim.submission["job_id"])
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
+    output = failing(process)
     assert "1 of 4 jobs failed" in output
     assert "is CANCELLED without a result" in output
     assert victim.submission["log"] in output
@@ -326,14 +336,6 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     assert "xyzzy" not in str(run.starts[-1]["git"])
 
 
-def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path, mnist_root):
-    for argument, words in (("cluster.partition=nowhere", "invalid partition"), ("cluster.mem_gb=1000", "Memory")):
-        output, _ = (process := submit(tmp_path, *SHORT, argument)).communicate(timeout=TIMEOUT_S)
-        assert process.returncode == 2
-        assert f"cluster: Slurm rejects the job: sbatch: error: {words}".lower() in output.lower()
-        assert not runs(tmp_path)
-
-
 def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     root = tmp_path / "data"
     shutil.copytree(mnist_root, root)
@@ -360,15 +362,10 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
 
 
 def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
-    process = submit(tmp_path, *LONG, "cluster.max_requeues=0")
-    run = the_run(slurm, tmp_path)
-    slurm.wait_for(lambda: last_step(run) > 20, "training")
+    process, run = training(slurm, tmp_path, "cluster.max_requeues=0")
     usr1(slurm, run.submission["job_id"])
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
-    assert "requeued 1 times, more than cluster.max_requeues=0" in output
-    assert run.result.status == "failed"
-    assert run.result.requeues == 1
+    assert "requeued 1 times, more than cluster.max_requeues=0" in failing(process)
+    assert (run.result.status, run.result.requeues) == ("failed", 1)
 
 
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):

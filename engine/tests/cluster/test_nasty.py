@@ -1,6 +1,5 @@
 """Clusters as sites have them: limits, purged jobs, preemption by SIGTERM, submission from within a job."""
 
-import re
 import signal
 import sys
 from pathlib import Path
@@ -8,20 +7,18 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.test_cluster import (
-    IN_SECOND_EPOCH,
     LONG,
     SHORT,
     assert_the_same,
-    last_step,
-    log_of,
+    failing,
     preempt,
     runs,
     submit,
-    the_run,
+    training,
+    was_saved_at_its_step,
     whole,  # noqa: F401
 )
 from tests.conftest import finish
-from tests.forks import TIMEOUT_S
 
 pytestmark = pytest.mark.cluster
 
@@ -32,9 +29,7 @@ def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     container.write_text('#!/bin/sh\nPATH=/nowhere exec "$@"\n')
     container.chmod(0o755)
     setup = "cluster.setup=['set -euo pipefail']"
-    process = submit(tmp_path, *LONG, f"cluster.python='{container} {sys.executable}'", setup)
-    run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+    process, run = training(nasty_slurm, tmp_path, f"cluster.python='{container} {sys.executable}'", setup)
     nasty_slurm.run("scancel", "--signal=USR1", run.submission["job_id"])
     finish(process)
     assert run.result.requeues == 1
@@ -54,31 +49,17 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     assert "2/2 jobs, 0 failed" in finish(process)
 
 
-def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
-    process = submit(tmp_path, *LONG)
-    run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
+@pytest.mark.parametrize("partition", ["test", "cheap"])
+def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition):  # noqa: F811
+    """By Slurm, or with PreemptMode=CANCEL by the same command."""
+    process, run = training(nasty_slurm, tmp_path, f"cluster.partition={partition}")
     preempt(nasty_slurm, None)
+    if partition == "cheap":
+        assert "1 of 1 jobs failed" in failing(process)
+        process = submit(tmp_path, *LONG, "cluster.partition=cheap")
     finish(process)
-    assert run.result.requeues == 1
-    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
-    assert int(step) > IN_SECOND_EPOCH
-    assert_the_same(run, whole)
-
-
-def test_preempted_for_good_the_same_command_resumes(nasty_slurm, tmp_path, whole):  # noqa: F811
-    """PreemptMode=CANCEL."""
-    process = submit(tmp_path, *LONG, "cluster.partition=cheap")
-    run = the_run(nasty_slurm, tmp_path)
-    nasty_slurm.wait_for(lambda: last_step(run) > IN_SECOND_EPOCH, "the second epoch")
-    preempt(nasty_slurm, None)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
-    assert "1 of 1 jobs failed" in output
-    finish(submit(tmp_path, *LONG, "cluster.partition=cheap"))
-    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
-    assert int(step) > IN_SECOND_EPOCH
-    assert run.result.requeues == 0
+    assert run.result.requeues == (partition == "test")
+    assert was_saved_at_its_step(run)
     assert_the_same(run, whole)
 
 

@@ -70,3 +70,13 @@ def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_ea
     assert read == [["model=mlp"], ["model=cnn"]]
     (job,) = sweep.new_jobs([["seed=7", "hydra.verbose=true"]])
     assert job.overrides == ["seed=7"]
+
+
+def test_another_process_gets_values_and_a_node_neither_downloads_nor_begins_anew(composer):
+    typed = ["data.eval_batch_size=${data.batch_size}", "data.download=true"]
+    for resume, on_node in (("never", "auto"), ("changed", "changed")):
+        (job,) = Sweep(composer.config, launcher=None).new_jobs([[*typed, f"resume={resume}"]])
+        here, there = job.call("leyden.train").config, job.call("leyden.train", on_node=True).config
+        assert OmegaConf.to_container(here)["data"]["eval_batch_size"] == here.data.batch_size
+        assert (here.resume, here.data.download) == (resume, True)
+        assert (there.resume, there.data.download) == (on_node, False)

@@ -64,16 +64,8 @@ KEYS = [
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
 LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(lambda text: "'" + text.replace("'", "\\'") + "'")
 LEAVES |= st.text("ab1-_.+:|@?", min_size=1, max_size=8)
-VALUE = st.recursive(
-    LEAVES,
-    lambda inner: (
-        st.lists(inner, max_size=3).map(lambda values: f"[{','.join(values)}]")
-        | st.dictionaries(st.sampled_from("ab"), inner, max_size=2).map(
-            lambda pairs: "{" + ",".join(f"{key}:{value}" for key, value in pairs.items()) + "}"
-        )
-    ),
-    max_leaves=4,
-)
+VALUE = LEAVES | st.lists(LEAVES, max_size=3).map(lambda values: f"[{','.join(values)}]")
+VALUE |= LEAVES.map("{{a:{},b:1}}".format)
 OVERRIDE = st.tuples(st.sampled_from(KEYS), VALUE).map("=".join)
 
 

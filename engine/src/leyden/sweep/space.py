@@ -89,13 +89,11 @@ class Dimension:
         name: The key with its prefix, as in the override.
         choices: The overrides of each choice, by its text; empty for an interval.
         interval: Bounds of a number that a search draws; None for choices.
-        is_fixed: True if there is a single choice, given without sweep syntax, which is not searched.
     """
 
     name: str
     choices: dict[str, list[str]] = field(default_factory=dict)
     interval: Interval | None = None
-    is_fixed: bool = False
 
     @property
     def keys(self) -> set[str]:
@@ -120,31 +118,27 @@ class Space:
     """The settings of a grid or a search: combinations of the dimensions, and what a function returns for a trial.
 
     Args:
-        dimensions: The dimensions, including fixed ones.
-        function: Returns the overrides of a trial, in a search; None for the dimensions alone.
-
-    Attributes:
-        free: The dimensions that are not fixed.
         fixed: The overrides that all settings share.
+        free: The dimensions.
+        function: Returns the overrides of a trial, in a search; None for the dimensions alone.
 
     Raises:
         UserError: A key is set both by a setting and outside.
     """
 
     def __init__(
-        self, dimensions: Sequence[Dimension], function: "Callable[[BaseTrial], list[str]] | None" = None
+        self,
+        fixed: Sequence[str],
+        free: Sequence[Dimension],
+        function: "Callable[[BaseTrial], list[str]] | None" = None,
     ) -> None:
-        self.dimensions, self.function = dimensions, function
-        self.free = [dimension for dimension in dimensions if not dimension.is_fixed]
-        fixed = (each for dimension in dimensions if dimension.is_fixed for each in dimension.choices.values())
-        self.fixed = [override for overrides in fixed for override in overrides]
-        for rows in (each for each in dimensions if each.name == SETTINGS):
-            self._check_keys(SETTINGS, rows.keys, [each for each in dimensions if each is not rows])
+        self.fixed, self.free, self.function = fixed, free, function
+        for rows in (each for each in free if each.name == SETTINGS):
+            self._check_keys(SETTINGS, rows.keys, [each for each in free if each is not rows])
 
-    @staticmethod
-    def _check_keys(where: str, keys: set[str], dimensions: Iterable[Dimension]) -> None:
-        """Raise a `UserError` if a dimension sets one of the keys, too: only one of the two would take effect."""
-        if twice := keys & {key for dimension in dimensions for key in dimension.keys}:
+    def _check_keys(self, where: str, keys: set[str], others: Iterable[Dimension]) -> None:
+        """Raise a `UserError` if one of the keys is set outside, too: only one of the two would take effect."""
+        if twice := keys & {*map(key_of, self.fixed), *(key for each in others for key in each.keys)}:
             raise UserError(f"{where}: {min(twice)} is set outside, too; remove one of the two")
 
     def suggest(self, trial: "BaseTrial") -> list[str]:
@@ -152,7 +146,7 @@ class Space:
         found = [override for dimension in self.free for override in dimension.suggest(trial)]
         if self.function:
             of_function = self.function(trial)
-            self._check_keys(FUNCTION, {key_of(each) for each in of_function}, self.dimensions)
+            self._check_keys(FUNCTION, {key_of(each) for each in of_function}, self.free)
             found += of_function
         return found
 
@@ -170,7 +164,7 @@ class Space:
 
     @property
     def keys(self) -> set[str]:
-        """The keys of the dimensions that are not fixed."""
+        """The keys of the dimensions."""
         return {key for dimension in self.free for key in dimension.keys}
 
     @property
@@ -220,18 +214,22 @@ def read_space(
     if misplaced := {SETTINGS, FUNCTION} & {*(params or {})}:
         raise UserError(f"hydra.sweeper.params: {min(misplaced)} is a key of its own, outside of params")
     found: dict[str, Dimension] = {}
+    fixed: dict[str, str] = {}
     lines = [f"{key}={value}" for key, value in (params or {}).items()]
     for override in OverridesParser.create(config_loader=loader).parse_overrides([*lines, *arguments]):
         found.pop(name := override.get_key_element(), None)
-        dimension = _dimension(override, is_search=is_search)
-        if key_of(name) not in (SETTINGS, FUNCTION):  # they are read from the configuration
-            found[name] = dimension
+        fixed.pop(name, None)
+        if override.is_sweep_override():
+            found[name] = _dimension(override, is_search=is_search)
+        elif key_of(name) not in (SETTINGS, FUNCTION):  # they are read from the configuration
+            fixed[name] = f"{name}={override.get_value_element_as_str()}"
     rows, function = config.sweep.get("settings"), config.sweep.get("space")
     if rows is not None:
         found[SETTINGS] = _rows(rows)
     if function is not None and not is_search:
         raise UserError(f"{FUNCTION}={function}: is for a search, such as hydra/sweeper=optuna")
-    return Space(list(found.values()), None if function is None else space_function(function))
+    of_trial = None if function is None else space_function(function)
+    return Space([*fixed.values()], [*found.values()], of_trial)
 
 
 def _rows(node: Any) -> Dimension:
@@ -247,11 +245,8 @@ def _rows(node: Any) -> Dimension:
 
 
 def _dimension(override: Override, *, is_search: bool) -> Dimension:
-    """Return the dimension of an override; without sweep syntax it is fixed, with one choice."""
+    """Return the dimension of an override with sweep syntax."""
     line, name = override.input_line or "", override.get_key_element()
-    if not override.is_sweep_override():
-        text = override.get_value_element_as_str()
-        return Dimension(name, {text: [f"{name}={text}"]}, is_fixed=True)
     if is_launch_option(override.key_or_group):
         raise UserError(f"{line}: is the same for all jobs of a sweep; give one value")
     sweep: Any = override.value()
