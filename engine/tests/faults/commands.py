@@ -21,15 +21,7 @@ OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link
 
 
 class Started:
-    """A command that runs in a copy of this process.
-
-    Args:
-        verb: As `train`.
-        arguments: Overrides.
-        directory: For the file that takes the output.
-        cwd: The working directory.
-        before: What the process does first.
-    """
+    """A command, with what it does before, in a copy of this process; its output is a file in `directory`."""
 
     def __init__(self, verb, *arguments, directory, cwd=None, before=None, name="output"):
         self.output = Path(directory) / f"{name}.txt"
@@ -130,16 +122,6 @@ def at_step(step, act):
         Classification.training_step = training_step
 
     return before
-
-
-def num_operations(below, *arguments, directory):
-    """How many such operations a training has, which must succeed."""
-    counted = os.open(Path(directory) / "operations", os.O_WRONLY | os.O_CREAT)
-    before = on_operations(below, lambda n, name: os.write(counted, b"."))
-    code, output = call("train", *arguments, directory=directory, before=before)
-    assert code == 0, output
-    os.close(counted)
-    return (Path(directory) / "operations").stat().st_size
 
 
 def on_operations(below, act, *, only_writes=False):

@@ -1,3 +1,4 @@
+import contextlib
 import os
 import random
 import time
@@ -7,7 +8,7 @@ import pytest
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
 from tests.data import small
-from tests.faults.commands import call, num_operations
+from tests.faults.commands import call, on_operations
 
 
 @pytest.fixture(scope="session")
@@ -16,10 +17,34 @@ def seed():
     return int(os.environ.get("FAULTS_SEED") or random.SystemRandom().randrange(10**6))
 
 
+@pytest.fixture
+def rng(seed):
+    """A source of what a test draws; a failure shows its seed."""
+    print(f"FAULTS_SEED={seed}")
+    return random.Random(seed)
+
+
 @pytest.fixture(scope="session")
 def trials():
     """How much of a family is tried; FAULTS_N=100000 is all of it."""
     return int(os.environ.get("FAULTS_N", "40"))
+
+
+@pytest.fixture
+def trial():
+    """A context of one trial of many: what goes wrong in any of them is an error at the end."""
+    names, failures = [], []
+
+    @contextlib.contextmanager
+    def one(name):
+        names.append(name)
+        try:
+            yield
+        except Exception as error:
+            failures.append(f"{name}: {type(error).__name__}: {error}"[:3000])
+
+    yield one
+    assert not failures, f"{len(failures)} of {len(names)} failed\n" + "\n\n".join(failures[:20])
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +70,11 @@ class Whole:
     """A run that nothing happened to, its number of operations on files, and how long it took."""
 
     def __init__(self, folder, data):
-        self.data, self.run, began = data, folder / "run", time.monotonic()
-        self.num_operations = num_operations(self.run, *self.arguments(folder), directory=folder)
-        self.seconds = time.monotonic() - began
+        self.data, self.run, began, counted = data, folder / "run", time.monotonic(), folder / "operations"
+        count = on_operations(self.run, lambda number, name: counted.write_text(str(number)))
+        code, output = call("train", *self.arguments(folder), directory=folder, before=count)
+        assert code == 0, output
+        self.num_operations, self.seconds = int(counted.read_text()), time.monotonic() - began
 
     def arguments(self, folder):
         """What is typed for such a run in another folder."""

@@ -1,9 +1,9 @@
 """Disks that are full or read-only: a line says so, the last good checkpoint stays, and with space the run ends."""
 
+import contextlib
 import errno
 import functools
 import os
-import random
 import shutil
 import subprocess
 import sys
@@ -33,11 +33,9 @@ def fill(disk):
     """Fill a disk to its last byte."""
     with (disk / "filling").open("ab", buffering=0) as file:
         for size in (2**16, 1):
-            try:
+            with contextlib.suppress(OSError):
                 while True:
                     file.write(bytes(size))
-            except OSError:
-                pass
 
 
 def refuse_writing(below):
@@ -62,23 +60,20 @@ def interrupted(whole, folder, told, before, repair, output):
     shutil.rmtree(folder / "run")
 
 
-def test_a_disk_that_is_full_from_some_moment_on(disk, whole, tmp_path, trials, seed):
-    rng = random.Random(seed)
+def test_a_disk_that_is_full_from_some_moment_on(disk, whole, tmp_path, trials, rng):
+    emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
     for _ in range(max(4, trials // 5)):
         number = rng.randrange(whole.num_operations)
         before = at_operation(disk, number, lambda: fill(disk))
-        emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
-        interrupted(whole, disk, f"FAULTS_SEED={seed} full from {number} on", before, emptied, tmp_path)
+        interrupted(whole, disk, f"full from {number} on", before, emptied, tmp_path)
 
 
-def test_outputs_that_turn_read_only(whole, tmp_path, trials, seed):
-    rng = random.Random(seed)
+def test_outputs_that_turn_read_only(whole, tmp_path, trials, rng):
     (place := tmp_path / "place").mkdir()
     for _ in range(max(4, trials // 4)):
         number = rng.randrange(whole.num_operations)
         before = at_operation(place, number, lambda: sys.addaudithook(refuse_writing(place)))
-        told = f"FAULTS_SEED={seed} read-only from {number} on"
-        interrupted(whole, place, told, before, lambda: None, tmp_path)
+        interrupted(whole, place, f"read-only from {number} on", before, lambda: None, tmp_path)
 
 
 def test_outputs_that_are_read_only(disk, whole, tmp_path, data):
@@ -102,15 +97,13 @@ def test_outputs_that_are_read_only(disk, whole, tmp_path, data):
 
 
 def test_data_that_are_read_only(disk, whole, small_files, tmp_path, data):
-    shutil.copytree(small_files / "MNIST", tmp_path / "source")
-    given = [argument for argument in data if not argument.startswith("data.root")]
-    place = (f"data.root={disk}", f"run_dir={tmp_path}/run", f"outputs={tmp_path}")
+    typed = (*data[1:], f"data.root={disk}", f"run_dir={tmp_path}/run", f"outputs={tmp_path}")
     subprocess.run(["mount", "-o", "remount,size=40M", disk], check=True)
     shutil.copytree(small_files / "MNIST", disk / "MNIST")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)
-    code, output = call("train", *place, *given, directory=tmp_path)
+    code, output = call("train", *typed, directory=tmp_path)
     assert code == 0, output
     assert_same_bits(whole.run, tmp_path / "run")
-    code, output = call("train", *place, *given, "data=kmnist", "resume=never", directory=tmp_path)
+    code, output = call("train", *typed, "data=kmnist", "resume=never", directory=tmp_path)
     assert code == 2, output
     assert len(output.strip().splitlines()) == 1, output

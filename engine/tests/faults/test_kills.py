@@ -1,43 +1,106 @@
 """Killed at any file operation and started again, a run shows what one that was never killed shows."""
 
+import csv
 import os
-import random
+import re
 import shutil
 import signal
+import sys
+from collections import Counter
+from dataclasses import asdict, replace
 
 import pytest
+import torch
 from optuna.trial import TrialState
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2
 
 from leyden.run.directory import Run
+from leyden.run.result import read_points
 from leyden.sweep.search import open_study
 from tests.callbacks.events import hparams
-from tests.faults.commands import call, in_forks, on_operations
-from tests.faults.kills import shown, train
+from tests.faults import commands
+from tests.faults.commands import at_step, call, in_forks, on_operations
 
 pytestmark = pytest.mark.faults
 
 
-class StoppedError(OSError):
-    pass
+def kill(frame, event, arg):
+    """Kill this process at the first thing that happens when an operation on files is done."""
+    if frame.f_code.co_filename not in (__file__, commands.__file__):
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
-def failing():
-    """Let a training fail in its second epoch."""
-    from leyden.tasks import Classification
+def train(directory, *arguments, at=None, after=False, setup=None):
+    """Train `run` in a directory, be killed before or after an operation, and return the code, the operations and the output."""
+    directory.mkdir(exist_ok=True)
+    log = directory.with_suffix(".operations")
 
-    step = Classification.training_step
+    def before():
+        if setup:
+            setup()
+        seen = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
-    def failing_step(self, batch):
-        if self.global_step == 9:
-            raise StoppedError("the disk is gone")
-        return step(self, batch)
+        def act(number, name):
+            os.write(seen, f"{name}\n".encode())
+            if number - 1 == at:
+                sys.setprofile(kill) if after else os.kill(os.getpid(), signal.SIGKILL)
 
-    Classification.training_step = failing_step
+        on_operations(directory, act, only_writes=True)()
+
+    given = (f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments)
+    code, output = call("train", *given, directory=directory.parent, name=directory.name, before=before)
+    return code, log.read_text().splitlines(), output
+
+
+def shown(directory):
+    """All that a finished run shows, less what differs from start to start; each point must be there once."""
+    run = Run(directory / "run")
+    curves, events, values = read_points(run.directory / "metrics.csv"), Counter(), {}
+    for path in sorted(run.directory.glob("*/events.out.tfevents.*")):
+        for event in EventFileLoader(str(path)).Load():
+            for value in event.summary.value:
+                is_time = value.tag.startswith("time/")
+                tag = value.tag if is_time else f"{path.parent.name}:{value.tag}"
+                events[tag, event.step] += 1
+                values[tag, event.step] = None if is_time else value.tensor.SerializeToString()
+            if event.HasField("graph_def"):
+                events["graph", event.step] += 1
+    assert max(events.values()) == 1, {key: count for key, count in events.items() if count > 1}
+    assert max(Counter((step, metric) for step, metric, _ in curves).values()) == 1
+    assert not [path for path in directory.rglob("*") if re.search(r"\.(tmp|prepared)$", path.name)]
+    table = (run.directory / "metrics.csv").read_text().splitlines()
+    assert (table[0], len(table)) == ("step,metric,value", 1 + len(curves))
+    with (directory / "test_evaluations.csv").open(newline="") as file:  # a kill after one may make it again
+        tests = {(row["experiment"], row["checkpoint"], row["metrics"]) for row in csv.DictReader(file)}
+    return {
+        "result": asdict(replace(run.result, seconds=None, samples_per_second=None)),
+        "curves": [(step, name, None if name.startswith("time/") else value) for step, name, value in curves],
+        "events": {*events},
+        "values": values,
+        "row": hparams(run),
+        "test_evaluations": tests,
+        "checkpoints": {name: checkpoint(run.directory, name) for name in ("last", "best")},
+    }
+
+
+def checkpoint(directory, name):
+    """The bits that decide how a run goes on."""
+    content = torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
+    weights = {key: value.tolist() for key, value in content["state_dict"].items()}
+    kept = {key: state for key, state in content["callbacks"].items() if key in ("RunCheckpoint", "RankState")}
+    return str([weights, content["optimizer_states"], content["global_step"], kept])
+
+
+def fail_in_the_second_epoch():
+    def fail():
+        raise OSError("the disk is gone")
+
+    at_step(9, fail)()
 
 
 def moments(num_operations, num, rng):
-    """Places to kill at, pairs of an operation and whether after it; all that there are, or so many of them."""
+    """So many places to kill at: pairs of an operation and whether after it."""
     every = [(n, after) for n in range(num_operations) for after in (False, True)]
     return sorted(rng.sample(every, min(num, len(every))))
 
@@ -46,9 +109,7 @@ def differences(a, b):
     """What two runs show differently, in short lines."""
     found = []
     for key in a:
-        there, here = (
-            set(map(str, shown[key].items() if isinstance(shown[key], dict) else shown[key])) for shown in (a, b)
-        )
+        there, here = ({*map(str, each.items() if isinstance(each, dict) else each)} for each in (a[key], b[key]))
         if a[key] != b[key]:
             found.append(f"{key}: lost {sorted(there - here)}, new {sorted(here - there)}"[:500])
     return found
@@ -57,90 +118,63 @@ def differences(a, b):
 class Kills:
     """Runs that are killed at one or several moments, compared with one that was not."""
 
-    def __init__(self, folder, seed, *arguments):
-        self.folder, self.seed, self.arguments = folder, seed, arguments
-        self.failures, self.num = [], 0
+    def __init__(self, folder, trial, data):
+        self.folder, self.trial, self.arguments, self.num = folder, trial, data, 0
+        self.train_whole()
 
-    def whole(self):
+    def train_whole(self):
         code, self.operations, output = train(self.folder / "whole", *self.arguments)
         assert code == 0, output
         self.expected = shown(self.folder / "whole")
 
     def kill(self, *moments, begun=None, setup=None):
         """Kill at each of the moments, in a start each, then let it end, and compare."""
-        directory = self.folder / f"killed{self.num}"
         self.num += 1
-        if begun:
-            shutil.copytree(begun, directory)
-        history = []
-        for n, after in moments:
-            code, operations, output = train(directory, *self.arguments, at=n, after=after, setup=setup)
-            at = operations[-1] if operations else "it had ended"
-            history.append(f"{'after' if after else 'before'} {n} ({at})")
-            assert code in (-9, 0, 1), output  # it can have ended, or failed, before
-        try:
+        directory = self.folder / f"killed{self.num}"
+        with self.trial(f"killed at {moments}"):
+            if begun:
+                shutil.copytree(begun, directory)
+            for n, after in moments:
+                code, operations, output = train(directory, *self.arguments, at=n, after=after, setup=setup)
+                print(f"{directory.name}: {operations[-1:] or 'it had ended'}")
+                assert code in (-9, 0, 1), output  # it can have ended, or failed, before
             code, _, output = train(directory, *self.arguments)
             assert code == 0, output
-            problems = differences(self.expected, shown(directory))
-        except Exception as error:
-            problems = [f"{type(error).__name__}: {error}"]
-        if problems:
-            self.failures.append(
-                "\n".join([f"FAULTS_SEED={self.seed}, killed {', then '.join(history)}", *problems])
-            )
+            assert differences(self.expected, shown(directory)) == []
         shutil.rmtree(directory)
-
-    def end(self):
-        print(f"{self.num} trials, {len(self.failures)} failed")
-        assert not self.failures, "\n\n".join(self.failures)
 
 
 @pytest.fixture
-def kills(tmp_path, seed, data):
-    made = Kills(tmp_path, seed, *data)
-    made.whole()
-    return made
+def kills(tmp_path, trial, data):
+    return Kills(tmp_path, trial, data)
 
 
-def test_killed_once(kills, trials, seed):
-    for moment in moments(len(kills.operations), trials, random.Random(seed)):
+def test_killed_once_or_again_and_again(kills, trials, rng):
+    for moment in moments(len(kills.operations), trials, rng):
         kills.kill(moment)
-    kills.end()
-
-
-def test_killed_again_and_again(kills, trials, seed):
-    rng = random.Random(seed)
     for _ in range(min(trials // 4, 200)):
         # The end of a run is short, and there most that is written is not checked by a checkpoint.
-        kills.kill(
-            *(
-                (int(len(kills.operations) * rng.random() ** rng.choice((1, 0.2))), rng.random() < 0.5)
-                for _ in "abc"
-            )
-        )
-    kills.end()
+        places = [int(len(kills.operations) * rng.random() ** rng.choice((1, 0.2))) for _ in "abc"]
+        kills.kill(*((place, rng.random() < 0.5) for place in places))
 
 
-def test_killed_while_it_trains_longer(kills, trials, seed):
-    first = kills.folder / "whole"
+def test_killed_while_it_trains_longer(kills, trials, rng):
+    begun = kills.folder / "begun"
+    shutil.copytree(kills.folder / "whole", begun)
     kills.arguments = (*kills.arguments, "trainer.max_epochs=3")
-    shutil.copytree(first, kills.folder / "begun")
-    kills.whole()  # goes on
-    for moment in moments(len(kills.operations), trials // 4, random.Random(seed)):
-        kills.kill(moment, begun=kills.folder / "begun")
-    kills.end()
+    kills.train_whole()  # goes on
+    for moment in moments(len(kills.operations), trials // 4, rng):
+        kills.kill(moment, begun=begun)
 
 
-def test_killed_while_it_fails(kills, trials, seed):
-    rng = random.Random(seed)
-    code, operations, output = train(kills.folder / "failing", *kills.arguments, setup=failing)
+def test_killed_while_it_fails(kills, trials, rng):
+    code, operations, output = train(kills.folder / "failing", *kills.arguments, setup=fail_in_the_second_epoch)
     assert code == 1, output  # a bug, as any error in a step
     run = Run(kills.folder / "failing" / "run")
     assert (run.result.status, hparams(run)[1]) == ("failed", api_pb2.STATUS_FAILURE)
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
-        kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), setup=failing)
-    kills.end()
+        kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), setup=fail_in_the_second_epoch)
 
 
 NUM_TRIALS = 4
@@ -173,20 +207,16 @@ def searching(directory, *arguments, at):
     return code, output, operations.stat().st_size
 
 
-def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, seed):
-    rng = random.Random(seed)
+def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
     arguments = (*(each for each in data if "dropout" not in each), *SEARCHED)
     code, output, num_operations = searching(tmp_path / "whole", *arguments, at=None)
     assert code == 0, output
     for number in range(max(2, trials // 8)):
-        directory, history = tmp_path / str(number), []
-        for _ in range(rng.randint(1, 2)):
-            history.append(rng.randint(1, num_operations))
-            code, output, _ = searching(directory, *arguments, at=history[-1])
-            assert code in (-9, 0), output  # the second one has less to do
-        code, output, _ = searching(directory, *arguments, at=None)
-        told = f"FAULTS_SEED={seed}, killed at {history}: {output}"
-        assert code == 0, told
+        directory = tmp_path / str(number)
+        for at in (*rng.sample(range(1, num_operations), rng.randint(1, 2)), None):
+            code, output, _ = searching(directory, *arguments, at=at)
+            told = f"at {at}: {output}"
+            assert code == 0 or (code == -9 and at), told  # the second one has less to do
         found = open_study(directory / "sweeps" / "s").get_trials(deepcopy=False)
         complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
         assert len(complete) == NUM_TRIALS, told

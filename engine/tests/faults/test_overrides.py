@@ -17,13 +17,7 @@ from tests.faults.commands import call, is_clean
 
 pytestmark = pytest.mark.faults
 
-BASE = (
-    "trainer.max_steps=2",
-    "trainer.max_epochs=1",
-    "objective=null",
-    "model.hidden_sizes=[4]",
-    "data.batch_size=50",
-)
+BASE = ("trainer.max_steps=2", "trainer.max_epochs=1", "objective=null", "model.hidden_sizes=[4]")
 # What would start other processes, or jobs: those have tests of their own.
 ELSEWHERE = ("cluster", "sweep", "hydra")
 MANY = {"trainer.devices", "trainer.num_nodes", "trainer.strategy"}
@@ -76,12 +70,9 @@ def overrides(draw):
     return f"{draw(st.sampled_from(['', '', '', '+', '++']))}{key}={value}" if "+" not in key else f"{key}={value}"
 
 
-def limit_memory():
-    resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
-
-
 def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials, seed):
     place = tmp_path / "place"
+    few = lambda: resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))  # noqa: E731 - bytes of memory
 
     @settings(
         max_examples=2 * trials,
@@ -96,10 +87,9 @@ def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials
         place.mkdir()
         try:
             arguments = (f"run_dir={place / 'run'}", f"outputs={place}", *data, *BASE, *typed)
-            code, output = call("train", *arguments, directory=tmp_path, cwd=place, before=limit_memory)
+            code, output = call("train", *arguments, directory=tmp_path, cwd=place, before=few)
             assert is_clean(code, output), f"{typed}: {code}\n{output[-3000:]}"
-            stays = ("test_evaluations.",)
-            left = {path.name for path in place.iterdir() if not path.name.startswith(stays)}
+            left = {path.name for path in place.iterdir() if not path.name.startswith("test_evaluations.")}
             assert code == 0 or not left, f"{typed}: {left} is left"
         finally:
             shutil.rmtree(place)

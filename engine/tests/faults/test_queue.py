@@ -1,7 +1,6 @@
 """Slurm's commands answer in pieces, with other lines between, late or not at all: no traceback, and no job is taken for ended."""
 
 import os
-import random
 import re
 import shlex
 
@@ -59,12 +58,11 @@ def damaged(rng, lines):
     return out, code
 
 
-def test_no_job_is_taken_for_ended(answer, trials, seed):
-    rng = random.Random(seed)
+def test_no_job_is_taken_for_ended(answer, trials, rng):
     for n in range(5 * trials):
         truth = {f"{rng.randrange(1, 999)}_{task}": rng.choice(STATES) for task in range(rng.randrange(1, 5))}
         out, code = damaged(rng, [f"{job}|{state}|{reason}|" for job, (state, reason) in truth.items()])
-        told = f"FAULTS_SEED={seed}, trial {n}: {truth}\n{out!r}, {code}"
+        told = f"trial {n}: {truth}\n{out!r}, {code}"
         pause = 0 if n else 9
         answer("squeue", out, rng.choice([b"", b"slurm_load_jobs error: \xff\n"]), code, pause)
         for job, state in slurm.states([*truth]).items():
@@ -72,13 +70,13 @@ def test_no_job_is_taken_for_ended(answer, trials, seed):
             assert pause == 0, told
 
 
-def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, seed, tmp_path):
+def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_path):
     """It would be submitted again."""
-    rng, cluster = random.Random(seed), compose("cluster=slurm_cpu").cluster
+    cluster = compose("cluster=slurm_cpu").cluster
     for n in range(trials):
         out, code = damaged(rng, [rng.choice(["Submitted batch job 71", "Submitted batch job", ""])])
         error = rng.choice([b"", b"sbatch: error: QOSMaxSubmitJobPerUserLimit\n", b"\xff\n"])
-        told = f"FAULTS_SEED={seed}, trial {n}: {out!r}, {error!r}, {code}"
+        told = f"trial {n}: {out!r}, {error!r}, {code}"
         answer("sbatch", out, error, code)
         calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
         try:

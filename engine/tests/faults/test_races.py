@@ -2,10 +2,8 @@
 
 import csv
 import os
-import random
 import time
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
@@ -17,50 +15,39 @@ from tests.faults.commands import Started, at_operation, call, in_forks
 pytestmark = pytest.mark.faults
 
 
-def together(moment, then=None):
-    """Let a command begin at this moment, that of the others."""
+def at_once(*command, directory, then, num):
+    """So many processes that begin a command at the same moment."""
+    moment = time.monotonic() + 0.2
 
     def wait():
-        if then:
-            then()
+        then()
         time.sleep(max(0, moment - time.monotonic()))
 
-    return wait
+    return [Started(*command, directory=directory, before=wait, name=f"process{n}") for n in range(num)]
 
 
-def test_one_run(tmp_path, data, trials, seed):
-    rng = random.Random(seed)
+def test_one_run(tmp_path, data, trials, rng):
     for number in range(max(3, trials // 10)):
         folder = tmp_path / str(number)
         folder.mkdir()
         arguments = (f"run_dir={folder}/run", f"outputs={folder}", *data)
         slow = at_operation(folder / "run", 60, lambda: time.sleep(rng.choice((0, 4))))
-        moment = time.monotonic() + 0.2
-        num = rng.randint(2, 4)
-        before = together(moment, slow)
-        starts = [
-            Started("train", *arguments, directory=folder, before=before, name=f"process{n}") for n in range(num)
-        ]
+        starts = at_once("train", *arguments, directory=folder, then=slow, num=rng.randint(2, 4))
         ended = [started.end() for started in starts]
-        told = f"FAULTS_SEED={seed}: {ended}"
-        assert len(Run(folder / "run").starts) == 1, told
-        assert [output.count("epoch 1/2") for _, output in ended].count(1) == 1, told
+        assert len(Run(folder / "run").starts) == 1, ended
+        assert [output.count("epoch 1/2") for _, output in ended].count(1) == 1, ended
         holders = [f"in use by process {started.pid} on {os.uname().nodename}" for started in starts]
         for code, output in ended:
-            assert code == 0 or (code == 2 and any(holder in output for holder in holders)), told
-        assert [code for code, _ in ended].count(0) >= 1, told
+            assert code == 0 or (code == 2 and any(holder in output for holder in holders)), ended
+        assert [code for code, _ in ended].count(0) >= 1, ended
 
 
-def test_one_sweep(tmp_path, data, trials, seed):
+def test_one_sweep(tmp_path, data, trials):
     for number in range(max(2, trials // 20)):
         folder = tmp_path / str(number)
         folder.mkdir()
         arguments = ("-m", "seed=0,1", "sweep_name=x", f"outputs={folder}", *data)
-        moment = time.monotonic() + 0.2
-        both = [
-            Started("train", *arguments, directory=folder, before=together(moment, in_forks), name=f"sweep{n}")
-            for n in "ab"
-        ]
+        both = at_once("train", *arguments, directory=folder, then=in_forks, num=2)
         for code, output in [started.end() for started in both]:
             assert code == 0, output
             assert "Traceback" not in output
@@ -85,6 +72,6 @@ def test_each_test_evaluation_is_recorded(tmp_path, data):
                 os._exit(code)
         pids.append(pid)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
-    with Path(tmp_path / "test_evaluations.csv").open(newline="") as file:
+    with (tmp_path / "test_evaluations.csv").open(newline="") as file:
         recorded = Counter(row["checkpoint"] for row in csv.DictReader(file))
     assert recorded == {**{f"{n} {k}": 1 for n in range(8) for k in range(20)}, "best": 1}

@@ -1,6 +1,5 @@
 """A training is told to stop at any time, once or twice: no traceback, and the same command ends it with the same bits."""
 
-import random
 import signal
 import time
 
@@ -15,8 +14,7 @@ SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1]
 SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
 
-def test_told_at_any_time(tmp_path, whole, trials, seed):
-    rng = random.Random(seed)
+def test_told_at_any_time(tmp_path, whole, trials, rng):
     for n in range(max(8, trials // 3)):
         folder = tmp_path / str(n)
         folder.mkdir()
@@ -29,7 +27,7 @@ def test_told_at_any_time(tmp_path, whole, trials, seed):
             time.sleep(twice)
             started.send(number)
         code, output = started.end()
-        told = f"FAULTS_SEED={seed} {number.name} after {pause:.3f} s, twice {twice}: {code}\n{output}"
+        told = f"{number.name} after {pause:.3f} s, twice {twice}: {code}\n{output}"
         assert code in (0, 128 + number, -number), told
         assert "Traceback" not in output, told
         if (folder / "run").is_dir():  # those that a process leaves that is ended at once are another matter

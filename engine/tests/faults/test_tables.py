@@ -15,8 +15,10 @@ pytestmark = pytest.mark.faults
 
 GOOD = ["1", "-2.5", "1e3", "007", "0.1", " 3", "123456789", "-0", "9007199254740993"]
 ODD = [
-    *("1_0", "٣", "１", "", " ", "nan", "inf", "1e39"),
-    *("1e400", "1,5", "1.234,5", "0x10", "True", "é", "x\x00", "1 000"),
+    *["1_0", "٣", "１", "nan", "inf", "1e39", "1e400", "1,5", "1.234,5", "0x10", "True", "é", "x\x00"],
+    "",
+    " ",
+    "1 000",
 ]
 LABELS = [
     "1",
@@ -32,8 +34,14 @@ LABELS = [
     "٣",
     "12345678901234567890",
     "12345678901234567891",
+    "1.0",
+    "1e0",
+    "nan",
+    "True",
+    "a,b",
+    "a;b",
 ]
-LABELS += ["1.0", "1e0", "nan", "True", "a,b", "a;b", 'say "x"', "two\nlines", " 1", ""]
+LABELS += ['say "x"', "two\nlines", " 1", ""]
 NUMBER = re.compile(r"[ ]?[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
@@ -55,19 +63,8 @@ def as_csv(rng, x, y):
 
 def read(root, file, *, classes):
     """The numbers and targets of a table's rows, as they lie in it."""
-    made = [
-        Table(
-            str(root),
-            train=train,
-            file=file,
-            test_file=None,
-            test_size=0.4,
-            inputs=["x"],
-            targets="y",
-            classes=classes,
-        )
-        for train in (True, False)
-    ]
+    given = {"test_file": None, "test_size": 0.4, "inputs": ["x"], "targets": "y", "classes": classes}
+    made = [Table(str(root), train=train, file=file, **given) for train in (True, False)]
     order = np.random.default_rng(0).permutation(sum(len(each.data) for each in made))
     num = len(made[1].data)
     rows = np.argsort(np.concatenate([np.sort(order[num:]), np.sort(order[:num])]))
@@ -121,10 +118,8 @@ class Drawn:
         return "" if is_right else f"read as {found}, not {self.expected}"
 
 
-def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, trials, seed):
-    failures = []
+def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, trial, trials, seed):
     for n in range(5 * trials):
         drawn = Drawn(random.Random(f"{seed} {n}"))
-        if fault := drawn.fault(tmp_path):
-            failures.append(f"FAULTS_SEED={seed} {n}: {drawn.described}: {fault}")
-    assert not failures, f"{len(failures)} of {5 * trials} tables\n" + "\n\n".join(failures[:20])
+        with trial(f"FAULTS_SEED={seed} {n}: {drawn.described}"):
+            assert drawn.fault(tmp_path) == ""

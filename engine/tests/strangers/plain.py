@@ -41,17 +41,17 @@ class PlainData(L.LightningDataModule):
     def setup(self, stage):
         self.train = self.kind()
 
-    def loader(self, samples, **options):
+    def make_loader(self, samples, **options):
         return DataLoader(samples, BATCH, **options)
 
     def train_dataloader(self):
-        return self.loader(self.train, shuffle=True)
+        return self.make_loader(self.train, shuffle=True)
 
     def val_dataloader(self):
-        return self.loader(Rows(10, 1))
+        return self.make_loader(Rows(10, 1))
 
     def test_dataloader(self):
-        return self.loader(Rows(10, 2))
+        return self.make_loader(Rows(10, 2))
 
 
 def network(num_inputs=4):

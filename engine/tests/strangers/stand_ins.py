@@ -34,10 +34,10 @@ class Splits(PlainData):
             self.test, _ = random_split(Subset(Rows(60, 2), order), [10, 50])
 
     def val_dataloader(self):
-        return self.loader(self.val)
+        return self.make_loader(self.val)
 
     def test_dataloader(self):
-        return self.loader(self.test)
+        return self.make_loader(self.test)
 
 
 class SplitBySystem(PlainData):
@@ -73,10 +73,10 @@ class FromPool(PlainData):
     """A sampler that draws each index when it is asked for it, by the global state; validation in random order."""
 
     def train_dataloader(self):
-        return self.loader(self.train, sampler=Pool())
+        return self.make_loader(self.train, sampler=Pool())
 
     def val_dataloader(self):
-        return self.loader(Rows(10, 1), shuffle=True)
+        return self.make_loader(Rows(10, 1), shuffle=True)
 
 
 class Drawing(Rows):
@@ -97,11 +97,11 @@ class InWorkers(PlainData):
         super().__init__()
         self.stay = stay
 
-    def loader(self, samples, **options):
-        return super().loader(samples, num_workers=2, persistent_workers=self.stay, **options)
+    def make_loader(self, samples, **options):
+        return super().make_loader(samples, num_workers=2, persistent_workers=self.stay, **options)
 
     def val_dataloader(self):
-        return self.loader(Drawing(10, 1))
+        return self.make_loader(Drawing(10, 1))
 
 
 class Whole(Plain):
@@ -120,9 +120,13 @@ class Whole(Plain):
             self.data = Rows(self.num)
 
     def train_dataloader(self):
-        return self.loader(self.data, shuffle=True)
+        return self.make_loader(self.data, shuffle=True)
 
-    loader, val_dataloader, test_dataloader = PlainData.loader, PlainData.val_dataloader, PlainData.test_dataloader
+    make_loader, val_dataloader, test_dataloader = (
+        PlainData.make_loader,
+        PlainData.val_dataloader,
+        PlainData.test_dataloader,
+    )
 
     def on_train_start(self):
         assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
@@ -194,7 +198,7 @@ class SeveralOfValidation(PlainData):
     """Two loaders of validation, and of tests."""
 
     def val_dataloader(self):
-        return [self.loader(Rows(10, 1)), self.loader(Rows(15, 3))]
+        return [self.make_loader(Rows(10, 1)), self.make_loader(Rows(15, 3))]
 
     test_dataloader = val_dataloader
 
@@ -207,7 +211,7 @@ class Combined(SeveralOfValidation):
         self.mode = mode
 
     def train_dataloader(self):
-        both = {"a": self.loader(Rows(), shuffle=True), "b": self.loader(Rows(25, 4), shuffle=True)}
+        both = {"a": self.make_loader(Rows(), shuffle=True), "b": self.make_loader(Rows(25, 4), shuffle=True)}
         return both if self.mode == "none" else CombinedLoader(both, self.mode)
 
 
@@ -282,8 +286,8 @@ class Formed(PlainData):
         super().__init__()
         self.collate = FORMS[form]
 
-    def loader(self, samples, **options):
-        return super().loader(samples, collate_fn=self.collate, **options)
+    def make_loader(self, samples, **options):
+        return super().make_loader(samples, collate_fn=self.collate, **options)
 
 
 def inputs_and_targets(batch):

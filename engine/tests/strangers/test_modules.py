@@ -54,7 +54,7 @@ class Peeking(nn.Module):
 class Untestable(L.LightningDataModule):
     """Data without a test set."""
 
-    kind, loader = Rows, PlainData.loader
+    kind, make_loader = Rows, PlainData.make_loader
     setup, train_dataloader, val_dataloader = PlainData.setup, PlainData.train_dataloader, PlainData.val_dataloader
 
 
