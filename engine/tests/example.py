@@ -1,11 +1,13 @@
-"""The worked example by what `conf/` names: the engine's tests don't know the package that it lies in."""
+"""The project: copies of it, and the worked example by what `conf/` names, as the engine's tests don't know its package."""
 
 import importlib
+import shutil
+import subprocess
 
 import yaml
 from hydra.utils import get_object
 
-from leyden.config.paths import CONF, own_packages
+from leyden.config.paths import CONF, ROOT, own_packages
 
 OWN = own_packages()[0]
 
@@ -23,3 +25,25 @@ MNIST, FashionMNIST, EMNIST, Diamonds = (
     _target(f"data/{name}", "dataset") for name in ("mnist", "fashion_mnist", "emnist", "diamonds")
 )
 mnist, fashion_mnist = (importlib.import_module(made.__module__) for made in (MNIST, FashionMNIST))
+
+
+def git(folder, *arguments):
+    """What git says."""
+    who = ("-c", "user.name=me", "-c", "user.email=me@here")
+    return subprocess.check_output(["git", *who, *arguments], cwd=folder, text=True)
+
+
+def commit(folder, message="mine"):
+    """Commit all that there is."""
+    git(folder, "add", "-A")
+    git(folder, "commit", "-qm", message)
+
+
+def copy_to(folder):
+    """Copy the project as git has it, changes included; returns the folder."""
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
+    for file in filter(lambda file: (ROOT / file).is_file(), listed):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(ROOT / file, folder / file)
+    git(folder, "init", "-q")
+    return folder

@@ -29,22 +29,15 @@ from tests import conf
 META = torch.device("meta")
 # What stops a run on CUDA by trainer.deterministic=true, as torch.use_deterministic_algorithms tells; backward, where it has one.
 NOT_DETERMINISTIC = (
-    "nll_loss2d_forward",
-    "_adaptive_avg_pool2d_backward",
-    "_adaptive_avg_pool3d_backward",
-    "adaptive_max_pool2d_backward",
-    "avg_pool3d_backward",
-    "fractional_max_pool2d_backward",
-    "max_unpool2d",
-    "upsample_bilinear2d_backward",
-    "upsample_bicubic2d_backward",
-    "reflection_pad2d_backward",
-    "_ctc_loss_backward",
-    "grid_sampler_2d_backward",
-    "put_",
-    "histc",
-    "median",
-    "cumsum",
+    *(
+        "nll_loss2d_forward",
+        "_adaptive_avg_pool2d_backward",
+        "_adaptive_avg_pool3d_backward",
+        "avg_pool3d_backward",
+    ),
+    *("adaptive_max_pool2d_backward", "fractional_max_pool2d_backward", "max_unpool2d", "_ctc_loss_backward"),
+    *("upsample_bilinear2d_backward", "upsample_bicubic2d_backward", "reflection_pad2d_backward", "histc", "put_"),
+    *("grid_sampler_2d_backward", "median", "cumsum"),
 )
 # Metrics for which a GPU is waited for at each batch: PyTorch can't do on `meta` what they do.
 WAITING = {"perplexity": "takes the tokens that count by a mask, however many these are"}
@@ -68,11 +61,8 @@ class Copies(TorchFunctionMode):
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
         out = func(*args, **(kwargs or {}))
-        if (
-            func in MAKERS
-            and out.device.type != "cpu"
-            and not isinstance(args[0 if len(args) < 2 else 1], torch.Tensor)
-        ):
+        of_tensor = bool(args) and isinstance(args[0 if len(args) < 2 else 1], torch.Tensor)
+        if func in MAKERS and out.device.type != "cpu" and not of_tensor:
             self.found.append(f"{func.__name__} makes a tensor on {out.device}")
         return out
 

@@ -61,17 +61,16 @@ def test_a_batch_is_one_indexing_operation_and_logging_adds_nothing_to_a_step_th
     assert found == per_step("bare", "callbacks=bare", "logger=none")
 
 
-@pytest.mark.parametrize(("seconds_a_step", "refreshes"), [(0.01, 1), (0.05, 5)])
-def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch, seconds_a_step, refreshes):  # noqa: F811
+def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch):  # noqa: F811
     seen, clock = [], iter(range(1_000_000))
     monkeypatch.setattr(RichProgressBar, "on_train_batch_end", lambda *args: seen.append(args[-1]))
-    time = SimpleNamespace(monotonic=lambda: seconds_a_step * next(clock))
+    time = SimpleNamespace(monotonic=lambda: 0.05 * next(clock))  # per step
     monkeypatch.setattr("leyden.callbacks.display.time", time)
     terminal = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr("leyden.callbacks.display.get_console", lambda: terminal)
     few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false", "callbacks=bare", "logger=none")
     train("run", *few, "callbacks.progress.refresh_rate=10")
-    assert abs(len(seen) - refreshes) <= 1
+    assert 4 <= len(seen) <= 6
     assert seen[-1] == 8  # the last batch
 
 
@@ -83,15 +82,15 @@ def test_means_are_a_few_operations_per_batch():
     assert sum(count.found.values()) <= 3, count.found
 
 
-IN_MEMORY = ("data.val_size=59000", "data.batch_size=100", "data.eval_batch_size=1000")
-STREAMED = ("data=folder", "data.root={pets}", "data.image_size=[12,10]", "data.batch_size=5", "data.num_workers=2")
+IN_MEMORY = "data.val_size=59000 data.batch_size=100 data.eval_batch_size=1000"
+STREAMED = "data=folder data.root={pets} data.image_size=[12,10] data.batch_size=5 data.num_workers=2"
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize(
-    "overrides", [IN_MEMORY, (*IN_MEMORY, "experiment=cnn"), (*IN_MEMORY, "experiment=resnet"), STREAMED]
+    "typed", [IN_MEMORY, f"{IN_MEMORY} experiment=cnn", f"{IN_MEMORY} experiment=resnet", STREAMED]
 )
-def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, overrides):
+def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, typed):
     import lightning.pytorch.loops.training_epoch_loop as loop
 
     advance = loop._TrainingEpochLoop.advance
@@ -105,8 +104,7 @@ def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, overrides
 
     monkeypatch.setattr(loop._TrainingEpochLoop, "advance", watched)
     few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
-    pets = folders.write(tmp_path / "pets", train=25, val=2, test=1) if overrides == STREAMED else None
-    given = [each.format(pets=pets) for each in overrides]
+    given = typed.format(pets=folders.write(tmp_path / "pets", train=25, val=2, test=1)).split()
     bare = ("trainer.limit_val_batches=1", "callbacks=bare", "logger=none", "test=false")
     code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu", *given, *few, *bare)
     assert code == 0, err

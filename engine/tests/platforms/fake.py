@@ -1,4 +1,4 @@
-"""Lets this process be one on another system, as far as Python can tell; then does what it is told: `fake.py PLATFORM MODULE ...`.
+"""Lets this process be one on another system, as far as Python can tell; then imports modules and trains: `fake.py PLATFORM MODULE ... -- OVERRIDES`.
 
 The libraries are imported before, as they are there: they would look for files that they do not have here. `os.name` stays as it is,
 since `pathlib` would make paths of another system.
@@ -24,29 +24,9 @@ import torchvision.transforms.v2  # noqa: F401
 from lightning.pytorch.trainer.connectors import signal_connector
 
 MISSING_MODULES = {"win32": ("fcntl", "resource", "pwd", "grp", "termios"), "darwin": ()}
-OF_SIGNAL = (
-    "SIGUSR1",
-    "SIGUSR2",
-    "SIGHUP",
-    "SIGKILL",
-    "SIGSTOP",
-    "SIGALRM",
-    "SIGCHLD",
-    "pthread_sigmask",
-    "pthread_kill",
-)
-OF_OS = (
-    "fork",
-    "killpg",
-    "uname",
-    "getuid",
-    "geteuid",
-    "getgid",
-    "setsid",
-    "sched_getaffinity",
-    "sched_setaffinity",
-)
-MISSING = {"win32": {signal: OF_SIGNAL, os: OF_OS}, "darwin": {os: ("sched_getaffinity", "sched_setaffinity")}}
+OF_SIGNAL = "SIGUSR1 SIGUSR2 SIGHUP SIGKILL SIGSTOP SIGALRM SIGCHLD pthread_sigmask pthread_kill"
+OF_OS = "fork killpg uname getuid geteuid getgid setsid sched_getaffinity sched_setaffinity"
+MISSING = {"win32": {signal: OF_SIGNAL, os: OF_OS}, "darwin": {os: "sched_getaffinity sched_setaffinity"}}
 
 
 def fake(platform):
@@ -54,7 +34,7 @@ def fake(platform):
     for name in MISSING_MODULES[platform]:
         sys.modules[name] = None
     for module, names in MISSING[platform].items():
-        for name in names:
+        for name in names.split():
             delattr(module, name)
     if platform == "win32":
         # Lightning has asked at its import, and looks at each signal that there is.
@@ -69,10 +49,10 @@ def fake(platform):
 
 if __name__ == "__main__":
     fake(sys.argv.pop(1))
-    if sys.argv[1:2] == ["train"]:
-        sys.argv.pop(1)
-        importlib.import_module("leyden.train").main()
-    else:
-        for name in sys.argv[1:]:
-            importlib.import_module(name)
-        print("imported", len(sys.argv) - 1)
+    end = sys.argv.index("--")
+    names = sys.argv[1:end]
+    del sys.argv[1 : end + 1]
+    for name in names:
+        importlib.import_module(name)
+    print("imported", len(names))
+    importlib.import_module("leyden.train").main()

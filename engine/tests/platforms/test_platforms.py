@@ -17,34 +17,31 @@ from leyden.run.lock import hold_directory, is_held
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
-PLATFORMS = ("win32", "darwin")
-MODULES = [
-    path.relative_to(folder).with_suffix("")
-    for folder in (LIBRARY.parent, SRC)
-    for path in sorted(folder.rglob("*.py"))
+FILES = [(path, folder) for folder in (LIBRARY.parent, SRC) for path in sorted(folder.rglob("*.py"))]
+NAMES = [
+    ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
+    for path, folder in FILES
     if "egg-info" not in str(path)
 ]
-NAMES = [".".join(path.parts).removesuffix(".__init__") for path in MODULES]
 
 
-def on(platform, *arguments):
-    done = subprocess.run(
-        [sys.executable, "-X", "warn_default_encoding", "-m", "tests.platforms.fake", platform, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+def on(platform, *arguments, modules=()):
+    """Import modules and train; what is said."""
+    program = [
+        sys.executable,
+        "-X",
+        "warn_default_encoding",
+        "-m",
+        "tests.platforms.fake",
+        platform,
+        *modules,
+        "--",
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+    assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
-    return done
-
-
-@pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.slow
-@pytest.mark.matrix
-def test_every_module_is_imported(platform):
-    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster.submit"} <= {*NAMES}
-    assert f"imported {len(NAMES)}" in on(platform, *NAMES).stdout
+    return done.stdout, done.stderr
 
 
 @pytest.fixture
@@ -52,15 +49,16 @@ def small(tmp_path, mnist_root):
     return (*SMALL, "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0", f"outputs={tmp_path}")
 
 
-@pytest.mark.parametrize("platform", PLATFORMS)
+@pytest.mark.parametrize("platform", ["win32", "darwin"])
 @pytest.mark.slow
 @pytest.mark.matrix
-def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
-    done = on(platform, "train", *small, f"run_dir={tmp_path / platform}")
-    assert done.returncode == 0, done.stderr
+def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
+    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster.submit"} <= {*NAMES}
+    out, err = on(platform, *small, f"run_dir={tmp_path / platform}", modules=NAMES)
+    assert f"imported {len(NAMES)}\n" in out
     assert Run(tmp_path / platform).result.metrics["test/acc"] > 0
-    assert "failed" not in done.stderr
-    assert ("on Windows a run can't save" in done.stderr) is (platform == "win32")
+    assert "failed" not in err
+    assert ("on Windows a run can't save" in err) is (platform == "win32")
     assert cli("train", *small, f"run_dir={tmp_path / 'linux'}")[0] == 0
     assert_same_bits(tmp_path / platform, tmp_path / "linux")
 
@@ -68,22 +66,13 @@ def test_a_run_trains_and_is_the_run_that_it_is_on_linux(platform, small, cli, t
 @pytest.mark.slow
 def test_a_sweep_trains_in_processes_that_import_for_themselves(small, tmp_path):
     # On Windows by the same way; Python's own of starting processes here needs signals that are not there.
-    done = on("darwin", "train", "-m", *small, "seed=0,1", "sweep_name=s", "cluster.num_jobs=2")
-    assert done.returncode == 0, done.stderr
+    on("darwin", "-m", *small, "seed=0,1", "sweep_name=s", "cluster.num_jobs=2")
     results = [Run(path.parent).result for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     assert [result.status for result in results] == ["finished", "finished"]
 
 
-@pytest.fixture
-def windows(monkeypatch):
-    def fake(module):
-        monkeypatch.setattr(f"{module}.sys", SimpleNamespace(platform="win32"))
-
-    return fake
-
-
-def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(windows, tmp_path):
-    windows("leyden.run.lock")
+def test_a_folder_is_locked_on_windows_and_goes_if_it_is_empty(monkeypatch, tmp_path):
+    monkeypatch.setattr("leyden.run.lock.sys", SimpleNamespace(platform="win32"))
     directory = tmp_path / "run"
     assert not is_held(directory)
     with hold_directory(directory, timeout_s=0):

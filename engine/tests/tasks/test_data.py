@@ -16,7 +16,7 @@ STOP = 14  # of 20 batches
 
 def given(row, column, root):
     """What is typed for these data."""
-    name = MADE.get(row, "tests.data.own.Named")
+    name = MADE.get(row, "tests.data.own.Noisy")
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
     dataset = f"{{_target_: {name}, _partial_: true}}"
@@ -26,9 +26,9 @@ def given(row, column, root):
         "text": small.overrides("text", root),
         "folder": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
         "dataset": (
-            "data=dataset",
             f"data.train._target_={name}",
             f"data.val={dataset}",
+            "data=dataset",
             f"data.test={dataset}",
             *streamed,
         ),

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.data.in_memory import InMemoryDataModule
 from leyden.data.splits import count_classes
 from leyden.data.streamed import DatasetDataModule
 from leyden.tasks import Autoencoder, Classification, Language, Regression, generate
+from tests.data import folders, small
 
 
 class Coded(nn.Module):
@@ -84,14 +84,11 @@ class Drawn(torch.utils.data.Dataset):
 
 
 def test_data_report_the_classes_of_their_training_split():
-    options = {"batch_size": 4, "eval_batch_size": 4, "val_size": 5, "augment": None, "seed": 0, "root": ""}
-    options["normalize"] = "unit"
     changed = Drawn()
     changed.target_transform = lambda target: 2 - target
-    streamed = [
-        DatasetDataModule(train=made, val=None, test=None, num_workers=0, **options) for made in (Drawn(), changed)
-    ]
-    for data in (InMemoryDataModule(dataset=Drawn, download=False, **options), streamed[0]):
+    options = {**folders.SPLITS, "val": None, "test": None, "root": "", "val_size": 5}
+    streamed = [DatasetDataModule(train=made, **options) for made in (Drawn(), changed)]
+    for data in (small.in_memory(Drawn, normalize="unit", val_size=5), streamed[0]):
         labels = torch.tensor(Drawn().targets)[data.indices["train"] if data.facts else None]
         assert list(data.facts.class_counts) == labels.bincount(minlength=3).tolist()
     assert streamed[1].facts.class_counts is None
@@ -135,22 +132,17 @@ def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
     assert torch.equal(torch.get_rng_state(), before)
 
 
+ROWS = torch.zeros(5, 4)
+
+
 @pytest.mark.parametrize(
     ("made", "batch", "message"),
     [
-        (
-            lambda: Autoencoder(network=nn.Linear(4, 2)),
-            (torch.zeros(5, 4), None),
-            r"outputs of shape \(5, 2\) for inp",
-        ),
-        (lambda: Regression(network=nn.Linear(4, 2)), (torch.zeros(5, 4), torch.zeros(5)), r"predictions of shape"),
+        (lambda: Autoencoder(network=nn.Linear(4, 2)), (ROWS, None), r"outputs of shape \(5, 2\) for inp"),
+        (lambda: Regression(network=nn.Linear(4, 2)), (ROWS, torch.zeros(5)), r"predictions of shape"),
         (lambda: Autoencoder(network=nn.Identity(), beta=-1), None, "beta=-1: must be"),
         (lambda: classification(label_smoothing=1.0), None, "label_smoothing=1.0: must be"),
-        (
-            lambda: classification(class_weights=[1, 2]),
-            (torch.zeros(5, 2), torch.zeros(5).long()),
-            "must be 3 numbers",
-        ),
+        (lambda: classification(class_weights=[1, 2]), (ROWS[:, :2], torch.zeros(5).long()), "must be 3 numbers"),
     ],
 )
 def test_what_can_not_be_compared_is_refused(made, batch, message):

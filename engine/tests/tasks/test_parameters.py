@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tests.conftest import SMALL, weights
+from tests.conftest import QUICK, weights
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -26,9 +26,9 @@ def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, p
 @pytest.mark.matrix
 @pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
 def test_running_statistics_stay_if_they_are_named(cli, tmp_path, patterns, moves):
-    small = (argument for argument in SMALL if not argument.startswith(("model.", "data.eval")))
-    quick = ("model=cnn", "trainer.max_epochs=2", "trainer.limit_val_batches=1", "test=false", "callbacks=bare")
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *small, *quick, f"freeze=[{patterns}]")
+    small = (argument for argument in QUICK if not argument.startswith(("model.", "data.eval")))
+    given = ("model=cnn", "trainer.max_epochs=2", f"freeze=[{patterns}]")
+    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *small, *given)
     assert code == 0, err
     end = weights(tmp_path / "run")
     assert torch.equal(end["network.layers.1.weight"], torch.ones(32))

@@ -7,6 +7,7 @@ from leyden.config.errors import UserError
 from leyden.data.streamed import DatasetDataModule
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
+from tests.data import folders
 from tests.tasks.boxes import Boxes
 from tests.training.test_start_exact import stopping
 
@@ -88,9 +89,7 @@ def test_what_has_no_effect_on_such_samples_is_refused(train, typed, said):
 
 
 def test_each_process_has_something_to_collate():
-    options = {"normalize": "unit", "augment": None, "num_workers": 0, "root": "", "seed": 0}
-    sizes = {"batch_size": 8, "eval_batch_size": 4, "val_size": 5}
-    data = DatasetDataModule(train=Boxes(29), val=None, test=None, **sizes, **options)
+    data = DatasetDataModule(train=Boxes(29), val=None, test=None, root="", **{**folders.SPLITS, "val_size": 5})
     data.setup("fit")
     assert data.inputs is None
     loader = data.loader("val", None, torch.device("cpu"), batch_size=4, rank=1, world_size=2)

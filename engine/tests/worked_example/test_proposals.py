@@ -7,13 +7,8 @@ import pytest
 
 from leyden.config.paths import ROOT
 
-TINY = (
-    "trainer.max_epochs=1",
-    "trainer.limit_train_batches=3",
-    "trainer.limit_val_batches=1",
-    "callbacks=bare",
-    "trainer.log_every_n_steps=1",
-)
+TINY = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
+TINY = (*TINY, "callbacks=bare", "trainer.log_every_n_steps=1")
 
 
 @pytest.mark.slow(minutes=1)

@@ -1,0 +1,72 @@
+"""Pages that are read, and not done: what they name is there, and what they show is as it is."""
+
+import importlib.util
+import re
+from html import unescape
+
+import pytest
+
+from leyden.config.errors import Exit
+from leyden.config.paths import ROOT
+from tests import ENGINE
+from tests.example import OWN
+from tests.pages.commands import PAGES
+
+AGENTS, NOTE = (PAGES[name].read_text() for name in ("AGENTS", "note"))
+MADE = ("run.json", "outputs/", "data/", "outputs/test_evaluations.csv")  # by the commands
+
+
+def test_agents_md_is_short_and_its_paths_and_exit_codes_are_there():
+    assert len(AGENTS.splitlines()) <= 60
+    paths = {*re.findall(r"`([\w./]+/|[\w/]+\.(?:py|txt|yaml|json|csv|md))`", AGENTS)} - {*MADE}
+    assert len(paths) > 10
+    places = (ROOT, ROOT / "src" / OWN, ROOT / "conf", ROOT / "tests")
+    assert [path for path in paths if not any((place / path).exists() for place in places)] == []
+    cells = re.findall(r"^\| ([\d, ]+) \|", AGENTS, re.MULTILINE)
+    codes = {int(code) for cell in cells for code in cell.split(",")}
+    assert {0, 1, 2} < codes <= {int(code) for code in Exit}
+
+
+def test_each_file_that_the_note_names_is_there_and_has_the_name_in_it():
+    for path in re.findall(r"`([\w/]+/\w+\.(?:py|yaml))`", NOTE):
+        assert (ROOT / path).is_file(), path
+    named = re.findall(r"`([\w.]+)` in\s+`([\w/]+\.(?:py|yaml))`", NOTE)
+    for name, path in named:
+        text, last = (ROOT / path).read_text(), name.rpartition(".")[2]
+        assert re.search(rf"^ *(?:def|class) {last}\b|^ *{last}:", text, re.M), f"{name} in {path}"
+    rows = [line for line in NOTE.partition("**Why")[0].splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 10 < len(named)
+    assert all(any(f"`{name}` in `{path}`" in row for name, path in named) or "not needed" in row for row in rows)
+
+
+@pytest.mark.parametrize("path", [PAGES["README"], PAGES["AGENTS"], PAGES["CONTRIBUTING"], ENGINE / "CHANGELOG.md"])
+def test_no_link_is_dead(path):
+    """Those of docs/ are checked by mkdocs, which is strict."""
+    for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
+        assert target.startswith("https://") or (path.parent / target).exists(), target
+
+
+SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=120", "data.val_size=40000", "callbacks=bare")
+
+
+def shape(text):
+    """Lines of a terminal without what differs between two recordings: numbers, and overrides that make one short."""
+    text = " ".join(word for word in text.split() if word not in SHORT)
+    return re.sub(r"\d+(\.\d+)?", "1", re.sub(r"\b[0-9a-f]{32}\b", "HASH", text))
+
+
+@pytest.mark.slow(minutes=0.4)
+def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
+    spec = importlib.util.spec_from_file_location("recording", ENGINE / "scripts" / "recording.py")
+    recording = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(recording)
+    lines = recording.record(tmp_path, SHORT, killed_at=119)
+    picture = (ENGINE / "docs" / "images" / "killed.svg").read_text()
+    shown = re.findall(r'<text class="killed-r\d+"[^>]*>(.*?)</text>', picture)
+    assert {shape(line) for line in lines} - {""} == {
+        shape(unescape(line).replace("\xa0", " ")) for line in shown
+    } - {""}
+    hashes = [line for line in lines if re.fullmatch(r"\d+,[0-9a-f]{32}", line)]
+    assert len(hashes) == 2
+    assert len({*hashes}) == 1
+    assert "http" not in re.sub(r'xmlns="\S+"', "", picture).partition("<style>")[2]  # it asks no other host
