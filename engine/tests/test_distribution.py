@@ -16,11 +16,12 @@ import pytest
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests import ENGINE
+from tests.example import commit, copy_to, git
 
 pytestmark = pytest.mark.system
 # A fresh shell's, without what these tests were started with.
 ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LEYDEN_PROJECT")}
-ENVIRONMENT |= {"OMP_NUM_THREADS": "1"}
+ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PIP_NO_COMPILE": "1"}  # what is imported is compiled then
 
 
 def call(*command, cwd, code=0):
@@ -33,63 +34,59 @@ def call(*command, cwd, code=0):
 @pytest.fixture(scope="session")
 def source(tmp_path_factory):
     """The project as git has it, changes included."""
-    folder = tmp_path_factory.mktemp("source") / "clone"
-    listed = subprocess.check_output(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, text=True
-    )
-    for file in filter(lambda file: (ROOT / file).is_file(), listed.split("\0")[:-1]):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, folder / file)
+    folder = copy_to(tmp_path_factory.mktemp("source") / "clone")
+    commit(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
-def python(tmp_path_factory):
-    """That of an environment in which nothing is installed but what builds and tests."""
-    folder = tmp_path_factory.mktemp("environment")
-    call(sys.executable, "-m", "venv", folder, cwd=folder)
-    python = folder / "bin" / "python"
-    call(
-        python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "build", "pytest", "ruff", cwd=folder
-    )
-    return python
-
-
-@pytest.fixture(scope="session")
-def wheel(source, python, tmp_path_factory):
+def wheel(source, tmp_path_factory):
     """It is built from the sdist, which has all that it takes."""
     folder = tmp_path_factory.mktemp("dist")
+    call(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
+    python = folder / "venv" / "bin" / "python"
+    call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", "build", cwd=folder)
     call(python, "-m", "build", "--quiet", "--outdir", folder, cwd=source / "engine")
     assert [path.name.split("-")[0] for path in folder.glob("*.tar.gz")] == ["leyden"]
     (wheel,) = folder.glob("*.whl")
     return wheel
 
 
+def clone_of(source, folder, engine):
+    """A fresh clone of a project that was made of the template, with what `make train` installs."""
+    copy = shutil.copytree(source, folder / "copy")
+    call(sys.executable, "scripts/mine.py", "kanlab", engine, cwd=copy)
+    commit(copy)
+    git(folder, "clone", "-q", str(copy), "clone")
+    (folder / "clone" / "data").symlink_to(ROOT / "data")
+    small = "trainer.max_epochs=1 data.val_size=59000 callbacks=bare logger=none"
+    assert "test/acc" in call("make", "train", f"ARGS={small}", cwd=folder / "clone")
+    return folder / "clone"
+
+
 @pytest.fixture(scope="session")
-def installed(wheel, python):
-    """The folder of its commands."""
-    call(python, "-m", "pip", "install", "-q", "-c", ROOT / "constraints.txt", wheel, cwd=wheel.parent)
-    return python.parent
+def clone(source, wheel, tmp_path_factory):
+    """One that depends on the wheel."""
+    return clone_of(source, tmp_path_factory.mktemp("mine"), wheel)
 
 
-def test_the_wheel_has_types_settings_and_the_plugin(installed, wheel, tmp_path):
+@pytest.fixture(scope="session")
+def installed(clone):
+    """The folder of its commands: what `pyproject.toml` asks for by `make train` is the library alone."""
+    return clone / ".venv" / "bin"
+
+
+def test_the_wheel_has_types_settings_and_its_version(installed, wheel, tmp_path):
     assert call(installed / "leyden", "--version", cwd=tmp_path) == f"leyden {wheel.name.split('-')[1]}\n"
     names = call(installed / "python", "-m", "zipfile", "-l", wheel, cwd=tmp_path)
-    for name in (
-        "leyden/py.typed",
-        "leyden/conf/run_defaults.yaml",
-        "leyden/conf/hydra/sweeper/sampler/tpe.yaml",
-        "leyden/scaffold/templates/train.yaml",
-    ):
-        assert name in names
+    for name in ("py.typed", "conf/run_defaults.yaml", "conf/hydra/sweeper/sampler/tpe.yaml"):
+        assert f"leyden/{name}" in names
+    assert "leyden/scaffold/templates/train.yaml" in names
     assert "project/" not in names
     assert "tests/" not in names
-    assert "leyden_library" in call(installed / "python", "-m", "pytest", "--help", cwd=tmp_path)
     said = call(installed / "leyden", "train", cwd=tmp_path, code=2)
-    assert (
-        said
-        == f"leyden: {tmp_path}: not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one\n"
-    )
+    refused = "not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
+    assert said == f"leyden: {tmp_path}: {refused}\n"
 
 
 def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, monkeypatch):
@@ -144,27 +141,19 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
     )
 
 
-@pytest.mark.parametrize("engine", ["with", "without"])
-def test_a_project_of_ones_own_trains_and_passes_its_tests_in_a_fresh_clone(engine, source, wheel, tmp_path):
-    """With nothing installed but what its own pyproject.toml asks for."""
-    copy, clone = shutil.copytree(source, tmp_path / "copy"), tmp_path / "clone"
-
-    def git(*arguments):
-        return call("git", "-c", "user.name=me", "-c", "user.email=me@here", *arguments, cwd=copy)
-
-    for command in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "the template"]):
-        git(*command)
-    call(sys.executable, "scripts/mine.py", "kanlab", wheel if engine == "without" else "", cwd=copy)
-    git("add", "-A")
-    git("commit", "-qm", "mine")
-    git("clone", "-q", copy, clone)
-    (clone / "data").symlink_to(ROOT / "data")
-    small = "trainer.max_epochs=1 data.val_size=59000 callbacks=bare logger=none"
-    assert "test/acc" in call("make", "train", f"ARGS={small}", cwd=clone)
+def check(clone):
+    """It passes its own tests, which the library's plugin finds, and its checks."""
     assert " passed" in call("make", "test", cwd=clone)
+    assert "leyden_library" in call(clone / ".venv" / "bin" / "python", "-m", "pytest", "--help", cwd=clone)
     assert "Success" in call("make", "check", cwd=clone)
-    assert (clone / "engine").exists() is (engine == "with")
-    assert call(clone / ".venv/bin/leyden", "--version", cwd=clone).split()[0] == "leyden"
+    assert call(clone / ".venv" / "bin" / "leyden", "--version", cwd=clone).split()[0] == "leyden"
+
+
+@pytest.mark.nightly  # .ci/run trains, tests and checks the template with the engine in it
+def test_a_project_of_ones_own_with_the_engine_trains_and_passes_its_tests(source, tmp_path):
+    clone = clone_of(source, tmp_path, "")
+    assert (clone / "engine").exists()
+    check(clone)
 
 
 SCRIPT = """
@@ -223,3 +212,9 @@ def test_verdicts_can_be_had_alone(installed, tmp_path):
     assert "B is better" in call(
         installed / "leyden", "compare", *words, "a=model=mlp", "b=model=moe", cwd=tmp_path
     )
+
+
+def test_a_project_of_ones_own_without_the_engine_passes_its_tests(clone):
+    """The last test, since it installs what is for development."""
+    assert not (clone / "engine").exists()
+    check(clone)

@@ -11,15 +11,8 @@ def served(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pages")
     copy_to(folder / "project")
     copy = Copy(folder / "project")
-    code, said = copy.run(
-        [
-            "-m",
-            "leyden.train",
-            "run_dir=outputs/seed",
-            "trainer.max_epochs=3",
-            "callbacks.checkpoint.keep_all=true",
-        ]
-    )
+    few = ("trainer.max_epochs=3", "callbacks.checkpoint.keep_all=true")
+    code, said = copy.run(["-m", "leyden.train", "run_dir=outputs/seed", *few])
     assert code == 0, said
     return copy, shutil.copytree(folder / "project", folder / "template", symlinks=True)
 

@@ -10,15 +10,14 @@ from pathlib import Path
 
 from PIL import Image
 
-from leyden.config.paths import LIBRARY, ROOT, environment_of
-from tests import ENGINE
+from leyden.config.paths import LIBRARY, environment_of
+from tests import ENGINE, example
 from tests.conftest import start
 from tests.data import folders, small
-from tests.example import MNIST, OWN, Diamonds, FashionMNIST
+from tests.example import MNIST, OWN, Diamonds, FashionMNIST, commit, git
 from tests.pages.commands import VARIABLE, Step
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
-PAGES_OWN = OWN  # what the pages call the package, until one of them has renamed it
 OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these name, a page may have made
 VERBS = {path.stem for path in LIBRARY.glob("[!_]*.py")}
 
@@ -42,17 +41,9 @@ class Copy:
         return process.returncode, said
 
 
-def git(folder: Path, *arguments: str) -> str:
-    """What git says."""
-    return subprocess.check_output(["git", *arguments], cwd=folder, text=True)
-
-
 def copy_to(folder: Path) -> None:
     """Write the copy, with what the pages take as given: files of the reader's own."""
-    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
-    for file in filter(lambda file: (ROOT / file).exists(), listed):
-        (folder / file).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(ROOT / file, folder / file)
+    example.copy_to(folder)
     for file, changes in SHORT.items():
         _replace(folder / file, changes)
     small.write(folder / "data")
@@ -74,12 +65,10 @@ def copy_to(folder: Path) -> None:
         shutil.copy(folder / "data" / Path(path).name, folder / path)
     mine = (ENGINE / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
     (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
-    git(folder, "init", "-q")
     (folder / ".git" / "info" / "exclude").write_text("flowers*\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
     for key, value in (("user.name", "me"), ("user.email", "me@here")):
         git(folder, "config", key, value)
-    git(folder, "add", "-A")
-    git(folder, "commit", "-qm", "the template")
+    commit(folder, "the template")
 
 
 def _replace(path: Path, changes: dict[str, str]) -> None:
@@ -95,20 +84,18 @@ class Project:
 
     Args:
         copy: Runs its commands.
-        really: Train, else check what would be trained; what other commands need is trained all the same.
         pictures: With pictures, which take a third of such a short run.
     """
 
-    def __init__(self, copy: Copy, really: bool, pictures: bool = False) -> None:
-        self.folder, self.copy, self.really, self.pictures = copy.folder, copy, really, pictures
+    def __init__(self, copy: Copy, pictures: bool = False) -> None:
+        self.folder, self.copy, self.pictures = copy.folder, copy, pictures
         self.has_reproduced = False
         self.trained: set[tuple[str, ...]] = set()
 
-    @property
-    def own(self) -> str:
-        """The package beside the engine, which a page may have renamed."""
+    def renamed(self, text: str, around: str = "{}.") -> str:
+        """A text in which the package has the name that it has here: a page may have renamed it."""
         (models,) = self.folder.glob("src/*/models")
-        return models.parent.name
+        return text.replace(around.format(OWN), around.format(models.parent.name))
 
     def do(self, step: Step) -> str:
         """Do it; fails with what was said.
@@ -117,13 +104,13 @@ class Project:
             What it printed.
         """
         if step.path:
-            path = self.folder / step.path.replace(f"src/{PAGES_OWN}/", f"src/{self.own}/")
+            path = self.folder / self.renamed(step.path, "src/{}/")
             path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(step.text.replace(f"{PAGES_OWN}.", f"{self.own}."))
+            path.write_text(self.renamed(step.text))
             return ""
         if step.text:
-            return self.python(["-c", step.text.replace(f"{PAGES_OWN}.", f"{self.own}.")])
-        return self.command([word.replace(f"={PAGES_OWN}.", f"={self.own}.") for word in step.words])
+            return self.python(["-c", self.renamed(step.text)])
+        return self.command([self.renamed(word, "={}.") for word in step.words])
 
     def command(self, words: list[str]) -> str:
         """Run a command, or check it if it is one of those that are not run."""
@@ -132,48 +119,38 @@ class Project:
         if words[:2] == ["uv", "run"]:
             words = words[2:]
         program, *rest = words
-        typed = " ".join(words)
-        if (
-            typed.startswith(tuple(NOT_RUN))
-            and program not in ("git", "make", "sbatch")
-            and "scripts/" not in typed
-            and "engine/bench/" not in typed
-        ):
-            return ""
+        is_run = not f"{' '.join(words)} ".startswith(tuple(NOT_RUN))
+        if program in ("leyden", ".venv/bin/leyden"):
+            return self.verb(rest[0], rest[1:])
         if program in ("python", ".venv/bin/python"):
             if rest[0].startswith(("scripts/", "engine/bench/")) and not rest[0].endswith("mine.py"):
                 return self.script(*rest)
-            return self.verb(rest[1].removeprefix("leyden."), rest[2:]) if rest[0] == "-m" else self.python(rest)
-        if program in ("leyden", ".venv/bin/leyden"):
-            return self.verb(rest[0], rest[1:])
+            if rest[:1] == ["-m"] and rest[1].startswith("leyden."):
+                return self.verb(rest[1].removeprefix("leyden."), rest[2:])
+            return self.python(rest) if is_run or rest[0] == "scripts/mine.py" else ""
         if program == "make":
-            return self.make(rest)
-        if program == "sbatch":
-            if rest[0].startswith("--"):
-                return ""
+            return self.make(rest, is_run)
+        if program == "sbatch" and not rest[0].startswith("--"):
             assert (self.folder / rest[0]).is_file()
             return self.verb("train", [*rest[1:], "dry_run=true"])
-        if program == "git" and not typed.startswith(tuple(NOT_RUN)):
+        if program == "git" and is_run:
             return git(self.folder, *rest)
-        assert f"{typed} ".startswith(tuple(NOT_RUN)), f"{typed}: how is it checked? See stands_for.py"
+        assert not is_run, f"{' '.join(words)}: how is it checked? See stands_for.py"
         return ""
 
-    def make(self, words: list[str]) -> str:
+    def make(self, words: list[str], is_run: bool) -> str:
         """What a target would do, of which the commands of Python are run."""
         text = (self.folder / "Makefile").read_text()
-        for word in words:
-            name, sign, _ = word.partition("=")
-            assert not sign or re.search(rf"^{name} \?=|{name}=", text, re.MULTILINE), (
-                f"{word}: is no variable of make"
-            )
-        if f"make {' '.join(words)} ".startswith(tuple(NOT_RUN)):
+        for name, sign, _ in (word.partition("=") for word in words):
+            known = re.search(rf"^{name} \?=|{name}=", text, re.MULTILINE)
+            assert not sign or known, f"{name}: is no variable of make"
+        if not is_run:
             return ""
         said = subprocess.run(["make", "-n", *words], cwd=self.folder, capture_output=True, text=True)
         assert said.returncode == 0, said.stderr
+        if len(words) == 1 and words[0].startswith(("new-", "mine")):  # it is only named
+            return ""
         output = ""
-        names_only = len(words) == 1 and words[0].startswith(("new-", "mine"))
-        if names_only:
-            return output
         for line in said.stdout.splitlines():
             if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line):
                 output += self.command(shlex.split(line.removesuffix(" > /dev/null")))
@@ -195,29 +172,22 @@ class Project:
         for word in words:
             if not word.startswith(("run_dir=", "output=")):
                 self.provide(word)
-        elsewhere = [word for word in words if word.startswith(tuple(NOT_HERE))]
         if verb == "train" and not {"--help", "dry_run=true"} & {*words}:
-            is_parent = any(word.startswith("run_dir=") for word in words) and "-m" not in words
             is_another = tuple(words) in self.trained and not any(word.startswith(OF_A_PAGE) for word in words)
-            if elsewhere or not (self.really or is_parent) or is_another:
+            if is_another or any(word.startswith(tuple(NOT_HERE)) for word in words):
                 return self.dry(words)
             self.trained.add(tuple(words))
             if not self.pictures:
                 words = ["callbacks=bare", *words]
-        if verb == "export" and not self.really and not any(word.startswith("output=") for word in words):
-            words = [*words, "--cfg", "job"]  # takes long: is only composed, unless a later command needs the file
-        if verb == "compare" and not self.really:  # there are no runs yet that fulfil a condition
-            return self.python(["-m", "leyden.compare", *words], (0, 2) if "a=" in " ".join(words) else (0,))
         if verb == "reproduce" and not any(word.startswith("against=") for word in words):
-            if self.has_reproduced or not self.really:  # one per page trains anew
+            if self.has_reproduced:  # one per page trains anew
                 words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
                 return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
             self.has_reproduced = True
         if verb == "resumetest":
             words = [sys.executable if word == "python" else word for word in words]
-        return self.python(
-            ["-m", f"leyden.{verb}", *words], (0, 1) if verb in ("reproduce", "resumetest") else (0,)
-        )
+        may_differ = verb in ("reproduce", "resumetest")
+        return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if may_differ else (0,))
 
     def dry(self, words: list[str]) -> str:
         """What would be trained; pages have commands in common, of which one is checked."""
