@@ -20,7 +20,7 @@ PAGES = {
     "data": ("Data", "contract splits in_memory streamed table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
-    "callbacks": ("Callbacks", "display checkpoint averaging fingerprint"),
+    "callbacks": ("Callbacks", "display checkpoint averaging"),
     "pictures": ("Pictures", "curves outputs"),
     "loggers": ("Loggers", "leyden.loggers"),
     "exact": ("Exact resume", "fit marks checkpoint stop"),
