@@ -14,7 +14,7 @@ import torch
 from leyden.run.directory import Run
 from leyden.run.result import Result
 from tests.conftest import assert_same_bits
-from tests.faults.commands import at_operation, at_step, call, ends_clearly, in_forks, is_clean
+from tests.faults.commands import at_step, call, ends_clearly, in_forks, is_clean
 
 pytestmark = pytest.mark.faults
 
@@ -97,7 +97,7 @@ def place(tmp_path, trial, seed):
 def begun(tmp_path_factory, data):
     """Folders with a run in each: whole, stopped within its second epoch, and one that went on for a third."""
     folder = tmp_path_factory.mktemp("begun")
-    stop = at_operation(folder / "stopped" / "run", 130, lambda: os.kill(os.getpid(), signal.SIGKILL))
+    stop = at_step(9, lambda: os.kill(os.getpid(), signal.SIGKILL))
     for name, before, code, more in (
         ("whole", None, 0, ()),
         ("stopped", stop, -9, ()),

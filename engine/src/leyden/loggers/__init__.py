@@ -125,8 +125,19 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
-        """Log the metrics by `chart_tag`, without the epoch number that Lightning adds."""
-        super().log_metrics({self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step)
+        """Log the metrics by `chart_tag`, without the epoch number that Lightning adds.
+
+        Raises:
+            OSError: The writer's file can't be made, for example on a full disk.
+        """
+        try:
+            super().log_metrics(
+                {self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step
+            )
+        except ValueError as error:
+            if isinstance(error.__cause__, OSError):  # Lightning blames the value, whatever has failed
+                raise error.__cause__ from None
+            raise
 
     def _tag(self, name: str) -> str:
         """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
