@@ -27,7 +27,7 @@ SHORT = {
         "limit_val_batches: 5": "limit_val_batches: 1",
     },
     "engine/src/leyden/sweep/sweep.py": {
-        "MAX_CHECKED = 30": "MAX_CHECKED = 1"
+        "MAX_CHECKED, NUM_DRAWN = 30, 10": "MAX_CHECKED, NUM_DRAWN = 1, 1"
     },  # of any number of jobs, some are built
     "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }

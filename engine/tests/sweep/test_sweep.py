@@ -138,6 +138,7 @@ def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkey
 def few_built(monkeypatch):
     """Of any number of jobs two are built."""
     monkeypatch.setattr("leyden.sweep.sweep.MAX_CHECKED", 2)
+    monkeypatch.setattr("leyden.sweep.sweep.NUM_DRAWN", 2)
 
 
 @pytest.mark.matrix

@@ -91,5 +91,5 @@ def test_of_many_jobs_some_are_checked(monkeypatch, tmp_path, num):
     identity = SimpleNamespace(config={"resume": "auto"})
     place = SimpleNamespace(directory=tmp_path / "a", accept=lambda *_: None)
     jobs = [SimpleNamespace(run=place, number=n, overrides=[], identity=lambda: identity) for n in range(num)]
-    assert len(validate_jobs(jobs)) == len(checked) == min(num, sweep.MAX_CHECKED)
+    assert len(validate_jobs(jobs)) == len(checked) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)
     assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")

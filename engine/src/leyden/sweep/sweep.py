@@ -62,7 +62,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-MAX_CHECKED = 30  # of more jobs, so many are checked before the sweep starts
+MAX_CHECKED, NUM_DRAWN = 30, 10  # of more jobs, so many are drawn and checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
@@ -74,7 +74,8 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
         UserError: A job is wrong; the message names the job and the mistake.
     """
     to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
-    chosen = random.Random(0).sample(to_run, min(MAX_CHECKED, len(to_run)))
+    num = len(to_run) if len(to_run) <= MAX_CHECKED else NUM_DRAWN
+    chosen = random.Random(0).sample(to_run, num)
     configs = []
     for job in sorted(chosen, key=lambda job: job.number):
         name = f"job {job.number} of {len(jobs)}, {job.run.directory.name}"
