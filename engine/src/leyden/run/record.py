@@ -246,7 +246,8 @@ def _make_key(path: Path) -> None:
     except FileExistsError:
         pass
     except OSError:  # no links on this file system
-        new.replace(path)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+            file.write(new.read_bytes())
     finally:
         new.unlink(missing_ok=True)
 
