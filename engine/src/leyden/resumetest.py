@@ -38,11 +38,11 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, lambda number, _: leave(128 + number))
-        from leyden.exact.marks import Starts, command_in, compare_killed
+        from leyden.exact.marks import Starts, compare_killed
 
         with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
             try:
-                starts = Starts(command_in(command), Path(folder), timeout_min * 60)
+                starts = Starts(command, Path(folder), timeout_min * 60)
                 same, text = compare_killed(starts, kills, int(options["seed"]))
             except ExactError as error:
                 raise UserError(str(error)) from error

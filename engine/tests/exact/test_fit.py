@@ -278,17 +278,6 @@ def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("module", [Net, Global])
-def test_it_can_be_asked_beforehand(tmp_path, module, capsys):
-    mine = Exact(tmp_path / "run", every_n_steps=4)
-    torch.set_num_threads(1)
-    is_same = mine.test(trainer_of(mine, max_epochs=2), module(), *both())
-    printed = capsys.readouterr().out
-    assert is_same == (module is Net), printed
-    assert ("the same bits in all 8 steps" in printed) == is_same
-    assert not (tmp_path / "run").exists()
-
-
 SCRIPT = """
 import os, sys, hashlib
 import lightning as L

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.exact import ExactError
-from leyden.exact.marks import Starts, command_in, compare_killed
+from leyden.exact.marks import Starts, compare_killed
 from tests import mistakes
 from tests.conftest import here
 
@@ -50,7 +50,7 @@ def verdict(tmp_path, *changes, kills=3, seed=0, timeout_s=60, command=(sys.exec
     (tmp_path / "script.py").write_text(text)
     words = [str(tmp_path / word) if word == "script.py" else word for word in command]
     (tmp_path / "scratch").mkdir()
-    return compare_killed(Starts(command_in(words), tmp_path / "scratch", timeout_s), kills, seed)
+    return compare_killed(Starts(words, tmp_path / "scratch", timeout_s), kills, seed)
 
 
 def test_a_loop_that_resumes_right(tmp_path, capsys):
@@ -135,7 +135,7 @@ def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
 
     (tmp_path / "run").mkdir()
     same = (True, "the same bits in all 5 steps, 3 done again (weights)")
-    assert compare_killed(Marked(None, tmp_path, 60), 2, 0) == same
+    assert compare_killed(Marked(["true", "{dir}"], tmp_path, 60), 2, 0) == same
 
 
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
@@ -159,6 +159,11 @@ def test_each_process_marks_its_own_batch(tmp_path):
         (("loop.py",), 0, "the same bits in all 40 steps, 10 done again (batch, weights, optimizer)"),
         (("loop.py", "--forget"), 1, "start 4 parts at step 25: batch, weights, optimizer"),
         (("lightning_alone.py",), 1, "start 4 parts at step 25: batch, weights"),
+        (
+            ("lightning_alone.py", "--exact"),
+            0,
+            "the same bits in all 40 steps, 10 done again (batch, weights, optimizer)",
+        ),
     ],
 )
 def test_the_examples_of_the_page(capsys, words, code, last):

@@ -1,4 +1,4 @@
-"""Lightning alone, with a checkpoint every few steps, and "last" to resume from: python lightning_alone.py DIR."""
+"""Lightning alone, with a checkpoint every few steps, and "last" to resume from; or with `Exact`: python lightning_alone.py DIR [--exact]."""
 
 import sys
 
@@ -7,6 +7,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
+from leyden import Exact
 from leyden.exact import mark
 
 
@@ -15,15 +16,24 @@ class Mark(L.Callback):
         mark(trainer.global_step, pl_module, trainer.optimizers, batch)
 
 
-def main(folder):
+def main(folder, is_exact):
     L.seed_everything(0)
     loader = DataLoader(RandomDataset(32, 60), 6, shuffle=True)
-    callbacks = [Mark(), ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
+    exact = Exact(folder, every_n_steps=8)
+    saves = [Mark(), ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
     trainer = L.Trainer(
-        max_epochs=4, callbacks=callbacks, logger=False, enable_progress_bar=False, accelerator="cpu"
+        max_epochs=4,
+        callbacks=[exact] if is_exact else saves,
+        logger=False,
+        enable_checkpointing=not is_exact,
+        enable_progress_bar=False,
+        accelerator="cpu",
     )
-    trainer.fit(BoringModel(), loader, ckpt_path="last")
+    if is_exact:
+        exact.fit(trainer, BoringModel(), loader)
+    else:
+        trainer.fit(BoringModel(), loader, ckpt_path="last")
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], "--exact" in sys.argv)

@@ -1,23 +1,20 @@
 """Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
 
-import os
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.loaders import make_resumable
-from leyden.exact.marks import TIMEOUT_S, Starts, compare_killed
 from leyden.exact.memory import PLAIN_NAMES, Mode, say
-from leyden.exact.random_state import random_states, restore_random_states, seed_everything, seed_stages
+from leyden.exact.random_state import seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import BeforeEnd, RunState
@@ -117,44 +114,6 @@ class Exact(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that there is something left to train."""
         self._has_trained = True
-
-    def test(
-        self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
-    ) -> bool:
-        """Return whether a resumed training of this kind computes the same bits, and print what was found; nothing is kept.
-
-        Two epochs of four batches are trained, in new processes: undisturbed, then with two kills. Call it before `fit`.
-
-        Args:
-            trainer: The trainer, with this callback.
-            module: The module.
-            data: As for `fit`.
-            val_dataloaders: As for `fit`.
-
-        Raises:
-            ExactError: It can't be tested here; or it fails undisturbed.
-        """
-        if trainer.world_size > 1 or torch.cuda.is_initialized() or not hasattr(os, "fork"):  # type: ignore[no-untyped-call]
-            raise ExactError(
-                "this needs one process that has not used a GPU yet; `leyden resumetest -- python train.py {dir}` tests all"
-            )
-
-        states = random_states()
-
-        def train(folder: Path) -> None:
-            restore_random_states(states)  # Python seeds a fork's own anew
-            torch.set_num_threads(1)  # a fork can't use the threads of its parent
-            self.directory, self.every_n_steps = folder, 1
-            trainer.limit_train_batches, trainer.limit_val_batches, trainer.fit_loop.max_epochs = 4, 2, 2
-            trainer.loggers = []
-            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-            trainer.callbacks = [each for each in callbacks if not isinstance(each, Checkpoint | ProgressBar)]  # type: ignore[attr-defined]
-            self.fit(trainer, module, data, val_dataloaders)
-
-        with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-            is_same, text = compare_killed(Starts(train, Path(folder), TIMEOUT_S), 2, self.seed)
-        print(text)
-        return is_same
 
 
 def refuse_search(callback: L.Callback) -> str:

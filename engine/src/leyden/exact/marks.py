@@ -3,16 +3,14 @@
 import contextlib
 import itertools
 import json
-import multiprocessing
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from leyden.exact import ExactError
@@ -87,39 +85,29 @@ def _hash(part: str, value: object) -> str | None:
 
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
-TIMEOUT_S = 600  # of each start of a test of a few batches
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 
 
-def command_in(command: list[str]) -> Callable[[Path], None]:
-    """Return a function that becomes a command, in which `{dir}` stands for a folder.
+class Starts:
+    """Starts a training command again and again, until it ends or is killed.
+
+    Args:
+        command: The command; `{dir}` stands for a folder in it.
+        folder: Empty folder for marks, output and checkpoints.
+        timeout_s: Time limit of each start.
 
     Raises:
         ExactError: The command has no place for the folder, or its program is missing.
     """
-    if not any(DIR in word for word in command):
-        raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
-    if not shutil.which(command[0]):
-        raise ExactError(f"{command[0]}: there is no such program")
 
-    def become(folder: Path) -> None:
-        os.execvp(command[0], [word.replace(DIR, str(folder)) for word in command])
-
-    return become
-
-
-class Starts:
-    """Starts a training again and again, each time in a fork of this process, until it ends or is killed.
-
-    Args:
-        train: Function that trains, with its state in a folder.
-        folder: Empty folder for marks, output and checkpoints.
-        timeout_s: Time limit of each start.
-    """
-
-    def __init__(self, train: Callable[[Path], None], folder: Path, timeout_s: float) -> None:
-        self.train, self.folder, self.output = train, folder, folder / "output"
+    def __init__(self, command: list[str], folder: Path, timeout_s: float) -> None:
+        if not any(DIR in word for word in command):
+            raise ExactError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
+        if not shutil.which(command[0]):
+            raise ExactError(f"{command[0]}: there is no such program")
+        self.command = [word.replace(DIR, str(folder / "run")) for word in command]
+        self.folder, self.output = folder, folder / "output"
         self.timeout_s, self.number = timeout_s, 0
 
     def start(self, kill_at: str = "") -> tuple[Marks, int]:
@@ -127,14 +115,16 @@ class Starts:
         self.number, began = self.number + 1, time.monotonic()
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
-        process = multiprocessing.get_context("fork").Process(target=self._run, args=(path, kill_at))
-        process.start()
+        environment = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
+        with self.output.open("wb") as to:
+            process = subprocess.Popen(
+                self.command, stdout=to, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+            )
         try:
-            if (code := _wait(process, self.timeout_s)) is None:
-                text = (
-                    f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
-                )
-                raise ExactError(f"{text}\n{self.tail()}")
+            code = process.wait(self.timeout_s)
+        except subprocess.TimeoutExpired as error:
+            text = f"start {self.number} did not end within {self.timeout_s / 60:g} min; timeout_min= is the limit"
+            raise ExactError(f"{text}\n{self.tail()}") from error
         finally:
             _end(process)
         marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
@@ -144,39 +134,21 @@ class Starts:
         sys.stdout.flush()
         return marks, code
 
-    def _run(self, path: Path, kill_at: str) -> None:
-        os.setsid()
-        with self.output.open("wb") as to:
-            os.dup2(to.fileno(), 1), os.dup2(to.fileno(), 2)
-        os.environ.update({MARKS: str(path), KILL_AT: kill_at})
-        self.train(self.folder / "run")
-
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
-def _wait(process: BaseProcess, timeout_s: float) -> int | None:
-    """Wait for a process, and return its exit code, if it ends; its `join` has no limit once it has become a command."""
-    until = time.monotonic() + timeout_s
-    while process.exitcode is None and time.monotonic() < until:
-        time.sleep(0.01)
-    return process.exitcode
-
-
-def _end(process: BaseProcess) -> None:
+def _end(process: "subprocess.Popen[bytes]") -> None:
     """End a command that still runs, and what it has left behind."""
-    pid = process.pid
-    assert pid
     try:
-        with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGTERM)
-            _wait(process, _PATIENCE_S)
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            os.killpg(process.pid, signal.SIGTERM)
+            process.wait(_PATIENCE_S)
     finally:  # a second Ctrl-C does not wait
         with contextlib.suppress(OSError):
-            os.killpg(pid, signal.SIGKILL)
-        process.kill()  # it may not have its own session yet
-        process.join()
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
 
 
 def steps_of(marks: Marks) -> list[str]:

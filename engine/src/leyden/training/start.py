@@ -23,7 +23,7 @@ from leyden.config.terminal import leyden_command, one_line, quoted_override, sh
 from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact import ExactError
-from leyden.exact.marks import TIMEOUT_S, Starts, command_in, compare_killed
+from leyden.exact.marks import Starts, compare_killed
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
 from leyden.run.directory import Run, session
@@ -219,6 +219,7 @@ def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Re
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
 
 
+TIMEOUT_S = 600  # of each start of a training that is tested
 # Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
 TESTED = {
     "exact": "report",
@@ -246,7 +247,7 @@ def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
     command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
         try:
-            is_same, text = compare_killed(Starts(command_in(command), Path(folder), TIMEOUT_S), 2, cfg.seed)
+            is_same, text = compare_killed(Starts(command, Path(folder), TIMEOUT_S), 2, cfg.seed)
         except ExactError as error:
             raise UserError(f"exact=test: {error}") from error
     show(text)
