@@ -113,12 +113,14 @@ def call_target(node: Any, *, partial: bool = False) -> Any:
     From version 1.4 on, Hydra wants to be given what may be called. A configuration is instantiated here if its owner has
     written it (docs/security.md), so its targets are, and what they return; of the standard library nothing else is.
     """
-    further: dict[str, Any] = {"_partial_": True} if partial else {}
+    # In the node, as Hydra would copy the node once more to merge keyword arguments into it.
+    node = {**node, "_convert_": "all", **({"_partial_": True} if partial else {})}
+    further = {}
     if SINCE_1_4:
         named = targets(node)
         packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {*sys.stdlib_module_names}
         further["_execution_whitelist_"] = [*named, *(f"{each}.*" for each in packages if each.isidentifier())]
-    return hydra.utils.instantiate(node, _convert_="all", **further)
+    return hydra.utils.instantiate(node, **further)
 
 
 def help_text(cfg: DictConfig) -> str:

@@ -196,6 +196,7 @@ class Job:
         overrides: The overrides without those of Hydra's own keys.
         run: The run directory.
         log: The file with the job's output.
+        identified: The settings of a job that is about to start, for its `call`; None otherwise.
     """
 
     composer: Composer
@@ -204,6 +205,7 @@ class Job:
     overrides: list[str]
     run: Run
     log: Path
+    identified: RunIdentity | None = None
 
     def compose(self) -> DictConfig:
         """Return the configuration, including the node `hydra`.
@@ -234,7 +236,8 @@ class Job:
             module: Name of the module whose `main.task` runs the job.
             on_node: Whether the configuration is for a node of a cluster.
         """
-        config, identity = self.compose(), self.identity()
+        config, identity = self.compose(), self.identified or self.identity()
+        self.identified = None
         with open_dict(config):
             config.update(identity.config)
         if on_node and "download" in config.data:

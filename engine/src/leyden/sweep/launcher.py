@@ -416,7 +416,7 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
         from leyden.run import provenance
         from leyden.training import start  # noqa: F401 - for jobs
 
-        for name in names:
+        for name in (*names, "tensorboard.plugins.hparams.summary_v2"):  # which a run imports when it has ended
             with contextlib.suppress(Exception):
                 pkgutil.resolve_name(name)
     provenance.installed_versions()  # each job records them

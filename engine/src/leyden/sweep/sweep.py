@@ -219,15 +219,16 @@ class Sweep:
                 is_last = job is None
                 job = job or elsewhere.popleft()
                 try:
-                    is_finished = job.run.is_finished(job.identity())
+                    is_finished = job.run.is_finished(identity := job.identity())
                 except NOT_COMPOSED as error:
                     record(job, Failure.of(error))
                     continue
                 if is_finished:
                     record(job, None)
-                elif (
-                    is_last or self.launcher.is_queue or lock.Watch(job.run.directory / lock.LOCK).state() == "free"
-                ):
+                elif self.launcher.is_queue:  # perhaps thousands at once
+                    return job
+                elif is_last or lock.Watch(job.run.directory / lock.LOCK).state() == "free":
+                    job.identified = identity
                     return job
                 else:
                     elsewhere.append(job)
