@@ -1,40 +1,60 @@
-"""Evaluate a run, or all runs of a sweep's setting, on the test set."""
+"""Evaluate a run, or all runs of a sweep's setting, on the test set.
+
+leyden evaluate run=DIR [checkpoint=best] [accelerator=cpu] [data_root=FOLDER] [outputs=FOLDER] [format=table|json]
+leyden evaluate runs=DIR [row=1] …
+
+Each test evaluation is recorded in outputs/test_evaluations.csv. With runs=, all runs of one of a sweep's settings are
+evaluated, and their mean counts as one test evaluation.
+
+  row=1              row of that setting in the table of leyden summarize
+  checkpoint=best    or last, or a kept one, such as epoch_3
+  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else auto
+  data_root=FOLDER   of the data set; by default the folder used in training
+  format=json        the metrics, of a row those of each run
+  trust=true         use what the record of a run that is not yours names
+"""
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from leyden.config.checks import CHOICES, require_choice
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, parse_number, require_project
+from leyden.config.paths import ROOT
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
-from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
+DEFAULTS = {"row": "1", "checkpoint": "best", "outputs": str(ROOT / "outputs"), "format": "table", "trust": "false"}
 
-@hydra_command
-def main(cfg: DictConfig) -> None:
+
+def main() -> None:
     """Print the test metrics, and record the test evaluation."""
-    if (cfg.run is None) == (cfg.runs is None):
-        raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
-    with importing():
-        from leyden.training.trained import Trained, evaluate, runs_of_row
-    require_choice(cfg, "format", *CHOICES["evaluate.format"])
-    row, overlap = "", 0.0
-    if cfg.run is not None:
-        run = Run(cfg.run, trust=cfg.trust)
-        run.checkpoint(cfg.checkpoint)  # refused before the data are read
-        runs = [Trained(run, cfg.checkpoint, data_root=cfg.data_root)]
-    else:
-        given = {"data_root": cfg.data_root, "trust": cfg.trust}
-        runs, row, overlap = runs_of_row(Path(cfg.runs), cfg.row, cfg.checkpoint, **given)
-    found = evaluate(runs, outputs=cfg.outputs, accelerator=cfg.accelerator, row=row, overlap=overlap)
-    if cfg.format == "json":
-        print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
-        return
-    print_table([{"metric": name, "value": text} for name, text in found.shown.items()], header=False)
-    show(f"{found.where}\n{found.message}")
+    with ending():
+        keys = dict.fromkeys(("run", "runs", "accelerator", "data_root"), "")
+        _, options = parse_arguments(__doc__, {**keys, **DEFAULTS}, max_folders=0)
+        require_project()
+        if (not options["run"]) == (not options["runs"]):
+            raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
+        form = parse_choice(options, "format", "table", "json")
+        trust = parse_choice(options, "trust", "true", "false") == "true"
+        checkpoint, number = options["checkpoint"], parse_number(options, "row") or 1
+        if options["run"]:
+            run = Run(options["run"], trust=trust)
+            run.checkpoint(checkpoint)  # refused before PyTorch is imported
+        with importing():
+            from leyden.training.trained import Trained, evaluate, runs_of_row
+        given = {"data_root": options["data_root"] or None}
+        row, overlap = "", 0.0
+        if options["run"]:
+            runs = [Trained(run, checkpoint, **given)]
+        else:
+            runs, row, overlap = runs_of_row(Path(options["runs"]), number, checkpoint, **given, trust=trust)
+        accelerator = options["accelerator"] or None
+        found = evaluate(runs, outputs=options["outputs"], accelerator=accelerator, row=row, overlap=overlap)
+        if form == "json":
+            print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
+            return
+        print_table([{"metric": name, "value": text} for name, text in found.shown.items()], header=False)
+        show(f"{found.where}\n{found.message}")
 
 
 if __name__ == "__main__":

@@ -1,34 +1,48 @@
-"""Export a run's network to ONNX, and check its outputs against the run's."""
+"""Export a run's network to ONNX, and check its outputs against the run's.
+
+leyden export run=DIR [output=FILE.onnx] [checkpoint=best] [data_root=FOLDER]
+
+The file's network takes raw samples of the data set: it contains the normalisation. pip install 'leyden[export]'
+installs what this needs.
+
+  output=net.onnx    the file; by default model.onnx in the run directory
+  checkpoint=best    or last, or a kept one, such as epoch_3
+  data_root=FOLDER   of the data set; by default the folder used in training
+  trust=true         use what the record of a run that is not yours names
+"""
 
 import importlib.util
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
 from leyden.config.terminal import show
-from leyden.run.command import hydra_command
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
 
 
-@hydra_command
-def main(cfg: DictConfig) -> None:
-    """Write an ONNX network that takes raw samples of the dataset: it contains the normalisation."""
-    run = Run(cfg.run, trust=cfg.trust)
-    path = run.directory / "model.onnx" if cfg.output is None else Path(cfg.output)
-    if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
-        raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
-    run.checkpoint(cfg.checkpoint)  # refused before PyTorch is imported
-    if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
-        raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
-    with importing():
-        from leyden.training.onnx import export
-        from leyden.training.trained import Trained
-    samples, difference = export(Trained(run, cfg.checkpoint, data_root=cfg.data_root), path)
-    show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")
+def main() -> None:
+    """Write an ONNX network that takes raw samples of the data set."""
+    with ending():
+        defaults = {"run": "", "output": "", "checkpoint": "best", "data_root": "", "trust": "false"}
+        _, options = parse_arguments(__doc__, defaults, max_folders=0)
+        require_project()
+        if not options["run"]:
+            raise UserError("run=DIR must be given; --help lists the keys")
+        run = Run(options["run"], trust=parse_choice(options, "trust", "true", "false") == "true")
+        path = Path(options["output"] or run.directory / "model.onnx")
+        if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
+            raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
+        run.checkpoint(options["checkpoint"])  # refused before PyTorch is imported
+        if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
+            raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
+        with importing():
+            from leyden.training.onnx import export
+            from leyden.training.trained import Trained
+        trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)
+        samples, difference = export(trained, path)
+        show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")
 
 
 if __name__ == "__main__":

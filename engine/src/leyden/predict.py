@@ -1,40 +1,58 @@
-"""Predict with a trained run: classes of images, or targets of a table."""
+"""Predict with a trained run: classes of images, or targets of a table.
+
+leyden predict run=DIR images=FILES [invert=true] [output=FILE] [checkpoint=best] [accelerator=cpu]
+leyden predict run=DIR table=FILE.csv …
+
+Prints classes or reconstruction errors of images, or predictions for the rows of a table.
+
+  images=digits/     a PNG, JPEG or WebP file, a folder of them, or a list: [a.png,b.jpg]
+  table=new.csv      a file with the columns that the run was trained on
+  invert=true        for dark digits on a light background, if the run was trained on MNIST
+  output=all.csv     a .csv or .json file to write
+  checkpoint=best    or last, or a kept one, such as epoch_3
+  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else auto
+  trust=true         use what the record of a run that is not yours names
+"""
 
 from pathlib import Path
 
-from omegaconf import DictConfig
-
-from leyden.config.errors import UserError
-from leyden.run.command import hydra_command
+from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
-INPUTS = ("images", "table")
 
-
-@hydra_command
-def main(cfg: DictConfig) -> None:
+def main() -> None:
     """Print a trained network's predictions; also write them to a file, if requested."""
-    if len([key for key in INPUTS if cfg[key] is not None]) != 1:
-        raise UserError("images=FILES, table=FILE: give one of them")
-    output = _output_path(cfg, "output", ".csv", ".json")
-    run = Run(cfg.run, trust=cfg.trust)
-    run.checkpoint(cfg.checkpoint)  # refused before PyTorch is imported
-    with importing():
-        from leyden.training.predict import predict
-        from leyden.training.trained import Trained
-    predict(cfg, Trained(run, cfg.checkpoint), output)
+    with ending():
+        keys = dict.fromkeys(("run", "images", "table", "output", "accelerator"), "")
+        defaults = {**keys, "invert": "false", "checkpoint": "best", "trust": "false"}
+        _, options = parse_arguments(__doc__, defaults, max_folders=0)
+        require_project()
+        if not options["run"] or (not options["images"]) == (not options["table"]):
+            raise UserError("run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys")
+        invert, trust = (parse_choice(options, key, "true", "false") == "true" for key in ("invert", "trust"))
+        output = _output_path(options["output"])
+        run = Run(options["run"], trust=trust)
+        run.checkpoint(options["checkpoint"])  # refused before PyTorch is imported
+        with importing():
+            from leyden.training.predict import predict
+            from leyden.training.trained import Trained
+        names = options["images"]
+        images = names[1:-1].split(",") if names.startswith("[") and names.endswith("]") else [names] * bool(names)
+        trained = Trained(run, options["checkpoint"])
+        accelerator = options["accelerator"] or None
+        predict(trained, images, options["table"], invert=invert, accelerator=accelerator, output=output)
 
 
-def _output_path(cfg: DictConfig, key: str, *suffixes: str) -> Path | None:
-    """Return the path that a setting names, checked for its suffix and folder; None if it is null."""
-    if cfg[key] is None:
+def _output_path(text: str) -> Path | None:
+    """Return the path of a file to write, checked for its suffix and folder; None without one."""
+    if not text:
         return None
-    path = Path(cfg[key])
-    if path.suffix not in suffixes:
-        raise UserError(f"{key}={path}: must end in {' or '.join(suffixes)}")
+    path = Path(text)
+    if path.suffix not in (".csv", ".json"):
+        raise UserError(f"output={path}: must end in .csv or .json")
     if not path.absolute().parent.is_dir():
-        raise UserError(f"{key}={path}: there is no folder {path.parent}")
+        raise UserError(f"output={path}: there is no folder {path.parent}")
     return path
 
 

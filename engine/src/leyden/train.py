@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
 from leyden.config.hydra import is_sweep, task_overrides
-from leyden.run.command import hydra_command
+from leyden.run.command import training_command
 from leyden.run.process import importing, is_main_process, num_processes
 
 
@@ -69,7 +69,7 @@ def task(cfg: DictConfig) -> None:
             print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
 
 
-main = hydra_command(task, sweep=sweep)
+main = training_command(task, sweep)
 
 if __name__ == "__main__":
     main()

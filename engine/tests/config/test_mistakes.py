@@ -132,8 +132,8 @@ def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(cli, t
     ("verb", "said"),
     [
         ("train", "optimizer: "),
-        ("evaluate", "checkpoint: best"),
-        ("predict", "invert: false"),
+        ("evaluate", "checkpoint=best"),
+        ("predict", "invert=true"),
         ("runs", "filter by metrics"),
         ("compare", "margin=0.002"),
     ],

@@ -54,8 +54,6 @@ def test_what_can_not_be_written_is_a_line(cli, train, monkeypatch, tmp_path):  
         code, _, err = cli("export", f"run={run.directory}", f"output={output}")
         assert code == 2
         assert f"output={output}: must be the name of a .onnx file" in err
-    code, _, err = cli("export", f"run={run.directory}", "format=")
-    assert (code, err.partition("\n")[0]) == (2, "leyden: format: no such key")
     monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
     code, _, err = cli("export", f"run={run.directory}")
     assert code == 2

@@ -63,7 +63,7 @@ def test_a_run_directory_is_all_that_it_takes(train, cli, digits, tmp_path):
         (("images=image.png", "output=o.xml"), "must end in .csv or .json"),
         (("images=image.png", "output=nowhere/o.csv"), "there is no folder nowhere"),
         (("images=image.png", "checkpoint=first"), "checkpoint=first: must be best, last, or a kept one"),
-        ((), "images=FILES, table=FILE: give one of them"),
+        ((), "run=DIR with images=FILES, or with table=FILE: must be given"),
     ],
 )
 def test_mistakes(cli, tmp_path, monkeypatch, arguments, message):

@@ -1,6 +1,6 @@
-"""Root keys of each command's configuration, whose default values are in `conf/`, and checks of their values.
+"""Root keys of a training's configuration, whose default values are in `conf/`, and checks of their values.
 
-A training configuration is checked before anything is instantiated from it.
+It is checked before anything is instantiated from it.
 """
 
 import inspect
@@ -54,61 +54,16 @@ class TrainConfig:
     trust: bool = False
 
 
-@dataclass
-class EvaluateConfig:
-    """Root keys of `conf/evaluate.yaml`."""
-
-    run: str | None = MISSING
-    runs: str | None = MISSING
-    row: int = MISSING
-    checkpoint: str = MISSING
-    accelerator: str | None = MISSING
-    data_root: str | None = MISSING
-    outputs: str = MISSING
-    trust: bool = False
-    format: str = "table"
-
-
-@dataclass
-class PredictConfig:
-    """Root keys of `conf/predict.yaml`."""
-
-    run: str = MISSING
-    images: Any = MISSING
-    table: str | None = MISSING
-    invert: bool = MISSING
-    output: str | None = MISSING
-    checkpoint: str = MISSING
-    accelerator: str | None = None  # has a default, since a project's own conf/predict.yaml may lack the key
-    trust: bool = False
-
-
-@dataclass
-class ExportConfig:
-    """Root keys of `conf/export.yaml`."""
-
-    run: str = MISSING
-    output: str | None = MISSING
-    checkpoint: str = MISSING
-    data_root: str | None = MISSING
-    trust: bool = False
-
-
-# Allowed values of `accelerator`, for training and for using a trained run.
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda", "mps", "tpu")
 # Allowed values of keys that have a fixed set.
 CHOICES: dict[str, tuple[Any, ...]] = {
-    "train.resume": ("auto", "never", "must", "changed"),
-    "train.test": ("auto", True, False),
-    "train.exact": ("report", "require", "off", "test"),
-    "train.sweep.pictures": ("all", "none"),
-    "train.picture_format": ("png", "pdf"),
-    "evaluate.format": ("table", "json"),
+    "resume": ("auto", "never", "must", "changed"),
+    "test": ("auto", True, False),
+    "exact": ("report", "require", "off", "test"),
+    "sweep.pictures": ("all", "none"),
+    "picture_format": ("png", "pdf"),
 }
-SCHEMAS = {"train": TrainConfig, "evaluate": EvaluateConfig, "predict": PredictConfig, "export": ExportConfig}
-
-for _name, _schema in SCHEMAS.items():
-    ConfigStore.instance().store(f"{_name}_schema", _schema)
+ConfigStore.instance().store("train_schema", TrainConfig)
 
 
 def _config_groups() -> str:
@@ -220,8 +175,8 @@ def validate_values(cfg: DictConfig) -> None:
             raise UserError(
                 f"{key}={cfg[key]}: must be a choice of conf/{key}/; its keys are set by {key}.KEY=VALUE"
             )
-    for name in ("resume", "exact", "test", "sweep.pictures", "picture_format"):
-        require_choice(cfg, name, *CHOICES[f"train.{name}"])
+    for name, allowed in CHOICES.items():
+        require_choice(cfg, name, *allowed)
     objective_of(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:

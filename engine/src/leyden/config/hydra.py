@@ -6,7 +6,6 @@ end the process in ways of its own.
 
 import contextlib
 import logging
-import string
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -121,12 +120,6 @@ def call_target(node: Any, *, partial: bool = False) -> Any:
         packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {*sys.stdlib_module_names}
         further["_execution_whitelist_"] = [*named, *(f"{each}.*" for each in packages if each.isidentifier())]
     return hydra.utils.instantiate(node, **further)
-
-
-def help_text(cfg: DictConfig) -> str:
-    """Return the text for `--help`."""
-    text = string.Template(cfg.hydra.help.template)
-    return text.safe_substitute(CONFIG=OmegaConf.to_yaml(without_hydra(cfg)))
 
 
 def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import ListConfig
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
@@ -218,19 +217,18 @@ def _pixels(image: Image.Image) -> Tensor:
     return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
 
 
-def find_images(images: Any) -> list[Path]:
-    """Return the files that `images` names: a file, a folder (its image files, sorted by name), or a list of these.
+def find_images(images: Sequence[str]) -> list[Path]:
+    """Return files, and the image files of folders, sorted by name.
 
     Raises:
         UserError: A file or folder does not exist, or contains no image.
     """
     found = []
-    for name in images if isinstance(images, list | tuple | ListConfig) else [images]:
-        path = Path(str(name))
+    for path in map(Path, images):
         if not path.exists():
             raise UserError(f"images={path}: no such file or folder")
         is_folder = path.is_dir()
         found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if is_folder else [path]
     if not found:
-        raise UserError(f"images={images}: no {', '.join(SUFFIXES)} file")
+        raise UserError(f"images={','.join(images)}: no {', '.join(SUFFIXES)} file")
     return found

@@ -14,7 +14,6 @@ from leyden.config.terminal import (
     leyden_command,
     program_command,
     python_command,
-    quoted_override,
     relative_path,
     show,
 )
@@ -143,7 +142,7 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     if "debug" in map(key_of, run.overrides):
         return
     if result.can_be_tested and not result.is_tested:
-        yield f"{leyden_command('evaluate')} {quoted_override('run', where)}", "evaluate it on the test set"
+        yield f"{leyden_command('evaluate')} {shlex.quote(f'run={where}')}", "evaluate it on the test set"
     is_found = run.directory.is_relative_to(ROOT / "outputs")  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from leyden.config.checks import Objective
 from leyden.config.errors import UserError
 from leyden.config.table import csv_text, json_text, print_table, short_names
-from leyden.config.terminal import leyden_command, quoted_override, show
+from leyden.config.terminal import leyden_command, show
 from leyden.report.listing import condition_of, select
 from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
 from leyden.report.records import (
@@ -45,9 +45,9 @@ def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]
     line = f"Best{' setting' * (num > 1)}: {what}."
     if runs[0].result and not runs[0].result.can_be_tested:
         return [line]
-    chosen = quoted_override("run", runs[0].run.directory)
+    chosen = shlex.quote(f"run={runs[0].run.directory}")
     if num > 1:
-        chosen = quoted_override("runs", directory) + f" row={number + 1}" * (number > 0)
+        chosen = shlex.quote(f"runs={directory}") + f" row={number + 1}" * (number > 0)
     then = f" The test evaluation{' of all, which counts as one' * (num > 1)}:"
     return [line + then, f"    {leyden_command('evaluate')} {chosen}"]
 

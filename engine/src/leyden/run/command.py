@@ -1,4 +1,4 @@
-"""Commands configured by Hydra: their options, and explanations of wrong overrides in one or two lines."""
+"""The command that Hydra configures, `train`: its options, and explanations of wrong overrides in one or two lines."""
 
 import argparse
 import difflib
@@ -12,13 +12,12 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError, as_line, ending, require_project
 from leyden.config.hydra import (
     compose_command,
     composing,
-    help_text,
     is_sweep,
     run_task,
     shown_config,
@@ -31,64 +30,54 @@ from leyden.run.process import is_main_process
 OF_HYDRA = ("hydra.sweeper", "hydra.launcher", "hydra.help", "hydra.searchpath")
 
 
-def hydra_command(
-    task: Callable[[DictConfig], Any],
-    *,
-    sweep: Callable[[DictConfig, str], None] | None = None,
-) -> Any:
-    """Make `task` a command, configured by `conf/<task's module>.yaml`.
+def training_command(task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]) -> Any:
+    """Make `task` a command, configured by `conf/train.yaml`.
 
     A user's mistake (Hydra's errors included) is printed in one or two lines to stderr, with exit code 2;
     `HYDRA_FULL_ERROR=1` prints the traceback instead. A bug in the user's code is printed with its traceback.
 
     Args:
         task: Function of the configuration.
-        sweep: Function that runs a sweep, of its configuration and the name of the module whose `main.task` runs a
-            job; None if the command takes one run.
+        sweep: Function that runs a sweep, of its configuration and the name of the module whose `main.task` runs a job.
     """
-    name = Path(task.__code__.co_filename).stem
 
     def main() -> None:
         with ending(_explain):
-            if sys.platform == "win32" and sweep and is_main_process():
+            if sys.platform == "win32" and is_main_process():
                 warn(
                     "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
                 )
             require_project()
-            options = _parse(name, sys.argv[1:], can_sweep=sweep is not None)
-            _run(options, task, sweep)
+            _run(_parse(sys.argv[1:]), task, sweep)
 
     main.task = task  # type: ignore[attr-defined]  # called by a sweep's jobs
     return main
 
 
 def _run(
-    options: argparse.Namespace,
-    task: Callable[[DictConfig], Any],
-    sweep: Callable[[DictConfig, str], None] | None,
+    options: argparse.Namespace, task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
-    name = options.config_name
-    with composing(options.config_dir, job_name=name):
+    with composing(options.config_dir, job_name=options.config_name):
         of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
-        if sweep and any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+        if any(each.lstrip("+").startswith(of_record) for each in options.overrides):
             from leyden.run.fork import recorded_arguments  # late, as it imports much
 
             sys.argv[1:] = recorded_arguments(sys.argv[1:])
-            options = _parse(name, sys.argv[1:], can_sweep=True)
+            options = _parse(sys.argv[1:])
         parsed = _check_overrides(options.overrides)
         try:
             mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
-            cfg = compose_command(name, [*options.overrides, *mode])
+            cfg = compose_command(options.config_name, [*options.overrides, *mode])
         except UserError:
             raise
         except Exception as error:  # Hydra and OmegaConf raise various types
             raise UserError(_explain(error)) from error
         if options.help:
-            print(help_text(cfg))
+            print(cfg.hydra.help.template)
         elif options.cfg:
             print(shown_config(cfg, options.cfg, resolve=options.resolve), end="")
-        elif sweep and is_sweep(cfg):
+        elif is_sweep(cfg):
             sweep(cfg, _module(task))
         elif several := [each.input_line for each in parsed if each.is_sweep_override()]:
             raise UserError(
@@ -111,7 +100,7 @@ class _Parser(argparse.ArgumentParser):
         raise UserError(f"{message}; --help lists the options")
 
 
-def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Namespace:
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
     """Return the options and overrides of a command line; options may stand anywhere among overrides.
 
     Raises:
@@ -123,15 +112,13 @@ def _parse(name: str, argv: Sequence[str], *, can_sweep: bool) -> argparse.Names
     parser.add_argument("--multirun", "-m", action="store_true")
     parser.add_argument("--cfg", "-c", choices=("job", "hydra", "all"))
     parser.add_argument("--resolve", action="store_true")
-    parser.add_argument("--config-name", "-cn", default=name)
+    parser.add_argument("--config-name", "-cn", default="train")
     parser.add_argument("--config-dir", "-cd", type=Path)
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
         raise UserError(f"{unknown[0]}: no such option; a key has no dashes, and --help lists the options")
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
-    if options.multirun and not can_sweep:
-        raise UserError(f"-m: is for leyden train; {name} takes one run")
     for text in options.overrides if is_main_process() else ():  # Lightning starts the other ranks with its own
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
@@ -183,8 +170,6 @@ def _explain(error: Exception) -> str:
         return f"{key}: no such key{_nearest(key, _known_keys(cause))}"
     if found := re.search(r"Error merging override (.+)", text):
         return f"{found[1]}: {str(cause).splitlines()[0]}"
-    if isinstance(error, MissingMandatoryValue):
-        return f"{error.full_key}=... must be given; --help lists the keys"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {first}"
     if isinstance(error, HydraException | OmegaConfBaseException):

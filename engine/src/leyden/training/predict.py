@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from rich.progress import Progress
 from torch import Tensor
 
@@ -28,26 +27,37 @@ MAX_SHOWN = 200  # rows on a terminal
 Row = dict[str, Any]
 
 
-def predict(cfg: DictConfig, trained: Trained, output: Path | None) -> None:
+def predict(
+    trained: Trained,
+    images: Sequence[str],
+    table: str,
+    *,
+    invert: bool,
+    accelerator: str | None,
+    output: Path | None,
+) -> None:
     """Print the predictions of a trained network, and write them to a file if one is named.
 
     Args:
-        cfg: The configuration of `conf/predict.yaml`, with one of `images` and `table` set.
         trained: The run and its checkpoint.
+        images: Image files, and folders of them; none for a table.
+        table: Path of a table, if there are no images.
+        invert: Whether images are inverted.
+        accelerator: Lightning's accelerator; None for that of `Trained.trainer`.
         output: A .csv or .json file to write; None for no file.
 
     Raises:
         UserError: The run has learned another kind of task, or a file can't be read or written.
     """
-    paths = [] if cfg.images is None else find_images(cfg.images)
+    paths = find_images(images) if images else []
     with trained.seeded():
         kinds = ("classes", "reconstruction") if paths else ("values", "classes")
-        task = trained.task(*kinds, accelerator=cfg.accelerator)
+        task = trained.task(*kinds, accelerator=accelerator)
         if paths:
-            images = read_image_batches(trained, paths, invert=cfg.invert)
-            show_rows(predict_images(task, trained.facts, images), len(paths), output)
+            batches = read_image_batches(trained, paths, invert=invert)
+            show_rows(predict_images(task, trained.facts, batches), len(paths), output)
         else:
-            found = predict_table(task, trained.facts, Path(cfg.table))
+            found = predict_table(task, trained.facts, Path(table))
             show_rows(found, len(found), output)
 
 
