@@ -19,7 +19,6 @@ from pathlib import Path
 
 from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_number
 from leyden.config.terminal import show
-from leyden.exact import ExactError
 
 
 def main() -> None:
@@ -38,14 +37,11 @@ def main() -> None:
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, lambda number, _: leave(128 + number))
-        from leyden.exact.marks import Starts, compare_killed
+        from leyden.training.resumption import Starts, compare_killed
 
         with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
-            try:
-                starts = Starts(command, Path(folder), timeout_min * 60)
-                same, text = compare_killed(starts, kills, int(options["seed"]))
-            except ExactError as error:
-                raise UserError(str(error)) from error
+            starts = Starts(command, Path(folder), timeout_min * 60)
+            same, text = compare_killed(starts, kills, int(options["seed"]))
         show(text)
     leave(Exit.DONE if same else Exit.DIFFERENT)
 

@@ -33,7 +33,7 @@ def task(cfg: DictConfig) -> None:
     is_job = is_sweep(HydraConfig.instance().cfg)
     overrides = task_overrides(hydra_cfg)
     if cfg.exact == "test" and not cfg.dry_run:
-        from leyden.training.start import test_resume
+        from leyden.training.resumption import test_resume
 
         test_resume(cfg, overrides, is_job=is_job)
         return

@@ -1,9 +1,8 @@
-"""Training and evaluation of a run, from its configuration to its result; and its test with kills, by `exact=test`."""
+"""Training and evaluation of a run, from its configuration to its result."""
 
 import contextlib
 import shlex
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,18 +17,16 @@ from leyden.assembly.start_from import Fork, read_checkpoint, reporting_restore_
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.kept import samples_per_batch
-from leyden.config.errors import Exit, UserError, leave, log_and_continue
-from leyden.config.terminal import leyden_command, one_line, quoted_override, show, some_of
+from leyden.config.errors import UserError, log_and_continue
+from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of
 from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
-from leyden.exact import ExactError
-from leyden.exact.marks import Starts, compare_killed
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
 from leyden.run.directory import Run, session
 from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
-from leyden.run.process import is_main_process, num_processes
+from leyden.run.process import is_main_process
 from leyden.run.result import STAGES, Result
 from leyden.scheduler.slurm import RequeueSignal, job_id, num_restarts, this_job
 from leyden.tasks.task import Task
@@ -217,39 +214,3 @@ def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Re
         print(message)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
-
-
-TIMEOUT_S = 600  # of each start of a training that is tested
-# Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
-TESTED = {
-    "exact": "report",
-    "test": "false",
-    "resume": "auto",
-    "++trainer.max_epochs": "2",
-    "++trainer.limit_train_batches": "4",
-    "++trainer.limit_val_batches": "2",
-    "callbacks.checkpoint.every_n_steps": "1",
-    "run_dir": "{dir}",
-}
-
-
-def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
-    """Train a few batches undisturbed and with kills, compare each step, and print what was found; nothing is kept.
-
-    Raises:
-        UserError: This can't be tested.
-        SystemExit: A resumed run parts.
-    """
-    if is_job or cfg.fork or num_processes() > 1:
-        raise UserError("exact=test: tests one new run; not with -m, fork or torchrun")
-    names = {each.lstrip("+") for each in TESTED}
-    kept = [each for each in overrides if each.partition("=")[0].lstrip("+~") not in names]
-    command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
-    with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-        try:
-            is_same, text = compare_killed(Starts(command, Path(folder), TIMEOUT_S), 2, cfg.seed)
-        except ExactError as error:
-            raise UserError(f"exact=test: {error}") from error
-    show(text)
-    if not is_same:
-        leave(Exit.DIFFERENT)

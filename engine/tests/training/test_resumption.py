@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from leyden.exact import ExactError
-from leyden.exact.marks import Starts, compare_killed
+from leyden.config.errors import UserError
+from leyden.training.resumption import Starts, compare_killed
 from tests import mistakes
 from tests.conftest import here
 
@@ -92,7 +92,7 @@ def test_it_names_what_parts_first(tmp_path, old, new, found):
 
 @pytest.mark.parametrize(("old", "new", "error"), SHOWS_NOTHING)
 def test_what_would_show_nothing_is_refused(tmp_path, old, new, error):
-    with pytest.raises(ExactError, match=error):
+    with pytest.raises(UserError, match=error):
         verdict(tmp_path, (old, new))
 
 
@@ -100,7 +100,7 @@ def test_what_never_ends_is_ended_with_its_children(tmp_path):
     forks = (
         "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); time.sleep(60)"
     )
-    with pytest.raises(ExactError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
+    with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
         verdict(tmp_path, ("began = step", forks), timeout_s=3)
     pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
     assert len(pids) == 2
