@@ -1,19 +1,26 @@
-"""Compare two groups of runs, or two settings of a table: which is better, and how certain that is.
+"""Compare two groups of runs, or two settings of a table: which is better.
 
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
 leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
-leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max] [seed=seed] [ignore=time,id]
+leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max]
+    [seed=seed] [ignore=time,id]
 
-Compares two groups of runs by their objective: the means, their difference with its interval, and whether it is
-significant. A group is a run directory, a sweep, any folder of runs, or those runs there that meet a condition. If a
-group has several settings, its best one is compared. The interval is widened by the number of settings in the folders,
-since the two may have been chosen by their results; planned=true if they were named before.
+Compares two groups of runs by their objective: the means, their difference with
+its interval, and whether it is significant. A group is a run directory, a
+sweep, any folder of runs, or those runs there that meet a condition. If a group
+has several settings, its best one is compared. The interval is widened by the
+number of settings in the folders, since the two may have been chosen by their
+results; planned=true if they were named before.
 
-  margin=0.002       the largest difference that does not matter: then "the same within 0.002" is an answer, too
-  metric=val/acc:max,val/loss:min   a verdict on each of these, at the best checkpoints, not on the objective
-  a='optimizer=adam' b='optimizer=sgd and optimizer.lr > 0.01'   conditions as in leyden runs where=...
+  margin=0.002       the largest difference that does not matter: then "the same
+                     within 0.002" is an answer, too
+  metric=A:max,B:min a verdict on each of these, as val/acc:max, at the best
+                     checkpoints, not on the objective
+  a='optimizer=sgd and optimizer.lr > 0.01'
+                     a condition, as in leyden runs where=...
 
-Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting.
+Of a table, each row is a run; columns other than metric, seed and those of
+ignore= are its setting.
 """
 
 from leyden.config.errors import (

@@ -1,14 +1,17 @@
 """Evaluate a run, or all runs of a sweep's setting, on the test set.
 
-leyden evaluate run=DIR [checkpoint=best] [accelerator=cpu] [data_root=FOLDER] [outputs=FOLDER] [format=table|json]
+leyden evaluate run=DIR [checkpoint=best] [accelerator=cpu] [data_root=FOLDER]
+    [outputs=FOLDER] [format=table|json]
 leyden evaluate runs=DIR [row=1] …
 
-Each test evaluation is recorded in outputs/test_evaluations.csv. With runs=, all runs of one of a sweep's settings are
-evaluated, and their mean counts as one test evaluation.
+Each test evaluation is recorded in outputs/test_evaluations.csv. With runs=,
+all runs of one of a sweep's settings are evaluated, and their mean counts as
+one test evaluation.
 
   row=1              row of that setting in the table of leyden summarize
   checkpoint=best    or last, or a kept one, such as epoch_3
-  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else auto
+  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else
+                     auto
   data_root=FOLDER   of the data set; by default the folder used in training
   format=json        the metrics, of a row those of each run
   trust=true         use what the record of a run that is not yours names

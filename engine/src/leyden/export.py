@@ -2,8 +2,8 @@
 
 leyden export run=DIR [output=FILE.onnx] [checkpoint=best] [data_root=FOLDER]
 
-The file's network takes raw samples of the data set: it contains the normalisation. pip install 'leyden[export]'
-installs what this needs.
+The file's network takes raw samples of the data set: it contains the
+normalisation. pip install 'leyden[export]' installs what this needs.
 
   output=net.onnx    the file; by default model.onnx in the run directory
   checkpoint=best    or last, or a kept one, such as epoch_3

@@ -1,9 +1,10 @@
-"""Adopt Leyden in an existing project: write conf/train.yaml for its LightningModule and its data.
+"""Adopt Leyden in an existing project: write conf/train.yaml for its code.
 
 leyden init task=PACKAGE.MODULE.CLASS [data=PACKAGE.MODULE.CLASS]
 
-Writes conf/train.yaml in the working directory, which makes it a project. task= names the LightningModule, data= the
-LightningDataModule; without it, the LightningModule has its own data loaders.
+Writes conf/train.yaml in the working directory, which makes it a project. task=
+names the LightningModule, data= the LightningDataModule; without it, the
+LightningModule has its own data loaders.
 """
 
 from pathlib import Path

@@ -2,8 +2,9 @@
 
 leyden new model=NAME | task=NAME | data=NAME
 
-Writes a class that works as it is, and the YAML that chooses it. For example, leyden new model=capsule writes
-models/capsule.py in the project's package, conf/model/capsule.yaml and conf/sweep/capsule.yaml.
+Writes a class that works as it is, and the YAML that chooses it. For example,
+leyden new model=capsule writes models/capsule.py in the project's package,
+conf/model/capsule.yaml and conf/sweep/capsule.yaml.
 """
 
 from leyden.config.errors import UserError, ending, parse_arguments, require_project

@@ -1,9 +1,10 @@
-"""Say what a run is for: change its note and tags, which `leyden runs` shows and finds.
+"""Say what a run is for: change its note and tags, which `leyden runs` shows.
 
 leyden note run=DIR [note=TEXT] [tags=[WORD,...]]
 
-Changes the note or the tags of a run, as `leyden train ... note="wider layers" tags=[moe]` gives them. note=null and
-tags=null remove them. Find runs by them with leyden runs where='tags~moe and note~wider'.
+Changes the note or the tags of a run, as `leyden train ... note="wider layers"
+tags=[moe]` gives them. note=null and tags=null remove them. Find runs by them
+with leyden runs where='tags~moe and note~wider'.
 """
 
 from leyden.config.errors import UserError, ending, parse_arguments

@@ -1,16 +1,21 @@
 """Predict with a trained run: classes of images, or targets of a table.
 
-leyden predict run=DIR images=FILES [invert=true] [output=FILE] [checkpoint=best] [accelerator=cpu]
+leyden predict run=DIR images=FILES [invert=true] [output=FILE]
+    [checkpoint=best] [accelerator=cpu]
 leyden predict run=DIR table=FILE.csv …
 
-Prints classes or reconstruction errors of images, or predictions for the rows of a table.
+Prints classes or reconstruction errors of images, or predictions for the rows
+of a table.
 
-  images=digits/     a PNG, JPEG or WebP file, a folder of them, or a list: [a.png,b.jpg]
+  images=digits/     a PNG, JPEG or WebP file, a folder of them, or a list:
+                     [a.png,b.jpg]
   table=new.csv      a file with the columns that the run was trained on
-  invert=true        for dark digits on a light background, if the run was trained on MNIST
+  invert=true        for dark digits on a light background, if the run was
+                     trained on MNIST
   output=all.csv     a .csv or .json file to write
   checkpoint=best    or last, or a kept one, such as epoch_3
-  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else auto
+  accelerator=cpu    or gpu, or auto; by default cpu if the run took it, else
+                     auto
   trust=true         use what the record of a run that is not yours names
 """
 

@@ -1,16 +1,19 @@
-"""Reproduce a run, or compare two runs bit for bit: equal, or the first step at which they differ.
+"""Reproduce a run, or compare two runs bit for bit.
 
 leyden reproduce run=DIR [output=DIR] [data_root=DIR] [threads=N]
                            [trust=true]
 leyden reproduce run=A against=B
 
-Trains a run again with the commit, the configuration, the threads and the environment variables that it recorded, and
-compares the fingerprints of both runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not equal.
+Trains a run again with the commit, the configuration, the threads and the
+environment variables that it recorded, and compares the fingerprints of both
+runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not
+equal.
 
   output=DIR       the new run directory; default: one below outputs/reproduced/
   data_root=DIR    the folder of the data, if it is not the project's data/
   threads=N        a different number of threads
-  trust=true       execute the code and the settings that run.json names, though the run is not yours (docs/security.md)
+  trust=true       execute the code and the settings that run.json names, though
+                   the run is not yours (docs/security.md)
 """
 
 from pathlib import Path

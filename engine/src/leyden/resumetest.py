@@ -1,11 +1,13 @@
-"""Kill any training command at drawn steps, resume it, and compare its steps bit for bit.
+"""Kill a training command at drawn steps, resume it, and compare its steps.
 
 leyden resumetest [kills=3] [seed=0] [timeout_min=60] -- COMMAND … {dir} …
 
-Runs a command undisturbed, then kills it at drawn steps and starts it again until it ends, and compares the hashes of
-all steps. The command may train with any framework. {dir} stands for a new folder, where it keeps its checkpoints and
-from which it resumes by itself; it calls leyden.exact.mark(step, model, optimizer, batch) after each step. Exit code
-0: the same bits; 1: not the same, and the first step that parts is named (docs/exact.md).
+Runs a command undisturbed, then kills it at drawn steps and starts it again
+until it ends, and compares the hashes of all steps. The command may train with
+any framework. {dir} stands for a new folder, where it keeps its checkpoints and
+from which it resumes by itself; it calls leyden.exact.mark(step, model,
+optimizer, batch) after each step. Exit code 0: the same bits; 1: not the same,
+and the first step that parts is named (docs/exact.md).
 
   kills=3          the number of kills
   seed=0           draws the steps at which the command is killed

@@ -3,13 +3,15 @@
 leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
 leyden runs diff=[A,B] [format=table|json]
 
-Lists all runs in or below a folder (default: outputs/) with status, age, progress, objective, overrides, and the
-keys that where= and sort= name.
+Lists all runs in or below a folder (default: outputs/) with status, age,
+progress, objective, overrides, and the keys that where= and sort= name.
 
-  where='val/acc > 0.97 and optimizer.lr < 0.01'   filter by metrics, keys of config.yaml, status, age (s), epochs
-  where='tags~moe and note~wider'                  ~ is: contains
-  sort=val/acc                                     sort by such a key; sort=-val/acc: largest first
-  diff=[outputs/a,outputs/b]                       show differences in configuration, code and result
+  where='val/acc > 0.97 and optimizer.lr < 0.01'
+                     filter by metrics, keys of config.yaml, status, age (s),
+                     epochs; where='tags~moe and note~wider': ~ is: contains
+  sort=val/acc       sort by such a key; sort=-val/acc: largest first
+  diff=[outputs/a,outputs/b]
+                     show differences in configuration, code and result
 """
 
 from leyden.config.errors import (

@@ -1,17 +1,23 @@
 """Summarise the runs below a folder, or a table: which settings may be the best.
 
 leyden summarize DIR [over=data] [format=table|json]
-leyden summarize results.csv metric=acc mode=min|max [seed=seed] [ignore=time,id] [over=COLUMN]
-leyden summarize DIR|results.csv front=val/acc:max,num_parameters:min [format=table|json]
+leyden summarize results.csv metric=acc mode=min|max [seed=seed]
+    [ignore=time,id] [over=COLUMN]
+leyden summarize DIR|results.csv front=val/acc:max,num_parameters:min
+    [format=table|json]
 
-Writes summary.csv and summary.png: a table of all runs in or below a folder, best first, and a picture.
-The folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
+Writes summary.csv and summary.png: a table of all runs in or below a folder,
+best first, and a picture. The folder can be a sweep, such as
+outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
 
-  front=...          the settings that no other one beats in each of these metrics, by their means (Pareto front)
-  over=data          settings are ranked on each data set, and with this over all of them, too, by their mean ranks; of
-                     a table, over=COLUMN names the one with the data set
+  front=...          the settings that no other one beats in each of these
+                     metrics, by their means (Pareto front)
+  over=data          settings are ranked on each data set, and with this over
+                     all of them, too, by their mean ranks; of a table,
+                     over=COLUMN names the one with the data set
 
-Of a table, each row is a run; columns other than metric, seed and those of ignore= are its setting.
+Of a table, each row is a run; columns other than metric, seed and those of
+ignore= are its setting.
 """
 
 from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection

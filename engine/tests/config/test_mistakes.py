@@ -144,6 +144,7 @@ def test_help_names_groups_and_keys(cli, verb, said):
     assert f"leyden {verb}" in out
     assert said in out
     assert out.count("\n") <= 40  # one screen
+    assert max(map(len, out.splitlines())) <= 80
 
 
 def test_what_is_no_utf_8_is_refused(cli, tmp_path):
