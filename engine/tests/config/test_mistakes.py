@@ -29,6 +29,7 @@ trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0: must be a whole nu
 trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
 trainer.limit_val_batches=0  =>  trainer.limit_val_batches=0: leaves no batch to evaluate on
 data.fold=1  =>  fold=1: is one of several folds, so num_folds must be set
+data.num_folds=3 data.fold=3  =>  num_folds=3, fold=3: must be 2 to 60000 folds
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
 task.class_weights=[1,2]  =>  class_weights: must be 10 numbers, one per class; found 2
@@ -51,6 +52,13 @@ trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  t
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
 trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2
 +callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=x  =>  monitor=x; must
++trainer.max_steps=5  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++trainer.val_check_interval=7 trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++trainer.val_check_interval=30 +trainer.check_val_every_n_epoch=null trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.01}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema
++callbacks.ema={_target_:leyden.callbacks.averaging.EMA,decay:2,update_every_n_steps:1}  =>  callbacks.ema: Invalid decay value 2 provided
++callbacks.ema={_target_:leyden.callbacks.averaging.EMA,decay:0.9,update_every_n_steps:0}  =>  update_every_n_steps=0: must be a whole number, 1 or larger
++callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,update_starting_at_epoch:1}  =>  callbacks.ema: EMAWeightAveraging: must average after steps, from the first one on
 +task.nope=1  =>  unexpected keyword argument 'nope'; it accepts
 sweep=grid  =>  sweep=grid: needs -m
 trainer.num_nodes=2 trainer.strategy=ddp trainer.accelerator=cpu  =>  trainer.num_nodes=2: nothing starts the other nodes' processes
@@ -82,6 +90,16 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m sweep=tpe hydra/sweeper/sampler=grid  =>  hydra.sweeper.sampler: FloatDistribution.step must be given
 -m seed=range(1000000)  =>  seed=range(1000000): a sweep has 100,000 jobs at most
 -m sweep.seeds=50000 optimizer.lr=1,2,3  =>  sweep.seeds=50000 of 3 settings: a sweep has 100,000 jobs at most
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto  =>  sweep.max_runs=null: sweep.seeds=auto needs the largest number of runs
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=5  =>  sweep.max_runs=5: sweep.seeds=auto needs
+-m optimizer.lr=0.1,0.2 sweep.max_runs=60  =>  sweep.max_runs=60: is for sweep.seeds=auto
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 sweep.average_over=[]  =>  sweep.seeds=auto: sweep.average_over=[]
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a grid
+-m optimizer.lr=0.1,0.2 sweep.seeds=2 sweep.settings=[{seed:1},{seed:2}]  =>  sweep.seeds=2: the sweep is over seed itself
+-m optimizer.lr=0.1,0.2 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
+-m cluster=ray seed=0,1  =>  ray is not installed; pip install 'leyden[ray]' installs it
+-m sweep=random sweep.space=tests.sweep.spaces.wrong  =>  optimizer.lrr
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice
 +hydra.callbacks.mine._target_=x  =>  has no effect in Leyden
 hydra.run.dir=x  =>  has no effect in Leyden

@@ -11,23 +11,6 @@ from hypothesis import strategies as st
 
 from leyden.sweep.jobs import JobNames
 
-USUAL = [
-    ([], "defaults"),
-    (["model.hidden_sizes=[512,256]", "seed=0"], "model.hidden_sizes-512-256_seed-0-9ef1a5da"),
-    (
-        ["optimizer.lr=1e-05", "trainer.precision=bf16-mixed"],
-        "optimizer.lr-1e-05_trainer.precision-bf16-mixed-626f0be8",
-    ),
-    (["+model.width=3", "model=my_cnn"], "model-my_cnn_+model.width-3"),
-    (["seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),
-]
-
-
-def test_names_of_all_overrides():
-    for overrides, name in USUAL:
-        assert JobNames().name(overrides) == JobNames().name(list(reversed(overrides))) == name
-
-
 SHARED = ["model=cnn", "trainer.max_epochs=3"]
 VARYING = JobNames.of(SHARED, ["optimizer.lr", "seed", "model.width", "callbacks/pruning", "data.name"])
 
@@ -37,6 +20,7 @@ OF_SWEEP = [
     ([*SHARED, "+model.width=3"], "+width-3"),
     ([*SHARED, "callbacks/pruning=median", "data.name=x"], "pruning-median_data.name-x"),
     (SHARED, "defaults"),
+    ([*SHARED, "seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),
     # what a later start of the sweep adds or changes
     ([*SHARED, "optimizer.rho=0.5", "seed=1"], "optimizer.rho-0.5_seed-1"),
     (["model=mlp", "trainer.max_epochs=3", "seed=1"], "model-mlp_seed-1-[0-9a-f]{8}"),
@@ -75,7 +59,6 @@ OVERRIDE = st.tuples(st.sampled_from(KEYS), VALUE).map("=".join)
 @example(["model.a=1-12345678"], ["model.a=[1,12345678]"])
 @example(["model.a=x_seed-1"], ["model.a=x", "seed=1"])
 @example(["optimizer.betas=0.0016571640914381709"], ["optimizer.betas=0.001657"])
-@example(["model.a=1", "model.a=2"], ["model.a=2", "model.a=1"])
 @example(["+model.a=1", "model.a=2"], ["model.a=2", "+model.a=1"])
 @example(["seed=1", "model=x"], ["model=x", "seed=1"])
 def test_no_two_lists_of_real_overrides_share_a_name(first, second):
