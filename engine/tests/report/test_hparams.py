@@ -1,6 +1,5 @@
 """Every run is a row of TensorBoard's HParams table, by what was typed, with what came of it."""
 
-import errno
 import hashlib
 
 import pytest
@@ -8,6 +7,7 @@ from tensorboard.plugins.hparams import api_pb2, metadata
 
 from tests.callbacks.events import best, hparams, metric, read, scalars
 from tests.training.test_start import train  # noqa: F401 - a fixture
+from tests.training.test_start_exact import stopping
 
 SMALL_CHOICES = {
     "callbacks": "default",
@@ -58,19 +58,9 @@ def selecting(run):
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train, monkeypatch):  # noqa: F811
-    from leyden.tasks import Classification
-
-    step = Classification.training_step
-
-    def failing_step(self, batch):
-        if self.global_step == 15:
-            raise OSError(errno.EIO, "the disk is gone")
-        return step(self, batch)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Classification, "training_step", failing_step)
-        run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", code=2)
+def test_a_run_that_fails_is_a_row_and_a_finished_one_when_it_went_on(train):  # noqa: F811
+    with stopping(15):
+        run, *_ = train("a", "callbacks=default", "trainer.max_epochs=2", code=1)
     chosen, status = hparams(run)
     assert chosen == {**SMALL_CHOICES, "trainer.max_epochs": 2}
     assert status == api_pb2.STATUS_FAILURE
