@@ -49,6 +49,11 @@ def forget_result(directory):
     put(directory, result=None)
 
 
+def files(folder):
+    """All files below a folder with their content, to see that nothing has changed."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
+
+
 def ended(folder, pattern="*/run.json"):
     """The directories of the runs in a folder that have a result, sorted."""
     return sorted(path.parent for path in Path(folder).glob(pattern) if content(path.parent)["status"])
