@@ -93,12 +93,11 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     assert leyden.load(run).metrics
 
 
-def test_what_the_user_trusts_is_used(own, cli, touched):
+def test_what_the_user_trusts_is_used(own, cli, command, touched):
     run = forged(own, "")
     assert cli("evaluate", f"run={run}", "trust=true")[0] == 0
     assert leyden.load(run, trust=True).network
-    code, _, err = cli("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
-    assert code == 0, err
+    command("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
     assert Run(run).record.is_own  # from then on it is the user's
     assert cli("evaluate", f"run={run}")[0] == 0
     cli("evaluate", f"run={poisoned(run)}", "trust=true")
