@@ -1,7 +1,6 @@
 """A sweep from its command to its table."""
 
 import contextlib
-import csv
 import json
 import time
 from collections import Counter
@@ -38,8 +37,8 @@ def runs(tmp_path):
 
 def table(tmp_path):
     """The summary, but for the times."""
-    with (tmp_path / "sweeps" / "s" / "summary.csv").open() as file:
-        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+    rows = records.table(tmp_path / "sweeps" / "s" / "summary.csv")
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
 RECIPES = sorted(conf("sweep"))
@@ -100,8 +99,8 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
     output = finish(sweep(tmp_path, *AUTO))
     seeds = Counter(lr for lr, _ in runs(tmp_path))
     assert seeds == {1e-7: 3, 0.0019: 6, 0.002: 6}
-    with (folder / "looks.csv").open() as file:
-        assert [(row["look"], row["runs"]) for row in csv.DictReader(file)] == [("1", "9"), ("2", "15")]
+    looks = records.table(folder / "looks.csv")
+    assert [(row["look"], row["runs"]) for row in looks] == [("1", "9"), ("2", "15")]
     assert json.loads((folder / "sweep.json").read_text())["excluded"] == ["optimizer.lr=1e-07"]
     assert table(tmp_path)[-1]["like_best"] == "no"
     assert "Look 2 at these settings (looks.csv)" in output
@@ -165,26 +164,22 @@ def few_built(monkeypatch):
 @pytest.mark.matrix
 @pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_passes_the_checks(cli, path):
-    code, out, err = cli("train", "-m", f"sweep={path.stem}", "dry_run=true")
-    assert code == 0, err
+def test_every_recipe_passes_the_checks(command, path):
+    out, _ = command("train", "-m", f"sweep={path.stem}", "dry_run=true")
     assert out.startswith("0: ")
 
 
 @pytest.mark.usefixtures("few_built")
-def test_dry_run_lists_the_jobs_and_trains_nothing(cli, tmp_path, monkeypatch):
+def test_dry_run_lists_the_jobs_and_trains_nothing(command, tmp_path, monkeypatch):
     monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
-    code, out, err = cli("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
-    assert code == 0
+    out, err = command("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
     assert len(out.splitlines()) == 3 * 2 * 3
     assert "17: " in out
     assert err == "These would run. dry_run=true: nothing was done.\n"
     assert not list((tmp_path / "outputs").rglob("config.yaml"))
-    code, _, err = cli("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
-    assert code == 0
+    _, err = command("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
     assert err.startswith("These are settings of the space that would be searched.")
-    code, out, _ = cli("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
-    assert code == 0
+    out, _ = command("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert "nothing was trained" in out
     assert not (tmp_path / "run").exists()
 
