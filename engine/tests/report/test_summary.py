@@ -1,4 +1,3 @@
-import csv
 import functools
 import itertools
 import json
@@ -67,8 +66,7 @@ def grid(folder, losses, *typed, name="optimizer.lr", **more):
 
 
 def rows(directory):
-    with (directory / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
+    return records.table(directory / "summary.csv")
 
 
 def test_the_sweep_says_what_a_mean_is_over(tmp_path):
@@ -260,8 +258,7 @@ def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, ca
     monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
     summarize(tmp_path)
     assert "Runs queued or running: 1. Which rows may be the best" in capsys.readouterr().out
-    with (tmp_path / "looks.csv").open() as file:
-        found = [(row["comparison"], row["look"], row["runs"]) for row in csv.DictReader(file)]
+    found = [(row["comparison"], row["look"], row["runs"]) for row in records.table(tmp_path / "looks.csv")]
     assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
