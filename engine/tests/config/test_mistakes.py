@@ -43,6 +43,7 @@ trainer.devices=0  =>  trainer:
 objective.metric=val/f1  =>  objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss
 data.val_size=0  =>  data.val_size=0 leaves no validation split
 +model.num_outputs=3  =>  model.num_outputs=3: is passed by the program
++task.optimizer=Adam  =>  task.optimizer=Adam: is passed by the program and can't be set
 seed  =>  seed: must be key=value
 --optimizer.lr=0.1  =>  --optimizer.lr=0.1: no such option; a key has no dashes
 model@model=5  =>  model@model=5: no such choice

@@ -56,11 +56,6 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
     assert run.result is None
 
 
-def test_another_config_is_refused_with_the_difference(run):
-    refuse(run, {**CONFIG, "optimizer": {"lr": 0.2}}, r"optimizer\.lr: 0\.1 there, 0\.2 here")
-    refuse(run, {**CONFIG, "trainer": {"max_epochs": 4}}, r"trainer\.max_epochs: 5 there, 4 here")
-
-
 def test_resume_never_and_must(run, tmp_path):
     refuse(run, CONFIG, "resume=never", resume="never")
     reopen(Run(tmp_path / "new"), CONFIG, resume="never")
