@@ -211,12 +211,23 @@ def cli(capfd, tmp_path, mnist_root):
 
 
 @pytest.fixture
-def train(cli, tmp_path):
+def command(cli):
+    """Runs a command as `cli` does, which must end with this code; returns its stdout and stderr."""
+
+    def run(*words, code=0):
+        found, out, err = cli(*words)
+        assert found == code, out + err
+        return out, err
+
+    return run
+
+
+@pytest.fixture
+def train(command, tmp_path):
     """Trains in a directory of this name, and returns the run, and what was printed; test files have others of this name."""
 
     def run(name, *arguments, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments)
-        assert found == code, err
+        out, err = command("train", f"run_dir={tmp_path / name}", *arguments, code=code)
         return Run(tmp_path / name), out, err
 
     return run

@@ -3,6 +3,7 @@
 `python tests/forks.py` is that one: it reads tasks, one JSON a line, and forks for each.
 """
 
+import contextlib
 import functools
 import importlib
 import io
@@ -124,8 +125,9 @@ def end_with(function: Callable[..., None], *arguments: Any) -> NoReturn:
         code = 1
     if isinstance(code, str):
         print(code, file=sys.stderr)
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # of a full disk
+        sys.stdout.flush()
+        sys.stderr.flush()
     # Without what C++ libraries do at the end: they wait for threads that no copy has.
     os._exit(code if isinstance(code, int) else int(code is not None))
 

@@ -1,5 +1,6 @@
 """Changes of the record of a run, `run.json`, as a kill, a user or a stranger would make them."""
 
+import csv
 import json
 from pathlib import Path
 
@@ -47,6 +48,17 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
 def forget_result(directory):
     """As if the run had been killed before it ended."""
     put(directory, result=None)
+
+
+def table(path):
+    """The rows of a CSV file, by column."""
+    with Path(path).open(newline="") as file:
+        return [*csv.DictReader(file)]
+
+
+def files(folder):
+    """All files below a folder with their content, to see that nothing has changed."""
+    return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
 
 
 def ended(folder, pattern="*/run.json"):

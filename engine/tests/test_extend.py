@@ -24,7 +24,7 @@ from leyden.testing.contracts import compose
 from tests import conf
 from tests.conftest import SMALL, assert_same_bits, start
 from tests.example import OWN, commit, copy_to, git
-from tests.tasks.test_data import FEW, stop_and_resume
+from tests.tasks.test_table import OF_DATA, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
@@ -123,14 +123,14 @@ def recipe(small_root, tmp_path, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", sorted(path.stem for path in conf("experiment")))
-def test_an_experiment_goes_on_within_an_epoch(cli, recipe, tmp_path, name):
+def test_an_experiment_goes_on_within_an_epoch(command, recipe, tmp_path, name):
     (*before, last), place = recipe(name)
-    for command in before:
-        assert cli("train", *command, *QUICK, *place)[0] == 0
+    for typed in before:
+        command("train", *typed, *QUICK, *place)
     if last[0] == "-m":  # its jobs would be other processes
-        assert cli("train", *last, *QUICK, *place, "dry_run=true")[0] == 0
-    command = [f"experiment={name}"] if last[0] == "-m" else last
-    stop_and_resume(cli, tmp_path, *command, *place, "data.batch_size=20", *FEW)
+        command("train", *last, *QUICK, *place, "dry_run=true")
+    typed = [f"experiment={name}"] if last[0] == "-m" else last
+    stop_and_resume(command, tmp_path, *typed, *place, "data.batch_size=20", *OF_DATA)
 
 
 @pytest.mark.slow(minutes=0.1)

@@ -11,7 +11,6 @@ from leyden import assembly
 from leyden.assembly.task import check_step
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.display import DisplayCallback
-from leyden.config.errors import UserError
 from leyden.data.contract import Facts
 from leyden.tasks import Classification
 from leyden.testing.contracts import FACTS, compose
@@ -114,11 +113,6 @@ def test_an_argument_with_a_default_of_its_own_is_not_replaced(kind):
 def test_an_argument_without_a_default_is_given_by_the_program_unless_it_is_configured(kind):
     assert module_of(kind).given == {"optimizer": SGD, "num_classes": 10}
     assert module_of(kind, optimizer="Adam", num_classes=4).given == {"optimizer": "Adam", "num_classes": 4}
-
-
-def test_what_a_task_of_the_engine_names_is_given_and_cannot_be_configured():
-    with pytest.raises(UserError, match=r"task\.optimizer=Adam: is passed by the program and can't be set"):
-        assembly.task_module(compose("+task.optimizer=Adam"), FACTS)
 
 
 def test_it_is_tried_as_it_is_not_compiled_for_two_samples():

@@ -119,17 +119,6 @@ def inherited(*arguments):
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def test_the_parents_overrides_come_before_what_is_typed(parents):
-    fork = f"fork={parents / 'stochastic'}@1"
-    typed = ["-m", fork, "optimizer.lr=1,2", "seed=1"]
-    found = recorded_arguments(typed)
-    assert [each for each in found if each in typed] == typed
-    assert found.index("optimizer=sgd") < found.index("optimizer.momentum=0.5") < found.index(fork)
-    assert recorded_arguments(found) == found  # as Lightning's other processes do
-    with pytest.raises(UserError, match="the jobs of a sweep have one parent"):
-        recorded_arguments(["-m", f"{fork},{parents / 'own'}@1"])
-
-
 @pytest.mark.matrix
 @pytest.mark.parametrize("nth", [1, 3, 5])
 def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811
@@ -240,6 +229,8 @@ def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_fr
     assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
     assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5  # the parent's own choice is no change
     assert "momentum" not in inherited(fork, "~optimizer.momentum")["optimizer"]
+    with pytest.raises(UserError, match="the jobs of a sweep have one parent"):
+        recorded_arguments(["-m", f"{fork},{parents / 'own'}@1"])
     composed(tmp_path / "parent", "+trainer.gradient_clip_val=1.0", "++optimizer.lr=0.01", "scheduler=onecycle")
     found = inherited(f"fork={tmp_path / 'parent'}@1", "trainer.gradient_clip_val=0.5", "optimizer.lr=0.5")
     assert found["trainer"]["gradient_clip_val"] == 0.5
@@ -247,10 +238,9 @@ def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_fr
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_a_sweep_of_forks_has_the_settings_of_their_parent(cli, tmp_path, parents):
+def test_a_sweep_of_forks_has_the_settings_of_their_parent(command, tmp_path, parents):
     fork = ("-m", f"fork={parents / 'stochastic'}@2", "optimizer.momentum=0.5,0.9", "sweep.seeds=2", "sweep_name=s")
-    code, _, err = cli("train", *fork, "sweep.pictures=none")
-    assert code == 0, err
+    command("train", *fork, "sweep.pictures=none")
     runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/run.json")]
     found = {
         (run.config["optimizer"]["momentum"], run.config["seed"], run.config["data"]["split_seed"]) for run in runs

@@ -91,7 +91,7 @@ init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is ab
 
 @pytest.mark.parametrize(("mistake", "message"), mistakes(MISTAKES), ids=lambda value: value[:40])
 def test_a_mistake_is_told_in_a_line_before_anything_is_written(
-    cli, parent, small_root, tmp_path, mistake, message
+    command, parent, small_root, tmp_path, mistake, message
 ):
     parts = {"place": tmp_path, "parent": parent}
     typed = mistake.format(**parts).split()
@@ -100,8 +100,7 @@ def test_a_mistake_is_told_in_a_line_before_anything_is_written(
     ways = [(run,), (run, "dry_run=true"), ("-m", "seed=0,1", "sweep_name=s")]
     # They share what refuses: one that names no folder, and one that is found among the weights.
     for first in ways if mistake.endswith(("nowhere", "init_exclude=[nothing.*]")) else ways[:1]:
-        code, _, err = cli("train", *first, *arguments)
-        assert code == 2
+        _, err = command("train", *first, *arguments, code=2)
         assert message.format(**parts) in err
         assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "run").exists()

@@ -1,14 +1,11 @@
 """Options of Lightning's trainer are honoured, or refused in a line before training."""
 
-import csv
-
-import pytest
 import torch
 
 from leyden.run.result import Result
 from tests.conftest import assert_same_bits
-from tests.records import forget_result
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+from tests.records import forget_result, table
+from tests.training.test_start import train  # noqa: F401 - a fixture
 
 
 def test_max_time_ends_the_run(train):  # noqa: F811
@@ -17,32 +14,6 @@ def test_max_time_ends_the_run(train):  # noqa: F811
     assert run.result.epochs < 100000
     assert run.result.seconds >= 2
     assert "test/acc" in out
-
-
-def test_max_steps_ends_the_run_and_the_schedule(train):  # noqa: F811
-    steps = ("+trainer.max_steps=15", "trainer.max_epochs=5", "scheduler=cosine", "trainer.log_every_n_steps=1")
-    run, *_ = train("a", "callbacks=default", *steps)
-    assert run.result.optimizer_steps == 15
-    rates = [value for _, metric, value in curves(run) if metric == "lr"]
-    assert len(rates) == 15
-    assert rates[-1] < 0.02 * rates[0]
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        ("+trainer.max_steps=5",),
-        ("+trainer.val_check_interval=7", "trainer.max_epochs=2"),
-        ("+trainer.check_val_every_n_epoch=3", "trainer.max_epochs=2"),
-        ("+trainer.val_check_interval=30", "+trainer.check_val_every_n_epoch=null", "trainer.max_epochs=2"),
-    ],
-)
-def test_a_run_that_would_never_validate_is_refused(train, arguments):  # noqa: F811
-    run, _, err = train("a", *arguments, code=2)
-    assert "objective.metric=val/acc: no epoch of this run ends with a validation" in err
-    assert not run.directory.exists()
-    run, *_ = train("b", *arguments, "objective=null")
-    assert run.result.status == "finished"
 
 
 STOPPER = (
@@ -85,9 +56,8 @@ def test_a_finished_run_that_was_not_tested_is_tested_when_asked_for(train, tmp_
     assert tested.result.metrics == whole.result.metrics
     assert "test/acc" in out
     assert Result.from_dict(tested.starts[0]["result"]) == before
-    with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert [row["run"] for row in rows] == [str(tested.directory), str(whole.directory)]
+    evaluations = table(tmp_path / "outputs" / "test_evaluations.csv")
+    assert [row["run"] for row in evaluations] == [str(tested.directory), str(whole.directory)]
     assert not before.is_tested
     assert all(run.result.is_tested for run in (tested, whole))
     # Once is enough.

@@ -2,17 +2,15 @@
 
 import functools
 import operator
-import os
 from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
 
+from leyden.run.directory import Run
 from leyden.run.result import read_points
-from tests.callbacks.events import metric
+from tests.callbacks.events import scalars
 from tests.conftest import assert_same_bits
-from tests.exact.test_memory import Reduced, frozen
 from tests.records import forget_result
 
 NEVER_BETTER = ("optimizer=sgd", "optimizer.lr=1e-30")
@@ -49,17 +47,8 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         replace(self, target)
         if Path(target).name == "last.ckpt":
             step = torch.load(target, weights_only=True)["global_step"]
-            loaded = [
-                (path.parent.name, event)
-                for path in (tmp_path / "a").glob("*/events*")
-                for event in LegacyEventFileLoader(str(path)).Load()
-            ]
-            tags = {
-                metric(stage, value.tag)
-                for stage, event in loaded
-                if event.step == step - 1
-                for value in event.summary.value
-            }
+            events = scalars(Run(tmp_path / "a")).items()
+            tags = {name for name, points in events if any(at == step - 1 for at, _ in points)}
             table = {name for at, name, _ in read_points(tmp_path / "a" / "metrics.csv") if at == step - 1}
             seen[step] = table, tags
 
@@ -118,20 +107,3 @@ def test_a_state_of_another_type_is_refused_before_anything_is_trained(train, pl
     assert "Traceback" not in err
     assert "continues without it" not in err
     assert run.result == before
-
-
-def test_an_object_that_a_stranger_has_put_into_it_is_neither_made_nor_called(train, cli, tmp_path):
-    run, *_ = train("a", "trainer.max_epochs=1")
-    value = [Reduced(os.mkdir, (str(tmp_path / "done"),))]
-    for name in ("best", "last"):
-        content = torch.load(run.checkpoint(name), weights_only=True)
-        (mine,) = content["callbacks"]["RankState"]["processes"]
-        mine["memory"] = mine["set_up"] = frozen({(("attribute", "module"), ("attribute", "a")): ("value", value)})
-        torch.save(content, run.checkpoint(name))
-    code, _, evaluated = cli("evaluate", f"run={run.directory}")
-    _, _, resumed = train("a", "trainer.max_epochs=2")
-    assert code == 2
-    for err in (evaluated, resumed):
-        assert err.count("Weights only load failed") == 1
-        assert "Traceback" not in err
-    assert not (tmp_path / "done").exists()

@@ -6,16 +6,12 @@ import os
 import pytest
 
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.run.directory import Run
 from leyden.tasks import Classification
 from leyden.training import start as training
-from tests.conftest import QUICK, finish, start  # 1,000 images of training, 10 batches of 100 an epoch
-
-LAST = "objective=null"  # the last epoch is the best one, so that none needs to be whole
 
 
 def seen(run):
-    """Epochs and samples."""
+    """Epochs and samples; most runs here have 1,000 images of training, 10 batches of 100 an epoch."""
     return run.result.epochs, round(run.result.samples_per_second * run.result.seconds)
 
 
@@ -37,14 +33,6 @@ COUNTED = {
 def test_a_result_counts_the_samples_and_the_completed_epochs_that_were_trained(train, typed):
     run, *_ = train("a", *typed.split())
     assert seen(run) == COUNTED[typed]
-
-
-@pytest.mark.slow
-def test_the_samples_of_all_processes_are_counted_over_all_starts(tmp_path, mnist_root):
-    arguments = (*QUICK, f"run_dir={tmp_path / 'a'}", "trainer.devices=2", "trainer.strategy=ddp")
-    for num in (1, 2):
-        finish(start(*arguments, "trainer.accelerator=cpu", f"trainer.max_epochs={num}", OMP_NUM_THREADS="1"))
-        assert seen(Run(tmp_path / "a")) == (num, 1000 * num)
 
 
 def test_an_epoch_that_a_callback_stops_is_not_complete(train, monkeypatch):

@@ -5,21 +5,18 @@ import re
 from leyden.config.paths import CONF, LIBRARY
 
 
-def test_options_can_stand_between_overrides_and_after_them(cli, tmp_path):
+def test_options_can_stand_between_overrides_and_after_them(cli, command, tmp_path):
     search = ("-cn", "train", "optimizer.lr=0.1,0.2", "-m", "--config-dir", str(CONF))
     for arguments in (("optimizer.lr=0.1,0.2", "--multirun"), search):
-        code, out, err = cli("train", "seed=1", *arguments, "dry_run=true", "optimizer=adam")
-        assert code == 0, err
+        out, err = command("train", "seed=1", *arguments, "dry_run=true", "optimizer=adam")
         jobs = [line.split() for line in out.splitlines()]
         rates = ("optimizer.lr=0.1", "optimizer.lr=0.2")
         assert [[rate in job for rate in rates] for job in jobs] == [[True, False], [False, True]]
         assert all("seed=1" in job and "optimizer=adam" in job for job in jobs)
-    code, out, err = cli("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1")
-    assert code == 0, err
+    out, err = command("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1")
     assert "lr: 0.5" in out
     assert "\nseed: 1\n" in out
-    code, _, err = cli("train", "optimizer.lr=0.5", "--cfg", "everything", "seed=1")
-    assert code == 2
+    _, err = command("train", "optimizer.lr=0.5", "--cfg", "everything", "seed=1", code=2)
     assert "invalid choice: 'everything'" in err
     (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
     further = ("--config-dir", str(tmp_path), "-cn", "mine")

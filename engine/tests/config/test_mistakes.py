@@ -3,18 +3,17 @@
 import os
 
 import pytest
+import torch
 
-from tests import conf, mistakes
+from tests import mistakes, records
 from tests.conftest import QUICK
 
 # What is typed for `leyden train`, and the words that refuse it.
 MISTAKES = r"""
 sead=1  =>  did you mean seed?
-model.hidden_size=[3]  =>  did you mean model.hidden_sizes?
 lr=1  =>  did you mean optimizer.lr?
 +sead=1  =>  sead: no such key
 +optimizer.lrr=3  =>  unexpected keyword argument 'lrr'; it accepts eps, lr,
-+callbacks.checkpoint.every=3  =>  unexpected keyword argument 'every'
 optimizer=nothing  =>  optimizer=nothing: no such choice; there are keras_rmsprop (in conf/) and adam, adamw, rmsprop, sgd (the library's)
 resume=perhaps  =>  resume=perhaps: must be one of auto, never, must
 objective.mode=best  =>  objective.mode=best: must be one of min, max
@@ -29,8 +28,11 @@ trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0: must be a whole nu
 trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
 trainer.limit_val_batches=0  =>  trainer.limit_val_batches=0: leaves no batch to evaluate on
 data.fold=1  =>  fold=1: is one of several folds, so num_folds must be set
+data.num_folds=3 data.fold=3  =>  num_folds=3, fold=3: must be 2 to 60000 folds
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
+task.label_smoothing=1.0  =>  label_smoothing=1.0: must be
+task=autoencoder model=vae task.beta=-1  =>  beta=-1: must be
 task.class_weights=[1,2]  =>  class_weights: must be 10 numbers, one per class; found 2
 scheduler=plateau scheduler.monitor=val/los  =>  scheduler.monitor=val/los: must be one of train/acc
 scheduler=plateau objective=null scheduler.monitor=val/acc  =>  scheduler.mode=None: must be one of max, min
@@ -41,6 +43,7 @@ trainer.devices=0  =>  trainer:
 objective.metric=val/f1  =>  objective.metric=val/f1: must be one of train/acc, train/loss, val/acc, val/loss
 data.val_size=0  =>  data.val_size=0 leaves no validation split
 +model.num_outputs=3  =>  model.num_outputs=3: is passed by the program
++task.optimizer=Adam  =>  task.optimizer=Adam: is passed by the program and can't be set
 seed  =>  seed: must be key=value
 --optimizer.lr=0.1  =>  --optimizer.lr=0.1: no such option; a key has no dashes
 model@model=5  =>  model@model=5: no such choice
@@ -51,6 +54,13 @@ trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  t
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
 trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2
 +callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=x  =>  monitor=x; must
++trainer.max_steps=5  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++trainer.val_check_interval=7 trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++trainer.val_check_interval=30 +trainer.check_val_every_n_epoch=null trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
++callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.01}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema
++callbacks.ema={_target_:leyden.callbacks.averaging.EMA,decay:2,update_every_n_steps:1}  =>  callbacks.ema: Invalid decay value 2 provided
++callbacks.ema={_target_:leyden.callbacks.averaging.EMA,decay:0.9,update_every_n_steps:0}  =>  update_every_n_steps=0: must be a whole number, 1 or larger
++callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,update_starting_at_epoch:1}  =>  callbacks.ema: EMAWeightAveraging: must average after steps, from the first one on
 +task.nope=1  =>  unexpected keyword argument 'nope'; it accepts
 sweep=grid  =>  sweep=grid: needs -m
 trainer.num_nodes=2 trainer.strategy=ddp trainer.accelerator=cpu  =>  trainer.num_nodes=2: nothing starts the other nodes' processes
@@ -82,34 +92,31 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m sweep=tpe hydra/sweeper/sampler=grid  =>  hydra.sweeper.sampler: FloatDistribution.step must be given
 -m seed=range(1000000)  =>  seed=range(1000000): a sweep has 100,000 jobs at most
 -m sweep.seeds=50000 optimizer.lr=1,2,3  =>  sweep.seeds=50000 of 3 settings: a sweep has 100,000 jobs at most
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto  =>  sweep.max_runs=null: sweep.seeds=auto needs the largest number of runs
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=5  =>  sweep.max_runs=5: sweep.seeds=auto needs
+-m optimizer.lr=0.1,0.2 sweep.max_runs=60  =>  sweep.max_runs=60: is for sweep.seeds=auto
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 sweep.average_over=[]  =>  sweep.seeds=auto: sweep.average_over=[]
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 sweep=random  =>  sweep.seeds=auto: is for a grid
+-m optimizer.lr=0.1,0.2 sweep.seeds=2 sweep.settings=[{seed:1},{seed:2}]  =>  sweep.seeds=2: the sweep is over seed itself
+-m optimizer.lr=0.1,0.2 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
+-m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
+-m cluster=ray seed=0,1  =>  ray is not installed; pip install 'leyden[ray]' installs it
+-m sweep=random sweep.space=tests.sweep.spaces.wrong  =>  optimizer.lrr
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice
 +hydra.callbacks.mine._target_=x  =>  has no effect in Leyden
 hydra.run.dir=x  =>  has no effect in Leyden
 """
 
 
-def names(group):
-    """What a person can choose from, their own YAMLs among it."""
-    return sorted(path.stem for path in conf(group))
-
-
-LONG = [
-    (f"-m seed=range(1{'0' * 400})", "a sweep has 100,000 jobs at most"),
-    (
-        "model=nothing",
-        f"no such choice; there are {', '.join(n for n in names('model') if n != 'none')} (in conf/) and none (the library's)",
-    ),
-    ("trainer=nothing", f"no such choice; there are {', '.join(names('trainer'))} (the library's)"),
-]
+LARGE = (f"-m seed=range(1{'0' * 400})", "a sweep has 100,000 jobs at most")
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(("typed", "said"), mistakes(MISTAKES) + LONG, ids=lambda value: value[:40])
-def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, typed, said):
+@pytest.mark.parametrize(("typed", "said"), [*mistakes(MISTAKES), LARGE], ids=lambda value: value[:40])
+def test_a_mistake_is_named_and_leaves_nothing_behind(command, tmp_path, typed, said):
     words = typed.split()
     place = (*QUICK, "sweep_name=s") if "-m" in words else (f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}",)
-    code, out, err = cli("train", *place, *words)
-    assert code == 2
+    out, err = command("train", *place, *words, code=2)
     assert all(part in err for part in said.split(" ... ")), err
     assert "Traceback" not in out + err
     assert len(err.strip().splitlines()) <= 2, err
@@ -117,12 +124,39 @@ def test_a_mistake_is_named_and_leaves_nothing_behind(cli, tmp_path, typed, said
     assert not [*(tmp_path / "outputs").rglob("config.yaml")]
 
 
+OF_RUNS = """
+predict run=run images=nowhere.png  =>  images=nowhere.png: no such file or folder
+predict run=run images=image.png output=o.xml  =>  must end in .csv or .json
+predict run=run images=image.png output=nowhere/o.csv  =>  there is no folder nowhere
+predict run=run images=image.png checkpoint=first  =>  checkpoint=first: must be best, last, or a kept one
+predict run=run  =>  run=DIR with images=FILES, or with table=FILE: must be given
+evaluate run=run runs=run  =>  run=DIR, or runs=DIR with row=NUMBER, must be given
+evaluate run=run trust=yes  =>  trust=yes: must be one of true, false
+export  =>  run=DIR must be given
+export run=run output=nowhere/model.onnx  =>  output=nowhere/model.onnx: must be the name of a .onnx file
+export run=run output=model.pt  =>  output=model.pt: must be the name of a .onnx file
+export run=run format=  =>  format=: must be one of run=, output=
+note  =>  run=DIR is needed
+note run=nowhere note=x  =>  nowhere: not a run directory
+note run=nowhere  =>  note=TEXT or tags=[WORD,...] is needed
+"""
+
+
+def test_a_mistake_in_what_is_asked_of_a_run_is_named(cli, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run" / "checkpoints").mkdir(parents=True)
+    records.put("run", config={"name": "x", "trainer": {}})
+    torch.save({}, "run/checkpoints/best.ckpt")
+    for typed, said in mistakes(OF_RUNS):
+        code, _, err = cli(*typed.split())
+        assert (code, said in err, len(err.splitlines()) <= 2) == (2, True, True), (typed, err)
+
+
 @pytest.mark.parametrize("typed", ["run_dir={file}/run", "run_dir={new} data.root={file}/data", "run_dir={new}"])
-def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(cli, tmp_path, typed):
+def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(command, tmp_path, typed):
     file = tmp_path / ("file" if "{file}" in typed else "outputs")
     file.write_text("")
-    code, _, err = cli("train", *QUICK, "test=auto", *typed.format(file=file, new=tmp_path / "run").split())
-    assert code == 2
+    _, err = command("train", *QUICK, "test=auto", *typed.format(file=file, new=tmp_path / "run").split(), code=2)
     assert str(file) in err
     assert len(err.strip().splitlines()) <= 2
     assert not (tmp_path / "run").exists()
@@ -138,19 +172,17 @@ def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(cli, t
         ("compare", "margin=0.002"),
     ],
 )
-def test_help_names_groups_and_keys(cli, verb, said):
-    code, out, _ = cli(verb, "--help")
-    assert code == 0
+def test_help_names_groups_and_keys(command, verb, said):
+    out, _ = command(verb, "--help")
     assert f"leyden {verb}" in out
     assert said in out
     assert out.count("\n") <= 40  # one screen
     assert max(map(len, out.splitlines())) <= 80
 
 
-def test_what_is_no_utf_8_is_refused(cli, tmp_path):
+def test_what_is_no_utf_8_is_refused(command, tmp_path):
     for key in ("run_dir", "name"):
-        code, _, err = cli("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}")
-        assert code == 2
+        _, err = command("train", f"{key}={tmp_path}/{os.fsdecode(bytes([255]))}", code=2)
         assert err.endswith(
             f"{key}={tmp_path}/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n"
         )

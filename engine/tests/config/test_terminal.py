@@ -7,7 +7,6 @@ import sys
 import pytest
 
 from leyden.config.terminal import leyden_command
-from leyden.verdict.numbers import metric_text
 
 
 @pytest.mark.parametrize("words", [["leyden", "runs", "--help"], ["leyden.train", "--help"]])
@@ -38,9 +37,3 @@ def test_a_verb_by_the_program_beside_this_python(outside, tmp_path):
     assert leyden_command("train") == "leyden train"
     outside.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert leyden_command("train") == "uv run leyden train"
-
-
-def test_usual_metrics_have_four_decimals():
-    assert metric_text(0.97954) == "0.9795"
-    assert metric_text(0.97954, 0.00137) == "0.9795 ± 0.0014"
-    assert metric_text(12.3456789, 1.23456) == "12.3457 ± 1.2346"

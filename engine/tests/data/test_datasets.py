@@ -75,12 +75,11 @@ def test_fashion_mnist_comes_from_debians_package(tmp_path, monkeypatch):
     assert (train.classes[train.targets[0]], test.classes[test.targets[0]]) == ("Ankle boot", "Ankle boot")
 
 
-def test_without_files_and_network_it_says_so_before_the_first_step(cli, tmp_path, monkeypatch):
+def test_without_files_and_network_it_says_so_before_the_first_step(command, tmp_path, monkeypatch):
     monkeypatch.setattr(fashion_mnist, "DEBIAN", tmp_path / "nowhere")
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
     root = tmp_path / "data"
-    code, _, err = cli("train", "data=fashion_mnist", f"data.root={root}")
-    assert code == 2
+    _, err = command("train", "data=fashion_mnist", f"data.root={root}", code=2)
     assert f"leyden: data: root={root}: the dataset is missing, and can't be downloaded" in err
     assert "Connection refused" in err
     assert not list((tmp_path / "outputs").glob("*/*"))

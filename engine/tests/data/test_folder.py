@@ -112,13 +112,17 @@ def test_what_can_not_be_listed_is_named_in_a_line(root, removed, made, message)
     assert "\n" not in str(refused.value)
 
 
-@pytest.mark.parametrize(("content", "num_workers"), [(b"", 2), (b"no image", 0), (b"half", 2), (None, 0)])
+@pytest.mark.parametrize(
+    ("content", "num_workers"), [(b"", 2), (b"no image", 0), (b"half", 2), (b"huge", 0), (None, 0)]
+)
 def test_a_broken_file_is_named(root, num_workers, content):
     path = root / "train" / "dog" / "001.png"
     whole = path.read_bytes()
     path.unlink()
     if content is None:
         path.symlink_to("nowhere")
+    elif content == b"huge":  # it would fill the memory
+        Image.new("1", (12_000, 12_000)).save(path)
     else:
         path.write_bytes(whole[:100] if content == b"half" else content)
     data = module(root, num_workers=num_workers)

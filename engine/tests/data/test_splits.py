@@ -3,7 +3,6 @@
 import itertools
 from types import SimpleNamespace
 
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -100,14 +99,3 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed():
     assert parts(0) == parts(0, 0)
     assert parts(1, 0)[0] == parts(0)[0] != parts(1)[0]
     assert parts(1, 0)[1] == parts(1)[1] != parts(0)[1]
-
-
-def test_what_can_not_be_is_refused():
-    for wrong, message in (
-        ({"val_size": 10}, "val_size=10: must be smaller"),
-        ({"num_folds": 11}, "num_folds=11, fold=0: must be 2 to 10 folds"),
-        ({"num_folds": 3, "fold": 3}, "num_folds=3, fold=3: must be"),
-        ({"val_size": 8, "overlap": 2}, "leaves nothing to train on"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            split(10, **{"val_size": 0, "seed": 0, **wrong})

@@ -287,8 +287,9 @@ def test_samples_that_are_no_pairs_are_the_data_sets_own(make):
     assert data.facts.input_shape is data.inputs is None
     first = next(iter(data.train_dataloader()))
     assert len(first["b"] if isinstance(first, dict) else first[0] if isinstance(first, list) else first) == 5
-    with pytest.raises(ValueError, match="the samples of Made are not pairs of tensors"):
-        module(Made(make), augment=noise).setup("fit")
+    for changed in ({"augment": noise}, {"normalize": "standardize"}):
+        with pytest.raises(ValueError, match="the samples of Made are not pairs of tensors"):
+            module(Made(make), **changed).setup("fit")
 
 
 def test_each_is_made_when_it_is_asked_for_with_the_root():

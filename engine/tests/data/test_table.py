@@ -42,7 +42,6 @@ def test_each_row_is_in_one_of_the_sets(tmp_path):
         (["01", "1", "001"], ["001", "01", "1"]),
         (["12345678901234567891", "12345678901234567890"], ["12345678901234567890", "12345678901234567891"]),
         (["٣", "3"], ["3", "٣"]),
-        (["1.0", "1", "1e0", " 1", "nan", 'a"b', "a\nb"], None),
     ],
 )
 def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path, labels, order):
@@ -50,17 +49,7 @@ def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path, labe
     write(tmp_path, {"x": [0.0], "y": labels[:1]}, "test.csv")
     made = table(tmp_path, test_file="test.csv", targets="y", classes=True)
     assert [made.classes[k] for k in made.targets] == [*map(str, labels)]
-    assert made.classes == (order or sorted(labels))
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
-def test_numbers_in_all_their_forms(tmp_path, encoding):
-    cells = ["1", "-2.5", "+3", " 4 ", ".5", "5.", "1e3", "2E-1", "007"]
-    text = "é,b\n" + "".join(f"{cell},{n}\n" for n, cell in enumerate(cells))
-    (tmp_path / "t.csv").write_bytes(text.encode(encoding))
-    write(tmp_path, {"é": [1], "b": [1]}, "u.csv")
-    made = table(tmp_path, inputs=["é"], targets="b", test_file="u.csv")
-    assert made.data[:, 0].tolist() == torch.tensor([1, -2.5, 3, 4, 0.5, 5, 1000, 0.2, 7]).tolist()
+    assert made.classes == order
 
 
 TEXT = "a,b\n1,2\n3,é\n"
@@ -79,19 +68,13 @@ REFUSED = [
     ('a,b\n1,2\n"' + "3" * 140_000, {}, "t.csv, line 3: field larger than field limit"),
     ("a,b\n1,2\n3\n", {}, "line 3: has 1 values for 2 columns"),
     # A cell that is no number, in ASCII digits, of float32.
-    *(
-        (A_ROW.format(f'"{cell}"'), {}, f"column rooms is {cell!r} in row 2, not a number")
-        for cell in ("1_0", "٣", "0x10", "1 000", "1e", "1,5", "", "nan", "1e39")
-    ),
+    (A_ROW.format("1_0"), {}, "column rooms is '1_0' in row 2, not a number"),
+    (A_ROW.format("1e39"), {}, "column rooms is '1e39' in row 2, not a number"),
     # What is asked of it.
     (WHOLE_TEXT, {}, "column kind is 'a' in row 1, not a number"),
     (WHOLE_TEXT, {"targets": "price"}, "t.csv: has no column price; it has rooms, area, kind"),
     (WHOLE_TEXT, {"inputs": ["doors"]}, "has no column doors"),
-    (
-        WHOLE_TEXT,
-        {"targets": ["area", "rooms"], "classes": True},
-        "must be a column, or several columns of numbers",
-    ),
+    (WHOLE_TEXT, {"targets": ["area", "rooms"], "classes": True}, "must be a column, or several columns of num"),
     (WHOLE_TEXT, {"test_size": 0.99, "inputs": ["rooms"]}, "test_size=0.99 of 2 rows leaves nothing to train on"),
     (WHOLE_TEXT, {"file": "none.csv"}, "none.csv: can't be read (No such file or directory)"),
     (",area\n1,2\n", {}, "column '' is pandas' index; save without it, or select columns by inputs"),
@@ -136,16 +119,14 @@ def test_a_category_of_the_test_set_alone_is_none(tmp_path):
     assert [each.data.unique().tolist() for each in held] == [[1.0], [0.0]]
 
 
-def test_predict_takes_categories_as_texts(cli, tmp_path):
+def test_predict_takes_categories_as_texts(cli, command, tmp_path):
     write(tmp_path, {"kind": list("abcabcab"), "x": [*range(8)], "price": [1, 2, 3, 1, 2, 3, 1, 2]})
     write(tmp_path, {"x": [1.5, 2], "kind": ["c", "new"]}, "new.csv")
     given = ("data=table", "task=regression", "callbacks=bare", "model.hidden_sizes=[4]", "trainer.max_epochs=1")
     asked = ("data.dataset.file=t.csv", "data.dataset.targets=price", "data.dataset.categories=[kind]")
     run, output = tmp_path / "run", tmp_path / "o.json"
-    code, _, err = cli("train", f"run_dir={run}", *given, f"data.root={tmp_path}", *asked, "data.val_size=2")
-    assert code == 0, err
-    code, _, err = cli("predict", f"run={run}", f"table={tmp_path / 'new.csv'}", f"output={output}")
-    assert code == 0, err
+    command("train", f"run_dir={run}", *given, f"data.root={tmp_path}", *asked, "data.val_size=2")
+    _, err = command("predict", f"run={run}", f"table={tmp_path / 'new.csv'}", f"output={output}")
     assert "such as 'new' (rows: 1)" in err
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
     (tmp_path / "german.csv").write_bytes(b"x;kind\n1,5;a\n")

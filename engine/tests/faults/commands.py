@@ -15,7 +15,7 @@ import torch
 from leyden.sweep import launcher
 from leyden.tasks import Classification
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
-from tests.forks import TIMEOUT_S
+from tests.forks import TIMEOUT_S, end_with
 
 OPERATIONS = ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.link", "os.truncate")
 
@@ -30,36 +30,21 @@ class Started:
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
-            self._run(verb, arguments, cwd or directory, before)
+            end_with(self._run, verb, arguments, cwd or directory, before)
 
     def _run(self, verb, arguments, cwd, before):
-        code = 70
-        try:
-            os.setsid()
-            for descriptor in (1, 2):
-                os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
-            # They do not own the descriptors: in a copy of a copy, the ones before them are dropped.
-            sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
-            torch.set_num_threads(1)
-            os.chdir(cwd)
-            os.environ.pop("HYDRA_FULL_ERROR", None)
-            if before:
-                before()
-            sys.argv = [f"leyden.{verb}", *arguments]
-            importlib.import_module(f"leyden.{verb}").main()
-            code = 0
-        except SystemExit as stop:
-            if isinstance(stop.code, str):
-                print(stop.code, file=sys.stderr)
-            code = stop.code if isinstance(stop.code, int) else 0 if stop.code is None else 1
-        except BaseException as error:
-            sys.excepthook(type(error), error, error.__traceback__)
-            code = 1
-        finally:
-            with contextlib.suppress(OSError):
-                sys.stdout.flush()
-                sys.stderr.flush()
-            os._exit(code)
+        os.setsid()
+        for descriptor in (1, 2):
+            os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
+        # They do not own the descriptors: in a copy of a copy, the ones before them are dropped.
+        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        torch.set_num_threads(1)
+        os.chdir(cwd)
+        os.environ.pop("HYDRA_FULL_ERROR", None)
+        if before:
+            before()
+        sys.argv = [f"leyden.{verb}", *arguments]
+        importlib.import_module(f"leyden.{verb}").main()
 
     def send(self, number):
         """Send a signal."""

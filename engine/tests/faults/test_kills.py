@@ -1,6 +1,5 @@
 """Killed at any file operation and started again, a run shows what one that was never killed shows."""
 
-import csv
 import os
 import re
 import shutil
@@ -10,15 +9,17 @@ from collections import Counter
 from dataclasses import asdict, replace
 
 import pytest
-import torch
 from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2
 
 from leyden.run.directory import Run
+from leyden.run.files import read_fingerprints
 from leyden.run.result import read_points
 from leyden.sweep.search import open_study
+from tests import records
 from tests.callbacks.events import hparams
+from tests.conftest import assert_same_bits
 from tests.faults import commands
 from tests.faults.commands import at_step, call, in_forks, on_operations
 
@@ -71,25 +72,16 @@ def shown(directory):
     assert not [path for path in directory.rglob("*") if re.search(r"\.(tmp|prepared)$", path.name)]
     table = (run.directory / "metrics.csv").read_text().splitlines()
     assert (table[0], len(table)) == ("step,metric,value", 1 + len(curves))
-    with (directory / "test_evaluations.csv").open(newline="") as file:  # a kill after one may make it again
-        tests = {(row["experiment"], row["checkpoint"], row["metrics"]) for row in csv.DictReader(file)}
+    tests = records.table(directory / "test_evaluations.csv")  # a kill after one may make it again
     return {
         "result": asdict(replace(run.result, seconds=None, samples_per_second=None)),
         "curves": [(step, name, None if name.startswith("time/") else value) for step, name, value in curves],
         "events": {*events},
         "values": values,
         "row": hparams(run),
-        "test_evaluations": tests,
-        "checkpoints": {name: checkpoint(run.directory, name) for name in ("last", "best")},
+        "test_evaluations": {(row["experiment"], row["checkpoint"], row["metrics"]) for row in tests},
+        "fingerprints": read_fingerprints(run.directory),
     }
-
-
-def checkpoint(directory, name):
-    """The bits that decide how a run goes on."""
-    content = torch.load(directory / "checkpoints" / f"{name}.ckpt", weights_only=True)
-    weights = {key: value.tolist() for key, value in content["state_dict"].items()}
-    kept = {key: state for key, state in content["callbacks"].items() if key in ("RunCheckpoint", "RankState")}
-    return str([weights, content["optimizer_states"], content["global_step"], kept])
 
 
 def fail_in_the_second_epoch():
@@ -141,6 +133,8 @@ class Kills:
             code, _, output = train(directory, *self.arguments)
             assert code == 0, output
             assert differences(self.expected, shown(directory)) == []
+            for name in ("last", "best"):
+                assert_same_bits(self.folder / "whole" / "run", directory / "run", name)
         shutil.rmtree(directory)
 
 

@@ -1,6 +1,5 @@
 """Several processes start the same at once: one of them does it, the others get its result or its name."""
 
-import csv
 import os
 import time
 from collections import Counter
@@ -72,6 +71,5 @@ def test_each_test_evaluation_is_recorded(tmp_path, data):
                 os._exit(code)
         pids.append(pid)
     assert [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids] == [0] * 8
-    with (tmp_path / "test_evaluations.csv").open(newline="") as file:
-        recorded = Counter(row["checkpoint"] for row in csv.DictReader(file))
+    recorded = Counter(row["checkpoint"] for row in records.table(tmp_path / "test_evaluations.csv"))
     assert recorded == {**{f"{n} {k}": 1 for n in range(8) for k in range(20)}, "best": 1}

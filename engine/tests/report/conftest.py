@@ -1,6 +1,6 @@
-import sys
-
 import pytest
+
+from tests.conftest import here
 
 
 @pytest.fixture
@@ -9,12 +9,7 @@ def called(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def called(verb, *arguments, code=None):
-        monkeypatch.setattr(sys, "argv", [verb.__name__, *map(str, arguments)])
-        found = 0
-        try:
-            verb.main()
-        except SystemExit as stop:
-            found = stop.code
+        found = here(verb.__name__.rpartition(".")[2], *map(str, arguments))
         out, err = capsys.readouterr()
         assert found == ((2 if err else 0) if code is None else code)
         return err or out

@@ -1,4 +1,3 @@
-import csv
 import functools
 import itertools
 import json
@@ -67,8 +66,7 @@ def grid(folder, losses, *typed, name="optimizer.lr", **more):
 
 
 def rows(directory):
-    with (directory / "summary.csv").open() as file:
-        return list(csv.DictReader(file))
+    return records.table(directory / "summary.csv")
 
 
 def test_the_sweep_says_what_a_mean_is_over(tmp_path):
@@ -96,6 +94,7 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
         write(tmp_path / f"e{seed}", ["optimizer.lr=1", f"seed={seed}"], status="pruned", value=value)
     write(tmp_path / "f", ["optimizer.lr=2"], status=None)
     write(tmp_path / "g", ["optimizer.lr=0.01", "seed=2"], status="pruned", value=0.1)
+    write(tmp_path / "h", ["optimizer.lr=0.01", "seed=3"], value=float("nan"))
     (tmp_path / "code" / "conf").mkdir(parents=True)
     (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
     summarize(tmp_path)
@@ -106,12 +105,13 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert [row["optimizer.lr"] for row in found] == ["0.01", "0.1", "1", "10", "2"]
     assert float(found[0]["objective"]) == pytest.approx(0.4)
     assert float(found[0]["deviation"]) == pytest.approx(0.2 / 2**0.5)
-    assert (found[0]["n"], found[0]["status"]) == ("2", "4 finished, 1 pruned")
+    assert (found[0]["n"], found[0]["status"]) == ("2", "4 finished, 1 pruned, 1 diverged")
     out = capsys.readouterr().out
     for said in (
         f"leyden evaluate runs={tmp_path}",
         "failed: d (FloatingPointError: nan)",
         "pruned: e0",
+        "diverged: h",
         "interrupted: f",
         "Runs that repeat another one count once in n",
     ):
@@ -258,8 +258,7 @@ def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, ca
     monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
     summarize(tmp_path)
     assert "Runs queued or running: 1. Which rows may be the best" in capsys.readouterr().out
-    with (tmp_path / "looks.csv").open() as file:
-        found = [(row["comparison"], row["look"], row["runs"]) for row in csv.DictReader(file)]
+    found = [(row["comparison"], row["look"], row["runs"]) for row in records.table(tmp_path / "looks.csv")]
     assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
@@ -279,17 +278,6 @@ def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
     out = called(command, "t")
     assert "row 1 or one marked ≈" in out
     assert "beside each other" not in out
-
-
-def test_seeds_that_failed_or_diverged_are_told_of_in_each_place(called, tmp_path):
-    grid(tmp_path, {1: (0.3, 0.31, 0.32, None, float("nan")), 2: (1.3, 1.4, 1.6, 1.5, 1.4)})
-    out = " ".join(called(command, ".").split())
-    assert "3 of 5 3 2 3 finished, 1 failed, 1 diverged" in out
-    assert "by the runs that finished, is row 1. Runs without a value, which are not counted: 2." in out
-    assert "failed: 1_3 diverged: 1_4" in out
-    out = called(compare, ".", "a=optimizer.lr=1", "b=optimizer.lr=2")
-    assert "Verdict: A is better, by the runs that finished" in out
-    assert "Finished runs only: 2 of A and 0 of B have no value" in out
 
 
 def test_nothing_is_written_to_a_folder_of_another_person(called, tmp_path):

@@ -1,21 +1,14 @@
 import shutil
-import subprocess
 import sys
 
 import pytest
 
-from leyden import reproduce
 from leyden.config.paths import ROOT
 from leyden.run.provenance import installed_versions
 from leyden.training import reproduction
-from tests import records
-
-
-def git(folder, *arguments):
-    identity = ("-c", "user.name=a", "-c", "user.email=a@example.org")
-    return subprocess.run(
-        ["git", "-C", str(folder), *identity, *arguments], check=True, capture_output=True, text=True
-    ).stdout.strip()
+from tests import example, records
+from tests.conftest import here
+from tests.example import git
 
 
 @pytest.fixture(scope="session")
@@ -27,9 +20,8 @@ def commit(tmp_path_factory):
     (folder / "pyproject.toml").write_text("[project]\nname = 'x'\n")
     (folder / "engine" / "pyproject.toml").write_text("[project]\nname = 'leyden'\n")
     git(folder, "init", "-q")
-    git(folder, "add", "-A")
-    git(folder, "commit", "-q", "-m", "first")
-    return folder, git(folder, "rev-parse", "HEAD")
+    example.commit(folder)
+    return folder, git(folder, "rev-parse", "HEAD").strip()
 
 
 @pytest.fixture
@@ -43,15 +35,12 @@ def repository(commit, monkeypatch):
 
 
 @pytest.fixture
-def call(monkeypatch, capfd):
+def call(capfd):
     """Runs the verb in this process; gives its exit code and all that was printed."""
 
     def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["leyden.reproduce", *arguments])
-        with pytest.raises(SystemExit) as stop:
-            reproduce.main()
-        out, err = capfd.readouterr()
-        return stop.value.code, out + err
+        code = here("reproduce", *arguments)
+        return code, "".join(capfd.readouterr())
 
     return call
 

@@ -1,5 +1,6 @@
 """A run is made anew from its directory, and what is not the same any more is found."""
 
+import csv
 import json
 import re
 
@@ -11,28 +12,23 @@ from leyden.config.paths import ROOT
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.training import reproduction
-from tests import records
+from tests import ENGINE, conf, records
 from tests.conftest import SMALL
-from tests.reproduction.conftest import git, start
+from tests.example import git
+from tests.reproduction.conftest import start
 
-SHORT = (
-    "model.dropout=0.2",
-    "logger=none",
-    "trainer.max_epochs=1",
-    "callbacks=bare",
-    "callbacks.fingerprint.every_n_steps=5",
-)
+SHORT = ("model.dropout=0.2", "logger=none", "trainer.max_epochs=1", "callbacks=bare")
+SHORT = (*SHORT, "callbacks.fingerprint.every_n_steps=5")
 DATA = f"data_root={ROOT / 'data'}"
 
 
 @pytest.fixture
-def trained(cli, tmp_path, repository, commit):
+def trained(command, tmp_path, repository, commit):
     """A small run, as if it had been made by the commit of the repository and a new file."""
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *SMALL, *SHORT)
-    assert code == 0, err
+    command("train", f"run_dir={tmp_path / 'run'}", *SMALL, *SHORT)
     (repository / "new file.py").write_text("a = 1\n")
     git(repository, "add", "--intent-to-add", "new file.py")
-    diff = git(repository, "diff", "--binary", "HEAD") + "\n"
+    diff = git(repository, "diff", "--binary", "HEAD")
     git(repository, "rm", "-q", "--cached", "new file.py")
     (repository / "new file.py").unlink()
     run = Run(tmp_path / "run")
@@ -48,7 +44,7 @@ def set_code(run, told):
 
 @pytest.mark.slow(minutes=0.2)
 def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
-    call, cli, trained, repository, tmp_path, monkeypatch
+    call, command, trained, repository, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("PYTHONHASHSEED", "3")  # not in the run, and stays as it is here
     code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", DATA)
@@ -62,8 +58,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
     evaluations = repository / "outputs" / "test_evaluations.csv"
     assert len(evaluations.read_text().splitlines()) == 2, "the test set was looked at, which must be recorded"
     longer = [each for each in (*SMALL, *SHORT) if "max_epochs" not in each]
-    code, _, err = cli("train", f"run_dir={again.directory}", *longer, "trainer.max_epochs=2")
-    assert code == 0, err
+    command("train", f"run_dir={again.directory}", *longer, "trainer.max_epochs=2")
     assert Run(again.directory).starts[0]["overrides"] == [*again.overrides]
     assert "model.dropout=0.2" in again.overrides
 
@@ -73,7 +68,9 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
     path.write_text(before.replace("xavier_uniform_", "xavier_normal_"))
     assert path.read_text() != before
     git(repository, "commit", "-q", "-a", "-m", "second")
-    set_code(trained, {"sha": git(repository, "rev-parse", "HEAD"), "dirty": False, "diff": "", "left_out": []})
+    set_code(
+        trained, {"sha": git(repository, "rev-parse", "HEAD").strip(), "dirty": False, "diff": "", "left_out": []}
+    )
     code, told = call(f"run={trained.directory}", DATA)
     assert (code, "imported other code than the run's: project/models/mlp.py" in told) == (2, True), told
     starts = trained.starts
@@ -86,10 +83,9 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
 
 
 @pytest.mark.slow
-def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, cli, trained, tmp_path):
+def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, command, trained, tmp_path):
     changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
-    code, _, err = cli("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
-    assert code == 0, err
+    command("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
     fork = Run(tmp_path / "fork")
     set_code(fork, trained.starts[-1]["git"])
     code, told = call(f"run={fork.directory}", f"output={tmp_path / 'again'}", DATA)
@@ -110,13 +106,7 @@ REFUSED = [
     ([A, "b" * 40], {}, {}, [], "start 2 used different code than start 1"),
     ([None], {}, {}, [], "records no commit"),
     ([A], {}, {}, [], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
-    (
-        [{**SAVED, "left_out": ["a.bin", "b/"]}],
-        {},
-        {},
-        [],
-        "not saved with the run: a.bin, b/ (a repository of its own)",
-    ),
+    ([{**SAVED, "left_out": ["a.bin", "b/"]}], {}, {}, [], "with the run: a.bin, b/ (a repository of its own)"),
     ([{**SAVED, "diff": None}], {}, {}, [], "code was not saved with the run: all changes"),
     ([{**SAVED, "diff": "x"}], {}, {}, [], "changes of the code can't be applied to its commit"),
     ([{**SAVED, "diff": OUTSIDE}], {}, {}, [], "changes of the code can't be applied to its commit"),
@@ -221,7 +211,7 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     for name in (
         "OMP_NUM_THREADS",
         "CUBLAS_WORKSPACE_CONFIG",
-    ):  # a deterministic trainer of another test sets the second one
+    ):  # as a deterministic trainer of another test sets it
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(provenance, "num_cores", lambda: 8)
     found = json.loads(json.dumps(provenance.machine(num_processes=4)))
@@ -229,3 +219,10 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     versions = provenance.installed_versions()
     assert {"torch", "hydra-core", "leyden", "pytest", "markupsafe"} <= {*versions}
     assert all(name == name.lower() for name in versions)
+
+
+def test_each_recipe_was_made_anew():
+    with (ENGINE / "docs" / "tables" / "proof.csv").open(newline="") as file:
+        rows = [*csv.reader(file)][1:]
+    assert {row[0] for row in rows} == {"default", *(path.stem for path in conf("experiment"))}
+    assert all(int(row[2]) for row in rows)

@@ -8,6 +8,7 @@ import pytest
 
 from leyden.run import provenance
 from tests.conftest import QUICK, assert_same_bits
+from tests.records import files
 from tests.training.test_start_exact import stopping
 
 NET = """
@@ -91,22 +92,19 @@ def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, t
         os.utime(path, (later, later))
         forget()
 
-    def files():
-        return {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
-
     with stopping(2):
         call(code=1)
     edit("GELU")  # nothing was saved: it starts over, as after a bug that was mended
     with stopping(5):
         assert "changed" not in call(code=1)
     edit("ReLU")
-    before = files()
+    before = files(run)
     for resume in ("auto", "must"):
         err = call(f"resume={resume}", code=2)
         assert err.count("\n") == 1
         assert f"{run}: given/parts.py changed since the run's last start" in err
         assert "by resume=changed" in err
-    assert files() == before
+    assert files(run) == before
     edit("GELU")
     for more in ((), (f"run_dir={tmp_path / 'b'}",)):
         assert "changed" not in call(*more)

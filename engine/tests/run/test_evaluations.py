@@ -1,7 +1,5 @@
 """The list of test evaluations: one record each, whatever a name holds and wherever a process is killed."""
 
-import csv
-import importlib
 import json
 import re
 
@@ -17,7 +15,7 @@ from leyden.run.evaluations import (
     record_test_evaluation,
 )
 from tests import records
-from tests.conftest import QUICK
+from tests.conftest import QUICK, here
 
 
 def record(folder, name="x", value=0.75):
@@ -29,8 +27,7 @@ def record(folder, name="x", value=0.75):
 
 def test_the_columns_of_the_list_and_the_number_of_an_experiment(tmp_path):
     assert [record(tmp_path, *each) for each in (("x", 0.5), ("y", 0.75), ("x", 0.25))] == [1, 1, 2]
-    with (tmp_path / TEST_EVALUATIONS_FILE).open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    rows = records.table(tmp_path / TEST_EVALUATIONS_FILE)
     assert [list(row) for row in rows] == [["time", "experiment", "run", "checkpoint", "metrics"]] * 3
     assert [row["metrics"] for row in rows] == [f'{{"test/acc": {value}}}' for value in (0.5, 0.75, 0.25)]
     assert [row["experiment"] for row in rows] == ["x", "y", "x"]
@@ -53,7 +50,7 @@ def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factor
         ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 test batches"),
     ],
 )
-def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argument, said):
+def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, argument, said):
     said += " are not a test evaluation, and are not recorded as one\n"
     few = (*QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000")
     run, out, _ = train("run", *few, argument, "test=auto")
@@ -61,8 +58,7 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
     assert not run.result.is_tested
     assert not any(name.startswith("test/") for name in run.result.metrics)
     assert read_test_evaluations(tmp_path / "outputs") == []
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
+    out, _ = command("evaluate", f"run={run.directory}")
     if "fast" in argument:  # a try's weights are evaluated on the whole test set, as those of any run
         assert "Test evaluations so far: mnist_mlp 1" in out
     else:
@@ -71,20 +67,18 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(cli, train, tmp_path, argu
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, tmp_path, monkeypatch, capfd):
+def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, command, tmp_path, capfd):
     sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
     for lr in ("1e-2", "1e-9"):
         for seed in range(3):
             directory = sweep / f"{lr}_{seed}"
             typed = (f"optimizer.lr={lr}", f"seed={seed}", f"test={str(lr == '1e-9').lower()}", "name=x")
-            code, out, err = cli("train", f"run_dir={directory}", *QUICK, "trainer.max_epochs=1", *typed)
-            assert code == 0, err
+            out, err = command("train", f"run_dir={directory}", *QUICK, "trainer.max_epochs=1", *typed)
             tested += [line for line in out.splitlines() if line.startswith("Test evaluations")]
     assert [line.partition(" (")[0] for line in tested] == [
         f"Test evaluations so far: x {num}" for num in (1, 2, 3)
     ]
-    code, out, err = cli("evaluate", f"runs={sweep}")
-    assert code == 0, err
+    out, err = command("evaluate", f"runs={sweep}")
     assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
     assert "Test evaluations so far: x 4" in out
@@ -98,15 +92,12 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
         (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
         ((f"run={sweep}",), "run=DIR, or runs=DIR with row=NUMBER, must be given"),
     ):
-        code, _, err = cli("evaluate", f"runs={sweep}", *arguments)
-        assert code == 2
+        _, err = command("evaluate", f"runs={sweep}", *arguments, code=2)
         assert message in err
     for verb, *arguments in (
         ("runs", str(sweep), "sort=-test/acc"),
         ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),
         ("compare", str(sweep), "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max"),
     ):
-        monkeypatch.setattr("sys.argv", [f"leyden {verb}", *arguments])
-        with pytest.raises(SystemExit):
-            importlib.import_module(f"leyden.{verb}").main()
+        assert here(verb, *arguments) == 2
         assert "is a metric of the test set, by which nothing may be selected" in capfd.readouterr().err

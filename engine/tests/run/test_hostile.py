@@ -59,14 +59,6 @@ def test_a_checkpoint_with_a_pickle_payload_is_refused(run, put_to_use, tmp_path
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_image_that_would_fill_the_memory_is_refused(run, cli, tmp_path):
-    path = tmp_path / "x.png"
-    Image.new("1", (12_000, 12_000)).save(path)
-    code, _, err = cli("predict", f"run={run.directory}", f"images={path}")
-    assert code == 2
-    assert "not a PNG, JPEG or WebP image that can be read" in err
-
-
 # What reaches the terminal, and what is written down.
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"

@@ -1,8 +1,7 @@
 """What makes two runs the same."""
 
-import json
-
 import pytest
+from omegaconf import OmegaConf
 
 from leyden.run.identity import RunIdentity
 
@@ -21,17 +20,11 @@ CONFIG = {
 
 
 def changed(**values):
-    config = json.loads(json.dumps(CONFIG))
+    """The configuration with other values, by keys with `__` for dots."""
+    config = OmegaConf.create(CONFIG)
     for key, value in values.items():
-        node = config
-        *parents, last = key.split("__")
-        for parent in parents:
-            node = node[parent]
-        if value is None:
-            del node[last]
-        else:
-            node[last] = value
-    return config
+        OmegaConf.update(config, key.replace("__", "."), value, merge=False)
+    return OmegaConf.to_container(config)
 
 
 def differences(there, here, typed=(), started_by=()):

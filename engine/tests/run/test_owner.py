@@ -1,6 +1,5 @@
 """Whose run it is: of a run that is not signed with the user's key, nothing is composed, imported, executed or written."""
 
-import contextlib
 import json
 import multiprocessing
 import shutil
@@ -12,7 +11,6 @@ import pytest
 from PIL import Image
 
 import leyden
-from leyden import compare, summarize
 from leyden.config.errors import UserError
 from leyden.run import record as owner
 from leyden.run.directory import Run
@@ -55,10 +53,6 @@ def forged(run, text):
     return run
 
 
-def snapshot(folder):
-    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
 def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
     path, signed = own / "run.json", records.content(own)["signature"]
     assert read_record(own).is_own
@@ -76,7 +70,7 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
 def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     run = poisoned(own)
     Image.new("L", (28, 28)).save(tmp_path / "x.png")
-    before = snapshot(tmp_path)
+    before = records.files(tmp_path)
     commands = (
         ("evaluate", f"run={run}"),
         ("predict", f"run={run}", f"images={tmp_path / 'x.png'}"),
@@ -95,28 +89,15 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
         with pytest.raises(UserError, match="is not a run of yours"):
             call(leyden.load(run))
     assert not touched
-    assert snapshot(tmp_path) == before
+    assert records.files(tmp_path) == before
     assert leyden.load(run).metrics
 
 
-def test_reports_read_a_strangers_run_as_data(own, tmp_path, monkeypatch, capsys, touched):
-    folder = tmp_path / "both"
-    for name in "ab":
-        poisoned(shutil.copytree(own, folder / name))
-    for verb, *arguments in ((summarize, folder), (compare, folder / "a", folder / "b")):
-        monkeypatch.setattr(sys, "argv", [verb.__name__, *map(str, arguments)])
-        with contextlib.suppress(SystemExit):
-            verb.main()
-    assert "Verdict: n too small" in " ".join(capsys.readouterr().out.split())
-    assert not touched
-
-
-def test_what_the_user_trusts_is_used(own, cli, touched):
+def test_what_the_user_trusts_is_used(own, cli, command, touched):
     run = forged(own, "")
     assert cli("evaluate", f"run={run}", "trust=true")[0] == 0
     assert leyden.load(run, trust=True).network
-    code, _, err = cli("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
-    assert code == 0, err
+    command("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
     assert Run(run).record.is_own  # from then on it is the user's
     assert cli("evaluate", f"run={run}")[0] == 0
     cli("evaluate", f"run={poisoned(run)}", "trust=true")

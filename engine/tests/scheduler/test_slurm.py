@@ -72,8 +72,6 @@ def check(config):
     [
         (("cluster.gpus_per_task=0.5",), "gpus_per_task=0.5: must be 0 or 1, one device for each process"),
         (("cluster.snapshot=1",), "cluster.snapshot=1: must be of the same kind as True, the default"),
-        (("cluster.nodes=two",), "cluster.nodes=two: must be of the same kind as 1"),
-        (("cluster.options=hold",), "cluster.options=hold: must be of the same kind as {}"),
         (("cluster.setup=module",), "cluster.setup=module: must be of the same kind as \\[]"),
         (("+cluster.use_srun=false",), "cluster.use_srun: no such key; there are partition, account"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
@@ -138,8 +136,6 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     cfg = compose(
         "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "callbacks=bare"
     )
-    with pytest.raises(UserError, match="nothing starts the other nodes' processes"):
-        check_strategy(cfg)
     of_srun = {"JOB_ID": 9, "NTASKS": 4, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
     for name, value in of_srun.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))

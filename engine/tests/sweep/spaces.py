@@ -28,6 +28,11 @@ def optimizers(trial):
     return {"optimizer": optimizer, "optimizer.momentum": trial.suggest_float("momentum", 0.01, 0.9, log=True)}
 
 
+def wrong(trial):
+    """There is no such key."""
+    return {"optimizer.lrr": 0.1}
+
+
 def returning(trial):
     """Returns `value`, which a test sets."""
     return value

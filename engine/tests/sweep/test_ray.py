@@ -75,12 +75,6 @@ def test_a_sweep_on_nodes_of_which_one_is_lost(cluster, tmp_path, mnist_root):
         assert_same_bits(path, tmp_path / "local" / "sweeps" / "s" / path.name)
 
 
-def test_a_missing_package_is_told_in_a_line(cli):
-    code, _, err = cli("train", "-m", "cluster=ray", "seed=0,1")
-    assert (code, err.count("\n")) == (2, 1), err
-    assert "ray is not installed; pip install 'leyden[ray]' installs it" in err
-
-
 IN_A_JOB = """
 import os, sys, tarfile
 from leyden.cluster import ray

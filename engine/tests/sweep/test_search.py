@@ -15,6 +15,7 @@ from optuna.trial import TrialState
 from leyden.config.errors import UserError
 from leyden.run import lock
 from leyden.run.directory import Run
+from leyden.run.result import Failure
 from leyden.sweep import pruning, search
 from leyden.sweep.search import Search, find_trial, open_study
 from tests import conf
@@ -198,20 +199,16 @@ def test_a_search_prunes_and_refuses_another_search(tmp_path, mnist_root):
     finish(start_search(tmp_path, *arguments, "sweep.pictures=none", "cluster.num_jobs=2"))
 
 
-@pytest.mark.slow
-def test_a_trial_that_failed_is_run_again_alone(tmp_path, mnist_root):
-    arguments = ("hydra/sweeper/sampler=grid", "hydra.sweeper.params=null", "trainer.max_epochs=1")
-    arguments = (*arguments, "seed=0,1", "hydra.sweeper.num_trials=2", "~model.hidden_sizes", "~model.dropout")
-    arguments = (*arguments, "model._target_=tests.sweep.buggy.Seeded", f"+model.bad={tmp_path / 'bad'}")
-    small = [override for override in QUICK if "hidden" not in override]
-    (tmp_path / "bad").write_text("1")
-    output, _ = start_search(tmp_path, *arguments, small=small).communicate(timeout=TIMEOUT_S)
-    assert "1 of 2 jobs failed" in output
-    assert {trial.state for trial in trials(tmp_path)} == {TrialState.FAIL, TrialState.COMPLETE}
-    (tmp_path / "bad").unlink()
-    finish(start_search(tmp_path, *arguments, small=small))
-    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/run.json")]
-    assert {(run.config["seed"], len(run.starts)) for run in runs} == {(0, 1), (1, 2)}
+def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
+    first = searches(tmp_path, 2)
+    failed, finished = ask(first, 2)
+    first.ended(SimpleNamespace(number=0, run=SimpleNamespace(result=None)), Failure("KeyError", "this seed"))
+    first.study.tell(finished, 1.0)
+    for _ in range(2):
+        again = searches(tmp_path, 2)
+        (trial,) = ask(again, 9)
+        assert trial.params == failed.params
+        again.study.tell(trial, state=TrialState.FAIL)
 
 
 def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(cli, tmp_path):

@@ -1,5 +1,6 @@
 """The loop of a sweep: a place that is free is filled at once, and nothing is asked for before."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -7,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
+from leyden.run import lock
 from leyden.sweep import sweep
 from leyden.sweep.launcher import Launcher
 from leyden.sweep.sweep import Sweep, validate_jobs
@@ -33,7 +35,7 @@ class Clock(Launcher):
 
 
 def job(number, seconds, *, is_finished=False):
-    run = SimpleNamespace(is_finished=lambda identity: is_finished, directory=SimpleNamespace(name=str(number)))
+    run = SimpleNamespace(is_finished=lambda identity: is_finished, directory=Path(str(number)))
     return SimpleNamespace(number=number, seconds=seconds, log="", identity=lambda: None, run=run)
 
 
@@ -71,6 +73,23 @@ def test_what_turns_up_late_is_run_too_and_a_line_is_printed_when_the_numbers_ch
         f"{num}/9 jobs, 0 failed, {running} running; 0:00:00 left; 2 wait (Limit)"
         for num, running in ((1, 1), (2, 1), (3, 0))
     ]
+
+
+def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finished_there(monkeypatch):
+    def watch(path):
+        return SimpleNamespace(state=lambda: "held" if path.parent.name in "01" else "free")
+
+    monkeypatch.setattr(lock, "Watch", watch)
+    jobs, launcher, looks = [job(number, 1) for number in range(4)], Clock(), iter([False, True])
+    launcher.is_queue, source = False, iter(jobs)
+    jobs[1].run.is_finished = lambda identity: next(looks)
+    assert run(lambda: next(source, None), 1, launcher) == ([2, 3, 0, 1], {})
+    assert [hasattr(one, "started") for one in jobs] == [
+        True,
+        False,
+        True,
+        True,
+    ]  # the first one waits for its lock
 
 
 def test_a_job_that_can_not_be_composed_fails_alone():

@@ -132,19 +132,6 @@ def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-ROWS = torch.zeros(5, 4)
-
-
-@pytest.mark.parametrize(
-    ("made", "batch", "message"),
-    [
-        (lambda: Autoencoder(network=nn.Linear(4, 2)), (ROWS, None), r"outputs of shape \(5, 2\) for inp"),
-        (lambda: Regression(network=nn.Linear(4, 2)), (ROWS, torch.zeros(5)), r"predictions of shape"),
-        (lambda: Autoencoder(network=nn.Identity(), beta=-1), None, "beta=-1: must be"),
-        (lambda: classification(label_smoothing=1.0), None, "label_smoothing=1.0: must be"),
-        (lambda: classification(class_weights=[1, 2]), (ROWS[:, :2], torch.zeros(5).long()), "must be 3 numbers"),
-    ],
-)
-def test_what_can_not_be_compared_is_refused(made, batch, message):
-    with pytest.raises(ValueError, match=message):
-        made().step(batch)
+def test_predictions_of_another_shape_than_their_targets_are_refused():
+    with pytest.raises(ValueError, match="predictions of shape"):
+        Regression(network=nn.Linear(4, 2)).step((torch.zeros(5, 4), torch.zeros(5)))

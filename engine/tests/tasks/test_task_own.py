@@ -1,13 +1,15 @@
-"""A LightningModule of one's own gets what the perceptron has."""
+"""A LightningModule of one's own gets what the perceptron has, and what is frozen stays as it is."""
 
 import re
 
+import pytest
+import torch
+
 from tests import ENGINE
-from tests.training.test_start import train  # noqa: F401 - a fixture
+from tests.conftest import QUICK, weights
+from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoint.every_n_steps=3")
-GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "callbacks.checkpoint.every_n_steps=3")
-GAN = (*GAN, "objective.metric=val/critic", "objective.mode=min", "test=false")
 
 
 def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F811
@@ -23,18 +25,48 @@ def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F81
     assert run.result.optimizer_steps == 10
 
 
-def test_an_objective_that_is_never_logged_is_told_after_the_first_epoch(train):  # noqa: F811
-    run, _, err = train("a", *PLAIN, "objective.metric=val/f1", "trainer.max_epochs=9", code=2)
-    assert "objective.metric=val/f1: is not logged; the run logs train/acc, " in err
-    assert run.result.epochs <= 1
-
-
-def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, cli):  # noqa: F811
+def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, command):  # noqa: F811
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
     chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
     run, *_ = train("a", loss, *chosen, "test=auto")
     assert run.result.objective.metric == "val/f1"
     assert {"train/f1", "val/f1", "test/f1"} <= set(run.result.metrics)
-    code, out, err = cli("evaluate", f"run={run.directory}")
-    assert code == 0, err
+    out, _ = command("evaluate", f"run={run.directory}")
     assert f"test/f1    {run.result.metrics['test/f1']:.4f}" in out
+
+
+@pytest.mark.parametrize(
+    ("module", "prefix"), [((), "network.layers"), ((*PLAIN, "trainer.gradient_clip_val=0.1"), "layers")]
+)
+def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, prefix):  # noqa: F811
+    freeze = f"freeze=[{prefix}.1.*]"
+    frozen, *_ = train("a", *module, freeze, "trainer.max_epochs=1")
+    start = weights(frozen.directory)
+    train("a", *module, freeze, "trainer.max_epochs=2")
+    end = weights(frozen.directory)
+    changed = {name for name in start if not torch.equal(start[name], end[name])}
+    assert changed == {f"{prefix}.3.weight", f"{prefix}.3.bias"}
+    _, _, err = train("a", *module, "freeze=[]", "trainer.max_epochs=3", code=2)
+    assert f"freeze: ['{prefix}.1.*'] there, [] here" in err
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
+def test_running_statistics_stay_if_they_are_named(command, tmp_path, patterns, moves):
+    small = (argument for argument in QUICK if not argument.startswith(("model.", "data.eval")))
+    given = ("model=cnn", "trainer.max_epochs=2", f"freeze=[{patterns}]")
+    command("train", f"run_dir={tmp_path / 'run'}", *small, *given)
+    end = weights(tmp_path / "run")
+    assert torch.equal(end["network.layers.1.weight"], torch.ones(32))
+    assert torch.equal(end["network.layers.1.running_mean"], torch.zeros(32)) != moves
+    assert torch.equal(end["network.layers.1.running_var"], torch.ones(32)) != moves
+    assert not torch.equal(end["network.layers.5.running_mean"], torch.zeros(64))
+
+
+BIASES = '+optimizer.groups.biases={match: "*.bias", lr: 0.01}'
+
+
+def test_a_group_has_a_learning_rate_of_its_own(train):  # noqa: F811
+    run, *_ = train("a", "callbacks=default", BIASES, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
+    rates = {name: value for _, name, value in curves(run) if name.startswith("lr")}
+    assert rates == {"lr_0": 0.001, "lr_1": 0.01}

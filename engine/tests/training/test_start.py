@@ -1,43 +1,58 @@
 """A run from its command to its result."""
 
-import csv
 import re
+import shlex
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from leyden.run.directory import Run
+from leyden.run.result import read_points
 from leyden.training.trained import Trained
 from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, weights
 
 
 @pytest.fixture
-def train(cli, tmp_path):
-    """Trains a small run in the directory named, and returns it; it draws nothing unless `callbacks=default` is among the arguments."""
+def train(train):
+    """Trains a small run, which draws nothing unless `callbacks=default` is among the arguments."""
 
     def run(name, *arguments, code=0):
         quick = SMALL if any(each.startswith("callbacks=") for each in arguments) else QUICK
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *for_module(quick, arguments), *arguments)
-        assert found == code, err
-        return Run(tmp_path / name), out, err
+        return train(name, *for_module(quick, arguments), *arguments, code=code)
 
     return run
 
 
 def curves(run):
     """All points but those of times, which no two runs have in common."""
-    with (run.directory / "metrics.csv").open() as file:
-        rows = [(int(row["step"]), row["metric"], float(row["value"])) for row in csv.DictReader(file)]
-    return [row for row in rows if not row[1].startswith("time/")]
+    return [point for point in read_points(run.directory / "metrics.csv") if not point[1].startswith("time/")]
 
 
-def test_a_finished_run_returns_its_result_at_once(train):
-    run, *_ = train("a", "trainer.max_epochs=1", "test=auto")
-    before = {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")}
-    _, out, _ = train("a", "trainer.max_epochs=1", "test=auto")
+def next_steps(out):
+    """The printed commands, a verb and its arguments each, by what they are for."""
+    lines = [line.strip() for line in out.partition("next steps:\n")[2].splitlines()]
+    commands = [shlex.split(line) for line in lines[1::2]]
+    assert all(program.rpartition("/")[2] == "leyden" for program, *_ in commands if "tensorboard" not in program)
+    return dict(
+        zip([each.removesuffix(":") for each in lines[::2]], [words[1:] for words in commands], strict=True)
+    )
+
+
+def test_the_commands_that_are_printed_can_be_pasted_and_a_try_has_none(cli, command, train):
+    assert next_steps(train("try", "+trainer.fast_dev_run=true")[1]) == {}
+    typed = ("test=false", "logger=csv", "trainer.max_epochs=2", "objective.metric=train/acc")
+    _, out, _ = train("run", *typed)
+    assert "2, by train/acc" in out
+    steps = next_steps(out)
+    assert list(steps) == ["evaluate it on the test set", "all runs so far"]
+    out, _ = command(*steps["evaluate it on the test set"])
     assert "test/acc" in out
-    assert {path: path.stat().st_mtime_ns for path in run.directory.rglob("*")} == before
+    run, out, _ = train("viewed", "scheduler=onecycle", "test=auto", "trainer.max_epochs=1")
+    steps = next_steps(out)
+    folder = steps["view it"][-1].partition("=")[2]
+    assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}
+    assert str(run.directory) in cli(*steps["all runs so far"])[1]
 
 
 def test_training_longer_is_training_long(train):
@@ -128,13 +143,6 @@ def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
     assert "not finite" in err
     assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
     assert all(value.isfinite().all() for value in weights(run.directory).values())
-
-
-def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
-    assert code == 0, err
-    assert Run(tmp_path / "here").result
 
 
 @pytest.mark.gpu

@@ -16,8 +16,10 @@ TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
 def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     whole, *_ = train("whole", *TYPED, "trainer.max_epochs=2")
     run, *_ = train("run", *TYPED, "trainer.max_epochs=1")
+    before = records.files(run.directory)
     _, out, _ = train("run")
     assert "has finished already" in out
+    assert records.files(run.directory) == before
     _, _, err = train("run", "trainer.max_epochs=2")
     assert f"leyden: {run.directory}: as recorded, with {shlex.join(TYPED)}" in err
     assert_same_bits(run.directory, whole.directory)
@@ -115,17 +117,3 @@ def test_a_note_is_found_and_changed(train, cli, tmp_path):
     _, out, _ = train("run", "note=after the end")  # it has finished
     assert "has finished already" in out
     assert (run.config["note"], run.config["tags"]) == ("after the end", [])
-
-
-@pytest.mark.parametrize(
-    ("typed", "words"),
-    [
-        ([], "run=DIR is needed"),
-        (["run=nowhere", "note=x"], "nowhere: not a run directory"),
-        (["run=nowhere"], "note=TEXT or tags=[WORD,...] is needed"),
-    ],
-)
-def test_a_note_that_can_not_be_written_is_a_line(cli, typed, words):
-    code, _, err = cli("note", *typed)
-    assert (code, err.count("\n")) == (2, 1)
-    assert words in err

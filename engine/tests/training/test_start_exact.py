@@ -11,6 +11,7 @@ from lightning.pytorch.strategies import Strategy
 
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
+from tests.callbacks.test_samples_seen import seen
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.forks import TIMEOUT_S
@@ -95,20 +96,20 @@ def kill_at(step, *arguments, by=signal.SIGKILL, module="leyden.tasks:Classifica
 
 
 @pytest.mark.slow
-def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, cli):
+def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
     # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
     few = ("data.val_size=59840", "data.batch_size=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
     few = (*few, "data.eval_batch_size=4999", f"outputs={tmp_path}", "callbacks.checkpoint.every_n_steps=3")
     finish(start(f"run_dir={tmp_path / 'two'}", *few, *DDP))
     finish(start(f"run_dir={tmp_path / 'one'}", *few))
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
+    assert seen(one) == seen(two) == (2, 2 * 160)
     for key, value in weights(one.directory).items():
         torch.testing.assert_close(weights(two.directory)[key], value, rtol=0, atol=1e-5)
     for name, value in one.result.metrics.items():
         assert two.result.metrics[name] == pytest.approx(value, abs=1e-4), name
     # The very same weights on the test set, by one process.
-    code, out, err = cli("evaluate", f"run={two.directory}")
-    assert code == 0, err
+    out, _ = command("evaluate", f"run={two.directory}")
     assert f"{two.result.metrics['test/acc']:.4f}" in out
     assert f"{two.result.metrics['test/loss']:.4f}" in out
 
@@ -132,7 +133,7 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
 @pytest.mark.parametrize(("kind", "num", "hidden_sizes"), [("ddp", 4, "[512]"), ("fsdp2", 2, "[16]")])
 @pytest.mark.slow(minutes=1)  # two processes of DDP: tests/strangers
 @pytest.mark.matrix
-def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, hidden_sizes):
+def test_several_processes_resume_exactly(tmp_path, mnist_root, command, kind, num, hidden_sizes):
     arguments = (f"trainer={kind}", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}")
     arguments = (*arguments, *QUICK, *STOCHASTIC, "trainer.gradient_clip_val=0.5", "test=true")
     arguments = (*arguments, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={25 * num}")
@@ -152,8 +153,7 @@ def test_several_processes_resume_exactly(tmp_path, mnist_root, cli, kind, num, 
     assert not torch.equal(first[0], first[1])  # dropout and augmentation of their own
     assert all(map(torch.equal, first, again))
     # One process evaluates the checkpoint, which holds the weights whole.
-    code, out, err = cli("evaluate", f"run={killed.directory}")
-    assert code == 0, err
+    out, _ = command("evaluate", f"run={killed.directory}")
     assert f"{whole.result.metrics['test/acc']:.4f}" in out
 
 
@@ -199,9 +199,8 @@ if __name__ == "__main__":
 
 
 @pytest.mark.slow
-def test_a_training_can_be_asked_beforehand(cli, tmp_path):
+def test_a_training_can_be_asked_beforehand(command, tmp_path):
     """In new processes, two of which are killed at a drawn step; nothing of it is kept."""
-    code, out, err = cli("train", *SMALL, "callbacks=bare", "exact=test")
-    assert code == 0, err
+    out, _ = command("train", *SMALL, "callbacks=bare", "exact=test")
     assert "the same bits in all 8 steps" in out
     assert not [*(tmp_path / "outputs").rglob("run.json")]

@@ -1,7 +1,6 @@
 """A start that is refused leaves everything as it was; a run keeps what makes it anew."""
 
 import subprocess
-import sys
 
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -10,9 +9,8 @@ from hydra.core.override_parser.types import QuotedString
 from leyden.config.terminal import quoted_override
 from leyden.run import provenance
 from leyden.run.directory import Run
-from leyden.train import main
-from tests.conftest import QUICK
-from tests.reproduction.conftest import git
+from tests.conftest import QUICK, here
+from tests.example import commit, git
 
 REFUSED = ["optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"]
 
@@ -34,9 +32,7 @@ def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize("key", ["run_dir", "outputs"])
 def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path, key):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["leyden.train", f"{key}=", *QUICK])
-    with pytest.raises(SystemExit):
-        main()
+    assert here("train", f"{key}=", *QUICK) == 2
     assert f"{key}: is empty" in capfd.readouterr().err
     assert everything(tmp_path) == []
 
@@ -54,8 +50,8 @@ def repository(folder, files):
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
-    for words in (("init",), ("add", "-A"), ("commit", "-m", "first")):
-        git(folder, *words)
+    git(folder, "init", "-q")
+    commit(folder)
     return folder
 
 
@@ -108,10 +104,9 @@ def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp
     assert not (tmp_path / "executed").exists()
 
 
-def test_an_override_that_names_another_key_is_kept_as_given(cli, tmp_path):
+def test_an_override_that_names_another_key_is_kept_as_given(command, tmp_path):
     given = 'data.eval_batch_size="${data.batch_size}"'
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", given)
-    assert code == 0, err
+    command("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", given)
     run = Run(tmp_path / "run")
     assert given in run.overrides
     assert run.config["data"]["eval_batch_size"] == 100

@@ -2,47 +2,19 @@
 
 import csv
 import io
-import random
 import re
 
 import numpy as np
-import pytest
 import torch
 
 from leyden.data.table import Table
 
-pytestmark = pytest.mark.faults
-
-GOOD = ["1", "-2.5", "1e3", "007", "0.1", " 3", "123456789", "-0", "9007199254740993"]
-ODD = [
-    *["1_0", "٣", "１", "nan", "inf", "1e39", "1e400", "1,5", "1.234,5", "0x10", "True", "é", "x\x00"],
-    "",
-    " ",
-    "1 000",
-]
-LABELS = [
-    "1",
-    "01",
-    "001",
-    "10",
-    "9",
-    "a",
-    "B",
-    "é",
-    "€",
-    "1_0",
-    "٣",
-    "12345678901234567890",
-    "12345678901234567891",
-    "1.0",
-    "1e0",
-    "nan",
-    "True",
-    "a,b",
-    "a;b",
-]
-LABELS += ['say "x"', "two\nlines", " 1", ""]
-NUMBER = re.compile(r"[ ]?[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
+GOOD = "1 -2.5 +3 .5 5. 1e3 2E-1 007 0.1 123456789 -0 9007199254740993"
+ODD = "1_0 ٣ １ nan inf 1e39 1e400 1e 1,5 1.234,5 0x10 True é"
+LABELS = "1 01 001 10 9 a B é € 1_0 ٣ 12345678901234567890 12345678901234567891 1.0 1e0 nan True a,b a;b"
+GOOD, ODD = [*GOOD.split(), " 3", " 4 "], [*ODD.split(), "x\x00", "", " ", "1 000"]
+LABELS = [*LABELS.split(), 'say "x"', "two\nlines", " 1", ""]
+NUMBER = re.compile(r" ?[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? ?")
 
 
 def as_csv(rng, x, y):
@@ -118,8 +90,7 @@ class Drawn:
         return "" if is_right else f"read as {found}, not {self.expected}"
 
 
-def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, trial, trials, seed):
-    for n in range(5 * trials):
-        drawn = Drawn(random.Random(f"{seed} {n}"))
-        with trial(f"FAULTS_SEED={seed} {n}: {drawn.described}"):
-            assert drawn.fault(tmp_path) == ""
+def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, drawn):
+    for _ in range(300):
+        table = Drawn(drawn)
+        assert table.fault(tmp_path) == "", table.described
