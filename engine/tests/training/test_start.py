@@ -132,7 +132,7 @@ def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
 
 def test_a_relative_run_dir_is_relative_to_where_the_user_is(cli, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, _, err = cli("train", "run_dir=here", *SMALL, "trainer.max_epochs=1")
+    code, _, err = cli("train", "run_dir=here", *QUICK, "trainer.max_epochs=1")
     assert code == 0, err
     assert Run(tmp_path / "here").result
 
