@@ -192,7 +192,7 @@ def test_damaged_data_are_refused(tmp_path, place, small_files, data, trials, rn
     shutil.copytree(small_files / "MNIST", tmp_path / "source" / "MNIST")
     more = (f"data.root={place.folder}", "data.download=false", "trainer.max_epochs=1", "resume=never")
     every = [*itertools.product(files_in(tmp_path / "source"), OF_FILES)]
-    for (folder, name), how in rng.sample(every, min(max(6, trials // 5), len(every))):
+    for (folder, name), how in rng.sample(every, min(max(3, trials // 5), len(every))):
         with place.damaged(folder, name, how):
             code, output = place.call("train", *place.typed, *data[1:], *more)
             assert code == 2, output
@@ -219,6 +219,6 @@ def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, place, data, trials, rn
             file for file in files if file.suffix and "locks" not in file.parts and "tfevents" not in file.name
         ]
         chosen += itertools.product([name], files, OF_FILES)
-    for name, file, how in rng.sample(chosen, min(max(6, trials // 5), len(chosen))):
+    for name, file, how in rng.sample(chosen, min(max(3, trials // 5), len(chosen))):
         with place.damaged(source, str(file), how):
             sweep(name, place.folder)
