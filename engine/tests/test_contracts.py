@@ -1,6 +1,6 @@
 """The contracts of config files, over the project's files and the library's own, and what is asked of these alone.
 
-The contracts of networks and data are run by the project's own tests, which `make test` and CI run.
+The contracts of networks and data, and of the project's files, are run by its own tests, which `make test` and CI run.
 """
 
 import functools
@@ -12,17 +12,25 @@ import torch
 import yaml
 
 from leyden.config.errors import UserError
-from leyden.config.paths import conf_files
+from leyden.config.paths import CONF, conf_files
 from leyden.config.values import flatten
-from leyden.testing.contracts import (  # noqa: F401 - pytest collects them here
+from leyden.testing import contracts
+from leyden.testing.contracts import (  # noqa: F401 - pytest collects the last one here
     compose,
     create,
     step,
     suited_cases,
-    test_a_config_file_composes_and_creates_what_it_names,
     test_a_task_trains_a_network,
 )
 from tests import conf
+
+OF_LIBRARY = [name for name, path in conf_files("*/**/*.yaml") if not path.is_relative_to(CONF)]
+
+
+@pytest.mark.parametrize("file", sorted(name for name in OF_LIBRARY if name.parts[0] != "hydra"), ids=str)
+def test_a_config_file_of_the_library_composes_and_creates_what_it_names(file):
+    contracts.test_a_config_file_composes_and_creates_what_it_names(file)
+
 
 NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
@@ -73,6 +81,7 @@ def check_value(model, key, value):
 
 
 @pytest.mark.slow
+@pytest.mark.matrix
 def test_a_network_takes_a_step_compiled(model_file, monkeypatch):
     model = model_file.stem
     case = suited_cases(model)[0]

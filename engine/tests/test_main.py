@@ -9,9 +9,8 @@ from omegaconf import OmegaConf, open_dict
 
 from leyden import __main__ as command
 from leyden.config.hydra import composing
-from leyden.run.directory import Run
 from tests import composed
-from tests.conftest import QUICK, finish, start
+from tests.conftest import QUICK
 from tests.test_imports import VERBS
 
 
@@ -25,16 +24,6 @@ def test_it_lists_the_verbs_and_names_the_nearest_of_one_that_there_is_not(monke
     with pytest.raises(SystemExit, match="2"):
         command.main()
     assert "trian: no such verb; did you mean train?" in capsys.readouterr().err
-
-
-@pytest.mark.slow
-def test_a_run_of_several_processes_writes_down_a_command_that_starts_it_again(tmp_path, mnist_root):
-    ddp = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
-    output = finish(start("train", f"run_dir={tmp_path / 'a'}", *QUICK, *ddp, script=("-m", "leyden")))
-    assert "2 x cpu" in output
-    run = Run(tmp_path / "a")
-    assert run.starts[0]["command"][1:4] == ["-m", "leyden.train", f"run_dir={tmp_path / 'a'}"]
-    finish(start(*run.starts[0]["command"][3:]))  # finished: it has its result
 
 
 def test_training_goes_through_hydra(cli, tmp_path):

@@ -140,9 +140,9 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, address, ru
         return {name: tuple(row.get(column, "") for column in columns) for name, row in found.items()}
 
     for _ in range(20):
-        if rows() == expected:
+        if (found := rows()) == expected:
             break
-    assert rows() == expected
+    assert found == expected
     texts = cells()
     assert len([text for text in texts if text in expected]) == len(runs)
     assert "-1" not in texts

@@ -22,7 +22,8 @@ def damage(path):
     path.write_bytes(content)
 
 
-@pytest.mark.parametrize("lose", [Path.unlink, damage])
+@pytest.mark.matrix
+@pytest.mark.parametrize("lose", [damage, Path.unlink])
 def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in_a_longer_run(train, lose):
     for epochs in (1, 3):  # the best epoch is known when a run is trained longer
         run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER, "test=auto")

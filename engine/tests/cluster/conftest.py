@@ -129,6 +129,14 @@ def slurm(request):
         yield started
 
 
+@pytest.fixture(scope="session")
+def whole(slurm, tmp_path_factory, mnist_root):
+    """The long run, never stopped."""
+    from tests.cluster.test_cluster import LONG, alone
+
+    return alone(tmp_path_factory.mktemp("whole"), *LONG)
+
+
 @pytest.fixture(scope="module")
 def nasty_slurm(request, slurm):
     """One more cluster, beside the first one: ended jobs are forgotten at once, preemption by SIGTERM."""

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from leyden.scheduler import slurm as of_library
 from tests.cluster.test_cluster import (
     LONG,
     SHORT,
@@ -16,14 +17,13 @@ from tests.cluster.test_cluster import (
     submit,
     training,
     was_saved_at_its_step,
-    whole,  # noqa: F401
 )
 from tests.conftest import finish
 
 pytestmark = pytest.mark.cluster
 
 
-def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):  # noqa: F811
+def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     """By the job's script, which is outside of it."""
     container = tmp_path / "container"
     container.write_text('#!/bin/sh\nPATH=/nowhere exec "$@"\n')
@@ -43,14 +43,20 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     nasty_slurm.wait_for(lambda: any(run.submission for run in runs(tmp_path)), "the submission")
     process.send_signal(signal.SIGSTOP)
     job_id, *_ = [run.submission["job_id"] for run in runs(tmp_path) if run.submission]
-    listed = ("squeue", "-h", "--me", "--states=all", "-o", "%i")
-    nasty_slurm.wait_for(lambda: job_id not in nasty_slurm.run(*listed).split(), "Slurm to forget the job")
+    cancelled = nasty_slurm.submit("sleep 60")
+    nasty_slurm.wait(cancelled, "RUNNING")
+    nasty_slurm.run("scancel", cancelled)
+    listed, both = ("squeue", "-h", "--me", "--states=all", "-o", "%i"), {job_id, cancelled}
+    nasty_slurm.wait_for(lambda: not both & {*nasty_slurm.run(*listed).split()}, "Slurm to forget the jobs")
+    assert of_library.states([cancelled])[cancelled].text == "CANCELLED"  # by its accounting
+    assert of_library.states(["999999"])["999999"].text == "GONE"
     process.send_signal(signal.SIGCONT)
     assert "2/2 jobs, 0 failed" in finish(process)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("partition", ["test", "cheap"])
-def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition):  # noqa: F811
+def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition):
     """By Slurm, or with PreemptMode=CANCEL by the same command."""
     process, run = training(nasty_slurm, tmp_path, f"cluster.partition={partition}")
     preempt(nasty_slurm, None)
@@ -65,15 +71,7 @@ def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition
 
 def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
     """On sites that charge for whole nodes."""
-    command = (
-        sys.executable,
-        "-m",
-        "leyden.train",
-        "-m",
-        "seed=0,1,2",
-        *SHORT,
-        "sweep_name=s",
-        f"outputs={tmp_path}",
-    )
-    assert "3/3 jobs, 0 failed" in nasty_slurm.run("srun", "--mem=2G", "--cpus-per-task=2", *command)
-    assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
+    arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
+    command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)
+    assert "2/2 jobs, 0 failed" in nasty_slurm.run(*command)
+    assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]

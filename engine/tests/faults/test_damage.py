@@ -208,6 +208,6 @@ def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, place, data, trials, rn
             file for file in files if file.suffix and "locks" not in file.parts and "tfevents" not in file.name
         ]
         chosen += itertools.product([name], files, OF_FILES)
-    for name, file, how in rng.sample(chosen, min(max(6, trials // 5), len(chosen))):
+    for name, file, how in rng.sample(chosen, min(max(3, trials // 5), len(chosen))):
         with place.damaged(source, str(file), how):
             sweep(name, place.folder)

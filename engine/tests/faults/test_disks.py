@@ -63,7 +63,7 @@ def interrupted(whole, folder, told, before, repair, output):
 def test_a_disk_that_is_full_or_read_only_from_some_moment_on(disk, whole, tmp_path, trials, rng):
     emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
     (place := tmp_path / "place").mkdir()
-    for _ in range(max(4, trials // 5)):
+    for _ in range(max(2, trials // 5)):
         number = rng.randrange(whole.num_operations)
         before = at_operation(disk, number, lambda: fill(disk))
         interrupted(whole, disk, f"full from {number} on", before, emptied, tmp_path)

@@ -26,7 +26,7 @@ def at_once(*command, directory, then, num):
 
 
 def test_one_run(tmp_path, data, trials, rng):
-    for number in range(max(3, trials // 10)):
+    for number in range(max(2, trials // 10)):
         folder = tmp_path / str(number)
         folder.mkdir()
         arguments = (f"run_dir={folder}/run", f"outputs={folder}", *data)
@@ -42,7 +42,7 @@ def test_one_run(tmp_path, data, trials, rng):
 
 
 def test_one_sweep(tmp_path, data, trials):
-    for number in range(max(2, trials // 20)):
+    for number in range(max(1, trials // 20)):
         folder = tmp_path / str(number)
         folder.mkdir()
         arguments = ("-m", "seed=0,1", "sweep_name=x", f"outputs={folder}", *data)

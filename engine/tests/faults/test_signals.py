@@ -15,7 +15,7 @@ SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SI
 
 
 def test_told_at_any_time(tmp_path, whole, trials, rng):
-    for n in range(max(8, trials // 3)):
+    for n in range(max(4, trials // 3)):
         folder = tmp_path / str(n)
         folder.mkdir()
         number, pause = rng.choice(SIGNALS), rng.uniform(0, 1.1 * whole.seconds)

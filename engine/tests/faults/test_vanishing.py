@@ -66,7 +66,7 @@ HAPPENS = {
 
 @pytest.mark.parametrize("happens", HAPPENS)
 def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, trials, rng, happens):
-    for _ in range(max(2, trials // 20)):
+    for _ in range(max(1, trials // 20)):
         place, number = Place(tmp_path / "place", small_files, data), rng.randrange(8, whole.num_operations)
         before = at_operation(place.run, number, functools.partial(HAPPENS[happens], place))
         code, output = call("train", *place.arguments, directory=tmp_path, before=before)
@@ -86,7 +86,7 @@ def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, t
 
 
 def test_another_training_takes_the_place(tmp_path, small_files, data, whole, trials, rng):
-    for _ in range(max(2, trials // 10)):
+    for _ in range(max(1, trials // 10)):
         place, number = Place(tmp_path / "place", small_files, data), rng.randrange(12)
         # Within a step: a check and what is written next are one moment.
         before = at_step(number, functools.partial(begin_another, place))

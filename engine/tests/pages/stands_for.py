@@ -55,7 +55,7 @@ NOT_RUN = {
     'git commit -m "Newer library"': "as the line before",
     "make test": "is what runs this",
     "make check": "is a step of .ci/run",
-    "make docs": "is a step of .ci/run",
+    "make docs": "tests/browser builds the site",
     "make help": "prints the Makefile",
     "python scripts/": "takes long; its options are looked up",
     "python engine/bench/": "as the line before",

@@ -56,6 +56,7 @@ def shape(text):
 
 
 @pytest.mark.slow(minutes=0.4)
+@pytest.mark.nightly  # it changes with what a command prints, which others check, and kills are in each suite
 def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
     spec = importlib.util.spec_from_file_location("recording", ENGINE / "scripts" / "recording.py")
     recording = importlib.util.module_from_spec(spec)

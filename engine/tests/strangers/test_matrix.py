@@ -24,18 +24,16 @@ def of(*holders):
     return [next(name for name in ROWS if name.startswith(f"{holder}-")) for holder in holders]
 
 
-# A way to change bits each in the fast suite, others in the slow one; all else is drawn by `make test-faults`.
-QUICK = (
-    *of("module", "state_dict", "dataset", "stream", "sampler", "collate", "callback", "closure"),
-    *("manual", "from_random", "huggingface_stream"),
-)
-SLOW = (
+# A way to change bits each, others at night, when `make test-faults` draws from all.
+QUICK = (*of("module", "state_dict", "dataset", "stream", "callback", "closure"), "manual", "from_random")
+SLOW = (*of("sampler", "collate", "installed"), "huggingface_stream", "splits", "persistent_workers", "replacing")
+SLOW = (*SLOW, "combined_max_size_cycle", "ema", "finetuning", "accumulation", "val_check_interval")
+NIGHTLY = (
     *of("layer", "buffer", "in_dict", "in_data_module", "in_callback", "subset", "transform"),
-    *of("batch_sampler", "inner_sampler", "class", "installed", "optimizer"),
-    *("splits", "persistent_workers", "replacing", "combined_min_size", "combined_max_size_cycle", "graph_batches"),
-    *("ema", "finetuning", "estimated", "metric", "epoch_end", "saved_arrays"),
-    *("accumulation", "names", "val_check_interval"),
+    *of("batch_sampler", "inner_sampler", "class", "optimizer"),
+    *("combined_min_size", "graph_batches", "estimated", "metric", "epoch_end", "saved_arrays", "names"),
 )
+MARKS = dict.fromkeys(SLOW, (pytest.mark.slow,)) | dict.fromkeys(NIGHTLY, (pytest.mark.slow, pytest.mark.nightly))
 NUM_DRAWN = int(os.environ.get("FAULTS_N", "40"))
 # The same rows each time, so that what fails fails again; FAULTS_SEED draws others.
 DRAWN = random.Random(os.environ.get("FAULTS_SEED", "0")).sample([*ROWS], min(NUM_DRAWN, len(ROWS)))
@@ -55,7 +53,7 @@ def held(rows, name, feature, method):
     assert outcome.kind in (expected, *also), f"{name}, {method}: {outcome.kind}: {outcome.line}"
 
 
-@pytest.mark.parametrize("name", [*QUICK, *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)])
+@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in (*QUICK, *MARKS)])
 def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits_or_says_so(rows, name):
     held(rows, name, "resume", "resume")
 

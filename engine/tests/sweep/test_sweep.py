@@ -113,9 +113,10 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
 
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "seed=0,1", "trainer.max_epochs=1")
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
     arguments += ("trainer.limit_train_batches=40",)
-    output = finish(sweep(tmp_path, *arguments, 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'))
+    every = 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'
+    output = finish(sweep(tmp_path, *arguments, "seed=0,1", every))
     assert "2/2 jobs, 0 failed" in output
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
     ended = (first.directory / "run.json").stat().st_mtime
@@ -126,7 +127,7 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
         assert len(states["RankState"]["processes"]) == 2
     # Its line is in the message, the record and the table, and its traceback in the log.
     buggy = tmp_path / "buggy" / "sweeps" / "s"
-    for more in (arguments, ("seed=2",)):
+    for more in ((*arguments, "seed=0"), ("seed=2",)):
         output, _ = sweep(tmp_path / "buggy", *more, *BUGGY, "+model.hidden=1").communicate(timeout=TIMEOUT_S)
         assert f"\n      at {PLACE_OF_BUG}\n      {buggy}/logs/" in output
     assert {Run(path).result.error.where for path in records.ended(buggy)} == {PLACE_OF_BUG}

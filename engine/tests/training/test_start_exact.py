@@ -116,8 +116,8 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
 
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
-    """Both processes must know the directory, whose default contains the time."""
-    ddp = (*SMALL, *DDP, "trainer.max_epochs=1")
+    """Both processes must know the directory, whose default contains the time; Lightning's own way is written down."""
+    ddp = (*QUICK, *DDP, "trainer.max_epochs=1")
     with monkeypatch.context() as patched:
         patched.setenv("WORLD_SIZE", "2")
         code, _, err = cli("train", *ddp)
@@ -125,18 +125,22 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
     assert "run_dir: must be given, since each of the 2 processes would choose another one" in err
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "leyden.train")
     finish(start(*ddp, f"run_dir={tmp_path / 'by_torchrun'}", f"outputs={tmp_path}", script=torchrun, anew=True))
-    finish(start(*ddp, f"run_dir={tmp_path / 'by_lightning'}", f"outputs={tmp_path}", anew=True))
-    assert_same_bits(tmp_path / "by_torchrun", tmp_path / "by_lightning")
+    run = Run(tmp_path / "by_lightning")
+    typed = (f"run_dir={run.directory}", *ddp, f"outputs={tmp_path}")
+    assert "2 x cpu" in finish(start("train", *typed, script=("-m", "leyden")))
+    assert run.starts[0]["command"][1:4] == ["-m", "leyden.train", typed[0]]
+    finish(start(*run.starts[0]["command"][3:]))  # finished: it has its result
+    assert_same_bits(tmp_path / "by_torchrun", run.directory)
 
 
 # With three or more, the order in which gradients are added up counts; it depends on the layers' sizes.
-@pytest.mark.parametrize(("kind", "num", "hidden_sizes"), [("ddp", 4, "[512]"), ("fsdp2", 2, "[16]")])
+@pytest.mark.parametrize(("kind", "num", "hidden_sizes"), [("ddp", 3, "[512]"), ("fsdp2", 2, "[16]")])
 @pytest.mark.slow(minutes=1)  # two processes of DDP: tests/strangers
 @pytest.mark.matrix
 def test_several_processes_resume_exactly(tmp_path, mnist_root, command, kind, num, hidden_sizes):
     arguments = (f"trainer={kind}", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}")
     arguments = (*arguments, *QUICK, *STOCHASTIC, "trainer.gradient_clip_val=0.5", "test=true")
-    arguments = (*arguments, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={25 * num}")
+    arguments = (*arguments, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={100 // num * num}")
     if num == 2:  # running statistics, which each process has of its own part of a batch
         arguments = (*arguments, NORMED)
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))

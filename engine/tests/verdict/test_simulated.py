@@ -23,6 +23,11 @@ pytestmark = pytest.mark.slow
 NUM = 2000  # repetitions
 
 
+def cells(*by_day, at_night):
+    """Those of a test, of which some are simulated at night: each takes seconds."""
+    return [*by_day, *(pytest.param(*each, marks=pytest.mark.nightly) for each in at_night)]
+
+
 def holds(name, hits, num, *, low=0.0, high=1.0):
     """Print a rate, and hold it to a band."""
     rate, slack = hits / num, 3 * math.sqrt(0.25 / num)
@@ -207,7 +212,17 @@ SENTENCES = [
 ]
 
 
-@pytest.mark.parametrize(("number", "sentence"), [*enumerate(SENTENCES)])
+def sentences():
+    """One of each is simulated by day, of the best row one for each hard case, among five or more."""
+    begun = set()
+    for number, (holds_of, given, *_) in enumerate(SENTENCES):
+        kind = (holds_of, given.get("case"))
+        is_first = kind not in begun and given.get("num_rows", 5) >= 5
+        begun |= {kind} if is_first else set()
+        yield pytest.param(number, SENTENCES[number], marks=[] if is_first else [pytest.mark.nightly])
+
+
+@pytest.mark.parametrize(("number", "sentence"), [*sentences()])
 @pytest.mark.usefixtures("marks_alone")
 def test_a_sentence_is_as_often_wrong_as_is_claimed(number, sentence):
     holds_of, given, num, (low, high) = sentence
@@ -225,8 +240,8 @@ def sizes(line):
     }
 
 
-@pytest.mark.parametrize(("num_rows", "num"), [(2, 3), (2, 5), (2, 10), (3, 5), (5, 3), (20, 3)])
-@pytest.mark.parametrize("shared", [0.0, 0.5])
+@pytest.mark.parametrize(("num_rows", "num"), cells((2, 3), (5, 3), at_night=[(2, 5), (2, 10), (3, 5), (20, 3)]))
+@pytest.mark.parametrize("shared", cells(0.5, at_night=[(0.0,)]))
 def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(num_rows, num, shared):
     source, now, later, repetitions = random.Random(4), 0, 0, 200
     for _ in range(repetitions):
@@ -252,8 +267,8 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
     holds(f"{name}, with more seeds", later, repetitions, low=0.72)
 
 
-@pytest.mark.parametrize(("num_rows", "num"), [(2, 3), (5, 3), (20, 3), (20, 10)])
-@pytest.mark.parametrize("spread", [0.0, 0.5])
+@pytest.mark.parametrize(("num_rows", "num"), cells((5, 3), at_night=[(2, 3), (20, 3), (20, 10)]))
+@pytest.mark.parametrize("spread", cells(0.0, at_night=[(0.5,)]))
 @pytest.mark.usefixtures("marks_alone")
 def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spread):
     source, excess, printed = random.Random(8), [], []
@@ -281,7 +296,7 @@ def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spr
         assert statistics.fmean(excess) >= 0.75 * statistics.fmean(printed)
 
 
-@pytest.mark.parametrize("num", [5, 10])
+@pytest.mark.parametrize("num", cells(5, at_night=[(10,)]))
 def test_a_better_row_that_fails_in_one_seed_of_ten_is_not_excluded(num):
     source, lost = random.Random(10), 0
     for _ in range(300):
@@ -297,7 +312,7 @@ def test_a_better_row_that_fails_in_one_seed_of_ten_is_not_excluded(num):
     holds(f"a row that fails in one seed of ten is excluded, n = {num}", lost, 300, high=0.05)
 
 
-@pytest.mark.parametrize("num", [3, 5, 10])
+@pytest.mark.parametrize("num", cells(5, at_night=[(3,), (10,)]))
 def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_show_is_said(num):
     """What the interval claims is then wrong; no more is claimed than that a collapse which shows is named."""
     source, covered, named, shown, unseen = random.Random(11), 0, 0, 0, 0
@@ -321,7 +336,9 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     assert samples_of(apart(draw(source, num), draw(source, num))).shape_remarks()[-1] == said
 
 
-@pytest.mark.parametrize(("num_rows", "budget", "spread"), [(20, 200, 3.0), (20, 200, 1.0), (10, 120, 1.0)])
+@pytest.mark.parametrize(
+    ("num_rows", "budget", "spread"), cells((10, 120, 1.0), at_night=[(20, 200, 3.0), (20, 200, 1.0)])
+)
 @pytest.mark.usefixtures("marks_alone")
 def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(num_rows, budget, spread):
     """The rounds are those of `leyden.sweep.grid`; equal seeds are looked at once, with as many as tell as much."""

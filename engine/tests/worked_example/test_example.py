@@ -14,6 +14,7 @@ from tests.training.test_start import curves
 
 
 @pytest.mark.slow
+@pytest.mark.nightly  # .ci/run begins with this command
 def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     """The whole default command: it learns, it tests once, and it says where everything is."""
     monkeypatch.chdir(ROOT)
