@@ -56,6 +56,11 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
     assert run.result is None
 
 
+def test_a_file_in_place_of_the_checkpoints_is_refused(run):
+    (run.directory / "checkpoints").touch()
+    refuse(run, CONFIG, "checkpoints: must be a folder")
+
+
 def test_resume_never_and_must(run, tmp_path):
     refuse(run, CONFIG, "resume=never", resume="never")
     reopen(Run(tmp_path / "new"), CONFIG, resume="never")

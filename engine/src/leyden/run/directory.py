@@ -244,6 +244,8 @@ class Run:
             return
         there = self.require()
         self._check_own(there)
+        if (folder := self.directory / "checkpoints").exists() and not folder.is_dir():
+            raise UserError(f"{folder}: must be a folder; move away what has this name")
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
         config = there.config
