@@ -28,6 +28,7 @@ from leyden.config.errors import (
     ending,
     parse_arguments,
     parse_choice,
+    parse_flag,
     parse_size,
     without_garbage_collection,
 )
@@ -49,7 +50,7 @@ def main() -> None:
         defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=2)
         form = parse_choice(options, "format", "table", "json")
-        planned = parse_choice(options, "planned", "true", "false") == "true"
+        planned = parse_flag(options, "planned")
         margin = parse_size(options, "margin")
         metrics = metrics_of(options["metric"], options["mode"])
         if len(metrics) > 1 and margin:

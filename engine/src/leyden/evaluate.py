@@ -19,7 +19,15 @@ one test evaluation.
 
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, parse_number, require_project
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_choice,
+    parse_flag,
+    parse_number,
+    require_project,
+)
 from leyden.config.paths import ROOT
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
@@ -38,7 +46,7 @@ def main() -> None:
         if (not options["run"]) == (not options["runs"]):
             raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
         form = parse_choice(options, "format", "table", "json")
-        trust = parse_choice(options, "trust", "true", "false") == "true"
+        trust = parse_flag(options, "trust")
         checkpoint, number = options["checkpoint"], parse_number(options, "row") or 1
         if options["run"]:
             run = Run(options["run"], trust=trust)

@@ -14,7 +14,7 @@ normalisation. pip install 'leyden[export]' installs what this needs.
 import importlib.util
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
+from leyden.config.errors import UserError, ending, parse_arguments, parse_flag, require_project
 from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.process import importing
@@ -30,7 +30,7 @@ def main() -> None:
         require_project()
         if not options["run"]:
             raise UserError("run=DIR must be given; --help lists the keys")
-        run = Run(options["run"], trust=parse_choice(options, "trust", "true", "false") == "true")
+        run = Run(options["run"], trust=parse_flag(options, "trust"))
         path = Path(options["output"] or run.directory / "model.onnx")
         if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
             raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")

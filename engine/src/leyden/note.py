@@ -7,7 +7,7 @@ tags=[moe]` gives them. note=null and tags=null remove them. Find runs by them
 with leyden runs where='tags~moe and note~wider'.
 """
 
-from leyden.config.errors import UserError, ending, parse_arguments
+from leyden.config.errors import UserError, ending, parse_arguments, parse_list
 from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.identity import hydra_value
@@ -23,8 +23,8 @@ def main() -> None:
         if text := options["note"]:
             new["note"] = None if text == "null" else text
         if options["tags"]:
-            words = options["tags"].removeprefix("[").removesuffix("]").split(",")
-            new["tags"] = [] if options["tags"] == "null" else [word.strip() for word in words if word.strip()]
+            words = parse_list(options, "tags")
+            new["tags"] = [] if options["tags"] == "null" else [word for word in words if word]
         if not new:
             raise UserError("note=TEXT or tags=[WORD,...] is needed")
         run = Run(options["run"])

@@ -21,7 +21,7 @@ of a table.
 
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
+from leyden.config.errors import UserError, ending, parse_arguments, parse_flag, parse_list, require_project
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
@@ -35,15 +35,15 @@ def main() -> None:
         require_project()
         if not options["run"] or (not options["images"]) == (not options["table"]):
             raise UserError("run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys")
-        invert, trust = (parse_choice(options, key, "true", "false") == "true" for key in ("invert", "trust"))
+        invert, trust = parse_flag(options, "invert"), parse_flag(options, "trust")
         output = _output_path(options["output"])
         run = Run(options["run"], trust=trust)
         run.checkpoint(options["checkpoint"])  # refused before PyTorch is imported
         with importing():
             from leyden.training.predict import predict
             from leyden.training.trained import Trained
-        names = options["images"]
-        images = names[1:-1].split(",") if names.startswith("[") and names.endswith("]") else [names] * bool(names)
+        name = options["images"]  # one without brackets may have a comma
+        images = parse_list(options, "images") if name.startswith("[") else [name] * bool(name)
         trained = Trained(run, options["checkpoint"])
         accelerator = options["accelerator"] or None
         predict(trained, images, options["table"], invert=invert, accelerator=accelerator, output=output)

@@ -18,7 +18,7 @@ equal.
 
 from pathlib import Path
 
-from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_choice, parse_number
+from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_flag, parse_number
 from leyden.report.outcome import show_equality
 from leyden.run.directory import Run
 from leyden.training.reproduction import reproduce
@@ -31,7 +31,7 @@ def main() -> None:
         _, options = parse_arguments(__doc__, {**values, "trust": "false"}, max_folders=0)
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
-        original = Run(options["run"], trust=parse_choice(options, "trust", "true", "false") == "true")
+        original = Run(options["run"], trust=parse_flag(options, "trust"))
         if options["against"]:
             used = [key for key, value in options.items() if value not in ("", "false")]
             if unused := [key for key in used if key not in ("run", "against")]:

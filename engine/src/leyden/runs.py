@@ -19,6 +19,7 @@ from leyden.config.errors import (
     ending,
     parse_arguments,
     parse_choice,
+    parse_list,
     require_project,
     without_garbage_collection,
 )
@@ -37,7 +38,7 @@ def main() -> None:
         if options["diff"]:
             if folders or options["where"] or options["sort"] != "age":
                 raise UserError("diff: can't be combined with a folder, where or sort")
-            show_difference(*options["diff"].strip("[]").split(","), form=form)
+            show_difference(*parse_list(options, "diff"), form=form)
             return
         if not folders:
             require_project()

@@ -1,7 +1,6 @@
 """Runs of strangers' work, disturbed or not, and what a feature comes to with it."""
 
 import contextlib
-import csv
 import functools
 import importlib
 import io
@@ -19,6 +18,7 @@ from leyden.callbacks.display import state_digest
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
+from tests import records
 from tests.conftest import here, start
 from tests.faults.commands import call
 from tests.forks import TIMEOUT_S
@@ -181,8 +181,8 @@ class Row:
             done = self.run("evaluate", f"run={self.place / 'whole'}")
             if done.failed:
                 return done.failed
-        with (self.place / "test_evaluations.csv").open(newline="") as file:
-            rows = [row for row in csv.DictReader(file) if row["run"] == str(self.place / "whole")]
+        rows = records.table(self.place / "test_evaluations.csv")
+        rows = [row for row in rows if row["run"] == str(self.place / "whole")]
         found = [json.loads(row["metrics"]) for row in rows]
         told = [line for line in self.whole.told if "evaluate, predict and export will not have that" in line]
         if told and len(found) == 4 and found[1:] == [found[1]] * 3:

@@ -1,6 +1,5 @@
 """A metric's stage is where Lightning logged it, whatever its name is."""
 
-import csv
 import json
 
 import pytest
@@ -9,7 +8,7 @@ import torch
 from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
 from leyden.run.result import Result
-from tests import mistakes
+from tests import mistakes, records
 from tests.conftest import weights
 from tests.strangers.plain import Rows
 from tests.strangers.stand_ins import Named
@@ -58,7 +57,7 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     run, *_ = train("a", *arguments)
     assert run.result.is_tested
     recorded = tmp_path / "outputs" / "test_evaluations.csv"
-    (row,) = csv.DictReader(recorded.read_text().splitlines())
+    (row,) = records.table(recorded)
     expected = {} if test == "''" else {test: run.result.metrics[test]}
     assert json.loads(row["metrics"]) == expected == run.result.test_metrics
     if expected:

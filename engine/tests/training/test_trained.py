@@ -1,6 +1,5 @@
 """A trained run put to use: in a notebook, in a file for other programs, and on new samples."""
 
-import csv
 import json
 import subprocess
 import sys
@@ -16,6 +15,7 @@ from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.training import onnx
+from tests import records
 from tests.conftest import QUICK
 from tests.example import MNIST
 
@@ -130,11 +130,10 @@ def test_a_run_directory_is_all_that_it_takes(train, command, digits, tmp_path):
     def predicted(images, output):
         out, _ = command("predict", f"run={moved}", f"images={images}", f"output={output}")
         assert "0.png" in out
-        text = output.read_text()
-        rows = json.loads(text) if output.suffix == ".json" else list(csv.DictReader(text.splitlines()))
+        rows = json.loads(output.read_text()) if output.suffix == ".json" else records.table(output)
         found = [[f"{float(row[f'p({k})']):.5f}" for k in range(10)] for row in rows]
         assert [int(row["class"]) for row in rows] == [row.index(max(row)) for row in found]
         return found
 
     assert predicted(folder, tmp_path / "o.csv") == expected
-    assert predicted(f"[{paths[1]},{paths[0]}]", tmp_path / "o.json") == [expected[1], expected[0]]
+    assert predicted(f"[{paths[1]}, {paths[0]}]", tmp_path / "o.json") == [expected[1], expected[0]]

@@ -1,6 +1,5 @@
 """The defaults in conf/ are the worked example; who replaces that replaces this file, too."""
 
-import csv
 import json
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from leyden.config.checks import Objective
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
+from tests import records
 from tests.conftest import weights
 from tests.training.test_start import curves
 
@@ -39,8 +39,7 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     )
     assert [text for text in said if text not in out] == []
     assert list(directory.glob("train/events.out.tfevents.*"))
-    with (tmp_path / "outputs" / "test_evaluations.csv").open() as file:
-        (look,) = csv.DictReader(file)
+    (look,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
     assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}
     steps = {step for step, metric, _ in curves(Run(directory)) if metric == "val/acc"}
     assert steps == {429, 859, 1289, 1719, 2149}

@@ -164,6 +164,16 @@ def parse_choice(options: Mapping[str, str], key: str, *allowed: str) -> str:
     return options[key]
 
 
+def parse_flag(options: Mapping[str, str], key: str) -> bool:
+    """Return the value of an option that is `true` or `false`."""
+    return parse_choice(options, key, "true", "false") == "true"
+
+
+def parse_list(options: Mapping[str, str], key: str) -> list[str]:
+    """Return the words of an option such as `[a,b]`; its brackets may be missing."""
+    return [word.strip() for word in options[key].removeprefix("[").removesuffix("]").split(",")]
+
+
 def parse_number(options: Mapping[str, str], key: str) -> int | None:
     """Return the value of an option that is a positive integer; None if the option is not given.
 

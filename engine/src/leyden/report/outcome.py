@@ -36,7 +36,7 @@ def show_difference(*directories: str, form: str = "table") -> None:
     """
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
-    a, b = (Run(directory.strip()) for directory in directories)
+    a, b = (Run(directory) for directory in directories)
     rows, lines = _difference_rows(a, b), _fingerprint_lines(*(read_fingerprints(run.directory) for run in (a, b)))
     if form == "json":
         print(json_text({"differences": rows, "fingerprints": lines}))

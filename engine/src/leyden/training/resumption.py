@@ -22,6 +22,7 @@ from leyden.exact.marks import KILL_AT, MARKS, PARTS
 from leyden.run.process import num_processes
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
+TIMEOUT_S = 600  # of each start of a training of a few batches
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 
@@ -171,7 +172,6 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     return f"step {step}: {'the undisturbed run has no such step' if unknown else parts}"
 
 
-TIMEOUT_S = 600  # of each start of a training that is tested
 # Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
 TESTED = {
     "exact": "report",
@@ -181,7 +181,7 @@ TESTED = {
     "++trainer.limit_train_batches": "4",
     "++trainer.limit_val_batches": "2",
     "callbacks.checkpoint.every_n_steps": "1",
-    "run_dir": "{dir}",
+    "run_dir": DIR,
 }
 
 
