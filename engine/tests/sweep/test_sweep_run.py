@@ -1,5 +1,6 @@
 """The loop of a sweep: a place that is free is filled at once, and nothing is asked for before."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -103,12 +104,23 @@ def test_a_job_that_can_not_be_composed_fails_alone():
     assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
 
 
-@pytest.mark.parametrize("num", [3, 200])
-def test_of_many_jobs_some_are_checked(monkeypatch, tmp_path, num):
+@pytest.mark.parametrize(
+    ("num", "key", "num_built"), [(3, "lr", 3), (200, "lr", 10), (3, "seed", 1), (200, "seed", 1)]
+)
+@pytest.mark.parametrize("begun", [False, True])
+def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, num_built, begun):
     checked = []
     monkeypatch.setattr(sweep, "call_in_process", lambda function, configs: checked.extend(configs))
-    identity = SimpleNamespace(config={"resume": "auto"})
-    place = SimpleNamespace(directory=tmp_path / "a", accept=lambda *_: None)
-    jobs = [SimpleNamespace(run=place, number=n, overrides=[], identity=lambda: identity) for n in range(num)]
-    assert len(validate_jobs(jobs)) == len(checked) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)
+
+    def identity(n):
+        return SimpleNamespace(config={"resume": "auto", "run_dir": str(n), "seed": 0, key: n})
+
+    directory = tmp_path if begun else tmp_path / "a"
+    place = SimpleNamespace(directory=directory, accept=lambda *_: None, is_finished=lambda _: False)
+    jobs = [
+        SimpleNamespace(run=place, number=n, overrides=[], identity=functools.partial(identity, n))
+        for n in range(num)
+    ]
+    assert len(validate_jobs(jobs)) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)
+    assert len(checked) == (min(num, sweep.NUM_DRAWN) if begun else num_built)  # each has a checkpoint of its own
     assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")

@@ -412,6 +412,8 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
     prepare_process()
     with importing():
         from leyden.data.in_memory import keep_tensors
+    trial = _try_to_read(data) if data else 0  # meanwhile
+    with importing():
         from leyden.report import outcome  # noqa: F401 - for jobs
         from leyden.run import provenance
         from leyden.training import start  # noqa: F401 - for jobs
@@ -422,7 +424,7 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
     provenance.installed_versions()  # each job records them
     provenance.skip_preloaded()
     keep_tensors()
-    if data and _starts_nothing(data):
+    if data and os.waitpid(trial, 0)[1] == 0:
         _read(data)
         provenance.code_of()  # a file counts as it was imported here, also if it changes later
         gc.freeze()  # jobs share these objects' memory
@@ -436,8 +438,8 @@ def _read(data: dict[str, Any]) -> None:
         assembly.datamodule(OmegaConf.create({"data": data, "seed": 0}))
 
 
-def _starts_nothing(data: dict[str, Any]) -> bool:
-    """Return whether reading the data starts no threads and no GPU; a forked child process tries it."""
+def _try_to_read(data: dict[str, Any]) -> int:
+    """Fork a process that reads the data, and return its id; its exit code is 0 if this starts no threads and no GPU."""
     import torch
 
     if not (pid := os.fork()):
@@ -447,7 +449,7 @@ def _starts_nothing(data: dict[str, Any]) -> bool:
             code = int(torch.cuda.is_initialized() or len([*THREADS.iterdir()]) > before)  # type: ignore[no-untyped-call]
         finally:
             leave_at_once(code)
-    return os.waitpid(pid, 0)[1] == 0
+    return pid
 
 
 if wanted := os.environ.pop(WARM, ""):  # this is the fork server

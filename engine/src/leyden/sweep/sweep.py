@@ -68,7 +68,8 @@ MAX_CHECKED, NUM_DRAWN = 30, 10  # of more jobs, so many are drawn and checked b
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     """Check the settings and directories of jobs, build the parts of those that will run, and return these.
 
-    Of many new jobs, some are drawn and checked. The others are as they start; so the first one starts early.
+    Of many new jobs, some are drawn and checked. The others are as they start; so the first one starts early. Of new
+    jobs that differ only in the seed, one is built.
 
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
@@ -76,7 +77,7 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
     num = len(to_run) if len(to_run) <= MAX_CHECKED else NUM_DRAWN
     chosen = random.Random(0).sample(to_run, num)
-    configs = []
+    configs: dict[str, tuple[str, DictConfig, list[str]]] = {}
     for job in sorted(chosen, key=lambda job: job.number):
         name = f"job {job.number} of {len(jobs)}, {job.run.directory.name}"
         try:
@@ -84,8 +85,11 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
             job.run.accept(identity, identity.config["resume"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        configs.append((name, OmegaConf.create(identity.config), job.overrides))
-    if configs and (mistake := call_in_process(dry_build_jobs, configs)):
+        # One that has begun may have a checkpoint of its own.
+        new = {} if job.run.directory.exists() else {"seed": None, "run_dir": None}
+        setting = json.dumps({**identity.config, **new}, sort_keys=True)
+        configs.setdefault(setting, (name, OmegaConf.create(identity.config), job.overrides))
+    if configs and (mistake := call_in_process(dry_build_jobs, [*configs.values()])):
         raise mistake
     return chosen
 
