@@ -1,6 +1,5 @@
 """The loop of a sweep: a place that is free is filled at once, and nothing is asked for before."""
 
-import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -111,14 +110,11 @@ def test_a_job_that_can_not_be_composed_fails_alone():
 def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, num_built, begun):
     checked = []
     monkeypatch.setattr(sweep, "call_in_process", lambda function, configs: checked.extend(configs))
-
-    def identity(n):
-        return SimpleNamespace(config={"resume": "auto", "run_dir": str(n), "seed": 0, key: n})
-
+    identity = SimpleNamespace(config={"resume": "auto"})
     directory = tmp_path if begun else tmp_path / "a"
     place = SimpleNamespace(directory=directory, accept=lambda *_: None, is_finished=lambda _: False)
     jobs = [
-        SimpleNamespace(run=place, number=n, overrides=[], identity=functools.partial(identity, n))
+        SimpleNamespace(run=place, number=n, overrides=[f"{key}={n}"], identity=lambda: identity)
         for n in range(num)
     ]
     assert len(validate_jobs(jobs)) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)

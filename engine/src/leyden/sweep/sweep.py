@@ -27,7 +27,7 @@ from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.files import read_json, write_whole
-from leyden.run.identity import RunIdentity
+from leyden.run.identity import RunIdentity, key_of
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Composer, Job, JobNames, record_failure, sweep_directory
 from leyden.sweep.launcher import Launcher, call_in_process, dry_build_jobs
@@ -77,7 +77,7 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
     num = len(to_run) if len(to_run) <= MAX_CHECKED else NUM_DRAWN
     chosen = random.Random(0).sample(to_run, num)
-    configs: dict[str, tuple[str, DictConfig, list[str]]] = {}
+    configs: dict[tuple[str, ...], tuple[str, DictConfig, list[str]]] = {}
     for job in sorted(chosen, key=lambda job: job.number):
         name = f"job {job.number} of {len(jobs)}, {job.run.directory.name}"
         try:
@@ -85,9 +85,8 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
             job.run.accept(identity, identity.config["resume"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        # One that has begun may have a checkpoint of its own.
-        new = {} if job.run.directory.exists() else {"seed": None, "run_dir": None}
-        setting = json.dumps({**identity.config, **new}, sort_keys=True)
+        own = [str(job.number)] if job.run.directory.exists() else []  # it may have a checkpoint
+        setting = *[text for text in job.overrides if key_of(text) != "seed"], *own
         configs.setdefault(setting, (name, OmegaConf.create(identity.config), job.overrides))
     if configs and (mistake := call_in_process(dry_build_jobs, [*configs.values()])):
         raise mistake
