@@ -28,6 +28,9 @@ class Data(L.LightningDataModule):
     def train_dataloader(self):
         return draw()
 
+    def further_dataloader(self):
+        return draw()
+
 
 def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes():
     before = digest_of_content(random_states())
@@ -73,6 +76,7 @@ def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
     assert third.prepared == one.prepared  # the files that it leaves are found by runs of all seeds
     assert third.split != one.split
     assert one.train_dataloader() == one.train_dataloader() == other.train_dataloader()
+    assert one.further_dataloader() == other.further_dataloader() != one.train_dataloader()
 
 
 def test_loaders_that_are_asked_for_anew_draw_anew():

@@ -44,7 +44,7 @@ from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.identity import key_of
 from leyden.run.process import is_main_process
-from leyden.scheduler.slurm import RequeueSignal
+from leyden.scheduler import RequeueSignal
 from leyden.tasks.task import Task
 
 

@@ -44,8 +44,7 @@ from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
-from leyden.scheduler import slurm
-from leyden.scheduler.slurm import RequeueSignal
+from leyden.scheduler import RequeueSignal, job_id
 from leyden.tasks.task import Task
 
 STEP_HOOKS = (
@@ -124,7 +123,7 @@ def check_strategy(cfg: DictConfig) -> None:
 def _cluster_environment() -> ClusterEnvironment | None:
     """Return Lightning's environment of a process that Slurm has started; None for any other."""
     # `exact.stop` requeues, and not Lightning.
-    return SLURMEnvironment(auto_requeue=False) if slurm.job_id() and SLURMEnvironment.detect() else None
+    return SLURMEnvironment(auto_requeue=False) if job_id() and SLURMEnvironment.detect() else None
 
 
 def check_unsharded(kind: Any, strategy: Any) -> None:

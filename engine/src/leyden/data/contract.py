@@ -28,6 +28,7 @@ from leyden.exact.digest import digest
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.run.record import FIRST_BATCH
+from leyden.run.result import STAGES
 
 
 @dataclass(frozen=True)
@@ -113,12 +114,15 @@ class Facts:
         return Normalize(self.mean or (0.0,), self.std or (1.0,), scale)
 
 
-LOADERS = ("train_dataloader", "val_dataloader", "test_dataloader")
-
-
 def own_loaders(module: L.LightningModule) -> list[str]:
-    """Return the names of the dataloader hooks that a module overrides."""
-    return [name for name in LOADERS if is_overridden(name, module)]
+    """Return the names of the dataloader hooks that a module has of its own."""
+    names = [f"{stage}_dataloader" for stage in STAGES]
+    return [name for name in names if _defines(name, module, L.LightningModule)]
+
+
+def _defines(name: str, owner: Any, kind: type) -> bool:
+    """Return whether an object has a hook that a class of Lightning's has not, or has empty."""
+    return is_overridden(name, owner, kind) if hasattr(kind, name) else hasattr(owner, name)
 
 
 class ModuleData(L.LightningDataModule):
@@ -214,9 +218,7 @@ def divides_batches(data: L.LightningDataModule | type) -> bool:
 
 def has_split(data: L.LightningDataModule, split: str) -> bool:
     """Return whether a data module has a dataloader for this split."""
-    name = f"{split}_dataloader"
-    is_known = hasattr(L.LightningDataModule, name)
-    if not (is_overridden(name, data, L.LightningDataModule) if is_known else hasattr(data, name)):
+    if not _defines(name := f"{split}_dataloader", data, L.LightningDataModule):
         return False
     return split == "test" or bool(flatten_loaders(getattr(data, name)()))
 

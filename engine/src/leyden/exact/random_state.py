@@ -14,8 +14,6 @@ import torch
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import get_worker_info
 
-DATALOADER_HOOKS = ("train_dataloader", "val_dataloader", "test_dataloader", "predict_dataloader")
-
 
 class _Entropy:
     """Source of the entropy of NumPy generators that are created without a seed: hashes of a key and a counter.
@@ -162,8 +160,9 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
     the training set of another. Loaders that Lightning reloads draw new numbers each time. `prepare_data` draws the
     same numbers for all seeds, since the next run uses its files, whatever its seed.
     """
-    for name in ("prepare_data", "setup", *DATALOADER_HOOKS):
-        if is_overridden(name, data, L.LightningDataModule):
+    further = [name for name in dir(data) if name.endswith("_dataloader")]
+    for name in ("prepare_data", "setup", *further):
+        if not hasattr(L.LightningDataModule, name) or is_overridden(name, data, L.LightningDataModule):
             setattr(
                 data, name, _seeded_hook(data, name, getattr(data, name), 0 if name == "prepare_data" else seed)
             )
@@ -172,7 +171,9 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
 def _seeded_hook(data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int) -> Callable[..., Any]:
     @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
-        reload = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name in DATALOADER_HOOKS else 0
+        reload = (
+            getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name.endswith("_dataloader") else 0
+        )
         epoch = data.trainer.current_epoch // reload * reload if data.trainer and reload else 0
         with seeded(seed, name, epoch):
             return hook(*args, **kwargs)

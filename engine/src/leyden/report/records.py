@@ -10,6 +10,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
+from leyden import scheduler
 from leyden.config.checks import Objective, objective_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
@@ -20,7 +21,6 @@ from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.record import read_summary
 from leyden.run.result import Result, read_points
-from leyden.scheduler import slurm
 from leyden.verdict.numbers import is_finite, metric_text
 
 NOT_OWN = "Nothing is written or counted here, since none of these runs is signed with your key."
@@ -190,7 +190,7 @@ def read_raw_records(directory: Path) -> list[Record]:
                 )
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
-    states = slurm.states([job["job_id"] for _, job in jobs if job])
+    states = scheduler.states([job["job_id"] for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
@@ -220,7 +220,7 @@ def _read_record(directory: str) -> Record | None:
 
 
 def _status_without_result(
-    record: Record, job: dict[str, str], states: Mapping[str, slurm.JobState]
+    record: Record, job: dict[str, str], states: Mapping[str, scheduler.JobState]
 ) -> tuple[str, str]:
     """Return the status of a run without a result, and why its cluster's job waits, if it does."""
     if is_held(record.run.directory):

@@ -28,7 +28,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
-from leyden.scheduler.slurm import job_id, num_restarts
+from leyden.scheduler import job_id, num_restarts
 
 
 class Composer:

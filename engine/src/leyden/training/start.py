@@ -28,7 +28,7 @@ from leyden.run.evaluations import check_test_evaluations, record_test_evaluatio
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.result import STAGES, Result
-from leyden.scheduler.slurm import RequeueSignal, job_id, num_restarts, this_job
+from leyden.scheduler import RequeueSignal, job_id, num_restarts, this_job
 from leyden.tasks.task import Task
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
