@@ -185,6 +185,7 @@ def assert_clean(folder, *checks):
 RUFF = (["ruff", "check", "."], ["ruff", "format", "--check", "."])
 
 
+@pytest.mark.slow(minutes=0.4)
 def test_new_parts_are_files_that_train(copy, mnist_root):
     (copy / "src" / "aside").mkdir()  # a package of yours, too, but without networks
     (copy / "src" / "aside" / "__init__.py").write_text("")

@@ -63,7 +63,7 @@ def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(platf
     assert_same_bits(tmp_path / platform, tmp_path / "linux")
 
 
-@pytest.mark.slow
+@pytest.mark.nightly  # macOS alone; .ci/run has a run
 def test_a_sweep_trains_in_processes_that_import_for_themselves(small, tmp_path):
     # On Windows by the same way; Python's own of starting processes here needs signals that are not there.
     on("darwin", "-m", *small, "seed=0,1", "sweep_name=s", "cluster.num_jobs=2")

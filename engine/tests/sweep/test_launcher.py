@@ -163,6 +163,7 @@ BEFORE_THE_RUN = {
 }
 
 
+@pytest.mark.slow(minutes=0.2)
 def test_an_error_before_the_run_begins_is_that_of_the_job_each_time(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
     run = Run(tmp_path / "run")

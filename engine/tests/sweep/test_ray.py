@@ -62,7 +62,7 @@ def command(place, *arguments):
 def test_a_sweep_on_nodes_of_which_one_is_lost(cluster, tmp_path, mnist_root):
     address, lose = cluster
     on_ray = ("cluster=ray", f"cluster.address={address}", "cluster.cpus=1")
-    grid = ("sweep_name=s", "seed=0,1", "trainer.max_epochs=30")
+    grid = ("sweep_name=s", "seed=0,1", "trainer.max_epochs=20")
     sweep = command(tmp_path / "ray", *on_ray, *grid)
     folder = tmp_path / "ray" / "sweeps" / "s"
     while len([*folder.glob("*/checkpoints/last.ckpt")]) < 2:  # on each node a run is under way
