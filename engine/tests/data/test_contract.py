@@ -54,6 +54,9 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own
     for name in ("input_shape", "num_outputs", "vocab_size"):
         with pytest.raises(ValueError, match=f"facts.{name}: is Leyden's own name"):
             Facts(extra={name: 3})
+    for name, value in (("class_names", torch.zeros(2)), ("mean", ("a",)), ("num_classes", b"2"), ("std", [[1.0]])):
+        with pytest.raises(ValueError, match=f"facts.{name}: must be (names|numbers) or None"):
+            Facts(**{name: value})
     for found, expected in (({"a": "1"}, {"a": "1"}), (["a"], {}), ({"a": 1}, {})):
         assert digests_of(SimpleNamespace(digests=found)) == expected
 

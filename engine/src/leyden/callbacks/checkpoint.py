@@ -64,8 +64,8 @@ NO_VALIDATION = (
 class RunCheckpoint(LastCheckpoint):
     """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `checkpoints/best.ckpt` in the run directory.
 
-    `best.ckpt` is written at the end of an epoch with the best objective so far, or of every epoch if there is no
-    objective.
+    `best.ckpt` is a copy of it at the end of an epoch with the best objective so far, or of every epoch if there is no
+    objective: no link, as who takes something out of one of the files would take it out of both.
 
     With `keep_all`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
 
@@ -94,6 +94,7 @@ class RunCheckpoint(LastCheckpoint):
         self.best_at: Moment | None = None  # None: unknown
         self.validates = True  # whether any epoch ends with a validation run
         self._stage = ""  # stage that logged the objective in the best epoch
+        self._is_new_best = False  # whether the prepared checkpoint is the best one
         self._is_lost = False  # whether `best.ckpt` of an earlier start is lost
         self._keeps_all = keep_all
 
@@ -119,19 +120,18 @@ class RunCheckpoint(LastCheckpoint):
             self.best, self.best_at = found or ({}, None)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `best.ckpt`, if this epoch is the best, then `last.ckpt`."""
+        """Write `last.ckpt`, and a copy of it if this epoch is the best."""
         metrics = stages_of(trainer).end_epoch(trainer)
         if self.metric is not None and self.metric not in metrics:
             self._check_missing(trainer, self.metric)
         # Exclude the last step's value of a metric that also has a mean over the epoch.
         steps = {f"{name}_step" for name in metrics}
-        self.is_over = trainer.should_stop
         stage = stages_of(trainer).names.get(self.metric or "", "")
-        if self._is_best(metrics, stage):
+        if is_best := self._is_best(metrics, stage):
             self.best, self._stage = {name: value for name, value in metrics.items() if name not in steps}, stage
             self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
-            self.save(trainer, "best.ckpt")
         super().on_train_epoch_end(trainer, pl_module)
+        self._is_new_best = is_best
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
         """Return the path of a checkpoint, if this process still holds the lock of the run directory."""
@@ -147,15 +147,17 @@ class RunCheckpoint(LastCheckpoint):
         raise FloatingPointError(f"{why}; try a smaller optimizer.lr")
 
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
-        """Rename a prepared checkpoint, and keep a copy of `last.ckpt` if all are kept."""
+        """Rename a prepared checkpoint, after it was copied if it is the best, since it records which one is the best."""
+        if self._is_new_best:
+            self._is_new_best = False
+            _copy(prepared, path.with_name("best.ckpt"))
         if self._keeps_all and kept:
             copy = path.with_name(f"{kept}.ckpt")
             copy.unlink(missing_ok=True)  # exists if an earlier start was interrupted after this training step
             try:
                 copy.hardlink_to(prepared)
             except OSError:  # the file system has no hard links
-                with replacing(copy) as file, prepared.open("rb") as source:
-                    shutil.copyfileobj(source, file)
+                _copy(prepared, copy)
         super().rename(prepared, path, kept)
 
     def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment] | None:
@@ -207,3 +209,8 @@ class RunCheckpoint(LastCheckpoint):
             return f"objective.metric={self.metric}: the run has ended before an epoch ended with a validation"
         before = "" if stages.has_validated or not self.validates else " before its first validation"
         return f"objective.metric={self.metric}: was not logged when the run ended{before}"
+
+
+def _copy(source: Path, path: Path) -> None:
+    with source.open("rb") as content, replacing(path) as file:
+        shutil.copyfileobj(content, file)

@@ -17,6 +17,7 @@ Splits are called `train`, `val` and `test`; the test set is read only on `setup
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Number
 from typing import Any
 
 import lightning as L
@@ -60,11 +61,16 @@ class Facts:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that no custom fact has the name of a built-in fact.
+        """Check that no custom fact has the name of a built-in fact, and that these are numbers or names.
 
         Raises:
             ValueError: Names the fact.
         """
+        for name, value in vars(self).items():
+            parts = value if isinstance(value, tuple | list) else () if value is None else (value,)
+            kinds = str | Number if name in ("class_names", "target_names", "vocabulary") else Number
+            if name != "extra" and not all(isinstance(part, kinds) for part in parts):
+                raise ValueError(f"facts.{name}: must be {'names' if kinds != Number else 'numbers'} or None")
         if taken := sorted({*self.extra} & {*self._named}):
             raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
 

@@ -155,7 +155,7 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
     return None
 
 
-PREPARED = ".prepared"  # suffix of a checkpoint that is not committed yet
+LAST, PREPARED = "last.ckpt", ".prepared"  # the latter is the suffix of a checkpoint that is not committed yet
 
 
 class LastCheckpoint(Checkpoint):
@@ -181,7 +181,7 @@ class LastCheckpoint(Checkpoint):
         self._is_refused = False
         self.is_over = False  # whether the run was stopped, for example by early stopping
         self._step = 0
-        self._prepared: dict[str, str] = {}  # name of the copy to keep, by file name
+        self._kept: str | None = None  # name of the copy to keep of what is prepared; None if nothing is
         # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
         self.within_epochs, self._is_said = True, False
 
@@ -223,7 +223,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `last.ckpt`."""
         self.is_over = trainer.should_stop
-        self.save(trainer, "last.ckpt", f"epoch_{trainer.current_epoch + 1}")
+        self.save(trainer, f"epoch_{trainer.current_epoch + 1}")
 
     def save_last(self, trainer: L.Trainer, kept: str = "") -> None:
         """Prepare `last.ckpt` within an epoch, right after an optimizer step.
@@ -233,19 +233,13 @@ class LastCheckpoint(Checkpoint):
             kept: Name of a permanent copy, without suffix; empty for no copy.
         """
         if self.within_epochs:
-            self.save(trainer, "last.ckpt", kept)
+            self.save(trainer, kept)
         elif not self._is_said:
             self._is_said = True
             say("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
 
-    def save(self, trainer: L.Trainer, name: str, kept: str = "") -> None:
-        """Prepare a checkpoint beside its path.
-
-        Args:
-            trainer: Lightning's trainer.
-            name: Name of the file.
-            kept: Name of a permanent copy, without suffix; empty for no copy.
-        """
+    def save(self, trainer: L.Trainer, kept: str) -> None:
+        """Prepare `last.ckpt` beside its path; `kept` is as for `save_last`."""
         parts = (part for each in trainer.lightning_module.parameters() for part in strided(each.detach()))
         is_finite = all(part.isfinite().all() for part in parts)  # of this process's part of a sharded weight
         if not trainer.strategy.reduce_boolean_decision(is_finite):
@@ -253,23 +247,23 @@ class LastCheckpoint(Checkpoint):
             return
         others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
         try:
-            trainer.save_checkpoint(self.path(trainer, name + PREPARED))
+            trainer.save_checkpoint(self.path(trainer, LAST + PREPARED))
         finally:
             trainer.strategy.checkpoint_io = others
-        self._prepared[name] = kept
+        self._kept = kept
 
     def commit(self, trainer: L.Trainer, *args: Any) -> None:
-        """Rename prepared checkpoints to their paths, in the first hook after the loggers have received the metrics."""
-        if not self._prepared:
+        """Rename a prepared checkpoint to its path, in the first hook after the loggers have received the metrics."""
+        if self._kept is None:
             return
         for logger in trainer.loggers:
             logger.save()
         if trainer.is_global_zero:
-            for name in sorted(self._prepared):  # best.ckpt first, since last.ckpt records which one is the best
-                path = self.path(trainer, name)
-                self.rename(path.with_name(name + PREPARED), path, self._prepared[name])
+            path = self.path(trainer, LAST)
+            with contextlib.suppress(FileNotFoundError):  # it could not be written, which was reported
+                self.rename(path.with_name(LAST + PREPARED), path, self._kept)
         trainer.strategy.barrier()
-        self._prepared = {}
+        self._kept = None
 
     def refuse(self, why: str) -> None:
         """Report that no checkpoint is written, so that the previous one is kept; a subclass may end the run."""
@@ -278,22 +272,20 @@ class LastCheckpoint(Checkpoint):
             say(f"{why}: the last checkpoint with finite weights is kept")
 
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
-        """Rename a prepared checkpoint; a subclass may keep a copy."""
-        with contextlib.suppress(FileNotFoundError):  # it could not be written, which was reported
-            prepared.replace(path)
+        """Rename a prepared checkpoint; a subclass may keep copies."""
+        prepared.replace(path)
 
     on_train_batch_start: Any = commit
     on_train_epoch_start: Any = commit
     on_train_end: Any = commit
 
     def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Discard prepared checkpoints, since their metrics were not written."""
+        """Discard a prepared checkpoint, since its metrics were not written."""
         self._drop(trainer)
 
     def _drop(self, trainer: L.Trainer) -> None:
         if trainer.is_global_zero:
-            for name in ("best.ckpt", "last.ckpt"):
-                self.path(trainer, name + PREPARED).unlink(missing_ok=True)
+            self.path(trainer, LAST + PREPARED).unlink(missing_ok=True)
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
         """Return the path of a checkpoint."""
