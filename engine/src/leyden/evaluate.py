@@ -34,7 +34,7 @@ from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
-DEFAULTS = {"row": "1", "checkpoint": "best", "outputs": str(ROOT / "outputs"), "format": "table", "trust": "false"}
+DEFAULTS = {"row": "", "checkpoint": "best", "outputs": str(ROOT / "outputs"), "format": "table", "trust": "false"}
 
 
 def main() -> None:
@@ -45,12 +45,15 @@ def main() -> None:
         require_project()
         if (not options["run"]) == (not options["runs"]):
             raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
+        if options["run"] and options["row"]:
+            raise UserError(f"row={options['row']}: is for runs=DIR, of whose settings it is one")
         form = parse_choice(options, "format", "table", "json")
         trust = parse_flag(options, "trust")
         checkpoint, number = options["checkpoint"], parse_number(options, "row") or 1
         if options["run"]:
             run = Run(options["run"], trust=trust)
-            run.checkpoint(checkpoint)  # refused before PyTorch is imported
+            run.check_owner()
+            run.checkpoint(checkpoint)  # both are refused before PyTorch is imported
         with importing():
             from leyden.training.trained import Trained, evaluate, runs_of_row
         given = {"data_root": options["data_root"] or None}

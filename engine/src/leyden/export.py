@@ -34,7 +34,8 @@ def main() -> None:
         path = Path(options["output"] or run.directory / "model.onnx")
         if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
             raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
-        run.checkpoint(options["checkpoint"])  # refused before PyTorch is imported
+        run.check_owner()
+        run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
             raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
         with importing():

@@ -36,9 +36,14 @@ def main() -> None:
         if not options["run"] or (not options["images"]) == (not options["table"]):
             raise UserError("run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys")
         invert, trust = parse_flag(options, "invert"), parse_flag(options, "trust")
+        if invert and options["table"]:
+            raise UserError("invert=true: is for images")
         output = _output_path(options["output"])
+        if output and options["table"] and output.resolve() == Path(options["table"]).resolve():
+            raise UserError(f"output={output}: is the table that is read; choose another file")
         run = Run(options["run"], trust=trust)
-        run.checkpoint(options["checkpoint"])  # refused before PyTorch is imported
+        run.check_owner()
+        run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         with importing():
             from leyden.training.predict import predict
             from leyden.training.trained import Trained

@@ -31,7 +31,7 @@ def main() -> None:
         del sys.argv[end:]  # its options are not those of this command
         _, options = parse_arguments(__doc__, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0)
         kills, timeout_min = (parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
-        if not (options["seed"].isascii() and options["seed"].isdecimal()):
+        if not (options["seed"].isascii() and options["seed"].isdecimal() and len(options["seed"]) < 19):
             raise UserError(f"seed={options['seed']}: must be a whole number")
         if not command:
             raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")

@@ -28,7 +28,8 @@ trainer.log_every_n_steps=0  =>  trainer.log_every_n_steps=0: must be a whole nu
 trainer.limit_train_batches=0  =>  trainer.limit_train_batches=0
 trainer.limit_val_batches=0  =>  trainer.limit_val_batches=0: leaves no batch to evaluate on
 data.fold=1  =>  fold=1: is one of several folds, so num_folds must be set
-data.num_folds=3 data.fold=3  =>  num_folds=3, fold=3: must be 2 to 60000 folds
+data.num_folds=3 data.fold=3  =>  fold=3: must be one from 0 to 2
+data.num_folds=60001  =>  num_folds=60001, fold=0: must be 2 to 60000 folds
 ~callbacks.checkpoint  =>  callbacks: must have one RunCheckpoint
 compile=3x  =>  is not a valid bool
 task.label_smoothing=1.0  =>  label_smoothing=1.0: must be
@@ -47,6 +48,7 @@ data.val_size=0  =>  data.val_size=0 leaves no validation split
 seed  =>  seed: must be key=value
 --optimizer.lr=0.1  =>  --optimizer.lr=0.1: no such option; a key has no dashes
 model@model=5  =>  model@model=5: no such choice
+model=../../etc  =>  etc: no such choice
 seed=${nothing}  =>  nothing
 sweep.settings=[{model:mlp}]  =>  is for a sweep, which needs -m
 task=own task._target_=mine.GAN task.latent_size=2  =>  leyden: task.latent_size: no such key; +task.latent_size=... adds one
@@ -81,6 +83,8 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m seed=0,1 trainer.precision=32-true,banana  =>  Precision 'banana' is invalid
 -m seed=0,1 +logger.csv.foo=1  =>  logger.csv: got an unexpected keyword argument 'foo'
 -m seed=0,1 run_dir=there  =>  run_dir: each job of a sweep has a directory of its own
+-m seed=0,1 ++run_dir=there  =>  run_dir: each job of a sweep has a directory of its own
+-m seed=0,3 data.num_folds=3 data.fold=${seed}  =>  job 1 of 2, ... fold=3: must be one
 -m seed=range(0.0,1.0,0)  =>  Invalid range values
 -m seed=glob(*)  =>  seed=glob(*): has no values to try
 -m seed=0,1 cluster.num_jobs=x  =>  leyden: cluster.num_jobs=x: must be a positive whole number
@@ -129,6 +133,10 @@ predict run=run images=nowhere.png  =>  images=nowhere.png: no such file or fold
 predict run=run images=image.png output=o.xml  =>  must end in .csv or .json
 predict run=run images=image.png output=nowhere/o.csv  =>  there is no folder nowhere
 predict run=run images=image.png checkpoint=first  =>  checkpoint=first: must be best, last, or a kept one
+predict run=run table=t.csv output=./t.csv  =>  output=t.csv: is the table that is read
+predict run=run table=t.csv invert=true  =>  invert=true: is for images
+evaluate run=run row=2  =>  row=2: is for runs=DIR
+evaluate runs=run row=9999999999999999999  =>  must be a positive whole number
 predict run=run  =>  run=DIR with images=FILES, or with table=FILE: must be given
 evaluate run=run runs=run  =>  run=DIR, or runs=DIR with row=NUMBER, must be given
 evaluate run=run trust=yes  =>  trust=yes: must be one of true, false

@@ -144,3 +144,20 @@ def test_a_class_that_training_does_not_know_is_named(tmp_path):
     write(tmp_path, {"rooms": [1], "sort": ["a"]}, "u.csv")
     with pytest.raises(ValueError, match=r"u.csv: has no column kind; it has rooms, sort"):
         table(tmp_path, train=False, **given)
+
+
+def test_classes_of_rows_have_no_pictures_of_images_and_a_column_of_the_predictions_name_is_refused(
+    cli, command, tmp_path
+):
+    write(tmp_path, {"class": [*range(40)], "x": [*range(40)], "y": list("ab") * 20})
+    run, asked = (
+        tmp_path / "run",
+        ("data.dataset.file=t.csv", "data.dataset.targets=y", "data.dataset.classes=true"),
+    )
+    given = ("data=table", f"data.root={tmp_path}", *asked, "data.val_size=9", "model.hidden_sizes=[4]")
+    _, err = command("train", f"run_dir={run}", *given, "trainer.max_epochs=1")
+    assert "failed" not in err
+    assert (run / "confusion.png").exists()
+    assert not (run / "errors.png").exists()
+    code, _, err = cli("predict", f"run={run}", f"table={tmp_path / 't.csv'}")
+    assert (code, "has a column class, which is the name of the prediction" in err) == (2, True), err

@@ -180,6 +180,9 @@ compare results.csv metric=acc a=model=mlp b=x=1  =>  b: x is no column with a s
 compare results.csv metric=acc a=seed=0 b=model=moe  =>  a: seed is no column with a setting
 compare results.csv metric=acc AB margin=x  =>  margin=x: must be a pos
 compare results.csv metric=acc,lr AB margin=1  =>  margin=1: is of one metric; metric= names 2
+compare results.csv metric=acc:max mode=min AB  =>  mode=min: has no effect
+compare results.csv metric=acc:max,acc:min AB  =>  acc stands twice
+compare results.csv metric=acc:max, AB  =>  a name is empty
 compare results.csv metric=acc AB ignore=tmie  =>  no column is named tmie; there are model, lr, seed, acc
 summarize  =>  a folder is missing
 summarize a b  =>  b: at most 1 folder can be given

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leyden.run.directory import Run
@@ -34,6 +34,7 @@ def test_the_columns_of_the_list_and_the_number_of_an_experiment(tmp_path):
 
 
 @given(st.binary(max_size=40))
+@example(b"x" * 200_000)
 def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factory, damage):
     folder = tmp_path_factory.mktemp("outputs")
     header = ",".join(HEADER).encode() + b"\r\n"

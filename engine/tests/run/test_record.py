@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -100,6 +101,8 @@ def test_no_record_is_none_and_damage_is_one_line(tmp_path):
         *((f'"{key}": ', f'"{key}": {value}, "": ', (read_record, read_summary)) for key, value in [
             ("status", '["a"]'), ("status", "{}"), ("epochs", '"x"'), ("epochs", "[1]"), ("epochs", 10**400),
             ("stages", "[1]"), ("stages", '"test"'), ("seconds", '"x"'), ("metrics", "[1]"),
+            ("metrics", '{"a": "x"}'), ("metrics", f'{{"a": {10**400}}}'), ("stages", '{"val": 5}'), ("stages", '{"val": [[]]}'),
+            ("stages", '{"test": ["x"]}'),
         ]),
         ('"epochs": 5', '"": 5', (read_record, read_summary)),
     ],
@@ -113,6 +116,19 @@ def test_what_no_run_writes_is_one_line(tmp_path, old, new, readers):
     for read in readers:
         with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
             read(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[" * 99999, "[1]", '{"job_id": 5}', '{"log": "a"}'])
+def test_the_note_of_a_job_is_texts(tmp_path, content):
+    (tmp_path / "job.json").write_text(content)
+    with pytest.raises(UserError, match=r"job\.json: (is damaged|can't be read)"):
+        _ = Run(tmp_path).submission
+
+
+def test_a_checkpoint_that_is_compressed_is_refused_unread(tmp_path):
+    with zipfile.ZipFile(tmp_path / "best.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a", "0" * 999)
+    assert damage(tmp_path / "best.ckpt") == "is compressed, as PyTorch's files never are"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")

@@ -77,6 +77,8 @@ weight += batch  =>  weight += os.getpid()  =>  not deterministic: without a res
 SHOWS_NOTHING = mistakes(r"""
 mark(step,  =>  print(step,  =>  the command marks nothing
 began = step  =>  began = 1 / 0  =>  undisturbed, .* exit code 1\n(.|\n)*ZeroDivisionError
+mark(step,  =>  open(os.environ["LEYDEN_MARKS"], "a").write("?"); mark(step,  =>  a mark of the command is damaged
+while step < 10  =>  while step < 1  =>  the command marks one step
 mark(step,  =>  mark(step % 5,  =>  step 1 is marked 2 times: each step needs a number of its own
 while step < 10  =>  while step < 3  =>  kills=3: must be from 1 to 2, as the command marks 3 steps
 "saved").exists()  =>  "none").exists()  =>  nothing was shown: each start began at step 1;

@@ -181,7 +181,7 @@ def parse_number(options: Mapping[str, str], key: str) -> int | None:
         UserError: The value is not a positive integer.
     """
     text = options[key]
-    if text and not (text.isascii() and text.isdecimal() and int(text)):
+    if text and not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text)):
         raise UserError(f"{key}={text}: must be a positive whole number")
     return int(text) if text else None
 

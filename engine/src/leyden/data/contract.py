@@ -71,6 +71,8 @@ class Facts:
             kinds = str | Number if name in ("class_names", "target_names", "vocabulary") else Number
             if name != "extra" and not all(isinstance(part, kinds) for part in parts):
                 raise ValueError(f"facts.{name}: must be {'names' if kinds != Number else 'numbers'} or None")
+        if self.num_classes is not None and self.class_names and len(self.class_names) != self.num_classes:
+            raise ValueError(f"facts.class_names: has {len(self.class_names)} names of {self.num_classes} classes")
         if taken := sorted({*self.extra} & {*self._named}):
             raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
 

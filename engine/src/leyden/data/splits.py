@@ -230,6 +230,8 @@ class SplitDataModule(L.LightningDataModule):
         check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
         if fold and num_folds is None:
             raise ValueError(f"fold={fold}: is one of several folds, so num_folds must be set")
+        if num_folds is not None and fold >= num_folds:
+            raise ValueError(f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}")
         if augment is not None and not callable(augment):
             raise ValueError(
                 f"augment={augment}: must be an object with a _target_; select a choice by data/augment=NAME"

@@ -301,8 +301,8 @@ class Errors(OnEvaluation):
         )
         title = _title_with_accuracy(split, predicted_N, targets)
         title += "\nmost confident mistakes: true class → predicted class, its probability"
-        figure = sheet(data.inputs(split, indices.numpy()), captions, title, num_columns=ERROR_COLUMNS)
-        publish(trainer, figure, "errors", split)
+        if (inputs := data.inputs(split, indices.numpy())).ndim == 4:  # images, not rows of a table
+            publish(trainer, sheet(inputs, captions, title, num_columns=ERROR_COLUMNS), "errors", split)
 
 
 def error_captions(

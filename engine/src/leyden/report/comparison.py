@@ -47,11 +47,19 @@ def metrics_of(text: str, mode: str = "") -> dict[str, str]:
     Example:
         >>> metrics_of("val/acc:max,num_parameters", "min")
         {'val/acc': 'max', 'num_parameters': 'min'}
+
+    Raises:
+        UserError: A name is empty, or stands twice.
     """
     found: dict[str, str] = {}
     for each in map(str.strip, text.split(",")):
         name, _, end = each.rpartition(":")
-        found |= {name: end} if name and end in ("min", "max") else {each: mode}
+        name, end = (name, end) if name and end in ("min", "max") else (each, mode)
+        if name in found or (text and not name):
+            raise UserError(f"{text}: {f'{name} stands twice' if name else 'a name is empty'}")
+        found[name] = end
+    if mode and mode not in found.values():
+        raise UserError(f"mode={mode}: has no effect, as {text} names the directions")
     return found
 
 

@@ -5,14 +5,15 @@ import itertools
 import os
 import shlex
 import statistics
+import warnings
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.checks import Objective
-from leyden.config.errors import UserError
+from leyden.config.errors import UserError, as_line
 from leyden.config.table import csv_text, json_text, print_table, short_names
-from leyden.config.terminal import leyden_command, show
+from leyden.config.terminal import leyden_command, show, warn
 from leyden.report.listing import condition_of, select
 from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
 from leyden.report.records import (
@@ -141,7 +142,11 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
     if is_own:
         table = csv_text(cells, [*keys, *MEASURED, "like_best"])
         _write(directory / "summary.csv", table.encode(errors="backslashreplace"))
-        _write(directory / "summary.png", draw_summary(points, metric, sweep["log"], sweep["average_over"]))
+        try:
+            picture = draw_summary(points, metric, sweep["log"], sweep["average_over"])
+            _write(directory / "summary.png", picture)
+        except (ArithmeticError, ValueError, TypeError) as error:  # such as a number beyond any axis
+            warn(f"summary.png: could not be drawn ({as_line(error)})")
     evaluations = test_set_remarks(records)
     if form == "json":
         aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
@@ -268,7 +273,9 @@ def draw_summary(
         whole = [point for point in points if not point.is_pruned]
         _heat(figure, figure.add_subplot(1, num_columns, num_columns), whole, heated, metric)
     content = io.BytesIO()
-    figure.savefig(content, dpi=120, format="png")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph")  # of a name, which the font has not
+        figure.savefig(content, dpi=120, format="png")
     return content.getvalue()
 
 

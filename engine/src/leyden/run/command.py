@@ -146,10 +146,8 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
             override = parser.parse_override(text)
         except HydraException as error:
             key, _, value = text.partition("=")
-            quoted = quoted_override(key, value)
-            raise UserError(
-                f"{one_line(text)}: {str(error).splitlines()[0]}; a text is quoted as {quoted}"
-            ) from error
+            quoted = "" if value[:1] in "[{" else f"; a text is quoted as {quoted_override(key, value)}"
+            raise UserError(f"{one_line(text)}: {str(error).splitlines()[0]}{quoted}") from error
         is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
         if is_number and (names := _choices(override.key_or_group)):
             raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
@@ -163,7 +161,7 @@ def _explain(error: Exception) -> str:
     first = text.splitlines()[0] if text else type(error).__name__
     if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such choice; there are {_sources(group)}"
+        return f"{group}={name}: no such choice{_sources(group)}"
     # The class of these two is that of all errors of composition, and only their texts name the override.
     if found := re.search(r"Could not override '(.+)'", text):
         key = getattr(cause, "full_key", None) or found[1]  # perhaps a key inside a value that is a mapping
@@ -184,10 +182,11 @@ def _choices(group: str) -> list[str]:
 
 
 def _sources(group: str) -> str:
-    """Return the choices of a config group, with the folder that each one comes from."""
-    own, library = choices(group.lstrip("+~"))
+    """Return the choices of a config group in words, with the folder that each one comes from; empty without any."""
+    own, library = choices(group.lstrip("+~")) if ".." not in group else ([], [])
     named = [(own, "in conf/"), (library, "the library's")]
-    return " and ".join(f"{', '.join(names)} ({where})" for names, where in named if names)
+    found = " and ".join(f"{', '.join(names)} ({where})" for names, where in named if names)
+    return f"; there are {found}" if found else ""
 
 
 def _known_keys(cause: BaseException | None) -> list[str]:

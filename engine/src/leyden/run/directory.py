@@ -154,7 +154,11 @@ class Run:
         Raises:
             UserError: `job.json` is damaged.
         """
-        return dict(read_json(self.directory / "job.json", {}))
+        found = read_json(path := self.directory / "job.json", {})
+        texts = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
+        if not texts or (found and "job_id" not in found):
+            raise UserError(f"{path}: is damaged")
+        return dict(found)
 
     @submission.setter
     def submission(self, value: dict[str, str]) -> None:

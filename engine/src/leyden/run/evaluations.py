@@ -29,10 +29,15 @@ def read_rows(path: Path) -> list[list[str]]:
         text = read_end(path, None).replace("\0", "\ufffd")
     except FileNotFoundError:
         return []
-    rows = (
-        row for line in text.splitlines() for row in csv.reader([line])
-    )  # so that damage costs its own line alone
+    rows = map(_fields, text.splitlines())  # so that damage costs its own line alone
     return [row for row in rows if row and row[0] != "time"]
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a field of more than 131,072 characters
+        return []
 
 
 @contextmanager

@@ -91,7 +91,7 @@ def read_json(path: Path, missing: Any) -> Any:
             return json.loads(file.read())
     except FileNotFoundError:
         return missing
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: can't be read ({why})") from error
 
@@ -103,6 +103,8 @@ def damage(path: Path) -> str | None:
             # A checkpoint holds archives: of one that is cut off, Python would find the last of these.
             if min(info.header_offset for info in archive.infolist()) > 0:
                 return "is cut off"
+            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
+                return "is compressed, as PyTorch's files never are"
             corrupt = archive.testzip()
     except Exception as error:  # zipfile raises various types for a damaged file
         return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -153,6 +153,11 @@ class Result:
         return (
             type(self.status) is str
             and all(type(each) is dict for each in (self.metrics, self.stages))
+            and all(
+                type(each) is float or (type(each) is int and abs(each) < 1e300) for each in self.metrics.values()
+            )
+            and all(type(each) is list and all(type(n) is str for n in each) for each in self.stages.values())
+            and {*self.stages.get("test", ())} <= {*self.metrics}
             and all(each is None or (isinstance(each, int | float) and abs(each) < 1e300) for each in numbers)
         )
 

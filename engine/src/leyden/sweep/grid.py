@@ -134,8 +134,10 @@ class _Seeds:
             setting = [each for each in model.overrides if each.lstrip("+").partition("=")[0] != "seed"]
             first = model.compose().seed if stop > 1 else 0
             further = [[*setting, f"seed={first + seed}"] for seed in range(max(start, 1), stop)]
-            jobs = [*([] if start else [model]), *self.sweep.new_jobs(further, first=len(self.setting_of))]
-            self.setting_of |= {job.run.directory: number for job in jobs}
+            jobs = [*([] if start else [model]), *self.sweep.new_jobs(further)]
+            for job in jobs:
+                job.number = len(self.setting_of)
+                self.setting_of[job.run.directory] = number
             found += jobs
         return found
 

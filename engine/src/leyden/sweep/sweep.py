@@ -69,7 +69,7 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     """Check the settings and directories of jobs, build the parts of those that will run, and return these.
 
     Of many new jobs, some are drawn and checked. The others are as they start; so the first one starts early. Of new
-    jobs that differ only in the seed, one is built.
+    jobs that differ only in the seed, one is built, unless other values may follow from it.
 
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
@@ -85,8 +85,8 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
             job.run.accept(identity, identity.config["resume"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        own = [str(job.number)] if job.run.directory.exists() else []  # it may have a checkpoint
-        setting = *[text for text in job.overrides if key_of(text) != "seed"], *own
+        is_own = job.run.directory.exists() or any("$" in text for text in job.overrides)  # has it a checkpoint?
+        setting = tuple(text for text in job.overrides if is_own or key_of(text) != "seed")
         configs.setdefault(setting, (name, OmegaConf.create(identity.config), job.overrides))
     if configs and (mistake := call_in_process(dry_build_jobs, [*configs.values()])):
         raise mistake
@@ -160,7 +160,7 @@ class Sweep:
         Raises:
             UserError: A job is wrong, or the directory belongs to another sweep.
         """
-        if any(override.startswith("run_dir=") for override in jobs[0].overrides):
+        if any(key_of(override) == "run_dir" for override in jobs[0].overrides):
             raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
         first = jobs[0].identity()
         facts["average_over"] = averaged_keys(self.config, first)

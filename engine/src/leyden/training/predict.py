@@ -95,10 +95,10 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
             for part in torch.split(inputs_NF, ROWS_PER_BATCH)
         ]
     rows = zip(*(column.tolist() for column in values.values()), strict=True)
-    return [
-        dict(zip(names, row, strict=True)) | _predicted(outputs, facts)
-        for row, outputs in zip(rows, torch.cat(parts), strict=True)
-    ]
+    predicted = [_predicted(outputs, facts) for outputs in torch.cat(parts)]
+    if taken := sorted({*names} & {*predicted[0]}):
+        raise UserError(f"table: {path}: has a column {taken[0]}, which is the name of the prediction; rename it")
+    return [dict(zip(names, row, strict=True)) | found for row, found in zip(rows, predicted, strict=True)]
 
 
 def _predicted(outputs: torch.Tensor, facts: Facts) -> Row:

@@ -17,7 +17,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from leyden.config.errors import Exit, UserError, leave
-from leyden.config.terminal import show
+from leyden.config.terminal import printable, show
 from leyden.exact.marks import KILL_AT, MARKS, PARTS
 from leyden.run.process import num_processes
 
@@ -65,16 +65,29 @@ class Starts:
             raise UserError(f"{text}\n{self.tail()}") from error
         finally:
             _end(process)
-        marks: Marks = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        marks = _read_marks(path) if path.exists() else []
         steps = f"steps {marks[0]['step']} to {marks[-1]['step']}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
-        print(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
+        print(printable(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s"))
         sys.stdout.flush()
         return marks, code
 
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
+
+
+def _read_marks(path: Path) -> Marks:
+    """Return the marks in a file; the last one may be cut, by a kill.
+
+    Raises:
+        UserError: Another one is damaged.
+    """
+    try:
+        found = [json.loads(line) for line in path.read_text(errors="replace").split("\n")[:-1]]
+        return [{key: str(mark[key] or "") for key in ("rank", "step", *PARTS)} for mark in found]
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
+        raise UserError("a mark of the command is damaged; is the disk full?") from error
 
 
 def _end(process: "subprocess.Popen[bytes]") -> None:
@@ -108,6 +121,8 @@ def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
     if number > 1:
         raise UserError(f"step {step} is marked {number} times: each step needs a number of its own, in all epochs")
     steps = steps_of(marks)
+    if len(steps) < 2:
+        raise UserError("the command marks one step; to kill it before its end takes two")
     if not 0 < kills < len(steps):
         raise UserError(
             f"kills={kills}: must be from 1 to {len(steps) - 1}, as the command marks {len(steps)} steps"
