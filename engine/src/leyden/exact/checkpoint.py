@@ -93,7 +93,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         except pickle.UnpicklingError as error:
             raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
         except RuntimeError as error:  # of PyTorch's reader of archives
-            raise ValueError(f"{path} is damaged ({str(error).partition(chr(10))[0]})") from error
+            raise ValueError(f"{path}: can't be read ({str(error).partition(chr(10))[0]})") from error
         if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint
