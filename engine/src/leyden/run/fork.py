@@ -18,6 +18,7 @@ from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.identity import CONTROL_KEYS, NOTES, hydra_value, key_of, path_of
+from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
 from leyden.run.record import RECORD
 
@@ -68,7 +69,9 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         if seed is not None and SPLITS not in map(path_of, there):
             there.append(f"{SPLITS}={seed}")  # the fork is not validated on what its parent was trained on
     else:
-        if directory and {*map(key_of, overrides)} <= {"run_dir", "trainer.max_epochs"} and is_main_process():
+        is_alone = {*map(key_of, overrides)} <= {"run_dir", "trainer.max_epochs"}
+        is_taken = directory and (Path(directory).is_file() or list_files(Path(directory)))  # which is refused
+        if directory and is_alone and not is_taken and is_main_process():
             warn(f"{Path(directory).absolute()}: holds no run, so a new one begins; resume=must would refuse this")
         return list(arguments)
     recorded = _before(there, overrides)
