@@ -85,8 +85,9 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
             job.run.accept(identity, identity.config["resume"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        is_own = job.run.directory.exists() or any("$" in text for text in job.overrides)  # has it a checkpoint?
-        setting = tuple(text for text in job.overrides if is_own or key_of(text) != "seed")
+        # One that has begun may have a checkpoint of its own, and an interpolation may take the seed.
+        is_alone = job.run.directory.exists() or any("$" in text for text in job.overrides)
+        setting = tuple(text for text in job.overrides if is_alone or key_of(text) != "seed")
         configs.setdefault(setting, (name, OmegaConf.create(identity.config), job.overrides))
     if configs and (mistake := call_in_process(dry_build_jobs, [*configs.values()])):
         raise mistake
