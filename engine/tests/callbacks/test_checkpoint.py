@@ -39,6 +39,11 @@ def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in
     assert run.result.objective.value == run.result.metrics["val/acc"]
 
 
+def test_the_best_one_is_that_of_its_epoch_whatever_is_saved_within_the_next(train):
+    run, *_ = train("a", "trainer.max_epochs=2", *NEVER_BETTER, "callbacks.checkpoint.every_n_steps=4")
+    assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 10
+
+
 @pytest.mark.matrix
 @pytest.mark.parametrize(("accumulate", "epoch"), [(1, 10), (2, 5)])
 def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, epoch):

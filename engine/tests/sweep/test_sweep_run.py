@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from leyden.config.errors import UserError
 from leyden.run import lock
 from leyden.sweep import sweep
+from leyden.sweep.grid import Seeds
 from leyden.sweep.launcher import Launcher
 from leyden.sweep.sweep import Sweep, validate_jobs
 
@@ -120,3 +121,17 @@ def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tm
     assert len(validate_jobs(jobs)) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)
     assert len(checked) == (min(num, sweep.NUM_DRAWN) if begun else num_built)  # each has a checkpoint of its own
     assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")
+
+
+def test_the_jobs_of_a_grids_seeds_are_numbered_once_each(tmp_path):
+    def new_jobs(batch):
+        places = [SimpleNamespace(directory=tmp_path / "_".join(each)) for each in batch]
+        return [
+            SimpleNamespace(number=n, overrides=each, run=place, compose=lambda: SimpleNamespace(seed=0))
+            for n, (each, place) in enumerate(zip(batch, places, strict=True))
+        ]
+
+    seeds = Seeds(SimpleNamespace(new_jobs=new_jobs), [["lr=1"], ["lr=2"]])
+    jobs = [*seeds.jobs(range(2), 0, 2), *seeds.jobs([1], 2, 3)]
+    assert [job.number for job in jobs] == [*range(5)]
+    assert [job.overrides[-1] for job in jobs] == ["lr=1", "seed=1", "lr=2", "seed=1", "seed=2"]

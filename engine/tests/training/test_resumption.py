@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.training.resumption import Starts, compare_killed
+from leyden.training.resumption import Starts, compare_killed, read_marks
 from tests import mistakes
 from tests.conftest import here
 
@@ -96,6 +96,13 @@ def test_it_names_what_parts_first(tmp_path, old, new, found):
 def test_what_would_show_nothing_is_refused(tmp_path, old, new, error):
     with pytest.raises(UserError, match=error):
         verdict(tmp_path, (old, new))
+
+
+def test_of_a_mark_that_a_kill_has_cut_nothing_is_read(tmp_path):
+    line = '{"rank": "0", "step": "1", "batch": "a", "weights": null, "optimizer": null}\n'
+    (tmp_path / "marks").write_text(line + line[:9])
+    nothing = {"weights": "", "optimizer": ""}
+    assert read_marks(tmp_path / "marks") == [{"rank": "0", "step": "1", "batch": "a", **nothing}]
 
 
 def test_what_never_ends_is_ended_with_its_children(tmp_path):

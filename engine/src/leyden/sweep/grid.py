@@ -75,7 +75,7 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
     num = num_seeds(sweep.config, space.keys)
     found = space.settings()
     check_sweep_size(f"sweep.seeds={num} of {len(found):,} settings", len(found) * num)
-    seeds = _Seeds(sweep, found)
+    seeds = Seeds(sweep, found)
     jobs = seeds.jobs(range(len(found)), 0, num)
     if sweep.config.sweep.seeds == "auto":
         _run_auto(sweep, seeds, jobs)
@@ -110,7 +110,7 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
     return num
 
 
-class _Seeds:
+class Seeds:
     """The settings of a grid, each with its seeds.
 
     Args:
@@ -142,7 +142,7 @@ class _Seeds:
         return found
 
 
-def _run_auto(sweep: Sweep, seeds: _Seeds, jobs: list[Job]) -> None:
+def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
     """Run a grid with three seeds per setting, then more for those that may be the best, until one is left.
 
     Each round is a look at the table, counted like any other. Settings that a look excludes get no further seeds, and
@@ -177,7 +177,7 @@ def _run_auto(sweep: Sweep, seeds: _Seeds, jobs: list[Job]) -> None:
     sweep.conclude()
 
 
-def _look(sweep: Sweep, seeds: _Seeds, excluded: list[str]) -> tuple[list[int], list[str]]:
+def _look(sweep: Sweep, seeds: Seeds, excluded: list[str]) -> tuple[list[int], list[str]]:
     """Look at the table; return the settings that may be the best, and the names of those that are excluded from now on."""
     directory = sweep.directory
     found = [each for each in read_records(directory) if each.run.directory in seeds.setting_of]

@@ -65,7 +65,7 @@ class Starts:
             raise UserError(f"{text}\n{self.tail()}") from error
         finally:
             _end(process)
-        marks = _read_marks(path) if path.exists() else []
+        marks = read_marks(path) if path.exists() else []
         steps = f"steps {marks[0]['step']} to {marks[-1]['step']}" if marks else "no step"
         end = "killed" if kill_at and kill_at in steps_of(marks) else f"exit code {code}"
         print(printable(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s"))
@@ -77,7 +77,7 @@ class Starts:
         return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
 
 
-def _read_marks(path: Path) -> Marks:
+def read_marks(path: Path) -> Marks:
     """Return the marks in a file; the last one may be cut, by a kill.
 
     Raises:
