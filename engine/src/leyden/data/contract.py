@@ -27,7 +27,7 @@ from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.random_state import seeded
+from leyden.exact.random_state import has_hook, seeded
 from leyden.run.record import FIRST_BATCH
 from leyden.run.result import STAGES
 
@@ -125,12 +125,7 @@ class Facts:
 def own_loaders(module: L.LightningModule) -> list[str]:
     """Return the names of the dataloader hooks that a module has of its own."""
     names = [f"{stage}_dataloader" for stage in STAGES]
-    return [name for name in names if _defines(name, module, L.LightningModule)]
-
-
-def _defines(name: str, owner: Any, kind: type) -> bool:
-    """Return whether an object has a hook that a class of Lightning's has not, or has empty."""
-    return is_overridden(name, owner, kind) if hasattr(kind, name) else hasattr(owner, name)
+    return [name for name in names if has_hook(name, module, L.LightningModule)]
 
 
 class ModuleData(L.LightningDataModule):
@@ -226,7 +221,7 @@ def divides_batches(data: L.LightningDataModule | type) -> bool:
 
 def has_split(data: L.LightningDataModule, split: str) -> bool:
     """Return whether a data module has a dataloader for this split."""
-    if not _defines(name := f"{split}_dataloader", data, L.LightningDataModule):
+    if not has_hook(name := f"{split}_dataloader", data, L.LightningDataModule):
         return False
     return split == "test" or bool(flatten_loaders(getattr(data, name)()))
 

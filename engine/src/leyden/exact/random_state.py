@@ -153,6 +153,14 @@ def seed_by_text(text: str) -> None:
     _entropy.set(text)
 
 
+LOADER = "_dataloader"  # end of the names of hooks that return loaders, also of stages that Lightning does not know
+
+
+def has_hook(name: str, owner: Any, kind: type) -> bool:
+    """Return whether an object has a hook that a class of Lightning's has not, or has empty."""
+    return is_overridden(name, owner, kind) if hasattr(kind, name) else hasattr(owner, name)
+
+
 def seed_stages(data: L.LightningDataModule, seed: int) -> None:
     """Seed each hook of a data module, so that processes that train, evaluate or resume draw the same numbers.
 
@@ -160,9 +168,9 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
     the training set of another. Loaders that Lightning reloads draw new numbers each time. `prepare_data` draws the
     same numbers for all seeds, since the next run uses its files, whatever its seed.
     """
-    further = [name for name in dir(data) if name.endswith("_dataloader")]
-    for name in ("prepare_data", "setup", *further):
-        if not hasattr(L.LightningDataModule, name) or is_overridden(name, data, L.LightningDataModule):
+    loaders = [name for name in dir(data) if name.endswith(LOADER)]
+    for name in ("prepare_data", "setup", *loaders):
+        if has_hook(name, data, L.LightningDataModule):
             setattr(
                 data, name, _seeded_hook(data, name, getattr(data, name), 0 if name == "prepare_data" else seed)
             )
@@ -171,9 +179,7 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
 def _seeded_hook(data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int) -> Callable[..., Any]:
     @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
-        reload = (
-            getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name.endswith("_dataloader") else 0
-        )
+        reload = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name.endswith(LOADER) else 0
         epoch = data.trainer.current_epoch // reload * reload if data.trainer and reload else 0
         with seeded(seed, name, epoch):
             return hook(*args, **kwargs)

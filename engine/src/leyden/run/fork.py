@@ -69,9 +69,9 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         if seed is not None and SPLITS not in map(path_of, there):
             there.append(f"{SPLITS}={seed}")  # the fork is not validated on what its parent was trained on
     else:
-        is_alone = {*map(key_of, overrides)} <= {"run_dir", "trainer.max_epochs"}
-        is_taken = directory and (Path(directory).is_file() or list_files(Path(directory)))  # which is refused
-        if directory and is_alone and not is_taken and is_main_process():
+        is_alone = {*map(key_of, overrides)} <= {"run_dir", "trainer.max_epochs"} and is_main_process()
+        # What holds something else is refused.
+        if directory and is_alone and not (Path(directory).is_file() or list_files(Path(directory))):
             warn(f"{Path(directory).absolute()}: holds no run, so a new one begins; resume=must would refuse this")
         return list(arguments)
     recorded = _before(there, overrides)

@@ -18,6 +18,7 @@ from leyden.config.terminal import leyden_command, quoted_override
 from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.files import read_json, write_whole
+from leyden.run.identity import key_of
 from leyden.sweep.jobs import Job
 from leyden.sweep.launcher import Launcher
 from leyden.sweep.space import Space, check_sweep_size, read_space
@@ -131,7 +132,7 @@ class Seeds:
         found: list[Job] = []
         for number in settings:
             model = self.models[number]
-            setting = [each for each in model.overrides if each.lstrip("+").partition("=")[0] != "seed"]
+            setting = [each for each in model.overrides if key_of(each) != "seed"]
             first = model.compose().seed if stop > 1 else 0
             further = [[*setting, f"seed={first + seed}"] for seed in range(max(start, 1), stop)]
             jobs = [*([] if start else [model]), *self.sweep.new_jobs(further)]
