@@ -1,4 +1,4 @@
-"""Transforms between a stored dataset and a network: normalisation, augmentation, transfer to the device.
+"""Transforms between a stored dataset and a network: normalisation and augmentation.
 
 Shapes: N samples of a batch, C channels or columns.
 """
@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 
 def check_integers(**named: tuple[Any, int]) -> None:
@@ -115,39 +114,6 @@ class NormalizingNetwork(nn.Module):
         return outputs[0] if isinstance(outputs, tuple) else outputs
 
 
-def send(values: Tensor, device: torch.device) -> Tensor:
-    """Return values on a device; the copy may still be running asynchronously.
-
-    CUDA copies asynchronously only from pinned memory. On a Mac an asynchronous copy would read memory that has
-    been reused meanwhile.
-    """
-    if device.type == "cuda":
-        values = values.pin_memory()
-    return values.to(device, non_blocking=device.type not in ("cpu", "mps"))
-
-
-class AsyncTransfers(TorchFunctionMode):
-    """Mode that makes transfers to a device asynchronous, in code that can't be changed.
-
-    Without it, `torch.tensor(numbers, device=...)`, and assigning a CPU tensor into a tensor on the device, would
-    each wait until the device has finished all queued work.
-
-    Example:
-        >>> with AsyncTransfers():
-        ...     torch.tensor([1.0, 2.0], device="meta").device
-        device(type='meta')
-    """
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call a PyTorch function; make its transfer asynchronous, if it is one of those named above."""
-        kwargs = kwargs or {}
-        if func is torch.tensor and (device := kwargs.get("device")) is not None:
-            return send(torch.tensor(*args, **{**kwargs, "device": "cpu"}), torch.device(device))
-        if func is Tensor.__setitem__ and isinstance(args[2], Tensor) and args[2].device != args[0].device:
-            args = (*args[:2], send(args[2], args[0].device))
-        return func(*args, **kwargs)
-
-
 class Augment:
     """Augment batches of training images by torchvision's transforms (v2), on the images' device.
 
@@ -176,9 +142,8 @@ class Augment:
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
         """Return augmented images of the same shape."""
         parts = []
-        with AsyncTransfers():
-            for part_NCHW in pixels_NCHW.chunk(self.num_chunks):
-                for transform in self.transforms.values():
-                    part_NCHW = transform(part_NCHW)
-                parts.append(part_NCHW)
+        for part_NCHW in pixels_NCHW.chunk(self.num_chunks):
+            for transform in self.transforms.values():
+                part_NCHW = transform(part_NCHW)
+            parts.append(part_NCHW)
         return torch.cat(parts)
