@@ -7,8 +7,7 @@ leyden predict run=DIR table=FILE.csv …
 Prints classes or reconstruction errors of images, or predictions for the rows
 of a table.
 
-  images=digits/     a PNG, JPEG or WebP file, a folder of them, or a list:
-                     [a.png,b.jpg]
+  images=digits/     an image file, a folder of them, or a list: [a.png,b.jpg]
   table=new.csv      a file with the columns that the run was trained on
   invert=true        for dark digits on a light background, if the run was
                      trained on MNIST

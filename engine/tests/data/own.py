@@ -12,6 +12,7 @@ class Noisy(Dataset):
     """Images with noise of their own each time, from all the sources that there are."""
 
     classes = tuple("0123456789")
+    told = {"input_shape": (1, 28, 28), "num_classes": 10}  # noqa: RUF012
 
     def __init__(self, num: int = 200, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
@@ -87,6 +88,8 @@ class Streaming(WithFacts):
 class Rows(Dataset):
     """Rows of three numbers, and what is to be told from them."""
 
+    told = {"input_shape": (3,), "target_names": ("sum",)}  # noqa: RUF012
+
     def __init__(self):
         self.rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
 
@@ -101,6 +104,7 @@ class Tokens(Dataset):
     """Windows of a text of three letters."""
 
     vocabulary = ("a", "b", "c")
+    told = {"input_shape": (8,), "vocabulary": vocabulary}  # noqa: RUF012
 
     def __init__(self):
         self.tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
@@ -113,15 +117,12 @@ class Tokens(Dataset):
 
 
 class Given(Plain):
-    """Any of these behind loaders of PyTorch, with its facts."""
+    """Any of these behind loaders of PyTorch, with the facts that it tells."""
 
     def __init__(self, kind: str):
         super().__init__()
-        self.made, self.facts = {
-            "Noisy": (Noisy(), {"input_shape": (1, 28, 28), "num_classes": 10}),
-            "Rows": (Rows(), {"input_shape": (3,), "target_names": ("sum",)}),
-            "Tokens": (Tokens(), {"input_shape": (8,), "vocabulary": Tokens.vocabulary}),
-        }[kind]
+        self.made = globals()[kind]()
+        self.facts = self.made.told
 
     def setup(self, stage):
         self.train = self.val = self.test = self.made

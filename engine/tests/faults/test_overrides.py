@@ -1,5 +1,6 @@
 """Whatever is typed either trains, or is refused in a line or two: never a traceback, never a hang."""
 
+import importlib.metadata
 import resource
 import shutil
 
@@ -40,7 +41,7 @@ OPTIONS = """
 def keys():
     """Every key that can be typed, by the YAMLs themselves, and options of the trainer that stand in none."""
     for name, path in sorted(conf_files()):
-        group = name.parent.as_posix().replace(".", "")
+        group = "data" if path.stem == "splits" else name.parent.as_posix().replace(".", "")
         if group.split("/")[0] in (*ELSEWHERE, "experiment") or (not group and path.stem != "run_defaults"):
             continue
         for key, _ in flatten(OmegaConf.to_container(OmegaConf.load(path))):
@@ -51,6 +52,7 @@ def keys():
 
 KEYS = sorted(set(keys()) - {"outputs", "run_dir"})
 GROUPS = {name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")} - {"callbacks/pruning"}
+EXTRAS = importlib.metadata.metadata("leyden").get_all("Provides-Extra")
 GROUPS = sorted(group for group in GROUPS if group.split("/")[0] not in ELSEWHERE)
 
 
@@ -59,7 +61,7 @@ def overrides(draw):
     kind = draw(st.sampled_from(["key", "key", "key", "key", "group", "out", "odd"]))
     if kind == "group":
         group = draw(st.sampled_from(GROUPS))
-        names = [path.stem for path in conf(group) if path.stem not in ("ddp", "gpu", "mlflow", "wandb")]
+        names = [path.stem for path in conf(group) if path.stem not in ("ddp", "gpu", *EXTRAS)]
         return f"{group}={draw(st.sampled_from([*sorted(names), 'null', '', 'x', '[]', '5']))}"
     if kind == "odd":
         return draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12))

@@ -1,10 +1,14 @@
 """What one run shows in TensorBoard and as files, read back."""
 
+import re
+
 import pytest
 from PIL import Image
 
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
+from leyden.run.result import STAGES
+from tests import ENGINE
 from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -88,9 +92,13 @@ def test_pictures_change_no_bit(train):  # noqa: F811
     full, *_ = train("full", *dropout, "callbacks=default")
     assert_same_bits(bare.directory, full.directory)
     assert bare.result.metrics == full.result.metrics
-    assert list_files(bare.directory) == {
-        "checkpoints",
-        "config.yaml",
-        "fingerprint.csv",
-        "run.json",
-    }
+    drawn, logged = {"curves.png", "confusion.png", "errors.png"}, {"metrics.csv", "best", *STAGES}
+    assert list_files(full.directory) - list_files(bare.directory) == drawn | logged
+    assert not list_files(bare.directory) & (drawn | logged)
+
+
+def test_the_page_has_all_files_of_a_run(run):
+    tree = (ENGINE / "docs" / "keys.md").read_text().partition("## Files of a run\n")[2].split("```")[1]
+    begins = [line[2:].split("   ")[0] for line in tree.splitlines()[2:] if line[2:3] != " "]
+    named = {name.rstrip("/") for begin in begins for name in begin.split("  ")} - {"…"}
+    assert list_files(run.directory) - {*STAGES} == named - {*STAGES}

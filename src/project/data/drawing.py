@@ -21,7 +21,7 @@ def read_digit(path: Path) -> Tensor:
     describes it (http://yann.lecun.com/exdb/mnist). An image of 28 x 28 pixels on dark ground is one of MNIST's already.
 
     Args:
-        path: A PNG, JPEG or WebP file.
+        path: An image file.
 
     Returns:
         Pixels, shape (1, 28, 28), uint8.

@@ -2,7 +2,7 @@
 
 Any `LightningDataModule` with a `train_dataloader` can be trained on. Other members enable more:
 
-- `val_dataloader`, `test_dataloader`: an objective on the validation split; a test evaluation at the end;
+- a `SPLIT_dataloader` for any other of `STAGES`: an objective on the validation split; an evaluation at the end;
 - `facts`: arguments of networks, tasks and callbacks; loading a trained run without its data;
 - `sizes`: the number of samples in splits whose loaders don't report it;
 - `inputs(split, indices)`: samples as stored, on the CPU, for pictures and export;
@@ -11,7 +11,7 @@ Any `LightningDataModule` with a `train_dataloader` can be trained on. Other mem
 - loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a
   `state_dict` from the library.
 
-Splits are called `train`, `val` and `test`; the test set is read only on `setup("test")`.
+Splits are called as their stages; the test set is read only on `setup("test")`.
 """
 
 import contextlib

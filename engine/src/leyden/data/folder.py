@@ -21,11 +21,13 @@ from torchvision.datasets.folder import find_classes
 from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
+from leyden.data.splits import is_of_training
 from leyden.data.streamed import StreamedDataModule
 from leyden.data.transforms import check_integers
 
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-FORMATS = ("PNG", "JPEG", "WEBP")
+# Suffixes of image files by their format, as Pillow names it.
+FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WebP": (".webp",)}
+SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each)
 JPEG_END = b"\xff\xd9"
 # Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
 MAX_FILES, MAX_BYTES = 1000, 2**25
@@ -34,8 +36,8 @@ MAX_FILES, MAX_BYTES = 1000, 2**25
 class FolderDataModule(StreamedDataModule):
     """Images in `root/train/CLASS/`, `root/test/CLASS/` and, optionally, `root/val/CLASS/`.
 
-    Reads .jpg, .jpeg, .png and .webp files and ignores hidden ones. Each image is center-cropped to the aspect ratio
-    of `image_size` and resized.
+    Reads files with a suffix of `FORMATS` and ignores hidden ones. Each image is center-cropped to the aspect ratio of
+    `image_size` and resized.
 
     Args:
         root: The folder.
@@ -60,7 +62,7 @@ class FolderDataModule(StreamedDataModule):
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
-        opened = [dataset for split, dataset in self.datasets.items() if split != "test"]
+        opened = [dataset for split, dataset in self.datasets.items() if is_of_training(split)]
         return {f"{Path(each.root).name}/": each.digest for each in opened if isinstance(each, Folder)}
 
     def read_image(self, path: Path) -> Tensor:
@@ -130,7 +132,7 @@ def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: b
     decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
 
     Args:
-        path: A PNG, JPEG or WebP file.
+        path: An image file.
         input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
         invert: Whether the image is dark on a light background, and the network's inputs are light on dark.
 
@@ -170,11 +172,13 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
                 raise OSError("is not a file")
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 content = file.read()
-            yield content, Image.open(io.BytesIO(content), formats=FORMATS)
+            yield content, Image.open(io.BytesIO(content), formats=[*FORMATS])
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
-        raise UserError(f"{path}: not a PNG, JPEG or WebP image that can be read{why}") from error
+        raise UserError(
+            f"{path}: not an image that can be read{why}; must be one of {', '.join(FORMATS)}"
+        ) from error
 
 
 def open_image(path: Path, channels: int, *, background: int = 0) -> Image.Image:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
+from leyden.data.splits import SplitDataModule, SplitLoader, count_classes, is_of_training
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
@@ -270,7 +270,7 @@ class InMemoryDataModule(SplitDataModule):
 
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
-        return self.held[split != "test"].inputs[self.indices[split][indices]].cpu()
+        return self.held[is_of_training(split)].inputs[self.indices[split][indices]].cpu()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Return the batch unchanged if it is on the device already, as with the loaders of this class.
@@ -298,8 +298,8 @@ class InMemoryDataModule(SplitDataModule):
         self, split: str, augment: Callable[[Tensor], Tensor] | None, device: torch.device, **options: Any
     ) -> BatchLoader:
         """Return the batches of a split; its samples are moved to the device."""
-        held = self.held[split != "test"]
-        held = self.held[split != "test"] = replace(
+        held = self.held[is_of_training(split)]
+        held = self.held[is_of_training(split)] = replace(
             held, inputs=to_device(held.inputs, device), targets=to_device(held.targets, device)
         )
         normalize = self.facts.normalize.on(device)

@@ -121,6 +121,11 @@ class SplitLoader:
 SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
 
 
+def is_of_training(split: str) -> bool:
+    """Return whether a split is cut from the training set, as all are but the test set."""
+    return split != "test"
+
+
 def split(
     num_samples: int,
     *,
