@@ -22,7 +22,7 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import composing
 from leyden.pictures.curves import LoggedConfig
 from leyden.pictures.outputs import OnEvaluation
-from leyden.scheduler.slurm import RequeueSignal
+from leyden.scheduler import RequeueSignal
 from leyden.testing.contracts import compose, create, suited_cases
 from tests import conf
 

@@ -76,7 +76,7 @@ task=own task._target_=tests.tasks.own.Plain freeze=[nothing.*]  =>  freeze: not
 task=own task._target_=torch.nn.Identity  =>  task: creates a Identity; must be a LightningModule
 data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.Plain  =>  data: creates a Identity; must be a LightningDataModule
 -m seed=0,1 sweep.average_over=[sede]  =>  sweep.average_over=['sede']: sede is not a setting of the runs
--m hydra/launcher=basic seed=0,1  =>  hydra/launcher=basic: must be local, slurm or ray
+-m cluster.launcher=sge seed=0,1  =>  cluster.launcher=sge: must be one of
 -m optimizer.lr=0.1,-1,0.2  =>  job 1 of 3,
 -m model=mlp,cnm  =>  model=cnm: no such choice
 -m optimizer.lr=interval(0.1,0.2)  =>  a grid takes lists

@@ -7,8 +7,7 @@ import shlex
 import pytest
 
 from leyden.config.errors import UserError
-from leyden.scheduler import slurm
-from leyden.scheduler.slurm import RejectedError
+from leyden.scheduler import RejectedError, slurm
 from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults

@@ -8,9 +8,9 @@ import time
 import pytest
 from torch.distributed import DistNetworkError
 
+from leyden import scheduler
 from leyden.run.directory import is_communication_error
-from leyden.scheduler import slurm
-from leyden.scheduler.slurm import RequeueSignal
+from leyden.scheduler import RequeueSignal, slurm
 
 
 class Job:
@@ -28,8 +28,8 @@ def job(monkeypatch):
     submitted = Job()
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm, "requeue", submitted.requeue)
-    monkeypatch.setattr(slurm, "WATCH_S", 0.02)
-    monkeypatch.setattr(slurm, "end_process", lambda: setattr(submitted, "is_ended", True))
+    monkeypatch.setattr(scheduler, "WATCH_S", 0.02)
+    monkeypatch.setattr(scheduler, "end_process", lambda: setattr(submitted, "is_ended", True))
     return submitted
 
 

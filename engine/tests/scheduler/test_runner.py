@@ -5,11 +5,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from omegaconf import OmegaConf
 
 from leyden.cluster import submit
-from leyden.cluster.submit import GRACE_S, SlurmLauncher
+from leyden.cluster.submit import GRACE_S, QueueLauncher
 from leyden.run.result import Failure
-from leyden.scheduler.slurm import JobState, RejectedError
+from leyden.scheduler import JobState, RejectedError
 
 DONE = JobState("ended", "COMPLETED", is_completed=True)
 FAILED = JobState("ended", "NODE_FAIL")
@@ -72,12 +73,12 @@ def jobs(num):
 
 @pytest.fixture
 def runner(tmp_path, clock, monkeypatch):
-    """A function that makes a launcher beside a Slurm."""
+    """A function that makes a launcher beside a scheduler."""
 
     def make(scheduler):
-        monkeypatch.setattr(submit, "slurm", scheduler)
-        cluster = SimpleNamespace(snapshot=False, python=None, num_jobs=None, wait=True)
-        return SlurmLauncher(SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s"), "leyden.train")
+        monkeypatch.setattr(submit.scheduler, "named", {"limited": scheduler}.get)
+        cluster = OmegaConf.create({"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None})
+        return QueueLauncher(SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s"), "leyden.train")
 
     return make
 
@@ -132,7 +133,7 @@ def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(runner, clock):
     since = clock.s
     while not (over := running.wait()[0]):
         assert clock.s < since + 2 * GRACE_S[False] + 100
-    assert over == [(mine, Failure("Slurm", "job j0 is NODE_FAIL without a result"))]
+    assert over == [(mine, Failure("Scheduler", "job j0 is NODE_FAIL without a result"))]
 
 
 def test_the_scheduler_is_asked_once_a_minute(runner, clock):

@@ -9,8 +9,7 @@ from omegaconf import OmegaConf
 from leyden.assembly.trainer import check_strategy, plain_trainer
 from leyden.config.errors import UserError
 from leyden.report.records import read_records
-from leyden.scheduler import slurm
-from leyden.scheduler.slurm import JobState
+from leyden.scheduler import JobState, slurm
 from leyden.testing.contracts import compose
 from tests import ENGINE
 from tests.report.test_summary import write
@@ -73,7 +72,7 @@ def check(config):
         (("cluster.gpus_per_task=0.5",), "gpus_per_task=0.5: must be 0 or 1, one device for each process"),
         (("cluster.snapshot=1",), "cluster.snapshot=1: must be of the same kind as True, the default"),
         (("cluster.setup=module",), "cluster.setup=module: must be of the same kind as \\[]"),
-        (("+cluster.use_srun=false",), "cluster.use_srun: no such key; there are partition, account"),
+        (("+cluster.use_srun=false",), "cluster.use_srun: no such key; there are launcher, partition, account"),
         (("cluster.signal_delay_s=3600",), "must be less than cluster.time_min"),
         (("trainer.devices=4",), "trainer.devices=4: follows from cluster.tasks_per_node=1; set that"),
         (("trainer.accelerator=gpu",), "with cluster.gpus_per_task=0 must be cpu or auto"),

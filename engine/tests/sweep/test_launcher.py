@@ -13,6 +13,8 @@ from types import SimpleNamespace
 import pytest
 from omegaconf import OmegaConf
 
+from leyden import cluster
+from leyden.config.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
@@ -37,6 +39,12 @@ def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path
     assert done.stderr == ""
     assert done.stdout.startswith("no process could be started for a job (")
     assert done.stdout.endswith("the same command resumes\n")
+
+
+def test_a_launcher_of_hydras_plugins_is_refused():
+    config = {"cluster": {"launcher": "local"}, "hydra": {"runtime": {"choices": {"hydra/launcher": "joblib"}}}}
+    with pytest.raises(UserError, match="hydra/launcher=joblib: has no effect; cluster=NAME"):
+        cluster.launcher(OmegaConf.create(config), "leyden.train")
 
 
 @pytest.mark.parametrize(

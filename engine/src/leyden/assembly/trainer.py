@@ -11,14 +11,13 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar, Timer, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
+from leyden import scheduler
 from leyden.assembly.instantiate import (
     REQUIRED,
     arguments,
@@ -44,7 +43,7 @@ from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
 from leyden.pictures.outputs import OnEvaluation
 from leyden.run.directory import Position
-from leyden.scheduler import RequeueSignal, job_id
+from leyden.scheduler import RequeueSignal
 from leyden.tasks.task import Task
 
 STEP_HOOKS = (
@@ -109,7 +108,7 @@ def check_strategy(cfg: DictConfig) -> None:
             "weights and optimizer states whole, and each process is started by its own command"
         )
     launched = (
-        _cluster_environment()
+        scheduler.own().environment()
         or TorchElasticEnvironment.detect()
         or LightningEnvironment().creates_processes_externally
     )
@@ -118,12 +117,6 @@ def check_strategy(cfg: DictConfig) -> None:
             f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
             "would wait for them forever; use cluster=slurm_multinode, or torchrun on each node"
         )
-
-
-def _cluster_environment() -> ClusterEnvironment | None:
-    """Return Lightning's environment of a process that Slurm has started; None for any other."""
-    # `exact.stop` requeues, and not Lightning.
-    return SLURMEnvironment(auto_requeue=False) if job_id() and SLURMEnvironment.detect() else None
 
 
 def check_unsharded(kind: Any, strategy: Any) -> None:
@@ -148,7 +141,7 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
     plugins: list[Any] = [SafeCheckpointIO()]
-    if environment := _cluster_environment():
+    if environment := scheduler.own().environment():
         plugins.append(environment)
     if is_fsdp2 := cfg.trainer.get("strategy") == "fsdp2":
         kwargs = {"strategy": FSDP2(), **kwargs}

@@ -1,16 +1,17 @@
-"""The places where a sweep's jobs run: this machine, Slurm, Ray."""
+"""The places where a sweep's jobs run: this machine, a cluster with a scheduler such as Slurm, Ray."""
 
 import pkgutil
 
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
+from leyden.scheduler import SCHEDULERS
 from leyden.sweep.launcher import Launcher
 
-LAUNCHERS = {
+LAUNCHERS = {  # by `cluster.launcher`
     "local": "leyden.sweep.launcher.LocalLauncher",
-    "slurm": "leyden.cluster.submit.SlurmLauncher",
     "ray": "leyden.cluster.ray.RayLauncher",
+    **dict.fromkeys(SCHEDULERS, "leyden.cluster.submit.QueueLauncher"),
 }
 
 
@@ -22,12 +23,11 @@ def launcher(config: DictConfig, module: str) -> Launcher:
         module: Name of the module whose `main.task` runs a job.
 
     Raises:
-        UserError: Hydra's own launcher or a plugin's is chosen.
+        UserError: There is no such launcher, or one of Hydra's plugins is chosen.
     """
-    chosen = config.hydra.runtime.choices["hydra/launcher"]
-    if chosen not in LAUNCHERS:
-        raise UserError(
-            f"hydra/launcher={chosen}: must be local, slurm or ray, whose runs can be checked and resumed; set cluster=local"
-        )
-    made: Launcher = pkgutil.resolve_name(LAUNCHERS[chosen])(config, module)
+    if (chosen := config.hydra.runtime.choices["hydra/launcher"]) != "basic":  # Hydra's default, which is not used
+        raise UserError(f"hydra/launcher={chosen}: has no effect; cluster=NAME chooses where jobs run")
+    if (name := config.cluster.get("launcher")) not in LAUNCHERS:
+        raise UserError(f"cluster.launcher={name}: must be one of {', '.join(LAUNCHERS)}")
+    made: Launcher = pkgutil.resolve_name(LAUNCHERS[name])(config, module)
     return made

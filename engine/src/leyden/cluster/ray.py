@@ -13,13 +13,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from leyden import scheduler
 from leyden.cluster.submit import snapshot
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, environment_of
 from leyden.run.directory import Run
 from leyden.run.record import KEY, key
 from leyden.run.result import Failure
-from leyden.scheduler import leave_job
 from leyden.sweep.jobs import Call, Job, sweep_directory
 from leyden.sweep.launcher import Launcher, command_of_job, failure_of
 
@@ -81,7 +81,7 @@ class RayLauncher(Launcher):
 
 def _run(call: Call, log: str, code: str) -> Failure | None:
     """Run a job in this process of Ray, which runs nothing else; return its failure, None on success."""
-    leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
+    scheduler.own().leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
     with open(log, "ab") as file:  # noqa: PTH123
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

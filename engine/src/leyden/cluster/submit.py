@@ -16,6 +16,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
+from leyden import scheduler
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC
 from leyden.exact.files import replacing
@@ -23,8 +24,7 @@ from leyden.run.files import files_below
 from leyden.run.provenance import GIT_OF_COPY, state_of_code
 from leyden.run.record import KEY, key
 from leyden.run.result import Failure
-from leyden.scheduler import slurm
-from leyden.scheduler.slurm import JobState, RejectedError
+from leyden.scheduler import JobState, RejectedError
 from leyden.sweep.jobs import Job, sweep_directory
 from leyden.sweep.launcher import Launcher, run_job
 
@@ -79,32 +79,33 @@ def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
 
 
 MAX_POLL_S = 15.0  # between looks at the runs' results
-MIN_QUERY_S, POLLS_PER_QUERY = 5.0, 4  # between queries of Slurm, which many sites allow once a minute
+MIN_QUERY_S, POLLS_PER_QUERY = 5.0, 4  # between queries, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 
 
-class SlurmLauncher(Launcher):
-    """Launcher of jobs on a cluster; if this process is in a job itself, it leaves that."""
+class QueueLauncher(Launcher):
+    """Launcher of jobs in the queue of a cluster's scheduler; if this process is in a job itself, it leaves that."""
 
     is_queue = True
 
     def __init__(self, config: DictConfig, module: str) -> None:
         super().__init__(config, module)
-        slurm.leave_job()
-        self.cluster, self.waits = config.cluster, config.cluster.wait
+        self.scheduler = scheduler.named(config.cluster.launcher)
+        self.scheduler.leave_job()
+        self.cluster, self.waits = config.cluster, config.cluster.get("wait", True)
         if not self.waits:
-            self.num_at_once = None  # Slurm limits an array
+            self.num_at_once = None  # the scheduler limits an array
         self.directory = sweep_directory(config)
-        self.folder = self.directory / "slurm"  # of scripts and logs
+        self.folder = self.directory / config.cluster.launcher  # of scripts and logs
         self.code: Path | None = None  # the snapshot that jobs run from
-        # By Slurm's job id; jobs with the same run directory share one.
+        # By job id; jobs with the same run directory share one.
         self.running: dict[str, list[Job]] = {}
         self.ended: dict[str, float] = {}  # when jobs were seen to have ended without a result, by job id
-        self.states: dict[str, JobState] = {}  # the last answer of Slurm, by job id
+        self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
         self.queried_at = 0.0
         self.waiting: list[Job] = []  # not accepted yet
-        self.has_jobs = False  # in Slurm, now or before
+        self.has_jobs = False  # in the queue, now or before
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -115,14 +116,14 @@ class SlurmLauncher(Launcher):
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
-        slurm.check_resources(self.cluster)
+        self.scheduler.check_resources(self.cluster)
         for job in jobs:
-            slurm.check_trainer(self.cluster, job.compose().trainer)
+            self.scheduler.check_trainer(self.cluster, job.compose().trainer)
         if self.cluster.dry_run:
-            print(slurm.script(self.folder, self.cluster, min(num, slurm.MAX_ARRAY), self.python))
+            most = self.scheduler.MAX_ARRAY
+            print(self.scheduler.script(self.folder, self.cluster, min(num, most), self.python))
             return False
-        if shutil.which("sbatch") is None:
-            raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
+        self.scheduler.check_installed()
         return True
 
     @property
@@ -135,7 +136,7 @@ class SlurmLauncher(Launcher):
         return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
 
     def start(self, jobs: Sequence[Job]) -> None:
-        """Submit jobs that are not queued or running already; one that Slurm does not accept yet is submitted later."""
+        """Submit jobs that are not queued or running already; one that the scheduler does not accept yet is submitted later."""
         self.waiting += jobs
         self._submit_waiting()
         self.pause_s = 1.0  # as most mistakes end a job at once
@@ -147,7 +148,7 @@ class SlurmLauncher(Launcher):
         """Submit the waiting jobs, in arrays.
 
         Raises:
-            UserError: Slurm does not answer, or rejects the first jobs.
+            UserError: The scheduler does not answer, or rejects the first jobs.
         """
         by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
         known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
@@ -156,12 +157,12 @@ class SlurmLauncher(Launcher):
         self.has_jobs |= bool(alive)
         while todo:
             try:
-                self._submit(todo[: slurm.MAX_ARRAY])
+                self._submit(todo[: self.scheduler.MAX_ARRAY])
             except RejectedError:
                 if not self.waits or not self.has_jobs:
                     raise
                 break  # sites limit the number of jobs in the queue
-            todo, self.has_jobs = todo[slurm.MAX_ARRAY :], True
+            todo, self.has_jobs = todo[self.scheduler.MAX_ARRAY :], True
         rejected = {job.run.directory for job in todo}
         jobs, self.waiting = self.waiting, [job for job in self.waiting if job.run.directory in rejected]
         for job in jobs:
@@ -173,12 +174,14 @@ class SlurmLauncher(Launcher):
         """Return the ids of jobs that are queued or running.
 
         Raises:
-            UserError: Slurm does not answer.
+            UserError: The scheduler does not answer.
         """
-        states = slurm.states(sorted(ids))
+        states = self.scheduler.states(sorted(ids))
         if ids and not states:
-            raise UserError("cluster: Slurm does not answer, and some of the jobs may be in its queue; try again")
-        slurm.cancel_stuck(states)
+            raise UserError(
+                "cluster: its scheduler does not answer, and some of the jobs may be in its queue; try again"
+            )
+        self.scheduler.cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
     def _submit(self, jobs: Sequence[Job]) -> None:
@@ -191,7 +194,7 @@ class SlurmLauncher(Launcher):
                 ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
                 locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
             calls = [job.call(self.module, on_node=True) for job in jobs]
-            accepted = slurm.submit(self.folder, self.cluster, run_job, calls, python=self.python)
+            accepted = self.scheduler.submit(self.folder, self.cluster, run_job, calls, python=self.python)
             for job, call, submission in zip(jobs, calls, accepted, strict=True):
                 job.run.begin(call.identity, job.overrides)
                 job.run.submission = submission
@@ -206,9 +209,11 @@ class SlurmLauncher(Launcher):
             result = jobs[0].run.result
             state = "" if result else self._lost(number)
             if state:
-                slurm.cancel_stuck({number: self.states[number]})
+                self.scheduler.cancel_stuck({number: self.states[number]})
             if result or state:
-                failure = result.error if result else Failure("Slurm", f"job {number} is {state} without a result")
+                failure = (
+                    result.error if result else Failure("Scheduler", f"job {number} is {state} without a result")
+                )
                 over += [(job, failure) for job in jobs]
                 del self.running[number]
                 self.ended.pop(number, None)
@@ -228,10 +233,10 @@ class SlurmLauncher(Launcher):
         return "" if self.queried_at - since < GRACE_S[state.is_completed] else state.text
 
     def _query(self) -> None:
-        """Ask Slurm for the jobs' states, if the last answer is old or a job may have failed."""
+        """Ask the scheduler for the jobs' states, if the last answer is old or a job may have failed."""
         now = time.monotonic()
         pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, POLLS_PER_QUERY * self.pause_s)
         if now < self.queried_at + pause_s:
             return
-        if states := slurm.states(list(self.running)):
+        if states := self.scheduler.states(list(self.running)):
             self.states, self.queried_at = states, now

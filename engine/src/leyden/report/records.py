@@ -190,7 +190,7 @@ def read_raw_records(directory: Path) -> list[Record]:
                 )
     if not records:
         raise UserError(f"{directory}: there is no run in or below it")
-    states = scheduler.states([job["job_id"] for _, job in jobs if job])
+    states = scheduler.states([job for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
@@ -231,7 +231,7 @@ def _status_without_result(
     if not job:
         return "interrupted", ""
     state = states.get(job["job_id"])
-    if state is None:  # Slurm does not answer; then a job counts as queued until it is started
+    if state is None:  # its scheduler does not answer; then a job counts as queued until it is started
         return ("queued" if record.last_job != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 

@@ -1,29 +1,25 @@
-"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources.
-
-`RequeueSignal` is its signal to requeue this process's job, obeyed in every phase of a run.
-"""
+"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources."""
 
 import os
 import re
 import secrets
 import shlex
-import signal
+import shutil
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import Exit, UserError, leave_at_once
+from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY
-from leyden.config.terminal import one_line
-from leyden.run.directory import ThisJob
-from leyden.run.process import COMMAND, JOB, is_main_process, write_call
+from leyden.run.process import COMMAND, JOB, write_call
+from leyden.scheduler import JobState, RejectedError, check_accelerator
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 TIMEOUT_S = 60
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
@@ -45,30 +41,6 @@ LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
 NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 SETTINGS = LIBRARY / "conf" / "cluster" / "slurm.yaml"
-WATCH_S = 1.0
-SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
-END_S = 10.0  # for a process to end after SIGTERM
-
-
-@dataclass(frozen=True)
-class JobState:
-    """The state of a job.
-
-    Args:
-        phase: Phase that Leyden distinguishes.
-        text: Slurm's name, such as `TIMEOUT`; `GONE` for a job that it does not know any more.
-        is_completed: True if the job has ended without failure.
-        reason: Why a queued job waits, unless it simply waits for its turn, for example `JobHeldUser`.
-    """
-
-    phase: Literal["queued", "running", "ended"]
-    text: str
-    is_completed: bool = False
-    reason: str = ""
-
-
-class RejectedError(UserError):
-    """Slurm does not accept a job, for now or for ever."""
 
 
 def job_id() -> str | None:
@@ -81,6 +53,14 @@ def job_id() -> str | None:
 def num_restarts() -> int:
     """Return how often this process's job was restarted; 0 outside of a job."""
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def environment() -> "ClusterEnvironment | None":
+    """Return Lightning's environment of a process that `srun` has started; None for any other."""
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # late: few commands need Lightning
+
+    # `exact.stop` requeues, and not Lightning.
+    return SLURMEnvironment(auto_requeue=False) if job_id() and SLURMEnvironment.detect() else None
 
 
 def leave_job() -> None:
@@ -189,6 +169,12 @@ def _call(*command: str, text: str | None = None) -> tuple[str, str]:
     return done.stdout, done.stderr.strip() or "failed" if done.returncode else ""
 
 
+def check_installed() -> None:
+    """Raise a `UserError` unless jobs can be submitted from this machine."""
+    if shutil.which("sbatch") is None:
+        raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
+
+
 def check_resources(cluster: DictConfig) -> None:
     """Check that the keys of the node `cluster` are those of `conf/cluster/slurm.yaml`, with values of the same types.
 
@@ -223,14 +209,6 @@ def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
                 f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
             )
     check_accelerator(trainer.accelerator, "cluster.gpus_per_task", cluster.gpus_per_task)
-
-
-def check_accelerator(accelerator: str, key: str, num_gpus: int) -> None:
-    """Raise a `UserError` unless the accelerator is that of a job: `auto` would train on the CPU if its GPU fails."""
-    if accelerator in (("auto", "cpu") if num_gpus else ("gpu", "cuda")):
-        raise UserError(
-            f"trainer.accelerator={accelerator}: with {key}={num_gpus} must be {'gpu' if num_gpus else 'cpu or auto'}"
-        )
 
 
 def submit(
@@ -361,90 +339,3 @@ def _teardown(cluster: DictConfig) -> list[str]:
         "fi",
         "exit $code",
     ]
-
-
-def this_job() -> ThisJob:
-    """Return the cluster's job of this process."""
-    return ThisJob(job_id(), num_restarts(), requeue_after)
-
-
-def requeue_after(error: BaseException) -> bool:
-    """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
-
-    Returns:
-        Whether the job was requeued; false outside of a job.
-    """
-    if job_id() is None:
-        return False
-    print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
-    return requeue(elsewhere=True)
-
-
-def end_process() -> None:
-    """End this process from a thread, so that its job can be requeued; its main thread may be busy for long."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(END_S)
-    leave_at_once(Exit.REQUEUED)
-
-
-class RequeueSignal:
-    """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
-
-    Slurm sends it some time before the time limit, or when another job needs the nodes. While a network trains,
-    `exact.stop` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
-    while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
-    its last checkpoint.
-
-    Args:
-        patience_s: Seconds to wait for a step; less than between the signal and the end of the job.
-    """
-
-    def __init__(self, patience_s: float) -> None:
-        self.patience_s = patience_s
-        self.received = 0  # the signal's number
-        self.is_requested = False
-        self._ended = threading.Event()
-
-    def __enter__(self) -> "RequeueSignal":
-        self._is_active = SIGNAL is not None and threading.current_thread() is threading.main_thread()
-        if SIGNAL is not None and self._is_active:
-            self._handler = signal.signal(SIGNAL, self._receive)
-            self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
-            if job_id() and is_main_process():
-                threading.Thread(target=self._watch, daemon=True).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        if SIGNAL is not None and self._is_active:
-            signal.pthread_sigmask(signal.SIG_SETMASK, self._mask)
-            signal.signal(SIGNAL, self._handler)
-
-    def requeue(self) -> bool:
-        """Put this process's job back into the queue, once; without effect outside of a job.
-
-        Returns:
-            Whether this call has done so.
-        """
-        if self.is_requested or job_id() is None:
-            return False
-        self.is_requested = True
-        return requeue()
-
-    def _receive(self, number: int, frame: Any) -> None:
-        self.received = number
-
-    def _watch(self) -> None:
-        """Requeue the job when the signal came and no step; in a thread, as the main one may be busy for long."""
-        while not self.received:
-            if self._ended.wait(WATCH_S):
-                return
-        if self._ended.wait(self.patience_s):
-            return
-        print(
-            f"no training step came within {self.patience_s:.0f} s after the signal to requeue: "
-            "the run will resume from its last checkpoint",
-            file=sys.stderr,
-        )
-        if self.requeue():
-            end_process()
