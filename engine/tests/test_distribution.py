@@ -90,6 +90,7 @@ def test_the_wheel_has_types_settings_and_its_version(installed, wheel, tmp_path
     assert said == f"leyden: {tmp_path}: {refused}\n"
 
 
+@pytest.mark.nightly  # the installed library is used by the tests beside it
 def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, monkeypatch):
     """docs/adopt.md, from a plain program to a resumed run and a sweep."""
     page = (ENGINE / "docs" / "adopt.md").read_text()

@@ -237,6 +237,7 @@ def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_fr
     assert found["scheduler"]["max_lr"] == found["optimizer"]["lr"] == 0.5
 
 
+@pytest.mark.nightly  # a fork, and a sweep, run by day
 @pytest.mark.slow(minutes=0.1)
 def test_a_sweep_of_forks_has_the_settings_of_their_parent(command, tmp_path, parents):
     fork = ("-m", f"fork={parents / 'stochastic'}@2", "optimizer.momentum=0.5,0.9", "sweep.seeds=2", "sweep_name=s")

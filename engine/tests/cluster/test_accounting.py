@@ -31,6 +31,7 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
     assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
 
 
+@pytest.mark.nightly  # tests/scheduler has it without a Slurm
 def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
     asked = (*SHORT, "seed=0,1,2,3", "cluster.qos=limited")
     assert "MaxSubmit" in failing(submit(tmp_path, *asked))
@@ -47,6 +48,7 @@ REFUSED = {  # the last one is submitted, and never starts
 }
 
 
+@pytest.mark.nightly  # a rejected job is, in tests/scheduler
 def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path, mnist_root):
     failed = slurm.submit("exit 1")
     slurm.wait(failed, "FAILED")

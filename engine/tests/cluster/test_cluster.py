@@ -218,6 +218,7 @@ def state_of(slurm, job):
 BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:%d,is_killed:%s}"
 
 
+@pytest.mark.nightly  # a lost connection requeues it by day
 @pytest.mark.matrix
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
@@ -276,6 +277,7 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
     assert victim.result.status == "finished"
 
 
+@pytest.mark.nightly  # its jobs are those of any sweep
 def test_submit_and_leave(slurm, tmp_path, mnist_root):
     hold = "+cluster.options.hold=true"
     output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold, anew=True))
@@ -365,6 +367,7 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
     assert (run.result.status, run.result.requeues) == ("failed", 1)
 
 
+@pytest.mark.nightly  # one of a sweep is requeued by day
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
     arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu")
@@ -384,6 +387,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
     assert_the_same(run, whole)
 
 
+@pytest.mark.nightly  # training is, by day
 def test_another_verb_is_run_by_srun(slurm, tmp_path, mnist_root):
     finish(start(f"run_dir={tmp_path / 'run'}", *SHORT))
     command = (sys.executable, "-m", "leyden.evaluate", f"run={tmp_path / 'run'}", f"outputs={tmp_path}")

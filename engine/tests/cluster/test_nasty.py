@@ -23,6 +23,7 @@ from tests.conftest import finish
 pytestmark = pytest.mark.cluster
 
 
+@pytest.mark.nightly  # a requeue runs by day
 def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     """By the job's script, which is outside of it."""
     container = tmp_path / "container"
@@ -54,6 +55,7 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mn
     assert "2/2 jobs, 0 failed" in finish(process)
 
 
+@pytest.mark.nightly  # a signal to requeue does by day
 @pytest.mark.matrix
 @pytest.mark.parametrize("partition", ["test", "cheap"])
 def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition):

@@ -82,6 +82,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
     assert re.search(r"val/loss +[0-9.]+ +[0-9.]+\n", told)
 
 
+@pytest.mark.nightly  # a run is made anew by day
 @pytest.mark.slow
 def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, command, trained, tmp_path):
     changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")

@@ -131,6 +131,7 @@ PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_
 PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
 
 
+@pytest.mark.nightly  # a search prunes by day in tests/sweep
 @pytest.mark.slow(minutes=0.2)
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path):

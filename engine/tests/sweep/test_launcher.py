@@ -171,6 +171,7 @@ BEFORE_THE_RUN = {
 }
 
 
+@pytest.mark.nightly  # an error within a run is tested by day
 @pytest.mark.slow(minutes=0.2)
 def test_an_error_before_the_run_begins_is_that_of_the_job_each_time(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))

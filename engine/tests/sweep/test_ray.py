@@ -58,6 +58,7 @@ def command(place, *arguments):
     return subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
+@pytest.mark.nightly  # minutes beside other tests; what it shares with other launchers is tested by day
 @pytest.mark.system
 def test_a_sweep_on_nodes_of_which_one_is_lost(cluster, tmp_path, mnist_root):
     address, lose = cluster

@@ -211,6 +211,7 @@ def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
         again.study.tell(trial, state=TrialState.FAIL)
 
 
+@pytest.mark.nightly  # a search that is refused runs by day
 @pytest.mark.slow(minutes=0.2)
 def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(cli, tmp_path):
     directory = tmp_path / "outputs" / "sweeps" / "s"

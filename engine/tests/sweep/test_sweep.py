@@ -111,6 +111,7 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
     assert len((folder / "looks.csv").read_text().splitlines()) == 3
 
 
+@pytest.mark.nightly  # a grid, and a run of several processes, have tests of their own
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
     arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
@@ -209,6 +210,7 @@ finally:
     assert "tests/sweep/buggy.py:" in line
 
 
+@pytest.mark.nightly  # a grid runs by day
 @pytest.mark.slow
 def test_a_data_set_is_read_once_for_all_jobs(tmp_path):
     data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={tmp_path / 'log'}")

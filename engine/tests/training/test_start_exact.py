@@ -114,6 +114,7 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
     assert f"{two.result.metrics['test/loss']:.4f}" in out
 
 
+@pytest.mark.nightly  # Lightning's own processes run by day
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
     """Both processes must know the directory, whose default contains the time; Lightning's own way is written down."""

@@ -95,6 +95,7 @@ def fetch_and_count(root, source, log):
     get(root)
 
 
+@pytest.mark.nightly  # the lock has tests of its own
 @pytest.mark.slow
 def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
     log, source = tmp_path / "log", mnist_root / "MNIST" / "raw"
