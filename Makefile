@@ -13,7 +13,7 @@ INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
 LOCKED = $(BIN)/python -m pip install --no-deps --require-hashes $(patsubst %,--requirement %,$(wildcard $(1)))
 
 .DEFAULT_GOAL := help
-.PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename schema bench test-slow test-faults test-cluster test-browser
+.PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename bench test-slow test-faults test-cluster test-browser
 
 help: ## list the commands
 	@sed -nE 's/^### (.*)/\n\1:/p; s/^([a-z-]+):.*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 15

@@ -213,7 +213,7 @@ def test_new_parts_are_files_that_train(copy, mnist_root):
 
 
 def test_a_name_that_can_not_be_used_is_refused(capsys):
-    for name in ("2nd", "Caps", "class", "none", "a-b", "../x"):
+    for name in ("2nd", "Caps", "class", "none", "null", "a-b", "../x"):
         with pytest.raises(UserError, match=re.escape(f"model={name}: must be the name of a Python module")):
             write_part("model", name)
     assert not capsys.readouterr().out

@@ -10,7 +10,7 @@ runs. With against= nothing is trained. Exit code 0: equal bit for bit; 1: not
 equal.
 
   output=DIR       the new run directory; default: one below outputs/reproduced/
-  data_root=DIR    the folder of the data, if it is not the project's data/
+  data_root=DIR    the folder of the data; default: the one used in training
   threads=N        a different number of threads
   trust=true       execute the code and the settings that run.json names, though
                    the run is not yours (docs/security.md)

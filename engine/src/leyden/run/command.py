@@ -27,7 +27,7 @@ from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.run.process import is_main_process
 
 # The keys of Hydra's that have an effect.
-OF_HYDRA = ("hydra.sweeper", "hydra.launcher", "hydra.help", "hydra.searchpath")
+OF_HYDRA = ("hydra.sweeper", "hydra.help", "hydra.searchpath")
 
 
 def training_command(task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]) -> Any:

@@ -7,6 +7,7 @@ each launch of the run, replaces the checkpoints and is added to the record in `
 import contextlib
 import json
 import re
+import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -493,6 +494,7 @@ def session(
             )
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
+        codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
         leave(codes.get(code, code))
 
 

@@ -15,6 +15,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, SRC, own_packages
 from leyden.config.terminal import leyden_command
 
+NO_TEXTS = ("false", "inf", "nan", "no", "null", "off", "on", "true", "yes")  # for YAML or Hydra
 TEMPLATES = Path(__file__).with_name("templates")
 # The files of each kind of part, with their templates; `folder` is that of the project's package.
 PARTS = {
@@ -44,7 +45,7 @@ def write_part(kind: str, module: str) -> None:
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
     names = {"own": packages[0], "module": module, "name": name, "title": " ".join(words).capitalize()}
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist}:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist, *NO_TEXTS}:
         raise UserError(f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule")
     folder = (SRC / packages[0]).relative_to(ROOT).as_posix()
     files = {
