@@ -56,17 +56,6 @@ def own() -> Any:
     return next((each for each in every if each.job_id()), every[0])
 
 
-def job_id() -> str | None:
-    """Return the id of the job that this process belongs to; None outside of a job."""
-    found: str | None = own().job_id()
-    return found
-
-
-def num_restarts() -> int:
-    """Return how often this process's job was restarted; 0 outside of a job."""
-    return int(own().num_restarts())
-
-
 def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
     """Return the states of jobs by id; those of a scheduler that does not answer are left out.
 
@@ -90,7 +79,8 @@ def check_accelerator(accelerator: str, key: str, num_gpus: int) -> None:
 
 def this_job() -> ThisJob:
     """Return the cluster's job of this process."""
-    return ThisJob(job_id(), num_restarts(), requeue_after)
+    here = own()
+    return ThisJob(here.job_id(), here.num_restarts(), requeue_after)
 
 
 def requeue_after(error: BaseException) -> bool:
@@ -99,7 +89,7 @@ def requeue_after(error: BaseException) -> bool:
     Returns:
         Whether the job was requeued; false outside of a job.
     """
-    if job_id() is None:
+    if own().job_id() is None:
         return False
     print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
     return bool(own().requeue(elsewhere=True))
@@ -135,7 +125,7 @@ class RequeueSignal:
         if SIGNAL is not None and self._is_active:
             self._handler = signal.signal(SIGNAL, self._receive)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
-            if job_id() and is_main_process():
+            if own().job_id() and is_main_process():
                 threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -151,7 +141,7 @@ class RequeueSignal:
         Returns:
             Whether this call has done so.
         """
-        if self.is_requested or job_id() is None:
+        if self.is_requested or own().job_id() is None:
             return False
         self.is_requested = True
         return bool(own().requeue())

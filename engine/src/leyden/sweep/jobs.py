@@ -28,7 +28,7 @@ from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
 from leyden.run.result import Failure, Result
-from leyden.scheduler import job_id, num_restarts
+from leyden.scheduler import this_job
 
 
 class Composer:
@@ -280,7 +280,7 @@ def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure
         has_begun = len(run.starts) > num_starts
         if run.result is None or not has_begun:
             if run.record is None or run.result:
-                run.begin(identity, overrides, job=job_id())
-            result = Result.failed(identity.objective, failure, requeues=num_restarts())
+                run.begin(identity, overrides, job=this_job().id)
+            result = Result.failed(identity.objective, failure, requeues=this_job().restarts)
             write_hparams(run, result)
             run.end(result)

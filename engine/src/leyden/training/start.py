@@ -28,7 +28,7 @@ from leyden.run.evaluations import check_test_evaluations, record_test_evaluatio
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.result import STAGES, Result
-from leyden.scheduler import RequeueSignal, job_id, num_restarts, this_job
+from leyden.scheduler import RequeueSignal, this_job
 from leyden.tasks.task import Task
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
@@ -76,7 +76,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         if each and seconds
         else None,
         checkpoint="checkpoints/best.ckpt",
-        requeues=num_restarts(),
+        requeues=this_job().restarts,
         stages=trainer.exact.stages.by_stage(kept.best),
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
         best_epoch=kept.best_at and kept.best_at.epoch,
@@ -188,14 +188,13 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
     Raises:
         UserError: The job was requeued more than `cluster.max_requeues` times, or twice at the same step.
     """
-    if num_restarts() > cfg.cluster.max_requeues:
-        raise UserError(
-            f"requeued {num_restarts()} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
-        )
-    if (job := job_id()) is not None:
-        steps = [start.get("step") for start in run.starts if start.get("job") == job]
+    job = this_job()
+    if job.restarts > cfg.cluster.max_requeues:
+        raise UserError(f"requeued {job.restarts} times, more than cluster.max_requeues={cfg.cluster.max_requeues}")
+    if job.id is not None:
+        steps = [start.get("step") for start in run.starts if start.get("job") == job.id]
         steps = [step for step in steps if step is not None][-3:]
-        if num_restarts() >= 2 and len(steps) == 3 and len({*steps}) == 1:
+        if job.restarts >= 2 and len(steps) == 3 and len({*steps}) == 1:
             raise UserError(
                 f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a validation or the test "
                 "evaluation takes longer than the time limit of the job, raise cluster.time_min"
