@@ -184,7 +184,7 @@ def check_resources(cluster: DictConfig) -> None:
     defaults = OmegaConf.load(SETTINGS).cluster
     if unknown := [str(key) for key in cluster if key not in defaults]:  # in a YAML of a site
         raise UserError(f"cluster.{unknown[0]}: no such key; there are {', '.join(map(str, defaults))}")
-    if cluster.gpus_per_task not in (0, 1):
+    if cluster.get("gpus_per_task") not in (0, 1, None):
         raise UserError(
             f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, one device for each process"
         )
