@@ -64,7 +64,6 @@ class Done(NamedTuple):
 
     @property
     def failed(self):
-        """How it ended, if not well."""
         if self.code == 0:
             return None
         if self.code == 2 and "Traceback" not in self.output:
@@ -104,7 +103,6 @@ class Row:
         place.mkdir(exist_ok=True)
 
     def run(self, verb, *arguments, kill=None):
-        """A command."""
         self._num += 1
         arguments = (*arguments, f"outputs={self.place}")
         if self.work.anew:
@@ -128,7 +126,6 @@ class Row:
         return Done(process.returncode, output)
 
     def train(self, name, *more, **kwargs):
-        """A training into a directory of that name."""
         typed = (*FEW, *self.work.arguments, "name=stranger", f"run_dir={self.place / name}")
         return self.run("train", *typed, *more, **kwargs)
 
@@ -153,7 +150,6 @@ class Row:
         return self.compared("whole", name, told + done.announcements)
 
     def is_named(self, told):
-        """Whether an announcement has one of the words that it must have."""
         return not self.work.names or any(word in "".join(told) for word in self.work.names)
 
     def compared(self, name, again, told):
@@ -220,7 +216,6 @@ class Row:
 
 
 def differences(a, b):
-    """The parts in which two run directories differ."""
     there, here = Run(a).result.metrics, Run(b).result.metrics
     names = sorted({*there} | {*here})
     found = [name for name in names if repr(there.get(name)) != repr(here.get(name))]

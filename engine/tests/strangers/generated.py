@@ -19,9 +19,8 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDa
 from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
 
-LATE = (
-    9  # the step in which a value changes once, or is first set: after the first epoch, before the last checkpoint
-)
+# The step in which a value changes once, or is first set: after the first epoch, before the last checkpoint.
+LATE = 9
 
 TIMES = {
     "step": "in each step",
@@ -44,7 +43,6 @@ class Held:
     """It has the value in an attribute."""
 
     def hold(self, kind, time):
-        """Begin with the value at the start."""
         self.what, self.when = kind, time
         for name in ("held", "also"):
             if name in vars(self):
@@ -66,7 +64,6 @@ class Held:
             self.held = kind.changed(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
 
     def use(self):
-        """Return a number of 0 to 1 for this step, or this sample."""
         if self.when in EACH_STEP:
             self.change()
         return (content(self.held) * 0.618034) % 1 if hasattr(self, "held") else 0.0
@@ -87,15 +84,11 @@ class Keeping(Box):
 
 
 class Inner:
-    """An object that has another."""
-
     def __init__(self, box):
         self.box = box
 
 
 class Layer(Held, nn.Module):
-    """A layer below the module."""
-
     def forward(self, inputs):
         return inputs * (1 + self.use()) if self.training else inputs
 
@@ -111,8 +104,6 @@ class Buffered(Layer):
 
 
 class Callback(Held, L.Callback):
-    """A callback."""
-
     def __init__(self, kind: str, time: str, is_inner: bool = False):
         if is_inner:
             self.box = Box().hold(kind, time)
@@ -124,16 +115,12 @@ class Callback(Held, L.Callback):
 
 
 class Samples(Held, Rows):
-    """A data set."""
-
     def __getitem__(self, index):
         inputs, target = super().__getitem__(index)
         return inputs * (1 + self.use()), target
 
 
 class Transformed(Rows):
-    """A data set with a transform."""
-
     def __init__(self, box):
         super().__init__()
         self.transforms = [box]
@@ -144,8 +131,6 @@ class Transformed(Rows):
 
 
 class Stream(Held, IterableDataset):
-    """A stream."""
-
     def __iter__(self):
         if self.when not in EACH_STEP:
             self.change()
@@ -154,8 +139,6 @@ class Stream(Held, IterableDataset):
 
 
 class Order(Held, Sampler):
-    """A sampler."""
-
     def __len__(self):
         return NUM
 
@@ -170,8 +153,6 @@ class Order(Held, Sampler):
 
 
 class Batches(Order, BatchSampler):
-    """A batch sampler."""
-
     def __init__(self):
         pass
 
@@ -184,8 +165,6 @@ class Batches(Order, BatchSampler):
 
 
 class Collating(Held):
-    """A `collate_fn`."""
-
     def __call__(self, samples):
         inputs, targets = stacked(samples)
         return inputs * (1 + self.use()), targets

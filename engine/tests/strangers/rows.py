@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tests import ENGINE, mistakes
 from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
 from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
+from tests.strangers.plain import own
 
 FEATURES = ("resume", "evaluate", "fork")
 SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = "same bits", "announced", "refused", "starts anew", "not seen"
@@ -46,8 +47,7 @@ class Work(NamedTuple):
 
     @property
     def arguments(self):
-        data = ("data=own", f"data._target_=tests.strangers.{self.data}") if self.data else ("data=module",)
-        return ("task=own", f"task._target_=tests.strangers.{self.module}", *data, *self.more)
+        return own(self.module, self.data, *self.more)
 
 
 def callback(name, *more):

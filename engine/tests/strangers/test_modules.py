@@ -12,21 +12,18 @@ from torch.utils.data import DataLoader
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK
-from tests.strangers.plain import Plain, PlainData, Rows
+from tests.strangers.plain import Plain, PlainData, Rows, own
 from tests.training.test_start import curves
 
 HERE = "tests.strangers.test_modules"
-OWN = ("task=own", "data=own", "data._target_=tests.strangers.plain.PlainData")
 
 
-def module(name, *more):
-    target = f"{HERE}.{name}" if name in globals() and name != "Plain" else f"tests.strangers.stand_ins.{name}"
-    return (*OWN, f"task._target_={target}", "trainer.max_epochs=2", "callbacks=bare", *more)
+def module(name, *more, data="plain.PlainData"):
+    file = "test_modules" if name in globals() else "stand_ins"
+    return own(f"{file}.{name}", data, "trainer.max_epochs=2", "callbacks=bare", *more)
 
 
 class Broken(Plain):
-    """It asks for a value, and has a bug further down."""
-
     def __init__(self):
         super().__init__()
         torch.ones(1).item()
@@ -34,8 +31,6 @@ class Broken(Plain):
 
 
 class Validating(Plain):
-    """It has a loader for validation alone."""
-
     def val_dataloader(self):
         return DataLoader(Rows(), 10)
 
@@ -52,8 +47,6 @@ class Peeking(nn.Module):
 
 
 class Untestable(L.LightningDataModule):
-    """Data without a test set."""
-
     kind, make_loader = Rows, PlainData.make_loader
     setup, train_dataloader, val_dataloader = PlainData.setup, PlainData.train_dataloader, PlainData.val_dataloader
 
@@ -113,10 +106,9 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
 
 
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
-    typed = ("task=own", *module("Whole")[3:])
-    train("a", *typed, "data=module", "dry_run=true")
-    more = ("data=module", "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
-    code, _, err = cli("train", "-m", *typed, *more)
+    typed = module("Whole", data="")
+    train("a", *typed, "dry_run=true")
+    code, _, err = cli("train", "-m", *typed, "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
     assert code == 0, err
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
@@ -126,9 +118,8 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tm
 
 
 def scheduled(way, *more):
-    """A training of 80 steps."""
-    own = (f"+task.way='{way}'", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=10", "objective=null")
-    return module("Scheduled", *own, *more)
+    typed = (f"+task.way='{way}'", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=10", "objective=null")
+    return module("Scheduled", *typed, *more)
 
 
 @pytest.mark.matrix
@@ -160,10 +151,7 @@ REFUSED = [
     (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
     (module("Whole"), f"task: Whole {OWN_LOADERS}"),
     (module("Validating"), "task: Validating defines val_dataloader, which "),
-    (
-        ("task=own", *module("Plain")[3:], "data=module"),
-        "data: Plain has no train_dataloader; choose data other than",
-    ),
+    (module("Plain", data=""), "data: Plain has no train_dataloader; choose data other than"),
     (scheduled("seldom", "scheduler=cosine"), f"{STEPPED}5 step; "),
     (scheduled("within", "scheduler=cosine"), f"{STEPPED}1 epoch; "),
     (module("Plain", "scheduler=cosine"), "Plain takes no scheduler; choose scheduler=none"),

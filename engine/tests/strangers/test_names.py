@@ -5,34 +5,19 @@ import json
 import pytest
 import torch
 
-from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
-from leyden.run.result import Result
 from tests import mistakes, records
 from tests.conftest import weights
 from tests.strangers.plain import Rows
+from tests.strangers.plain import own as of_strangers
 from tests.strangers.stand_ins import Named
 
-BASE = (
-    "data=own",
-    "data._target_=tests.strangers.plain.PlainData",
-    "name=named",
-    "callbacks=bare",
-    "logger=none",
-    "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=1",
-)
+BASE = ("name=named", "callbacks=bare", "logger=none", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
 
 
 def own(kind="Named", objective="val_loss", **given):
     values = [f"+task.{key}={value}" for key, value in given.items()]
-    return (
-        *BASE,
-        "task=own",
-        f"task._target_=tests.strangers.stand_ins.{kind}",
-        f"objective.metric={objective}",
-        *values,
-    )
+    return (*BASE, *of_strangers(f"stand_ins.{kind}"), f"objective.metric={objective}", *values)
 
 
 def loss_on(run, dataset):
@@ -119,14 +104,6 @@ def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
     assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
 
 
-def test_a_curve_of_another_stage_is_not_drawn():
-    figure = draw_curves(
-        {"lr": [(0, 1.0)], "acc": [(0, 0.5)], "valid/acc": [(0, 0.4)]}, {"acc": "train", "valid/acc": "val"}
-    )
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["acc", "valid/acc"]
-
-
 PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_trials=3", "sweep_name=s")
 PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
 
@@ -150,14 +127,3 @@ def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, 
     assert code != 0
     assert "metric=train_loss: pruning needs one objective that validation logs" in out + err
     assert "validation logs val_loss" in out + err
-
-
-def test_a_result_is_tested_by_the_stage_of_its_metrics_not_by_their_names():
-    content = {"status": "finished", "objective": None, "metrics": {"val/acc": 0.5}, "epochs": 1, "seconds": 1.0}
-    content |= {"optimizer_steps": 10, "samples_per_second": 1.0}
-    content["metrics"]["test/acc"] = 0.4
-    assert not Result.from_dict(content).is_tested
-    content["stages"] = {"test": ["test/acc"]}
-    assert Result.from_dict(content).test_metrics == {"test/acc": 0.4}
-    content["stages"] = {"val": ["val/acc", "test/acc"]}
-    assert not Result.from_dict(Result.from_dict(content).to_dict()).is_tested

@@ -9,25 +9,19 @@ from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from tests import records
 from tests.conftest import QUICK, SMALL
+from tests.strangers.plain import own
 from tests.strangers.stand_ins import FORMS, Combined, OfSeveral, TestedAtOnce
 from tests.training.test_start import curves
 from tests.training.test_start_exact import stopping
 
-
-def own(task, data, *more):
-    return (
-        *("data=own", f"data._target_=tests.strangers.{data}", "task=own", f"task._target_=tests.strangers.{task}"),
-        *("trainer.log_every_n_steps=1", "trainer.max_epochs=2", *more),
-    )
-
-
+FEW = ("trainer.log_every_n_steps=1", "trainer.max_epochs=2")
 OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
 
 
 @pytest.mark.parametrize("form", FORMS)
 def test_batches_of_any_form_are_trained_on(train, form):
     task = "stand_ins.OfForm" if form == "opaque" else "stand_ins.OfAnyForm"
-    run, _, err = train("a", *own(task, "stand_ins.Formed", *OBJECTIVE, f"+data.form={form}"))
+    run, _, err = train("a", *own(task, "stand_ins.Formed", *FEW, *OBJECTIVE, f"+data.form={form}"))
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0
     assert "time/samples_per_second" in (run.directory / "metrics.csv").read_text()
@@ -79,8 +73,7 @@ def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, cl
 
 
 def test_each_of_several_optimizers_has_its_curves(train):
-    more = (*OBJECTIVE, "trainer.max_epochs=1")
-    run, *_ = train("a", *own("stand_ins.Manual", "plain.PlainData", *more))
+    run, *_ = train("a", *own("stand_ins.Manual"), *FEW, *OBJECTIVE, "trainer.max_epochs=1")
     found = {}
     for _, name, value in curves(run):
         found.setdefault(name, []).append(value)
@@ -90,13 +83,10 @@ def test_each_of_several_optimizers_has_its_curves(train):
     assert not {"lr", "grad_norm"} & {*found}
 
 
-def combined(mode, *more):
-    return own("stand_ins.OfSeveral", "stand_ins.Combined", "objective=null", f"+data.mode={mode}", *more)
-
-
 @pytest.mark.parametrize("mode", ["min_size", "none"])
 def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(train, mode):
-    run, *_ = train("a", *combined(mode))
+    of_several = own("stand_ins.OfSeveral", "stand_ins.Combined", *FEW, "objective=null", f"+data.mode={mode}")
+    run, *_ = train("a", *of_several)
     assert run.result.samples_per_second is None
     assert {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)} <= {
         *run.result.metrics
@@ -121,7 +111,8 @@ def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
 
 
 def splits(*more, task="plain.Plain"):
-    return own(task, "stand_ins.SplitBySystem", "callbacks=bare", "callbacks.checkpoint.keep_all=true", *more)
+    of_system = own(task, "stand_ins.SplitBySystem", *FEW)
+    return (*of_system, "callbacks=bare", "callbacks.checkpoint.keep_all=true", *more)
 
 
 def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(
