@@ -47,7 +47,6 @@ class Started:
         importlib.import_module(f"leyden.{verb}").main()
 
     def send(self, number):
-        """Send a signal."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
