@@ -42,10 +42,8 @@ ANNOUNCEMENTS = ("exact resume is not guaranteed", PARTED)
 
 
 class Outcome(NamedTuple):
-    """What a cell comes to, and the line that says so."""
-
-    kind: str
-    line: str = ""
+    kind: str  # what a cell comes to
+    line: str = ""  # that says so
 
 
 class Done(NamedTuple):

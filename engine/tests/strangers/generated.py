@@ -270,28 +270,19 @@ class Module(Held, Plain):
 
 
 class Holder(NamedTuple):
-    """Where a value lies.
+    """Where a value lies."""
 
-    Args:
-        about: As the page calls it.
-        is_looked_at: Whether it is kept there, or seen only by what it does.
-        times: When it can change there.
-        kinds: The kinds that can lie there; empty for all.
-    """
-
-    about: str
-    is_looked_at: bool = True
-    times: tuple[str, ...] = (*TIMES,)
-    kinds: tuple[str, ...] = ()
+    about: str  # as the page calls it
+    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
+    times: tuple[str, ...] = (*TIMES,)  # when it can change there
+    kinds: tuple[str, ...] = ()  # those that can lie there; empty for all
 
 
-OF_ITERATED = ("step", "replaced", "epoch", "alias")
+OF_ITERATED, OF_BUFFERS = ("step", "replaced", "epoch", "alias"), ("step", "replaced", "epoch", "once")
 HOLDERS = {
     "module": Holder("the module"),
     "layer": Holder("a layer"),
-    "buffer": Holder(
-        "a buffer with `persistent=False`", True, ("step", "replaced", "epoch", "once"), ("tensor", "by_data")
-    ),
+    "buffer": Holder("a buffer with `persistent=False`", times=OF_BUFFERS, kinds=("tensor", "by_data")),
     "object": Holder("an object of the module"),
     "in_object": Holder("an object of such an object"),
     "in_list": Holder("an object in a list"),
@@ -333,8 +324,6 @@ def is_possible(holder, kind, time):
     if kind in ("none", "bool") and time == "step":  # a lost one is the same again at once
         return False
     if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
-        return False
-    if holder == "buffer" and time == "alias":
         return False
     if kind == "subclass" and time in ("first", "replaced"):  # no checkpoint makes one
         return False

@@ -39,24 +39,15 @@ GENERATORS = ("random", "numpy_rng", "random_state", "torch_rng")  # a `state_di
 
 
 class Kind(NamedTuple):
-    """A kind of value.
+    """A kind of value."""
 
-    Args:
-        about: As the page calls it.
-        make: Return the value at the start.
-        change: Return another value, or write to the one that is there.
-        outcome: What comes of it: a checkpoint holds it, it is named as soon as it has changed, or it is seen by what it does.
-        is_mutable: Whether `change` writes.
-    """
-
-    about: str
-    make: Callable[[], Any]
-    change: Callable[[Any], Any]
-    outcome: str
-    is_mutable: bool
+    about: str  # as the page calls it
+    make: Callable[[], Any]  # returns the value at the start
+    change: Callable[[Any], Any]  # returns another value, or writes to the one that is there
+    outcome: str  # a checkpoint holds it, it is named as soon as it has changed, or it is seen by what it does
+    is_mutable: bool  # whether `change` writes
 
     def changed(self, value):
-        """Return a value after its change."""
         found = self.change(value)
         return value if self.is_mutable else found
 

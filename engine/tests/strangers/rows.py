@@ -18,29 +18,17 @@ PARTED = "parts from the interrupted run at step"
 
 
 class Work(NamedTuple):
-    """A kind of work, by a stand-in for it.
+    """A kind of work, by a stand-in for it."""
 
-    Args:
-        about: As the page calls it.
-        module: Its class, with its file.
-        data: Its class, with its file; empty for none.
-        more: Overrides.
-        cells: What features come to that don't come to the same bits.
-        names: Words of the announcement, one of which it must have.
-        fork: The setting that its fork changes.
-        kill: The batch in which its run is killed: between two checkpoints within an epoch.
-        anew: Whether its runs are processes that begin, and not copies of one: then there is no quick test.
-    """
-
-    about: str
+    about: str  # as the page calls it
     module: str = "plain.Plain"
-    data: str = "plain.PlainData"
-    more: tuple[str, ...] = ()
-    cells: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
-    names: tuple[str, ...] = ()
-    fork: str = "trainer.max_epochs=4"
-    kill: int = 13
-    anew: bool = False
+    data: str = "plain.PlainData"  # empty for the module's own
+    more: tuple[str, ...] = ()  # overrides
+    cells: dict[str, str] = {}  # noqa: RUF012 - what features come to that don't come to the same bits
+    names: tuple[str, ...] = ()  # words of the announcement, one of which it must have
+    fork: str = "trainer.max_epochs=4"  # the setting that its fork changes
+    kill: int = 13  # the batch in which its run is killed: between two checkpoints within an epoch
+    anew: bool = False  # whether its runs are processes that begin, and not copies: then there is no quick test
 
     def expected(self, feature):
         return self.cells.get(feature, SAME)
@@ -104,14 +92,14 @@ LIGHTNINGS = "+callbacks.stranger._target_=lightning.pytorch.callbacks"
 STAND_INS = read(
     f"""
 splits  =>  data:Splits  =>  splits by global states, and by NumPy generators without a seed, per stage  =>  same
-pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
+pool  =>  data:Loaded +data.loader=pool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
 workers  =>  data:InWorkers +data.stay=false  =>  samples drawn and counted in worker processes  =>  same
 persistent_workers  =>  data:InWorkers  =>  the same with `persistent_workers`, in all loaders  =>  same
 replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  a data set that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  seen: {PARTED}, module.data
-huggingface_stream  =>  data:Streamed +data.stream=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
-webdataset  =>  data:Streamed +data.stream=webdataset  =>  a pipeline of an installed package  =>  seen
-wrapper  =>  data:OwnLoader +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
-own_loader  =>  data:OwnLoader +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
+huggingface_stream  =>  data:Loaded +data.loader=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
+webdataset  =>  data:Loaded +data.loader=webdataset  =>  a pipeline of an installed package  =>  seen
+wrapper  =>  data:Loaded +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
+own_loader  =>  data:Loaded +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
 ema  =>  EMA  =>  an average of weights in a list, and the best ones  =>  same
 finetuning  =>  plain.Plain +callbacks.stranger._target_=tests.strangers.stand_ins.Milestones  =>  `BaseFinetuning` by milestones  =>  same
 unfreezing  =>  Unfreezing  =>  `requires_grad`, `eval()`, dropout and rates by hand, by the epoch  =>  same

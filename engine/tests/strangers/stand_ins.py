@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset, random_split
 
 from leyden.tasks.task import Outcome, Task
 from tests.strangers.generated import stranger_package
@@ -65,14 +65,6 @@ class Pool(Sampler):
         pool = list(range(NUM))
         while pool:
             yield pool.pop(int(torch.randint(len(pool), (1,))))
-
-
-class FromPool(PlainData):
-    def train_dataloader(self):
-        return self.make_loader(self.train, sampler=Pool())
-
-    def val_dataloader(self):
-        return self.make_loader(Rows(10, 1), shuffle=True)
 
 
 class Drawing(Rows):
@@ -135,21 +127,6 @@ class Replacing(Whole):
         self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
 
 
-STREAMS = {
-    "huggingface": lambda: stranger_package.Streaming(Rows()),
-    "webdataset": lambda: stranger_package.Pipeline(Rows()),
-}
-
-
-class Streamed(PlainData):
-    def __init__(self, stream: str):
-        super().__init__()
-        self.stream = STREAMS[stream]()
-
-    def train_dataloader(self):
-        return DataLoader(self.stream, BATCH, shuffle=None if isinstance(self.stream, IterableDataset) else True)
-
-
 class Prefetcher:
     def __init__(self, loader):
         self.loader = loader
@@ -171,13 +148,25 @@ class Wandering:
             yield rows(BATCH, self.place)
 
 
-class OwnLoader(PlainData):
+LOADERS = {
+    "pool": lambda data: data.make_loader(data.train, sampler=Pool()),
+    "huggingface": lambda data: data.make_loader(stranger_package.Streaming(Rows())),
+    "webdataset": lambda data: data.make_loader(stranger_package.Pipeline(Rows())),
+    "wrapper": lambda data: Prefetcher(data.make_loader(data.train, shuffle=True)),
+    "own": lambda data: Wandering(),
+}
+
+
+class Loaded(PlainData):
     def __init__(self, loader: str):
         super().__init__()
         self.loader = loader
 
     def train_dataloader(self):
-        return Wandering() if self.loader == "own" else Prefetcher(super().train_dataloader())
+        return LOADERS[self.loader](self)
+
+    def val_dataloader(self):
+        return self.make_loader(Rows(10, 1), shuffle=self.loader == "pool")
 
 
 class SeveralOfValidation(PlainData):

@@ -11,7 +11,6 @@ from torch.utils.data import DataLoader
 
 from leyden.run.directory import Run
 from tests import records
-from tests.conftest import QUICK
 from tests.strangers.plain import Plain, PlainData, Rows, own
 from tests.training.test_start import curves
 
@@ -35,26 +34,9 @@ class Validating(Plain):
         return DataLoader(Rows(), 10)
 
 
-class Peeking(nn.Module):
-    """A network that asks for a value on its way."""
-
-    def __init__(self, num_classes: int):
-        super().__init__()
-        self.layer = nn.Linear(784, num_classes)
-
-    def forward(self, images):
-        return self.layer(images.flatten(1) / max(1.0, images.max().item()))
-
-
 class Untestable(L.LightningDataModule):
     kind, make_loader = Rows, PlainData.make_loader
     setup, train_dataloader, val_dataloader = PlainData.setup, PlainData.train_dataloader, PlainData.val_dataloader
-
-
-def test_a_network_that_asks_for_a_value_in_its_forward_passes_the_checks(cli):
-    own = (f"model._target_={HERE}.Peeking", "~model.hidden_sizes", "~model.dropout")
-    code, _, err = cli("train", *QUICK[:3], *QUICK[4:], *own, "dry_run=true")
-    assert code == 0, err
 
 
 def test_its_bugs_show_in_the_checks_as_in_training(train):
