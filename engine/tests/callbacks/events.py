@@ -13,7 +13,6 @@ def read(run, folder="train"):
 
 
 def folders(run):
-    """Those of stages that there are."""
     return [stage for stage in STAGES if (run.directory / stage).is_dir()]
 
 
@@ -36,7 +35,6 @@ def scalars(run):
 
 
 def best(run):
-    """The points of its best epoch by tag."""
     events = read(run, BEST)
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 

@@ -14,8 +14,6 @@ from leyden.scheduler.slurm import RequeueSignal
 
 
 class Job:
-    """A job that counts requests."""
-
     requests, is_ended = 0, False
 
     def requeue(self):

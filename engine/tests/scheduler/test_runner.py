@@ -17,8 +17,6 @@ RUNNING = JobState("running", "RUNNING")
 
 
 class Limited:
-    """A Slurm that has room for some jobs."""
-
     MAX_ARRAY = 4
 
     def __init__(self, room):
@@ -43,8 +41,6 @@ class Limited:
 
 
 class FakeRun:
-    """A run directory in a variable."""
-
     def __init__(self, name):
         self.directory, self.submission, self.result = Path(name), {}, None
 

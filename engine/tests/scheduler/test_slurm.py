@@ -25,10 +25,7 @@ def answer(monkeypatch):
 
         def call(*command, **_):
             called.append(command)
-            out, problem = next(
-                value for word, value in answers.items() if f"--{word}" in command or word in command
-            )
-            return out, problem
+            return next(answers[word] for word in answers if f"--{word}" in command or word in command)
 
         monkeypatch.setattr(slurm, "_call", call)
         return called
@@ -46,10 +43,8 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "9": JobState("ended", "COMPLETED", is_completed=True),
         "10": JobState("ended", "GONE"),
     }
-    assert [command[-1] for command in called] == [
-        "10,7,8,9",
-        "10",
-    ]  # of the one that it has forgotten, the accounting
+    # Of the one that it has forgotten, the accounting.
+    assert [command[-1] for command in called] == ["10,7,8,9", "10"]
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
     assert [command[0] for command in called[2:]] == ["squeue", "squeue", "sacct", "sacct"]
     answer(jobs=("", "slurm_load_jobs error: Invalid job id specified"))
@@ -133,9 +128,8 @@ def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path, state, status)
 
 def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     """Otherwise Lightning would start others."""
-    cfg = compose(
-        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "callbacks=bare"
-    )
+    four = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2")
+    cfg = compose(*four, "callbacks=bare")
     of_srun = {"JOB_ID": 9, "NTASKS": 4, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
     for name, value in of_srun.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))

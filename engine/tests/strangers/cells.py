@@ -26,14 +26,8 @@ from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
 from tests.training.test_start import curves
 
 # Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
-FEW = (
-    "callbacks=bare",
-    "callbacks.progress.refresh_rate=0",
-    "callbacks.checkpoint.every_n_steps=3",
-    "trainer=cpu",
-    "trainer.log_every_n_steps=1",
-    "trainer.max_epochs=3",
-)
+FEW = ("callbacks=bare", "callbacks.progress.refresh_rate=0", "callbacks.checkpoint.every_n_steps=3")
+FEW = (*FEW, "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=3")
 DIFFERS, CRASH = "differs silently", "crash"
 # Lines on stderr that tell nothing of bits.
 ASIDE = ("persistent_workers", "the test set")
@@ -47,8 +41,6 @@ class Outcome(NamedTuple):
 
 
 class Done(NamedTuple):
-    """What a command ended with."""
-
     code: int | None
     output: str
 
@@ -151,7 +143,6 @@ class Row:
         return not self.work.names or any(word in "".join(told) for word in self.work.names)
 
     def compared(self, name, again, told):
-        """Two runs, of which the second one has told something."""
         differing = differences(self.place / name, self.place / again)
         if not differing:
             return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
@@ -164,9 +155,8 @@ class Row:
 
     def resume_often(self):
         """Killed in each epoch, and told to end once."""
-        return self.whole.failed or self.killed(
-            (4, signal.SIGKILL), (5, signal.SIGKILL), (10, signal.SIGTERM), (20, signal.SIGKILL)
-        )
+        kill, term = signal.SIGKILL, signal.SIGTERM
+        return self.whole.failed or self.killed((4, kill), (5, kill), (10, term), (20, kill))
 
     def evaluate(self):
         if self.whole.failed:
@@ -218,9 +208,8 @@ def differences(a, b):
     names = sorted({*there} | {*here})
     found = [name for name in names if repr(there.get(name)) != repr(here.get(name))]
     for checkpoint in ("last", "best"):
-        contents = [
-            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)
-        ]
+        files = [each / "checkpoints" / f"{checkpoint}.ckpt" for each in (a, b)]
+        contents = [*map(SafeCheckpointIO().load_checkpoint, files)]
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{key} of {checkpoint}.ckpt")

@@ -74,8 +74,6 @@ class Box(Held):
 
 
 class Keeping(Box):
-    """One with a `state_dict`."""
-
     def state_dict(self):
         return {"held": self.held}
 
@@ -175,23 +173,19 @@ def on_rows(dataset):
 
 
 DATA: dict[str, Callable[[str, str], DataLoader]] = {
-    "dataset": lambda *value: on_rows(Samples().hold(*value)),
-    "subset": lambda *value: on_rows(Subset(Samples().hold(*value), range(NUM))),
-    "concatenated": lambda *value: on_rows(ConcatDataset([Samples().hold(*value)])),
-    "transform": lambda *value: on_rows(Transformed(Box().hold(*value))),
-    "stream": lambda *value: DataLoader(Stream().hold(*value), BATCH),
-    "sampler": lambda *value: DataLoader(Rows(), BATCH, sampler=Order().hold(*value)),
-    "batch_sampler": lambda *value: DataLoader(Rows(), batch_sampler=Batches().hold(*value)),
-    "inner_sampler": lambda *value: DataLoader(
-        Rows(), batch_sampler=BatchSampler(Order().hold(*value), BATCH, drop_last=False)
-    ),
-    "collate": lambda *value: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*value)),
+    "dataset": lambda *it: on_rows(Samples().hold(*it)),
+    "subset": lambda *it: on_rows(Subset(Samples().hold(*it), range(NUM))),
+    "concatenated": lambda *it: on_rows(ConcatDataset([Samples().hold(*it)])),
+    "transform": lambda *it: on_rows(Transformed(Box().hold(*it))),
+    "stream": lambda *it: DataLoader(Stream().hold(*it), BATCH),
+    "sampler": lambda *it: DataLoader(Rows(), BATCH, sampler=Order().hold(*it)),
+    "batch_sampler": lambda *it: DataLoader(Rows(), batch_sampler=Batches().hold(*it)),
+    "inner_sampler": lambda *it: DataLoader(Rows(), batch_sampler=BatchSampler(Order().hold(*it), BATCH, False)),
+    "collate": lambda *it: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*it)),
 }
 
 
 class Data(Held, PlainData):
-    """A data module that holds the value itself, or whose loader does."""
-
     def __init__(self, holder: str, kind: str, time: str):
         super().__init__()
         self.value, self.make = (kind, time), DATA.get(holder)
@@ -229,8 +223,6 @@ MODULES: dict[str, Callable[[Held], Any]] = {
 
 
 class Module(Held, Plain):
-    """A module that holds the value, or whose parts do."""
-
     def __init__(self, holder: str, kind: str, time: str):
         super().__init__()
         self.holder, self.value = holder, (kind, time)
@@ -270,8 +262,6 @@ class Module(Held, Plain):
 
 
 class Holder(NamedTuple):
-    """Where a value lies."""
-
     about: str  # as the page calls it
     is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
     times: tuple[str, ...] = (*TIMES,)  # when it can change there
@@ -315,7 +305,6 @@ ANY_KIND = ("int", "list", "tensor", "numpy_rng")
 
 
 def is_possible(holder, kind, time):
-    """Whether a value of this kind can lie there, and change at that time."""
     there, what = HOLDERS[holder], KINDS[kind]
     if time not in there.times or (there.kinds and kind not in there.kinds):
         return False
@@ -331,7 +320,6 @@ def is_possible(holder, kind, time):
 
 
 def outcome(holder, kind, time):
-    """Return what comes of a value of this kind there."""
     if not HOLDERS[holder].is_looked_at:
         return SEEN
     is_made = holder == "state_dict" or time == "first"

@@ -18,8 +18,6 @@ PARTED = "parts from the interrupted run at step"
 
 
 class Work(NamedTuple):
-    """A kind of work, by a stand-in for it."""
-
     about: str  # as the page calls it
     module: str = "plain.Plain"
     data: str = "plain.PlainData"  # empty for the module's own
@@ -137,13 +135,10 @@ names  =>  Named VAL_LOSS  =>  `val_loss`, `test_loss`  =>  same
     file_draws={"anew": True},
 )
 for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
-    STAND_INS[f"combined_{mode}"] = Work(
-        f"two loaders in training, `{mode}`; in validation",
-        "stand_ins.OfSeveral",
-        "stand_ins.Combined",
-        (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
-        NEVER if mode == "sequential" else {},
-    )
+    of_two = ("stand_ins.OfSeveral", "stand_ins.Combined")
+    more = (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1")
+    about, cells = f"two loaders in training, `{mode}`; in validation", NEVER if mode == "sequential" else {}
+    STAND_INS[f"combined_{mode}"] = Work(about, *of_two, more, cells)
 more = ("+data.form=graph", "+callbacks.monitor._target_=leyden.pictures.curves.Monitor")  # it counts samples
 graphs = Work("batches that are graphs, whose class counts", "stand_ins.OfAnyForm", "stand_ins.Formed", more)
 STAND_INS["graph_batches"] = graphs
@@ -176,7 +171,6 @@ ROWS = {"-".join(each): generated(*each) for each in drawn()} | STAND_INS | SETT
 
 
 def table():
-    """The table of the page."""
     lines = [f"| your work has | {' | '.join(FEATURES)} |", f"|{'---|' * (len(FEATURES) + 1)}"]
     for work in ROWS.values():
         lines.append(f"| {work.about} | {' | '.join(work.expected(feature) for feature in FEATURES)} |")

@@ -108,11 +108,8 @@ class Whole(Plain):
     def train_dataloader(self):
         return self.make_loader(self.data, shuffle=True)
 
-    make_loader, val_dataloader, test_dataloader = (
-        PlainData.make_loader,
-        PlainData.val_dataloader,
-        PlainData.test_dataloader,
-    )
+    make_loader = PlainData.make_loader
+    val_dataloader, test_dataloader = PlainData.val_dataloader, PlainData.test_dataloader
 
     def on_train_start(self):
         assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
@@ -238,9 +235,7 @@ class Opaque:
 FORMS = {
     "graph": lambda samples: Graph(*stacked(samples)),
     "opaque": Opaque,
-    "list": lambda samples: [
-        {**Pair(*each)._asdict(), "boxes": torch.zeros(n, 4)} for n, each in enumerate(samples)
-    ],
+    "list": lambda samples: [{**Pair(*it)._asdict(), "boxes": torch.zeros(n)} for n, it in enumerate(samples)],
 }
 
 
@@ -335,9 +330,8 @@ class MadeLate(Plain):
 
     def configure_model(self):
         if self.net is None and self.hook == "configure_model":
-            self.net = nn.Sequential(
-                nn.LazyLinear(8), nn.ReLU(), nn.LSTM(8, 6, 2, dropout=0.2), First(), nn.Linear(6, 1)
-            )
+            recurrent = nn.LSTM(8, 6, 2, dropout=0.2)
+            self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1))
 
     def setup(self, stage):
         if self.net is None and self.hook == "setup":
@@ -418,10 +412,8 @@ class Scheduled(Plain):
         if self.way in ("list", "by hand"):
             return [optimizer], [schedule]
         if self.way == "metric":
-            schedule, more = (
-                lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0),
-                {"monitor": "val/loss"},
-            )
+            schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            more = {"monitor": "val/loss"}
         if self.way == "within":
             warm_up = lr_scheduler.ConstantLR(optimizer, 0.5, 2)
             schedule = lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])

@@ -41,8 +41,6 @@ class RaisingMetric(torchmetrics.MeanMetric):
 
 
 class Raises(Plain):
-    """A number that is kept, beside all kinds of objects that raise."""
-
     def __init__(self):
         super().__init__()
         self.factor, self.keeper, self.mean = 1.0, Keeper(), RaisingMetric()

@@ -20,7 +20,6 @@ from tests.strangers.rows import ANEW, ANNOUNCED, FEATURES, NOT_SEEN, PAGE, ROWS
 
 
 def of(*holders):
-    """Return the first row of each of these holders."""
     return [next(name for name in ROWS if name.startswith(f"{holder}-")) for holder in holders]
 
 
@@ -47,7 +46,6 @@ def rows(tmp_path_factory):
 
 
 def held(rows, name, feature, method):
-    """Make sure that a cell comes to what it must come to."""
     outcome, expected = getattr(rows(name), method)(), ROWS[name].expected(feature)
     also = {ANEW: (SAME, ANNOUNCED), NOT_SEEN: (DIFFERS, ANNOUNCED)}.get(expected, ())
     assert outcome.kind in (expected, *also), f"{name}, {method}: {outcome.kind}: {outcome.line}"

@@ -58,16 +58,14 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, monkeypatch):
     assert len(err.splitlines()) == 1
 
 
-UNHELD = "tokenizer is a builtins.object; facts must be tensors, arrays and plain values"
-FACTS = {
-    "num_outputs": (100, "data: facts.num_outputs: is Leyden's own name"),
-    "tokenizer": (object(), f"data.facts: {UNHELD}"),
-}
+UNHELD = "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values"
+FACTS = [("num_outputs", 100, "data: facts.num_outputs: is Leyden's own name"), ("tokenizer", object(), UNHELD)]
 
 
-@pytest.mark.parametrize("name", FACTS)
-def test_a_fact_whose_name_is_taken_or_that_no_checkpoint_could_hold_is_refused(train, monkeypatch, name):
-    value, said = FACTS[name]
+@pytest.mark.parametrize(("name", "value", "said"), FACTS)
+def test_a_fact_whose_name_is_taken_or_that_no_checkpoint_could_hold_is_refused(
+    train, monkeypatch, name, value, said
+):
     monkeypatch.setattr(PlainData, "facts", {name: value}, raising=False)
     run, _, err = train("a", *module("Plain"), code=2)
     assert said in err
@@ -87,11 +85,10 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
     train("a", *module("Plain"), typed)
 
 
-def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, cli, tmp_path):
+def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command, tmp_path):
     typed = module("Whole", data="")
     train("a", *typed, "dry_run=true")
-    code, _, err = cli("train", "-m", *typed, "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
-    assert code == 0, err
+    command("train", "-m", *typed, "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:

@@ -21,7 +21,6 @@ def own(kind="Named", objective="val_loss", **given):
 
 
 def loss_on(run, dataset):
-    """The loss of a run's best weights."""
     module = Named()
     module.load_state_dict(weights(run.directory, "best"))
     return module.eval().loss((dataset.inputs, dataset.targets)).item()
@@ -53,9 +52,8 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     arguments = own(train="loss", val="loss", test="loss", objective="loss")
     every = "+trainer.check_val_every_n_epoch=2"
     run, _, err = train("a", *arguments, "trainer.max_epochs=3", every)
-    assert (
-        err.count("loss: logged in training and in validation; the run's metrics use the values of validation") == 1
-    )
+    said = "loss: logged in training and in validation; the run's metrics use the values of validation"
+    assert err.count(said) == 1
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 16
     assert run.result.metrics["loss"] == pytest.approx(loss_on(run, Rows(10, 1)))
@@ -110,12 +108,11 @@ PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)",
 
 @pytest.mark.slow(minutes=0.2)
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path):
+def test_a_search_prunes_by_any_metric_of_validation(command, tmp_path):
     many = ("data._target_=tests.strangers.stand_ins.SeveralOfValidation",)
     arguments = own(val="val/loss", objective="val/loss/dataloader_idx_0")
     pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
-    code, out, err = cli("train", *PRUNED, *arguments, *many, *pruner)
-    assert code == 0, out + err
+    command("train", *PRUNED, *arguments, *many, *pruner)
     results = [Run(path.parent).result for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml")]
     assert len(results) == 3
     assert {"finished"} <= {result.status for result in results} <= {"finished", "pruned"}
