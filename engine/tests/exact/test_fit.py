@@ -4,17 +4,13 @@ import contextlib
 import shutil
 import sys
 from random import shuffle
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import (
-    EarlyStopping,
-    LearningRateFinder,
-    ModelCheckpoint,
-    StochasticWeightAveraging,
-)
+from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset, TensorDataset
 
@@ -41,8 +37,6 @@ def loader(**more):
 
 
 class Net(L.LightningModule):
-    """Draws, counts and remembers, as modules do."""
-
     def __init__(self):
         super().__init__()
         self.save_hyperparameters({"a": object})
@@ -55,9 +49,8 @@ class Net(L.LightningModule):
     def loss(self, batch):
         order = [1, 2, 3]
         shuffle(order)
-        loss = ((self.net(batch[0]) - batch[1]) ** 2).mean() * (
-            1 + self.seen / 100 + order[0] / 100 + self.rng.random()
-        )
+        factor = 1 + self.seen / 100 + order[0] / 100 + self.rng.random()
+        loss = ((self.net(batch[0]) - batch[1]) ** 2).mean() * factor
         self.losses.append(loss.item())
         return loss
 
@@ -164,7 +157,7 @@ def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
 @pytest.mark.parametrize("mode", ["report", "require"])
 def test_what_no_checkpoint_has_is_announced_or_an_error(tmp_path, capsys, mode):
     line = "the checkpoint has 1 schedules, and this start 0"  # it is lost within an epoch
-    averaging = [StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1) for _ in range(2)]
+    averaging = [of_lightning.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1) for _ in range(2)]
     start(tmp_path, Net, both, at=6, callbacks=averaging[:1])
     with pytest.raises(ExactError, match=line) if mode == "require" else contextlib.nullcontext():
         start(tmp_path, Net, both, callbacks=averaging[1:], exact=mode)
@@ -172,7 +165,8 @@ def test_what_no_checkpoint_has_is_announced_or_an_error(tmp_path, capsys, mode)
 
 
 def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
-    own = [ModelCheckpoint(tmp_path / "own", monitor="val", save_last=True), EarlyStopping("val", patience=9)]
+    saves = of_lightning.ModelCheckpoint(tmp_path / "own", monitor="val", save_last=True)
+    own = [saves, of_lightning.EarlyStopping("val", patience=9)]
     mine = Exact(tmp_path / "run", every_n_steps=4)
     options = {"enable_checkpointing": True, "logger": CSVLogger(tmp_path / "csv")}
     trainer = trainer_of(mine, *own, max_epochs=2, **options)
@@ -203,10 +197,8 @@ UNSAVED = {
 
 @pytest.mark.parametrize("module", UNSAVED)
 def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch):
-    def full(path):
-        raise OSError(28, "No space left on device")
-
     if module is Net:
+        full = Mock(side_effect=OSError(28, "No space left on device"))
         monkeypatch.setattr("leyden.exact.checkpoint.replacing", full)
     assert start(tmp_path, module, both, at=14) is None
     assert start(tmp_path, module, both)
@@ -217,15 +209,11 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
 
 
 def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):
-    for options, message in (
-        ({"seed": -1}, "seed=-1"),
-        ({"exact": "yes"}, "must be report"),
-        ({"every_n_steps": 0}, "must be a positive"),
-    ):
-        with pytest.raises(ValueError, match=message):
-            Exact(tmp_path, **options)
+    for option, value in (("seed", -1), ("exact", "yes"), ("every_n_steps", 0)):
+        with pytest.raises(ValueError, match=f"{option}={value}: must be "):
+            Exact(tmp_path, **{option: value})
     with pytest.raises(ExactError, match="LearningRateFinder trains and goes back before the run begins"):
-        start(tmp_path, Net, both, callbacks=[LearningRateFinder()])
+        start(tmp_path, Net, both, callbacks=[of_lightning.LearningRateFinder()])
     with pytest.raises(ValueError, match="callbacks="):
         Exact(tmp_path).fit(trainer_of(), Net(), loader())
     start(tmp_path, Net, both, at=9)

@@ -47,7 +47,6 @@ def holder(value="before"):
 
 
 def twice(value):
-    """An object that has a value by two names."""
     return types.SimpleNamespace(value=value, alias=value)
 
 
