@@ -63,7 +63,6 @@ class Started:
 
 
 def call(verb, *arguments, **kwargs):
-    """What a command ends with, as above."""
     return Started(verb, *arguments, **kwargs).end()
 
 

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import pytest
 from optuna.trial import TrialState
@@ -88,13 +89,6 @@ def shown(directory):
     }
 
 
-def fail_in_the_second_epoch():
-    def fail():
-        raise OSError("the disk is gone")
-
-    at_step(9, fail)()
-
-
 def moments(num_operations, num, rng):
     """So many places to kill at: pairs of an operation and whether after it."""
     every = [(n, after) for n in range(num_operations) for after in (False, True)]
@@ -166,7 +160,7 @@ def test_killed_while_it_trains_longer(kills, trials, rng):
 
 
 def test_killed_while_it_fails(kills, trials, rng):
-    failing = {"setup": fail_in_the_second_epoch}
+    failing = {"setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))}  # in the second epoch
     code, operations, output = train_run(kills.folder / "failing", *kills.arguments, **failing)
     assert code == 1, output  # a bug, as any error in a step
     run = Run(kills.folder / "failing" / "run")
