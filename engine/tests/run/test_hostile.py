@@ -59,8 +59,6 @@ def test_a_checkpoint_with_a_pickle_payload_is_refused(run, put_to_use, tmp_path
     assert not (tmp_path / "executed").exists()
 
 
-# What reaches the terminal, and what is written down.
-
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"
 
 
