@@ -50,13 +50,11 @@ def images(run):
 
 def texts(run):
     """Its texts by tag, those of all steps."""
-    found = read(run)
+    found, end = read(run), "/text_summary"
     return {
-        tag.removesuffix("/text_summary"): [
-            event.tensor_proto.string_val[0].decode() for event in found.Tensors(tag)
-        ]
+        tag.removesuffix(end): [each.tensor_proto.string_val[0].decode() for each in found.Tensors(tag)]
         for tag in found.Tags()["tensors"]
-        if tag.endswith("/text_summary")
+        if tag.endswith(end)
     }
 
 
