@@ -41,10 +41,10 @@ def runs(tmp_path, name="s"):
     return [Run(path.parent) for path in sorted((tmp_path / "sweeps" / name).glob("*/config.yaml"))]
 
 
-def the_run(slurm, tmp_path, name="s"):
+def the_run(slurm, tmp_path):
     """The only run of a sweep, once it has been submitted."""
-    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], "the submission")
-    (run,) = runs(tmp_path, name)
+    slurm.wait_for(lambda: [run for run in runs(tmp_path) if run.submission], "the submission")
+    (run,) = runs(tmp_path)
     return run
 
 
