@@ -137,30 +137,26 @@ class Row:
         done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
         if done.failed:
             return done.failed
-        return self.compared("whole", name, told + done.announcements)
-
-    def is_named(self, told):
-        return not self.work.names or any(word in "".join(told) for word in self.work.names)
-
-    def compared(self, name, again, told):
-        differing = differences(self.place / name, self.place / again)
+        told += done.announcements
+        differing = differences(self.place / "whole", self.place / name)
         if not differing:
             return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
         if told and self.is_named(told):
             return Outcome(ANNOUNCED, told[0])
         return Outcome(DIFFERS, ", ".join(differing) + (f"; told: {told[0]}" if told else ""))
 
+    def is_named(self, told):
+        return not self.work.names or any(word in "".join(told) for word in self.work.names)
+
     def resume(self):
-        return self.whole.failed or self.killed((self.work.kill, signal.SIGKILL))
+        return self.killed((self.work.kill, signal.SIGKILL))
 
     def resume_often(self):
         """Killed in each epoch, and told to end once."""
         kill, term = signal.SIGKILL, signal.SIGTERM
-        return self.whole.failed or self.killed((4, kill), (5, kill), (10, term), (20, kill))
+        return self.killed((4, kill), (5, kill), (10, term), (20, kill))
 
     def evaluate(self):
-        if self.whole.failed:
-            return self.whole.failed
         for _ in range(3):
             done = self.run("evaluate", f"run={self.place / 'whole'}")
             if done.failed:
@@ -179,8 +175,6 @@ class Row:
 
     def fork(self):
         """A fork from the middle of an epoch with one changed setting, which changes no bit before the parent's end."""
-        if self.whole.failed:
-            return self.whole.failed
         kept = [int(path.stem[5:]) for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")]
         at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
         # What a fork does not take over: callbacks that are on no list, and intervals.

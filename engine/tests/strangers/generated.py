@@ -204,10 +204,6 @@ ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begin
 # Modules
 
 
-def called(box):
-    return box.use()
-
-
 # What an attribute of the module is, that has the value.
 MODULES: dict[str, Callable[[Held], Any]] = {
     "object": lambda box: box,
@@ -217,7 +213,7 @@ MODULES: dict[str, Callable[[Held], Any]] = {
     "in_dict": lambda box: {"a": {"b": box}},
     # Not looked at
     "closure": lambda box: lambda: box.use(),
-    "partial": lambda box: functools.partial(called, box),
+    "partial": lambda box: functools.partial(Held.use, box),
     "installed": stranger_package.Scheduler,
 }
 

@@ -60,14 +60,11 @@ def content(value) -> float:
     return float(int(digest_of_content(value() if callable(value) else value)[:8], 16))
 
 
-def _more(value):
-    value = value.copy()
-    value[0] += 1
-    return value
+def mixed(num=0):
+    return np.array([num, "a"], dtype=object)
 
 
-def _next_function(value):
-    num = value() + 1
+def returning(num=1):
     return lambda: num
 
 
@@ -108,9 +105,7 @@ KINDS = {
     "namedtuple": new("a named tuple", lambda: Point(0, 1), lambda it: it._replace(x=it.x + 1), NAMED),
     "tensor": written("a tensor", lambda: torch.zeros(3), lambda it: it.add_(1)),
     "by_data": written("a tensor, by `.data`", lambda: torch.zeros(3), lambda it: it.data.add_(1)),
-    "tensors": written(
-        "a deque of tensors", lambda: deque([torch.zeros(2)], maxlen=5), lambda it: it.append(it[-1] + 1)
-    ),
+    "tensors": written("a deque of tensors", lambda: deque([torch.zeros(2)], 5), lambda it: it.append(it[-1] + 1)),
     "sparse": new("a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda it: it + torch.eye(3).to_sparse()),
     "array": written("an array", lambda: np.zeros(3), lambda it: np.add(it, 1, out=it)),
     "structured": written(
@@ -124,16 +119,11 @@ KINDS = {
     "numpy_rng": written("a NumPy generator", lambda: np.random.default_rng(0), content),
     "random_state": written("a `RandomState`", lambda: np.random.RandomState(0), content),
     "torch_rng": written("a `torch.Generator`", lambda: torch.Generator().manual_seed(0), content),
-    "objects": new("an array of objects", lambda: np.array([0, "a"], dtype=object), _more, NAMED),
+    "objects": new("an array of objects", mixed, lambda it: mixed(it[0] + 1), NAMED),
     "subclass": written("a dictionary of an own class", Bag, lambda it: it.update({len(it): 1})),
-    "nested": new(
-        "a nested tensor",
-        lambda: nested(torch.ones(2), torch.ones(3)),
-        lambda it: nested(*(each + 1 for each in it.unbind())),
-        NAMED,
-    ),
+    "nested": new("a nested tensor", lambda: nested(torch.ones(2), torch.ones(3)), lambda it: it + 1, NAMED),
     "iterator": written("an iterator", lambda: itertools.count(1), next, NAMED),
     "generator": written("a generator function's", lambda: (each / 9 for each in range(10**6)), next, NAMED),
     "made": written("objects made in training", list, lambda it: it.append(Made(len(it) + 1)), NAMED),
-    "function": new("a function", lambda: lambda: 1, _next_function, SEEN),
+    "function": new("a function", returning, lambda it: returning(it() + 1), SEEN),
 }

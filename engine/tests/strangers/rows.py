@@ -36,11 +36,6 @@ class Work(NamedTuple):
         return own(self.module, self.data, *self.more)
 
 
-def callback(name, *more):
-    target = name if name.startswith("lightning") else f"tests.strangers.{name}"
-    return (f"+callbacks.stranger._target_={target}", *(f"+callbacks.stranger.{each}" for each in more))
-
-
 BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
 BY_STEP = {"resume": ANNOUNCED, "fork": ANEW}  # not looked at; a fork has no interrupted run to be compared with
 NEVER = dict.fromkeys(FEATURES, REFUSED)
@@ -52,13 +47,12 @@ SELDOM = "callbacks.checkpoint.every_n_steps=8"  # what acts after some steps is
 def generated(holder, kind, time):
     """Return the row of a value of a kind, in a holder, that changes at a time."""
     value = (f"kind={kind}", f"time={time}")
-    more = [f"+task.{each}" for each in (f"holder={holder}", *value)]
-    more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
+    more = [f"+{part}.{each}" for part in ("task", "data") for each in (f"holder={holder}", *value)]
     if "callback" in holder:
-        more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
-    comes_to = outcome(holder, kind, time)
-    cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
-    names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]
+        given = ("_target_=tests.strangers.generated.Callback", *value, f"is_inner={holder == 'in_callback'}")
+        more += [f"+callbacks.stranger.{each}" for each in given]
+    comes_to = {KEPT: "same", NAMED: "named: held, box", SEEN: "seen"}[outcome(holder, kind, time)]
+    cells, names = outcome_of(comes_to)
     about = f"{HOLDERS[holder].about}: {KINDS[kind].about}, {TIMES[time]}"
     return Work(about, "generated.Module", "generated.Data", tuple(more), cells, names)
 

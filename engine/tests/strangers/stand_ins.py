@@ -19,7 +19,7 @@ from leyden.tasks.task import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
-# Splits and files
+# Data
 
 
 class Splits(PlainData):
@@ -52,9 +52,6 @@ class SplitBySystem(PlainData):
 
     def val_dataloader(self):
         return DataLoader(self.val, BATCH)
-
-
-# Samplers, streams and loaders
 
 
 class Pool(Sampler):
@@ -200,9 +197,6 @@ class TestedAtOnce(OfSeveral):
 
     def test_step(self, batch, batch_idx):
         self.log("test/loss", self.train_loss(dict(enumerate(batch)), batch_idx), batch_size=BATCH)
-
-
-# Batches
 
 
 class Graph:
@@ -492,7 +486,7 @@ class Manual(Plain):
         return made, [lr_scheduler.StepLR(made[1], 2, 0.8)]
 
 
-# Steps
+# Steps, and what a checkpoint has of them
 
 
 class Skipping(Plain):
@@ -570,9 +564,6 @@ class SWAG(Plain):
         super().test_step(batch, batch_idx)
 
 
-# What is in its attributes, or its file
-
-
 class MadeInSetup(Plain):
     def __init__(self, num: int = 2_000_000):
         super().__init__()
@@ -583,9 +574,6 @@ class MadeInSetup(Plain):
 
     def loss(self, batch):
         return super().loss((batch[0] + self.table[:4], batch[1]))
-
-
-# What is saved
 
 
 class Saving(Plain):
