@@ -14,18 +14,14 @@ import pytest
 from tests import ENGINE
 from tests.browser.test_tensorboard import browser, page, pytestmark, wait_until  # noqa: F401 - fixtures, marks
 
-pytestmark = [
-    *pytestmark,
-    pytest.mark.skipif(importlib.util.find_spec("mkdocs") is None, reason="needs mkdocs: make docs installs it"),
-]
+is_missing = importlib.util.find_spec("mkdocs") is None
+pytestmark = [*pytestmark, pytest.mark.skipif(is_missing, reason="needs mkdocs: make docs installs it")]
 PAGES = sorted(path.stem for path in (ENGINE / "docs").glob("*.md"))
 REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "pictures", "loggers", "runs"]
 NAMES = [*PAGES, *(f"reference/{name}" for name in REFERENCE)]
 
 
 class Quiet(http.server.SimpleHTTPRequestHandler):
-    """Prints nothing."""
-
     def log_message(self, *args):
         pass
 
@@ -41,7 +37,6 @@ def site(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def address(site):
-    """Where the site is served."""
     with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=site)) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://localhost:{server.server_port}/"

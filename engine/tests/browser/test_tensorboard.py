@@ -36,9 +36,8 @@ def outputs(tmp_path_factory, mnist_root):
     directory = tmp_path_factory.mktemp("browser")
     few = ("data.val_size=59000", "data.batch_size=100", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
     arguments = (*few, "callbacks.checkpoint.every_n_steps=7", f"outputs={directory}", "test=false")
-    start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.001,0.01,1e30", *arguments).communicate(
-        timeout=TIMEOUT_S
-    )
+    sweep = start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.001,0.01,1e30", *arguments)
+    sweep.communicate(timeout=TIMEOUT_S)
     resumed = (f"run_dir={directory / 'resumed'}", "optimizer.lr=0.003", *arguments)
     kill_at(18, *resumed).communicate(timeout=TIMEOUT_S)
     finish(start("resume=must", *resumed))
@@ -55,13 +54,11 @@ def runs(outputs):
 
 @pytest.fixture
 def finished(runs):
-    """Those that ended well."""
     return {name: run for name, run in runs.items() if run.result.status == "finished"}
 
 
 @pytest.fixture(scope="module")
 def address(outputs):
-    """The address at which TensorBoard shows them."""
     command = [sys.executable, "-m", "tensorboard.main", "--host=localhost", "--port=0", f"--logdir={outputs}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -101,11 +98,6 @@ def wait_until(page, condition, seconds=60):
     raise AssertionError("it did not come in time")
 
 
-def shown(value):
-    """A number as the table shows it."""
-    return format(value, "#.5g")
-
-
 def trial(run):
     """The name of a run's row."""
     content = read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
@@ -116,11 +108,8 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, address, ru
     columns = ("optimizer.lr", "charts/acc", "charts/loss")
     expected = {}
     for run in runs.values():
-        metrics = (run.result.metrics.get(metric) for metric in ("val/acc", "val/loss"))
-        expected[trial(run)] = (
-            shown(run.config["optimizer"]["lr"]),
-            *("" if value is None else shown(value) for value in metrics),
-        )
+        values = (run.config["optimizer"]["lr"], *map(run.result.metrics.get, ("val/acc", "val/loss")))
+        expected[trial(run)] = tuple("" if value is None else format(value, "#.5g") for value in values)
 
     def cells():
         return [text.strip() for text in page.locator("vaadin-grid-cell-content").all_inner_texts()]

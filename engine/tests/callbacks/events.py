@@ -13,7 +13,6 @@ def read(run, folder="train"):
 
 
 def folders(run):
-    """Those of stages that there are."""
     return [stage for stage in STAGES if (run.directory / stage).is_dir()]
 
 
@@ -36,7 +35,6 @@ def scalars(run):
 
 
 def best(run):
-    """The points of its best epoch by tag."""
     events = read(run, BEST)
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
@@ -52,13 +50,11 @@ def images(run):
 
 def texts(run):
     """Its texts by tag, those of all steps."""
-    found = read(run)
+    found, end = read(run), "/text_summary"
     return {
-        tag.removesuffix("/text_summary"): [
-            event.tensor_proto.string_val[0].decode() for event in found.Tensors(tag)
-        ]
+        tag.removesuffix(end): [each.tensor_proto.string_val[0].decode() for each in found.Tensors(tag)]
         for tag in found.Tags()["tensors"]
-        if tag.endswith("/text_summary")
+        if tag.endswith(end)
     }
 
 

@@ -19,9 +19,8 @@ class Normed(nn.Module):
         super().__init__()
         (size,) = hidden_sizes
         first = nn.Linear(torch.Size(input_shape).numel(), size)
-        self.layers = nn.Sequential(
-            nn.Flatten(), first, nn.BatchNorm1d(size), nn.Dropout(dropout), nn.ReLU(), nn.Linear(size, num_classes)
-        )
+        middle = (nn.BatchNorm1d(size), nn.Dropout(dropout), nn.ReLU())
+        self.layers = nn.Sequential(nn.Flatten(), first, *middle, nn.Linear(size, num_classes))
 
     def forward(self, images_NCHW):
         return self.layers(images_NCHW)
@@ -40,10 +39,8 @@ def test_the_test_is_of_the_average_as_the_checkpoint_has_it(train, command, ave
     for name in ("test/acc", "test/loss"):
         assert f"{run.result.metrics[name]:.4f}" in out
     content = torch.load(run.checkpoint("best"), weights_only=True)
-    assert not all(
-        torch.equal(content["current_model_state"][key], content["state_dict"][key])
-        for key in content["state_dict"]
-    )
+    trained = content["current_model_state"]
+    assert not all(torch.equal(trained[key], value) for key, value in content["state_dict"].items())
 
 
 @pytest.mark.matrix

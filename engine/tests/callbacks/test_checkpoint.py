@@ -3,6 +3,7 @@
 import functools
 import operator
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -78,13 +79,9 @@ def test_each_can_be_kept(train, monkeypatch):
     steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*_*.ckpt")}
     assert steps == names
     assert folder.joinpath("epoch_2.ckpt").samefile(folder / "last.ckpt")
-    monkeypatch.setattr(Path, "hardlink_to", raising)  # a disk that has no hard links
+    monkeypatch.setattr(Path, "hardlink_to", Mock(side_effect=OSError))  # a disk that has no hard links
     copied, *_ = train("c", *kept, "trainer.max_epochs=2")
     assert_same_bits(copied.directory, run.directory, "epoch_1")
-
-
-def raising(*_):
-    raise OSError
 
 
 MISFIT = "last.ckpt: does not fit this run ("

@@ -7,14 +7,8 @@ import pytest
 
 from leyden.callbacks.display import DisplayCallback
 from leyden.pictures.outputs import OnEvaluation
-from leyden.run.files import (
-    FINGERPRINTS_FILE,
-    Fingerprint,
-    append_fingerprint,
-    first_difference,
-    read_fingerprints,
-    write_whole,
-)
+from leyden.run import files
+from leyden.run.files import first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
 
 ALL = {"Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"}
@@ -52,7 +46,7 @@ def test_whatever_is_made_of_them_is_one_of_them_and_a_full_disk_a_line(capfd):
         on_train_start = on_fit_end = broken
 
         def on_test_end(self, *args):
-            write_whole(Path("/dev/null/x"), "")
+            files.write_whole(Path("/dev/null/x"), "")
 
     class Child(Mine):
         def on_train_start(self, *args):
@@ -76,27 +70,21 @@ def test_whatever_is_made_of_them_is_one_of_them_and_a_full_disk_a_line(capfd):
 
 def test_fingerprints_change_no_bit_and_say_where_runs_part_and_by_what(train):
     found = {}
-    for name, more in {
-        "a": (),  # a line per epoch
-        "each": ("callbacks.fingerprint.every_n_steps=1",),
-        "without": ("~callbacks.fingerprint",),
-        "other": ("model.dropout=0.3",),
-        "checkpoints": ("callbacks.checkpoint.every_n_steps=3",),
-    }.items():
+    for name, steps, *more in (
+        ("a", [10, 20]),  # a line per epoch
+        ("each", [*range(1, 21)], "callbacks.fingerprint.every_n_steps=1"),
+        ("without", [], "~callbacks.fingerprint"),
+        ("other", [10, 20], "model.dropout=0.3"),
+        ("checkpoints", [3, 6, 9, 10, 12, 15, 18, 20], "callbacks.checkpoint.every_n_steps=3"),
+    ):
         run, *_ = train(name, *SHORT, *more)
         found[name] = read_fingerprints(run.directory)
+        assert [*found[name]] == steps
         if name == "each":
-            lines = (run.directory / FINGERPRINTS_FILE).read_text().splitlines()
+            lines = (run.directory / files.FINGERPRINTS_FILE).read_text().splitlines()
             assert len({line.partition(",")[0] for line in lines}) == len(lines)  # an epoch's end is no second line
         if name == "without":
             assert_same_bits(run.directory.with_name("each"), run.directory)
-    assert {name: [*each] for name, each in found.items()} == {
-        "a": [10, 20],
-        "each": [*range(1, 21)],
-        "without": [],
-        "other": [10, 20],
-        "checkpoints": [3, 6, 9, 10, 12, 15, 18, 20],
-    }
     assert first_difference(found["a"], found["each"]) is None
     assert first_difference(found["a"], found["checkpoints"]) is None
     assert first_difference(found["a"], found["other"]) == (10, ["weights", "optimizer"])
@@ -104,8 +92,8 @@ def test_fingerprints_change_no_bit_and_say_where_runs_part_and_by_what(train):
 
 @pytest.mark.parametrize("end", ["", "30,aa", "-1," + ",".join(["0" * 32] * 3) + "\n"])
 def test_what_is_no_line_of_fingerprints_is_left_out(tmp_path, end):
-    one = Fingerprint("0" * 32, "1" * 32, "f" * 32)
-    append_fingerprint(tmp_path, 10, one)
-    with (tmp_path / FINGERPRINTS_FILE).open("a") as file:
+    one = files.Fingerprint("0" * 32, "1" * 32, "f" * 32)
+    files.append_fingerprint(tmp_path, 10, one)
+    with (tmp_path / files.FINGERPRINTS_FILE).open("a") as file:
         file.write(end)
     assert read_fingerprints(tmp_path) == {10: one}

@@ -24,12 +24,8 @@ from tests.forks import TIMEOUT_S
 
 NEEDS = ("slurm-wlm", "slurmdbd", "mariadb-server-core", "mariadb-client-core", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
-SETTINGS = (
-    "add account physics Cluster=lab",
-    "add qos limited MaxSubmitJobsPerUser=3",
-    "add user root Account=physics Cluster=lab",
-    "modify user root set qos+=limited",
-)
+SETTINGS = ("add account physics Cluster=lab", "add qos limited MaxSubmitJobsPerUser=3")
+SETTINGS = (*SETTINGS, "add user root Account=physics Cluster=lab", "modify user root set qos+=limited")
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -49,20 +45,10 @@ class Slurm:
         """The id of a new batch job that runs a shell command in the cluster's folder."""
         return self.run("sbatch", "--parsable", f"--chdir={self.root}", *options, f"--wrap={command}")
 
-    def states(self, job_id):
-        """The states of the tasks of an array, or of one job; Slurm keeps them for a day."""
-        return self.run("squeue", "-h", "-r", "--states=all", "-j", str(job_id), "-o", "%T").split()
-
-    def state(self, job_id):
-        (state,) = self.states(job_id)
-        return state
-
     def wait(self, job_id, states):
         """Wait until a job, or each task of an array, is in one of `states`, such as "COMPLETED FAILED"."""
-        end = time.monotonic() + TIMEOUT_S
-        while not set(found := self.states(job_id)) <= set(states.split()):
-            assert time.monotonic() < end, f"job {job_id} is {found}, not {states}, after {TIMEOUT_S} s"
-            time.sleep(0.1)
+        asked = ("squeue", "-h", "-r", "--states=all", "-j", str(job_id), "-o", "%T")  # Slurm keeps them for a day
+        self.wait_for(lambda: {*self.run(*asked).split()} <= {*states.split()}, f"job {job_id} to be {states}")
 
     def wait_for(self, predicate, what):
         """Wait until the predicate is true, and return its value."""
@@ -103,12 +89,7 @@ def start_accounting(stack, slurm, port):
     # In a common folder of temporary files, each MariaDB that starts deletes those of the others.
     bare = ("--no-defaults", "--user=root", f"--datadir={root}/db", f"--tmpdir={root}/run")
     slurm.run("mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db")
-    options = (
-        f"--socket={socket}",
-        f"--port={port}",
-        "--bind-address=127.0.0.1",
-        f"--pid-file={root}/run/mariadbd.pid",
-    )
+    options = (f"--socket={socket}", f"--port={port}", "--bind-address=127.0.0.1", f"--pid-file={root}/run/db.pid")
     start(stack, "mariadbd", *bare, *options, "--innodb-buffer-pool-size=64M")
     slurm.wait_for(socket.exists, f"MariaDB; see {root}/db")
     user = "slurm@'127.0.0.1'"
@@ -123,14 +104,14 @@ def start_accounting(stack, slurm, port):
 
 
 @pytest.fixture(scope="session")
-def slurm(request):
+def slurm(request, mnist_root):
     """The nodes n1 and n2 with the partitions `test` and `urgent`, used by all that this process starts."""
     with running(request, number=WORKER) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def whole(slurm, tmp_path_factory, mnist_root):
+def whole(slurm, tmp_path_factory):
     """The long run, never stopped."""
     from tests.cluster.test_cluster import LONG, alone
 
@@ -159,7 +140,7 @@ def running(request, number, changes=None):
     # The path to munge's socket must be short and open to all.
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     root.chmod(0o755)
-    for name in ("ctld", "db", "etc", "log", "run", "spool/n1", "spool/n2"):
+    for name in ("ctld", "db", "etc", "log", "munge", "run", "spool/n1", "spool/n2"):
         (root / name).mkdir(parents=True)
     conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
@@ -178,8 +159,8 @@ def running(request, number, changes=None):
     shutil.copy(Path(__file__).with_name("job_submit.lua"), root / "etc")
     (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
     (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
-    (root / "etc/munge.key").touch(mode=0o600)
-    (root / "etc/munge.key").write_bytes(secrets.token_bytes(1024))
+    (root / "munge/key").touch(mode=0o600)
+    (root / "munge/key").write_bytes(secrets.token_bytes(1024))
     hosts = Path("/etc/hosts")
     if "n1" not in hosts.read_text().split():
         with hosts.open("a") as file:
@@ -194,15 +175,9 @@ def running(request, number, changes=None):
         environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
-        files = {
-            "key": "etc/munge.key",
-            "pid": "run/munged.pid",
-            "log": "log/munged.log",
-            "seed": "run/munged.seed",
-        }
-        options = [f"--{kind}-file={root / file}" for kind, file in files.items()]
-        daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *options)]
-        slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/log")
+        files = [f"--{kind}-file={root}/munge/{kind}" for kind in ("key", "pid", "log", "seed")]
+        daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *files)]
+        slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/munge")
         start_accounting(stack, slurm, ports["db_port"])
         daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
 

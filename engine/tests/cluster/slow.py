@@ -9,8 +9,6 @@ from torch.distributed import DistNetworkError
 
 
 class SlowSteps(L.Callback):
-    """Sleeps before each training step."""
-
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
 
@@ -31,8 +29,6 @@ class SlowValidation(L.Callback):
 
 
 class BrokenNode(L.Callback):
-    """Fails in the second epoch as long as the job is on this node."""
-
     def __init__(self, name: str) -> None:
         self.name = name
 

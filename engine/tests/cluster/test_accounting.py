@@ -9,14 +9,10 @@ from tests.cluster.test_cluster import SHORT, failing, runs, submit
 from tests.conftest import finish
 
 pytestmark = pytest.mark.cluster
-SITES = re.findall(
-    r"^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text(), re.M | re.S
-)
+SITES = re.findall(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text())
 
 
-def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
-    slurm, tmp_path, mnist_root, monkeypatch
-):
+def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slurm, tmp_path, monkeypatch):
     """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
     output = failing(submit(tmp_path, *SHORT, "seed=0,1"))
@@ -32,7 +28,7 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
 
 
 @pytest.mark.nightly  # tests/scheduler has it without a Slurm
-def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path, mnist_root):
+def test_a_sweep_beyond_the_limit_of_jobs_is_submitted_as_others_end(slurm, tmp_path):
     asked = (*SHORT, "seed=0,1,2,3", "cluster.qos=limited")
     assert "MaxSubmit" in failing(submit(tmp_path, *asked))
     assert not runs(tmp_path)
@@ -49,7 +45,7 @@ REFUSED = {  # the last one is submitted, and never starts
 
 
 @pytest.mark.nightly  # a rejected job is, in tests/scheduler
-def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path, mnist_root):
+def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
     failed = slurm.submit("exit 1")
     slurm.wait(failed, "FAILED")
     for why, arguments in REFUSED.items():

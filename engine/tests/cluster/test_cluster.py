@@ -41,10 +41,10 @@ def runs(tmp_path, name="s"):
     return [Run(path.parent) for path in sorted((tmp_path / "sweeps" / name).glob("*/config.yaml"))]
 
 
-def the_run(slurm, tmp_path, name="s"):
+def the_run(slurm, tmp_path):
     """The only run of a sweep, once it has been submitted."""
-    slurm.wait_for(lambda: [run for run in runs(tmp_path, name) if run.submission], "the submission")
-    (run,) = runs(tmp_path, name)
+    slurm.wait_for(lambda: [run for run in runs(tmp_path) if run.submission], "the submission")
+    (run,) = runs(tmp_path)
     return run
 
 
@@ -63,8 +63,18 @@ def training(slurm, tmp_path, *arguments):
     return process, run
 
 
+HELD = ("cluster.wait=false", "+cluster.options.hold=true")
+
+
+def released(slurm, tmp_path):
+    """The run of a job that was held, once it has ended."""
+    (run,) = runs(tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, "the end of the job")
+    return run
+
+
 def failing(process):
-    """The output of a command that must end with a mistake."""
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, output
     return output
@@ -89,7 +99,7 @@ def assert_the_same(run, whole):
     assert run.result.metrics == whole.result.metrics
 
 
-def test_an_array_of_two_grows(slurm, tmp_path, mnist_root, monkeypatch):
+def test_an_array_of_two_grows(slurm, tmp_path, monkeypatch):
     with_pictures = (*SMALL, "trainer.max_epochs=1")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))
     (tmp_path / "node").mkdir()
@@ -151,7 +161,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("seconds", [12, 1000])
-def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, mnist_root, seconds):
+def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, seconds):
     """The first time only, or each time: then the job stops, since it would be requeued for ever."""
     slow = ("+callbacks.slow._target_=tests.cluster.slow.SlowValidation", f"+callbacks.slow.seconds={seconds}")
     slow += (f"+callbacks.slow.only_first={str(seconds < 100).lower()}",)
@@ -209,8 +219,7 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
     assert_the_same(run, undisturbed)
 
 
-def state_of(slurm, job):
-    """A job's state and exit code."""
+def state_and_code(slurm, job):
     shown = slurm.run("scontrol", "show", "job", job)
     return re.search(r"JobState=(\S+)", shown)[1], re.search(r"ExitCode=(\S+)", shown)[1]
 
@@ -249,7 +258,7 @@ def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path, rank):
     assert "requeue of job" not in log_of(run)
 
 
-def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path, mnist_root):
+def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path):
     arguments = ("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never")
     finish(start(*arguments))
     (run,) = runs(tmp_path)
@@ -257,7 +266,7 @@ def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, 
     assert "_" not in run.submission["job_id"]
 
 
-def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnist_root):
+def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
     process = submit(tmp_path, *LONG, "seed=0,1")
     slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 2, "the submission")
     victim = runs(tmp_path)[0]
@@ -278,9 +287,8 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path, mnis
 
 
 @pytest.mark.nightly  # its jobs are those of any sweep
-def test_submit_and_leave(slurm, tmp_path, mnist_root):
-    hold = "+cluster.options.hold=true"
-    output = finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false", hold, anew=True))
+def test_submit_and_leave(slurm, tmp_path):
+    output = finish(submit(tmp_path, *SHORT, "seed=0,1", *HELD, anew=True))
     first, second = runs(tmp_path)
     for run in (first, second):
         assert f"job {run.submission['job_id']}: {run.directory.name}" in output
@@ -316,13 +324,11 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     for command in (["init", "-q"], ["add", "conf"], ["commit", "-q", "-m", "first"]):
         subprocess.run([*git, *command], check=True)
     arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
-    arguments += (f"outputs={tmp_path}", "sweep_name=s", "cluster.wait=false", "+cluster.options.hold=true")
+    arguments += (f"outputs={tmp_path}", "sweep_name=s", *HELD)
     finish(start(script=arguments, cwd=project, **environment_of(project)))
     (project / "engine" / "src" / "leyden" / "train.py").write_text("raise SystemExit('xyzzy')\n")
     shutil.rmtree(project / "conf")
-    (run,) = runs(tmp_path)
-    slurm.run("scontrol", "release", run.submission["job_id"])
-    slurm.wait_for(lambda: run.result, "the end of the job")
+    run = released(slurm, tmp_path)
     assert run.result.status == "finished"
     archive, bootstrap = sorted((tmp_path / "sweeps" / "s" / "code").iterdir(), reverse=True)
     assert bootstrap.suffix == ".py"
@@ -338,29 +344,27 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
 def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
     root = tmp_path / "data"
     shutil.copytree(mnist_root, root)
-    finish(submit(tmp_path, *SHORT, f"data.root={root}", "cluster.wait=false", "+cluster.options.hold=true"))
+    finish(submit(tmp_path, *SHORT, f"data.root={root}", *HELD))
     shutil.rmtree(root)
-    (run,) = runs(tmp_path)
-    slurm.run("scontrol", "release", run.submission["job_id"])
-    slurm.wait_for(lambda: run.result, "the end of the job")
+    run = released(slurm, tmp_path)
     assert run.result.status == "failed"
     assert "the dataset is missing, and download=false" in run.result.error.message
     slurm.wait(run.submission["job_id"], "FAILED")
-    assert state_of(slurm, run.submission["job_id"]) == ("FAILED", "2:0")  # as of a command
+    assert state_and_code(slurm, run.submission["job_id"]) == ("FAILED", "2:0")  # as of a command
 
 
-def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path, mnist_root):
+def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path):
     few = ("data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false")
     output, _ = submit(tmp_path, *BUGGY, *few).communicate(timeout=TIMEOUT_S)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     slurm.wait(run.submission["job_id"], "FAILED")
-    assert state_of(slurm, run.submission["job_id"]) == ("FAILED", "1:0")
+    assert state_and_code(slurm, run.submission["job_id"]) == ("FAILED", "1:0")
     assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
     assert "# the bug" in Path(run.submission["log"]).read_text()
 
 
-def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
+def test_requeues_have_a_limit(slurm, tmp_path):
     process, run = training(slurm, tmp_path, "cluster.max_requeues=0")
     usr1(slurm, run.submission["job_id"])
     assert "requeued 1 times, more than cluster.max_requeues=0" in failing(process)
@@ -368,15 +372,13 @@ def test_requeues_have_a_limit(slurm, tmp_path, mnist_root):
 
 
 @pytest.mark.nightly  # one of a sweep is requeued by day
-def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
+def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # where the script works
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
-    arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu")
-    arguments += (f"data.root={ROOT / 'data'}",)
-    script = str(ROOT / "scripts" / "slurm.sh")
+    arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu", f"data.root={ROOT / 'data'}")
     (tmp_path / "outputs").mkdir()
-    command = ["sbatch", "--parsable", f"--chdir={tmp_path}", f"--export=ALL,PYTHON={sys.executable}", *options]
-    job = subprocess.run([*command, script, *arguments], capture_output=True, text=True, check=True, cwd=tmp_path)
-    job = job.stdout.strip()
+    command = ("sbatch", "--parsable", f"--export=ALL,PYTHON={sys.executable}", *options)
+    job = slurm.run(*command, str(ROOT / "scripts" / "slurm.sh"), *arguments)
     run = Run(tmp_path / "outputs" / "slurm" / job)
     for number, step in enumerate((100, 340), start=1):
         slurm.wait_for(lambda step=step: last_step(run) > step, f"step {step}")
@@ -388,7 +390,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole):
 
 
 @pytest.mark.nightly  # training is, by day
-def test_another_verb_is_run_by_srun(slurm, tmp_path, mnist_root):
+def test_another_verb_is_run_by_srun(slurm, tmp_path):
     finish(start(f"run_dir={tmp_path / 'run'}", *SHORT))
     command = (sys.executable, "-m", "leyden.evaluate", f"run={tmp_path / 'run'}", f"outputs={tmp_path}")
     assert "test/acc" in slurm.run("srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command)

@@ -7,17 +7,8 @@ from pathlib import Path
 import pytest
 
 from leyden.scheduler import slurm as of_library
-from tests.cluster.test_cluster import (
-    LONG,
-    SHORT,
-    assert_the_same,
-    failing,
-    preempt,
-    runs,
-    submit,
-    training,
-    was_saved_at_its_step,
-)
+from tests.cluster import test_cluster as of_cluster
+from tests.cluster.test_cluster import LONG, SHORT, assert_the_same, failing, preempt, runs, submit, training
 from tests.conftest import finish
 
 pytestmark = pytest.mark.cluster
@@ -38,7 +29,7 @@ def test_a_container_without_scontrol_is_requeued(nasty_slurm, tmp_path, whole):
     assert not [*Path(run.submission["log"]).parent.glob("*.requeue")]
 
 
-def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path, mnist_root):
+def test_a_job_that_slurm_has_forgotten_has_its_result(nasty_slurm, tmp_path):
     """The sweep looks again only when Slurm has purged a job, as on a login node that was asleep."""
     process = submit(tmp_path, *SHORT, "seed=0,1", "cluster.num_jobs=1")
     nasty_slurm.wait_for(lambda: any(run.submission for run in runs(tmp_path)), "the submission")
@@ -67,11 +58,11 @@ def test_preempted_by_sigterm_it_resumes(nasty_slurm, tmp_path, whole, partition
         process = submit(tmp_path, *LONG, "cluster.partition=cheap")
     finish(process)
     assert run.result.requeues == (partition == "test")
-    assert was_saved_at_its_step(run)
+    assert of_cluster.was_saved_at_its_step(run)
     assert_the_same(run, whole)
 
 
-def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path, mnist_root):
+def test_a_sweep_runs_within_a_job(nasty_slurm, tmp_path):
     """On sites that charge for whole nodes."""
     arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
     command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)

@@ -17,6 +17,7 @@ from leyden.exact import lightning
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     TRAINER = L.Trainer(accelerator="cpu", logger=False, enable_checkpointing=False, barebones=True)
+VALUE = result._ResultMetric(result._Metadata("training_step", "loss"), is_tensor=True)
 FIRST = "the first value after a resume resets the means of its epoch"
 # Each private name, where it is looked for, and what would be lost without it.
 NAMES = {
@@ -28,10 +29,7 @@ NAMES = {
     "_logger_connector": (TRAINER, FIRST),
     "_first_loop_iter": (TRAINER._logger_connector, FIRST),
     "_ResultCollection": (result, "means over an epoch can't be kept"),
-    "_forward_cache": (
-        result._ResultMetric(result._Metadata("training_step", "loss"), is_tensor=True),
-        "the last step's value can't be kept",
-    ),
+    "_forward_cache": (VALUE, "the last step's value can't be kept"),
     "_forked_name": (result._ResultCollection, "the names of metrics by step and epoch are unknown"),
     "_data_parallel_size": (ModelParallelStrategy(), "processes of FSDP2 train on the same data"),
     "_update_count": (MeanMetric(), "torchmetrics warns of a metric without updates"),

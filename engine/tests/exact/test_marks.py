@@ -12,19 +12,15 @@ import pytest
 import torch
 
 from leyden.exact import mark
+from tests.strangers.kinds import nested
 
 module = sys.modules["leyden.exact.marks"]
 X = torch.arange(12.0).reshape(3, 4)
 Z = torch.view_as_complex(torch.arange(8.0).reshape(4, 2))
-ARRAY = np.arange(12.0).reshape(3, 4)
 with warnings.catch_warnings():  # both are in beta
     warnings.simplefilter("ignore")
     ROWS = X.to_sparse_csr()
     torch.nested.nested_tensor([X[0]])
-
-
-def jagged(*rows):
-    return torch.nested.nested_tensor([*rows], layout=torch.jagged)
 
 
 @dataclasses.dataclass
@@ -70,7 +66,7 @@ EQUAL = {
     "strides": (X, X.t().contiguous().t()),
     "conjugate": (Z.conj(), Z.conj().resolve_conj()),
     "sparse": (X.to_sparse(), X.to_sparse()),
-    "nested": (jagged(X[0], X[1, :2]), jagged(X[0], X[1, :2])),
+    "nested": (nested(X[0], X[1, :2]), nested(X[0], X[1, :2])),
     "module": (network(), network()),
     "mapping": (collections.UserDict({1: 2, "a": [X]}), collections.UserDict({1: 2, "a": (X,)})),
     "set": ({"a", "b", "c"}, frozenset(("c", "b", "a"))),
@@ -83,7 +79,7 @@ DIFFERENT = {
     "shape": (torch.empty(0, 3), torch.empty(3, 0)),
     "sign of zero": (torch.tensor(0.0), torch.tensor(-0.0)),
     "sparse": (ROWS, 2 * ROWS),
-    "nested": (jagged(X[0], X[1]), jagged(X[0], X[2])),
+    "nested": (nested(X[0], X[1]), nested(X[0], X[2])),
     "number": ({"a": 1}, {"a": 1.0}),
     "texts": (["ab", "c"], ["a", "bc"]),
     "data class": (Graph(X), Graph(X + 1)),

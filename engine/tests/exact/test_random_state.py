@@ -17,8 +17,6 @@ def draw():
 
 
 class Data(L.LightningDataModule):
-    """Draws wherever it is called."""
-
     def prepare_data(self):
         self.prepared = draw()
 

@@ -47,7 +47,6 @@ class Started:
         importlib.import_module(f"leyden.{verb}").main()
 
     def send(self, number):
-        """Send a signal."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
@@ -64,7 +63,6 @@ class Started:
 
 
 def call(verb, *arguments, **kwargs):
-    """What a command ends with, as above."""
     return Started(verb, *arguments, **kwargs).end()
 
 

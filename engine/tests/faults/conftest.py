@@ -52,17 +52,9 @@ def data(small_files):
     """Overrides of a training that takes a second: two epochs of six steps, everything on."""
     patch = pytest.MonkeyPatch()
     small.expect(small_files, patch)
-    yield (
-        f"data.root={small_files}",
-        "data.val_size=4900",
-        "data.batch_size=50",
-        "model.hidden_sizes=[4]",
-        "model.dropout=0.2",
-        "trainer=cpu",
-        "trainer.log_every_n_steps=2",
-        "callbacks.checkpoint.every_n_steps=2",
-        "trainer.max_epochs=2",
-    )
+    few = ("data.val_size=4900", "data.batch_size=50", "model.hidden_sizes=[4]", "model.dropout=0.2", "trainer=cpu")
+    often = ("trainer.log_every_n_steps=2", "callbacks.checkpoint.every_n_steps=2")
+    yield (f"data.root={small_files}", *few, *often, "trainer.max_epochs=2")
     patch.undo()
 
 
@@ -77,7 +69,6 @@ class Whole:
         self.num_operations, self.seconds = int(counted.read_text()), time.monotonic() - began
 
     def arguments(self, folder):
-        """What is typed for such a run in another folder."""
         return (f"run_dir={folder / 'run'}", f"outputs={folder}", *self.data)
 
     def resume(self, folder, told, *, output):

@@ -4,6 +4,7 @@ import contextlib
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -53,7 +54,6 @@ def snapshot(folder):
 
 
 def difference(before, after):
-    """Names of the files that are not as before."""
     return sorted(name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0))
 
 
@@ -98,13 +98,8 @@ def begun(tmp_path_factory, data):
     """Folders with a run in each: whole, stopped within its second epoch, and one that went on for a third."""
     folder = tmp_path_factory.mktemp("begun")
     stop = at_step(9, lambda: os.kill(os.getpid(), signal.SIGKILL))
-    for name, before, code, more in (
-        ("whole", None, 0, ()),
-        ("stopped", stop, -9, ()),
-        ("longer", None, 0, (LONGER,)),
-    ):
-        place = folder / name
-        place.mkdir()
+    for name, code, before, *more in (("whole", 0, None), ("stopped", -9, stop), ("longer", 0, None, LONGER)):
+        (place := folder / name).mkdir()
         arguments = (f"run_dir={place / 'run'}", f"outputs={place}", *data, *more)
         ended, output = call("train", *arguments, directory=folder, before=before)
         assert ended == code, output
@@ -188,10 +183,8 @@ def test_a_checkpoint_that_was_tampered_with_costs_no_result(place, begun, data,
                 assert {name: (run / name).read_bytes() for name in kept} == before, output
 
 
-SWEEPS = {
-    "grid": ("seed=0,1",),
-    "search": ("sweep=tpe", "hydra.sweeper.num_trials=2", "optimizer.lr=interval(0.001,0.002)"),
-}
+SEARCH = ("sweep=tpe", "hydra.sweeper.num_trials=2", "optimizer.lr=interval(0.001,0.002)")
+SWEEPS = {"grid": ("seed=0,1",), "search": SEARCH}
 
 
 def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, place, data, trials, rng):
@@ -204,9 +197,7 @@ def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, place, data, trials, rn
         code, output = sweep(name, source)
         assert code == 0, output
         files = [Path(file) for _, file in files_in(source) if file.startswith(f"sweeps/{name}/")]
-        files = [
-            file for file in files if file.suffix and "locks" not in file.parts and "tfevents" not in file.name
-        ]
+        files = [file for file in files if file.suffix and not re.search("/locks/|tfevents", str(file))]
         chosen += itertools.product([name], files, OF_FILES)
     for name, file, how in rng.sample(chosen, min(max(3, trials // 5), len(chosen))):
         with place.damaged(source, str(file), how):

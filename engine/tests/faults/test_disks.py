@@ -19,9 +19,7 @@ pytestmark = pytest.mark.faults
 
 @pytest.fixture
 def disk(tmp_path):
-    """A small disk of its own."""
-    place = tmp_path / "disk"
-    place.mkdir()
+    (place := tmp_path / "disk").mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", place], capture_output=True)
     if mounted.returncode:
         pytest.skip(f"can't mount a disk: {mounted.stderr.decode().strip()}")
@@ -30,7 +28,6 @@ def disk(tmp_path):
 
 
 def fill(disk):
-    """Fill a disk to its last byte."""
     with (disk / "filling").open("ab", buffering=0) as file:
         for size in (2**16, 1):
             with contextlib.suppress(OSError):

@@ -7,6 +7,7 @@ import signal
 import sys
 from collections import Counter
 from dataclasses import asdict, replace
+from unittest.mock import Mock
 
 import pytest
 from optuna.trial import TrialState
@@ -32,26 +33,30 @@ def kill(frame, event, arg):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(directory, *arguments, at=None, after=False, setup=None):
-    """Train `run` in a directory, be killed before or after an operation, and return the code, the operations and the output."""
+def train(directory, *arguments, at=None, after=False, setup=lambda: None, below="", only_writes=True):
+    """Train in a directory, be killed before or after an operation, and return the code, the operations and the output."""
     directory.mkdir(exist_ok=True)
     log = directory.with_suffix(".operations")
 
     def before():
-        if setup:
-            setup()
-        seen = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        setup()
+        pid, seen = os.getpid(), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
         def act(number, name):
-            os.write(seen, f"{name}\n".encode())
-            if number - 1 == at:
-                sys.setprofile(kill) if after else os.kill(os.getpid(), signal.SIGKILL)
+            if os.getpid() == pid:  # jobs of a sweep are copies of it
+                os.write(seen, f"{name}\n".encode())
+                if number - 1 == at:
+                    sys.setprofile(kill) if after else os.kill(pid, signal.SIGKILL)
 
-        on_operations(directory, act, only_writes=True)()
+        on_operations(directory / below, act, only_writes=only_writes)()
 
-    given = (f"run_dir={directory / 'run'}", f"outputs={directory}", *arguments)
+    given = (*arguments, f"outputs={directory}")
     code, output = call("train", *given, directory=directory.parent, name=directory.name, before=before)
     return code, log.read_text().splitlines(), output
+
+
+def train_run(directory, *arguments, **kwargs):
+    return train(directory, f"run_dir={directory / 'run'}", *arguments, **kwargs)
 
 
 def shown(directory):
@@ -84,13 +89,6 @@ def shown(directory):
     }
 
 
-def fail_in_the_second_epoch():
-    def fail():
-        raise OSError("the disk is gone")
-
-    at_step(9, fail)()
-
-
 def moments(num_operations, num, rng):
     """So many places to kill at: pairs of an operation and whether after it."""
     every = [(n, after) for n in range(num_operations) for after in (False, True)]
@@ -115,11 +113,11 @@ class Kills:
         self.train_whole()
 
     def train_whole(self):
-        code, self.operations, output = train(self.folder / "whole", *self.arguments)
+        code, self.operations, output = train_run(self.folder / "whole", *self.arguments)
         assert code == 0, output
         self.expected = shown(self.folder / "whole")
 
-    def kill(self, *moments, begun=None, setup=None):
+    def kill(self, *moments, begun=None, **setup):
         """Kill at each of the moments, in a start each, then let it end, and compare."""
         self.num += 1
         directory = self.folder / f"killed{self.num}"
@@ -127,10 +125,10 @@ class Kills:
             if begun:
                 shutil.copytree(begun, directory)
             for n, after in moments:
-                code, operations, output = train(directory, *self.arguments, at=n, after=after, setup=setup)
+                code, operations, output = train_run(directory, *self.arguments, at=n, after=after, **setup)
                 print(f"{directory.name}: {operations[-1:] or 'it had ended'}")
                 assert code in (-9, 0, 1), output  # it can have ended, or failed, before
-            code, _, output = train(directory, *self.arguments)
+            code, _, output = train_run(directory, *self.arguments)
             assert code == 0, output
             assert differences(self.expected, shown(directory)) == []
             for name in ("last", "best"):
@@ -162,55 +160,41 @@ def test_killed_while_it_trains_longer(kills, trials, rng):
 
 
 def test_killed_while_it_fails(kills, trials, rng):
-    code, operations, output = train(kills.folder / "failing", *kills.arguments, setup=fail_in_the_second_epoch)
+    failing = {"setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))}  # in the second epoch
+    code, operations, output = train_run(kills.folder / "failing", *kills.arguments, **failing)
     assert code == 1, output  # a bug, as any error in a step
     run = Run(kills.folder / "failing" / "run")
     assert (run.result.status, hparams(run)[1]) == ("failed", api_pb2.STATUS_FAILURE)
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
-        kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), setup=fail_in_the_second_epoch)
+        kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), **failing)
 
 
 NUM_TRIALS = 4
 SEARCHED = (
+    "optimizer.lr=tag(log,interval(0.001,0.1))",
+    f"hydra.sweeper.num_trials={NUM_TRIALS}",
     "sweep.space=tests.sweep.spaces.optimizers",
     "sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]",
 )
 
 
-def searching(directory, *arguments, at):
+def search(directory, *arguments, at=None):
     """A search that is killed, its jobs with it, at one of its own operations on files; None for none."""
-    directory.mkdir(exist_ok=True)
-    operations = directory / "operations"
-
-    def before():
-        in_forks()
-        pid, seen = os.getpid(), os.open(operations, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-
-        def act(number, name):
-            if os.getpid() == pid:  # jobs are copies of it
-                os.write(seen, b".")
-                if number == at:
-                    os.kill(pid, signal.SIGKILL)
-
-        on_operations(directory / "sweeps", act)()
-
-    typed = ("-m", "hydra/sweeper=optuna", "sweep_name=s", f"outputs={directory}", "cluster.num_jobs=2")
-    further = ("optimizer.lr=tag(log,interval(0.001,0.1))", f"hydra.sweeper.num_trials={NUM_TRIALS}")
-    code, output = call("train", *typed, *further, *arguments, directory=directory, before=before)
-    return code, output, operations.stat().st_size
+    typed = ("-m", "hydra/sweeper=optuna", "sweep_name=s", "cluster.num_jobs=2", *SEARCHED, *arguments)
+    return train(directory, *typed, at=at, setup=in_forks, below="sweeps", only_writes=False)
 
 
 def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
-    arguments = (*(each for each in data if "dropout" not in each), *SEARCHED)
-    code, output, num_operations = searching(tmp_path / "whole", *arguments, at=None)
+    arguments = [each for each in data if "dropout" not in each]
+    code, operations, output = search(tmp_path / "whole", *arguments)
     assert code == 0, output
     for number in range(max(1, trials // 8)):
         directory = tmp_path / str(number)
-        for at in (*rng.sample(range(1, num_operations), rng.randint(1, 2)), None):
-            code, output, _ = searching(directory, *arguments, at=at)
+        for at in (*rng.sample(range(len(operations) - 1), rng.randint(1, 2)), None):
+            code, _, output = search(directory, *arguments, at=at)
             told = f"at {at}: {output}"
-            assert code == 0 or (code == -9 and at), told  # the second one has less to do
+            assert code == 0 or (code == -9 and at is not None), told  # the second one has less to do
         found = open_study(directory / "sweeps" / "s").get_trials(deepcopy=False)
         complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
         assert len(complete) == NUM_TRIALS, told

@@ -29,6 +29,7 @@ ODD = r"""
     1,2 ${x} ${seed} ${oc.env:HOME} ??? 99999999999999999999 0x10 1_0 1e-400 \
     os.system torch.nn.ReLU builtins.dict {_target_:builtins.dict} min warn
 """
+ANYHOW = {"database": None, "suppress_health_check": list(HealthCheck)}
 VALUES = [*ODD.split(), f"{OWN}.models.mlp.MLP", "'a b'", "", "\x1b[31m", "\n"]
 OPTIONS = """
     max_steps max_time overfit_batches fast_dev_run val_check_interval check_val_every_n_epoch min_epochs min_steps
@@ -76,13 +77,7 @@ def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials
     place = tmp_path / "place"
     few = lambda: resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))  # noqa: E731 - bytes of memory
 
-    @settings(
-        max_examples=2 * trials,
-        deadline=None,
-        database=None,
-        phases=(Phase.generate, Phase.shrink),
-        suppress_health_check=list(HealthCheck),
-    )
+    @settings(max_examples=2 * trials, phases=(Phase.generate, Phase.shrink), **ANYHOW)
     @hypothesis.seed(seed)
     @hypothesis.given(st.lists(overrides(), min_size=1, max_size=3))
     def whatever(typed):

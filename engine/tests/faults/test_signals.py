@@ -16,8 +16,7 @@ SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SI
 
 def test_told_at_any_time(tmp_path, whole, trials, rng):
     for n in range(max(4, trials // 3)):
-        folder = tmp_path / str(n)
-        folder.mkdir()
+        (folder := tmp_path / str(n)).mkdir()
         number, pause = rng.choice(SIGNALS), rng.uniform(0, 1.1 * whole.seconds)
         twice = rng.random() < 0.5 and rng.uniform(0, 0.1)
         started = Started("train", *whole.arguments(folder), directory=folder)

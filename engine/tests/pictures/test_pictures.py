@@ -1,6 +1,5 @@
 """What one run shows in TensorBoard and as files, read back."""
 
-
 import pytest
 from PIL import Image
 

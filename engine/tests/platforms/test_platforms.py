@@ -17,28 +17,15 @@ from leyden.run.lock import hold_directory, is_held
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
-FILES = [(path, folder) for folder in (LIBRARY.parent, SRC) for path in sorted(folder.rglob("*.py"))]
-NAMES = [
-    ".".join(path.relative_to(folder).with_suffix("").parts).removesuffix(".__init__")
-    for path, folder in FILES
-    if "egg-info" not in str(path)
-]
+FILES = [path.relative_to(folder) for folder in (LIBRARY.parent, SRC) for path in sorted(folder.rglob("*.py"))]
+NAMES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 
 
 def on(platform, *arguments, modules=()):
-    """Import modules and train; what is said."""
-    program = [
-        sys.executable,
-        "-X",
-        "warn_default_encoding",
-        "-m",
-        "tests.platforms.fake",
-        platform,
-        *modules,
-        "--",
-    ]
+    fake = (sys.executable, "-X", "warn_default_encoding", "-m", "tests.platforms.fake", platform)
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([*program, *arguments], capture_output=True, text=True, cwd=ROOT, env=environment)
+    command = [*fake, *modules, "--", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr, done.stderr
     return done.stdout, done.stderr

@@ -8,12 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leyden.run.directory import Run
-from leyden.run.evaluations import (
-    HEADER,
-    TEST_EVALUATIONS_FILE,
-    read_test_evaluations,
-    record_test_evaluation,
-)
+from leyden.run.evaluations import HEADER, TEST_EVALUATIONS_FILE, read_test_evaluations, record_test_evaluation
 from tests import records
 from tests.conftest import QUICK, here
 
@@ -45,14 +40,10 @@ def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factor
 
 
 @pytest.mark.parametrize(
-    ("argument", "said"),
-    [
-        ("+debug=fast", "trainer.fast_dev_run=3: 3 of 10 test batches"),
-        ("trainer.limit_test_batches=3", "trainer.limit_test_batches=3: 3 of 10 test batches"),
-    ],
+    ("argument", "by"), [("+debug=fast", "fast_dev_run"), ("trainer.limit_test_batches=3", "limit_test_batches")]
 )
-def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, argument, said):
-    said += " are not a test evaluation, and are not recorded as one\n"
+def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, argument, by):
+    said = f"trainer.{by}=3: 3 of 10 test batches are not a test evaluation, and are not recorded as one\n"
     few = (*QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000")
     run, out, _ = train("run", *few, argument, "test=auto")
     assert said in out
@@ -76,9 +67,7 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
             typed = (f"optimizer.lr={lr}", f"seed={seed}", f"test={str(lr == '1e-9').lower()}", "name=x")
             out, err = command("train", f"run_dir={directory}", *QUICK, "trainer.max_epochs=1", *typed)
             tested += [line for line in out.splitlines() if line.startswith("Test evaluations")]
-    assert [line.partition(" (")[0] for line in tested] == [
-        f"Test evaluations so far: x {num}" for num in (1, 2, 3)
-    ]
+    assert [line.partition(" (")[0] for line in tested] == [f"Test evaluations so far: x {n}" for n in (1, 2, 3)]
     out, err = command("evaluate", f"runs={sweep}")
     assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
@@ -89,12 +78,9 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3)
     of_row = json.loads(cli("evaluate", f"runs={sweep}", "format=json")[1])
     assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
-    for arguments, message in (
-        (("row=3",), f"row=3: {sweep} has rows 1 to 2"),
-        ((f"run={sweep}",), "run=DIR, or runs=DIR with row=NUMBER, must be given"),
-    ):
-        _, err = command("evaluate", f"runs={sweep}", *arguments, code=2)
-        assert message in err
+    assert f"row=3: {sweep} has rows 1 to 2" in command("evaluate", f"runs={sweep}", "row=3", code=2)[1]
+    _, err = command("evaluate", f"runs={sweep}", f"run={sweep}", code=2)
+    assert "run=DIR, or runs=DIR with row=NUMBER, must be given" in err
     for verb, *arguments in (
         ("runs", str(sweep), "sort=-test/acc"),
         ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),

@@ -59,8 +59,6 @@ def test_a_checkpoint_with_a_pickle_payload_is_refused(run, put_to_use, tmp_path
     assert not (tmp_path / "executed").exists()
 
 
-# What reaches the terminal, and what is written down.
-
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"
 
 
@@ -75,31 +73,19 @@ def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tm
     content = torch.load(best, weights_only=True)
     content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]
     torch.save(content, best)
-    printed = [
-        put_to_use("predict"),
-        put_to_use("evaluate"),
-        put_to_use("train"),
-        cli("train", f"run_dir={tmp_path / 'x'}", f"name='{ESCAPE}'")[1:],
-        here("summarize", str(run.directory)) and "",
-        capfd.readouterr(),
-    ]
-    for text in ["".join(map(str, texts)) for texts in printed]:
+    printed = [text for verb in ("predict", "evaluate", "train") for _, text in [put_to_use(verb)]]
+    printed += cli("train", f"run_dir={tmp_path / 'x'}", f"name='{ESCAPE}'")[1:]
+    here("summarize", str(run.directory))
+    for text in (*printed, *capfd.readouterr()):
         assert not {"\x1b", "\x07", "\u202e"} & set(text), ascii(text)
 
 
 def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
     secret = secrets.token_hex()  # not one that stands here: the run keeps changes of the code
     arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
-    finish(
-        start(
-            *arguments,
-            WANDB_API_KEY=secret,
-            AWS_SECRET_ACCESS_KEY=secret,
-            GIT_CONFIG_COUNT="1",
-            GIT_CONFIG_KEY_0="remote.origin.url",
-            GIT_CONFIG_VALUE_0=f"https://me:{secret}@example.org/x.git",
-        )
-    )
+    url = f"https://me:{secret}@example.org/x.git"
+    of_git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": url}
+    finish(start(*arguments, WANDB_API_KEY=secret, AWS_SECRET_ACCESS_KEY=secret, **of_git))
     for path in tmp_path.rglob("*"):
         if path.is_file():
             assert secret.encode() not in path.read_bytes(), path

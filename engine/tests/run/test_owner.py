@@ -112,9 +112,6 @@ def test_what_others_changed_meanwhile_is_not_signed(own):
     assert not run.record.is_own
 
 
-# The key.
-
-
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.delenv(owner.KEY)
@@ -153,9 +150,6 @@ def test_without_a_key_a_run_is_trained_and_the_reason_is_one_line(home, capsys,
     assert err.count("\n") == 1
     assert "runs are not signed" in err
     assert err.startswith(f"leyden: {owner.KEY}: ") == (kind in ("short variable", "no UTF-8"))
-
-
-# What is checked is what is used.
 
 
 def test_a_record_that_is_replaced_after_the_check_is_not_used(own, touched, monkeypatch):

@@ -48,17 +48,13 @@ def test_a_folder_of_another_user_is_not_run_from(archive, monkeypatch):
 def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     """An edit of the files elsewhere would change waiting jobs, and a node may not have them."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    for place, files in {
-        project / layout / "mine": ("__init__.py",),
-        elsewhere / "shared" / "nested": ("__init__.py", "net.py"),
-        elsewhere / "conf" / "model": ("net.yaml",),
-    }.items():
-        place.mkdir(parents=True)
-        for name in files:
-            (place / name).write_text(name)
-    (project / "conf").symlink_to(elsewhere / "conf")
-    (project / layout / "mine" / "shared").symlink_to(elsewhere / "shared")
-    (project / layout / "mine" / "net.py").symlink_to(elsewhere / "shared" / "nested" / "net.py")
+    mine, nested, conf = project / layout / "mine", elsewhere / "shared" / "nested", elsewhere / "conf"
+    for path in (mine / "__init__.py", nested / "__init__.py", nested / "net.py", conf / "model" / "net.yaml"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(path.name)
+    (project / "conf").symlink_to(conf)
+    (mine / "shared").symlink_to(elsewhere / "shared")
+    (mine / "net.py").symlink_to(nested / "net.py")
     (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
     monkeypatch.setattr(submit, "ROOT", project)
     monkeypatch.setattr(submit, "SRC", project / layout)

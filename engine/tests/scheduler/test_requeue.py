@@ -4,6 +4,7 @@ import os
 import signal
 import threading
 import time
+from unittest.mock import Mock
 
 import pytest
 from torch.distributed import DistNetworkError
@@ -13,23 +14,13 @@ from leyden.run.directory import is_communication_error
 from leyden.scheduler import RequeueSignal, slurm
 
 
-class Job:
-    """A job that counts requests."""
-
-    requests, is_ended = 0, False
-
-    def requeue(self):
-        self.requests += 1
-        return True
-
-
 @pytest.fixture
 def job(monkeypatch):
-    submitted = Job()
+    submitted = Mock(**{"requeue.return_value": True})
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm, "requeue", submitted.requeue)
     monkeypatch.setattr(scheduler, "WATCH_S", 0.02)
-    monkeypatch.setattr(scheduler, "end_process", lambda: setattr(submitted, "is_ended", True))
+    monkeypatch.setattr(scheduler, "end_process", submitted.end)
     return submitted
 
 
@@ -39,16 +30,16 @@ def test_without_a_step_the_job_is_requeued_once(job, patience_s, capfd):
     with RequeueSignal(patience_s) as received:
         os.kill(os.getpid(), signal.SIGUSR1)
         end = time.monotonic() + (10 if patience_s < 1 else 0.3)
-        while not job.requests and time.monotonic() < end:
+        while not job.requeue.called and time.monotonic() < end:
             time.sleep(0.01)
-        received.requeue() if job.requests else None
-    assert job.requests == (patience_s < 1)
+        received.requeue() if job.requeue.called else None
+    assert job.requeue.call_count == (patience_s < 1)
     assert ("no training step came" in capfd.readouterr().err) == (patience_s < 1)
     end = time.monotonic() + 10
     while threading.active_count() > num_threads and time.monotonic() < end:
         time.sleep(0.01)
     assert threading.active_count() == num_threads
-    assert job.is_ended == (patience_s < 1)
+    assert job.end.called == (patience_s < 1)
 
 
 BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:21937: Connection reset by peer"

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 from omegaconf import OmegaConf
@@ -18,9 +19,8 @@ RUNNING = JobState("running", "RUNNING")
 
 
 class Limited:
-    """A Slurm that has room for some jobs."""
-
     MAX_ARRAY = 4
+    leave_job = cancel_stuck = Mock()
 
     def __init__(self, room):
         self.room, self.jobs, self.num_queries = room, {}, 0
@@ -29,31 +29,12 @@ class Limited:
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def leave_job(self):
-        pass
-
-    def cancel_stuck(self, states):
-        pass
-
     def submit(self, folder, cluster, work, arguments, *, python):
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
         self.jobs |= dict.fromkeys(ids, RUNNING)
         return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
-
-
-class FakeRun:
-    """A run directory in a variable."""
-
-    def __init__(self, name):
-        self.directory, self.submission, self.result = Path(name), {}, None
-
-    def begin(self, *_):
-        pass
-
-    def locked(self, *_, **__):
-        return contextlib.nullcontext()
 
 
 @pytest.fixture
@@ -68,7 +49,9 @@ def clock(monkeypatch):
 def jobs(num):
     call = SimpleNamespace(identity=None)
     made = {"identity": lambda: None, "call": lambda module, on_node: call, "overrides": [], "log": None}
-    return [SimpleNamespace(run=FakeRun(f"r{n}"), **made) for n in range(num)]
+    in_memory = {"result": None, "begin": Mock(), "locked": lambda *_, **__: contextlib.nullcontext()}
+    runs = [SimpleNamespace(directory=Path(f"r{n}"), submission={}, **in_memory) for n in range(num)]
+    return [SimpleNamespace(run=run, **made) for run in runs]
 
 
 @pytest.fixture

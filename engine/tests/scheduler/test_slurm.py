@@ -17,27 +17,19 @@ from tests.report.test_summary import write
 
 @pytest.fixture
 def answer(monkeypatch):
-    """A function that sets the answers to commands, by a word of each; the commands that were called."""
+    """A function that sets the answer to each command; the commands that were called."""
 
-    def set_answers(**answers):
+    def set_answer(out, problem=""):
         called = []
-
-        def call(*command, **_):
-            called.append(command)
-            out, problem = next(
-                value for word, value in answers.items() if f"--{word}" in command or word in command
-            )
-            return out, problem
-
-        monkeypatch.setattr(slurm, "_call", call)
+        monkeypatch.setattr(slurm, "_call", lambda *command, **_: called.append(command) or (out, problem))
         return called
 
-    return set_answers
+    return set_answer
 
 
 def test_jobs_are_asked_for_by_their_arrays(answer):
     out = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n9|COMPLETED|None|\n"
-    called = answer(jobs=(out, ""))
+    called = answer(out)
     assert slurm.states(["7_0", "7_1", "8", "9", "10"]) == {
         "7_0": JobState("running", "RUNNING"),
         "7_1": JobState("queued", "PENDING"),
@@ -45,15 +37,13 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "9": JobState("ended", "COMPLETED", is_completed=True),
         "10": JobState("ended", "GONE"),
     }
-    assert [command[-1] for command in called] == [
-        "10,7,8,9",
-        "10",
-    ]  # of the one that it has forgotten, the accounting
+    # Of the one that it has forgotten, the accounting.
+    assert [command[-1] for command in called] == ["10,7,8,9", "10"]
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
     assert [command[0] for command in called[2:]] == ["squeue", "squeue", "sacct", "sacct"]
-    answer(jobs=("", "slurm_load_jobs error: Invalid job id specified"))
+    answer("", "slurm_load_jobs error: Invalid job id specified")
     assert slurm.states(["5"]) == {"5": JobState("ended", "GONE")}
-    answer(jobs=("", "Unable to contact slurm controller"))
+    answer("", "Unable to contact slurm controller")
     assert slurm.states(["5"]) == {}
 
 
@@ -124,7 +114,7 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     ],
 )
 def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path, state, status):
-    answer(jobs=(state, ""))
+    answer(state)
     write(tmp_path / "a", ["seed=1"], status=None)
     (tmp_path / "a" / "job.json").write_text(json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"}))
     assert [record.status for record in read_records(tmp_path)] == [status]
@@ -132,9 +122,8 @@ def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path, state, status)
 
 def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     """Otherwise Lightning would start others."""
-    cfg = compose(
-        "trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2", "callbacks=bare"
-    )
+    four = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2")
+    cfg = compose(*four, "callbacks=bare")
     of_srun = {"JOB_ID": 9, "NTASKS": 4, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
     for name, value in of_srun.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))

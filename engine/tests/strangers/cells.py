@@ -26,14 +26,8 @@ from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
 from tests.training.test_start import curves
 
 # Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
-FEW = (
-    "callbacks=bare",
-    "callbacks.progress.refresh_rate=0",
-    "callbacks.checkpoint.every_n_steps=3",
-    "trainer=cpu",
-    "trainer.log_every_n_steps=1",
-    "trainer.max_epochs=3",
-)
+FEW = ("callbacks=bare", "callbacks.progress.refresh_rate=0", "callbacks.checkpoint.every_n_steps=3")
+FEW = (*FEW, "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=3")
 DIFFERS, CRASH = "differs silently", "crash"
 # Lines on stderr that tell nothing of bits.
 ASIDE = ("persistent_workers", "the test set")
@@ -42,15 +36,11 @@ ANNOUNCEMENTS = ("exact resume is not guaranteed", PARTED)
 
 
 class Outcome(NamedTuple):
-    """What a cell comes to, and the line that says so."""
-
-    kind: str
-    line: str = ""
+    kind: str  # what a cell comes to
+    line: str = ""  # that says so
 
 
 class Done(NamedTuple):
-    """What a command ended with."""
-
     code: int | None
     output: str
 
@@ -64,7 +54,6 @@ class Done(NamedTuple):
 
     @property
     def failed(self):
-        """How it ended, if not well."""
         if self.code == 0:
             return None
         if self.code == 2 and "Traceback" not in self.output:
@@ -104,7 +93,6 @@ class Row:
         place.mkdir(exist_ok=True)
 
     def run(self, verb, *arguments, kill=None):
-        """A command."""
         self._num += 1
         arguments = (*arguments, f"outputs={self.place}")
         if self.work.anew:
@@ -128,7 +116,6 @@ class Row:
         return Done(process.returncode, output)
 
     def train(self, name, *more, **kwargs):
-        """A training into a directory of that name."""
         typed = (*FEW, *self.work.arguments, "name=stranger", f"run_dir={self.place / name}")
         return self.run("train", *typed, *more, **kwargs)
 
@@ -150,33 +137,26 @@ class Row:
         done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
         if done.failed:
             return done.failed
-        return self.compared("whole", name, told + done.announcements)
-
-    def is_named(self, told):
-        """Whether an announcement has one of the words that it must have."""
-        return not self.work.names or any(word in "".join(told) for word in self.work.names)
-
-    def compared(self, name, again, told):
-        """Two runs, of which the second one has told something."""
-        differing = differences(self.place / name, self.place / again)
+        told += done.announcements
+        differing = differences(self.place / "whole", self.place / name)
         if not differing:
             return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
         if told and self.is_named(told):
             return Outcome(ANNOUNCED, told[0])
         return Outcome(DIFFERS, ", ".join(differing) + (f"; told: {told[0]}" if told else ""))
 
+    def is_named(self, told):
+        return not self.work.names or any(word in "".join(told) for word in self.work.names)
+
     def resume(self):
-        return self.whole.failed or self.killed((self.work.kill, signal.SIGKILL))
+        return self.killed((self.work.kill, signal.SIGKILL))
 
     def resume_often(self):
         """Killed in each epoch, and told to end once."""
-        return self.whole.failed or self.killed(
-            (4, signal.SIGKILL), (5, signal.SIGKILL), (10, signal.SIGTERM), (20, signal.SIGKILL)
-        )
+        kill, term = signal.SIGKILL, signal.SIGTERM
+        return self.killed((4, kill), (5, kill), (10, term), (20, kill))
 
     def evaluate(self):
-        if self.whole.failed:
-            return self.whole.failed
         for _ in range(3):
             done = self.run("evaluate", f"run={self.place / 'whole'}")
             if done.failed:
@@ -195,8 +175,6 @@ class Row:
 
     def fork(self):
         """A fork from the middle of an epoch with one changed setting, which changes no bit before the parent's end."""
-        if self.whole.failed:
-            return self.whole.failed
         kept = [int(path.stem[5:]) for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")]
         at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
         # What a fork does not take over: callbacks that are on no list, and intervals.
@@ -220,14 +198,12 @@ class Row:
 
 
 def differences(a, b):
-    """The parts in which two run directories differ."""
     there, here = Run(a).result.metrics, Run(b).result.metrics
     names = sorted({*there} | {*here})
     found = [name for name in names if repr(there.get(name)) != repr(here.get(name))]
     for checkpoint in ("last", "best"):
-        contents = [
-            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)
-        ]
+        files = [each / "checkpoints" / f"{checkpoint}.ckpt" for each in (a, b)]
+        contents = [*map(SafeCheckpointIO().load_checkpoint, files)]
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             if state_digest(contents[0][key]) != state_digest(contents[1][key]):
                 found.append(f"{key} of {checkpoint}.ckpt")

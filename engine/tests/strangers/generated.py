@@ -19,9 +19,8 @@ from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDa
 from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
 
-LATE = (
-    9  # the step in which a value changes once, or is first set: after the first epoch, before the last checkpoint
-)
+# The step in which a value changes once, or is first set: after the first epoch, before the last checkpoint.
+LATE = 9
 
 TIMES = {
     "step": "in each step",
@@ -44,7 +43,6 @@ class Held:
     """It has the value in an attribute."""
 
     def hold(self, kind, time):
-        """Begin with the value at the start."""
         self.what, self.when = kind, time
         for name in ("held", "also"):
             if name in vars(self):
@@ -66,7 +64,6 @@ class Held:
             self.held = kind.changed(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
 
     def use(self):
-        """Return a number of 0 to 1 for this step, or this sample."""
         if self.when in EACH_STEP:
             self.change()
         return (content(self.held) * 0.618034) % 1 if hasattr(self, "held") else 0.0
@@ -77,8 +74,6 @@ class Box(Held):
 
 
 class Keeping(Box):
-    """One with a `state_dict`."""
-
     def state_dict(self):
         return {"held": self.held}
 
@@ -87,15 +82,11 @@ class Keeping(Box):
 
 
 class Inner:
-    """An object that has another."""
-
     def __init__(self, box):
         self.box = box
 
 
 class Layer(Held, nn.Module):
-    """A layer below the module."""
-
     def forward(self, inputs):
         return inputs * (1 + self.use()) if self.training else inputs
 
@@ -111,8 +102,6 @@ class Buffered(Layer):
 
 
 class Callback(Held, L.Callback):
-    """A callback."""
-
     def __init__(self, kind: str, time: str, is_inner: bool = False):
         if is_inner:
             self.box = Box().hold(kind, time)
@@ -124,16 +113,12 @@ class Callback(Held, L.Callback):
 
 
 class Samples(Held, Rows):
-    """A data set."""
-
     def __getitem__(self, index):
         inputs, target = super().__getitem__(index)
         return inputs * (1 + self.use()), target
 
 
 class Transformed(Rows):
-    """A data set with a transform."""
-
     def __init__(self, box):
         super().__init__()
         self.transforms = [box]
@@ -144,8 +129,6 @@ class Transformed(Rows):
 
 
 class Stream(Held, IterableDataset):
-    """A stream."""
-
     def __iter__(self):
         if self.when not in EACH_STEP:
             self.change()
@@ -154,8 +137,6 @@ class Stream(Held, IterableDataset):
 
 
 class Order(Held, Sampler):
-    """A sampler."""
-
     def __len__(self):
         return NUM
 
@@ -170,8 +151,6 @@ class Order(Held, Sampler):
 
 
 class Batches(Order, BatchSampler):
-    """A batch sampler."""
-
     def __init__(self):
         pass
 
@@ -184,8 +163,6 @@ class Batches(Order, BatchSampler):
 
 
 class Collating(Held):
-    """A `collate_fn`."""
-
     def __call__(self, samples):
         inputs, targets = stacked(samples)
         return inputs * (1 + self.use()), targets
@@ -196,23 +173,19 @@ def on_rows(dataset):
 
 
 DATA: dict[str, Callable[[str, str], DataLoader]] = {
-    "dataset": lambda *value: on_rows(Samples().hold(*value)),
-    "subset": lambda *value: on_rows(Subset(Samples().hold(*value), range(NUM))),
-    "concatenated": lambda *value: on_rows(ConcatDataset([Samples().hold(*value)])),
-    "transform": lambda *value: on_rows(Transformed(Box().hold(*value))),
-    "stream": lambda *value: DataLoader(Stream().hold(*value), BATCH),
-    "sampler": lambda *value: DataLoader(Rows(), BATCH, sampler=Order().hold(*value)),
-    "batch_sampler": lambda *value: DataLoader(Rows(), batch_sampler=Batches().hold(*value)),
-    "inner_sampler": lambda *value: DataLoader(
-        Rows(), batch_sampler=BatchSampler(Order().hold(*value), BATCH, drop_last=False)
-    ),
-    "collate": lambda *value: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*value)),
+    "dataset": lambda *it: on_rows(Samples().hold(*it)),
+    "subset": lambda *it: on_rows(Subset(Samples().hold(*it), range(NUM))),
+    "concatenated": lambda *it: on_rows(ConcatDataset([Samples().hold(*it)])),
+    "transform": lambda *it: on_rows(Transformed(Box().hold(*it))),
+    "stream": lambda *it: DataLoader(Stream().hold(*it), BATCH),
+    "sampler": lambda *it: DataLoader(Rows(), BATCH, sampler=Order().hold(*it)),
+    "batch_sampler": lambda *it: DataLoader(Rows(), batch_sampler=Batches().hold(*it)),
+    "inner_sampler": lambda *it: DataLoader(Rows(), batch_sampler=BatchSampler(Order().hold(*it), BATCH, False)),
+    "collate": lambda *it: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*it)),
 }
 
 
 class Data(Held, PlainData):
-    """A data module that holds the value itself, or whose loader does."""
-
     def __init__(self, holder: str, kind: str, time: str):
         super().__init__()
         self.value, self.make = (kind, time), DATA.get(holder)
@@ -231,10 +204,6 @@ ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begin
 # Modules
 
 
-def called(box):
-    return box.use()
-
-
 # What an attribute of the module is, that has the value.
 MODULES: dict[str, Callable[[Held], Any]] = {
     "object": lambda box: box,
@@ -244,14 +213,12 @@ MODULES: dict[str, Callable[[Held], Any]] = {
     "in_dict": lambda box: {"a": {"b": box}},
     # Not looked at
     "closure": lambda box: lambda: box.use(),
-    "partial": lambda box: functools.partial(called, box),
+    "partial": lambda box: functools.partial(Held.use, box),
     "installed": stranger_package.Scheduler,
 }
 
 
 class Module(Held, Plain):
-    """A module that holds the value, or whose parts do."""
-
     def __init__(self, holder: str, kind: str, time: str):
         super().__init__()
         self.holder, self.value = holder, (kind, time)
@@ -291,28 +258,17 @@ class Module(Held, Plain):
 
 
 class Holder(NamedTuple):
-    """Where a value lies.
-
-    Args:
-        about: As the page calls it.
-        is_looked_at: Whether it is kept there, or seen only by what it does.
-        times: When it can change there.
-        kinds: The kinds that can lie there; empty for all.
-    """
-
-    about: str
-    is_looked_at: bool = True
-    times: tuple[str, ...] = (*TIMES,)
-    kinds: tuple[str, ...] = ()
+    about: str  # as the page calls it
+    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
+    times: tuple[str, ...] = (*TIMES,)  # when it can change there
+    kinds: tuple[str, ...] = ()  # those that can lie there; empty for all
 
 
-OF_ITERATED = ("step", "replaced", "epoch", "alias")
+OF_ITERATED, OF_BUFFERS = ("step", "replaced", "epoch", "alias"), ("step", "replaced", "epoch", "once")
 HOLDERS = {
     "module": Holder("the module"),
     "layer": Holder("a layer"),
-    "buffer": Holder(
-        "a buffer with `persistent=False`", True, ("step", "replaced", "epoch", "once"), ("tensor", "by_data")
-    ),
+    "buffer": Holder("a buffer with `persistent=False`", times=OF_BUFFERS, kinds=("tensor", "by_data")),
     "object": Holder("an object of the module"),
     "in_object": Holder("an object of such an object"),
     "in_list": Holder("an object in a list"),
@@ -345,7 +301,6 @@ ANY_KIND = ("int", "list", "tensor", "numpy_rng")
 
 
 def is_possible(holder, kind, time):
-    """Whether a value of this kind can lie there, and change at that time."""
     there, what = HOLDERS[holder], KINDS[kind]
     if time not in there.times or (there.kinds and kind not in there.kinds):
         return False
@@ -355,15 +310,12 @@ def is_possible(holder, kind, time):
         return False
     if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
         return False
-    if holder == "buffer" and time == "alias":
-        return False
     if kind == "subclass" and time in ("first", "replaced"):  # no checkpoint makes one
         return False
     return what.is_mutable or time not in ("replaced", "alias")
 
 
 def outcome(holder, kind, time):
-    """Return what comes of a value of this kind there."""
     if not HOLDERS[holder].is_looked_at:
         return SEEN
     is_made = holder == "state_dict" or time == "first"

@@ -12,15 +12,11 @@ RNG = np.random.default_rng()
 
 
 class FileDraws(Plain):
-    """A module with a number and a generator of its file."""
-
     def train_loss(self, batch, batch_idx):
         return self.loss((batch[0] + SHIFT, batch[1])) * (1 + float(RNG.uniform()))
 
 
 class FromRandom(Plain):
-    """Its steps draw by functions of `random`."""
-
     def train_loss(self, batch, batch_idx):
         order = [*range(BATCH)]
         shuffle(order)

@@ -9,6 +9,12 @@ from torch.utils.data import DataLoader, Dataset
 NUM, BATCH = 40, 5  # 8 batches an epoch
 
 
+def own(module, data="plain.PlainData", *more):
+    """Overrides by which a module and data of these tests are trained; without data, those of the module."""
+    of_data = ("data=own", f"data._target_=tests.strangers.{data}") if data else ("data=module",)
+    return ("task=own", f"task._target_=tests.strangers.{module}", *of_data, *more)
+
+
 def rows(num=NUM, seed=0):
     """Rows of four numbers, and their sum with some noise."""
     generator = torch.Generator().manual_seed(seed)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 from tests import ENGINE, mistakes
 from tests.strangers.generated import HOLDERS, TIMES, drawn, outcome
 from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
+from tests.strangers.plain import own
 
 FEATURES = ("resume", "evaluate", "fork")
 SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = "same bits", "announced", "refused", "starts anew", "not seen"
@@ -17,42 +18,22 @@ PARTED = "parts from the interrupted run at step"
 
 
 class Work(NamedTuple):
-    """A kind of work, by a stand-in for it.
-
-    Args:
-        about: As the page calls it.
-        module: Its class, with its file.
-        data: Its class, with its file; empty for none.
-        more: Overrides.
-        cells: What features come to that don't come to the same bits.
-        names: Words of the announcement, one of which it must have.
-        fork: The setting that its fork changes.
-        kill: The batch in which its run is killed: between two checkpoints within an epoch.
-        anew: Whether its runs are processes that begin, and not copies of one: then there is no quick test.
-    """
-
-    about: str
+    about: str  # as the page calls it
     module: str = "plain.Plain"
-    data: str = "plain.PlainData"
-    more: tuple[str, ...] = ()
-    cells: dict[str, str] = {}  # noqa: RUF012 - nobody changes it
-    names: tuple[str, ...] = ()
-    fork: str = "trainer.max_epochs=4"
-    kill: int = 13
-    anew: bool = False
+    data: str = "plain.PlainData"  # empty for the module's own
+    more: tuple[str, ...] = ()  # overrides
+    cells: dict[str, str] = {}  # noqa: RUF012 - what features come to that don't come to the same bits
+    names: tuple[str, ...] = ()  # words of the announcement, one of which it must have
+    fork: str = "trainer.max_epochs=4"  # the setting that its fork changes
+    kill: int = 13  # the batch in which its run is killed: between two checkpoints within an epoch
+    anew: bool = False  # whether its runs are processes that begin, and not copies: then there is no quick test
 
     def expected(self, feature):
         return self.cells.get(feature, SAME)
 
     @property
     def arguments(self):
-        data = ("data=own", f"data._target_=tests.strangers.{self.data}") if self.data else ("data=module",)
-        return ("task=own", f"task._target_=tests.strangers.{self.module}", *data, *self.more)
-
-
-def callback(name, *more):
-    target = name if name.startswith("lightning") else f"tests.strangers.{name}"
-    return (f"+callbacks.stranger._target_={target}", *(f"+callbacks.stranger.{each}" for each in more))
+        return own(self.module, self.data, *self.more)
 
 
 BY_NAME = {"resume": ANNOUNCED, "fork": ANNOUNCED}  # it can't be kept, and is named as soon as it changes
@@ -66,13 +47,12 @@ SELDOM = "callbacks.checkpoint.every_n_steps=8"  # what acts after some steps is
 def generated(holder, kind, time):
     """Return the row of a value of a kind, in a holder, that changes at a time."""
     value = (f"kind={kind}", f"time={time}")
-    more = [f"+task.{each}" for each in (f"holder={holder}", *value)]
-    more += [f"+data.{each}" for each in (f"holder={holder}", *value)]
+    more = [f"+{part}.{each}" for part in ("task", "data") for each in (f"holder={holder}", *value)]
     if "callback" in holder:
-        more += callback("generated.Callback", *value, f"is_inner={str(holder == 'in_callback').lower()}")
-    comes_to = outcome(holder, kind, time)
-    cells = {KEPT: {}, NAMED: BY_NAME, SEEN: BY_STEP}[comes_to]
-    names = {KEPT: (), NAMED: ("held", "box"), SEEN: (PARTED,)}[comes_to]
+        given = ("_target_=tests.strangers.generated.Callback", *value, f"is_inner={holder == 'in_callback'}")
+        more += [f"+callbacks.stranger.{each}" for each in given]
+    comes_to = {KEPT: "same", NAMED: "named: held, box", SEEN: "seen"}[outcome(holder, kind, time)]
+    cells, names = outcome_of(comes_to)
     about = f"{HOLDERS[holder].about}: {KINDS[kind].about}, {TIMES[time]}"
     return Work(about, "generated.Module", "generated.Data", tuple(more), cells, names)
 
@@ -104,14 +84,14 @@ LIGHTNINGS = "+callbacks.stranger._target_=lightning.pytorch.callbacks"
 STAND_INS = read(
     f"""
 splits  =>  data:Splits  =>  splits by global states, and by NumPy generators without a seed, per stage  =>  same
-pool  =>  data:FromPool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
+pool  =>  data:Loaded +data.loader=pool  =>  a sampler that draws each index when asked; validation in random order  =>  seen
 workers  =>  data:InWorkers +data.stay=false  =>  samples drawn and counted in worker processes  =>  same
 persistent_workers  =>  data:InWorkers  =>  the same with `persistent_workers`, in all loaders  =>  same
 replacing  =>  Replacing ITS_OWN +trainer.reload_dataloaders_every_n_epochs=1  =>  a data set that the module replaces at an epoch's end, `reload_dataloaders_every_n_epochs`  =>  seen: {PARTED}, module.data
-huggingface_stream  =>  data:Streamed +data.stream=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
-webdataset  =>  data:Streamed +data.stream=webdataset  =>  a pipeline of an installed package  =>  seen
-wrapper  =>  data:OwnLoader +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
-own_loader  =>  data:OwnLoader +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
+huggingface_stream  =>  data:Loaded +data.loader=huggingface  =>  a stream of an installed package with a `state_dict`  =>  same
+webdataset  =>  data:Loaded +data.loader=webdataset  =>  a pipeline of an installed package  =>  seen
+wrapper  =>  data:Loaded +data.loader=wrapper  =>  a loader in a wrapper without a state, `checkpoint.every_n_steps`  =>  never
+own_loader  =>  data:Loaded +data.loader=own BY_EPOCH  =>  a loader of an own class, saved by the epoch  =>  same
 ema  =>  EMA  =>  an average of weights in a list, and the best ones  =>  same
 finetuning  =>  plain.Plain +callbacks.stranger._target_=tests.strangers.stand_ins.Milestones  =>  `BaseFinetuning` by milestones  =>  same
 unfreezing  =>  Unfreezing  =>  `requires_grad`, `eval()`, dropout and rates by hand, by the epoch  =>  same
@@ -149,13 +129,10 @@ names  =>  Named VAL_LOSS  =>  `val_loss`, `test_loss`  =>  same
     file_draws={"anew": True},
 )
 for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
-    STAND_INS[f"combined_{mode}"] = Work(
-        f"two loaders in training, `{mode}`; in validation",
-        "stand_ins.OfSeveral",
-        "stand_ins.Combined",
-        (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1"),
-        NEVER if mode == "sequential" else {},
-    )
+    of_two = ("stand_ins.OfSeveral", "stand_ins.Combined")
+    more = (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1")
+    about, cells = f"two loaders in training, `{mode}`; in validation", NEVER if mode == "sequential" else {}
+    STAND_INS[f"combined_{mode}"] = Work(about, *of_two, more, cells)
 more = ("+data.form=graph", "+callbacks.monitor._target_=leyden.pictures.curves.Monitor")  # it counts samples
 graphs = Work("batches that are graphs, whose class counts", "stand_ins.OfAnyForm", "stand_ins.Formed", more)
 STAND_INS["graph_batches"] = graphs
@@ -188,7 +165,6 @@ ROWS = {"-".join(each): generated(*each) for each in drawn()} | STAND_INS | SETT
 
 
 def table():
-    """The table of the page."""
     lines = [f"| your work has | {' | '.join(FEATURES)} |", f"|{'---|' * (len(FEATURES) + 1)}"]
     for work in ROWS.values():
         lines.append(f"| {work.about} | {' | '.join(work.expected(feature) for feature in FEATURES)} |")

@@ -13,18 +13,16 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, IterableDataset, Sampler, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset, random_split
 
 from leyden.tasks.task import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
-# Splits and files
+# Data
 
 
 class Splits(PlainData):
-    """Splits by the global states of PyTorch, NumPy and Python, and by NumPy generators without a seed, made by stage."""
-
     def setup(self, stage):
         order = np.random.default_rng().permutation(np.random.permutation(60)).tolist()
         random.shuffle(order)
@@ -56,9 +54,6 @@ class SplitBySystem(PlainData):
         return DataLoader(self.val, BATCH)
 
 
-# Samplers, streams and loaders
-
-
 class Pool(Sampler):
     def __len__(self):
         return NUM
@@ -67,16 +62,6 @@ class Pool(Sampler):
         pool = list(range(NUM))
         while pool:
             yield pool.pop(int(torch.randint(len(pool), (1,))))
-
-
-class FromPool(PlainData):
-    """A sampler that draws each index when it is asked for it, by the global state; validation in random order."""
-
-    def train_dataloader(self):
-        return self.make_loader(self.train, sampler=Pool())
-
-    def val_dataloader(self):
-        return self.make_loader(Rows(10, 1), shuffle=True)
 
 
 class Drawing(Rows):
@@ -89,8 +74,6 @@ class Drawing(Rows):
 
 
 class InWorkers(PlainData):
-    """Samples that are drawn, and counted, in workers, which stay, as PyTorch Geometric's, or not."""
-
     kind = Drawing
 
     def __init__(self, stay: bool = True):
@@ -122,11 +105,8 @@ class Whole(Plain):
     def train_dataloader(self):
         return self.make_loader(self.data, shuffle=True)
 
-    make_loader, val_dataloader, test_dataloader = (
-        PlainData.make_loader,
-        PlainData.val_dataloader,
-        PlainData.test_dataloader,
-    )
+    make_loader = PlainData.make_loader
+    val_dataloader, test_dataloader = PlainData.val_dataloader, PlainData.test_dataloader
 
     def on_train_start(self):
         assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
@@ -137,32 +117,11 @@ class Whole(Plain):
 
 
 class Replacing(Whole):
-    """A module that replaces its own data set at each epoch's end (`reload_dataloaders_every_n_epochs`), as rl4co's."""
-
     def on_train_epoch_end(self):
         self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
 
 
-STREAMS = {
-    "huggingface": lambda: stranger_package.Streaming(Rows()),
-    "webdataset": lambda: stranger_package.Pipeline(Rows()),
-}
-
-
-class Streamed(PlainData):
-    """The data sets of known packages."""
-
-    def __init__(self, stream: str):
-        super().__init__()
-        self.stream = STREAMS[stream]()
-
-    def train_dataloader(self):
-        return DataLoader(self.stream, BATCH, shuffle=None if isinstance(self.stream, IterableDataset) else True)
-
-
 class Prefetcher:
-    """A wrapper around a loader, with a length, and without a state."""
-
     def __init__(self, loader):
         self.loader = loader
 
@@ -183,20 +142,28 @@ class Wandering:
             yield rows(BATCH, self.place)
 
 
-class OwnLoader(PlainData):
-    """A loader in a wrapper, or one of an own class."""
+LOADERS = {
+    "pool": lambda data: data.make_loader(data.train, sampler=Pool()),
+    "huggingface": lambda data: data.make_loader(stranger_package.Streaming(Rows())),
+    "webdataset": lambda data: data.make_loader(stranger_package.Pipeline(Rows())),
+    "wrapper": lambda data: Prefetcher(data.make_loader(data.train, shuffle=True)),
+    "own": lambda data: Wandering(),
+}
 
+
+class Loaded(PlainData):
     def __init__(self, loader: str):
         super().__init__()
         self.loader = loader
 
     def train_dataloader(self):
-        return Wandering() if self.loader == "own" else Prefetcher(super().train_dataloader())
+        return LOADERS[self.loader](self)
+
+    def val_dataloader(self):
+        return self.make_loader(Rows(10, 1), shuffle=self.loader == "pool")
 
 
 class SeveralOfValidation(PlainData):
-    """Two loaders of validation, and of tests."""
-
     def val_dataloader(self):
         return [self.make_loader(Rows(10, 1)), self.make_loader(Rows(15, 3))]
 
@@ -204,8 +171,6 @@ class SeveralOfValidation(PlainData):
 
 
 class Combined(SeveralOfValidation):
-    """Two loaders of training at once, too, in one of Lightning's modes."""
-
     def __init__(self, mode: str):
         super().__init__()
         self.mode = mode
@@ -216,8 +181,6 @@ class Combined(SeveralOfValidation):
 
 
 class OfSeveral(Plain):
-    """Batches of several loaders, in training, validation and testing."""
-
     def train_loss(self, batch, batch_idx):
         parts = batch.values() if isinstance(batch, dict) else [batch]
         return sum(self.loss(part) for part in parts if part is not None)
@@ -230,20 +193,13 @@ class OfSeveral(Plain):
 
 
 class TestedAtOnce(OfSeveral):
-    """It is tested on what several loaders give at once."""
-
     __test__ = False  # it is no test
 
     def test_step(self, batch, batch_idx):
         self.log("test/loss", self.train_loss(dict(enumerate(batch)), batch_idx), batch_size=BATCH)
 
 
-# Batches
-
-
 class Graph:
-    """Several graphs in one object, as PyTorch Geometric's, whose class counts."""
-
     num_made = 0
     stores: dict = {}  # noqa: RUF012 - of the class
 
@@ -273,15 +229,11 @@ class Opaque:
 FORMS = {
     "graph": lambda samples: Graph(*stacked(samples)),
     "opaque": Opaque,
-    "list": lambda samples: [
-        {**Pair(*each)._asdict(), "boxes": torch.zeros(n, 4)} for n, each in enumerate(samples)
-    ],
+    "list": lambda samples: [{**Pair(*it)._asdict(), "boxes": torch.zeros(n)} for n, it in enumerate(samples)],
 }
 
 
 class Formed(PlainData):
-    """Batches of any form: objects, dictionaries, lists of those."""
-
     def __init__(self, form: str):
         super().__init__()
         self.collate = FORMS[form]
@@ -291,7 +243,6 @@ class Formed(PlainData):
 
 
 def inputs_and_targets(batch):
-    """Return those of a batch of any form."""
     if isinstance(batch, Opaque):
         return stacked(batch.samples)
     if isinstance(batch, list):
@@ -300,8 +251,6 @@ def inputs_and_targets(batch):
 
 
 class OfAnyForm(Plain):
-    """It takes batches of any form."""
-
     def loss(self, batch):
         return super().loss(inputs_and_targets(batch))
 
@@ -322,8 +271,6 @@ class OfForm(Task):
 
 
 class EMA(Plain):
-    """An average of the weights, hidden from PyTorch in a list, that validation uses; and the best ones so far."""
-
     def __init__(self):
         super().__init__()
         self.ema, self.best, self.best_loss = [copy.deepcopy(self.net)], None, float("inf")
@@ -345,8 +292,6 @@ class EMA(Plain):
 
 
 class Milestones(BaseFinetuning):
-    """Lightning's own finetuning: the first layer from the second epoch on."""
-
     def freeze_before_training(self, pl_module):
         self.freeze(pl_module.net[0])
 
@@ -356,8 +301,6 @@ class Milestones(BaseFinetuning):
 
 
 class Unfreezing(Plain):
-    """By the epoch, layers are trained, held in evaluation mode, and lose their dropout; rates are set by hand."""
-
     def __init__(self):
         super().__init__()
         self.net = nn.Sequential(*network()[:3], nn.BatchNorm1d(8), nn.Linear(8, 1))
@@ -373,8 +316,6 @@ class Unfreezing(Plain):
 
 
 class MadeLate(Plain):
-    """A network that is made in `configure_model`, with lazy layers, in `setup`, or that grows by the epoch."""
-
     def __init__(self, hook: str):
         super().__init__()
         self.hook = hook
@@ -383,9 +324,8 @@ class MadeLate(Plain):
 
     def configure_model(self):
         if self.net is None and self.hook == "configure_model":
-            self.net = nn.Sequential(
-                nn.LazyLinear(8), nn.ReLU(), nn.LSTM(8, 6, 2, dropout=0.2), First(), nn.Linear(6, 1)
-            )
+            recurrent = nn.LSTM(8, 6, 2, dropout=0.2)
+            self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1))
 
     def setup(self, stage):
         if self.net is None and self.hook == "setup":
@@ -403,8 +343,6 @@ class First(nn.Module):
 
 
 class Denoising(Plain):
-    """Random numbers in all stages, as diffusion models have; `on_train_start` seeds everything, or sets weights."""
-
     def __init__(self, sets: bool = False):
         super().__init__()
         self.sets = sets
@@ -422,8 +360,6 @@ class Denoising(Plain):
 
 
 class ChangedLate(Plain):
-    """What the start's hook finds in the data, and what changes after the best epoch; testing depends on both."""
-
     def __init__(self):
         super().__init__()
         self.sharpness, self.gains, self.mean = 1.0, [1.0], None
@@ -470,10 +406,8 @@ class Scheduled(Plain):
         if self.way in ("list", "by hand"):
             return [optimizer], [schedule]
         if self.way == "metric":
-            schedule, more = (
-                lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0),
-                {"monitor": "val/loss"},
-            )
+            schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
+            more = {"monitor": "val/loss"}
         if self.way == "within":
             warm_up = lr_scheduler.ConstantLR(optimizer, 0.5, 2)
             schedule = lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
@@ -510,8 +444,6 @@ class Lookahead(torch.optim.SGD):
 
 
 class Optimized(Plain):
-    """L-BFGS, an optimizer with a state outside of its `state_dict`, or a schedule with a generator in a function."""
-
     def __init__(self, way: str):
         super().__init__()
         self.way, self.norms = way, []
@@ -531,8 +463,6 @@ class Optimized(Plain):
 
 
 class Manual(Plain):
-    """Two optimizers and a schedule, stepped by hand, one rarely: gradients are under way at any checkpoint."""
-
     def __init__(self):
         super().__init__()
         self.automatic_optimization, self.other = False, network()
@@ -556,12 +486,10 @@ class Manual(Plain):
         return made, [lr_scheduler.StepLR(made[1], 2, 0.8)]
 
 
-# Steps
+# Steps, and what a checkpoint has of them
 
 
 class Skipping(Plain):
-    """A training step that returns nothing at times, takes the loader's iterator, or ends the epoch."""
-
     def __init__(self, ends: bool = False):
         super().__init__()
         self.ends = ends
@@ -574,16 +502,12 @@ class Skipping(Plain):
 
 
 class FromIterator(Plain):
-    """A training step that takes the iterator of the loader."""
-
     def training_step(self, dataloader_iter):
         batch, batch_idx, _ = next(dataloader_iter)
         return super().training_step(batch, batch_idx)
 
 
 class SecondLoader(Plain):
-    """A second loader, whose iterator the training step holds and begins anew."""
-
     def on_fit_start(self):
         self.loader = DataLoader(Rows(25, 9), 5, shuffle=True)
         self.iterator = iter(self.loader)
@@ -598,8 +522,6 @@ class SecondLoader(Plain):
 
 
 class EpochEnd(Plain):
-    """Outputs of an epoch in a list, metrics in a dictionary and one whose state changes its shape, as `R2Score`."""
-
     def __init__(self):
         super().__init__()
         self.outputs, self.metrics, self.r2 = [], {"max": torchmetrics.MaxMetric()}, torchmetrics.R2Score()
@@ -626,8 +548,6 @@ class EpochEnd(Plain):
 
 
 class SWAG(Plain):
-    """Attributes and a buffer that `on_train_end` sets; the test depends on them."""
-
     def __init__(self):
         super().__init__()
         self.factors = []
@@ -644,12 +564,7 @@ class SWAG(Plain):
         super().test_step(batch, batch_idx)
 
 
-# What is in its attributes, or its file
-
-
 class MadeInSetup(Plain):
-    """A large tensor that `setup` sets; no checkpoint has it."""
-
     def __init__(self, num: int = 2_000_000):
         super().__init__()
         self.num = num
@@ -661,12 +576,7 @@ class MadeInSetup(Plain):
         return super().loss((batch[0] + self.table[:4], batch[1]))
 
 
-# What is saved
-
-
 class Saving(Plain):
-    """`on_save_checkpoint` with an array or an object, and a layer with `get_extra_state`."""
-
     def __init__(self, kind: str = "array"):
         super().__init__()
         self.kind, self.norms = kind, np.zeros(4, dtype=np.float32)
@@ -725,8 +635,6 @@ class Named(Plain):
 
 
 class EachSecond(Named):
-    """It logs its loss in each second validation, beginning with the first."""
-
     num_validations = 0
 
     def on_validation_start(self):

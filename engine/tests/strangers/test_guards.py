@@ -8,7 +8,7 @@ import torchmetrics
 
 from tests.conftest import assert_same_bits
 from tests.strangers.cells import ASIDE, FEW
-from tests.strangers.plain import Plain, PlainData, Rows
+from tests.strangers.plain import Plain, PlainData, Rows, own
 from tests.training.test_start_exact import stopping
 
 
@@ -20,15 +20,11 @@ class Lazy:
 
 
 class Lazier:
-    """One whose stand-in has not even a class."""
-
     def __getattribute__(self, name):
         raise ImportError("install it")
 
 
 class Keeper:
-    """An object whose `load_state_dict` raises."""
-
     num = 0
 
     def state_dict(self):
@@ -45,8 +41,6 @@ class RaisingMetric(torchmetrics.MeanMetric):
 
 
 class Raises(Plain):
-    """A number that is kept, beside all kinds of objects that raise."""
-
     def __init__(self):
         super().__init__()
         self.factor, self.keeper, self.mean = 1.0, Keeper(), RaisingMetric()
@@ -61,8 +55,6 @@ class Raises(Plain):
 
 
 class RaisingRows(Rows):
-    """A data set with a package that is missing, and a number that is kept."""
-
     def __init__(self, num=40, seed=0):
         super().__init__(num, seed)
         self.missing, self.num_read = Lazier(), 0
@@ -78,14 +70,11 @@ class WithRaisingRows(PlainData):
 
 
 class RaisingCallback(L.Callback):
-    """A callback with a package that is missing."""
-
     def __init__(self):
         self.missing = Lazier()
 
 
-GUARDED = "tests.strangers.test_guards."
-CALLBACK = f"+callbacks.mine._target_={GUARDED}RaisingCallback"
+CALLBACK = "+callbacks.mine._target_=tests.strangers.test_guards.RaisingCallback"
 SAVED = (
     "module.mean (RuntimeError: not synced) can't be looked at",
     "module.system (NotImplementedError: ",
@@ -93,8 +82,8 @@ SAVED = (
 )
 
 
-def typed(*more, module=f"{GUARDED}Raises", data=f"{GUARDED}WithRaisingRows"):
-    return (*FEW, "task=own", f"task._target_={module}", "data=own", f"data._target_={data}", CALLBACK, *more)
+def typed(*more, module="test_guards.Raises"):
+    return (*FEW, *own(module, "test_guards.WithRaisingRows"), CALLBACK, *more)
 
 
 def test_what_raises_is_named_once_and_the_run_goes_on(train):
@@ -115,11 +104,11 @@ def test_required_it_is_an_error_in_a_line(train):
 
 
 def test_what_is_set_when_training_ends_is_there_in_the_test(train):
-    run, _, err = train("a", *typed("test=true", module="tests.strangers.stand_ins.SWAG"))
+    run, _, err = train("a", *typed("test=true", module="stand_ins.SWAG"))
     assert run.result.metrics["test/factor"] == 2.0
     assert "leyden: module.factors changed after the last checkpoint" in err
 
 
 def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):
-    run, *_ = train("a", *typed("+task.num=5000000", module="tests.strangers.stand_ins.MadeInSetup"))
+    run, *_ = train("a", *typed("+task.num=5000000", module="stand_ins.MadeInSetup"))
     assert max(path.stat().st_size for path in (run.directory / "checkpoints").glob("*.ckpt")) < 1_000_000

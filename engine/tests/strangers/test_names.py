@@ -5,38 +5,22 @@ import json
 import pytest
 import torch
 
-from leyden.pictures.curves import draw_curves
 from leyden.run.directory import Run
-from leyden.run.result import Result
 from tests import mistakes, records
 from tests.conftest import weights
 from tests.strangers.plain import Rows
+from tests.strangers.plain import own as of_strangers
 from tests.strangers.stand_ins import Named
 
-BASE = (
-    "data=own",
-    "data._target_=tests.strangers.plain.PlainData",
-    "name=named",
-    "callbacks=bare",
-    "logger=none",
-    "trainer.accelerator=cpu",
-    "trainer.log_every_n_steps=1",
-)
+BASE = ("name=named", "callbacks=bare", "logger=none", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
 
 
 def own(kind="Named", objective="val_loss", **given):
     values = [f"+task.{key}={value}" for key, value in given.items()]
-    return (
-        *BASE,
-        "task=own",
-        f"task._target_=tests.strangers.stand_ins.{kind}",
-        f"objective.metric={objective}",
-        *values,
-    )
+    return (*BASE, *of_strangers(f"stand_ins.{kind}"), f"objective.metric={objective}", *values)
 
 
 def loss_on(run, dataset):
-    """The loss of a run's best weights."""
     module = Named()
     module.load_state_dict(weights(run.directory, "best"))
     return module.eval().loss((dataset.inputs, dataset.targets)).item()
@@ -68,9 +52,8 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     arguments = own(train="loss", val="loss", test="loss", objective="loss")
     every = "+trainer.check_val_every_n_epoch=2"
     run, _, err = train("a", *arguments, "trainer.max_epochs=3", every)
-    assert (
-        err.count("loss: logged in training and in validation; the run's metrics use the values of validation") == 1
-    )
+    said = "loss: logged in training and in validation; the run's metrics use the values of validation"
+    assert err.count(said) == 1
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert torch.load(run.checkpoint("best"), weights_only=True)["global_step"] == 16
     assert run.result.metrics["loss"] == pytest.approx(loss_on(run, Rows(10, 1)))
@@ -119,14 +102,6 @@ def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
     assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
 
 
-def test_a_curve_of_another_stage_is_not_drawn():
-    figure = draw_curves(
-        {"lr": [(0, 1.0)], "acc": [(0, 0.5)], "valid/acc": [(0, 0.4)]}, {"acc": "train", "valid/acc": "val"}
-    )
-    (axes,) = figure.axes
-    assert [line.get_label() for line in axes.lines] == ["acc", "valid/acc"]
-
-
 PRUNED = ("-m", "sweep=random", "+callbacks/pruning=median", "hydra.sweeper.num_trials=3", "sweep_name=s")
 PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)", "trainer.max_epochs=3")
 
@@ -134,12 +109,11 @@ PRUNED = (*PRUNED, "hydra.sweeper.params=null", "+task.lr=interval(0.001,0.01)",
 @pytest.mark.nightly  # a search prunes by day in tests/sweep
 @pytest.mark.slow(minutes=0.2)
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_search_prunes_by_any_metric_of_validation(cli, tmp_path):
+def test_a_search_prunes_by_any_metric_of_validation(command, tmp_path):
     many = ("data._target_=tests.strangers.stand_ins.SeveralOfValidation",)
     arguments = own(val="val/loss", objective="val/loss/dataloader_idx_0")
     pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
-    code, out, err = cli("train", *PRUNED, *arguments, *many, *pruner)
-    assert code == 0, out + err
+    command("train", *PRUNED, *arguments, *many, *pruner)
     results = [Run(path.parent).result for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/config.yaml")]
     assert len(results) == 3
     assert {"finished"} <= {result.status for result in results} <= {"finished", "pruned"}
@@ -151,14 +125,3 @@ def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, 
     assert code != 0
     assert "metric=train_loss: pruning needs one objective that validation logs" in out + err
     assert "validation logs val_loss" in out + err
-
-
-def test_a_result_is_tested_by_the_stage_of_its_metrics_not_by_their_names():
-    content = {"status": "finished", "objective": None, "metrics": {"val/acc": 0.5}, "epochs": 1, "seconds": 1.0}
-    content |= {"optimizer_steps": 10, "samples_per_second": 1.0}
-    content["metrics"]["test/acc"] = 0.4
-    assert not Result.from_dict(content).is_tested
-    content["stages"] = {"test": ["test/acc"]}
-    assert Result.from_dict(content).test_metrics == {"test/acc": 0.4}
-    content["stages"] = {"val": ["val/acc", "test/acc"]}
-    assert not Result.from_dict(Result.from_dict(content).to_dict()).is_tested
