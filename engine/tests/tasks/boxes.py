@@ -73,7 +73,7 @@ class Exhausted(nn.Module):
 class Detection(Task):
     """Losses in training, and boxes to compare in validation."""
 
-    metric_stages = ("val", "test")
+    without_metrics = ("train",)
 
     def step(self, batch: Any) -> Outcome:
         images, targets = batch

@@ -123,8 +123,8 @@ class Task(L.LightningModule):
     kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
     # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
-    # Stages in which metrics are computed; the loss and the additional values are logged in all.
-    metric_stages: tuple[str, ...] = STAGES
+    # Stages in which no metrics are computed; the loss and the additional values are logged in all.
+    without_metrics: tuple[str, ...] = ()
 
     def __init__(
         self,
@@ -144,7 +144,7 @@ class Task(L.LightningModule):
         collection = MetricCollection(dict(metrics or {})) if metrics else None
         for stage in STAGES:  # `train_means`, `train_metrics` and so on, which checkpoints contain by these names
             setattr(self, f"{stage}_means", Means(zeros))
-            has_metrics = collection and stage in self.metric_stages
+            has_metrics = collection and stage not in self.without_metrics
             setattr(
                 self,
                 f"{stage}_metrics",

@@ -96,7 +96,13 @@ def _evaluated(build: Build, *, test: bool) -> list[str]:
     """Return the splits on which the best checkpoint is evaluated: the validation split for pictures, without a test."""
     shows = not test and build.trainer.shows_evaluation(build.module)
     wanted = {"train": False, "val": shows, "test": test}
-    return [stage for stage in STAGES if wanted.get(stage, True) and has_split(build.data, stage)]
+    found = [stage for stage in STAGES if wanted.get(stage, True) and has_split(build.data, stage)]
+    further = [stage for stage in found if stage not in wanted]
+    if not further or is_overridden("test_step", build.module):
+        return found
+    if is_main_process():
+        print(f"no evaluation on {', '.join(further)}: the task has no test_step")
+    return [stage for stage in found if stage in wanted]
 
 
 def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
