@@ -18,14 +18,7 @@ TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_
 FACTS = ("data=own", "data._target_=tests.data.own.WithFacts", "model.hidden_sizes=[16]")
 
 
-class Pairs:
-    """A batch sampler of one's own."""
-
-    def __len__(self):
-        return 20
-
-    def __iter__(self):
-        yield from [[0, 1]] * 20
+PAIRS = [[0, 1]] * 20  # a batch sampler of one's own
 
 
 def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
@@ -35,17 +28,14 @@ def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
         (30, {"sampler": WeightedRandomSampler([1.0] * 7, 30)}),
         (3, {"sampler": RandomSampler(ROWS, num_samples=3)}),
         (7, {"batch_sampler": BatchSampler(SequentialSampler(ROWS), 2, drop_last=False)}),
-        (None, {"batch_sampler": Pairs()}),
+        (None, {"batch_sampler": PAIRS}),
     ):
         assert num_samples(DataLoader(ROWS, **given)) == num
 
 
 def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own():
-    for facts in (
-        {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]},
-        {"input_shape": (4,), "num_rooms": 3, "names": ["x"]},
-        {},
-    ):
+    images = {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]}
+    for facts in (images, {"input_shape": (4,), "num_rooms": 3, "names": ["x"]}, {}):
         found = facts_of(SimpleNamespace(facts=facts))
         assert Facts.from_state(found.to_state()) == found
         assert found.normalize.scale == 1.0
