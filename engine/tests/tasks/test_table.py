@@ -75,18 +75,13 @@ def given(row, column, root):
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
     dataset = f"{{_target_: {name}, _partial_: true}}"
+    others = (f"data.val={dataset}", f"data.test={dataset}")
     return {
         "images": (*small.overrides("mnist", root), "data.batch_size=20"),
         "table": (*small.overrides("table", root), *classes),
         "text": small.overrides("text", root),
         "folder": ("data=folder", f"data.root={root}/pets", "data.image_size=[28,28]", *streamed),
-        "dataset": (
-            f"data.train._target_={name}",
-            f"data.val={dataset}",
-            "data=dataset",
-            f"data.test={dataset}",
-            *streamed,
-        ),
+        "dataset": ("data=dataset", f"data.train._target_={name}", *others, *streamed),
         "own": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={name.rpartition('.')[2]}"),
     }[column]
 

@@ -76,9 +76,8 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(command, train, m
     assert "agrees on 10000 test samples, within" in out
     assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
     session = onnxruntime.InferenceSession(run.directory / "model.onnx")
-    assert session.get_modelmeta().custom_metadata_map == {
-        "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
-    }
+    known = session.get_modelmeta().custom_metadata_map
+    assert known == {"class_names": json.dumps([*"0123456789"])}
     pixels = MNIST(str(mnist_root), train=False).data[:, None]
     trained = leyden.load(run.directory)
     for num in (1, 7):
