@@ -40,9 +40,8 @@ def site(tmp_path_factory):
 def cluster(site, monkeypatch):
     """A cluster's address, and a function that takes one of its two nodes away."""
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(site)]))
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CLUSTER], **pipes)
 
     def lose():
         process.stdin.write("\n")

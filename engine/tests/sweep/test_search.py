@@ -139,14 +139,12 @@ def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_pa
     mine.study.tell(trial, 1.0)
 
 
+def sampler(path):
+    return pytest.param(path, marks=[pytest.mark.scipy] if path.stem == "gp" else [], id=path.stem)
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[pytest.mark.scipy] if path.stem == "gp" else [], id=path.stem)
-        for path in sorted(conf("hydra/sweeper/sampler"))
-    ],
-)
+@pytest.mark.parametrize("path", [*map(sampler, conf("hydra/sweeper/sampler"))])
 def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, path):
     sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0})
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()

@@ -28,16 +28,8 @@ def test_the_default_is_the_experiment_of_the_note(cli, tmp_path, monkeypatch):
     assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
     assert result.samples_per_second == pytest.approx(5 * 55_000 / result.seconds)
     assert (directory / result.checkpoint).exists()
-    said = (
-        "407,050",
-        "55,000 train",
-        "5,000 val",
-        "test/acc",
-        "samples/s",
-        "tensorboard --logdir=",
-        str(directory),
-    )
-    assert [text for text in said if text not in out] == []
+    said = ("407,050", "55,000 train", "5,000 val", "test/acc", "samples/s", "tensorboard --logdir=")
+    assert [text for text in (*said, str(directory)) if text not in out] == []
     assert list(directory.glob("train/events.out.tfevents.*"))
     (look,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
     assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}
