@@ -1,6 +1,5 @@
 """What somebody meets who makes this project theirs: new networks, schedules, recipes, a new name."""
 
-import importlib.util
 import json
 import re
 import shlex
@@ -23,7 +22,7 @@ from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import conf
 from tests.conftest import SMALL, assert_same_bits, start
-from tests.example import OWN, commit, copy_to, git
+from tests.example import OWN, commit, copy_to, git, script
 from tests.tasks.test_table import OF_DATA, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
@@ -67,13 +66,11 @@ def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
     assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
 
 
-@pytest.mark.parametrize(
-    ("scheduler", "overrides", "num_steps"),
-    [
-        ("cosine", ("scheduler.warmup_steps=4",), 20),
-        ("onecycle", ("trainer.limit_train_batches=0.55", "trainer.accumulate_grad_batches=5"), 2),
-    ],
-)
+FEW_STEPS = ("trainer.limit_train_batches=0.55", "trainer.accumulate_grad_batches=5")
+SCHEDULES = [("cosine", ("scheduler.warmup_steps=4",), 20), ("onecycle", FEW_STEPS, 2)]
+
+
+@pytest.mark.parametrize(("scheduler", "overrides", "num_steps"), SCHEDULES)
 def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  # noqa: F811
     given = ("callbacks=default", f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
     run, *_ = train("run", *given, "trainer.max_epochs=2")
@@ -252,24 +249,16 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine
 # What kind of file, and its text before and after, OLD and NEW being the names.
 RENAMED = [
     ("python", "import os, OLD.models.mlp as mlp  # OLD.x", "import os, NEW.models.mlp as mlp  # OLD.x"),
-    (
-        "python",
-        "if x:\n    import OLD\n    é = f(OLD=OLD.x, y=OLD)",
-        "if x:\n    import NEW\n    é = f(OLD=NEW.x, y=NEW)",
-    ),
+    ("python", "if x:\n  import OLD\n  é = f(OLD=OLD.x, y=OLD)", "if x:\n  import NEW\n  é = f(OLD=NEW.x, y=NEW)"),
     ("python", "from  OLD import OLD, x; y = OLD.x", "from  NEW import OLD, x; y = OLD.x"),
     ("python", "from OLD.data import (\r\n    x,\r\n)", "from NEW.data import (\r\n    x,\r\n)"),
     ("python", "patch('OLD.data.X', r\"OLD.y\")", "patch('NEW.data.X', r\"NEW.y\")"),
     ("yaml", "[OLD.x, 'OLD.x', {b: \"OLD.x\"}, é]  # OLD.x", "[NEW.x, 'NEW.x', {b: \"NEW.x\"}, é]  # OLD.x"),
+    ("toml", '[OLD]\nname = "OLD" # y\n\n[OLD.a]\nd = ["OLD"]', '[OLD]\nname = "NEW" # y\n\n[OLD.a]\nd = ["OLD"]'),
     (
         "toml",
-        '[OLD]\nname = "OLD" # y\n\n[OLD.a]\nd = ["OLD"]\n',
-        '[OLD]\nname = "NEW" # y\n\n[OLD.a]\nd = ["OLD"]\n',
-    ),
-    (
-        "toml",
-        '[OLD.scripts]\nx = "OLD.x:main"\n[[a]]\nname = "OLD"',
-        '[OLD.scripts]\nx = "NEW.x:main"\n[[a]]\nname = "OLD"',
+        '[OLD.scripts]\nx = "OLD.x:m"\n[[a]]\nname = "OLD"',
+        '[OLD.scripts]\nx = "NEW.x:m"\n[[a]]\nname = "OLD"',
     ),
 ]
 KEPT = ("from .OLD import x", "from . import OLD", "import a.OLD", "self.OLD.x(OLD.y)", "# from OLD import x")
@@ -286,10 +275,7 @@ REFUSED = [
 
 @pytest.fixture(scope="module")
 def mine():
-    found = importlib.util.spec_from_file_location("mine", ROOT / "scripts" / "mine.py")
-    module = importlib.util.module_from_spec(found)
-    found.loader.exec_module(module)
-    return module
+    return script(ROOT / "scripts" / "mine.py")
 
 
 def test_a_package_is_renamed_where_it_is_meant(mine):

@@ -5,7 +5,7 @@ import random
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 
 class Noisy(Dataset):
@@ -84,32 +84,26 @@ class Streaming(WithFacts):
         return DataLoader(Stream(), self.batch_size)
 
 
-class Rows(Dataset):
-    """Rows of three numbers, and what is to be told from them."""
+class Rows(TensorDataset):
+    """Rows of three numbers, with noise, and what is to be told from them."""
 
     def __init__(self):
-        self.rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.rows)
+        rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+        super().__init__(rows, rows.sum(dim=1))
 
     def __getitem__(self, index):
-        return self.rows[index] + 0.01 * torch.rand(3), self.rows[index].sum()
+        row, target = super().__getitem__(index)
+        return row + 0.01 * torch.rand(3), target
 
 
-class Tokens(Dataset):
+class Tokens(TensorDataset):
     """Windows of a text of three letters."""
 
     vocabulary = ("a", "b", "c")
 
     def __init__(self):
-        self.tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def __getitem__(self, index):
-        return self.tokens[index, :-1], self.tokens[index, 1:]
+        tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
+        super().__init__(tokens[:, :-1], tokens[:, 1:])
 
 
 class Given(Plain):
