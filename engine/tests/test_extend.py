@@ -11,13 +11,10 @@ import pytest
 import torch
 import yaml
 from matplotlib import pyplot
-from torch import nn
 
 from leyden import assembly
-from leyden.assembly.task import check_step
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, conf_files, environment_of
-from leyden.data.contract import Facts
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import conf
@@ -25,31 +22,6 @@ from tests.conftest import SMALL, assert_same_bits, start
 from tests.example import OWN, commit, copy_to, git, script
 from tests.tasks.test_table import OF_DATA, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
-
-FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
-
-
-class WrongShape(nn.Module):
-    def __init__(self, *, input_shape, num_classes, gives, takes):
-        super().__init__()
-        self.layer = nn.Linear(takes, gives)
-
-    def forward(self, images_NCHW):
-        return self.layer(images_NCHW.flatten(1))
-
-
-def test_a_network_of_the_wrong_shape_is_found_before_the_first_step():
-    cfg, there = compose(), r"\(engine/tests/test_extend.py:\d+ in forward\)"
-    for gives, takes, message in (
-        (9, 784, r"model: returns \(2, 9\) for samples of .*\(2, 1, 28, 28\); must be logits of shape \(2, 10\)"),
-        (10, 783, rf"RuntimeError: (a and b must have|mat1 and mat2 shapes).* {there}"),
-    ):
-        cfg.model = {"_target_": f"{__name__}.WrongShape", "gives": gives, "takes": takes}
-        for device in ("cpu", "meta"):
-            with torch.device(device):
-                module = assembly.task_module(cfg, FACTS)
-            with pytest.raises(UserError, match=message):
-                check_step(module, FACTS)
 
 
 def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
