@@ -252,10 +252,10 @@ def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **env
     return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **pipes)
 
 
-def finish(process):
-    """Wait for a process that must succeed."""
+def finish(process, code=0):
+    """What a process says, which must end with this code."""
     output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 

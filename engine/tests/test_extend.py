@@ -18,7 +18,7 @@ from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import conf
-from tests.conftest import SMALL, assert_same_bits, start
+from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.example import OWN, commit, copy_to, git, script
 from tests.tasks.test_table import OF_DATA, stop_and_resume
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
@@ -140,10 +140,7 @@ def copy(template, tmp_path):
 
 def call(folder, *arguments, code=0, anew=False):
     """Run Python in a copy, which ends with this code; returns all it says."""
-    process = start(script=arguments, cwd=folder, anew=anew, **environment_of(folder))
-    said, _ = process.communicate()
-    assert process.returncode == code, said
-    return said
+    return finish(start(script=arguments, cwd=folder, anew=anew, **environment_of(folder)), code)
 
 
 def assert_clean(folder, *checks):

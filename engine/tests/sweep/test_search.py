@@ -210,14 +210,13 @@ def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
 
 
 @pytest.mark.slow(minutes=0.2)
-def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(cli, tmp_path):
+def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(command, tmp_path):
     directory = tmp_path / "outputs" / "sweeps" / "s"
     directory.mkdir(parents=True)
     (directory / "study.journal").write_text("not a journal\n" * 3)
     for words, context in (("study.journal: the study can't be read", None), ("in use by", "search")):
         with lock.hold(directory / "locks" / context) if context else contextlib.nullcontext():
-            code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK)
-        assert code == 2
+            out, err = command("train", "-m", "sweep=random", "sweep_name=s", *QUICK, code=2)
         assert words in err
         assert "Traceback" not in out + err
     assert not list(directory.rglob("config.yaml"))

@@ -200,13 +200,11 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    output, _ = start(script=("-c", code), anew=True).communicate(timeout=TIMEOUT_S)
+    output = finish(start(script=("-c", code), anew=True))
     assert output.splitlines()[-1] == "False"
     assert "2/2 jobs, 0 failed" in output
     buggy = ("~model.hidden_sizes", "~model.dropout", "+model.hidden=1", "model._target_=tests.sweep.buggy.NotMade")
-    process = start(*buggy, script=("-c", code), anew=True)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
+    output = finish(start(*buggy, script=("-c", code), anew=True), code=2)
     assert "Traceback" not in output
     (line,) = [each for each in output.splitlines() if each.startswith("leyden: ")]
     assert "model: KeyError: 1 (" in line
