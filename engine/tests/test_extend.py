@@ -72,28 +72,21 @@ QUICK = ("trainer.max_epochs=1", "trainer.limit_train_batches=2", "trainer.limit
 QUICK = (*QUICK, "data.eval_batch_size=10000", "callbacks=bare", "logger=none")
 
 
-@pytest.fixture
-def recipe(small_root, tmp_path, monkeypatch):
-    """The commands that a recipe names, and where they find small data."""
-
-    def read(name):
-        text = dict(conf_files())[Path("experiment", f"{name}.yaml")].read_text()
-        place = (f"data.root={small_root}", "data.download=false")
-        if val_size := yaml.safe_load(text).get("data", {}).get("val_size"):
-            place = (*place, f"data.val_size={min(val_size, 5000)}")  # the small files have no more
-        commands = re.findall(r"^#   leyden train (.+)$", text.partition("\nname:")[0], re.M)
-        assert commands
-        return [shlex.split(command) for command in commands], place
-
-    monkeypatch.chdir(tmp_path)
-    return read
+def recipe(name):
+    """The commands that a recipe names, and what its data are cut to, as the small files have no more."""
+    text = dict(conf_files())[Path("experiment", f"{name}.yaml")].read_text()
+    val_size = yaml.safe_load(text).get("data", {}).get("val_size")
+    commands = re.findall(r"^#   leyden train (.+)$", text.partition("\nname:")[0], re.M)
+    return [*map(shlex.split, commands)], [f"data.val_size={min(val_size, 5000)}"] if val_size else []
 
 
 @pytest.mark.slow
 @pytest.mark.matrix
 @pytest.mark.parametrize("name", ["focal", *sorted({path.stem for path in conf("experiment")} - {"focal"})])
-def test_an_experiment_goes_on_within_an_epoch(command, recipe, tmp_path, name):
-    (*before, last), place = recipe(name)
+def test_an_experiment_goes_on_within_an_epoch(command, small_root, tmp_path, monkeypatch, name):
+    (*before, last), cut = recipe(name)
+    place = (*cut, f"data.root={small_root}", "data.download=false")
+    monkeypatch.chdir(tmp_path)
     for typed in before:
         command("train", *typed, *QUICK, *place)
     if last[0] == "-m":  # its jobs would be other processes

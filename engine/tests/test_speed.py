@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,29 +30,22 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def steps(train, monkeypatch):  # noqa: F811
-    """The operations within training steps, from the batch to the optimizer, of a run with so many of them."""
+def test_a_batch_is_one_indexing_operation_and_logging_costs_no_other_step(train, monkeypatch):  # noqa: F811
+    advance = _TrainingEpochLoop.advance
 
     def steps(name, num_batches, *overrides):
-        import lightning.pytorch.loops.training_epoch_loop as loop
-
-        count, advance = Count(), loop._TrainingEpochLoop.advance
+        """The operations from the batch to the optimizer, of a run with so many steps."""
+        count = Count()
 
         def counted(self, data_fetcher):
             with count:
                 return advance(self, data_fetcher)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(loop._TrainingEpochLoop, "advance", counted)
-            few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000")
-            train(name, *few, "optimizer=keras_rmsprop", "trainer.max_epochs=1", "test=false", *overrides)
+        monkeypatch.setattr(_TrainingEpochLoop, "advance", counted)
+        few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000")
+        train(name, *few, "optimizer=keras_rmsprop", "trainer.max_epochs=1", "test=false", *overrides)
         return count.found
 
-    return steps
-
-
-def test_a_batch_is_one_indexing_operation_and_logging_adds_nothing_to_a_step_that_is_not_logged(steps):
     def per_step(name, *overrides):
         few, many = steps(f"{name}_few", 4, *overrides), steps(f"{name}_many", 9, *overrides)
         return {key: many[key] - few[key] for key in many if many[key] != few[key]}
@@ -92,9 +86,7 @@ TYPED = [IN_MEMORY, f"{IN_MEMORY} experiment=cnn", f"{IN_MEMORY} experiment=resn
 @pytest.mark.gpu
 @pytest.mark.parametrize("typed", TYPED)
 def test_on_a_gpu_a_step_waits_for_nothing(command, tmp_path, monkeypatch, typed):
-    import lightning.pytorch.loops.training_epoch_loop as loop
-
-    advance = loop._TrainingEpochLoop.advance
+    advance = _TrainingEpochLoop.advance
 
     def watched(self, data_fetcher):
         torch.cuda.set_sync_debug_mode("error" if self.batch_idx > 1 else "default")
@@ -103,7 +95,7 @@ def test_on_a_gpu_a_step_waits_for_nothing(command, tmp_path, monkeypatch, typed
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(loop._TrainingEpochLoop, "advance", watched)
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
     few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
     given = typed.format(pets=folders.write(tmp_path / "pets", train=25, val=2, test=1)).split()
     bare = ("trainer.limit_val_batches=1", "callbacks=bare", "logger=none", "test=false")

@@ -117,35 +117,29 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert lines[2] == ["2", "0.1", "0.4250", "1", "3", "2", "finished"]
 
 
-@pytest.fixture
-def gaps(tmp_path):
-    """Runs of two optimizers, of which one has a momentum, which one run has set to null."""
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, capsys, monkeypatch):
+    """Of two optimizers one has a momentum, which one run has set to null."""
     for number, momentum in enumerate(("0.5", "0.9", "null", "")):
         typed = ["optimizer=sgd", f"optimizer.momentum={momentum}"] if momentum else []
         write(tmp_path / f"r{number}", [*typed, "seed=0"], value=0.1 * (number + 1))
-    return tmp_path
-
-
-def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, gaps, capsys, monkeypatch):
     drawn = []
     monkeypatch.setattr("leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points))
-    summarize(gaps)
-    found = rows(gaps)
-    assert [row["optimizer.momentum"] for row in found] == ["0.5", "0.9", "null", ""]
-    assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
+    summarize(tmp_path)
+    momenta = [("sgd", "0.5"), ("sgd", "0.9"), ("sgd", "null"), ("", "")]
+    assert cells(tmp_path, "optimizer", "optimizer.momentum") == momenta
     assert "None" not in capsys.readouterr().out
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
     assert drawn == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
-    (gaps / "study.journal").touch()
-    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {gaps}/study.journal"
-    assert line in called(command, gaps)
-    found = json.loads(called(command, gaps, "format=json"))  # the same for other programs
+    (tmp_path / "study.journal").touch()
+    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {tmp_path}/study.journal"
+    assert line in called(command, tmp_path)
+    found = json.loads(called(command, tmp_path, "format=json"))  # the same for other programs
     assert found["objective"] == OBJECTIVE
     assert [row["choices"] for row in found["rows"]][2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
     first = found["rows"][0]
     assert [first[key] for key in ("objective", "deviation", "n", "status")] == [0.1, None, 1, "finished"]
-    assert (first["like_best"], first["runs"]) == (None, [str(gaps / "r0")])
+    assert (first["like_best"], first["runs"]) == (None, [str(tmp_path / "r0")])
 
 
 def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
