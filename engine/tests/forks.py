@@ -161,7 +161,7 @@ def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> No
 
 
 def wait_for_end(pids: list[int]) -> None:
-    """Until these processes, which are no children of this one, have ended."""
+    """Until these processes, which are no children of this one, have ended; by themselves they run for longer."""
     given_up = time.monotonic() + TIMEOUT_S
     while any(map(is_running, pids)):
         assert time.monotonic() < given_up

@@ -26,12 +26,10 @@ SEEDS = st.none() | st.integers(0, 2**31)
 
 
 @given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3), SEEDS)
-def test_every_sample_once_an_epoch_and_the_batches_of_all_processes_are_those_of_one(
-    num, size, processes, n, seed
-):
+def test_every_sample_once_an_epoch_and_the_batches_of_all_processes_are_those_of_one(num, size, world, n, seed):
     given = {"num_samples": num, "batch_size": size, "epoch": n, "seed": seed}
     one = samples(**given)
-    every = [samples(**given, rank=rank, world_size=processes) for rank in range(processes)]
+    every = [samples(**given, rank=rank, world_size=world) for rank in range(world)]
     together = [sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)]  # none waits for another
     assert together == [sorted(batch) for batch in one]
     assert sorted(itertools.chain(*one)) == list(range(num))

@@ -55,9 +55,8 @@ def steps(directory):
 
 
 def events(directory):
-    return [
-        event for path in sorted(directory.glob("events*")) for event in LegacyEventFileLoader(str(path)).Load()
-    ]
+    paths = sorted(directory.glob("events*"))
+    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
 def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path):

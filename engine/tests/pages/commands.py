@@ -8,12 +8,7 @@ from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.pages.stands_for import SHORTER, STANDS_FOR
 
-FILES = [
-    ROOT / "README.md",
-    ROOT / "AGENTS.md",
-    ENGINE / "CONTRIBUTING.md",
-    *sorted((ENGINE / "docs").glob("*.md")),
-]
+FILES = [ROOT / "README.md", ROOT / "AGENTS.md", ENGINE / "CONTRIBUTING.md", *sorted(ENGINE.glob("docs/*.md"))]
 PAGES = {path.stem: path for path in FILES}
 # A block of code with its language, or code within a line.
 CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)

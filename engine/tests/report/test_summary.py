@@ -42,13 +42,8 @@ def write(directory, overrides, *, value=None, objective=OBJECTIVE, data=None, m
     config, result = {**composed(tuple(overrides)), "objective": objective}, None
     if status:
         metrics = {} if value is None else {objective["metric"]: value, **dict(more)}
-        result = {
-            "status": status,
-            "objective": {**objective, "value": value},
-            "metrics": metrics,
-            **ENDED,
-            **ended,
-        }
+        aim = {**objective, "value": value}
+        result = {"status": status, "objective": aim, "metrics": metrics, **ENDED, **ended}
     records.put(directory, config=config, starts=[{"overrides": overrides, "data": data}], result=result)
 
 

@@ -107,11 +107,9 @@ def test_of_a_mark_that_a_kill_has_cut_nothing_is_read(tmp_path):
 
 
 def test_what_never_ends_is_ended_with_its_children(tmp_path):
-    forks = (
-        "began = step; print('forks', flush=True); os.fork(); (folder / f'{os.getpid()}').touch(); time.sleep(60)"
-    )
+    forks = "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); "
     with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
-        verdict(tmp_path, ("began = step", forks), timeout_s=3)
+        verdict(tmp_path, ("began = step", f"{forks}time.sleep(600)"), timeout_s=3)
     pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
     assert len(pids) == 2
     wait_for_end(pids)
@@ -182,7 +180,7 @@ def test_mistakes_are_a_line(capsys, typed, error):
 
 
 def test_a_signal_ends_the_command_too(tmp_path):
-    waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(600)"
     words = [sys.executable, "-m", "leyden.resumetest", "--", sys.executable, "-c", waits, "{dir}"]
     process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
     while not (found := [path for path in tmp_path.glob("*/run.pid") if path.read_text()]):
