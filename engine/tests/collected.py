@@ -4,7 +4,6 @@ import json
 
 
 def pytest_collection_finish(session):
-    found = [
-        [item.path.name, str(item.path), [marker.name for marker in item.iter_markers()]] for item in session.items
-    ]
+    names = [[marker.name for marker in item.iter_markers()] for item in session.items]
+    found = [[item.path.name, str(item.path), of] for item, of in zip(session.items, names, strict=True)]
     print(f"\ncollected: {json.dumps(found)}")

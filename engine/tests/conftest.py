@@ -44,13 +44,8 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("patient")
 
 # 10 updates an epoch, 1,000 images of training: all that most tests need.
-SMALL = (
-    "data.val_size=59000",
-    "data.batch_size=100",
-    "data.eval_batch_size=10000",
-    "model.hidden_sizes=[16]",
-    "trainer.log_every_n_steps=3",
-)
+SMALL = ("data.val_size=59000", "data.batch_size=100", "data.eval_batch_size=10000", "model.hidden_sizes=[16]")
+SMALL = (*SMALL, "trainer.log_every_n_steps=3")
 # And nothing drawn, nor evaluated at the end, nor all of the validation split looked at, where a test does not ask for it.
 QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1", "test=false")
 
@@ -197,11 +192,8 @@ def cli(capfd, tmp_path, mnist_root):
     """Runs a command in this process, as `here` does; returns its exit code, stdout and stderr."""
 
     def run(verb, *arguments, by_hydra=False):
-        outputs = (
-            ()
-            if verb in ("predict", "export", "new", "init", "note", "runs")
-            else (f"outputs={tmp_path / 'outputs'}",)
-        )
+        has_none = verb in ("predict", "export", "new", "init", "note", "runs")
+        outputs = () if has_none else (f"outputs={tmp_path / 'outputs'}",)
         capfd.readouterr()
         code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
         out, err = capfd.readouterr()
@@ -252,10 +244,10 @@ def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **env
     return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **pipes)
 
 
-def finish(process):
-    """Wait for a process that must succeed."""
+def finish(process, code=0):
+    """What a process says, which must end with this code."""
     output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 0, output
+    assert process.returncode == code, output
     return output
 
 

@@ -1,6 +1,6 @@
 """The project: copies of it, and the worked example by what `conf/` names, as the engine's tests don't know its package."""
 
-import importlib
+import importlib.util
 import shutil
 import subprocess
 
@@ -21,10 +21,17 @@ def _target(choice, *keys):
 
 MLP = _target("model/mlp")
 RMSprop = _target("optimizer/keras_rmsprop")
-MNIST, FashionMNIST, EMNIST, Diamonds = (
-    _target(f"data/{name}", "dataset") for name in ("mnist", "fashion_mnist", "emnist", "diamonds")
-)
+DATA = ("mnist", "fashion_mnist", "emnist", "diamonds")
+MNIST, FashionMNIST, EMNIST, Diamonds = (_target(f"data/{name}", "dataset") for name in DATA)
 mnist, fashion_mnist = (importlib.import_module(made.__module__) for made in (MNIST, FashionMNIST))
+
+
+def script(path):
+    """A script as a module, by its path."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def git(folder, *arguments):

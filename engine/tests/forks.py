@@ -28,14 +28,7 @@ HEAVY = "torchvision lightning torchmetrics hydra matplotlib.figure tensorboard 
 
 
 class Forked:
-    """A command, used as `subprocess.Popen`.
-
-    Args:
-        server: What it is a copy of.
-        words: What Python is told, as `["-m", "leyden.train", "seed=1"]`.
-        cwd: The working directory.
-        environment: All of it.
-    """
+    """A command, used as `subprocess.Popen`; `words` are what Python is told, as `["-m", "leyden.train", "seed=1"]`."""
 
     def __init__(self, server: "Server", words: list[str], cwd: Path, environment: dict[str, str]) -> None:
         self._server, self._words = server, words
@@ -68,12 +61,10 @@ class Forked:
         raise subprocess.TimeoutExpired(self._words, timeout, said)
 
     def send_signal(self, number: int) -> None:
-        """Unless it has ended."""
         if self.poll() is None:
             os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """By SIGKILL."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -85,7 +76,6 @@ class Server:
         self._process = subprocess.Popen([sys.executable, __file__], **pipes)
 
     def ask(self, task: dict) -> int | None:
-        """Its answer."""
         print(json.dumps(task), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
@@ -150,7 +140,6 @@ def copy_fork_server(path: str, arguments: list[str], descriptors: list[int]) ->
 
 
 def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> None:
-    """What Python would do with these words."""
     multiprocessing.util.spawnv_passfds = copy_fork_server  # type: ignore[attr-defined]
     os.chdir(cwd)
     os.environ.clear()
@@ -171,8 +160,22 @@ def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> No
         runpy.run_path(words[0], run_name="__main__")
 
 
+def wait_for_end(pids: list[int]) -> None:
+    """Until these processes, which are no children of this one, have ended; by themselves they run for longer."""
+    given_up = time.monotonic() + TIMEOUT_S
+    while any(map(is_running, pids)):
+        assert time.monotonic() < given_up
+        time.sleep(0.01)
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
 def main() -> None:
-    """Serve until the input ends."""
     for name in HEAVY.split():
         importlib.import_module(name)
     end_with(functools.partial(run, **next_task()))

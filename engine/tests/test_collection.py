@@ -15,15 +15,15 @@ from _pytest.mark.expression import Expression  # pytest has no public way to as
 from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.conftest import COLLECTED
+from tests.example import git
 
 
 @pytest.fixture(scope="module")
 def collected(pytestconfig):
     """The markers of all tests that pytest finds, by file."""
     tests = pytestconfig.stash[COLLECTED]
-    if {pytestconfig.rootpath / each for each in pytestconfig.args} != {
-        ENGINE / "tests"
-    }:  # this command names some only
+    named = {pytestconfig.rootpath / each for each in pytestconfig.args}
+    if named != {ENGINE / "tests"}:  # this command names some only
         command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "tests.collected"]
         done = subprocess.run(command, cwd=ENGINE, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:]
@@ -42,13 +42,9 @@ def ci(tmp_path_factory):
     environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
     nightly = "\n".join(step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step)
-    output = "".join(
-        subprocess.check_output(["bash", *words], cwd=ROOT, env=environment, text=True)
-        for words in ([".ci/run"], ["-c", nightly])
-    )
-    python = str(
-        ENGINE.parent / ".venv" / "bin" / "python"
-    )  # by engine/Makefile; the project's has .venv/bin/python
+    how = {"cwd": ROOT, "env": environment, "text": True}
+    output = "".join(subprocess.check_output(["bash", *words], **how) for words in ([".ci/run"], ["-c", nightly]))
+    python = str(ENGINE.parent / ".venv" / "bin" / "python")  # by engine/Makefile; the project's is relative
     commands = map(split, output.replace("\\\n", " ").splitlines())
     return [words for words in commands if words[:3] == [python, "-m", "pytest"]]
 
@@ -69,9 +65,7 @@ def selected(words, markers, pyproject):
 
 
 def test_each_file_of_tests_is_collected(collected):
-    listed = subprocess.check_output(
-        ["git", "ls-files", "--cached", "--others", "--exclude-standard", "*test_*.py"], cwd=ENGINE, text=True
-    )
+    listed = git(ENGINE, "ls-files", "--cached", "--others", "--exclude-standard", "*test_*.py")
     there = {ENGINE / name for name in listed.split() if Path(name).name.startswith("test_")}
     assert len(there) > 60
     assert {str(path) for path in there if path.exists()} - {*collected} == set()

@@ -100,14 +100,10 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
             path = tmp_path / head.removeprefix("# ")
             path.parent.mkdir(exist_ok=True)
             path.write_text(text)
-    commands = [
-        line
-        for block in re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-        for line in block.splitlines()
-    ]
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
     run = tmp_path / "outputs" / "first"
     monkeypatch.setitem(ENVIRONMENT, "PATH", f"{installed}{os.pathsep}{os.environ['PATH']}")
-    for command in commands:
+    for command in "".join(blocks).splitlines():
         words = shlex.split(command, comments=True)
         if words[:2] == ["pip", "install"]:
             continue
@@ -128,19 +124,9 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
     version = call("leyden", "--version", cwd=tmp_path).split()[1]
     assert provenance["versions"]["leyden"].startswith(f"{version} @ sha256=")  # of the wheel that it is from
     assert "hidden" in said
-    # Killed within an epoch, it comes to the same bits, from another folder of the project.
-    killed = "run_dir=../outputs/killed"
-    few = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3")
-    kill = "import os, leyden.train, lightning.pytorch.trainer.call as call\nhooks, count = call._call_callback_hooks, [0]\n"
-    kill += "def counted(trainer, name, *arguments, **more):\n    hooks(trainer, name, *arguments, **more)\n"
-    kill += "    count[0] += name == 'on_train_batch_end'\n    count[0] == 35 and os.kill(os.getpid(), 9)\n"
-    kill += "call._call_callback_hooks = counted\nleyden.train.main()\n"
-    call(installed / "python", "-c", kill, killed, *few, cwd=tmp_path / "lab", code=-9)
-    call("leyden", "train", killed, *few, cwd=tmp_path / "lab")
-    call("leyden", "train", "run_dir=outputs/whole", *few, cwd=tmp_path)
-    assert "equal, bit for bit" in call(
-        "leyden", "reproduce", "run=outputs/whole", "against=outputs/killed", cwd=tmp_path
-    )
+    # Killed within an epoch, it comes to the same bits, also from another folder of the project.
+    few = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3", "exact=test")
+    assert "the same bits in all" in call("leyden", "train", *few, cwd=tmp_path / "lab")
 
 
 @pytest.mark.nightly  # .ci/run trains, tests and checks the template with the engine in it
@@ -152,44 +138,11 @@ def test_a_project_of_ones_own_passes_its_tests_and_its_checks(source, request, 
     assert "Success" in call("make", "check", cwd=clone)
 
 
-SCRIPT = """
-import hashlib, os, sys
-import lightning as L, torch
-from leyden import Exact
-from torch.utils.data import DataLoader, TensorDataset
-
-class Net(L.LightningModule):
-    def __init__(self):
-        super().__init__()
-        self.net, self.seen = torch.nn.Sequential(torch.nn.Linear(4, 1), torch.nn.Dropout(0.2)), 0
-    def training_step(self, batch, batch_idx):
-        self.seen += 1
-        if self.seen == int(os.environ.get("AT", -1)):
-            os.kill(os.getpid(), 9)
-        return self.net(batch[0]).pow(2).mean() * self.seen
-    def configure_optimizers(self):
-        return torch.optim.Adam(self.parameters())
-
-exact = Exact(sys.argv[1], seed=0, every_n_steps=3)
-trainer = L.Trainer(max_epochs=2, callbacks=[exact], accelerator="cpu", logger=False, enable_progress_bar=False)
-module = Net()
-exact.fit(trainer, module, DataLoader(TensorDataset(torch.rand(80, 4)), 8, shuffle=True))
-print("END", hashlib.sha256(module.net[0].weight.detach().numpy().tobytes()).hexdigest())
-"""
-
-
 def test_exact_resume_can_be_had_alone(installed, tmp_path):
-    """In a folder that is no project: two lines in a script, started again after a kill."""
-    (tmp_path / "train.py").write_text(SCRIPT)
-
-    def end(folder, **more):
-        command = [str(installed / "python"), "train.py", folder]
-        done = subprocess.run(command, cwd=tmp_path, env={**ENVIRONMENT, **more}, capture_output=True, text=True)
-        assert more or not done.returncode, done.stderr
-        return [line for line in done.stdout.splitlines() if line.startswith("END")]
-
-    assert end("killed", AT="15") == []
-    assert end("killed") == end("whole") != []
+    """In a folder that is no project: two lines in a script, which is killed and started again."""
+    script = shutil.copy(ENGINE / "tests" / "testing" / "lightning_alone.py", tmp_path)
+    killed = ("resumetest", "--", installed / "python", script, "{dir}", "--exact")
+    assert "the same bits in all 40 steps" in call(installed / "leyden", *killed, cwd=tmp_path)
 
 
 def test_verdicts_can_be_had_alone(installed, tmp_path):
@@ -203,9 +156,8 @@ def test_verdicts_can_be_had_alone(installed, tmp_path):
     assert "Verdict: B is better" in said
     words = [str(tables / "results.csv"), "metric=acc", "mode=max"]
     assert "best setting is row 1.\n" in call(installed / "leyden", "summarize", *words, cwd=tmp_path)
-    assert "B is better" in call(
-        installed / "leyden", "compare", *words, "a=model=mlp", "b=model=moe", cwd=tmp_path
-    )
+    sides = ("a=model=mlp", "b=model=moe")
+    assert "B is better" in call(installed / "leyden", "compare", *words, *sides, cwd=tmp_path)
 
 
 def test_the_plugin_of_the_wheel_finds_the_files_of_a_project(installed, clone):

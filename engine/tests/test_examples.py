@@ -8,11 +8,8 @@ import pytest
 from leyden.config.paths import LIBRARY
 
 SRC = LIBRARY.parent
-MODULES = sorted(
-    ".".join(path.relative_to(SRC).with_suffix("").parts)
-    for path in SRC.rglob("*.py")
-    if ">>> " in path.read_text()
-)
+PATHS = sorted(path.relative_to(SRC) for path in SRC.rglob("*.py") if ">>> " in path.read_text())
+MODULES = [".".join(path.with_suffix("").parts) for path in PATHS]
 
 
 @pytest.mark.parametrize("name", MODULES)

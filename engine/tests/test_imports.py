@@ -2,6 +2,7 @@
 
 import ast
 import importlib.metadata
+import itertools
 import os
 import re
 import subprocess
@@ -15,9 +16,8 @@ from tests import ENGINE
 
 SRC = LIBRARY.parent
 # From the ground up, as they are drawn; a module imports what is below its folder, and its neighbours, in no circle.
-DRAWN = re.findall(
-    r'class="floor" x="\d+" y="(\d+)"[^>]*>([^<]+)<', (ENGINE / "docs" / "images" / "house.svg").read_text()
-)
+HOUSE = (ENGINE / "docs" / "images" / "house.svg").read_text()
+DRAWN = re.findall(r'class="floor" x="\d+" y="(\d+)"[^>]*>([^<]+)<', HOUSE)
 FLOORS = [name for _, name in sorted(DRAWN, key=lambda floor: -int(floor[0]))]
 VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.
@@ -86,10 +86,8 @@ def test_imports_run_downward_in_no_circle_and_nothing_names_the_owners_package(
 
 def _without_examples(path):
     """The text of a file, less the lines of its doctests."""
-    lines = path.read_text().splitlines()
-    return "\n".join(
-        line for n, line in enumerate(lines) if not {">>>"} & {*lines[max(0, n - 1)].split(), *line.split()}
-    )
+    lines = ["", *path.read_text().splitlines()]
+    return "\n".join(line for before, line in itertools.pairwise(lines) if ">>>" not in before + line)
 
 
 @pytest.mark.parametrize("door", ["exact", "verdict"])
@@ -116,11 +114,10 @@ for name in {modules}:
 
 @pytest.mark.parametrize("argument", ["--help", "optimizer.lrr=1"])
 def test_help_and_a_mistyped_key_import_no_more_than_they_need(argument):
-    code = (
-        "import contextlib, sys\nfrom leyden.train import main\nwith contextlib.suppress(SystemExit):\n    main()\n"
-    )
-    command = [sys.executable, "-c", f"{code}print(*sys.modules)", argument]
-    loaded = {*subprocess.check_output(command, text=True, cwd=ROOT).splitlines()[-1].split()}
+    code = "import sys\nfrom leyden.train import main\ntry:\n    main()\nfinally:\n    print(*sys.modules)"
+    command = [sys.executable, "-c", code, argument]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    loaded = {*done.stdout.splitlines()[-1].split()}
     assert "leyden.run.command" in loaded
     unneeded = ("rich", "leyden.report", "leyden.run.directory", "leyden.sweep")
     assert [name for name in loaded if name.startswith(unneeded)] == []
@@ -195,9 +192,8 @@ print(len(names), [key for key in before if before[key] != after[key]])
 def test_importing_every_module_changes_nothing():
     kept = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE", "PYTHONPATH")
     environment = {name: value for name, value in os.environ.items() if name not in kept}
-    done = subprocess.run(
-        [sys.executable, "-c", STATES], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
-    )
+    how = {"capture_output": True, "text": True, "cwd": ROOT, "env": environment}
+    done = subprocess.run([sys.executable, "-c", STATES], check=False, **how)
     assert done.returncode == 0, done.stderr
     number, changed = done.stdout.split(maxsplit=1)
     assert int(number) > 80

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from rich.console import Console
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -29,29 +30,22 @@ class Count(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@pytest.fixture
-def steps(train, monkeypatch):  # noqa: F811
-    """The operations within training steps, from the batch to the optimizer, of a run with so many of them."""
+def test_a_batch_is_one_indexing_operation_and_logging_costs_no_other_step(train, monkeypatch):  # noqa: F811
+    advance = _TrainingEpochLoop.advance
 
     def steps(name, num_batches, *overrides):
-        import lightning.pytorch.loops.training_epoch_loop as loop
-
-        count, advance = Count(), loop._TrainingEpochLoop.advance
+        """The operations from the batch to the optimizer, of a run with so many steps."""
+        count = Count()
 
         def counted(self, data_fetcher):
             with count:
                 return advance(self, data_fetcher)
 
-        with monkeypatch.context() as patch:
-            patch.setattr(loop._TrainingEpochLoop, "advance", counted)
-            few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000")
-            train(name, *few, "optimizer=keras_rmsprop", "trainer.max_epochs=1", "test=false", *overrides)
+        monkeypatch.setattr(_TrainingEpochLoop, "advance", counted)
+        few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000")
+        train(name, *few, "optimizer=keras_rmsprop", "trainer.max_epochs=1", "test=false", *overrides)
         return count.found
 
-    return steps
-
-
-def test_a_batch_is_one_indexing_operation_and_logging_adds_nothing_to_a_step_that_is_not_logged(steps):
     def per_step(name, *overrides):
         few, many = steps(f"{name}_few", 4, *overrides), steps(f"{name}_many", 9, *overrides)
         return {key: many[key] - few[key] for key in many if many[key] != few[key]}
@@ -86,14 +80,13 @@ IN_MEMORY = "data.val_size=59000 data.batch_size=100 data.eval_batch_size=1000"
 STREAMED = "data=folder data.root={pets} data.image_size=[12,10] data.batch_size=5 data.num_workers=2"
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize(
-    "typed", [IN_MEMORY, f"{IN_MEMORY} experiment=cnn", f"{IN_MEMORY} experiment=resnet", STREAMED]
-)
-def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, typed):
-    import lightning.pytorch.loops.training_epoch_loop as loop
+TYPED = [IN_MEMORY, f"{IN_MEMORY} experiment=cnn", f"{IN_MEMORY} experiment=resnet", STREAMED]
 
-    advance = loop._TrainingEpochLoop.advance
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("typed", TYPED)
+def test_on_a_gpu_a_step_waits_for_nothing(command, tmp_path, monkeypatch, typed):
+    advance = _TrainingEpochLoop.advance
 
     def watched(self, data_fetcher):
         torch.cuda.set_sync_debug_mode("error" if self.batch_idx > 1 else "default")
@@ -102,9 +95,8 @@ def test_on_a_gpu_a_step_waits_for_nothing(cli, tmp_path, monkeypatch, typed):
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
-    monkeypatch.setattr(loop._TrainingEpochLoop, "advance", watched)
+    monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
     few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
     given = typed.format(pets=folders.write(tmp_path / "pets", train=25, val=2, test=1)).split()
     bare = ("trainer.limit_val_batches=1", "callbacks=bare", "logger=none", "test=false")
-    code, _, err = cli("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu", *given, *few, *bare)
-    assert code == 0, err
+    command("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu", *given, *few, *bare)

@@ -23,19 +23,14 @@ OURS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
 
 def test_each_command_sets_it_before_pytorch_is_imported():
     clean = {key: value for key, value in os.environ.items() if key not in OURS}
-    assert (
-        subprocess.check_output([sys.executable, "-c", PROGRAM], env=clean, cwd=ROOT, text=True) == "30000 1\n" * 2
-    )
+    said = subprocess.check_output([sys.executable, "-c", PROGRAM], env=clean, cwd=ROOT, text=True)
+    assert said == "30000 1\n" * 2
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "expected"),
-    [
-        ("GOMP_SPINCOUNT", "7", "7 1"),
-        ("OMP_WAIT_POLICY", "PASSIVE", "None 1"),
-        ("THP_MEM_ALLOC_ENABLE", "0", "30000 0"),
-    ],
-)
+SET = [*zip(OURS, ("7", "PASSIVE", "0"), ("7 1", "None 1", "30000 0"), strict=True)]
+
+
+@pytest.mark.parametrize(("name", "value", "expected"), SET)
 def test_what_the_user_has_set_stays(monkeypatch, name, value, expected):
     for key in OURS:
         monkeypatch.setenv(key, "")  # it is as it was after the test

@@ -243,9 +243,8 @@ def test_a_sweep_of_forks_has_the_settings_of_their_parent(command, tmp_path, pa
     fork = ("-m", f"fork={parents / 'stochastic'}@2", "optimizer.momentum=0.5,0.9", "sweep.seeds=2", "sweep_name=s")
     command("train", *fork, "sweep.pictures=none")
     runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/run.json")]
-    found = {
-        (run.config["optimizer"]["momentum"], run.config["seed"], run.config["data"]["split_seed"]) for run in runs
-    }
+    values = [dict(flatten(run.config)) for run in runs]
+    found = {(each["optimizer.momentum"], each["seed"], each["data.split_seed"]) for each in values}
     assert found == {(momentum, seed, 0) for momentum in (0.5, 0.9) for seed in (0, 1)}
-    assert {run.config["model"]["dropout"] for run in runs} == {0.2}
+    assert {each["model.dropout"] for each in values} == {0.2}
     assert all(run.result.is_complete for run in runs)

@@ -16,10 +16,8 @@ def test_max_time_ends_the_run(train):  # noqa: F811
     assert "test/acc" in out
 
 
-STOPPER = (
-    "_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max, patience: 1, min_delta: 10"
-)
-STOPPING = (f"+callbacks.es={{{STOPPER}}}", "trainer.max_epochs=6")
+STOPPER = "_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max, patience: 1"
+STOPPING = (f"+callbacks.es={{{STOPPER}, min_delta: 10}}", "trainer.max_epochs=6")
 
 
 def test_a_run_that_was_stopped_early_is_over(train):  # noqa: F811

@@ -277,7 +277,7 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
     assert "is CANCELLED without a result" in output
     assert victim.submission["log"] in output
     assert [run.result.status for run in runs(tmp_path)].count("finished") == 1
-    assert victim.result.error.type == "Slurm"
+    assert victim.result.error.type == "Scheduler"
     # Rerunning submits only what is missing.
     before = [run.submission for run in runs(tmp_path)]
     finish(submit(tmp_path, *LONG, "seed=0,1"))

@@ -18,22 +18,17 @@ def test_a_reader_that_has_left_is_no_error(words):
     assert (done.returncode, done.stderr) == (141, "")
 
 
-@pytest.fixture
-def outside(monkeypatch):
+def test_a_verb_by_the_program_beside_this_python(monkeypatch, tmp_path):
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
     monkeypatch.setenv("PATH", "/usr/bin")
-    return monkeypatch
-
-
-def test_a_verb_by_the_program_beside_this_python(outside, tmp_path):
-    outside.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
-    outside.chdir(tmp_path)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "python").touch(mode=0o755)
     assert leyden_command("train") == "bin/python -m leyden.train"  # the program is not installed
     (tmp_path / "bin" / "leyden").touch(mode=0o755)
     assert leyden_command("train") == "bin/leyden train"
-    outside.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert leyden_command("train") == "leyden train"
-    outside.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
     assert leyden_command("train") == "uv run leyden train"

@@ -1,11 +1,12 @@
 """Data modules as somebody writes them who knows nothing of this project."""
 
+import pkgutil
 import random
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 
 class Noisy(Dataset):
@@ -85,35 +86,29 @@ class Streaming(WithFacts):
         return DataLoader(Stream(), self.batch_size)
 
 
-class Rows(Dataset):
-    """Rows of three numbers, and what is to be told from them."""
+class Rows(TensorDataset):
+    """Rows of three numbers, with noise, and what is to be told from them."""
 
     told = {"input_shape": (3,), "target_names": ("sum",)}  # noqa: RUF012
 
     def __init__(self):
-        self.rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.rows)
+        rows = torch.rand(200, 3, generator=torch.Generator().manual_seed(0))
+        super().__init__(rows, rows.sum(dim=1))
 
     def __getitem__(self, index):
-        return self.rows[index] + 0.01 * torch.rand(3), self.rows[index].sum()
+        row, target = super().__getitem__(index)
+        return row + 0.01 * torch.rand(3), target
 
 
-class Tokens(Dataset):
+class Tokens(TensorDataset):
     """Windows of a text of three letters."""
 
     vocabulary = ("a", "b", "c")
     told = {"input_shape": (8,), "vocabulary": vocabulary}  # noqa: RUF012
 
     def __init__(self):
-        self.tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
-
-    def __len__(self):
-        return len(self.tokens)
-
-    def __getitem__(self, index):
-        return self.tokens[index, :-1], self.tokens[index, 1:]
+        tokens = torch.randint(3, (200, 9), generator=torch.Generator().manual_seed(0))
+        super().__init__(tokens[:, :-1], tokens[:, 1:])
 
 
 class Given(Plain):
@@ -121,7 +116,7 @@ class Given(Plain):
 
     def __init__(self, kind: str):
         super().__init__()
-        self.made = globals()[kind]()
+        self.made = pkgutil.resolve_name(kind)()
         self.facts = self.made.told
 
     def setup(self, stage):

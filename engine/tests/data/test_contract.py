@@ -11,6 +11,7 @@ from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
 from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
+from tests.tasks.rows import GAN
 from tests.training.test_start import curves
 
 ROWS = range(7)
@@ -18,14 +19,7 @@ TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_
 FACTS = ("data=own", "data._target_=tests.data.own.WithFacts", "model.hidden_sizes=[16]")
 
 
-class Pairs:
-    """A batch sampler of one's own."""
-
-    def __len__(self):
-        return 20
-
-    def __iter__(self):
-        yield from [[0, 1]] * 20
+PAIRS = [[0, 1]] * 20  # a batch sampler of one's own
 
 
 def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
@@ -35,17 +29,14 @@ def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
         (30, {"sampler": WeightedRandomSampler([1.0] * 7, 30)}),
         (3, {"sampler": RandomSampler(ROWS, num_samples=3)}),
         (7, {"batch_sampler": BatchSampler(SequentialSampler(ROWS), 2, drop_last=False)}),
-        (None, {"batch_sampler": Pairs()}),
+        (None, {"batch_sampler": PAIRS}),
     ):
         assert num_samples(DataLoader(ROWS, **given)) == num
 
 
 def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own():
-    for facts in (
-        {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]},
-        {"input_shape": (4,), "num_rooms": 3, "names": ["x"]},
-        {},
-    ):
+    images = {"class_names": ["a", "b"], "num_classes": 2, "input_shape": [3, 32, 32]}
+    for facts in (images, {"input_shape": (4,), "num_rooms": 3, "names": ["x"]}, {}):
         found = facts_of(SimpleNamespace(facts=facts))
         assert Facts.from_state(found.to_state()) == found
         assert found.normalize.scale == 1.0
@@ -106,6 +97,9 @@ def test_facts_reach_a_network_and_a_further_stage_is_evaluated_at_the_end(train
     for split in ("further", "test"):  # no run is selected by what is not logged while it trains
         _, _, err = train("b", *data, f"objective.metric={split}/loss", code=2)
         assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
+    run, out, _ = train("c", *GAN, *data[:1], *data[3:])  # has no test_step
+    assert "no evaluation on further: the task has no test_step" in out
+    assert "further" not in run.result.stages
 
 
 def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):

@@ -12,39 +12,27 @@ from leyden.data.splits import split
 from tests.data import small
 
 
-def loader(num_samples, **kwargs):
-    samples = torch.arange(num_samples)
-    return BatchLoader(
-        samples, samples, **{"batch_size": 4, "transform": lambda images: images, "seed": 0, **kwargs}
-    )
-
-
 def samples(num_samples, epoch=0, **kwargs):
-    made = loader(num_samples, **kwargs)
+    """The batches of an epoch."""
+    samples = torch.arange(num_samples)
+    made = BatchLoader(samples, samples, **{"batch_size": 4, "transform": lambda each: each, "seed": 0, **kwargs})
     made.order.set_epoch(epoch)
     batches = [labels.tolist() for _, labels in made]
     assert len(batches) == len(made)
     return batches
 
 
-@given(
-    num_samples=st.integers(1, 50),
-    batch_size=st.integers(1, 20),
-    world_size=st.integers(1, 5),
-    epoch=st.integers(0, 3),
-    seed=st.none() | st.integers(0, 2**31),
-)
-def test_every_sample_once_an_epoch_and_the_batches_of_all_processes_are_those_of_one(
-    num_samples, batch_size, world_size, epoch, seed
-):
-    given = {"num_samples": num_samples, "batch_size": batch_size, "epoch": epoch, "seed": seed}
+SEEDS = st.none() | st.integers(0, 2**31)
+
+
+@given(st.integers(1, 50), st.integers(1, 20), st.integers(1, 5), st.integers(0, 3), SEEDS)
+def test_every_sample_once_an_epoch_and_the_batches_of_all_processes_are_those_of_one(num, size, world, n, seed):
+    given = {"num_samples": num, "batch_size": size, "epoch": n, "seed": seed}
     one = samples(**given)
-    every = [samples(**given, rank=rank, world_size=world_size) for rank in range(world_size)]
-    together = [
-        sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)
-    ]  # no process waits for another
+    every = [samples(**given, rank=rank, world_size=world) for rank in range(world)]
+    together = [sorted(itertools.chain(*parts)) for parts in zip(*every, strict=True)]  # none waits for another
     assert together == [sorted(batch) for batch in one]
-    assert sorted(itertools.chain(*one)) == list(range(num_samples))
+    assert sorted(itertools.chain(*one)) == list(range(num))
 
 
 def test_the_order_follows_from_seed_and_epoch_alone():

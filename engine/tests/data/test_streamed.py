@@ -13,16 +13,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from torch.utils.data import Dataset
 
 from leyden.config.errors import UserError
-from leyden.data.in_memory import BatchLoader
 from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
 from tests.conftest import start
 from tests.data import folders
-from tests.forks import TIMEOUT_S
+from tests.data.test_splits import samples as in_memory
+from tests.forks import TIMEOUT_S, is_running, wait_for_end
 
 
 class Noisy(Dataset):
@@ -98,25 +96,13 @@ def test_what_this_process_draws_stays_as_it_is():
     assert drawn[0] == drawn[1] == drawn[2]
 
 
-@given(
-    num_samples=st.integers(1, 40),
-    batch_size=st.integers(1, 20),
-    world_size=st.integers(1, 5),
-    number=st.integers(0, 3),
-    shuffle=st.booleans(),
-)
-def test_its_batches_are_those_of_data_in_memory(num_samples, batch_size, world_size, number, shuffle):
-    samples_N = torch.arange(num_samples)
-    for rank in range(world_size):
-        share = {"batch_size": batch_size, "rank": rank, "world_size": world_size}
-        stream = loader(num_samples=num_samples, shuffle=shuffle, epoch=number, **share)
-        memory = BatchLoader(samples_N, samples_N, transform=lambda x: x, seed=0 if shuffle else None, **share)
-        memory.order.set_epoch(number)
-        assert len(stream) == len(memory)
-        batches = list(stream)
-        assert indices(batches) == [labels_N.tolist() for _, labels_N in memory]
-        kinds = {(inputs_NI.shape[1:], labels_N.dtype) for inputs_NI, labels_N in batches}  # if empty, too
-        assert kinds == {((5,), torch.int64)}
+@pytest.mark.parametrize("shuffle", [False, True])
+@pytest.mark.parametrize("rank", range(3))
+def test_its_batches_are_those_of_data_in_memory_if_empty_too(rank, shuffle):
+    share = {"rank": rank, "world_size": 3, "seed": 0 if shuffle else None, "epoch": 2}
+    batches = list(loader(num_samples=9, shuffle=shuffle, **share))
+    assert indices(batches) == in_memory(9, **share)
+    assert {(inputs_NI.shape[1:], labels_N.dtype) for inputs_NI, labels_N in batches} == {((5,), torch.int64)}
 
 
 @pytest.mark.parametrize(("position", "num_workers"), [(0, 2), (1, 0), (5, 2), (6, 0)])
@@ -172,13 +158,11 @@ def die_at_13(index):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-@pytest.mark.parametrize(
-    ("act", "message"),
-    [
-        (break_elsewhere, r"(?s)fails where this one does not.*KeyError: 'elsewhere'"),
-        (die_at_13, r"DataLoader worker .*(killed|exited)"),  # PyTorch's own
-    ],
-)
+BY_PYTORCH = r"DataLoader worker .*(killed|exited)"
+BY_LEYDEN = r"(?s)fails where this one does not.*KeyError: 'elsewhere'"
+
+
+@pytest.mark.parametrize(("act", "message"), [(break_elsewhere, BY_LEYDEN), (die_at_13, BY_PYTORCH)])
 def test_what_workers_can_not_read_ends_the_iteration(act, message):
     stream = loader(2, dataset=Noisy(act=act))
     with pytest.raises(RuntimeError, match=message):
@@ -205,33 +189,22 @@ def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
     stream.close()
 
 
-def is_there(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
-
-
 @pytest.mark.parametrize(
-    ("how", "by", "code"),
-    [("wait", signal.SIGKILL, -9), ("wait", signal.SIGTERM, -15), ("wait", signal.SIGINT, 1), ("end", None, 0)],
+    ("by", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 1), (None, 0)]
 )
 @pytest.mark.slow
 @pytest.mark.matrix
-def test_workers_end_with_the_process_that_has_them(how, by, code):
-    process = start(how, script=("-m", "tests.data.test_streamed"), anew=True)
+def test_workers_end_with_the_process_that_has_them(by, code):
+    process = start("wait" if by else "end", script=("-m", "tests.data.test_streamed"), anew=True)
     assert process.stdout.readline() == "ready\n"
     workers = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
     assert len(workers) == 2
-    assert all(map(is_there, workers))
+    assert all(map(is_running, workers))
     if by:
         process.send_signal(by)
     process.communicate("\n", timeout=TIMEOUT_S)
     assert process.returncode == code
-    end = time.monotonic() + TIMEOUT_S
-    while any(map(is_there, workers)):
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    wait_for_end(workers)
 
 
 def module(train, **changed):
@@ -279,9 +252,10 @@ def test_facts_come_from_the_data_set_and_its_first_sample_and_what_is_no_pixels
         module(floats, normalize="standardize").setup("fit")
 
 
-@pytest.mark.parametrize(
-    "make", [lambda n: {"a": torch.ones(2), "b": n}, lambda n: torch.ones(2), lambda n: (torch.ones(2), n, n)]
-)
+ONES = torch.ones(2)
+
+
+@pytest.mark.parametrize("make", [lambda n: {"a": ONES, "b": n}, lambda n: ONES, lambda n: (ONES, n, n)])
 def test_samples_that_are_no_pairs_are_the_data_sets_own(make):
     data = module(Made(make))
     assert data.facts.input_shape is data.inputs is None

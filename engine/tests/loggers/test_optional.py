@@ -9,7 +9,6 @@ import pytest
 from leyden.run.directory import Run
 from tests import ENGINE
 from tests.conftest import QUICK, SMALL, finish, start
-from tests.forks import TIMEOUT_S
 
 
 def needs(package):
@@ -19,14 +18,14 @@ def needs(package):
 @needs("mlflow")
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # MLflow on SQLAlchemy 2.1
 @pytest.mark.nightly  # its newest version fails without a change here
-def test_mlflow_in_a_file(cli, tmp_path):
+def test_mlflow_in_a_file(command, tmp_path):
     from mlflow.tracking import MlflowClient
 
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     arguments = (f"run_dir={tmp_path / 'run'}", "logger=mlflow", "trainer.max_epochs=2", *SMALL)
-    assert cli("train", *arguments)[2] == "leyden: logger.mlflow.tracking_uri: is missing and must be set\n"
-    code, _, err = cli("train", *arguments, f"logger.mlflow.tracking_uri={uri}")
-    assert code == 0, err
+    _, err = command("train", *arguments, code=2)
+    assert err == "leyden: logger.mlflow.tracking_uri: is missing and must be set\n"
+    command("train", *arguments, f"logger.mlflow.tracking_uri={uri}")
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("mnist_mlp").experiment_id])
     assert (run.info.run_name, run.info.status) == (str(tmp_path / "run"), "FINISHED")
@@ -81,19 +80,16 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
 def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", f"run_dir={tmp_path / 'run'}", "logger=wandb", *QUICK)
     process = start(*arguments, HOME=str(tmp_path), WANDB_API_KEY="")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2, output
-    assert "logger.wandb: not logged in" in output
+    assert "logger.wandb: not logged in" in finish(process, code=2)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
-def test_a_missing_extra_is_named_before_training(cli, tmp_path, monkeypatch, sweep):
+def test_a_missing_extra_is_named_before_training(command, tmp_path, monkeypatch, sweep):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
     run_dir = () if sweep else (f"run_dir={tmp_path / 'run'}",)
-    code, _, err = cli("train", *sweep, *run_dir, "logger=wandb", *QUICK)
-    assert code == 2
+    _, err = command("train", *sweep, *run_dir, "logger=wandb", *QUICK, code=2)
     assert "logger.wandb: wandb is not installed; pip install 'leyden[wandb]' installs it" in err
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.rglob("config.yaml"))

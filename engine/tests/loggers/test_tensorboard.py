@@ -25,8 +25,8 @@ def test_two_names_of_a_stage_never_share_a_curve(tmp_path):
     for step in (0, 1):
         logger.log_metrics({"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, step)
     logger.finalize("success")
-    events = read(Run(tmp_path))
-    found = {tag: [event.value for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    curves = read(Run(tmp_path))
+    found = {tag: [event.value for event in curves.Scalars(tag)] for tag in curves.Tags()["scalars"]}
     assert found == {"charts/acc": [0.5, 0.5], "train_acc": [0.25, 0.25], "lr": [1.0, 1.0]}
 
 
@@ -35,9 +35,7 @@ def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
         logger = TensorBoard(save_dir=str(tmp_path), purge_step=purge_step)
         logger.log_metrics({"train/acc": 0.5}, purge_step)
         logger.finalize("success")
-        paths = tmp_path.glob("train/events*")
-        events = [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
-        assert [event.step for event in events if event.HasField("session_log")] == told
+        assert [event.step for event in events(tmp_path / "train") if event.HasField("session_log")] == told
 
 
 def write(directory, steps, **kwargs):
@@ -53,10 +51,12 @@ def write(directory, steps, **kwargs):
 
 def steps(directory):
     """All of them, in the order in which TensorBoard reads."""
-    events = (
-        event for path in sorted(directory.glob("events*")) for event in LegacyEventFileLoader(str(path)).Load()
-    )
-    return [event.step for event in events if event.summary.value]
+    return [event.step for event in events(directory) if event.summary.value]
+
+
+def events(directory):
+    paths = sorted(directory.glob("events*"))
+    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
 def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path):

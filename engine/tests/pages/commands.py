@@ -8,15 +8,8 @@ from leyden.config.paths import ROOT
 from tests import ENGINE
 from tests.pages.stands_for import SHORTER, STANDS_FOR
 
-PAGES = {
-    path.stem: path
-    for path in [
-        ROOT / "README.md",
-        ROOT / "AGENTS.md",
-        ENGINE / "CONTRIBUTING.md",
-        *sorted((ENGINE / "docs").glob("*.md")),
-    ]
-}
+FILES = [ROOT / "README.md", ROOT / "AGENTS.md", ENGINE / "CONTRIBUTING.md", *sorted(ENGINE.glob("docs/*.md"))]
+PAGES = {path.stem: path for path in FILES}
 # A block of code with its language, or code within a line.
 CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)
 PROGRAMS = ("python", ".venv/bin/python", "leyden", ".venv/bin/leyden", "uv", "make", "pip", "sbatch", "git", "sh")

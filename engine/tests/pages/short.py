@@ -23,11 +23,7 @@ VERBS = {path.stem for path in LIBRARY.glob("[!_]*.py")}
 
 
 class Copy:
-    """Runs commands of Python in a copy.
-
-    Args:
-        folder: The place of the copy, with one in it.
-    """
+    """Runs commands of Python in a copy."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -48,10 +44,8 @@ def copy_to(folder: Path) -> None:
         _replace(folder / file, changes)
     small.write(folder / "data")
     for made, part in ((MNIST, "MNIST/raw/"), (FashionMNIST, "FashionMNIST/raw/"), (Diamonds, "")):
-        sums = {
-            old: hashlib.sha256((folder / f"data/{part}{name}").read_bytes()).hexdigest()
-            for name, old in made.sha256.items()
-        }
+        contents = {old: (folder / f"data/{part}{name}").read_bytes() for name, old in made.sha256.items()}
+        sums = {old: hashlib.sha256(content).hexdigest() for old, content in contents.items()}
         _replace(folder / "src" / f"{made.__module__.replace('.', '/')}.py", sums)
     folders.write(folder / "flowers")
     folders.pack(folders.write(folder / "flowers-shards"))
@@ -80,12 +74,7 @@ def _replace(path: Path, changes: dict[str, str]) -> None:
 
 
 class Project:
-    """A copy, and what its pages have made so far.
-
-    Args:
-        copy: Runs its commands.
-        pictures: With pictures, which take a third of such a short run.
-    """
+    """A copy, and what its pages have made so far; pictures take a third of such a short run."""
 
     def __init__(self, copy: Copy, pictures: bool = False) -> None:
         self.folder, self.copy, self.pictures = copy.folder, copy, pictures
@@ -98,11 +87,7 @@ class Project:
         return text.replace(around.format(OWN), around.format(models.parent.name))
 
     def do(self, step: Step) -> str:
-        """Do it; fails with what was said.
-
-        Returns:
-            What it printed.
-        """
+        """What it printed; fails with what was said."""
         if step.path:
             path = self.folder / self.renamed(step.path, "src/{}/")
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -165,7 +150,6 @@ class Project:
         return ""
 
     def verb(self, verb: str, words: list[str]) -> str:
-        """A command of Leyden."""
         assert verb in VERBS, f"{verb}: is no verb"
         if not words and verb not in ("train", "runs"):
             words = ["--help"]  # a page that only names the verb
@@ -210,7 +194,6 @@ class Project:
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
 
     def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
-        """Run Python in the copy."""
         code, said = self.copy.run(words)
         assert code in codes, said
         assert says in said, said

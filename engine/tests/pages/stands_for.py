@@ -22,13 +22,9 @@ SHORT = {
         "limit_val_batches: 1.0": "limit_val_batches: 1",
         "limit_test_batches: 1.0": "limit_test_batches: 1",
     },
-    "conf/experiment/finetune.yaml": {
-        "val_size: 59000": "val_size: 5000",
-        "limit_val_batches: 5": "limit_val_batches: 1",
-    },
-    "engine/src/leyden/sweep/sweep.py": {
-        "MAX_CHECKED, NUM_DRAWN = 30, 10": "MAX_CHECKED, NUM_DRAWN = 1, 1"
-    },  # of any number of jobs, some are built
+    "conf/experiment/finetune.yaml": {"val_size: 59000": "val_size: 5000", "val_batches: 5": "val_batches: 1"},
+    # Of any number of jobs, some are built.
+    "engine/src/leyden/sweep/sweep.py": {"CHECKED, NUM_DRAWN = 30, 10": "CHECKED, NUM_DRAWN = 1, 1"},
     "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
 # Beginnings of commands that are not run; their words are checked as far as that can be without running them.

@@ -1,6 +1,5 @@
 """Pages that are read, and not done: what they name is there, and what they show is as it is."""
 
-import importlib.util
 import re
 from html import unescape
 
@@ -9,7 +8,7 @@ import pytest
 from leyden.config.errors import Exit
 from leyden.config.paths import ROOT
 from tests import ENGINE
-from tests.example import OWN
+from tests.example import OWN, script
 from tests.pages.commands import PAGES
 
 AGENTS, NOTE = (PAGES[name].read_text() for name in ("AGENTS", "note"))
@@ -56,15 +55,11 @@ def shape(text):
 @pytest.mark.slow(minutes=0.4)
 @pytest.mark.nightly  # it changes with what a command prints, which others check, and kills are in each suite
 def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
-    spec = importlib.util.spec_from_file_location("recording", ENGINE / "scripts" / "recording.py")
-    recording = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(recording)
-    lines = recording.record(tmp_path, SHORT, killed_at=119)
+    lines = script(ENGINE / "scripts" / "recording.py").record(tmp_path, SHORT, killed_at=119)
     picture = (ENGINE / "docs" / "images" / "killed.svg").read_text()
     shown = re.findall(r'<text class="killed-r\d+"[^>]*>(.*?)</text>', picture)
-    assert {shape(line) for line in lines} - {""} == {
-        shape(unescape(line).replace("\xa0", " ")) for line in shown
-    } - {""}
+    drawn = {shape(unescape(line).replace("\xa0", " ")) for line in shown}
+    assert {shape(line) for line in lines} - {""} == drawn - {""}
     hashes = [line for line in lines if re.fullmatch(r"\d+,[0-9a-f]{32}", line)]
     assert len(hashes) == 2
     assert len({*hashes}) == 1

@@ -5,21 +5,13 @@ import pytest
 import torch
 
 from leyden.pictures import outputs
-from leyden.pictures.outputs import (
-    OnEvaluation,
-    as_colours,
-    confusion_figure,
-    gather,
-    prediction_figure,
-    render,
-    sheet,
-)
+from leyden.pictures.outputs import OnEvaluation, confusion_figure, prediction_figure, render
 from leyden.tasks.task import Task
 
+CAPTIONS = {"eel": "true cat →\npredicted dog\n0.990", "moray": "cat →\ndog\n0.990"}
 
-@pytest.mark.parametrize(
-    ("eel", "caption"), [("eel", "true cat →\npredicted dog\n0.990"), ("moray", "cat →\ndog\n0.990")]
-)
+
+@pytest.mark.parametrize(("eel", "caption"), CAPTIONS.items())
 def test_the_most_confident_mistake_is_first_and_names_both_classes(monkeypatch, eel, caption):
     figures, labels_N = [], torch.tensor([0, 1, 2, 2, 0])
     logits_NK = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.8, 0.2], [0.1, 0.2, 0.7], [0, 0.99, 0.01]]).log()
@@ -55,20 +47,20 @@ def test_the_processes_take_turns_within_a_batch(monkeypatch):
     for world_size in (1, 3):
         parts = [[batch[rank::world_size] for batch in batches] for rank in range(world_size)]
         parts[-1].append(torch.tensor([99]))  # its parts are smaller: it has kept one more batch
-        monkeypatch.setattr(
-            torch.distributed,
-            "all_gather_object",
-            lambda every, mine, parts=parts: every.__setitem__(slice(None), parts),
-        )
-        assert torch.equal(gather(parts[0][:3], world_size), torch.arange(15))
+
+        def gathered(every, mine, parts=parts):
+            every[:] = parts
+
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+        assert torch.equal(outputs.gather(parts[0][:3], world_size), torch.arange(15))
 
 
 def test_images_of_any_number_and_shape_are_drawn_from_black_to_white():
     for shape in ((9, 3, 32, 32), (0, 1, 28, 28), (3, 2, 300, 200)):
-        pixels = render(sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
+        pixels = render(outputs.sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
         assert min(pixels.shape[:2]) > 30
         assert (pixels < 128).any()
-    shown = as_colours(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
+    shown = outputs.as_colours(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
     assert shown[0, 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
     assert shown.shape == (1, 3, 2, 2)
 

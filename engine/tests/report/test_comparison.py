@@ -122,9 +122,8 @@ def test_the_front_of_a_table_is_one_of_means(called, results):
     lines = ["model,fold,time,acc,size", "a,0,1,0.9,1", "a,0,3,0.9,1", "a,1,2,0.6,0.5", "b,0,1,0.7,2", "c,0,1,,0"]
     (results / "t.csv").write_text("\n".join(lines))
     ask = functools.partial(called, summarize, "t.csv", "front=acc:max,size:min", "seed=fold", "ignore=time")
-    assert json.loads(ask("format=json")) == [
-        {"model": "a", "n": 3, "acc": pytest.approx(0.8), "size": pytest.approx(2.5 / 3)}
-    ]
+    (found,) = json.loads(ask("format=json"))
+    assert found == {"model": "a", "n": 3, "acc": pytest.approx(0.8), "size": pytest.approx(2.5 / 3)}
     assert ask().splitlines()[:2] == ["model  n  acc  size", "a      3  0.8  0.8333"]
 
 

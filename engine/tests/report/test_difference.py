@@ -41,15 +41,13 @@ def test_it_says_so(call, make, a, b, code, told):  # noqa: F811
 
 
 def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
-    def write(name, data, fingerprints="1"):
-        return make(name, starts=[start("a" * 40, data=data)], fingerprints=fingerprints)
-
-    a, b = write("a", {"t.csv": "1", "u.csv": "1"}), write("b", {"t.csv": "2", "u.csv": "1"}, "2")
+    data = {"a": {"t.csv": "1", "u.csv": "1"}, "b": {"t.csv": "2", "u.csv": "1"}, "c": None}
+    a, b, c = (make(name, starts=[start("", data=of)], fingerprints=name) for name, of in data.items())
     code, text = call(f"run={a}", f"against={b}")
     assert code == 1
     show_difference(str(a), str(b))
     for each in (text, capfd.readouterr().out):
         assert 'data t.csv "1" "2"' in " ".join(each.split())
         assert "u.csv" not in each
-    show_difference(str(a), str(write("c", None)))
+    show_difference(str(a), str(c))
     assert "t.csv" not in capfd.readouterr().out

@@ -45,9 +45,8 @@ def selecting(run):
     """The metrics by which a setting may be chosen, each on its curve: none of training, and of the test set."""
     assert run.result.test_metrics
     curves = scalars(run)
-    found = {
-        name: [(run.result.best_step, pytest.approx(run.result.metrics[name]))] for name in ("val/acc", "val/loss")
-    }
+    step, metrics = run.result.best_step, run.result.metrics
+    found = {name: [(step, pytest.approx(metrics[name]))] for name in ("val/acc", "val/loss")}
     assert all(point in [(s, pytest.approx(v)) for s, v in curves[name]] for name, (point,) in found.items())
     return found
 

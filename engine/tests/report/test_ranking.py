@@ -12,14 +12,14 @@ from leyden.verdict.tables import MARK
 
 def row(values, *, status="finished", name="", averaged=("seed",), **config):
     """A row of runs with these values, by seed."""
-    aims = [Objective("val/acc", "max", value) for value in values]
     records = [
-        Record("/nowhere", {}, {"seed": seed, **config}, status, aim, None, []) for seed, aim in enumerate(aims)
+        Record("/", {}, {"seed": n, **config}, status, Objective("val/acc", "max", value), None, [])
+        for n, value in enumerate(values)
     ]
     return Row({"name": name}, records, averaged)
 
 
-BEST = "With 95 % confidence the best setting"
+BEST, OF_THREE = "With 95 % confidence the best setting", "of those with 3 runs"
 GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
 LAST = ["Of 3 runs, one that fails in ten", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
@@ -35,7 +35,7 @@ TOLD = [
     (  # a lucky row of one run does not silence the table
         [[0.99], GOOD, WORSE],
         [None, True, False],
-        [f"{BEST} of those with 3 runs is row 2.", "Row 1: fewer than 3 runs", *LAST],
+        [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST],
     ),
     (  # .50 beside .95, both without variance, is not marked as good
         [[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]],
@@ -51,7 +51,7 @@ TOLD = [
         [[*GOOD, -math.inf], WORSE, [-math.inf] * 3],
         [True, False, None],
         [
-            f"{BEST} of those with 3 runs, by the runs that finished, is row 1.",
+            f"{BEST} {OF_THREE}, by the runs that finished, is row 1.",
             f"{LOST}1.",
             "Row 3: fewer than 3 runs",
             *LAST,

@@ -19,6 +19,7 @@ from leyden.testing.contracts import compose
 from tests import records
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
+ENDED = {"epochs": 3, "seconds": 2.0, "optimizer_steps": 30, "samples_per_second": 100.0, "error": None}
 
 
 @functools.cache
@@ -36,24 +37,13 @@ def composed(overrides):
     return RunIdentity.of(cfg, ()).saved_config
 
 
-def write(
-    directory, overrides, *, status="finished", value=None, error=None, objective=OBJECTIVE, data=None, more=()
-):
+def write(directory, overrides, *, value=None, objective=OBJECTIVE, data=None, more=(), status="finished", **ended):
     """A run directory as a run writes it; `more` are further metrics."""
-    directory.mkdir(parents=True)
-    config = {**composed(tuple(overrides)), "objective": objective}
-    result = None
+    config, result = {**composed(tuple(overrides)), "objective": objective}, None
     if status:
-        result = {
-            "status": status,
-            "objective": {**objective, "value": value},
-            "metrics": {objective["metric"]: value, **dict(more)} if objective and value is not None else {},
-            "epochs": 3,
-            "seconds": 2.0,
-            "optimizer_steps": 30,
-            "samples_per_second": 100.0,
-            "error": error,
-        }
+        metrics = {} if value is None else {objective["metric"]: value, **dict(more)}
+        aim = {**objective, "value": value}
+        result = {"status": status, "objective": aim, "metrics": metrics, **ENDED, **ended}
     records.put(directory, config=config, starts=[{"overrides": overrides, "data": data}], result=result)
 
 
@@ -69,11 +59,13 @@ def rows(directory):
     return records.table(directory / "summary.csv")
 
 
+def cells(directory, *columns):
+    return [tuple(row[column] for column in columns) for row in rows(directory)]
+
+
 def test_the_sweep_says_what_a_mean_is_over(tmp_path):
-    for size in (1, 2):
-        for lr, value in (("0.01", 0.1 * size), ("0.02", 0.3)):
-            overrides = [f"optimizer.lr={lr}", f"model.hidden_sizes=[{size}]"]
-            write(tmp_path / f"{size}-{lr}", overrides, value=value)
+    for size, lr in itertools.product((1, 2), ("0.01", "0.02")):
+        write(tmp_path / f"{size}-{lr}", [f"optimizer.lr={lr}", f"model.hidden_sizes=[{size}]"], value=0.1 * size)
     for described, num in ((["model.hidden_sizes"], 2), ([], 4)):
         (tmp_path / "sweep.json").write_text(json.dumps({"average_over": described}))
         summarize(tmp_path)
@@ -99,8 +91,7 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
     summarize(tmp_path)
     found = rows(tmp_path)
-    columns = ["optimizer.lr", "objective", "deviation", "n", "epochs", "seconds", "status", "like_best"]
-    assert list(found[0]) == columns
+    assert " ".join(found[0]) == "optimizer.lr objective deviation n epochs seconds status like_best"
     # What has finished comes first.
     assert [row["optimizer.lr"] for row in found] == ["0.01", "0.1", "1", "10", "2"]
     assert float(found[0]["objective"]) == pytest.approx(0.4)
@@ -121,37 +112,29 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert lines[2] == ["2", "0.1", "0.4250", "1", "3", "2", "finished"]
 
 
-@pytest.fixture
-def gaps(tmp_path):
-    """Runs of two optimizers, of which one has a momentum, which one run has set to null."""
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, capsys, monkeypatch):
+    """Of two optimizers one has a momentum, which one run has set to null."""
     for number, momentum in enumerate(("0.5", "0.9", "null", "")):
         typed = ["optimizer=sgd", f"optimizer.momentum={momentum}"] if momentum else []
         write(tmp_path / f"r{number}", [*typed, "seed=0"], value=0.1 * (number + 1))
-    return tmp_path
-
-
-def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, gaps, capsys, monkeypatch):
-    drawn = {}
-    monkeypatch.setattr(
-        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.setdefault(len(drawn), points)
-    )
-    summarize(gaps)
-    found = rows(gaps)
-    assert [row["optimizer.momentum"] for row in found] == ["0.5", "0.9", "null", ""]
-    assert [row["optimizer"] for row in found] == ["sgd", "sgd", "sgd", ""]
+    drawn = []
+    monkeypatch.setattr("leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points))
+    summarize(tmp_path)
+    momenta = [("sgd", "0.5"), ("sgd", "0.9"), ("sgd", "null"), ("", "")]
+    assert cells(tmp_path, "optimizer", "optimizer.momentum") == momenta
     assert "None" not in capsys.readouterr().out
     # Of the two keys one has a single value where it is: there is nothing to be seen of it.
-    assert list(drawn.values()) == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
+    assert drawn == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
-    (gaps / "study.journal").touch()
-    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {gaps}/study.journal"
-    assert line in called(command, gaps)
-    found = json.loads(called(command, gaps, "format=json"))  # the same for other programs
+    (tmp_path / "study.journal").touch()
+    line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {tmp_path}/study.journal"
+    assert line in called(command, tmp_path)
+    found = json.loads(called(command, tmp_path, "format=json"))  # the same for other programs
     assert found["objective"] == OBJECTIVE
     assert [row["choices"] for row in found["rows"]][2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
     first = found["rows"][0]
     assert [first[key] for key in ("objective", "deviation", "n", "status")] == [0.1, None, 1, "finished"]
-    assert (first["like_best"], first["runs"]) == (None, [str(gaps / "r0")])
+    assert (first["like_best"], first["runs"]) == (None, [str(tmp_path / "r0")])
 
 
 def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
@@ -163,9 +146,8 @@ def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, 
             config["data"]["root"] = f"/{seed}"  # a place
             records.put(tmp_path / str(seed), config=config)
     summarize(tmp_path)
-    found = rows(tmp_path)
-    assert [(row["optimizer.lr"], row["n"]) for row in found] == [("0.1", "3"), ("0.7", "3")]
-    assert {*found[0]} & {"data.seed", "data.root", "seed"} == set()
+    assert cells(tmp_path, "optimizer.lr", "n") == [("0.1", "3"), ("0.7", "3")]
+    assert {*rows(tmp_path)[0]} & {"data.seed", "data.root", "seed"} == set()
 
 
 DATA = [  # overrides of two data sets, the digests of their content, and the key that tells them apart
@@ -183,10 +165,7 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
         grid(tmp_path / str(place), losses, typed, data=digest)
     summarize(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
-    assert [(row["optimizer.lr"], row["n"], row["like_best"]) for row in rows(tmp_path)] == [
-        ("0.1", "3", "yes"),
-        ("0.2", "3", "no"),
-    ] * 2
+    assert cells(tmp_path, "optimizer.lr", "n", "like_best") == [("0.1", "3", "yes"), ("0.2", "3", "no")] * 2
     assert f"Rows of different data are not compared: they differ in {key}." in out
     for first in (1, 3):
         assert f"With 95 % confidence the best setting of rows {first} to {first + 1} is row {first}." in out
@@ -195,11 +174,10 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
     said = "Too few data sets have all settings, 2: to rank over them takes 6."
     assert (said in out, said in called(command, ".", "over=data")) == (False, True)
     # Run by run there are verdicts on one data set alone.
-    assert f"runs of different data can't be compared; these differ in {key}: choose runs of one" in called(
-        compare, ".", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2"
-    )
-    sides = ("a=optimizer.lr=0.1 and objective<0.6", "b=optimizer.lr=0.2 and objective<0.6")
-    assert "96.25 % interval" in called(compare, ".", *sides)
+    sides = ("a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+    refused = f"runs of different data can't be compared; these differ in {key}: choose runs of one"
+    assert refused in called(compare, ".", *sides)
+    assert "96.25 % interval" in called(compare, ".", *(f"{side} and objective<0.6" for side in sides))
 
 
 def test_settings_are_ranked_over_data_sets(called, tmp_path):
@@ -208,43 +186,39 @@ def test_settings_are_ranked_over_data_sets(called, tmp_path):
         losses = {0.1: (0.2, 0.3), 0.2: (0.3, 0.4), 0.3: (0.4, 0.5) if number < 5 else (-9.0, -8.0)}
         grid(tmp_path / str(number), losses, f"data={data}", f"data.val_size={size}")
     out = called(command, ".", "over=data")
-    assert re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out) == [
-        ("1.17", "", "0.1"),
-        ("2.17", " ≈", "0.2"),
-        ("2.67", "", "0.3"),
-    ]
+    ranks = re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out)
+    assert ranks == [("1.17", "", "0.1"), ("2.17", " ≈", "0.2"), ("2.67", "", "0.3")]
     assert "Over 6 data sets, mean ranks closer than 1.35 can't be told apart" in out
     assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.1", "0.2", "0.3"] * 5 + ["0.3", "0.1", "0.2"]
 
 
-SAME_DATA = [  # overrides and digests of the data, by setting and seed
+SAME_DATA = [  # overrides by setting, and digests of the data, by seed, too
     # The folder may be a copy on another machine; its content is the same.
-    (lambda size, seed: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
-    (lambda size, seed: [f"data.normalize={'unit' if size == 64 else 'standardize'}"], lambda size, seed: None),
-    (lambda size, seed: [f"optimizer.lr={size}"], lambda size, seed: {"x": "1"} if size == 64 else None),
-    (lambda size, seed: [f"optimizer.lr={size}"], lambda size, seed: {"drawn": str(seed)}),
+    (lambda size: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
+    (lambda size: [f"data.normalize={'unit' if size == 64 else 'standardize'}"], lambda size, seed: None),
+    (lambda size: [f"optimizer.lr={size}"], lambda size, seed: {"x": "1"} if size == 64 else None),
+    (lambda size: [f"optimizer.lr={size}"], lambda size, seed: {"drawn": str(seed)}),
 ]
 
 
 @pytest.mark.parametrize(("typed", "digest"), SAME_DATA)
 def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys, typed, digest):
-    for size, loss in ((64, 0.2), (128, 0.3)):
-        for seed in range(3):
-            overrides = [*typed(size, seed), f"seed={seed}"]
-            write(tmp_path / f"{size}_{seed}", overrides, value=loss + 0.01 * seed**2, data=digest(size, seed))
+    for size, seed in itertools.product((64, 128), range(3)):
+        loss = 0.2 + 0.1 * (size > 64) + 0.01 * seed**2
+        write(tmp_path / f"{size}_{seed}", [*typed(size), f"seed={seed}"], value=loss, data=digest(size, seed))
     summarize(tmp_path)
     out = capsys.readouterr().out
     assert "different data" not in out
     assert ("Each seed has data of its own" in out) == (digest(64, 0) != digest(64, 1))
-    assert [(row["n"], row["like_best"]) for row in rows(tmp_path)] == [("3", "yes"), ("3", "no")]
+    assert cells(tmp_path, "n", "like_best") == [("3", "yes"), ("3", "no")]
 
 
 def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, capsys, monkeypatch):
     losses = {1: (0.3, 0.4, 0.5, 0.6), 2: (0.31, 0.38, 0.52, 0.6), 3: (1.3, 1.4, 1.6, 1.5), 4: (2.0,)}
     for seed in range(4):
-        for setting, values in losses.items():
-            for value in values[seed : seed + 1]:
-                write(tmp_path / f"{setting}_{seed}", [f"optimizer.lr={setting}", f"seed={seed}"], value=value)
+        for setting in losses if seed == 0 else (1, 2, 3):
+            overrides = [f"optimizer.lr={setting}", f"seed={seed}"]
+            write(tmp_path / f"{setting}_{seed}", overrides, value=losses[setting][seed])
         summarize(tmp_path)
         summarize(tmp_path)  # the same runs are the same look
         said = capsys.readouterr().out

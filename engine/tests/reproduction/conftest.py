@@ -69,8 +69,7 @@ def make(tmp_path, commit):
 
 def start(sha, **more):
     """As a record tells one."""
-    machine = {"cores": 1, "threads": 1, "gpus": []}
     git_there = {"sha": sha, "dirty": False, "diff": "", "left_out": []}
-    told = {"overrides": [], "git": git_there, "machine": machine, "parent": None}
-    versions = installed_versions()
-    return {**told, "python": ".".join(map(str, sys.version_info[:3])), "versions": versions, **more}
+    machine = {"cores": 1, "threads": 1, "gpus": []}
+    here = {"python": ".".join(map(str, sys.version_info[:3])), "versions": installed_versions()}
+    return {"overrides": [], "git": git_there, "machine": machine, "parent": None, **here, **more}

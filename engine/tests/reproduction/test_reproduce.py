@@ -32,20 +32,18 @@ def trained(command, tmp_path, repository, commit):
     git(repository, "rm", "-q", "--cached", "new file.py")
     (repository / "new file.py").unlink()
     run = Run(tmp_path / "run")
-    set_code(run, {"sha": commit[1], "dirty": True, "diff": diff, "left_out": []})
+    set_code(run, sha=commit[1], dirty=True, diff=diff)
     return run
 
 
-def set_code(run, told):
+def set_code(run, **told):
     starts = run.starts
-    starts[-1]["git"] = told
+    starts[-1]["git"] = {"dirty": False, "diff": "", "left_out": [], **told}
     records.put(run.directory, starts=starts)
 
 
 @pytest.mark.slow(minutes=0.2)
-def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
-    call, command, trained, repository, tmp_path, monkeypatch
-):
+def test_a_run_is_made_anew_and_changed_code_is_found(call, command, trained, repository, tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONHASHSEED", "3")  # not in the run, and stays as it is here
     code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", DATA)
     assert code == 0, told
@@ -68,9 +66,7 @@ def test_a_run_is_made_anew_and_a_change_of_its_code_is_found(
     path.write_text(before.replace("xavier_uniform_", "xavier_normal_"))
     assert path.read_text() != before
     git(repository, "commit", "-q", "-a", "-m", "second")
-    set_code(
-        trained, {"sha": git(repository, "rev-parse", "HEAD").strip(), "dirty": False, "diff": "", "left_out": []}
-    )
+    set_code(trained, sha=git(repository, "rev-parse", "HEAD").strip())
     code, told = call(f"run={trained.directory}", DATA)
     assert (code, "imported other code than the run's: project/models/mlp.py" in told) == (2, True), told
     starts = trained.starts
@@ -88,7 +84,7 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, comm
     changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
     command("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
     fork = Run(tmp_path / "fork")
-    set_code(fork, trained.starts[-1]["git"])
+    set_code(fork, **trained.starts[-1]["git"])
     code, told = call(f"run={fork.directory}", f"output={tmp_path / 'again'}", DATA)
     assert code == 0, told
     assert "equal, bit for bit, over all 4 fingerprints that both have, up to step 20" in told
@@ -123,9 +119,8 @@ REFUSED = [
 
 
 @pytest.mark.parametrize(("codes", "more", "config", "arguments", "message"), REFUSED)
-def test_what_can_not_be_made_anew_is_refused_in_a_line(
-    call, make, repository, commit, codes, more, config, arguments, message
-):
+@pytest.mark.usefixtures("repository")
+def test_what_can_not_be_made_anew_is_a_line(call, make, commit, codes, more, config, arguments, message):
     starts = [start("", **more) for _ in codes]
     for each, code in zip(starts, codes, strict=True):
         each["git"] |= code if isinstance(code, dict) else {"sha": code}
@@ -141,9 +136,8 @@ def refused(call, message, *arguments):
     assert len([line for line in told.splitlines() if line.startswith("leyden: ")]) <= 2, told
 
 
-def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(
-    call, make, repository, monkeypatch, tmp_path
-):
+@pytest.mark.usefixtures("repository")
+def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(call, make, monkeypatch, tmp_path):
     refused(call, "run=DIR: is missing; name a run directory")
     refused(call, "not a run directory", "run=nowhere")
     refused(call, "has no fingerprint.csv", f"run={make(fingerprints='')}")
@@ -177,10 +171,7 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, repository):
 def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
     """A text that looks like a number is none, and neither is such a key."""
     odd = ["1e5", "1e-3", "on", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b", 1e-7, True, None]
-    config = {
-        "data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]},
-        "logger": {"mine": {}},
-    }
+    config = {"data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]}, "logger": {"a": {}}}
     reproduction.reproduce(Run(run := make(config=config)))
     assert repr(given["settings"]["data"]) == repr(config["data"])
     assert "logger" not in given["settings"]
@@ -209,10 +200,7 @@ def test_a_record_has_what_can_change_bits(monkeypatch):
     """All packages that pip knows, threads as Lightning divides them, and those variables alone that are on the list."""
     monkeypatch.setenv("MKL_CBWR", "AVX2")
     monkeypatch.setenv("MY_SECRET", "x")
-    for name in (
-        "OMP_NUM_THREADS",
-        "CUBLAS_WORKSPACE_CONFIG",
-    ):  # as a deterministic trainer of another test sets it
+    for name in ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):  # set by a deterministic trainer of another test
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(provenance, "num_cores", lambda: 8)
     found = json.loads(json.dumps(provenance.machine(num_processes=4)))

@@ -15,8 +15,6 @@ class Buggy(torch.nn.Module):
 
 
 class NotMade(torch.nn.Module):
-    """One that can't be made."""
-
     def __init__(self, *, hidden: int) -> None:
         raise KeyError(hidden)  # the bug
 

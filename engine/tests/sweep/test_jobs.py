@@ -64,11 +64,9 @@ def test_it_composes_as_hydra_does(composer, data):
 
 
 def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):
-    sweep, read, original = Sweep(composer.config, launcher=None), [], type(composer.loader).load_sweep_config
-    sweep.composer = Composer(composer.loader, composer.config)
-    monkeypatch.setattr(
-        type(composer.loader), "load_sweep_config", lambda *given: read.append(given[2]) or original(*given)
-    )
+    sweep, read, loader = Sweep(composer.config, launcher=None), [], composer.loader
+    sweep.composer, load = Composer(loader, composer.config), loader.load_sweep_config
+    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: read.append(given[1]) or load(*given))
     batch = [[f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"] for seed in range(20)]
     for seed, job in enumerate(sweep.new_jobs(batch, first=3)):
         config = job.compose()

@@ -32,13 +32,12 @@ def _nothing_exported(monkeypatch):
 def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path):
     (tmp_path / "killed.py").write_text("import os\nos.kill(os.getpid(), 9)\n")
     code = "from leyden.sweep import launcher\nlauncher.CONTEXT.set_forkserver_preload(['killed'])\n"
-    code += "try:\n    launcher.start_process(print, environment={})\n"
-    code += "except launcher.UserError as error:\n    print(error)\n"
+    code += "from leyden.config.errors import ending\nwith ending():\n    launcher.start_process(print, environment={})\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
-    assert done.stderr == ""
-    assert done.stdout.startswith("no process could be started for a job (")
-    assert done.stdout.endswith("the same command resumes\n")
+    assert done.stderr.startswith("leyden: no process could be started for a job (")
+    assert done.stderr.endswith("the same command resumes\n")
+    assert done.stderr.count("\n") == 1
 
 
 def test_a_launcher_of_hydras_plugins_is_refused():
@@ -138,9 +137,7 @@ def die(*_):
 
 
 @pytest.mark.parametrize("job", [count, die])
-def test_nothing_leaks_from_job_to_job_and_one_that_hangs_or_dies_does_not_stop_the_next(
-    monkeypatch, tmp_path, job
-):
+def test_nothing_leaks_from_job_to_job_and_one_that_hangs_or_dies_stops_no_other(monkeypatch, tmp_path, job):
     monkeypatch.setattr(launcher, "CONTEXT", get_context("fork"))
     monkeypatch.setattr(launcher, "run_job", job)
     pool, failures = local(1, str(tmp_path / "found")), []

@@ -26,23 +26,16 @@ cluster.shutdown()
 FEW = (*QUICK, "callbacks.checkpoint.every_n_steps=2", "trainer.accelerator=cpu")
 
 
-@pytest.fixture(scope="module")
-def site(tmp_path_factory):
-    """A folder with Ray, which is too large for every developer."""
-    folder = tmp_path_factory.mktemp("site")
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", folder, "ray"], check=True)
-    for each in ("filelock", "packaging", "yaml", "typing_extensions.py"):  # which are here
-        subprocess.run(["rm", "-rf", folder / each], check=True)
-    return folder
-
-
 @pytest.fixture
-def cluster(site, monkeypatch):
-    """A cluster's address, and a function that takes one of its two nodes away."""
+def cluster(tmp_path, monkeypatch):
+    """A cluster's address, and a function that takes one of its two nodes away; Ray is too large for every developer."""
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", site, "ray"], check=True)
+    for each in ("filelock", "packaging", "yaml", "typing_extensions.py"):  # which are here
+        subprocess.run(["rm", "-rf", site / each], check=True)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([*filter(None, [os.environ.get("PYTHONPATH")]), str(site)]))
-    process = subprocess.Popen(
-        [sys.executable, "-c", CLUSTER], stdin=-1, stdout=-1, stderr=subprocess.DEVNULL, text=True
-    )
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", CLUSTER], **pipes)
 
     def lose():
         process.stdin.write("\n")

@@ -139,14 +139,12 @@ def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_pa
     mine.study.tell(trial, 1.0)
 
 
+def sampler(path):
+    return pytest.param(path, marks=[pytest.mark.scipy] * ("leyden[gp]" in path.read_text()), id=path.stem)
+
+
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(
-    "path",
-    [
-        pytest.param(path, marks=[pytest.mark.scipy] * ("leyden[gp]" in path.read_text()), id=path.stem)
-        for path in sorted(conf("hydra/sweeper/sampler"))
-    ],
-)
+@pytest.mark.parametrize("path", [*map(sampler, conf("hydra/sweeper/sampler"))])
 def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, path):
     sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0})
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
@@ -213,14 +211,13 @@ def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
 
 @pytest.mark.nightly  # a search that is refused runs by day
 @pytest.mark.slow(minutes=0.2)
-def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(cli, tmp_path):
+def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(command, tmp_path):
     directory = tmp_path / "outputs" / "sweeps" / "s"
     directory.mkdir(parents=True)
     (directory / "study.journal").write_text("not a journal\n" * 3)
     for words, context in (("study.journal: the study can't be read", None), ("in use by", "search")):
         with lock.hold(directory / "locks" / context) if context else contextlib.nullcontext():
-            code, out, err = cli("train", "-m", "sweep=random", "sweep_name=s", *QUICK)
-        assert code == 2
+            out, err = command("train", "-m", "sweep=random", "sweep_name=s", *QUICK, code=2)
         assert words in err
         assert "Traceback" not in out + err
     assert not list(directory.rglob("config.yaml"))

@@ -37,14 +37,10 @@ def test_what_is_typed_goes_before_params_and_a_job_runs_once():
 
 
 plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
-values = st.recursive(
-    plain,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["a", "b.c"]), inner),
-    max_leaves=4,
-)
+KEYS = st.sampled_from(["a", "b.c"])
 
 
-@given(values)
+@given(st.recursive(plain, lambda of: st.lists(of, max_size=3) | st.dictionaries(KEYS, of), max_leaves=4))
 def test_hydra_reads_a_value_as_it_was(value):
     def read(value):
         if isinstance(value, dict):

@@ -35,13 +35,17 @@ def runs(tmp_path):
     return found
 
 
+def written(found):
+    """When their records were."""
+    return {key: (run.directory / "run.json").stat().st_mtime_ns for key, run in found.items()}
+
+
 def table(tmp_path):
     """The summary, but for the times."""
     rows = records.table(tmp_path / "sweeps" / "s" / "summary.csv")
     return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
 
 
-RECIPES = sorted(conf("sweep"))
 GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
 # A network with a bug in it, in place of the one that the other tests train.
 BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
@@ -52,9 +56,8 @@ PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(sweep(tmp_path, *GRID, anew=True))
     found = runs(tmp_path)
-    assert {key: run.result.status for key, run in found.items()} == dict.fromkeys(
-        [(lr, seed) for lr in (0.001, 0.01) for seed in (0, 1)], "finished"
-    )
+    assert sorted(found) == [(0.001, 0), (0.001, 1), (0.01, 0), (0.01, 1)]
+    assert {run.result.status for run in found.values()} == {"finished"}
     # Rows that differ in the seed only are merged, the best one is first, and the test set stays shut.
     rows = table(tmp_path)
     assert [(row["optimizer.lr"], row["n"]) for row in rows] == [("0.01", "2"), ("0.001", "2")]
@@ -68,10 +71,10 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 100
 
     # The same again runs nothing, more values run what is new.
-    before = {run.directory: (run.directory / "run.json").stat().st_mtime_ns for run in found.values()}
+    before = written(found)
     finish(sweep(tmp_path, "optimizer.lr=0.01,0.001,0.1", "seed=0,1"))
     assert len(runs(tmp_path)) == 6
-    assert {d: (d / "run.json").stat().st_mtime_ns for d in before} == before
+    assert written(found) == before
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
     alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
@@ -105,9 +108,9 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
     assert table(tmp_path)[-1]["like_best"] == "no"
     assert "Look 2 at these settings (looks.csv)" in output
     # The same again runs nothing, and is no further look.
-    before = {run.directory: (run.directory / "run.json").stat().st_mtime_ns for run in runs(tmp_path).values()}
+    before = written(runs(tmp_path))
     finish(sweep(tmp_path, *AUTO))
-    assert {each: (each / "run.json").stat().st_mtime_ns for each in before} == before
+    assert written(runs(tmp_path)) == before
     assert len((folder / "looks.csv").read_text().splitlines()) == 3
 
 
@@ -165,7 +168,7 @@ def few_built(monkeypatch):
 
 @pytest.mark.matrix
 @pytest.mark.usefixtures("few_built")
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
 def test_every_recipe_passes_the_checks(command, path):
     out, _ = command("train", "-m", f"sweep={path.stem}", "dry_run=true")
     assert out.startswith("0: ")
@@ -197,13 +200,11 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    output, _ = start(script=("-c", code), anew=True).communicate(timeout=TIMEOUT_S)
+    output = finish(start(script=("-c", code), anew=True))
     assert output.splitlines()[-1] == "False"
     assert "2/2 jobs, 0 failed" in output
     buggy = ("~model.hidden_sizes", "~model.dropout", "+model.hidden=1", "model._target_=tests.sweep.buggy.NotMade")
-    process = start(*buggy, script=("-c", code), anew=True)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2
+    output = finish(start(*buggy, script=("-c", code), anew=True), code=2)
     assert "Traceback" not in output
     (line,) = [each for each in output.splitlines() if each.startswith("leyden: ")]
     assert "model: KeyError: 1 (" in line
@@ -215,8 +216,6 @@ finally:
 def test_a_data_set_is_read_once_for_all_jobs(tmp_path):
     data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={tmp_path / 'log'}")
     few = ("seed=0,1,2,3", "trainer.max_epochs=1", "data.val_size=10", "cluster.num_jobs=2")
-    process = start("-m", f"outputs={tmp_path}", *few, *data, anew=True)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert "4/4 jobs, 0 failed" in output
+    assert "4/4 jobs, 0 failed" in finish(start("-m", f"outputs={tmp_path}", *few, *data, anew=True))
     # And once more before, to see what reading starts.
     assert len((tmp_path / "log").read_text().splitlines()) == 2

@@ -1,5 +1,6 @@
 """The loop of a sweep: a place that is free is filled at once, and nothing is asked for before."""
 
+import functools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,12 +86,8 @@ def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finish
     launcher.is_queue, source = False, iter(jobs)
     jobs[1].run.is_finished = lambda identity: next(looks)
     assert run(lambda: next(source, None), 1, launcher) == ([2, 3, 0, 1], {})
-    assert [hasattr(one, "started") for one in jobs] == [
-        True,
-        False,
-        True,
-        True,
-    ]  # the first one waits for its lock
+    # The first one waits for its lock.
+    assert [hasattr(one, "started") for one in jobs] == [True, False, True, True]
 
 
 def test_a_job_that_can_not_be_composed_fails_alone():
@@ -105,7 +102,7 @@ def test_a_job_that_can_not_be_composed_fails_alone():
 
 
 @pytest.mark.parametrize(
-    ("num", "key", "num_built"), [(3, "lr", 3), (200, "lr", 10), (3, "seed", 1), (200, "seed", 1)]
+    ("key", "num", "num_built"), [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)]
 )
 @pytest.mark.parametrize("begun", [False, True])
 def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, num_built, begun):
@@ -114,10 +111,8 @@ def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tm
     identity = SimpleNamespace(config={"resume": "auto"})
     directory = tmp_path if begun else tmp_path / "a"
     place = SimpleNamespace(directory=directory, accept=lambda *_: None, is_finished=lambda _: False)
-    jobs = [
-        SimpleNamespace(run=place, number=n, overrides=[f"{key}={n}"], identity=lambda: identity)
-        for n in range(num)
-    ]
+    made = functools.partial(SimpleNamespace, run=place, identity=lambda: identity)
+    jobs = [made(number=n, overrides=[f"{key}={n}"]) for n in range(num)]
     assert len(validate_jobs(jobs)) == (num if num <= sweep.MAX_CHECKED else sweep.NUM_DRAWN)
     assert len(checked) == (min(num, sweep.NUM_DRAWN) if begun else num_built)  # each has a checkpoint of its own
     assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")
@@ -125,11 +120,9 @@ def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tm
 
 def test_the_jobs_of_a_grids_seeds_are_numbered_once_each(tmp_path):
     def new_jobs(batch):
+        made = functools.partial(SimpleNamespace, compose=lambda: SimpleNamespace(seed=0))
         places = [SimpleNamespace(directory=tmp_path / "_".join(each)) for each in batch]
-        return [
-            SimpleNamespace(number=n, overrides=each, run=place, compose=lambda: SimpleNamespace(seed=0))
-            for n, (each, place) in enumerate(zip(batch, places, strict=True))
-        ]
+        return [made(number=n, overrides=batch[n], run=place) for n, place in enumerate(places)]
 
     seeds = Seeds(SimpleNamespace(new_jobs=new_jobs), [["lr=1"], ["lr=2"]])
     jobs = [*seeds.jobs(range(2), 0, 2), *seeds.jobs([1], 2, 3)]

@@ -28,13 +28,9 @@ def begin():
         command = [sys.executable, "-m", "leyden.train", "-m", "sweep_name=s", f"outputs={folder}", *LONG, *GRID]
         if machine and subprocess.run([*OTHER, "true"], capture_output=True, check=False).returncode == 0:
             command = [*OTHER, "sh", "-c", 'hostname elsewhere && exec "$@"', "sh", *command]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        how = {"cwd": ROOT, "env": {**os.environ, "OMP_NUM_THREADS": "1"}, "start_new_session": True}
         with (folder / f"output{len(machine)}").open("a") as output:
-            begun.append(
-                subprocess.Popen(
-                    command, cwd=ROOT, env=environment, stdout=output, stderr=output, start_new_session=True
-                )
-            )
+            begun.append(subprocess.Popen(command, stdout=output, stderr=output, **how))
         return begun[-1]
 
     yield begin
@@ -55,9 +51,8 @@ def runs(folder):
 @pytest.mark.slow(minutes=2)
 @pytest.mark.nightly  # by day `test_sweep_run.py` has the loop, and `run/test_lock.py` machines that do not see each other
 def test_they_share_a_grid_and_one_takes_over_what_the_other_leaves(tmp_path, mnist_root, begin):
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    alone.mkdir()
-    shared.mkdir()
+    for folder in (alone := tmp_path / "alone", shared := tmp_path / "shared"):
+        folder.mkdir()
     ends(begin(alone), alone)
     first, second = begin(shared), begin(shared, machine="b")
     until, left = time.monotonic() + TIMEOUT_S, None

@@ -6,6 +6,7 @@ from tests import ENGINE
 
 OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
 GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "objective.metric=val/critic")
+TRANSFORMER = ("model.hidden_size=16", "model.num_layers=1")
 FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2")
 FEW = (*FEW, "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
 LM = "a LightningModule of your own"
@@ -13,27 +14,17 @@ ROWS = {
     "`task=classification`": ("task=classification", "model.hidden_sizes=[16]", "model.dropout=0.2"),
     "`task=regression`": ("experiment=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
     "`task=autoencoder`": ("experiment=vae", "model.hidden_size=16"),
-    "`task=language`": (
-        "experiment=char_lm",
-        "model.hidden_size=16",
-        "model.num_layers=1",
-        "data.dataset.context=32",
-    ),
+    "`task=language`": ("experiment=char_lm", *TRANSFORMER, "data.dataset.context=32"),
     LM: OWN,
     "one that steps several optimizers by hand": GAN,
 }
 COLUMNS = ("images", "table", "text", "folder", "dataset", "own")  # images in memory
-# Whose training step a process kills itself in.
-KINDS = ("Classification", "Regression", "Autoencoder", "Language")
-MODULES = [*(f"leyden.tasks:{kind}" for kind in KINDS), "tests.tasks.own:Plain", "tests.tasks.own:GAN"]
-MODULES = dict(zip(ROWS, MODULES, strict=True))
-
 # What is typed beside each kind of data.
 LEARNED = {
     "`task=classification`": ROWS["`task=classification`"],
     "`task=regression`": ("task=regression", "model.hidden_sizes=[16]", "model.dropout=0.2"),
     "`task=autoencoder`": ("task=autoencoder", "model=vae", "model.hidden_size=16"),
-    "`task=language`": ("task=language", "model=transformer", "model.hidden_size=16", "model.num_layers=1"),
+    "`task=language`": ("task=language", "model=transformer", *TRANSFORMER),
     LM: ("task=own", "task._target_=tests.tasks.own.AnyData", "objective.metric=val/loss"),
 }
 # Data of one's own; else images.

@@ -35,9 +35,10 @@ def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, command): 
     assert f"test/f1    {run.result.metrics['test/f1']:.4f}" in out
 
 
-@pytest.mark.parametrize(
-    ("module", "prefix"), [((), "network.layers"), ((*PLAIN, "trainer.gradient_clip_val=0.1"), "layers")]
-)
+CLIPPED = (*PLAIN, "trainer.gradient_clip_val=0.1")
+
+
+@pytest.mark.parametrize(("module", "prefix"), [((), "network.layers"), (CLIPPED, "layers")])
 def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, prefix):  # noqa: F811
     freeze = f"freeze=[{prefix}.1.*]"
     frozen, *_ = train("a", *module, freeze, "trainer.max_epochs=1")

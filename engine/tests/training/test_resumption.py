@@ -13,6 +13,7 @@ from leyden.config.errors import UserError
 from leyden.training.resumption import Starts, compare_killed, read_marks
 from tests import mistakes
 from tests.conftest import here
+from tests.forks import wait_for_end
 
 HERE = Path(__file__).parents[1] / "testing"
 # A training of ten steps, with a number as its weights; a checkpoint every third step. Numbers need no PyTorch to be
@@ -106,29 +107,12 @@ def test_of_a_mark_that_a_kill_has_cut_nothing_is_read(tmp_path):
 
 
 def test_what_never_ends_is_ended_with_its_children(tmp_path):
-    forks = (
-        "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); time.sleep(60)"
-    )
+    forks = "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); "
     with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
-        verdict(tmp_path, ("began = step", forks), timeout_s=3)
+        verdict(tmp_path, ("began = step", f"{forks}time.sleep(600)"), timeout_s=3)
     pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
     assert len(pids) == 2
-    wait_for(pids)
-
-
-def wait_for(pids):
-    """Until these processes, which are no children of this one, have ended."""
-    given_up = time.monotonic() + 10
-    while any(map(is_running, pids)):
-        assert time.monotonic() < given_up
-        time.sleep(0.01)
-
-
-def is_running(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
+    wait_for_end(pids)
 
 
 def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
@@ -147,6 +131,7 @@ def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
     assert compare_killed(Marked(["true", "{dir}"], tmp_path, 60), 2, 0) == same
 
 
+ALL_SAME = "the same bits in all 40 steps, 10 done again"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
@@ -165,14 +150,10 @@ def test_each_process_marks_its_own_batch(tmp_path):
 @pytest.mark.parametrize(
     ("words", "code", "last"),
     [
-        (("loop.py",), 0, "the same bits in all 40 steps, 10 done again (batch, weights, optimizer)"),
+        (("loop.py",), 0, f"{ALL_SAME} (batch, weights, optimizer)"),
         (("loop.py", "--forget"), 1, "start 4 parts at step 25: batch, weights, optimizer"),
         (("lightning_alone.py",), 1, "start 4 parts at step 25: batch, weights"),
-        (
-            ("lightning_alone.py", "--exact"),
-            0,
-            "the same bits in all 40 steps, 10 done again (batch, weights, optimizer)",
-        ),
+        (("lightning_alone.py", "--exact"), 0, f"{ALL_SAME} (batch, weights, optimizer)"),
     ],
 )
 def test_the_examples_of_the_page(capsys, words, code, last):
@@ -199,7 +180,7 @@ def test_mistakes_are_a_line(capsys, typed, error):
 
 
 def test_a_signal_ends_the_command_too(tmp_path):
-    waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(60)"
+    waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(600)"
     words = [sys.executable, "-m", "leyden.resumetest", "--", sys.executable, "-c", waits, "{dir}"]
     process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
     while not (found := [path for path in tmp_path.glob("*/run.pid") if path.read_text()]):
@@ -207,5 +188,5 @@ def test_a_signal_ends_the_command_too(tmp_path):
     pid = int(found[0].read_text())
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
-    wait_for([pid])
+    wait_for_end([pid])
     assert list(tmp_path.iterdir()) == []

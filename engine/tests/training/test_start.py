@@ -34,9 +34,7 @@ def next_steps(out):
     lines = [line.strip() for line in out.partition("next steps:\n")[2].splitlines()]
     commands = [shlex.split(line) for line in lines[1::2]]
     assert all(program.rpartition("/")[2] == "leyden" for program, *_ in commands if "tensorboard" not in program)
-    return dict(
-        zip([each.removesuffix(":") for each in lines[::2]], [words[1:] for words in commands], strict=True)
-    )
+    return {what.removesuffix(":"): words[1:] for what, words in zip(lines[::2], commands, strict=True)}
 
 
 def test_the_commands_that_are_printed_can_be_pasted_and_a_try_has_none(cli, command, train):
@@ -53,20 +51,6 @@ def test_the_commands_that_are_printed_can_be_pasted_and_a_try_has_none(cli, com
     folder = steps["view it"][-1].partition("=")[2]
     assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}
     assert str(run.directory) in cli(*steps["all runs so far"])[1]
-
-
-def test_training_longer_is_training_long(train):
-    train("a", "trainer.max_epochs=2", "model.dropout=0.2")
-    longer, *_ = train("a", "trainer.max_epochs=4", "model.dropout=0.2")
-    long, *_ = train("b", "trainer.max_epochs=4", "model.dropout=0.2")
-    assert_same_bits(longer.directory, long.directory)
-    assert_same_bits(longer.directory, long.directory, "best")
-    assert longer.result.metrics == long.result.metrics
-    assert longer.result.epochs == 4
-    without_test = [row for row in curves(longer) if "test" not in row[1]]
-    assert without_test == [row for row in curves(long) if "test" not in row[1]]
-    assert longer.starts[0]["result"]["epochs"] == 2
-    assert [start["step"] for start in longer.starts] == [0, 20]
 
 
 def test_the_seed_decides_all_and_zero_counts(train):

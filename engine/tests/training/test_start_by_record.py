@@ -8,7 +8,8 @@ import pytest
 from leyden.config.values import flatten
 from leyden.run.fork import recorded_arguments
 from tests import records
-from tests.conftest import QUICK, SMALL, assert_same_bits
+from tests.conftest import QUICK, SMALL
+from tests.training.test_start_exact import assert_same_run
 
 TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
 
@@ -22,7 +23,9 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     assert records.files(run.directory) == before
     _, _, err = train("run", "trainer.max_epochs=2")
     assert f"leyden: {run.directory}: as recorded, with {shlex.join(TYPED)}" in err
-    assert_same_bits(run.directory, whole.directory)
+    assert_same_run(whole, run)
+    assert (run.result.epochs, run.starts[0]["result"]["epochs"]) == (2, 1)
+    assert [start["step"] for start in run.starts] == [0, 10]
     assert dict(flatten(run.config)) == dict(flatten(whole.config))
     # Typed as a whole it is the same run, in any order; another setting makes another one.
     for again in ((*TYPED, "trainer.max_epochs=2"), ("trainer.max_epochs=2", *reversed(TYPED)), ("seed=0",)):
@@ -46,9 +49,7 @@ def test_other_threads_and_lost_checkpoints_are_said(train):
     assert "trained anew" not in err
     shutil.rmtree(run.directory / "checkpoints")
     _, _, err = train("run", "trainer.max_epochs=4")
-    assert (
-        f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew\n" in err
-    )
+    assert "run: has finished, but no checkpoint is left to resume from, so it is trained anew\n" in err
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):

@@ -66,7 +66,7 @@ def assert_same_run(whole, run):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("row", MATRIX)
-def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, row):
+def test_stopped_and_resumed_is_never_stopped(command, tmp_path, row):
     arguments, stops, then = MATRIX[row]
     if row == "folder":
         folders.write(tmp_path / "pets", train=29, val=6, test=9)
@@ -74,8 +74,7 @@ def test_stopped_and_resumed_is_never_stopped(cli, tmp_path, row):
     arguments += ["callbacks.fingerprint.every_n_steps=1"]
 
     def start_run(name, *more, code=0):
-        found, out, err = cli("train", f"run_dir={tmp_path / name}", *arguments, *more)
-        assert found == code, err
+        out, _ = command("train", f"run_dir={tmp_path / name}", *arguments, *more, code=code)
         return Run(tmp_path / name), out
 
     whole, _ = start_run("whole")
@@ -116,13 +115,12 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
 
 @pytest.mark.nightly  # Lightning's own processes run by day
 @pytest.mark.slow
-def test_torchrun_starts_the_same_run(tmp_path, mnist_root, cli, monkeypatch):
+def test_torchrun_starts_the_same_run(tmp_path, mnist_root, command, monkeypatch):
     """Both processes must know the directory, whose default contains the time; Lightning's own way is written down."""
     ddp = (*QUICK, *DDP, "trainer.max_epochs=1")
     with monkeypatch.context() as patched:
         patched.setenv("WORLD_SIZE", "2")
-        code, _, err = cli("train", *ddp)
-    assert code == 2
+        _, err = command("train", *ddp, code=2)
     assert "run_dir: must be given, since each of the 2 processes would choose another one" in err
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "leyden.train")
     finish(start(*ddp, f"run_dir={tmp_path / 'by_torchrun'}", f"outputs={tmp_path}", script=torchrun, anew=True))
@@ -169,9 +167,7 @@ def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, 
     arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
     finish(start(f"run_dir={tmp_path / 'whole'}", *arguments))
     process = kill_at(stop, f"run_dir={tmp_path / 'told'}", *arguments, by=by)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 128 + by, output
-    assert output.count("Interrupted. ") == 1
+    assert finish(process, code=128 + by).count("Interrupted. ") == 1
     # Of several processes one has the signal, and all must agree: that takes a step more. The last step of an
     # epoch is saved with its end.
     saved = torch.load(tmp_path / "told" / "checkpoints" / "last.ckpt", weights_only=True)["global_step"]

@@ -76,9 +76,8 @@ def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(command, train, m
     assert "agrees on 10000 test samples, within" in out
     assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
     session = onnxruntime.InferenceSession(run.directory / "model.onnx")
-    assert session.get_modelmeta().custom_metadata_map == {
-        "class_names": '["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]',
-    }
+    known = session.get_modelmeta().custom_metadata_map
+    assert known == {"class_names": json.dumps([*"0123456789"])}
     pixels = MNIST(str(mnist_root), train=False).data[:, None]
     trained = leyden.load(run.directory)
     for num in (1, 7):
@@ -107,13 +106,8 @@ def test_what_can_not_be_written_is_a_line(command, train, monkeypatch):
     assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
 
 
-@pytest.fixture(scope="module")
-def digits(mnist_root):
-    """Four test images, (28, 28) uint8, light on dark."""
-    return MNIST(str(mnist_root), train=False).data[:4].numpy()
-
-
-def test_a_run_directory_is_all_that_it_takes(train, command, digits, tmp_path):
+def test_a_run_directory_is_all_that_it_takes(train, command, mnist_root, tmp_path):
+    digits = MNIST(str(mnist_root), train=False).data[:4].numpy()
     run, *_ = train("run", *QUICK, "data.normalize=standardize", "trainer.max_epochs=1")
     moved = run.directory.rename(tmp_path / "moved")
     folder = tmp_path / "images"

@@ -5,18 +5,8 @@ import statistics
 
 import pytest
 
-from leyden.verdict.groups import (
-    LEVEL,
-    Group,
-    Verdict,
-    chi_squared_quantile,
-    decide,
-    look_level,
-    not_normal,
-    range_quantile,
-    samples_of,
-    t_quantile,
-)
+from leyden.verdict import groups
+from leyden.verdict.groups import Group, Verdict, decide, look_level, not_normal, samples_of, t_quantile
 from leyden.verdict.tables import rank_over_sets
 
 
@@ -27,12 +17,10 @@ def paired(*columns):
 
 def apart(*columns):
     """Groups that share no key."""
-    return [
-        Group({(f"{name} {n}",): value for n, value in enumerate(values)}) for name, values in enumerate(columns)
-    ]
+    return [Group({(f"{k} {n}",): value for n, value in enumerate(values)}) for k, values in enumerate(columns)]
 
 
-def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
+def verdict(a, b, mode, level=groups.LEVEL, next_level=None, margin=0.0):
     """The comparison of two groups that stand alone."""
     if min(len(a.values), len(b.values)) < 3:
         return Verdict((len(a.values), len(b.values)))
@@ -53,19 +41,17 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
         nums = num, drawn.randint(max(6, num // 2 + 1), 2 * num)
         a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
         same = min(nums)
-        for groups, wanted in (
-            (apart(a, b), stats.ttest_ind(a, b, equal_var=False)),
-            (paired(a[:same], b[:same]), stats.ttest_rel(a[:same], b[:same])),
-        ):
-            found = verdict(*groups, "max", level)
+        by_scipy = {apart: stats.ttest_ind(a, b, equal_var=False), paired: stats.ttest_rel(a[:same], b[:same])}
+        for kind, wanted in by_scipy.items():
+            found = verdict(*(kind(a, b) if kind is apart else kind(a[:same], b[:same])), "max", level)
             assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
             assert bool(found.better) == (wanted.pvalue < level)
         freedom = 10 ** drawn.uniform(0.3, 5)
         assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
-        assert chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
+        assert groups.chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
     for num in (2, 3, 20):
         wanted = stats.studentized_range.isf(0.05, num, 1e6)
-        assert range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
+        assert groups.range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
     a, b = draw(drawn, 12), draw(drawn, 9, 0.2)
     low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
     least = max(abs(low), abs(high))  # two one-sided tests at 5 % are an interval of 90 %
@@ -74,10 +60,9 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
     sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
     found = rank_over_sets(sets, "max")
     ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
-    assert found.mean_ranks == pytest.approx(
-        {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
-    )
-    assert found.critical == pytest.approx(range_quantile(0.05, 4) / 2**0.5 * (20 / 48) ** 0.5)
+    means = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
+    assert found.mean_ranks == pytest.approx(means)
+    assert found.critical == pytest.approx(groups.range_quantile(0.05, 4) / 2**0.5 * (20 / 48) ** 0.5)
 
 
 def test_pairs_see_what_groups_do_not():
@@ -127,8 +112,8 @@ HIGHER = [value + 0.005 for value in A]
     ],
 )
 def test_a_verdict_in_words(a, b, mode, margin, words):
-    for groups in (paired, apart):
-        found = verdict(*groups(a, b), mode, margin=margin)
+    for kind in (paired, apart):
+        found = verdict(*kind(a, b), mode, margin=margin)
         assert found.in_words("A", "B") == words
         assert (found.interval is None) == (words in (FEW, EQUAL))
         assert bool(found.better) == (" is " in words)
@@ -159,7 +144,7 @@ PAIRS = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.
 
 
 @pytest.mark.parametrize(
-    ("groups", "columns", "said"),
+    ("kind", "columns", "said"),
     [
         (apart, [[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 other"),
         (apart, [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
@@ -171,7 +156,7 @@ PAIRS = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.
         (paired, [PAIRS[0], [*PAIRS[1][:2], 0.2, *PAIRS[1][3:]]], "0.72 is far from the 5 others (0.018 to 0.02)"),
     ],
 )
-def test_values_that_are_not_normal_are_named(groups, columns, said):
-    found = not_normal(samples_of(groups(*columns)))
+def test_values_that_are_not_normal_are_named(kind, columns, said):
+    found = not_normal(samples_of(kind(*columns)))
     assert found.startswith(said)
     assert bool(found) == bool(said)

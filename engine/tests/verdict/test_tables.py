@@ -52,12 +52,13 @@ def test_what_compare_calls_better_is_excluded_by_rank():
 def test_files_and_data_frames_are_the_same_table(tmp_path):
     rows = table()
     lines = [[*rows[0]], *(row.values() for row in rows)]
-    for name, delimiter, begin, index in (
+    forms = (
         ("a.csv", ",", "", ""),
         ("a.tsv", "\t", "\ufeff", ""),
         ("b.csv", ";", "", ""),
         ("c.csv", ", ", "", ","),
-    ):
+    )
+    for name, delimiter, begin, index in forms:
         (tmp_path / name).write_text(begin + "\n".join(index + delimiter.join(map(str, line)) for line in lines))
 
     class Frame:
@@ -85,10 +86,8 @@ def test_an_export_has_columns_that_are_no_settings():
     ("settings", "names"),
     [
         ((1, 1.0, "1", 2), {"m=1", "m=2"}),
-        (
-            (np.int64(1), 1, np.float32(0.1), 0.1, torch.tensor(0.5), 0.5, Decimal("0.50")),
-            {"m=1", "m=0.1", "m=0.5"},
-        ),
+        ((np.int64(1), 1, torch.tensor(0.5), 0.5, Decimal("0.50")), {"m=1", "m=0.5"}),
+        ((np.float32(0.1), 0.1, 1), {"m=0.1", "m=1"}),
         ((torch.tensor(0.50001), torch.tensor(0.50002)), {"m=0.5000100135803223", "m=0.5000200271606445"}),
         ((12345678901234567890, 12345678901234567891, 10**400), None),
         ((None, math.nan, 0.3, 0.1 + 0.2), {"m=null", "m=0.3", "m=0.30000000000000004"}),
@@ -133,9 +132,7 @@ def test_gaps_repetitions_and_equal_values_are_named():
 
 
 def test_settings_are_ranked_over_several_data_sets():
-    rows = [
-        {**row, "data": name, "acc": row["acc"] - n / 10} for n, name in enumerate("abcdefghij") for row in table()
-    ]
+    rows = [{**row, "data": name, "acc": row["acc"] - ord(name) / 10} for name in "abcdefghij" for row in table()]
     found = verdict.rank(rows, "acc", mode="max", over="data")
     assert [len(each.settings) for each in found.each.values()] == 10 * [6]
     assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in str(found)
@@ -175,8 +172,8 @@ def compares(a, b, **options):
         (ranks([*table(), {**table()[0], "seed": None}]), "seed: a row has none"),
         (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
         *(
-            (ranks([*table(), {"acc": value}]), "is no number")
-            for value in ("0,98", "98 %", [0.98], 10**400, 1j, "²")
+            (ranks([*table(), {"acc": each}]), "is no number")
+            for each in ("0,98", "98 %", [0.98], 10**400, 1j, "²")
         ),
     ],
 )

@@ -1,11 +1,11 @@
 """`scripts/proposals.py`: each proposal has a line in the ledger, also one that crashes or is refused."""
 
-import importlib.util
 import json
 
 import pytest
 
 from leyden.config.paths import ROOT
+from tests.example import script
 
 TINY = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
 TINY = (*TINY, "callbacks=bare", "trainer.log_every_n_steps=1")
@@ -14,9 +14,7 @@ TINY = (*TINY, "callbacks=bare", "trainer.log_every_n_steps=1")
 @pytest.mark.slow(minutes=1)
 @pytest.mark.nightly
 def test_the_ledger_has_each_proposal(tmp_path, monkeypatch, capsys):
-    spec = importlib.util.spec_from_file_location("proposals", ROOT / "scripts" / "proposals.py")
-    proposals = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(proposals)
+    proposals = script(ROOT / "scripts" / "proposals.py")
     some = ("wider", "diverges", "no_units")
     assert len(proposals.PROPOSALS) == 10
     monkeypatch.setattr(proposals, "PROPOSALS", {name: proposals.PROPOSALS[name] for name in some})
