@@ -58,6 +58,7 @@ def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
     assert " s " in head, "the time it takes"
 
 
+@pytest.mark.matrix
 def test_a_network_refuses_nonsense_by_name_or_trains_with_it(model_file):
     model = model_file.stem
     (content,) = (yaml.safe_load(path.read_text(encoding="utf-8")) for _, path in conf_files(f"model/{model}.yaml"))

@@ -57,6 +57,7 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
         assert "trainer.max_epochs: 2 there, 3 here" in err
 
 
+@pytest.mark.slow(minutes=0.2)
 def test_a_schedule_follows_the_objective_also_after_a_kill_and_trains_longer(train):  # noqa: F811
     given = ("callbacks=default", "scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10")
     given = (*given, "objective.metric=val/loss", "objective.mode=min", "trainer.log_every_n_steps=1")

@@ -74,6 +74,7 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(package, tmp_path
     assert provenance.changed_code(starts) == ["given/parts.py"]
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_a_run_whose_code_has_changed_is_refused_unless_that_is_meant(package, tmp_path, command):
     run = tmp_path / "a"
     typed = (*QUICK, "model._target_=given.net.Net", "trainer.max_epochs=1", "callbacks.checkpoint.every_n_steps=3")

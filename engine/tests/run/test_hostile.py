@@ -80,6 +80,7 @@ def test_nothing_in_a_run_directory_steers_the_terminal(run, cli, put_to_use, tm
         assert not {"\x1b", "\x07", "\u202e"} & set(text), ascii(text)
 
 
+@pytest.mark.slow(minutes=0.2)
 def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
     secret = secrets.token_hex()  # not one that stands here: the run keeps changes of the code
     arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")

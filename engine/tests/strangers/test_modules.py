@@ -85,6 +85,7 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
     train("a", *module("Plain"), typed)
 
 
+@pytest.mark.slow(minutes=0.2)
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command, tmp_path):
     typed = module("Whole", data="")
     train("a", *typed, "dry_run=true")

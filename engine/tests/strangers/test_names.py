@@ -119,6 +119,7 @@ def test_a_search_prunes_by_any_metric_of_validation(command, tmp_path):
     assert {"finished"} <= {result.status for result in results} <= {"finished", "pruned"}
 
 
+@pytest.mark.slow(minutes=0.2)
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_search_that_prunes_by_a_metric_of_training_is_refused_in_a_line(cli, tmp_path):
     code, out, err = cli("train", *PRUNED, *own(objective="train_loss"))

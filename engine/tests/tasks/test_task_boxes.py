@@ -40,6 +40,7 @@ def test_boxes_in_images_of_any_size_are_learnt_and_resumed_to_the_same_bits(tra
     assert "has no inputs(split, indices)" in err
 
 
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
 def test_batches_without_a_sample_are_skipped_and_resumed_as_if_never_stopped(train, cli, tmp_path):
     gaps = ("data.train._target_=tests.tasks.boxes.Gaps", "data.num_workers=0")

@@ -68,6 +68,7 @@ def test_the_package_itself_imports_nothing_heavy_and_names_what_it_has():
     assert "AttributeError: module 'leyden' has no attribute 'lod'" in done.stderr
 
 
+@pytest.mark.slow(minutes=0.1)
 def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(command, train, mnist_root):
     import onnxruntime
 
