@@ -78,9 +78,11 @@ def test_without_a_job_the_first_error_is_recorded(ended, rank, error, recorded,
     assert found == kind
 
 
-@pytest.mark.parametrize(("code", "ends_with"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, Exit.REQUEUED)])
+@pytest.mark.parametrize(
+    ("code", "ends_with"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)]
+)
 def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends_with):
-    run, raised, _ = ended(0, SystemExit(code))
+    run, raised, _ = ended(0, SystemExit(code), has_job=ends_with == Exit.REQUEUED)
     assert (raised.code, run.result) == (ends_with, None)
     assert f"run_dir={run.directory} starts over, nothing was saved yet." in capsys.readouterr().err
 

@@ -494,7 +494,8 @@ def session(
             )
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
-        codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
+        if job.id:
+            codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
         leave(codes.get(code, code))
 
 
