@@ -187,6 +187,7 @@ SEARCH = ("sweep=tpe", "hydra.sweeper.num_trials=2", "optimizer.lr=interval(0.00
 SWEEPS = {"grid": ("seed=0,1",), "search": SEARCH}
 
 
+@pytest.mark.nightly  # a damaged run is, by day
 def test_a_damaged_sweep_goes_on_or_is_refused(tmp_path, place, data, trials, rng):
     def sweep(name, folder):
         more = (f"sweep_name={name}", f"outputs={folder}", "callbacks=bare")

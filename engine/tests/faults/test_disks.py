@@ -68,6 +68,7 @@ def test_a_disk_that_is_full_or_read_only_from_some_moment_on(disk, whole, tmp_p
         interrupted(whole, place, f"read-only from {number} on", before, lambda: None, tmp_path)
 
 
+@pytest.mark.nightly  # a disk that becomes read-only is tested by day
 def test_outputs_that_are_read_only(disk, whole, tmp_path, data):
     shutil.copytree(whole.run, disk / "run")
     subprocess.run(["mount", "-o", "remount,ro", disk], check=True)

@@ -150,6 +150,7 @@ def test_killed_once_or_again_and_again(kills, trials, rng):
         kills.kill(*((place, rng.random() < 0.5) for place in places))
 
 
+@pytest.mark.nightly  # killed once or again, it is killed by day
 def test_killed_while_it_trains_longer(kills, trials, rng):
     begun = kills.folder / "begun"
     shutil.copytree(kills.folder / "whole", begun)
@@ -159,6 +160,7 @@ def test_killed_while_it_trains_longer(kills, trials, rng):
         kills.kill(moment, begun=begun)
 
 
+@pytest.mark.nightly  # killed once or again, it is killed by day
 def test_killed_while_it_fails(kills, trials, rng):
     failing = {"setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))}  # in the second epoch
     code, operations, output = train_run(kills.folder / "failing", *kills.arguments, **failing)

@@ -135,6 +135,7 @@ ALL_SAME = "the same bits in all 40 steps, 10 done again"
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
 
 
+@pytest.mark.nightly  # tests/exact compares the marks of two processes by day
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_each_process_marks_its_own_batch(tmp_path):
