@@ -69,14 +69,6 @@ def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
     return found
 
 
-def check_accelerator(accelerator: str, key: str, num_gpus: int) -> None:
-    """Raise a `UserError` unless the accelerator is that of a job: `auto` would train on the CPU if its GPU fails."""
-    if accelerator in (("auto", "cpu") if num_gpus else ("gpu", "cuda")):
-        raise UserError(
-            f"trainer.accelerator={accelerator}: with {key}={num_gpus} must be {'gpu' if num_gpus else 'cpu or auto'}"
-        )
-
-
 def this_job() -> ThisJob:
     """Return the cluster's job of this process."""
     here = own()
@@ -89,10 +81,11 @@ def requeue_after(error: BaseException) -> bool:
     Returns:
         Whether the job was requeued; false outside of a job.
     """
-    if own().job_id() is None:
+    here = own()
+    if here.job_id() is None:
         return False
     print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
-    return bool(own().requeue(elsewhere=True))
+    return bool(here.requeue(elsewhere=True))
 
 
 def end_process() -> None:

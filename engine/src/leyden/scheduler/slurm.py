@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY
 from leyden.run.process import COMMAND, JOB, write_call
-from leyden.scheduler import JobState, RejectedError, check_accelerator
+from leyden.scheduler import JobState, RejectedError
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
@@ -208,7 +208,13 @@ def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
             raise UserError(
                 f"trainer.{key}={trainer[key]}: follows from cluster.{source}={cluster[source]}; set that"
             )
-    check_accelerator(trainer.accelerator, "cluster.gpus_per_task", cluster.gpus_per_task)
+    num_gpus, accelerator = cluster.gpus_per_task, trainer.accelerator
+    if accelerator in (
+        ("auto", "cpu") if num_gpus else ("gpu", "cuda")
+    ):  # `auto` trains on the CPU if the GPU fails
+        raise UserError(
+            f"trainer.accelerator={accelerator}: with cluster.gpus_per_task={num_gpus} must be {'gpu' if num_gpus else 'cpu or auto'}"
+        )
 
 
 def submit(
