@@ -32,7 +32,7 @@ def run_keras(seed: int) -> float:
     """The program of the note."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
-    from leyden.files.fetch import load
+    from leyden.files import load
 
     from project.data.mnist import MNIST
 

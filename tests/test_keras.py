@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from leyden.config.paths import ROOT
-from leyden.files.fetch import load
+from leyden.files import load
 
 from project.data.mnist import MNIST
 from project.models.mlp import MLP

@@ -9,7 +9,7 @@ from project.data.mnist import MNIST
 from torch import nn
 
 from leyden.config.paths import ROOT
-from leyden.files.fetch import load
+from leyden.files import load
 
 torch.manual_seed(0)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

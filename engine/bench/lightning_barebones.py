@@ -13,7 +13,7 @@ from project.data.mnist import MNIST
 from torch import nn
 
 from leyden.config.paths import ROOT
-from leyden.files.fetch import load
+from leyden.files import load
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -24,7 +24,7 @@ from project.data.mnist import MNIST
 from rounds import AS_TYPED, in_turn
 
 from leyden.config.paths import ROOT
-from leyden.files.fetch import load
+from leyden.files import load
 
 HERE = Path(__file__).parent
 OUTPUTS = ROOT / "outputs" / "bench"

@@ -16,12 +16,12 @@ from leyden.config.paths import ROOT, SRC, own_packages
 
 HEAD = re.compile(r"<!-- The head of README.md .*?-->")
 PAGES = {
-    "tasks": ("Tasks", "leyden.tasks task"),
+    "tasks": ("Tasks", "leyden.tasks"),
     "data": ("Data", "contract splits in_memory streamed table text folder transforms"),
     "models": ("Networks", ""),
     "optimizers": ("Optimizers", ""),
-    "callbacks": ("Callbacks", "display checkpoint averaging"),
-    "pictures": ("Pictures", "curves outputs"),
+    "callbacks": ("Callbacks", "display checkpoint kept"),
+    "pictures": ("Pictures", "leyden.pictures"),
     "loggers": ("Loggers", "leyden.loggers"),
     "exact": ("Exact resume", "fit marks checkpoint stop"),
     "verdict": ("Verdicts", "tables groups"),

@@ -111,7 +111,7 @@ def composing():
 @pytest.fixture(scope="session")
 def mnist_root():
     """The project's data folder with MNIST in it."""
-    from leyden.files.fetch import load
+    from leyden.files import load
 
     root = ROOT / "data"
     try:

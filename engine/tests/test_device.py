@@ -20,8 +20,7 @@ from leyden import assembly
 from leyden.assembly.task import make_optimizer
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.pictures.curves import LoggedConfig
-from leyden.pictures.outputs import OnEvaluation
+from leyden.pictures import LoggedConfig, OnEvaluation
 from leyden.scheduler import RequeueSignal
 from leyden.testing.contracts import compose, create, suited_cases
 from tests import conf

@@ -39,8 +39,7 @@ def main() -> None:
         if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
             raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
         with importing():
-            from leyden.training.onnx import export
-            from leyden.training.trained import Trained
+            from leyden.training.trained import Trained, export
         trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)
         samples, difference = export(trained, path)
         show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")

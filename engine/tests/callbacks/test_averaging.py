@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from leyden.callbacks.averaging import EMA
+from leyden.callbacks.kept import EMA
 
 
 class Normed(nn.Module):

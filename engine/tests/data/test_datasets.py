@@ -10,7 +10,7 @@ import yaml
 from leyden import assembly
 from leyden.config.errors import UserError
 from leyden.data.contract import Facts
-from leyden.files.fetch import load
+from leyden.files import load
 from leyden.testing.contracts import compose
 from tests import conf
 from tests.data import small

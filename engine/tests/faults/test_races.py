@@ -7,8 +7,8 @@ from collections import Counter
 
 import pytest
 
+from leyden.report.records import record_test_evaluation
 from leyden.run.directory import Run
-from leyden.run.evaluations import record_test_evaluation
 from tests import records
 from tests.faults.commands import Started, at_operation, in_forks
 

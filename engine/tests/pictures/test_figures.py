@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
-from leyden.pictures import outputs
-from leyden.pictures.outputs import OnEvaluation, confusion_figure, prediction_figure, render
-from leyden.tasks.task import Task
+from leyden import pictures
+from leyden.pictures import OnEvaluation, confusion_figure, prediction_figure, render
+from leyden.tasks import Task
 
 CAPTIONS = {"eel": "true cat →\npredicted dog\n0.990", "moray": "cat →\ndog\n0.990"}
 
@@ -16,8 +16,8 @@ def test_the_most_confident_mistake_is_first_and_names_both_classes(monkeypatch,
     figures, labels_N = [], torch.tensor([0, 1, 2, 2, 0])
     logits_NK = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.8, 0.2], [0.1, 0.2, 0.7], [0, 0.99, 0.01]]).log()
     data = SimpleNamespace(inputs=lambda split, indices: torch.zeros(len(indices), 1, 8, 8))
-    monkeypatch.setattr(outputs, "publish", lambda trainer, figure, *_: figures.append(figure))
-    errors = outputs.Errors(num_images=2, class_names=("cat", "dog", eel))
+    monkeypatch.setattr(pictures, "publish", lambda trainer, figure, *_: figures.append(figure))
+    errors = pictures.Errors(num_images=2, class_names=("cat", "dog", eel))
     errors.draw(SimpleNamespace(datamodule=data), "val", logits_NK, labels_N)
     captions = [text.get_text() for text in figures[0].axes[0].texts]
     assert captions[0] == caption
@@ -52,15 +52,15 @@ def test_the_processes_take_turns_within_a_batch(monkeypatch):
             every[:] = parts
 
         monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
-        assert torch.equal(outputs.gather(parts[0][:3], world_size), torch.arange(15))
+        assert torch.equal(pictures.gather(parts[0][:3], world_size), torch.arange(15))
 
 
 def test_images_of_any_number_and_shape_are_drawn_from_black_to_white():
     for shape in ((9, 3, 32, 32), (0, 1, 28, 28), (3, 2, 300, 200)):
-        pixels = render(outputs.sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
+        pixels = render(pictures.sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
         assert min(pixels.shape[:2]) > 30
         assert (pixels < 128).any()
-    shown = outputs.as_colours(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
+    shown = pictures.as_colours(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
     assert shown[0, 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
     assert shown.shape == (1, 3, 2, 2)
 

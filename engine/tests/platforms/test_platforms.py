@@ -40,7 +40,7 @@ def small(tmp_path, mnist_root):
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(platform, small, cli, tmp_path):
-    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster.submit"} <= {*NAMES}
+    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster"} <= {*NAMES}
     out, err = on(platform, *small, f"run_dir={tmp_path / platform}", modules=NAMES)
     assert f"imported {len(NAMES)}\n" in out
     assert Run(tmp_path / platform).result.metrics["test/acc"] > 0

@@ -8,8 +8,8 @@ import shutil
 import pytest
 
 from leyden import compare, summarize
+from leyden.report.records import TEST_EVALUATIONS_FILE, record_test_evaluation
 from leyden.run.directory import Run
-from leyden.run.evaluations import TEST_EVALUATIONS_FILE, record_test_evaluation
 from tests import mistakes, records
 from tests.report.test_summary import grid, write
 from tests.verdict.test_tables import table

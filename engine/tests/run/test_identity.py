@@ -36,7 +36,7 @@ SHOWN = [
     {"data__root": "/b"},
     {"trainer__log_every_n_steps": 1},
     {"callbacks__checkpoint__every_n_steps": 7},
-    {"callbacks__errors": {"_target_": "leyden.pictures.outputs.Errors", "num_images": 3}},
+    {"callbacks__errors": {"_target_": "leyden.pictures.Errors", "num_images": 3}},
     {"callbacks__bar": {"_target_": "lightning.pytorch.callbacks.RichProgressBar"}},
     {"cluster": {"num_jobs": 3}},
 ]
@@ -46,7 +46,7 @@ CHANGING = [
     {"trainer__max_epochs": 1},
     {"callbacks__stop__patience": 4},
     {"callbacks__mine": {"_target_": "mine.Callback"}},
-    {"callbacks__ema": {"_target_": "leyden.callbacks.averaging.EMA"}},
+    {"callbacks__ema": {"_target_": "leyden.callbacks.kept.EMA"}},
     {"callbacks__pruning": {"_target_": "leyden.sweep.pruning.Pruning", "metric": "val/acc"}},
 ]
 

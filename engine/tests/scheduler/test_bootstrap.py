@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from leyden.cluster import bootstrap, submit
+from leyden import cluster
+from leyden.cluster import bootstrap
 from leyden.scheduler import slurm
 
 
@@ -56,11 +57,11 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     (mine / "shared").symlink_to(elsewhere / "shared")
     (mine / "net.py").symlink_to(nested / "net.py")
     (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
-    monkeypatch.setattr(submit, "ROOT", project)
-    monkeypatch.setattr(submit, "SRC", project / layout)
-    monkeypatch.setattr(submit, "CONF", project / "conf")
+    monkeypatch.setattr(cluster, "ROOT", project)
+    monkeypatch.setattr(cluster, "SRC", project / layout)
+    monkeypatch.setattr(cluster, "CONF", project / "conf")
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = bootstrap.unpack(submit.snapshot(tmp_path / "code"))
+    folder = bootstrap.unpack(cluster.snapshot(tmp_path / "code"))
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     names = ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")

@@ -8,8 +8,8 @@ from unittest.mock import Mock
 import pytest
 from omegaconf import OmegaConf
 
-from leyden.cluster import submit
-from leyden.cluster.submit import GRACE_S, QueueLauncher
+from leyden import cluster
+from leyden.cluster import GRACE_S, QueueLauncher
 from leyden.run.result import Failure
 from leyden.scheduler import JobState, RejectedError
 
@@ -41,8 +41,8 @@ class Limited:
 def clock(monkeypatch):
     """Time that passes when somebody sleeps."""
     now = SimpleNamespace(s=1000.0)
-    monkeypatch.setattr(submit.time, "monotonic", lambda: now.s)
-    monkeypatch.setattr(submit.time, "sleep", lambda seconds: setattr(now, "s", now.s + seconds))
+    monkeypatch.setattr(cluster.time, "monotonic", lambda: now.s)
+    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: setattr(now, "s", now.s + seconds))
     return now
 
 
@@ -59,9 +59,9 @@ def runner(tmp_path, clock, monkeypatch):
     """A function that makes a launcher beside a scheduler."""
 
     def make(scheduler):
-        monkeypatch.setattr(submit.scheduler, "named", {"limited": scheduler}.get)
-        cluster = OmegaConf.create({"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None})
-        return QueueLauncher(SimpleNamespace(cluster=cluster, outputs=tmp_path, sweep_name="s"), "leyden.train")
+        monkeypatch.setattr(cluster.scheduler, "named", {"limited": scheduler}.get)
+        of_site = OmegaConf.create({"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None})
+        return QueueLauncher(SimpleNamespace(cluster=of_site, outputs=tmp_path, sweep_name="s"), "leyden.train")
 
     return make
 

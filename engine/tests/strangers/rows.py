@@ -133,7 +133,7 @@ for mode in ("min_size", "max_size", "max_size_cycle", "sequential", "none"):
     more = (f"+data.mode={mode}", "objective.metric=val/loss/dataloader_idx_1")
     about, cells = f"two loaders in training, `{mode}`; in validation", NEVER if mode == "sequential" else {}
     STAND_INS[f"combined_{mode}"] = Work(about, *of_two, more, cells)
-more = ("+data.form=graph", "+callbacks.monitor._target_=leyden.pictures.curves.Monitor")  # it counts samples
+more = ("+data.form=graph", "+callbacks.monitor._target_=leyden.pictures.Monitor")  # it counts samples
 graphs = Work("batches that are graphs, whose class counts", "stand_ins.OfAnyForm", "stand_ins.Formed", more)
 STAND_INS["graph_batches"] = graphs
 TWO = "trainer=ddp trainer.strategy=ddp_find_unused_parameters_true trainer.accelerator=cpu trainer.devices=2"

@@ -15,7 +15,7 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset, random_split
 
-from leyden.tasks.task import Outcome, Task
+from leyden.tasks import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 

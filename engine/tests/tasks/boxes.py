@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from leyden.tasks.task import Outcome, Task
+from leyden.tasks import Outcome, Task
 
 
 class Boxes(Dataset[Any]):

@@ -14,7 +14,7 @@ from leyden.config.errors import UserError
 from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
-from leyden.training import onnx
+from leyden.training import trained
 from tests import records
 from tests.conftest import QUICK
 from tests.example import MNIST
@@ -98,7 +98,7 @@ def test_a_convolution_can_be_exported(command, tmp_path, small_root):
 
 def test_what_can_not_be_written_is_a_line(command, train, monkeypatch):
     run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
-    monkeypatch.setattr(onnx, "TOLERANCE", -1.0)
+    monkeypatch.setattr(trained, "TOLERANCE", -1.0)
     _, err = command("export", f"run={run.directory}", code=2)
     assert "model.onnx: not written; on 10000 test samples ONNX predicts 0 different classes" in err
     assert not list(run.directory.glob("*.onnx"))

@@ -3,7 +3,7 @@ import shutil
 
 import pytest
 
-from leyden.files.fetch import load
+from leyden.files import load
 from tests.example import MNIST, mnist
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.data.folder import FolderDataModule
-from leyden.files.fetch import load
+from leyden.files import load
 from PIL import Image
 
 from project.data.fashion_mnist import FashionMNIST

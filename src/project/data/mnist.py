@@ -45,7 +45,7 @@ class MNIST(torchvision.datasets.MNIST):
         super().__init__(root, **kwargs)
 
     def download(self) -> None:
-        """Download the four files to `root/MNIST/raw`; `leyden.files.fetch` calls this in a temporary folder."""
+        """Download the four files to `root/MNIST/raw`; `leyden.files` calls this in a temporary folder."""
         if self._check_exists():
             return
         folder = Path(self.raw_folder)

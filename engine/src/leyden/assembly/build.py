@@ -45,7 +45,7 @@ from leyden.run.directory import Run
 from leyden.run.identity import key_of
 from leyden.run.process import is_main_process
 from leyden.scheduler import RequeueSignal
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 
 
 def datamodule(

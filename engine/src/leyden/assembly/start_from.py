@@ -33,7 +33,7 @@ from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
 from leyden.run.result import read_points, write_points
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 
 # What a run's checkpoint has at its root, with the types; and the callbacks whose states it has.
 CONTENT = {"state_dict": dict, "global_step": int, "loops": dict, "optimizer_states": list, "callbacks": dict}

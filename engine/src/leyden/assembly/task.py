@@ -33,7 +33,7 @@ from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, o
 from leyden.data.transforms import check_integers
 from leyden.exact.loaders import flatten_loaders
 from leyden.run.process import is_main_process
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 
 
 def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:

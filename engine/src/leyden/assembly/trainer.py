@@ -29,10 +29,9 @@ from leyden.assembly.instantiate import (
     target,
     user_errors,
 )
-from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.kept import Hyperparameters, SamplesSeen
+from leyden.callbacks.kept import Hyperparameters, SamplesSeen, check_averaging
 from leyden.config.errors import UserError, leave
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
@@ -41,10 +40,10 @@ from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import seeded
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
-from leyden.pictures.outputs import OnEvaluation
+from leyden.pictures import OnEvaluation
 from leyden.run.directory import Position
 from leyden.scheduler import RequeueSignal
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 
 STEP_HOOKS = (
     "on_train_batch_start",

@@ -24,7 +24,7 @@ from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import stages_of
 from leyden.run.files import HASH_LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
 from leyden.run.lock import check_held
-from leyden.tasks.task import network_of
+from leyden.tasks import network_of
 from leyden.verdict.numbers import metric_text
 
 

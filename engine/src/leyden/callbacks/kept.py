@@ -1,4 +1,4 @@
-"""Callbacks for what each checkpoint holds besides the state of training: epochs that were completed, and values of optimizers, for a fork."""
+"""Callbacks for what each checkpoint holds besides the state of training: values of optimizers, for a fork; epochs; an average."""
 
 import contextlib
 import copy
@@ -8,13 +8,17 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.utilities.types import LRSchedulerConfig
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ReduceLROnPlateau
+from torch.optim.swa_utils import get_ema_avg_fn
 
 from leyden.callbacks.display import state_digest
 from leyden.config.errors import UserError
 from leyden.data.contract import sizes_of
+from leyden.data.transforms import check_integers
 from leyden.exact.loaders import flatten_loaders
 
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
@@ -204,3 +208,58 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
         if num := sizes_of(trainer.datamodule, loader, []).get("train"):  # type: ignore[attr-defined]
             return num / len(loader)
     return None
+
+
+class EMA(WeightAveraging):
+    """Exponential moving average of the weights and running statistics, from the first step on.
+
+    Counters, indices and masks, which have no average, are those of the last update.
+
+    Validation, checkpoints, tests and exports use the average; training continues from the weights themselves.
+
+    Args:
+        decay: Factor that the average is multiplied by at each update, from 0 to 1.
+        update_every_n_steps: Optimizer steps between updates of the average.
+    """
+
+    def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
+        check_integers(update_every_n_steps=(update_every_n_steps, 1))
+        moving, self.update_every_n_steps = get_ema_avg_fn(decay), update_every_n_steps  # type: ignore[no-untyped-call]
+
+        def average(old: Tensor, new: Tensor, number: Any) -> Tensor:
+            return moving(old, new, number) if old.is_floating_point() or old.is_complex() else new
+
+        super().__init__(avg_fn=average)
+
+    def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
+        """Return whether so many steps were taken since the last update; several optimizers take several at once."""
+        if step_idx is None:
+            return False
+        since = step_idx + 1 - self._latest_update_step
+        return not self._latest_update_step or since >= self.update_every_n_steps
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Place the average on the device of the training; Lightning places it where the module was made."""
+        self._device = trainer.strategy.root_device  # Lightning takes it in the constructor, where it is not known
+        super().setup(trainer, pl_module, stage)
+
+
+def check_averaging(callback: Any, num_epochs: int) -> None:
+    """Check that checkpoints contain the validated weights of a callback that averages.
+
+    Raises:
+        ValueError: The average is in no checkpoint (Lightning's `StochasticWeightAveraging`); is updated at the end
+            of an epoch, between validation and checkpoint; or consists of the initial weights until it begins.
+    """
+    if isinstance(callback, StochasticWeightAveraging):
+        raise ValueError(
+            "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
+        )
+    if isinstance(callback, WeightAveraging) and (
+        any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs))
+        or not callback.should_update(step_idx=0)
+    ):
+        raise ValueError(
+            f"{type(callback).__name__}: must average after steps, from the first one on, as +callbacks/averaging=ema; at the "
+            "end of an epoch its validation is over, and before the average begins the initial weights are validated"
+        )

@@ -1,17 +1,325 @@
-"""The places where a sweep's jobs run: this machine, a cluster with a scheduler such as Slurm, Ray."""
+"""The places where a sweep's jobs run: this machine, Ray, and the queue of a cluster's scheduler such as Slurm, from a snapshot of the code."""
 
-import pkgutil
+import contextlib
+import io
+import json
+import os
+import shlex
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
+from leyden import scheduler
 from leyden.config.errors import UserError
-from leyden.scheduler import SCHEDULERS
-from leyden.sweep.launcher import Launcher
+from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC, environment_of
+from leyden.exact.files import replacing
+from leyden.run.directory import Run
+from leyden.run.files import files_below
+from leyden.run.provenance import GIT_OF_COPY, state_of_code
+from leyden.run.record import KEY, key
+from leyden.run.result import Failure
+from leyden.scheduler import SCHEDULERS, JobState, RejectedError
+from leyden.sweep.jobs import Call, Job, sweep_directory
+from leyden.sweep.launcher import Launcher, LocalLauncher, command_of_job, failure_of, run_job
 
-LAUNCHERS = {  # by `cluster.launcher`
-    "local": "leyden.sweep.launcher.LocalLauncher",
-    "ray": "leyden.cluster.ray.RayLauncher",
-    **dict.fromkeys(SCHEDULERS, "leyden.cluster.submit.QueueLauncher"),
+BOOTSTRAP = LIBRARY / "cluster" / "bootstrap.py"
+
+
+def snapshot(directory: Path) -> Path:
+    """Write the project's code and settings, the library, and the state of the git repository to a new archive.
+
+    It is one file, since sites limit the number of files. `bootstrap.py` unpacks it on a node.
+
+    Args:
+        directory: The folder in which the archive is created.
+
+    Returns:
+        The archive: a project, with the library in its `engine/src/`; a copy of `bootstrap.py` lies beside it.
+    """
+    archive = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}.tar.gz"
+    directory.mkdir(parents=True, exist_ok=True)
+    contents = {"conf": CONF, "engine/src/leyden": LIBRARY}
+    if SRC != ROOT:
+        contents["src"] = SRC
+    else:
+        for path in ROOT.glob("*"):
+            is_package = path.name not in NOT_OWN and any(path.glob("*.py"))
+            if is_package or (path.suffix == ".py" and path.is_file()):
+                contents[path.name] = path
+    git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
+    # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as opened:
+        for name, path in contents.items():
+            for each in files_below(path) if path.is_dir() else [path]:
+                opened.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
+        info = tarfile.TarInfo(GIT_OF_COPY)
+        info.size, info.mtime = len(git), time.time()
+        opened.addfile(info, io.BytesIO(git))
+    shutil.copy(BOOTSTRAP, _bootstrap_of(archive))
+    return archive
+
+
+def _bootstrap_of(archive: Path) -> Path:
+    """Return the path of the copy of `bootstrap.py` beside an archive."""
+    return archive.with_name(archive.name.removesuffix(".tar.gz") + ".py")
+
+
+def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
+    """Set the time of an archive member to now, since nodes remove old temporary files; return None to omit it."""
+    if any(part == "__pycache__" or part.endswith(".egg-info") for part in Path(info.name).parts):
+        return None
+    info.mtime = time.time()
+    return info
+
+
+MAX_POLL_S = 15.0  # between looks at the runs' results
+MIN_QUERY_S, POLLS_PER_QUERY = 5.0, 4  # between queries, which many sites allow once a minute
+# Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
+GRACE_S = {True: 90.0, False: 5.0}
+
+
+class QueueLauncher(Launcher):
+    """Launcher of jobs in the queue of a cluster's scheduler; if this process is in a job itself, it leaves that."""
+
+    is_queue = True
+
+    def __init__(self, config: DictConfig, module: str) -> None:
+        super().__init__(config, module)
+        self.scheduler = scheduler.named(config.cluster.launcher)
+        self.scheduler.leave_job()
+        self.cluster, self.waits = config.cluster, config.cluster.get("wait", True)
+        if not self.waits:
+            self.num_at_once = None  # the scheduler limits an array
+        self.directory = sweep_directory(config)
+        self.folder = self.directory / config.cluster.launcher  # of scripts and logs
+        self.code: Path | None = None  # the snapshot that jobs run from
+        # By job id; jobs with the same run directory share one.
+        self.running: dict[str, list[Job]] = {}
+        self.ended: dict[str, float] = {}  # when jobs were seen to have ended without a result, by job id
+        self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
+        self.queried_at = 0.0
+        self.waiting: list[Job] = []  # not accepted yet
+        self.has_jobs = False  # in the queue, now or before
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """Why jobs wait, except for their turn in the queue; empty if none does."""
+        reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
+        parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
+        return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
+
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
+        """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
+        self.scheduler.check_resources(self.cluster)
+        for job in jobs:
+            self.scheduler.check_trainer(self.cluster, job.compose().trainer)
+        if self.cluster.dry_run:
+            most = self.scheduler.MAX_ARRAY
+            print(self.scheduler.script(self.folder, self.cluster, min(num, most), self.python))
+            return False
+        self.scheduler.check_installed()
+        return True
+
+    @property
+    def python(self) -> str:
+        """Shell command that starts Python on a node, from the snapshot if there is one."""
+        python = self.cluster.python or shlex.quote(sys.executable)
+        library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
+        folders = ":".join([*library, "src" if SRC != ROOT else "."])
+        bootstrap = _bootstrap_of(self.code) if self.code else BOOTSTRAP
+        return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Submit jobs that are not queued or running already; one that the scheduler does not accept yet is submitted later."""
+        self.waiting += jobs
+        self._submit_waiting()
+        self.pause_s = 1.0  # as most mistakes end a job at once
+        if not self.waits:
+            for number, submitted in self.running.items():
+                print(f"job {number}: {submitted[0].run.directory.name}")
+
+    def _submit_waiting(self) -> None:
+        """Submit the waiting jobs, in arrays.
+
+        Raises:
+            UserError: The scheduler does not answer, or rejects the first jobs.
+        """
+        by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
+        known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
+        alive = self._alive({*known.values()} - {""})
+        todo = [by_directory[path] for path, number in known.items() if number not in alive]
+        self.has_jobs |= bool(alive)
+        while todo:
+            try:
+                self._submit(todo[: self.scheduler.MAX_ARRAY])
+            except RejectedError:
+                if not self.waits or not self.has_jobs:
+                    raise
+                break  # sites limit the number of jobs in the queue
+            todo, self.has_jobs = todo[self.scheduler.MAX_ARRAY :], True
+        rejected = {job.run.directory for job in todo}
+        jobs, self.waiting = self.waiting, [job for job in self.waiting if job.run.directory in rejected]
+        for job in jobs:
+            if job.run.directory not in rejected:
+                job.log = Path(job.run.submission["log"])
+                self.running.setdefault(job.run.submission["job_id"], []).append(job)
+
+    def _alive(self, ids: Collection[str]) -> set[str]:
+        """Return the ids of jobs that are queued or running.
+
+        Raises:
+            UserError: The scheduler does not answer.
+        """
+        states = self.scheduler.states(sorted(ids))
+        if ids and not states:
+            raise UserError(
+                "cluster: its scheduler does not answer, and some of the jobs may be in its queue; try again"
+            )
+        self.scheduler.cancel_stuck(states)
+        return {job for job, state in states.items() if state.phase != "ended"}
+
+    def _submit(self, jobs: Sequence[Job]) -> None:
+        """Submit an array; each run is locked until its job is recorded."""
+        if self.cluster.snapshot and self.code is None:
+            self.code = snapshot(self.directory / "code")
+        os.environ.setdefault(KEY, key())  # a node may have another home directory
+        with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
+            for job in jobs:
+                ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
+                locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
+            calls = [job.call(self.module, on_node=True) for job in jobs]
+            accepted = self.scheduler.submit(self.folder, self.cluster, run_job, calls, python=self.python)
+            for job, call, submission in zip(jobs, calls, accepted, strict=True):
+                job.run.begin(call.identity, job.overrides)
+                job.run.submission = submission
+
+    def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
+        """Wait a moment, then return the jobs that have ended and the number of running ones, as `Launcher.wait`."""
+        time.sleep(self.pause_s)
+        self.pause_s = min(1.2 * self.pause_s, MAX_POLL_S)
+        self._query()
+        over: list[tuple[Job, Failure | None]] = []
+        for number, jobs in list(self.running.items()):
+            result = jobs[0].run.result
+            state = "" if result else self._lost(number)
+            if state:
+                self.scheduler.cancel_stuck({number: self.states[number]})
+            if result or state:
+                failure = (
+                    result.error if result else Failure("Scheduler", f"job {number} is {state} without a result")
+                )
+                over += [(job, failure) for job in jobs]
+                del self.running[number]
+                self.ended.pop(number, None)
+        if self.waiting:
+            self._submit_waiting()
+        running = [number for number in self.running if number in self.states]
+        return over, [self.states[number].phase for number in running].count("running")
+
+    def _lost(self, number: str) -> str:
+        """Return the state of a job that has ended and will have no result; empty while it may have one."""
+        state = self.states.get(number)
+        if state is None or state.phase != "ended":
+            self.ended.pop(number, None)
+            return ""
+        # On a network file system, the result may become visible after the state; and a requeued job ends, too.
+        since = self.ended.setdefault(number, self.queried_at)
+        return "" if self.queried_at - since < GRACE_S[state.is_completed] else state.text
+
+    def _query(self) -> None:
+        """Ask the scheduler for the jobs' states, if the last answer is old or a job may have failed."""
+        now = time.monotonic()
+        pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, POLLS_PER_QUERY * self.pause_s)
+        if now < self.queried_at + pause_s:
+            return
+        if states := self.scheduler.states(list(self.running)):
+            self.states, self.queried_at = states, now
+
+
+QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+
+
+class RayLauncher(Launcher):
+    """Launcher of jobs on a Ray cluster, whose nodes share the folders of the project, the runs and the data.
+
+    Raises:
+        UserError: Ray is not installed.
+    """
+
+    def __init__(self, config: DictConfig, module: str) -> None:
+        super().__init__(config, module)
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise UserError("cluster=ray: ray is not installed; pip install 'leyden[ray]' installs it") from error
+        self.ray = ray
+        self.running: dict[Any, Job] = {}  # by Ray's reference
+        self.code: Path | None = None  # the snapshot that jobs run from
+
+    def check(self, jobs: Sequence[Job], num: int) -> bool:
+        """Connect to the cluster."""
+        cluster = self.config.cluster
+        variables = {**environment_of(ROOT), KEY: key()}  # a node may have another home directory
+        try:
+            self.ray.init(address=cluster.address, runtime_env={"env_vars": variables}, **QUIET)
+            run = self.ray.remote(max_calls=1, max_retries=cluster.max_requeues)(_run_on_ray)
+            self.remote = run.options(num_cpus=cluster.cpus, num_gpus=cluster.gpus).remote
+        except Exception as error:  # Ray raises many types
+            raise UserError(f"cluster: Ray can't be used: {' '.join(str(error).split())}") from error
+        return True
+
+    def start(self, jobs: Sequence[Job]) -> None:
+        """Hand jobs to Ray, which starts each where its resources are free."""
+        self.code = self.code or snapshot(sweep_directory(self.config) / "code")
+        for job in jobs:
+            self.running[self.remote(job.call(self.module, on_node=True), str(job.log), str(self.code))] = job
+
+    def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
+        """Wait up to a second for jobs to end, as `Launcher.wait`."""
+        done, _ = self.ray.wait([*self.running], timeout=1)
+        ended: list[tuple[Job, Failure | None]] = []
+        for each in done:
+            try:
+                failure = self.ray.get(each)
+            except Exception as error:  # of Ray: its node was lost too often, for example
+                failure = Failure("Ray", " ".join(str(error).split()))
+            ended.append((self.running.pop(each), failure))
+        return ended, len(self.running)
+
+    def stop(self) -> None:
+        """End the running jobs."""
+        for each in self.running:
+            self.ray.cancel(each, force=True)
+
+
+def _run_on_ray(call: Call, log: str, code: str) -> Failure | None:
+    """Run a job in this process of Ray, which runs nothing else; return its failure, None on success."""
+    scheduler.own().leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
+    with open(log, "ab") as file:  # noqa: PTH123
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
+        with tarfile.open(code) as archive:
+            archive.extractall(folder)  # our own archive
+        os.environ.update(environment_of(Path(folder)))
+        run = Run(call.identity.config["run_dir"])
+        num_starts = len(run.starts)
+        return failure_of(run, command_of_job(*call), num_starts)
+
+
+LAUNCHERS: dict[str, Callable[[DictConfig, str], Launcher]] = {  # by `cluster.launcher`
+    "local": LocalLauncher,
+    "ray": RayLauncher,
+    **dict.fromkeys(SCHEDULERS, QueueLauncher),
 }
 
 
@@ -29,5 +337,4 @@ def launcher(config: DictConfig, module: str) -> Launcher:
         raise UserError(f"hydra/launcher={chosen}: has no effect; cluster=NAME chooses where jobs run")
     if (name := config.cluster.get("launcher")) not in LAUNCHERS:
         raise UserError(f"cluster.launcher={name}: must be one of {', '.join(LAUNCHERS)}")
-    made: Launcher = pkgutil.resolve_name(LAUNCHERS[name])(config, module)
-    return made
+    return LAUNCHERS[name](config, module)

@@ -18,7 +18,7 @@ from leyden.data.splits import SplitDataModule, SplitLoader, count_classes, is_o
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
-from leyden.files.fetch import load
+from leyden.files import load
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)

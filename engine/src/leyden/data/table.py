@@ -18,7 +18,7 @@ from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
 from leyden.config.terminal import one_line, warn
-from leyden.files.fetch import decode_text, digest_of, read_file
+from leyden.files import decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
 # ASCII digits without underscores, unlike `float`; integers of class names are in canonical form.

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from leyden.data.transforms import check_integers
-from leyden.files.fetch import decode_text, digest_of, read_file
+from leyden.files import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
 Unit = Literal["characters", "bytes"]

@@ -33,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, read_points, write_points
-from leyden.tasks.task import evaluated_stage
+from leyden.tasks import evaluated_stage
 
 
 def truncate_events(directory: Path, step: int) -> None:

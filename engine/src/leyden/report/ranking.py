@@ -13,8 +13,7 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import text_of
-from leyden.report.records import DIGEST, Record, varying_keys
-from leyden.run.evaluations import appending
+from leyden.report.records import DIGEST, Record, appending, varying_keys
 from leyden.run.files import read_json
 from leyden.run.identity import is_data_key, is_identity_key
 from leyden.run.provenance import now

@@ -40,8 +40,8 @@ DISPLAY_KEYS = (
 # Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
 INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
 INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs", "categories"}
-# Callbacks that never change weights or metrics: all of `leyden.pictures`, and these.
-DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display")
+# Callbacks that never change weights or metrics: all of these modules, and these classes of Lightning's.
+DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.pictures")
 DISPLAY_CALLBACKS = (
     "RichProgressBar",
     "TQDMProgressBar",
@@ -217,4 +217,4 @@ def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:
     module, _, name = str(flat.get(".".join([*key.split(".")[:2], "_target_"]))).rpartition(".")
     if module.startswith("lightning.pytorch.callbacks"):
         return name in DISPLAY_CALLBACKS
-    return module.rpartition(".")[0] == "leyden.pictures" or module in DISPLAY_MODULES
+    return module in DISPLAY_MODULES

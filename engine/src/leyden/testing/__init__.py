@@ -1,6 +1,43 @@
-"""Contracts of networks, tasks, data and config files, as tests for pytest.
+"""Contracts of networks, tasks, data and config files, as tests for pytest; and the plugin that finds the files they are about.
 
 A project's test file imports them, and each file that the project adds is tested from then on:
 
     from leyden.testing.contracts import *
 """
+
+import pytest
+
+pytest.register_assert_rewrite("leyden.testing.contracts")
+
+# Parameters of the tests in `contracts`, and the config files that they stand for.
+PARAMETERS = {
+    "model_file": "model/*.yaml",
+    "task_file": "task/*.yaml",
+    "data_file": "data/*.yaml",
+    "choice_file": "*/**/*.yaml",
+}
+NO_CLASS = ("own", "none", "module", "run_defaults")  # files by these names say what to instantiate nowhere
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the option in pytest's configuration."""
+    parser.addini(
+        "leyden_library",
+        "test the library's own config files by the contracts, too",
+        type="bool",
+        default=False,
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Parametrize a contract by the project's config files, as paths relative to `conf/`."""
+    for parameter in {*PARAMETERS} & {*metafunc.fixturenames}:
+        # In sessions without contracts, nothing of Leyden is imported.
+        from leyden.config.paths import CONF, conf_files
+
+        with_library = metafunc.config.getini("leyden_library")
+        excluded = () if parameter == "choice_file" else NO_CLASS
+        found = conf_files(PARAMETERS[parameter])
+        files = [name for name, path in found if with_library or path.is_relative_to(CONF)]
+        files = sorted(name for name in files if name.stem not in excluded and name.parts[0] != "hydra")
+        metafunc.parametrize(parameter, files, ids=str)

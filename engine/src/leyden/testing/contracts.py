@@ -28,9 +28,9 @@ from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import initialized, without_hydra
 from leyden.config.paths import CONF, conf_files
 from leyden.data.contract import Facts, has_split, sizes_of
-from leyden.files.fetch import MissingDatasetError
-from leyden.tasks.task import Task
-from leyden.testing.plugin import NO_CLASS
+from leyden.files import MissingDatasetError
+from leyden.tasks import Task
+from leyden.testing import NO_CLASS
 
 NUM_SAMPLES = 10  # in a batch
 KINDS = ("classes", "values", "reconstruction", "text")  # of tasks that the data made here are for
@@ -144,7 +144,7 @@ def suited_task(model_file: Path) -> tuple[str, Case, Task]:
 
 
 def is_task(name: str) -> bool:
-    """Return whether a task is a `leyden.tasks.task.Task` of one of `KINDS`, and not, say, of boxes."""
+    """Return whether a task is a `leyden.tasks.Task` of one of `KINDS`, and not, say, of boxes."""
     kind = target(compose(f"task={name}").task, "task")
     return isinstance(kind, type) and issubclass(kind, Task) and kind.kind in KINDS
 

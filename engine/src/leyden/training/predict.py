@@ -20,7 +20,7 @@ from leyden.data.contract import Facts
 from leyden.data.folder import find_images, read_image
 from leyden.data.table import read_columns, require_columns, to_inputs, values_of
 from leyden.run.files import write_whole, writing
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 from leyden.training.trained import Trained
 
 MAX_SHOWN = 200  # rows on a terminal

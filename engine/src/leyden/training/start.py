@@ -23,13 +23,13 @@ from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
+from leyden.report.records import check_test_evaluations, record_test_evaluation
 from leyden.run.directory import Run, session
-from leyden.run.evaluations import check_test_evaluations, record_test_evaluation
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.result import STAGES, Result
 from leyden.scheduler import RequeueSignal, this_job
-from leyden.tasks.task import Task
+from leyden.tasks import Task
 
 SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
 

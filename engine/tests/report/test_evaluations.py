@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from leyden.report.records import HEADER, TEST_EVALUATIONS_FILE, read_test_evaluations, record_test_evaluation
 from leyden.run.directory import Run
-from leyden.run.evaluations import HEADER, TEST_EVALUATIONS_FILE, read_test_evaluations, record_test_evaluation
 from tests import records
 from tests.conftest import QUICK, here
 
