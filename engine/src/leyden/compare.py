@@ -42,6 +42,7 @@ from leyden.report.comparison import (
     refuse_options,
     table_errors,
 )
+from leyden.verdict.tables import Question
 
 
 def main() -> None:
@@ -50,23 +51,20 @@ def main() -> None:
         defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=2)
         form = parse_choice(options, "format", "table", "json")
-        planned = parse_flag(options, "planned")
-        margin = parse_size(options, "margin")
+        asked = Question(margin=parse_size(options, "margin"), planned=parse_flag(options, "planned"))
         metrics = metrics_of(options["metric"], options["mode"])
-        if len(metrics) > 1 and margin:
+        if len(metrics) > 1 and asked.margin:
             raise UserError(f"margin={options['margin']}: is of one metric; metric= names {len(metrics)}")
         each = [options | {"metric": name, "mode": mode} for name, mode in metrics.items()]
         if len(folders) == 1 and folders[0].is_file():
             ignore = ",".join([options["ignore"], *metrics])
-            found = [
-                compare_table(folders[0], one | {"ignore": ignore}, margin=margin, planned=planned) for one in each
-            ]
+            found = [compare_table(folders[0], one | {"ignore": ignore}, asked) for one in each]
         else:
             refuse_options(options, OF_TABLES)
             if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
                 raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
             both = [folders[0], folders[-1]]
-            found = [compare_runs(both, one, margin=margin, planned=planned) for one in each]
+            found = [compare_runs(both, one, asked) for one in each]
         print_comparisons(found, form)
 
 

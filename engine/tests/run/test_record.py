@@ -49,8 +49,8 @@ def test_what_is_written_is_read(tmp_path, value):
     assert repr(read_record(tmp_path)) == repr(record)
     summary = read_summary(tmp_path)
     assert repr((summary.config, summary.result)) == repr((dict(flatten(record.config)), result))
-    assert (summary.overrides, summary.times, summary.job) == (["seed=1"], [START["time"]] * 2, None)
-    assert len(summary.data) == 32
+    assert len(digest := summary.head["data"]) == 32
+    assert summary.head == {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
     lines = (tmp_path / "run.json").read_text().splitlines()
     assert lines[1] == f'"status": "{result.status}",'
     # By another program's formatting, and in another order.

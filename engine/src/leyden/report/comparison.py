@@ -28,7 +28,7 @@ from leyden.report.records import (
     test_set_remarks,
 )
 from leyden.verdict.groups import Group
-from leyden.verdict.tables import RankingOverSets, TableComparison, compare_settings
+from leyden.verdict.tables import Question, RankingOverSets, TableComparison, compare_settings
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
@@ -63,17 +63,14 @@ def metrics_of(text: str, mode: str = "") -> dict[str, str]:
     return found
 
 
-def compare_runs(
-    directories: Sequence[Path], options: Mapping[str, str], *, margin: float, planned: bool
-) -> TableComparison:
+def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked: Question) -> TableComparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
     Args:
         directories: Folder of each group; the same one twice to compare runs chosen by conditions.
         options: The conditions `a` and `b`, in the syntax of `parse_condition`, empty for all runs; and `metric` and
             `mode` of another recorded metric that is compared, empty for the runs' objective.
-        margin: Largest difference that does not matter; 0 for none.
-        planned: Whether the two groups were named before the results were seen.
+        asked: What is asked of the two, at the first look; the mode is that of the metric.
 
     Raises:
         UserError: A group has no finished run, the groups share a run, or they have different objectives or data.
@@ -100,7 +97,7 @@ def compare_runs(
 
     def compared(look: int) -> TableComparison:
         every = [*settings[0], *settings[1], *(row.setting for row in rest)]
-        return compare_settings(every, settings, objective.mode, margin, planned, look)
+        return compare_settings(every, settings, replace(asked, mode=objective.mode, look=look))
 
     found = compared(1)
     best = [next(row for row in both if row.setting is setting) for setting in found.sides]
@@ -254,14 +251,13 @@ def table_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def compare_table(path: Path, options: Mapping[str, str], *, margin: float, planned: bool) -> TableComparison:
+def compare_table(path: Path, options: Mapping[str, str], asked: Question) -> TableComparison:
     """Return the comparison of two settings of a table, whose look is counted in a list beside it.
 
     Args:
         path: The file.
         options: `metric`, `mode`, `seed`, `ignore`, `a` and `b`, as typed.
-        margin: Largest difference that does not matter; 0 for none.
-        planned: Whether the two settings were named before the results were seen.
+        asked: What is asked of the two, at the first look; the mode is that in `options`.
 
     Raises:
         UserError: An option does not fit the table.
@@ -272,7 +268,7 @@ def compare_table(path: Path, options: Mapping[str, str], *, margin: float, plan
     a, b = (_condition(options, name, rows) for name in "ab")
 
     def compared(look: int) -> TableComparison:
-        return verdict.compare(rows, a=a, b=b, margin=margin, planned=planned, look=look, **given)
+        return verdict.compare(rows, a=a, b=b, **{**vars(asked), **given, "look": look})
 
     found = compared(1)
     typed = sorted(_compact(options[name]) for name in "ab")

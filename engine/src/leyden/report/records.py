@@ -145,9 +145,8 @@ class Record:
             `interrupted`.
         objective: The objective with the run's value; None if the run has none.
         result: The result; None if the run has none.
-        start_times: Time of each start, in ISO 8601.
+        head: What is read of the starts, by the keys of `HEAD`.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
-        last_job: Id of the cluster's job of the last start; None if it ran in none.
         choices: Values, by key, of the settings that any run of the report overrides, by `compare_configs`; keys that this
             run's configuration lacks are absent.
         varied: The part of the configuration in which the runs of the report differ, by `compare_configs`: thousands share
@@ -160,9 +159,8 @@ class Record:
     status: str
     objective: Objective | None
     result: Result | None
-    start_times: list[str]
+    head: Mapping[str, Any]
     reason: str = ""
-    last_job: str | None = None
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
 
@@ -185,7 +183,7 @@ class Record:
     def started(self) -> float | None:
         """Time of the first start, in seconds since the epoch; None if unknown."""
         try:
-            return datetime.fromisoformat(self.start_times[0]).timestamp()
+            return datetime.fromisoformat(self.head["times"][0]).timestamp()
         except (LookupError, ValueError, OverflowError, OSError):  # of a year that the system's clock lacks
             return None
 
@@ -315,14 +313,14 @@ def _read_record(directory: str) -> Record | None:
     """
     if (read := read_summary(directory)) is None:
         return None
-    config, result, typed = read.config, read.result, typed_overrides(read.overrides)
-    if read.data:
-        config[DIGEST] = sys.intern(read.data[:8])  # most values of runs are the very same object
+    config, result, typed = read.config, read.result, typed_overrides(read.head["overrides"])
+    if digest := read.head["data"]:
+        config[DIGEST] = sys.intern(digest[:8])  # most values of runs are the very same object
     aim = result.objective if result else None
     if not aim and "objective" not in config:  # null, for a run without an objective
         aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})
     status = _status_of_result(result) if result else ""
-    return Record(directory, typed, config, status, aim, result, read.times, last_job=read.job)
+    return Record(directory, typed, config, status, aim, result, read.head)
 
 
 def _status_without_result(
@@ -338,7 +336,7 @@ def _status_without_result(
         return "interrupted", ""
     state = states.get(job["job_id"])
     if state is None:  # its scheduler does not answer; then a job counts as queued until it is started
-        return ("queued" if record.last_job != job["job_id"] else "interrupted"), ""
+        return ("queued" if record.head["job"] != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 
 

@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,18 +40,12 @@ class Summary(NamedTuple):
     Args:
         config: The resolved configuration by flat key. Runs share the values, which must not be changed.
         result: The result; None if the run has not ended.
-        overrides: Overrides of the first start.
-        times: Time of each start, in ISO 8601.
-        data: Digest of the training data's hashes; empty if none were recorded.
-        job: Id of the cluster's job of the last start; None if it ran in none.
+        head: What is read of the starts, by the keys of `HEAD`.
     """
 
     config: dict[str, Any]
     result: Result | None
-    overrides: list[str]
-    times: list[str]
-    data: str
-    job: str | None
+    head: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -77,14 +71,8 @@ class RunRecord:
         Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
         The starts come last, before the signature of all above it.
         """
-        hashes = {name: each for name, each in data_hashes(self.starts).items() if not name.startswith(FIRST_BATCH)}
-        values = {
-            **(self.result.to_dict() if self.result else {"status": None}),
-            "overrides": self.starts[0]["overrides"] if self.starts else [],
-            "times": [start["time"] for start in self.starts],
-            "data": hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else "",
-            "job": self.starts[-1].get("job") if self.starts else None,
-        }
+        head = {key: of_starts(self.starts) for key, (of_starts, _) in HEAD.items()}
+        values = {**(self.result.to_dict() if self.result else {"status": None}), **head}
         groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
         others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
         config = GAP.join(_lines(part) for part in (others, *groups) if part)
@@ -134,10 +122,10 @@ def read_summary(directory: str) -> Summary | None:
         else:  # it is longer, or formatted by another program
             content = json.loads(_read(path))
             config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
-        overrides, times, data, job = (content.get(key) for key in ("overrides", "times", "data", "job"))
-        if not (_are_texts(overrides) and _are_texts(times) and type(data) is str and isinstance(job, str | None)):
-            raise ValueError("it has no overrides and times of starts")
-        return Summary(config, _result(content), overrides, times, data, job)
+        for key, (_, is_valid) in HEAD.items():
+            if not is_valid(content.get(key)):
+                raise ValueError(f"it has no valid {key}")
+        return Summary(config, _result(content), {key: content.get(key) for key in HEAD})
     except (OSError, ValueError, RecursionError) as error:
         if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
             return None
@@ -206,6 +194,23 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
         if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
             return data
     return {}
+
+
+def _data_digest(starts: list[dict[str, Any]]) -> str:
+    hashes = {name: each for name, each in data_hashes(starts).items() if not name.startswith(FIRST_BATCH)}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else ""
+
+
+# What reports read of the starts, at the root of the record: its value from the starts, and whether one that is read is valid.
+HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], bool]]] = {
+    "overrides": (lambda starts: starts[0]["overrides"] if starts else [], _are_texts),  # of the first start
+    "times": (lambda starts: [start["time"] for start in starts], _are_texts),  # in ISO 8601
+    "data": (_data_digest, lambda value: type(value) is str),  # of the training data's hashes; empty without any
+    "job": (  # id of the cluster's job of the last start; None if it ran in none
+        lambda starts: starts[-1].get("job") if starts else None,
+        lambda value: isinstance(value, str | None),
+    ),
+}
 
 
 @functools.cache

@@ -319,6 +319,16 @@ class TableComparison:
         return "\n".join([*lines, *self.remarks])
 
 
+@dataclass(frozen=True)
+class Question:
+    """What is asked of two settings, by the arguments of `compare`."""
+
+    mode: str = ""
+    margin: float = 0.0
+    planned: bool = False
+    look: int = 1
+
+
 def rank(
     rows: Rows,
     metric: str,
@@ -406,29 +416,25 @@ def compare(
     both = [_side(settings, table, condition, name) for name, condition in (("a", a), ("b", b))]
     if shared := next((each for each in both[0] if each in both[1]), None):
         raise TableError(f"a and b share the setting {shared.name}")
-    return replace(compare_settings(settings, both, mode, margin, planned, look), metric=metric)
+    return replace(compare_settings(settings, both, Question(mode, margin, planned, look)), metric=metric)
 
 
 def compare_settings(
-    settings: Sequence[Group], sides: Sequence[Sequence[Group]], mode: str, margin: float, planned: bool, look: int
+    settings: Sequence[Group], sides: Sequence[Sequence[Group]], asked: Question
 ) -> TableComparison:
     """Compare the best of some settings with the best of others, of those that have enough runs.
 
     Args:
         settings: All settings, which the two may be chosen from, and which lend each other their spread.
         sides: Those of each side.
-        mode: As in `compare`.
-        margin: As in `compare`.
-        planned: As in `compare`.
-        look: As in `compare`.
+        asked: The arguments of `compare`.
     """
-    a, b = (
-        min(side, key=lambda one: (len(one.values) < MIN_VALUES, *_order(one, mode or "max"))) for side in sides
-    )
+    order = asked.mode or "max"
+    a, b = (min(side, key=lambda one: (len(one.values) < MIN_VALUES, *_order(one, order))) for side in sides)
     # Bonferroni correction, since this pair was selected among so many.
-    num_pairs = 1 if planned else math.comb(len(settings), 2)
+    num_pairs = 1 if asked.planned else math.comb(len(settings), 2)
     num_chosen = max(len(sides[0]) * len(sides[1]), num_pairs)
-    level, next_level = (look_level(each) / num_chosen for each in (look, look + 1))
+    level, next_level = (look_level(each) / num_chosen for each in (asked.look, asked.look + 1))
     remarks = [REPEATED] * (a.is_repeated or b.is_repeated)
     if a.lost or b.lost:
         remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
@@ -440,10 +446,10 @@ def compare_settings(
     remarks += [f"{name}: {EQUAL}" for name, one in (("A", a), ("B", b)) if not one.deviation]
     others = [one for one in settings if one is not a and one is not b and len(one.values) >= MIN_VALUES]
     samples = samples_of([a, b, *others])
-    found = decide(samples, 0, 1, mode, level, next_level, margin)
+    found = decide(samples, 0, 1, asked.mode, level, next_level, asked.margin)
     if found.interval and not found.better and not found.is_same:
         remarks.append(found.power_in_words())
-    if planned:
+    if asked.planned:
         remarks.append("planned=true: right only if the two were named before any result was seen.")
     elif len(settings) > 2:
         remarks.append(f"Widened, since the two may be chosen among {len(settings)} settings; planned=true if not.")
