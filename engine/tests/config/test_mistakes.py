@@ -13,7 +13,7 @@ MISTAKES = r"""
 sead=1  =>  did you mean seed?
 lr=1  =>  did you mean optimizer.lr?
 +sead=1  =>  sead: no such key
-+optimizer.lrr=3  =>  unexpected keyword argument 'lrr'; it accepts eps, lr,
++optimizer.lrr=3  =>  unexpected keyword argument 'lrr' ... it accepts eps, lr,
 optimizer=nothing  =>  optimizer=nothing: no such choice; there are keras_rmsprop (in conf/) and adam, adamw, rmsprop, sgd (the library's)
 resume=perhaps  =>  resume=perhaps: must be one of auto, never, must
 objective.mode=best  =>  objective.mode=best: must be one of min, max

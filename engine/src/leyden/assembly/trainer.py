@@ -202,6 +202,7 @@ NOT_FOR_USERS = (
     r"Found \d+ module\(s\) in eval mode",  # by `freeze`
     ".*is already saved during checkpointing",  # Leyden saves no hparams
     ".*smaller than the logging interval",  # means per epoch are logged anyway
+    "Validating sparse tensor invariants",  # of a checkpoint that has one, since torch 2.15
     "You're using the WeightAveraging callback with a model",  # a task shards in its hook, where it is asked to
 )
 

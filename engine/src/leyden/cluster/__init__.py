@@ -309,7 +309,8 @@ def _run_on_ray(call: Call, log: str, code: str) -> Failure | None:
         os.dup2(file.fileno(), 2)
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
         with tarfile.open(code) as archive:
-            archive.extractall(folder)  # our own archive
+            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # an older Python has none
+            archive.extractall(folder)
         os.environ.update(environment_of(Path(folder)))
         run = Run(call.identity.config["run_dir"])
         num_starts = len(run.starts)

@@ -34,7 +34,8 @@ def unpack(archive: Path) -> Path:
     folder.parent.mkdir(exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent))
     with tarfile.open(archive) as opened:
-        opened.extractall(new)  # our own archive
+        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # an older Python has none
+        opened.extractall(new)
     try:
         new.rename(folder)
     except OSError:  # another process was faster

@@ -16,9 +16,9 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
+from torchvision import io as torchvision_io
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import find_classes
-from torchvision.io import ImageReadMode, decode_jpeg
 
 from leyden.config.errors import UserError
 from leyden.data.splits import is_of_training
@@ -165,6 +165,7 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torchvision's decoder since 0.29
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # By pathlib both would take twice as long, a tenth of the time of a small image.
@@ -209,9 +210,11 @@ def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | 
     if image.format != "JPEG" or image.mode not in ("L", "RGB") or not is_upright or not content.endswith(JPEG_END):
         return None
     try:
-        mode = ImageReadMode.GRAY if channels == 1 else ImageReadMode.RGB
-        pixels_CHW: Tensor = decode_jpeg(torch.frombuffer(bytearray(content), dtype=torch.uint8), mode)
-    except RuntimeError:  # damaged, or a torchvision that was built without JPEG
+        mode = torchvision_io.ImageReadMode.GRAY if channels == 1 else torchvision_io.ImageReadMode.RGB
+        pixels_CHW: Tensor = torchvision_io.decode_jpeg(
+            torch.frombuffer(bytearray(content), dtype=torch.uint8), mode
+        )
+    except (RuntimeError, AttributeError):  # damaged, or a torchvision without a decoder of JPEG
         return None
     return pixels_CHW
 
