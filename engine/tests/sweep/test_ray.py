@@ -71,14 +71,14 @@ def test_a_sweep_on_nodes_of_which_one_is_lost(cluster, tmp_path, mnist_root):
 
 IN_A_JOB = """
 import os, sys, tarfile
-from leyden.cluster import ray
+from leyden import cluster
 from leyden.run.identity import RunIdentity
 from leyden.scheduler import slurm
 from leyden.sweep.jobs import Call
 
 tarfile.open("code.tar", "w").close()
-ray.command_of_job = lambda *_: print(slurm.job_id(), os.environ.get("SLURM_PROCID"), flush=True) or 0
-ray._run(Call("", None, RunIdentity({"run_dir": "run"}), []), "log", "code.tar")
+cluster.command_of_job = lambda *_: print(slurm.job_id(), os.environ.get("SLURM_PROCID"), flush=True) or 0
+cluster._run_on_ray(Call("", None, RunIdentity({"run_dir": "run"}), []), "log", "code.tar")
 """
 
 
