@@ -1,4 +1,4 @@
-"""Callbacks for what each checkpoint holds besides the state of training: values of optimizers, for a fork; epochs; an average."""
+"""Callbacks for what a checkpoint holds besides the state of training: optimizers' values, epochs, an average."""
 
 import contextlib
 import copy

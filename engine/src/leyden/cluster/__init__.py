@@ -1,4 +1,4 @@
-"""The places where a sweep's jobs run: this machine, Ray, and the queue of a cluster's scheduler such as Slurm, from a snapshot of the code."""
+"""The places where a sweep's jobs run: this machine, Ray, and the queue of a scheduler, from a snapshot of the code."""
 
 import contextlib
 import io

@@ -1,4 +1,4 @@
-"""Records of the runs below a folder, with the status and result of each; the test evaluations, and what the test set forbids."""
+"""Records of the runs below a folder, with status and result; test evaluations, and what the test set forbids."""
 
 import contextlib
 import csv

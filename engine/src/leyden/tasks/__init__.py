@@ -1,4 +1,4 @@
-"""Tasks: their base, with loss, metrics, optimizer and schedule; classification, regression, autoencoders, language modelling.
+"""Tasks: their base, with loss, metrics, optimizer and schedule; and those for classes, numbers, images and text.
 
 All means are over samples, whatever the batch sizes. Shapes: N samples of a batch, C channels, H rows and W columns of an
 image, K classes or vocabulary entries, T targets or tokens per sample, Z code dimensions.

@@ -1,4 +1,4 @@
-"""Contracts of networks, tasks, data and config files, as tests for pytest; and the plugin that finds the files they are about.
+"""Contracts of networks, tasks, data and config files, as tests for pytest, and the plugin that finds these files.
 
 A project's test file imports them, and each file that the project adds is tested from then on:
 

@@ -1,4 +1,4 @@
-"""A trained run put to use: its module, its data, its evaluation, its export, and `leyden.load` for notebooks and scripts."""
+"""A trained run put to use: its module, data, evaluation and export; and `leyden.load` for notebooks and scripts."""
 
 import contextlib
 import functools
