@@ -1,5 +1,6 @@
 """Files of a run: atomic writes, reads, damage of checkpoints, and the run's fingerprints."""
 
+import collections
 import contextlib
 import csv
 import errno
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
+from leyden.config.values import leaves
 from leyden.exact.files import replacing
 
 
@@ -80,6 +82,22 @@ def read_end(path: Path, num_bytes: int | None) -> str:
         return file.read().decode(errors="replace")
 
 
+MAX_DEPTH = 500  # of nested values; before Python 3.14, its parser refuses a thousand by itself
+
+
+def parse_json(text: str) -> Any:
+    """Return the content of an untrusted JSON file, whose values are nested no deeper than functions can follow.
+
+    Raises:
+        ValueError: It is not JSON.
+        RecursionError: It is nested too deeply.
+    """
+    content = json.loads(text)
+    if text.count("[") + text.count("{") > MAX_DEPTH:  # then it may be
+        collections.deque(leaves(content), maxlen=0)
+    return content
+
+
 def read_json(path: Path, missing: Any) -> Any:
     """Return the parsed content of a JSON file, or `missing` if there is no such file.
 
@@ -88,7 +106,7 @@ def read_json(path: Path, missing: Any) -> Any:
     """
     try:
         with opened(path) as file:
-            return json.loads(file.read())
+            return parse_json(file.read().decode())
     except FileNotFoundError:
         return missing
     except (OSError, ValueError, RecursionError) as error:

@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
-from leyden.run.files import opened, write_whole
+from leyden.run.files import opened, parse_json, write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
@@ -91,8 +91,7 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        text = _read(f"{directory}/{RECORD}").decode()
-        content = json.loads(text)
+        content = parse_json(text := _read(f"{directory}/{RECORD}").decode())
         config = _checked(content.get("config") if isinstance(content, dict) else None)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
@@ -117,10 +116,10 @@ def read_summary(directory: str) -> Summary | None:
         root, _, rest = _read(path, HEAD_BYTES).partition(CONFIG.encode())
         settings, mark, _ = rest.partition(STARTS.encode())
         if mark:
-            content = json.loads(root.decode()[:-1] + "}")
+            content = parse_json(root.decode()[:-1] + "}")
             config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
         else:  # it is longer, or formatted by another program
-            content = json.loads(_read(path))
+            content = parse_json(_read(path).decode())
             config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
         for key, (_, is_valid) in HEAD.items():
             if not is_valid(content.get(key)):
