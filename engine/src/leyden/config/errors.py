@@ -50,7 +50,7 @@ class Exit(IntEnum):
 
 def leave(code: int, cause: BaseException | None = None) -> NoReturn:
     """End this process with an exit code, after all contexts have ended: the one place that raises `SystemExit`."""
-    raise SystemExit(code) from cause
+    raise SystemExit(int(code)) from cause
 
 
 def leave_at_once(code: int) -> NoReturn:
