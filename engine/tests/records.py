@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 from leyden.run.record import RunRecord, read_record, signature
-from leyden.run.result import Result
 
 START = "2026-01-01T00:00:00+00:00"
 ROOT = ("config", "overrides", "times", "data", "job", "starts")
@@ -21,25 +20,18 @@ def starts(directory):
     return content(directory)["starts"]
 
 
-def config(directory):
-    """The nested configuration in a record."""
-    return content(directory)["config"]
-
-
 def put(directory, *, config=None, starts=None, result=..., is_own=True):
     """Replace parts of a record: the nested configuration, the starts, or the result, also as raw values."""
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = read_record(directory) or RunRecord({}, [])
     starts = there.starts if starts is None else [{"time": START, "job": None, **start} for start in starts]
-    config = there.config if config is None else config
-    RunRecord(config, starts, result if result is None else there.result, is_own).write(directory)
-    if isinstance(result, Result):
-        RunRecord(config, starts, result, is_own).write(directory)
-    elif isinstance(result, dict):  # perhaps not a valid one
+    known = there.result if result is ... or isinstance(result, dict) else result
+    RunRecord(there.config if config is None else config, starts, known, is_own).write(directory)
+    if isinstance(result, dict):  # perhaps not a valid one
         fields = {key: value for key, value in result.items() if key not in (*ROOT, "signature")}
         values = {**fields, **content(directory), **fields}
-        values.pop("signature")
+        del values["signature"]
         values["starts"] = values.pop("starts")
         text = "{\n" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
         (directory / "run.json").write_text(f'{text}"signature": "{signature(text) if is_own else ""}"\n}}\n')

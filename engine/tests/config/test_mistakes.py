@@ -161,30 +161,26 @@ def test_a_mistake_in_what_is_asked_of_a_run_is_named(cli, tmp_path, monkeypatch
         assert (code, said in err, len(err.splitlines()) <= 2) == (2, True, True), (typed, err)
 
 
-@pytest.mark.parametrize("typed", ["run_dir={file}/run", "run_dir={new} data.root={file}/data", "run_dir={new}"])
-def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(command, tmp_path, typed):
-    file = tmp_path / ("file" if "{file}" in typed else "outputs")
-    file.write_text("")
-    _, err = command("train", *QUICK, "test=auto", *typed.format(file=file, new=tmp_path / "run").split(), code=2)
-    assert str(file) in err
-    assert len(err.strip().splitlines()) <= 2
-    assert not (tmp_path / "run").exists()
+def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(command, tmp_path):
+    new = f"run_dir={tmp_path / 'run'}"
+    (tmp_path / "file").write_text("")
+    (tmp_path / "outputs").write_text("")
+    for typed in (f"run_dir={tmp_path / 'file'}/run", f"{new} data.root={tmp_path / 'file'}/data", new):
+        _, err = command("train", *QUICK, "test=auto", *typed.split(), code=2)
+        assert str(tmp_path / ("file" if "file" in typed else "outputs")) in err
+        assert len(err.strip().splitlines()) <= 2
+        assert not (tmp_path / "run").exists()
+    for key in ("run_dir", "name"):
+        _, err = command("train", f"{key}=/x/{os.fsdecode(bytes([255]))}", code=2)
+        assert err.endswith(f"{key}=/x/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")
 
 
 HELP = {"train": "optimizer: ", "evaluate": "checkpoint=best", "predict": "invert=true"}
 HELP |= {"runs": "filter by metrics", "compare": "margin=0.002"}
 
 
-@pytest.mark.parametrize(("verb", "said"), HELP.items())
-def test_help_names_groups_and_keys(command, verb, said):
-    out, _ = command(verb, "--help")
-    assert f"leyden {verb}" in out
-    assert said in out
-    assert out.count("\n") <= 40  # one screen
-    assert max(map(len, out.splitlines())) <= 80
-
-
-def test_what_is_no_utf_8_is_refused(command):
-    for key in ("run_dir", "name"):
-        _, err = command("train", f"{key}=/x/{os.fsdecode(bytes([255]))}", code=2)
-        assert err.endswith(f"{key}=/x/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")
+def test_help_names_groups_and_keys_on_one_screen(command):
+    for verb, said in HELP.items():
+        out, _ = command(verb, "--help")
+        assert (f"leyden {verb}" in out, said in out, out.count("\n") <= 40) == (True, True, True), out
+        assert max(map(len, out.splitlines())) <= 80

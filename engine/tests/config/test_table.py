@@ -1,9 +1,12 @@
-"""One table: as wide as a terminal, without control characters, and the same rows as CSV, JSON and Markdown."""
+"""What is printed: a table as wide as a terminal, the same rows as CSV and JSON, and commands that can be typed."""
 
 import csv
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
@@ -11,6 +14,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from leyden.config.table import csv_text, json_text, table_lines
+from leyden.config.terminal import leyden_command
 
 RUNS = [{"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1}, {"run": "b", "n": 12, "lr": None}, {"n": 1234}]
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
@@ -42,12 +46,16 @@ def test_the_lines_of_a_table(rows, options, lines):
     assert table_lines(rows, **options) == lines
 
 
-@given(st.lists(st.dictionaries(st.sampled_from("abc"), st.text() | st.floats() | st.none()), min_size=1))
-def test_a_table_fits_and_has_no_control_characters(rows):
+@given(
+    st.lists(st.dictionaries(st.sampled_from("abc"), st.text() | st.floats() | st.none()), min_size=1), st.text()
+)
+def test_a_table_fits_and_has_no_control_characters(rows, text):
     lines = table_lines(rows, width=30)
     assert all(cell_len(line) <= 30 for line in lines)
     assert not any(UNSAFE.search(line) for line in lines)
     assert len(lines) == 1 + len(rows) or not any(rows)
+    ((found,),) = read(csv_text([{"x": text}], header=False))
+    assert not {"\x1b", "\x9b"} & {*found}
 
 
 def read(text):
@@ -57,22 +65,37 @@ def read(text):
 PLAIN = [-0.5, -1e-9, "-0.5", "+1e5", "-inf", "nan", "0.1,0.2", "a=b", "a\nb", "猫", "\udcff", "", NAN, True, [1]]
 
 
-@pytest.mark.parametrize("value", PLAIN)
-def test_numbers_and_plain_texts_are_themselves_in_a_csv_file(value):
-    assert read(csv_text([{"x": value}])) == [["x"], [str(value)]]
-
-
-@given(st.text())
-def test_no_cell_is_an_escape_sequence(text):
-    ((found,),) = read(csv_text([{"x": text}], header=False))
-    assert "\x1b" not in found
-    assert "\x9b" not in found
-
-
 def test_the_same_rows_in_other_forms():
+    for value in PLAIN:
+        assert read(csv_text([{"x": value}])) == [["x"], [str(value)]]
     assert read(csv_text(RUNS[1:])) == [["run", "n", "lr"], ["b", "12", "null"], ["", "1234", ""]]
     assert read(csv_text([], ["a", "b"])) == [["a", "b"]]
     found = json_text([{"a": NAN, "b": [INF, {"c": -INF}], "d": (1.5, "\x1b\u202e")}])
     assert json.loads(found) == [{"a": None, "b": [None, {"c": None}], "d": [1.5, "\x1b\u202e"]}]
-    assert found.isascii()
-    assert "\x1b" not in found
+    assert (found.isascii(), "\x1b" in found) == (True, False)
+
+
+def test_a_reader_that_has_left_is_no_error():
+    for words in (["leyden", "runs", "--help"], ["leyden.train", "--help"]):
+        reader, writer = os.pipe()
+        os.close(reader)
+        done = subprocess.run([sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+        os.close(writer)
+        assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_a_verb_by_the_program_beside_this_python(monkeypatch, tmp_path):
+    """How one calls this Python is how one can call it in this terminal."""
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").touch(mode=0o755)
+    assert leyden_command("train") == "bin/python -m leyden.train"  # the program is not installed
+    (tmp_path / "bin" / "leyden").touch(mode=0o755)
+    assert leyden_command("train") == "bin/leyden train"
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert leyden_command("train") == "leyden train"
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert leyden_command("train") == "uv run leyden train"

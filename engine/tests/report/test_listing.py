@@ -35,16 +35,6 @@ def three(tmp_path):
     return tmp_path / "outputs"
 
 
-def test_each_run_is_a_line_with_what_was_typed(call, three):
-    records.put(three / "r2", result={**records.content(three / "r2"), "epochs": 1})
-    lines = [" ".join(line.split()) for line in call("sort=objective").splitlines()]
-    assert lines[0] == "run status age how far objective typed"
-    assert lines[1].startswith("outputs/r0 finished ")
-    assert lines[1].endswith(" 3 epochs 0.4000 optimizer.lr=0.1 seed=0")
-    assert " 1 epoch " in lines[2]
-    assert lines[4].startswith("outputs/sub/new interrupted")
-
-
 CHOSEN = """
 sort=optimizer.lr  =>  r1 r2 r0 new
 sort=-optimizer.lr  =>  new r0 r2 r1
@@ -55,14 +45,6 @@ where=objective>9  =>  -
 sort=val/loss where=val/loss>0.45  =>  r2 r1
 where=objective>0.45 and optimizer.lr!=0.02  =>  r1
 """
-
-
-def test_it_is_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, three):
-    for typed, names in mistakes(CHOSEN):
-        found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
-        assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), typed
-
-
 MISTAKES = """
 nowhere  =>  there is no run in or below it
 sort=optimizer.lt  =>  sort: no run has optimizer.lt; did you mean optimizer.lr?
@@ -75,15 +57,23 @@ diff=[outputs/r0,outputs/none]  =>  not a run directory
 """
 
 
-def test_what_is_wrong_is_told_in_a_line(call, three):
+def test_runs_are_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, three):
+    for typed, names in mistakes(CHOSEN):
+        found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
+        assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), typed
     for typed, message in mistakes(MISTAKES):
         assert re.fullmatch(f"leyden: .*{re.escape(message)}.*\n", call(*typed.split())), typed
+    path = three / "r1" / "run.json"
+    path.write_text(path.read_text().replace("0.49", "NaN"))  # a loss, which spoils no JSON
+    found = json.loads(call("format=json", "sort=-val/loss"))
+    assert [row["directory"].rpartition("/")[2] for row in found] == ["r2", "r0", "r1", "new"]
+    assert found[2]["objective"] is None
 
 
 ASKED = ["epochs", "val/loss", "optimizer.lr"]
 
 
-def test_what_is_asked_for_is_shown(call, three):
+def test_each_run_is_a_line_with_what_was_typed_and_what_is_asked_for(call, three):
     asked = ("where=val/loss >= 0.4 and epochs = 3", "sort=-optimizer.lr", "outputs")
     (head, first, *_) = call(*asked).splitlines()
     assert head.split() == ["run", "status", "age", "how", "far", "objective", *ASKED, "typed"]
@@ -93,6 +83,14 @@ def test_what_is_asked_for_is_shown(call, three):
     assert [[row[key] for key in ASKED] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
     table = csv.DictReader(io.StringIO(call(*asked, "format=csv")))
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
+    assert [*table.fieldnames] == [*found[0]]
+    records.put(three / "r2", result={**records.content(three / "r2"), "epochs": 1})
+    lines = [" ".join(line.split()) for line in call("sort=objective").splitlines()]
+    assert lines[0] == "run status age how far objective typed"
+    assert lines[1].startswith("outputs/r0 finished ")
+    assert lines[1].endswith(" 3 epochs 0.4000 optimizer.lr=0.1 seed=0")
+    assert " 1 epoch " in lines[2]
+    assert lines[4].startswith("outputs/sub/new interrupted")
     # A gap is no value, and null is one.
     write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
     records.put(three / "sub" / "new2", config={"objective": None, "remark": None, "optimizer": {"lr": 3}})
@@ -100,9 +98,7 @@ def test_what_is_asked_for_is_shown(call, three):
         assert call("sort=remark", f"where={condition}").count("null") == bool(value)
         (line,) = csv.DictReader(io.StringIO(call("sort=remark", f"where={condition}", "format=csv")))
         assert line["remark"] == value
-
-
-def test_a_run_that_lives_has_its_age_and_its_last_step(call, three):
+    # A run that lives has its age and its last step.
     run = three / "sub" / "new"
     zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 10_000))
     records.put(run, starts=[{"overrides": [], "time": zone}])
@@ -122,36 +118,11 @@ def test_what_differs_is_told_by_part(call, three):
     assert first == {"part": "configuration", "key": "seed", "a": 0, "b": 1}
 
 
-def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
-    path = three / "r1" / "run.json"
-    path.write_text(path.read_text().replace("0.49", "NaN"))
-    found = json.loads(call("format=json", "sort=-val/loss"))
-    assert [row["directory"].rpartition("/")[2] for row in found] == ["r2", "r0", "r1", "new"]
-    assert found[2]["objective"] is None
-
-
 RUN = {"val/acc": 0.98, "optimizer.lr": 0.001, "status": "finished", "model": "a b", "note": None, "test": True}
 RUN |= {"n": 3, "sizes": [1, 2], "huge": 10**400, "mixed": [True, None], "nested": [[False], 1e-5]}
-MET = """
-val/acc > 0.97  =>  1
-val/acc>0.97 and optimizer.lr<1e-4  =>  0
-model = 'a b'  =>  1
-note = null  =>  1
-note < 1  =>  0
-test = true  =>  1
-nothing != 1  =>  0
-n=3 and status=finished and 'model' = 'a b'  =>  1
-status < 1  =>  0
-sizes = [1,2]  =>  1
-sizes = '[1, 2]'  =>  1
-sizes = '[1]'  =>  0
-huge > 1  =>  0
-mixed=[true,null]  =>  1
-mixed ~ true  =>  1
-nested=[[false],1e-05]  =>  1
-"""
-
-
+MET = """val/acc > 0.97; model = 'a b'; note = null; test = true; n=3 and status=finished and 'model' = 'a b'
+sizes = [1,2]; sizes = '[1, 2]'; mixed=[true,null]; mixed ~ true; nested=[[false],1e-05]"""
+NOT_MET = "val/acc>0.97 and optimizer.lr<1e-4; note < 1; nothing != 1; status < 1; sizes = '[1]'; huge > 1"
 NO_CONDITIONS = """
 val/acc  =>  val/acc is no comparison
 n = 3 or n = 4  =>  n = 3 or n = 4 is no comparison; `and` joins comparisons
@@ -162,8 +133,9 @@ __import__('os').system('x') = 1  =>  is no comparison
 
 
 def test_what_a_condition_means_and_what_is_none():
-    for text, holds in mistakes(MET):
-        assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is (holds == "1"), text
+    for texts, holds in ((MET, True), (NOT_MET, False)):
+        for text in re.split("; |\n", texts):
+            assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is holds, text
     for text, message in [*mistakes(NO_CONDITIONS), ("", "it is no comparison")]:
         with pytest.raises(UserError, match=f"^where=.*{re.escape(message)}"):
             parse_condition(text)

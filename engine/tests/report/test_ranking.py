@@ -23,45 +23,34 @@ BEST, OF_THREE = "With 95 % confidence the best setting", "of those with 3 runs"
 GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
 LAST = ["Of 3 runs, one that fails in ten", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
+TOO_FEW = ["n too small to tell which row is best"]
+ALIKE_SAID = [
+    f"{BEST} is row 1 or one marked {MARK}.",
+    "Four of five rows worse by 0.0",
+    "Row 1 was chosen by",
+    *LAST,
+]
+LUCKY_SAID = [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST]
+WIDE = "Row 2: no spread, or too wide a one, to be excluded; more runs would tell."
+EQUAL = "Rows 1, 2: all values are equal; does the seed take effect?"
+WIDE_SAID = [f"{BEST} is row 1, or row 2.", WIDE, EQUAL, *LAST]
+LOST_SAID = [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST]
+INFINITE_SAID = [
+    f"{BEST} {OF_THREE}, by the runs that finished, is row 1.",
+    f"{LOST}1.",
+    "Row 3: fewer than 3 runs",
+]
 TOLD = [
     ([[0.9]], [None], []),
-    ([[0.9], [0.8]], [None, None], ["n too small to tell which row is best"]),
-    ([[0.9], [0.8, 0.7, 0.6]], [None, None], ["n too small to tell which row is best"]),
-    (  # two that are alike, and a worse one
-        [GOOD, ALIKE, WORSE],
-        [True, True, False],
-        [f"{BEST} is row 1 or one marked {MARK}.", "Four of five rows worse by 0.0", "Row 1 was chosen by", *LAST],
-    ),
-    (  # a lucky row of one run does not silence the table
-        [[0.99], GOOD, WORSE],
-        [None, True, False],
-        [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST],
-    ),
-    (  # .50 beside .95, both without variance, is not marked as good
-        [[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]],
-        [True, None, False],
-        [
-            f"{BEST} is row 1, or row 2.",
-            "Row 2: no spread, or too wide a one, to be excluded; more runs would tell.",
-            "Rows 1, 2: all values are equal; does the seed take effect?",
-            *LAST,
-        ],
-    ),
-    (  # an infinite loss is a run without a value
-        [[*GOOD, -math.inf], WORSE, [-math.inf] * 3],
-        [True, False, None],
-        [
-            f"{BEST} {OF_THREE}, by the runs that finished, is row 1.",
-            f"{LOST}1.",
-            "Row 3: fewer than 3 runs",
-            *LAST,
-        ],
-    ),
-    (  # also where it is in the worse row
-        [GOOD, [*WORSE, math.nan, math.nan]],
-        [True, False],
-        [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST],
-    ),
+    ([[0.9], [0.8]], [None, None], TOO_FEW),
+    ([[0.9], [0.8, 0.7, 0.6]], [None, None], TOO_FEW),
+    ([GOOD, ALIKE, WORSE], [True, True, False], ALIKE_SAID),
+    ([[0.99], GOOD, WORSE], [None, True, False], LUCKY_SAID),  # a lucky row of one run does not silence the table
+    # .50 beside .95, both without variance, is not marked as good
+    ([[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]], [True, None, False], WIDE_SAID),
+    # An infinite loss is a run without a value, also where it is in the worse row.
+    ([[*GOOD, -math.inf], WORSE, [-math.inf] * 3], [True, False, None], [*INFINITE_SAID, *LAST]),
+    ([GOOD, [*WORSE, math.nan, math.nan]], [True, False], LOST_SAID),
 ]
 
 
@@ -74,20 +63,15 @@ def test_what_is_said_of_rows(rows, like, remarks):
     assert all(len(said) <= 100 for said in found.remarks)
 
 
-def test_what_an_earlier_look_has_excluded_stays_so():
+def test_what_an_earlier_look_has_excluded_stays_so_and_runs_that_pruned_failed_or_repeat_do_not_count():
     rows = [row(GOOD, name="a"), row(ALIKE, name="b"), row([0.5, 0.9, 0.53], name="c")]
     found = contenders(rows, "max", 2, ["name=b", "name=c"])
-    assert found.like_best == [True, False, False]
-    assert found.remarks[0] == f"{BEST} is row 1."
-
-
-def test_pruned_runs_copies_and_failed_runs_that_ran_again_do_not_count():
-    pruned, copies = row([0.8, 0.7, 0.75], status="pruned"), row([0.8, 0.8, 0.8])
+    assert (found.like_best, found.remarks[0]) == ([True, False, False], f"{BEST} is row 1.")
+    pruned, copies, again = row([0.8, 0.7, 0.75], status="pruned"), row([0.8, 0.8, 0.8]), row(WORSE)
     for record in copies.records:
         record.config["seed"] = 0
     for second in (pruned, copies):
         assert contenders([row(GOOD), second], "max").like_best == [None, None]
-    again = row(WORSE)
     again.records += row([math.nan] * 3, status="failed").records  # of the same seeds
     assert "finished" not in contenders([row(GOOD), again], "max").remarks[0]
 

@@ -1,3 +1,5 @@
+"""The table and the picture of a sweep: what they have of its runs, and which rows are said to be the best."""
+
 import functools
 import itertools
 import json
@@ -7,13 +9,14 @@ import shlex
 
 import pytest
 import yaml
+from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.report.records import varying_keys
-from leyden.report.summary import summarize
+from leyden.report.summary import Point, _scatter, draw_summary, summarize
 from leyden.run.identity import RunIdentity
 from leyden.testing.contracts import compose
 from tests import records
@@ -63,15 +66,25 @@ def cells(directory, *columns):
     return [tuple(row[column] for column in columns) for row in rows(directory)]
 
 
-def test_the_sweep_says_what_a_mean_is_over(tmp_path):
-    for size, lr in itertools.product((1, 2), ("0.01", "0.02")):
-        write(tmp_path / f"{size}-{lr}", [f"optimizer.lr={lr}", f"model.hidden_sizes=[{size}]"], value=0.1 * size)
+def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repetition(tmp_path):
+    for size in (1, 2):
+        grid(tmp_path / "s" / str(size), {lr: [0.1 * size] for lr in (0.01, 0.02)}, f"model.hidden_sizes=[{size}]")
     for described, num in ((["model.hidden_sizes"], 2), ([], 4)):
-        (tmp_path / "sweep.json").write_text(json.dumps({"average_over": described}))
-        summarize(tmp_path)
-        found = rows(tmp_path)
+        (tmp_path / "s" / "sweep.json").write_text(json.dumps({"average_over": described}))
+        summarize(tmp_path / "s")
+        found = rows(tmp_path / "s")
         assert len(found) == num
         assert not {*found[0]} & {*described}
+    for seed in range(6):
+        place = tmp_path / "t" / str(seed)
+        write(place, [f"seed={seed}"], value=0.1 * seed)
+        if seed > 2:  # somebody has edited a file of conf/
+            config = records.content(place)["config"]
+            config["optimizer"]["lr"], config["data"]["root"] = 0.7, f"/{seed}"  # the latter is a place
+            records.put(place, config=config)
+    summarize(tmp_path / "t")
+    assert cells(tmp_path / "t", "optimizer.lr", "n") == [("0.1", "3"), ("0.7", "3")]
+    assert {*rows(tmp_path / "t")[0]} & {"data.seed", "data.root", "seed"} == set()
 
 
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
@@ -98,15 +111,10 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert float(found[0]["deviation"]) == pytest.approx(0.2 / 2**0.5)
     assert (found[0]["n"], found[0]["status"]) == ("2", "4 finished, 1 pruned, 1 diverged")
     out = capsys.readouterr().out
-    for said in (
-        f"leyden evaluate runs={tmp_path}",
-        "failed: d (FloatingPointError: nan)",
-        "pruned: e0",
-        "diverged: h",
-        "interrupted: f",
-        "Runs that repeat another one count once in n",
-    ):
-        assert said in out
+    ends = "failed: d (FloatingPointError: nan); pruned: e0; diverged: h; interrupted: f"
+    assert [each for each in ends.split("; ") if each not in out] == []
+    assert f"leyden evaluate runs={tmp_path}" in out
+    assert "Runs that repeat another one count once in n" in out
     lines = [line.split() for line in out.splitlines()]
     assert lines[1][:7] == ["1", "0.01", "0.4000", "±", "0.1414", "2", "of"]
     assert lines[2] == ["2", "0.1", "0.4250", "1", "3", "2", "finished"]
@@ -118,6 +126,7 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, ca
         typed = ["optimizer=sgd", f"optimizer.momentum={momentum}"] if momentum else []
         write(tmp_path / f"r{number}", [*typed, "seed=0"], value=0.1 * (number + 1))
     drawn = []
+    monkeypatch.setattr("leyden.report.summary.draw_summary", draw_summary)
     monkeypatch.setattr("leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points))
     summarize(tmp_path)
     momenta = [("sgd", "0.5"), ("sgd", "0.9"), ("sgd", "null"), ("", "")]
@@ -135,19 +144,6 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, ca
     first = found["rows"][0]
     assert [first[key] for key in ("objective", "deviation", "n", "status")] == [0.1, None, 1, "finished"]
     assert (first["like_best"], first["runs"]) == (None, [str(tmp_path / "r0")])
-
-
-def test_runs_that_differ_by_what_nobody_has_typed_are_no_repetitions(tmp_path, capsys):
-    for seed in range(6):
-        write(tmp_path / str(seed), [f"seed={seed}"], value=0.1 * seed)
-        if seed > 2:  # somebody has edited a file of conf/
-            config = records.config(tmp_path / str(seed))
-            config["optimizer"]["lr"] = 0.7
-            config["data"]["root"] = f"/{seed}"  # a place
-            records.put(tmp_path / str(seed), config=config)
-    summarize(tmp_path)
-    assert cells(tmp_path, "optimizer.lr", "n") == [("0.1", "3"), ("0.7", "3")]
-    assert {*rows(tmp_path)[0]} & {"data.seed", "data.root", "seed"} == set()
 
 
 DATA = [  # overrides of two data sets, the digests of their content, and the key that tells them apart
@@ -180,18 +176,6 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
     assert "96.25 % interval" in called(compare, ".", *(f"{side} and objective<0.6" for side in sides))
 
 
-def test_settings_are_ranked_over_data_sets(called, tmp_path):
-    """The worst one has the best mean over all runs, by one data set."""
-    for number, (data, size) in enumerate(itertools.product(("mnist", "fashion_mnist"), (1000, 2000, 3000))):
-        losses = {0.1: (0.2, 0.3), 0.2: (0.3, 0.4), 0.3: (0.4, 0.5) if number < 5 else (-9.0, -8.0)}
-        grid(tmp_path / str(number), losses, f"data={data}", f"data.val_size={size}")
-    out = called(command, ".", "over=data")
-    ranks = re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out)
-    assert ranks == [("1.17", "", "0.1"), ("2.17", " ≈", "0.2"), ("2.67", "", "0.3")]
-    assert "Over 6 data sets, mean ranks closer than 1.35 can't be told apart" in out
-    assert [row["optimizer.lr"] for row in rows(tmp_path)] == ["0.1", "0.2", "0.3"] * 5 + ["0.3", "0.1", "0.2"]
-
-
 SAME_DATA = [  # overrides by setting, and digests of the data, by seed, too
     # The folder may be a copy on another machine; its content is the same.
     (lambda size: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
@@ -201,16 +185,26 @@ SAME_DATA = [  # overrides by setting, and digests of the data, by seed, too
 ]
 
 
-@pytest.mark.parametrize(("typed", "digest"), SAME_DATA)
-def test_settings_that_leave_what_is_measured_are_ranked_together(tmp_path, capsys, typed, digest):
-    for size, seed in itertools.product((64, 128), range(3)):
-        loss = 0.2 + 0.1 * (size > 64) + 0.01 * seed**2
-        write(tmp_path / f"{size}_{seed}", [*typed(size), f"seed={seed}"], value=loss, data=digest(size, seed))
-    summarize(tmp_path)
-    out = capsys.readouterr().out
-    assert "different data" not in out
-    assert ("Each seed has data of its own" in out) == (digest(64, 0) != digest(64, 1))
-    assert cells(tmp_path, "n", "like_best") == [("3", "yes"), ("3", "no")]
+def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_is_measured(called, tmp_path):
+    """The worst one of the first has the best mean over all runs, by one data set."""
+    for number, (data, size) in enumerate(itertools.product(("mnist", "fashion_mnist"), (1000, 2000, 3000))):
+        losses = {0.1: (0.2, 0.3), 0.2: (0.3, 0.4), 0.3: (0.4, 0.5) if number < 5 else (-9.0, -8.0)}
+        grid(tmp_path / "over" / str(number), losses, f"data={data}", f"data.val_size={size}")
+    out = called(command, "over", "over=data")
+    ranks = re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out)
+    assert ranks == [("1.17", "", "0.1"), ("2.17", " ≈", "0.2"), ("2.67", "", "0.3")]
+    assert "Over 6 data sets, mean ranks closer than 1.35 can't be told apart" in out
+    found = [row["optimizer.lr"] for row in rows(tmp_path / "over")]
+    assert found == ["0.1", "0.2", "0.3"] * 5 + ["0.3", "0.1", "0.2"]
+    for number, (typed, digest) in enumerate(SAME_DATA):
+        place = tmp_path / str(number)
+        for size, seed in itertools.product((64, 128), range(3)):
+            loss = 0.2 + 0.1 * (size > 64) + 0.01 * seed**2
+            write(place / f"{size}_{seed}", [*typed(size), f"seed={seed}"], value=loss, data=digest(size, seed))
+        out = called(command, place)
+        assert "different data" not in out
+        assert ("Each seed has data of its own" in out) == (digest(64, 0) != digest(64, 1))
+        assert cells(place, "n", "like_best") == [("3", "yes"), ("3", "no")], number
 
 
 def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, capsys, monkeypatch):
@@ -254,7 +248,7 @@ def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
     assert "beside each other" not in out
 
 
-def test_nothing_is_written_to_a_folder_of_another_person(called, tmp_path):
+def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_to(called, tmp_path):
     grid(tmp_path / "s", {1: (0.3, 0.4, 0.5), 2: (1.3, 1.4, 1.6)})
     sides = ("s", "a=optimizer.lr=1", "b=optimizer.lr=2")
     for path in (tmp_path / "s").iterdir():
@@ -264,18 +258,24 @@ def test_nothing_is_written_to_a_folder_of_another_person(called, tmp_path):
         assert "since none of these runs is signed with your key" in called(verb, *arguments)
     assert sorted(tmp_path.rglob("*")) == before
     grid(tmp_path / "s", {3: (0.3,)})  # one of one's own there
+    (tmp_path / "mine").write_text("mine")
+    for name in ("summary.csv", "summary.png"):
+        (tmp_path / "s" / name).symlink_to(tmp_path / "mine")
+        (tmp_path / "s" / f"{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
     assert "written: s/summary.csv" in called(command, "s")
     called(compare, *sides)
     assert len((tmp_path / "s" / "looks.csv").read_text().splitlines()) == 3
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert {path.name for path in (tmp_path / "s").glob("*.*")} == {"looks.csv", "summary.csv", "summary.png"}
+    assert not any(path.is_symlink() for path in (tmp_path / "s").iterdir())
 
 
 DAMAGED = [*((name, content) for name in ("run.json", "job.json") for content in (b"", b"3", b"\xff\x00", None))]
 DAMAGED += [("run.json", b'{"a": '), ("job.json", b'[{"overrides": 3}]'), ("metrics.csv", b"\xff\x00")]
 
 
-def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monkeypatch):
+def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys):
     """The record's own fields are in `run/test_record.py`."""
-    monkeypatch.setattr("leyden.report.summary.draw_summary", lambda *arguments: b"")  # it takes longest
     for number, (status, (name, content)) in enumerate(itertools.product(("finished", None), DAMAGED)):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)
@@ -289,14 +289,69 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys, monk
         assert not err or err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (name, content)
 
 
-def test_what_is_linked_to_stays(tmp_path):
-    write(tmp_path / "runs" / "a", ["seed=1"], value=0.3)
-    mine = tmp_path / "mine"
-    mine.write_text("mine")
-    for name in ("summary.csv", "summary.png"):
-        (tmp_path / "runs" / name).symlink_to(mine)
-        (tmp_path / "runs" / f"{name}.{os.getpid()}.tmp").symlink_to(mine)
-    summarize(tmp_path / "runs")
-    assert mine.read_text() == "mine"
-    assert {path.name for path in (tmp_path / "runs").iterdir()} == {"a", "summary.csv", "summary.png"}
-    assert not any(path.is_symlink() for path in (tmp_path / "runs").iterdir())
+@pytest.fixture
+def drawn(monkeypatch):
+    """Calls `draw_summary`, and returns the figure."""
+    figures = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
+
+    def draw(points, *, log=None):
+        draw_summary(points, "val/acc", log=log, averaged=("seed",))
+        return figures.pop()
+
+    return draw
+
+
+def crossed(value=lambda choices: 0.5, **values):
+    """The points of all combinations."""
+    every = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
+    return [Point(each, value(each)) for each in every]
+
+
+def ticks(axes, name="x"):
+    return [label.get_text() for label in getattr(axes, f"get_{name}ticklabels")()]
+
+
+def test_means_are_those_of_several_whole_runs_and_an_axis_is_in_order():
+    choices, means, trials = Figure().subplots(3)
+    along = [(None, 1.0, False), (10, 2.0, False), (9, 3.0, False), ("x", 4.0, False), (9, 5.0, False)]
+    _scatter(choices, along, log=None)
+    assert ticks(choices) == ["9", "10", "null", "x"]
+    along = [(0.001, 1.0, False), (0.001, 3.0, False), (0.1, 4.0, False), (0.1, 6.0, False), (0.1, 99.0, True)]
+    _scatter(means, along, log=True)
+    assert means.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]  # without the run that was pruned
+    assert ticks(means) == ["0.001", "0.1"]
+    assert means.containers[0].has_yerr
+    assert "±" in means.get_legend_handles_labels()[1][-1]
+    _scatter(trials, [(0.1 * n, 1.0, False) for n in range(9)], log=None)
+    assert not [*choices.lines, *trials.lines]  # single runs have no mean
+
+
+def test_ticks_are_the_values_that_were_tried_unless_they_are_many_and_pruned_runs_are_crosses(drawn):
+    few = drawn(crossed(lr=[0.0003, 0.001, 0.003], seed=[0, 1]))
+    assert ticks(few.axes[0]) == ["0.0003", "0.001", "0.003"]
+    many = drawn([Point({"lr": 0.001 * 1.1**n}, 0.1 * n, is_pruned=n > 20) for n in range(30)], log=["lr"])
+    assert len(many.axes[0].get_xticks()) < 30
+    (legend,) = many.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
+    assert [len(each.get_offsets()) for each in many.axes[0].collections] == [21, 9]
+
+
+def test_two_numbers_of_three_values_each_have_a_heat_map_of_means_and_keys_of_a_zip_share_an_axis(drawn):
+    lr, width = [0.1, 0.2, 0.3], [8, 16, 32]
+    figure = drawn(
+        crossed(lambda each: each["lr"] * each["width"] + each["seed"], lr=lr, width=[*width, 64], seed=[0, 1])
+    )
+    assert [axes.get_xlabel() for axes in figure.axes][:3] == ["lr", "width", "lr"]
+    heat = figure.axes[2]
+    assert heat.images[0].get_array().tolist()[1] == pytest.approx([0.1 * 16 + 0.5, 0.2 * 16 + 0.5, 0.3 * 16 + 0.5])
+    assert heat.texts[0].get_text() == "1.3"
+    assert ticks(heat, "y") == ["8", "16", "32", "64"]
+    zipped = [("mlp", "sgd", 0.1), ("mlp", "sgd", 0.2), ("cnn", "adamw", 0.1), ("cnn", "adamw", 0.2)]
+    zipped = drawn([Point(dict(zip(("model", "optimizer", "lr"), each, strict=True)), 0.5) for each in zipped])
+    assert [axes.get_xlabel() for axes in zipped.axes] == ["model, optimizer", "lr"]
+    assert ticks(zipped.axes[0]) == ["cnn, adamw", "mlp, sgd"]
+    less, words = crossed(lr=lr, width=width)[1:], crossed(lr=lr, model=["a", "b", "c"])
+    lacking = [*crossed(lr=[1, 2, 3], width=[1, 2, 3]), Point({"lr": 1}, 0.5)]
+    for not_crossed in (crossed(lr=lr[:2], width=width), words, less, lacking):
+        assert not [axes for axes in drawn(not_crossed).axes if axes.images]

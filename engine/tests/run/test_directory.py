@@ -1,39 +1,41 @@
-"""The run directory rule: continue, finished, refused."""
+"""The run directory: what is continued, used or refused, and which process records an error or requeues the job."""
 
 import importlib.metadata
+import re
 import shutil
 import subprocess
 
 import pytest
 import torch
+import yaml
+from omegaconf import OmegaConf
 
-from leyden.config.errors import UserError
+from leyden.config.errors import Exit, UserError
 from leyden.config.paths import ROOT
-from leyden.run.directory import Run
+from leyden.run import directory
+from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.identity import RunIdentity
-from leyden.run.result import Result
+from leyden.run.result import Failure, Result
+from tests import records
 from tests.records import files
+from tests.scheduler.test_requeue import BY_A_PEER
 
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
+LONGER = {**CONFIG, "trainer": {"max_epochs": 10}}
 FINISHED = Result("finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
 
 
-def of(config, *overrides):
-    return RunIdentity(config, overrides)
+def reopen(run, config, resume="auto", overrides=()):
+    identity = RunIdentity(config)
+    with run.locked(identity, resume=resume):
+        run.begin(identity, [*overrides])
+    return run
 
 
 @pytest.fixture
 def run(tmp_path):
     """A run that was interrupted."""
-    run = Run(tmp_path / "run")
-    with run.locked(of(CONFIG), resume="auto"):
-        run.begin(of(CONFIG), ["optimizer.lr=0.1"])
-    return run
-
-
-def reopen(run, config, resume="auto"):
-    with run.locked(of(config), resume=resume):
-        run.begin(of(config), [])
+    return reopen(Run(tmp_path / "run"), CONFIG, overrides=["optimizer.lr=0.1"])
 
 
 def refuse(run, config, message, resume="auto"):
@@ -43,46 +45,53 @@ def refuse(run, config, message, resume="auto"):
     assert files(run.directory) == before
 
 
-def test_a_new_run_holds_its_config_and_where_it_comes_from(run):
+def test_a_new_run_holds_its_config_and_where_it_comes_from(run, monkeypatch):
     assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
     (start,) = run.starts
     sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
-    assert start["git"]["sha"] == (sha or None)
-    assert start["overrides"] == ["optimizer.lr=0.1"]
+    assert (start["git"]["sha"], start["overrides"]) == (sha or None, ["optimizer.lr=0.1"])
     assert start["versions"]["torch"] == importlib.metadata.version("torch")
     assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
-    assert run.submission == {}
+    assert (run.submission, run.result) == ({}, None)
     run.submission = {"job_id": "7"}
     assert Run(run.directory).submission == {"job_id": "7"}
-    assert run.result is None
+    for code in ({"a.py": "1"}, {"b.py": "2"}):  # the latter is imported while it trains
+        monkeypatch.setattr(directory, "code_of", lambda found=code: found)
+        reopen(run, CONFIG) if "a.py" in code else run.end(FINISHED)
+        assert run.starts[-1]["code"] == ({"a.py": "1"} | code)
 
 
-def test_a_file_in_place_of_the_checkpoints_is_refused(run):
-    (run.directory / "checkpoints").touch()
-    refuse(run, CONFIG, "checkpoints: must be a folder")
-
-
-def test_resume_never_and_must(run, tmp_path):
+def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     refuse(run, CONFIG, "resume=never", resume="never")
     reopen(Run(tmp_path / "new"), CONFIG, resume="never")
     reopen(run, CONFIG, resume="must")
     with pytest.raises(UserError, match="nothing to resume"):
         reopen(Run(tmp_path / "other"), CONFIG, resume="must")
     assert not (tmp_path / "other").exists()
-
-
-def test_a_directory_of_something_else_is_refused(tmp_path):
+    # Code that has changed counts once there is a checkpoint to resume from.
+    monkeypatch.setattr(directory, "changed_code", lambda starts: ["a.py"])
+    reopen(run, CONFIG)
+    checkpoints = run.directory / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "last.ckpt").touch()
+    for resume in ("auto", "must"):
+        refuse(run, CONFIG, "a.py changed since the run's last start", resume)
+    reopen(run, CONFIG, "changed")
+    reopen(run, {**CONFIG, "resume": "changed"})
+    run.end(FINISHED)
+    run.accept(RunIdentity(CONFIG), "auto")  # it is only used
+    refuse(run, LONGER, "a.py changed since the run's last start")
+    path = run.directory / "run.json"
+    path.write_text(path.read_text().partition('"starts": ')[0] + '"starts": [{"overrides": [1]}]}')
+    refuse(run, LONGER, "it has no valid list of starts")
+    shutil.rmtree(checkpoints)
+    reopen(Run(tmp_path / "third"), CONFIG)
+    (tmp_path / "third" / "checkpoints").touch()
+    refuse(Run(tmp_path / "third"), CONFIG, "checkpoints: must be a folder")
     (tmp_path / "thesis.tex").write_text("mine")
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
-
-
-def test_starts_of_another_shape_are_refused_before_the_result_is_replaced(run):
-    run.end(FINISHED)
-    path = run.directory / "run.json"
-    path.write_text(path.read_text().partition('"starts": ')[0] + '"starts": [{"overrides": [1]}]}')
-    refuse(run, {**CONFIG, "trainer": {"max_epochs": 10}}, "it has no valid list of starts")
 
 
 def test_the_newest_whole_checkpoint_is_taken(run, capsys):
@@ -104,3 +113,135 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
     best.write_bytes(b"")
     with pytest.raises(UserError, match="no intact checkpoint is left"):
         run.newest_checkpoint()
+
+
+WHOLE = {
+    "name": "x",
+    "seed": 0,
+    "data": {"_target_": "d", "root": "/a", "batch_size": 1},
+    "trainer": {"max_epochs": 2, "log_every_n_steps": 50},
+    "callbacks": {
+        "checkpoint": {"_target_": "leyden.callbacks.checkpoint.RunCheckpoint", "every_n_steps": None},
+        "stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3},
+    },
+    "logger": {"csv": {"_target_": "x"}},
+    "run_dir": "r",
+}
+SHOWN = """name=y; data.root=/b; trainer.log_every_n_steps=1; callbacks.checkpoint.every_n_steps=7
+cluster={num_jobs: 3}; callbacks.errors={_target_: leyden.pictures.Errors, num_images: 3}
+callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}"""
+CHANGING = """seed=1; data.batch_size=2; trainer.max_epochs=1; callbacks.stop.patience=4
+callbacks.mine={_target_: mine.Callback}; callbacks.ema={_target_: leyden.callbacks.kept.EMA}
+callbacks.pruning={_target_: leyden.sweep.pruning.Pruning, metric: val/acc}"""
+
+
+def changed(setting):
+    """The configuration with another value."""
+    config = OmegaConf.create(WHOLE)
+    key, _, value = setting.partition("=")
+    OmegaConf.update(config, key, yaml.safe_load(value))
+    return OmegaConf.to_container(config)
+
+
+def differences(there, here, typed=(), started_by=()):
+    return RunIdentity(here, typed).differences(there, started_by)
+
+
+def test_what_is_shown_and_where_it_lies_may_differ_and_what_can_change_a_bit_may_not():
+    for change in re.split("; |\n", SHOWN):
+        assert differences(WHOLE, changed(change)) == differences(changed(change), WHOLE) == [], change
+    for change in re.split("; |\n", CHANGING):
+        assert differences(WHOLE, changed(change), ["callbacks=mine"]), change
+    longer = changed("trainer.max_epochs=3")
+    assert differences(WHOLE, longer) == []
+    assert differences(WHOLE, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
+
+
+@pytest.mark.parametrize(
+    ("typed", "started_by", "is_new"),
+    [
+        ([], [], False),  # conf/ has got it since
+        (["data=mine"], ["data=mine"], False),
+        (["data.shuffle=true"], [], True),
+        (["data=mine"], ["seed=1"], True),
+        (["+data.shuffle=true"], ["data=mine"], True),
+        (["seed=1"], ["~data.shuffle"], True),
+        (["~data.shuffle"], ["~data.shuffle"], False),
+    ],
+)
+def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed(typed, started_by, is_new):
+    found = differences(WHOLE, changed("data.shuffle=true"), typed, started_by)
+    assert found == ["data.shuffle: absent there, True here"] * is_new
+
+
+IDENTITY = RunIdentity({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
+LOST = RuntimeError(BY_A_PEER)
+OWN = KeyError("of this process")
+OTHER = Result.failed(None, Failure("ValueError", "of another process"))
+
+
+@pytest.fixture
+def ended(tmp_path, monkeypatch):
+    """Ends a run's process with an error; returns the run, what was raised, and the requests to requeue."""
+    monkeypatch.setattr(directory, "PEER_S", 0.3)
+
+    def end(rank, error, recorded=None, num=2, has_trained=True, has_job=True):
+        requests, position = [], Position(1, 10, has_trained, num)
+        job = ThisJob("7", 3, lambda error: not requests.append(error)) if has_job else ThisJob()
+        progress = {"position": lambda: position, "before_end": lambda *_: None}
+        run = Run(tmp_path / "run")
+        monkeypatch.setenv("RANK", "0")
+        with run.locked(IDENTITY, resume="auto"):
+            run.begin(IDENTITY, [])
+        monkeypatch.setenv("RANK", str(rank))
+
+        def fail():
+            with directory.session(run, IDENTITY, [], job=job, **progress):
+                if recorded:
+                    records.put(run.directory, result=recorded)
+                raise error
+
+        with pytest.raises((KeyError, RuntimeError, UserError, SystemExit)) as raised:
+            fail()
+        return run, raised.value, len(requests)
+
+    return end
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_lost_connection_requeues_the_job_unless_another_process_has_recorded_its_error(ended, rank):
+    run, raised, requests = ended(rank, LOST)
+    assert (raised.code, requests, run.result) == (Exit.REQUEUED, 1, None)
+    for has_job in (True, False):
+        run, raised, requests = ended(rank, LOST, OTHER, has_job=has_job)
+        assert isinstance(raised, UserError)
+        assert str(raised).endswith("/run failed in another process: ValueError: of another process")
+        assert (requests, run.result) == (0, OTHER)
+
+
+@pytest.mark.parametrize(
+    ("rank", "error", "given", "kind"),
+    [
+        (1, OWN, {}, "KeyError"),  # the main process may be killed before it records anything
+        (0, OWN, {"recorded": OTHER}, "KeyError"),
+        (1, OWN, {"recorded": OTHER}, "ValueError"),
+        (1, OWN, {"recorded": FINISHED}, None),
+        (0, LOST, {}, "RuntimeError"),
+        (1, LOST, {}, "nothing"),
+        (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
+        (1, OWN, {"has_trained": False, "has_job": True}, "nothing"),  # the main one knows of a result before
+    ],
+)
+def test_the_first_error_is_recorded(ended, rank, error, given, kind):
+    run, raised, requests = ended(rank, error, **{"has_job": False, **given})
+    assert (raised, requests) == (error, 0)
+    assert ((run.result.error and run.result.error.type) if run.result else "nothing") == kind
+
+
+@pytest.mark.parametrize(
+    ("code", "ends_with"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)]
+)
+def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends_with):
+    run, raised, _ = ended(0, SystemExit(code), has_job=ends_with == Exit.REQUEUED)
+    assert (raised.code, run.result) == (ends_with, None)
+    assert f"run_dir={run.directory} starts over, nothing was saved yet." in capsys.readouterr().err

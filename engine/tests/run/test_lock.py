@@ -1,5 +1,6 @@
 """Locks: one holder at a time, without flock, however processes end, stop or run on other machines."""
 
+import contextlib
 import errno
 import json
 import os
@@ -36,18 +37,27 @@ print("holds", flush=True)
 sys.stdin.readline()
 try:
     held.check()
-    print("still holds", flush=True)
-except Exception as error:
-    print(error, flush=True)
-held.release()
+finally:
+    held.release()
 """
 
 
 def process(path, body, machine=None):
     """A process that runs `body`; on this machine, or on another one."""
     code = ELSEWHERE.replace("{machine!r}", repr(machine or lock._machine())) + body
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes)
+
+
+@contextlib.contextmanager
+def holding(path, machine=None):
+    """A process that holds a lock."""
+    with process(path, HOLDING, machine) as started:
+        try:
+            assert started.stdout.readline() == "holds\n"
+            yield started
+        finally:
+            started.kill()
 
 
 @pytest.fixture
@@ -57,16 +67,10 @@ def fast(monkeypatch):
 
 
 @pytest.fixture
-def holder(tmp_path, request):
-    """A process that holds the lock `.lock`; its machine is the parameter."""
-    started = process(tmp_path / ".lock", HOLDING, getattr(request, "param", None))
-    assert started.stdout.readline() == "holds\n"
-    yield started
-    started.kill()
-    started.communicate()
-
-
-elsewhere = pytest.mark.parametrize("holder", ["another machine"], indirect=True)
+def elsewhere(tmp_path, fast):
+    """A process on another machine that holds the lock `.lock`."""
+    with holding(tmp_path / ".lock", "another machine") as started:
+        yield started
 
 
 @pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.slow)])
@@ -89,65 +93,54 @@ for _ in range({times}):
     assert not [*tmp_path.rglob("x.*")]
 
 
-def test_a_holder_that_lives_is_named(tmp_path, holder):
-    os.kill(holder.pid, signal.SIGSTOP)  # here it is known to live
-    with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*, since 20"):
-        acquire(tmp_path / ".lock", timeout_s=0.2)
-    assert is_held(tmp_path)
-
-
-@pytest.mark.parametrize("is_killed", [True, False])
-def test_a_process_that_is_killed_or_has_the_id_of_another_one_holds_nothing(tmp_path, holder, is_killed):
-    if is_killed:
+def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_path):
+    with holding(tmp_path / ".lock") as holder:
+        os.kill(holder.pid, signal.SIGSTOP)  # here it is known to live
+        with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*, since 20"):
+            acquire(tmp_path / ".lock", timeout_s=0.2)
+        assert is_held(tmp_path)
+        (file,) = tmp_path.glob(".lock.*")
+        content = file.read_text()
+        file.write_text(json.dumps({**json.loads(content), "began": "1"}))  # the id of another process
+        assert not is_held(tmp_path)
+        file.write_text(content)
+        assert is_held(tmp_path)
         holder.kill()
         os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # a zombie, which has an id
-    else:
-        (file,) = tmp_path.glob(".lock.*")
-        file.write_text(json.dumps({**json.loads(file.read_text()), "began": "1"}))
-    assert not is_held(tmp_path)
-    with hold(tmp_path / ".lock", timeout_s=0):
-        pass
+        assert not is_held(tmp_path)
+        with hold(tmp_path / ".lock", timeout_s=0):
+            pass
 
 
-@elsewhere
-@pytest.mark.parametrize("hours", [-3, 3])
-def test_a_holder_on_another_machine_is_seen_to_live_and_clocks_are_not_compared(
-    tmp_path, holder, fast, hours, monkeypatch
+@pytest.mark.parametrize(("hours", "job"), [(-3, ""), (3, ""), (0, "77")])
+def test_a_holder_on_another_machine_is_seen_to_live_and_is_waited_for_unless_its_job_has_ended(
+    tmp_path, elsewhere, capsys, monkeypatch, hours, job
 ):
+    """The clocks are not compared."""
     real, started = time.time, time.monotonic()
     monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
-    with pytest.raises(UserError, match=f"process {holder.pid}"):
+    monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
+    with pytest.raises(UserError, match=f"process {elsewhere.pid}"):
         acquire(tmp_path / ".lock", timeout_s=0)
     assert time.monotonic() - started < 3.9  # otherwise it would be waited for until then
-    holder.kill()
+    capsys.readouterr()
+    elsewhere.kill()
     os.utime(tmp_path / ".lock.0", (real() + 3600 * hours,) * 2)
-    with hold(tmp_path / ".lock", timeout_s=0):
-        pass
-
-
-@elsewhere
-@pytest.mark.parametrize("job", ["", "77"])
-def test_a_holder_killed_on_another_machine_is_waited_for_unless_its_job_has_ended(
-    tmp_path, holder, fast, capsys, monkeypatch, job
-):
-    monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
-    holder.kill()
     started = time.monotonic()
     with hold(tmp_path / ".lock", timeout_s=0, ended_job=job):
         waited = time.monotonic() - started
     assert (1.9 < waited < 30) if not job else waited < 1.9
-    assert (f"waiting for process {holder.pid} on" in capsys.readouterr().err) == (not job)
+    assert (f"waiting for process {elsewhere.pid} on" in capsys.readouterr().err) == (not job)
 
 
-@elsewhere
 @pytest.mark.parametrize("is_over", [False, True])
-def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast, is_over):
-    os.kill(holder.pid, signal.SIGSTOP)
+def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, elsewhere, is_over):
+    os.kill(elsewhere.pid, signal.SIGSTOP)
     with hold(tmp_path / ".lock") as held:
         if is_over:
             held.release()
-        os.kill(holder.pid, signal.SIGCONT)
-        output, _ = holder.communicate("\n")
+        os.kill(elsewhere.pid, signal.SIGCONT)
+        output, _ = elsewhere.communicate("\n")
         assert "was taken over by another process while this one was suspended" in output
         if not is_over:
             held.check()
@@ -155,16 +148,16 @@ def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, holder, fast, is
     assert not [*tmp_path.iterdir()]
 
 
-@elsewhere
-def test_a_holder_that_goes_on_just_before_it_is_taken_over_keeps_it(tmp_path, holder, fast):
+def test_a_holder_that_goes_on_just_before_it_is_taken_over_keeps_it(tmp_path, elsewhere):
     watch = lock.Watch(tmp_path / ".lock")
-    os.kill(holder.pid, signal.SIGSTOP)
+    os.kill(elsewhere.pid, signal.SIGSTOP)
     while watch.state() != "free":
         time.sleep(0.05)
-    os.kill(holder.pid, signal.SIGCONT)
+    os.kill(elsewhere.pid, signal.SIGCONT)
     time.sleep(0.3)  # a heartbeat or two
     assert lock._create(watch) is None
-    assert holder.communicate("\n")[0] == "still holds\n"
+    elsewhere.communicate("\n")
+    assert elsewhere.returncode == 0  # it still holds it
 
 
 def test_a_damaged_file_is_held_until_it_is_stale(tmp_path, fast):
@@ -207,9 +200,10 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
         held.check()
 
 
-def test_a_file_system_that_does_not_answer_is_named(tmp_path, monkeypatch):
-    failing = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
-    with hold(tmp_path / "x") as held:
+def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left_alone(tmp_path, monkeypatch):
+    failing, directory = Mock(side_effect=OSError(errno.EIO, "Input/output error")), tmp_path / "run"
+    with hold_directory(directory, timeout_s=0):
+        held = lock._HELD[directory / ".lock"]
         with monkeypatch.context() as patched:
             patched.setattr(lock.os, "utime", failing)
             patched.setattr(lock, "opened", failing)
@@ -219,15 +213,10 @@ def test_a_file_system_that_does_not_answer_is_named(tmp_path, monkeypatch):
             with pytest.raises(UserError, match=r"can't reach it \(Input/output error\)"):
                 held.check()
         held.check()  # it has answered again
-
-
-def test_a_run_taken_over_is_not_written_to(tmp_path):
-    directory = tmp_path / "run"
-    with hold_directory(directory, timeout_s=0):
         (directory / "config.yaml").touch()
         (directory / ".lock.1").touch()  # another process judged this one stale
         check_held(directory)  # it can't have been, by this process's own clock
-        lock._HELD[directory / ".lock"]._beaten_at -= lock.STALE_S  # but now
+        held._beaten_at -= lock.STALE_S  # but now
         with pytest.raises(UserError, match="was taken over by another process"):
             check_held(directory)
     assert sorted(file.name for file in directory.iterdir()) == [".lock.0", ".lock.1", "config.yaml"]

@@ -5,10 +5,9 @@ import multiprocessing
 import shutil
 import stat
 import sys
-import types
+from types import SimpleNamespace
 
 import pytest
-from PIL import Image
 
 import leyden
 from leyden.config.errors import UserError
@@ -17,31 +16,25 @@ from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record
 from tests import records
-from tests.conftest import QUICK
+from tests.run.conftest import use
 
 LINE = "is not a run of yours (recorded on "
 
 
 @pytest.fixture
-def own(trained, tmp_path):
-    return shutil.copytree(trained, tmp_path / "run")
-
-
-@pytest.fixture
 def touched(monkeypatch):
-    """What a module that only a stranger's settings name has done; and whether it was imported."""
-    module, calls = types.ModuleType("stranger"), []
-    module.Bomb = lambda **given: calls.append(given)
-    monkeypatch.setitem(sys.modules, "stranger", module)
+    """What a module that only a stranger's settings name has done."""
+    calls = []
+    monkeypatch.setitem(sys.modules, "stranger", SimpleNamespace(Bomb=lambda **given: calls.append(given)))
     return calls
 
 
 def poisoned(run):
     """A run whose record names a stranger's code in each part, and is not signed."""
-    config = records.config(run)
+    config, bomb = records.content(run)["config"], {"_target_": "stranger.Bomb"}
     for part in ("model", "task", "optimizer"):
-        config[part] |= {"_target_": "stranger.Bomb"}
-    config["data"]["dataset"] = config["callbacks"]["x"] = {"_target_": "stranger.Bomb"}
+        config[part] |= bomb
+    config["data"]["dataset"] = config["callbacks"]["x"] = bomb
     records.put(run, config=config, is_own=False)
     return run
 
@@ -60,6 +53,11 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
     assert not read_record(own).is_own
     for text in ("0" * 64, "", signed):  # the last one of what the record was before
         assert not read_record(forged(poisoned(own), text)).is_own
+    # A result that is added by the run itself does not make a stranger's settings the user's.
+    run = Run(own)
+    run.end(run.result)
+    run.set_overrides(["a=1"])
+    assert not run.record.is_own
     with monkeypatch.context() as patch:
         patch.setattr(owner, "key", lambda: "x" * 64)
         records.put(own)
@@ -69,25 +67,18 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
 
 def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     run = poisoned(own)
-    Image.new("L", (28, 28)).save(tmp_path / "x.png")
-    before = records.files(tmp_path)
-    commands = (
-        ("evaluate", f"run={run}"),
-        ("predict", f"run={run}", f"images={tmp_path / 'x.png'}"),
-        ("export", f"run={run}", f"output={tmp_path / 'x.onnx'}"),
-        ("note", f"run={run}", "note=x"),
-        ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=1"),
-        ("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2"),
-        ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", "trainer.max_epochs=2"),
-        ("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", "trainer.max_epochs=2"),
-    )
-    for command in commands:
+    before, longer = records.files(tmp_path), "trainer.max_epochs=2"
+    for command in (
+        *(use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")),
+        use("train", run, longer),
+        ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer),
+        ("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer),
+    ):
         code, _, err = cli(*command)
-        assert (code, err.count("\n")) == (2, 1), (command, err)
-        assert LINE in err, command
-    for call in (lambda each: each.module, lambda each: each.network, lambda each: each.data):
+        assert (code, err.count("\n"), LINE in err) == (2, 1, True), (command, err)
+    for part in ("module", "network", "data"):
         with pytest.raises(UserError, match="is not a run of yours"):
-            call(leyden.load(run))
+            getattr(leyden.load(run), part)
     assert not touched
     assert records.files(tmp_path) == before
     assert leyden.load(run).metrics
@@ -95,21 +86,30 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
 
 def test_what_the_user_trusts_is_used(own, cli, command, touched):
     run = forged(own, "")
-    assert cli("evaluate", f"run={run}", "trust=true")[0] == 0
+    command("evaluate", f"run={run}", "trust=true")
     assert leyden.load(run, trust=True).network
-    command("train", f"run_dir={run}", *QUICK, "trainer.max_epochs=2", "trust=true")
+    command(*use("train", run, "trainer.max_epochs=2", "trust=true"))
     assert Run(run).record.is_own  # from then on it is the user's
-    assert cli("evaluate", f"run={run}")[0] == 0
+    command("evaluate", f"run={run}")
     cli("evaluate", f"run={poisoned(run)}", "trust=true")
     assert touched
 
 
-def test_what_others_changed_meanwhile_is_not_signed(own):
-    """A result that is added to a record by the run itself does not make a stranger's settings the user's."""
-    run = Run(poisoned(own))
-    run.end(run.result)
-    run.set_overrides(["a=1"])
-    assert not run.record.is_own
+def test_a_record_that_is_replaced_after_the_check_is_not_used(own):
+    """Whoever can write to the folder could swap records between the two."""
+    record, before = own / "run.json", read_record(own)
+    good = record.read_bytes()
+    evil = (poisoned(shutil.copytree(own, own.with_name("evil"))) / "run.json").read_bytes()
+    run = Run(own)
+    run.check_owner()
+    record.write_bytes(evil)
+    assert (run.config, run.overrides) == (before.config, json.loads(good)["overrides"])
+    record.write_bytes(good)
+    identity, run = RunIdentity({**before.config, "run_dir": "a", "resume": "auto"}), Run(own)
+    with run.locked(identity, resume="auto"):
+        record.write_bytes(evil)
+        with pytest.raises(UserError, match="is not a run of yours"):
+            run.begin(identity, [])
 
 
 @pytest.fixture
@@ -128,15 +128,14 @@ def _key(_):
 def test_processes_that_begin_together_make_one_key_for_this_user_alone(home, capsys):
     with multiprocessing.get_context("fork").Pool(8) as pool:
         (first,) = {*pool.map(_key, range(8), chunksize=1)}
-    assert len(first) == 64
+    assert (len(first), owner.key()) == (64, first)
     assert stat.S_IMODE((home / "key").stat().st_mode) == 0o600
-    assert owner.key() == first
     assert [path.name for path in home.iterdir()] == ["key"]
     assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize("kind", ["a file in place of the folder", "short", "short variable", "no UTF-8"])
-def test_without_a_key_a_run_is_trained_and_the_reason_is_one_line(home, capsys, monkeypatch, kind):
+def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(home, capsys, monkeypatch, kind):
     if kind.startswith("a file"):
         home.parent.write_text("")
     elif kind == "short":
@@ -144,28 +143,7 @@ def test_without_a_key_a_run_is_trained_and_the_reason_is_one_line(home, capsys,
         (home / "key").write_text("x")
     else:
         monkeypatch.setattr("os.environ", {owner.KEY: "x" if kind == "short variable" else "\udcff" * 40})
-    assert owner.signature("x") == ""
-    assert not owner.is_own("x", "")
+    assert (owner.signature("x"), owner.is_own("x", "")) == ("", False)
     err = capsys.readouterr().err
-    assert err.count("\n") == 1
-    assert "runs are not signed" in err
+    assert (err.count("\n"), "runs are not signed" in err) == (1, True)
     assert err.startswith(f"leyden: {owner.KEY}: ") == (kind in ("short variable", "no UTF-8"))
-
-
-def test_a_record_that_is_replaced_after_the_check_is_not_used(own, touched, monkeypatch):
-    """Whoever can write to the folder could swap records between the two."""
-    good = (own / "run.json").read_bytes()
-    evil = (poisoned(shutil.copytree(own, own.with_name("evil"))) / "run.json").read_bytes()
-    run = Run(own)
-    run.check_owner()
-    (own / "run.json").write_bytes(evil)
-    assert "stranger" not in str(run.config)
-    assert run.overrides == json.loads(good)["overrides"]
-    (own / "run.json").write_bytes(good)
-    before = read_record(own)
-    identity = RunIdentity({**before.config, "run_dir": "a", "resume": "auto"})
-    run = Run(own)
-    with run.locked(identity, resume="auto"):
-        (own / "run.json").write_bytes(evil)
-        with pytest.raises(UserError, match="is not a run of yours"):
-            run.begin(identity, [])

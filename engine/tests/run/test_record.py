@@ -1,5 +1,6 @@
-"""The record of a run: what is written is what is read, by reports too, and damage is one line."""
+"""The record of a run and its points: what is written is what is read, by reports too, and damage is one line."""
 
+import csv
 import json
 import math
 import os
@@ -12,11 +13,13 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.config.values import flatten
+from leyden.loggers import MetricsCSV
 from leyden.run.directory import Run
 from leyden.run.files import damage, read_fingerprints
 from leyden.run.lock import is_held
 from leyden.run.record import RunRecord, read_record, read_summary
-from leyden.run.result import Result, read_curves
+from leyden.run.result import HEADER, Result, read_curves, read_points
+from tests import mistakes
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
 START = {"time": "2026-01-01T00:00:00+00:00", "overrides": ["seed=1"], "job": "7", "data": {"a": "b"}}
@@ -25,6 +28,8 @@ SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats
 KEYS = st.text() | st.sampled_from(["a.b", "[0]", "", "'"])
 INNER = st.recursive(SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3))
 CONFIGS = st.dictionaries(KEYS, INNER, max_size=5)
+READERS = {"both": (read_record, read_summary), "summary": (read_summary,)}
+DAMAGED = r"not a run directory, run\.json can't be read \([^\n]*\)$"
 
 
 @given(CONFIGS)
@@ -44,72 +49,70 @@ def test_what_is_written_is_read(tmp_path, value):
     status = "finished" if value else "failed"
     result = Result.from_dict({"status": status, "objective": objective, "metrics": {}, **NUMBERS, "error": error})
     config = {"name": "é", "x": value, "y": [1, 1.0, True, "\u2028"], "z": {}, "m": {"n": [{"o": "x" * 10**5}]}}
-    record = RunRecord(config, [START, {**START, "job": None}], result)
+    record, path = RunRecord(config, [START, {**START, "job": None}], result), tmp_path / "run.json"
     record.write(tmp_path)
     assert repr(read_record(tmp_path)) == repr(record)
     summary = read_summary(tmp_path)
     assert repr((summary.config, summary.result)) == repr((dict(flatten(record.config)), result))
     assert len(digest := summary.head["data"]) == 32
     assert summary.head == {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
-    lines = (tmp_path / "run.json").read_text().splitlines()
-    assert lines[1] == f'"status": "{result.status}",'
+    assert path.read_text().splitlines()[1] == f'"status": "{result.status}",'
     # By another program's formatting, and in another order.
-    content = json.loads((tmp_path / "run.json").read_text())
+    content = json.loads(path.read_text())
     for indent in (None, 2):
-        (tmp_path / "run.json").write_text(json.dumps(dict(reversed(content.items())), indent=indent))
+        path.write_text(json.dumps(dict(reversed(content.items())), indent=indent))
         assert repr(read_summary(tmp_path)) == repr(summary)
         assert repr(read_record(tmp_path)) == repr(replace(record, is_own=False))
 
 
-def test_no_record_is_none_and_damage_is_one_line(tmp_path):
+def test_no_record_is_none_and_one_that_is_cut_off_is_a_line(tmp_path):
     assert read_record(tmp_path) is None
     RunRecord({"name": "x"}, [START]).write(tmp_path)
     whole = (tmp_path / "run.json").read_bytes()
     for end in range(len(whole) - 2):
         (tmp_path / "run.json").write_bytes(whole[:end])
-        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
+        with pytest.raises(UserError, match=DAMAGED):
             read_record(tmp_path)
 
 
+# A text of the record, what stands in its place, and who reads that. A result of other types would end reports.
+HUGE = "1" + "0" * 400
+NEVER_WRITTEN = rf"""
+"y": 2  =>  "y": 2, "name": 3  =>  both
+"y": 2  =>  "y": 2}}, "config": 3, "other": {{"z": 1  =>  both
+"y": 2  =>  "y": {"[" * 9999}{"]" * 9999}  =>  both
+"y": 2  =>  "name": "a\n"  =>  both
+"status": "finished"  =>  "status": null}}, {{  =>  both
+"data": ""  =>  "data": 1  =>  summary
+"overrides": ["seed=1"]  =>  "overrides": [1]  =>  summary
+"epochs": 5  =>  "": 5  =>  both
+"""
+OF_RESULT = f"""status ["a"]; status {{}}; epochs "x"; epochs [1]; epochs {HUGE}; stages [1]; stages "test"
+seconds "x"; metrics [1]; metrics {{"a": "x"}}; metrics {{"a": {HUGE}}}; stages {{"val": 5}}; stages {{"val": [[]]}}
+stages {{"test": ["x"]}}"""
+OF_RESULT = [each.partition(" ")[::2] for each in OF_RESULT.replace("\n", "; ").split("; ")]
+OF_RESULT = [(f'"{key}": ', f'"{key}": {value}, "": ', "both") for key, value in OF_RESULT]
+
+
 @pytest.mark.parametrize(
-    ("old", "new", "readers"),
-    [
-        ('"y": 2', '"y": 2, "name": 3', (read_record, read_summary)),
-        ('"y": 2', '"y": 2}, "config": 3, "other": {"z": 1', (read_record, read_summary)),
-        ('"y": 2', f'"y": {"[" * 9999}{"]" * 9999}', (read_record, read_summary)),
-        ('"y": 2', '"name": "a\\n"', (read_record, read_summary)),
-        ('"status": "finished"', '"status": null}, {', (read_record, read_summary)),
-        ('"data": ""', '"data": 1', (read_summary,)),
-        ('"overrides": ["seed=1"]', '"overrides": [1]', (read_summary,)),
-        # A result of other types, which would end a report of all runs below a folder.
-        *((f'"{key}": ', f'"{key}": {value}, "": ', (read_record, read_summary)) for key, value in [
-            ("status", '["a"]'), ("status", "{}"), ("epochs", '"x"'), ("epochs", "[1]"), ("epochs", 10**400),
-            ("stages", "[1]"), ("stages", '"test"'), ("seconds", '"x"'), ("metrics", "[1]"),
-            ("metrics", '{"a": "x"}'), ("metrics", f'{{"a": {10**400}}}'), ("stages", '{"val": 5}'), ("stages", '{"val": [[]]}'),
-            ("stages", '{"test": ["x"]}'),
-        ]),
-        ('"epochs": 5', '"": 5', (read_record, read_summary)),
-    ],
-)  # fmt: skip
+    ("old", "new", "readers"), [*mistakes(NEVER_WRITTEN), *OF_RESULT], ids=lambda text: text[:30]
+)
 def test_what_no_run_writes_is_one_line(tmp_path, old, new, readers):
     result = Result.from_dict({"status": "finished", "objective": None, "metrics": {}, **NUMBERS})
     RunRecord({"y": 2}, [{**START, "data": {}}], result).write(tmp_path)
     text = (tmp_path / "run.json").read_text()
     assert old in text
     (tmp_path / "run.json").write_text(text.replace(old, new, 1))
-    for read in readers:
-        with pytest.raises(UserError, match=r"not a run directory, run\.json can't be read \([^\n]*\)$"):
+    for read in READERS[readers]:
+        with pytest.raises(UserError, match=DAMAGED):
             read(tmp_path)
 
 
-@pytest.mark.parametrize("content", ["[" * 99999, "[1]", '{"job_id": 5}', '{"log": "a"}'])
-def test_the_note_of_a_job_is_texts(tmp_path, content):
-    (tmp_path / "job.json").write_text(content)
-    with pytest.raises(UserError, match=r"job\.json: (is damaged|can't be read)"):
-        _ = Run(tmp_path).submission
-
-
-def test_a_checkpoint_that_is_compressed_is_refused_unread(tmp_path):
+def test_a_damaged_note_of_a_job_is_a_line_and_a_compressed_checkpoint_is_refused_unread(tmp_path):
+    for content in ("[" * 99999, "[1]", '{"job_id": 5}', '{"log": "a"}'):
+        (tmp_path / "job.json").write_text(content)
+        with pytest.raises(UserError, match=r"job\.json: (is damaged|can't be read)"):
+            _ = Run(tmp_path).submission
     with zipfile.ZipFile(tmp_path / "best.ckpt", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("a", "0" * 999)
     assert damage(tmp_path / "best.ckpt") == "is compressed, as PyTorch's files never are"
@@ -128,3 +131,49 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
     for read in (read_record, read_summary, lambda directory: Run(directory).submission):
         with pytest.raises(UserError, match=r"can't be read \(is not a regular file\)"):
             read(tmp_path)
+
+
+NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])
+POINTS = st.lists(st.tuples(st.integers(0, 10**6), NAMES, st.floats(allow_nan=False)), max_size=9)
+
+
+@given(
+    table=POINTS, data=st.data(), position=st.floats(0, 1, exclude_max=True), byte=st.binary(min_size=1, max_size=1)
+)
+def test_of_points_that_are_cut_off_or_have_a_bad_byte_the_whole_lines_are_read(
+    tmp_path_factory, table, data, position, byte
+):
+    path = tmp_path_factory.mktemp("points") / "metrics.csv"
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([HEADER, *table])
+    content = path.read_bytes()
+    assert read_points(path) == table
+    length = data.draw(st.integers(0, len(content)))
+    path.write_bytes(content[:length])
+    assert read_points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
+    place = int(position * len(content))
+    path.write_bytes(content[:place] + byte + content[place + 1 :])
+    line = content[:place].count(b"\n") - 1  # in the table; it may be joined to the next one
+    found, rest = read_points(path), table[max(line + 2, 0) :]
+    assert found[: max(line, 0)] == table[: max(line, 0)]
+    assert found[len(found) - len(rest) :] == rest
+
+
+def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_on_keeps_the_lines_before_it(
+    tmp_path,
+):
+    logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
+    logger.log_metrics({"a": 1.0}, 0)
+    logger.path.unlink()
+    logger.log_metrics({"a": 2.0, "epoch": 0}, 1)
+    logger.log_metrics({"a": float("nan")}, 2)
+    assert logger.path.read_text().splitlines() == ["step,metric,value", "1,a,2.0", "2,a,nan"]
+    logger.path.unlink()
+    for step in range(4):
+        logger.log_metrics({"a": float(step), "b": step / 3}, step)
+    whole = logger.path.read_text().splitlines()
+    logger.path.write_bytes(logger.path.read_bytes().replace(b"step,metric,value", b"\xff,\0")[:-3])
+    resumed = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
+    resumed.log_metrics({"c": 5}, 2)
+    assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
+    assert read_points(resumed.path)[-1] == (2, "c", 5.0)

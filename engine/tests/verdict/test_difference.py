@@ -97,26 +97,25 @@ A, B = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.9
 HIGHER = [value + 0.005 for value in A]
 
 
-@pytest.mark.parametrize(
-    ("a", "b", "mode", "margin", "words"),
-    [
-        ([1.0, 2.0], [5.0, 6.0, 7.0], "max", 0, FEW),
-        ([], [], "max", 0, FEW),
-        ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "max", 0, EQUAL),
-        ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "max", 0, EQUAL),
-        (A, B, "max", 0, "can't be told apart"),
-        (A, B, "max", 0.01, "the same within 0.01"),
-        (A, B, "max", 0.0005, "can't be told apart, nor called the same within 0.0005"),
-        (HIGHER, B, "max", 0.01, "A is better, by less than 0.01"),
-        (HIGHER, B, "", 0.001, "A is higher"),
-    ],
-)
-def test_a_verdict_in_words(a, b, mode, margin, words):
-    for kind in (paired, apart):
-        found = verdict(*kind(a, b), mode, margin=margin)
-        assert found.in_words("A", "B") == words
-        assert (found.interval is None) == (words in (FEW, EQUAL))
-        assert bool(found.better) == (" is " in words)
+WORDS = [
+    ([1.0, 2.0], [5.0, 6.0, 7.0], "max", 0, FEW),
+    ([], [], "max", 0, FEW),
+    ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "max", 0, EQUAL),
+    ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "max", 0, EQUAL),
+    (A, B, "max", 0, "can't be told apart"),
+    (A, B, "max", 0.01, "the same within 0.01"),
+    (A, B, "max", 0.0005, "can't be told apart, nor called the same within 0.0005"),
+    (HIGHER, B, "max", 0.01, "A is better, by less than 0.01"),
+    (HIGHER, B, "", 0.001, "A is higher"),
+]
+
+
+def test_a_verdict_in_words():
+    for a, b, mode, margin, words in WORDS:
+        for kind in (paired, apart):
+            found = verdict(*kind(a, b), mode, margin=margin)
+            assert found.in_words("A", "B") == words
+            assert ((found.interval is None), bool(found.better)) == (words in (FEW, EQUAL), " is " in words), words
 
 
 def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
@@ -140,23 +139,21 @@ def test_folds_tell_less_than_as_many_independent_runs():
         assert folds == pytest.approx(plain * ((1 / 6 + overlap) / (1 / 6)) ** 0.5)
 
 
-PAIRS = [0.9, 0.91, 0.92, 0.915, 0.1, 0.5], [0.88, 0.892, 0.895, 0.896, 0.08, 0.481]
+ALIKE, PAIRS = [0.97, 0.975, 0.97], [0.9, 0.91, 0.92, 0.915, 0.1, 0.5]
+LOWER, FAR = [0.88, 0.892, 0.895, 0.896, 0.08, 0.481], [0.88, 0.892, 0.2, 0.896, 0.08, 0.481]
+SHAPES = [
+    (apart, [[0.98, 0.981, 0.979, 0.982, 0.1], [*ALIKE, 0.98, 0.96]], "0.1 is far from the 4 other"),
+    (apart, [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
+    (apart, [[0.98, 0.981, 0.1], ALIKE], "standard deviations of 0.0029 and 0.51"),
+    (apart, [[0.98, 0.981, 0.95], ALIKE], ""),  # three values have little shape
+    (apart, [[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
+    (apart, [[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
+    (paired, [PAIRS, LOWER], ""),  # pairs cancel what is conspicuous in each
+    (paired, [PAIRS, FAR], "0.72 is far from the 5 others (0.018 to 0.02)"),
+]
 
 
-@pytest.mark.parametrize(
-    ("kind", "columns", "said"),
-    [
-        (apart, [[0.98, 0.981, 0.979, 0.982, 0.1], [0.97, 0.975, 0.97, 0.98, 0.96]], "0.1 is far from the 4 other"),
-        (apart, [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
-        (apart, [[0.98, 0.981, 0.1], [0.97, 0.975, 0.97]], "standard deviations of 0.0029 and 0.51"),
-        (apart, [[0.98, 0.981, 0.95], [0.97, 0.975, 0.97]], ""),  # three values have little shape
-        (apart, [[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),
-        (apart, [[1.0, 1.0, 1.0, 1.0, 0.2], [1.0] * 5], "0.2 is far from the 4 others (1 to 1)"),
-        (paired, PAIRS, ""),  # pairs cancel what is conspicuous in each
-        (paired, [PAIRS[0], [*PAIRS[1][:2], 0.2, *PAIRS[1][3:]]], "0.72 is far from the 5 others (0.018 to 0.02)"),
-    ],
-)
-def test_values_that_are_not_normal_are_named(kind, columns, said):
-    found = not_normal(samples_of(kind(*columns)))
-    assert found.startswith(said)
-    assert bool(found) == bool(said)
+def test_values_that_are_not_normal_are_named():
+    for kind, columns, said in SHAPES:
+        found = not_normal(samples_of(kind(*columns)))
+        assert (found.startswith(said), bool(found)) == (True, bool(said)), (columns, found)

@@ -1,9 +1,14 @@
-"""Two runs are equal, or from which step on they are not."""
+"""Two runs are equal, or from which step on they are not; and a run's row of TensorBoard's HParams table."""
+
+import hashlib
 
 import pytest
+from tensorboard.plugins.hparams import api_pb2, metadata
 
 from leyden.report.outcome import show_difference
 from tests import mistakes
+from tests.callbacks.events import best, hparams, metric, read, scalars
+from tests.conftest import QUICK, SMALL
 from tests.reproduction.conftest import call, commit, make, start  # noqa: F401 - fixtures
 
 FINGERPRINTS = """
@@ -51,3 +56,34 @@ def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
         assert "u.csv" not in each
     show_difference(str(a), str(c))
     assert "t.csv" not in capfd.readouterr().out
+
+
+SMALL_CHOICES = {"callbacks": "default", "data.val_size": 59000, "data.batch_size": 100}
+SMALL_CHOICES |= {"data.eval_batch_size": 10000, "model.hidden_sizes": "[16]"}
+# and not `trainer.log_every_n_steps`, which changes nothing that is learned
+TYPED = {"optimizer.lr": 0.02, "seed": 3, "trainer.max_epochs": 3, "objective.metric": "val/loss"}
+TYPED |= {"objective.mode": "min", "trainer.gradient_clip_val": "null", "trainer.deterministic": True}
+
+
+def test_choices_have_their_types_and_metrics_their_true_values(train):
+    """The metrics are those by which a setting may be chosen: none of training, and of the test set."""
+    typed = (f"{'++' * ('.' in key)}{key}={value}" for key, value in TYPED.items())
+    run, *_ = train("a", *SMALL, "callbacks=default", "resume=auto", *typed)
+    chosen, status = hparams(run)
+    assert (chosen, status) == ({**SMALL_CHOICES, **TYPED}, api_pb2.STATUS_SUCCESS)
+    assert type(chosen["trainer.deterministic"]) is bool
+    result, curves = run.result, scalars(run)
+    assert result.test_metrics
+    selecting = {
+        each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in ("val/acc", "val/loss")
+    }
+    assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
+    for name, (point,) in selecting.items():
+        assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
+    content = read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    name = metadata.parse_session_start_info_plugin_data(content).group_name
+    assert name == hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]  # equal names would be one row
+    # The curves have no point more than they had.
+    assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
+    run, *_ = train("b", *QUICK, "trainer.max_epochs=1", "logger=csv")
+    assert not list(run.directory.rglob("hparams*"))
