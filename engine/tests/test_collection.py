@@ -1,5 +1,6 @@
 """Each test is run by a command that `.ci/run` runs, or that the workflow at night runs."""
 
+import itertools
 import json
 import os
 import shlex
@@ -24,11 +25,12 @@ def collected(pytestconfig):
     tests = pytestconfig.stash[COLLECTED]
     named = {pytestconfig.rootpath / each for each in pytestconfig.args}
     if named != {ENGINE / "tests"}:  # this command names some only
-        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", "", "-p", "tests.collected"]
-        done = subprocess.run(command, cwd=ENGINE, capture_output=True, text=True)
+        command = [sys.executable, "-m", "pytest", "--collect-only", "-q", "-m", ""]
+        env = {**os.environ, "PRINT_COLLECTED": ""}
+        done = subprocess.run(command, cwd=ENGINE, env=env, capture_output=True, text=True)
         assert done.returncode == 0, done.stdout[-2000:]
         line = next(line for line in done.stdout.splitlines() if line.startswith("collected: "))
-        tests = [(path, frozenset(markers)) for _, path, markers in json.loads(line.partition(" ")[2])]
+        tests = [(path, frozenset(markers)) for path, markers in json.loads(line.partition(" ")[2])]
     return {path: {markers for there, markers in tests if there == path} for path, _ in tests}
 
 
@@ -45,16 +47,9 @@ def ci(tmp_path_factory):
     how = {"cwd": ROOT, "env": environment, "text": True}
     output = "".join(subprocess.check_output(["bash", *words], **how) for words in ([".ci/run"], ["-c", nightly]))
     python = str(ENGINE.parent / ".venv" / "bin" / "python")  # by engine/Makefile; the project's is relative
-    commands = map(split, output.replace("\\\n", " ").splitlines())
+    lines = [shlex.split(line, comments=True) for line in output.replace("\\\n", " ").splitlines()]
+    commands = [[*itertools.dropwhile(lambda word: "=" in word, words)] for words in lines]  # without variables
     return [words for words in commands if words[:3] == [python, "-m", "pytest"]]
-
-
-def split(line):
-    """The words of a line of `make -n`, without the variables before a command."""
-    words = shlex.split(line, comments=True)
-    while words and "=" in words[0]:
-        words.pop(0)
-    return words
 
 
 def selected(words, markers, pyproject):

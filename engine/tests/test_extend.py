@@ -38,13 +38,14 @@ def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
     assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
 
 
+MONITORED = ("+callbacks.monitor._target_=leyden.pictures.Monitor", "trainer.log_every_n_steps=1")
 FEW_STEPS = ("trainer.limit_train_batches=0.55", "trainer.accumulate_grad_batches=5")
 SCHEDULES = [("cosine", ("scheduler.warmup_steps=4",), 20), ("onecycle", FEW_STEPS, 2)]
 
 
 @pytest.mark.parametrize(("scheduler", "overrides", "num_steps"), SCHEDULES)
 def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  # noqa: F811
-    given = ("callbacks=default", f"scheduler={scheduler}", "trainer.log_every_n_steps=1", *overrides)
+    given = (*MONITORED, f"scheduler={scheduler}", *overrides)
     run, *_ = train("run", *given, "trainer.max_epochs=2")
     rates = [value for _, metric, value in curves(run) if metric == "lr"]
     assert len(rates) == run.result.optimizer_steps == num_steps
@@ -58,14 +59,14 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
 
 
 @pytest.mark.slow(minutes=0.2)
-def test_a_schedule_follows_the_objective_also_after_a_kill_and_trains_longer(train):  # noqa: F811
-    given = ("callbacks=default", "scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10")
-    given = (*given, "objective.metric=val/loss", "objective.mode=min", "trainer.log_every_n_steps=1")
+def test_a_schedule_follows_the_objective_and_trains_longer(train):  # noqa: F811
+    given = ("scheduler=plateau", "scheduler.patience=0", "+scheduler.threshold=10")
+    given = (*MONITORED, *given, "objective.metric=val/loss", "objective.mode=min")
     whole, *_ = train("whole", *given, "trainer.max_epochs=4")
     rates = [value for _, metric, value in curves(whole) if metric == "lr"]
     assert sorted({*rates}, reverse=True) == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])  # nothing is better by so much
-    train("longer", *given, "trainer.max_epochs=2")
-    longer, *_ = train("longer", *given, "trainer.max_epochs=4")
+    for epochs in (2, 4):
+        longer, *_ = train("longer", *given, f"trainer.max_epochs={epochs}")
     assert_same_bits(whole.directory, longer.directory)
 
 
@@ -98,11 +99,9 @@ def test_an_experiment_goes_on_within_an_epoch(command, small_root, tmp_path, mo
 
 @pytest.mark.slow(minutes=0.1)
 def test_the_notebook_shows_the_runs_of_a_sweep(train, tmp_path, monkeypatch, capfd):  # noqa: F811
-    for lr in (0.0003, 0.003):
-        for seed in (0, 1):
-            name = f"outputs/sweeps/notebook/{lr}_{seed}"
-            few = ("callbacks=bare", "trainer.max_epochs=1", "test=false")
-            train(name, *SMALL, *few, f"optimizer.lr={lr}", f"seed={seed}")
+    few = (*SMALL, "callbacks=bare", "trainer.max_epochs=1", "test=false")
+    for lr, seed in ((0.0003, 0), (0.0003, 1), (0.003, 0), (0.003, 1)):
+        train(f"outputs/sweeps/notebook/{lr}_{seed}", *few, f"optimizer.lr={lr}", f"seed={seed}")
     (tmp_path / "scripts").mkdir()
     monkeypatch.chdir(tmp_path / "scripts")
     monkeypatch.setattr(pyplot, "show", lambda: drawn.append(pyplot.gcf().axes))
@@ -128,25 +127,25 @@ def template(tmp_path_factory):
 
 @pytest.fixture
 def copy(template, tmp_path):
-    """One of it."""
     return shutil.copytree(template, tmp_path / "copy", symlinks=True)
 
 
-def call(folder, *arguments, code=0, anew=False):
+def call(folder, *arguments, code=0):
     """Run Python in a copy, which ends with this code; returns all it says."""
-    return finish(start(script=arguments, cwd=folder, anew=anew, **environment_of(folder)), code)
+    return finish(start(script=arguments, cwd=folder, **environment_of(folder)), code)
 
 
-def assert_clean(folder, *checks):
-    for check in checks:
-        call(folder, "-m", *check, anew=check == ["mypy"])
-
-
-RUFF = (["ruff", "check", "."], ["ruff", "format", "--check", "."])
+def assert_clean(folder):
+    call(folder, "-m", "ruff", "check", ".")
+    call(folder, "-m", "ruff", "format", "--check", ".")
 
 
 @pytest.mark.slow(minutes=0.4)
 def test_new_parts_are_files_that_train(copy, mnist_root):
+    """In a project of the longest name that is allowed."""
+    call(copy, "scripts/mine.py", "a_very_long_project1")
+    assert_clean(copy)
+    package = copy / "src" / "a_very_long_project1"
     (copy / "src" / "aside").mkdir()  # a package of yours, too, but without networks
     (copy / "src" / "aside" / "__init__.py").write_text("")
     commit(copy)
@@ -154,16 +153,15 @@ def test_new_parts_are_files_that_train(copy, mnist_root):
     for part in ("model=capsule_net", "task=ranking"):
         call(copy, "-m", "leyden.new", part)
     new = [f"conf/{kind}.yaml" for kind in ("data/birds", "model/capsule_net", "sweep/capsule_net", "task/ranking")]
-    new += [f"src/{OWN}/{name}.py" for name in ("data/birds", "models/capsule_net", "tasks/ranking")]
+    new += [f"src/{package.name}/{name}.py" for name in ("data/birds", "models/capsule_net", "tasks/ranking")]
     assert git(copy, "status", "--porcelain", "-uall").splitlines() == [f"?? {path}" for path in new]
     said = call(copy, "-m", "leyden.new", "model=capsule_net", code=2)
-    assert "model=capsule_net: " in said
-    assert "capsule_net.py exists" in said or "capsule_net.yaml exists" in said
+    assert re.search(r"model=capsule_net: .*capsule_net\.(py|yaml) exists", said)
     search = ("-m", "sweep=capsule_net", "dry_run=true", f"data.root={mnist_root}")
     assert "model.hidden_size=256" in call(copy, "-m", "leyden.train", *search)
-    assert "class CapsuleNet(nn.Module):" in (copy / f"src/{OWN}/models/capsule_net.py").read_text()
+    assert "class CapsuleNet(nn.Module):" in (package / "models" / "capsule_net.py").read_text()
     objective = ("objective.metric=train/size", "objective.mode=min", f"data.root={mnist_root}")
-    said = call(copy, "-m", "leyden.train", "task=ranking", *objective, *QUICK)
+    said = call(copy, "-m", "leyden.train", "model=capsule_net", "task=ranking", *objective, *QUICK)
     assert all(f"test/{name}" in said for name in ("loss", "acc", "size"))
     few = ("optimizer=adam", "trainer.max_epochs=3", "callbacks=bare", "logger=none", "run_dir=run")
     call(copy, "-m", "leyden.train", "data=birds", *few)
@@ -179,20 +177,17 @@ def test_a_name_that_can_not_be_used_is_refused(capsys):
     assert not capsys.readouterr().out
 
 
-@pytest.mark.parametrize(
-    ("name", "engine", "message"),
-    [
-        ("", "", "must be the name of a Python package"),
-        ("a" * 21, "", "at most 20"),
-        ("json", "", "is taken"),
-        ("dist", "", "is taken"),  # not there as yet
-        ("kanlab", "0.2", "must be a version, such as leyden==0.2"),
-        ("kanlab", "nowhere.whl", "there is no such file"),
-    ],
-)
-def test_a_name_or_engine_that_is_refused_changes_nothing(template, name, engine, message):
-    assert message in call(template, "scripts/mine.py", name, engine, code=1)
-    assert not git(template, "status", "--porcelain")
+MINE = script(ROOT / "scripts" / "mine.py")
+TAKEN = [("", "", "must be the name of a Python package"), ("a" * 21, "", "at most 20"), ("json", "", "is taken")]
+TAKEN += [("dist", "", "is taken")]  # not there as yet
+TAKEN += [("kanlab", "0.2", "must be a version, such as leyden==0.2"), ("kanlab", "x.whl", "there is no such file")]
+
+
+def test_a_name_or_engine_is_refused_before_anything_is_changed(template, monkeypatch):
+    monkeypatch.setattr(MINE, "ROOT", template)
+    for name, engine, message in TAKEN:
+        with pytest.raises(SystemExit, match=message):
+            MINE.check(name, engine)
 
 
 def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine_is_touched(copy):
@@ -206,7 +201,7 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine
     assert not found.stdout
     assert "mine" not in (copy / "Makefile").read_text()
     assert "# kanlab" in (copy / "README.md").read_text()
-    assert_clean(copy, *RUFF)
+    assert_clean(copy)
 
 
 # What kind of file, and its text before and after, OLD and NEW being the names.
@@ -218,11 +213,7 @@ RENAMED = [
     ("python", "patch('OLD.data.X', r\"OLD.y\")", "patch('NEW.data.X', r\"NEW.y\")"),
     ("yaml", "[OLD.x, 'OLD.x', {b: \"OLD.x\"}, é]  # OLD.x", "[NEW.x, 'NEW.x', {b: \"NEW.x\"}, é]  # OLD.x"),
     ("toml", '[OLD]\nname = "OLD" # y\n\n[OLD.a]\nd = ["OLD"]', '[OLD]\nname = "NEW" # y\n\n[OLD.a]\nd = ["OLD"]'),
-    (
-        "toml",
-        '[OLD.scripts]\nx = "OLD.x:m"\n[[a]]\nname = "OLD"',
-        '[OLD.scripts]\nx = "NEW.x:m"\n[[a]]\nname = "OLD"',
-    ),
+    ("toml", '[OLD.scripts]\nx = "OLD.x:m"\n[[a]]\nb = "OLD"', '[OLD.scripts]\nx = "NEW.x:m"\n[[a]]\nb = "OLD"'),
 ]
 KEPT = ("from .OLD import x", "from . import OLD", "import a.OLD", "self.OLD.x(OLD.y)", "# from OLD import x")
 KEPT = (*KEPT, "x = 'a OLD.y', 'OLD', b'OLD.y', f'OLD.{y}', 'OLD.'")
@@ -236,28 +227,23 @@ REFUSED = [
 ]
 
 
-@pytest.fixture(scope="module")
-def mine():
-    return script(ROOT / "scripts" / "mine.py")
-
-
-def test_a_package_is_renamed_where_it_is_meant(mine):
+def test_a_package_is_renamed_where_it_is_meant():
     for kind, before, after in RENAMED:
-        old, new = (text.replace("OLD", mine.OLD).replace("NEW", "kanlab") for text in (before, after))
-        assert getattr(mine, f"in_{kind}")(old, "kanlab") == new
+        old, new = (text.replace("OLD", MINE.OLD).replace("NEW", "kanlab") for text in (before, after))
+        assert getattr(MINE, f"in_{kind}")(old, "kanlab") == new
     for kind, text in REFUSED:
         with pytest.raises(ValueError, match=r"edit it first|rename the variable"):
-            getattr(mine, f"in_{kind}")(text.replace("OLD", mine.OLD), "kanlab")
+            getattr(MINE, f"in_{kind}")(text.replace("OLD", MINE.OLD), "kanlab")
 
 
-def test_a_release_takes_the_place_of_the_folder(mine):
+def test_a_release_takes_the_place_of_the_folder():
     source, other = 'leyden = {path = "engine"}\n', "[tool.b]\nleyden = 1\n"
     for name in ("x", "leyden[x]"):
         text = f'[project]\n# OLD\ndependencies = [\n  "NAME",\n  "{name}"]\n[tool.uv.sources]\nSOURCE[tool.a]\nx = "leyden"\n'
-        new = mine.depends_on(text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2")
+        new = MINE.depends_on(text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2")
         assert new == text.replace("NAME", "leyden==2").replace("[tool.uv.sources]\nSOURCE", "") + other
     with pytest.raises(ValueError, match="which ENGINE replaces"):  # a dependency that is no folder
-        mine.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
+        MINE.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
 
 
 def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
@@ -272,9 +258,7 @@ def test_without_the_engine_nothing_of_it_is_left(copy, tmp_path):
 
 def test_what_can_not_be_made_ones_own_leaves_the_tree_as_it_was(copy):
     (copy / "Makefile").write_text("mine")
-    said = call(copy, "scripts/mine.py", "kanlab", code=1)
-    assert "commit them first" in said
-    assert "M Makefile" in said
+    assert re.search(r"commit them first(.|\n)*M Makefile", call(copy, "scripts/mine.py", "kanlab", code=1))
     git(copy, "checkout", "-q", "Makefile")
     (copy / f"src/{OWN}/models/broken.py").write_text(f"from {OWN}.models import (\n")
     (copy / ".gitignore").write_text("*.aside\n__pycache__/\n")
@@ -283,28 +267,3 @@ def test_what_can_not_be_made_ones_own_leaves_the_tree_as_it_was(copy):
     assert "nothing was changed" in call(copy, "scripts/mine.py", "kanlab", code=1)
     assert not git(copy, "status", "--porcelain")
     assert (copy / f"src/{OWN}/mine.aside").exists()
-
-
-@pytest.mark.slow
-@pytest.mark.nightly  # by day its parts are tested alone: the name, new parts, a step with these; mypy takes long
-def test_a_project_that_has_grown_trains_and_is_clean(copy, mnist_root, tmp_path):
-    """With the longest name that is allowed, and new parts."""
-    mine = tmp_path / "mine"
-    git(tmp_path, "clone", "-q", str(copy), "mine")
-    (mine / ".git" / "info" / "exclude").write_text("data\n")
-    (mine / "data").symlink_to(mnist_root)
-    call(mine, "scripts/mine.py", "a_very_long_project1")
-    for part in ("model=capsule", "task=ranking", "data=birds"):
-        call(mine, "-m", "leyden.new", part)
-    commit(mine)
-    # Meanwhile every file of the engine has changed.
-    for path in (copy / "engine").rglob("*.py"):
-        path.write_text(f"{path.read_text()}# newer\n")
-    commit(copy, "a newer engine")
-    git(mine, "fetch", "-q", "origin")
-    git(mine, "rm", "-rq", "engine")
-    git(mine, "checkout", "origin/HEAD", "--", "engine", "constraints.txt", "hashes")
-    assert (mine / "engine" / "src" / "leyden" / "train.py").read_text().endswith("# newer\n")
-    said = call(mine, "-m", "leyden.train", "model=capsule", *QUICK, "trainer.limit_train_batches=20")
-    assert "test/acc" in said
-    assert_clean(mine, *RUFF, ["mypy"])

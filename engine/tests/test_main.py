@@ -33,19 +33,17 @@ def test_training_goes_through_hydra(cli, tmp_path):
 
 
 OF_A_SWEEP = "hydra.mode=MULTIRUN"
+COMPOSED = [
+    QUICK,
+    ("model=cnn", "optimizer=sgd", "~optimizer.momentum", "+trainer.max_steps=3", "seed=3"),
+    ("experiment=vae", "+callbacks/averaging=ema", "name='a b'", "run_dir=x", "fork=null"),
+    (OF_A_SWEEP, "seed=0,1", "optimizer.lr=0.1,0.2", "model=cnn", "sweep_name=s"),
+    (OF_A_SWEEP, "model=cnn,mlp", "sweep=tpe", "optimizer.lr=interval(0.1,0.2)", "+logger.x=1"),
+    (OF_A_SWEEP, "sweep=grid", "data.batch_size=range(1,3)", "~optimizer.rho"),
+]
 
 
-@pytest.mark.parametrize(
-    "overrides",
-    [
-        QUICK,
-        ("model=cnn", "optimizer=sgd", "~optimizer.momentum", "+trainer.max_steps=3", "seed=3"),
-        ("experiment=vae", "+callbacks/averaging=ema", "name='a b'", "run_dir=x", "fork=null"),
-        (OF_A_SWEEP, "seed=0,1", "optimizer.lr=0.1,0.2", "model=cnn", "sweep_name=s"),
-        (OF_A_SWEEP, "model=cnn,mlp", "sweep=tpe", "optimizer.lr=interval(0.1,0.2)", "+logger.x=1"),
-        (OF_A_SWEEP, "sweep=grid", "data.batch_size=range(1,3)", "~optimizer.rho"),
-    ],
-)
+@pytest.mark.parametrize("overrides", COMPOSED)
 def test_what_the_tests_compose_is_what_hydra_composes(overrides):
     with composing():
         loader = GlobalHydra.instance().config_loader()

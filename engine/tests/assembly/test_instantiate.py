@@ -38,38 +38,28 @@ def node(kind):
     return {"_target_": f"{__name__}.{kind}", "parts": [{"_target_": f"{__name__}.Counted"}]}
 
 
-@pytest.fixture(autouse=True)
-def _nothing_is_made_yet():
+def test_a_node_within_a_task_or_a_callback_is_made_once_and_of_one_for_other_data_never():
     made.clear()
-
-
-def test_a_node_within_a_task_is_made_once():
-    cfg = compose()
-    cfg.task = node("Own")
-    module = assembly.task_module(cfg, FACTS)
-    assert module.parts == made
-    assert len(made) == 1
-    assert module.num_classes == 10
-
-
-@pytest.mark.parametrize(("names", "num"), [(FACTS.class_names, 1), (None, 0)])
-def test_a_node_within_a_callback_is_made_once_and_of_one_for_other_data_never(names, num):
     cfg = compose("callbacks=bare")
+    cfg.task = node("Own")
     cfg.callbacks = {"checkpoint": cfg.callbacks.checkpoint, "shown": node("Shown")}
-    facts = Facts((1, 28, 28), 10, names, None, None)
-    callbacks, _ = callbacks_of(cfg, facts)
-    assert len(made) == num
-    assert [callback.class_names for callback in callbacks if isinstance(callback, Shown)] == num * [names]
+    module = assembly.task_module(cfg, FACTS)
+    assert len(made) == 1
+    assert (module.parts, module.num_classes) == (made, 10)
+    for names, num in ((FACTS.class_names, 1), (None, 0)):
+        made.clear()
+        callbacks, _ = callbacks_of(cfg, Facts((1, 28, 28), 10, names, None, None))
+        assert len(made) == num
+        assert [callback.class_names for callback in callbacks if isinstance(callback, Shown)] == num * [names]
 
 
 # Modules of others, whose constructors use the names of what the program gives for settings of their own.
 
 
 class Named(L.LightningModule):
-    def __init__(self, optimizer: str = "adam", num_classes=3, scheduler=None, **kwargs):
+    def __init__(self, optimizer: str = "adam", num_classes=3, scheduler=None, **others):
         super().__init__()
-        self.given = {"optimizer": optimizer, "num_classes": num_classes, "scheduler": scheduler}
-        self.others = kwargs
+        self.given = {"optimizer": optimizer, "num_classes": num_classes, "scheduler": scheduler, **others}
 
 
 class Above(Named):
@@ -77,10 +67,9 @@ class Above(Named):
         super().__init__(**kwargs)
 
 
-class Typed(L.LightningModule):
+class Typed(Named):
     def __init__(self, optimizer, num_classes):
-        super().__init__()
-        self.given = {"optimizer": optimizer, "num_classes": num_classes}
+        super().__init__(optimizer, num_classes)
 
 
 class Required(Typed):
@@ -92,27 +81,20 @@ def of_function(optimizer="adam"):
     return Named(optimizer)
 
 
-def module_of(kind, *overrides, **given):
-    cfg = compose(*overrides)
-    cfg.task = {"_target_": f"{__name__}.{kind}", **given}
-    return assembly.task_module(cfg, FACTS, optimizer=SGD, scheduler=len)
-
-
 SGD = object()
+OWN = {"optimizer": "adam", "num_classes": 3}
+GIVEN = [("Named", {}, OWN, len), ("Above", {}, OWN, len), ("of_function", {}, OWN, None)]
+for kind in ("Typed", "Required"):
+    GIVEN += [(kind, {}, {"optimizer": SGD, "num_classes": 10}, None)]
+    GIVEN += [(kind, OWN, OWN, None)]
 
 
-@pytest.mark.parametrize("kind", ["Named", "Above", "of_function"])
-def test_an_argument_with_a_default_of_its_own_is_not_replaced(kind):
-    module = module_of(kind)
-    assert {**module.given, "scheduler": None} == {"optimizer": "adam", "num_classes": 3, "scheduler": None}
-    assert module.given["scheduler"] is (None if kind == "of_function" else len)
-    assert module.others == {}
-
-
-@pytest.mark.parametrize("kind", ["Typed", "Required"])
-def test_an_argument_without_a_default_is_given_by_the_program_unless_it_is_configured(kind):
-    assert module_of(kind).given == {"optimizer": SGD, "num_classes": 10}
-    assert module_of(kind, optimizer="Adam", num_classes=4).given == {"optimizer": "Adam", "num_classes": 4}
+@pytest.mark.parametrize(("kind", "configured", "given", "scheduler"), GIVEN)
+def test_the_program_gives_what_has_no_default_and_is_not_configured(kind, configured, given, scheduler):
+    cfg = compose()
+    cfg.task = {"_target_": f"{__name__}.{kind}", **configured}
+    module = assembly.task_module(cfg, FACTS, optimizer=SGD, scheduler=len)
+    assert module.given == {**given, "scheduler": scheduler}
 
 
 def test_it_is_tried_as_it_is_not_compiled_for_two_samples():

@@ -1,8 +1,8 @@
 """A run starts from the exact state of another one, and parts from it by what is changed alone."""
 
+import functools
 import hashlib
 import shutil
-from pathlib import Path
 
 import hydra
 import pytest
@@ -12,22 +12,21 @@ from omegaconf import OmegaConf
 from leyden.assembly import start_from as forks
 from leyden.config.errors import UserError
 from leyden.config.hydra import composing
-from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints
 from leyden.run.fork import recorded_arguments
-from leyden.run.identity import RunIdentity, identity_values
 from tests import mistakes
 from tests.conftest import QUICK, assert_same_bits, for_module, here
-from tests.records import forget_result
+from tests.records import forget_result, put
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 KEPT = (*KEPT, "callbacks.fingerprint.every_n_steps=1")
 SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
+TYPED = ("~optimizer.weight_decay", "+optimizer.groups.b={match: '*.bias', dampening: 0.1}", "data.split_seed=2")
 PARENTS = {
-    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED),
+    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED, *TYPED),
     "averaged": ("+callbacks/averaging=ema", "model.dropout=0.2"),
     "own": (*PLAIN[:2],),
     "first_best": ("objective.metric=val/loss", "objective.mode=max"),
@@ -65,21 +64,18 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
     assert len(known) == 30
     here, there = ({point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent))
     assert here == there
-    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
-    step = {"1": 10, "step_16": 16}[at]
-    assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
+    recorded = {"checkpoint": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+    assert run.starts[0]["parent"] == {**recorded, "step": {"1": 10, "step_16": 16}[at]}
     assert run.starts[0]["step"] == 0
 
 
+LONGER = ["optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4"]
+CHANGED = [("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"])]
+CHANGED += [("stochastic", "2", LONGER), ("averaged", "step_16", ["scheduler=cosine"])]
+
+
 @pytest.mark.matrix
-@pytest.mark.parametrize(
-    ("name", "at", "changed"),
-    [
-        ("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"]),
-        ("stochastic", "2", ["optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4"]),
-        ("averaged", "step_16", ["scheduler=cosine"]),
-    ],
-)
+@pytest.mark.parametrize(("name", "at", "changed"), CHANGED)
 def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):  # noqa: F811
     run, *_ = train("fork", f"fork={parents / name}@{at}", *changed)
     whole, *_ = train("whole", *PARENTS[name], "trainer.max_epochs=3", *changed)
@@ -106,17 +102,9 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
     assert_same_bits(one.directory, two.directory)
     step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
-    assert step == 21
-    assert "random" in what
-    assert one.config["data"]["seed"] == 7
-    assert one.config["data"]["split_seed"] == 0  # what its parent was trained on is not what it is validated on
-
-
-def inherited(*arguments):
-    """The configuration of a fork as its command composes it, with the settings of its parent."""
-    with composing():
-        cfg = hydra.compose("train", overrides=recorded_arguments(arguments))
-    return OmegaConf.to_container(cfg, resolve=True)
+    assert (step, "random" in what) == (21, True)
+    # What its parent was trained on is not what it is validated on.
+    assert (one.config["data"]["seed"], one.config["data"]["split_seed"]) == (7, 0)
 
 
 @pytest.mark.matrix
@@ -126,27 +114,24 @@ def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth
     whole, *_ = train("whole", *arguments)
     written = []
 
-    def dying(function):
-        def write(*given):
-            written.append(given)
-            if len(written) == nth:
-                raise KeyboardInterrupt
-            return function(*given)
-
-        return write
+    def dying(function, *given):
+        written.append(given)
+        if len(written) == nth:
+            raise KeyboardInterrupt
+        return function(*given)
 
     with monkeypatch.context() as patch:
         for name in ("write_points", "write_fingerprints", "replacing"):
-            patch.setattr(forks, name, dying(getattr(forks, name)))
+            patch.setattr(forks, name, functools.partial(dying, getattr(forks, name)))
         train("killed", *arguments, code=130 if nth < 5 else 0)
     killed, *_ = train("killed", *arguments)
-    assert_same_bits(whole.directory, killed.directory)
-    assert_same_bits(whole.directory, killed.directory, "best")
+    for which in ("last", "best"):
+        assert_same_bits(whole.directory, killed.directory, which)
     assert curves(killed) == curves(whole)
 
 
-def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path, monkeypatch):  # noqa: F811
-    parent = Path(shutil.copytree(parents / "own", tmp_path / "parent"))
+def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path):  # noqa: F811
+    parent = shutil.copytree(parents / "own", tmp_path / "parent")
     arguments = (f"fork={parent}@1", PLAIN[1], "data.batch_size=50")
     whole, *_ = train("whole", *arguments)
     shutil.copytree(whole.directory, tmp_path / "part")
@@ -170,7 +155,7 @@ fork={own}@step_16 seed=1  =>  seed can't be changed within an epoch; fork from 
 fork={own}@step_16 data.batch_size=10  =>  data.batch_size can't be changed within an epoch
 fork={own}@1 seed=1 data.split_seed=1  =>  data.split_seed: 0 there, 1 here: a fork keeps its parent's splits
 fork={stochastic} model.hidden_sizes=[8]  =>  network.layers.1.weight is (16, 784) there and (8, 784) here
-fork={stochastic}@1 +optimizer.groups.b={{match:"*.bias",lr:1.0}}  =>  the optimizer's groups have different parameters
+fork={first_best}@1 +optimizer.groups.b={{match:"*.bias",lr:1.0}}  =>  the optimizer's groups have different parameters
 fork={stochastic}@1 data.normalize=standardize  =>  the data set is not the one
 fork={own}@1 +trainer.fast_dev_run=true  =>  trainer.fast_dev_run never starts from a checkpoint
 """
@@ -187,41 +172,11 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa
         assert not run.directory.exists()
 
 
-def composed(place, *overrides):
-    """The directory of a run that was composed by these overrides, and has begun."""
+def inherited(*arguments):
+    """The configuration of a fork as its command composes it, with the settings of its parent."""
     with composing():
-        overrides = recorded_arguments([*overrides, f"run_dir='{place}'"])
-        cfg = hydra.compose("train", overrides=overrides)
-    run = Run(place)
-    run.directory.mkdir()
-    run.begin(RunIdentity.of(cfg, overrides), overrides)
-    return run
-
-
-def decided(run):
-    return {key: repr(value) for key, value in identity_values(dict(flatten(run.config))).items() if key != "fork"}
-
-
-ADAM = ("optimizer=adam", "+optimizer.betas=[0.8,0.9]", "+optimizer.groups.b={match: '*.bias', lr: 0.1}")
-PARENTS_TO_COMPOSE = [
-    (*ADAM, "~task.label_smoothing"),
-    ("+callbacks/averaging=ema", "callbacks.averaging=null", "scheduler=onecycle", "~scheduler.pct_start"),
-    ("data=table", "data.root=/x", "data.dataset.file=a.csv", "data.dataset.targets=[b,'1e5']", "task=regression"),
-    ("experiment=cnn", "objective=null", "seed=5", "data.split_seed=2", "++optimizer.lr=0.3"),
-]
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("typed", PARENTS_TO_COMPOSE, ids=" ".join)
-def test_with_nothing_typed_a_fork_and_its_forks_are_set_as_their_parent(tmp_path, typed, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    parent = composed(tmp_path / "a", *typed)
-    fork = composed(tmp_path / "b", f"fork={tmp_path / 'a'}")
-    again = composed(tmp_path / "c", f"fork={tmp_path / 'b'}")
-    assert decided(parent) == decided(fork) == decided(again)
-    shutil.rmtree(tmp_path / "a")  # begun, it is resumed by what it is
-    begun = identity_values(dict(flatten(inherited(f"run_dir={tmp_path / 'b'}", f"fork={tmp_path / 'a'}"))))
-    assert {key: repr(value) for key, value in begun.items() if key != "fork"} == decided(fork)
+        cfg = hydra.compose("train", overrides=recorded_arguments(arguments))
+    return OmegaConf.to_container(cfg, resolve=True)
 
 
 def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_from_it(parents, tmp_path):
@@ -231,20 +186,8 @@ def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_fr
     assert "momentum" not in inherited(fork, "~optimizer.momentum")["optimizer"]
     with pytest.raises(UserError, match="the jobs of a sweep have one parent"):
         recorded_arguments(["-m", f"{fork},{parents / 'own'}@1"])
-    composed(tmp_path / "parent", "+trainer.gradient_clip_val=1.0", "++optimizer.lr=0.01", "scheduler=onecycle")
+    overrides = ["+trainer.gradient_clip_val=1.0", "++optimizer.lr=0.01", "scheduler=onecycle"]
+    put(tmp_path / "parent", config={"seed": 0}, starts=[{"overrides": overrides}])
     found = inherited(f"fork={tmp_path / 'parent'}@1", "trainer.gradient_clip_val=0.5", "optimizer.lr=0.5")
     assert found["trainer"]["gradient_clip_val"] == 0.5
     assert found["scheduler"]["max_lr"] == found["optimizer"]["lr"] == 0.5
-
-
-@pytest.mark.nightly  # a fork, and a sweep, run by day
-@pytest.mark.slow(minutes=0.1)
-def test_a_sweep_of_forks_has_the_settings_of_their_parent(command, tmp_path, parents):
-    fork = ("-m", f"fork={parents / 'stochastic'}@2", "optimizer.momentum=0.5,0.9", "sweep.seeds=2", "sweep_name=s")
-    command("train", *fork, "sweep.pictures=none")
-    runs = [Run(path.parent) for path in (tmp_path / "outputs" / "sweeps" / "s").glob("*/run.json")]
-    values = [dict(flatten(run.config)) for run in runs]
-    found = {(each["optimizer.momentum"], each["seed"], each["data.split_seed"]) for each in values}
-    assert found == {(momentum, seed, 0) for momentum in (0.5, 0.9) for seed in (0, 1)}
-    assert {each["model.dropout"] for each in values} == {0.2}
-    assert all(run.result.is_complete for run in runs)

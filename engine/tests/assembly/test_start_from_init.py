@@ -56,14 +56,15 @@ def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder
 
 
 def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # noqa: F811
-    loss = "task.loss={{_target_: tests.tasks.own.Weighted, weights: [{}]}}"
-    first, *_ = train("first", *STILL, f"init_from={parent}", loss.format(",".join("1.0" for _ in range(10))))
-    weighted = loss.format(",".join(f"{n}.5" for n in range(10)))
-    run, *_ = train("a", *STILL, f"init_from={first.directory}", weighted)
-    assert weights(run.directory)["loss.weights"].tolist() == [n + 0.5 for n in range(10)]
+    start = f"init_from={parent}"
+    for name, numbers in (("first", [1.0] * 10), ("run", [n + 0.5 for n in range(10)])):
+        loss = f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
+        run, *_ = train(name, *STILL, start, loss)
+        start = f"init_from={run.directory}"
+    assert weights(run.directory)["loss.weights"].tolist() == numbers
 
 
-def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, parent):  # noqa: F811
+def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, command, parent):  # noqa: F811
     own = ("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3")
     tuning = (*own, f"init_from={parent}", HEAD, "trainer.max_epochs=2")
     whole, *_ = train("whole", *tuning)
@@ -75,7 +76,7 @@ def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, cli, paren
     assert_same_bits(whole.directory, stopped.directory)
     assert stopped.result.metrics == whole.result.metrics
     assert [bool(each["parent"]) for each in stopped.starts] == [True, False]
-    assert cli("evaluate", f"run={stopped.directory}")[0] == 0
+    command("evaluate", f"run={stopped.directory}")
 
 
 MISTAKES = """
@@ -107,17 +108,12 @@ def test_a_mistake_is_a_line_before_anything_is_written(command, parent, small_r
 def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_path):  # noqa: F811
     path = parent / "checkpoints" / "best.ckpt"
 
-    def payload():
-        poison(path, tmp_path / "executed")
-
-    def names():
-        torch.save({"state_dict": {1: torch.zeros(1)}}, path)
-
     def pipe():
         path.unlink()
         os.mkfifo(path)
 
-    for damage in (payload, names, pipe):
+    names = {"state_dict": {1: torch.zeros(1)}}
+    for damage in (lambda: poison(path, tmp_path / "executed"), lambda: torch.save(names, path), pipe):
         damage()
         run, _, err = train("a", f"init_from={parent}", code=2)
         assert err.startswith(f"leyden: init_from: {path}: ")

@@ -1,5 +1,6 @@
 """The commands and files of README.md, AGENTS.md, CONTRIBUTING.md and docs/*.md, in the order of a page."""
 
+import itertools
 import re
 import shlex
 from typing import NamedTuple
@@ -26,10 +27,10 @@ class Step(NamedTuple):
     text: str = ""
 
 
-def steps(page: str) -> list[Step]:
+def steps(page):
     """All that a page has its reader do."""
     text = PAGES[page].read_text()
-    found: list[Step] = []
+    found = []
     for match in CODE.finditer(text):
         line = text.count("\n", 0, match.start()) + 1
         if match["kind"] == "sh":
@@ -44,17 +45,15 @@ def steps(page: str) -> list[Step]:
             if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_space.py
                 found.append(Step(line, path=path, text=rest if path else match["block"]))
         elif match["inline"]:
-            words = match["inline"].split()
-            while words and VARIABLE.fullmatch(words[0]):
-                words = words[1:]
+            words = [*itertools.dropwhile(VARIABLE.fullmatch, match["inline"].split())]
             if len(words) > 1 and words[0] in PROGRAMS:
                 found += _commands(match["inline"].replace("\\|", "|"), line)  # as it is written in a table
     return found
 
 
-def _commands(typed: str, line: int) -> list[Step]:
+def _commands(typed, line):
     """The commands of a line of shell, without comments, by what is run for them."""
-    found: list[list[str]] = [[]]
+    found = [[]]
     for word in shlex.split(typed, comments=True):
         if word in ("&&", "|"):
             found.append([])
@@ -63,7 +62,7 @@ def _commands(typed: str, line: int) -> list[Step]:
     return [Step(line, tuple(filter(None, words)), typed) for words in found if words]
 
 
-def _run_for(word: str) -> str:
+def _run_for(word):
     for pattern, meant in STANDS_FOR.items():
         word = re.sub(pattern, meant, word)
     return SHORTER.get(word, word)

@@ -1,6 +1,7 @@
 """A copy of the project that is short: small data sets, two batches per epoch. Pages are run in it."""
 
 import hashlib
+import itertools
 import re
 import shlex
 import shutil
@@ -15,7 +16,7 @@ from tests import ENGINE, example
 from tests.conftest import start
 from tests.data import folders, small
 from tests.example import MNIST, OWN, Diamonds, FashionMNIST, commit, git
-from tests.pages.commands import VARIABLE, Step
+from tests.pages.commands import VARIABLE
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
 OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these name, a page may have made
@@ -25,11 +26,10 @@ VERBS = {path.stem for path in LIBRARY.glob("[!_]*.py")}
 class Copy:
     """Runs commands of Python in a copy."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.said: dict[tuple[str, ...] | None, str] = {}
+    def __init__(self, folder):
+        self.folder, self.said = folder, {}
 
-    def run(self, words: list[str]) -> tuple[int, str]:
+    def run(self, words):
         """The exit code of a command, and all that it says."""
         environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **environment_of(self.folder)}
         process = start(script=words, cwd=self.folder, **environment)
@@ -37,7 +37,7 @@ class Copy:
         return process.returncode, said
 
 
-def copy_to(folder: Path) -> None:
+def copy_to(folder):
     """Write the copy, with what the pages take as given: files of the reader's own."""
     example.copy_to(folder)
     for file, changes in SHORT.items():
@@ -65,7 +65,7 @@ def copy_to(folder: Path) -> None:
     commit(folder, "the template")
 
 
-def _replace(path: Path, changes: dict[str, str]) -> None:
+def _replace(path, changes):
     text = path.read_text()
     for old, new in changes.items():
         assert old in text, f"{path}: {old}"
@@ -76,17 +76,16 @@ def _replace(path: Path, changes: dict[str, str]) -> None:
 class Project:
     """A copy, and what its pages have made so far; pictures take a third of such a short run."""
 
-    def __init__(self, copy: Copy, pictures: bool = False) -> None:
+    def __init__(self, copy, pictures=False):
         self.folder, self.copy, self.pictures = copy.folder, copy, pictures
-        self.has_reproduced = False
-        self.trained: set[tuple[str, ...]] = set()
+        self.trained, self.has_reproduced = set(), False
 
-    def renamed(self, text: str, around: str = "{}.") -> str:
+    def renamed(self, text, around="{}."):
         """A text in which the package has the name that it has here: a page may have renamed it."""
         (models,) = self.folder.glob("src/*/models")
         return text.replace(around.format(OWN), around.format(models.parent.name))
 
-    def do(self, step: Step) -> str:
+    def do(self, step):
         """What it printed; fails with what was said."""
         if step.path:
             path = self.folder / self.renamed(step.path, "src/{}/")
@@ -97,14 +96,12 @@ class Project:
             return self.python(["-c", self.renamed(step.text)])
         return self.command([self.renamed(word, "={}.") for word in step.words])
 
-    def command(self, words: list[str]) -> str:
+    def command(self, words):
         """Run a command, or check it if it is one of those that are not run."""
-        while VARIABLE.fullmatch(words[0]):
-            words = words[1:]
-        if words[:2] == ["uv", "run"]:
-            words = words[2:]
+        words = [*itertools.dropwhile(VARIABLE.fullmatch, words)]
+        words = words[2:] if words[:2] == ["uv", "run"] else words
         program, *rest = words
-        is_run = not f"{' '.join(words)} ".startswith(tuple(NOT_RUN))
+        is_run = not f"{' '.join(words)} ".startswith(NOT_RUN)
         if program in ("leyden", ".venv/bin/leyden"):
             return self.verb(rest[0], rest[1:])
         if program in ("python", ".venv/bin/python"):
@@ -123,7 +120,7 @@ class Project:
         assert not is_run, f"{' '.join(words)}: how is it checked? See stands_for.py"
         return ""
 
-    def make(self, words: list[str], is_run: bool) -> str:
+    def make(self, words, is_run):
         """What a target would do, of which the commands of Python are run."""
         text = (self.folder / "Makefile").read_text()
         for name, sign, _ in (word.partition("=") for word in words):
@@ -135,21 +132,20 @@ class Project:
         assert said.returncode == 0, said.stderr
         if len(words) == 1 and words[0].startswith(("new-", "mine")):  # it is only named
             return ""
-        output = ""
-        for line in said.stdout.splitlines():
-            if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line):
-                output += self.command(shlex.split(line.removesuffix(" > /dev/null")))
+        typed = [line.removesuffix(" > /dev/null") for line in said.stdout.splitlines()]
+        typed = [line for line in typed if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line)]
+        output = "".join(self.command(shlex.split(line)) for line in typed)
         assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"
         return output
 
-    def script(self, path: str, *options: str) -> str:
+    def script(self, path, *options):
         """A script that takes long: it is there, and has these options."""
         text = (self.folder / path).read_text()
         for option in options:
             assert not option.startswith("--") or f'"{option}"' in text, f"{path}: has no {option}"
         return ""
 
-    def verb(self, verb: str, words: list[str]) -> str:
+    def verb(self, verb, words):
         assert verb in VERBS, f"{verb}: is no verb"
         if not words and verb not in ("train", "runs"):
             words = ["--help"]  # a page that only names the verb
@@ -173,15 +169,14 @@ class Project:
         may_differ = verb in ("reproduce", "resumetest")
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if may_differ else (0,))
 
-    def dry(self, words: list[str]) -> str:
+    def dry(self, words):
         """What would be trained; pages have commands in common, of which one is checked."""
-        words = ["-m", "leyden.train", *words, "dry_run=true"]
-        key = None if any(word.startswith(OF_A_PAGE) for word in words) else tuple(words)
-        if key not in self.copy.said or key is None:
-            self.copy.said[key] = self.python(words)
+        key = tuple(words)
+        if any(word.startswith(OF_A_PAGE) for word in words) or key not in self.copy.said:
+            self.copy.said[key] = self.python(["-m", "leyden.train", *words, "dry_run=true"])
         return self.copy.said[key]
 
-    def provide(self, word: str) -> None:
+    def provide(self, word):
         """A run in each place that a command names, if no command before has made it."""
         for place in re.findall(r"outputs/[\w./-]+", word):
             path = self.folder / place
@@ -193,7 +188,7 @@ class Project:
                 of_many = place.startswith("outputs/sweeps/") or place == "outputs/mnist_mlp"
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
 
-    def python(self, words: list[str], codes: tuple[int, ...] = (0,), says: str = "") -> str:
+    def python(self, words, codes=(0,), says=""):
         code, said = self.copy.run(words)
         assert code in codes, said
         assert says in said, said

@@ -27,35 +27,25 @@ SHORT = {
     "engine/src/leyden/sweep/sweep.py": {"CHECKED, NUM_DRAWN = 30, 10": "CHECKED, NUM_DRAWN = 1, 1"},
     "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
-# Beginnings of commands that are not run; their words are checked as far as that can be without running them.
+# Beginnings of commands that are not run, by why; their words are checked as far as that can be without running them.
 NOT_RUN = {
-    "git clone": "the copy in which the commands run is the clone",
-    "git remote": "tests/test_extend.py merges a newer engine with git",
-    "git fetch": "as git remote",
-    "git merge": "as git remote",
-    "cd ": "commands run in the copy's folder",
-    "source ": "python is that of the tests",
-    "pip install": "needs the package index",
-    ".venv/bin/python -m pip": "needs the package index; .ci/run starts with it",
-    "python -m venv": "as the line before",
-    "uv sync": "needs the package index, and uv",
-    "sbatch ": "needs a cluster, tests/cluster has one; its overrides are composed",
-    "docker ": "needs a registry of images; tests/test_containers.py reads the files",
-    "apptainer ": "as the line before",
-    "make setup": "needs the package index; .ci/run starts with what it does",
-    "make tensorboard": "serves until it is ended; tests/browser looks at it",
-    "make -C engine": "is a step of .ci/run, but for the benchmarks, which take 25 minutes",
-    "make mine NAME=kanlab ENGINE=": "tests/test_distribution.py does it",
-    "git rm -rq engine": "tests/test_extend.py takes a newer engine",
-    "git checkout leyden": "as the line before",
-    'git commit -m "Newer library"': "as the line before",
-    "make test": "is what runs this",
-    "make check": "is a step of .ci/run",
-    "make docs": "tests/browser builds the site",
-    "make help": "prints the Makefile",
-    "python scripts/": "takes long; its options are looked up",
-    "python engine/bench/": "as the line before",
+    "the copy in which the commands run is the clone": ("git clone", "cd ", "source "),
+    "scripts/mine.py leaves engine/ as it is (tests/test_extend.py), so that git takes a newer one": (
+        *("git remote", "git fetch", "git merge", "git rm -rq engine", "git checkout leyden"),
+        'git commit -m "Newer library"',
+    ),
+    "needs the package index; .ci/run starts with what it does": (
+        *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),
+    ),
+    "needs a cluster, tests/cluster has one; its overrides are composed": ("sbatch ",),
+    "needs a registry of images; tests/pages/test_texts.py reads the files": ("docker ", "apptainer "),
+    "serves until it is ended; tests/browser looks at it, and builds the site": ("make tensorboard", "make docs"),
+    "is a step of .ci/run, but for the benchmarks, which take 25 minutes": ("make -C engine", "make check"),
+    "tests/test_distribution.py does it": ("make mine NAME=kanlab ENGINE=",),
+    "is what runs this, or prints the Makefile": ("make test", "make help"),
+    "takes long; its options are looked up": ("python scripts/", "python engine/bench/"),
 }
+NOT_RUN = tuple(beginning for beginnings in NOT_RUN.values() for beginning in beginnings)
 # Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
 NOT_HERE = {
     "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",

@@ -27,9 +27,8 @@ def test_a_network_of_timm_learns_from_a_data_set_of_hugging_face(project, tmp_p
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [environment.get("PYTHONPATH"), site]))
     words = ["-m", "leyden.train", f"run_dir={tmp_path / 'run'}"]
     words += shlex.split(of_network)[2:] + shlex.split(of_data)[2:]
-    done = subprocess.run(
-        [sys.executable, *words], cwd=copy.folder, env=environment, capture_output=True, text=True
-    )
+    how = {"cwd": copy.folder, "env": environment, "capture_output": True, "text": True}
+    done = subprocess.run([sys.executable, *words], **how)
     assert done.returncode == 0, done.stderr
     assert "test/acc" in done.stdout
     assert "11,177,538" in done.stdout  # parameters of resnet18 for two classes

@@ -1,10 +1,14 @@
-"""Pages that are read, and not done: what they name is there, and what they show is as it is."""
+"""Pages and files that are read, and not done: what they name is there, and what they show is as it is."""
 
 import re
+import shutil
+import subprocess
 from html import unescape
 
 import pytest
+import yaml
 
+import leyden
 from leyden.config.errors import Exit
 from leyden.config.paths import ROOT
 from tests import ENGINE
@@ -64,3 +68,19 @@ def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
     assert len(hashes) == 2
     assert len({*hashes}) == 1
     assert "http" not in re.sub(r'xmlns="\S+"', "", picture).partition("<style>")[2]  # it asks no other host
+
+
+def test_what_is_cited_is_this_version_and_data_and_results_are_not_copied_into_an_image():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert {"cff-version", "message", "title", "authors", "version"} <= {*cited}
+    assert (cited["version"], cited["license"]) == (leyden.__version__, "MIT")
+    assert {".venv", "data", "outputs"} <= {*(ROOT / ".dockerignore").read_text().split()}
+
+
+@pytest.mark.system
+def test_the_image_is_built_and_starts():
+    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+        pytest.skip("needs a Docker daemon")
+    subprocess.run(["docker", "build", "--tag", "leyden-test", "."], cwd=ROOT, check=True)
+    command = ["docker", "run", "--rm", "leyden-test", "leyden", "--version"]
+    assert leyden.__version__ in subprocess.check_output(command, text=True)

@@ -1,6 +1,7 @@
 """A run is made anew from its directory, and what is not the same any more is found."""
 
 import csv
+import hashlib
 import json
 import re
 
@@ -19,21 +20,6 @@ from tests.reproduction.conftest import start
 
 SHORT = ("model.dropout=0.2", "logger=none", "trainer.max_epochs=1", "callbacks=bare")
 SHORT = (*SHORT, "callbacks.fingerprint.every_n_steps=5")
-DATA = f"data_root={ROOT / 'data'}"
-
-
-@pytest.fixture
-def trained(command, tmp_path, repository, commit):
-    """A small run, as if it had been made by the commit of the repository and a new file."""
-    command("train", f"run_dir={tmp_path / 'run'}", *SMALL, *SHORT)
-    (repository / "new file.py").write_text("a = 1\n")
-    git(repository, "add", "--intent-to-add", "new file.py")
-    diff = git(repository, "diff", "--binary", "HEAD")
-    git(repository, "rm", "-q", "--cached", "new file.py")
-    (repository / "new file.py").unlink()
-    run = Run(tmp_path / "run")
-    set_code(run, sha=commit[1], dirty=True, diff=diff)
-    return run
 
 
 def set_code(run, **told):
@@ -43,12 +29,19 @@ def set_code(run, **told):
 
 
 @pytest.mark.slow(minutes=0.2)
-def test_a_run_is_made_anew_and_changed_code_is_found(call, command, trained, repository, tmp_path, monkeypatch):
+def test_a_run_is_made_anew_and_changed_code_is_found(call, command, repository, commit, tmp_path, monkeypatch):
+    trained, again = Run(tmp_path / "run"), Run(tmp_path / "again")
+    command("train", f"run_dir={trained.directory}", *SMALL, *SHORT)
+    # As if it had been made by the commit of the repository and a new file.
+    (repository / "new file.py").write_text("a = 1\n")
+    git(repository, "add", "--intent-to-add", "new file.py")
+    set_code(trained, sha=commit[1], dirty=True, diff=git(repository, "diff", "--binary", "HEAD"))
+    git(repository, "rm", "-qf", "new file.py")
     monkeypatch.setenv("PYTHONHASHSEED", "3")  # not in the run, and stays as it is here
-    code, told = call(f"run={trained.directory}", f"output={tmp_path / 'again'}", DATA)
+    anew = (f"run={trained.directory}", f"data_root={ROOT / 'data'}")
+    code, told = call(*anew, f"output={again.directory}")
     assert code == 0, told
     assert "equal, bit for bit, over all 2 fingerprints that both have, up to step 10" in told
-    again = Run(tmp_path / "again")
     assert again.config | {"logger": {}} == trained.config  # loggers are the project's own
     # Nothing differs but what is another one here.
     rows = told.partition("up to step 10")[2].splitlines()[1:]
@@ -57,7 +50,7 @@ def test_a_run_is_made_anew_and_changed_code_is_found(call, command, trained, re
     assert len(evaluations.read_text().splitlines()) == 2, "the test set was looked at, which must be recorded"
     longer = [each for each in (*SMALL, *SHORT) if "max_epochs" not in each]
     command("train", f"run_dir={again.directory}", *longer, "trainer.max_epochs=2")
-    assert Run(again.directory).starts[0]["overrides"] == [*again.overrides]
+    assert again.starts[0]["overrides"] == [*again.overrides]
     assert "model.dropout=0.2" in again.overrides
 
     # The same by a commit whose network starts with other weights.
@@ -67,72 +60,55 @@ def test_a_run_is_made_anew_and_changed_code_is_found(call, command, trained, re
     assert path.read_text() != before
     git(repository, "commit", "-q", "-a", "-m", "second")
     set_code(trained, sha=git(repository, "rev-parse", "HEAD").strip())
-    code, told = call(f"run={trained.directory}", DATA)
+    code, told = call(*anew)
     assert (code, "imported other code than the run's: project/models/mlp.py" in told) == (2, True), told
     starts = trained.starts
     del starts[-1]["code"]
     records.put(trained.directory, starts=starts)
-    code, told = call(f"run={trained.directory}", "threads=1", DATA)
+    code, told = call(*anew, "threads=1")
     assert code == 1, told
     assert "diverged: step 5 is the first fingerprint that differs, in weights, optimizer" in told
     assert re.search(r"val/loss +[0-9.]+ +[0-9.]+\n", told)
 
 
-@pytest.mark.nightly  # a run is made anew by day
-@pytest.mark.slow
-def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(call, command, trained, tmp_path):
-    changed = (f"fork={trained.directory}", "optimizer.lr=0.01", "trainer.max_epochs=2", "test=false")
-    command("train", f"run_dir={tmp_path / 'fork'}", *changed, "callbacks.fingerprint.every_n_steps=5")
-    fork = Run(tmp_path / "fork")
-    set_code(fork, **trained.starts[-1]["git"])
-    code, told = call(f"run={fork.directory}", f"output={tmp_path / 'again'}", DATA)
-    assert code == 0, told
-    assert "equal, bit for bit, over all 4 fingerprints that both have, up to step 20" in told
-    (trained.directory / "checkpoints" / "last.ckpt").write_bytes(b"another one")
-    code, told = call(f"run={fork.directory}")
-    assert code == 2
-    assert "last.ckpt: is not there any more, or is not the checkpoint from which the run started" in told
-
-
 A = "a" * 40
 SAVED = {"sha": "", "left_out": []}  # the commit of the repository takes the place of an empty one
 OUTSIDE = "--- /dev/null\n+++ b/../../evil\n@@ -0,0 +1 @@\n+x\n"
-# Of a run written by hand: its code, the rest of its start, its configuration, further arguments; and what is said.
+NODES = {"trainer": {"accelerator": "cpu", "devices": 1, "num_nodes": 2}}
+# Of a run written by hand: its code, its configuration, further arguments; and what is said.
 REFUSED = [
-    ([], {}, {}, [], "has no record of a start"),
-    ([A, "b" * 40], {}, {}, [], "start 2 used different code than start 1"),
-    ([None], {}, {}, [], "records no commit"),
-    ([A], {}, {}, [], "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
-    ([{**SAVED, "left_out": ["a.bin", "b/"]}], {}, {}, [], "with the run: a.bin, b/ (a repository of its own)"),
-    ([{**SAVED, "diff": None}], {}, {}, [], "code was not saved with the run: all changes"),
-    ([{**SAVED, "diff": "x"}], {}, {}, [], "changes of the code can't be applied to its commit"),
-    ([{**SAVED, "diff": OUTSIDE}], {}, {}, [], "changes of the code can't be applied to its commit"),
-    ([""], {}, {"name": "${x}"}, [], "can't be written so that Hydra reads it unchanged"),
-    ([""], {}, {"trainer": {"accelerator": "cpu", "devices": 1, "num_nodes": 2}}, [], "its training ended with 2"),
-    ([""], {}, {"init_from": "x"}, [], "None: is not there any more, or is not the checkpoint"),
-    ([""], {"parent": {"checkpoint": __file__, "sha256": "0"}}, {"fork": "x"}, [], "or is not the checkpoint"),
-    ([""], {}, {}, ["data_root=x"], "data_root=x: has no effect"),
-    ([""], {}, {}, ["threads=0"], "threads=0: must be a positive whole number"),
-    ([""], {}, {}, ["output=RUN"], "is not empty"),
-    ([""], {}, {}, ["against=RUN", "threads=2"], "threads: has no effect with against="),
+    ([], {}, "", "has no record of a start"),
+    ([A, "b" * 40], {}, "", "start 2 used different code than start 1"),
+    ([None], {}, "", "records no commit"),
+    ([A], {}, "", "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
+    ([{**SAVED, "left_out": ["a.bin", "b/"]}], {}, "", "with the run: a.bin, b/ (a repository of its own)"),
+    ([{**SAVED, "diff": None}], {}, "", "code was not saved with the run: all changes"),
+    ([{**SAVED, "diff": "x"}], {}, "", "changes of the code can't be applied to its commit"),
+    ([{**SAVED, "diff": OUTSIDE}], {}, "", "changes of the code can't be applied to its commit"),
+    ([""], {"name": "${x}"}, "", "can't be written so that Hydra reads it unchanged"),
+    ([""], NODES, "", "its training ended with 2"),
+    ([""], {"init_from": "x"}, "", "None: is not there any more, or is not the checkpoint"),
+    ([""], {}, "data_root=x", "data_root=x: has no effect"),
+    ([""], {}, "threads=0", "threads=0: must be a positive whole number"),
+    ([""], {}, "output=RUN", "is not empty"),
+    ([""], {}, "against=RUN threads=2", "threads: has no effect with against="),
 ]
 
 
-@pytest.mark.parametrize(("codes", "more", "config", "arguments", "message"), REFUSED)
+@pytest.mark.parametrize(("codes", "config", "arguments", "message"), REFUSED)
 @pytest.mark.usefixtures("repository")
-def test_what_can_not_be_made_anew_is_a_line(call, make, commit, codes, more, config, arguments, message):
-    starts = [start("", **more) for _ in codes]
+def test_what_can_not_be_made_anew_is_a_line(call, make, commit, codes, config, arguments, message):
+    starts = [start("") for _ in codes]
     for each, code in zip(starts, codes, strict=True):
         each["git"] |= code if isinstance(code, dict) else {"sha": code}
         each["git"]["sha"] = commit[1] if each["git"]["sha"] == "" else each["git"]["sha"]
     run = make(starts=starts, config=config)
-    refused(call, message, f"run={run}", *(each.replace("RUN", str(run)) for each in arguments))
+    refused(call, message, f"run={run}", *arguments.replace("RUN", str(run)).split())
 
 
 def refused(call, message, *arguments):
     code, told = call(*arguments)
-    assert code == 2
-    assert message in told
+    assert (code, message in told) == (2, True), told
     assert len([line for line in told.splitlines() if line.startswith("leyden: ")]) <= 2, told
 
 
@@ -166,6 +142,18 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, repository):
         reproduction.reproduce(Run(make(name, metrics=metrics)))
         assert given["settings"]["test"] is (name == "yes")
         assert given["settings"]["run_dir"].startswith(f"{repository}/outputs/reproduced/{name}/")
+
+
+def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(make, given, commit, tmp_path):
+    path = tmp_path / "last.ckpt"
+    path.write_bytes(b"weights")
+    parent = {"checkpoint": str(path), "sha256": hashlib.sha256(b"weights").hexdigest()}
+    run = Run(make(config={"fork": str(tmp_path)}, starts=[start(commit[1], parent=parent)]))
+    reproduction.reproduce(run)
+    assert given["settings"]["fork"] == str(tmp_path)
+    path.write_bytes(b"others")
+    with pytest.raises(UserError, match=r"last\.ckpt: is not there any more, or is not the checkpoint from which"):
+        reproduction.reproduce(run)
 
 
 def test_the_configuration_is_that_of_the_run_value_by_value(make, given):

@@ -1,25 +1,28 @@
-"""A run is resumed by its directory alone: its record knows what was typed, and its note."""
+"""A run is resumed by its directory alone: its record knows what was typed, its data, and its note."""
 
+import hashlib
 import shlex
 import shutil
 
 import pytest
+import torch
 
 from leyden.config.values import flatten
+from leyden.run.directory import Run
 from leyden.run.fork import recorded_arguments
-from tests import records
-from tests.conftest import QUICK, SMALL
+from tests import mistakes, records
+from tests.conftest import QUICK, SMALL, weights
 from tests.training.test_start_exact import assert_same_run
 
 TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
 
 
-def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
+def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train):
     whole, *_ = train("whole", *TYPED, "trainer.max_epochs=2")
     run, *_ = train("run", *TYPED, "trainer.max_epochs=1")
+    of_one_epoch = weights(run.directory)["network.layers.1.weight"]
     before = records.files(run.directory)
-    _, out, _ = train("run")
-    assert "has finished already" in out
+    assert "has finished already" in train("run")[1]
     assert records.files(run.directory) == before
     _, _, err = train("run", "trainer.max_epochs=2")
     assert f"leyden: {run.directory}: as recorded, with {shlex.join(TYPED)}" in err
@@ -29,17 +32,20 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train, cli):
     assert dict(flatten(run.config)) == dict(flatten(whole.config))
     # Typed as a whole it is the same run, in any order; another setting makes another one.
     for again in ((*TYPED, "trainer.max_epochs=2"), ("trainer.max_epochs=2", *reversed(TYPED)), ("seed=0",)):
-        _, out, _ = train("run", *again)
-        assert "has finished already" in out
+        assert "has finished already" in train("run", *again)[1]
     _, _, err = train("run", "optimizer.lr=0.5", code=2)
     assert "holds a run with different settings: optimizer.lr: 0.001 there, 0.5 here" in err
     assert "choose another run_dir, or type the values that are there, as optimizer.lr=..." in err
+    of_another_key = 'data.eval_batch_size="${data.batch_size}"'  # it is kept as it is given
+    other, *_ = train("other", *TYPED, "seed=1", of_another_key, "trainer.max_epochs=1")
+    assert of_another_key in other.overrides
+    assert other.config["data"]["eval_batch_size"] == 100
+    assert not torch.equal(weights(other.directory)["network.layers.1.weight"], of_one_epoch)
 
 
 def test_other_threads_and_lost_checkpoints_are_said(train):
     run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
-    _, _, err = train("run", "trainer.max_epochs=2")
-    assert "the last bits" not in err
+    assert "the last bits" not in train("run", "trainer.max_epochs=2")[2]
     starts = records.starts(run.directory)
     starts[-1]["machine"]["threads"] += 1
     records.put(run.directory, starts=starts)
@@ -56,10 +62,38 @@ def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train,
     train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1", "test=false")
     (tmp_path / "sweep.json").write_text("{}")
     run, _, err = train("run", "trainer.max_epochs=2", "test=auto")
-    assert not run.result.is_tested
     assert "holds no run" not in err
-    run, _, err = train("run", "test=true")
-    assert run.result.is_tested
+    assert not run.result.is_tested
+    assert train("run", "test=true")[0].result.is_tested
+
+
+TINY = ("callbacks=bare", "trainer=cpu", "trainer.log_every_n_steps=3", "model.hidden_sizes=[4]", "test=false")
+TABLE = ("data=table", "data.dataset.file=houses.csv", "data.dataset.targets=price", "data.normalize=none")
+
+
+def test_a_run_is_not_resumed_on_changed_data_and_all_else_is_announced(command, tmp_path, small_root):
+    path = tmp_path / "data" / "houses.csv"
+    path.parent.mkdir()
+    whole = (small_root / path.name).read_bytes()
+    path.write_bytes(whole)
+    run = tmp_path / "run"
+    given = (*TABLE, "task=regression", *TINY, f"data.root={path.parent}")
+    command("train", f"run_dir={run}", *given, "trainer.max_epochs=1")
+    differ = "the data differ from those that it was trained on: houses.csv"
+    assert differ not in command("evaluate", f"run={run}")[1]
+    before = records.files(run)
+    path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])  # a digit near the end
+    err = command("train", f"run_dir={run}", *given, "trainer.max_epochs=2", code=2)[1]
+    assert err.count("\n") == 1
+    assert f"{differ}; restore those data" in err
+    assert records.files(run) == before
+    fork = (f"run_dir={tmp_path / 'fork'}", f"fork={run}", f"data.root={path.parent}", "trainer.max_epochs=2")
+    assert f"fork: the data differ from those of {run}: houses.csv" in command("train", *fork)[1]
+    assert f"{run}: {differ}\n" in command("evaluate", f"run={run}")[1]
+    path.write_bytes(whole)
+    command("train", f"run_dir={run}", *given, "trainer.max_epochs=2")
+    digests = {"houses.csv": hashlib.sha256(whole).hexdigest()}
+    assert [start["data"] for start in Run(run).starts] == [digests, digests]
 
 
 def test_a_path_is_that_of_the_first_start(tmp_path):
@@ -78,18 +112,18 @@ def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):
         assert ("ran: holds no run, so a new one begins" in capsys.readouterr().err) == is_said
 
 
-@pytest.mark.parametrize(
-    ("recorded", "typed", "composed"),
-    [
-        ("a.b=1 seed=2", "", "a.b=1 seed=2"),
-        ("a.b=1 seed=2", "seed=3", "a.b=1 seed=3"),
-        ("optimizer=sgd optimizer.momentum=0.5", "optimizer=adam", "optimizer=adam"),
-        ("cluster=slurm sweep_name=x outputs=/o exact=require", "", "exact=require outputs=/o"),
-        ("fork=outputs/a@3 seed=1", "seed=2", "fork=outputs/a@3 seed=2"),
-        ("+callbacks/stopping=early", "~callbacks/stopping", "+callbacks/stopping=early ~callbacks/stopping"),
-        ("note=x tags=[a]", "note=y", "note=y"),
-    ],
-)
+RECORDED = mistakes("""
+a.b=1 seed=2  =>    =>  a.b=1 seed=2
+a.b=1 seed=2  =>  seed=3  =>  a.b=1 seed=3
+optimizer=sgd optimizer.momentum=0.5  =>  optimizer=adam  =>  optimizer=adam
+cluster=slurm sweep_name=x outputs=/o exact=require  =>    =>  exact=require outputs=/o
+fork=outputs/a@3 seed=1  =>  seed=2  =>  fork=outputs/a@3 seed=2
++callbacks/stopping=early  =>  ~callbacks/stopping  =>  +callbacks/stopping=early ~callbacks/stopping
+note=x tags=[a]  =>  note=y  =>  note=y
+""")
+
+
+@pytest.mark.parametrize(("recorded", "typed", "composed"), RECORDED)
 def test_what_is_recorded_comes_first(tmp_path, recorded, typed, composed):
     starts = [{"overrides": ["seed=7"]}, {"overrides": recorded.split()}]
     records.put(tmp_path, config={"seed": 0}, starts=starts)
@@ -100,21 +134,20 @@ def test_what_is_recorded_comes_first(tmp_path, recorded, typed, composed):
     assert recorded_arguments(found) == found  # as Lightning's other processes do
 
 
-def test_a_note_is_found_and_changed(train, cli, tmp_path):
+def test_a_note_is_found_and_changed(train, command, tmp_path):
     def found(condition):
-        return cli("runs", str(tmp_path), f"where={condition}")[1]
+        return command("runs", str(tmp_path), f"where={condition}")[0]
 
     run, *_ = train("run", *QUICK, "trainer.max_epochs=1", "note=wider layers", "tags=[moe,x]")
     assert "wider layers #moe #x" in found("tags~moe and note~wide")
     assert "no run matches" in found("tags~mo")  # a tag is a whole word
-    assert cli("note", f"run={run.directory}", "note=narrow")[0] == 0
+    command("note", f"run={run.directory}", "note=narrow")
     train("run", "trainer.max_epochs=2")
     assert "narrow #moe #x" in found("note=narrow")
     train("run", "trainer.max_epochs=3", "note='a, [b: #1'", "tags=[y]")
     assert "a, [b: #1 #y" in found("tags~y")
     train("run")  # by its record
-    assert cli("note", f"run={run.directory}", "note=null", "tags=[]")[0] == 0
+    command("note", f"run={run.directory}", "note=null", "tags=[]")
     assert (run.config["note"], run.config["tags"]) == (None, [])
-    _, out, _ = train("run", "note=after the end")  # it has finished
-    assert "has finished already" in out
+    assert "has finished already" in train("run", "note=after the end")[1]
     assert (run.config["note"], run.config["tags"]) == ("after the end", [])

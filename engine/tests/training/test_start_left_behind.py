@@ -8,33 +8,26 @@ from hydra.core.override_parser.types import QuotedString
 
 from leyden.config.terminal import quoted_override
 from leyden.run import provenance
-from leyden.run.directory import Run
 from tests.conftest import QUICK, here
 from tests.example import commit, git
-
-REFUSED = ["optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"]
 
 
 def everything(place):
     return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
 
 
-def test_an_empty_folder_of_the_users_stays(cli, tmp_path, monkeypatch):
+def test_an_empty_folder_of_the_users_stays_and_an_unset_variable_is_no_place(cli, tmp_path, monkeypatch, capfd):
     for name in ("mine", "outputs"):
         (tmp_path / name).mkdir()
     monkeypatch.chdir(tmp_path / "mine")
-    for override in REFUSED:
+    for override in ("optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"):
         cli("train", *QUICK, override, f"run_dir={tmp_path / 'mine'}")
         cli("train", *QUICK, override)
         assert everything(tmp_path) == ["mine", "outputs"], override
-
-
-@pytest.mark.parametrize("key", ["run_dir", "outputs"])
-def test_an_unset_variable_of_the_shell_is_no_place(monkeypatch, capfd, tmp_path, key):
-    monkeypatch.chdir(tmp_path)
-    assert here("train", f"{key}=", *QUICK) == 2
-    assert f"{key}: is empty" in capfd.readouterr().err
-    assert everything(tmp_path) == []
+    for key in ("run_dir", "outputs"):
+        assert here("train", f"{key}=", *QUICK) == 2
+        assert f"{key}: is empty" in capfd.readouterr().err
+        assert everything(tmp_path) == ["mine", "outputs"]
 
 
 def test_what_is_printed_to_be_typed_works_as_it_stands():
@@ -55,20 +48,20 @@ def repository(folder, files):
     return folder
 
 
+CHANGED = {"old.py": b"a = 2\n", "windows.py": b"a = 1\r\nb = 3\r\n"}
+CHANGED |= {"new/a b ü.py": b"b = 3\n", "new/picture.png": bytes(range(256))}
+
+
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A project under git with a file that has changed, a new one, one that git ignores, and a large one."""
+    """A project under git with files that have changed, new ones, one that git ignores, and a large one."""
     files = {".gitignore": b"ignored\n", "old.py": b"a = 1\n", "windows.py": b"a = 1\r\nb = 2\r\n"}
     repository(tmp_path, files)
     git(tmp_path, "config", "diff.noprefix", "true")  # as a user may like it
     git(tmp_path, "config", "status.showUntrackedFiles", "no")
-    (tmp_path / "old.py").write_text("a = 2\n")
-    (tmp_path / "windows.py").write_bytes(b"a = 1\r\nb = 3\r\n")
     (tmp_path / "new").mkdir()
-    (tmp_path / "new" / "a b ü.py").write_text("b = 3\n")
-    (tmp_path / "new" / "picture.png").write_bytes(bytes(range(256)))
-    (tmp_path / "ignored").write_text("x")
-    (tmp_path / "large.bin").write_bytes(bytes(provenance.MAX_FILE_BYTES + 1))
+    for name, content in {**CHANGED, "ignored": b"x", "large.bin": bytes(provenance.MAX_FILE_BYTES + 1)}.items():
+        (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(provenance, "ROOT", tmp_path)
     return tmp_path
 
@@ -76,16 +69,14 @@ def project(tmp_path, monkeypatch):
 def test_new_files_are_changes_of_the_code(project):
     index = (project / ".git" / "index").read_bytes()
     found = provenance.state_of_code()
-    assert found["dirty"] is True
-    assert found["left_out"] == ["large.bin"]
+    assert (found["dirty"], found["left_out"]) == (True, ["large.bin"])
     assert (project / ".git" / "index").read_bytes() == index
     # It is what makes the code anew.
     clone = project / "clone"
     git(project, "clone", str(project), str(clone))
     git(clone, "checkout", found["sha"])
     subprocess.run(["git", "-C", str(clone), "apply"], input=found["diff"].encode(), check=True)
-    for name in ("old.py", "windows.py", "new/a b ü.py", "new/picture.png"):
-        assert (clone / name).read_bytes() == (project / name).read_bytes()
+    assert {name: (clone / name).read_bytes() for name in CHANGED} == CHANGED
     assert not (clone / "ignored").exists()
 
 
@@ -102,11 +93,3 @@ def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp
     (theirs / "b.py").write_text("a = 3\n")
     assert provenance.state_of_code()["left_out"] == ["theirs/"]  # of a submodule nothing is executed either
     assert not (tmp_path / "executed").exists()
-
-
-def test_an_override_that_names_another_key_is_kept_as_given(command, tmp_path):
-    given = 'data.eval_batch_size="${data.batch_size}"'
-    command("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", given)
-    run = Run(tmp_path / "run")
-    assert given in run.overrides
-    assert run.config["data"]["eval_batch_size"] == 100

@@ -1,6 +1,8 @@
 """A trained run put to use: in a notebook, in a file for other programs, and on new samples."""
 
 import json
+import multiprocessing
+import shutil
 import subprocess
 import sys
 
@@ -14,16 +16,27 @@ from leyden.config.errors import UserError
 from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
-from leyden.training import trained
+from leyden.training import predict, trained
 from tests import records
-from tests.conftest import QUICK
+from tests.conftest import QUICK, here
+from tests.data import folders
 from tests.example import MNIST
 
 
-def test_a_run_is_loaded_with_all_that_a_notebook_needs(train, tmp_path):
-    run, *_ = train("a", *QUICK, "trainer.max_epochs=2", "trainer.limit_val_batches=1.0")
-    found = leyden.load(tmp_path / "a")
-    assert found.metrics == run.result.metrics
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, mnist_root):
+    """Two runs, by their seeds; the first one has looked at the whole validation split."""
+    place = tmp_path_factory.mktemp("runs")
+    of_seed = (["trainer.max_epochs=2", "trainer.limit_val_batches=1.0"], ["trainer.max_epochs=1"])
+    for seed, typed in enumerate(of_seed):
+        typed += [f"run_dir={place / str(seed)}", f"outputs={place}", f"seed={seed}", "data.normalize=standardize"]
+        assert here("train", *QUICK, *typed) == 0
+    return place
+
+
+def test_a_run_is_loaded_with_all_that_a_notebook_needs(runs):
+    found = leyden.load(runs / "0")
+    assert found.metrics == found.result.metrics
     assert found.config["model"]["hidden_sizes"] == [16]
     steps, values = zip(*found.curves["val/acc"], strict=True)
     assert steps == (9, 19)
@@ -32,7 +45,7 @@ def test_a_run_is_loaded_with_all_that_a_notebook_needs(train, tmp_path):
     batches = [found.module.transfer_batch_to_device(batch, "cpu", 0) for batch in found.data.val_dataloader()]
     hits = [(found.network(images).argmax(1) == labels).float() for images, labels in batches]
     assert torch.cat(hits).mean().item() == pytest.approx(found.metrics["val/acc"], abs=1e-6)
-    assert leyden.load(tmp_path / "a", "last").network is not found.network
+    assert leyden.load(runs / "0", "last").network is not found.network
 
 
 def test_loading_leaves_random_numbers_as_they_are(train, tmp_path):
@@ -43,21 +56,17 @@ def test_loading_leaves_random_numbers_as_they_are(train, tmp_path):
     before, drawn = digest_of_content(random_states()), []
     for _ in range(2):
         found = leyden.load(tmp_path / "a")
-        assert found.network is not None
-        assert found.data is not None
+        assert None not in (found.network, found.data)
         assert np.random.bit_generator.randbits is own
         assert digest_of_content(random_states()) == before
         drawn.append(np.random.default_rng().random())
     assert drawn[0] != drawn[1]
 
 
-def test_runs_are_loaded_as_they_are_listed(train, tmp_path):
-    for name, seed in (("a", 0), ("b", 1)):
-        train(f"runs/{name}", *QUICK, "trainer.max_epochs=1", f"seed={seed}")
-    found = leyden.load_runs(tmp_path / "runs", where="seed > 0")
-    assert [each.directory.name for each in found] == ["b"]
-    best = max(run.metrics["val/acc"] for run in leyden.load_runs(tmp_path / "runs"))
-    assert leyden.load_runs(tmp_path / "runs", sort="-val/acc")[0].metrics["val/acc"] == best
+def test_runs_are_loaded_as_they_are_listed(runs, tmp_path):
+    assert [each.directory.name for each in leyden.load_runs(runs, where="seed > 0")] == ["1"]
+    best = max(run.metrics["val/acc"] for run in leyden.load_runs(runs))
+    assert leyden.load_runs(runs, sort="-val/acc")[0].metrics["val/acc"] == best
     with pytest.raises(UserError, match="there is no run"):
         leyden.load_runs(tmp_path / "nothing")
 
@@ -69,57 +78,44 @@ def test_the_package_itself_imports_nothing_heavy_and_names_what_it_has():
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(command, train, mnist_root):
+def test_the_file_takes_pixels_and_gives_the_logits_of_the_run(command, runs, mnist_root):
     import onnxruntime
 
-    run, *_ = train("run", *QUICK, "data.normalize=standardize", "trainer.max_epochs=1")
-    out, _ = command("export", f"run={run.directory}")
-    assert "agrees on 10000 test samples, within" in out
-    assert sorted(path.name for path in run.directory.glob("*.onnx*")) == ["model.onnx"]
-    session = onnxruntime.InferenceSession(run.directory / "model.onnx")
+    assert "agrees on 10000 test samples, within" in command("export", f"run={runs / '0'}")[0]
+    (path,) = (runs / "0").glob("*.onnx*")
+    assert path.name == "model.onnx"
+    session = onnxruntime.InferenceSession(path)
     known = session.get_modelmeta().custom_metadata_map
     assert known == {"class_names": json.dumps([*"0123456789"])}
     pixels = MNIST(str(mnist_root), train=False).data[:, None]
-    trained = leyden.load(run.directory)
+    loaded = leyden.load(runs / "0")
     for num in (1, 7):
         (found,) = session.run(["logits"], {"pixels": pixels[:num].numpy()})
         with torch.inference_mode():
-            expected = trained.network(trained.facts.normalize(pixels[:num])).numpy()
+            expected = loaded.network(loaded.facts.normalize(pixels[:num])).numpy()
         np.testing.assert_allclose(found, expected, atol=1e-4)
 
 
-@pytest.mark.slow(minutes=0.1)
-def test_a_convolution_can_be_exported(command, tmp_path, small_root):
-    run_dir = tmp_path / "run"
-    few = (f"data.root={small_root}", "data.val_size=100", "trainer.limit_train_batches=1", "trainer.max_epochs=1")
-    command("train", f"run_dir={run_dir}", "model=cnn", "callbacks=bare", *few, "test=false")
-    command("export", f"run={run_dir}")
-
-
-def test_what_can_not_be_written_is_a_line(command, train, monkeypatch):
-    run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
+def test_what_can_not_be_written_is_a_line(command, runs, monkeypatch):
     monkeypatch.setattr(trained, "TOLERANCE", -1.0)
-    _, err = command("export", f"run={run.directory}", code=2)
+    _, err = command("export", f"run={runs / '1'}", code=2)
     assert "model.onnx: not written; on 10000 test samples ONNX predicts 0 different classes" in err
-    assert not list(run.directory.glob("*.onnx"))
+    assert not list((runs / "1").glob("*.onnx"))
     monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
-    _, err = command("export", f"run={run.directory}", code=2)
+    _, err = command("export", f"run={runs / '1'}", code=2)
     assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
 
 
-def test_a_run_directory_is_all_that_it_takes(train, command, mnist_root, tmp_path):
-    digits = MNIST(str(mnist_root), train=False).data[:4].numpy()
-    run, *_ = train("run", *QUICK, "data.normalize=standardize", "trainer.max_epochs=1")
-    moved = run.directory.rename(tmp_path / "moved")
-    folder = tmp_path / "images"
+def test_a_run_directory_is_all_that_it_takes(runs, command, mnist_root, tmp_path):
+    digits = MNIST(str(mnist_root), train=False).data[:4]
+    moved, folder = shutil.copytree(runs / "1", tmp_path / "moved"), tmp_path / "images"
     folder.mkdir()
-    paths = [folder / f"{number}.png" for number in range(len(digits))]
-    for path, pixels in zip(paths, digits, strict=True):
-        Image.fromarray(pixels).save(path)
+    for number, pixels in enumerate(digits.numpy()):
+        Image.fromarray(pixels).save(folder / f"{number}.png")
     (folder / "notes.txt").write_text("not an image by its name")
-    trained = leyden.load(moved)
+    loaded = leyden.load(moved)
     with torch.inference_mode():
-        logits = trained.network(trained.facts.normalize(torch.from_numpy(digits)[:, None]))
+        logits = loaded.network(loaded.facts.normalize(digits[:, None]))
     expected = [[f"{p:.5f}" for p in row] for row in logits.softmax(dim=1).tolist()]
 
     def predicted(images, output):
@@ -131,4 +127,50 @@ def test_a_run_directory_is_all_that_it_takes(train, command, mnist_root, tmp_pa
         return found
 
     assert predicted(folder, tmp_path / "o.csv") == expected
-    assert predicted(f"[{paths[1]}, {paths[0]}]", tmp_path / "o.json") == [expected[1], expected[0]]
+    reversed_order = f"[{folder / '1.png'}, {folder / '0.png'}]"
+    assert predicted(reversed_order, tmp_path / "o.json") == [expected[1], expected[0]]
+
+
+# 12 updates an epoch.
+SMALL = ("data=folder", "data.image_size=[12,10]", "data.batch_size=5", "data.eval_batch_size=4", "callbacks=bare")
+SMALL = (*SMALL, "model.hidden_sizes=[16]", "trainer.max_epochs=1", "data.num_workers=0", "test=false")
+
+
+def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_where_it_was_moved(
+    train, command, tmp_path, monkeypatch
+):
+    root = folders.write(tmp_path / "pets", train=29, val=6, test=9)
+    run, *_ = train("run", *SMALL, f"data.root={root}")
+    images = tmp_path / "images"
+    images.mkdir()
+    for n, path in enumerate([*root.glob("test/*/*")]):
+        (images / f"{n:02d}{path.suffix}").symlink_to(path)
+    output = tmp_path / "a.csv"
+    arguments = (f"run={run.directory}", f"images={images}", f"output={output}")
+    monkeypatch.setattr(predict, "BATCH_SIZE", 4)
+    monkeypatch.setattr(predict, "MAX_SHOWN", 6)
+    out, _ = command("predict", *arguments)
+    assert out.count(str(images)) == 6
+    assert "12 further rows are not shown; output=FILE.csv writes all" in out
+    assert [row["image"] for row in records.table(output)] == sorted(map(str, images.iterdir()))
+    broken = images / "07.png"
+    broken.unlink(missing_ok=True)
+    broken.write_bytes(b"no image")
+    output.unlink()
+    assert f"{broken}: not an image that can be read" in command("predict", *arguments, code=2)[1]
+    assert "invert=true: the data" in command("predict", *arguments, "invert=true", code=2)[1]
+    assert not [*tmp_path.glob("a.csv*")]
+    with pytest.raises(UserError) as raised:
+        list(predict.read_image_batches(leyden.load(run.directory), sorted(images.iterdir()), invert=False))
+    assert multiprocessing.active_children() == []
+    assert raised  # which holds all that was under way
+
+    evaluate = ("evaluate", f"run={run.directory}", "accelerator=cpu")
+    moved = root.rename(tmp_path / "moved")
+    _, err = command(*evaluate, code=2)
+    assert "pets/train'" in err
+    assert "data_root=FOLDER sets the folder of the dataset" in err
+    command(*evaluate, f"data_root={moved}")
+    for split in ("train", "val"):
+        (moved / split / "dog").rename(moved / split / "fox")
+    assert "moved: not the dataset that" in command(*evaluate, f"data_root={moved}", code=2)[1]
