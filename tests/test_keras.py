@@ -38,13 +38,8 @@ def mnist_root():
 
 def keras_model(seed=0):
     keras.utils.set_random_seed(seed)
-    model = keras.Sequential(
-        [
-            keras.Input((784,)),
-            keras.layers.Dense(512, activation="relu"),
-            keras.layers.Dense(10, activation="softmax"),
-        ]
-    )
+    hidden, output = keras.layers.Dense(512, activation="relu"), keras.layers.Dense(10, activation="softmax")
+    model = keras.Sequential([keras.Input((784,)), hidden, output])
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
 
@@ -55,8 +50,10 @@ def imported():
     keras_model()
 
 
-def dense_layers(network):
-    return [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
+def pairs(network, model):
+    """Each layer with weights, here and in Keras."""
+    layers = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
+    return [*zip(layers, model.layers, strict=True)]
 
 
 def batches(num_samples, num, seed):
@@ -69,11 +66,11 @@ def batches(num_samples, num, seed):
 
 def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch.float32):
     """Largest differences from Keras, in the loss and in the weights, after each update from equal weights."""
-    data = MNIST(str(mnist_root))
+    data, test = (MNIST(str(mnist_root), train=train) for train in (True, False))
     model = keras_model(seed)
     network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0).to(dtype)
     with torch.no_grad():
-        for layer, dense in zip(dense_layers(network), model.layers, strict=True):
+        for layer, dense in pairs(network, model):
             layer.weight.copy_(dense.kernel.value.T)
             layer.bias.copy_(dense.bias.value)
     optimizer = optimizer_class(network.parameters())
@@ -84,22 +81,19 @@ def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        keras_loss, _ = model.train_on_batch(
-            images_NCHW.flatten(1).numpy(), keras.utils.to_categorical(labels_N.numpy(), 10), return_dict=False
-        )
-        losses.append((loss.item(), float(keras_loss)))
+        one_hot_NK = keras.utils.to_categorical(labels_N.numpy(), 10)
+        keras_loss, _ = model.train_on_batch(images_NCHW.flatten(1).numpy(), one_hot_NK, return_dict=False)
         model.reset_metrics()  # train_on_batch reports the running mean over the batches since then
-        pairs = zip(dense_layers(network), model.layers, strict=True)
-        weights.append(max((layer.weight - dense.kernel.value.T).abs().max().item() for layer, dense in pairs))
-    test = MNIST(str(mnist_root), train=False)
+        losses.append(abs(loss.item() - float(keras_loss)))
+        apart = [(layer.weight - dense.kernel.value.T).abs().max().item() for layer, dense in pairs(network, model)]
+        weights.append(max(apart))
     images_NCHW = test.data[:, None].to(dtype) / 255
     with torch.no_grad():
-        found = (network(images_NCHW), torch.as_tensor(model(images_NCHW.flatten(1).numpy())))
-    accuracies = [f"{(each.argmax(dim=1) == test.targets).double().mean():.4f}" for each in found]
-    print(
-        f"\nseed {seed}, {dtype}, {num_updates} updates: accuracies {' and '.join(accuracies)}, weights {weights[-1]:.1e} apart"
-    )
-    return [abs(ours - theirs) for ours, theirs in losses], weights
+        found = network(images_NCHW), torch.as_tensor(model(images_NCHW.flatten(1).numpy()))
+    ours, theirs = (f"{(each.argmax(dim=1) == test.targets).double().mean():.4f}" for each in found)
+    print(f"\nseed {seed}, {dtype}, {num_updates} updates:", end=" ")
+    print(f"accuracies {ours} and {theirs}, weights {weights[-1]:.1e} apart")
+    return losses, weights
 
 
 @pytest.fixture
@@ -160,14 +154,14 @@ def test_cross_entropy_is_categorical_cross_entropy_on_one_hot_labels():
 def test_initial_weights_have_the_distribution_of_keras():
     torch.manual_seed(0)
     network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0)
-    for layer, dense in zip(dense_layers(network), keras_model().layers, strict=True):
-        ours, theirs = layer.weight.detach().flatten().double(), dense.kernel.value.detach().flatten().double()
+    for layer, dense in pairs(network, keras_model()):
         assert not layer.bias.any()
         assert not dense.bias.value.any()
         # Two-sample Kolmogorov-Smirnov: 1.95 sqrt(2/n) is the bound for a level of 0.001.
+        ours, theirs = (
+            each.detach().flatten().double().sort().values for each in (layer.weight, dense.kernel.value)
+        )
         values = torch.cat([ours, theirs]).sort().values
-        steps = [
-            torch.searchsorted(sample.sort().values, values, right=True) / len(sample) for sample in (ours, theirs)
-        ]
-        assert (steps[0] - steps[1]).abs().max() < 1.95 * (2 / len(ours)) ** 0.5
+        below = [torch.searchsorted(each, values, right=True) / len(each) for each in (ours, theirs)]
+        assert (below[0] - below[1]).abs().max() < 1.95 * (2 / len(ours)) ** 0.5
         assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.01)

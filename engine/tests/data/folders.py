@@ -1,19 +1,16 @@
-"""Small folders of images, and a data set of one's own: what streams from the disk."""
+"""Small folders of images."""
 
 import io
-import random
 import tarfile
 
 import numpy as np
-import torch
 from PIL import Image
-from torch.utils.data import Dataset
 
 SIZES = ((28, 28), (56, 40), (30, 90))  # rows and columns
 SUFFIXES = (".jpg", ".png", ".webp", ".JPEG")
 # Arguments of a data module that streams, but for its data.
-SPLITS = {"batch_size": 5, "eval_batch_size": 4, "val_size": 0, "normalize": "unit", "augment": None, "seed": 0}
-SPLITS["num_workers"] = 0
+SPLITS = {"batch_size": 5, "eval_batch_size": 4, "val_size": 0, "normalize": "unit", "augment": None}
+SPLITS |= {"seed": 0, "num_workers": 0}
 
 
 def pixels(rows, columns, seed):
@@ -45,21 +42,3 @@ def pack(root):
                 text.size = len(path.parent.name)
                 archive.addfile(text, io.BytesIO(path.parent.name.encode()))
     return root
-
-
-class Noisy(Dataset):
-    """Pixels that are changed by each of the three sources of random numbers."""
-
-    classes = ("even", "odd")
-
-    def __init__(self, num_samples):
-        self.num_samples = num_samples
-
-    def __len__(self):
-        return self.num_samples
-
-    def __getitem__(self, index):
-        drawn = [random.randint(0, 255), np.random.randint(0, 256), int(torch.randint(256, ()))]
-        pixels_CHW = torch.tensor(drawn, dtype=torch.uint8)[:, None, None].repeat(1, 4, 4)
-        pixels_CHW[:, : 1 + index % 4] = 255 * (index % 2)
-        return pixels_CHW, index % 2

@@ -11,15 +11,12 @@ from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
 from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
-from tests.tasks.rows import GAN
+from tests.tasks.test_table import GAN
 from tests.training.test_start import curves
 
 ROWS = range(7)
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
 FACTS = ("data=own", "data._target_=tests.data.own.WithFacts", "model.hidden_sizes=[16]")
-
-
-PAIRS = [[0, 1]] * 20  # a batch sampler of one's own
 
 
 def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
@@ -29,7 +26,7 @@ def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
         (30, {"sampler": WeightedRandomSampler([1.0] * 7, 30)}),
         (3, {"sampler": RandomSampler(ROWS, num_samples=3)}),
         (7, {"batch_sampler": BatchSampler(SequentialSampler(ROWS), 2, drop_last=False)}),
-        (None, {"batch_sampler": PAIRS}),
+        (None, {"batch_sampler": [[0, 1]] * 20}),  # one of one's own
     ):
         assert num_samples(DataLoader(ROWS, **given)) == num
 
@@ -52,7 +49,7 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own
         assert digests_of(SimpleNamespace(digests=found)) == expected
 
 
-def test_normalisation_is_exact_and_leaves_what_it_is_given():
+def test_normalisation_is_exact_and_leaves_what_it_is_given_and_standardized_channels_have_mean_0_and_deviation_1():
     pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     assert torch.equal(Normalize((0.0,) * 3, (1.0,) * 3)(pixels), pixels.float() / 255)
     for kind in (torch.uint8, torch.float32, torch.float64):
@@ -60,16 +57,12 @@ def test_normalisation_is_exact_and_leaves_what_it_is_given():
         Normalize((0.1,) * 3, (0.3,) * 3)(given)
         assert torch.equal(given, pixels.to(kind))
     assert Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0  # a mean and no scale: pixels
-
-
-def test_standardized_channels_have_mean_0_and_deviation_1_but_those_of_0_and_1():
-    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     images = Normalize.standardize_pixels([pixels[:20], pixels[20:]])(pixels).double()
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-6
     assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-6
     black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     assert not Normalize.standardize_pixels([black])(black).any()
-    table = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 1.0]])  # numbers, one number, a category
+    table = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 1.0]])  # numbers, one number, a category, which stays
     assert Normalize.standardize(table)(table).tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
 
 

@@ -1,7 +1,4 @@
-"""What every data set in conf/data must do: a new YAML needs no new test, only its files.
-
-Those that a person has to name more for have tests of their own: test_folder.py, test_streamed.py and test_contract.py.
-"""
+"""What every data set in conf/data must do: a new YAML needs no new test, only its files, unless a person must name more for it."""
 
 import pytest
 import torch

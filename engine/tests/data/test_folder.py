@@ -21,12 +21,17 @@ def root(tmp_path):
     return folders.write(tmp_path / "pets")
 
 
-def module(root, **changed):
-    return FolderDataModule(root=str(root), **{"image_size": [20, 16], "channels": 3, **folders.SPLITS, **changed})
+def module(root, stage=None, **changed):
+    given = {"image_size": [20, 16], "channels": 3, **folders.SPLITS, **changed}
+    data = FolderDataModule(root=str(root), **given)
+    if stage:
+        data.setup(stage)
+    return data
 
 
-def files(root, split):
-    return [path for name in ("cat", "dog") for path in sorted((root / split / name).iterdir())]
+def pixels_of(data, root, split):
+    paths = [path for name in ("cat", "dog") for path in sorted((root / split / name).iterdir())]
+    return torch.stack([*map(data.read_image, paths)])
 
 
 def test_it_gives_images_and_classes_in_order_and_its_facts(root):
@@ -43,34 +48,31 @@ def test_it_gives_images_and_classes_in_order_and_its_facts(root):
     assert len({str(labels_N.tolist()) for labels_N in labels}) > 1
     ((images_NCHW, labels_N),) = data.test_dataloader()
     assert labels_N.tolist() == [0] * 6 + [1] * 6
-    pixels_NCHW = torch.stack([*map(data.read_image, files(root, "test"))])
+    pixels_NCHW = pixels_of(data, root, "test")
     assert torch.equal(images_NCHW, Normalize((0.0,) * 3, (1.0,) * 3)(pixels_NCHW))
     assert torch.equal(data.inputs("test", np.array([7, 0])), pixels_NCHW[[7, 0]])
     data.teardown("fit")
 
 
 def test_validation_is_its_own_folder_or_cut_from_training(root):
-    data = module(root, val_size=None)
-    data.setup("fit")
-    pixels_NCHW = torch.stack([*map(data.read_image, files(root, "val"))])
-    assert torch.equal(data.inputs("val", slice(None)), pixels_NCHW)
+    data = module(root, "fit", val_size=None)
+    assert torch.equal(data.inputs("val", slice(None)), pixels_of(data, root, "val"))
     with pytest.raises(ValueError, match="val_size=3: the data have a validation split already, and can't have"):
-        module(root, val_size=3).setup("fit")
+        module(root, "fit", val_size=3)
     shutil.rmtree(root / "val")
-    data = module(root, val_size=6)
-    data.setup("fit")
+    data = module(root, "fit", val_size=6)
     assert data.sizes == {"train": 18, "val": 6}
     assert sorted(torch.cat(list(data.indices.values())).tolist()) == list(range(24))
     assert module(root).val_dataloader() == []
 
 
-@pytest.mark.parametrize(("rank", "num_said"), [("0", 1), ("1", 0)])
-def test_to_standardize_all_images_are_read_and_the_main_process_says_so(root, monkeypatch, capfd, rank, num_said):
-    monkeypatch.setenv("RANK", rank)
-    data = module(root, normalize="standardize")
-    inputs_NCHW = data.facts.normalize(data.inputs("train", slice(None)))
-    assert inputs_NCHW.mean(dim=(0, 2, 3)).abs().max() < 1e-5
-    assert capfd.readouterr().err.count("all 24 training images are read once for this") == num_said
+def test_to_standardize_all_images_are_read_and_the_main_process_says_so(root, monkeypatch, capfd):
+    for rank, num_said in (("0", 1), ("1", 0)):
+        monkeypatch.setenv("RANK", rank)
+        data = module(root, normalize="standardize")
+        inputs_NCHW = data.facts.normalize(data.inputs("train", slice(None)))
+        assert inputs_NCHW.mean(dim=(0, 2, 3)).abs().max() < 1e-5
+        assert capfd.readouterr().err.count("all 24 training images are read once for this") == num_said
 
 
 def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_path):
@@ -80,55 +82,44 @@ def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_pa
     (root / "train" / "cat").rename(tmp_path / "elsewhere")
     (root / "train" / "cat").symlink_to(tmp_path / "elsewhere")
     shutil.rmtree(root / "test" / "cat")  # a class may have no test image
-    strange = os.fsdecode(b"a \xff\xe4.png")
-    (root / "train" / "dog" / "001.png").rename(root / "train" / "dog" / strange)
-    data = module(root)
-    data.setup("test")
+    (root / "train" / "dog" / "001.png").rename(root / "train" / "dog" / os.fsdecode(b"a \xff\xe4.png"))
+    data = module(root, "test")
     assert data.facts.class_names == ("cat", "dog")
     assert (data.sizes["train"], data.inputs("train", slice(None)).shape) == (24, (24, 3, 20, 16))
     assert data.digests
     assert [labels_N.tolist() for _, labels_N in data.test_dataloader()] == [[1] * 4, [1] * 2]
 
 
-@pytest.mark.parametrize(
-    ("removed", "made", "message"),
-    [
-        ("train", None, r"No such file or directory: '.*/pets/train'"),
-        ("train/*", None, r"Couldn't find any class folder in .*/pets/train"),
-        (None, "test/bird", r"pets/test/bird: is not a class of the training images \(cat, dog\)"),
-        ("test/*/*", None, "test=Folder: has no samples"),
-    ],
-)
-def test_what_can_not_be_listed_is_named_in_a_line(root, removed, made, message):
-    for path in root.glob(removed) if removed else ():
-        path.unlink() if path.is_file() else shutil.rmtree(path)
-    if made:
-        (root / made).mkdir()
-    data = module(root)
-    with pytest.raises((ValueError, OSError), match=message) as refused:  # noqa: PT012 - either of them
-        data.setup("fit")
-        data.setup("test")
-    assert "\n" not in str(refused.value)
+def test_what_can_not_be_listed_is_named_in_a_line(root):
+    (root / "test" / "bird").mkdir()
+    for removed, message in (
+        ([], r"pets/test/bird: is not a class of the training images \(cat, dog\)"),
+        (["test/bird", "test/*/*"], "test=Folder: has no samples"),
+        (["train/*"], r"Couldn't find any class folder in .*/pets/train"),
+        (["train"], r"No such file or directory: '.*/pets/train'"),
+    ):
+        for path in [path for pattern in removed for path in root.glob(pattern)]:
+            path.unlink() if path.is_file() else shutil.rmtree(path)
+        with pytest.raises((ValueError, OSError), match=message) as refused:
+            module(root, "fit").setup("test")
+        assert "\n" not in str(refused.value)
 
 
-BROKEN = [(b"", 2), (b"no image", 0), (b"half", 2), (b"huge", 0), (None, 0)]
-
-
-@pytest.mark.parametrize(("content", "num_workers"), BROKEN)
-def test_a_broken_file_is_named(root, num_workers, content):
+def test_a_broken_file_is_named(root):
     path = root / "train" / "dog" / "001.png"
-    whole = path.read_bytes()
-    path.unlink()
-    if content is None:
-        path.symlink_to("nowhere")
-    elif content == b"huge":  # it would fill the memory
-        Image.new("1", (12_000, 12_000)).save(path)
-    else:
-        path.write_bytes(whole[:100] if content == b"half" else content)
-    data = module(root, num_workers=num_workers)
-    with pytest.raises(UserError, match=r"pets/train/dog/001\.png: not an image that can be read"):
-        list(data.train_dataloader())
-    data.teardown("fit")
+    half = path.read_bytes()[:100]
+    for content, num_workers in ((b"", 2), (b"no image", 0), (half, 2), ("huge", 0), ("a link", 0)):
+        path.unlink()
+        if content == "a link":
+            path.symlink_to("nowhere")
+        elif content == "huge":  # it would fill the memory
+            Image.new("1", (12_000, 12_000)).save(path)
+        else:
+            path.write_bytes(content)
+        data = module(root, num_workers=num_workers)
+        with pytest.raises(UserError, match=r"pets/train/dog/001\.png: not an image that can be read"):
+            list(data.train_dataloader())
+        data.teardown("fit")
 
 
 def test_arguments_that_are_none_are_refused(tmp_path):
@@ -145,23 +136,19 @@ def test_arguments_that_are_none_are_refused(tmp_path):
                 module(tmp_path, **{argument: value})
 
 
-@pytest.mark.parametrize("large", [False, True])
-def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(root, monkeypatch, large):
-    def digest():
-        data = module(root)
-        data.setup("fit")
-        return data.digests["train/"]
-
-    monkeypatch.setattr(folder, "MAX_FILES", 1 if large else 1000)
-    path, same = root / "train" / "dog" / "000.jpg", digest()
+def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(root, monkeypatch):
+    path = root / "train" / "dog" / "000.jpg"
     content = path.read_bytes()
-    os.utime(path, (0, 0))
-    assert digest() == same
-    assert same.endswith("(names and sizes)") == large
-    path.write_bytes(content[:-1] + b"x")
-    assert (digest() == same) == large
-    path.write_bytes(content + b"x")
-    assert digest() != same
+    for large in (False, True):
+        monkeypatch.setattr(folder, "MAX_FILES", 1 if large else 1000)
+        found = []
+        for each in (content, content, content[:-1] + b"x", content + b"x"):
+            path.write_bytes(each)
+            os.utime(path, (len(found), 0))
+            found.append(module(root, "fit").digests["train/"])
+        same = found[0]
+        assert same.endswith("(names and sizes)") == large
+        assert [digest == same for digest in found] == [True, True, large, False]
 
 
 def save(path, array, **options):
@@ -169,27 +156,23 @@ def save(path, array, **options):
     return path
 
 
-def test_the_middle_part_of_its_aspect_is_cut_out(tmp_path):
+def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_background(tmp_path):
     marked = np.zeros((40, 80, 3), np.uint8)
     marked[10:30, 30:50] = 255  # 20 x 20 in the middle
     for array in (marked, marked.transpose(1, 0, 2)):
         found = read_image(save(tmp_path / "x.png", array), (3, 20, 20))
         assert (found[:, 6:14, 6:14] == 255).all()
         assert found[:, :4].sum() == found[:, -4:].sum() == found[:, :, :4].sum() == found[:, :, -4:].sum() == 0
+    array, path = folders.pixels(20, 16, 0), tmp_path / "x.png"
+    for invert, expected in ((False, array), (True, 255 - array)):
+        found = read_image(save(path, array), (3, 20, 16), invert=invert)
+        assert np.array_equal(found.permute(1, 2, 0), expected)
+        assert found.is_contiguous()
+        Image.new("RGBA", (20, 20), (120, 120, 120, 0)).save(path)
+        assert not read_image(path, (3, 20, 20), invert=invert).any()
 
 
-@pytest.mark.parametrize("invert", [False, True])
-def test_an_image_of_the_right_size_is_as_it_is_and_transparent_parts_are_background(tmp_path, invert):
-    array = folders.pixels(20, 16, 0)
-    found = read_image(save(tmp_path / "x.png", array), (3, 20, 16), invert=invert)
-    assert np.array_equal(255 - found.permute(1, 2, 0) if invert else found.permute(1, 2, 0), array)
-    assert found.is_contiguous()
-    Image.new("RGBA", (20, 20), (120, 120, 120, 0)).save(tmp_path / "x.png")
-    assert not read_image(tmp_path / "x.png", (3, 20, 20), invert=invert).any()
-
-
-@pytest.mark.parametrize("channels", [1, 3])
-def test_any_mode_and_depth_is_the_same_picture(tmp_path, channels):
+def test_any_mode_and_depth_is_the_same_picture(tmp_path):
     rgb = Image.fromarray(array := folders.pixels(60, 60, 1))
     grey, opaque = rgb.convert("L"), Image.new("L", rgb.size, 255)
     modes = {
@@ -201,9 +184,10 @@ def test_any_mode_and_depth_is_the_same_picture(tmp_path, channels):
     }
     for name, image in modes.items():
         image.save(tmp_path / name)
-        expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array
-        expected = read_image(save(tmp_path / "e.png", expected), (channels, 20, 20))
-        assert (read_image(tmp_path / name, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
+        for channels in (1, 3):
+            expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array
+            expected = read_image(save(tmp_path / "e.png", expected), (channels, 20, 20))
+            assert (read_image(tmp_path / name, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
 
 
 @pytest.mark.parametrize("size", [(20, 30), (160, 240)])

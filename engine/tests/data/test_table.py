@@ -1,6 +1,7 @@
 """Tables: each row in one set, cells as they are written, categories and classes, and what is refused."""
 
 import csv
+import io
 import json
 import re
 
@@ -10,7 +11,6 @@ import torch
 
 from leyden.data.table import Table
 
-COLUMNS = {"rooms": [1, 2, 3, 4, 5], "area": [10.5, 20.0, 30.0, 40.0, 50.0], "kind": ["a", "b", "a", "c", "b"]}
 WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "targets": "area", "classes": False}
 
 
@@ -24,37 +24,37 @@ def table(root, train=True, **changed):
 
 
 def test_each_row_is_in_one_of_the_sets(tmp_path):
-    write(tmp_path, COLUMNS)
+    areas = [10.5, 20.0, 30.0, 40.0, 50.0]
+    write(tmp_path, {"rooms": [1, 2, 3, 4, 5], "area": areas, "kind": list("abacb")})
     sets = [table(tmp_path, train, inputs=["rooms"]) for train in (True, False)]
     assert sorted(torch.cat([each.data for each in sets])[:, 0].tolist()) == [1, 2, 3, 4, 5]
     assert [len(each.data) for each in sets] == [4, 1]
     for each in sets:
-        assert torch.equal(each.targets, torch.tensor([COLUMNS["area"][int(n) - 1] for n in each.data[:, 0]]))
+        assert torch.equal(each.targets, torch.tensor([areas[int(n) - 1] for n in each.data[:, 0]]))
         assert (each.target_names, each.facts) == (["area"], {"column_names": ["rooms"]})
     assert torch.equal(table(tmp_path, inputs=["rooms"]).data, sets[0].data)
 
 
-@pytest.mark.parametrize(
-    ("labels", "order"),
-    [
-        ([10, 9, -1, 0], ["-1", "0", "9", "10"]),
-        (["10", "9", "x"], ["10", "9", "x"]),
-        (["01", "1", "001"], ["001", "01", "1"]),
-        (["12345678901234567891", "12345678901234567890"], ["12345678901234567890", "12345678901234567891"]),
-        (["٣", "3"], ["3", "٣"]),
-    ],
-)
-def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path, labels, order):
-    write(tmp_path, {"x": list(range(len(labels))), "y": labels})
-    write(tmp_path, {"x": [0.0], "y": labels[:1]}, "test.csv")
-    made = table(tmp_path, test_file="test.csv", targets="y", classes=True)
-    assert [made.classes[k] for k in made.targets] == [*map(str, labels)]
-    assert made.classes == order
+def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path):
+    for labels, order in (
+        ("10 9 -1 0", "-1 0 9 10"),
+        ("10 9 x", "10 9 x"),
+        ("01 1 001", "001 01 1"),
+        ("12345678901234567891 12345678901234567890", "12345678901234567890 12345678901234567891"),
+        ("٣ 3", "3 ٣"),
+    ):
+        labels = labels.split()
+        write(tmp_path, {"x": range(len(labels)), "y": labels})
+        write(tmp_path, {"x": [0.0], "y": labels[:1]}, "test.csv")
+        made = table(tmp_path, test_file="test.csv", targets="y", classes=True)
+        assert [made.classes[k] for k in made.targets] == labels
+        assert made.classes == order.split()
 
 
 TEXT = "a,b\n1,2\n3,é\n"
 WHOLE_TEXT = "rooms,area,kind\n1,10.5,a\n2,20,b\n"
 A_ROW = "rooms,area\n1,2\n{},4\n"
+OF_KINDS = {"test_file": "u.csv", "inputs": ["rooms"], "targets": "kind", "classes": True, "train": False}
 # The content of a file, what is asked of it beyond `WHOLE`, and the words that refuse it.
 REFUSED = [
     # What is no table.
@@ -82,12 +82,16 @@ REFUSED = [
     (WHOLE_TEXT, {"inputs": ["rooms", "area"]}, "inputs=['rooms', 'area']: must be at least one, without targets="),
     (WHOLE_TEXT, {"categories": ["area"]}, "inputs=['rooms', 'kind']: must be at least one, without"),
     ("kind,area\na,1\n,2\n", {"categories": ["kind"]}, "column kind is '' in row 2; must be a class or category"),
+    # What another table for the test set must have.
+    (WHOLE_TEXT, OF_KINDS, "u.csv: kind is d, which t.csv does not have"),
+    (WHOLE_TEXT, {**OF_KINDS, "inputs": ["area"]}, "u.csv: has no column area; it has rooms, kind"),
 ]
 
 
 @pytest.mark.parametrize(("content", "asked", "message"), REFUSED)
 def test_what_can_not_be_read_is_refused_in_a_line_that_names_it(tmp_path, content, asked, message):
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
+    write(tmp_path, {"rooms": [1], "kind": ["d"]}, "u.csv")
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as refused:
         table(tmp_path, **asked)
     assert "\n" not in str(refused.value)
@@ -100,8 +104,7 @@ def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
     asked = {"test_file": "test.csv", "categories": ["kind", "code"]}
     train, test = table(tmp_path, **asked), table(tmp_path, train=False, **asked)
     categories = {"kind": ["a", "b"], "code": ["9", "10"]}
-    assert train.facts == {"column_names": ["kind", "x", "code"], "categories": categories}
-    assert train.facts == test.facts
+    assert train.facts == test.facts == {"column_names": ["kind", "x", "code"], "categories": categories}
     several = {"targets": ["area", "x"], "inputs": ["code"], "test_file": "test.csv"}
     assert table(tmp_path, train=False, **several).targets.tolist() == [[1.0, 1.5], [2.0, 2.5], [3.0, 3.5]]
     assert train.data.tolist() == [[1.5, 0, 1, 0, 1], [2.5, 1, 0, 1, 0], [3.5, 0, 1, 0, 1]]
@@ -109,49 +112,109 @@ def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
     err = capfd.readouterr().err
     assert err.count("\n") == 1
     assert "column kind has categories that training does not have, such as 'new' (rows: 2); their columns" in err
-
-
-def test_a_category_of_the_test_set_alone_is_none(tmp_path):
-    alone = np.random.default_rng(0).permutation(10)[0]  # the row that is the test set
-    write(tmp_path, {"kind": ["b" if row == alone else "a" for row in range(10)], "area": [*range(10)]})
+    alone = np.random.default_rng(0).permutation(10)[0]  # the row that is the test set has a category of its own
+    write(tmp_path, {"kind": ["b" if row == alone else "a" for row in range(10)], "area": range(10)})
     held = [table(tmp_path, train, test_size=0.1, categories="kind") for train in (True, False)]
     assert held[0].categories == held[1].categories == {"kind": ["a"]}
     assert [each.data.unique().tolist() for each in held] == [[1.0], [0.0]]
 
 
+def trained(command, root, *typed):
+    """The directory of a run on the table there, and what was said."""
+    few = ("data=table", "model.hidden_sizes=[4]", "trainer.max_epochs=1", "data.dataset.file=t.csv")
+    _, err = command("train", f"run_dir={root / 'run'}", *few, f"data.root={root}", *typed)
+    return root / "run", err
+
+
 def test_predict_takes_categories_as_texts(command, tmp_path):
-    write(tmp_path, {"kind": list("abcabcab"), "x": [*range(8)], "price": [1, 2, 3, 1, 2, 3, 1, 2]})
+    write(tmp_path, {"kind": list("abcabcab"), "x": range(8), "price": [1, 2, 3, 1, 2, 3, 1, 2]})
     write(tmp_path, {"x": [1.5, 2], "kind": ["c", "new"]}, "new.csv")
-    given = ("data=table", "task=regression", "callbacks=bare", "model.hidden_sizes=[4]", "trainer.max_epochs=1")
-    asked = ("data.dataset.file=t.csv", "data.dataset.targets=price", "data.dataset.categories=[kind]")
-    run, output = tmp_path / "run", tmp_path / "o.json"
-    command("train", f"run_dir={run}", *given, f"data.root={tmp_path}", *asked, "data.val_size=2")
+    asked = ("data.dataset.targets=price", "data.dataset.categories=[kind]", "data.val_size=2")
+    run, _ = trained(command, tmp_path, "task=regression", "callbacks=bare", *asked)
+    output, german = tmp_path / "o.json", tmp_path / "german.csv"
     _, err = command("predict", f"run={run}", f"table={tmp_path / 'new.csv'}", f"output={output}")
     assert "such as 'new' (rows: 1)" in err
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
-    (tmp_path / "german.csv").write_bytes(b"x;kind\n1,5;a\n")
-    _, err = command("predict", f"run={run}", f"table={tmp_path / 'german.csv'}", code=2)
-    assert err.startswith(f"leyden: table: {tmp_path / 'german.csv'}")
+    german.write_bytes(b"x;kind\n1,5;a\n")
+    _, err = command("predict", f"run={run}", f"table={german}", code=2)
+    assert err.startswith(f"leyden: table: {german}")
     assert err.count("\n") == 1
 
 
-def test_a_class_that_training_does_not_know_is_named(tmp_path):
-    write(tmp_path, COLUMNS)
-    write(tmp_path, {**COLUMNS, "kind": ["d"] * 5}, "u.csv")
-    given = {"test_file": "u.csv", "inputs": ["rooms"], "targets": "kind", "classes": True}
-    with pytest.raises(ValueError, match=r"u.csv: kind is d, which t.csv does not have"):
-        table(tmp_path, train=False, **given)
-    write(tmp_path, {"rooms": [1], "sort": ["a"]}, "u.csv")
-    with pytest.raises(ValueError, match=r"u.csv: has no column kind; it has rooms, sort"):
-        table(tmp_path, train=False, **given)
-
-
 def test_classes_of_rows_have_no_pictures_of_images_and_no_column_has_the_predictions_name(command, tmp_path):
-    write(tmp_path, {"class": [*range(40)], "x": [*range(40)], "y": list("ab") * 20})
-    run, asked = tmp_path / "run", ("file=t.csv", "targets=y", "classes=true")
-    given = ("data=table", f"data.root={tmp_path}", *(f"data.dataset.{each}" for each in asked), "data.val_size=9")
-    _, err = command("train", f"run_dir={run}", *given, "model.hidden_sizes=[4]", "trainer.max_epochs=1")
+    write(tmp_path, {"class": range(40), "x": range(40), "y": list("ab") * 20})
+    asked = ("data.dataset.targets=y", "data.dataset.classes=true", "data.val_size=9")
+    run, err = trained(command, tmp_path, *asked)
     assert "failed" not in err
     assert {path.name for path in run.glob("*.png")} == {"curves.png", "confusion.png"}
     _, err = command("predict", f"run={run}", f"table={tmp_path / 't.csv'}", code=2)
     assert "has a column class, which is the name of the prediction" in err
+
+
+GOOD = "1 -2.5 +3 .5 5. 1e3 2E-1 007 0.1 123456789 -0 9007199254740993"
+ODD = "1_0 ٣ １ nan inf 1e39 1e400 1e 1,5 1.234,5 0x10 True é"
+LABELS = "1 01 001 10 9 a B é € 1_0 ٣ 12345678901234567890 12345678901234567891 1.0 1e0 nan True a,b a;b"
+GOOD, ODD = [*GOOD.split(), " 3", " 4 "], [*ODD.split(), "x\x00", "", " ", "1 000"]
+LABELS = [*LABELS.split(), 'say "x"', "two\nlines", " 1", ""]
+NUMBER = re.compile(r" ?[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)? ?")
+
+
+def as_csv(rng, rows):
+    """The bytes of a CSV, and whether it is one that must be read."""
+    separator = rng.choice([",", ",", ",", ",", ";", "\t", "|"])
+    quoting, end = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), rng.choice(["\n", "\r\n"])
+    file = io.StringIO(newline="")
+    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(rows)
+    encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252"])
+    text = file.getvalue()
+    try:
+        content = text.encode(encoding)
+    except UnicodeEncodeError:  # Latin-1 has no such letter
+        content, encoding = text.encode(), "utf-8"
+    return content, separator == "," and (content == text.encode() or encoding == "utf-8-sig")
+
+
+def read(root, file, *, classes):
+    """The numbers and targets of a table's rows, as they lie in it."""
+    given = {"test_file": None, "test_size": 0.4, "inputs": ["x"], "targets": "y", "classes": classes}
+    made = [Table(str(root), train=train, file=file, **given) for train in (True, False)]
+    num = len(made[1].data)
+    order = np.random.default_rng(0).permutation(num + len(made[0].data))
+    rows = np.argsort(np.concatenate([np.sort(order[num:]), np.sort(order[:num])]))
+    x = torch.cat([each.data[:, 0] for each in made])[rows].tolist()
+    y = torch.cat([each.targets for each in made])[rows].tolist()
+    return x, [made[0].classes[k] for k in y] if classes else y
+
+
+def number(cell):
+    """A cell as a number, by another reader than the one that is tested; None for none."""
+    if not NUMBER.fullmatch(cell):
+        return None
+    with np.errstate(over="ignore"):
+        found = np.float32(np.float64(cell))
+    return float(found) if np.isfinite(found) else None
+
+
+def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, drawn):
+    for _ in range(300):
+        num, classes = drawn.randint(2, 6), drawn.random() < 0.6
+        cells = GOOD if drawn.random() < 0.7 else GOOD + ODD
+        x, y = (drawn.choices(each, k=num) for each in (cells, LABELS if classes else cells))
+        content, must_be_read = as_csv(drawn, [["x", "y"], *zip(x, y, strict=True)])
+        expected = [*map(number, x)], [cell or None for cell in y] if classes else [*map(number, y)]
+        file = "t.txt" if drawn.random() < 0.1 else "t.csv"
+        length = drawn.randrange(len(content) + 1) if drawn.random() < 0.3 else len(content)
+        is_cut = length < len(content)
+        must_be_read &= not is_cut and file == "t.csv" and all(None not in column for column in expected)
+        (tmp_path / file).write_bytes(content := content[:length])
+        print(f"{file} {content[:80]!r} {x=} {y=} {classes=} {must_be_read=}")  # shown if it fails
+        refused = ""
+        try:
+            found = read(tmp_path, file, classes=classes)
+        except (ValueError, OSError) as error:
+            refused = str(error)
+        if refused:
+            assert (file in refused, "\n" in refused, must_be_read) == (True, False, False), refused
+            continue
+        kept = len(found[0]) - 1 if is_cut else num  # of a file that was cut the rows before the last one are right
+        assert [each[:kept] for each in found] == [each[:kept] for each in expected]

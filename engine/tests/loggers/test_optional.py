@@ -1,7 +1,6 @@
 """The loggers that extras install: a resumed run goes on in them, and jobs of a sweep don't mix."""
 
 import importlib.util
-import json
 import struct
 
 import pytest
@@ -58,11 +57,11 @@ def records(path):
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
     finish(start("-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))
-    directories = [path.parent for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
-    assert len(directories) == 2
-    for directory in directories:
-        (path,) = directory.glob("wandb/offline-run-*/*.wandb")
-        media = [file.parent.name for file in directory.rglob("media/images/*/*.png")]
+    runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    assert len(runs) == 2
+    for run in runs:
+        (path,) = run.directory.glob("wandb/offline-run-*/*.wandb")
+        media = [file.parent.name for file in run.directory.rglob("media/images/*/*.png")]
         assert sorted(media) == ["confusion", "errors"]
         rows, config = [], {}
         for record in records(path):
@@ -70,9 +69,8 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
             config |= {item.key or item.nested_key[0]: item.value_json for item in record.config.update}
         points = [(row["trainer/global_step"], row["val/acc"]) for row in rows if "val/acc" in row]
         assert [step for step, _ in points] == ["9", "19"]
-        result = json.loads((directory / "run.json").read_text())
-        assert max(float(value) for _, value in points) == pytest.approx(result["metrics"]["val/acc"])
-        assert config["seed"] == str(Run(directory).config["seed"])
+        assert max(float(value) for _, value in points) == pytest.approx(run.result.metrics["val/acc"])
+        assert config["seed"] == str(run.config["seed"])
 
 
 @needs("wandb")
@@ -84,12 +82,12 @@ def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("sweep", [(), ("-m", "seed=0,1")], ids=["run", "sweep"])
+@pytest.mark.parametrize("sweep", [False, True])
 def test_a_missing_extra_is_named_before_training(command, tmp_path, monkeypatch, sweep):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
-    run_dir = () if sweep else (f"run_dir={tmp_path / 'run'}",)
-    _, err = command("train", *sweep, *run_dir, "logger=wandb", *QUICK, code=2)
+    typed = ("-m", "seed=0,1") if sweep else (f"run_dir={tmp_path / 'run'}",)
+    _, err = command("train", *typed, "logger=wandb", *QUICK, code=2)
     assert "logger.wandb: wandb is not installed; pip install 'leyden[wandb]' installs it" in err
     assert not (tmp_path / "run").exists()
     assert not list(tmp_path.rglob("config.yaml"))

@@ -4,38 +4,31 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch.utils.tensorboard import SummaryWriter
 
 from leyden.loggers import TensorBoard, truncate_events
-from leyden.run.directory import Run
-from tests.callbacks.events import read, scalars
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
 
-def rounded(points):
-    return sorted((step, tag, f"{value:.5g}") for step, tag, value in points)
+def events(directory):
+    """All of them, in the order in which TensorBoard reads."""
+    paths = sorted(directory.glob("events*"))
+    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
-def test_the_curves_are_those_of_the_table_and_nothing_else_is_written(train):  # noqa: F811
-    run, *_ = train("a", "trainer.max_epochs=2", "callbacks=bare")
-    found = [(step, tag, value) for tag, points in scalars(run).items() for step, value in points]
-    assert rounded(found) == rounded(curves(run))
-    assert not (run.directory / "hparams.yaml").exists()
+def steps(directory):
+    return [event.step for event in events(directory) if event.summary.value]
 
 
-def test_two_names_of_a_stage_never_share_a_curve(tmp_path):
-    logger = TensorBoard(save_dir=str(tmp_path), purge_step=0)
-    for step in (0, 1):
-        logger.log_metrics({"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, step)
-    logger.finalize("success")
-    curves = read(Run(tmp_path))
-    found = {tag: [event.value for event in curves.Scalars(tag)] for tag in curves.Tags()["scalars"]}
-    assert found == {"charts/acc": [0.5, 0.5], "train_acc": [0.25, 0.25], "lr": [1.0, 1.0]}
-
-
-def test_a_viewer_that_is_open_is_told_of_a_resumed_run_alone(tmp_path):
+def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_a_resumed_run_alone(tmp_path):
+    metrics, logged = {"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, []
     for purge_step, told in ((0, []), (3, [3])):
         logger = TensorBoard(save_dir=str(tmp_path), purge_step=purge_step)
-        logger.log_metrics({"train/acc": 0.5}, purge_step)
+        for step in (purge_step, purge_step + 1):
+            logger.log_metrics(metrics, step)
+            logged += [(step, "charts/acc", 0.5), (step, "train_acc", 0.25), (step, "lr", 1.0)]
         logger.finalize("success")
-        assert [event.step for event in events(tmp_path / "train") if event.HasField("session_log")] == told
+        written = events(tmp_path / "train")
+        assert [event.step for event in written if event.HasField("session_log")] == told
+        assert [
+            (event.step, each.tag, each.simple_value) for event in written for each in event.summary.value
+        ] == logged
 
 
 def write(directory, steps, **kwargs):
@@ -47,16 +40,6 @@ def write(directory, steps, **kwargs):
     writer.close()
     (path,) = set(directory.glob("events*")) - before
     return path
-
-
-def steps(directory):
-    """All of them, in the order in which TensorBoard reads."""
-    return [event.step for event in events(directory) if event.summary.value]
-
-
-def events(directory):
-    paths = sorted(directory.glob("events*"))
-    return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
 def test_a_start_drops_what_comes_after_it_and_is_read_last(tmp_path):
@@ -75,14 +58,13 @@ def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, ste
     content = path.read_bytes()
     path.write_bytes(content[: int(end * len(content))])
     try:
-        whole = steps(directory)
+        kept = [each for each in steps(directory) if each < step]
     except Exception:  # TensorBoard does not read a file of which the first record is torn
-        whole = []
+        kept = []
     truncate_events(directory, step)
-    assert steps(directory) == [kept for kept in whole if kept < step]
+    assert steps(directory) == kept
     write(directory, range(20, 22))
-    # Sorted, as files of the same second are read by their number as text.
-    assert sorted(steps(directory)) == [*(kept for kept in whole if kept < step), 20, 21]
+    assert sorted(steps(directory)) == [*kept, 20, 21]  # files of the same second are read by their number as text
 
 
 def test_a_damaged_event_costs_no_other_and_the_row_for_hparams_is_left_alone(tmp_path):

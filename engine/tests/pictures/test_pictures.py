@@ -1,39 +1,56 @@
-"""What one run shows in TensorBoard and as files, read back."""
+"""What one run shows in TensorBoard and as files, read back, and what figures are made of."""
 
+from types import SimpleNamespace
+
+import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from leyden import pictures
+from leyden.pictures import OnEvaluation, confusion_figure, prediction_figure, render
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from leyden.run.result import STAGES
+from leyden.tasks import Task
 from tests import ENGINE
 from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+
+FULL = ("trainer.max_epochs=2", "data.normalize=standardize", "optimizer.lr=0.01", "model.dropout=0.2")
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, mnist_root):
     """Two epochs of ten steps, and the test set, with all pictures."""
     directory = tmp_path_factory.mktemp("pictures")
-    all_of_it = ("trainer.max_epochs=2", "data.normalize=standardize", "optimizer.lr=0.01")
-    assert here("train", f"run_dir={directory / 'run'}", f"outputs={directory}", *SMALL, *all_of_it) == 0
+    assert here("train", f"run_dir={directory / 'run'}", f"outputs={directory}", *SMALL, *FULL) == 0
     return Run(directory / "run")
 
 
-def test_curves_have_their_steps_and_values(run):
+def rounded(points):
+    return sorted((step, tag, f"{value:.5g}") for step, tag, value in points if not tag.startswith("time/"))
+
+
+def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
     found = scalars(run)
-    logged = [2, 5, 8, 11, 14, 17]  # each third step, counted from 0 over the epochs
-    for name in ("train/loss_step", "train/acc_step", "lr", "grad_norm", "time/samples_per_second"):
-        assert [step for step, _ in found[name]] == logged, name
-    for name in ("train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds"):
-        assert [step for step, _ in found[name]] == [9, 19], name
-    for name in ("test/loss", "test/acc"):
-        assert [step for step, _ in found[name]] == [20], name
+    assert rounded((step, tag, value) for tag in found for step, value in found[tag]) == rounded(curves(run))
+    for steps, names in (
+        # Each third step, counted from 0 over the epochs.
+        (
+            [2, 5, 8, 11, 14, 17],
+            ("train/loss_step", "train/acc_step", "lr", "grad_norm", "time/samples_per_second"),
+        ),
+        ([9, 19], ("train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")),
+        ([20], ("test/loss", "test/acc")),
+    ):
+        assert {name: [step for step, _ in found[name]] for name in names} == dict.fromkeys(names, steps)
     assert all(value == pytest.approx(0.01) for _, value in found["lr"])
     assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
     assert found["train/loss"][0][1] > found["train/loss"][1][1]
     assert found["test/acc"][0][1] == pytest.approx(run.result.metrics["test/acc"])
+    assert not (run.directory / "hparams.yaml").exists()
 
 
 def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_split(run):
@@ -47,9 +64,6 @@ def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_spli
     assert pictures == {"confusion/test": [20], "errors/test": [20]}
     assert {*pictures} == {*tags["test"]["images"]}
     assert not list(run.directory.glob("*tfevents*")), "a run that TensorBoard calls `.`"
-
-
-def test_files_are_pictures(run):
     for name in ("curves", "confusion", "errors"):
         with Image.open(run.directory / f"{name}.png") as image:
             assert image.format == "PNG"
@@ -73,14 +87,13 @@ def test_a_job_of_a_sweep_shows_the_validation_split_and_pictures_may_be_pdf_fil
     assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
 
 
-def test_pictures_change_no_bit(train):  # noqa: F811
-    dropout = ("model.dropout=0.2", "trainer.max_epochs=2", "data.normalize=standardize")
-    bare, *_ = train("bare", *dropout, "callbacks=bare", "logger=none")
-    full, *_ = train("full", *dropout, "callbacks=default")
-    assert_same_bits(bare.directory, full.directory)
-    assert bare.result.metrics == full.result.metrics
+def test_pictures_change_no_bit(command, run, tmp_path):
+    command("train", f"run_dir={tmp_path / 'bare'}", *SMALL, *FULL, "callbacks=bare", "logger=none")
+    bare = Run(tmp_path / "bare")
+    assert_same_bits(bare.directory, run.directory)
+    assert bare.result.metrics == run.result.metrics
     drawn, logged = {"curves.png", "confusion.png", "errors.png"}, {"metrics.csv", "best"}
-    assert list_files(full.directory) - list_files(bare.directory) - {*STAGES} == drawn | logged
+    assert list_files(run.directory) - list_files(bare.directory) - {*STAGES} == drawn | logged
     assert not list_files(bare.directory) & {*drawn, *logged, *STAGES}
 
 
@@ -89,3 +102,68 @@ def test_the_page_has_all_files_of_a_run(run):
     begins = [line[2:].split("   ")[0] for line in tree.splitlines()[2:] if line[2:3] != " "]
     named = {name.rstrip("/") for begin in begins for name in begin.split("  ")} - {"…"}
     assert list_files(run.directory) - {*STAGES} == named - {*STAGES}
+
+
+def test_the_most_confident_mistake_is_first_and_names_both_classes(monkeypatch):
+    logits_NK = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.8, 0.2], [0.1, 0.2, 0.7], [0, 0.99, 0.01]]).log()
+    data = SimpleNamespace(inputs=lambda split, indices: torch.zeros(len(indices), 1, 8, 8))
+    monkeypatch.setattr(pictures, "publish", lambda trainer, figure, *_: figures.append(figure))
+    for eel, caption in (("eel", "true cat →\npredicted dog\n0.990"), ("moray", "cat →\ndog\n0.990")):
+        figures, errors = [], pictures.Errors(num_images=2, class_names=("cat", "dog", eel))
+        errors.draw(SimpleNamespace(datamodule=data), "val", logits_NK, torch.tensor([0, 1, 2, 2, 0]))
+        captions = [text.get_text() for text in figures[0].axes[0].texts]
+        assert captions[0] == caption
+        assert [text.splitlines()[2] for text in captions] == ["0.990", "0.800"]  # the third one has no room
+
+
+def test_few_and_many_classes_are_drawn():
+    for num_classes in (2, 100):
+        counts_KK = np.diag(np.arange(num_classes)) + np.eye(num_classes, k=1, dtype=int)
+        figure = confusion_figure(counts_KK, tuple(f"class {k}" for k in range(num_classes)), "title")
+        assert len(np.unique(render(figure).reshape(-1, 3), axis=0)) > 20
+        cells = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
+        assert cells == ({(1, 0): "1", (1, 1): "1"} if num_classes == 2 else {})  # true 0, predicted 1
+
+
+def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
+    module, callback = Task(network=torch.nn.Linear(1, 1)), OnEvaluation()
+    module.kind = callback.kind = "classes"
+    for loader, batch in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        kept = {"predictions": torch.zeros(2), "targets": torch.zeros(2)}
+        callback.on_test_batch_end(None, module, kept, None, batch, loader)
+    assert len(callback._batches) == 4
+
+
+def test_the_processes_take_turns_within_a_batch(monkeypatch):
+    batches = [torch.arange(7), torch.arange(7, 14), torch.arange(14, 15)]
+    for world_size in (1, 3):
+        parts = [[batch[rank::world_size] for batch in batches] for rank in range(world_size)]
+        parts[-1].append(torch.tensor([99]))  # its parts are smaller: it has kept one more batch
+
+        def gathered(every, mine, parts=parts):
+            every[:] = parts
+
+        monkeypatch.setattr(torch.distributed, "all_gather_object", gathered)
+        assert torch.equal(pictures.gather(parts[0][:3], world_size), torch.arange(15))
+
+
+def test_images_of_any_number_and_shape_are_drawn_from_black_to_white():
+    for shape in ((9, 3, 32, 32), (0, 1, 28, 28), (3, 2, 300, 200)):
+        pixels = render(pictures.sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
+        assert min(pixels.shape[:2]) > 30
+        assert (pixels < 128).any()
+    shown = pictures.as_colours(torch.tensor([[-1.0, 0.0], [1.0, 3.0]]).reshape(1, 1, 2, 2))
+    assert shown[0, 0].tolist() == [[0.0, 0.25], [0.5, 1.0]]
+    assert shown.shape == (1, 3, 2, 2)
+
+
+def test_predictions_have_named_axes_of_equal_scale_and_a_scale_of_what_colours_mean():
+    for num in (1, 5000):
+        true = np.random.default_rng(0).normal(size=(num, 2))
+        figure = prediction_figure(0.5 * true, true, ("price (k$)", "area"), "title")
+        render(figure)  # makes the layout
+        panels = [axes for axes in figure.axes if axes.get_xlabel()]
+        assert [axes.get_xlabel() for axes in panels] == [r"true price (k\$)", "true area"]
+        assert all(axes.get_xlim() == axes.get_ylim() for axes in panels)
+        assert len({round(axes.title.get_window_extent().y0) for axes in panels}) == 1
+        assert [axes.get_ylabel() for axes in figure.axes if axes not in panels] == ["samples per cell"] * 2

@@ -44,8 +44,7 @@ class Plain(L.LightningModule):
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
-        schedule = torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)
-        return [optimizer], [schedule]
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 1, 0.9)]
 
 
 class AnyData(L.LightningModule):
@@ -55,16 +54,13 @@ class AnyData(L.LightningModule):
         super().__init__()
         self.layer = nn.Linear(1, 1)
 
-    def loss(self, batch):
+    def training_step(self, batch, batch_idx):
         inputs, _ = batch
         inputs_N1 = inputs.float().flatten(1).mean(dim=1, keepdim=True) / 255
         return (self.layer(inputs_N1) - torch.rand_like(inputs_N1)).square().mean()
 
-    def training_step(self, batch, batch_idx):
-        return self.loss(batch)
-
     def validation_step(self, batch, batch_idx):
-        self.log("val/loss", self.loss(batch))
+        self.log("val/loss", self.training_step(batch, batch_idx))
 
     def test_step(self, batch, batch_idx):
         self.log("test/size", float(len(batch[0])), reduce_fx="sum")
@@ -101,16 +97,13 @@ class GAN(L.LightningModule):
         return critic, F.softplus(-self.critic(fake)).mean()
 
     def training_step(self, batch, batch_idx):
-        critic_optimizer, generator_optimizer = self.optimizers()
-        critic, generator = self.losses(batch[0])
-        for optimizer, loss, network in (
-            (critic_optimizer, critic, self.critic),
-            (generator_optimizer, generator, self.generator),
-        ):
+        optimizers, networks, losses = self.optimizers(), (self.critic, self.generator), self.losses(batch[0])
+        for optimizer, network, loss in zip(optimizers, networks, losses, strict=True):
             optimizer.zero_grad()
             self.manual_backward(loss, inputs=list(network.parameters()), retain_graph=True)
-        critic_optimizer.step()
-        generator_optimizer.step()
+        for optimizer in optimizers:
+            optimizer.step()
+        critic, generator = losses
         self.log_dict({"train/critic": critic, "train/generator": generator}, on_step=True, on_epoch=True)
 
     def validation_step(self, batch, batch_idx):

@@ -5,42 +5,31 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.utils.data import TensorDataset
 
 from leyden.data.splits import count_classes
 from leyden.data.streamed import DatasetDataModule
 from leyden.tasks import Autoencoder, Classification, Language, Regression, generate
 from tests.data import folders, small
 
-
-class Coded(nn.Module):
-    """Gives what it is told to, whatever goes in."""
-
-    def __init__(self, mean, log_variance):
-        super().__init__()
-        self.code = nn.Parameter(torch.tensor([mean, log_variance]))
-
-    def forward(self, inputs):
-        mean_NZ, log_variance_NZ = (value.expand(len(inputs), 3) for value in self.code)
-        return torch.zeros_like(inputs), mean_NZ, log_variance_NZ
+INPUTS = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_loss_is_the_negative_evidence_lower_bound():
-    inputs = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
     prior = torch.distributions.Normal(0.0, 1.0)
     code = torch.distributions.Normal(0.5, torch.tensor(0.3))
     expected = 3 * torch.distributions.kl_divergence(code, prior)
-    outcome = Autoencoder(network=Coded(0.5, 2 * torch.tensor(0.3).log().item()), beta=2.0).step((inputs, None))
-    reconstruction = 0.5 * inputs.square().sum(dim=(1, 2, 3)).mean()
+    network = nn.Identity()  # that gives a code, whatever goes in
+    network.forward = lambda inputs: (0 * inputs, torch.full((5, 3), 0.5), torch.full((5, 3), 2 * math.log(0.3)))
+    outcome = Autoencoder(network=network, beta=2.0).step((INPUTS, None))
+    reconstruction = 0.5 * INPUTS.square().sum(dim=(1, 2, 3)).mean()
     torch.testing.assert_close(outcome.loss, reconstruction + 2.0 * expected)
     torch.testing.assert_close(outcome.sums["kl"], 5 * expected)
     torch.testing.assert_close(outcome.sums["reconstruction"], 5 * reconstruction)
-
-
-def test_the_likelihood_of_pixels_is_a_sum_over_them():
-    inputs = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    # The likelihood of pixels is a sum over them.
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Sigmoid(), nn.Unflatten(1, (1, 4, 4)))
-    outcome = Autoencoder(network=network, loss=nn.BCELoss()).step((inputs, None))
-    expected = nn.functional.binary_cross_entropy(network(inputs), inputs, reduction="none").sum(dim=(1, 2, 3))
+    outcome = Autoencoder(network=network, loss=nn.BCELoss()).step((INPUTS, None))
+    expected = nn.functional.binary_cross_entropy(network(INPUTS), INPUTS, reduction="none").sum(dim=(1, 2, 3))
     torch.testing.assert_close(outcome.loss, expected.mean())
     assert outcome.sums["kl"] == 0  # a plain one
 
@@ -50,7 +39,7 @@ def classification(**changed):
     return Classification(network=nn.Linear(2, 3), **changed)
 
 
-def test_a_class_weight_is_that_of_so_many_samples():
+def test_a_class_weight_is_that_of_so_many_samples_and_a_balanced_one_is_one_on_average_over_the_training_split():
     inputs, labels = torch.randn(3, 2), torch.tensor([0, 2, 2])
     weighted, plain = classification(class_weights=[1, 5, 2]), classification()
     twice = torch.tensor([0, 1, 2, 1, 2])
@@ -59,64 +48,51 @@ def test_a_class_weight_is_that_of_so_many_samples():
     weighted.eval()
     assert weighted.step((inputs, labels)).loss == plain.step((inputs, labels)).loss
     assert weighted.state_dict().keys() == plain.state_dict().keys()  # they are settings
-
-
-def test_balanced_weights_are_one_on_average_over_the_training_split():
     weights = classification(class_weights="balanced", class_counts=(6, 0, 2)).class_weights_K
     torch.testing.assert_close(weights[[0, 2]], torch.tensor([8 / 12, 8 / 4]))
     assert weights.isfinite().all()
 
 
-class Drawn(torch.utils.data.Dataset):
+def labelled(**attributes):
     """Images of three classes, of which there are 2, 6 and 12."""
-
-    classes = ("a", "b", "c")
-
-    def __init__(self, root="", train=True, download=False):
-        self.data = torch.zeros(20, 2, 2, dtype=torch.uint8)
-        self.targets = [min(n // 2, 1) + (n >= 8) for n in range(20)]
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        return self.data[index][None], self.targets[index]
+    targets = torch.tensor([0] * 2 + [1] * 6 + [2] * 12)
+    made = TensorDataset(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), targets)
+    vars(made).update(data=torch.zeros(20, 2, 2, dtype=torch.uint8), targets=targets, classes="abc", **attributes)
+    return made
 
 
 def test_data_report_the_classes_of_their_training_split():
-    changed = Drawn()
-    changed.target_transform = lambda target: 2 - target
     options = {**folders.SPLITS, "val": None, "test": None, "root": "", "val_size": 5}
-    streamed = [DatasetDataModule(train=made, **options) for made in (Drawn(), changed)]
-    for data in (small.in_memory(Drawn, normalize="unit", val_size=5), streamed[0]):
-        labels = torch.tensor(Drawn().targets)[data.indices["train"] if data.facts else None]
-        assert list(data.facts.class_counts) == labels.bincount(minlength=3).tolist()
-    assert streamed[1].facts.class_counts is None
+    data, changed = labelled(), labelled(target_transform=lambda target: 2 - target)
+    streamed, other = (DatasetDataModule(train=made, **options) for made in (data, changed))
+    for made in (small.in_memory(lambda **_: data, normalize="unit", val_size=5), streamed):
+        counts = made.facts.class_counts
+        assert list(counts) == data.targets[made.indices["train"]].bincount(minlength=3).tolist()
+    assert other.facts.class_counts is None
     for targets in (None, 3, [0.5, 1.5], [[0], [1]], ["a", "b"], [0, 7], [-1, 0], object()):
         assert count_classes(targets, torch.tensor([0, 1]), 2) is None
 
 
-class Next(nn.Module):
-    """Is nearly sure that the next number of K follows."""
+def following(sureness=20.0):
+    """A network that is nearly sure that the next number of five follows; it keeps the length of what it is given."""
+    network = nn.Identity()
 
-    def __init__(self, num_words=5, sureness=20.0):
-        super().__init__()
-        self.sureness = nn.Parameter(torch.tensor(sureness))
-        self.num_words, self.longest = num_words, 0
+    def forward(tokens_NT):
+        network.longest = max(getattr(network, "longest", 0), tokens_NT.shape[1])
+        return sureness * nn.functional.one_hot((tokens_NT + 1) % 5, 5).float()
 
-    def forward(self, tokens_NT):
-        self.longest = max(self.longest, tokens_NT.shape[1])
-        return self.sureness * nn.functional.one_hot((tokens_NT + 1) % self.num_words, self.num_words).float()
+    network.forward = forward
+    return network
 
 
 def test_the_loss_of_a_text_is_the_mean_over_all_tokens():
     tokens_NT = torch.arange(12).reshape(3, 4) % 5
-    task = Language(network=Next(sureness=1.0))
-    right, wrong = task.step((tokens_NT, (tokens_NT + 1) % 5)), task.step((tokens_NT, tokens_NT))
+    task = Language(network=following(sureness=1.0))
     total = math.log(math.e + 4)
-    torch.testing.assert_close(right.loss, torch.tensor(total - 1))
-    torch.testing.assert_close(wrong.loss, torch.tensor(total))
-    assert (right.sums["acc"], wrong.sums["acc"]) == (3, 0)
+    for next_NT, loss, num_right in (((tokens_NT + 1) % 5, total - 1, 3), (tokens_NT, total, 0)):
+        outcome = task.step((tokens_NT, next_NT))
+        torch.testing.assert_close(outcome.loss, torch.tensor(loss))
+        assert outcome.sums["acc"] == num_right
 
 
 def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
@@ -124,10 +100,10 @@ def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
         given = {"num_tokens": 6, "max_context": context, "temperature": temperature, "seed": seed}
         return generate(network, torch.tensor([2]), **given).tolist()
 
-    network, before = Next(), torch.get_rng_state()
+    network, before = following(), torch.get_rng_state()
     assert made(network, context=3) == made(network, 5, 3, 1e-3) == [2, 3, 4, 0, 1, 2, 3]
     assert network.longest == 3
-    unsure = Next(sureness=0.1)
+    unsure = following(sureness=0.1)
     assert made(unsure) == made(unsure) != made(unsure, seed=1)
     assert torch.equal(torch.get_rng_state(), before)
 

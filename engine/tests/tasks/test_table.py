@@ -6,31 +6,61 @@ import pytest
 from PIL import Image
 
 from leyden.run.directory import Run
-from tests import records
+from tests import ENGINE
 from tests.callbacks.events import texts
 from tests.data import folders, small
-from tests.tasks.rows import DATA, FEW, LEARNED, MADE, ROWS, TABLE
 from tests.training.test_start_exact import assert_same_run, stopping
+
+OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
+GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "objective.metric=val/critic")
+DROPOUT = ("model.hidden_sizes=[16]", "model.dropout=0.2")
+TRANSFORMER = ("model.hidden_size=16", "model.num_layers=1")
+FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2")
+FEW = (*FEW, "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
+LM = "a LightningModule of your own"
+# What is typed for each row, with data of its own.
+ROWS = {
+    "`task=classification`": ("task=classification", *DROPOUT),
+    "`task=regression`": ("experiment=regression", *DROPOUT),
+    "`task=autoencoder`": ("experiment=vae", "model.hidden_size=16"),
+    "`task=language`": ("experiment=char_lm", *TRANSFORMER, "data.dataset.context=32"),
+    LM: OWN,
+    "one that steps several optimizers by hand": GAN,
+}
+COLUMNS = ("images", "table", "text", "folder", "dataset", "own")  # images in memory
+# What is typed beside each kind of data.
+LEARNED = {
+    "`task=classification`": ROWS["`task=classification`"],
+    "`task=regression`": ("task=regression", *DROPOUT),
+    "`task=autoencoder`": ("task=autoencoder", "model=vae", "model.hidden_size=16"),
+    "`task=language`": ("task=language", "model=transformer", *TRANSFORMER),
+    LM: ("task=own", "task._target_=tests.tasks.own.AnyData", "objective.metric=val/loss"),
+}
+# Data of one's own; else images.
+MADE = {"`task=regression`": "tests.data.own.Rows", "`task=language`": "tests.data.own.Tokens"}
+OF_DATA = (*FEW, "callbacks.checkpoint.every_n_steps=3", "trainer.limit_test_batches=2")
+STOP = 14  # of 20 batches
+
+
+def read():
+    """The table of the page: for each kind of work, by column, what the cell says."""
+    text = (ENGINE / "docs" / "tasks.md").read_text()
+    (table,) = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
+
+
+TABLE = read()
+
+
+def learns(row, column):
+    """Whether a cell of the last column names the data: `all`, `all but` some, or these alone."""
+    cell = TABLE[row]["data"]
+    return (f"`{column}`" in cell) != cell.startswith("all")
 
 
 def test_the_table_has_a_row_for_each():
-    assert list(TABLE) == list(ROWS)
-    assert list(DATA) == list(LEARNED)
-
-
-@pytest.mark.slow
-@pytest.mark.matrix
-@pytest.mark.parametrize("row", ROWS)
-def test_sweep_and_prune(row, command, tmp_path):
-    search = ("hydra/sweeper=optuna", "hydra.sweeper.num_trials=3", "+callbacks/pruning=median", "sweep_name=s")
-    always = ("callbacks.pruning.pruner.n_startup_trials=0", "callbacks.pruning.pruner.n_warmup_steps=0")
-    trying = (*search, *always, "seed=int(interval(0,100000))")  # hardly one twice
-    command("train", "-m", *ROWS[row], *FEW, *trying)
-    runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
-    assert {run.result.status for run in runs} <= {"finished", "pruned"}
-    assert len(runs) == 3
-    assert all(run.result.objective.value is not None for run in runs)
-    assert (tmp_path / "outputs" / "sweeps" / "s" / "summary.png").exists()
+    assert list(TABLE) == list(ROWS) == [*LEARNED, "one that steps several optimizers by hand"]
 
 
 @pytest.mark.matrix
@@ -58,13 +88,8 @@ def test_pictures_evaluate_export_and_predict(row, command, tmp_path):
 
     Image.new("L", (28, 28), 40).save(tmp_path / "image.png")
     (tmp_path / "places.csv").write_text("longitude,latitude\n-84.2,36.5\n-84.3,36.6\n")
-    of_table = cells["predict"] == "table"
-    given = f"table={tmp_path / 'places.csv'}" if of_table else f"images={tmp_path / 'image.png'}"
-    command("predict", f"run={run.directory}", given, code=2 if cells["predict"] == "no" else 0)
-
-
-OF_DATA = (*FEW, "callbacks.checkpoint.every_n_steps=3", "trainer.limit_test_batches=2")
-STOP = 14  # of 20 batches
+    given = "table={}/places.csv" if cells["predict"] == "table" else "images={}/image.png"
+    command("predict", f"run={run.directory}", given.format(tmp_path), code=2 if cells["predict"] == "no" else 0)
 
 
 def given(row, column, root):
@@ -72,8 +97,7 @@ def given(row, column, root):
     name = MADE.get(row, "tests.data.own.Noisy")
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
-    dataset = f"{{_target_: {name}, _partial_: true}}"
-    others = (f"data.val={dataset}", f"data.test={dataset}")
+    others = (f"data.{split}={{_target_: {name}, _partial_: true}}" for split in ("val", "test"))
     return {
         "images": (*small.overrides("mnist", root), "data.batch_size=20"),
         "table": (*small.overrides("table", root), *classes),
@@ -82,11 +106,6 @@ def given(row, column, root):
         "dataset": ("data=dataset", f"data.train._target_={name}", *others, *streamed),
         "own": ("data=own", "data._target_=tests.data.own.Given", f"+data.kind={name}"),
     }[column]
-
-
-@pytest.fixture(scope="session")
-def pets(small_files):
-    folders.write(small_files / "pets", train=20, val=5, test=6)
 
 
 def stop_and_resume(command, tmp_path, *arguments):
@@ -103,24 +122,22 @@ def stop_and_resume(command, tmp_path, *arguments):
 
 def cells():
     """All of them; what learns is trained in the fast suite where a row or a column has not been, else in the slow one."""
-    rows, columns = set(), set()
-    for row, columns_of_row in DATA.items():
-        for column, learns in columns_of_row.items():
-            is_slow = learns == "yes" and row in rows and column in columns
-            yield pytest.param(row, column, marks=[pytest.mark.slow] * is_slow)
-            if learns == "yes":
-                rows.add(row)
-                columns.add(column)
+    trained = set()
+    for row, column in ((row, column) for row in LEARNED for column in COLUMNS):
+        is_slow = learns(row, column) and {row, column} <= trained
+        yield pytest.param(row, column, marks=[pytest.mark.slow] * is_slow)
+        trained |= {row, column} if learns(row, column) else set()
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("row", "column"), [*cells()])
-def test_a_task_and_data(command, tmp_path, small_root, pets, row, column):
+def test_a_task_and_data(command, tmp_path, small_root, row, column):
+    if column == "folder" and not (small_root / "pets").exists():
+        folders.write(small_root / "pets", train=20, val=5, test=6)
     arguments = (*LEARNED[row], *given(row, column, small_root), *OF_DATA)
-    if DATA[row][column] == "no":
-        _, err = command("train", f"run_dir={tmp_path / 'whole'}", *arguments, code=2)
-        assert len(err.splitlines()) == 1
+    if learns(row, column):
+        run = stop_and_resume(command, tmp_path, *arguments)
+        command("evaluate", f"run={run.directory}")
         return
-    assert DATA[row][column] == "yes"
-    run = stop_and_resume(command, tmp_path, *arguments)
-    command("evaluate", f"run={run.directory}")
+    _, err = command("train", f"run_dir={tmp_path / 'whole'}", *arguments, code=2)
+    assert len(err.splitlines()) == 1

@@ -15,22 +15,24 @@ PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoin
 def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F811
     page = (ENGINE / "docs" / "tasks.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    (typed,) = re.findall(r"(task=own \S+ \+task\.smoothing=\S+)", page)
+    ((name, smoothing),) = re.findall(r"task=own task\._target_=\S+\.(\w+) (\+task\.smoothing=\S+)", page)
     (tmp_path / "of_the_page.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
-    target, smoothing = typed.removeprefix("task=own ").split()
-    target = "task._target_=of_the_page." + target.rpartition(".")[2]
+    target = f"task._target_=of_the_page.{name}"
     run, *_ = train("run", "task=own", target, smoothing, "trainer.max_epochs=1", "test=false")
     assert "val/loss" in run.result.metrics
     assert run.result.optimizer_steps == 10
 
 
-def test_a_loss_of_torch_as_a_function_and_f1_as_the_objective(train, command):  # noqa: F811
+def test_a_loss_of_torch_as_a_function_f1_as_the_objective_and_a_group_with_its_own_rate(train, command):  # noqa: F811
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
-    chosen = ("+task/metrics=f1", "objective.metric=val/f1", "trainer.max_epochs=1")
-    run, *_ = train("a", loss, *chosen, "test=auto")
+    chosen = ("+task/metrics=f1", "objective.metric=val/f1", '+optimizer.groups.biases={match: "*.bias", lr: 0.01}')
+    monitor = "+callbacks.monitor._target_=leyden.pictures.Monitor"
+    run, *_ = train("a", loss, *chosen, monitor, "trainer.max_epochs=1", "test=auto")
     assert run.result.objective.metric == "val/f1"
     assert {"train/f1", "val/f1", "test/f1"} <= set(run.result.metrics)
+    rates = {name: value for _, name, value in curves(run) if name.startswith("lr")}
+    assert rates == {"lr_0": 0.001, "lr_1": 0.01}
     out, _ = command("evaluate", f"run={run.directory}")
     assert f"test/f1    {run.result.metrics['test/f1']:.4f}" in out
 
@@ -40,11 +42,8 @@ CLIPPED = (*PLAIN, "trainer.gradient_clip_val=0.1")
 
 @pytest.mark.parametrize(("module", "prefix"), [((), "network.layers"), (CLIPPED, "layers")])
 def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, prefix):  # noqa: F811
-    freeze = f"freeze=[{prefix}.1.*]"
-    frozen, *_ = train("a", *module, freeze, "trainer.max_epochs=1")
-    start = weights(frozen.directory)
-    train("a", *module, freeze, "trainer.max_epochs=2")
-    end = weights(frozen.directory)
+    typed = ("a", *module, f"freeze=[{prefix}.1.*]")
+    start, end = (weights(train(*typed, f"trainer.max_epochs={num}")[0].directory) for num in (1, 2))
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed == {f"{prefix}.3.weight", f"{prefix}.3.bias"}
     _, _, err = train("a", *module, "freeze=[]", "trainer.max_epochs=3", code=2)
@@ -62,12 +61,3 @@ def test_running_statistics_stay_if_they_are_named(command, tmp_path, patterns, 
     assert torch.equal(end["network.layers.1.running_mean"], torch.zeros(32)) != moves
     assert torch.equal(end["network.layers.1.running_var"], torch.ones(32)) != moves
     assert not torch.equal(end["network.layers.5.running_mean"], torch.zeros(64))
-
-
-BIASES = '+optimizer.groups.biases={match: "*.bias", lr: 0.01}'
-
-
-def test_a_group_has_a_learning_rate_of_its_own(train):  # noqa: F811
-    run, *_ = train("a", "callbacks=default", BIASES, "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
-    rates = {name: value for _, name, value in curves(run) if name.startswith("lr")}
-    assert rates == {"lr_0": 0.001, "lr_1": 0.01}

