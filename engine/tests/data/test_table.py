@@ -164,9 +164,12 @@ def as_csv(rng, rows):
     separator = rng.choice([",", ",", ",", ",", ";", "\t", "|"])
     quoting, end = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), rng.choice(["\n", "\r\n"])
     file = io.StringIO(newline="")
-    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(rows)
+    without_nul = (
+        [cell.replace("\0", "\ue000") for cell in row] for row in rows
+    )  # which Python 3.10 does not write
+    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(without_nul)
     encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252"])
-    text = file.getvalue()
+    text = file.getvalue().replace("\ue000", "\0")
     try:
         content = text.encode(encoding)
     except UnicodeEncodeError:  # Latin-1 has no such letter

@@ -1,6 +1,7 @@
 """A run from its command to its result."""
 
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -58,6 +59,16 @@ def test_the_best_epoch_is_kept_and_tested(train):
     best = torch.load(run.checkpoint("best"), weights_only=True)
     assert best["global_step"] - 1 == min(losses, key=losses.get)
     assert best["global_step"] < 60, "the last epoch is the best: this test needs another setting"
+
+
+@pytest.mark.system
+@pytest.mark.skipif(not shutil.which("c++"), reason="needs a C++ compiler")
+def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
+    plain, *_ = train("a", "trainer.max_epochs=1", "seed=3")
+    compiled, *_ = train("b", "trainer.max_epochs=1", "seed=3", "compile=true")
+    assert list(weights(plain.directory)) == list(weights(compiled.directory))
+    for key, value in weights(plain.directory).items():
+        torch.testing.assert_close(weights(compiled.directory)[key], value, rtol=1e-3, atol=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_command_before_it(train, monkeypatch):
