@@ -65,22 +65,9 @@ def start(stack, *command):
     command = ["setpriv", "--pdeathsig", "TERM", *command]
     quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
     process = subprocess.Popen(command, start_new_session=True, **quiet)
-    stack.callback(stop, process)
+    stack.callback(process.wait, timeout=20)
+    stack.callback(process.terminate)
     return process
-
-
-def stop(process):
-    process.terminate()
-    try:
-        process.wait(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
-
-
-def stop_jobs(slurm):
-    slurm.run("scancel", "-u", "root")
-    slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the jobs to end")
 
 
 def start_accounting(stack, slurm, port):
@@ -91,11 +78,10 @@ def start_accounting(stack, slurm, port):
     slurm.run("mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db")
     options = (f"--socket={socket}", f"--port={port}", "--bind-address=127.0.0.1", f"--pid-file={root}/run/db.pid")
     start(stack, "mariadbd", *bare, *options, "--innodb-buffer-pool-size=64M")
-    slurm.wait_for(socket.exists, f"MariaDB; see {root}/db")
     user = "slurm@'127.0.0.1'"
     text = f"create database slurm_acct; create user {user} identified by 'x'; grant all on slurm_acct.* to {user};"
     client = ["mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--execute", text]
-    slurm.wait_for(lambda: not subprocess.run(client, capture_output=True).returncode, "MariaDB")
+    slurm.wait_for(lambda: not subprocess.run(client, capture_output=True).returncode, f"MariaDB; see {root}/db")
     start(stack, "slurmdbd", "-D")
     is_there = ["sacctmgr", "--immediate", "add", "cluster", "lab"]
     slurm.wait_for(lambda: not subprocess.run(is_there, capture_output=True).returncode, "slurmdbd")
@@ -110,57 +96,29 @@ def slurm(request, mnist_root):
         yield started
 
 
-@pytest.fixture(scope="session")
-def whole(slurm, tmp_path_factory):
-    """The long run, never stopped."""
-    from tests.cluster.test_cluster import LONG, alone
-
-    return alone(tmp_path_factory.mktemp("whole"), *LONG)
-
-
-@pytest.fixture(scope="module")
-def nasty_slurm(request, slurm):
-    """One more cluster, beside the first one: ended jobs are forgotten at once, preemption by SIGTERM."""
-    changes = {
-        "MinJobAge=86400": "MinJobAge=2",
-        "PreemptParameters=send_user_signal\n": "",
-        "PartitionName=urgent": "PartitionName=cheap Nodes=ALL PriorityTier=1 GraceTime=30 PreemptMode=CANCEL State=UP\n"
-        "PartitionName=urgent",
-    }
-    with running(request, number=10 + WORKER, changes=changes) as started:
-        yield started
-
-
 @contextmanager
-def running(request, number, changes=None):
-    """A cluster whose ports follow from a number, with changes to the text of slurm.conf."""
+def running(request, number, min_job_age=86400):
+    """A cluster whose ports follow from a number, which remembers ended jobs for so many seconds."""
     if os.geteuid() or not all(map(shutil.which, PROGRAMS)):
         pytest.skip(f"needs root and Slurm: apt-get install {' '.join(NEEDS)}")
 
     # The path to munge's socket must be short and open to all.
     root = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))
     root.chmod(0o755)
-    for name in ("ctld", "db", "etc", "log", "munge", "run", "spool/n1", "spool/n2"):
+    for name in ("ctld", "db", "etc", "log", "run", "spool/n1", "spool/n2"):
         (root / name).mkdir(parents=True)
-    conf = Path(__file__).with_name("slurm.conf").read_text()
     host = os.uname().nodename.split(".")[0]
     names = ("port", "port_1", "port_2", "dbd_port", "db_port")
-    ports = dict(zip(names, range(6817 + 5 * number, 6822 + 5 * number), strict=True))
+    ports = {name: 6817 + 5 * number + place for place, name in enumerate(names)}
     # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own, nor the port of another one.
     first_job_id = random.randrange(1000, 4000) + 4000 * number
-    for before, after in (changes or {}).items():
-        assert before in conf
-        conf = conf.replace(before, after)
-    conf = conf.format(root=root, host=host, first_job_id=first_job_id, **ports)
-    (root / "etc/slurm.conf").write_text(conf)
-    database = Path(__file__).with_name("slurmdbd.conf").read_text().format(root=root, **ports)
-    (root / "etc/slurmdbd.conf").touch(mode=0o600)
-    (root / "etc/slurmdbd.conf").write_text(database)
-    shutil.copy(Path(__file__).with_name("job_submit.lua"), root / "etc")
-    (root / "etc/cgroup.conf").write_text("CgroupPlugin=disabled\n")
-    (root / "etc/gres.conf").write_text("AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n")
-    (root / "munge/key").touch(mode=0o600)
-    (root / "munge/key").write_bytes(secrets.token_bytes(1024))
+    settings = {"root": root, "host": host, "first_job_id": first_job_id, "min_job_age": min_job_age, **ports}
+    texts = {"cgroup.conf": "CgroupPlugin=disabled\n", "gres.conf": "AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n"}
+    for name in ("slurm.conf", "slurmdbd.conf", "job_submit.lua"):
+        texts[name] = Path(__file__).with_name(name).read_text().format(**settings)
+    for name, text in {**texts, "munge.key": secrets.token_hex(512)}.items():
+        (root / "etc" / name).touch(mode=0o600)
+        (root / "etc" / name).write_text(text)
     hosts = Path("/etc/hosts")
     if "n1" not in hosts.read_text().split():
         with hosts.open("a") as file:
@@ -168,16 +126,15 @@ def running(request, number, changes=None):
 
     slurm = Slurm(root)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
-        environment.setenv("SLURM_CONF", str(root / "etc/slurm.conf"))
-        environment.setenv("SBATCH_ACCOUNT", "physics")
-        environment.setenv("SLURM_ACCOUNT", "physics")  # for srun
-        environment.setenv("GLOO_SOCKET_IFNAME", "lo")
+        accounts = dict.fromkeys(("SBATCH_ACCOUNT", "SLURM_ACCOUNT"), "physics")  # the second one for srun
+        for name, value in {"SLURM_CONF": f"{root}/etc/slurm.conf", "GLOO_SOCKET_IFNAME": "lo", **accounts}.items():
+            environment.setenv(name, value)
         environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
-        files = [f"--{kind}-file={root}/munge/{kind}" for kind in ("key", "pid", "log", "seed")]
+        files = [f"--{kind}-file={root}/etc/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
         daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *files)]
-        slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/munge")
+        slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/etc")
         start_accounting(stack, slurm, ports["db_port"])
         daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
 
@@ -187,7 +144,8 @@ def running(request, number, changes=None):
             return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout == "n1\nn2\n"
 
         slurm.wait_for(ready, f"two idle nodes; see {root}/log")
-        stack.callback(stop_jobs, slurm)
+        stack.callback(lambda: slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the end"))
+        stack.callback(slurm.run, "scancel", "-u", "root")
         yield slurm
     if not request.session.testsfailed:
         shutil.rmtree(root)

@@ -3,7 +3,7 @@
 import re
 import shlex
 import shutil
-import subprocess
+import signal
 import sys
 import tarfile
 from pathlib import Path
@@ -12,8 +12,12 @@ import pytest
 
 from leyden.config.paths import ROOT, environment_of
 from leyden.run.directory import Run
+from leyden.scheduler import slurm as of_library
+from tests import ENGINE
 from tests.callbacks.events import scalars
+from tests.cluster.conftest import WORKER, running
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
+from tests.example import commit, git
 from tests.forks import TIMEOUT_S
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
 from tests.training.test_start import curves
@@ -63,27 +67,15 @@ def training(slurm, tmp_path, *arguments):
     return process, run
 
 
-HELD = ("cluster.wait=false", "+cluster.options.hold=true")
-
-
-def released(slurm, tmp_path):
-    """The run of a job that was held, once it has ended."""
-    (run,) = runs(tmp_path)
-    slurm.run("scontrol", "release", run.submission["job_id"])
-    slurm.wait_for(lambda: run.result, "the end of the job")
-    return run
-
-
 def failing(process):
     output, _ = process.communicate(timeout=TIMEOUT_S)
     assert process.returncode == 2, output
     return output
 
 
-def was_saved_at_its_step(run):
-    """Whether the run was resumed from the step at which it stopped, not from the end of the epoch before."""
-    (step,) = re.findall(r"resumes from \S+, step (\d+)", log_of(run))
-    return int(step) > IN_SECOND_EPOCH and int(step) % NUM_STEPS != 0
+def log_of(run):
+    path = Path(run.submission["log"])
+    return path.read_text() if path.exists() else ""
 
 
 def alone(directory, *arguments):
@@ -91,6 +83,12 @@ def alone(directory, *arguments):
     where = (f"run_dir={directory / 'run'}", f"outputs={directory}", "trainer.accelerator=cpu")
     finish(start(*arguments, *where, "callbacks.slow.seconds=0", OMP_NUM_THREADS="1"))
     return Run(directory / "run")
+
+
+@pytest.fixture(scope="module")
+def whole(slurm, tmp_path_factory):
+    """The long run, never stopped."""
+    return alone(tmp_path_factory.mktemp("whole"), *LONG)
 
 
 def assert_the_same(run, whole):
@@ -119,30 +117,25 @@ def test_an_array_of_two_grows(slurm, tmp_path, monkeypatch):
     assert len({run.submission["job_id"] for run in runs(tmp_path)} - set(ids)) == 1
 
 
-def usr1(slurm, job):
-    slurm.run("scancel", "--signal=USR1", job)
+USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
 
 
-def preempt(slurm, job):
-    slurm.run("srun", "--partition=urgent", "--nodes=2", "--exclusive", "true")
-
-
-def requeue(slurm, job):
-    slurm.run("scontrol", "requeue", job)
+def disturb(slurm, by, run):
+    slurm.run(*by.split(), *([] if by == PREEMPT else [run.submission["job_id"]]))
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize("disturb", [usr1, preempt, requeue])
-def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, disturb):
+@pytest.mark.parametrize("by", [USR1, PREEMPT, "scontrol requeue"])  # the last one by SIGTERM
+def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, by):
     process, run = training(slurm, tmp_path)
-    disturb(slurm, run.submission["job_id"])
-    output = finish(process)
-    assert run.result.requeues == 1
+    disturb(slurm, by, run)
+    assert "1/1 jobs, 0 failed" in finish(process)
     assert "Interrupted. " in log_of(run)
-    assert was_saved_at_its_step(run)
-    assert len(run.starts) == 3  # the submission, and two in the job
+    (step,) = map(int, re.findall(r"resumes from \S+, step (\d+)", log_of(run)))
+    assert step > IN_SECOND_EPOCH
+    assert step % NUM_STEPS != 0  # not from the end of the epoch before
+    assert (run.result.requeues, len(run.starts)) == (1, 3)  # the submission, and two in the job
     assert_the_same(run, whole)
-    assert "1/1 jobs, 0 failed" in output
     # TensorBoard shows one curve, that of the run that was never stopped.
     assert scalars(run)["train/loss_step"] == scalars(whole)["train/loss_step"]
 
@@ -152,104 +145,64 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
     run = the_run(slurm, tmp_path)
     slurm.wait(run.submission["job_id"], "RUNNING")
     slurm.wait_for(lambda: " job " in log_of(run), "the start of Python")
-    usr1(slurm, run.submission["job_id"])
+    disturb(slurm, USR1, run)
     assert len(run.starts) == 1, "training has started already"
     finish(process)
     assert run.result.requeues == 1
     assert_the_same(run, whole)
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("seconds", [12, 1000])
-def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path, seconds):
-    """The first time only, or each time: then the job stops, since it would be requeued for ever."""
-    slow = ("+callbacks.slow._target_=tests.cluster.slow.SlowValidation", f"+callbacks.slow.seconds={seconds}")
-    slow += (f"+callbacks.slow.only_first={str(seconds < 100).lower()}",)
-    short = (*SHORT, "trainer.max_epochs=2")
-    process = submit(tmp_path, *short, *slow, "cluster.signal_delay_s=6")
+def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path):
+    slow = "+callbacks.slow={_target_:tests.cluster.slow.SlowValidation,seconds:12}"
+    slow = (*SHORT, "trainer.max_epochs=2", slow)
+    process = submit(tmp_path, *slow, "cluster.signal_delay_s=6")
     run = the_run(slurm, tmp_path)
-    for number in range(1 if seconds < 100 else 2):
-        starts = number + 2
-        slurm.wait_for(lambda starts=starts: log_of(run).count("validates") == starts - 1, "the validation")
-        usr1(slurm, run.submission["job_id"])
-        slurm.wait_for(lambda starts=starts: len(run.starts) > starts, "the next start")
-    output, _ = process.communicate(timeout=TIMEOUT_S)
+    slurm.wait_for(lambda: "validates" in log_of(run), "the validation")
+    disturb(slurm, USR1, run)
+    finish(process)
     assert "no training step came within 3 s after the signal to requeue" in log_of(run)
-    if seconds > 100:
-        assert run.result.status == "failed"
-        assert "requeued twice without a checkpoint after step 0" in output
-        return
     assert run.result.requeues == 1
-    assert_the_same(run, alone(tmp_path / "alone", *short, *slow))
+    assert_the_same(run, alone(tmp_path / "alone", *slow))
 
 
-@pytest.mark.matrix
-@pytest.mark.parametrize("nodes", [("n1",), ("n1", "n2")])
-def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole, nodes):
-    """A job is tried on another node; if each of them fails, so does the run."""
-    broken = [f"+callbacks.{node}={{_target_:tests.cluster.slow.BrokenNode,name:{node}}}" for node in nodes]
-    work = LONG if len(nodes) == 1 else (*SHORT, "trainer.max_epochs=2")
-    process = submit(tmp_path, *work, *broken)
-    output, _ = process.communicate(timeout=TIMEOUT_S)
+BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.Broken,where:%s,how:%s}"
+
+
+def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole):
+    finish(submit(tmp_path, *LONG, BROKEN % ("n1", "lost")))
     (run,) = runs(tmp_path)
     assert "DistNetworkError: Connection reset by peer" in log_of(run)
-    if len(nodes) == 1:
-        assert process.returncode == 0, output
-        assert run.result.requeues == 1
-        assert [start["step"] for start in run.starts] == [None, 0, NUM_STEPS]
-        assert_the_same(run, whole)
-    else:
-        assert process.returncode == 2
-        assert "requeued twice without a checkpoint after step 10;" in output
-
-
-def log_of(run):
-    path = Path(run.submission["log"])
-    return path.read_text() if path.exists() else ""
-
-
-def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, whole):
-    process, run = training(slurm, tmp_path, *NODES, "trainer.max_epochs=2")
-    usr1(slurm, run.submission["job_id"])
-    finish(process)
     assert run.result.requeues == 1
-    finish(submit(tmp_path, *NODES, *LONG, "trainer.max_epochs=2", name="undisturbed"))
+    assert [start["step"] for start in run.starts] == [None, 0, NUM_STEPS]
+    assert_the_same(run, whole)
+
+
+@pytest.mark.matrix
+@pytest.mark.parametrize("killed", [None, 0, 1])
+def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, killed):
+    """Requeued by a signal, or as one of their processes dies: the other one sees a plain RuntimeError of gloo's."""
+    two = (*NODES, "trainer.max_epochs=2")
+    if killed is None:
+        process, run = training(slurm, tmp_path, *two)
+        disturb(slurm, USR1, run)
+        finish(process)
+    else:
+        finish(submit(tmp_path, *LONG, *two, BROKEN % (killed, "dies")))
+        (run,) = runs(tmp_path)
+        job, folder = run.submission["job_id"], Path(run.submission["log"]).parent
+        logs = "".join(path.read_text() for path in folder.glob(f"{job}_*_log.out"))
+        assert "gloo/transport" in logs
+        assert f"requeue of job {job} on other nodes: requested" in logs
+    assert run.result.requeues == 1
+    finish(submit(tmp_path, *LONG, *two, name="undisturbed"))
     (undisturbed,) = runs(tmp_path, "undisturbed")
     assert undisturbed.result.requeues == 0
     assert_the_same(run, undisturbed)
 
 
-def state_and_code(slurm, job):
-    shown = slurm.run("scontrol", "show", "job", job)
-    return re.search(r"JobState=(\S+)", shown)[1], re.search(r"ExitCode=(\S+)", shown)[1]
-
-
-BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.BrokenRank,rank:%d,is_killed:%s}"
-
-
-@pytest.mark.nightly  # a lost connection requeues it by day
-@pytest.mark.matrix
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_peer_that_dies_requeues_the_job(slurm, tmp_path, rank):
-    """The other process sees a plain RuntimeError of gloo's."""
-    two = (*SHORT, "trainer.max_epochs=2", *NODES)
-    finish(submit(tmp_path, *two, BROKEN % (rank, "true")))
-    (run,) = runs(tmp_path)
-    assert run.result.requeues == 1
-    job = run.submission["job_id"]
-    logs = "".join(path.read_text() for path in Path(run.submission["log"]).parent.glob(f"{job}_*_log.out"))
-    assert "gloo/transport" in logs
-    assert f"requeue of job {job} on other nodes: requested" in logs
-    finish(submit(tmp_path, *two, BROKEN % (7, "true"), name="undisturbed"))
-    (undisturbed,) = runs(tmp_path, "undisturbed")
-    assert_the_same(run, undisturbed)
-
-
-@pytest.mark.matrix
-@pytest.mark.parametrize("rank", [0, 1])
-def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path, rank):
-    """The others fail, too, since it has broken the connections; nothing is requeued."""
-    output = failing(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (rank, "false")))
+def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
+    """The other fails, too, since it has broken the connection; nothing is requeued."""
+    output = failing(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")))
     (run,) = runs(tmp_path)
     assert (run.result.error.type, run.result.error.message) == ("KeyError", "'of this process alone'")
     assert "KeyError: 'of this process alone'" in output
@@ -286,23 +239,6 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
     assert victim.result.status == "finished"
 
 
-@pytest.mark.nightly  # its jobs are those of any sweep
-def test_submit_and_leave(slurm, tmp_path):
-    output = finish(submit(tmp_path, *SHORT, "seed=0,1", *HELD, anew=True))
-    first, second = runs(tmp_path)
-    for run in (first, second):
-        assert f"job {run.submission['job_id']}: {run.directory.name}" in output
-    summarize = ("-m", "leyden.summarize", str(tmp_path / "sweeps" / "s"))
-    assert summarize[-1] in output
-    assert "2 queued" in finish(start(script=summarize))
-    # The same command takes up what is queued, and submits nothing.
-    finish(submit(tmp_path, *SHORT, "seed=0,1", "cluster.wait=false"))
-    assert [run.submission for run in runs(tmp_path)] == [first.submission, second.submission]
-    slurm.run("scontrol", "release", first.submission["job_id"].split("_")[0])
-    finish(submit(tmp_path, *SHORT, "seed=0,1"))
-    assert "2 finished" in finish(start(script=summarize))
-
-
 def test_a_search_is_a_job_of_its_own_that_submits_its_trials(slurm, tmp_path, mnist_root):
     """As on the page of clusters, for those who leave; its resources are not those of the trials."""
     search = ("hydra/sweeper=optuna", "'optimizer.lr=tag(log,interval(0.001,0.01))'", "hydra.sweeper.num_trials=2")
@@ -317,58 +253,40 @@ def test_a_search_is_a_job_of_its_own_that_submits_its_trials(slurm, tmp_path, m
 
 
 def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
-    project = tmp_path / "project"
     for name in ("src", "conf", "engine/src"):
-        shutil.copytree(ROOT / name, project / name)
-    git = ["git", "-C", str(project), "-c", "user.name=a", "-c", "user.email=a@b"]
-    for command in (["init", "-q"], ["add", "conf"], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *command], check=True)
-    arguments = ("-m", "leyden.train", "-m", "cluster=slurm_cpu", *CLUSTER, *SHORT, f"data.root={mnist_root}")
-    arguments += (f"outputs={tmp_path}", "sweep_name=s", *HELD)
-    finish(start(script=arguments, cwd=project, **environment_of(project)))
+        shutil.copytree(ROOT / name, (project := tmp_path / "project") / name)
+    git(project, "init", "-q")
+    commit(project)
+    arguments = (*CLUSTER, *SHORT, f"data.root={mnist_root}", f"outputs={tmp_path}", "sweep_name=s")
+    held = ("-m", "cluster=slurm_cpu", "cluster.wait=false", "+cluster.options.hold=true")
+    output = finish(start(*held, *arguments, cwd=project, **environment_of(project)))
+    (run,) = runs(tmp_path)
+    assert f"job {run.submission['job_id']}: {run.directory.name}\n" in output
+    assert output.endswith(f"leyden summarize {tmp_path / 'sweeps' / 's'}\n")
     (project / "engine" / "src" / "leyden" / "train.py").write_text("raise SystemExit('xyzzy')\n")
     shutil.rmtree(project / "conf")
-    run = released(slurm, tmp_path)
+    slurm.run("scontrol", "release", run.submission["job_id"])
+    slurm.wait_for(lambda: run.result, "the end of the job")
     assert run.result.status == "finished"
     archive, bootstrap = sorted((tmp_path / "sweeps" / "s" / "code").iterdir(), reverse=True)
     assert bootstrap.suffix == ".py"
     with tarfile.open(archive) as opened:  # the only other file
         assert {"engine/src/leyden/train.py", "conf/train.yaml", "git.json"} <= {*opened.getnames()}
         assert not [name for name in opened.getnames() if "__pycache__" in name or "egg-info" in name]
-    head = subprocess.run([*git, "rev-parse", "HEAD"], check=True, capture_output=True, text=True).stdout.strip()
     assert run.starts[-1]["git"] == run.starts[0]["git"]
-    assert run.starts[-1]["git"]["sha"] == head
+    assert run.starts[-1]["git"]["sha"] == git(project, "rev-parse", "HEAD").strip()
     assert "xyzzy" not in str(run.starts[-1]["git"])
 
 
-def test_a_node_that_finds_no_data_says_so(slurm, tmp_path, mnist_root):
-    root = tmp_path / "data"
-    shutil.copytree(mnist_root, root)
-    finish(submit(tmp_path, *SHORT, f"data.root={root}", *HELD))
-    shutil.rmtree(root)
-    run = released(slurm, tmp_path)
-    assert run.result.status == "failed"
-    assert "the dataset is missing, and download=false" in run.result.error.message
-    slurm.wait(run.submission["job_id"], "FAILED")
-    assert state_and_code(slurm, run.submission["job_id"]) == ("FAILED", "2:0")  # as of a command
-
-
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path):
-    few = ("data.val_size=59000", "+model.hidden=1", "cluster.snapshot=false")
-    output, _ = submit(tmp_path, *BUGGY, *few).communicate(timeout=TIMEOUT_S)
+    output = failing(submit(tmp_path, "data.val_size=59000", *BUGGY, "cluster.snapshot=false"))
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     slurm.wait(run.submission["job_id"], "FAILED")
-    assert state_and_code(slurm, run.submission["job_id"]) == ("FAILED", "1:0")
+    shown = slurm.run("scontrol", "show", "job", run.submission["job_id"])
+    assert re.search(r" ExitCode=(\S+)", shown)[1] == "1:0"
     assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
     assert "# the bug" in Path(run.submission["log"]).read_text()
-
-
-def test_requeues_have_a_limit(slurm, tmp_path):
-    process, run = training(slurm, tmp_path, "cluster.max_requeues=0")
-    usr1(slurm, run.submission["job_id"])
-    assert "requeued 1 times, more than cluster.max_requeues=0" in failing(process)
-    assert (run.result.status, run.result.requeues) == ("failed", 1)
 
 
 @pytest.mark.nightly  # one of a sweep is requeued by day
@@ -382,7 +300,7 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
     run = Run(tmp_path / "outputs" / "slurm" / job)
     for number, step in enumerate((100, 340), start=1):
         slurm.wait_for(lambda step=step: last_step(run) > step, f"step {step}")
-        usr1(slurm, job)
+        slurm.run(*USR1.split(), job)
         slurm.wait_for(lambda number=number: len(run.starts) > number, "the next start")
     slurm.wait(job, "COMPLETED")
     assert run.result.requeues == 2
@@ -394,3 +312,62 @@ def test_another_verb_is_run_by_srun(slurm, tmp_path):
     finish(start(f"run_dir={tmp_path / 'run'}", *SHORT))
     command = (sys.executable, "-m", "leyden.evaluate", f"run={tmp_path / 'run'}", f"outputs={tmp_path}")
     assert "test/acc" in slurm.run("srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command)
+
+
+SITES = re.findall(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text())
+
+
+def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slurm, tmp_path, monkeypatch):
+    """The first one, for a partition of this site and its processors."""
+    monkeypatch.delenv("SBATCH_ACCOUNT")
+    assert "Please give an account: --account=physics" in failing(submit(tmp_path, *SHORT, "seed=0,1"))
+    assert not runs(tmp_path)
+    text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
+    (conf := tmp_path / "conf" / "cluster").mkdir(parents=True)
+    (conf / "site.yaml").write_text(text)
+    finish(submit(tmp_path, *SHORT, "seed=0", "--config-dir", str(conf.parent), cluster="site", anew=True))
+    (run,) = runs(tmp_path)
+    assert run.result.status == "finished"
+    assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
+
+
+REFUSED = {  # the last one is submitted, and never starts
+    "MaxSubmit": ("cluster.qos=limited", "seed=0,1,2,3"),
+    "Slurm rejects the job: sbatch: error: Memory": ("cluster.mem_gb=1000",),
+    "DependencyNeverSatisfied": ("+cluster.options.dependency=afterok:{}",),
+}
+
+
+@pytest.mark.nightly  # a job without an account is refused by day
+def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
+    slurm.wait(failed := slurm.submit("exit 1"), "FAILED")
+    for why, arguments in REFUSED.items():
+        output = failing(submit(tmp_path, *SHORT, *(each.format(failed) for each in arguments)))
+        assert why in output
+        assert "Traceback" not in output
+    assert not slurm.run("squeue", "-h", "-t", "PD")
+
+
+def test_a_sweep_runs_within_a_job(slurm, tmp_path):
+    """On sites that charge for whole nodes."""
+    arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
+    command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)
+    assert "2/2 jobs, 0 failed" in slurm.run(*command)
+    assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
+
+
+def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_path):
+    """The sweep looks again only when a second Slurm has purged a job, as on a login node that was asleep."""
+    with running(request, number=10 + WORKER, min_job_age=2) as slurm:
+        process = submit(tmp_path, *SHORT, "seed=0,1", "cluster.num_jobs=1")
+        slurm.wait_for(lambda: any(run.submission for run in runs(tmp_path)), "the submission")
+        process.send_signal(signal.SIGSTOP)
+        job_id, *_ = [run.submission["job_id"] for run in runs(tmp_path) if run.submission]
+        slurm.wait(cancelled := slurm.submit("sleep 60"), "RUNNING")
+        slurm.run("scancel", cancelled)
+        listed, both = ("squeue", "-h", "--me", "--states=all", "-o", "%i"), {job_id, cancelled}
+        slurm.wait_for(lambda: not both & {*slurm.run(*listed).split()}, "Slurm to forget the jobs")
+        told = {cancelled: "CANCELLED", "999999": "GONE"}  # the first one by its accounting
+        assert {job: state.text for job, state in of_library.states([*told]).items()} == told
+        process.send_signal(signal.SIGCONT)
+        assert "2/2 jobs, 0 failed" in finish(process)

@@ -66,9 +66,14 @@ def call(verb, *arguments, **kwargs):
     return Started(verb, *arguments, **kwargs).end()
 
 
+def within(folder):
+    """Where a training has its run and its outputs."""
+    return (f"run_dir={folder / 'run'}", f"outputs={folder}")
+
+
 def is_clean(code, output):
     """Whether a command succeeded, or was refused in a line or two."""
-    lines = [line for line in output.strip().splitlines() if line.strip()]
+    lines = list(filter(str.strip, output.splitlines()))
     return code == 0 or (code == 2 and "Traceback" not in output and len(lines) <= 2)
 
 
@@ -120,10 +125,9 @@ def on_operations(below, act, *, only_writes=False):
             return
         if event == "open" and only_writes and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
             return
-        if event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike):
-            path = os.fsdecode(args[0])
-            if path == str(below) or path.startswith(f"{below}{os.sep}"):
-                seen += 1
-                act(seen, f"{event} {path}")
+        of_path = event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike)
+        if of_path and Path(path := os.fsdecode(args[0])).is_relative_to(below):
+            seen += 1
+            act(seen, f"{event} {path}")
 
     return lambda: sys.addaudithook(hook)

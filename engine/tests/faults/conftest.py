@@ -1,4 +1,3 @@
-import contextlib
 import os
 import random
 import time
@@ -8,7 +7,7 @@ import pytest
 from leyden.run.directory import Run
 from tests.conftest import assert_same_bits
 from tests.data import small
-from tests.faults.commands import call, on_operations
+from tests.faults.commands import call, on_operations, within
 
 
 @pytest.fixture(scope="session")
@@ -19,8 +18,7 @@ def seed():
 
 @pytest.fixture
 def rng(seed):
-    """A source of what a test draws; a failure shows its seed."""
-    print(f"FAULTS_SEED={seed}")
+    print(f"FAULTS_SEED={seed}")  # which a failure shows
     return random.Random(seed)
 
 
@@ -28,23 +26,6 @@ def rng(seed):
 def trials():
     """How much of a family is tried; FAULTS_N=100000 is all of it."""
     return int(os.environ.get("FAULTS_N", "40"))
-
-
-@pytest.fixture
-def trial():
-    """A context of one trial of many: what goes wrong in any of them is an error at the end."""
-    names, failures = [], []
-
-    @contextlib.contextmanager
-    def one(name):
-        names.append(name)
-        try:
-            yield
-        except Exception as error:
-            failures.append(f"{name}: {type(error).__name__}: {error}"[:3000])
-
-    yield one
-    assert not failures, f"{len(failures)} of {len(names)} failed\n" + "\n\n".join(failures[:20])
 
 
 @pytest.fixture(scope="session")
@@ -69,7 +50,7 @@ class Whole:
         self.num_operations, self.seconds = int(counted.read_text()), time.monotonic() - began
 
     def arguments(self, folder):
-        return (f"run_dir={folder / 'run'}", f"outputs={folder}", *self.data)
+        return (*within(folder), *self.data)
 
     def resume(self, folder, told, *, output):
         """Train a run to its end, to the same bits."""

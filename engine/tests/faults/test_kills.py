@@ -1,10 +1,13 @@
-"""Killed at any file operation and started again, a run shows what one that was never killed shows."""
+"""Killed at any file operation, or told to stop, and started again, a run shows what one that was never killed shows."""
 
+import functools
+import itertools
 import os
 import re
 import shutil
 import signal
 import sys
+import time
 from collections import Counter
 from dataclasses import asdict, replace
 from unittest.mock import Mock
@@ -22,7 +25,7 @@ from tests import records
 from tests.callbacks.events import hparams
 from tests.conftest import assert_same_bits
 from tests.faults import commands
-from tests.faults.commands import at_step, call, in_forks, on_operations
+from tests.faults.commands import Started, at_step, call, in_forks, on_operations, within
 
 pytestmark = pytest.mark.faults
 
@@ -50,13 +53,9 @@ def train(directory, *arguments, at=None, after=False, setup=lambda: None, below
 
         on_operations(directory / below, act, only_writes=only_writes)()
 
-    given = (*arguments, f"outputs={directory}")
-    code, output = call("train", *given, directory=directory.parent, name=directory.name, before=before)
+    where, output = within(directory)["-m" in arguments :], {"directory": directory.parent, "name": directory.name}
+    code, output = call("train", *arguments, *where, before=before, **output)
     return code, log.read_text().splitlines(), output
-
-
-def train_run(directory, *arguments, **kwargs):
-    return train(directory, f"run_dir={directory / 'run'}", *arguments, **kwargs)
 
 
 def shown(directory):
@@ -72,16 +71,16 @@ def shown(directory):
                 values[tag, event.step] = None if is_time else value.tensor.SerializeToString()
             if event.HasField("graph_def"):
                 events["graph", event.step] += 1
+                values["graph", event.step] = None
     assert max(events.values()) == 1, {key: count for key, count in events.items() if count > 1}
     assert max(Counter((step, metric) for step, metric, _ in curves).values()) == 1
     assert not [path for path in directory.rglob("*") if re.search(r"\.(tmp|prepared)$", path.name)]
-    table = (run.directory / "metrics.csv").read_text().splitlines()
-    assert (table[0], len(table)) == ("step,metric,value", 1 + len(curves))
+    head, *lines = (run.directory / "metrics.csv").read_text().splitlines()
+    assert (head, len(lines)) == ("step,metric,value", len(curves))
     tests = records.table(directory / "test_evaluations.csv")  # a kill after one may make it again
     return {
         "result": asdict(replace(run.result, seconds=None, samples_per_second=None)),
         "curves": [(step, name, None if name.startswith("time/") else value) for step, name, value in curves],
-        "events": {*events},
         "values": values,
         "row": hparams(run),
         "test_evaluations": {(row["experiment"], row["checkpoint"], row["metrics"]) for row in tests},
@@ -91,54 +90,44 @@ def shown(directory):
 
 def moments(num_operations, num, rng):
     """So many places to kill at: pairs of an operation and whether after it."""
-    every = [(n, after) for n in range(num_operations) for after in (False, True)]
+    every = [*itertools.product(range(num_operations), (False, True))]
     return sorted(rng.sample(every, min(num, len(every))))
-
-
-def differences(a, b):
-    """What two runs show differently, in short lines."""
-    found = []
-    for key in a:
-        there, here = ({*map(str, each.items() if isinstance(each, dict) else each)} for each in (a[key], b[key]))
-        if a[key] != b[key]:
-            found.append(f"{key}: lost {sorted(there - here)}, new {sorted(here - there)}"[:500])
-    return found
 
 
 class Kills:
     """Runs that are killed at one or several moments, compared with one that was not."""
 
-    def __init__(self, folder, trial, data):
-        self.folder, self.trial, self.arguments, self.num = folder, trial, data, 0
-        self.train_whole()
+    def __init__(self, folder, data):
+        self.folder = folder
+        self.train_whole(*data)
 
-    def train_whole(self):
-        code, self.operations, output = train_run(self.folder / "whole", *self.arguments)
+    def train_whole(self, *arguments):
+        self.arguments = arguments
+        code, self.operations, output = train(self.folder / "whole", *arguments)
         assert code == 0, output
         self.expected = shown(self.folder / "whole")
 
     def kill(self, *moments, begun=None, **setup):
         """Kill at each of the moments, in a start each, then let it end, and compare."""
-        self.num += 1
-        directory = self.folder / f"killed{self.num}"
-        with self.trial(f"killed at {moments}"):
-            if begun:
-                shutil.copytree(begun, directory)
-            for n, after in moments:
-                code, operations, output = train_run(directory, *self.arguments, at=n, after=after, **setup)
-                print(f"{directory.name}: {operations[-1:] or 'it had ended'}")
-                assert code in (-9, 0, 1), output  # it can have ended, or failed, before
-            code, _, output = train_run(directory, *self.arguments)
-            assert code == 0, output
-            assert differences(self.expected, shown(directory)) == []
-            for name in ("last", "best"):
-                assert_same_bits(self.folder / "whole" / "run", directory / "run", name)
+        directory = self.folder / "killed"
+        if begun:
+            shutil.copytree(begun, directory)
+        for n, after in moments:
+            code, operations, output = train(directory, *self.arguments, at=n, after=after, **setup)
+            print(f"killed at {moments}: {operations[-1:] or 'it had ended'}")
+            assert code in (-9, 0, 1), output  # it can have ended, or failed, before
+        code, _, output = train(directory, *self.arguments)
+        assert code == 0, output
+        for what, found in shown(directory).items():
+            assert found == self.expected[what], what
+        for name in ("last", "best"):
+            assert_same_bits(self.folder / "whole" / "run", directory / "run", name)
         shutil.rmtree(directory)
 
 
 @pytest.fixture
-def kills(tmp_path, trial, data):
-    return Kills(tmp_path, trial, data)
+def kills(tmp_path, data):
+    return Kills(tmp_path, data)
 
 
 def test_killed_once_or_again_and_again(kills, trials, rng):
@@ -152,10 +141,8 @@ def test_killed_once_or_again_and_again(kills, trials, rng):
 
 @pytest.mark.nightly  # killed once or again, it is killed by day
 def test_killed_while_it_trains_longer(kills, trials, rng):
-    begun = kills.folder / "begun"
-    shutil.copytree(kills.folder / "whole", begun)
-    kills.arguments = (*kills.arguments, "trainer.max_epochs=3")
-    kills.train_whole()  # goes on
+    begun = shutil.copytree(kills.folder / "whole", kills.folder / "begun")
+    kills.train_whole(*kills.arguments, "trainer.max_epochs=3")  # goes on
     for moment in moments(len(kills.operations), trials // 4, rng):
         kills.kill(moment, begun=begun)
 
@@ -163,32 +150,23 @@ def test_killed_while_it_trains_longer(kills, trials, rng):
 @pytest.mark.nightly  # killed once or again, it is killed by day
 def test_killed_while_it_fails(kills, trials, rng):
     failing = {"setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))}  # in the second epoch
-    code, operations, output = train_run(kills.folder / "failing", *kills.arguments, **failing)
-    assert code == 1, output  # a bug, as any error in a step
+    code, operations, output = train(kills.folder / "failing", *kills.arguments, **failing)
     run = Run(kills.folder / "failing" / "run")
-    assert (run.result.status, hparams(run)[1]) == ("failed", api_pb2.STATUS_FAILURE)
+    assert (code, run.result.status, hparams(run)[1]) == (1, "failed", api_pb2.STATUS_FAILURE), output
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
         kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), **failing)
 
 
-NUM_TRIALS = 4
-SEARCHED = (
-    "optimizer.lr=tag(log,interval(0.001,0.1))",
-    f"hydra.sweeper.num_trials={NUM_TRIALS}",
-    "sweep.space=tests.sweep.spaces.optimizers",
-    "sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]",
-)
-
-
-def search(directory, *arguments, at=None):
-    """A search that is killed, its jobs with it, at one of its own operations on files; None for none."""
-    typed = ("-m", "hydra/sweeper=optuna", "sweep_name=s", "cluster.num_jobs=2", *SEARCHED, *arguments)
-    return train(directory, *typed, at=at, setup=in_forks, below="sweeps", only_writes=False)
+SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.num_trials=4", "sweep_name=s", "cluster.num_jobs=2")
+SEARCH += ("optimizer.lr=tag(log,interval(0.001,0.1))", "sweep.space=tests.sweep.spaces.optimizers")
+SEARCH += ("sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]",)
 
 
 def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
-    arguments = [each for each in data if "dropout" not in each]
+    """It is killed, its jobs with it, at one of its own operations on files."""
+    arguments = (*SEARCH, *(each for each in data if "dropout" not in each))
+    search = functools.partial(train, setup=in_forks, below="sweeps", only_writes=False)
     code, operations, output = search(tmp_path / "whole", *arguments)
     assert code == 0, output
     for number in range(max(1, trials // 8)):
@@ -198,16 +176,37 @@ def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
             told = f"at {at}: {output}"
             assert code == 0 or (code == -9 and at is not None), told  # the second one has less to do
         found = open_study(directory / "sweeps" / "s").get_trials(deepcopy=False)
-        complete = [trial for trial in found if trial.state == TrialState.COMPLETE]
-        assert len(complete) == NUM_TRIALS, told
         assert TrialState.RUNNING not in {trial.state for trial in found}, told
-        runs = [Run(path.parent) for path in (directory / "sweeps" / "s").glob("*/config.yaml")]
-        assert [run.result.status for run in runs] == ["finished"] * NUM_TRIALS, told
-        names = [each.user_attrs["run"] for each in complete]
-        assert sorted(names) == sorted(run.directory.name for run in runs), told
+        names = [trial.user_attrs["run"] for trial in found if trial.state == TrialState.COMPLETE]
+        runs = [Run(path.parent) for path in sorted((directory / "sweeps" / "s").glob("*/config.yaml"))]
+        assert sorted(names) == [run.directory.name for run in runs], told
+        assert [run.result.status for run in runs] == ["finished"] * 4, told
         for run in runs:
             row = (run.config["model"]["dropout"], run.config["trainer"].get("gradient_clip_val"))
             assert row in ((0.0, 1.0), (0.1, None)), told
             momentum = any(override.startswith("optimizer.momentum=") for override in run.overrides)
             assert momentum == ("optimizer=sgd" in run.overrides), told
         shutil.rmtree(directory)
+
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
+SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as SIGHUP is under nohup
+
+
+def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(tmp_path, whole, trials, rng):
+    for n in range(max(4, trials // 3)):
+        (folder := tmp_path / str(n)).mkdir()
+        number, pauses = rng.choice(SIGNALS), [rng.uniform(0, 1.1 * whole.seconds)]
+        pauses += [rng.uniform(0, 0.1)] * (rng.random() < 0.5)
+        started = Started("train", *whole.arguments(folder), directory=folder)
+        for pause in pauses:
+            time.sleep(pause)
+            started.send(number)
+        code, output = started.end()
+        told = f"{number.name} after {pauses} s: {code}\n{output}"
+        assert code in (0, 128 + number, -number), told
+        assert "Traceback" not in output, told
+        if (folder / "run").is_dir():  # those that a process leaves that is ended at once are another matter
+            left = [path.name for path in folder.rglob("*") if path.name.endswith((".tmp", ".prepared"))]
+            assert not left or code == -number, f"{told}\n{left}"
+        whole.resume(folder, told, output=folder)

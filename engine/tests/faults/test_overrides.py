@@ -1,5 +1,6 @@
 """Whatever is typed either trains, or is refused in a line or two: never a traceback, never a hang."""
 
+import functools
 import importlib.metadata
 import resource
 import shutil
@@ -14,7 +15,7 @@ from leyden.config.paths import conf_files
 from leyden.config.values import flatten
 from tests import conf
 from tests.example import OWN
-from tests.faults.commands import call, is_clean
+from tests.faults.commands import call, is_clean, within
 
 pytestmark = pytest.mark.faults
 
@@ -51,10 +52,10 @@ def keys():
     yield from (f"+trainer.{name}" for name in OPTIONS.split())
 
 
-KEYS = sorted(set(keys()) - {"outputs", "run_dir"})
+KEYS = sorted({*keys()} - {"outputs", "run_dir"})
 GROUPS = {name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")} - {"callbacks/pruning"}
-EXTRAS = importlib.metadata.metadata("leyden").get_all("Provides-Extra")
 GROUPS = sorted(group for group in GROUPS if group.split("/")[0] not in ELSEWHERE)
+EXTRAS = importlib.metadata.metadata("leyden").get_all("Provides-Extra")
 
 
 @st.composite
@@ -75,7 +76,7 @@ def overrides(draw):
 
 def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials, seed):
     place = tmp_path / "place"
-    few = lambda: resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))  # noqa: E731 - bytes of memory
+    few = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))  # bytes of memory
 
     @settings(max_examples=2 * trials, phases=(Phase.generate, Phase.shrink), **ANYHOW)
     @hypothesis.seed(seed)
@@ -83,7 +84,7 @@ def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials
     def whatever(typed):
         place.mkdir()
         try:
-            arguments = (f"run_dir={place / 'run'}", f"outputs={place}", *data, *BASE, *typed)
+            arguments = (*within(place), *data, *BASE, *typed)
             code, output = call("train", *arguments, directory=tmp_path, cwd=place, before=few)
             assert is_clean(code, output), f"{typed}: {code}\n{output[-3000:]}"
             left = {path.name for path in place.iterdir() if not path.name.startswith("test_evaluations.")}

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shlex
 
 import pytest
 
@@ -15,6 +14,7 @@ pytestmark = pytest.mark.faults
 STATES = [("RUNNING", "None"), ("PENDING", "Priority"), ("PENDING", "(launch failed requeued held)")]
 STATES += [("COMPLETING", "None"), ("COMPLETED", "None"), ("FAILED", "NonZeroExitCode"), ("NEW_STATE", "é")]
 BANNER = ["Welcome to the cluster!", "slurm_load_jobs: retrying", "*** down on Monday ***", "é", "\ufeff"]
+LINES = {"blank": [b"\n", b" \n", b"\t\n\n"], "banner": [f"{line}\n".encode() for line in BANNER]}
 
 
 @pytest.fixture
@@ -25,11 +25,10 @@ def answer(tmp_path, monkeypatch):
     monkeypatch.setattr(slurm, "TIMEOUT_S", 5)
 
     def set_answer(command, out=b"", error=b"", code=0, pause=0):
-        for name, content in (("out", out), ("error", error)):
-            (tmp_path / f"{command}.{name}").write_bytes(content)
         script = tmp_path / "bin" / command
-        files = [shlex.quote(str(tmp_path / f"{command}.{name}")) for name in ("out", "error")]
-        script.write_text(f"#!/bin/sh\nsleep {pause}\ncat {files[0]}\ncat {files[1]} >&2\nexit {code}\n")
+        script.with_suffix(".out").write_bytes(out)
+        script.with_suffix(".error").write_bytes(error)
+        script.write_text(f"#!/bin/sh\nsleep {pause}\ncat {script}.out\ncat {script}.error >&2\nexit {code}\n")
         script.chmod(0o755)
 
     return set_answer
@@ -40,10 +39,8 @@ def damaged(rng, lines):
     out, code = "".join(f"{line}\n" for line in lines).encode(), 0
     for kind in rng.sample(["blank", "cut", "bytes", "banner", "carriage", "code"], rng.randrange(1, 4)):
         place = rng.choice([0, *(n + 1 for n, byte in enumerate(out) if byte == 10)])
-        if kind == "blank":
-            out = out[:place] + rng.choice([b"\n", b" \n", b"\t\n\n"]) + out[place:]
-        elif kind == "banner":
-            out = out[:place] + rng.choice(BANNER).encode() + b"\n" + out[place:]
+        if kind in LINES:
+            out = out[:place] + rng.choice(LINES[kind]) + out[place:]
         elif kind == "carriage":
             out = out.replace(b"\n", b"\r\n")
         elif kind == "bytes" and out:

@@ -42,7 +42,7 @@ def steps(page):
             named = re.search(r"in `((?:src|conf)/\S+)`:\n\n$", text[: match.start()])
             if named:  # the file's first line is another one
                 path, rest = named[1], match["block"]
-            if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_space.py
+            if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_search.py
                 found.append(Step(line, path=path, text=rest if path else match["block"]))
         elif match["inline"]:
             words = [*itertools.dropwhile(VARIABLE.fullmatch, match["inline"].split())]

@@ -12,17 +12,8 @@ import sys
 import warnings
 from types import SimpleNamespace
 
-import hydra  # noqa: F401
-import lightning  # noqa: F401
-import matplotlib.figure  # noqa: F401
-import optuna  # noqa: F401
-import rich.progress  # noqa: F401
-import tensorboard.compat  # noqa: F401
-import torch.utils.tensorboard  # noqa: F401
-import torchmetrics.text  # noqa: F401
-import torchvision.transforms.v2  # noqa: F401
-from lightning.pytorch.trainer.connectors import signal_connector
-
+LIBRARIES = "hydra lightning matplotlib.figure optuna rich.progress tensorboard.compat torch.utils.tensorboard"
+LIBRARIES += " torchmetrics.text torchvision.transforms.v2"
 MISSING_MODULES = {"win32": ("fcntl", "resource", "pwd", "grp", "termios"), "darwin": ()}
 OF_SIGNAL = "SIGUSR1 SIGUSR2 SIGHUP SIGKILL SIGSTOP SIGALRM SIGCHLD pthread_sigmask pthread_kill"
 OF_OS = "fork killpg uname getuid geteuid getgid setsid sched_getaffinity sched_setaffinity"
@@ -30,6 +21,9 @@ MISSING = {"win32": {signal: OF_SIGNAL, os: OF_OS}, "darwin": {os: "sched_getaff
 
 
 def fake(platform):
+    for name in LIBRARIES.split():
+        importlib.import_module(name)
+    connector = importlib.import_module("lightning.pytorch.trainer.connectors.signal_connector")
     sys.platform = platform
     for name in MISSING_MODULES[platform]:
         sys.modules[name] = None
@@ -38,7 +32,7 @@ def fake(platform):
             delattr(module, name)
     if platform == "win32":
         # Lightning has asked at its import, and looks at each signal that there is.
-        signal_connector._IS_WINDOWS = True
+        connector._IS_WINDOWS = True
         there = {signal.SIGINT, signal.SIGTERM, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
         signal.valid_signals = lambda: there
         # From Python 3.12 on, `shutil.which` asks the system.
@@ -50,8 +44,7 @@ def fake(platform):
 if __name__ == "__main__":
     fake(sys.argv.pop(1))
     end = sys.argv.index("--")
-    names = sys.argv[1:end]
-    del sys.argv[1 : end + 1]
+    names, sys.argv[1:] = sys.argv[1:end], sys.argv[end + 1 :]
     for name in names:
         importlib.import_module(name)
     print("imported", len(names))

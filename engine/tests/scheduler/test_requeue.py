@@ -1,17 +1,22 @@
 """The signal to requeue, outside of training steps."""
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from types import SimpleNamespace
 from unittest.mock import Mock
 
 import pytest
+from omegaconf import OmegaConf
 from torch.distributed import DistNetworkError
 
 from leyden import scheduler
+from leyden.config.errors import UserError
 from leyden.run.directory import is_communication_error
 from leyden.scheduler import RequeueSignal, slurm
+from leyden.training.start import _check_restarts
 
 
 @pytest.fixture
@@ -24,39 +29,39 @@ def job(monkeypatch):
     return submitted
 
 
+def wait_until(predicate, seconds=10.0):
+    end = time.monotonic() + seconds
+    while not predicate() and time.monotonic() < end:
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("patience_s", [0.1, 60])
 def test_without_a_step_the_job_is_requeued_once(job, patience_s, capfd):
-    num_threads = threading.active_count()
+    num_threads, is_short = threading.active_count(), patience_s < 1
     with RequeueSignal(patience_s) as received:
         os.kill(os.getpid(), signal.SIGUSR1)
-        end = time.monotonic() + (10 if patience_s < 1 else 0.3)
-        while not job.requeue.called and time.monotonic() < end:
-            time.sleep(0.01)
+        wait_until(lambda: job.requeue.called, 10 if is_short else 0.3)
         received.requeue() if job.requeue.called else None
-    assert job.requeue.call_count == (patience_s < 1)
-    assert ("no training step came" in capfd.readouterr().err) == (patience_s < 1)
-    end = time.monotonic() + 10
-    while threading.active_count() > num_threads and time.monotonic() < end:
-        time.sleep(0.01)
+    assert job.requeue.call_count == is_short
+    assert ("no training step came" in capfd.readouterr().err) == is_short
+    wait_until(lambda: threading.active_count() == num_threads)
     assert threading.active_count() == num_threads
-    assert job.end.called == (patience_s < 1)
+    assert job.end.called == is_short
 
 
 BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:21937: Connection reset by peer"
+ERRORS = [
+    (RuntimeError(BY_A_PEER), 2, True),
+    (RuntimeError("Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error"), 2, True),
+    (RuntimeError(BY_A_PEER), 1, False),  # of the user's own groups
+    (RuntimeError("Connection reset by peer"), 2, False),
+    (RuntimeError(f"my server said: {BY_A_PEER}"), 2, False),
+    (ValueError(BY_A_PEER), 2, False),
+    (DistNetworkError("lost"), 1, True),
+]
 
 
-@pytest.mark.parametrize(
-    ("error", "num", "is_lost"),
-    [
-        (RuntimeError(BY_A_PEER), 2, True),
-        (RuntimeError("Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error"), 2, True),
-        (RuntimeError(BY_A_PEER), 1, False),  # of the user's own groups
-        (RuntimeError("Connection reset by peer"), 2, False),
-        (RuntimeError(f"my server said: {BY_A_PEER}"), 2, False),
-        (ValueError(BY_A_PEER), 2, False),
-        (DistNetworkError("lost"), 1, True),
-    ],
-)
+@pytest.mark.parametrize(("error", "num", "is_lost"), ERRORS)
 def test_an_error_of_communication_is_known_by_where_it_arises(error, num, is_lost):
     assert is_communication_error(error, num) == is_lost
     outer = KeyError("x")
@@ -72,6 +77,21 @@ def test_outside_of_a_job_the_signal_is_recorded_alone(monkeypatch):
         assert threading.active_count() == num_threads
         os.kill(os.getpid(), signal.SIGUSR1)
         time.sleep(0.05)
-        assert received.received == signal.SIGUSR1
         received.requeue()
-        assert not received.is_requested
+        assert (received.received, received.is_requested) == (signal.SIGUSR1, False)
+
+
+def test_requeues_have_a_limit_and_need_progress(monkeypatch):
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    cfg = OmegaConf.create({"cluster": {"max_requeues": 4}})
+    for restarts, steps, why in (
+        (5, [10, 20, 30], "requeued 5 times, more than cluster.max_requeues=4"),
+        (2, [0, 10, 10, 10], "requeued twice without a checkpoint after step 10;"),
+        (1, [10, 10, 10], ""),
+        (4, [10, 10, 20], ""),
+        (4, [10, 10], ""),
+    ):
+        monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
+        starts = [{"job": "6", "step": 10}, {"job": "7"}, *({"job": "7", "step": step} for step in steps)]
+        with pytest.raises(UserError, match=why) if why else contextlib.nullcontext():
+            _check_restarts(cfg, SimpleNamespace(starts=starts))

@@ -1,10 +1,11 @@
-"""The processes of jobs on this machine, and their devices."""
+"""The processes of jobs on this machine, and their devices; and those on a Ray cluster."""
 
 import multiprocessing
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 from multiprocessing import get_context
@@ -20,12 +21,14 @@ from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
 from leyden.sweep import launcher
 from leyden.sweep.jobs import Call
-from leyden.sweep.launcher import LocalLauncher, failure_of, run_job, worker_environments
+from leyden.sweep.launcher import LocalLauncher, command_of_job, failure_of, run_job, worker_environments
+from tests import records
+from tests.conftest import QUICK, assert_same_bits
 
 
 @pytest.fixture(autouse=True)
 def _nothing_exported(monkeypatch):
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -46,21 +49,13 @@ def test_a_launcher_of_hydras_plugins_is_refused():
         cluster.launcher(OmegaConf.create(config), "leyden.train")
 
 
-@pytest.mark.parametrize(
-    ("num_jobs", "num_cores", "exported", "num", "threads"),
-    [
-        (None, 4, {}, 4, "1"),
-        (2, 8, {}, 2, "4"),
-        (3, 2, {}, 3, "1"),
-        (2, 8, {"OMP_NUM_THREADS": "3"}, 2, "3"),
-        (2, 8, {"OMP_NUM_THREADS": "3", "MKL_NUM_THREADS": "2"}, 2, "2"),  # as PyTorch itself has it
-        (2, 8, {"OMP_NUM_THREADS": "many"}, 2, "4"),
-    ],
-)
-def test_cores_are_divided_among_the_jobs(monkeypatch, num_jobs, num_cores, exported, num, threads):
-    for name, value in exported.items():
-        monkeypatch.setenv(name, value)
-    assert worker_environments(num_jobs, [], num_cores) == num * [{"OMP_NUM_THREADS": threads}]
+def test_cores_are_divided_among_the_jobs(monkeypatch):
+    for num_jobs, num_cores, num, threads in ((None, 4, 4, "1"), (2, 8, 2, "4"), (3, 2, 3, "1")):
+        assert worker_environments(num_jobs, [], num_cores) == num * [{"OMP_NUM_THREADS": threads}]
+    # As PyTorch itself has it.
+    for name, value, threads in (("OMP", "many", "4"), ("OMP", "3", "3"), ("MKL", "2", "2")):
+        monkeypatch.setenv(f"{name}_NUM_THREADS", value)
+        assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
 
 DEVICES = [
@@ -75,7 +70,6 @@ DEVICES = [
 @pytest.mark.parametrize(("chosen", "num", "devices"), DEVICES)
 def test_the_devices_are_those_that_pytorch_counts_and_shared_by_jobs(monkeypatch, chosen, num, devices):
     monkeypatch.setattr("torch.cuda.device_count", lambda: num)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if chosen is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
     monkeypatch.setattr(launcher, "call_in_process", lambda function: function())
@@ -98,37 +92,34 @@ def local(num_jobs, module="leyden.train", accelerator="cpu"):
 
 
 def call(place, accelerator="cpu", module="leyden.train"):
-    """A job that is of no use but to end."""
     trainer = {"accelerator": accelerator, "devices": 1, "strategy": "auto", "max_epochs": 1}
     config = {"run_dir": str(place / "run"), "trainer": trainer, "objective": None}
     return Call(module, OmegaConf.create(config), RunIdentity(config), [])
 
 
-@pytest.mark.parametrize(("accelerator", "fails"), [("auto", True), ("cpu", False)])
-def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, tmp_path, accelerator, fails):
-    trained = []
+def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, tmp_path):
+    trained, run = [], Run(tmp_path / "run")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr(launcher, "run_task", lambda task, config: trained.append("leyden.train"))
-    if fails:
-        with pytest.raises(SystemExit, match="2"):
-            run_job(*call(tmp_path, accelerator))
-        assert Run(tmp_path / "run").result.error.message.startswith("CUDA_VISIBLE_DEVICES=3: PyTorch")
-    else:
-        run_job(*call(tmp_path, accelerator))
-    assert trained == ([] if fails else ["leyden.train"])
-
-
-class Numbered:
-    num = 0
+    monkeypatch.setattr(launcher, "run_task", lambda task, config: trained.append(config.trainer.accelerator))
+    with pytest.raises(SystemExit, match="2"):
+        run_job(*call(tmp_path, "auto"))
+    assert run.result.error.message.startswith("CUDA_VISIBLE_DEVICES=3: PyTorch")
+    run_job(*call(tmp_path, "cpu"))
+    assert trained == ["cpu"]
+    # The error that it has recorded, unless that is of an earlier start.
+    assert failure_of(run, 2, num_starts=0) == run.result.error
+    for code, told in ((2, "its process ended with 2"), (137, "its process ended with 137"), (0, None)):
+        assert failure_of(run, code, num_starts=1) == (told and Failure("SystemExit", told))
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: SimpleNamespace(returncode=-9))
+    assert command_of_job(*call(tmp_path)) == 137
 
 
 def count(module, *_):
-    """A job, which counts in a class and in the environment, and leaves a thread."""
+    """A job, which changes a function and the environment, and leaves a thread."""
     with open(module, "a") as file:  # noqa: PTH123
-        file.write(f"{os.getpid()} {Numbered.num} {os.environ.get('OF_A_JOB')}\n")
-    Numbered.num += 1
-    os.environ["OF_A_JOB"] = "set"
+        file.write(f"{os.getpid()} {vars(count)} {os.environ.get('OF_A_JOB')}\n")
+    count.num = os.environ["OF_A_JOB"] = "1"
     threading.Thread(target=time.sleep, args=(600,)).start()
 
 
@@ -156,25 +147,77 @@ def test_nothing_leaks_from_job_to_job_and_one_that_hangs_or_dies_stops_no_other
         return
     assert failures == 3 * [None]
     found = [line.split() for line in (tmp_path / "found").read_text().splitlines()]
-    assert [rest for _, *rest in found] == 3 * [["0", "None"]]
+    assert [rest for _, *rest in found] == 3 * [["{}", "None"]]
     assert len({pid for pid, *_ in found}) == 3
 
 
-BEFORE_THE_RUN = {
-    "raise ValueError('before')": Failure("ValueError", "before"),
-    "from leyden.config.errors import UserError\nraise UserError('x')": Failure("UserError", "x"),
-    "import os\nos._exit(3)": Failure("SystemExit", "its process ended with 3"),
-    "import os\nos.kill(os.getpid(), 9)": Failure("SystemExit", "its process ended with 137"),
-}
+RAY = """
+import sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+print(cluster.address, flush=True)
+sys.stdin.readline()
+cluster.remove_node(nodes[0], allow_graceful=False)
+print("lost", flush=True)
+sys.stdin.readline()
+cluster.shutdown()
+"""
+FEW = (*QUICK, "callbacks.checkpoint.every_n_steps=2", "trainer.accelerator=cpu")
 
 
-@pytest.mark.nightly  # an error within a run is tested by day
-@pytest.mark.slow(minutes=0.2)
-def test_an_error_before_the_run_begins_is_that_of_the_job_each_time(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), *sys.path]))
-    run = Run(tmp_path / "run")
-    for text, told in BEFORE_THE_RUN.items():
-        (tmp_path / "of_a_job.py").write_text(text)
-        num_starts = len(run.starts)
-        failure = failure_of(run, launcher.command_of_job(*call(tmp_path, module="of_a_job")), num_starts)
-        assert (failure.type, failure.message) == (told.type, told.message)
+@pytest.fixture
+def ray(tmp_path, monkeypatch):
+    """A cluster's address, and a function that takes one of its two nodes away; Ray is too large for every developer."""
+    site = tmp_path / "site"
+    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "--target", site, "ray"], check=True)
+    there = ("filelock", "packaging", "yaml", "typing_extensions.py")  # here
+    subprocess.run(["rm", "-rf", *(site / each for each in there)], check=True)
+    monkeypatch.setenv("PYTHONPATH", f"{os.environ['PYTHONPATH']}{os.pathsep}{site}")
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL, "text": True}
+    process = subprocess.Popen([sys.executable, "-c", RAY], **pipes)
+
+    def lose():
+        process.stdin.write("\n")
+        process.stdin.flush()
+        assert "lost" in process.stdout.readline()
+
+    yield process.stdout.readline().strip(), lose
+    process.communicate("\n\n", timeout=60)
+
+
+def sweep(place, *arguments):
+    words = ["-m", "leyden.train", "-m", *FEW, f"outputs={place}", *arguments]
+    return subprocess.Popen([sys.executable, *words], env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+
+@pytest.mark.nightly  # minutes beside other tests; what it shares with other launchers is tested by day
+@pytest.mark.system
+def test_a_sweep_on_nodes_of_which_one_is_lost(ray, tmp_path, mnist_root):
+    address, lose = ray
+    on_ray = ("cluster=ray", f"cluster.address={address}", "cluster.cpus=1")
+    grid = ("sweep_name=s", "seed=0,1", "trainer.max_epochs=20")
+    process = sweep(tmp_path / "ray", *on_ray, *grid)
+    folder = tmp_path / "ray" / "sweeps" / "s"
+    while len([*folder.glob("*/checkpoints/last.ckpt")]) < 2:  # on each node a run is under way
+        assert process.poll() is None
+        time.sleep(0.1)
+    lose()
+    assert sweep(tmp_path / "local", *grid).wait() == process.wait() == 0
+    assert sum(len(records.starts(path)) for path in records.ended(folder)) == 3  # one was resumed
+    for path in records.ended(folder):
+        assert_same_bits(path, tmp_path / "local" / "sweeps" / "s" / path.name)
+
+
+def test_a_job_is_not_that_of_slurm_in_which_ray_runs(monkeypatch, tmp_path):
+    tarfile.open(tmp_path / "code.tar", "w").close()
+    found, logs = [], []
+    monkeypatch.setattr(os, "dup2", lambda _, descriptor: logs.append(descriptor))
+    monkeypatch.setattr(cluster, "environment_of", lambda project: {})
+    monkeypatch.setattr(cluster, "command_of_job", lambda *_: found.extend(os.environ) or 0)
+    for name in ("SLURM_JOB_ID", "SLURM_PROCID"):
+        monkeypatch.setenv(name, "7")
+    assert cluster._run_on_ray(call(tmp_path), str(tmp_path / "log"), str(tmp_path / "code.tar")) is None
+    assert not [name for name in found if name.startswith("SLURM_")]
+    assert logs == [1, 2]

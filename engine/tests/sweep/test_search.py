@@ -1,15 +1,22 @@
-"""Optuna's search: its space, its restarts, its pruning."""
+"""Spaces: values by key, rows of `sweep.settings`, and functions of a trial; and Optuna's search in them, its restarts, its pruning."""
 
 import contextlib
+import itertools
 import json
+import re
 from pathlib import Path
-from types import SimpleNamespace
+from unittest.mock import Mock
 
 import optuna
 import pytest
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
+from hypothesis import given
+from hypothesis import strategies as st
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
 from leyden.config.errors import UserError
@@ -18,25 +25,27 @@ from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import pruning, search
 from leyden.sweep.search import Search, find_trial, open_study
-from tests import conf
+from leyden.sweep.space import override_text
+from tests import ENGINE, conf
 from tests.conftest import QUICK, finish, start
-from tests.forks import TIMEOUT_S
-from tests.sweep.spaces import space
+from tests.sweep import spaces
+from tests.sweep.spaces import grid, space
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+DISTRIBUTIONS = {
+    "a=tag(log,interval(0.0001,0.1))": FloatDistribution(0.0001, 0.1, log=True),
+    "a=interval(1,5)": FloatDistribution(1.0, 5.0),
+    "a=int(interval(1,5))": IntDistribution(1, 5),
+    "a=range(1,4)": CategoricalDistribution(["1", "2", "3"]),
+    "a=shuffle(choice(x,y))": CategoricalDistribution(["x", "y"]),
+    "a=[1,2],[3]": CategoricalDistribution(["[1,2]", "[3]"]),
+    "a={b:1,c:[d]},{b:2}": CategoricalDistribution(["{b:1,c:[d]}", "{b:2}"]),
+    "a='x y',null": CategoricalDistribution(["'x y'", "null"]),
+}
 
 
-@pytest.mark.parametrize(
-    ("override", "distribution"),
-    [
-        ("a=tag(log,interval(0.0001,0.1))", FloatDistribution(0.0001, 0.1, log=True)),
-        ("a=interval(1,5)", FloatDistribution(1.0, 5.0)),
-        ("a=int(interval(1,5))", IntDistribution(1, 5)),
-        ("a=range(1,4)", CategoricalDistribution(["1", "2", "3"])),
-        ("a=shuffle(choice(x,y))", CategoricalDistribution(["x", "y"])),
-        ("a=[1,2],[3]", CategoricalDistribution(["[1,2]", "[3]"])),
-        ("a={b:1,c:[d]},{b:2}", CategoricalDistribution(["{b:1,c:[d]}", "{b:2}"])),
-        ("a='x y',null", CategoricalDistribution(["'x y'", "null"])),
-    ],
-)
+@pytest.mark.parametrize(("override", "distribution"), DISTRIBUTIONS.items())
 def test_the_space_is_in_hydras_syntax(override, distribution):
     searched = space(override, "b=3")
     trial = optuna.create_study().ask()
@@ -45,15 +54,109 @@ def test_the_space_is_in_hydras_syntax(override, distribution):
     assert searched.fixed == ["b=3"]
 
 
+ROWS = [{"model": "mlp", "optimizer": "sgd", "optimizer.momentum": 0.9}, {"model": "cnn"}]
+TEXTS = ["model=mlp optimizer=sgd optimizer.momentum=0.9", "model=cnn"]
+OPTIMIZERS = "tests.sweep.spaces.optimizers"
+
+
+def test_rows_are_crossed_with_all_else_what_is_typed_goes_before_params_and_a_job_runs_once():
+    assert grid("seed=1,2,3", "a=0", settings=ROWS, params={"b": "x,y"}) == [
+        f"a=0 b={b} seed={seed} {row}" for b, seed, row in itertools.product("xy", (1, 2, 3), TEXTS)
+    ]
+    assert grid("a=9,8,9", params={"a": "1,2", "b": 3}) == ["b=3 a=9", "b=3 a=8"]
+    assert grid(settings=[*ROWS, *ROWS]) == TEXTS
+    assert grid("a=1") == ["a=1"]
+    assert grid("a=range(10,0,-1000000000000000)") == ["a=10"]  # a large number, which is no number of jobs
+
+
+plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
+KEYS = st.sampled_from(["a", "b.c"])
+
+
+@given(st.recursive(plain, lambda of: st.lists(of, max_size=3) | st.dictionaries(KEYS, of), max_leaves=4))
+def test_hydra_reads_a_value_as_it_was(value):
+    def read(value):
+        if isinstance(value, dict):
+            return {read(key): read(each) for key, each in value.items()}
+        return [*map(read, value)] if isinstance(value, list) else getattr(value, "text", value)
+
+    found = read(OverridesParser.create().parse_override(f"key={override_text(value)}").value())
+    assert found == value
+    assert type(found) is type(value)
+
+
+WRONG_ROWS = [
+    ({"a": 1}, "must be a list of values by key"),
+    ([{"a": 1}, {}], r"\[1\]: is {}; must be plain values by key"),
+    ([{"a=b": 1}], r"\[0\]: a=b: must be a key"),
+    ([{"+cluster.num_jobs": 2}], "cluster.num_jobs: is the same for all jobs"),
+    ([{"+z": 1}], "z is set outside, too; remove one of the two"),
+]
+WRONG_GRIDS = [
+    (("sweep_name=x,y",), {}, "is the same for all jobs"),
+    ((), {"params": {"sweep.settings": "[{a:1}]"}}, r"hydra\.sweeper\.params: sweep\.settings is a key of its own"),
+    ((), {"params": [1]}, "must be values by key"),
+    ((), {"function": OPTIMIZERS}, f"sweep.space={OPTIMIZERS}: is for a search"),
+    *((("z=1",), {"settings": rows}, rf"^sweep\.settings.*{message}") for rows, message in WRONG_ROWS),
+]
+
+
+@pytest.mark.parametrize(("arguments", "parts", "message"), WRONG_GRIDS)
+def test_a_grid_that_is_none(arguments, parts, message):
+    with pytest.raises(UserError, match=message) as error:
+        grid(*arguments, **parts)
+    assert "\n" not in str(error.value)
+
+
+def test_a_function_returns_the_keys_of_a_trial():
+    found = space("b=2", "c=x,y", function=OPTIMIZERS)
+    assert (found.fixed, found.keys) == (["b=2"], {"c"})
+    study = optuna.create_study()
+    study.enqueue_trial({"c": "y", "which": "sgd", "momentum": 0.5})
+    assert found.suggest(study.ask()) == ["c=y", "optimizer=sgd", "optimizer.momentum=0.5"]
+    study.enqueue_trial({"c": "x", "which": "adamw"})
+    assert found.suggest(study.ask()) == ["c=x", "optimizer=adamw"]
+    drawn, log_keys = search.try_sampler(RandomSampler(seed=0), found)
+    assert log_keys == ["momentum"]
+    assert {len(each) for each in drawn} == {2, 3}
+
+
+WRONG_FUNCTIONS = [
+    ("nowhere.space", None, "can't be imported (No module named 'nowhere')"),
+    ("tests.sweep.spaces", None, "must be a function of an optuna.Trial"),
+    ("tests.sweep.spaces.returning", {"a": object}, "is {'a': <class 'object'>}; must be plain values by key"),
+    ("tests.sweep.spaces.returning", {"fork": "outputs/a"}, "fork: is the same for all jobs"),
+    ("tests.sweep.spaces.returning", {"c": 2}, "c is set outside, too"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "message"), WRONG_FUNCTIONS)
+def test_a_function_that_is_none_or_returns_no_setting(monkeypatch, name, value, message):
+    monkeypatch.setattr(spaces, "value", value)
+    with pytest.raises(UserError) as error:
+        space("b=2", "c=x,y", function=name).suggest(optuna.create_study().ask())
+    assert str(error.value).startswith("sweep.space")
+    assert message in str(error.value)
+
+
+TEXT = (ENGINE / "docs" / "sweeps.md").read_text()
+FILES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
+
+
+def test_each_file_has_its_jobs():
+    assert FILES
+    for text in FILES:
+        content = yaml.safe_load(text)
+        found = grid(params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"])
+        assert len(found) == int(re.search(r"^# (\d+) jobs$", text, re.MULTILINE)[1])
+
+
 def searches(directory, num_trials, searched=None, sampler=None):
     def new_jobs(batch, first):
-        directories = [Path("run_" + "_".join(overrides)) for overrides in batch]
-        return [SimpleNamespace(run=SimpleNamespace(directory=each)) for each in directories]
+        return [Mock(**{"run.directory": Path("run_" + "_".join(overrides))}) for overrides in batch]
 
-    study = open_study(directory, sampler=optuna.samplers.RandomSampler())
-    sweep = SimpleNamespace(directory=directory, new_jobs=new_jobs)
-    searched = searched or space("lr=interval(0.0,1.0)")
-    return Search(study, sweep, searched, num_trials=num_trials, sampler=sampler)
+    study, sweep = open_study(directory, sampler=RandomSampler()), Mock(directory=directory, new_jobs=new_jobs)
+    return Search(study, sweep, searched or space("lr=interval(0.0,1.0)"), num_trials=num_trials, sampler=sampler)
 
 
 def ask(looking, most):
@@ -92,7 +195,7 @@ def test_trials_that_a_killed_process_left_are_resumed_and_replaced_if_half_draw
 
 
 def test_a_sampler_that_would_miss_its_package_later_or_supports_no_such_space_says_so_at_once():
-    class Late(optuna.samplers.RandomSampler):
+    class Late(RandomSampler):
         def sample_independent(self, study, trial, name, distribution):
             if trial.number > 10:
                 raise ImportError("no scipy")
@@ -111,20 +214,24 @@ def test_another_space_is_refused(tmp_path):
 
 
 def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monkeypatch):
+    (journal := tmp_path / "study.journal").write_text("not a journal\n" * 3)
+    with pytest.raises(UserError, match=r"study\.journal: the study can't be read \("):
+        open_study(tmp_path)
+    journal.unlink()
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # many of them
     finished_search(tmp_path, 3)
-    whole = (tmp_path / "study.journal").read_bytes()
+    whole = journal.read_bytes()
     lines_end = [n for n, byte in enumerate(whole) if byte == ord("\n")]
     # Within a line all bytes are alike.
     ends = {*range(0, len(whole), 83), *(end + n for end in lines_end for n in (-1, 0, 1, 2))}
     for end in sorted(end for end in ends if end < len(whole)):
-        (tmp_path / "study.journal").write_bytes(whole[:end])
+        journal.write_bytes(whole[:end])
         lines = whole[:end].rpartition(b"\n")[0].splitlines()
         found = finished_search(tmp_path, 3)
         assert [trial.state for trial in found.study.trials].count(TrialState.COMPLETE) == 3
-        journal = (tmp_path / "study.journal").read_bytes()
-        assert journal.splitlines()[: len(lines)] == lines  # it has lost nothing that was whole
-        assert all(json.loads(line) for line in journal.splitlines())
+        repaired = journal.read_bytes().splitlines()
+        assert repaired[: len(lines)] == lines  # it has lost nothing that was whole
+        assert all(map(json.loads, repaired))
 
 
 def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_path):
@@ -163,61 +270,43 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
 @pytest.mark.parametrize(("epochs", "status"), [(1, "finished"), (2, "pruned")])
 def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, epochs, status):
     (tmp_path / "study.journal").touch()
-    trial = SimpleNamespace(report=lambda value, epoch: None, should_prune=lambda: True)
-    monkeypatch.setattr(pruning, "find_trial", lambda directory, pruner: trial)
+    monkeypatch.setattr(pruning, "find_trial", lambda *_: Mock(**{"should_prune.return_value": True}))
     run, *_ = train("a", *QUICK, "+callbacks/pruning=median", f"trainer.max_epochs={epochs}")
     assert (run.result.status, run.result.epochs) == (status, 1)
 
 
-def trials(tmp_path):
-    return open_study(tmp_path / "sweeps" / "s").get_trials(deepcopy=False)
-
-
-def start_search(tmp_path, *arguments, small=QUICK):
-    return start("-m", "sweep=random", "sweep_name=s", f"outputs={tmp_path}", *small, *arguments)
+SEARCH = ("-m", "sweep=tpe", "sweep_name=s", *QUICK, "hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0")
+SEARCH += ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
+SEARCH += ("optimizer=adam", "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3", "seed=5")
+SEARCH += ("hydra.sweeper.num_trials=4", "cluster.num_jobs=1")
 
 
 @pytest.mark.slow
-def test_a_search_prunes_and_refuses_another_search(tmp_path, mnist_root):
-    arguments = ("sweep=tpe", "hydra/sweeper/sampler=grid", "hydra.sweeper.sampler.seed=0", "optimizer=adam")
-    pruner = ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
-    arguments = (*arguments, *pruner, "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3")
-    arguments = (*arguments, "hydra.sweeper.num_trials=4", "cluster.num_jobs=1", "seed=5")
-    assert "4/4 jobs" in finish(start_search(tmp_path, *arguments))
-    found = trials(tmp_path)
+def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, mnist_root):
+    directory, arguments = tmp_path / "sweeps" / "s", (*SEARCH, f"outputs={tmp_path}")
+    assert "4/4 jobs" in finish(start(*arguments))
+    found = open_study(directory).get_trials(deepcopy=False)
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in found:
-        result = Run(tmp_path / "sweeps" / "s" / trial.user_attrs["run"]).result
+        result = Run(directory / trial.user_attrs["run"]).result
         assert (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
         assert result.status == "pruned" or trial.value == result.objective.value
     # Trials of other fixed values are none of the same search; what changes no bit may change.
-    output, _ = start_search(tmp_path, *arguments, "trainer.max_epochs=4").communicate(timeout=TIMEOUT_S)
+    output = finish(start(*arguments, "trainer.max_epochs=4"), code=2)
     assert "holds a different sweep: fixed [" in output
     assert "trainer.max_epochs=4" in output
-    finish(start_search(tmp_path, *arguments, "sweep.pictures=none", "cluster.num_jobs=2"))
+    with lock.hold(directory / "locks" / "search"):
+        assert "in use by" in finish(start(*arguments), code=2)
+    finish(start(*arguments, "sweep.pictures=none", "cluster.num_jobs=2"))
 
 
 def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
     first = searches(tmp_path, 2)
     failed, finished = ask(first, 2)
-    first.ended(SimpleNamespace(number=0, run=SimpleNamespace(result=None)), Failure("KeyError", "this seed"))
+    first.ended(Mock(number=0, **{"run.result": None}), Failure("KeyError", "this seed"))
     first.study.tell(finished, 1.0)
     for _ in range(2):
         again = searches(tmp_path, 2)
         (trial,) = ask(again, 9)
         assert trial.params == failed.params
         again.study.tell(trial, state=TrialState.FAIL)
-
-
-@pytest.mark.nightly  # a search that is refused runs by day
-@pytest.mark.slow(minutes=0.2)
-def test_a_study_that_can_not_be_read_and_one_in_use_are_refused_before_the_first_trial(command, tmp_path):
-    directory = tmp_path / "outputs" / "sweeps" / "s"
-    directory.mkdir(parents=True)
-    (directory / "study.journal").write_text("not a journal\n" * 3)
-    for words, context in (("study.journal: the study can't be read", None), ("in use by", "search")):
-        with lock.hold(directory / "locks" / context) if context else contextlib.nullcontext():
-            out, err = command("train", "-m", "sweep=random", "sweep_name=s", *QUICK, code=2)
-        assert words in err
-        assert "Traceback" not in out + err
-    assert not list(directory.rglob("config.yaml"))

@@ -1,38 +1,41 @@
-"""A sweep from its command to its table."""
+"""A sweep from its command to its table; and its loop: a place that is free is filled at once, and nothing is asked for before."""
 
 import contextlib
+import functools
 import json
 import time
 from collections import Counter
 from datetime import datetime
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.sweep import launcher
-from leyden.sweep.sweep import claim_directory
+from leyden.sweep.grid import Seeds
+from leyden.sweep.launcher import Launcher
+from leyden.sweep.sweep import MAX_CHECKED, NUM_DRAWN, Sweep, claim_directory, validate_jobs
 from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
-from tests.forks import TIMEOUT_S
 
 
 def sweep(tmp_path, *arguments, small=QUICK, anew=False, **environment):
     """A sweep as a process of its own; `anew` where it matters that its first process has not imported PyTorch."""
-    small = [override for override in small if "~model.hidden_sizes" not in arguments or "hidden" not in override]
     where = ("sweep_name=s", f"outputs={tmp_path}", *small, "trainer.max_epochs=2")
     return start("-m", *where, *arguments, anew=anew, **environment)
 
 
 def runs(tmp_path):
     """The runs of the sweep by what is swept."""
-    found = {}
-    for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml"):
-        run = Run(path.parent)
-        found[(run.config["optimizer"]["lr"], run.config["seed"])] = run
-    return found
+    found = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
+    return {(run.config["optimizer"]["lr"], run.config["seed"]): run for run in found}
 
 
 def written(found):
@@ -40,30 +43,21 @@ def written(found):
     return {key: (run.directory / "run.json").stat().st_mtime_ns for key, run in found.items()}
 
 
-def table(tmp_path):
-    """The summary, but for the times."""
-    rows = records.table(tmp_path / "sweeps" / "s" / "summary.csv")
-    return [{key: value for key, value in row.items() if key != "seconds"} for row in rows]
-
-
-GRID = ("optimizer.lr=0.001,0.01", "seed=0,1")
 # A network with a bug in it, in place of the one that the other tests train.
 BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
+BUGGY = (*BUGGY, "+model.hidden=1")
 PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 
 
 @pytest.mark.slow
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
-    output = finish(sweep(tmp_path, *GRID, anew=True))
+    output = finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "seed=0,1", anew=True))
     found = runs(tmp_path)
     assert sorted(found) == [(0.001, 0), (0.001, 1), (0.01, 0), (0.01, 1)]
     assert {run.result.status for run in found.values()} == {"finished"}
-    # Rows that differ in the seed only are merged, the best one is first, and the test set stays shut.
-    rows = table(tmp_path)
+    # Rows that differ in the seed only are merged, and the test set stays shut.
+    rows = records.table(tmp_path / "sweeps" / "s" / "summary.csv")
     assert [(row["optimizer.lr"], row["n"]) for row in rows] == [("0.01", "2"), ("0.001", "2")]
-    values = [found[0.01, seed].result.objective.value for seed in (0, 1)]
-    assert float(rows[0]["objective"]) == pytest.approx(sum(values) / 2)
-    assert not {"seed", "trainer.max_epochs"} & {*rows[0]}
     assert not any("test/acc" in run.result.metrics for run in found.values())
     assert not (tmp_path / "test_evaluations.csv").exists()
     assert output.endswith(f"leyden evaluate runs={tmp_path / 'sweeps' / 's'}\n")
@@ -105,7 +99,7 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
     looks = records.table(folder / "looks.csv")
     assert [(row["look"], row["runs"]) for row in looks] == [("1", "9"), ("2", "15")]
     assert json.loads((folder / "sweep.json").read_text())["excluded"] == ["optimizer.lr=1e-07"]
-    assert table(tmp_path)[-1]["like_best"] == "no"
+    assert records.table(folder / "summary.csv")[-1]["like_best"] == "no"
     assert "Look 2 at these settings (looks.csv)" in output
     # The same again runs nothing, and is no further look.
     before = written(runs(tmp_path))
@@ -117,41 +111,31 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
 @pytest.mark.nightly  # a grid, and a run of several processes, have tests of their own
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.max_epochs=1")
-    arguments += ("trainer.limit_train_batches=40",)
+    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.limit_train_batches=40")
     every = 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'
-    output = finish(sweep(tmp_path, *arguments, "seed=0,1", every))
-    assert "2/2 jobs, 0 failed" in output
+    assert "2/2 jobs, 0 failed" in finish(sweep(tmp_path, *arguments, "seed=0,1", every, "trainer.max_epochs=1"))
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
-    ended = (first.directory / "run.json").stat().st_mtime
-    begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()
-    assert ended <= begun + 1  # it is told in whole seconds
+    begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()  # in whole seconds
+    assert (first.directory / "run.json").stat().st_mtime <= begun + 1
     for run in (first, second):
-        states = run.newest_checkpoint() and torch.load(run.newest_checkpoint(), weights_only=True)["callbacks"]
+        states = torch.load(run.newest_checkpoint(), weights_only=True)["callbacks"]
         assert len(states["RankState"]["processes"]) == 2
-    # Its line is in the message, the record and the table, and its traceback in the log.
-    buggy = tmp_path / "buggy" / "sweeps" / "s"
-    for more in ((*arguments, "seed=0"), ("seed=2",)):
-        output, _ = sweep(tmp_path / "buggy", *more, *BUGGY, "+model.hidden=1").communicate(timeout=TIMEOUT_S)
-        assert f"\n      at {PLACE_OF_BUG}\n      {buggy}/logs/" in output
-    assert {Run(path).result.error.where for path in records.ended(buggy)} == {PLACE_OF_BUG}
-    assert all("# the bug" in log.read_text() for log in (buggy / "logs").iterdir())
 
 
 def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkeypatch):
+    grid, there = {"name": "a", "objective": None}, tmp_path / "sweep.json"
     for content in ("[]", "null", "{", ""):
-        (tmp_path / "sweep.json").write_text(content)
+        there.write_text(content)
         with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
-            claim_directory(tmp_path, {"name": "a", "objective": None}, {})
-    (tmp_path / "sweep.json").unlink()
-    grid = {"name": "a", "objective": None}
+            claim_directory(tmp_path, grid, {})
+    there.unlink()
     claim_directory(tmp_path, grid, {})
     with pytest.raises(UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"):
         claim_directory(tmp_path, {**grid, "fixed": []}, {})
     claim_directory(tmp_path, grid, {})
 
-    def hold(path):
-        (tmp_path / "sweep.json").write_text('{"name": "theirs"}')  # a start that holds the lock meanwhile
+    def hold(path):  # a start that holds the lock meanwhile
+        there.write_text('{"name": "theirs"}')
         return contextlib.nullcontext()
 
     monkeypatch.setattr(lock, "hold", hold)
@@ -160,39 +144,35 @@ def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkey
 
 
 @pytest.fixture
-def few_built(monkeypatch):
-    """Of any number of jobs two are built."""
+def dry(command, monkeypatch):
+    """Lists the jobs of a sweep, of which two are built."""
     monkeypatch.setattr("leyden.sweep.sweep.MAX_CHECKED", 2)
     monkeypatch.setattr("leyden.sweep.sweep.NUM_DRAWN", 2)
+    monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
+    return lambda name: command("train", "-m", f"sweep={name}", "sweep_name=s", "dry_run=true")
 
 
 @pytest.mark.matrix
-@pytest.mark.usefixtures("few_built")
 @pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
-def test_every_recipe_passes_the_checks(command, path):
-    out, _ = command("train", "-m", f"sweep={path.stem}", "dry_run=true")
-    assert out.startswith("0: ")
+def test_every_recipe_passes_the_checks(dry, path):
+    assert dry(path.stem)[0].startswith("0: ")
 
 
-@pytest.mark.usefixtures("few_built")
-def test_dry_run_lists_the_jobs_and_trains_nothing(command, tmp_path, monkeypatch):
-    monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
-    out, err = command("train", "-m", "sweep=grid", "sweep_name=s", "dry_run=true")
+def test_dry_run_lists_the_jobs_and_trains_nothing(dry, command, tmp_path):
+    out, err = dry("grid")
     assert len(out.splitlines()) == 3 * 2 * 3
     assert "17: " in out
     assert err == "These would run. dry_run=true: nothing was done.\n"
-    assert not list((tmp_path / "outputs").rglob("config.yaml"))
-    _, err = command("train", "-m", "sweep=tpe", "sweep_name=s", "dry_run=true")
-    assert err.startswith("These are settings of the space that would be searched.")
+    assert dry("tpe")[1].startswith("These are settings of the space that would be searched.")
     out, _ = command("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
     assert "nothing was trained" in out
-    assert not (tmp_path / "run").exists()
+    assert not [path for path in tmp_path.rglob("*") if path.name in ("run", "config.yaml")]
 
 
 @pytest.mark.slow
-def test_the_first_process_needs_no_pytorch_and_a_bug_is_shown_by_its_line(tmp_path, mnist_root):
+def test_the_first_process_needs_no_pytorch_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
     code = f"""
-import json, sys
+import sys
 sys.argv = ["train", "-m", "seed=0,1", "outputs={tmp_path}", *{QUICK!r}, "trainer.max_epochs=1", *sys.argv[1:]]
 from leyden.train import main
 try:
@@ -200,22 +180,125 @@ try:
 finally:
     print("torch" in sys.modules)
 """
-    output = finish(start(script=("-c", code), anew=True))
+    log = tmp_path / "log"
+    data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={log}")
+    data = (*data, "data.val_size=10", "data.batch_size=10")
+    output = finish(start(*data, script=("-c", code), anew=True))
     assert output.splitlines()[-1] == "False"
     assert "2/2 jobs, 0 failed" in output
-    buggy = ("~model.hidden_sizes", "~model.dropout", "+model.hidden=1", "model._target_=tests.sweep.buggy.NotMade")
-    output = finish(start(*buggy, script=("-c", code), anew=True), code=2)
+    assert len(log.read_text().splitlines()) == 2  # once for all jobs, and once before, to see what reading starts
+    output = finish(start(*data, *BUGGY, "model.hidden=2", script=("-c", code), anew=True), code=2)
     assert "Traceback" not in output
     (line,) = [each for each in output.splitlines() if each.startswith("leyden: ")]
-    assert "model: KeyError: 1 (" in line
+    assert "model: KeyError: 2 (" in line
     assert "tests/sweep/buggy.py:" in line
+    # One in training: its line is in the message and the record, and its traceback in the log.
+    output = finish(start(*data, *BUGGY, "sweep_name=s", script=("-c", code), anew=True), code=2)
+    assert f"\n      at {PLACE_OF_BUG}\n      {(folder := tmp_path / 'sweeps' / 's')}/logs/" in output
+    assert {Run(path).result.error.where for path in records.ended(folder)} == {PLACE_OF_BUG}
+    assert all("# the bug" in log.read_text() for log in (folder / "logs").iterdir())
 
 
-@pytest.mark.nightly  # a grid runs by day
-@pytest.mark.slow
-def test_a_data_set_is_read_once_for_all_jobs(tmp_path):
-    data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={tmp_path / 'log'}")
-    few = ("seed=0,1,2,3", "trainer.max_epochs=1", "data.val_size=10", "cluster.num_jobs=2")
-    assert "4/4 jobs, 0 failed" in finish(start("-m", f"outputs={tmp_path}", *few, *data, anew=True))
-    # And once more before, to see what reading starts.
-    assert len((tmp_path / "log").read_text().splitlines()) == 2
+class Clock(Launcher):
+    """A launcher whose time passes when it is waited for; a queue, so that no lock is looked at."""
+
+    is_queue = True
+
+    def __init__(self):
+        self.now, self.ends = 0, []
+
+    def start(self, jobs):
+        for job in jobs:
+            job.started = self.now
+            self.ends.append((self.now + job.seconds, job))
+
+    def wait(self):
+        self.now = min(end for end, _ in self.ends)
+        over = [(job, None) for end, job in self.ends if end == self.now]
+        self.ends = [(end, job) for end, job in self.ends if end > self.now]
+        return over, len(self.ends)
+
+
+def job(number, seconds, *, is_finished=False):
+    run = SimpleNamespace(is_finished=lambda identity: is_finished, directory=Path(str(number)))
+    return SimpleNamespace(number=number, seconds=seconds, log="", identity=lambda: None, run=run)
+
+
+def run_jobs(jobs, at_once, launcher=None):
+    """The numbers of the jobs, or None for a moment, as they end, and the failures."""
+    source, told, made = iter(jobs), [], object.__new__(Sweep)
+    made.launcher, made.num_jobs, made.failures = launcher or Clock(), 0, {}
+    made.run(
+        lambda: next(source, None), total=9, at_once=at_once, ended=lambda one, failure: told.append(one.number)
+    )
+    return told, made.failures
+
+
+@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20), st.sampled_from([1, 2, 3, None]))
+def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
+    jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
+    told, _ = run_jobs(jobs, at_once)
+    assert sorted(told) == [one.number for one in jobs]
+    # As somebody would hand them out by hand: each job goes to the place that is free first.
+    places = [0] * (at_once or 99)
+    for one in (one for one in jobs if not one.run.is_finished(None)):
+        places.sort()
+        assert one.started == places[0]
+        places[0] += one.seconds
+
+
+def test_what_turns_up_late_is_run_too_and_a_line_is_printed_when_the_numbers_change(capsys):
+    """As the next trial of a search."""
+    launcher = Clock()
+    launcher.note = "2 wait (Limit)"
+    assert run_jobs([job(0, 5), job(1, 1), None, job(2, 1)], 3, launcher)[0] == [1, 2, 0]
+    assert capsys.readouterr().out.splitlines() == [
+        f"{num}/9 jobs, 0 failed, {running} running; 0:00:00 left; 2 wait (Limit)"
+        for num, running in ((1, 1), (2, 1), (3, 0))
+    ]
+
+
+def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finished_there(monkeypatch):
+    states = {"0": "held", "1": "held"}
+    monkeypatch.setattr(lock, "Watch", lambda path: Mock(state=lambda: states.get(path.parent.name, "free")))
+    jobs, launcher = [job(number, 1) for number in range(4)], Clock()
+    launcher.is_queue, jobs[1].run.is_finished = False, Mock(side_effect=[False, True])
+    assert run_jobs(jobs, 1, launcher) == ([2, 3, 0, 1], {})
+    # The first one waits for its lock.
+    assert [hasattr(one, "started") for one in jobs] == [True, False, True, True]
+
+
+def test_a_job_that_can_not_be_composed_fails_alone():
+    jobs = [job(number, 1) for number in range(3)]
+    jobs[1].identity = Mock(side_effect=UserError("optimizer.momentum: no such key"))
+    told, failures = run_jobs(jobs, None)
+    assert sorted(told) == [0, 1, 2]
+    assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
+
+
+BUILT = [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)]
+
+
+@pytest.mark.parametrize(("key", "num", "num_built"), BUILT)
+def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, num_built):
+    monkeypatch.setattr("leyden.sweep.sweep.call_in_process", build := Mock(return_value=None))
+    identity = Mock(return_value=SimpleNamespace(config={"resume": "auto"}))
+    for directory, expected in ((tmp_path / "new", num_built), (tmp_path, min(num, NUM_DRAWN))):
+        place = Mock(directory=directory, **{"is_finished.return_value": False})
+        jobs = [Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity) for n in range(num)]
+        assert len(validate_jobs(jobs)) == (num if num <= MAX_CHECKED else NUM_DRAWN)
+        checked = build.call_args.args[1]
+        assert len(checked) == expected  # each that has begun has a checkpoint of its own
+        assert checked[0][0].startswith("job 0 of 3" if num == 3 else "job ")
+
+
+def test_the_jobs_of_a_grids_seeds_are_numbered_once_each(tmp_path):
+    def new_jobs(batch):
+        made = functools.partial(SimpleNamespace, compose=lambda: SimpleNamespace(seed=0))
+        places = [SimpleNamespace(directory=tmp_path / "_".join(each)) for each in batch]
+        return [made(number=n, overrides=batch[n], run=place) for n, place in enumerate(places)]
+
+    seeds = Seeds(SimpleNamespace(new_jobs=new_jobs), [["lr=1"], ["lr=2"]])
+    jobs = [*seeds.jobs(range(2), 0, 2), *seeds.jobs([1], 2, 3)]
+    assert [job.number for job in jobs] == [*range(5)]
+    assert [job.overrides[-1] for job in jobs] == ["lr=1", "seed=1", "lr=2", "seed=1", "seed=2"]
