@@ -83,7 +83,7 @@ class Keeping(Box):
 class Layer(nn.Module):
     """The value may be a buffer that no checkpoint of PyTorch's has."""
 
-    def __init__(self, is_buffer):
+    def __init__(self, is_buffer=False):
         super().__init__()
         if is_buffer:
             self.register_buffer("held", None, persistent=False)
@@ -142,22 +142,67 @@ class Collating:
         return inputs * (1 + use()), targets
 
 
-def on_rows(dataset):
-    return DataLoader(dataset, BATCH, shuffle=True)
+class Holder(NamedTuple):
+    about: str  # as the page calls it
+    of: Callable[[], Any] = Box  # makes what has the value in an attribute
+    box: Callable[[Any], Any] | None = None  # returns what an attribute of the module is, with that
+    loader: Callable[[Any], dict[str, Any]] | None = None  # returns options of the loader, with that
+    times: tuple[str, ...] = (*TIMES,)  # when it can change there
+    kinds: tuple[str, ...] = (*KINDS,)  # those that can lie there
+    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
 
 
-DATA: dict[str, Callable[..., DataLoader]] = {
-    "dataset": lambda *it: on_rows(hold(Samples(), *it)),
-    "subset": lambda *it: on_rows(Subset(hold(Samples(), *it), range(NUM))),
-    "concatenated": lambda *it: on_rows(ConcatDataset([hold(Samples(), *it)])),
-    "transform": lambda *it: on_rows(Samples(hold(Box(), *it))),
-    "stream": lambda *it: DataLoader(hold(Stream(), *it), BATCH),
-    "sampler": lambda *it: DataLoader(Rows(), BATCH, sampler=hold(Order(), *it)),
-    "batch_sampler": lambda *it: DataLoader(Rows(), batch_sampler=hold(Order(BATCH), *it)),
-    "inner_sampler": lambda *it: DataLoader(Rows(), batch_sampler=BatchSampler(hold(Order(), *it), BATCH, False)),
-    "collate": lambda *it: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=hold(Collating(), *it)),
-}
+def shuffled(**options):
+    return {"shuffle": True, **options}
+
+
+def batched(sampler):
+    return {"batch_sampler": sampler, "batch_size": 1}
+
+
 ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begins anew in each epoch by itself
+OF_ITERATED = ("step", "replaced", "epoch", "alias")
+OF_BUFFERS = {"times": ("step", "replaced", "epoch", "once"), "kinds": ("tensor", "by_data")}
+OF_KEEPING = {"times": ("step", "epoch", "validation", "once")}
+# Of what is not looked at, the kind of value does not matter.
+UNSEEN = {"kinds": ("int", "list", "tensor", "numpy_rng"), "is_looked_at": False}
+HOLDERS = {
+    "module": Holder("the module"),
+    "layer": Holder("a layer", Layer),
+    "buffer": Holder("a buffer with `persistent=False`", lambda: Layer(is_buffer=True), **OF_BUFFERS),
+    "object": Holder("an object of the module", box=lambda it: it),
+    "in_object": Holder("an object of such an object", box=Box),
+    "in_list": Holder("an object in a list", box=lambda it: [it]),
+    "in_tuple": Holder("an object in a tuple", box=lambda it: (it, 1)),
+    "in_dict": Holder("an object in a dictionary", box=lambda it: {"a": {"b": it}}),
+    "state_dict": Holder("an object with a `state_dict`", Keeping, lambda it: it, **OF_KEEPING),
+    "data_module": Holder("the data module"),
+    "in_data_module": Holder("an object of the data module"),
+    "callback": Holder("a callback"),
+    "in_callback": Holder("an object of a callback"),
+    "dataset": Holder("the data set", Samples, loader=lambda it: shuffled(dataset=it)),
+    "subset": Holder(
+        "a data set in a `Subset`", Samples, None, lambda it: shuffled(dataset=Subset(it, range(NUM)))
+    ),
+    "concatenated": Holder(
+        "a data set in a `ConcatDataset`", Samples, None, lambda it: shuffled(dataset=ConcatDataset([it]))
+    ),
+    "transform": Holder("a transform of the data set", Box, None, lambda it: shuffled(dataset=Samples(it))),
+    "stream": Holder("an `IterableDataset`", Stream, None, lambda it: {"dataset": it}, OF_ITERATED),
+    "sampler": Holder("a sampler", Order, None, lambda it: {"sampler": it}, OF_ITERATED),
+    "batch_sampler": Holder("a batch sampler", lambda: Order(BATCH), None, batched, OF_ITERATED),
+    "inner_sampler": Holder(
+        "a sampler in a batch sampler", Order, None, lambda it: batched(BatchSampler(it, BATCH, False)), OF_ITERATED
+    ),
+    "collate": Holder("a `collate_fn`", Collating, loader=lambda it: shuffled(collate_fn=it)),
+    "class": Holder("a variable of a class", **UNSEEN),
+    "file": Holder("a variable of a file", **UNSEEN),
+    "closure": Holder("a closure", box=lambda it: lambda: it, **UNSEEN),
+    "partial": Holder("an argument of a `functools.partial`", box=lambda it: functools.partial(vars, it), **UNSEEN),
+    "installed": Holder("an object of an installed package", box=stranger_package.Scheduler, **UNSEEN),
+    "trainer": Holder("an attribute of the trainer", **UNSEEN),
+    "optimizer": Holder("an attribute of an optimizer", **UNSEEN),
+}
 
 
 class Data(PlainData):
@@ -170,35 +215,23 @@ class Data(PlainData):
             self.box = hold(Box(), *self.value)
 
     def train_dataloader(self):
-        return DATA[self.holder](*self.value) if self.holder in DATA else super().train_dataloader()
-
-
-# What an attribute of the module is, that has the value in an object.
-MODULES: dict[str, Callable[[Box], Any]] = {
-    "object": lambda box: box,
-    "in_object": Box,
-    "in_list": lambda box: [box],
-    "in_tuple": lambda box: (box, 1),
-    "in_dict": lambda box: {"a": {"b": box}},
-    # Not looked at
-    "closure": lambda box: lambda: box,
-    "partial": lambda box: functools.partial(getattr, box),
-    "installed": stranger_package.Scheduler,
-}
+        there = HOLDERS[self.holder]
+        if not there.loader:
+            return super().train_dataloader()
+        return DataLoader(**{"dataset": Rows(), "batch_size": BATCH, **there.loader(hold(there.of(), *self.value))})
 
 
 class Module(Plain):
     def __init__(self, row: str):
         super().__init__()
         self.holder, *self.value = row.split("-")
+        there = HOLDERS[self.holder]
         if self.holder == "module":
             hold(self, *self.value)
         elif self.holder in ("layer", "buffer"):
-            self.net.insert(2, hold(Layer(self.holder == "buffer"), *self.value))
-        elif self.holder == "state_dict":
-            self.box = hold(Keeping(), *self.value)
-        elif self.holder in MODULES:
-            self.box = MODULES[self.holder](hold(Box(), *self.value))
+            self.net.insert(2, hold(there.of(), *self.value))
+        elif there.box:
+            self.box = there.box(hold(there.of(), *self.value))
         elif self.holder == "class":
             type(self).box = hold(Box(), *self.value)
         elif self.holder == "file":
@@ -220,50 +253,8 @@ class Module(Plain):
     def train_loss(self, batch, batch_idx):
         if self.global_step == LATE and HELD.time in ("once", "first"):
             change()
-        return self.loss(batch) * (1.0 if self.holder in (*DATA, "layer", "buffer") else 1 + use())
-
-
-class Holder(NamedTuple):
-    about: str  # as the page calls it
-    times: tuple[str, ...] = (*TIMES,)  # when it can change there
-    kinds: tuple[str, ...] = (*KINDS,)  # those that can lie there
-    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
-
-
-OF_ITERATED, OF_BUFFERS = ("step", "replaced", "epoch", "alias"), ("step", "replaced", "epoch", "once")
-# Of what is not looked at, the kind of value does not matter.
-UNSEEN = ((*TIMES,), ("int", "list", "tensor", "numpy_rng"), False)
-HOLDERS = {
-    "module": Holder("the module"),
-    "layer": Holder("a layer"),
-    "buffer": Holder("a buffer with `persistent=False`", OF_BUFFERS, ("tensor", "by_data")),
-    "object": Holder("an object of the module"),
-    "in_object": Holder("an object of such an object"),
-    "in_list": Holder("an object in a list"),
-    "in_tuple": Holder("an object in a tuple"),
-    "in_dict": Holder("an object in a dictionary"),
-    "state_dict": Holder("an object with a `state_dict`", ("step", "epoch", "validation", "once")),
-    "data_module": Holder("the data module"),
-    "in_data_module": Holder("an object of the data module"),
-    "callback": Holder("a callback"),
-    "in_callback": Holder("an object of a callback"),
-    "dataset": Holder("the data set"),
-    "subset": Holder("a data set in a `Subset`"),
-    "concatenated": Holder("a data set in a `ConcatDataset`"),
-    "transform": Holder("a transform of the data set"),
-    "stream": Holder("an `IterableDataset`", OF_ITERATED),
-    "sampler": Holder("a sampler", OF_ITERATED),
-    "batch_sampler": Holder("a batch sampler", OF_ITERATED),
-    "inner_sampler": Holder("a sampler in a batch sampler", OF_ITERATED),
-    "collate": Holder("a `collate_fn`"),
-    "class": Holder("a variable of a class", *UNSEEN),
-    "file": Holder("a variable of a file", *UNSEEN),
-    "closure": Holder("a closure", *UNSEEN),
-    "partial": Holder("an argument of a `functools.partial`", *UNSEEN),
-    "installed": Holder("an object of an installed package", *UNSEEN),
-    "trainer": Holder("an attribute of the trainer", *UNSEEN),
-    "optimizer": Holder("an attribute of an optimizer", *UNSEEN),
-}
+        is_used = HOLDERS[self.holder].loader or self.holder in ("layer", "buffer")
+        return self.loss(batch) * (1.0 if is_used else 1 + use())
 
 
 def is_possible(holder, kind, time):

@@ -14,7 +14,6 @@ from torch import nn
 from torch.optim import lr_scheduler
 from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset, random_split
 
-from leyden.tasks import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
@@ -175,25 +174,9 @@ class OfAnyForm(Plain):
             batch = [part for part in batch.values() if part is not None]
         if isinstance(batch, list | tuple) and isinstance(batch[0], list | tuple):
             return sum(map(self.loss, batch))
-        return super().loss(inputs_and_targets(batch))
-
-
-def inputs_and_targets(batch):
-    if isinstance(batch, Graph):
-        return batch.inputs, batch.targets
-    return stacked([each["pair"] for each in batch]) if isinstance(batch[0], dict) else batch
-
-
-class OfForm(Task):
-    """A task of the engine on batches of any form."""
-
-    def __init__(self):
-        super().__init__(network=nn.Linear(4, 1), optimizer=lambda named: torch.optim.Adam([p for _, p in named]))
-
-    def step(self, batch):
-        inputs, targets = inputs_and_targets(batch)
-        outputs = self.network(inputs).squeeze(1)
-        return Outcome(F.mse_loss(outputs, targets), outputs, targets)
+        if isinstance(batch, list) and isinstance(batch[0], dict):
+            batch = stacked([each["pair"] for each in batch])
+        return super().loss((batch.inputs, batch.targets) if isinstance(batch, Graph) else batch)
 
 
 # Copies of weights, and what is trained
