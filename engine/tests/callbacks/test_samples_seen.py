@@ -36,7 +36,7 @@ def test_a_result_counts_the_samples_and_the_completed_epochs_that_were_trained(
 
 
 def test_an_epoch_that_a_callback_stops_is_not_complete(train, monkeypatch):
-    def stop(self, outputs, batch, batch_idx):
+    def stop(self, *_):
         self.trainer.should_stop = self.trainer.global_step == 14
 
     monkeypatch.setattr(Classification, "on_train_batch_end", stop)

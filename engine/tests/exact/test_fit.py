@@ -1,8 +1,10 @@
 """`leyden.Exact` in anybody's Trainer: two lines, and the same bits after any stop."""
 
 import contextlib
+import random
 import shutil
 import sys
+import threading
 from random import shuffle
 from unittest.mock import Mock
 
@@ -10,19 +12,18 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+import torchmetrics
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset
 
 from leyden import Exact
 from leyden.exact import ExactError
 from leyden.exact.digest import digest_of_content
 from tests.conftest import here
-from tests.strangers.plain import Plain, PlainData
+from tests.strangers.plain import Plain, PlainData, Rows
 from tests.strangers.stand_ins import Manual, Whole
 
-X = torch.randn(160, 8, generator=torch.Generator().manual_seed(1))
-Y = X.sum(1, keepdim=True)
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own
 
 
@@ -33,37 +34,27 @@ def elsewhere(tmp_path, monkeypatch):
 
 
 def loader(**more):
-    return DataLoader(TensorDataset(X, Y), 16, shuffle=True, **more)
+    return DataLoader(Rows(160), 16, shuffle=True, **more)
 
 
-class Net(L.LightningModule):
+class Net(Plain):
     def __init__(self):
         super().__init__()
         self.save_hyperparameters({"a": object})
-        self.net = torch.nn.Sequential(torch.nn.Linear(8, 16), torch.nn.Dropout(0.3), torch.nn.Linear(16, 1))
         self.rng, self.seen, self.losses = np.random.default_rng(), 0, []
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         self.seen += 1  # which the checkpoint of this step must have
 
-    def loss(self, batch):
+    def train_loss(self, batch, batch_idx):
         order = [1, 2, 3]
         shuffle(order)
-        factor = 1 + self.seen / 100 + order[0] / 100 + self.rng.random()
-        loss = ((self.net(batch[0]) - batch[1]) ** 2).mean() * factor
+        loss = self.loss(batch) * (1 + self.seen / 100 + order[0] / 100 + self.rng.random())
         self.losses.append(loss.item())
-        return loss
-
-    def training_step(self, batch, batch_idx):
-        loss = self.loss(batch) * (1 + self.losses[0] / 100)
-        self.log("loss", loss, on_epoch=True)
-        return loss
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val", ((self.net(batch[0]) - batch[1]) ** 2).mean())
+        return loss * (1 + self.losses[0] / 100)
 
     def configure_optimizers(self):
-        optimizer = torch.optim.Adam(self.parameters(), 1e-2)
+        optimizer = super().configure_optimizers()
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.9)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -77,8 +68,8 @@ class Drawn(IterableDataset):
     def __iter__(self):
         of_list = [self.source[n] for n in torch.randint(len(self.source), (160,))] if self.source else [None] * 160
         for value in of_list:
-            inputs = torch.randn(8) if value is None else torch.full((8,), value)
-            yield inputs, inputs.sum(0, keepdim=True)
+            inputs = torch.randn(4) if value is None else torch.full((4,), value)
+            yield inputs, inputs.sum()
 
 
 class Collector(Net):
@@ -88,9 +79,9 @@ class Collector(Net):
         super().__init__()
         self.buffer = [0.1, 0.2, 0.3]
 
-    def training_step(self, batch, batch_idx):
+    def train_loss(self, batch, batch_idx):
         self.buffer.append(0.01 * self.global_step)
-        return super().training_step(batch, batch_idx)
+        return super().train_loss(batch, batch_idx)
 
     def train_dataloader(self):
         return DataLoader(Drawn(self.buffer), 16)
@@ -127,7 +118,7 @@ def start(folder, module=Net, data=None, at=-1, callbacks=(), exact="report", se
 
 def both():
     """Loaders of training and of validation."""
-    return loader(), DataLoader(TensorDataset(X, Y), 80)
+    return loader(), DataLoader(Rows(160, 1), 80)
 
 
 ROWS = {
@@ -165,8 +156,8 @@ def test_what_no_checkpoint_has_is_announced_or_an_error(tmp_path, capsys, mode)
 
 
 def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
-    saves = of_lightning.ModelCheckpoint(tmp_path / "own", monitor="val", save_last=True)
-    own = [saves, of_lightning.EarlyStopping("val", patience=9)]
+    saves = of_lightning.ModelCheckpoint(tmp_path / "own", monitor="val/loss", save_last=True)
+    own = [saves, of_lightning.EarlyStopping("val/loss", patience=9)]
     mine = Exact(tmp_path / "run", every_n_steps=4)
     options = {"enable_checkpointing": True, "logger": CSVLogger(tmp_path / "csv")}
     trainer = trainer_of(mine, *own, max_epochs=2, **options)
@@ -184,8 +175,8 @@ class Unreadable(Net):
 
 
 class NotFinite(Net):
-    def training_step(self, batch, batch_idx):
-        return super().training_step(batch, batch_idx) * (float("nan") if self.global_step >= 9 else 1)
+    def train_loss(self, batch, batch_idx):
+        return super().train_loss(batch, batch_idx) * (float("nan") if self.global_step >= 9 else 1)
 
 
 UNSAVED = {
@@ -206,6 +197,57 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
     if module is Unreadable:
         with pytest.raises(ExactError, match="mine"):  # before the first batch
             start(tmp_path / "required", module, both, exact="require", at=1)
+
+
+class Lazy:
+    """A package that is not installed, as MONAI's lazy imports: it raises its own error, whatever it is asked for."""
+
+    def __getattribute__(self, name):
+        raise ImportError("install it")
+
+
+class Keeper:
+    num = 0
+
+    def state_dict(self):
+        return {"num": self.num}
+
+    def load_state_dict(self, state):
+        raise RuntimeError("of another version")
+
+
+class RaisingMetric(torchmetrics.MeanMetric):
+    @property
+    def metric_state(self):
+        raise RuntimeError("not synced")
+
+
+class Raises(Plain):
+    def __init__(self):
+        super().__init__()
+        self.factor, self.keeper, self.mean = 1.0, Keeper(), RaisingMetric()
+        self.missing, self.system, self.cache = {"package": Lazy()}, random.SystemRandom(), {}
+
+    def train_loss(self, batch, batch_idx):
+        self.factor += 0.1
+        self.keeper.num += 1
+        self.cache["last", batch_idx] = threading.Lock()  # as gpytorch's caches, of what can't be pickled
+        return self.loss(batch) * self.factor
+
+
+def test_what_raises_is_named_once_and_the_training_goes_on(tmp_path, capsys):
+    whole, said = start(tmp_path / "whole", Raises, both), capsys.readouterr().err.splitlines()
+    for words in (
+        "module.mean (RuntimeError: not synced) can't be looked at",
+        "module.system (NotImplementedError: ",
+        "module.cache (a lock) change and",
+    ):
+        assert sum(words in line for line in said) == 1, said
+    assert start(tmp_path / "killed", Raises, both, at=14) is None
+    assert start(tmp_path / "killed", Raises, both) == whole
+    assert capsys.readouterr().err.count("module.keeper (RuntimeError: of another version)") == 1
+    with pytest.raises(ExactError, match=r"module\."):
+        start(tmp_path / "required", Raises, both, exact="require")
 
 
 def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):

@@ -17,14 +17,19 @@ import torch
 
 from leyden.exact import memory as memory_module
 from leyden.exact.memory import NOT_KEPT, NOT_RESTORED, NOT_SEEN, Memory, _array, path_name, thaw
-from tests.strangers.kinds import KEPT, KINDS, SEEN, Level, content
+from tests.strangers.kinds import KEPT, KINDS, SEEN, Bag, Level, content
 
 
-def frozen(content):
-    """Content as a stranger writes it."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+def holder(value="before", **more):
+    return types.SimpleNamespace(value=value, **more)
+
+
+def twice(value):
+    return holder(value, alias=value)
+
+
+def set_value(make):
+    return lambda it: setattr(it, "value", make())
 
 
 def names(kept):
@@ -42,26 +47,14 @@ def moved(change, make, can_be_kept=True):
     return first, second
 
 
-def holder(value="before"):
-    return types.SimpleNamespace(value=value)
-
-
-def twice(value):
-    return types.SimpleNamespace(value=value, alias=value)
-
-
-def set_value(make):
-    return lambda it: setattr(it, "value", make())
-
-
 class World:
     def __init__(self):
         self.rng, self.log = random.Random(0), []
 
 
 def test_what_does_not_change_is_not_kept():
-    memory = Memory({"it": types.SimpleNamespace(world=World(), names={"a"}, layer=torch.nn.Linear(1, 1))})
-    assert names(memory.changes()) == {"it.world.rng"}  # generators may have been seeded from the time of day
+    memory = Memory({"it": holder(World(), names={"a"}, layer=torch.nn.Linear(1, 1))})
+    assert names(memory.changes()) == {"it.value.rng"}  # generators may have been seeded from the time of day
     assert not memory.problems
 
 
@@ -101,46 +94,31 @@ def test_a_view_of_much_is_kept_alone():
     assert memory.changes().nbytes < empty + 1000
 
 
-class History(list):
-    """A container of somebody's own."""
-
-
-IN_PLACE = {
-    "own container": (lambda: History([1]), lambda value: value.append(2)),
-    "default": (lambda: collections.defaultdict(lambda: 0), lambda value: value.__setitem__("a", 2)),
-    "transposed": (lambda: np.zeros((3, 4)).T, lambda value: value.fill(2)),
-}
-
-
-@pytest.mark.parametrize(("make", "change"), IN_PLACE.values(), ids=IN_PLACE)
-def test_what_is_changed_in_place_stays_the_object_that_others_hold(make, change):
-    first, other = moved(lambda it: change(it.value), lambda: twice(make()))
-    assert other.alias is other.value
-    assert str(other.value).partition(" at ")[0] == str(first.value).partition(" at ")[0]
-
-
-def test_an_alias_that_is_new_is_one_object_still():
-    _, other = moved(lambda it: setattr(it, "alias", it.value), lambda: types.SimpleNamespace(value=[1]))
+def test_what_is_changed_in_place_stays_the_object_that_others_hold():
+    for make, change in (
+        (lambda: collections.defaultdict(lambda: 0), lambda it: it.value.__setitem__("a", 2)),
+        (lambda: np.zeros((3, 4)).T, lambda it: it.value.fill(2)),
+    ):
+        first, other = moved(change, lambda make=make: twice(make()))
+        assert other.alias is other.value
+        assert str(other.value).partition(" at ")[0] == str(first.value).partition(" at ")[0]
+    _, other = moved(lambda it: setattr(it, "alias", it.value), lambda: holder([1]))
     assert other.alias == [1]
 
 
 def test_what_stood_there_before_can_be_put_back():
     """A data set draws from a list that the module fills: a replay begins with what was in it."""
-
-    def make():
-        shared = [1]
-        return types.SimpleNamespace(mine=shared, of_data=shared, best=None)
-
-    first, second = make(), make()
+    first, second = (twice([1]) for _ in range(2))
+    first.best = second.best = None
     memory, other = Memory({"it": first}), Memory({"it": second})
-    first.mine.append(2)
+    first.value.append(2)
     first.best = {"a": 1}
     before = other.restore(kept := memory.changes())
     other.restore(before)
-    assert (second.of_data, second.best) == ([1], None)
+    assert (second.alias, second.best) == ([1], None)
     other.restore(kept)
-    assert (second.of_data, second.best) == ([1, 2], {"a": 1})
-    assert second.mine is second.of_data
+    assert (second.alias, second.best) == ([1, 2], {"a": 1})
+    assert second.value is second.alias
     assert not other.problems
 
 
@@ -159,8 +137,8 @@ CANT = {
     "objects": (set, lambda it: it.value.add(object())),
     "functions": (lambda: None, set_value(lambda: [lambda: 1])),
     "no values": (lambda: torch.zeros(0), set_value(lambda: torch.zeros(1, device="meta"))),
-    "namespace": (lambda: None, set_value(lambda: types.SimpleNamespace(tensors=(torch.ones(2),)))),
-    "new container": (lambda: None, set_value(History)),
+    "namespace": (lambda: None, set_value(lambda: holder((torch.ones(2),)))),
+    "new container": (lambda: None, set_value(Bag)),
     "another default": (lambda: None, set_value(lambda: collections.defaultdict(lambda: 0))),
     "new generator": (lambda: None, set_value(np.random.default_rng)),
     "member in a list": (lambda: None, set_value(lambda: [Level.LOW])),
@@ -183,36 +161,27 @@ def test_what_cant_be_kept_is_named(before, change):
 
 
 def test_many_items_cost_nothing():
-    owner = types.SimpleNamespace(items=[*range(10**6)], table=np.zeros((10**4, 10**4), np.float32).T)
+    owner = holder([*range(10**6)], table=np.zeros((10**4, 10**4), np.float32).T)
     memory, begun = Memory({"it": owner}), time.process_time()
     memory.changes()
     assert time.process_time() - begun < 1  # 0.06 s; with all items and bytes many seconds
 
 
-class Locked(dict):
-    def values(self):
-        raise RuntimeError("changed size during iteration")
-
-
-class Endless(set):
-    def __iter__(self):
-        raise RuntimeError("no end")
+def raising(*_):
+    raise RuntimeError("no end")
 
 
 def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
-    def known():
-        raise RuntimeError("not built yet")
-
     real = memory_module.freeze
     monkeypatch.setattr(memory_module, "freeze", lambda content: real({1: lambda: 1} if content else {}))
-    for roots, of_known, what, problem in (
-        ({"it": types.SimpleNamespace(value=1)}, known, NOT_SEEN, "it (RuntimeError: not built yet)"),
-        ({"it": types.SimpleNamespace(each=Locked(a=1))}, list, NOT_SEEN, "it (RuntimeError: changed size "),
-        ({"it": types.SimpleNamespace(each=Endless())}, list, NOT_SEEN, "it (RuntimeError: no end)"),
+    for value, of_known, what, problem in (
+        (1, raising, NOT_SEEN, "it (RuntimeError: no end)"),
+        (type("Locked", (dict,), {"values": raising})(a=1), list, NOT_SEEN, "it (RuntimeError: no end)"),
+        (type("Endless", (set,), {"__iter__": raising})(), list, NOT_SEEN, "it (RuntimeError: no end)"),
         # as a dictionary that a thread changes while it is written
-        ({"it": types.SimpleNamespace(each=random.Random(0))}, list, NOT_KEPT, "it ("),
+        (random.Random(0), list, NOT_KEPT, "it ("),
     ):
-        memory = Memory(roots, of_known)
+        memory = Memory({"it": holder(value)}, of_known)
         assert names(memory.changes()) == set()
         assert memory.problems[what][0].startswith(problem)
 
@@ -220,8 +189,8 @@ def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
 def test_what_is_not_looked_at():
     """Of installed packages, of files, classes, functions and methods: the page says so, and steps are compared."""
     layer, log = torch.nn.Linear(1, 1), []
-    owner = types.SimpleNamespace(
-        process=subprocess,
+    owner = holder(
+        subprocess,
         method=World().__init__,
         call=lambda: log,
         path=sys.path.append,
@@ -252,31 +221,37 @@ class Reduced:
         return self.reduced
 
 
+def as_bytes(content):
+    return torch.frombuffer(bytearray(content), dtype=torch.uint8)
+
+
+def of_value(value, how="value"):
+    """The memory of a value, as a stranger writes it."""
+    buffer = io.BytesIO()
+    torch.save({(("attribute", "it"), ("attribute", "value")): (how, value)}, buffer)
+    return as_bytes(buffer.getvalue())
+
+
 FIELD = (np.dtype, ("V8", 0, 1), (3, "|", None, ("a",), {"a": (np.dtype("O"), 0)}, 8, 1, 0))
 RAW = torch.zeros(8, dtype=torch.uint8)
 STRANGE = {
-    "code": ("value", Reduced(subprocess.check_call, (["touch", "/nowhere/evil"],))),
-    "class of a package": ("value", argparse.Namespace()),
-    "class of the project": ("value", World()),
+    "code": of_value(Reduced(subprocess.check_call, (["touch", "/nowhere/evil"],))),
+    "class of a package": of_value(argparse.Namespace()),
+    "class of the project": of_value(World()),
     # NumPy's own reader trusts the flags of a structured type, which say that it holds no objects.
-    "addresses": ("value", Reduced(*FIELD)),
-    "addresses in fields": ("value", Reduced(_array, (RAW, [("a", "O")], (1,), "C"))),
-    "NumPy's own": ("value", np.zeros(1)),
-    "state of nothing": ("state_dict", {}),
-    "generator of nothing": ("generator", 1),
+    "addresses": of_value(Reduced(*FIELD)),
+    "addresses in fields": of_value(Reduced(_array, (RAW, [("a", "O")], (1,), "C"))),
+    "NumPy's own": of_value(np.zeros(1)),
+    "state of nothing": of_value({}, "state_dict"),
+    "generator of nothing": of_value(1, "generator"),
+    "nothing": as_bytes(b"\0"),
+    "nonsense": as_bytes(b"nonsense"),
 }
 
 
-@pytest.mark.parametrize(("how", "value"), STRANGE.values(), ids=STRANGE)
-def test_nothing_is_made_or_called_that_a_strangers_checkpoint_names(how, value):
+@pytest.mark.parametrize("content", STRANGE.values(), ids=STRANGE)
+def test_nothing_is_made_or_called_that_a_strangers_checkpoint_names(content):
     memory = Memory({"it": (owner := holder(1))})
-    memory.restore(frozen({(("attribute", "it"), ("attribute", "value")): (how, value)}))
+    memory.restore(content)
     assert len(memory.problems[NOT_RESTORED]) == 1
     assert owner.value == 1
-
-
-@pytest.mark.parametrize("content", [b"\0", b"nonsense"])
-def test_what_is_no_memory_is_named(content):
-    memory = Memory({"it": holder()})
-    memory.restore(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-    assert memory.problems[NOT_RESTORED]

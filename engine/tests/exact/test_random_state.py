@@ -5,6 +5,7 @@ from types import SimpleNamespace
 
 import lightning as L
 import numpy as np
+import pytest
 import torch
 
 from leyden.exact.digest import digest_of_content
@@ -14,6 +15,12 @@ from leyden.exact.state import RunState
 
 def draw():
     return random.random(), float(np.random.rand()), torch.rand(()).item()
+
+
+def draw_anew():
+    """From generators of NumPy without a seed."""
+    made = np.random.default_rng(), np.random.RandomState(None), np.random.Generator(np.random.PCG64())
+    return [each.random() for each in made for _ in range(2)]
 
 
 class Data(L.LightningDataModule):
@@ -30,12 +37,15 @@ class Data(L.LightningDataModule):
         return draw()
 
 
-def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes():
+@pytest.mark.parametrize("draw", [draw, draw_anew])
+def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes(draw):
     before = digest_of_content(random_states())
     with seeded(3, "setup"):
         first = draw()
+        with seeded(4, "setup"):
+            assert draw() != first
     assert digest_of_content(random_states()) == before
-    draw()
+    assert draw() != draw()
     with seeded(3, "setup"):
         assert draw() == first
     for other in ((4, "setup", 0), (3, "prepare_data", 0), (3, "setup", 1)):
@@ -43,48 +53,26 @@ def test_what_is_drawn_within_is_the_same_and_nothing_outside_changes():
             assert draw() != first
 
 
-def test_generators_of_numpy_without_a_seed_follow():
-    def draws():
-        unseeded = np.random.default_rng(), np.random.RandomState(None), np.random.Generator(np.random.PCG64())
-        return [each.random() for each in unseeded] + [each.random() for each in unseeded]
-
-    with seeded(3, "setup"):
-        first = draws()
-        with seeded(4, "setup"):
-            assert draws() != first
-    with seeded(3, "setup"):
-        assert draws() == first
-    assert draws() != draws()
-
-
 def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
     one, other, third = Data(), Data(), Data()
     for data, seed in ((one, 5), (other, 5), (third, 6)):
         seed_stages(data, seed)
-    one.setup("fit")
+        data.prepare_data()
+        data.setup("fit")
+    assert one.prepared == other.prepared != one.split
+    assert third.prepared == one.prepared  # the files that it leaves are found by runs of all seeds
+    assert third.split != one.split
     for stage in ("test", "fit", "predict"):
         draw()
         other.setup(stage)
         assert other.split == one.split
-    one.prepare_data()
-    other.prepare_data()
-    assert one.prepared == other.prepared != one.split
-    third.prepare_data()
-    third.setup("fit")
-    assert third.prepared == one.prepared  # the files that it leaves are found by runs of all seeds
-    assert third.split != one.split
     assert one.train_dataloader() == one.train_dataloader() == other.train_dataloader()
     assert one.further_dataloader() == other.further_dataloader() != one.train_dataloader()
-
-
-def test_loaders_that_are_asked_for_anew_draw_anew():
-    data = Data()
-    seed_stages(data, 5)
-    data.trainer = trainer = SimpleNamespace(reload_dataloaders_every_n_epochs=2)
-    drawn = []
+    # Loaders that are asked for anew draw anew.
+    one.trainer, drawn = SimpleNamespace(reload_dataloaders_every_n_epochs=2), []
     for epoch in range(4):
-        trainer.current_epoch = epoch
-        drawn.append(data.train_dataloader())
+        one.trainer.current_epoch = epoch
+        drawn.append(one.train_dataloader())
     assert drawn[0] == drawn[1] != drawn[2] == drawn[3]
 
 

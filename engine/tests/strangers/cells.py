@@ -29,9 +29,7 @@ from tests.training.test_start import curves
 FEW = ("callbacks=bare", "callbacks.progress.refresh_rate=0", "callbacks.checkpoint.every_n_steps=3")
 FEW = (*FEW, "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=3")
 DIFFERS, CRASH = "differs silently", "crash"
-# Lines on stderr that tell nothing of bits.
-ASIDE = ("persistent_workers", "the test set")
-# Those that do.
+ASIDE = ("persistent_workers", "the test set")  # lines on stderr that tell nothing of bits
 ANNOUNCEMENTS = ("exact resume is not guaranteed", PARTED)
 
 
@@ -44,20 +42,17 @@ class Done(NamedTuple):
     code: int | None
     output: str
 
-    @property
-    def told(self):
-        return [line for line in self.output.splitlines() if line.startswith("leyden: ")]
-
-    @property
-    def announcements(self):
-        return [line for line in self.told if any(words in line for words in ANNOUNCEMENTS)]
+    def told(self, *words):
+        """Lines of the library; with words, those that have one of them."""
+        lines = [line for line in self.output.splitlines() if line.startswith("leyden: ")]
+        return [line for line in lines if not words or any(each in line for each in words)]
 
     @property
     def failed(self):
         if self.code == 0:
             return None
         if self.code == 2 and "Traceback" not in self.output:
-            told = [line for line in self.told if not any(words in line for words in ASIDE)]
+            told = [line for line in self.told() if line not in self.told(*ASIDE)]
             return Outcome(REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1])
         return Outcome(CRASH, f"code {self.code}: {(self.output.strip().splitlines() or [''])[-1]}")
 
@@ -96,8 +91,11 @@ class Row:
         self._num += 1
         arguments = (*arguments, f"outputs={self.place}")
         if self.work.anew:
-            return self._begin(verb, arguments, kill)
-
+            given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int(kill[1]))} if kill else {}
+            given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
+            process = start(*arguments, script=("-m", "tests.strangers.cells"), anew=True, **given)
+            output, _ = process.communicate(timeout=TIMEOUT_S)
+            return Done(process.returncode, output)
         warm()
 
         def prepare():
@@ -108,13 +106,6 @@ class Row:
 
         return Done(*call(verb, *arguments, directory=self.place, before=prepare, name=f"output{self._num}"))
 
-    def _begin(self, verb, arguments, kill):
-        given = {"KILL_AT": str(kill[0]), "KILL_BY": str(int([*kill, signal.SIGKILL][1]))} if kill else {}
-        given |= {"VERB": verb, "PYTHONHASHSEED": str(self._num)}
-        process = start(*arguments, script=("-m", "tests.strangers.cells"), anew=True, **given)
-        output, _ = process.communicate(timeout=TIMEOUT_S)
-        return Done(process.returncode, output)
-
     def train(self, name, *more, **kwargs):
         typed = (*FEW, *self.work.arguments, "name=stranger", f"run_dir={self.place / name}")
         return self.run("train", *typed, *more, **kwargs)
@@ -124,30 +115,6 @@ class Row:
         """The run that nothing disturbs; each checkpoint of it stays."""
         return self.train("whole", "callbacks.checkpoint.keep_all=true")
 
-    def killed(self, *kills):
-        """A run that is killed at each of these batches, and trains to its end."""
-        name, told = f"killed {len(kills)}", []
-        for kill in kills:
-            done = self.train(name, kill=kill)
-            told += done.announcements
-            if done.code == 0 and kill is not kills[0]:  # a short one has ended before that batch
-                break
-            if done.code not in (-kill[-1], 128 + kill[-1]):
-                return done.failed or Outcome(CRASH, f"the signal did not end it: {done.output[-200:]}")
-        done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
-        if done.failed:
-            return done.failed
-        told += done.announcements
-        differing = differences(self.place / "whole", self.place / name)
-        if not differing:
-            return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
-        if told and self.is_named(told):
-            return Outcome(ANNOUNCED, told[0])
-        return Outcome(DIFFERS, ", ".join(differing) + (f"; told: {told[0]}" if told else ""))
-
-    def is_named(self, told):
-        return not self.work.names or any(word in "".join(told) for word in self.work.names)
-
     def resume(self):
         return self.killed((self.work.kill, signal.SIGKILL))
 
@@ -156,15 +123,37 @@ class Row:
         kill, term = signal.SIGKILL, signal.SIGTERM
         return self.killed((4, kill), (5, kill), (10, term), (20, kill))
 
+    def killed(self, *kills):
+        """A run that is killed at each of these batches, and trains to its end."""
+        name, told = f"killed {len(kills)}", []
+        for kill in kills:
+            done = self.train(name, kill=kill)
+            told += done.told(*ANNOUNCEMENTS)
+            if done.code == 0 and kill is not kills[0]:  # a short one has ended before that batch
+                break
+            if done.code not in (-kill[-1], 128 + kill[-1]):
+                return done.failed or Outcome(CRASH, f"the signal did not end it: {done.output[-200:]}")
+        done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
+        return done.failed or self.compared(
+            differences(self.place / "whole", self.place / name), told + done.told(*ANNOUNCEMENTS)
+        )
+
+    def compared(self, differing, told, kind=DIFFERS):
+        """What runs come to that differ in these things, and have told this."""
+        if not differing:
+            return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
+        if told and (not self.work.names or any(word in "".join(told) for word in self.work.names)):
+            return Outcome(ANNOUNCED, told[0])
+        return Outcome(kind, "; ".join([*differing, *told[:1]]))
+
     def evaluate(self):
         for _ in range(3):
             done = self.run("evaluate", f"run={self.place / 'whole'}")
             if done.failed:
                 return done.failed
         rows = records.table(self.place / "test_evaluations.csv")
-        rows = [row for row in rows if row["run"] == str(self.place / "whole")]
-        found = [json.loads(row["metrics"]) for row in rows]
-        told = [line for line in self.whole.told if "evaluate, predict and export will not have that" in line]
+        found = [json.loads(row["metrics"]) for row in rows if row["run"] == str(self.place / "whole")]
+        told = self.whole.told("evaluate, predict and export will not have that")
         if told and len(found) == 4 and found[1:] == [found[1]] * 3:
             return Outcome(ANNOUNCED, told[0])
         if len(found) != 4 or any(each != found[0] for each in found) or not found[0]:
@@ -185,27 +174,22 @@ class Row:
         if done.failed:
             return done.failed
         parent, fork = (read_fingerprints(self.place / name) for name in ("whole", "fork"))
-        parted = [step for step in parent if step in fork and parent[step] != fork[step]]
-        told = (*self.whole.announcements, *done.announcements)
         if max(fork) < max(parent):
             return Outcome(CRASH, f"the fork ended at step {max(fork)}")
-        if parted and told and self.is_named(told):
-            return Outcome(ANNOUNCED, told[0])
-        if parted:
-            kind = ANEW if self.work.expected("fork") == ANEW else DIFFERS
-            return Outcome(kind, f"from {at}: from step {min(parted)}")
-        return Outcome("same bits, but announced" if told else SAME, "".join(told[:1]))
+        parted = [f"step {step}, from {at}" for step in parent if step in fork and parent[step] != fork[step]]
+        told = self.whole.told(*ANNOUNCEMENTS) + done.told(*ANNOUNCEMENTS)
+        return self.compared(parted[:1], told, ANEW if self.work.expected("fork") == ANEW else DIFFERS)
 
 
 def differences(a, b):
     there, here = Run(a).result.metrics, Run(b).result.metrics
-    names = sorted({*there} | {*here})
-    found = [name for name in names if repr(there.get(name)) != repr(here.get(name))]
+    found = [name for name in sorted({*there, *here}) if repr(there.get(name)) != repr(here.get(name))]
     for checkpoint in ("last", "best"):
-        files = [each / "checkpoints" / f"{checkpoint}.ckpt" for each in (a, b)]
-        contents = [*map(SafeCheckpointIO().load_checkpoint, files)]
+        one, other = (
+            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)
+        )
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
-            if state_digest(contents[0][key]) != state_digest(contents[1][key]):
+            if state_digest(one[key]) != state_digest(other[key]):
                 found.append(f"{key} of {checkpoint}.ckpt")
     points = [sorted(curves(Run(each))) for each in (a, b)]
     return [*found, *["curves"] * (points[0] != points[1])]

@@ -10,6 +10,7 @@ import importlib
 from collections import Counter
 from collections.abc import Callable
 from itertools import combinations
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import lightning as L
@@ -21,7 +22,6 @@ from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
 
 # The step in which a value changes once, or is first set: after the first epoch, before the last checkpoint.
 LATE = 9
-
 TIMES = {
     "step": "in each step",
     "replaced": "replaced in each step",
@@ -32,45 +32,44 @@ TIMES = {
     "alias": "in each step, by another name of it",
 }
 EACH_STEP = ("step", "replaced", "alias")
-
 stranger_package = importlib.import_module("tests.strangers.site-packages.stranger_package")
-
-# What holds the value of the work that was made last, for who changes it from elsewhere.
-WHERE: dict[str, Any] = {}
-
-
-class Held:
-    """It has the value in an attribute."""
-
-    def hold(self, kind, time):
-        self.what, self.when = kind, time
-        for name in ("held", "also"):
-            if name in vars(self):
-                delattr(self, name)
-        if time != "first":
-            self.held = KINDS[kind].make()
-        if time == "alias":
-            self.also = self.held
-        WHERE["it"] = self
-        return self
-
-    def change(self):
-        kind = KINDS[self.what]
-        if self.when == "first":
-            self.held = kind.changed(kind.make())
-        elif self.when == "alias":
-            kind.changed(self.also)
-        else:
-            self.held = kind.changed(copy.deepcopy(self.held) if self.when == "replaced" else self.held)
-
-    def use(self):
-        if self.when in EACH_STEP:
-            self.change()
-        return (content(self.held) * 0.618034) % 1 if hasattr(self, "held") else 0.0
+# The value of the work that was made last: the object that has it in an attribute, its kind, and when it changes.
+HELD = SimpleNamespace(by=None, kind=None, time="")
 
 
-class Box(Held):
+def hold(it, kind, time):
+    """Let an object have the value; return it."""
+    HELD.by, HELD.kind, HELD.time = it, KINDS[kind], time
+    for name in ("held", "also"):
+        vars(it).pop(name, None)
+    if time != "first":
+        it.held = HELD.kind.make()
+    if time == "alias":
+        it.also = it.held
+    return it
+
+
+def change():
+    by, kind = HELD.by, HELD.kind
+    if HELD.time == "first":
+        by.held = kind.changed(kind.make())
+    elif HELD.time == "alias":
+        kind.changed(by.also)
+    else:
+        by.held = kind.changed(copy.deepcopy(by.held) if HELD.time == "replaced" else by.held)
+
+
+def use():
+    if HELD.time in EACH_STEP:
+        change()
+    return (content(HELD.by.held) * 0.618034) % 1 if hasattr(HELD.by, "held") else 0.0
+
+
+class Box:
     """An object of the user's own."""
+
+    def __init__(self, box=None):
+        self.box = box
 
 
 class Keeping(Box):
@@ -81,236 +80,192 @@ class Keeping(Box):
         self.held = state["held"]
 
 
-class Inner:
-    def __init__(self, box):
-        self.box = box
+class Layer(nn.Module):
+    """The value may be a buffer that no checkpoint of PyTorch's has."""
 
-
-class Layer(Held, nn.Module):
-    def forward(self, inputs):
-        return inputs * (1 + self.use()) if self.training else inputs
-
-
-class Buffered(Layer):
-    """A layer whose value is a buffer that no checkpoint of PyTorch's has."""
-
-    def hold(self, kind, time):
-        self.what, self.when = kind, time
-        self.register_buffer("held", KINDS[kind].make(), persistent=False)
-        WHERE["it"] = self
-        return self
-
-
-class Callback(Held, L.Callback):
-    def __init__(self, kind: str, time: str, is_inner: bool = False):
-        if is_inner:
-            self.box = Box().hold(kind, time)
-        else:
-            self.hold(kind, time)
-
-
-# Data
-
-
-class Samples(Held, Rows):
-    def __getitem__(self, index):
-        inputs, target = super().__getitem__(index)
-        return inputs * (1 + self.use()), target
-
-
-class Transformed(Rows):
-    def __init__(self, box):
+    def __init__(self, is_buffer=False):
         super().__init__()
-        self.transforms = [box]
+        if is_buffer:
+            self.register_buffer("held", None, persistent=False)
+
+    def forward(self, inputs):
+        return inputs * (1 + use()) if self.training else inputs
+
+
+class Callback(L.Callback):
+    def __init__(self, row: str):
+        holder, *value = row.split("-")
+        if holder == "callback":
+            hold(self, *value)
+        else:
+            self.box = hold(Box(), *value)
+
+
+class Samples(Rows):
+    def __init__(self, *transforms):
+        super().__init__()
+        self.transforms = [*transforms]
 
     def __getitem__(self, index):
         inputs, target = super().__getitem__(index)
-        return inputs * (1 + self.transforms[0].use()), target
+        return inputs * (1 + use()), target
 
 
-class Stream(Held, IterableDataset):
+class Stream(IterableDataset):
     def __iter__(self):
-        if self.when not in EACH_STEP:
-            self.change()
+        if HELD.time not in EACH_STEP:
+            change()
         for inputs, target in Rows():
-            yield inputs * (1 + self.use()), target
+            yield inputs * (1 + use()), target
 
 
-class Order(Held, Sampler):
+class Order(Sampler):
+    """Of samples, or of batches of a size."""
+
+    def __init__(self, size=0):
+        self.size = size
+
     def __len__(self):
-        return NUM
+        return NUM // (self.size or 1)
 
     def __iter__(self):
-        if self.when == "epoch":
-            self.change()
+        if HELD.time == "epoch":
+            change()
         for n in range(len(self)):
-            yield self.chosen(n)
-
-    def chosen(self, n):
-        return (int(self.use() * 1000) + 7 * n) % NUM
+            first = int(use() * 1000) + n * (self.size or 7)
+            yield [each % NUM for each in range(first, first + self.size)] if self.size else first % NUM
 
 
-class Batches(Order, BatchSampler):
-    def __init__(self):
-        pass
-
-    def __len__(self):
-        return NUM // BATCH
-
-    def chosen(self, n):
-        first = int(self.use() * 1000) + n * BATCH
-        return [each % NUM for each in range(first, first + BATCH)]
-
-
-class Collating(Held):
+class Collating:
     def __call__(self, samples):
         inputs, targets = stacked(samples)
-        return inputs * (1 + self.use()), targets
-
-
-def on_rows(dataset):
-    return DataLoader(dataset, BATCH, shuffle=True)
-
-
-DATA: dict[str, Callable[[str, str], DataLoader]] = {
-    "dataset": lambda *it: on_rows(Samples().hold(*it)),
-    "subset": lambda *it: on_rows(Subset(Samples().hold(*it), range(NUM))),
-    "concatenated": lambda *it: on_rows(ConcatDataset([Samples().hold(*it)])),
-    "transform": lambda *it: on_rows(Transformed(Box().hold(*it))),
-    "stream": lambda *it: DataLoader(Stream().hold(*it), BATCH),
-    "sampler": lambda *it: DataLoader(Rows(), BATCH, sampler=Order().hold(*it)),
-    "batch_sampler": lambda *it: DataLoader(Rows(), batch_sampler=Batches().hold(*it)),
-    "inner_sampler": lambda *it: DataLoader(Rows(), batch_sampler=BatchSampler(Order().hold(*it), BATCH, False)),
-    "collate": lambda *it: DataLoader(Rows(), BATCH, shuffle=True, collate_fn=Collating().hold(*it)),
-}
-
-
-class Data(Held, PlainData):
-    def __init__(self, holder: str, kind: str, time: str):
-        super().__init__()
-        self.value, self.make = (kind, time), DATA.get(holder)
-        if holder == "data_module":
-            self.hold(kind, time)
-        if holder == "in_data_module":
-            self.box = Box().hold(kind, time)
-
-    def train_dataloader(self):
-        return self.make(*self.value) if self.make else super().train_dataloader()
-
-
-ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begins anew in each epoch by itself
-
-
-# Modules
-
-
-# What an attribute of the module is, that has the value.
-MODULES: dict[str, Callable[[Held], Any]] = {
-    "object": lambda box: box,
-    "in_object": Inner,
-    "in_list": lambda box: [box],
-    "in_tuple": lambda box: (box, 1),
-    "in_dict": lambda box: {"a": {"b": box}},
-    # Not looked at
-    "closure": lambda box: lambda: box.use(),
-    "partial": lambda box: functools.partial(Held.use, box),
-    "installed": stranger_package.Scheduler,
-}
-
-
-class Module(Held, Plain):
-    def __init__(self, holder: str, kind: str, time: str):
-        super().__init__()
-        self.holder, self.value = holder, (kind, time)
-        if holder == "module":
-            self.hold(kind, time)
-        elif holder in ("layer", "buffer"):
-            self.net.insert(2, {"layer": Layer, "buffer": Buffered}[holder]().hold(kind, time))
-        elif holder == "state_dict":
-            self.box = Keeping().hold(kind, time)
-        elif holder in MODULES:
-            self.box = MODULES[holder](Box().hold(kind, time))
-        elif holder == "class":
-            type(self).box = Box().hold(kind, time)
-        elif holder == "file":
-            globals()["BOX"] = Box().hold(kind, time)
-
-    def on_train_start(self):
-        if self.holder in ("trainer", "optimizer"):
-            there = self.trainer if self.holder == "trainer" else self.trainer.optimizers[0]
-            there.box = Box().hold(*self.value)
-
-    def on_train_epoch_start(self):
-        if WHERE["it"].when == "epoch" and self.holder not in ITERATED:
-            WHERE["it"].change()
-
-    def on_validation_end(self):
-        if WHERE["it"].when == "validation" and not self.trainer.sanity_checking:
-            WHERE["it"].change()
-
-    def training_step(self, batch, batch_idx):
-        if self.global_step == LATE and WHERE["it"].when in ("once", "first"):
-            WHERE["it"].change()
-        factor = 1.0 if self.holder in (*DATA, "layer", "buffer") else 1 + WHERE["it"].use()
-        loss = self.loss(batch) * factor
-        self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=BATCH)
-        return loss
+        return inputs * (1 + use()), targets
 
 
 class Holder(NamedTuple):
     about: str  # as the page calls it
-    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
+    of: Callable[[], Any] = Box  # makes what has the value in an attribute
+    box: Callable[[Any], Any] | None = None  # returns what an attribute of the module is, with that
+    loader: Callable[[Any], dict[str, Any]] | None = None  # returns options of the loader, with that
     times: tuple[str, ...] = (*TIMES,)  # when it can change there
-    kinds: tuple[str, ...] = ()  # those that can lie there; empty for all
+    kinds: tuple[str, ...] = (*KINDS,)  # those that can lie there
+    is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
 
 
-OF_ITERATED, OF_BUFFERS = ("step", "replaced", "epoch", "alias"), ("step", "replaced", "epoch", "once")
+def shuffled(**options):
+    return {"shuffle": True, **options}
+
+
+def batched(sampler):
+    return {"batch_sampler": sampler, "batch_size": 1}
+
+
+ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begins anew in each epoch by itself
+OF_ITERATED = ("step", "replaced", "epoch", "alias")
+OF_BUFFERS = {"times": ("step", "replaced", "epoch", "once"), "kinds": ("tensor", "by_data")}
+OF_KEEPING = {"times": ("step", "epoch", "validation", "once")}
+# Of what is not looked at, the kind of value does not matter.
+UNSEEN = {"kinds": ("int", "list", "tensor", "numpy_rng"), "is_looked_at": False}
 HOLDERS = {
     "module": Holder("the module"),
-    "layer": Holder("a layer"),
-    "buffer": Holder("a buffer with `persistent=False`", times=OF_BUFFERS, kinds=("tensor", "by_data")),
-    "object": Holder("an object of the module"),
-    "in_object": Holder("an object of such an object"),
-    "in_list": Holder("an object in a list"),
-    "in_tuple": Holder("an object in a tuple"),
-    "in_dict": Holder("an object in a dictionary"),
-    "state_dict": Holder("an object with a `state_dict`", True, ("step", "epoch", "validation", "once")),
+    "layer": Holder("a layer", Layer),
+    "buffer": Holder("a buffer with `persistent=False`", lambda: Layer(is_buffer=True), **OF_BUFFERS),
+    "object": Holder("an object of the module", box=lambda it: it),
+    "in_object": Holder("an object of such an object", box=Box),
+    "in_list": Holder("an object in a list", box=lambda it: [it]),
+    "in_tuple": Holder("an object in a tuple", box=lambda it: (it, 1)),
+    "in_dict": Holder("an object in a dictionary", box=lambda it: {"a": {"b": it}}),
+    "state_dict": Holder("an object with a `state_dict`", Keeping, lambda it: it, **OF_KEEPING),
     "data_module": Holder("the data module"),
     "in_data_module": Holder("an object of the data module"),
     "callback": Holder("a callback"),
     "in_callback": Holder("an object of a callback"),
-    "dataset": Holder("the data set"),
-    "subset": Holder("a data set in a `Subset`"),
-    "concatenated": Holder("a data set in a `ConcatDataset`"),
-    "transform": Holder("a transform of the data set"),
-    "stream": Holder("an `IterableDataset`", True, OF_ITERATED),
-    "sampler": Holder("a sampler", True, OF_ITERATED),
-    "batch_sampler": Holder("a batch sampler", True, OF_ITERATED),
-    "inner_sampler": Holder("a sampler in a batch sampler", True, OF_ITERATED),
-    "collate": Holder("a `collate_fn`"),
-    "class": Holder("a variable of a class", False),
-    "file": Holder("a variable of a file", False),
-    "closure": Holder("a closure", False),
-    "partial": Holder("an argument of a `functools.partial`", False),
-    "installed": Holder("an object of an installed package", False),
-    "trainer": Holder("an attribute of the trainer", False),
-    "optimizer": Holder("an attribute of an optimizer", False),
+    "dataset": Holder("the data set", Samples, loader=lambda it: shuffled(dataset=it)),
+    "subset": Holder(
+        "a data set in a `Subset`", Samples, None, lambda it: shuffled(dataset=Subset(it, range(NUM)))
+    ),
+    "concatenated": Holder(
+        "a data set in a `ConcatDataset`", Samples, None, lambda it: shuffled(dataset=ConcatDataset([it]))
+    ),
+    "transform": Holder("a transform of the data set", Box, None, lambda it: shuffled(dataset=Samples(it))),
+    "stream": Holder("an `IterableDataset`", Stream, None, lambda it: {"dataset": it}, OF_ITERATED),
+    "sampler": Holder("a sampler", Order, None, lambda it: {"sampler": it}, OF_ITERATED),
+    "batch_sampler": Holder("a batch sampler", lambda: Order(BATCH), None, batched, OF_ITERATED),
+    "inner_sampler": Holder(
+        "a sampler in a batch sampler", Order, None, lambda it: batched(BatchSampler(it, BATCH, False)), OF_ITERATED
+    ),
+    "collate": Holder("a `collate_fn`", Collating, loader=lambda it: shuffled(collate_fn=it)),
+    "class": Holder("a variable of a class", **UNSEEN),
+    "file": Holder("a variable of a file", **UNSEEN),
+    "closure": Holder("a closure", box=lambda it: lambda: it, **UNSEEN),
+    "partial": Holder("an argument of a `functools.partial`", box=lambda it: functools.partial(vars, it), **UNSEEN),
+    "installed": Holder("an object of an installed package", box=stranger_package.Scheduler, **UNSEEN),
+    "trainer": Holder("an attribute of the trainer", **UNSEEN),
+    "optimizer": Holder("an attribute of an optimizer", **UNSEEN),
 }
-# Of what is not looked at, the kind of value does not matter.
-ANY_KIND = ("int", "list", "tensor", "numpy_rng")
+
+
+class Data(PlainData):
+    def __init__(self, row: str):
+        super().__init__()
+        self.holder, *self.value = row.split("-")
+        if self.holder == "data_module":
+            hold(self, *self.value)
+        if self.holder == "in_data_module":
+            self.box = hold(Box(), *self.value)
+
+    def train_dataloader(self):
+        there = HOLDERS[self.holder]
+        if not there.loader:
+            return super().train_dataloader()
+        return DataLoader(**{"dataset": Rows(), "batch_size": BATCH, **there.loader(hold(there.of(), *self.value))})
+
+
+class Module(Plain):
+    def __init__(self, row: str):
+        super().__init__()
+        self.holder, *self.value = row.split("-")
+        there = HOLDERS[self.holder]
+        if self.holder == "module":
+            hold(self, *self.value)
+        elif self.holder in ("layer", "buffer"):
+            self.net.insert(2, hold(there.of(), *self.value))
+        elif there.box:
+            self.box = there.box(hold(there.of(), *self.value))
+        elif self.holder == "class":
+            type(self).box = hold(Box(), *self.value)
+        elif self.holder == "file":
+            globals()["BOX"] = hold(Box(), *self.value)
+
+    def on_train_start(self):
+        if self.holder in ("trainer", "optimizer"):
+            there = self.trainer if self.holder == "trainer" else self.trainer.optimizers[0]
+            there.box = hold(Box(), *self.value)
+
+    def on_train_epoch_start(self):
+        if HELD.time == "epoch" and self.holder not in ITERATED:
+            change()
+
+    def on_validation_end(self):
+        if HELD.time == "validation" and not self.trainer.sanity_checking:
+            change()
+
+    def train_loss(self, batch, batch_idx):
+        if self.global_step == LATE and HELD.time in ("once", "first"):
+            change()
+        is_used = HOLDERS[self.holder].loader or self.holder in ("layer", "buffer")
+        return self.loss(batch) * (1.0 if is_used else 1 + use())
 
 
 def is_possible(holder, kind, time):
     there, what = HOLDERS[holder], KINDS[kind]
-    if time not in there.times or (there.kinds and kind not in there.kinds):
-        return False
-    if not there.is_looked_at and kind not in ANY_KIND:
+    if time not in there.times or kind not in there.kinds:
         return False
     if kind in ("none", "bool") and time == "step":  # a lost one is the same again at once
         return False
-    if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
-        return False
     if kind == "subclass" and time in ("first", "replaced"):  # no checkpoint makes one
+        return False
+    if what.outcome != KEPT and (time not in ("step", "epoch", "first") or holder == "state_dict"):
         return False
     return what.is_mutable or time not in ("replaced", "alias")
 
@@ -318,8 +273,7 @@ def is_possible(holder, kind, time):
 def outcome(holder, kind, time):
     if not HOLDERS[holder].is_looked_at:
         return SEEN
-    is_made = holder == "state_dict" or time == "first"
-    if is_made and kind in (*GENERATORS, "enum"):
+    if (holder == "state_dict" or time == "first") and kind in (*GENERATORS, "enum"):
         return NAMED  # no checkpoint makes one
     return KINDS[kind].outcome
 

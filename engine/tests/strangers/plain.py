@@ -4,7 +4,7 @@ import lightning as L
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, TensorDataset
 
 NUM, BATCH = 40, 5  # 8 batches an epoch
 
@@ -22,17 +22,9 @@ def rows(num=NUM, seed=0):
     return inputs, inputs.sum(dim=1) + 0.1 * torch.randn(num, generator=generator)
 
 
-class Rows(Dataset):
+class Rows(TensorDataset):
     def __init__(self, num=NUM, seed=0):
-        self.inputs, self.targets = rows(num, seed)
-
-    def __len__(self):
-        return len(self.inputs)
-
-    def __getitem__(self, index):
-        if index >= len(self):
-            raise IndexError(index)
-        return self.inputs[index], self.targets[index]
+        super().__init__(*rows(num, seed))
 
 
 def stacked(samples):
@@ -40,24 +32,28 @@ def stacked(samples):
 
 
 class PlainData(L.LightningDataModule):
-    """Loaders of PyTorch. A subclass says what its training set, and its loaders, are."""
+    """Loaders of PyTorch, each made in one of several ways by a subclass."""
 
     kind: type = Rows
 
+    def __init__(self, way: str = ""):
+        super().__init__()
+        self.way = way
+
     def setup(self, stage):
-        self.train = self.kind()
+        self.data, self.val, self.test = self.kind(), self.kind(10, 1), Rows(10, 2)
 
     def make_loader(self, samples, **options):
         return DataLoader(samples, BATCH, **options)
 
     def train_dataloader(self):
-        return self.make_loader(self.train, shuffle=True)
+        return self.make_loader(self.data, shuffle=True)
 
     def val_dataloader(self):
-        return self.make_loader(Rows(10, 1))
+        return self.make_loader(self.val)
 
     def test_dataloader(self):
-        return self.make_loader(Rows(10, 2))
+        return self.make_loader(self.test)
 
 
 def network(num_inputs=4):
@@ -65,11 +61,11 @@ def network(num_inputs=4):
 
 
 class Plain(L.LightningModule):
-    """A small regression, which logs its loss in each step."""
+    """A small regression, which logs its loss in each step. A subclass does it in several ways."""
 
-    def __init__(self):
+    def __init__(self, way: str = ""):
         super().__init__()
-        self.net = network()
+        self.net, self.way = network(), way
 
     def forward(self, inputs):
         return self.net(inputs).squeeze(1)
@@ -79,7 +75,6 @@ class Plain(L.LightningModule):
         return F.mse_loss(self(inputs), targets)
 
     def train_loss(self, batch, batch_idx):
-        """What a subclass trains on."""
         return self.loss(batch)
 
     def training_step(self, batch, batch_idx):
@@ -87,10 +82,10 @@ class Plain(L.LightningModule):
             self.log("train/loss", loss, on_step=True, on_epoch=True, batch_size=BATCH)
         return loss
 
-    def validation_step(self, batch, batch_idx):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
         self.log("val/loss", self.loss(batch), batch_size=BATCH)
 
-    def test_step(self, batch, batch_idx):
+    def test_step(self, batch, batch_idx, dataloader_idx=0):
         self.log("test/loss", self.loss(batch), batch_size=BATCH)
 
     def configure_optimizers(self):

@@ -1,6 +1,5 @@
 """Work of real kinds, which no value in one place says: each of which says its kind."""
 
-import collections
 import copy
 import random
 
@@ -13,9 +12,8 @@ from lightning.pytorch.callbacks import BaseFinetuning
 from lightning.pytorch.utilities import CombinedLoader
 from torch import nn
 from torch.optim import lr_scheduler
-from torch.utils.data import DataLoader, Sampler, Subset, TensorDataset, random_split
+from torch.utils.data import DataLoader, RandomSampler, Subset, TensorDataset, random_split
 
-from leyden.tasks import Outcome, Task
 from tests.strangers.generated import stranger_package
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, network, rows, stacked
 
@@ -27,39 +25,26 @@ class Splits(PlainData):
         order = np.random.default_rng().permutation(np.random.permutation(60)).tolist()
         random.shuffle(order)
         if stage == "fit":
-            self.train, self.val, _ = random_split(Subset(Rows(60), order), [NUM, 10, 10])
+            self.data, self.val, _ = random_split(Subset(Rows(60), order), [NUM, 10, 10])
         if stage == "test":
             self.test, _ = random_split(Subset(Rows(60, 2), order), [10, 50])
-
-    def val_dataloader(self):
-        return self.make_loader(self.val)
-
-    def test_dataloader(self):
-        return self.make_loader(self.test)
 
 
 class SplitBySystem(PlainData):
     """It holds out by the system's entropy, which nobody can repeat; or chooses by it what to train on."""
 
-    def __init__(self, is_trained: bool = False):
-        super().__init__()
-        self.is_trained = is_trained
-
     def setup(self, stage):
+        super().setup(stage)
         drawn = random.SystemRandom().sample(range(60), 60)
-        self.train = Subset(Rows(60), drawn[:NUM]) if self.is_trained else Rows()
-        self.val = Rows(10, 1) if self.is_trained else Subset(Rows(60), drawn[-10:])
+        if self.way == "train":
+            self.data = Subset(Rows(60), drawn[:NUM])
+        else:
+            self.val = Subset(Rows(60), drawn[-10:])
 
-    def val_dataloader(self):
-        return DataLoader(self.val, BATCH)
 
-
-class Pool(Sampler):
-    def __len__(self):
-        return NUM
-
+class Pool(RandomSampler):
     def __iter__(self):
-        pool = list(range(NUM))
+        pool = [*range(self.num_samples)]
         while pool:
             yield pool.pop(int(torch.randint(len(pool), (1,))))
 
@@ -73,60 +58,9 @@ class Drawing(Rows):
         return (inputs + torch.rand(4)) / (1 + 0.01 * self.num_read), targets
 
 
-class InWorkers(PlainData):
-    kind = Drawing
-
-    def __init__(self, stay: bool = True):
-        super().__init__()
-        self.stay = stay
-
-    def make_loader(self, samples, **options):
-        return super().make_loader(samples, num_workers=2, persistent_workers=self.stay, **options)
-
-    def val_dataloader(self):
-        return self.make_loader(Drawing(10, 1))
-
-
-class Whole(Plain):
-    """It brings its own data, as Lightning's examples of one file do; each hook of them is called once."""
-
-    def __init__(self, num: int = NUM, scheduler=None):
-        super().__init__()
-        self.num, self.scheduler, self.calls = num, scheduler, []
-
-    def prepare_data(self):
-        self.calls.append("prepare_data")
-
-    def setup(self, stage):
-        self.calls.append(stage)
-        if stage == "fit":
-            self.data = Rows(self.num)
-
-    def train_dataloader(self):
-        return self.make_loader(self.data, shuffle=True)
-
-    make_loader = PlainData.make_loader
-    val_dataloader, test_dataloader = PlainData.val_dataloader, PlainData.test_dataloader
-
-    def on_train_start(self):
-        assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
-
-    def configure_optimizers(self):
-        optimizer = super().configure_optimizers()
-        return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
-
-
-class Replacing(Whole):
-    def on_train_epoch_end(self):
-        self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
-
-
 class Prefetcher:
     def __init__(self, loader):
         self.loader = loader
-
-    def __len__(self):
-        return len(self.loader)
 
     def __iter__(self):
         yield from self.loader
@@ -142,129 +76,107 @@ class Wandering:
             yield rows(BATCH, self.place)
 
 
-LOADERS = {
-    "pool": lambda data: data.make_loader(data.train, sampler=Pool()),
+class Graph:
+    num_made = 0
+    stores: dict = {}  # noqa: RUF012 - of the class
+
+    def __init__(self, inputs, targets):
+        self.inputs, self.targets = inputs, targets
+        Graph.num_made += 1
+        Graph.stores[Graph.num_made] = self
+
+
+def with_boxes(samples):
+    return [{"pair": pair, "boxes": torch.zeros(n)} for n, pair in enumerate(samples)]
+
+
+MAKERS = {
+    "pool": lambda data: data.make_loader(data.data, sampler=Pool(data.data)),
     "huggingface": lambda data: data.make_loader(stranger_package.Streaming(Rows())),
     "webdataset": lambda data: data.make_loader(stranger_package.Pipeline(Rows())),
-    "wrapper": lambda data: Prefetcher(data.make_loader(data.train, shuffle=True)),
+    "wrapper": lambda data: Prefetcher(data.make_loader(data.data, shuffle=True)),
     "own": lambda data: Wandering(),
+}
+# What all loaders are made with
+OPTIONS = {
+    "workers": {"num_workers": 2},
+    "persistent_workers": {"num_workers": 2, "persistent_workers": True},
+    "graphs": {"collate_fn": lambda samples: Graph(*stacked(samples))},
+    "lists": {"collate_fn": with_boxes},
 }
 
 
 class Loaded(PlainData):
-    def __init__(self, loader: str):
-        super().__init__()
-        self.loader = loader
+    @property
+    def kind(self):
+        return Drawing if "workers" in self.way else Rows
+
+    def make_loader(self, samples, **options):
+        return super().make_loader(samples, **OPTIONS.get(self.way, {}), **options)
 
     def train_dataloader(self):
-        return LOADERS[self.loader](self)
+        return MAKERS[self.way](self) if self.way in MAKERS else super().train_dataloader()
 
     def val_dataloader(self):
-        return self.make_loader(Rows(10, 1), shuffle=self.loader == "pool")
+        return self.make_loader(self.val, shuffle=self.way == "pool")
 
 
-class SeveralOfValidation(PlainData):
+class Combined(PlainData):
+    """Two loaders of training in some mode, or one; two of validation and of test."""
+
+    def train_dataloader(self):
+        if not self.way:
+            return super().train_dataloader()
+        both = {"a": self.make_loader(Rows(), shuffle=True), "b": self.make_loader(Rows(25, 4), shuffle=True)}
+        return both if self.way == "none" else CombinedLoader(both, self.way)
+
     def val_dataloader(self):
         return [self.make_loader(Rows(10, 1)), self.make_loader(Rows(15, 3))]
 
     test_dataloader = val_dataloader
 
 
-class Combined(SeveralOfValidation):
-    def __init__(self, mode: str):
+class Whole(Plain):
+    """It brings its own data, as Lightning's examples of one file do; each hook of them is called once."""
+
+    kind, make_loader, train_dataloader = Rows, PlainData.make_loader, PlainData.train_dataloader
+    val_dataloader, test_dataloader = PlainData.val_dataloader, PlainData.test_dataloader
+
+    def __init__(self, scheduler=None):
         super().__init__()
-        self.mode = mode
+        self.scheduler, self.calls = scheduler, []
 
-    def train_dataloader(self):
-        both = {"a": self.make_loader(Rows(), shuffle=True), "b": self.make_loader(Rows(25, 4), shuffle=True)}
-        return both if self.mode == "none" else CombinedLoader(both, self.mode)
+    def prepare_data(self):
+        self.calls.append("prepare_data")
 
+    def setup(self, stage):
+        self.calls.append(stage)
+        PlainData.setup(self, stage)
 
-class OfSeveral(Plain):
-    def train_loss(self, batch, batch_idx):
-        parts = batch.values() if isinstance(batch, dict) else [batch]
-        return sum(self.loss(part) for part in parts if part is not None)
+    def on_train_start(self):
+        assert self.calls in (["prepare_data", "fit"], ["prepare_data", "fit", "test"])
 
-    def validation_step(self, batch, batch_idx, dataloader_idx=0):
-        super().validation_step(batch, batch_idx)
-
-    def test_step(self, batch, batch_idx, dataloader_idx=0):
-        super().test_step(batch, batch_idx)
+    def configure_optimizers(self):
+        optimizer = super().configure_optimizers()
+        return ([optimizer], [self.scheduler(optimizer)]) if self.scheduler else optimizer
 
 
-class TestedAtOnce(OfSeveral):
-    __test__ = False  # it is no test
-
-    def test_step(self, batch, batch_idx):
-        self.log("test/loss", self.train_loss(dict(enumerate(batch)), batch_idx), batch_size=BATCH)
-
-
-class Graph:
-    num_made = 0
-    stores: dict = {}  # noqa: RUF012 - of the class
-
-    def __init__(self, inputs, targets):
-        self.inputs, self.targets, self.num_graphs = inputs, targets, len(inputs)
-        Graph.num_made += 1
-        Graph.stores[Graph.num_made] = self
-
-    def to(self, *args, **kwargs):
-        return Graph(self.inputs.to(*args, **kwargs), self.targets.to(*args, **kwargs))
-
-
-Pair = collections.namedtuple("Pair", "inputs targets")
-
-
-class Opaque:
-    """A batch that shows nothing of its size."""
-
-    def __init__(self, samples):
-        self.samples = samples
-
-    @property
-    def num_graphs(self):
-        raise ValueError("can't infer the number of graphs")
-
-
-FORMS = {
-    "graph": lambda samples: Graph(*stacked(samples)),
-    "opaque": Opaque,
-    "list": lambda samples: [{**Pair(*it)._asdict(), "boxes": torch.zeros(n)} for n, it in enumerate(samples)],
-}
-
-
-class Formed(PlainData):
-    def __init__(self, form: str):
-        super().__init__()
-        self.collate = FORMS[form]
-
-    def make_loader(self, samples, **options):
-        return super().make_loader(samples, collate_fn=self.collate, **options)
-
-
-def inputs_and_targets(batch):
-    if isinstance(batch, Opaque):
-        return stacked(batch.samples)
-    if isinstance(batch, list):
-        batch = {name: torch.stack([each[name] for each in batch]) for name in Pair._fields}
-    return [batch[n] if isinstance(batch, dict) else getattr(batch, n) for n in Pair._fields]
+class Replacing(Whole):
+    def on_train_epoch_end(self):
+        self.data = TensorDataset(torch.rand(NUM, 4), torch.rand(NUM))
 
 
 class OfAnyForm(Plain):
+    """It trains on pairs of tensors, graphs, lists of samples, and what several loaders give."""
+
     def loss(self, batch):
-        return super().loss(inputs_and_targets(batch))
-
-
-class OfForm(Task):
-    """A task of the engine on batches of any form."""
-
-    def __init__(self):
-        super().__init__(network=nn.Linear(4, 1), optimizer=lambda named: torch.optim.Adam([p for _, p in named]))
-
-    def step(self, batch):
-        inputs, targets = inputs_and_targets(batch)
-        outputs = self.network(inputs).squeeze(1)
-        return Outcome(F.mse_loss(outputs, targets), outputs, targets)
+        if isinstance(batch, dict):
+            batch = [part for part in batch.values() if part is not None]
+        if isinstance(batch, list | tuple) and isinstance(batch[0], list | tuple):
+            return sum(map(self.loss, batch))
+        if isinstance(batch, list) and isinstance(batch[0], dict):
+            batch = stacked([each["pair"] for each in batch])
+        return super().loss((batch.inputs, batch.targets) if isinstance(batch, Graph) else batch)
 
 
 # Copies of weights, and what is trained
@@ -315,40 +227,37 @@ class Unfreezing(Plain):
             group["lr"] *= 0.5
 
 
-class MadeLate(Plain):
-    def __init__(self, hook: str):
-        super().__init__()
-        self.hook = hook
-        if hook != "epoch":
-            self.net = None
-
-    def configure_model(self):
-        if self.net is None and self.hook == "configure_model":
-            recurrent = nn.LSTM(8, 6, 2, dropout=0.2)
-            self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1))
-
-    def setup(self, stage):
-        if self.net is None and self.hook == "setup":
-            self.net = network(self.trainer.datamodule.train.inputs.shape[1])
-
-    def on_train_epoch_start(self):
-        if self.hook == "epoch" and self.current_epoch == 1 and len(self.net) == 4:
-            self.net.append(nn.Linear(1, 1))
-            self.trainer.optimizers[0].add_param_group({"params": self.net[4].parameters()})
-
-
 class First(nn.Module):
     def forward(self, outputs):
         return outputs[0]
 
 
-class Denoising(Plain):
-    def __init__(self, sets: bool = False):
-        super().__init__()
-        self.sets = sets
+class MadeLate(Plain):
+    """A network that is made in a hook, or grows in an epoch."""
 
+    def __init__(self, way: str):
+        super().__init__(way)
+        if way != "epoch":
+            self.net = None
+
+    def configure_model(self):
+        if self.net is None and self.way == "configure_model":
+            recurrent = nn.LSTM(8, 6, 2, dropout=0.2)
+            self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1))
+
+    def setup(self, stage):
+        if self.net is None and self.way == "setup":
+            self.net = network(self.trainer.datamodule.data.tensors[0].shape[1])
+
+    def on_train_epoch_start(self):
+        if self.way == "epoch" and self.current_epoch == 1 and len(self.net) == 4:
+            self.net.append(nn.Linear(1, 1))
+            self.trainer.optimizers[0].add_param_group({"params": self.net[4].parameters()})
+
+
+class Denoising(Plain):
     def on_train_start(self):
-        if self.sets:
+        if self.way == "sets":
             with torch.no_grad():
                 self.net[0].bias.fill_(0.3)
         else:
@@ -365,7 +274,7 @@ class ChangedLate(Plain):
         self.sharpness, self.gains, self.mean = 1.0, [1.0], None
 
     def on_fit_start(self):
-        self.mean = self.trainer.datamodule.train.inputs.mean(0)
+        self.mean = self.trainer.datamodule.data.tensors[0].mean(0)
 
     def on_train_epoch_start(self):
         if self.current_epoch > 0:
@@ -385,8 +294,8 @@ class Scheduled(Plain):
     """A schedule that is given, stepped in one of many ways; one that follows a metric, or some in sequence."""
 
     def __init__(self, optimizer, way: str, scheduler=None):
-        super().__init__()
-        self.way, self.optimizer, self.scheduler = way, optimizer, scheduler
+        super().__init__(way)
+        self.optimizer, self.scheduler = optimizer, scheduler
         self.automatic_optimization = way != "by hand"
 
     def training_step(self, batch, batch_idx):
@@ -399,7 +308,7 @@ class Scheduled(Plain):
         return None
 
     def configure_optimizers(self):
-        optimizer, more = self.optimizer(self.parameters()), {}
+        optimizer = self.optimizer(self.parameters())
         schedule = self.scheduler(optimizer) if self.scheduler else None
         if self.way == "lost":
             return optimizer
@@ -407,16 +316,16 @@ class Scheduled(Plain):
             return [optimizer], [schedule]
         if self.way == "metric":
             schedule = lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=10.0)
-            more = {"monitor": "val/loss"}
         if self.way == "within":
             warm_up = lr_scheduler.ConstantLR(optimizer, 0.5, 2)
             schedule = lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
         if self.way == "sequence":
             last = lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
             schedule = lr_scheduler.SequentialLR(optimizer, [Warming(optimizer), last], [4])
-        frequency = {"step": 1, "seldom": 5, "sequence": 2}.get(self.way)
-        more |= {"interval": "step", "frequency": frequency} if frequency else {}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **more}}
+        config = {"scheduler": schedule, **({"monitor": "val/loss"} if self.way == "metric" else {})}
+        if frequency := {"step": 1, "seldom": 5, "sequence": 2}.get(self.way):
+            config |= {"interval": "step", "frequency": frequency}
+        return {"optimizer": optimizer, "lr_scheduler": config}
 
 
 class Warming(lr_scheduler.LambdaLR):
@@ -427,26 +336,20 @@ class Warming(lr_scheduler.LambdaLR):
         return min(1.0, (step + 1) / 10)
 
 
-class Lookahead(torch.optim.SGD):
-    def __init__(self, params, lr):
-        super().__init__(params, lr)
-        self.slow = [each.detach().clone() for group in self.param_groups for each in group["params"]]
-        self.num = 0
+class Decaying(torch.optim.SGD):
+    num = 0
 
     def step(self, closure=None):
-        loss = super().step(closure)
         self.num += 1
-        if self.num % 5 == 0:
-            for slow, each in zip(self.slow, self.param_groups[0]["params"], strict=True):
-                slow.lerp_(each.detach(), 0.5)
-                each.data.copy_(slow)
-        return loss
+        for each in self.param_groups[0]["params"]:
+            each.data.mul_(0.9 if self.num % 5 == 0 else 1)
+        return super().step(closure)
 
 
 class Optimized(Plain):
     def __init__(self, way: str):
-        super().__init__()
-        self.way, self.norms = way, []
+        super().__init__(way)
+        self.norms = []
 
     def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
         self.norms.append(nn.utils.get_total_norm([each.grad for each in self.parameters()]).item())
@@ -456,7 +359,7 @@ class Optimized(Plain):
         if self.way == "lbfgs":
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
         if self.way == "outside":
-            return Lookahead(self.parameters(), lr=0.05)
+            return Decaying(self.parameters(), lr=0.05)
         optimizer, rng = torch.optim.SGD(self.parameters(), lr=0.05), np.random.default_rng(0)
         schedule = lr_scheduler.LambdaLR(optimizer, lambda step: rng.uniform(0.5, 1.5))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
@@ -490,12 +393,8 @@ class Manual(Plain):
 
 
 class Skipping(Plain):
-    def __init__(self, ends: bool = False):
-        super().__init__()
-        self.ends = ends
-
     def on_train_batch_start(self, batch, batch_idx):
-        return -1 if self.ends and batch_idx == 6 else None
+        return -1 if self.way == "ends" and batch_idx == 6 else None
 
     def train_loss(self, batch, batch_idx):
         return None if batch_idx % 3 == 1 else self.loss(batch)
@@ -513,9 +412,7 @@ class SecondLoader(Plain):
         self.iterator = iter(self.loader)
 
     def train_loss(self, batch, batch_idx):
-        try:
-            other = next(self.iterator)
-        except StopIteration:
+        if (other := next(self.iterator, None)) is None:
             self.iterator = iter(self.loader)
             other = next(self.iterator)
         return self.loss(batch) + self.loss(other)
@@ -548,15 +445,13 @@ class EpochEnd(Plain):
 
 
 class SWAG(Plain):
-    def __init__(self):
-        super().__init__()
-        self.factors = []
+    factors: tuple = ()
 
     def on_train_epoch_end(self):
-        self.factors.append(1.5)
+        self.factors += (1.5,)
 
     def on_train_end(self):
-        self.factors = [2.0]
+        self.factors = (2.0,)
         self.register_buffer("mean", torch.ones(1))
 
     def test_step(self, batch, batch_idx):
@@ -565,32 +460,12 @@ class SWAG(Plain):
 
 
 class MadeInSetup(Plain):
-    def __init__(self, num: int = 2_000_000):
-        super().__init__()
-        self.num = num
-
     def setup(self, stage):
-        self.table = torch.arange(float(self.num)) / self.num
+        num = 5e6 if self.way == "large" else 2e6
+        self.table = torch.arange(num) / num
 
     def loss(self, batch):
         return super().loss((batch[0] + self.table[:4], batch[1]))
-
-
-class Saving(Plain):
-    def __init__(self, kind: str = "array"):
-        super().__init__()
-        self.kind, self.norms = kind, np.zeros(4, dtype=np.float32)
-        self.net.append(Extra())
-
-    def train_loss(self, batch, batch_idx):
-        self.norms = 0.9 * self.norms + batch[0].mean(0).numpy()
-        return self.loss((batch[0] + torch.from_numpy(self.norms), batch[1]))
-
-    def on_save_checkpoint(self, checkpoint):
-        checkpoint["norms"] = self.norms if self.kind == "array" else Extra()
-
-    def on_load_checkpoint(self, checkpoint):
-        self.norms = np.asarray(checkpoint["norms"])
 
 
 class Extra(nn.Module):
@@ -605,6 +480,23 @@ class Extra(nn.Module):
 
     def set_extra_state(self, state):
         self.factor = state["factor"]
+
+
+class Saving(Plain):
+    def __init__(self, way: str = ""):
+        super().__init__(way)
+        self.norms = np.zeros(4, dtype=np.float32)
+        self.net.append(Extra())
+
+    def train_loss(self, batch, batch_idx):
+        self.norms = 0.9 * self.norms + batch[0].mean(0).numpy()
+        return self.loss((batch[0] + torch.from_numpy(self.norms), batch[1]))
+
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["norms"] = Extra() if self.way else self.norms
+
+    def on_load_checkpoint(self, checkpoint):
+        self.norms = np.asarray(checkpoint["norms"])
 
 
 class Named(Plain):
@@ -632,14 +524,3 @@ class Named(Plain):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=self.lr)
-
-
-class EachSecond(Named):
-    num_validations = 0
-
-    def on_validation_start(self):
-        self.num_validations += 1
-
-    def validation_step(self, batch, batch_idx):
-        if self.num_validations % 2:
-            self.log_loss("val", batch)

@@ -8,14 +8,13 @@ import os
 import random
 import warnings
 
-import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 
 from tests.exact.test_fit import trainer_of
 from tests.strangers.cells import DIFFERS, Row
-from tests.strangers.generated import HOLDERS, LATE, TIMES, WHERE, Callback, Data, Module, drawn
-from tests.strangers.kinds import KINDS
+from tests.strangers.generated import HELD, LATE, Callback, Data, Module, drawn, hold
 from tests.strangers.rows import ANEW, ANNOUNCED, FEATURES, NOT_SEEN, PAGE, ROWS, SAME, on_the_page, table
 
 
@@ -72,19 +71,15 @@ def test_the_page_has_the_table():
     assert on_the_page(PAGE.read_text())[1] == table()
 
 
-def trained(holder, kind, time, lost_in=None):
+def trained(row, lost_in=None):
     """Return the weights of a row that is trained by Lightning alone, and has lost its value in a step."""
-
-    class Losing(L.Callback):
-        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
-            if trainer.global_step == lost_in:
-                WHERE["it"].hold(kind, time)
-
+    losing = lambda trainer, *_: hold(HELD.by, *row[1:]) if trainer.global_step == lost_in else None  # noqa: E731
     torch.manual_seed(0)
-    more = [Callback(kind, time, holder == "in_callback")] if "callback" in holder else []
-    module = Module(holder, kind, time)
-    trainer = trainer_of(Losing(), *more, max_epochs=3, num_sanity_val_steps=0, deterministic=True)
-    trainer.fit(module, Data(holder, kind, time))
+    name = "-".join(row)
+    callbacks = [LambdaCallback(on_train_batch_start=losing), *[Callback(name)] * ("callback" in row[0])]
+    module = Module(name)
+    trainer = trainer_of(*callbacks, max_epochs=3, num_sanity_val_steps=0, deterministic=True)
+    trainer.fit(module, Data(name))
     return torch.cat([each.detach().flatten() for each in module.net.parameters()])
 
 
@@ -94,14 +89,6 @@ def trained(holder, kind, time, lost_in=None):
 def test_a_value_that_is_lost_changes_bits(row):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        whole = trained(*row)
-        assert torch.equal(whole, trained(*row))
-        assert not torch.equal(whole, trained(*row, lost_in=LATE + 3))
-
-
-def test_each_part_of_a_row_comes_with_several_others():
-    for n, parts, least in ((0, HOLDERS, 2), (1, KINDS, 1), (2, TIMES, 8)):
-        for part in parts:
-            found = {row[:n] + row[n + 1 :] for row in drawn() if row[n] == part}
-            assert len(found) >= least, part
-    assert len({*drawn()}) == len(drawn())
+        whole = trained(row)
+        assert torch.equal(whole, trained(row))
+        assert not torch.equal(whole, trained(row, lost_in=LATE + 3))

@@ -1,18 +1,27 @@
-"""Modules that others wrote are trained as they are, or one line says what is in the way."""
+"""Modules, batches, splits and loops of strangers are trained as they are, or one line says what is in the way."""
 
+import re
 import sys
 import types
 
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.utilities import CombinedLoader
+from PIL import Image
 from torch import nn
-from torch.utils.data import DataLoader
 
+from leyden.assembly.task import partial_test_message
+from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
-from tests import records
-from tests.strangers.plain import Plain, PlainData, Rows, own
+from tests import mistakes, records
+from tests.conftest import QUICK, SMALL
+from tests.exact.test_fit import trainer_of
+from tests.strangers.cells import FEW
+from tests.strangers.plain import Plain, PlainData, own
+from tests.strangers.stand_ins import Combined, OfAnyForm
 from tests.training.test_start import curves
+from tests.training.test_start_exact import stopping
 
 HERE = "tests.strangers.test_modules"
 
@@ -30,13 +39,11 @@ class Broken(Plain):
 
 
 class Validating(Plain):
-    def val_dataloader(self):
-        return DataLoader(Rows(), 10)
+    val_dataloader = PlainData.val_dataloader
 
 
-class Untestable(L.LightningDataModule):
-    kind, make_loader = Rows, PlainData.make_loader
-    setup, train_dataloader, val_dataloader = PlainData.setup, PlainData.train_dataloader, PlainData.val_dataloader
+class Untestable(PlainData):
+    test_dataloader = L.LightningDataModule.test_dataloader
 
 
 def test_its_bugs_show_in_the_checks_as_in_training(train):
@@ -58,17 +65,10 @@ def test_a_class_of_pytorch_lightning_is_named_as_such(train, monkeypatch):
     assert len(err.splitlines()) == 1
 
 
-UNHELD = "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values"
-FACTS = [("num_outputs", 100, "data: facts.num_outputs: is Leyden's own name"), ("tokenizer", object(), UNHELD)]
-
-
-@pytest.mark.parametrize(("name", "value", "said"), FACTS)
-def test_a_fact_whose_name_is_taken_or_that_no_checkpoint_could_hold_is_refused(
-    train, monkeypatch, name, value, said
-):
-    monkeypatch.setattr(PlainData, "facts", {name: value}, raising=False)
+def test_a_fact_that_no_checkpoint_could_hold_is_refused(train, monkeypatch):
+    monkeypatch.setattr(PlainData, "facts", {"tokenizer": object()}, raising=False)
     run, _, err = train("a", *module("Plain"), code=2)
-    assert said in err
+    assert "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values" in err
     assert len(err.splitlines()) == 1
     assert not run.directory.exists()
 
@@ -87,9 +87,9 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
 
 @pytest.mark.slow(minutes=0.2)
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command, tmp_path):
-    typed = module("Whole", data="")
+    typed = own("stand_ins.Whole", "", "callbacks=bare")
     train("a", *typed, "dry_run=true")
-    command("train", "-m", *typed, "scheduler=cosine", "+task.num=20,40", "sweep_name=s")
+    command("train", "-m", *typed, "scheduler=cosine", "trainer.max_epochs=1,2", "sweep_name=s")
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:
@@ -119,8 +119,7 @@ def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(tra
 @pytest.mark.parametrize("way", ["by hand", "lost"])
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     _, _, err = train("a", *scheduled(way, "scheduler=cosine"))
-    said = "is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not at all"
-    assert f"scheduler: {said}" in err
+    assert "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not" in err
 
 
 OWN_LOADERS = "defines train_dataloader and val_dataloader and test_dataloader, which "
@@ -153,8 +152,9 @@ def test_a_fork_that_would_stand_elsewhere_is_refused(train, tmp_path):
     train("parent", *typed)
     arguments = (*typed, f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
     fork, _, err = train("fork", *arguments, "optimizer.lr=0.5", code=2)
-    said = "a schedule that follows a metric can't be recomputed for different settings of the optimizer"
-    assert f"fork: {said}" in err
+    assert (
+        "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer" in err
+    )
     assert fork.result.status == "failed"
     fork, *_ = train("other", *arguments)
     assert fork.result.status == "finished"
@@ -165,3 +165,115 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
         _, out, _ = train(name, *module("Plain"), more)
         assert "next steps" in out
         assert ("leyden evaluate" in out) == (name == "a")
+
+
+def test_what_is_set_when_training_ends_is_there_in_the_test(train):
+    run, _, err = train("a", *FEW, *own("stand_ins.SWAG"), "test=true")
+    assert run.result.metrics["test/factor"] == 2.0
+    assert "leyden: module.factors changed after the last checkpoint" in err
+
+
+def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):
+    run, *_ = train("a", *FEW, *own("stand_ins.MadeInSetup", "plain.PlainData", "+task.way=large"))
+    assert max(path.stat().st_size for path in (run.directory / "checkpoints").glob("*.ckpt")) < 1_000_000
+
+
+SHORT = ("trainer.log_every_n_steps=1", "trainer.max_epochs=2")
+OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
+
+
+@pytest.mark.parametrize("form", ["graphs", "lists"])
+def test_batches_of_any_form_are_trained_on(train, form):
+    typed = own("stand_ins.OfAnyForm", "stand_ins.Loaded", *SHORT, *OBJECTIVE, f"+data.way={form}")
+    run, _, err = train("a", *typed)
+    assert "failed" not in err
+    assert run.result.metrics["test/loss"] >= 0
+    assert "time/samples_per_second" in (run.directory / "metrics.csv").read_text()
+    assert round(run.result.samples_per_second * run.result.seconds) == 80
+    assert curves(run)
+
+
+NAMES = "must be one of auto, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false, fsdp2, or a"
+STRATEGIES = f"""
+fsdp  =>  {NAMES}
+ddp_spawn  =>  {NAMES}
+null  =>  {NAMES}
+{{_target_: lightning.pytorch.strategies.DeepSpeedStrategy, stage: 3}}  =>  DeepSpeedStrategy may shard weights or optimizer states; checkpoints hold
+{{_target_: lightning.pytorch.strategies.DDPStrategy, start_method: spawn}}  =>  each process is started by its own
+"""
+
+
+@pytest.mark.parametrize(("strategy", "said"), mistakes(STRATEGIES))
+def test_strategies_whose_runs_could_not_resume_are_refused_before_training(train, strategy, said):
+    run, _, err = train("a", f"trainer.strategy={strategy}", "trainer.accelerator=cpu", *SMALL, code=2)
+    assert said in err
+    assert "Traceback" not in err
+    assert not run.directory.exists()
+
+
+def test_a_trained_run_is_put_to_use_by_the_accelerator_of_its_trainer(train, command, tmp_path):
+    run, *_ = train("a", *QUICK, "trainer.accelerator=cpu", "trainer.max_epochs=1")
+    picture = tmp_path / "a.png"
+    Image.new("L", (28, 28), 40).save(picture)
+    config = run.config
+    config["trainer"]["accelerator"] = "mps"
+    records.put(run.directory, config=config)
+    for verb, *more in (("predict", f"images={picture}"), ("evaluate",)):
+        for wrong in ("mps", "gpus"):
+            _, err = command(verb, f"run={run.directory}", *more, f"accelerator={wrong}", code=2)
+            assert re.fullmatch("leyden: trainer: .*\n", err), err
+        command(verb, f"run={run.directory}", *more)
+
+
+def test_each_of_several_optimizers_has_its_curves(train):
+    run, *_ = train("a", *own("stand_ins.Manual"), *SHORT, *OBJECTIVE, "trainer.max_epochs=1")
+    found = {}
+    for _, name, value in curves(run):
+        found.setdefault(name, []).append(value)
+    for n in range(2):
+        assert found[f"grad_norm_{n}"]
+        assert found[f"lr_{n}"] == pytest.approx([0.05 * 0.5**n] * len(found[f"lr_{n}"]))
+    assert not {"lr", "grad_norm"} & {*found}
+
+
+@pytest.mark.parametrize("mode", ["min_size", "none"])
+def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(train, mode):
+    combined = own("stand_ins.OfAnyForm", "stand_ins.Combined", *SHORT, "objective=null", f"+data.way={mode}")
+    run, *_ = train("a", *combined)
+    assert run.result.samples_per_second is None
+    expected = {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)}
+    assert expected <= {*run.result.metrics}
+
+
+@pytest.mark.parametrize("mode", ["min_size", "sequential"])
+@pytest.mark.parametrize("limit", [1.0, 1], ids=["all", "one"])
+def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
+    silence_lightning()
+    trainer = trainer_of(limit_test_batches=limit)
+    trainer.test(OfAnyForm(), CombinedLoader(Combined("none").test_dataloader(), mode), verbose=False)
+    assert bool(partial_test_message(trainer)) == isinstance(limit, int)
+
+
+def splits(*more, task="plain.Plain"):
+    kept = ("callbacks=bare", "callbacks.checkpoint.keep_all=true")
+    return (*own(task, "stand_ins.SplitBySystem", *SHORT), *kept, *more)
+
+
+def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(train, command):
+    with stopping(11):
+        train("a", *splits(), code=1)
+    _, _, err = train("a", *splits(), code=2)
+    assert "the data differ from those that it was trained on: first batch of val" in err
+    run, *_ = train("a", *splits(), "exact=off")
+    _, err = command("evaluate", f"run={run.directory}", code=2)
+    assert "first batch of val differs from that in training" in err
+    _, _, err = train("b", *splits()[-2:], f"fork={run.directory}@1", "trainer.max_epochs=3")
+    assert "fork: the data differ" in err
+
+
+def test_other_batches_of_a_loader_of_the_modules_own_are_announced_at_their_first_step(train):
+    arguments = splits("+data.way=train", task="stand_ins.SecondLoader")
+    with stopping(11):
+        train("a", *arguments, code=1)
+    _, _, err = train("a", *arguments)
+    assert "parts from the interrupted run at step 9" in err

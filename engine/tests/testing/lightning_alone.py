@@ -3,7 +3,7 @@
 import sys
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringModel, RandomDataset
 from torch.utils.data import DataLoader
 
@@ -11,24 +11,16 @@ from leyden import Exact
 from leyden.exact import mark
 
 
-class Mark(L.Callback):
-    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        mark(trainer.global_step, pl_module, trainer.optimizers, batch)
-
-
 def main(folder, is_exact):
     L.seed_everything(0)
     loader = DataLoader(RandomDataset(32, 60), 6, shuffle=True)
     exact = Exact(folder, every_n_steps=8)
-    saves = [Mark(), ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
-    trainer = L.Trainer(
-        max_epochs=4,
-        callbacks=[exact] if is_exact else saves,
-        logger=False,
-        enable_checkpointing=not is_exact,
-        enable_progress_bar=False,
-        accelerator="cpu",
+    marks = LambdaCallback(
+        on_train_batch_end=lambda it, module, _, batch, __: mark(it.global_step, module, it.optimizers, batch)
     )
+    callbacks = [exact] if is_exact else [marks, ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": not is_exact}
+    trainer = L.Trainer(max_epochs=4, callbacks=callbacks, accelerator="cpu", **quiet)
     if is_exact:
         exact.fit(trainer, BoringModel(), loader)
     else:

@@ -11,15 +11,14 @@ from leyden.exact import mark
 NUM_STEPS, EVERY_N_STEPS = 40, 8
 
 
-def main(folder, forgets_sampler=False):
+def main(path, forgets_sampler):
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Dropout(0.5), torch.nn.Linear(8, 1))
     optimizer = torch.optim.Adam(net.parameters())
     data = TensorDataset(torch.randn(60, 4), torch.randn(60, 1))
     generator = torch.Generator()
-    path = Path(folder) / "last.pt"
-    step = skipped = 0  # steps in all, and batches of this epoch that are done
-    order = torch.Generator().manual_seed(1).get_state()  # the generator at the epoch's start
+    # Steps in all, batches of this epoch that are done, and the generator at the epoch's start
+    step, skipped, order = 0, 0, torch.Generator().manual_seed(1).get_state()
     if path.exists():
         saved = torch.load(path, weights_only=True)
         net.load_state_dict(saved["net"])
@@ -31,25 +30,26 @@ def main(folder, forgets_sampler=False):
     while step < NUM_STEPS:
         generator.set_state(order)
         random = torch.get_rng_state()
-        for index, batch in enumerate(DataLoader(data, 6, sampler=RandomSampler(data, generator=generator))):
+        for index, (x, y) in enumerate(DataLoader(data, 6, sampler=RandomSampler(data, generator=generator))):
             if index < skipped or step == NUM_STEPS:
                 continue
             if index == skipped:
                 torch.set_rng_state(random)  # an iterator of a loader draws a number as it begins
-            x, y = batch
             optimizer.zero_grad()
             torch.nn.functional.mse_loss(net(x), y).backward()
             optimizer.step()
             step += 1
             if step % EVERY_N_STEPS == 0:
-                new = path.with_suffix(".new")
-                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict()}
-                state |= {"random": torch.get_rng_state(), "step": step, "order": order, "skipped": index + 1}
-                torch.save(state, new)
-                new.replace(path)
-            mark(step, net, optimizer, batch)
+                state = {
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "random": torch.get_rng_state(),
+                }
+                torch.save({**state, "step": step, "order": order, "skipped": index + 1}, path.with_suffix(".new"))
+                path.with_suffix(".new").replace(path)
+            mark(step, net, optimizer, (x, y))
         order, skipped = generator.get_state(), 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], "--forget" in sys.argv)
+    main(Path(sys.argv[1]) / "last.pt", "--forget" in sys.argv)
