@@ -190,6 +190,7 @@ def test_a_name_or_engine_is_refused_before_anything_is_changed(template, monkey
             MINE.check(name, engine)
 
 
+@pytest.mark.slow
 def test_a_project_of_ones_own_has_its_name_everywhere_and_no_file_of_the_engine_is_touched(copy):
     assert len(call(copy, "scripts/mine.py", "kanlab").splitlines()) == 2
     for path in ("src/kanlab/models/mlp.py", "CITATION.cff", "CHANGELOG.md", f"!src/{OWN}", "!scripts/mine.py"):

@@ -93,6 +93,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_co
     assert torch.equal(batches[7][1], data.held[True].targets[samples])
 
 
+def test_what_can_not_be_kept_ends_in_a_line_where_exactness_is_required(train, monkeypatch):
+    def unseen(module):
+        raise ValueError("hidden")
+
+    monkeypatch.setattr("leyden.exact.state._of_module", unseen)
+    _, _, err = train("a", "exact=require", code=2)
+    assert "exact=require: module (ValueError: hidden) can't be looked at" in err
+    assert "Traceback" not in err
+
+
 def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
     def poison(self):
         if self.current_epoch == 1:
