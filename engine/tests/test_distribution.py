@@ -176,5 +176,5 @@ def test_verdicts_can_be_had_alone(installed, tmp_path):
 
 def test_the_plugin_of_the_wheel_finds_the_files_of_a_project(installed, clone):
     python = installed / "python"
-    assert " passed" in call(python, "-m", "pytest", "tests/test_contracts.py", "-k", "mlp", cwd=clone)
+    assert " passed" in call(python, "-m", "pytest", "tests/test_contracts.py", "-k", "mlp and gradient", cwd=clone)
     assert "leyden_library" in call(python, "-m", "pytest", "--help", cwd=clone)

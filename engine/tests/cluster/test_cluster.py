@@ -356,6 +356,7 @@ def test_a_sweep_runs_within_a_job(slurm, tmp_path):
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
 
 
+@pytest.mark.nightly  # the answers of such a Slurm are those of tests/scheduler/test_slurm.py
 def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_path):
     """The sweep looks again only when a second Slurm has purged a job, as on a login node that was asleep."""
     with running(request, number=10 + WORKER, min_job_age=2) as slurm:

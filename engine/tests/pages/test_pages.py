@@ -13,7 +13,7 @@ from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORTER, STANDS_FOR
 # tests/test_distribution.py takes a project through that page, with an installed library.
 WITH_STEPS = [page for page in PAGES if steps(page) and page != "adopt"]
 # Those of other pages are done at night.
-BY_DAY = ("README", "own")
+BY_DAY = ("README",)
 DONE = [pytest.param(page, marks=() if page in BY_DAY else pytest.mark.nightly) for page in WITH_STEPS]
 TYPED = "\n".join(path.read_text() for path in PAGES.values())
 

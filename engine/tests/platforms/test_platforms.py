@@ -55,7 +55,7 @@ def test_a_sweep_trains_in_processes_that_import_for_themselves(tmp_path, mnist_
     assert [run.result.status for run in runs] == ["finished", "finished"]
 
 
-@pytest.mark.slow(minutes=0.1)
+@pytest.mark.nightly  # .ci/run has a whole run as Windows would start it
 def test_workers_that_read_import_for_themselves(monkeypatch):
     samples = SeededSamples([(torch.tensor([1.0, 2.0]), 3)], 0, None)
     monkeypatch.setattr("leyden.data.streamed.sys", SimpleNamespace(platform="darwin"))

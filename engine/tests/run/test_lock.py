@@ -73,7 +73,7 @@ def elsewhere(tmp_path, fast):
         yield started
 
 
-@pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.nightly)])
 def test_processes_take_it_one_after_another(tmp_path, num, times):
     """In a folder that the first one makes, and may remove when it is empty."""
     count = tmp_path / "count"

@@ -85,7 +85,7 @@ def test_loaders_know_the_trainer_whenever_they_are_asked_for(train, monkeypatch
     train("a", *module("Plain"), typed)
 
 
-@pytest.mark.slow(minutes=0.2)
+@pytest.mark.nightly  # own data are trained by day, and sweeps of others
 def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command, tmp_path):
     typed = own("stand_ins.Whole", "", "callbacks=bare")
     train("a", *typed, "dry_run=true")
