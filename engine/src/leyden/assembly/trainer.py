@@ -114,7 +114,7 @@ def check_strategy(cfg: DictConfig) -> None:
     if cfg.trainer.num_nodes > 1 and not launched and not cfg.cluster.get("nodes"):
         raise UserError(
             f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
-            "would wait for them forever; use a cluster with cluster.nodes, such as slurm_multinode, or torchrun on each node"
+            "would wait for them forever; use a cluster with cluster.nodes, such as cluster=slurm_multinode, or torchrun on each node"
         )
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from leyden import scheduler
+from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC, environment_of
 from leyden.exact.files import replacing
@@ -308,9 +309,7 @@ def _run_on_ray(call: Call, log: str, code: str) -> Failure | None:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-        with tarfile.open(code) as archive:
-            archive.extraction_filter = getattr(tarfile, "data_filter", None)  # an older Python has none
-            archive.extractall(folder)
+        extract(Path(code), Path(folder))
         os.environ.update(environment_of(Path(folder)))
         run = Run(call.identity.config["run_dir"])
         num_starts = len(run.starts)

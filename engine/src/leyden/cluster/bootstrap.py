@@ -21,6 +21,13 @@ PROJECT = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
 JOB = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
 
 
+def extract(archive: Path, folder: Path) -> None:
+    """Extract an archive of ours to a folder."""
+    with tarfile.open(archive) as opened:
+        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # an older Python has none
+        opened.extractall(folder)
+
+
 def unpack(archive: Path) -> Path:
     """Unpack an archive to this node's temporary folder, once for all processes of a job there; return the folder."""
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
@@ -33,9 +40,7 @@ def unpack(archive: Path) -> Path:
         return folder
     folder.parent.mkdir(exist_ok=True)
     new = Path(tempfile.mkdtemp(dir=folder.parent))
-    with tarfile.open(archive) as opened:
-        opened.extraction_filter = getattr(tarfile, "data_filter", None)  # an older Python has none
-        opened.extractall(new)
+    extract(archive, new)
     try:
         new.rename(folder)
     except OSError:  # another process was faster

@@ -321,7 +321,7 @@ class TableComparison:
 
 @dataclass(frozen=True)
 class Question:
-    """What is asked of two settings, by the arguments of `compare`."""
+    """Options of a comparison of two settings, with the names and defaults that `compare` has."""
 
     mode: str = ""
     margin: float = 0.0
