@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from unittest.mock import Mock
 
@@ -50,7 +51,7 @@ def process(path, body, machine=None):
 
 
 @contextlib.contextmanager
-def holding(path, machine=None):
+def holding(path, machine="another machine"):
     """A process that holds a lock."""
     with process(path, HOLDING, machine) as started:
         try:
@@ -64,13 +65,6 @@ def holding(path, machine=None):
 def fast(monkeypatch):
     for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05, "_thread": None}.items():
         monkeypatch.setattr(lock, name, value)
-
-
-@pytest.fixture
-def elsewhere(tmp_path, fast):
-    """A process on another machine that holds the lock `.lock`."""
-    with holding(tmp_path / ".lock", "another machine") as started:
-        yield started
 
 
 @pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.nightly)])
@@ -94,7 +88,7 @@ for _ in range({times}):
 
 
 def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_path):
-    with holding(tmp_path / ".lock") as holder:
+    with holding(tmp_path / ".lock", machine=None) as holder:
         os.kill(holder.pid, signal.SIGSTOP)  # here it is known to live
         with pytest.raises(UserError, match=f"in use by process {holder.pid} on .*, since 20"):
             acquire(tmp_path / ".lock", timeout_s=0.2)
@@ -113,62 +107,59 @@ def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(("hours", "job"), [(-3, ""), (3, ""), (0, "77")])
-def test_a_holder_on_another_machine_is_seen_to_live_and_is_waited_for_unless_its_job_has_ended(
-    tmp_path, elsewhere, capsys, monkeypatch, hours, job
+def test_a_holder_elsewhere_is_seen_to_live_and_is_waited_for_unless_its_job_has_ended(
+    tmp_path, fast, capsys, monkeypatch, hours, job
 ):
     """The clocks are not compared."""
-    real, started = time.time, time.monotonic()
-    monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+    real, path = time.time, tmp_path / ".lock"
     monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
-    with pytest.raises(UserError, match=f"process {elsewhere.pid}"):
-        acquire(tmp_path / ".lock", timeout_s=0)
-    assert time.monotonic() - started < 3.9  # otherwise it would be waited for until then
+    with holding(path) as holder:
+        started = time.monotonic()
+        monkeypatch.setattr(time, "time", lambda: real() + 3600 * hours)
+        with pytest.raises(UserError, match=f"process {holder.pid}"):
+            acquire(path, timeout_s=0)
+        assert time.monotonic() - started < 3.9  # otherwise it would be waited for until then
     capsys.readouterr()
-    elsewhere.kill()
     os.utime(tmp_path / ".lock.0", (real() + 3600 * hours,) * 2)
     started = time.monotonic()
-    with hold(tmp_path / ".lock", timeout_s=0, ended_job=job):
+    with hold(path, timeout_s=0, ended_job=job):
         waited = time.monotonic() - started
     assert (1.9 < waited < 30) if not job else waited < 1.9
-    assert (f"waiting for process {elsewhere.pid} on" in capsys.readouterr().err) == (not job)
+    assert (f"waiting for process {holder.pid} on" in capsys.readouterr().err) == (not job)
 
 
-@pytest.mark.parametrize("is_over", [False, True])
-def test_a_suspended_holder_is_taken_over_and_notices(tmp_path, elsewhere, is_over):
-    os.kill(elsewhere.pid, signal.SIGSTOP)
-    with hold(tmp_path / ".lock") as held:
-        if is_over:
-            held.release()
-        os.kill(elsewhere.pid, signal.SIGCONT)
-        output, _ = elsewhere.communicate("\n")
-        assert "was taken over by another process while this one was suspended" in output
-        if not is_over:
-            held.check()
-            assert is_held(tmp_path)  # it has freed nothing
-    assert not [*tmp_path.iterdir()]
-
-
-def test_a_holder_that_goes_on_just_before_it_is_taken_over_keeps_it(tmp_path, elsewhere):
-    watch = lock.Watch(tmp_path / ".lock")
-    os.kill(elsewhere.pid, signal.SIGSTOP)
-    while watch.state() != "free":
-        time.sleep(0.05)
-    os.kill(elsewhere.pid, signal.SIGCONT)
-    time.sleep(0.3)  # a heartbeat or two
-    assert lock._create(watch) is None
-    elsewhere.communicate("\n")
-    assert elsewhere.returncode == 0  # it still holds it
-
-
-def test_a_damaged_file_is_held_until_it_is_stale(tmp_path, fast):
+def test_who_is_suspended_is_taken_over_and_notices_unless_it_goes_on_just_before(tmp_path, fast):
+    """A damaged file is held as long, until it is stale; all are waited for at the same time."""
     for content in (b"", b"\x00", b"[1]", b'{"pid": []}', b'{"pid": 1e999}', b'{"unknown": 1}', b"[" * 4000):
         assert lock.Holder.of(content) == lock.Holder()
-    (tmp_path / ".lock.4").touch()
-    assert is_held(tmp_path)
-    started = time.monotonic()
-    with hold(tmp_path / ".lock", timeout_s=0) as held:
+    over, taken, late, damaged = paths = [tmp_path / name / ".lock" for name in "abcd"]
+    damaged.parent.mkdir()
+    damaged.with_name(".lock.4").touch()
+    assert is_held(damaged.parent)
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        holders = [stack.enter_context(holding(path)) for path in paths[:3]]
+        for each in holders:
+            os.kill(each.pid, signal.SIGSTOP)
+        watch, started = lock.Watch(late), time.monotonic()
+        taking = [pool.submit(acquire, path, timeout_s=0) for path in (over, taken, damaged)]
+        while watch.state() != "free":
+            time.sleep(0.05)
+        held = [each.result() for each in taking]
         assert 1.9 < time.monotonic() - started < 30
-        assert [*tmp_path.iterdir()] == [held.file]
+        held[0].release()
+        for each in holders:
+            os.kill(each.pid, signal.SIGCONT)
+        time.sleep(0.3)  # a heartbeat or two
+        assert lock._create(watch) is None
+        said = [each.communicate("\n")[0] for each in holders]
+        words = "was taken over by another process while this one was suspended"
+        assert [words in each for each in said] == [True, True, False]
+        assert holders[2].returncode == 0  # it still held it
+    held[1].check()
+    assert is_held(taken.parent)  # its former holder has freed nothing
+    assert [*damaged.parent.iterdir()] == [held[2].file]
+    assert [each.release() for each in held] == [False, True, True]
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_process_suspended_before_it_creates_its_file_is_too_late(tmp_path):
@@ -224,13 +215,12 @@ def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left
 
 
 def test_a_full_disk_leaves_no_lock_and_a_folder_that_can_not_be_made_is_no_reason_to_wait(tmp_path, monkeypatch):
-    with monkeypatch.context() as patched:
-        patched.setattr(lock, "_this_process", Mock(side_effect=OSError(28, "No space left on device")))
-        with pytest.raises(OSError, match="No space"):
-            acquire(tmp_path / "x")
-        with pytest.raises(UserError, match=r"can't be written to \(No space left on device\)"):
-            hold_directory(tmp_path / "run", 0).__enter__()
-        if sys.platform == "linux":
-            with pytest.raises(UserError, match="/proc/x: can't be written to"):
-                hold_directory(Path("/proc/x"), None).__enter__()
+    monkeypatch.setattr(lock, "_this_process", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        acquire(tmp_path / "x")
+    with pytest.raises(UserError, match=r"can't be written to \(No space left on device\)"):
+        hold_directory(tmp_path / "run", 0).__enter__()
+    if sys.platform == "linux":
+        with pytest.raises(UserError, match="/proc/x: can't be written to"):
+            hold_directory(Path("/proc/x"), None).__enter__()
     assert not [*tmp_path.iterdir()]
