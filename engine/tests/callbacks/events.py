@@ -12,8 +12,9 @@ def read(run, folder="train"):
     return EventAccumulator(str(run.directory / folder), size_guidance=sizes).Reload()
 
 
-def folders(run):
-    return [stage for stage in STAGES if (run.directory / stage).is_dir()]
+def by_stage(run):
+    """What TensorBoard reads of each stage."""
+    return {stage: read(run, stage) for stage in STAGES if (run.directory / stage).is_dir()}
 
 
 def metric(stage, tag):
@@ -25,8 +26,7 @@ def metric(stage, tag):
 def scalars(run):
     """Its curves by the metric's name, a list of (step, value)."""
     found = {}
-    for stage in folders(run):
-        events = read(run, stage)
+    for stage, events in by_stage(run).items():
         for tag in events.Tags()["scalars"]:
             name = metric(stage, tag)
             assert name not in found
@@ -40,22 +40,9 @@ def best(run):
 
 
 def images(run):
-    """Its images by tag, a list of (step, width, height)."""
-    return {
-        tag: [(event.step, event.width, event.height) for event in events.Images(tag)]
-        for events in (read(run, stage) for stage in folders(run))
-        for tag in events.Tags()["images"]
-    }
-
-
-def texts(run):
-    """Its texts by tag, those of all steps."""
-    found, end = read(run), "/text_summary"
-    return {
-        tag.removesuffix(end): [each.tensor_proto.string_val[0].decode() for each in found.Tensors(tag)]
-        for tag in found.Tags()["tensors"]
-        if tag.endswith(end)
-    }
+    """The steps of its images by tag."""
+    every = [(events, tag) for events in by_stage(run).values() for tag in events.Tags()["images"]]
+    return {tag: [event.step for event in events.Images(tag)] for events, tag in every}
 
 
 def hparams(run):

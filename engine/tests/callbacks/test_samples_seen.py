@@ -45,15 +45,16 @@ def test_an_epoch_that_a_callback_stops_is_not_complete(train, monkeypatch):
 
 
 def test_a_run_that_is_resumed_within_an_epoch_counts_each_sample_once(train, monkeypatch):
-    arguments = ("trainer.max_epochs=3", "callbacks.checkpoint.every_n_steps=4")
+    def failing(self, *_):
+        return self.trainer.global_step == 15 and full()
+
+    typed = ("a", "callbacks.checkpoint.every_n_steps=4")
     with monkeypatch.context() as patched:
-        failing = lambda self, *_: self.trainer.global_step == 15 and full()  # noqa: E731
         patched.setattr(Classification, "on_train_batch_end", failing)
-        failed, *_ = train("a", *arguments, code=2)
+        failed, *_ = train(*typed, "trainer.max_epochs=3", code=2)
     assert (failed.result.status, failed.result.epochs) == ("failed", 1)
     for num in (3, 4):
-        run, *_ = train("a", *arguments[1:], f"trainer.max_epochs={num}")
-        assert seen(run) == (num, 1000 * num)
+        assert seen(train(*typed, f"trainer.max_epochs={num}")[0]) == (num, 1000 * num)
 
 
 def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_undisturbed_run(train, monkeypatch):

@@ -1,5 +1,3 @@
-"""Facts, and what is read of data modules and loaders that anybody made."""
-
 from types import SimpleNamespace
 
 import pytest
@@ -70,9 +68,9 @@ def test_what_a_data_module_lacks_costs_that_feature_only(train):
     data = ("data=own", "data._target_=tests.data.own.TrainingOnly", *TASK, "objective.metric=train/acc")
     run, out, err = train("a", *data, "trainer.max_epochs=1")
     assert "no evaluation on the test set: the data have no test_dataloader" in out
+    assert "samples: 200 train" in out
     assert "failed" not in err
     assert run.result.metrics["train/acc"] > 0
-    assert "samples: 200 train" in out
     _, _, err = train("b", *data, "test=true", code=2)
     assert "test=true: the data have no test_dataloader" in err
 
@@ -96,8 +94,8 @@ def test_facts_reach_a_network_and_a_further_stage_is_evaluated_at_the_end(train
 
 
 def test_a_schedule_of_data_that_tell_no_length_needs_a_number_of_steps(train):
-    data = (*FACTS, "data._target_=tests.data.own.Streaming", "scheduler=onecycle")
-    data = (*data, "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    more = ("scheduler=onecycle", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
+    data = (*FACTS, "data._target_=tests.data.own.Streaming", *more)
     _, _, err = train("a", *data, code=2)
     assert "scheduler: the number of batches of these data is unknown; set trainer.max_steps" in err
     run, *_ = train("a", *data, "+trainer.max_steps=15")

@@ -1,5 +1,3 @@
-"""Images in a folder per class: what is found, how it is split, what is read of a file, and what is told of mistakes."""
-
 import io
 import os
 import shutil
@@ -11,6 +9,7 @@ from PIL import Image
 
 from leyden.config.errors import UserError
 from leyden.data import folder
+from leyden.data.contract import Facts
 from leyden.data.folder import FolderDataModule, read_image
 from leyden.data.transforms import Normalize
 from tests.data import folders
@@ -36,8 +35,8 @@ def pixels_of(data, root, split):
 
 def test_it_gives_images_and_classes_in_order_and_its_facts(root):
     data = module(root, num_workers=2, eval_batch_size=100)
-    assert (data.facts.class_names, data.facts.class_counts) == (("cat", "dog"), (12, 12))
-    assert (data.facts.num_classes, data.facts.input_shape) == (2, (3, 20, 16))
+    assert data.facts == Facts((3, 20, 16), 2, ("cat", "dog"), (0.0,) * 3, (1.0,) * 3, 255.0)
+    assert data.facts.class_counts == (12, 12)
     assert data.sizes == {"train": 24, "val": 10}  # the test set is not even listed
     data.setup("test")
     with pytest.raises(ValueError, match="too few for 5 processes"):
@@ -84,8 +83,8 @@ def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_pa
     shutil.rmtree(root / "test" / "cat")  # a class may have no test image
     (root / "train" / "dog" / "001.png").rename(root / "train" / "dog" / os.fsdecode(b"a \xff\xe4.png"))
     data = module(root, "test")
-    assert data.facts.class_names == ("cat", "dog")
-    assert (data.sizes["train"], data.inputs("train", slice(None)).shape) == (24, (24, 3, 20, 16))
+    assert (data.facts.class_names, data.sizes["train"]) == (("cat", "dog"), 24)
+    assert data.inputs("train", slice(None)).shape == (24, 3, 20, 16)
     assert data.digests
     assert [labels_N.tolist() for _, labels_N in data.test_dataloader()] == [[1] * 4, [1] * 2]
 
@@ -123,17 +122,12 @@ def test_a_broken_file_is_named(root):
 
 
 def test_arguments_that_are_none_are_refused(tmp_path):
-    for argument, values in {
-        "image_size": [None, 5, [5], [0, 5], [True, 5], "55"],
-        "channels": [0, 2, "3", None],
-        "batch_size": [0, 1.5, True, "1", None],
-        "num_workers": [-1, 1.5, "1"],
-        "normalize": ["none", None],
-        "augment": ["affine", 1],
-    }.items():
-        for value in values:
-            with pytest.raises(ValueError, match=f"{argument}="):
-                module(tmp_path, **{argument: value})
+    wrong = {"image_size": [None, 5, [5], [0, 5], [True, 5], "55"], "channels": [0, 2, "3", None]}
+    wrong |= {"batch_size": [0, 1.5, True, "1", None], "num_workers": [-1, 1.5, "1"]}
+    wrong |= {"normalize": ["none", None], "augment": ["affine", 1]}
+    for argument, value in ((argument, value) for argument, values in wrong.items() for value in values):
+        with pytest.raises(ValueError, match=f"{argument}="):
+            module(tmp_path, **{argument: value})
 
 
 def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(root, monkeypatch):
@@ -146,9 +140,8 @@ def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(r
             path.write_bytes(each)
             os.utime(path, (len(found), 0))
             found.append(module(root, "fit").digests["train/"])
-        same = found[0]
-        assert same.endswith("(names and sizes)") == large
-        assert [digest == same for digest in found] == [True, True, large, False]
+        assert found[0].endswith("(names and sizes)") == large
+        assert [digest == found[0] for digest in found] == [True, True, large, False]
 
 
 def save(path, array, **options):
@@ -175,14 +168,13 @@ def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_back
 def test_any_mode_and_depth_is_the_same_picture(tmp_path):
     rgb = Image.fromarray(array := folders.pixels(60, 60, 1))
     grey, opaque = rgb.convert("L"), Image.new("L", rgb.size, 255)
-    modes = {
-        "rgba.png": Image.merge("RGBA", (*rgb.split(), opaque)),
-        "cmyk.jpg": rgb.convert("CMYK"),
-        "grey.png": grey,
-        "grey-16bit.png": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257),
-        "grey-alpha.png": Image.merge("LA", (grey, opaque)),
-    }
-    for name, image in modes.items():
+    for name, image in (
+        ("rgba.png", Image.merge("RGBA", (*rgb.split(), opaque))),
+        ("cmyk.jpg", rgb.convert("CMYK")),
+        ("grey.png", grey),
+        ("grey-16bit.png", Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)),
+        ("grey-alpha.png", Image.merge("LA", (grey, opaque))),
+    ):
         image.save(tmp_path / name)
         for channels in (1, 3):
             expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array

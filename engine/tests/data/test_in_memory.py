@@ -1,5 +1,3 @@
-"""Data in memory: what tensors are taken as, the splits, orders and shares of their batches, and what a sweep's jobs share."""
-
 import functools
 import itertools
 import re
@@ -22,16 +20,14 @@ NUMBERS = torch.linspace(0, 1, 12).reshape(6, 2)
 TOKENS = torch.arange(12).reshape(6, 2) % 4
 
 
-def source(**changed):
-    return SimpleNamespace(**{"data": IMAGES, "targets": LABELS, "classes": ["a", "b", "c"], **changed})
+def made_of(**usual):
+    """What makes a data set of these attributes, less those that it is given."""
+    return lambda **changed: SimpleNamespace(**{**usual, **changed})
 
 
-def without_classes(**changed):
-    return SimpleNamespace(**{"data": NUMBERS, "targets": NUMBERS[:, 0], **changed})
-
-
-def texts(**changed):
-    return SimpleNamespace(**{"data": TOKENS, "targets": TOKENS, "vocabulary": "abcd", **changed})
+source = made_of(data=IMAGES, targets=LABELS, classes=["a", "b", "c"])
+without_classes = made_of(data=NUMBERS, targets=NUMBERS[:, 0])
+texts = made_of(data=TOKENS, targets=TOKENS, vocabulary="abcd")
 
 
 def test_images_and_classes_of_any_make():
@@ -63,22 +59,22 @@ LENGTHS = "data are uint8, shape (6, 4, 5), targets int64, shape (5,); must be o
 HALVES = "targets are float32, shape (6,); must be whole numbers, of 1 axes"
 
 
-@pytest.mark.parametrize(
-    ("made", "message"),
-    [
-        (source(data=IMAGES.int()), "data are int32, shape (6, 4, 5); must be real numbers, or have names"),
-        (source(data=IMAGES[:, 0]), "data are uint8, shape (6, 5); pixels must have shape"),
-        (source(data=IMAGES / 0), "data are not all finite numbers"),
-        (source(targets=torch.tensor(LABELS) / 2), HALVES),
-        (source(targets=torch.zeros(6, 1, dtype=torch.int64)), "targets are int64, shape (6, 1); must be whole"),
-        (source(targets=LABELS[:5]), LENGTHS),
-        (source(targets=[0, 1, 2, 3, 1, 0]), "targets are from 0 to 3; must be from 0 to 2"),
-        (without_classes(targets=LABELS), "targets are int64, shape (6,); must be real numbers, or have names"),
-        (without_classes(target_names=["a", "b"]), "target_names are 2; must be 1"),
-        (texts(data=TOKENS.float()), "data are float32, shape (6, 2); must be whole numbers, of 2 axes"),
-        (texts(vocabulary="abc"), "data are from 0 to 3; must be from 0 to 2"),
-    ],
-)
+REFUSED = [
+    (source(data=IMAGES.int()), "data are int32, shape (6, 4, 5); must be real numbers, or have names"),
+    (source(data=IMAGES[:, 0]), "data are uint8, shape (6, 5); pixels must have shape"),
+    (source(data=IMAGES / 0), "data are not all finite numbers"),
+    (source(targets=torch.tensor(LABELS) / 2), HALVES),
+    (source(targets=torch.zeros(6, 1, dtype=torch.int64)), "targets are int64, shape (6, 1); must be whole"),
+    (source(targets=LABELS[:5]), LENGTHS),
+    (source(targets=[0, 1, 2, 3, 1, 0]), "targets are from 0 to 3; must be from 0 to 2"),
+    (without_classes(targets=LABELS), "targets are int64, shape (6,); must be real numbers, or have names"),
+    (without_classes(target_names=["a", "b"]), "target_names are 2; must be 1"),
+    (texts(data=TOKENS.float()), "data are float32, shape (6, 2); must be whole numbers, of 2 axes"),
+    (texts(vocabulary="abc"), "data are from 0 to 3; must be from 0 to 2"),
+]
+
+
+@pytest.mark.parametrize(("made", "message"), REFUSED)
 def test_what_is_none_is_refused(made, message):
     with pytest.raises(ValueError, match=re.escape(message)):
         to_tensors(made)
@@ -125,12 +121,9 @@ def test_jobs_read_the_same_data_once(monkeypatch):
     monkeypatch.setattr(in_memory, "_cache", None)
     assert count(numbers, numbers) == 2  # where one run is all
     in_memory.keep_tensors()
-    one, other = functools.partial(numbers, offset=1.0), functools.partial(numbers, offset=2.0)
-    assert count(one, one, functools.partial(numbers, offset=1.0)) == 1
-    assert count(one, one, train=False) == 1
-    assert count(one, root="b") == 1
-    assert count(other, other) == 1
-    assert count(numbers, numbers) == 1
+    one, again, other = (functools.partial(numbers, offset=offset) for offset in (1.0, 1.0, 2.0))
+    assert (count(one, one, again), count(one, one, train=False), count(one, root="b")) == (1, 1, 1)
+    assert (count(other, other), count(numbers, numbers)) == (1, 1)
     assert count(lambda **kwargs: numbers(**kwargs), lambda **kwargs: numbers(**kwargs)) == 2
     drawn = functools.partial(numbers, draws=True)  # depends on a job's seed
     assert count(drawn, drawn) == 2
@@ -169,14 +162,10 @@ def test_the_order_follows_from_seed_and_epoch_alone():
     assert samples(100, seed=None) == [list(range(i, i + 4)) for i in range(0, 100, 4)]
 
 
-@given(
-    num=st.integers(2, 60),
-    val_size=st.integers(0, 60),
-    seed=st.integers(0, 5),
-    num_folds=st.none() | st.integers(2, 8),
-    fold=st.integers(0, 7),
-    overlap=st.none() | st.integers(0, 3),
-)
+ASKED = {"val_size": st.integers(0, 60), "seed": st.integers(0, 5), "num_folds": st.none() | st.integers(2, 8)}
+
+
+@given(num=st.integers(2, 60), fold=st.integers(0, 7), overlap=st.none() | st.integers(0, 3), **ASKED)
 def test_splits_have_nothing_in_common(num, overlap, **asked):
     try:
         parts = split(num, overlap=overlap, **asked)

@@ -15,8 +15,10 @@ import numpy as np
 import pytest
 import torch
 from torch.utils.data import Dataset
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from leyden.config.errors import UserError
+from leyden.data.contract import Facts
 from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
 from tests.conftest import start
 from tests.data import folders
@@ -62,7 +64,8 @@ def whole(stream, epoch=0):
 @pytest.fixture(autouse=True)
 def no_process_is_left():
     yield
-    gc.collect()
+    if multiprocessing.active_children():
+        gc.collect()
     assert multiprocessing.active_children() == []
 
 
@@ -123,21 +126,23 @@ BY_PYTORCH = r"DataLoader worker .*(killed|exited)"
 BY_LEYDEN = r"(?s)fails where this one does not.*KeyError: 'elsewhere'"
 
 
-@pytest.mark.parametrize(
-    ("num_workers", "make", "error", "message"),
-    [
-        *((num, lambda n: {}["thirteen"] if n == 13 else numbers(n), KeyError, "thirteen") for num in (0, 2)),
-        (2, lambda n: numbers(n) if os.getpid() == HERE else {}["elsewhere"], RuntimeError, BY_LEYDEN),
-        (2, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 13 else numbers(n), RuntimeError, BY_PYTORCH),
-    ],
+UNREAD = (
+    *((num, lambda n: {}["thirteen"] if n == 13 else numbers(n), KeyError, "thirteen") for num in (0, 2)),
+    (2, lambda n: numbers(n) if os.getpid() == HERE else {}["elsewhere"], RuntimeError, BY_LEYDEN),
+    (2, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 13 else numbers(n), RuntimeError, BY_PYTORCH),
 )
-def test_what_can_not_be_read_ends_the_iteration_and_a_mistake_shows_its_line(num_workers, make, error, message):
-    stream = loader(num_workers, make=make)
-    with pytest.raises(error, match=message) as found:
-        list(stream)
-    assert error is not KeyError or found.traceback[-1].path == Path(__file__)
-    del found  # which holds all that was under way
-    stream.close()
+
+
+def test_what_can_not_be_read_ends_the_iteration_and_a_mistake_shows_its_line(monkeypatch):
+    # Seconds after which PyTorch looks whether its workers are there.
+    monkeypatch.setattr(_MultiProcessingDataLoaderIter._try_get_data, "__defaults__", (0.1,))
+    for num_workers, make, error, message in UNREAD:
+        stream = loader(num_workers, make=make)
+        with pytest.raises(error, match=message) as found:
+            list(stream)
+        assert error is not KeyError or found.traceback[-1].path == Path(__file__)
+        del found  # which holds all that was under way
+        stream.close()
 
 
 def slowly(index):
@@ -146,7 +151,7 @@ def slowly(index):
 
 
 def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
-    stream = loader(2, make=slowly)
+    stream = loader(2, 12, make=slowly)
     batches = iter(stream)
     found = [next(batches)]
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
@@ -159,10 +164,9 @@ def test_what_a_cluster_sends_to_all_processes_ends_no_worker():
     stream.close()
 
 
-ENDS = [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 1), (None, 0)]
-
-
-@pytest.mark.parametrize(("by", "code"), ENDS)
+@pytest.mark.parametrize(
+    ("by", "code"), [(signal.SIGKILL, -9), (signal.SIGTERM, -15), (signal.SIGINT, 1), (None, 0)]
+)
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_workers_end_with_the_process_that_has_them(by, code):
@@ -187,15 +191,11 @@ def test_facts_come_from_the_data_set_and_its_first_sample_and_what_is_no_pixels
     pixels = Made(lambda index: (torch.full((3, 4, 4), index, dtype=torch.uint8), index % 2), 20)
     pixels.classes = ("even", "odd")
     data = module(pixels, val_size=4, test=pixels)
-    facts = data.facts
-    assert (facts.input_shape, facts.class_names, facts.num_classes) == ((3, 4, 4), ("even", "odd"), 2)
-    assert (facts.mean, facts.std) == ((0.0,) * 3, (1.0,) * 3)
+    assert data.facts == Facts((3, 4, 4), 2, ("even", "odd"), (0.0,) * 3, (1.0,) * 3, 255.0)
     assert data.sizes == {"train": 16, "val": 4}
     floats = Made(lambda index: (torch.full((3,), float(index)), float(index)))
     data = module(floats, val=floats)
-    facts = data.facts
-    assert facts.input_shape == (3,)
-    assert (facts.num_classes, facts.class_names, facts.mean, facts.std) == (None,) * 4
+    assert data.facts == Facts((3,), scale=1.0, target_names=("target",))
     inputs_NI, targets_N = next(iter(data.val_dataloader()))
     assert inputs_NI.tolist() == [[n] * 3 for n in range(4)]
     assert targets_N.tolist() == [0, 1, 2, 3]
@@ -221,12 +221,12 @@ def test_each_is_made_when_it_is_asked_for_with_the_root():
         return Made(numbers)
 
     data = module(**{part: functools.partial(rooted, part=part) for part in ("train", "val", "test")})
-    assert made == []
-    data.setup("fit")
-    assert made == [("somewhere", "train"), ("somewhere", "val")]
-    data.setup("test")
-    data.setup("test")
-    assert made[2:] == [("somewhere", "test")]
+    expected = []
+    assert made == expected
+    for stage, parts in (("fit", ("train", "val")), ("test", ("test",)), ("test", ())):
+        data.setup(stage)
+        expected += [("somewhere", part) for part in parts]
+        assert made == expected
     assert module(functools.partial(rooted, root="its own", part="train")).facts
     assert made[-1] == ("its own", "train")
 

@@ -1,5 +1,3 @@
-"""Tables: each row in one set, cells as they are written, categories and classes, and what is refused."""
-
 import csv
 import io
 import json
@@ -36,13 +34,9 @@ def test_each_row_is_in_one_of_the_sets(tmp_path):
 
 
 def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path):
-    for labels, order in (
-        ("10 9 -1 0", "-1 0 9 10"),
-        ("10 9 x", "10 9 x"),
-        ("01 1 001", "001 01 1"),
-        ("12345678901234567891 12345678901234567890", "12345678901234567890 12345678901234567891"),
-        ("٣ 3", "3 ٣"),
-    ):
+    orders = {"10 9 -1 0": "-1 0 9 10", "10 9 x": "10 9 x", "01 1 001": "001 01 1", "٣ 3": "3 ٣"}
+    orders["12345678901234567891 12345678901234567890"] = "12345678901234567890 12345678901234567891"
+    for labels, order in orders.items():
         labels = labels.split()
         write(tmp_path, {"x": range(len(labels)), "y": labels})
         write(tmp_path, {"x": [0.0], "y": labels[:1]}, "test.csv")
@@ -132,13 +126,12 @@ def test_predict_takes_categories_as_texts(command, tmp_path):
     asked = ("data.dataset.targets=price", "data.dataset.categories=[kind]", "data.val_size=2")
     run, _ = trained(command, tmp_path, "task=regression", "callbacks=bare", *asked)
     output, german = tmp_path / "o.json", tmp_path / "german.csv"
+    german.write_bytes(b"x;kind\n1,5;a\n")
     _, err = command("predict", f"run={run}", f"table={tmp_path / 'new.csv'}", f"output={output}")
     assert "such as 'new' (rows: 1)" in err
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
-    german.write_bytes(b"x;kind\n1,5;a\n")
     _, err = command("predict", f"run={run}", f"table={german}", code=2)
-    assert err.startswith(f"leyden: table: {german}")
-    assert err.count("\n") == 1
+    assert re.fullmatch(f"leyden: table: {german}.*\n", err)
 
 
 def test_classes_of_rows_have_no_pictures_of_images_and_no_column_has_the_predictions_name(command, tmp_path):
@@ -164,10 +157,8 @@ def as_csv(rng, rows):
     separator = rng.choice([",", ",", ",", ",", ";", "\t", "|"])
     quoting, end = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), rng.choice(["\n", "\r\n"])
     file = io.StringIO(newline="")
-    without_nul = (
-        [cell.replace("\0", "\ue000") for cell in row] for row in rows
-    )  # which Python 3.10 does not write
-    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(without_nul)
+    rows = ([cell.replace("\0", "\ue000") for cell in row] for row in rows)  # Python 3.10 writes no NUL
+    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(rows)
     encoding = rng.choice(["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252"])
     text = file.getvalue().replace("\ue000", "\0")
     try:

@@ -1,5 +1,3 @@
-"""Windows of a text: their tokens, those of each part, and what is refused."""
-
 import functools
 
 import pytest
@@ -42,19 +40,18 @@ def test_windows_and_the_token_that_follows_each(root):
 def test_a_text_is_in_utf_8_or_bytes_and_what_is_wrong_is_named(root):
     made = text(root, unit="bytes")
     assert (len(made.vocabulary), made.data[0].tolist()) == (256, list(b"abcd"))
+    (root / "latin.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
     for changed, message in (
         ({"context": 0}, "context=0: must be"),
         ({"stride": 1.5}, "stride=1.5: must be"),
         ({"unit": "words"}, "unit=words: must be one of characters, bytes"),
         ({"context": 40}, "tokens are too few for windows of context=40"),
         ({"file": "none.txt"}, r"none.txt: can't be read \(No such file or directory\)"),
-        ({}, r"t\.txt, line 5: byte 0xe4 is not UTF-8"),
+        ({"file": "latin.txt"}, r"latin\.txt, line 5: byte 0xe4 is not UTF-8"),
     ):
-        if not changed:
-            (root / "t.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
         with pytest.raises((ValueError, OSError), match=message):
             text(root, **changed)
-    assert text(root, unit="bytes", train=False).data[-1].tolist()
+    assert text(root, unit="bytes", train=False, file="latin.txt").data[-1].tolist()
     assert text_of(torch.tensor([*"é€".encode()]), BYTES) == "é€"
     assert text_of(torch.tensor([0, 1]), ("a", "b")) == "ab"
 
@@ -65,9 +62,6 @@ def test_no_window_of_training_has_a_token_of_validation(root):
         made = functools.partial(Text, **{**GIVEN, "stride": stride})
         data = small.in_memory(made, root=str(root), val_size=10)
         data.setup("fit")
-        held = data.held[True]
-        train, val = (
-            torch.cat([held.inputs[rows], held.targets[rows]]) for _, rows in sorted(data.indices.items())
-        )
-        assert not torch.isin(train, val).any()
-        assert torch.equal(data.indices["val"], torch.arange(len(held.inputs) - 10, len(held.inputs)))
+        held, parts = data.held[True], (data.indices["train"], data.indices["val"])
+        assert not torch.isin(*(torch.cat([held.inputs[rows], held.targets[rows]]) for rows in parts)).any()
+        assert torch.equal(parts[1], torch.arange(len(held.inputs) - 10, len(held.inputs)))

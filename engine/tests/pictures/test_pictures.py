@@ -1,5 +1,3 @@
-"""What one run shows in TensorBoard and as files, read back, and what figures are made of."""
-
 from types import SimpleNamespace
 
 import numpy as np
@@ -36,16 +34,15 @@ def rounded(points):
 def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
     found = scalars(run)
     assert rounded((step, tag, value) for tag in found for step, value in found[tag]) == rounded(curves(run))
+    each_third = (
+        "train/loss_step train/acc_step lr grad_norm time/samples_per_second"  # counted from 0 over the epochs
+    )
     for steps, names in (
-        # Each third step, counted from 0 over the epochs.
-        (
-            [2, 5, 8, 11, 14, 17],
-            ("train/loss_step", "train/acc_step", "lr", "grad_norm", "time/samples_per_second"),
-        ),
-        ([9, 19], ("train/loss", "train/acc", "val/loss", "val/acc", "time/epoch_seconds")),
-        ([20], ("test/loss", "test/acc")),
+        ([2, 5, 8, 11, 14, 17], each_third),
+        ([9, 19], "train/loss train/acc val/loss val/acc time/epoch_seconds"),
+        ([20], "test/loss test/acc"),
     ):
-        assert {name: [step for step, _ in found[name]] for name in names} == dict.fromkeys(names, steps)
+        assert [[step for step, _ in found[name]] for name in names.split()] == [steps] * len(names.split())
     assert all(value == pytest.approx(0.01) for _, value in found["lr"])
     assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
     assert found["train/loss"][0][1] > found["train/loss"][1][1]
@@ -60,9 +57,8 @@ def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_spli
     every = {tag for found in tags.values() for kind in ("scalars", "images") for tag in found[kind]}
     first = {tag for tag in every if tag.partition("/")[0] == min(every).partition("/")[0]}
     assert first == {"charts/acc", "charts/loss"}
-    pictures = {tag: [step for step, *_ in points] for tag, points in images(run).items()}
-    assert pictures == {"confusion/test": [20], "errors/test": [20]}
-    assert {*pictures} == {*tags["test"]["images"]}
+    assert images(run) == {"confusion/test": [20], "errors/test": [20]}
+    assert {*images(run)} == {*tags["test"]["images"]}
     assert not list(run.directory.glob("*tfevents*")), "a run that TensorBoard calls `.`"
     for name in ("curves", "confusion", "errors"):
         with Image.open(run.directory / f"{name}.png") as image:
@@ -78,7 +74,7 @@ def test_a_job_of_a_sweep_shows_the_validation_split_and_pictures_may_be_pdf_fil
     typed = ("callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf")
     run, *_ = train("a", *typed)  # the same run
     found = images(run)
-    assert {tag: points[-1][0] for tag, points in found.items()} == {"confusion/val": 20, "errors/val": 20}
+    assert {tag: steps[-1] for tag, steps in found.items()} == {"confusion/val": 20, "errors/val": 20}
     assert not [tag for tag in [*found, *scalars(run)] if "test" in tag]
     assert [step for step, name, _ in curves(run) if name == "val/acc"] == [9, 19]
     assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
@@ -128,8 +124,8 @@ def test_few_and_many_classes_are_drawn():
 def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
     module, callback = Task(network=torch.nn.Linear(1, 1)), OnEvaluation()
     module.kind = callback.kind = "classes"
+    kept = {"predictions": torch.zeros(2), "targets": torch.zeros(2)}
     for loader, batch in ((0, 0), (0, 1), (1, 0), (1, 1)):
-        kept = {"predictions": torch.zeros(2), "targets": torch.zeros(2)}
         callback.on_test_batch_end(None, module, kept, None, batch, loader)
     assert len(callback._batches) == 4
 

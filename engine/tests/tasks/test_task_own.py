@@ -1,5 +1,3 @@
-"""A LightningModule of one's own gets what the perceptron has, and what is frozen stays as it is."""
-
 import re
 
 import pytest
