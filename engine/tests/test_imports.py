@@ -112,13 +112,33 @@ def test_a_command_starts_light():
     assert loaded == {name: set() for name in modules}
 
 
-@pytest.mark.parametrize("argument", ["--help", "optimizer.lrr=1"])
-def test_help_and_a_mistyped_key_import_no_more_than_they_need(argument):
-    code = "import sys\nfrom leyden.train import main\ntry:\n    main()\nfinally:\n    print(*sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code, argument], capture_output=True, text=True, cwd=ROOT)
-    loaded = {*done.stdout.splitlines()[-1].split()}
-    assert "leyden.run.command" in loaded
-    unneeded = ("rich", "leyden.report", "leyden.run.directory", "leyden.sweep")
+# How OpenMP's threads wait and what pages memory has: set before PyTorch is there, and never against what was set.
+OURS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+UNNEEDED = ("rich", "leyden.report", "leyden.run.directory", "leyden.sweep", "torch")
+STARTED = """
+import os, sys
+from leyden.{} import main
+try:
+    main()
+finally:
+    print(os.environ["GOMP_SPINCOUNT"], os.environ["THP_MEM_ALLOC_ENABLE"], *sys.modules)
+"""
+
+
+# The last one is not Hydra's.
+@pytest.mark.parametrize(
+    ("typed", "needed", "unneeded"),
+    [(f"train {each}", "run.command", UNNEEDED) for each in ("--help", "optimizer.lrr=1")]
+    + [("runs --help", "report.listing", "torch")],
+)
+def test_help_and_a_mistyped_key_import_no_more_than_they_need_and_set_how_threads_wait(typed, needed, unneeded):
+    verb, argument = typed.split()
+    command = [sys.executable, "-c", STARTED.format(verb), argument]
+    clean = {key: value for key, value in os.environ.items() if key not in OURS}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=clean)
+    spins, pages, *loaded = done.stdout.splitlines()[-1].split()
+    assert (spins, pages) == ("30000", "1")
+    assert f"leyden.{needed}" in loaded
     assert [name for name in loaded if name.startswith(unneeded)] == []
 
 
@@ -200,25 +220,6 @@ def test_importing_every_module_changes_nothing():
         number, changed = pool.submit(changed_by_importing_all).result()
     assert number > 80
     assert changed == []
-
-
-# How OpenMP's threads wait and what pages memory has: set before PyTorch is there, and never against what was set.
-PROGRAM = """
-import contextlib, importlib, io, os, sys
-sys.argv = ["leyden", "--help"]
-for verb in ("runs", "train"):  # the second one is Hydra's
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(SystemExit):
-        importlib.import_module(f"leyden.{verb}").main()
-    assert 'torch' not in sys.modules
-    print(os.environ.pop('GOMP_SPINCOUNT'), os.environ.pop('THP_MEM_ALLOC_ENABLE'))
-"""
-OURS = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
-
-
-def test_each_command_sets_how_threads_wait_before_pytorch_is_imported():
-    clean = {key: value for key, value in os.environ.items() if key not in OURS}
-    said = subprocess.check_output([sys.executable, "-c", PROGRAM], env=clean, cwd=ROOT, text=True)
-    assert said == "30000 1\n" * 2
 
 
 SET = {"GOMP_SPINCOUNT=7": "7 1", "OMP_WAIT_POLICY=PASSIVE": "None 1", "THP_MEM_ALLOC_ENABLE=0": "30000 0"}
