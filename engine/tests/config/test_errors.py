@@ -18,9 +18,7 @@ from tests.conftest import QUICK
 
 MINE = """
 import lightning as L
-import torch
 from torch import nn
-from torch.utils.data import Dataset
 
 
 class Net(nn.Sequential):
@@ -47,11 +45,8 @@ class Show(L.Callback):
         {}["callback"]  # callback
 
 
-class Data(Dataset):
-    classes = ["a", "b"]
-
+class Data:
     def __init__(self, root, train, download):
-        self.data = torch.zeros(10, 28, 28, dtype=torch.uint8)
         self.targets = [{}["label"]]  # data
 """
 NET = ("model._target_=mine.Net", "~model.hidden_sizes", "~model.dropout")

@@ -72,11 +72,9 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     chosen, status = hparams(run)
     assert (chosen, status) == ({**SMALL_CHOICES, **TYPED}, api_pb2.STATUS_SUCCESS)
     assert type(chosen["trainer.deterministic"]) is bool
-    result, curves = run.result, scalars(run)
+    result, curves, of_best = run.result, scalars(run), ("val/acc", "val/loss")
     assert result.test_metrics
-    selecting = {
-        each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in ("val/acc", "val/loss")
-    }
+    selecting = {each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in of_best}
     assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
     for name, (point,) in selecting.items():
         assert point in [(step, pytest.approx(value)) for step, value in curves[name]]

@@ -35,11 +35,8 @@ WIDE = "Row 2: no spread, or too wide a one, to be excluded; more runs would tel
 EQUAL = "Rows 1, 2: all values are equal; does the seed take effect?"
 WIDE_SAID = [f"{BEST} is row 1, or row 2.", WIDE, EQUAL, *LAST]
 LOST_SAID = [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST]
-INFINITE_SAID = [
-    f"{BEST} {OF_THREE}, by the runs that finished, is row 1.",
-    f"{LOST}1.",
-    "Row 3: fewer than 3 runs",
-]
+INFINITE = f"{BEST} {OF_THREE}, by the runs that finished, is row 1."
+INFINITE_SAID = [INFINITE, f"{LOST}1.", "Row 3: fewer than 3 runs", *LAST]
 TOLD = [
     ([[0.9]], [None], []),
     ([[0.9], [0.8]], [None, None], TOO_FEW),
@@ -49,7 +46,7 @@ TOLD = [
     # .50 beside .95, both without variance, is not marked as good
     ([[0.95] * 3, [0.5] * 3, [0.4, 0.41, 0.42]], [True, None, False], WIDE_SAID),
     # An infinite loss is a run without a value, also where it is in the worse row.
-    ([[*GOOD, -math.inf], WORSE, [-math.inf] * 3], [True, False, None], [*INFINITE_SAID, *LAST]),
+    ([[*GOOD, -math.inf], WORSE, [-math.inf] * 3], [True, False, None], INFINITE_SAID),
     ([GOOD, [*WORSE, math.nan, math.nan]], [True, False], LOST_SAID),
 ]
 
@@ -58,7 +55,6 @@ TOLD = [
 def test_what_is_said_of_rows(rows, like, remarks):
     found = contenders([row(values) for values in rows], "max")
     assert found.like_best == like
-    assert len(found.remarks) == len(remarks)
     assert all(said.startswith(wanted) for said, wanted in zip(found.remarks, remarks, strict=True))
     assert all(len(said) <= 100 for said in found.remarks)
 

@@ -4,8 +4,6 @@ import importlib
 import subprocess
 import sys
 
-import pytest
-
 from leyden.run import directory, provenance
 from tests import records
 from tests.run.conftest import use
@@ -20,21 +18,15 @@ FILES = {
 }
 
 
-@pytest.fixture
 def forget():
     """As in a new process."""
-
-    def forget():
-        provenance._digest.cache_clear()
-        for name in [name for name in sys.modules if name.partition(".")[0] == "given"]:
-            del sys.modules[name]
-
-    forget()
-    yield forget
-    forget()
+    provenance._digest.cache_clear()
+    for name in [name for name in sys.modules if name.partition(".")[0] == "given"]:
+        del sys.modules[name]
 
 
-def test_the_files_are_those_of_ones_own_code_wherever_it_lies(tmp_path, monkeypatch, forget):
+def test_the_files_are_those_of_ones_own_code_wherever_it_lies(tmp_path, monkeypatch, request):
+    request.addfinalizer(forget)
     package = tmp_path / "code" / "given"
     (package / "deep").mkdir(parents=True)
     for name, text in FILES.items():
@@ -59,10 +51,8 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(tmp_path, monkeyp
 
 
 def test_a_run_has_the_code_of_its_network_and_is_used_with_a_line_if_it_has_changed(own, command, monkeypatch):
-    monkeypatch.setattr(
-        directory, "changed_code", lambda starts: [each for each in starts[-1]["code"] if "mlp" in each]
-    )
-    (name,) = directory.changed_code(records.starts(own))
+    (name,) = [each for each in records.starts(own)[-1]["code"] if "mlp" in each]
+    monkeypatch.setattr(directory, "changed_code", lambda starts: [name] if name in starts[-1]["code"] else [])
     for verb in ("train", "evaluate"):
         out, err = command(*use(verb, own))
         assert (out + err).count(f"leyden: {own}: {name} changed since the run was trained; ") == 1

@@ -115,18 +115,11 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
         run.newest_checkpoint()
 
 
-WHOLE = {
-    "name": "x",
-    "seed": 0,
-    "data": {"_target_": "d", "root": "/a", "batch_size": 1},
-    "trainer": {"max_epochs": 2, "log_every_n_steps": 50},
-    "callbacks": {
-        "checkpoint": {"_target_": "leyden.callbacks.checkpoint.RunCheckpoint", "every_n_steps": None},
-        "stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3},
-    },
-    "logger": {"csv": {"_target_": "x"}},
-    "run_dir": "r",
-}
+CALLBACKS = {"checkpoint": {"_target_": "leyden.callbacks.checkpoint.RunCheckpoint", "every_n_steps": None}}
+CALLBACKS["stop"] = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3}
+WHOLE = {"name": "x", "seed": 0, "run_dir": "r", "callbacks": CALLBACKS, "logger": {"csv": {"_target_": "x"}}}
+WHOLE["data"] = {"_target_": "d", "root": "/a", "batch_size": 1}
+WHOLE["trainer"] = {"max_epochs": 2, "log_every_n_steps": 50}
 SHOWN = """name=y; data.root=/b; trainer.log_every_n_steps=1; callbacks.checkpoint.every_n_steps=7
 cluster={num_jobs: 3}; callbacks.errors={_target_: leyden.pictures.Errors, num_images: 3}
 callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}"""
@@ -157,21 +150,17 @@ def test_what_is_shown_and_where_it_lies_may_differ_and_what_can_change_a_bit_ma
     assert differences(WHOLE, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
 
 
-@pytest.mark.parametrize(
-    ("typed", "started_by", "is_new"),
-    [
-        ([], [], False),  # conf/ has got it since
-        (["data=mine"], ["data=mine"], False),
-        (["data.shuffle=true"], [], True),
-        (["data=mine"], ["seed=1"], True),
-        (["+data.shuffle=true"], ["data=mine"], True),
-        (["seed=1"], ["~data.shuffle"], True),
-        (["~data.shuffle"], ["~data.shuffle"], False),
-    ],
-)
-def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed(typed, started_by, is_new):
-    found = differences(WHOLE, changed("data.shuffle=true"), typed, started_by)
-    assert found == ["data.shuffle: absent there, True here"] * is_new
+# What is typed, and what the run was started by; the first one where conf/ has got the key since.
+NOT_NEW = [("", ""), ("data=mine", "data=mine"), ("~data.shuffle", "~data.shuffle")]
+NEW = [("data.shuffle=true", ""), ("data=mine", "seed=1"), ("seed=1", "~data.shuffle")]
+NEW += [("+data.shuffle=true", "data=mine")]
+
+
+def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed():
+    for cases, told in ((NOT_NEW, []), (NEW, ["data.shuffle: absent there, True here"])):
+        for typed, started_by in cases:
+            found = differences(WHOLE, changed("data.shuffle=true"), typed.split(), started_by.split())
+            assert found == told, (typed, started_by)
 
 
 IDENTITY = RunIdentity({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
@@ -219,19 +208,19 @@ def test_a_lost_connection_requeues_the_job_unless_another_process_has_recorded_
         assert (requests, run.result) == (0, OTHER)
 
 
-@pytest.mark.parametrize(
-    ("rank", "error", "given", "kind"),
-    [
-        (1, OWN, {}, "KeyError"),  # the main process may be killed before it records anything
-        (0, OWN, {"recorded": OTHER}, "KeyError"),
-        (1, OWN, {"recorded": OTHER}, "ValueError"),
-        (1, OWN, {"recorded": FINISHED}, None),
-        (0, LOST, {}, "RuntimeError"),
-        (1, LOST, {}, "nothing"),
-        (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
-        (1, OWN, {"has_trained": False, "has_job": True}, "nothing"),  # the main one knows of a result before
-    ],
-)
+FIRST = [
+    (1, OWN, {}, "KeyError"),  # the main process may be killed before it records anything
+    (0, OWN, {"recorded": OTHER}, "KeyError"),
+    (1, OWN, {"recorded": OTHER}, "ValueError"),
+    (1, OWN, {"recorded": FINISHED}, None),
+    (0, LOST, {}, "RuntimeError"),
+    (1, LOST, {}, "nothing"),
+    (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
+    (1, OWN, {"has_trained": False, "has_job": True}, "nothing"),  # the main one knows of a result before
+]
+
+
+@pytest.mark.parametrize(("rank", "error", "given", "kind"), FIRST)
 def test_the_first_error_is_recorded(ended, rank, error, given, kind):
     run, raised, requests = ended(rank, error, **{"has_job": False, **given})
     assert (raised, requests) == (error, 0)
@@ -239,9 +228,9 @@ def test_the_first_error_is_recorded(ended, rank, error, given, kind):
 
 
 @pytest.mark.parametrize(
-    ("code", "ends_with"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)]
+    ("code", "ends"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)]
 )
-def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends_with):
-    run, raised, _ = ended(0, SystemExit(code), has_job=ends_with == Exit.REQUEUED)
-    assert (raised.code, run.result) == (ends_with, None)
+def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends):
+    run, raised, _ = ended(0, SystemExit(code), has_job=ends == Exit.REQUEUED)
+    assert (raised.code, run.result) == (ends, None)
     assert f"run_dir={run.directory} starts over, nothing was saved yet." in capsys.readouterr().err

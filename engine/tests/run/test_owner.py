@@ -68,12 +68,10 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
 def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     run = poisoned(own)
     before, longer = records.files(tmp_path), "trainer.max_epochs=2"
-    for command in (
-        *(use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")),
-        use("train", run, longer),
-        ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer),
-        ("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer),
-    ):
+    commands = [use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")]
+    commands += [use("train", run, longer), ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer)]
+    commands += [("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer)]
+    for command in commands:
         code, _, err = cli(*command)
         assert (code, err.count("\n"), LINE in err) == (2, 1, True), (command, err)
     for part in ("module", "network", "data"):

@@ -37,13 +37,13 @@ def answer(monkeypatch):
 
 
 def test_jobs_are_asked_for_by_their_arrays(answer):
-    never = "DependencyNeverSatisfied"
-    out = "7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|(launch failed requeued held)|\n"
-    called = answer(f"{out}9|COMPLETED|None|\n11|PENDING|{never}|\n")
+    never, held = "DependencyNeverSatisfied", "launch failed requeued held"
+    out = f"7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|({held})|\n9|COMPLETED|None|\n11|PENDING|{never}|\n"
+    called = answer(out)
     states = {
         "7_0": JobState("running", "RUNNING"),
         "7_1": JobState("queued", "PENDING"),
-        "8": JobState("queued", "PENDING", reason="launch failed requeued held"),
+        "8": JobState("queued", "PENDING", reason=held),
         "9": JobState("ended", "COMPLETED", is_completed=True),
         "10": JobState("ended", "GONE"),
         "11": JobState("ended", f"waiting for ever ({never})", reason=never),
@@ -65,12 +65,8 @@ def test_a_job_is_requeued_by_its_script_if_it_has_one_as_a_container_has_no_sco
 ):
     for name, value in {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", slurm.REQUEUE: f"{tmp_path}/file"}.items():
         monkeypatch.setenv(name, value)
-    for of_script, num_nodes, elsewhere, written in (
-        ("8", 1, True, []),
-        ("7", 1, False, [""]),
-        ("7", 1, True, ["n1"]),
-        ("7", 2, True, [""]),
-    ):
+    cases = [("8", 1, True, []), ("7", 1, False, [""]), ("7", 1, True, ["n1"]), ("7", 2, True, [""])]
+    for of_script, num_nodes, elsewhere, written in cases:
         monkeypatch.setenv("LEYDEN_JOB", of_script)
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", str(num_nodes))
         called = answer("")
@@ -127,8 +123,8 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     asked = checked(f"hydra.searchpath=[file://{tmp_path}]", cluster="site")
     script = slurm.script(tmp_path, asked, 4, asked.python or "python3")
     given = OmegaConf.create(site).cluster
-    assert f"{given.get('python', 'python3')} -u -m leyden.run.process" in script
-    assert all(line in script for line in given.get("setup", []))
+    for line in (f"{given.get('python', 'python3')} -u -m leyden.run.process", *given.get("setup", [])):
+        assert line in script
     assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)
 
 
@@ -188,13 +184,12 @@ def clock(monkeypatch):
 
 
 def jobs(num):
-    runs = [MagicMock(directory=Path(f"r{n}"), submission={}, result=None) for n in range(num)]
-    return [Mock(run=run) for run in runs]
+    return [Mock(run=MagicMock(directory=Path(f"r{n}"), submission={}, result=None)) for n in range(num)]
 
 
 @pytest.fixture
 def started(tmp_path, clock, monkeypatch):
-    """A function that starts jobs by a launcher of its own beside a scheduler."""
+    """Starts jobs by a launcher of its own beside a scheduler."""
 
     def start(scheduler, mine):
         monkeypatch.setattr(cluster.scheduler, "named", {"limited": scheduler}.get)
@@ -243,8 +238,15 @@ def test_a_result_may_be_seen_after_the_end_of_its_job(one, clock, state, lies):
 
 
 def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(one, clock):
-    """A job that is being requeued ends, too, for a moment."""
+    """A job that is being requeued ends, too, for a moment; the scheduler is asked once a minute, and more at first."""
     running, mine, scheduler = one
+    num_queries, began = [], clock.s
+    for until in (600, 1800):
+        while clock.s < began + until:
+            running.wait()
+        num_queries.append(scheduler.num_queries)
+    assert num_queries[0] < 16
+    assert num_queries[1] - num_queries[0] <= 20
     scheduler.jobs["j0"] = FAILED
     while not running.ended:
         assert running.wait()[0] == []
@@ -255,17 +257,6 @@ def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(one, clock):
     while not (over := running.wait()[0]):
         assert clock.s < since + 2 * GRACE_S[False] + 100
     assert over == [(mine, Failure("Scheduler", "job j0 is NODE_FAIL without a result"))]
-
-
-def test_the_scheduler_is_asked_once_a_minute(one, clock):
-    running, _, scheduler = one
-    num_queries, began = [], clock.s
-    for until in (600, 1800):
-        while clock.s < began + until:
-            running.wait()
-        num_queries.append(scheduler.num_queries)
-    assert num_queries[0] < 16  # more at first
-    assert num_queries[1] - num_queries[0] <= 20
 
 
 def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_removes(tmp_path, monkeypatch):
@@ -302,9 +293,8 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     (mine / "shared").symlink_to(elsewhere / "shared")
     (mine / "net.py").symlink_to(nested / "net.py")
     (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
-    monkeypatch.setattr(cluster, "ROOT", project)
-    monkeypatch.setattr(cluster, "SRC", project / layout)
-    monkeypatch.setattr(cluster, "CONF", project / "conf")
+    for name, path in {"ROOT": project, "SRC": project / layout, "CONF": project / "conf"}.items():
+        monkeypatch.setattr(cluster, name, path)
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = bootstrap.unpack(cluster.snapshot(tmp_path / "code"))
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
