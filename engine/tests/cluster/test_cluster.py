@@ -18,7 +18,6 @@ from tests.callbacks.events import scalars
 from tests.cluster.conftest import WORKER, running
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.example import commit, git
-from tests.forks import TIMEOUT_S
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
 from tests.training.test_start import curves
 
@@ -67,15 +66,10 @@ def training(slurm, tmp_path, *arguments):
     return process, run
 
 
-def failing(process):
-    output, _ = process.communicate(timeout=TIMEOUT_S)
-    assert process.returncode == 2, output
-    return output
-
-
 def log_of(run):
-    path = Path(run.submission["log"])
-    return path.read_text() if path.exists() else ""
+    """What all processes of its job have said."""
+    there = Path(run.submission["log"]).parent.glob(f"{run.submission['job_id']}_*_log.out")
+    return "".join(path.read_text() for path in there)
 
 
 def alone(directory, *arguments):
@@ -97,24 +91,18 @@ def assert_the_same(run, whole):
     assert run.result.metrics == whole.result.metrics
 
 
-def test_an_array_of_two_grows(slurm, tmp_path, monkeypatch):
+def test_an_array_of_two(slurm, tmp_path, monkeypatch):
     with_pictures = (*SMALL, "trainer.max_epochs=1")
     monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))
     (tmp_path / "node").mkdir()
     process = submit(tmp_path, *with_pictures, "seed=0,1", anew=True)
     slurm.wait_for(lambda: [*(tmp_path / "node").glob("leyden-*/*/code-*")], "the code on a node")
-    output = finish(process)
+    assert "2/2 jobs, 0 failed" in finish(process)
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
     slurm.wait_for(lambda: not [*(tmp_path / "node").glob("leyden-*/*")], "the end of the jobs")
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
-    assert all(run.starts[-1]["job"] == run.submission["job_id"] for run in runs(tmp_path))
-    assert "2/2 jobs, 0 failed" in output
-    # Again: nothing is submitted. One more value: only that is.
-    finish(submit(tmp_path, *with_pictures, "seed=0,1"))
-    assert [run.submission["job_id"] for run in runs(tmp_path)] == ids
-    finish(submit(tmp_path, *with_pictures, "seed=0,1,2"))
-    assert len({run.submission["job_id"] for run in runs(tmp_path)} - set(ids)) == 1
+    assert [run.starts[-1]["job"] for run in runs(tmp_path)] == ids
 
 
 USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
@@ -189,10 +177,8 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, killed):
     else:
         finish(submit(tmp_path, *LONG, *two, BROKEN % (killed, "dies")))
         (run,) = runs(tmp_path)
-        job, folder = run.submission["job_id"], Path(run.submission["log"]).parent
-        logs = "".join(path.read_text() for path in folder.glob(f"{job}_*_log.out"))
-        assert "gloo/transport" in logs
-        assert f"requeue of job {job} on other nodes: requested" in logs
+        assert "gloo/transport" in log_of(run)
+        assert f"requeue of job {run.submission['job_id']} on other nodes: requested" in log_of(run)
     assert run.result.requeues == 1
     finish(submit(tmp_path, *LONG, *two, name="undisturbed"))
     (undisturbed,) = runs(tmp_path, "undisturbed")
@@ -202,7 +188,7 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, killed):
 
 def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
     """The other fails, too, since it has broken the connection; nothing is requeued."""
-    output = failing(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")))
+    output = finish(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")), code=2)
     (run,) = runs(tmp_path)
     assert (run.result.error.type, run.result.error.message) == ("KeyError", "'of this process alone'")
     assert "KeyError: 'of this process alone'" in output
@@ -211,12 +197,13 @@ def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
     assert "requeue of job" not in log_of(run)
 
 
-def test_without_multirun_it_is_one_job_that_can_be_told_never_to_resume(slurm, tmp_path):
-    arguments = ("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never")
-    finish(start(*arguments))
+def test_without_multirun_it_is_one_job_and_another_verb_is_run_by_srun(slurm, tmp_path):
+    finish(start("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never"))
     (run,) = runs(tmp_path)
     assert run.result.status == "finished"
     assert "_" not in run.submission["job_id"]
+    command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
+    assert "test/acc" in slurm.run("srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command)
 
 
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
@@ -225,18 +212,18 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
     victim = runs(tmp_path)[0]
     slurm.wait(victim.submission["job_id"], "RUNNING")
     slurm.run("scancel", victim.submission["job_id"])
-    output = failing(process)
+    output = finish(process, code=2)
     assert "1 of 2 jobs failed" in output
     assert "is CANCELLED without a result" in output
     assert victim.submission["log"] in output
     assert [run.result.status for run in runs(tmp_path)].count("finished") == 1
     assert victim.result.error.type == "Scheduler"
-    # Rerunning submits only what is missing.
+    # Rerunning submits only what is missing, and what is new.
     before = [run.submission for run in runs(tmp_path)]
-    finish(submit(tmp_path, *LONG, "seed=0,1"))
+    finish(submit(tmp_path, *LONG, "seed=0,1,2"))
     after = [run.submission for run in runs(tmp_path)]
-    assert [a == b for a, b in zip(before, after, strict=True)] == [False, True]
-    assert victim.result.status == "finished"
+    assert [a == b for a, b in zip([*before, None], after, strict=True)] == [False, True, False]
+    assert [run.result.status for run in runs(tmp_path)] == 3 * ["finished"]
 
 
 def test_a_search_is_a_job_of_its_own_that_submits_its_trials(slurm, tmp_path, mnist_root):
@@ -279,14 +266,14 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
 
 
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path):
-    output = failing(submit(tmp_path, "data.val_size=59000", *BUGGY, "cluster.snapshot=false"))
+    output = finish(submit(tmp_path, "data.val_size=59000", *BUGGY, "cluster.snapshot=false"), code=2)
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     slurm.wait(run.submission["job_id"], "FAILED")
     shown = slurm.run("scontrol", "show", "job", run.submission["job_id"])
     assert re.search(r" ExitCode=(\S+)", shown)[1] == "1:0"
     assert f"\n      at {PLACE_OF_BUG}\n      {run.submission['log']}" in output
-    assert "# the bug" in Path(run.submission["log"]).read_text()
+    assert "# the bug" in log_of(run)
 
 
 @pytest.mark.nightly  # one of a sweep is requeued by day
@@ -307,20 +294,13 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
     assert_the_same(run, whole)
 
 
-@pytest.mark.nightly  # training is, by day
-def test_another_verb_is_run_by_srun(slurm, tmp_path):
-    finish(start(f"run_dir={tmp_path / 'run'}", *SHORT))
-    command = (sys.executable, "-m", "leyden.evaluate", f"run={tmp_path / 'run'}", f"outputs={tmp_path}")
-    assert "test/acc" in slurm.run("srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command)
-
-
 SITES = re.findall(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text())
 
 
 def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slurm, tmp_path, monkeypatch):
     """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert "Please give an account: --account=physics" in failing(submit(tmp_path, *SHORT, "seed=0,1"))
+    assert "Please give an account: --account=physics" in finish(submit(tmp_path, *SHORT, "seed=0,1"), code=2)
     assert not runs(tmp_path)
     text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
     (conf := tmp_path / "conf" / "cluster").mkdir(parents=True)
@@ -342,7 +322,7 @@ REFUSED = {  # the last one is submitted, and never starts
 def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
     slurm.wait(failed := slurm.submit("exit 1"), "FAILED")
     for why, arguments in REFUSED.items():
-        output = failing(submit(tmp_path, *SHORT, *(each.format(failed) for each in arguments)))
+        output = finish(submit(tmp_path, *SHORT, *(each.format(failed) for each in arguments)), code=2)
         assert why in output
         assert "Traceback" not in output
     assert not slurm.run("squeue", "-h", "-t", "PD")
