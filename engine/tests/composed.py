@@ -64,7 +64,6 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
 
 
 def load_configuration(self, config_name, overrides, run_mode, from_shell=True, validate_sweep_overrides=True):
-    """The same as Hydra's."""
     config = quickly(self, config_name, overrides, run_mode, validate_sweep_overrides)
     given = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
     return Loader.load_configuration(self, *given) if config is None else config

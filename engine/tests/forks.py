@@ -67,8 +67,6 @@ class Forked:
 
 
 class Server:
-    """The process that forks."""
-
     def __init__(self):
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         self._process = subprocess.Popen([sys.executable, __file__], **pipes)

@@ -1,5 +1,3 @@
-"""What a configuration describes is made once."""
-
 from typing import Any
 
 import lightning as L
@@ -82,11 +80,10 @@ def of_function(optimizer="adam"):
 
 
 SGD = object()
-OWN = {"optimizer": "adam", "num_classes": 3}
+OWN, OURS = {"optimizer": "adam", "num_classes": 3}, {"optimizer": SGD, "num_classes": 10}
 GIVEN = [("Named", {}, OWN, len), ("Above", {}, OWN, len), ("of_function", {}, OWN, None)]
-for kind in ("Typed", "Required"):
-    GIVEN += [(kind, {}, {"optimizer": SGD, "num_classes": 10}, None)]
-    GIVEN += [(kind, OWN, OWN, None)]
+GIVEN += [("Typed", {}, OURS, None), ("Typed", OWN, OWN, None)]
+GIVEN += [("Required", {}, OURS, None), ("Required", OWN, OWN, None)]
 
 
 @pytest.mark.parametrize(("kind", "configured", "given", "scheduler"), GIVEN)

@@ -19,17 +19,17 @@ from tests import mistakes
 from tests.conftest import QUICK, assert_same_bits, for_module, here
 from tests.records import forget_result, put
 from tests.tasks.test_task_own import PLAIN
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves
 
 KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
 KEPT = (*KEPT, "callbacks.fingerprint.every_n_steps=1")
-SCHEDULED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine")
 TYPED = ("~optimizer.weight_decay", "+optimizer.groups.b={match: '*.bias', dampening: 0.1}", "data.split_seed=2")
+TYPED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine", *TYPED)
+FIRST_IS_BEST = ("objective.metric=val/loss", "objective.mode=max")
 PARENTS = {
-    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *SCHEDULED, *TYPED),
-    "averaged": ("+callbacks/averaging=ema", "model.dropout=0.2"),
-    "own": (*PLAIN[:2],),
-    "first_best": ("objective.metric=val/loss", "objective.mode=max"),
+    "stochastic": ("model.dropout=0.2", "data/augment=affine_erasing", *TYPED),
+    "averaged": ("+callbacks/averaging=ema", "model.dropout=0.2", *FIRST_IS_BEST),
+    "own": PLAIN[:2],
 }
 
 
@@ -49,7 +49,7 @@ def checkpoint(run, name="last"):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("name", "at"), [("stochastic", "1"), *((name, "step_16") for name in PARENTS)])
-def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):  # noqa: F811
+def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):
     parent = Run(parents / name)
     code = PLAIN[1:2] if name == "own" else ()  # what names code is typed anew
     run, out, _ = train("fork", f"fork={parent.directory}@{at}", *code, "callbacks.fingerprint.every_n_steps=1")
@@ -64,8 +64,8 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
     assert len(known) == 30
     here, there = ({point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent))
     assert here == there
-    recorded = {"checkpoint": str(path), "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-    assert run.starts[0]["parent"] == {**recorded, "step": {"1": 10, "step_16": 16}[at]}
+    sha256, step = hashlib.sha256(path.read_bytes()).hexdigest(), {"1": 10, "step_16": 16}[at]
+    assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
     assert run.starts[0]["step"] == 0
 
 
@@ -76,7 +76,7 @@ CHANGED += [("stochastic", "2", LONGER), ("averaged", "step_16", ["scheduler=cos
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("name", "at", "changed"), CHANGED)
-def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):  # noqa: F811
+def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):
     run, *_ = train("fork", f"fork={parents / name}@{at}", *changed)
     whole, *_ = train("whole", *PARENTS[name], "trainer.max_epochs=3", *changed)
     ((here,), (there,)) = (checkpoint(each)["lr_schedulers"] for each in (run, whole))
@@ -86,9 +86,9 @@ def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, par
     assert groups[0] == groups[1]
 
 
-def test_a_value_of_an_optimizer_without_a_schedule_and_another_objective(train, parents):  # noqa: F811
+def test_a_value_of_an_optimizer_without_a_schedule_and_another_objective(train, parents):
     changed = ("optimizer.lr=0.5", "trainer.max_epochs=2", "objective.metric=val/acc", "objective.mode=min")
-    run, out, _ = train("fork", f"fork={parents / 'first_best'}@1", *changed)
+    run, out, _ = train("fork", f"fork={parents / 'averaged'}@1", *changed)
     assert "with optimizer.lr: 0.001 there, 0.5 here; trainer.max_epochs: 3 there, 2 here; objective" in out
     assert checkpoint(run, "best")["global_step"] == 20  # no epoch of the parent is the best one
     assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
@@ -98,7 +98,7 @@ def test_a_value_of_an_optimizer_without_a_schedule_and_another_objective(train,
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):  # noqa: F811
+def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
     assert_same_bits(one.directory, two.directory)
     step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
@@ -109,8 +109,8 @@ def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, par
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("nth", [1, 3, 5])
-def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):  # noqa: F811
-    arguments = (f"fork={parents / 'first_best'}@2", "optimizer.lr=0.01")
+def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth):
+    arguments = (f"fork={parents / 'averaged'}@2", "optimizer.lr=0.01")
     whole, *_ = train("whole", *arguments)
     written = []
 
@@ -130,7 +130,7 @@ def test_killed_while_it_begins_it_begins_again(train, parents, monkeypatch, nth
     assert curves(killed) == curves(whole)
 
 
-def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path):  # noqa: F811
+def test_begun_it_goes_on_without_its_parent(train, parents, tmp_path):
     parent = shutil.copytree(parents / "own", tmp_path / "parent")
     arguments = (f"fork={parent}@1", PLAIN[1], "data.batch_size=50")
     whole, *_ = train("whole", *arguments)
@@ -146,7 +146,7 @@ fork=  =>  fork: is empty; must be a run directory, or null
 fork={place}/nowhere@1  =>  {place}/nowhere: not a run directory
 fork={own}@7  =>  {own}/checkpoints/epoch_7.ckpt: No such file
 fork={own}  =>  fork: {own}/checkpoints/last.ckpt: has ended after 3 epochs; set a larger trainer.max_epochs
-fork={first_best}@1 optimizer=sgd  =>   there, torch.optim.SGD here: a fork keeps its parent's splits and the state of its parts
+fork={averaged}@1 optimizer=sgd  =>   there, torch.optim.SGD here: a fork keeps its parent's splits and the state of its parts
 fork={own}@1 init_from={own}  =>  init_from: None there, {own} here: a fork keeps
 fork={own}@1 'freeze=[*.bias]'  =>  freeze: [] there
 fork={averaged}@1 ~callbacks.averaging  =>  callbacks.averaging
@@ -155,14 +155,14 @@ fork={own}@step_16 seed=1  =>  seed can't be changed within an epoch; fork from 
 fork={own}@step_16 data.batch_size=10  =>  data.batch_size can't be changed within an epoch
 fork={own}@1 seed=1 data.split_seed=1  =>  data.split_seed: 0 there, 1 here: a fork keeps its parent's splits
 fork={stochastic} model.hidden_sizes=[8]  =>  network.layers.1.weight is (16, 784) there and (8, 784) here
-fork={first_best}@1 +optimizer.groups.b={{match:"*.bias",lr:1.0}}  =>  the optimizer's groups have different parameters
+fork={averaged}@1 +optimizer.groups.b={{match:"*.bias",lr:1.0}}  =>  the optimizer's groups have different parameters
 fork={stochastic}@1 data.normalize=standardize  =>  the data set is not the one
 fork={own}@1 +trainer.fast_dev_run=true  =>  trainer.fast_dev_run never starts from a checkpoint
 """
 
 
 @pytest.mark.parametrize(("arguments", "said"), mistakes(REFUSED))
-def test_what_it_can_not_do_is_refused(train, parents, arguments, said):  # noqa: F811
+def test_what_it_can_not_do_is_refused(train, parents, arguments, said):
     names = {"place": parents, **{name: parents / name for name in PARENTS}}
     typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
     typed += PLAIN[1:2] if "{own}" in arguments else ()

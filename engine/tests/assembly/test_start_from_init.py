@@ -1,5 +1,3 @@
-"""A run starts from the weights of another one."""
-
 import hashlib
 import os
 import shutil
@@ -8,9 +6,8 @@ import pytest
 import torch
 
 from tests import mistakes, records
-from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, here, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, here, weights
 from tests.run.test_hostile import poison
-from tests.training.test_start import train  # noqa: F401 - a fixture
 from tests.training.test_start_exact import stopping
 
 # Weights that do not move: at the end they are what they were at the start.
@@ -29,12 +26,11 @@ def parents(tmp_path_factory, mnist_root):
 
 @pytest.fixture
 def parent(parents, tmp_path):
-    """A copy of that run, less all that is not needed."""
     return shutil.copytree(parents / "checkpoints", tmp_path / "parent" / "checkpoints").parent
 
 
 @pytest.mark.parametrize("name", ["best", "last"])
-def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):  # noqa: F811
+def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):
     run, *_ = train("a", *STILL, f"init_from={parent}{'@last' if name == 'last' else ''}")
     for key, weight in weights(run.directory).items():
         assert torch.equal(weight, weights(parent, name)[key]), key
@@ -46,7 +42,7 @@ def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):  # no
     assert (run.result.epochs, run.result.optimizer_steps) == (1, 10)  # nothing but the weights is taken over
 
 
-def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(train, parent):  # noqa: F811
+def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(train, parent):
     fresh, *_ = train("fresh", *STILL)
     records.put(parent, config={"model": {"_target_": "os.system", "command": "touch /nowhere"}}, is_own=False)
     tuned, *_ = train("tuned", *STILL, f"init_from={parent}", HEAD)
@@ -55,7 +51,7 @@ def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder
         assert torch.equal(weight, weights(before, "best")[key]), key
 
 
-def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # noqa: F811
+def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):
     start = f"init_from={parent}"
     for name, numbers in (("first", [1.0] * 10), ("run", [n + 0.5 for n in range(10)])):
         loss = f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
@@ -64,7 +60,7 @@ def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):  # n
     assert weights(run.directory)["loss.weights"].tolist() == numbers
 
 
-def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, command, parent):  # noqa: F811
+def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, command, parent):
     own = ("data/augment=erasing", "callbacks.checkpoint.every_n_steps=3")
     tuning = (*own, f"init_from={parent}", HEAD, "trainer.max_epochs=2")
     whole, *_ = train("whole", *tuning)
@@ -91,21 +87,20 @@ init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is ab
 
 @pytest.mark.parametrize(("mistake", "message"), mistakes(MISTAKES), ids=lambda value: value[:40])
 def test_a_mistake_is_a_line_before_anything_is_written(command, parent, small_root, tmp_path, mistake, message):
-    parts = {"place": tmp_path, "parent": parent}
-    typed = mistake.format(**parts).split()
-    arguments = (*for_module(SMALL, typed), "data.val_size=100", f"data.root={small_root}", *typed)
+    mistake, message = (text.format(place=tmp_path, parent=parent) for text in (mistake, message))
+    arguments = (*SMALL, "data.val_size=100", f"data.root={small_root}", *mistake.split())
     run = f"run_dir={tmp_path / 'run'}"
     ways = [(run,), (run, "dry_run=true"), ("-m", "seed=0,1", "sweep_name=s")]
     # They share what refuses: one that names no folder, and one that is found among the weights.
     for first in ways if mistake.endswith(("nowhere", "init_exclude=[nothing.*]")) else ways[:1]:
         _, err = command("train", *first, *arguments, code=2)
-        assert message.format(**parts) in err
+        assert message in err
         assert len(err.strip().splitlines()) == 1, err
     assert not (tmp_path / "run").exists()
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_path):  # noqa: F811
+def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_path):
     path = parent / "checkpoints" / "best.ckpt"
 
     def pipe():

@@ -13,7 +13,6 @@ def read(run, folder="train"):
 
 
 def by_stage(run):
-    """What TensorBoard reads of each stage."""
     return {stage: read(run, stage) for stage in STAGES if (run.directory / stage).is_dir()}
 
 
@@ -40,7 +39,6 @@ def best(run):
 
 
 def images(run):
-    """The steps of its images by tag."""
     every = [(events, tag) for events in by_stage(run).values() for tag in events.Tags()["images"]]
     return {tag: [event.step for event in events.Images(tag)] for events, tag in every}
 

@@ -34,8 +34,6 @@ class TrainingOnly(L.LightningDataModule):
 
 
 class Plain(L.LightningDataModule):
-    """A training, a validation and a test set behind loaders of PyTorch."""
-
     def __init__(self, batch_size: int = 20, num_workers: int = 0):
         super().__init__()
         self.batch_size, self.num_workers = batch_size, num_workers
@@ -54,8 +52,6 @@ class Plain(L.LightningDataModule):
 
 
 class WithFacts(Plain):
-    """One that tells the network what it needs, and something of its own."""
-
     facts = {**Noisy.told, "class_names": Noisy.classes, "num_rooms": 4}  # noqa: RUF012
 
 
@@ -81,8 +77,6 @@ class Streaming(WithFacts):
 
 
 class Rows(TensorDataset):
-    """Rows of three numbers, with noise, and what is to be told from them."""
-
     told = {"input_shape": (3,), "target_names": ("sum",)}  # noqa: RUF012
 
     def __init__(self):
@@ -95,8 +89,6 @@ class Rows(TensorDataset):
 
 
 class Tokens(TensorDataset):
-    """Windows of a text of three letters."""
-
     vocabulary = ("a", "b", "c")
     told = {"input_shape": (8,), "vocabulary": vocabulary}  # noqa: RUF012
 

@@ -31,7 +31,6 @@ def in_memory(dataset, **changed):
 
 
 def write(root):
-    """Write them all below `root`."""
     random = np.random.default_rng(0)
     for folder in ("MNIST", "FashionMNIST", "KMNIST"):
         for prefix, num in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):

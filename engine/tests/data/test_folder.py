@@ -197,7 +197,6 @@ def test_a_jpeg_is_upright_and_a_large_one_nearly_what_all_its_pixels_are(tmp_pa
 
 
 def jpeg(drawn, mode, damage):
-    """The content of a JPEG of any kind, damaged."""
     small = np.frombuffer(drawn.randbytes(27 * 9), dtype=np.uint8).reshape(9, 9, 3)
     size = drawn.randint(1, 90), drawn.randint(1, 90)
     image, file, exif = Image.fromarray(small).resize(size).convert(mode), io.BytesIO(), Image.Exif()

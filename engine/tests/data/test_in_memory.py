@@ -130,7 +130,6 @@ def test_jobs_read_the_same_data_once(monkeypatch):
 
 
 def samples(num_samples, epoch=0, **kwargs):
-    """The batches of an epoch."""
     samples = torch.arange(num_samples)
     made = BatchLoader(samples, samples, **{"batch_size": 4, "transform": lambda each: each, "seed": 0, **kwargs})
     made.order.set_epoch(epoch)

@@ -114,7 +114,6 @@ def test_categories_of_training_are_columns_after_the_numbers(tmp_path, capfd):
 
 
 def trained(command, root, *typed):
-    """The directory of a run on the table there, and what was said."""
     few = ("data=table", "model.hidden_sizes=[4]", "trainer.max_epochs=1", "data.dataset.file=t.csv")
     _, err = command("train", f"run_dir={root / 'run'}", *few, f"data.root={root}", *typed)
     return root / "run", err

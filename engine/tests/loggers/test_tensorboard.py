@@ -7,8 +7,7 @@ from leyden.loggers import TensorBoard, truncate_events
 
 
 def events(directory):
-    """All of them, in the order in which TensorBoard reads."""
-    paths = sorted(directory.glob("events*"))
+    paths = sorted(directory.glob("events*"))  # the order in which TensorBoard reads
     return [event for path in paths for event in LegacyEventFileLoader(str(path)).Load()]
 
 
@@ -26,13 +25,11 @@ def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_
         logger.finalize("success")
         written = events(tmp_path / "train")
         assert [event.step for event in written if event.HasField("session_log")] == told
-        assert [
-            (event.step, each.tag, each.simple_value) for event in written for each in event.summary.value
-        ] == logged
+        found = [(event.step, each.tag, each.simple_value) for event in written for each in event.summary.value]
+        assert found == logged
 
 
 def write(directory, steps, **kwargs):
-    """An event file with a scalar at each of the steps."""
     before = set(directory.glob("events*"))
     writer = SummaryWriter(str(directory), **kwargs)
     for step in steps:

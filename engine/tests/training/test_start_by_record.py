@@ -11,7 +11,7 @@ from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.fork import recorded_arguments
 from tests import mistakes, records
-from tests.conftest import QUICK, SMALL, weights
+from tests.conftest import QUICK, weights
 from tests.training.test_start_exact import assert_same_run
 
 TYPED = (*QUICK, "model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3")
@@ -44,14 +44,15 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train):
 
 
 def test_other_threads_and_lost_checkpoints_are_said(train):
-    run, *_ = train("run", *QUICK, "trainer.max_epochs=1")
-    assert "the last bits" not in train("run", "trainer.max_epochs=2")[2]
+    train("run", *QUICK, "trainer.max_epochs=1")
+    run, _, err = train("run", "trainer.max_epochs=2")
+    assert "the last bits" not in err
     starts = records.starts(run.directory)
+    threads = starts[-1]["machine"]["threads"]
     starts[-1]["machine"]["threads"] += 1
     records.put(run.directory, starts=starts)
     _, _, err = train("run", "trainer.max_epochs=3")
-    threads = starts[-1]["machine"]["threads"]
-    assert f"threads {threads - 1}, was {threads}; the last bits may differ from those of the start before" in err
+    assert f"threads {threads}, was {threads + 1}; the last bits may differ from those of the start before" in err
     assert "trained anew" not in err
     shutil.rmtree(run.directory / "checkpoints")
     _, _, err = train("run", "trainer.max_epochs=4")
@@ -59,7 +60,7 @@ def test_other_threads_and_lost_checkpoints_are_said(train):
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
-    train("run", *SMALL, "callbacks=bare", "trainer.max_epochs=1", "test=false")
+    train("run", *QUICK, "trainer.max_epochs=1")
     (tmp_path / "sweep.json").write_text("{}")
     run, _, err = train("run", "trainer.max_epochs=2", "test=auto")
     assert "holds no run" not in err
@@ -67,31 +68,28 @@ def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train,
     assert train("run", "test=true")[0].result.is_tested
 
 
-TINY = ("callbacks=bare", "trainer=cpu", "trainer.log_every_n_steps=3", "model.hidden_sizes=[4]", "test=false")
-TABLE = ("data=table", "data.dataset.file=houses.csv", "data.dataset.targets=price", "data.normalize=none")
+TABLE = """task=regression data=table data.dataset.file=houses.csv data.dataset.targets=price data.normalize=none
+model.hidden_sizes=[4] callbacks=bare trainer=cpu trainer.log_every_n_steps=3 test=false"""
 
 
 def test_a_run_is_not_resumed_on_changed_data_and_all_else_is_announced(command, tmp_path, small_root):
-    path = tmp_path / "data" / "houses.csv"
-    path.parent.mkdir()
-    whole = (small_root / path.name).read_bytes()
-    path.write_bytes(whole)
-    run = tmp_path / "run"
-    given = (*TABLE, "task=regression", *TINY, f"data.root={path.parent}")
-    command("train", f"run_dir={run}", *given, "trainer.max_epochs=1")
+    run, path = tmp_path / "run", tmp_path / "houses.csv"
+    path.write_bytes(whole := (small_root / path.name).read_bytes())
+    typed = (f"run_dir={run}", *TABLE.split(), f"data.root={path.parent}")
+    command("train", *typed, "trainer.max_epochs=1")
     differ = "the data differ from those that it was trained on: houses.csv"
     assert differ not in command("evaluate", f"run={run}")[1]
     before = records.files(run)
     path.write_bytes(whole[:-3] + bytes([whole[-3] ^ 1]) + whole[-2:])  # a digit near the end
-    err = command("train", f"run_dir={run}", *given, "trainer.max_epochs=2", code=2)[1]
+    err = command("train", *typed, "trainer.max_epochs=2", code=2)[1]
     assert err.count("\n") == 1
     assert f"{differ}; restore those data" in err
     assert records.files(run) == before
-    fork = (f"run_dir={tmp_path / 'fork'}", f"fork={run}", f"data.root={path.parent}", "trainer.max_epochs=2")
+    fork = (f"run_dir={tmp_path / 'fork'}", f"fork={run}", "trainer.max_epochs=2")
     assert f"fork: the data differ from those of {run}: houses.csv" in command("train", *fork)[1]
     assert f"{run}: {differ}\n" in command("evaluate", f"run={run}")[1]
     path.write_bytes(whole)
-    command("train", f"run_dir={run}", *given, "trainer.max_epochs=2")
+    command("train", *typed, "trainer.max_epochs=2")
     digests = {"houses.csv": hashlib.sha256(whole).hexdigest()}
     assert [start["data"] for start in Run(run).starts] == [digests, digests]
 

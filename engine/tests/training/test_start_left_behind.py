@@ -1,5 +1,3 @@
-"""A start that is refused leaves everything as it was; a run keeps what makes it anew."""
-
 import subprocess
 
 import pytest
@@ -12,22 +10,19 @@ from tests.conftest import QUICK, here
 from tests.example import commit, git
 
 
-def everything(place):
-    return sorted(str(path.relative_to(place)) for path in place.rglob("*"))
-
-
 def test_an_empty_folder_of_the_users_stays_and_an_unset_variable_is_no_place(cli, tmp_path, monkeypatch, capfd):
-    for name in ("mine", "outputs"):
-        (tmp_path / name).mkdir()
-    monkeypatch.chdir(tmp_path / "mine")
+    folders = [tmp_path / "mine", tmp_path / "outputs"]
+    for folder in folders:
+        folder.mkdir()
+    monkeypatch.chdir(folders[0])
     for override in ("optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"):
-        cli("train", *QUICK, override, f"run_dir={tmp_path / 'mine'}")
+        cli("train", *QUICK, override, f"run_dir={folders[0]}")
         cli("train", *QUICK, override)
-        assert everything(tmp_path) == ["mine", "outputs"], override
+        assert sorted(tmp_path.rglob("*")) == folders, override
     for key in ("run_dir", "outputs"):
         assert here("train", f"{key}=", *QUICK) == 2
         assert f"{key}: is empty" in capfd.readouterr().err
-        assert everything(tmp_path) == ["mine", "outputs"]
+        assert sorted(tmp_path.rglob("*")) == folders
 
 
 def test_what_is_printed_to_be_typed_works_as_it_stands():
@@ -39,7 +34,6 @@ def test_what_is_printed_to_be_typed_works_as_it_stands():
 
 
 def repository(folder, files):
-    """A git repository with a commit of files with these contents."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, content in files.items():
         (folder / name).write_bytes(content)
