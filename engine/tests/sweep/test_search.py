@@ -117,8 +117,7 @@ def test_a_function_returns_the_keys_of_a_trial():
     study.enqueue_trial({"c": "x", "which": "adamw"})
     assert found.suggest(study.ask()) == ["c=x", "optimizer=adamw"]
     drawn, log_keys = search.try_sampler(RandomSampler(seed=0), found)
-    assert log_keys == ["momentum"]
-    assert {len(each) for each in drawn} == {2, 3}
+    assert (log_keys, {len(each) for each in drawn}) == (["momentum"], {2, 3})
 
 
 WRONG_FUNCTIONS = [
@@ -139,13 +138,10 @@ def test_a_function_that_is_none_or_returns_no_setting(monkeypatch, name, value,
     assert message in str(error.value)
 
 
-TEXT = (ENGINE / "docs" / "sweeps.md").read_text()
-FILES = re.findall(r"^```yaml\n(.*?)^```$", TEXT, re.MULTILINE | re.DOTALL)
-
-
-def test_each_file_has_its_jobs():
-    assert FILES
-    for text in FILES:
+def test_each_file_of_the_page_has_its_jobs():
+    texts = re.findall(r"(?ms)^```yaml\n(.*?)^```$", (ENGINE / "docs" / "sweeps.md").read_text())
+    assert texts
+    for text in texts:
         content = yaml.safe_load(text)
         found = grid(params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"])
         assert len(found) == int(re.search(r"^# (\d+) jobs$", text, re.MULTILINE)[1])
@@ -194,7 +190,11 @@ def test_trials_that_a_killed_process_left_are_resumed_and_replaced_if_half_draw
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (6, 0)
 
 
-def test_a_sampler_that_would_miss_its_package_later_or_supports_no_such_space_says_so_at_once():
+def test_another_space_and_a_sampler_that_would_miss_its_package_later_are_refused_at_once(tmp_path):
+    finished_search(tmp_path, 2, space("x=1,2"))
+    with pytest.raises(UserError, match="does not accept this space"):
+        ask(searches(tmp_path, 3, space("x=1,3")), 1)
+
     class Late(RandomSampler):
         def sample_independent(self, study, trial, name, distribution):
             if trial.number > 10:
@@ -205,12 +205,6 @@ def test_a_sampler_that_would_miss_its_package_later_or_supports_no_such_space_s
         search.try_sampler(Late(), space("a=1,2,3", "b=interval(0.0,1.0)"))
     with pytest.raises(UserError, match=r"hydra\.sweeper\.sampler=3: must be one of Optuna's"):
         search.try_sampler(3, space("a=1,2,3"))
-
-
-def test_another_space_is_refused(tmp_path):
-    finished_search(tmp_path, 2, space("x=1,2"))
-    with pytest.raises(UserError, match="does not accept this space"):
-        ask(searches(tmp_path, 3, space("x=1,3")), 1)
 
 
 def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monkeypatch):
@@ -227,8 +221,8 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monk
     for end in sorted(end for end in ends if end < len(whole)):
         journal.write_bytes(whole[:end])
         lines = whole[:end].rpartition(b"\n")[0].splitlines()
-        found = finished_search(tmp_path, 3)
-        assert [trial.state for trial in found.study.trials].count(TrialState.COMPLETE) == 3
+        states = [trial.state for trial in finished_search(tmp_path, 3).study.trials]
+        assert states.count(TrialState.COMPLETE) == 3
         repaired = journal.read_bytes().splitlines()
         assert repaired[: len(lines)] == lines  # it has lost nothing that was whole
         assert all(map(json.loads, repaired))
@@ -282,8 +276,9 @@ SEARCH += ("hydra.sweeper.num_trials=4", "cluster.num_jobs=1")
 
 
 @pytest.mark.slow
-def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, mnist_root):
-    directory, arguments = tmp_path / "sweeps" / "s", (*SEARCH, f"outputs={tmp_path}")
+@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
+def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, command):
+    directory, arguments = tmp_path / "outputs" / "sweeps" / "s", (*SEARCH, f"outputs={tmp_path / 'outputs'}")
     assert "4/4 jobs" in finish(start(*arguments))
     found = open_study(directory).get_trials(deepcopy=False)
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
@@ -292,12 +287,12 @@ def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, 
         assert (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
         assert result.status == "pruned" or trial.value == result.objective.value
     # Trials of other fixed values are none of the same search; what changes no bit may change.
-    output = finish(start(*arguments, "trainer.max_epochs=4"), code=2)
-    assert "holds a different sweep: fixed [" in output
-    assert "trainer.max_epochs=4" in output
+    _, err = command("train", *SEARCH, "trainer.max_epochs=4", code=2)
+    assert "holds a different sweep: fixed [" in err
+    assert "trainer.max_epochs=4" in err
     with lock.hold(directory / "locks" / "search"):
-        assert "in use by" in finish(start(*arguments), code=2)
-    finish(start(*arguments, "sweep.pictures=none", "cluster.num_jobs=2"))
+        assert "in use by" in command("train", *SEARCH, code=2)[1]
+    command("train", *SEARCH, "sweep.pictures=none", "cluster.num_jobs=2")
 
 
 def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):

@@ -26,10 +26,10 @@ from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 
 
-def sweep(tmp_path, *arguments, small=QUICK, anew=False, **environment):
+def sweep(tmp_path, *arguments, small=QUICK, **options):
     """A sweep as a process of its own; `anew` where it matters that its first process has not imported PyTorch."""
     where = ("sweep_name=s", f"outputs={tmp_path}", *small, "trainer.max_epochs=2")
-    return start("-m", *where, *arguments, anew=anew, **environment)
+    return start("-m", *where, *arguments, **options)
 
 
 def runs(tmp_path):
@@ -51,7 +51,8 @@ PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 
 @pytest.mark.slow
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
-    output = finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "seed=0,1", anew=True))
+    code = "import leyden.train, sys; leyden.train.main(); print('torch' in sys.modules)"
+    output = finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "seed=0,1", script=("-c", code), anew=True))
     found = runs(tmp_path)
     assert sorted(found) == [(0.001, 0), (0.001, 1), (0.01, 0), (0.01, 1)]
     assert {run.result.status for run in found.values()} == {"finished"}
@@ -60,7 +61,7 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert [(row["optimizer.lr"], row["n"]) for row in rows] == [("0.01", "2"), ("0.001", "2")]
     assert not any("test/acc" in run.result.metrics for run in found.values())
     assert not (tmp_path / "test_evaluations.csv").exists()
-    assert output.endswith(f"leyden evaluate runs={tmp_path / 'sweeps' / 's'}\n")
+    assert output.endswith(f"leyden evaluate runs={tmp_path / 'sweeps' / 's'}\nFalse\n")
     assert "4/4 jobs, 0 failed" in output
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 100
 
@@ -170,31 +171,20 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(dry, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_first_process_needs_no_pytorch_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
-    code = f"""
-import sys
-sys.argv = ["train", "-m", "seed=0,1", "outputs={tmp_path}", *{QUICK!r}, "trainer.max_epochs=1", *sys.argv[1:]]
-from leyden.train import main
-try:
-    main()
-finally:
-    print("torch" in sys.modules)
-"""
-    log = tmp_path / "log"
-    data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={log}")
-    data = (*data, "data.val_size=10", "data.batch_size=10")
-    output = finish(start(*data, script=("-c", code), anew=True))
-    assert output.splitlines()[-1] == "False"
-    assert "2/2 jobs, 0 failed" in output
-    assert len(log.read_text().splitlines()) == 2  # once for all jobs, and once before, to see what reading starts
-    output = finish(start(*data, *BUGGY, "model.hidden=2", script=("-c", code), anew=True), code=2)
+def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
+    log, folder = tmp_path / "log", tmp_path / "sweeps" / "s"
+    data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={log}", "data.val_size=10")
+    arguments = ("seed=0,1", *data, "data.batch_size=10", *BUGGY)
+    output = finish(sweep(tmp_path, *arguments, "model.hidden=2"), code=2)
     assert "Traceback" not in output
     (line,) = [each for each in output.splitlines() if each.startswith("leyden: ")]
     assert "model: KeyError: 2 (" in line
     assert "tests/sweep/buggy.py:" in line
+    log.unlink(missing_ok=True)
     # One in training: its line is in the message and the record, and its traceback in the log.
-    output = finish(start(*data, *BUGGY, "sweep_name=s", script=("-c", code), anew=True), code=2)
-    assert f"\n      at {PLACE_OF_BUG}\n      {(folder := tmp_path / 'sweeps' / 's')}/logs/" in output
+    output = finish(sweep(tmp_path, *arguments, anew=True), code=2)
+    assert len(log.read_text().splitlines()) == 2  # once for all jobs, and once before, to see what reading starts
+    assert f"\n      at {PLACE_OF_BUG}\n      {folder}/logs/" in output
     assert {Run(path).result.error.where for path in records.ended(folder)} == {PLACE_OF_BUG}
     assert all("# the bug" in log.read_text() for log in (folder / "logs").iterdir())
 
