@@ -1,8 +1,6 @@
 """Stopped at any step and resumed is never stopped, bit for bit."""
 
 import contextlib
-import functools
-import os
 import signal
 
 import pytest
@@ -15,7 +13,7 @@ from tests.callbacks.test_samples_seen import seen
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start, weights
 from tests.data import folders
 from tests.forks import TIMEOUT_S
-from tests.training.test_start import curves, train  # noqa: F401 - a fixture
+from tests.training.test_start import curves
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
 STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
@@ -64,32 +62,27 @@ def assert_same_run(whole, run):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("row", MATRIX)
-def test_stopped_and_resumed_is_never_stopped(command, tmp_path, row):
+def test_stopped_and_resumed_is_never_stopped(train, tmp_path, row):
     arguments, stops, then = MATRIX[row]
     if row == "folder":
         folders.write(tmp_path / "pets", train=29, val=6, test=9)
     arguments = [each.replace("{pets}", f"{tmp_path}/pets") for each in arguments]
     arguments += ["callbacks.fingerprint.every_n_steps=1"]
-
-    def start_run(name, *more, code=0):
-        out, _ = command("train", f"run_dir={tmp_path / name}", *arguments, *more, code=code)
-        return Run(tmp_path / name), out
-
-    whole, _ = start_run("whole")
+    whole, *_ = train("whole", *arguments)
     for stop in stops:
         with stopping(stop):
-            start_run(f"stopped{stop}", code=1)
-        had = Run(tmp_path / f"stopped{stop}").newest_checkpoint()
-        assert bool(had) == (stop >= (9 if row == "recipe" else 3)), stop
-        run, out = start_run(f"stopped{stop}", "resume=must", *then)
-        assert ("resumes from" in out) == bool(had)
+            stopped, *_ = train(f"stopped{stop}", *arguments, code=1)
+        had = bool(stopped.newest_checkpoint())
+        assert had == (stop >= (9 if row == "recipe" else 3)), stop
+        run, out, _ = train(f"stopped{stop}", *arguments, "resume=must", *then)
+        assert ("resumes from" in out) == had
         assert_same_run(whole, run)
 
 
-def kill_at(step, *arguments, by=signal.SIGKILL, module="leyden.tasks:Classification"):
+def kill_at(step, *arguments, by=signal.SIGKILL):
     """Start training in a process that sends itself a signal when it begins the step; the first one, of several."""
-    kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "KILL_IN": module}
-    return start(*arguments, script=("-m", "tests.training.test_start_exact"), **kill)
+    kill = {"KILL_AT": str(step), "KILL_BY": str(int(by)), "VERB": "train"}
+    return start(*arguments, script=("-m", "tests.strangers.cells"), **kill)
 
 
 @pytest.mark.slow
@@ -180,22 +173,3 @@ def test_a_training_can_be_asked_beforehand(command, tmp_path):
     out, _ = command("train", *SMALL, "callbacks=bare", "exact=test")
     assert "the same bits in all 8 steps" in out
     assert not [*(tmp_path / "outputs").rglob("run.json")]
-
-
-if __name__ == "__main__":
-    from hydra.utils import get_object
-
-    from leyden.train import main
-
-    module = get_object(os.environ["KILL_IN"].replace(":", "."))
-    training_step, told = module.training_step, []
-
-    @functools.wraps(training_step)  # Lightning asks for its arguments
-    def killing_step(self, *batch):
-        if self.global_step >= int(os.environ["KILL_AT"]) and self.global_rank == 0 and not told:
-            told.append(self.global_step)
-            os.kill(os.getpid(), int(os.environ["KILL_BY"]))
-        return training_step(self, *batch)
-
-    module.training_step = killing_step
-    main()
