@@ -9,12 +9,12 @@ from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
 from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
-from tests.tasks.test_table import GAN
+from tests.tasks.test_table import BY_HAND
 from tests.training.test_start import curves
 
 ROWS = range(7)
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
-FACTS = ("data=own", "data._target_=tests.data.own.WithFacts", "model.hidden_sizes=[16]")
+FACTS = ("data=own", "model.hidden_sizes=[16]")
 
 
 def test_the_samples_of_an_epoch_are_those_that_its_sampler_draws():
@@ -88,7 +88,7 @@ def test_facts_reach_a_network_and_a_further_stage_is_evaluated_at_the_end(train
     for split in ("further", "test"):  # no run is selected by what is not logged while it trains
         _, _, err = train("b", *data, f"objective.metric={split}/loss", code=2)
         assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
-    run, out, _ = train("c", *GAN, *data[:1], *data[3:])  # has no test_step
+    run, out, _ = train("c", *BY_HAND, *data[:1], *data[2:])  # has no test_step
     assert "no evaluation on further: the task has no test_step" in out
     assert "further" not in run.result.stages
 

@@ -8,8 +8,6 @@ from torch import nn
 
 
 class Plain(L.LightningModule):
-    """A network, a loss and an optimizer of its own; it logs in all the ways that there are."""
-
     def __init__(self, width: int = 8, dropout: float = 0.2):
         super().__init__()
         self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Dropout(dropout), nn.Linear(width, 10))
@@ -78,36 +76,3 @@ class Weighted(nn.Module):
 
     def forward(self, logits, labels):
         return F.cross_entropy(logits, labels, self.weights)
-
-
-class GAN(L.LightningModule):
-    """Two networks against each other, each with an optimizer, stepped by hand."""
-
-    def __init__(self, latent_size: int = 4, lr: float = 1e-3):
-        super().__init__()
-        self.automatic_optimization = False
-        self.latent_size, self.lr = latent_size, lr
-        self.generator = nn.Sequential(nn.Linear(latent_size, 32), nn.ReLU(), nn.Linear(32, 784), nn.Sigmoid())
-        self.critic = nn.Sequential(nn.Flatten(), nn.Linear(784, 32), nn.LeakyReLU(), nn.Linear(32, 1))
-
-    def losses(self, images):
-        fake = self.generator(torch.randn(len(images), self.latent_size, device=self.device))
-        real, made = self.critic(images), self.critic(fake.detach())
-        critic = F.softplus(-real).mean() + F.softplus(made).mean()
-        return critic, F.softplus(-self.critic(fake)).mean()
-
-    def training_step(self, batch, batch_idx):
-        optimizers, networks, losses = self.optimizers(), (self.critic, self.generator), self.losses(batch[0])
-        for optimizer, network, loss in zip(optimizers, networks, losses, strict=True):
-            optimizer.zero_grad()
-            self.manual_backward(loss, inputs=list(network.parameters()), retain_graph=True)
-        for optimizer in optimizers:
-            optimizer.step()
-        critic, generator = losses
-        self.log_dict({"train/critic": critic, "train/generator": generator}, on_step=True, on_epoch=True)
-
-    def validation_step(self, batch, batch_idx):
-        self.log("val/critic", self.losses(batch[0])[0])
-
-    def configure_optimizers(self):
-        return [torch.optim.Adam(part.parameters(), lr=self.lr) for part in (self.critic, self.generator)]

@@ -12,7 +12,7 @@ from tests.data import folders, small
 from tests.training.test_start_exact import assert_same_run, stopping
 
 OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
-GAN = ("task=own", "task._target_=tests.tasks.own.GAN", "objective.metric=val/critic")
+BY_HAND = ("task=own", "task._target_=tests.tasks.by_hand.ByHand", "objective.metric=val/loss")
 DROPOUT = ("model.hidden_sizes=[16]", "model.dropout=0.2")
 TRANSFORMER = ("model.hidden_size=16", "model.num_layers=1")
 FEW = ("trainer.limit_train_batches=10", "trainer.limit_val_batches=2")
@@ -25,7 +25,7 @@ ROWS = {
     "`task=autoencoder`": ("experiment=vae", "model.hidden_size=16"),
     "`task=language`": ("experiment=char_lm", *TRANSFORMER, "data.dataset.context=32"),
     LM: OWN,
-    "one that steps several optimizers by hand": GAN,
+    "one that steps several optimizers by hand": BY_HAND,
 }
 COLUMNS = ("images", "table", "text", "folder", "dataset", "own")  # images in memory
 # What is typed beside each kind of data.
@@ -93,7 +93,6 @@ def test_pictures_evaluate_export_and_predict(row, command, tmp_path):
 
 
 def given(row, column, root):
-    """What is typed for these data."""
     name = MADE.get(row, "tests.data.own.Noisy")
     classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
