@@ -1,7 +1,7 @@
 """MNIST: its files are the known ones, however they are fetched, and digits that somebody draws are read as they were made."""
 
 import contextlib
-import shutil
+import hashlib
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw
 
 from leyden import files
 from leyden.config.errors import UserError
+from tests.data import small
 from tests.example import MNIST, mnist
 
 
@@ -18,25 +19,21 @@ def get(root, train=True):
 
 
 @pytest.fixture
-def folder(tmp_path, mnist_root):
-    """A copy of MNIST's four files."""
+def folder(tmp_path, monkeypatch):
+    """The four files with a few images, which are MNIST's own here."""
     folder = tmp_path / "MNIST" / "raw"
-    folder.mkdir(parents=True)
-    for name in MNIST.sha256:
-        shutil.copy(mnist_root / "MNIST" / "raw" / name, folder)
+    for prefix in ("train", "t10k"):
+        small.write_images(folder / prefix, np.random.default_rng(0), 20, 10)
+    sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.iterdir()}
+    monkeypatch.setattr(MNIST, "sha256", sums)
     return folder
 
 
 @pytest.fixture
-def fetched(monkeypatch, mnist_root):
-    """Lets the four files come from the project's data folder, and counts how often."""
-    calls = []
-
-    def fetch(partial):
-        calls.append(partial)
-        return {name: (mnist_root / "MNIST" / "raw" / name).read_bytes() for name in MNIST.sha256}
-
-    monkeypatch.setattr(mnist, "_fetch", fetch)
+def fetched(folder, monkeypatch):
+    """Lets the four files come from nowhere, and counts how often."""
+    calls, contents = [], {path.name: path.read_bytes() for path in folder.iterdir()}
+    monkeypatch.setattr(mnist, "_fetch", lambda partial: calls.append(partial) or contents)
     return calls
 
 
@@ -76,12 +73,14 @@ def test_files_with_other_checksums_are_never_taken(folder, monkeypatch):
     assert (folder / "t10k-labels-idx1-ubyte").read_bytes() == b"mine"
 
 
-def test_a_process_that_was_killed_while_it_fetched_does_no_harm(tmp_path, fetched):
-    (folder := tmp_path / "MNIST" / "raw").mkdir(parents=True)
-    (tmp_path / ".partial").mkdir()
-    (tmp_path / ".partial" / "train-images-idx3-ubyte").write_bytes(b"half of it")
-    get(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["MNIST"]
+def test_a_process_that_was_killed_while_it_fetched_does_no_harm(folder, fetched):
+    for path in folder.iterdir():
+        path.unlink()
+    root = folder.parents[1]
+    (root / ".partial").mkdir()
+    (root / ".partial" / "train-images-idx3-ubyte").write_bytes(b"half of it")
+    get(root)
+    assert [path.name for path in root.iterdir()] == ["MNIST"]
     assert {path.name for path in folder.iterdir()} == {*MNIST.sha256}
 
 
@@ -95,7 +94,7 @@ def test_of_two_processes_at_once_one_fetches(folder, fetched, monkeypatch, tmp_
             yield held
 
     monkeypatch.setattr(files.lock, "hold", hold_late)
-    assert len(get(folder.parents[1]).data) == 60_000
+    assert len(get(folder.parents[1]).data) == 20
     assert fetched == []
 
 
