@@ -10,18 +10,14 @@ from torch.optim.swa_utils import AveragedModel
 from leyden.callbacks.kept import EMA
 
 
-class Normed(nn.Module):
+class Normed(nn.Sequential):
     """A network with running statistics, of the choices of the one that the other tests train."""
 
     def __init__(self, *, input_shape, num_classes, hidden_sizes, dropout):
-        super().__init__()
         (size,) = hidden_sizes
         first = nn.Linear(torch.Size(input_shape).numel(), size)
         middle = (nn.BatchNorm1d(size), nn.Dropout(dropout), nn.ReLU())
-        self.layers = nn.Sequential(nn.Flatten(), first, *middle, nn.Linear(size, num_classes))
-
-    def forward(self, images_NCHW):
-        return self.layers(images_NCHW)
+        super().__init__(nn.Flatten(), first, *middle, nn.Linear(size, num_classes))
 
 
 NORMED = f"model._target_={__name__}.Normed"

@@ -4,6 +4,7 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch.utils.tensorboard import SummaryWriter
 
 from leyden.loggers import TensorBoard, truncate_events
+from tests.callbacks.test_checkpoint import damage
 
 
 def events(directory):
@@ -67,10 +68,7 @@ def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, ste
 def test_a_damaged_event_costs_no_other_and_the_row_for_hparams_is_left_alone(tmp_path):
     row = write(tmp_path, range(10)).rename(tmp_path / "hparams.tfevents")
     before = row.read_bytes()
-    path = write(tmp_path, range(10))
-    content = bytearray(path.read_bytes())
-    content[len(content) // 2] ^= 255
-    path.write_bytes(content)
+    damage(write(tmp_path, range(10)))
     truncate_events(tmp_path, 10)
     assert len(steps(tmp_path)) == 9
     assert row.read_bytes() == before

@@ -52,7 +52,7 @@ def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, p
 @pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
 def test_running_statistics_stay_if_they_are_named(command, tmp_path, patterns, moves):
     small = (argument for argument in QUICK if not argument.startswith(("model.", "data.eval")))
-    given = ("model=cnn", "trainer.max_epochs=2", f"freeze=[{patterns}]")
+    given = ("model=cnn", "trainer.max_epochs=2", "trainer.limit_train_batches=3", f"freeze=[{patterns}]")
     command("train", f"run_dir={tmp_path / 'run'}", *small, *given)
     end = weights(tmp_path / "run")
     assert torch.equal(end["network.layers.1.weight"], torch.ones(32))
