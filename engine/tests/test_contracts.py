@@ -15,24 +15,17 @@ from leyden.config.errors import UserError
 from leyden.config.paths import CONF, conf_files
 from leyden.config.values import flatten
 from leyden.testing import contracts
-from leyden.testing.contracts import (  # noqa: F401 - pytest collects the last one here
-    compose,
-    create,
-    step,
-    suited_cases,
-    test_a_task_trains_a_network,
-)
+from leyden.testing.contracts import compose, create, step, suited_cases
 from tests import conf
 
+test_a_task_trains_a_network = pytest.mark.matrix(contracts.test_a_task_trains_a_network)
 OF_LIBRARY = [name for name, path in conf_files("*/**/*.yaml") if not path.is_relative_to(CONF)]
+NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
 
 @pytest.mark.parametrize("file", sorted(name for name in OF_LIBRARY if name.parts[0] != "hydra"), ids=str)
 def test_a_config_file_of_the_library_composes_and_creates_what_it_names(file):
     contracts.test_a_config_file_composes_and_creates_what_it_names(file)
-
-
-NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
 
 @pytest.mark.parametrize("path", conf("sweep"), ids=lambda path: path.stem)
@@ -76,7 +69,7 @@ def test_a_network_refuses_nonsense_by_name_or_trains_with_it(model_file):
 
 
 @pytest.mark.slow
-@pytest.mark.matrix
+@pytest.mark.nightly  # a run is compiled by day: tests/training/test_start.py
 def test_a_network_takes_a_step_compiled(model_file, monkeypatch):
     model, case = model_file.stem, suited_cases(model_file.stem)[0]
     # C++ of a large one takes minutes: it is traced and differentiated, but no C++ is made of that.

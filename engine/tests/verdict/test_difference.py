@@ -80,9 +80,8 @@ def test_pairs_see_what_groups_do_not():
 
 
 def test_few_pairs_among_many_values_are_no_pairs_and_few_values_have_few_degrees_of_freedom(drawn):
-    a, b = apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0))
-    for each in (a, b):
-        each.values.update({(n,): 0.0 for n in range(3)})
+    more = {(n,): 0.0 for n in range(3)}
+    a, b = (Group(each.values | more) for each in apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0)))
     found = verdict(a, b, "max")
     assert (found.num_pairs, found.better) == (0, "a")
     few, many = draw(drawn, 3), draw(drawn, 30)
@@ -95,8 +94,6 @@ FEW = "n too small to tell; at least 3 of each are needed"
 EQUAL = "can't be decided: the values don't vary"
 A, B = [0.9, 0.901, 0.902, 0.9, 0.901, 0.9], [0.901, 0.9, 0.901, 0.902, 0.9, 0.901]
 HIGHER = [value + 0.005 for value in A]
-
-
 WORDS = [
     ([1.0, 2.0], [5.0, 6.0, 7.0], "max", 0, FEW),
     ([], [], "max", 0, FEW),
