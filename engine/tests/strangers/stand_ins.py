@@ -86,10 +86,6 @@ class Graph:
         Graph.stores[Graph.num_made] = self
 
 
-def with_boxes(samples):
-    return [{"pair": pair, "boxes": torch.zeros(n)} for n, pair in enumerate(samples)]
-
-
 MAKERS = {
     "pool": lambda data: data.make_loader(data.data, sampler=Pool(data.data)),
     "huggingface": lambda data: data.make_loader(stranger_package.Streaming(Rows())),
@@ -102,7 +98,6 @@ OPTIONS = {
     "workers": {"num_workers": 2},
     "persistent_workers": {"num_workers": 2, "persistent_workers": True},
     "graphs": {"collate_fn": lambda samples: Graph(*stacked(samples))},
-    "lists": {"collate_fn": with_boxes},
 }
 
 
@@ -167,15 +162,13 @@ class Replacing(Whole):
 
 
 class OfAnyForm(Plain):
-    """It trains on pairs of tensors, graphs, lists of samples, and what several loaders give."""
+    """It trains on pairs of tensors, graphs, and what several loaders give."""
 
     def loss(self, batch):
         if isinstance(batch, dict):
             batch = [part for part in batch.values() if part is not None]
         if isinstance(batch, list | tuple) and isinstance(batch[0], list | tuple):
             return sum(map(self.loss, batch))
-        if isinstance(batch, list) and isinstance(batch[0], dict):
-            batch = stacked([each["pair"] for each in batch])
         return super().loss((batch.inputs, batch.targets) if isinstance(batch, Graph) else batch)
 
 
