@@ -11,12 +11,10 @@ ROOT = ("config", "overrides", "times", "data", "job", "starts")
 
 
 def content(directory):
-    """The parsed record."""
     return json.loads((Path(directory) / "run.json").read_text())
 
 
 def starts(directory):
-    """The starts in a record."""
     return content(directory)["starts"]
 
 

@@ -36,13 +36,11 @@ class Slurm:
         self.root = root
 
     def run(self, *command):
-        """The output of a client, which must succeed."""
         done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
         assert done.returncode == 0, f"{' '.join(command)}: {done.stdout}{done.stderr}"
         return done.stdout.strip()
 
     def submit(self, command, *options):
-        """The id of a new batch job that runs a shell command in the cluster's folder."""
         return self.run("sbatch", "--parsable", f"--chdir={self.root}", *options, f"--wrap={command}")
 
     def wait(self, job_id, states):
@@ -51,7 +49,6 @@ class Slurm:
         self.wait_for(lambda: {*self.run(*asked).split()} <= {*states.split()}, f"job {job_id} to be {states}")
 
     def wait_for(self, predicate, what):
-        """Wait until the predicate is true, and return its value."""
         end = time.monotonic() + TIMEOUT_S
         while not (value := predicate()):
             assert time.monotonic() < end, f"waited {TIMEOUT_S} s for {what}"

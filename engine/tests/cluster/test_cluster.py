@@ -330,9 +330,10 @@ def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
 
 def test_a_sweep_runs_within_a_job(slurm, tmp_path):
     """On sites that charge for whole nodes."""
-    arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
-    command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)
-    assert "2/2 jobs, 0 failed" in slurm.run(*command)
+    train = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train")
+    assert "2/2 jobs, 0 failed" in slurm.run(
+        *train, "-m", "seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}"
+    )
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
 
 

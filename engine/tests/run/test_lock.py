@@ -52,7 +52,6 @@ def process(path, body, machine=None):
 
 @contextlib.contextmanager
 def holding(path, machine="another machine"):
-    """A process that holds a lock."""
     with process(path, HOLDING, machine) as started:
         try:
             assert started.stdout.readline() == "holds\n"

@@ -35,18 +35,23 @@ def wait_until(predicate, seconds=10.0):
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("patience_s", [0.1, 60])
-def test_without_a_step_the_job_is_requeued_once(job, patience_s, capfd):
-    num_threads, is_short = threading.active_count(), patience_s < 1
-    with RequeueSignal(patience_s) as received:
+@pytest.mark.parametrize(("patience", "job_id"), [(0.1, "7"), (60, "7"), (0, None)])
+def test_a_job_is_requeued_once_without_a_step_and_nothing_outside_of_one(
+    job, monkeypatch, capfd, patience, job_id
+):
+    if not job_id:
+        monkeypatch.delenv("SLURM_JOB_ID")
+    num_threads, is_short = threading.active_count(), patience == 0.1
+    with RequeueSignal(patience) as received:
+        assert threading.active_count() == num_threads + bool(job_id)
         os.kill(os.getpid(), signal.SIGUSR1)
         wait_until(lambda: job.requeue.called, 10 if is_short else 0.3)
-        received.requeue() if job.requeue.called else None
+        received.requeue() if job.requeue.called or not job_id else None
+        assert (received.received, received.is_requested) == (signal.SIGUSR1, is_short)
     assert job.requeue.call_count == is_short
     assert ("no training step came" in capfd.readouterr().err) == is_short
     wait_until(lambda: threading.active_count() == num_threads)
-    assert threading.active_count() == num_threads
-    assert job.end.called == is_short
+    assert (threading.active_count(), job.end.called) == (num_threads, is_short)
 
 
 BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:21937: Connection reset by peer"
@@ -70,27 +75,13 @@ def test_an_error_of_communication_is_known_by_where_it_arises(error, num, is_lo
     assert is_communication_error(outer, num) == is_lost
 
 
-def test_outside_of_a_job_the_signal_is_recorded_alone(monkeypatch):
-    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    num_threads = threading.active_count()
-    with RequeueSignal(0.0) as received:
-        assert threading.active_count() == num_threads
-        os.kill(os.getpid(), signal.SIGUSR1)
-        time.sleep(0.05)
-        received.requeue()
-        assert (received.received, received.is_requested) == (signal.SIGUSR1, False)
-
-
 def test_requeues_have_a_limit_and_need_progress(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     cfg = OmegaConf.create({"cluster": {"max_requeues": 4}})
-    for restarts, steps, why in (
-        (5, [10, 20, 30], "requeued 5 times, more than cluster.max_requeues=4"),
-        (2, [0, 10, 10, 10], "requeued twice without a checkpoint after step 10;"),
-        (1, [10, 10, 10], ""),
-        (4, [10, 10, 20], ""),
-        (4, [10, 10], ""),
-    ):
+    cases = [(restarts, steps, "") for restarts, steps in ((1, [10, 10, 10]), (4, [10, 10, 20]), (4, [10, 10]))]
+    cases += [(5, [10, 20, 30], "requeued 5 times, more than cluster.max_requeues=4")]
+    cases += [(2, [0, 10, 10, 10], "requeued twice without a checkpoint after step 10;")]
+    for restarts, steps, why in cases:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
         starts = [{"job": "6", "step": 10}, {"job": "7"}, *({"job": "7", "step": step} for step in steps)]
         with pytest.raises(UserError, match=why) if why else contextlib.nullcontext():

@@ -52,7 +52,8 @@ PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 @pytest.mark.slow
 def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     code = "import leyden.train, sys; leyden.train.main(); print('torch' in sys.modules)"
-    output = finish(sweep(tmp_path, "optimizer.lr=0.001,0.01", "seed=0,1", script=("-c", code), anew=True))
+    grid = functools.partial(sweep, tmp_path, "seed=0,1", small=SMALL)
+    output = finish(grid("optimizer.lr=0.001,0.01", script=("-c", code), anew=True))
     found = runs(tmp_path)
     assert sorted(found) == [(0.001, 0), (0.001, 1), (0.01, 0), (0.01, 1)]
     assert {run.result.status for run in found.values()} == {"finished"}
@@ -65,22 +66,18 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert "4/4 jobs, 0 failed" in output
     assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 100
 
-    # The same again runs nothing, more values run what is new.
+    # The same again runs nothing, more values run what is new, which draws if it is asked to.
     before = written(found)
-    finish(sweep(tmp_path, "optimizer.lr=0.01,0.001,0.1", "seed=0,1"))
-    assert len(runs(tmp_path)) == 6
+    finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all"))
+    drawn = {key: sorted(path.stem for path in run.directory.glob("*.png")) for key, run in runs(tmp_path).items()}
+    assert [drawn.pop((0.1, seed)) for seed in (0, 1)] == 2 * [["confusion", "curves", "errors"]]
+    assert drawn == {key: [] for key in before}
     assert written(found) == before
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
     alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
     finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
-
-    # A job draws if it is asked to.
-    for which, drawn in (("none", []), ("all", ["confusion", "curves", "errors"])):
-        finish(sweep(tmp_path / which, "seed=0", "trainer.max_epochs=1", f"sweep.pictures={which}", small=SMALL))
-        (folder,) = records.ended(tmp_path / which / "sweeps" / "s")
-        assert sorted(path.stem for path in folder.glob("*.png")) == drawn
 
 
 AUTO = ("optimizer.lr=1e-7,0.0019,0.002", "sweep.seeds=auto", "sweep.max_runs=16", "sweep.pictures=none")
@@ -216,12 +213,10 @@ def job(number, seconds, *, is_finished=False):
 
 def run_jobs(jobs, at_once, launcher=None):
     """The numbers of the jobs, or None for a moment, as they end, and the failures."""
-    source, told, made = iter(jobs), [], object.__new__(Sweep)
+    source, ended, made = iter(jobs), [], object.__new__(Sweep)
     made.launcher, made.num_jobs, made.failures = launcher or Clock(), 0, {}
-    made.run(
-        lambda: next(source, None), total=9, at_once=at_once, ended=lambda one, failure: told.append(one.number)
-    )
-    return told, made.failures
+    made.run(lambda: next(source, None), total=9, at_once=at_once, ended=lambda *one: ended.append(one))
+    return [one.number for one, _ in ended], made.failures
 
 
 @given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20), st.sampled_from([1, 2, 3, None]))
