@@ -67,7 +67,6 @@ def call(verb, *arguments, **kwargs):
 
 
 def within(folder):
-    """Where a training has its run and its outputs."""
     return (f"run_dir={folder / 'run'}", f"outputs={folder}")
 
 

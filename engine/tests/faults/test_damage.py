@@ -114,8 +114,7 @@ def test_a_damaged_run_is_used_and_goes_on_or_is_refused(place, begun, data, tri
             before = snapshot(place.run)
             place.use()
             code, output = call("summarize", str(place.folder), directory=place.outside)
-            assert code in (0, 2), output
-            assert "Traceback" not in output, output
+            assert (code in (0, 2), "Traceback" in output) == (True, False), output
             assert not difference(before, snapshot(place.run))
             before = snapshot(place.folder)
             for more, name in ((), "whole"), ((LONGER,), "longer"):
@@ -128,8 +127,8 @@ def test_a_damaged_run_is_used_and_goes_on_or_is_refused(place, begun, data, tri
                 before = snapshot(place.folder)
 
 
-VALUES = (None, -1, 10**30, float("nan"), "x", [], {}, b"x", True)
-VALUES = (*VALUES, torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64))
+OF_TORCH = (torch.zeros(3), torch.zeros(2, 2, dtype=torch.int64))
+VALUES = (None, -1, 10**30, float("nan"), "x", [], {}, b"x", True, *OF_TORCH)
 
 
 def mutated(path, rng):
