@@ -3,7 +3,6 @@ import copy
 import functools
 import gc
 import importlib
-import json
 import os
 import random
 import signal
@@ -23,7 +22,7 @@ from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import composed
 from tests.data import small
-from tests.example import MNIST
+from tests.example import MNIST, commit, copy_to
 from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -72,8 +71,6 @@ def pytest_collection_modifyitems(config, items):
             begun.add(test)
     found = [(str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items]
     config.stash[COLLECTED] = found
-    if "PRINT_COLLECTED" in os.environ:
-        print(f"\ncollected: {json.dumps([(path, [*markers]) for path, markers in found])}")
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
@@ -108,7 +105,6 @@ def composing():
 
 @pytest.fixture(scope="session")
 def mnist_root():
-    """The project's data folder with MNIST in it."""
     from leyden.files import load
 
     try:
@@ -128,6 +124,14 @@ def small_root(small_files, monkeypatch):
     """A data folder with small files of every data set in conf/data."""
     small.expect(small_files, monkeypatch)
     return small_files
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A copy of the project as git has it, changes included; for those that change nothing."""
+    copy = copy_to(tmp_path_factory.mktemp("template") / "copy")
+    commit(copy)
+    return copy
 
 
 @pytest.fixture
@@ -165,13 +169,11 @@ def here(verb, *arguments, by_hydra=False):
 def read_once(read, dataset, root, *, train, download):
     """What a run reads of its data, that of the project's MNIST at its first call."""
     if getattr(dataset, "func", None) is MNIST and not dataset.keywords and Path(root) == ROOT / "data":
-        return mnist(train)
+        return mnist(train=train)
     return read(dataset, root, train=train, download=download)
 
 
-@functools.cache
-def mnist(train):
-    return in_memory.read_tensors(MNIST, ROOT / "data", train=train, download=False)
+mnist = functools.cache(functools.partial(in_memory.read_tensors, MNIST, ROOT / "data", download=False))
 
 
 def state_of_code_once():
@@ -191,9 +193,7 @@ def cli(capfd, tmp_path, mnist_root):
         has_none = verb in ("predict", "export", "new", "init", "note", "runs")
         outputs = () if has_none else (f"outputs={tmp_path / 'outputs'}",)
         capfd.readouterr()
-        code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
-        out, err = capfd.readouterr()
-        return code, out, err
+        return (here(verb, *arguments, *outputs, by_hydra=by_hydra), *capfd.readouterr())
 
     return run
 
@@ -245,7 +245,6 @@ def finish(process, code=0):
 
 
 def weights(directory, name="last"):
-    """The weights in a checkpoint of a run, by name."""
     return read_plain(Path(directory) / "checkpoints" / f"{name}.ckpt", "cpu")["state_dict"]
 
 

@@ -27,7 +27,6 @@ mnist, fashion_mnist = (importlib.import_module(made.__module__) for made in (MN
 
 
 def script(path):
-    """A script as a module, by its path."""
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
@@ -35,13 +34,11 @@ def script(path):
 
 
 def git(folder, *arguments):
-    """What git says."""
     who = ("-c", "user.name=me", "-c", "user.email=me@here")
     return subprocess.check_output(["git", *who, *arguments], cwd=folder, text=True)
 
 
 def commit(folder, message="mine"):
-    """Commit all that there is."""
     git(folder, "add", "-A")
     git(folder, "commit", "-qm", message)
 

@@ -17,7 +17,7 @@ import pytest
 from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from tests import ENGINE
-from tests.example import commit, copy_to, git
+from tests.example import commit, git
 
 pytestmark = pytest.mark.system
 # A fresh shell's, without what these tests were started with.
@@ -26,29 +26,21 @@ ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PIP_NO_COMPILE": "1"}  # what is import
 
 
 def call(*command, cwd, code=0):
-    """What a command says."""
     done = subprocess.run([*map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="session")
-def source(tmp_path_factory):
-    """The project as git has it, changes included."""
-    folder = copy_to(tmp_path_factory.mktemp("source") / "clone")
-    commit(folder)
-    return folder
-
-
-@pytest.fixture(scope="session")
-def wheel(source, tmp_path_factory):
+def wheel(template, tmp_path_factory):
     """It is built from the sdist, which has all that it takes."""
     folder = tmp_path_factory.mktemp("dist")
+    engine = shutil.copytree(template / "engine", folder / "engine")
     call(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
     python = folder / "venv" / "bin" / "python"
     pinned = ("-c", ROOT / "constraints.txt")
     call(python, "-m", "pip", "install", "-q", *pinned, "build", "setuptools>=77", cwd=folder)
-    call(python, "-m", "build", "--quiet", "--no-isolation", "--outdir", folder, cwd=source / "engine")
+    call(python, "-m", "build", "--quiet", "--no-isolation", "--outdir", folder, cwd=engine)
     assert [path.name.split("-")[0] for path in folder.glob("*.tar.gz")] == ["leyden"]
     (wheel,) = folder.glob("*.whl")
     return wheel
@@ -59,18 +51,16 @@ def lend(project, wheel):
     python = project / ".venv" / "bin" / "python"
     call(sys.executable, "-m", "venv", "--without-pip", project / ".venv", cwd=project)
     own = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=project).strip()
-    Path(own, "lent.pth").write_text(
-        sysconfig.get_path("purelib")
-    )  # a .pth in there, as of the library's sources, has no effect
-    call(
-        sys.executable, "-m", "pip", "--python", python, "install", "-q", "--no-deps", wheel, "-e", ".", cwd=project
-    )
+    # A .pth in there, as of the library's sources, has no effect.
+    Path(own, "lent.pth").write_text(sysconfig.get_path("purelib"))
+    pip = (sys.executable, "-m", "pip", "--python", python)
+    call(*pip, "install", "-q", "--no-deps", wheel, "-e", ".", cwd=project)
     (project / ".venv" / ".train").touch()
 
 
-def clone_of(source, folder, engine, *, lent=False):
+def clone_of(template, folder, engine, *, lent=False):
     """A fresh clone of a project that was made of the template, with what `make train` installs."""
-    copy = shutil.copytree(source, folder / "copy")
+    copy = shutil.copytree(template, folder / "copy", symlinks=True)
     call(sys.executable, "scripts/mine.py", "kanlab", engine, cwd=copy)
     commit(copy)
     git(folder, "clone", "-q", str(copy), "clone")
@@ -83,9 +73,9 @@ def clone_of(source, folder, engine, *, lent=False):
 
 
 @pytest.fixture(scope="session")
-def clone(source, wheel, tmp_path_factory):
+def clone(template, wheel, tmp_path_factory):
     """One that depends on the wheel."""
-    return clone_of(source, tmp_path_factory.mktemp("mine"), wheel, lent=True)
+    return clone_of(template, tmp_path_factory.mktemp("mine"), wheel, lent=True)
 
 
 @pytest.fixture(scope="session")
@@ -97,9 +87,9 @@ def installed(clone):
 def test_the_wheel_has_types_settings_and_its_version(installed, wheel, tmp_path):
     assert call(installed / "leyden", "--version", cwd=tmp_path) == f"leyden {wheel.name.split('-')[1]}\n"
     names = call(installed / "python", "-m", "zipfile", "-l", wheel, cwd=tmp_path)
-    for name in ("py.typed", "conf/run_defaults.yaml", "conf/hydra/sweeper/sampler/tpe.yaml"):
+    packed = ("py.typed", "conf/run_defaults.yaml", "conf/hydra/sweeper/sampler/tpe.yaml")
+    for name in (*packed, "scaffold/templates/train.yaml"):
         assert f"leyden/{name}" in names
-    assert "leyden/scaffold/templates/train.yaml" in names
     assert not re.search(r"project/|tests/", names)
     said = call(installed / "leyden", "train", cwd=tmp_path, code=2)
     refused = "not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
@@ -114,7 +104,6 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    run = tmp_path / "outputs" / "first"
     monkeypatch.setitem(ENVIRONMENT, "PATH", f"{installed}{os.pathsep}{os.environ['PATH']}")
     train_yaml = tmp_path / "conf" / "train.yaml"
     for command in "".join(blocks).splitlines():
@@ -131,8 +120,9 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
         said = call(*words, cwd=tmp_path)
         if words[1] == "init":
             assert "_target_: lab.net.Net" in train_yaml.read_text()
-    assert Run(run).result.epochs == 20
-    (start,) = Run(run).starts  # the second one found it finished
+    run = Run(tmp_path / "outputs" / "first")
+    assert run.result.epochs == 20
+    (start,) = run.starts  # the second one found it finished
     version = call("leyden", "--version", cwd=tmp_path).split()[1]
     assert start["versions"]["leyden"].startswith(f"{version} @ sha256=")  # of the wheel that it is from
     assert "hidden" in said
@@ -143,8 +133,8 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
 
 @pytest.mark.nightly  # .ci/run trains, tests and checks the template with the engine in it, and the wheel by what was installed for that
 @pytest.mark.parametrize("engine", ["", "wheel"])
-def test_a_project_of_ones_own_passes_its_tests_and_its_checks(source, request, tmp_path, engine):
-    clone = clone_of(source, tmp_path, engine and request.getfixturevalue(engine))
+def test_a_project_of_ones_own_passes_its_tests_and_its_checks(template, request, tmp_path, engine):
+    clone = clone_of(template, tmp_path, engine and request.getfixturevalue(engine))
     assert (clone / "engine").exists() == (not engine)
     assert " passed" in call("make", "test", cwd=clone)
     for part in ("model=capsule", "task=ranking", "data=birds"):
@@ -175,6 +165,12 @@ def test_verdicts_can_be_had_alone(installed, tmp_path):
 
 
 def test_the_plugin_of_the_wheel_finds_the_files_of_a_project(installed, clone):
-    python = installed / "python"
-    assert " passed" in call(python, "-m", "pytest", "tests/test_contracts.py", "-k", "mlp and gradient", cwd=clone)
-    assert "leyden_library" in call(python, "-m", "pytest", "--help", cwd=clone)
+    pytest_of_it = (installed / "python", "-m", "pytest")
+    assert " passed" in call(*pytest_of_it, "tests/test_contracts.py", "-k", "mlp and gradient", cwd=clone)
+
+
+def test_without_the_engine_nothing_of_it_is_left(clone):
+    files = git(clone, "ls-files").splitlines()
+    assert not [file for file in files if "engine" in file or ".ci" in file or "library" in file]
+    assert len([file for file in files if file.endswith(".py")]) <= 28
+    assert "leyden @ file:///" in (clone / "pyproject.toml").read_text()
