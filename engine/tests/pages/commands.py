@@ -28,7 +28,6 @@ class Step(NamedTuple):
 
 
 def steps(page):
-    """All that a page has its reader do."""
     text = PAGES[page].read_text()
     found = []
     for match in CODE.finditer(text):

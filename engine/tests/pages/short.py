@@ -23,20 +23,6 @@ OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these nam
 VERBS = {path.stem for path in LIBRARY.glob("[!_]*.py")}
 
 
-class Copy:
-    """Runs commands of Python in a copy."""
-
-    def __init__(self, folder):
-        self.folder, self.said = folder, {}
-
-    def run(self, words):
-        """The exit code of a command, and all that it says."""
-        environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **environment_of(self.folder)}
-        process = start(script=words, cwd=self.folder, **environment)
-        said, _ = process.communicate()
-        return process.returncode, said
-
-
 def copy_to(folder):
     """Write the copy, with what the pages take as given: files of the reader's own."""
     example.copy_to(folder)
@@ -60,8 +46,6 @@ def copy_to(folder):
     mine = (ENGINE / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
     (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
     (folder / ".git" / "info" / "exclude").write_text("flowers*\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
-    for key, value in (("user.name", "me"), ("user.email", "me@here")):
-        git(folder, "config", key, value)
     commit(folder, "the template")
 
 
@@ -74,10 +58,10 @@ def _replace(path, changes):
 
 
 class Project:
-    """A copy, and what its pages have made so far; pictures take a third of such a short run."""
+    """A copy, what dry runs in it have said, and what a page has made so far; pictures take a third of such a short run."""
 
-    def __init__(self, copy, pictures=False):
-        self.folder, self.copy, self.pictures = copy.folder, copy, pictures
+    def __init__(self, folder, said):
+        self.folder, self.said, self.pictures = folder, said, False
         self.trained, self.has_reproduced = set(), False
 
     def renamed(self, text, around="{}."):
@@ -172,9 +156,9 @@ class Project:
     def dry(self, words):
         """What would be trained; pages have commands in common, of which one is checked."""
         key = tuple(words)
-        if any(word.startswith(OF_A_PAGE) for word in words) or key not in self.copy.said:
-            self.copy.said[key] = self.python(["-m", "leyden.train", *words, "dry_run=true"])
-        return self.copy.said[key]
+        if any(word.startswith(OF_A_PAGE) for word in words) or key not in self.said:
+            self.said[key] = self.python(["-m", "leyden.train", *words, "dry_run=true"])
+        return self.said[key]
 
     def provide(self, word):
         """A run in each place that a command names, if no command before has made it."""
@@ -189,7 +173,9 @@ class Project:
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)
 
     def python(self, words, codes=(0,), says=""):
-        code, said = self.copy.run(words)
-        assert code in codes, said
+        environment = {"OMP_NUM_THREADS": "1", "MPLBACKEND": "agg", **environment_of(self.folder)}
+        process = start(script=words, cwd=self.folder, **environment)
+        said, _ = process.communicate()
+        assert process.returncode in codes, said
         assert says in said, said
         return said

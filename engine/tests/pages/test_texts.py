@@ -65,8 +65,7 @@ def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
     drawn = {shape(unescape(line).replace("\xa0", " ")) for line in shown}
     assert {shape(line) for line in lines} - {""} == drawn - {""}
     hashes = [line for line in lines if re.fullmatch(r"\d+,[0-9a-f]{32}", line)]
-    assert len(hashes) == 2
-    assert len({*hashes}) == 1
+    assert (len(hashes), len({*hashes})) == (2, 1)
     assert "http" not in re.sub(r'xmlns="\S+"', "", picture).partition("<style>")[2]  # it asks no other host
 
 

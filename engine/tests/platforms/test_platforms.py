@@ -18,8 +18,6 @@ from tests.example import OWN
 
 FILES = [path.relative_to(folder) for folder in (LIBRARY.parent, SRC) for path in sorted(folder.rglob("*.py"))]
 NAMES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
-
-
 SHORT = (*SMALL, "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0")
 
 
@@ -70,11 +68,8 @@ def test_workers_that_read_import_for_themselves(monkeypatch):
 
 def pinned(text):
     """The versions of each package, by Python."""
-    found = {}
-    for name, version, rest in re.findall(r"^([\w.-]+)==([\w.]+)([^\\\n]*)", text, re.MULTILINE):
-        if "< '3.11'" not in rest:
-            found[re.sub(r"[-_.]+", "-", name).lower()] = version
-    return found
+    rows = re.findall(r"^([\w.-]+)==([\w.]+)([^\\\n]*)", text, re.MULTILINE)
+    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version, rest in rows if "< '3.11'" not in rest}
 
 
 def test_files_have_the_hashes_of_the_tested_versions():
