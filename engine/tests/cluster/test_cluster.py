@@ -32,6 +32,8 @@ IN_SECOND_EPOCH = NUM_STEPS + 40
 SHORT = (*QUICK, "trainer.max_epochs=1")
 NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
 NODES = (*NODES, "trainer.accelerator=cpu")
+BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.Broken,where:%s,how:%s}"
+USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
 
 
 def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s", anew=False):
@@ -105,9 +107,6 @@ def test_an_array_of_two(slurm, tmp_path, monkeypatch):
     assert [run.starts[-1]["job"] for run in runs(tmp_path)] == ids
 
 
-USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
-
-
 def disturb(slurm, by, run):
     slurm.run(*by.split(), *([] if by == PREEMPT else [run.submission["job_id"]]))
 
@@ -151,9 +150,6 @@ def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path):
     assert "no training step came within 3 s after the signal to requeue" in log_of(run)
     assert run.result.requeues == 1
     assert_the_same(run, alone(tmp_path / "alone", *slow))
-
-
-BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.Broken,where:%s,how:%s}"
 
 
 def test_a_node_that_loses_its_connection_is_avoided(slurm, tmp_path, whole):
@@ -294,15 +290,14 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
     assert_the_same(run, whole)
 
 
-SITES = re.findall(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", (ENGINE / "docs/cluster.md").read_text())
-
-
 def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slurm, tmp_path, monkeypatch):
     """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
     assert "Please give an account: --account=physics" in finish(submit(tmp_path, *SHORT, "seed=0,1"), code=2)
     assert not runs(tmp_path)
-    text = SITES[0].replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
+    page = (ENGINE / "docs/cluster.md").read_text()
+    site = re.search(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", page)[1]
+    text = site.replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
     (conf := tmp_path / "conf" / "cluster").mkdir(parents=True)
     (conf / "site.yaml").write_text(text)
     finish(submit(tmp_path, *SHORT, "seed=0", "--config-dir", str(conf.parent), cluster="site", anew=True))
@@ -311,18 +306,15 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slur
     assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
 
 
-REFUSED = {  # the last one is submitted, and never starts
-    "MaxSubmit": ("cluster.qos=limited", "seed=0,1,2,3"),
-    "Slurm rejects the job: sbatch: error: Memory": ("cluster.mem_gb=1000",),
-    "DependencyNeverSatisfied": ("+cluster.options.dependency=afterok:{}",),
-}
-
-
 @pytest.mark.nightly  # a job without an account is refused by day
 def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
     slurm.wait(failed := slurm.submit("exit 1"), "FAILED")
-    for why, arguments in REFUSED.items():
-        output = finish(submit(tmp_path, *SHORT, *(each.format(failed) for each in arguments)), code=2)
+    for why, *arguments in (
+        ("MaxSubmit", "cluster.qos=limited", "seed=0,1,2,3"),
+        ("Slurm rejects the job: sbatch: error: Memory", "cluster.mem_gb=1000"),
+        ("DependencyNeverSatisfied", f"+cluster.options.dependency=afterok:{failed}"),  # it never starts
+    ):
+        output = finish(submit(tmp_path, *SHORT, *arguments), code=2)
         assert why in output
         assert "Traceback" not in output
     assert not slurm.run("squeue", "-h", "-t", "PD")
@@ -330,10 +322,9 @@ def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
 
 def test_a_sweep_runs_within_a_job(slurm, tmp_path):
     """On sites that charge for whole nodes."""
-    train = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train")
-    assert "2/2 jobs, 0 failed" in slurm.run(
-        *train, "-m", "seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}"
-    )
+    arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
+    command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)
+    assert "2/2 jobs, 0 failed" in slurm.run(*command)
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
 
 

@@ -111,8 +111,6 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 +hydra.callbacks.mine._target_=x  =>  has no effect in Leyden
 hydra.run.dir=x  =>  has no effect in Leyden
 """
-
-
 LARGE = (f"-m seed=range(1{'0' * 400})", "a sweep has 100,000 jobs at most")
 
 
@@ -174,12 +172,9 @@ def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(comman
         assert err.endswith(f"{key}=/x/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")
 
 
-HELP = {"train": "optimizer: ", "evaluate": "checkpoint=best", "predict": "invert=true"}
-HELP |= {"runs": "filter by metrics", "compare": "margin=0.002"}
-
-
 def test_help_names_groups_and_keys_on_one_screen(command):
-    for verb, said in HELP.items():
+    words = {"train": "optimizer: ", "evaluate": "checkpoint=best", "predict": "invert=true"}
+    for verb, said in {**words, "runs": "filter by metrics", "compare": "margin=0.002"}.items():
         out, _ = command(verb, "--help")
         assert (f"leyden {verb}" in out, said in out, out.count("\n") <= 40) == (True, True, True), out
         assert max(map(len, out.splitlines())) <= 80

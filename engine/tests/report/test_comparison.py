@@ -28,13 +28,13 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert "±: standard deviation of a setting's runs, over seed." in text
     assert "best" not in text
     alike = ("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
-    for typed, *said in (
-        ([], "Verdict: can't be told apart", "Four of five differences of "),
-        (["planned=true"], "96.25 % interval", "planned=true: right only if the two were named before any result"),
-        (["margin=0.2"], "the same within 0.2"),
-    ):
-        text = called(compare, *alike, *typed)
-        assert [each for each in said if each not in text] == []
+    text = called(compare, *alike)
+    assert "Verdict: can't be told apart" in text
+    assert "Four of five differences of " in text
+    assert "the same within 0.2" in called(compare, *alike, "margin=0.2")
+    text = called(compare, *alike, "planned=true")
+    assert "96.25 % interval" in text
+    assert "planned=true: right only if the two were named before any result was seen." in text
     # The same for other programs.
     found = json.loads(called(compare, "s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
     told = {"metric": "val/loss", "mode": "min", "num_pairs": 4, "better": "b", "verdict": "b is better"}

@@ -70,17 +70,15 @@ def test_runs_are_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, 
     assert found[2]["objective"] is None
 
 
-ASKED = ["epochs", "val/loss", "optimizer.lr"]
-
-
 def test_each_run_is_a_line_with_what_was_typed_and_what_is_asked_for(call, three):
     asked = ("where=val/loss >= 0.4 and epochs = 3", "sort=-optimizer.lr", "outputs")
+    keys = ["epochs", "val/loss", "optimizer.lr"]
     (head, first, *_) = call(*asked).splitlines()
-    assert head.split() == ["run", "status", "age", "how", "far", "objective", *ASKED, "typed"]
+    assert head.split() == ["run", "status", "age", "how", "far", "objective", *keys, "typed"]
     assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]
     found = json.loads(call(*asked, "format=json"))
     assert [*found[0]][:8] == ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
-    assert [[row[key] for key in ASKED] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
+    assert [[row[key] for key in keys] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
     table = csv.DictReader(io.StringIO(call(*asked, "format=csv")))
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
     assert [*table.fieldnames] == [*found[0]]

@@ -58,19 +58,17 @@ def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
     assert "t.csv" not in capfd.readouterr().out
 
 
-SMALL_CHOICES = {"callbacks": "default", "data.val_size": 59000, "data.batch_size": 100}
-SMALL_CHOICES |= {"data.eval_batch_size": 10000, "model.hidden_sizes": "[16]"}
-# and not `trainer.log_every_n_steps`, which changes nothing that is learned
-TYPED = {"optimizer.lr": 0.02, "seed": 3, "trainer.max_epochs": 3, "objective.metric": "val/loss"}
-TYPED |= {"objective.mode": "min", "trainer.gradient_clip_val": "null", "trainer.deterministic": True}
-
-
 def test_choices_have_their_types_and_metrics_their_true_values(train):
     """The metrics are those by which a setting may be chosen: none of training, and of the test set."""
-    typed = (f"{'++' * ('.' in key)}{key}={value}" for key, value in TYPED.items())
+    given = {"optimizer.lr": 0.02, "seed": 3, "trainer.max_epochs": 3, "objective.metric": "val/loss"}
+    given |= {"objective.mode": "min", "trainer.gradient_clip_val": "null", "trainer.deterministic": True}
+    typed = (f"{'++' * ('.' in key)}{key}={value}" for key, value in given.items())
     run, *_ = train("a", *SMALL, "callbacks=default", "resume=auto", *typed)
+    # Not `trainer.log_every_n_steps`, which changes nothing that is learned.
+    given |= {"callbacks": "default", "data.val_size": 59000, "data.batch_size": 100}
+    given |= {"data.eval_batch_size": 10000, "model.hidden_sizes": "[16]"}
     chosen, status = hparams(run)
-    assert (chosen, status) == ({**SMALL_CHOICES, **TYPED}, api_pb2.STATUS_SUCCESS)
+    assert (chosen, status) == (given, api_pb2.STATUS_SUCCESS)
     assert type(chosen["trainer.deterministic"]) is bool
     result, curves, of_best = run.result, scalars(run), ("val/acc", "val/loss")
     assert result.test_metrics

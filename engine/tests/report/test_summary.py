@@ -23,8 +23,6 @@ from tests import records
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
 ENDED = {"epochs": 3, "seconds": 2.0, "optimizer_steps": 30, "samples_per_second": 100.0, "error": None}
-
-
 of_groups = functools.cache(compose)
 
 
@@ -262,13 +260,11 @@ def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_
     assert not any(path.is_symlink() for path in (tmp_path / "s").iterdir())
 
 
-DAMAGED = [*((name, content) for name in ("run.json", "job.json") for content in (b"", b"3", b"\xff\x00", None))]
-DAMAGED += [("run.json", b'{"a": '), ("job.json", b'[{"overrides": 3}]'), ("metrics.csv", b"\xff\x00")]
-
-
 def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys):
     """The record's own fields are in `run/test_record.py`."""
-    for number, (status, (name, content)) in enumerate(itertools.product(("finished", None), DAMAGED)):
+    damaged = [*itertools.product(("run.json", "job.json"), (b"", b"3", b"\xff\x00", None))]
+    damaged += [("run.json", b'{"a": '), ("job.json", b'[{"overrides": 3}]'), ("metrics.csv", b"\xff\x00")]
+    for number, (status, (name, content)) in enumerate(itertools.product(("finished", None), damaged)):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)
         write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)

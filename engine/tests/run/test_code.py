@@ -59,15 +59,8 @@ def test_a_run_has_the_code_of_its_network_and_is_used_with_a_line_if_it_has_cha
         assert ("the result of the code before" in err) == ("nothing was trained" in out) == (verb == "train")
 
 
-AT_EXIT = """
-import atexit, gc
-atexit.register(lambda: print(gc.get_freeze_count() > 0))
-from leyden.run.process import importing
-with importing():
-    import sys, wave; {}
-"""
-
-
 def test_what_is_imported_is_no_garbage_but_for_those_who_call_that_a_leak():
+    code = "import atexit, gc, sys\natexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+    code += "from leyden.run.process import importing\nwith importing():\n    import wave; "
     for first, printed in (("pass", "True\n"), ("sys.modules['triton'] = None", "False\n")):
-        assert subprocess.check_output([sys.executable, "-c", AT_EXIT.format(first)], text=True) == printed
+        assert subprocess.check_output([sys.executable, "-c", code + first], text=True) == printed

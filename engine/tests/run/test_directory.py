@@ -23,6 +23,10 @@ from tests.scheduler.test_requeue import BY_A_PEER
 CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
 LONGER = {**CONFIG, "trainer": {"max_epochs": 10}}
 FINISHED = Result("finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
+IDENTITY = RunIdentity({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
+LOST = RuntimeError(BY_A_PEER)
+OWN = KeyError("of this process")
+OTHER = Result.failed(None, Failure("ValueError", "of another process"))
 
 
 def reopen(run, config, resume="auto", overrides=()):
@@ -150,23 +154,15 @@ def test_what_is_shown_and_where_it_lies_may_differ_and_what_can_change_a_bit_ma
     assert differences(WHOLE, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
 
 
-# What is typed, and what the run was started by; the first one where conf/ has got the key since.
-NOT_NEW = [("", ""), ("data=mine", "data=mine"), ("~data.shuffle", "~data.shuffle")]
-NEW = [("data.shuffle=true", ""), ("data=mine", "seed=1"), ("seed=1", "~data.shuffle")]
-NEW += [("+data.shuffle=true", "data=mine")]
-
-
 def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed():
-    for cases, told in ((NOT_NEW, []), (NEW, ["data.shuffle: absent there, True here"])):
+    # What is typed, and what the run was started by; the first one where conf/ has got the key since.
+    old = [("", ""), ("data=mine", "data=mine"), ("~data.shuffle", "~data.shuffle")]
+    new = [("data.shuffle=true", ""), ("data=mine", "seed=1"), ("seed=1", "~data.shuffle")]
+    new += [("+data.shuffle=true", "data=mine")]
+    for cases, told in ((old, []), (new, ["data.shuffle: absent there, True here"])):
         for typed, started_by in cases:
             found = differences(WHOLE, changed("data.shuffle=true"), typed.split(), started_by.split())
             assert found == told, (typed, started_by)
-
-
-IDENTITY = RunIdentity({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
-LOST = RuntimeError(BY_A_PEER)
-OWN = KeyError("of this process")
-OTHER = Result.failed(None, Failure("ValueError", "of another process"))
 
 
 @pytest.fixture

@@ -18,8 +18,6 @@ from leyden.run.record import read_record
 from tests import records
 from tests.run.conftest import use
 
-LINE = "is not a run of yours (recorded on "
-
 
 @pytest.fixture
 def touched(monkeypatch):
@@ -73,7 +71,7 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     commands += [("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer)]
     for command in commands:
         code, _, err = cli(*command)
-        assert (code, err.count("\n"), LINE in err) == (2, 1, True), (command, err)
+        assert (code, err.count("\n"), "is not a run of yours (recorded on " in err) == (2, 1, True), (command, err)
     for part in ("module", "network", "data"):
         with pytest.raises(UserError, match="is not a run of yours"):
             getattr(leyden.load(run), part)

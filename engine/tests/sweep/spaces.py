@@ -29,7 +29,6 @@ def optimizers(trial):
 
 
 def wrong(trial):
-    """There is no such key."""
     return {"optimizer.lrr": 0.1}
 
 

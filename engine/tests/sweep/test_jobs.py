@@ -43,9 +43,9 @@ def composer():
         yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))
 
 
-def composed(compose):
+def composed(compose, *arguments):
     try:
-        config = compose()
+        config = compose(*arguments)
     except HydraException as error:
         return type(error), str(error)
     with open_dict(config.hydra):
@@ -59,8 +59,9 @@ def composed(compose):
 def test_it_composes_as_hydra_does(composer, data):
     keys = data.draw(st.lists(st.sampled_from([*CHOICES]), max_size=5))
     overrides = [data.draw(st.sampled_from(CHOICES[key])) for key in keys]
-    theirs = composed(lambda: composer.loader.load_sweep_config(composer.config, overrides))
-    assert composed(lambda: composer.compose(overrides)) == theirs
+    assert composed(composer.compose, overrides) == composed(
+        composer.loader.load_sweep_config, composer.config, overrides
+    )
 
 
 def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):

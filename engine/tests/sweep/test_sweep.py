@@ -80,18 +80,15 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
 
-AUTO = ("optimizer.lr=1e-7,0.0019,0.002", "sweep.seeds=auto", "sweep.max_runs=16", "sweep.pictures=none")
-
-
 @pytest.mark.slow
 def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp_path, mnist_root):
-    process = sweep(tmp_path, *AUTO)
-    folder = tmp_path / "sweeps" / "s"
+    arguments = ("optimizer.lr=1e-7,0.0019,0.002", "sweep.seeds=auto", "sweep.max_runs=16", "sweep.pictures=none")
+    process, folder = sweep(tmp_path, *arguments), tmp_path / "sweeps" / "s"
     while process.poll() is None and len([*folder.glob("*/run.json")]) < 11:  # in the second round
         time.sleep(0.05)
     process.kill()
     process.communicate()
-    output = finish(sweep(tmp_path, *AUTO))
+    output = finish(sweep(tmp_path, *arguments))
     seeds = Counter(lr for lr, _ in runs(tmp_path))
     assert seeds == {1e-7: 3, 0.0019: 6, 0.002: 6}
     looks = records.table(folder / "looks.csv")
@@ -101,7 +98,7 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
     assert "Look 2 at these settings (looks.csv)" in output
     # The same again runs nothing, and is no further look.
     before = written(runs(tmp_path))
-    finish(sweep(tmp_path, *AUTO))
+    finish(sweep(tmp_path, *arguments))
     assert written(runs(tmp_path)) == before
     assert len((folder / "looks.csv").read_text().splitlines()) == 3
 
@@ -261,14 +258,11 @@ def test_a_job_that_can_not_be_composed_fails_alone():
     assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
 
 
-BUILT = [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)]
-
-
-@pytest.mark.parametrize(("key", "num", "num_built"), BUILT)
-def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, num_built):
+@pytest.mark.parametrize(("key", "num", "built"), [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)])
+def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, built):
     monkeypatch.setattr("leyden.sweep.sweep.call_in_process", build := Mock(return_value=None))
     identity = Mock(return_value=SimpleNamespace(config={"resume": "auto"}))
-    for directory, expected in ((tmp_path / "new", num_built), (tmp_path, min(num, NUM_DRAWN))):
+    for directory, expected in ((tmp_path / "new", built), (tmp_path, min(num, NUM_DRAWN))):
         place = Mock(directory=directory, **{"is_finished.return_value": False})
         jobs = [Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity) for n in range(num)]
         assert len(validate_jobs(jobs)) == (num if num <= MAX_CHECKED else NUM_DRAWN)
