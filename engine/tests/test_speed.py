@@ -195,8 +195,6 @@ def test_every_metric_takes_batches(metrics, request):
 
 
 class Count(TorchDispatchMode):
-    """Counts PyTorch's operations by name."""
-
     def __init__(self):
         super().__init__()
         self.found = Counter()

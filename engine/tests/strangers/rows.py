@@ -51,7 +51,6 @@ class Work(NamedTuple):
 
 
 def generated(holder, kind, time):
-    """Return the row of a value of a kind, in a holder, that changes at a time."""
     row = "-".join((holder, kind, time))
     more = (f"+task.row={row}", f"+data.row={row}")
     if "callback" in holder:
