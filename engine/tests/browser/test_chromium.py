@@ -18,7 +18,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests import ENGINE
-from tests.conftest import finish, start
+from tests.conftest import SMALL, finish, start
 from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
 from tests.training.test_start_exact import kill_at
@@ -32,16 +32,12 @@ REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "pictures", "
 NAMES = [*PAGES, *(f"reference/{name}" for name in REFERENCE)]
 
 
-def is_missing(name):
-    return importlib.util.find_spec(name) is None
-
-
+MISSING = [name for name in ("playwright", "mkdocs") if importlib.util.find_spec(name) is None]
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(BROWSER is None, reason="needs Chromium"),
-    pytest.mark.skipif(is_missing("playwright"), reason="needs Playwright"),
+    pytest.mark.skipif(bool(MISSING), reason=f"needs {MISSING}: make -C engine setup installs it"),
 ]
-of_site = pytest.mark.skipif(is_missing("mkdocs"), reason="needs mkdocs: make docs installs it")
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +60,8 @@ def page(browser, tmp_path):
     page.close()
 
 
-def wait_until(page, condition, seconds=60):
-    for _ in range(seconds * 4):
+def wait_until(page, condition):
+    for _ in range(TIMEOUT // 250):
         if condition():
             return
         page.wait_for_timeout(250)
@@ -81,18 +77,18 @@ def wait_for_picture(page, picture, width):
 def tensorboard(tmp_path_factory, mnist_root):
     """Its address, and the runs that it shows by their paths, with which the names of their curves begin.
 
-    They are two jobs of a sweep, a third one that fails, and a run that was killed in its second epoch and went on.
+    They are a job of a sweep, a second one that fails, and a run that was killed in its second epoch and went on.
     """
     outputs = tmp_path_factory.mktemp("browser")
-    few = ("data.val_size=59000", "data.batch_size=100", "trainer.log_every_n_steps=3", "trainer.max_epochs=2")
-    arguments = (*few, "callbacks.checkpoint.every_n_steps=7", f"outputs={outputs}", "test=false")
-    sweep = start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.001,0.01,1e30", *arguments)
-    sweep.communicate(timeout=TIMEOUT_S)
+    few = (*SMALL, "trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=7", "test=false")
+    arguments = (*few, f"outputs={outputs}")
+    sweep = start("-m", "sweep_name=s", "sweep.pictures=all", "optimizer.lr=0.01,1e30", *arguments)
     resumed = (f"run_dir={outputs / 'resumed'}", "optimizer.lr=0.003", *arguments)
-    kill_at(18, *resumed).communicate(timeout=TIMEOUT_S)
+    for process in (kill_at(18, *resumed), sweep):
+        process.communicate(timeout=TIMEOUT_S)
     finish(start("resume=must", *resumed))
     runs = {str(path.parent.relative_to(outputs)): Run(path.parent) for path in outputs.rglob("config.yaml")}
-    assert sorted(run.result.status for run in runs.values()) == ["failed", "finished", "finished", "finished"]
+    assert sorted(run.result.status for run in runs.values()) == ["failed", "finished", "finished"]
     command = [sys.executable, "-m", "tensorboard.main", "--host=localhost", "--port=0", f"--logdir={outputs}"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -132,8 +128,7 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard
     assert found == expected
     texts = cells()
     assert len([text for text in texts if text in expected]) == len(runs)
-    assert "-1" not in texts
-    assert not any("hp_metric" in text for text in texts)
+    assert not [text for text in texts if text == "-1" or "hp_metric" in text]
 
 
 def test_curves_and_pictures_are_there_and_a_resumed_curve_is_unbroken(page, tensorboard):
@@ -159,24 +154,19 @@ def test_curves_and_pictures_are_there_and_a_resumed_curve_is_unbroken(page, ten
             wait_for_picture(page, picture, 200)
 
 
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     """The site that mkdocs builds, strictly, and its address."""
     site = tmp_path_factory.mktemp("site")
     command = [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(site)]
     subprocess.run(command, check=True, cwd=ENGINE, env={**os.environ, "NO_MKDOCS_2_WARNING": "1"})
-    with http.server.ThreadingHTTPServer(("localhost", 0), functools.partial(Quiet, directory=site)) as server:
+    serve = functools.partial(http.server.SimpleHTTPRequestHandler, directory=site)
+    with http.server.ThreadingHTTPServer(("localhost", 0), serve) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield site, f"http://localhost:{server.server_port}/"
         server.shutdown()
 
 
-@of_site
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_opens_whole_on_a_screen_and_on_a_phone_and_asks_no_other_host(page, site, name):
     urls, errors = [], []
@@ -199,7 +189,6 @@ def test_a_page_opens_whole_on_a_screen_and_on_a_phone_and_asks_no_other_host(pa
         assert "Mean over the samples of the batch" in page.locator("article").inner_text()
 
 
-@of_site
 @pytest.mark.parametrize("is_served", [True, False])
 def test_the_search_finds_a_page_also_of_a_site_that_is_opened_as_a_file(page, site, is_served):
     page.goto(f"{site[1] if is_served else f'{site[0].as_uri()}/'}index.html")
