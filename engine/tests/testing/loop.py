@@ -40,12 +40,9 @@ def main(path, forgets_sampler):
             optimizer.step()
             step += 1
             if step % EVERY_N_STEPS == 0:
-                state = {
-                    "net": net.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "random": torch.get_rng_state(),
-                }
-                torch.save({**state, "step": step, "order": order, "skipped": index + 1}, path.with_suffix(".new"))
+                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "order": order}
+                state |= {"random": torch.get_rng_state(), "skipped": index + 1}
+                torch.save(state, path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)
             mark(step, net, optimizer, (x, y))
         order, skipped = generator.get_state(), 0
