@@ -19,6 +19,7 @@ from leyden.config.terminal import leyden_command
 RUNS = [{"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1}, {"run": "b", "n": 12, "lr": None}, {"n": 1234}]
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 NAN, INF = float("nan"), float("inf")
+CELLS = st.text() | st.floats() | st.none()
 
 
 @pytest.mark.parametrize(
@@ -46,9 +47,7 @@ def test_the_lines_of_a_table(rows, options, lines):
     assert table_lines(rows, **options) == lines
 
 
-@given(
-    st.lists(st.dictionaries(st.sampled_from("abc"), st.text() | st.floats() | st.none()), min_size=1), st.text()
-)
+@given(st.lists(st.dictionaries(st.sampled_from("abc"), CELLS), min_size=1), st.text())
 def test_a_table_fits_and_has_no_control_characters(rows, text):
     lines = table_lines(rows, width=30)
     assert all(cell_len(line) <= 30 for line in lines)

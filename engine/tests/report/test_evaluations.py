@@ -105,10 +105,8 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     of_row = json.loads(command("evaluate", f"runs={sweep}", "format=json")[0])
     assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
     assert f"row=3: {sweep} has rows 1 to 2" in command("evaluate", f"runs={sweep}", "row=3", code=2)[1]
-    for verb, *arguments in (
-        ("runs", str(sweep), "sort=-test/acc"),
-        ("compare", str(sweep), "a=test/acc > 0.1", "b=seed=1"),
-        ("compare", str(sweep), "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max"),
-    ):
-        assert here(verb, *arguments) == 2
+    selecting = [("runs", "sort=-test/acc"), ("compare", "a=test/acc > 0.1", "b=seed=1")]
+    selecting += [("compare", "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max")]
+    for verb, *arguments in selecting:
+        assert here(verb, str(sweep), *arguments) == 2
         assert "is a metric of the test set, by which nothing may be selected" in capfd.readouterr().err

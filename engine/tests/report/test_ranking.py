@@ -24,12 +24,8 @@ GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
 LAST = ["Of 3 runs, one that fails in ten", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
 TOO_FEW = ["n too small to tell which row is best"]
-ALIKE_SAID = [
-    f"{BEST} is row 1 or one marked {MARK}.",
-    "Four of five rows worse by 0.0",
-    "Row 1 was chosen by",
-    *LAST,
-]
+MARKED = f"{BEST} is row 1 or one marked {MARK}."
+ALIKE_SAID = [MARKED, "Four of five rows worse by 0.0", "Row 1 was chosen by", *LAST]
 LUCKY_SAID = [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST]
 WIDE = "Row 2: no spread, or too wide a one, to be excluded; more runs would tell."
 EQUAL = "Rows 1, 2: all values are equal; does the seed take effect?"

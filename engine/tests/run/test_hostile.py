@@ -12,16 +12,14 @@ from tests.run.conftest import use
 
 
 class Payload:
-    def __init__(self, path):
-        self.path = path
-
     def __reduce__(self):
-        return open, (str(self.path), "w")
+        return open, (self.path, "w")
 
 
 def poison(checkpoint, path):
-    content = torch.load(checkpoint, weights_only=True)
-    torch.save({**content, "payload": Payload(path)}, checkpoint)
+    content, payload = torch.load(checkpoint, weights_only=True), Payload()
+    payload.path = str(path)
+    torch.save({**content, "payload": payload}, checkpoint)
 
 
 def test_a_checkpoint_with_a_pickle_payload_is_refused(own, cli, tmp_path):

@@ -106,9 +106,7 @@ def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(("hours", "job"), [(-3, ""), (3, ""), (0, "77")])
-def test_a_holder_elsewhere_is_seen_to_live_and_is_waited_for_unless_its_job_has_ended(
-    tmp_path, fast, capsys, monkeypatch, hours, job
-):
+def test_a_holder_elsewhere_is_waited_for_unless_its_job_has_ended(tmp_path, fast, capsys, monkeypatch, hours, job):
     """The clocks are not compared."""
     real, path = time.time, tmp_path / ".lock"
     monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)

@@ -36,9 +36,7 @@ def wait_until(predicate, seconds=10.0):
 
 
 @pytest.mark.parametrize(("patience", "job_id"), [(0.1, "7"), (60, "7"), (0, None)])
-def test_in_a_job_it_is_requeued_once_without_a_step_and_outside_of_one_never(
-    job, monkeypatch, capfd, patience, job_id
-):
+def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(job, monkeypatch, capfd, patience, job_id):
     if not job_id:
         monkeypatch.delenv("SLURM_JOB_ID")
     num_threads, is_short = threading.active_count(), patience == 0.1

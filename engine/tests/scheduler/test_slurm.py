@@ -60,9 +60,7 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
     assert slurm.states(["5"]) == {}
 
 
-def test_a_job_is_requeued_by_its_script_if_it_has_one_as_a_container_has_no_scontrol(
-    answer, monkeypatch, tmp_path
-):
+def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(answer, monkeypatch, tmp_path):
     for name, value in {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", slurm.REQUEUE: f"{tmp_path}/file"}.items():
         monkeypatch.setenv(name, value)
     cases = [("8", 1, True, []), ("7", 1, False, [""]), ("7", 1, True, ["n1"]), ("7", 2, True, [""])]
@@ -103,20 +101,18 @@ def test_wrong_resources_are_refused(override, message):
 def test_each_process_has_a_gpu(tmp_path):
     four = ("cluster.tasks_per_node=4", "cluster.cpus_per_task=3")
     gres = ("+cluster.options.gres=gpu:a100:1", "+cluster.options.gpus_per_node=null")
-    for overrides, num_jobs, expected, absent in (
-        (four, 5, ("gpus-per-node=4", "cpus-per-task=3", "array=0-4%5"), "gres"),
-        (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node"),
-    ):
+    of_four = ("gpus-per-node=4", "cpus-per-task=3", "array=0-4%5")
+    cases = [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
+    for overrides, num_jobs, expected, absent in cases:
         lines = slurm.script(tmp_path, checked(*overrides, cluster="slurm_gpu"), num_jobs, "python3").splitlines()
         assert {f"#SBATCH --{option}" for option in expected} <= {*lines}
         assert not [line for line in lines if f"--{absent}" in line]
 
 
-SITES = re.findall("^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text(), re.DOTALL | re.MULTILINE)
-SITES = [site for site in SITES if "- slurm" in site]
+SITES = re.findall("(?ms)^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text())
 
 
-@pytest.mark.parametrize("site", SITES)
+@pytest.mark.parametrize("site", [site for site in SITES if "- slurm" in site])
 def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "site.yaml").write_text(site)
@@ -150,9 +146,7 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     assert (environment.world_size(), environment.auto_requeue) == (4, False)
 
 
-DONE = JobState("ended", "COMPLETED", is_completed=True)
-FAILED = JobState("ended", "NODE_FAIL")
-RUNNING = JobState("running", "RUNNING")
+DONE, FAILED = JobState("ended", "COMPLETED", is_completed=True), JobState("ended", "NODE_FAIL")
 
 
 class Limited:
@@ -170,7 +164,7 @@ class Limited:
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
-        self.jobs |= dict.fromkeys(ids, RUNNING)
+        self.jobs |= dict.fromkeys(ids, JobState("running", "RUNNING"))
         return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
 
 

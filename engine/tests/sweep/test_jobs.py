@@ -59,9 +59,8 @@ def composed(compose, *arguments):
 def test_it_composes_as_hydra_does(composer, data):
     keys = data.draw(st.lists(st.sampled_from([*CHOICES]), max_size=5))
     overrides = [data.draw(st.sampled_from(CHOICES[key])) for key in keys]
-    assert composed(composer.compose, overrides) == composed(
-        composer.loader.load_sweep_config, composer.config, overrides
-    )
+    theirs = composed(composer.loader.load_sweep_config, composer.config, overrides)
+    assert composed(composer.compose, overrides) == theirs
 
 
 def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):
@@ -112,10 +111,8 @@ def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
         assert JobNames.read(tmp_path) == read
 
 
-KEYS = [
-    *("seed", "model", "model.a", "model.a_seed", "model._target_", "+model.a", "++model.a", "~model.a"),
-    *("data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"),
-]
+KEYS = ["seed", "model", "model.a", "model.a_seed", "model._target_", "+model.a", "++model.a", "~model.a"]
+KEYS += ["data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"]
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
 LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(lambda text: "'" + text.replace("'", "\\'") + "'")
 LEAVES |= st.text("ab1-_.+:|@?", min_size=1, max_size=8)

@@ -58,11 +58,9 @@ def test_cores_are_divided_among_the_jobs(monkeypatch):
         assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
 
-DEVICES = [
-    *((None, 2, ["0", "1"]), ("", 0, []), ("2,5", 2, ["2", "5"])),
-    ("0,-1,1", 1, ["0"]),  # CUDA reads it up to the first name that is none
-    ("MIG-c6d4f1ef, GPU-b1028956", 2, ["MIG-c6d4f1ef", "GPU-b1028956"]),
-]
+DEVICES = [(None, 2, ["0", "1"]), ("", 0, []), ("2,5", 2, ["2", "5"])]
+DEVICES += [("0,-1,1", 1, ["0"])]  # CUDA reads it up to the first name that is none
+DEVICES += [("MIG-c6d4f1ef, GPU-b1028956", 2, ["MIG-c6d4f1ef", "GPU-b1028956"])]
 
 
 @pytest.mark.parametrize(("chosen", "num", "devices"), DEVICES)

@@ -254,8 +254,7 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
         (place := tmp_path / str(starts)).mkdir()
         for num in range(starts):
             mine = finished_search(place, 12 * (num + 1) // starts, searched, sampler)
-        assert len(mine.study.trials) == 12
-        assert mine.study.best_params["a"] == "1"
+        assert (len(mine.study.trials), mine.study.best_params["a"]) == (12, "1")
         drawn.append([trial.params for trial in mine.study.trials])
     assert drawn[0] == drawn[1]
     assert len({str(params) for params in drawn[0]}) > 6
@@ -272,17 +271,10 @@ def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, ep
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, command):
-    typed = (
-        "-m",
-        "sweep=tpe",
-        "sweep_name=s",
-        *QUICK,
-        "hydra/sweeper/sampler=grid",
-        "hydra.sweeper.sampler.seed=0",
-    )
+    typed = ("-m", "sweep=tpe", "sweep_name=s", *QUICK, "hydra/sweeper/sampler=grid", "cluster.num_jobs=1")
     typed += ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
     typed += ("optimizer=adam", "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3", "seed=5")
-    typed += ("hydra.sweeper.num_trials=4", "cluster.num_jobs=1")
+    typed += ("hydra.sweeper.num_trials=4", "hydra.sweeper.sampler.seed=0")
     directory = tmp_path / "outputs" / "sweeps" / "s"
     assert "4/4 jobs" in finish(start(*typed, f"outputs={tmp_path / 'outputs'}"))
     found = open_study(directory).get_trials(deepcopy=False)
