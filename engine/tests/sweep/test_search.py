@@ -269,14 +269,13 @@ def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, ep
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, command):
+def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, mnist_root):
     typed = ("-m", "sweep=tpe", "sweep_name=s", *QUICK, "hydra/sweeper/sampler=grid", "cluster.num_jobs=1")
     typed += ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
     typed += ("optimizer=adam", "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3", "seed=5")
-    typed += ("hydra.sweeper.num_trials=4", "hydra.sweeper.sampler.seed=0")
-    directory = tmp_path / "outputs" / "sweeps" / "s"
-    assert "4/4 jobs" in finish(start(*typed, f"outputs={tmp_path / 'outputs'}"))
+    typed += ("hydra.sweeper.num_trials=4", "hydra.sweeper.sampler.seed=0", f"outputs={tmp_path}")
+    directory = tmp_path / "sweeps" / "s"
+    assert "4/4 jobs" in finish(start(*typed))
     found = open_study(directory).get_trials(deepcopy=False)
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in found:
@@ -284,12 +283,12 @@ def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, 
         assert (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
         assert result.status == "pruned" or trial.value == result.objective.value
     # Trials of other fixed values are none of the same search; what changes no bit may change.
-    _, err = command("train", *typed, "trainer.max_epochs=4", code=2)
-    assert "holds a different sweep: fixed [" in err
-    assert "trainer.max_epochs=4" in err
+    output = finish(start(*typed, "trainer.max_epochs=4"), code=2)
+    assert "holds a different sweep: fixed [" in output
+    assert "trainer.max_epochs=4" in output
     with lock.hold(directory / "locks" / "search"):
-        assert "in use by" in command("train", *typed, code=2)[1]
-    command("train", *typed, "sweep.pictures=none", "cluster.num_jobs=2")
+        assert "in use by" in finish(start(*typed), code=2)
+    finish(start(*typed, "sweep.pictures=none", "cluster.num_jobs=2"))
 
 
 def test_a_trial_that_failed_is_run_again_alone_in_each_start(tmp_path):
