@@ -3,8 +3,8 @@
 leyden runs [DIR] [where=CONDITION] [sort=KEY] [format=table|json|csv]
 leyden runs diff=[A,B] [format=table|json]
 
-Lists all runs in or below a folder (default: outputs/) with status, age,
-progress, objective, overrides, and the keys that where= and sort= name.
+Lists all runs in or below a folder (default: outputs/): how far each is, its
+value, its overrides, and the keys that where= and sort= name.
 
   where='val/acc > 0.97 and optimizer.lr < 0.01'
                      filter by metrics, keys of config.yaml, status, age (s),

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, count_classes, is_of_training
+from leyden.data.splits import SplitDataModule, SplitLoader, is_of_training
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
@@ -259,8 +259,8 @@ class InMemoryDataModule(SplitDataModule):
             return None
         self.cut(len(held.inputs), held.overlap)
         scale = self._new_normalize(held.inputs)
-        counts = count_classes(held.targets, self.indices["train"], held.facts.num_classes)
-        return replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale, class_counts=counts)
+        facts = replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
+        return self.with_targets(facts, held.targets)
 
     @property
     def digests(self) -> Mapping[str, str]:

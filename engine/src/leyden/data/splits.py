@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import lightning as L
@@ -288,6 +289,10 @@ class SplitDataModule(L.LightningDataModule):
         """Cut the training set into `train` and `val`, as in `split`."""
         cuts: dict[str, Any] = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold}
         self.indices |= split(num_samples, seed=self.split_seed, overlap=overlap, **cuts)
+
+    def with_targets(self, facts: Facts, targets: Any) -> Facts:
+        """Return facts with the number of training samples of each class, by the targets of the whole training set."""
+        return replace(facts, class_counts=count_classes(targets, self.indices["train"], facts.num_classes))
 
     @property
     def sizes(self) -> dict[str, int]:

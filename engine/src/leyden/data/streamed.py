@@ -13,7 +13,7 @@ import traceback
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -25,7 +25,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
-from leyden.data.splits import SplitDataModule, SplitLoader, count_classes
+from leyden.data.splits import SplitDataModule, SplitLoader
 from leyden.data.transforms import Normalize, check_integers
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
@@ -257,7 +257,7 @@ class StreamedDataModule(SplitDataModule):
         facts, dataset = self._find_facts(), self.datasets["train"]
         # As torchvision's data sets, which return `target_transform` of these.
         targets = None if getattr(dataset, "target_transform", None) else getattr(dataset, "targets", None)
-        return replace(facts, class_counts=count_classes(targets, self.indices["train"], facts.num_classes))
+        return self.with_targets(facts, targets)
 
     def _add(self, split: str, dataset: Any) -> int:
         """Add all samples of a dataset as a split; return their number.

@@ -1,10 +1,11 @@
 """The batch system of a cluster, such as Slurm: of which other modules ask for jobs, their states and signals.
 
-Each is a module of `SCHEDULERS`, with the functions of `slurm` that are not private.
+Each is a module of this package, with the functions of `slurm` that are not private.
 """
 
 import importlib
 import os
+import pkgutil
 import signal
 import sys
 import threading
@@ -18,7 +19,7 @@ from leyden.config.terminal import one_line
 from leyden.run.directory import ThisJob
 from leyden.run.process import is_main_process
 
-SCHEDULERS = {"slurm": "leyden.scheduler.slurm"}  # by the name in `conf/cluster/` and in `job.json`
+SCHEDULERS = [each.name for each in pkgutil.iter_modules(__path__)]  # as in `conf/cluster/` and in `job.json`
 WATCH_S = 1.0
 SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
 END_S = 10.0  # for a process to end after SIGTERM
@@ -47,7 +48,7 @@ class RejectedError(UserError):
 
 def named(name: str) -> Any:
     """Return the module of a scheduler."""
-    return importlib.import_module(SCHEDULERS[name])
+    return importlib.import_module(f"{__name__}.{name}")
 
 
 def own() -> Any:
