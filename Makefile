@@ -10,7 +10,7 @@ CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
 # Not --quiet: on a slow line the download of PyTorch takes minutes.
 INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
 # All but PyTorch, whose builds differ by machine, must be the files whose hashes are known: one replaced on the index is refused.
-LOCKED = $(BIN)/python -m pip install --no-deps --require-hashes $(patsubst %,--requirement %,$(wildcard $(1)))
+LOCKED = $(if $(wildcard $(1)),$(BIN)/python -m pip install --no-deps --require-hashes --requirement $(1))
 
 .DEFAULT_GOAL := help
 .PHONY: help setup train sweep tensorboard test check format new-model new-task new-data mine docs clean rename bench test-slow test-faults test-cluster test-browser
@@ -24,14 +24,14 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/.train: pyproject.toml $(wildcard constraints.txt hashes/train.txt engine/pyproject.toml) | $(BIN)/python
-	$(if $(wildcard hashes/train.txt),$(call LOCKED,hashes/train.txt))
+	$(call LOCKED,hashes/train.txt)
 	$(INSTALL) $(LIBRARY) --editable .
 	@touch $@
 
-.venv/.dev: pyproject.toml $(wildcard constraints.txt hashes/*.txt engine/pyproject.toml) | $(BIN)/python
-	$(if $(wildcard hashes/*.txt),$(call LOCKED,hashes/*.txt))
-	$(INSTALL) $(LIBRARY) --editable '.[dev]'
-	@touch $@ .venv/.train
+.venv/.dev: .venv/.train $(wildcard hashes/test.txt)
+	$(call LOCKED,hashes/test.txt)
+	$(INSTALL) --editable '.[dev]'
+	@touch $@
 
 ### Train
 
