@@ -15,7 +15,7 @@ import torch
 import torchmetrics
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from leyden import Exact
 from leyden.exact import ExactError
@@ -87,6 +87,37 @@ class Collector(Net):
         return DataLoader(Drawn(self.buffer), 16)
 
 
+class Harder(Rows):
+    """Its samples draw more numbers from epoch to epoch, from the generator that orders them, too."""
+
+    def __init__(self, module):
+        super().__init__(160)
+        self.module = module
+
+    def __getitem__(self, index):
+        inputs, targets = super().__getitem__(index)
+        return inputs + sum(random.random() for _ in range(1 + self.module.level)), targets
+
+
+class Popping(RandomSampler):
+    def __iter__(self):
+        left = [*range(self.num_samples)]
+        while left:
+            yield left.pop(random.randrange(len(left)))
+
+
+class Curriculum(Plain):
+    def __init__(self):
+        super().__init__()
+        self.level = 0
+
+    def on_train_epoch_start(self):
+        self.level = self.current_epoch
+
+    def train_dataloader(self):
+        return DataLoader(samples := Harder(self), 16, sampler=Popping(samples))
+
+
 class KilledError(BaseException):
     """In place of a kill: nothing of the run is saved."""
 
@@ -129,13 +160,14 @@ ROWS = {
     "workers": (Net, lambda: (loader(num_workers=1, persistent_workers=True),)),
     "no length": (Net, lambda: (DataLoader(Drawn(), 16),)),
     "list": (Collector, None),
+    "curriculum": (Curriculum, None),
 }
 
 
 @pytest.mark.parametrize("name", ROWS)
 def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
     whole = start(tmp_path / "whole", *ROWS[name])
-    for at in (2, 7, 10, 23):  # before the first checkpoint, within an epoch, at the end of one
+    for at in (2, 10, 19, 23):  # before the first checkpoint, within an epoch and a later one, at the end of one
         assert start(tmp_path / "killed", *ROWS[name], at=at) is None
     assert start(tmp_path / "killed", *ROWS[name], exact="require") == whole
     said = capsys.readouterr().err

@@ -106,22 +106,6 @@ def test_what_is_changed_in_place_stays_the_object_that_others_hold():
     assert other.alias == [1]
 
 
-def test_what_stood_there_before_can_be_put_back():
-    """A data set draws from a list that the module fills: a replay begins with what was in it."""
-    first, second = (twice([1]) for _ in range(2))
-    first.best = second.best = None
-    memory, other = Memory({"it": first}), Memory({"it": second})
-    first.value.append(2)
-    first.best = {"a": 1}
-    before = other.restore(kept := memory.changes())
-    other.restore(before)
-    assert (second.alias, second.best) == ([1], None)
-    other.restore(kept)
-    assert (second.alias, second.best) == ([1, 2], {"a": 1})
-    assert second.value is second.alias
-    assert not other.problems
-
-
 def test_a_generator_in_a_list_resumes_where_it_was():
     seeds = itertools.count()
     make = lambda: holder([np.random.Generator(np.random.MT19937(next(seeds)))])  # noqa: E731

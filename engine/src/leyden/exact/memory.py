@@ -143,20 +143,16 @@ class Memory:
 
     def restore(
         self, kept: Tensor, is_wanted: Callable[[Path], bool] = lambda path: True, *, with_generators: bool = True
-    ) -> Tensor:
+    ) -> None:
         """Restore what `changes` or `values` returned, as far as these objects have such attributes.
 
         Nothing is made but plain values: attributes of objects that stand here are set.
-
-        Returns:
-            The values that stood there before.
         """
         try:
             content = thaw(kept)
         except Exception as error:
             self._note(NOT_RESTORED, (), error)
             content = {}
-        before = self.values(content)
         used: dict[int, Any] = {}  # by the id of a value in the checkpoint: two attributes may share it
         for path, (how, value) in content.items():
             if not is_wanted(path) or (how == "generator" and not with_generators):
@@ -171,7 +167,6 @@ class Memory:
                 self._restored.add(path)
             except Exception as error:
                 self._note(NOT_RESTORED, path, error)
-        return before
 
     def has(self, path: Path) -> bool:
         """Return whether the object that holds a path's last attribute or item is one of these."""

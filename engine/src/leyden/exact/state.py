@@ -283,10 +283,10 @@ class RunState(L.Callback):
                 f"the checkpoint has {self._schedules} schedules, and this start {len(trainer.lr_scheduler_configs)}: a "
                 "callback changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
             )
-        before = self._restore_memory()
+        self._restore_memory()
         for loader, state in zip(stateful, self._loaders, strict=True):
             if hasattr(loader, "replaying"):
-                loader.replaying = functools.partial(self._replaying, before)
+                loader.replaying = self._replaying
                 if not is_within_epoch:
                     loader.restore_memory(of_this_process(state)["memory"])
                 elif loader.position != of_this_process(state)["position"]:
@@ -305,21 +305,14 @@ class RunState(L.Callback):
         if self._same_seed:
             restore_random_states(self._resumed)
 
-    def _restore_memory(self) -> Tensor | None:
-        """Restore attributes, and return those that stood there before."""
-        assert self._memory
-        if (kept := self._resumed["memory"]) is None:
-            return None
-        return self._memory.restore(kept, with_generators=self._same_seed)
+    def _restore_memory(self) -> None:
+        """Restore attributes."""
+        if self._memory and (kept := self._resumed["memory"]) is not None:
+            self._memory.restore(kept, with_generators=self._same_seed)
 
     @contextlib.contextmanager
-    def _replaying(self, before: Tensor | None) -> Iterator[None]:
-        """Context of a replay, with attributes as at the start: a data set may draw from what the module has filled since.
-
-        At its end, changes that the replay has made to objects are undone.
-        """
-        if self._memory and before is not None:
-            self._memory.restore(before)
+    def _replaying(self) -> Iterator[None]:
+        """Context of a replay, at whose end changes that it has made to objects are undone."""
         yield
         self._restore_memory()
         self._report()
