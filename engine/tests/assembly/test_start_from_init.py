@@ -52,12 +52,16 @@ def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder
 
 
 def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):
-    start = f"init_from={parent}"
-    for name, numbers in (("first", [1.0] * 10), ("run", [n + 0.5 for n in range(10)])):
-        loss = f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
-        run, *_ = train(name, *STILL, start, loss)
-        start = f"init_from={run.directory}"
-    assert weights(run.directory)["loss.weights"].tolist() == numbers
+    start = (*STILL, f"init_from={parent}")
+    for number in range(3):
+        numbers = [n + 0.5 * number for n in range(10)]
+        run, *_ = train(
+            str(number), *start, f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
+        )
+        assert weights(run.directory)["loss.weights"].tolist() == numbers
+        start = (
+            (f"fork={run.directory}", "trainer.max_epochs=2") if number else (*STILL, f"init_from={run.directory}")
+        )
 
 
 def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, command, parent):

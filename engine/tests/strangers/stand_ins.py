@@ -439,9 +439,11 @@ class EpochEnd(Plain):
 
 class SWAG(Plain):
     factors: tuple = ()
+    rounds = 0
 
     def on_train_epoch_end(self):
         self.factors += (1.5,)
+        self.rounds += 1
 
     def on_train_end(self):
         self.factors = (2.0,)
@@ -449,6 +451,7 @@ class SWAG(Plain):
 
     def test_step(self, batch, batch_idx):
         self.log("test/factor", sum(self.factors) * float(getattr(self, "mean", 0.5)), batch_size=BATCH)
+        self.log("test/rounds", float(self.rounds), batch_size=BATCH)
         super().test_step(batch, batch_idx)
 
 

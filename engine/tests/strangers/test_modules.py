@@ -170,10 +170,14 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
     assert "leyden evaluate" not in out
 
 
-def test_what_is_set_when_training_ends_is_there_in_the_test(train):
-    run, _, err = train("a", *FEW, *own("stand_ins.SWAG"), "test=true")
-    assert run.result.metrics["test/factor"] == 2.0
+def test_what_is_set_when_training_ends_is_there_in_the_test_and_all_else_is_that_of_the_best_epoch(train, command):
+    first = ("objective.metric=val/loss", "objective.mode=max")
+    run, _, err = train("a", *FEW, *own("stand_ins.SWAG"), *first, "test=true")
+    assert run.result.best_epoch < 3
+    assert (run.result.metrics["test/factor"], run.result.metrics["test/rounds"]) == (2.0, run.result.best_epoch)
     assert "leyden: module.factors changed after the last checkpoint" in err
+    out, _ = command("evaluate", f"run={run.directory}")
+    assert re.search(rf"test/rounds +{run.result.best_epoch}\b", out)
 
 
 def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):
