@@ -26,7 +26,7 @@ DONE = [pytest.param(page, marks=() if page in BY_DAY else pytest.mark.nightly) 
 TYPED = "\n".join(path.read_text() for path in PAGES.values())
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(tmp_path_factory):
     """A copy of the project, with a run of three epochs in outputs/seed, and a template of it."""
     folder = tmp_path_factory.mktemp("pages")
