@@ -34,7 +34,8 @@ def test_augmentation_is_for_training_only_and_follows_the_seed(mnist_root):
         return next(iter(loader))[0]
 
     changed, again, unchanged = (first(each.train_dataloader()) for each in (data, data, plain))
-    assert (torch.equal(changed, again), torch.equal(changed, unchanged)) == (True, False)
+    assert torch.equal(changed, again)
+    assert not torch.equal(changed, unchanged)
     assert torch.equal(first(data.val_dataloader()), first(plain.val_dataloader()))
 
 

@@ -55,13 +55,11 @@ def test_class_weights_of_a_loss_are_those_that_were_chosen(train, parent):
     start = (*STILL, f"init_from={parent}")
     for number in range(3):
         numbers = [n + 0.5 * number for n in range(10)]
-        run, *_ = train(
-            str(number), *start, f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
-        )
+        loss = f"task.loss={{_target_: tests.tasks.own.Weighted, weights: {numbers}}}"
+        run, *_ = train(str(number), *start, loss)
         assert weights(run.directory)["loss.weights"].tolist() == numbers
-        start = (
-            (f"fork={run.directory}", "trainer.max_epochs=2") if number else (*STILL, f"init_from={run.directory}")
-        )
+        as_fork = (f"fork={run.directory}", "trainer.max_epochs=2")
+        start = as_fork if number else (*STILL, f"init_from={run.directory}")
 
 
 def test_stopped_within_an_epoch_it_goes_on_without_the_parent(train, command, parent):

@@ -168,13 +168,14 @@ def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_back
 def test_any_mode_and_depth_is_the_same_picture(tmp_path):
     rgb = Image.fromarray(array := folders.pixels(60, 60, 1))
     grey, opaque = rgb.convert("L"), Image.new("L", rgb.size, 255)
-    for name, image in (
-        ("rgba.png", Image.merge("RGBA", (*rgb.split(), opaque))),
-        ("cmyk.jpg", rgb.convert("CMYK")),
-        ("grey.png", grey),
-        ("grey-16bit.png", Image.fromarray(np.asarray(grey).astype(np.uint16) * 257)),
-        ("grey-alpha.png", Image.merge("LA", (grey, opaque))),
-    ):
+    modes = {
+        "rgba.png": Image.merge("RGBA", (*rgb.split(), opaque)),
+        "cmyk.jpg": rgb.convert("CMYK"),
+        "grey.png": grey,
+        "grey-16bit.png": Image.fromarray(np.asarray(grey).astype(np.uint16) * 257),
+        "grey-alpha.png": Image.merge("LA", (grey, opaque)),
+    }
+    for name, image in modes.items():
         image.save(tmp_path / name)
         for channels in (1, 3):
             expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array

@@ -34,9 +34,8 @@ def rounded(points):
 def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
     found = scalars(run)
     assert rounded((step, tag, value) for tag in found for step, value in found[tag]) == rounded(curves(run))
-    each_third = (
-        "train/loss_step train/acc_step lr grad_norm time/samples_per_second"  # counted from 0 over the epochs
-    )
+    # Each third step, counted from 0 over the epochs.
+    each_third = "train/loss_step train/acc_step lr grad_norm time/samples_per_second"
     for steps, names in (
         ([2, 5, 8, 11, 14, 17], each_third),
         ([9, 19], "train/loss train/acc val/loss val/acc time/epoch_seconds"),

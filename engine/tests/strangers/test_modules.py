@@ -112,9 +112,8 @@ NO_EFFECT = "has no effect, as Plain takes no {}; set its own arguments by task.
 FACTS = "data.facts: tokenizer is a builtins.object; facts must be tensors, arrays and plain values"
 THEIRS = """task: OfTheirs is a LightningModule of the package pytorch_lightning, whose classes are not those of lightning; \
 in its file, write `import lightning.pytorch as pl`"""
-STRATEGIES = (
-    "must be one of auto, ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false, fsdp2, or a"
-)
+DDP = "ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false"
+STRATEGIES = f"must be one of auto, {DDP}, fsdp2, or a"
 DEEP_SPEED = "DeepSpeedStrategy may shard weights or optimizer states; checkpoints hold"
 
 
@@ -190,9 +189,8 @@ OBJECTIVE = ("objective.metric=val/loss", "objective.mode=min")
 
 
 def test_batches_of_any_form_are_trained_on(train):
-    run, _, err = train(
-        "a", *own("stand_ins.OfAnyForm", "stand_ins.Loaded", *SHORT, *OBJECTIVE, "+data.way=graphs")
-    )
+    typed = own("stand_ins.OfAnyForm", "stand_ins.Loaded", *SHORT, *OBJECTIVE, "+data.way=graphs")
+    run, _, err = train("a", *typed)
     assert "failed" not in err
     assert run.result.metrics["test/loss"] >= 0
     assert "time/samples_per_second" in (run.directory / "metrics.csv").read_text()
@@ -230,9 +228,8 @@ def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(tr
     typed = own("stand_ins.OfAnyForm", "stand_ins.Combined", *SHORT, "objective=null", f"+data.way={mode}")
     run, *_ = train("a", *typed)
     assert run.result.samples_per_second is None
-    assert {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)} <= {
-        *run.result.metrics
-    }
+    expected = {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)}
+    assert expected <= {*run.result.metrics}
 
 
 @pytest.mark.parametrize("mode", ["min_size", "sequential"])

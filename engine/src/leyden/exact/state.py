@@ -306,7 +306,7 @@ class RunState(L.Callback):
             restore_random_states(self._resumed)
 
     def _restore_memory(self) -> None:
-        """Restore attributes."""
+        """Restore the attributes that the checkpoint has."""
         if self._memory and (kept := self._resumed["memory"]) is not None:
             self._memory.restore(kept, with_generators=self._same_seed)
 
