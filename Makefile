@@ -7,7 +7,7 @@ ENGINE ?=
 BIN := .venv/bin
 LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
 CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
-# Not --quiet: on a slow line the download of PyTorch takes minutes.
+# Not --quiet where it may get PyTorch, which takes minutes on a slow line.
 INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)
 # All but PyTorch, whose builds differ by machine, must be the files whose hashes are known: one replaced on the index is refused.
 LOCKED = $(if $(wildcard $(1)),$(BIN)/python -m pip install --no-deps --require-hashes --requirement $(1))
@@ -30,7 +30,7 @@ $(BIN)/python:
 
 .venv/.dev: .venv/.train $(wildcard hashes/test.txt)
 	$(call LOCKED,hashes/test.txt)
-	$(INSTALL) --editable '.[dev]'
+	$(INSTALL) --quiet --editable '.[dev]'
 	@touch $@
 
 ### Train

@@ -1,7 +1,7 @@
 """Make this template your own project: `make mine NAME=kanlab`.
 
-It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With ENGINE=leyden==0.2 (or the
-path of a wheel, or git+URL) the folder engine/ is removed, and the project depends on that release instead. It is done
+It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With ENGINE=git+URL (or the
+path of a wheel, or a release) the folder engine/ is removed, and the project depends on that instead. It is done
 as a whole or not at all, and this script is removed. Imports, strings that are a dotted name, and paths are renamed;
 lines that may still mean the package, such as comments, are printed.
 """
@@ -91,7 +91,7 @@ def check(name: str, engine: str) -> str:
             sys.exit(f"ENGINE={engine}: lies in engine/, which will be removed; move it elsewhere")
         return f"leyden @ {path.as_uri()}"
     if engine and not re.fullmatch(r"leyden\s*[=<>~!].+", engine):
-        sys.exit(f"ENGINE={engine}: must be a version, such as leyden==0.2, a wheel, or git+URL")
+        sys.exit(f"ENGINE={engine}: must be a version, such as leyden==0.3, a wheel, or git+URL")
     return engine
 
 

@@ -2,6 +2,7 @@ import contextlib
 import copy
 import functools
 import gc
+import hashlib
 import importlib
 import os
 import random
@@ -52,13 +53,30 @@ def for_module(small, arguments):
     return [each for each in small if not (is_own and each.startswith("model."))]
 
 
+# With a seed, of `.ci/run` the commit, a tenth of what is else run at night alone is run with its kind.
+NIGHTLY_SEED = os.environ.get("NIGHTLY_SEED")
+
+
+def is_drawn(nodeid, seed, one_in=10):
+    digest = hashlib.sha256(f"{seed} {nodeid}".encode()).digest()
+    return int.from_bytes(digest[:4], "big") % one_in == 0
+
+
+def is_left_to_the_night(item):
+    marker = item.get_closest_marker("nightly")
+    if not marker:
+        return False
+    is_never_drawn = marker.kwargs.get("alone", False)
+    return is_never_drawn or not NIGHTLY_SEED or not is_drawn(item.nodeid, NIGHTLY_SEED)
+
+
 def _minutes(item):
     slow = item.get_closest_marker("slow")
     return slow.kwargs.get("minutes", 1) if slow else 0
 
 
-# All tests that were found, those that are not run by this command too: their files, each with its markers.
-COLLECTED = pytest.StashKey[list[tuple[str, frozenset[str]]]]()
+# All tests that were found, those that are not run by this command too: their files and functions, each with its markers.
+COLLECTED = pytest.StashKey[list[tuple[str, str, frozenset[str]]]]()
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -69,8 +87,12 @@ def pytest_collection_modifyitems(config, items):
             if (test := (item.path, item.originalname)) in begun:
                 item.add_marker(pytest.mark.nightly)
             begun.add(test)
-    found = [(str(item.path), frozenset(marker.name for marker in item.iter_markers())) for item in items]
-    config.stash[COLLECTED] = found
+        if is_left_to_the_night(item):
+            item.add_marker(pytest.mark.undrawn)
+    config.stash[COLLECTED] = [
+        (str(item.path), item.originalname, frozenset(marker.name for marker in item.iter_markers()))
+        for item in items
+    ]
     items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():

@@ -1,36 +1,43 @@
-"""Each test is run by a command that `.ci/run` runs, or that the workflow at night runs."""
+"""Each test is run by a command that `.ci/run` runs, or that the workflow at night runs, and workflows run both."""
 
+import collections
 import itertools
 import os
+import re
 import shlex
 import shutil
 import subprocess
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
 
 from leyden.config.paths import ROOT
-from tests import ENGINE
-from tests.conftest import COLLECTED
+from tests import ENGINE, conftest
+from tests.conftest import COLLECTED, is_drawn, is_left_to_the_night
 from tests.example import git
+from tests.pages.commands import PAGES
 
 
 @pytest.fixture(scope="module")
 def collected(pytestconfig):
-    """The markers of all tests that pytest finds, by file."""
+    """The markers of all tests that pytest finds, by file and function."""
     tests = pytestconfig.stash[COLLECTED]
     if {pytestconfig.rootpath / each for each in pytestconfig.args} != {ENGINE / "tests"}:
         pytest.skip("this command names some files only; -k collection finds all")
-    return {path: {markers for there, markers in tests if there == path} for path, _ in tests}
+    found = collections.defaultdict(lambda: collections.defaultdict(set))
+    for path, function, markers in tests:
+        found[path][function].add(markers)
+    return found
 
 
 @pytest.fixture(scope="module")
 def ci(tmp_path_factory):
     """The library's commands of pytest that `.ci/run` and the workflow at night come to, by a `make` that says what it would do."""
     place = tmp_path_factory.mktemp("ci")
-    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":", "sudo": '"$@"'}.items():
+    for name, line in {"make": f'{shutil.which("make")} -n "$@"', "apt-get": ":"}.items():
         (place / name).write_text(f"#!/bin/sh\n{line}\n")
         (place / name).chmod(0o755)
     environment = {**os.environ, "PATH": f"{place}:{os.environ['PATH']}"}
@@ -62,6 +69,40 @@ def test_each_test_is_run_by_a_command_of_ci(collected, ci, request):
     addopts = request.config.getini("addopts")
     assert len(ci) > 4
     assert not [words for words in ci if any(word.startswith(("--ignore", "--deselect", "-k")) for word in words)]
-    for path, kinds in collected.items():
-        for markers in kinds:
+    for path, functions in collected.items():
+        for markers in set.union(*functions.values()):
             assert any(selected(words, markers, shlex.join(addopts)) for words in ci), f"{path}: {sorted(markers)}"
+
+
+def test_workflows_run_what_a_change_must_pass_and_each_test_knows_that_it_is_in_ci():
+    workflows = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")]
+    jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
+    commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
+    assert "bash .ci/run" in commands
+    assert not [command for command in commands if "sudo" in command]  # it drops CI
+
+
+def test_what_is_run_at_night_alone_is_in_the_table_of_contributing(collected):
+    """Of a test with cells by day a part is seen; of these nothing is, but for the draw."""
+    page = PAGES["CONTRIBUTING"].read_text().partition("## What only a night sees")[2]
+    alone = set()
+    for functions in collected.values():
+        alone |= {name for name, kinds in functions.items() if all("nightly" in markers for markers in kinds)}
+    assert {*re.findall(r"`(test_\w+)`", page)} == alone
+
+
+def test_commits_draw_other_tests_of_the_night_until_all_were_drawn(monkeypatch):
+    tests = [f"tests/test_a.py::test_b[{number}]" for number in range(400)]
+    draws = [{test for test in tests if is_drawn(test, seed)} for seed in map(str, range(90))]
+    assert all(15 < len(draw) < 70 for draw in draws)
+    assert set.union(*draws) == {*tests}
+
+    def is_left(test, **given):
+        marker = pytest.mark.nightly(**given).mark
+        return is_left_to_the_night(SimpleNamespace(nodeid=test, get_closest_marker=lambda name: marker))
+
+    monkeypatch.setattr(conftest, "NIGHTLY_SEED", "7")
+    assert {test for test in tests if not is_left(test)} == draws[7]
+    assert all(is_left(test, alone=True) for test in tests)
+    monkeypatch.setattr(conftest, "NIGHTLY_SEED", None)
+    assert all(map(is_left, tests))

@@ -178,7 +178,7 @@ def test_a_name_that_can_not_be_used_is_refused(capsys):
 MINE = script(ROOT / "scripts" / "mine.py")
 TAKEN = [("", "", "must be the name of a Python package"), ("a" * 21, "", "at most 20"), ("json", "", "is taken")]
 TAKEN += [("dist", "", "is taken")]  # not there as yet
-TAKEN += [("kanlab", "0.2", "must be a version, such as leyden==0.2"), ("kanlab", "x.whl", "there is no such file")]
+TAKEN += [("kanlab", "0.2", "must be a version, such as leyden==0.3"), ("kanlab", "x.whl", "there is no such file")]
 
 
 def test_a_name_or_engine_is_refused_before_anything_is_changed(template, monkeypatch):

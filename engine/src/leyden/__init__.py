@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from leyden.training.trained import load, load_runs
 
 __all__ = ["Exact", "__version__", "load", "load_runs"]
-__version__ = "0.2.0"
+__version__ = "0.3.0.dev0"
 
 
 def __getattr__(name: str) -> Any:

@@ -15,8 +15,8 @@ def needs(package):
 
 
 @needs("mlflow")
+@pytest.mark.slow(minutes=0.1)
 @pytest.mark.filterwarnings("ignore:The ``noload``")  # MLflow on SQLAlchemy 2.1
-@pytest.mark.nightly  # its newest version fails without a change here
 def test_mlflow_in_a_file(command, tmp_path):
     from mlflow.tracking import MlflowClient
 
@@ -53,7 +53,6 @@ def records(path):
 
 @needs("wandb")
 @pytest.mark.slow
-@pytest.mark.nightly
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
     arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
     finish(start("-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))

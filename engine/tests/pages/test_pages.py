@@ -60,7 +60,7 @@ def test_each_command_of_a_page_does_what_it_should(project, page):
 
 
 @pytest.mark.system
-@pytest.mark.nightly  # they are the newest packages, which can fail without a change here; .ci/run has Ray
+@pytest.mark.nightly(alone=True)  # the newest packages can fail without a change here
 def test_a_network_of_timm_learns_from_a_data_set_of_hugging_face(project, tmp_path):
     """The pages about both: a network of the one learns from data of the other."""
     site = str(tmp_path / "site")

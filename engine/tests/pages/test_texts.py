@@ -73,6 +73,14 @@ def test_what_is_cited_is_this_version_and_data_and_results_are_not_copied_into_
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert {"cff-version", "message", "title", "authors", "version"} <= {*cited}
     assert (cited["version"], cited["license"]) == (leyden.__version__, "MIT")
+    changelog = (ENGINE / "CHANGELOG.md").read_text()
+    assert f"This will be {leyden.__version__.removesuffix('.dev0')}," in changelog
+    assert f"Leyden {leyden.__version__}" in PAGES["README"].read_text()
+
+
+def test_no_page_installs_what_is_not_released():
+    for path in (*PAGES.values(), ENGINE / "README.md"):
+        assert not re.search(r"pip install (-U )?leyden\b|leyden==", path.read_text()), path
     assert {".venv", "data", "outputs"} <= {*(ROOT / ".dockerignore").read_text().split()}
 
 

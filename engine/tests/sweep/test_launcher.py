@@ -178,7 +178,7 @@ def ray(tmp_path, monkeypatch):
     process.communicate("\n\n", timeout=60)
 
 
-@pytest.mark.nightly  # minutes beside other tests; what it shares with other launchers is tested by day
+@pytest.mark.nightly(alone=True)  # minutes beside other tests; what it shares with other launchers is tested by day
 @pytest.mark.system
 def test_a_sweep_on_nodes_of_which_one_is_lost(ray, tmp_path, mnist_root):
     address, lose = ray

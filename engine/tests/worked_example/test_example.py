@@ -53,8 +53,7 @@ TINY = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_
 TINY = (*TINY, "callbacks=bare", "trainer.log_every_n_steps=1")
 
 
-@pytest.mark.slow(minutes=1)
-@pytest.mark.nightly
+@pytest.mark.slow(minutes=0.3)
 def test_the_ledger_has_each_proposal(tmp_path, monkeypatch, capsys):
     proposals = script(ROOT / "scripts" / "proposals.py")
     some = ("wider", "diverges", "no_units")

@@ -28,6 +28,8 @@ from leyden.run.provenance import changed_code, code_of, installed_versions, mac
 from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Failure, Result
 
+OLD_RECORD = "provenance.json"  # of runs before run.json
+READS_OLD = "521ae194"  # the last commit that does
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
@@ -104,9 +106,15 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        if (record := self.record) is None:
-            raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
-        return record
+        record = self.record
+        if record is not None:
+            return record
+        if (self.directory / OLD_RECORD).exists():
+            raise UserError(
+                f"{self.directory}: a run of before Leyden 0.3, with {OLD_RECORD} in place of {RECORD}; "
+                f"commit {READS_OLD} reads it"
+            )
+        raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
 
     @property
     def result(self) -> Result | None:
