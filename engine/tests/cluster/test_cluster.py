@@ -94,17 +94,66 @@ def assert_the_same(run, whole):
 
 
 def test_an_array_of_two(slurm, tmp_path, monkeypatch):
+    """On a site that exports nothing, by a user whose variables of sbatch say other things than what is typed."""
     with_pictures = (*SMALL, "trainer.max_epochs=1")
-    monkeypatch.setenv("TMPDIR", str(tmp_path / "node"))
     (tmp_path / "node").mkdir()
-    process = submit(tmp_path, *with_pictures, "seed=0,1", anew=True)
+    of_site = {"EXPORT": "NONE", "PARTITION": "none", "TIMELIMIT": "1", "MEM_PER_NODE": "100000", "ACCOUNT": ""}
+    for name, value in of_site.items():
+        monkeypatch.setenv(f"SBATCH_{name}", value)
+    typed = (
+        "cluster.partition=test",
+        "cluster.account=physics",
+        f"cluster.setup=['export TMPDIR={tmp_path}/node']",
+    )
+    process = submit(tmp_path, *with_pictures, *typed, "seed=0,1", anew=True)
     slurm.wait_for(lambda: [*(tmp_path / "node").glob("leyden-*/*/code-*")], "the code on a node")
     assert "2/2 jobs, 0 failed" in finish(process)
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
     slurm.wait_for(lambda: not [*(tmp_path / "node").glob("leyden-*/*")], "the end of the jobs")
+    slurm.wait_for(lambda: not [*tmp_path.rglob("*.call")], "the key to be removed")
     ids = [run.submission["job_id"] for run in runs(tmp_path)]
     assert len({job.split("_")[0] for job in ids}) == 1
     assert [run.starts[-1]["job"] for run in runs(tmp_path)] == ids
+    assert all(" job " in log_of(run) for run in runs(tmp_path))
+
+
+def test_a_task_of_an_array_by_exact_alone_requeues_itself_alone(slurm, tmp_path):
+    command = f"srun {sys.executable} -u {ENGINE}/tests/cluster/exact.py {tmp_path}"
+    options = ("--array=0-1", "--cpus-per-task=1", "--mem=1G", "--open-mode=append", f"--output={tmp_path}/log%a")
+    job = slurm.submit(command, *options)
+    logs = [tmp_path / "log0", tmp_path / "log1"]
+    slurm.wait_for(lambda: all(log.exists() and "step 9" in log.read_text() for log in logs), "training")
+    slurm.run(*USR1.split(), f"{job}_1")
+    slurm.wait(job, "COMPLETED")
+    assert ["requeue of job" in log.read_text() for log in logs] == [False, True]
+    assert [log.read_text().count("step 99") for log in logs] == [1, 1]
+    assert [log.read_text().count("step 3\n") for log in logs] == [1, 1]  # none has begun anew
+
+
+@pytest.mark.nightly  # what one command does then, tests/scheduler/test_slurm.py has by day
+def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(slurm, tmp_path):
+    both = [submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5") for _ in range(2)]
+    outputs = [finish(process) for process in both]
+    assert all("6/6 jobs, 0 failed" in output for output in outputs)
+    assert [len(run.starts) for run in runs(tmp_path)] == 6 * [2]  # the submission, and one in the job
+    first = min(int(run.submission["job_id"].partition("_")[0]) for run in runs(tmp_path))
+    listed = slurm.run("squeue", "-h", "-r", "--states=all", "-o", "%i").split()
+    mine = [job for job in listed if int(job.partition("_")[0]) >= first]
+    assert sorted(mine) == sorted(run.submission["job_id"] for run in runs(tmp_path))
+
+
+@pytest.mark.nightly  # the script and the launcher have theirs by day, in tests/scheduler/test_slurm.py
+def test_without_scontrol_on_the_nodes_the_waiting_command_submits_again(slurm, tmp_path, whole):
+    process, run = training(slurm, tmp_path, "cluster.setup=['scontrol() { return 127; }']")
+    first = run.submission["job_id"]
+    disturb(slurm, USR1, run)
+    output = finish(process)
+    assert (
+        f"job {first} has saved, and its node could not requeue it (see its log): submitted again, 1 of 10"
+        in output
+    )
+    assert run.submission["job_id"] != first
+    assert_the_same(run, whole)
 
 
 def disturb(slurm, by, run):

@@ -76,7 +76,10 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_pat
         answer("sbatch", out, error, code)
         calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
         try:
-            jobs, problem = slurm.submit(tmp_path / str(n), cluster, os.system, calls, python="python3"), None
+            jobs, problem = (
+                slurm.submit(tmp_path / str(n), cluster, os.system, calls, python="python3", variables={}),
+                None,
+            )
         except UserError as raised:
             jobs, problem = [], raised
         if problem is None:

@@ -1,9 +1,12 @@
 """Without a Slurm: what it is asked and how its answers are read; jobs beside one with limits, whose answers come late; their code."""
 
+import contextlib
 import json
 import os
 import re
+import stat
 import subprocess
+import sys
 import tarfile
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,8 +20,10 @@ from leyden.assembly.trainer import check_strategy, plain_trainer
 from leyden.cluster import GRACE_S, QueueLauncher, bootstrap
 from leyden.config.errors import UserError
 from leyden.report.records import read_records
+from leyden.run.lock import InUseError
+from leyden.run.process import write_call
 from leyden.run.result import Failure
-from leyden.scheduler import JobState, RejectedError, slurm
+from leyden.scheduler import ArrayError, JobState, RejectedError, slurm
 from leyden.testing.contracts import compose
 from tests import ENGINE, mistakes
 from tests.report.test_summary import write
@@ -38,7 +43,7 @@ def answer(monkeypatch):
 
 def test_jobs_are_asked_for_by_their_arrays(answer):
     never, held = "DependencyNeverSatisfied", "launch failed requeued held"
-    out = f"7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|({held})|\n9|COMPLETED|None|\n11|PENDING|{never}|\n"
+    out = f"7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|({held})|\n9|COMPLETED|None|\n12|PREEMPTED|None|\n11|PENDING|{never}|\n"
     called = answer(out)
     states = {
         "7_0": JobState("running", "RUNNING"),
@@ -46,12 +51,13 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "8": JobState("queued", "PENDING", reason=held),
         "9": JobState("ended", "COMPLETED", is_completed=True),
         "10": JobState("ended", "GONE"),
+        "12": JobState("ended", "PREEMPTED", is_completed=True),
         "11": JobState("ended", f"waiting for ever ({never})", reason=never),
     }
     assert slurm.states([*states]) == states
     slurm.cancel_stuck(states)
     # Of the one that it has forgotten, the accounting.
-    assert [command[-1] for command in called] == ["10,11,7,8,9", "10", "11"]
+    assert [command[-1] for command in called] == ["10,11,12,7,8,9", "10", "11"]
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
     assert [command[0] for command in called[2:]] == ["scancel", "squeue", "squeue", "sacct", "sacct"]
     answer("", "slurm_load_jobs error: Invalid job id specified")
@@ -60,17 +66,98 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
     assert slurm.states(["5"]) == {}
 
 
-def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(answer, monkeypatch, tmp_path):
-    for name, value in {"SLURM_JOB_ID": "7", "SLURMD_NODENAME": "n1", slurm.REQUEUE: f"{tmp_path}/file"}.items():
+def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypatch, tmp_path):
+    for name, value in {
+        "SLURM_JOB_ID": "7",
+        "SLURMD_NODENAME": "n1",
+        slurm.REQUEUE: f"{tmp_path}/7.0.requeue",
+    }.items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(slurm, "requeue_job", by_slurm := Mock(return_value=True))
     cases = [("8", 1, True, []), ("7", 1, False, [""]), ("7", 1, True, ["n1"]), ("7", 2, True, [""])]
     for of_script, num_nodes, elsewhere, written in cases:
         monkeypatch.setenv("LEYDEN_JOB", of_script)
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", str(num_nodes))
-        called = answer("")
         assert slurm.requeue(elsewhere=elsewhere)
         assert [path.read_text() for path in tmp_path.iterdir()] == written
-        assert called == ([] if written else [("scontrol", "requeue", "7")])
+        assert by_slurm.call_count == 1
+    # What its script could not do either, the waiting command is told once.
+    assert [slurm.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [False, False, True, False]
+
+
+SRUN = """#!/bin/bash
+export SCRIPT=$PPID
+while [[ $1 == --* ]]; do shift; done
+exec "$@"
+"""
+ASKS = 'echo >"$LEYDEN_REQUEUE"'
+# What the process does, whether there is a scontrol; then the files that are left, and what scontrol was told.
+ENDS = [
+    ("exit 3", True, set(), ""),
+    (ASKS, True, {".call"}, "requeue 7_1"),
+    (ASKS, False, {".call", ".requeue"}, ""),
+    ("kill -TERM $SCRIPT", True, {".call"}, ""),  # Slurm may start the job again
+]
+
+
+@pytest.mark.parametrize(("does", "has_scontrol", "left", "told"), ENDS)
+def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_back(
+    tmp_path, monkeypatch, does, has_scontrol, left, told
+):
+    """Also where neither the site nor its `srun` hand on variables."""
+    tools, work = tmp_path / "tools", tmp_path / "work"
+    tools.mkdir()
+    work.mkdir()
+    programs = {"srun": SRUN, "scontrol": f'#!/bin/bash\necho "$*" >{tmp_path}/told\n'}
+    for name in ("srun", "scontrol") if has_scontrol else ("srun",):
+        (tools / name).write_text(programs[name])
+        (tools / name).chmod(0o755)
+    seen = f'echo "$LEYDEN_KEY $MINE $SLURM_EXPORT_ENV" >{tmp_path}/seen; {does}'
+    files = []
+    for number in range(2):
+        files.append(work / f"{12 * 'a'}_{number}.call")
+        write_call(files[-1], os.system, (seen,), {"LEYDEN_KEY": "k", "MINE": "theirs"})
+        assert stat.S_IMODE(files[-1].stat().st_mode) == 0o600
+    python = f"{sys.executable} {bootstrap.__file__} {ENGINE} src"
+    text = slurm.script(work, checked(), 2, python, calls=str(work / (12 * "a")))
+    of_slurm = {
+        "SLURM_ARRAY_JOB_ID": "7",
+        "SLURM_ARRAY_TASK_ID": "1",
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "1",
+    }
+    environment = {**of_slurm, "SLURM_EXPORT_ENV": "NONE", "MINE": "site", "TMPDIR": str(tmp_path)}
+    environment["PATH"] = f"{tools}:/usr/bin:/bin"
+    subprocess.run(["bash"], input=text, text=True, env=environment, capture_output=True, check=False)
+    assert (tmp_path / "seen").read_text() == "k site \n"
+    assert {path.suffix for path in work.iterdir() if path != files[0]} == left
+    assert files[0].exists()  # of another job
+    assert (tmp_path / "told").read_text().strip() == told if told else not (tmp_path / "told").exists()
+
+
+def test_a_call_that_others_could_have_written_is_not_executed(tmp_path, monkeypatch):
+    (call := tmp_path / "call").touch(mode=0o600)
+    os.close(bootstrap.open_own(str(call)))
+    (tmp_path / "link").symlink_to(call)
+    os.mkfifo(tmp_path / "pipe", 0o600)
+    (tmp_path / "open").touch()
+    (tmp_path / "open").chmod(0o620)
+    for name in ("link", "pipe", "open", "none"):
+        with pytest.raises(SystemExit, match=f"leyden: {tmp_path}/{name}: "):
+            bootstrap.open_own(str(tmp_path / name))
+    monkeypatch.setattr(bootstrap.os, "getuid", lambda: 54321)
+    with pytest.raises(SystemExit, match="must be a file of yours"):
+        bootstrap.open_own(str(call))
+
+
+def test_settings_win_over_variables_of_sbatch(answer, monkeypatch, tmp_path, capsys):
+    for name in ("PARTITION", "TIMELIMIT", "MEM_PER_NODE", "QOS"):
+        monkeypatch.setenv(f"SBATCH_{name}", "17")
+    called = answer("Submitted batch job 7")
+    slurm.submit(tmp_path, checked("cluster.partition=gpu"), os.system, [("true",)], python="python3", variables={})
+    assert {"--partition=gpu", "--time=60", "--mem=8GB", "--requeue"} < {*called[0]}
+    lost = re.findall(r"SBATCH_(\w+)=17 has no effect, since .* (--\w+)", capsys.readouterr().err)
+    assert lost == [("MEM_PER_NODE", "--mem"), ("PARTITION", "--partition"), ("TIMELIMIT", "--time")]
 
 
 def checked(*overrides, cluster="slurm"):
@@ -85,7 +172,7 @@ cluster.gpus_per_task=0.5  =>  gpus_per_task=0.5: must be 0 or 1, one device for
 cluster.snapshot=1  =>  cluster.snapshot=1: must be of the same kind as True, the default
 cluster.setup=module  =>  cluster.setup=module: must be of the same kind as []
 +cluster.use_srun=false  =>  cluster.use_srun: no such key; there are launcher, partition, account
-cluster.signal_delay_s=3600  =>  must be less than cluster.time_min
+cluster.signal_delay_s=3541  =>  must be a minute less than cluster.time_min=60, as Slurm
 trainer.devices=4  =>  trainer.devices=4: follows from cluster.tasks_per_node=1; set that
 trainer.accelerator=gpu  =>  with cluster.gpus_per_task=0 must be cpu or auto
 cluster.gpus_per_task=1  =>  accelerator=cpu: with cluster.gpus_per_task=1 must be gpu
@@ -144,6 +231,8 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     check_strategy(cfg)
     environment = plain_trainer(cfg, []).strategy.cluster_environment
     assert (environment.world_size(), environment.auto_requeue) == (4, False)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # of torchrun, which srun may start
+    assert slurm.environment() is None
 
 
 DONE, FAILED = JobState("ended", "COMPLETED", is_completed=True), JobState("ended", "NODE_FAIL")
@@ -153,17 +242,25 @@ class Limited:
     MAX_ARRAY = 4
     leave_job = cancel_stuck = Mock()
 
-    def __init__(self, room):
-        self.room, self.jobs, self.num_queries = room, {}, 0
+    def __init__(self, room, max_array=4):
+        self.room, self.max_array = room, max_array
+        self.jobs, self.num_queries, self.asked, self.arrays = {}, 0, [], []
 
     def states(self, ids):
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def submit(self, folder, cluster, work, arguments, *, python):
+    def take_requeue(self, folder, job):
+        return job in self.asked
+
+    def submit(self, folder, cluster, work, arguments, *, python, variables):
+        assert variables["LEYDEN_KEY"] == os.environ["LEYDEN_KEY"]
+        if len(arguments) > self.max_array:
+            raise ArrayError("too large")
         if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
             raise RejectedError("too many jobs")
         ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
+        self.arrays.append(len(ids))
         self.jobs |= dict.fromkeys(ids, JobState("running", "RUNNING"))
         return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
 
@@ -185,9 +282,10 @@ def jobs(num):
 def started(tmp_path, clock, monkeypatch):
     """Starts jobs by a launcher of its own beside a scheduler."""
 
-    def start(scheduler, mine):
+    def start(scheduler, mine, **settings):
         monkeypatch.setattr(cluster.scheduler, "named", {"limited": scheduler}.get)
-        of_site = OmegaConf.create({"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None})
+        of_site = {"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None, "max_requeues": 2}
+        of_site = OmegaConf.create({**of_site, **settings})
         config = SimpleNamespace(cluster=of_site, outputs=tmp_path, sweep_name="s")
         (running := QueueLauncher(config, "leyden.train")).start(mine)
         return running
@@ -221,6 +319,62 @@ def test_what_is_not_accepted_yet_is_submitted_as_others_end(started):
         started(Limited(room=3), jobs(9))
 
 
+def test_arrays_become_smaller_where_a_site_limits_them(started, capsys):
+    running = started(Limited(room=99, max_array=2), jobs(5), wait=False, num_jobs=3)
+    assert (running.scheduler.arrays, len(running.running), running.waiting) == ([2, 2, 1], 5, [])
+    assert "(MaxArraySize): 2 jobs in each; cluster.num_jobs=3 limits each array" in capsys.readouterr().err
+    with pytest.raises(ArrayError):
+        started(Limited(room=99, max_array=0), jobs(1))
+
+
+def faster(job, number):
+    """Another command submits a job while this one waits for its lock."""
+    job.run.locked.side_effect = lambda *_, **__: (
+        job.run.__setattr__("submission", {"job_id": number, "log": number}) or contextlib.nullcontext()
+    )
+
+
+def test_what_another_command_submits_meanwhile_is_not_submitted_again(started):
+    mine, scheduler = jobs(2), Limited(room=9)
+    scheduler.jobs["j7"] = JobState("running", "RUNNING")
+    faster(mine[0], "j7")
+    running = started(scheduler, mine)
+    assert {number: [*map(mine.index, each)] for number, each in running.running.items()} == {"j7": [0], "j1": [1]}
+
+
+def test_a_run_in_use_is_looked_at_again(started, clock):
+    (mine,), scheduler = jobs(1), Limited(room=9)
+    mine.run.locked.side_effect = InUseError("r0: in use by process 7")
+    running = started(scheduler, [mine])
+    running.wait()
+    assert (running.running, running.note) == ({}, "1 in use by other processes")
+    with pytest.raises(InUseError, match="process 7"):
+        started(scheduler, [mine], wait=False)
+    mine.run.locked.side_effect = None
+    running.wait()
+    assert ([*running.running], running.note) == (["j0"], "")
+
+
+def test_a_job_that_could_not_be_requeued_is_submitted_again(one, clock, capsys):
+    running, mine, scheduler = one
+    for number in ("j0", "j1"):
+        scheduler.asked.append(number)
+        scheduler.jobs[number] = FAILED
+        while number in running.running:
+            assert running.wait()[0] == []
+    assert [*running.running] == ["j2"]
+    assert (
+        "r0: job j1 has saved, and its node could not requeue it (see its log): submitted again, 2 of 2"
+        in capsys.readouterr().err
+    )
+    scheduler.asked.append("j2")
+    scheduler.jobs["j2"] = FAILED
+    while not (over := running.wait()[0]):
+        assert clock.s < 2000
+    assert over == [(mine, Failure("Scheduler", "job j2 is NODE_FAIL without a result"))]
+    assert "cluster.max_requeues=2 is reached" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])
 def test_a_result_may_be_seen_after_the_end_of_its_job(one, clock, state, lies):
     running, mine, scheduler = one
@@ -251,6 +405,28 @@ def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(one, clock):
     while not (over := running.wait()[0]):
         assert clock.s < since + 2 * GRACE_S[False] + 100
     assert over == [(mine, Failure("Scheduler", "job j0 is NODE_FAIL without a result"))]
+
+
+WITHOUT = "job 7 is FAILED without a result"
+WORDS = [
+    ("", WITHOUT),
+    (
+        "slurmstepd: error: Exceeded job memory limit\nsrun: error: n1: task 0: Killed\nsrun: Terminating",
+        "Exceeded job memory limit",
+    ),
+    ("a\x1b[31m\nsrun: error: n1: task 0: Killed", "srun: error: n1: task 0: Killed"),
+    (
+        "leyden: data.root=x: is missing\nsrun: error: n1: task 0: Exited with exit code 2",
+        "data.root=x: is missing",
+    ),
+]
+
+
+@pytest.mark.parametrize(("log", "cause"), WORDS)
+def test_a_job_without_a_result_has_the_last_error_of_its_log(one, tmp_path, log, cause):
+    (tmp_path / "log").write_text(log)
+    assert one[0]._failure("7", "FAILED", tmp_path / "log").message.endswith(cause)
+    assert one[0]._failure("7", "FAILED", tmp_path / "none").message == WITHOUT
 
 
 def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_removes(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -11,7 +12,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -22,13 +23,15 @@ from leyden import scheduler
 from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC, environment_of
+from leyden.config.terminal import one_line, warn
 from leyden.exact.files import replacing
 from leyden.run.directory import Run
-from leyden.run.files import files_below
-from leyden.run.provenance import GIT_OF_COPY, state_of_code
+from leyden.run.files import files_below, read_end
+from leyden.run.lock import InUseError
+from leyden.run.provenance import GIT_OF_COPY, VARIABLES, state_of_code
 from leyden.run.record import KEY, key
 from leyden.run.result import Failure
-from leyden.scheduler import SCHEDULERS, JobState, RejectedError
+from leyden.scheduler import SCHEDULERS, ArrayError, JobState, RejectedError
 from leyden.sweep.jobs import Call, Job, sweep_directory
 from leyden.sweep.launcher import Launcher, LocalLauncher, command_of_job, failure_of, run_job
 
@@ -86,6 +89,9 @@ MAX_POLL_S = 15.0  # between looks at the runs' results
 MIN_QUERY_S, POLLS_PER_QUERY = 5.0, 4  # between queries, which many sites allow once a minute
 # Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
 GRACE_S = {True: 90.0, False: 5.0}
+LOG_BYTES = 4096  # at the end of a log, in which a cause is looked for
+IN_USE_S = 60.0  # to wait for another command that submits the same jobs, if this one does not wait for jobs
+CALL = re.compile(r"[0-9a-f]{12}_[0-9]+\.call", re.ASCII)  # name of a job's file of `write_call`
 
 
 class QueueLauncher(Launcher):
@@ -109,14 +115,21 @@ class QueueLauncher(Launcher):
         self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
         self.queried_at = 0.0
         self.waiting: list[Job] = []  # not accepted yet
+        self.in_use: dict[Path, InUseError] = {}  # those of them that another process uses, by run directory
         self.has_jobs = False  # in the queue, now or before
+        self.max_array = self.scheduler.MAX_ARRAY
+        self.num_again: Counter[Path] = Counter()  # jobs submitted in place of a requeue, by run directory
 
     @property
     def note(self) -> str:  # type: ignore[override]
         """Why jobs wait, except for their turn in the queue; empty if none does."""
         reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
         parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
-        return ", ".join([*parts, *([f"{len(self.waiting)} not accepted yet"] if self.waiting else [])])
+        if num_rejected := len(self.waiting) - len(self.in_use):
+            parts.append(f"{num_rejected} not accepted yet")
+        if self.in_use:
+            parts.append(f"{len(self.in_use)} in use by other processes")
+        return ", ".join(parts)
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
@@ -149,30 +162,61 @@ class QueueLauncher(Launcher):
                 print(f"job {number}: {submitted[0].run.directory.name}")
 
     def _submit_waiting(self) -> None:
-        """Submit the waiting jobs, in arrays.
+        """Submit the waiting jobs, in arrays; those that another process uses are left for the next time.
 
         Raises:
+            InUseError: Another process uses them, and this launcher doesn't wait for jobs.
             UserError: The scheduler does not answer, or rejects the first jobs.
         """
+        end = time.monotonic() + IN_USE_S
+        self._submit_once()
+        while self.in_use and not self.waits:
+            if time.monotonic() > end:
+                raise next(iter(self.in_use.values()))
+            time.sleep(1)
+            self._submit_once()
+
+    def _submit_once(self) -> None:
         by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
         known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
         alive = self._alive({*known.values()} - {""})
         todo = [by_directory[path] for path, number in known.items() if number not in alive]
         self.has_jobs |= bool(alive)
+        self.in_use = {}
+        max_array = self.max_array
         while todo:
+            batch = todo[: self.max_array]
             try:
-                self._submit(todo[: self.scheduler.MAX_ARRAY])
+                self._submit(batch, known)
+            except ArrayError:
+                if len(batch) == 1:
+                    raise
+                self.max_array = len(batch) // 2
+                continue
             except RejectedError:
                 if not self.waits or not self.has_jobs:
                     raise
                 break  # sites limit the number of jobs in the queue
-            todo, self.has_jobs = todo[self.scheduler.MAX_ARRAY :], True
-        rejected = {job.run.directory for job in todo}
-        jobs, self.waiting = self.waiting, [job for job in self.waiting if job.run.directory in rejected]
+            todo = todo[len(batch) :]
+            self.has_jobs = True
+        if self.max_array < max_array:
+            self._report_smaller_arrays()
+        left = {job.run.directory for job in todo} | {*self.in_use}
+        jobs, self.waiting = self.waiting, []
         for job in jobs:
-            if job.run.directory not in rejected:
-                job.log = Path(job.run.submission["log"])
-                self.running.setdefault(job.run.submission["job_id"], []).append(job)
+            if job.run.directory in left:
+                self.waiting.append(job)
+            else:
+                submission = job.run.submission
+                job.log = Path(submission["log"])
+                self.running.setdefault(submission["job_id"], []).append(job)
+
+    def _report_smaller_arrays(self) -> None:
+        limit = self.cluster.num_jobs
+        effect = ""
+        if limit and not self.waits:
+            effect = f"; cluster.num_jobs={limit} limits each array by itself"
+        warn(f"the scheduler takes no larger arrays (MaxArraySize): {self.max_array} jobs in each{effect}")
 
     def _alive(self, ids: Collection[str]) -> set[str]:
         """Return the ids of jobs that are queued or running.
@@ -188,20 +232,45 @@ class QueueLauncher(Launcher):
         self.scheduler.cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
-    def _submit(self, jobs: Sequence[Job]) -> None:
-        """Submit an array; each run is locked until its job is recorded."""
-        if self.cluster.snapshot and self.code is None:
-            self.code = snapshot(self.directory / "code")
-        os.environ.setdefault(KEY, key())  # a node may have another home directory
+    def _submit(self, jobs: Sequence[Job], ended: Mapping[Path, str]) -> None:
+        """Submit an array; each run is locked until its job is recorded.
+
+        Args:
+            jobs: The jobs; those that another process uses, or has submitted, are left out.
+            ended: Id of each run's job that has ended, by the run directory; empty for none.
+        """
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
-            for job in jobs:
-                ended_job = job.run.submission.get("job_id", "")  # otherwise it would not be submitted again
-                locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended_job))
-            calls = [job.call(self.module, on_node=True) for job in jobs]
-            accepted = self.scheduler.submit(self.folder, self.cluster, run_job, calls, python=self.python)
-            for job, call, submission in zip(jobs, calls, accepted, strict=True):
+            free = [job for job in jobs if self._lock(job, ended[job.run.directory], locks)]
+            if not free:
+                return
+            if self.cluster.snapshot and self.code is None:
+                self.code = snapshot(self.directory / "code")
+            calls = [job.call(self.module, on_node=True) for job in free]
+            accepted = self.scheduler.submit(
+                self.folder, self.cluster, run_job, calls, python=self.python, variables=_variables()
+            )
+            for job, call, submission in zip(free, calls, accepted, strict=True):
+                self._remove_call(job.run.submission)
                 job.run.begin(call.identity, job.overrides)
                 job.run.submission = submission
+
+    def _lock(self, job: Job, ended: str, locks: contextlib.ExitStack) -> bool:
+        """Lock a run, and return whether it is to be submitted; the same sweep may be typed on two machines at once."""
+        is_ours = job.run.submission.get("job_id", "") == ended
+        if not is_ours:
+            return False
+        try:
+            locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended))
+        except InUseError as error:
+            self.in_use[job.run.directory] = error
+            return False
+        return job.run.submission.get("job_id", "") == ended
+
+    def _remove_call(self, submission: Mapping[str, str]) -> None:
+        """Remove the file of a job that has ended, as it has the user's key."""
+        name = submission.get("call", "")
+        if CALL.fullmatch(name):  # in a record that others may have written
+            (self.folder / name).unlink(missing_ok=True)
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait a moment, then return the jobs that have ended and the number of running ones, as `Launcher.wait`."""
@@ -210,21 +279,51 @@ class QueueLauncher(Launcher):
         self._query()
         over: list[tuple[Job, Failure | None]] = []
         for number, jobs in list(self.running.items()):
-            result = jobs[0].run.result
+            run = jobs[0].run
+            result = run.result
             state = "" if result else self._lost(number)
             if state:
                 self.scheduler.cancel_stuck({number: self.states[number]})
-            if result or state:
-                failure = (
-                    result.error if result else Failure("Scheduler", f"job {number} is {state} without a result")
-                )
-                over += [(job, failure) for job in jobs]
-                del self.running[number]
-                self.ended.pop(number, None)
+            if not result and not state:
+                continue
+            del self.running[number]
+            self.ended.pop(number, None)
+            if state and self._is_submitted_again(number, run):
+                self.waiting += jobs
+                continue
+            if run.submission.get("job_id") == number:  # otherwise another command has submitted it again
+                self._remove_call(run.submission)
+            failure = result.error if result else self._failure(number, state, jobs[0].log)
+            over += [(job, failure) for job in jobs]
         if self.waiting:
             self._submit_waiting()
         running = [number for number in self.running if number in self.states]
         return over, [self.states[number].phase for number in running].count("running")
+
+    def _failure(self, number: str, state: str, log: Path) -> Failure:
+        """Return the failure of a job without a result, with the last error in its log."""
+        what = f"job {number} is {state} without a result"
+        try:
+            lines = read_end(log, LOG_BYTES).splitlines()
+        except OSError:
+            return Failure("Scheduler", what)
+        errors = [line for line in lines if "error: " in line or line.startswith("leyden: ")]
+        # The scheduler's program that starts processes says last that one of them has ended.
+        causes = [line for line in errors if not line.startswith("srun: ")] or errors
+        return Failure("Scheduler", ": ".join([what, *map(one_line, causes[-1:])]))
+
+    def _is_submitted_again(self, number: str, run: Run) -> bool:
+        """Return whether a job that has ended is submitted in place of the requeue that it could not get."""
+        if not self.scheduler.take_requeue(self.folder, number):
+            return False
+        self.num_again[run.directory] += 1
+        num, most = self.num_again[run.directory], self.cluster.max_requeues
+        what = f"{run.directory.name}: job {number} has saved, and its node could not requeue it (see its log)"
+        if num > most:
+            warn(f"{what}; cluster.max_requeues={most} is reached")
+            return False
+        warn(f"{what}: submitted again, {num} of {most} times")
+        return True
 
     def _lost(self, number: str) -> str:
         """Return the state of a job that has ended and will have no result; empty while it may have one."""
@@ -244,6 +343,15 @@ class QueueLauncher(Launcher):
             return
         if states := self.scheduler.states(list(self.running)):
             self.states, self.queried_at = states, now
+
+
+def _variables() -> dict[str, str]:
+    """Return the variables that a job needs, whatever its site hands on: the user's key, and what can change bits."""
+    names = ("PYTHONPATH", *VARIABLES)
+    found = {name: os.environ[name] for name in names if name in os.environ}
+    if signing_key := key():  # a node may have another home directory
+        found[KEY] = signing_key
+    return found
 
 
 QUIET: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}

@@ -1,4 +1,4 @@
-"""Script that starts Python on a node: `bootstrap.py ARCHIVE FOLDERS ARGUMENT...`.
+"""Script that starts Python on a node: `bootstrap.py ARCHIVE FOLDERS ARGUMENT... CALL`.
 
 It is run by its path with any Python of the node, before Leyden can be imported, so it imports the standard library
 alone.
@@ -7,11 +7,14 @@ Args:
     ARCHIVE: Archive with the project, as made by `leyden.cluster.snapshot`; or a project's folder.
     FOLDERS: Folders of the project to import from, separated by colons.
     ARGUMENT: Arguments of Python.
+    CALL: The last argument of Python, a file of `leyden.run.process.write_call`.
 """
 
 import hashlib
+import json
 import os
 import signal
+import stat
 import sys
 import tarfile
 import tempfile
@@ -48,16 +51,35 @@ def unpack(archive: Path) -> Path:
     return folder
 
 
+def open_own(path: str) -> int:
+    """Open a file that is executed; end this process if anybody else could have written it."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError as error:
+        sys.exit(f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job again")
+    found = os.fstat(descriptor)
+    is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
+    if not is_own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        sys.exit(f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not executed")
+    return descriptor
+
+
 def main() -> None:
     """Set the environment, and replace this process by Python with the given arguments."""
     # The scheduler's signal to requeue waits until training can handle it; by default it would end the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
-    source, folders, *arguments = sys.argv[1:]
+    source, folders, *arguments, call = sys.argv[1:]
+    descriptor = open_own(call)
+    with os.fdopen(descriptor, "rb", closefd=False) as file:
+        variables = json.loads(file.readline())
+    for name, value in variables.items():  # the site, or cluster.setup, may have set it
+        os.environ.setdefault(name, value)
     project = Path(source) if Path(source).is_dir() else unpack(Path(source))
     path = [str(project / each) for each in folders.split(":")]
     os.environ["PYTHONPATH"] = os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])])
     os.environ[PROJECT] = str(project)
-    os.execv(sys.executable, [sys.executable, *arguments])
+    os.set_inheritable(descriptor, True)  # whatever has this path by then, it is the file that was checked
+    os.execv(sys.executable, [sys.executable, *arguments, f"/dev/fd/{descriptor}"])
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import signal
-import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from torch import Tensor, distributed
 
 from leyden.exact.checkpoint import LastCheckpoint
 from leyden.exact.digest import digest
+from leyden.exact.job import requeue_job
 from leyden.exact.marks import mark
 from leyden.exact.memory import MAX_WHOLE, Reporter, is_rank_zero, reason
 
@@ -139,12 +139,6 @@ def _weights(module: L.LightningModule) -> str:
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
-def requeue_job() -> None:
-    """Requeue this process's job of Slurm, as Lightning does by itself; without effect outside of a job."""
-    if job := os.environ.get("SLURM_JOB_ID"):
-        subprocess.run(["scontrol", "requeue", job], check=False)
-
-
 def leave(code: int, cause: BaseException | None = None) -> NoReturn:
     """End this process with an exit code."""
     raise SystemExit(code) from cause
@@ -236,6 +230,7 @@ class Stop(L.Callback):
             signal.signal(signal.SIGTERM, self._receive)
             if REQUEUE and self.requeue is None:
                 signal.signal(REQUEUE, self._receive)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})  # blocked by who started Python, until now
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

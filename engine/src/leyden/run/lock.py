@@ -46,6 +46,10 @@ _HELD: dict[Path, "Lock"] = {}
 _thread: threading.Thread | None = None
 
 
+class InUseError(UserError):
+    """Another process holds a lock."""
+
+
 @dataclass(frozen=True)
 class Holder:
     """A process that holds a lock, as it describes itself in the lock's file."""
@@ -235,7 +239,7 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
         ended_job: Id of a cluster's job that has ended, so that its locks are free.
 
     Raises:
-        UserError: Another process holds it.
+        InUseError: Another process holds it.
         OSError: The folder can't be written to.
     """
     watch, pause, began, is_announced = Watch(path, ended_job), 0.005, time.monotonic(), False
@@ -243,7 +247,7 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
         waited = time.monotonic() - began
         limit = None if timeout_s is None else timeout_s if state == "held" else timeout_s + 2 * STALE_S
         if limit is not None and waited >= limit:
-            raise UserError(f"{path.parent}: in use by {watch.holder}")
+            raise InUseError(f"{path.parent}: in use by {watch.holder}")
         if waited > ANNOUNCE_S and not is_announced:
             is_announced = True
             warn(f"{path.parent}: waiting for {watch.holder}")

@@ -1,7 +1,7 @@
 """The current process: its rank, cores and threads, parent process and imports; and a function in a process of its own.
 
-`python -m leyden.run.process FILE` calls a function. FILE has it and its arguments, written by the process that starts the
-command. A run with several processes needs a command, since Lightning starts the other processes by repeating the command
+`python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables, which `cluster.bootstrap`
+sets, then the function and its arguments, written by the process that starts the command. A run with several processes needs a command, since Lightning starts the other processes by repeating the command
 line of the first one; so does a job of a cluster.
 """
 
@@ -9,6 +9,7 @@ import atexit
 import contextlib
 import ctypes
 import gc
+import json
 import multiprocessing
 import os
 import pickle
@@ -17,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -109,9 +110,26 @@ def importing() -> Iterator[None]:
             atexit.register(gc.unfreeze)
 
 
-def write_call(path: Path, function: Callable[..., None], arguments: tuple[Any, ...]) -> None:
-    """Write the file of a call: a function that can be imported, and its arguments."""
-    path.write_bytes(pickle.dumps((function, arguments)))
+def write_call(
+    path: Path,
+    function: Callable[..., None],
+    arguments: tuple[Any, ...],
+    variables: Mapping[str, str] | None = None,
+) -> None:
+    """Write the new file of a call, for its owner alone.
+
+    Args:
+        path: Path that no file has.
+        function: Function that can be imported.
+        arguments: Its arguments.
+        variables: Environment variables, such as the user's key; left out where a file system lets others read the file.
+    """
+    call = pickle.dumps((function, arguments))
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        is_private = os.fstat(descriptor).st_mode & 0o077 == 0
+        head = dict(variables or {}) if is_private else {}
+        file.write(json.dumps(head).encode() + b"\n" + call)
 
 
 if __name__ == "__main__":
@@ -120,5 +138,6 @@ if __name__ == "__main__":
         # If another process of the job dies, srun sends SIGTERM to this one, which then has to requeue the job; while it
         # trains, `exact.stop` receives it. The scheduler's SIGKILL follows where it means to end the job.
         signal.signal(signal.SIGTERM, lambda *_: None)
-    function, arguments = pickle.loads(Path(sys.argv[1]).read_bytes())  # trusted: written by the parent process
+    _, _, call = Path(sys.argv[1]).read_bytes().partition(b"\n")
+    function, arguments = pickle.loads(call)  # trusted: written by the parent process, or checked by `bootstrap`
     function(*arguments)

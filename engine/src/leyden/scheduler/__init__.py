@@ -32,7 +32,7 @@ class JobState:
     Args:
         phase: Phase that Leyden distinguishes.
         text: The scheduler's name, such as `TIMEOUT`; `GONE` for a job that it does not know any more.
-        is_completed: True if the job has ended without failure.
+        is_completed: True if the job may have ended without failure.
         reason: Why a queued job waits, unless it simply waits for its turn, for example `JobHeldUser`.
     """
 
@@ -44,6 +44,10 @@ class JobState:
 
 class RejectedError(UserError):
     """The scheduler does not accept a job, for now or for ever."""
+
+
+class ArrayError(RejectedError):
+    """The scheduler does not accept an array as large as this one."""
 
 
 def named(name: str) -> Any:

@@ -15,16 +15,22 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY
+from leyden.config.terminal import warn
+from leyden.exact.job import job_id as job_id
+from leyden.exact.job import requeue_job
 from leyden.run.process import COMMAND, JOB, write_call
-from leyden.scheduler import JobState, RejectedError
+from leyden.scheduler import ArrayError, JobState, RejectedError
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
 TIMEOUT_S = 60
+EARLY_S = 60  # before the time at which Slurm is told to send a signal
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
 ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
+# Slurm calls a job so, too, that was preempted and requeued, and then has completed.
+MAY_HAVE_COMPLETED = {"COMPLETED", "PREEMPTED"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 # Reasons of a job that will never start; it is cancelled.
@@ -33,21 +39,18 @@ NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
-MAX_ARRAY = 500  # jobs per array; where Slurm allows fewer, cluster.num_jobs has to be smaller
+MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
+TOO_LARGE = "Invalid job array specification"  # what sbatch says then
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
 REQUEUE = "LEYDEN_REQUEUE"
+ENDING = ".requeue"  # of that file's name
+# Variables by which sbatch takes an option, where they are not called `SBATCH_` and the option's name.
+VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE", "array": "SBATCH_ARRAY_INX"}
 LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
 NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
 SETTINGS = LIBRARY / "conf" / "cluster" / "slurm.yaml"
-
-
-def job_id() -> str | None:
-    """Return the id of the job that this process belongs to; None outside of a job."""
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    # In an array's last task, SLURM_JOB_ID is the id of the whole array; a command would act on all tasks.
-    return f"{array}_{task}" if array else os.environ.get("SLURM_JOB_ID")
 
 
 def num_restarts() -> int:
@@ -56,11 +59,14 @@ def num_restarts() -> int:
 
 
 def environment() -> "ClusterEnvironment | None":
-    """Return Lightning's environment of a process that `srun` has started; None for any other."""
+    """Return Lightning's environment of a process that `srun` has started; None for any other, such as torchrun's."""
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # late: few commands need Lightning
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
-    # `exact.stop` requeues, and not Lightning.
-    return SLURMEnvironment(auto_requeue=False) if job_id() and SLURMEnvironment.detect() else None
+    is_of_srun = job_id() is not None and SLURMEnvironment.detect()
+    if not is_of_srun or TorchElasticEnvironment.detect():
+        return None
+    return SLURMEnvironment(auto_requeue=False)  # `exact.stop` requeues, and not Lightning
 
 
 def leave_job() -> None:
@@ -82,20 +88,33 @@ def requeue(*, elsewhere: bool = False) -> bool:
     Returns:
         Whether it was requeued; false outside of a job.
     """
-    if (job := job_id()) is None:
-        return False
+    job = job_id()
+    if job is None or os.environ.get(JOB) != job:
+        return requeue_job()
+    file = Path(os.environ[REQUEUE])
+    is_alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
+    avoided = os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else ""
     problem = ""
-    if os.environ.get(JOB) != job:
-        _, problem = _call("scontrol", "requeue", job)
-    else:
-        file, is_alone = Path(os.environ[REQUEUE]), os.environ.get("SLURM_JOB_NUM_NODES") == "1"
-        try:
-            file.write_text(os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else "")
-        except OSError as error:
-            problem = f"{file} can't be written ({error.strerror})"
+    try:
+        file.write_text(avoided)
+    except OSError as error:
+        problem = f"{file} can't be written ({error.strerror})"
     where = " on other nodes" if elsewhere else ""
     print(f"requeue of job {job}{where}: {problem or 'requested'}", file=sys.stderr)
     return not problem
+
+
+def take_requeue(folder: Path, job: str) -> bool:
+    """Return, once, whether an ended job has asked for a requeue that its script could not get.
+
+    Args:
+        folder: Folder of scripts and logs.
+        job: The job's id.
+    """
+    asked = [*folder.glob(f"{job}.*{ENDING}")] if JOB_ID.fullmatch(job) else []
+    for file in asked:
+        file.unlink(missing_ok=True)
+    return bool(asked)
 
 
 def cancel_stuck(states: Mapping[str, JobState]) -> None:
@@ -135,7 +154,7 @@ def _ended(ids: Sequence[str]) -> dict[str, JobState]:
             job, _, text = line.partition("|")
             state = text.partition(" ")[0]  # CANCELLED by whom
             if job in ids and state in ENDED:
-                found[job] = JobState("ended", state, is_completed=state == "COMPLETED")
+                found[job] = JobState("ended", state, is_completed=state in MAY_HAVE_COMPLETED)
     return found
 
 
@@ -152,7 +171,7 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
             waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
             if waits in NEVER:
                 phase, text = "ended", f"waiting for ever ({waits})"
-            found[job] = JobState(phase, text, is_completed=text == "COMPLETED", reason=waits)
+            found[job] = JobState(phase, text, is_completed=text in MAY_HAVE_COMPLETED, reason=waits)
         elif "|" in line or line[:1].isdigit():
             is_whole = False
     return found, is_whole
@@ -193,8 +212,24 @@ def check_resources(cluster: DictConfig) -> None:
         is_right = default is None or type(value) is type(default) or (key == "mem_gb" and value is None)
         if not is_right:
             raise UserError(f"cluster.{key}={value}: must be of the same kind as {default}, the default")
-    if cluster.signal_delay_s >= 60 * cluster.time_min:
-        raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: must be less than cluster.time_min")
+    if (
+        cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S
+    ):  # a job would save at its first step, and be requeued
+        raise UserError(
+            f"cluster.signal_delay_s={cluster.signal_delay_s}: must be a minute less than cluster.time_min={cluster.time_min}, "
+            "as Slurm sends the signal up to a minute early"
+        )
+    _warn_of_variables(cluster)
+
+
+def _warn_of_variables(cluster: DictConfig) -> None:
+    """Name the variables of sbatch in whose place the settings count."""
+    for option, value in _options(Path(), cluster, 1):
+        name = VARIABLES.get(option, f"SBATCH_{option.upper().replace('-', '_')}")
+        given = os.environ.get(name, "")
+        is_setting = value is not True and option not in ("job-name", "open-mode", "output")
+        if is_setting and given not in ("", str(value)):
+            warn(f"{name}={given} has no effect, since the settings of cluster are --{option}={value}")
 
 
 def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
@@ -224,6 +259,7 @@ def submit(
     arguments: Sequence[tuple[Any, ...]],
     *,
     python: str,
+    variables: Mapping[str, str],
 ) -> list[dict[str, str]]:
     """Submit an array with one job per tuple of arguments; each process of a job calls `work(*arguments)`.
 
@@ -233,33 +269,48 @@ def submit(
         work: Function that can be pickled, defined in a module.
         arguments: Arguments of each job.
         python: Shell command that starts Python on a node.
+        variables: Environment variables of the jobs where their node sets no others, whatever the site exports.
 
     Returns:
         The content of each job's `job.json`.
 
     Raises:
+        ArrayError: The array is too large.
         RejectedError: Slurm rejects the jobs.
         UserError: `sbatch` can't be called, or its answer can't be read.
     """
     num = len(arguments)
     folder.mkdir(parents=True, exist_ok=True)
     batch = folder / secrets.token_hex(6)
-    files = [batch.with_name(f"{batch.name}_{number}.pkl") for number in range(num)]
+    files = [batch.with_name(f"{batch.name}_{number}.call") for number in range(num)]
     for file, call in zip(files, arguments, strict=True):
-        write_call(file, work, call)
+        write_call(file, work, call, variables)
     path = batch.with_suffix(".sh")
     path.write_text(script(folder, cluster, num, python, calls=str(batch)))
-    out, problem = _call("sbatch", str(path))
+    # On the command line, since variables such as SBATCH_PARTITION win over the script's options.
+    options = _options(_log(folder, num, 0), cluster, num)
+    flags = [f"--{key}" if value is True else f"--{key}={value}" for key, value in options]
+    out, problem = _call("sbatch", *flags, str(path))
     found = ACCEPTED.search(out)  # a site's banner may stand around it
     if not problem and found:
-        ids = [f"{found[1]}_{number}" for number in range(num)] if num > 1 else [found[1]]
-        return [{"scheduler": "slurm", "job_id": each, "log": str(folder / LOG.format(each, 0))} for each in ids]
+        accepted = []
+        for number, file in enumerate(files):
+            job = f"{found[1]}_{number}" if num > 1 else found[1]
+            log = str(folder / LOG.format(job, 0))
+            accepted.append({"scheduler": "slurm", "job_id": job, "log": log, "call": file.name})
+        return accepted
     if not problem or problem.startswith(NO_ANSWER):
         why = problem or f"it says {out.strip()!r}"
         raise UserError(f"cluster: sbatch may have failed; see squeue before you try again: {why}")
     for file in (path, *files):
         file.unlink()
-    raise RejectedError(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
+    error = ArrayError if TOO_LARGE in problem else RejectedError
+    raise error(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
+
+
+def _log(folder: Path, num_jobs: int, process: int | str) -> Path:
+    """Return the path of a process's log, with Slurm's pattern for the job's id."""
+    return folder / LOG.format("%A_%a" if num_jobs > 1 else "%j", process)
 
 
 def script(folder: Path, cluster: DictConfig, num_jobs: int, python: str, *, calls: str = "CALLS") -> str:
@@ -272,17 +323,16 @@ def script(folder: Path, cluster: DictConfig, num_jobs: int, python: str, *, cal
         python: Shell command that starts Python on a node.
         calls: Path of the jobs' files of `write_call`, without their number and suffix.
     """
-    pattern = "%A_%a" if num_jobs > 1 else "%j"  # Slurm's, of the id of a job, or of one in an array
-    options = _options(folder / LOG.format(pattern, 0), cluster, num_jobs)
-    log = shlex.quote(f"{folder}/{LOG.format(pattern, '%t')}")
-    arguments = f"-u -m {COMMAND} {shlex.quote(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}.pkl"
+    lines = []
+    for key, value in _options(_log(folder, num_jobs, 0), cluster, num_jobs):
+        lines.append(f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}"))
+    log = shlex.quote(str(_log(folder, num_jobs, "%t")))
+    call = f"{shlex.quote(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}.call"
     # If a process fails, srun ends the others, which would wait for it.
     srun = f"srun --unbuffered --output={log} --kill-on-bad-exit=1 {shlex.join(cluster.srun_args)}"
-    lines = [
-        f"#SBATCH --{key}" + ("" if value is True else f"={shlex.quote(str(value))}") for key, value in options
-    ]
-    command = f"{srun} {python} {arguments}"
-    return "\n".join(["#!/bin/bash", *lines, *_setup(folder, cluster), command, *_teardown(cluster), ""])
+    command = f"{srun} {python} -u -m {COMMAND} {call}"
+    before, after = _setup(folder, cluster), _teardown(cluster, call)
+    return "\n".join(["#!/bin/bash", *lines, *before, command, *after, ""])
 
 
 def _options(log: Path, cluster: DictConfig, num_jobs: int) -> list[tuple[str, Any]]:
@@ -313,8 +363,9 @@ def _options(log: Path, cluster: DictConfig, num_jobs: int) -> list[tuple[str, A
 
 def _setup(folder: Path, cluster: DictConfig) -> list[str]:
     """Return the shell commands before Python."""
-    requeue = f"{shlex.quote(str(folder))}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}.requeue"
+    requeue = f"{shlex.quote(str(folder))}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}{ENDING}"
     return [
+        "unset SLURM_EXPORT_ENV  # otherwise, where a site sets SBATCH_EXPORT=NONE, srun hands on none of these variables",
         "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         # In an array's last task, SLURM_JOB_ID is the id of the whole array.
         "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
@@ -322,13 +373,13 @@ def _setup(folder: Path, cluster: DictConfig) -> list[str]:
         # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
         f"LEYDEN_FOLDER={NODE_FOLDER}",
         'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
-        "trap : TERM  # this script ends after its processes, which may save",
+        "stopped=; trap 'stopped=1' TERM  # this script ends after its processes, which may save",
         *cluster.setup,
         "set +e",
     ]
 
 
-def _teardown(cluster: DictConfig) -> list[str]:
+def _teardown(cluster: DictConfig, call: str) -> list[str]:
     """Return the shell commands after Python, which end with its exit code."""
     num = cluster.nodes
     each_node = f"timeout 60 srun --nodes={num} --ntasks={num} --ntasks-per-node=1 {shlex.join(cluster.srun_args)} "
@@ -339,9 +390,15 @@ def _teardown(cluster: DictConfig) -> list[str]:
         f'if [ -e "${REQUEUE}" ]; then',
         f'  avoid=$(cat "${REQUEUE}"); rm -f "${REQUEUE}"',
         # Slurm excludes a node once the job is back in the queue.
-        '  scontrol requeue "$LEYDEN_JOB" && [ "$avoid" ] && for n in 1 2 3 4 5; do',
-        '    scontrol update JobId="$LEYDEN_JOB" ExcNodeList="$avoid" 2>/dev/null && break; sleep 1',
-        "  done",
+        '  if ! scontrol requeue "$LEYDEN_JOB"; then',
+        f'    echo >"${REQUEUE}"  # for the command that waits for the job, which submits it again',
+        '  elif [ "$avoid" ]; then',
+        "    for n in 1 2 3 4 5; do",
+        '      scontrol update JobId="$LEYDEN_JOB" ExcNodeList="$avoid" 2>/dev/null && break; sleep 1',
+        "    done",
+        "  fi",
+        'elif [ -z "$stopped" ]; then',
+        f"  rm -f {call}  # it has the key of its owner",
         "fi",
         "exit $code",
     ]
