@@ -1,19 +1,31 @@
 from types import SimpleNamespace
 
+import lightning as L
 import pytest
 import torch
-from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, WeightedRandomSampler
+from torch.utils.data import (
+    BatchSampler,
+    DataLoader,
+    DistributedSampler,
+    IterableDataset,
+    RandomSampler,
+    SequentialSampler,
+    WeightedRandomSampler,
+)
 
 from leyden import assembly
+from leyden.assembly.task import num_batches
 from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
 from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
+from tests.strangers.plain import Plain, Rows
 from tests.tasks.test_table import BY_HAND
 from tests.training.test_start import curves
 
 ROWS = range(7)
 TASK = ("task=own", "task._target_=tests.tasks.own.Plain", "trainer.log_every_n_steps=3")
+FEW = ("objective=null", "callbacks=bare", "trainer.max_epochs=1", "trainer.log_every_n_steps=1")
 FACTS = ("data=own", "model.hidden_sizes=[16]")
 
 
@@ -113,3 +125,32 @@ def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
         for value in (10, 20):
             assembly.dry_build(compose(*choice, f"{key}={value}"), read)
         assert len(read) == num
+
+
+def test_a_module_with_loaders_of_its_own_is_attached(train):
+    run, *_ = train("own", "data=module", "task=own", "task._target_=tests.data.test_contract.Whole", *FEW)
+    assert run.result.epochs == 1
+
+
+class Whole(Plain):
+    def train_dataloader(self):
+        return DataLoader(Rows(8), 4)
+
+
+def test_a_processs_share_of_the_batches_is_that_of_lightnings_sampler():
+    sampler = DistributedSampler(ROWS, num_replicas=2, rank=0)
+    stream = type("Stream", (IterableDataset,), {"__len__": lambda self: 8, "__iter__": None})()
+    trainer = SimpleNamespace(limit_train_batches=None, world_size=2)
+    divided = L.LightningDataModule()
+    divided.check_world_size = print
+    for loader, data, num in (
+        (DataLoader(range(8)), None, 4),
+        (DataLoader(range(7)), None, 4),
+        (DataLoader(range(8)), divided, 8),
+        (DataLoader(stream), None, 8),
+        (DataLoader(ROWS, sampler=sampler), None, len(sampler)),
+        ([DataLoader(range(8)), DataLoader(stream)], None, 8),
+    ):
+        data = data or L.LightningDataModule()
+        data.train_dataloader = lambda loader=loader: loader
+        assert num_batches(trainer, data) == num

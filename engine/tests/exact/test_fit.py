@@ -318,10 +318,12 @@ def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
 SCRIPT = """
 import sys
 from leyden import Exact
-from tests.exact.test_fit import Net, loader, trainer_of
+from torch.utils.data import DataLoader, SubsetRandomSampler
+from tests.exact.test_fit import Net, Rows, trainer_of
 
 exact = Exact(sys.argv[1], every_n_steps=2)
-exact.fit(trainer_of(exact, max_epochs=3, devices=2, strategy="ddp"), Net(), loader())
+own = DataLoader(Rows(160), 16, sampler=SubsetRandomSampler(range(160)))
+exact.fit(trainer_of(exact, max_epochs=3, devices=2, strategy="ddp"), Net(), own)
 """
 
 

@@ -170,6 +170,23 @@ def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
         assert memory.problems[what][0].startswith(problem)
 
 
+def test_the_users_classes_are_those_that_are_not_installed(monkeypatch):
+    def of(name, file):
+        module = types.ModuleType(name)
+        module.__file__ = file
+        monkeypatch.setitem(sys.modules, name, module)
+        return type("Kind", (), {"__module__": name})
+
+    libraries = [
+        f"{next(iter(memory_module.INSTALLED))}/a.py",
+        "/elsewhere/site-packages/a.py",
+        "/x/dist-packages/a.py",
+    ]
+    assert not any(memory_module.is_own(of("theirs", file)) for file in libraries)
+    assert not memory_module.is_own(of("leyden.mine", "/home/me/leyden/mine.py"))
+    assert memory_module.is_own(of("mine", "/home/me/mine.py"))
+
+
 def test_what_is_not_looked_at():
     """Of installed packages, of files, classes, functions and methods: the page says so, and steps are compared."""
     layer, log = torch.nn.Linear(1, 1), []

@@ -1,3 +1,6 @@
+from unittest.mock import Mock
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_file_loader import LegacyEventFileLoader
@@ -72,3 +75,15 @@ def test_a_damaged_event_costs_no_other_and_the_row_for_hparams_is_left_alone(tm
     truncate_events(tmp_path, 10)
     assert len(steps(tmp_path)) == 9
     assert row.read_bytes() == before
+
+
+def test_a_resumed_run_has_no_point_twice_and_a_full_disk_is_named(tmp_path, monkeypatch):
+    for begin in (0, 2):
+        logger = TensorBoard(save_dir=str(tmp_path), purge_step=begin)
+        for step in range(begin, 4):
+            logger.log_metrics({"train/acc": 0.5}, step)
+        logger.finalize("success")
+    assert steps(tmp_path / "train") == [0, 1, 2, 3]
+    monkeypatch.setattr(SummaryWriter, "add_scalar", Mock(side_effect=OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space left on device"):
+        logger.log_metrics({"train/acc": 0.5}, 4)

@@ -112,6 +112,9 @@ def test_a_front_is_one_of_means(called, tmp_path):
         grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more=more)
     for place in (tmp_path / "s").iterdir():
         records.put(place, result=records.content(place) | {"stages": {"test": ["test/acc"]}})
+    # A run that is there twice counts once.
+    again = [f"model.hidden_sizes.0={32}", "seed=0"]
+    write(tmp_path / "s" / "again", again, value=0.1, more={"num_parameters": 330, "test/acc": 0.9})
     write(tmp_path / "s" / "failed", ["model.hidden_sizes.0=4"], value=0.01, status="failed")
     ask = functools.partial(called, summarize, "s")
     assert json.loads(ask("front=val/loss:min,num_parameters:min", "format=json")) == [

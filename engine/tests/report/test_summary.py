@@ -70,6 +70,11 @@ def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repe
         summarize(tmp_path / "s")
         first, *others = rows(tmp_path / "s")
         assert (1 + len(others), {*first} & {*described}) == (num, set())
+    for fold in range(2):  # without a description, folds are repetitions
+        grid(tmp_path / "folds" / str(fold), {0.01: [0.1], 0.02: [0.2]}, "data.num_folds=2", f"data.fold={fold}")
+    summarize(tmp_path / "folds")
+    assert cells(tmp_path / "folds", "optimizer.lr", "n") == [("0.01", "2"), ("0.02", "2")]
+    assert [*of_groups("optimizer.lr=0.1").sweep.average_over] == ["seed", "data.fold"]
     for seed in range(6):
         place = tmp_path / "t" / str(seed)
         write(place, [f"seed={seed}"], value=0.1 * seed)

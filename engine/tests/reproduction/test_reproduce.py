@@ -186,10 +186,10 @@ def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, give
 
 def test_a_record_has_what_can_change_bits(monkeypatch):
     """All packages that pip knows, threads as Lightning divides them, and those variables alone that are on the list."""
+    for name in ("OMP_NUM_THREADS", *provenance.VARIABLES):  # of this machine, or of another test's trainer
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MKL_CBWR", "AVX2")
     monkeypatch.setenv("MY_SECRET", "x")
-    for name in ("OMP_NUM_THREADS", "CUBLAS_WORKSPACE_CONFIG"):  # set by a deterministic trainer of another test
-        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(provenance, "num_cores", lambda: 8)
     found = json.loads(json.dumps(provenance.machine(num_processes=4)))
     assert (found["threads"], found["variables"]) == (2, {"MKL_CBWR": "AVX2"})

@@ -211,8 +211,6 @@ FIRST = [
     (0, OWN, {"recorded": OTHER}, "KeyError"),
     (1, OWN, {"recorded": OTHER}, "ValueError"),
     (1, OWN, {"recorded": FINISHED}, None),
-    (0, LOST, {}, "RuntimeError"),
-    (1, LOST, {}, "nothing"),
     (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
     (1, OWN, {"has_trained": False, "has_job": True}, "nothing"),  # the main one knows of a result before
 ]
@@ -223,6 +221,14 @@ def test_the_first_error_is_recorded(ended, rank, error, given, kind):
     run, raised, requests = ended(rank, error, **{"has_job": False, **given})
     assert (raised, requests) == (error, 0)
     assert ((run.result.error and run.result.error.type) if run.result else "nothing") == kind
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_connection_that_is_lost_outside_of_a_job_can_be_resumed(ended, capsys, rank):
+    run, raised, _ = ended(rank, LOST, has_job=False)
+    assert (raised.code, run.result) == (Exit.DIED, None)
+    line = f"{run.directory}: another process has died; .*run_dir={run.directory} starts over"
+    assert bool(re.search(line, capsys.readouterr().err)) == (rank == 0)
 
 
 @pytest.mark.parametrize(

@@ -169,3 +169,8 @@ def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_o
     resumed.log_metrics({"c": 5}, 2)
     assert resumed.path.read_text().splitlines() == [*whole[:5], "2,c,5"]
     assert read_points(resumed.path)[-1] == (2, "c", 5.0)
+
+
+def test_a_name_with_a_bad_byte_is_no_curve(tmp_path):
+    (path := tmp_path / "metrics.csv").write_bytes(b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n")
+    assert read_points(path) == [(2, "val/loss", 0.25)]

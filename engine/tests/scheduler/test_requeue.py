@@ -14,7 +14,7 @@ from torch.distributed import DistNetworkError
 
 from leyden import scheduler
 from leyden.config.errors import UserError
-from leyden.run.directory import is_communication_error
+from leyden.exact.processes import is_communication_error
 from leyden.scheduler import RequeueSignal, slurm
 from leyden.training.start import _check_restarts
 

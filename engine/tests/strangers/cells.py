@@ -67,12 +67,13 @@ def warm():
 
 def kill_at(batch, by=signal.SIGKILL):
     """Send this process a signal in the training step of a batch, counted over all starts."""
-    training_step, told = Strategy.training_step, []
+    training_step, told, rank = Strategy.training_step, [], int(os.environ.get("KILL_RANK", "0"))
 
     @functools.wraps(training_step)
     def killing_step(self, *args, **kwargs):
         trainer = self.lightning_module.trainer
-        if trainer.fit_loop.total_batch_idx >= batch and trainer.is_global_zero and not told:
+        is_due = trainer.fit_loop.total_batch_idx >= batch and trainer.global_rank == rank
+        if is_due and not told:
             told.append(batch)
             os.kill(os.getpid(), by)
         return training_step(self, *args, **kwargs)

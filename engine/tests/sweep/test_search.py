@@ -172,7 +172,7 @@ def finished_search(directory, num_trials, *more):
 
 
 @pytest.mark.parametrize("num_drawn", range(3))
-def test_trials_that_a_killed_process_left_are_resumed_and_replaced_if_half_drawn(tmp_path, num_drawn):
+def test_trials_that_a_killed_process_left_are_resumed_and_drawn_to_their_end(tmp_path, num_drawn):
     searched = space(settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers")
     killed = searches(tmp_path, 6, searched)
     whole = ask(killed, 4)
@@ -254,6 +254,10 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
         (place := tmp_path / str(starts)).mkdir()
         for num in range(starts):
             mine = finished_search(place, 12 * (num + 1) // starts, searched, sampler)
+            if num < starts - 1:  # killed while the next trial is drawn
+                mine.study.sampler = search.sampler_for(sampler, len(mine.study.trials))
+                half = mine.study.ask()
+                assert num or half.suggest_categorical("a", ["1", "2", "3"])
         assert (len(mine.study.trials), mine.study.best_params["a"]) == (12, "1")
         drawn.append([trial.params for trial in mine.study.trials])
     assert drawn[0] == drawn[1]

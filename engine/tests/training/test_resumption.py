@@ -1,5 +1,6 @@
 """`leyden resumetest`: scripts that resume right or wrong, and scripts that it can't test."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -8,8 +9,10 @@ import time
 from pathlib import Path
 
 import pytest
+from omegaconf import OmegaConf
 
 from leyden.config.errors import UserError
+from leyden.training import resumption
 from leyden.training.resumption import Starts, compare_killed, read_marks
 from tests import mistakes
 from tests.conftest import here
@@ -169,3 +172,12 @@ def test_a_signal_ends_the_command_too(tmp_path):
     assert process.wait() == 143
     wait_for_end([pid])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_that_is_asked_beforehand_says_what_was_found(monkeypatch, capsys):
+    cfg = OmegaConf.create({"fork": None, "seed": 0})
+    for is_same in (True, False):
+        monkeypatch.setattr(resumption, "compare_killed", lambda *_, found=is_same: (found, f"found: {found}"))
+        with contextlib.nullcontext() if is_same else pytest.raises(SystemExit):
+            resumption.test_resume(cfg, [], is_job=False)
+        assert f"found: {is_same}" in capsys.readouterr().out

@@ -15,6 +15,7 @@ from leyden.config.errors import UserError
 from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
+from leyden.run.directory import Run
 from leyden.training import predict, trained
 from tests import records
 from tests.conftest import QUICK, here
@@ -170,3 +171,18 @@ def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_of_a_move(
     for split in ("train", "val"):
         (moved / split / "dog").rename(moved / split / "fox")
     assert "moved: not the dataset that" in command(*evaluate, f"data_root={moved}", code=2)[1]
+
+
+def test_an_evaluation_has_the_precision_and_the_limits_of_the_run(runs, tmp_path):
+    place = shutil.copytree(runs / "1", tmp_path / "run")
+    config = records.content(place)["config"]
+    taken = {"precision": "bf16-true", "limit_test_batches": 3, "deterministic": True}
+    records.put(place, config={**config, "trainer": {**config["trainer"], **taken}})
+    assert dict(trained.Trained(Run(place)).cfg.trainer) == taken
+
+
+def test_of_runs_that_repeat_each_other_one_is_evaluated(runs, tmp_path):
+    for name in "ab":
+        shutil.copytree(runs / "1", tmp_path / "s" / name)
+    found, *_ = trained.runs_of_row(tmp_path / "s", 1, "best", data_root=None, trust=False)
+    assert len(found) == 1

@@ -88,7 +88,7 @@ def datamodule(
                 "a checkpoint can hold"
             )
         if not divides_batches(data):
-            make_resumable(data)
+            make_resumable(data, cfg.seed)
     return data
 
 

@@ -27,6 +27,7 @@ from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import replacing
 from leyden.exact.memory import read_plain
+from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
 from leyden.run.fork import parse_parent
@@ -79,7 +80,8 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     except ExactError as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        if path and not trainer.position.has_trained and not is_mistake(error):
+        is_known = is_mistake(error) or is_communication_error(error, trainer.position.num_processes)
+        if path and not trainer.position.has_trained and not is_known:
             raise UserError(f"{path}: does not fit this run ({as_line(error)})") from error
         raise
 

@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import sysconfig
+import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
 from enum import IntEnum
@@ -23,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.paths import FOUND, LIBRARY, ROOT, prepare_process
 from leyden.config.terminal import printable, warn
+from leyden.exact.processes import DIED, RANKS, TOLD_S
 
 _LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
 # Errors of a disk that is full, read-only or failing.
@@ -42,6 +44,7 @@ class Exit(IntEnum):
     BUG = 1
     DIFFERENT = 1  # of `reproduce` and `resumetest`: the runs are not equal
     MISTAKE = 2
+    DIED = DIED  # another process of the run
     REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
     INTERRUPTED = 128 + signal.SIGINT
     NO_READER = 128 + 13  # SIGPIPE, which Windows lacks
@@ -85,6 +88,8 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or sys.gettrace():
             raise
         if is_mistake(error) or _is_told_by_its_message(error):
+            if next(filter(None, map(os.environ.get, RANKS)), "0") != "0":
+                time.sleep(TOLD_S)
             if explain and isinstance(error, HydraException | OmegaConfBaseException):
                 warn(explain(error))
             else:

@@ -1,8 +1,11 @@
 """Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
 
+import contextlib
+import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import lightning as L
 import torch
@@ -13,7 +16,8 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.loaders import make_resumable
-from leyden.exact.memory import PLAIN_NAMES, Mode, say
+from leyden.exact.memory import PLAIN_NAMES, Mode, is_rank_zero, say
+from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_training
 from leyden.exact.random_state import seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
@@ -88,7 +92,16 @@ class Exact(L.Callback):
                 say("fast_dev_run: nothing is kept")
                 trainer.fit(module, data, val_dataloaders)
             else:
-                self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
+                (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+                with only_training(self.directory, say) if is_rank_zero() else contextlib.nullcontext():
+                    self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
+        except LostError as error:
+            say(f"{error}; the same command resumes")
+            leave(error.code, error)
+        except ExactError as error:
+            if trainer.world_size == 1:
+                raise
+            _end_all(error)
         finally:
             self._is_fitting = False
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
@@ -97,11 +110,10 @@ class Exact(L.Callback):
         checkpoint = LastCheckpoint(self.every_n_steps, self.directory)
         parts = Parts(self.seed, checkpoint, self.directory, None, self.exact)
         checkpoint.files = SafeCheckpointIO(parts.state.reporter)
-        (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
         last = checkpoint.path(trainer, "last.ckpt")
         data.trainer = trainer
         seed_stages(data, self.seed)
-        make_resumable(data)
+        make_resumable(data, self.seed)
         trainer.callbacks = [*parts.around(trainer.callbacks), checkpoint]  # type: ignore[attr-defined]
         resumes, self._has_trained = last.exists(), False
         with torch.serialization.safe_globals(PLAIN_NAMES):
@@ -114,6 +126,19 @@ class Exact(L.Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Note that there is something left to train."""
         self._has_trained = True
+
+
+def _end_all(error: ExactError) -> NoReturn:
+    """End one of several processes, all of which have found the same, as a rule: then it is one line of rank zero.
+
+    Rank zero, or its launcher, ends the others while they wait.
+    """
+    if is_rank_zero():
+        say(str(error))
+    else:
+        time.sleep(TOLD_S)
+        print(f"leyden: {error}", file=sys.stderr)
+    leave(REFUSED, error)
 
 
 def refuse_search(callback: L.Callback) -> str:
@@ -153,6 +178,7 @@ class Parts:
         self.stages, self.state = Stages(), RunState(seed, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
+        self.peers = Peers(say)
         self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
         self.after = [self.state, self.stop]
 
@@ -163,9 +189,13 @@ class Parts:
     def fit(
         self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path | None
     ) -> None:
-        """Train, from a checkpoint if there is one."""
+        """Train, from a checkpoint if there is one.
+
+        Raises:
+            LostError: Another process has died.
+        """
         self.state.made = self.state.digests(module)
-        with self.stop.interruptible(trainer):
+        with self.stop.interruptible(trainer), self.peers.watched(trainer):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 

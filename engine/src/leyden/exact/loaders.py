@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import lightning as L
@@ -14,10 +14,74 @@ from torch.utils.data import DataLoader
 
 from leyden.exact import lightning
 from leyden.exact.memory import Memory, saved_elsewhere, say
-from leyden.exact.random_state import random_states, restore_random_states
+from leyden.exact.random_state import random_states, restore_random_states, seeded, undisturbed
 
 # Attributes of a `DataLoader` that may hold state.
 PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
+
+
+class SameDraws:
+    """A sampler that draws the same numbers in all processes; those drawn elsewhere stay as they are.
+
+    Whoever gives each process a part of a list, as Lightning does, needs the same list in each of them.
+
+    Args:
+        sampler: A sampler, of samples or of batches.
+        seed: The run's seed.
+        stage: Name of the loader.
+        time: What tells an iteration from others of the same loader.
+    """
+
+    def __init__(self, sampler: Any, seed: int, stage: str, time: int) -> None:
+        self.sampler, self.seed, self.stage, self.time = sampler, seed, stage, time
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Any]:
+        with seeded(self.seed, self.stage, self.time):
+            drawn = iter(self.sampler)
+            states = random_states()
+        while True:
+            with undisturbed():
+                restore_random_states(states)
+                each = next(drawn, self)
+                states = random_states()
+            if each is self:
+                return
+            yield each
+
+
+class OfProcesses:
+    """Mixin for a `DataLoader`; its sampler draws the same in each of several processes, if it is none of PyTorch's."""
+
+    _kind: type  # the loader's original class
+    _of_data: L.LightningDataModule  # whose loader it is
+    _stage: str  # its hook and its number
+    _seed: int
+    batch_sampler: Any
+    sampler: Any
+
+    @property
+    def _index_sampler(self) -> Any:
+        """The sampler that an iteration takes its indices from; PyTorch has no public way to replace it for one."""
+        sampler = self.sampler if self.batch_sampler is None else self.batch_sampler
+        time = self.time_of_draws()
+        parts = (self.sampler, sampler, getattr(sampler, "sampler", None))
+        is_own = any(type(each).__module__.partition(".")[0] not in ("torch", "builtins") for each in parts)
+        if time is None or not is_own or not has_processes():
+            return sampler
+        return SameDraws(sampler, self._seed, self._stage, time)
+
+    def time_of_draws(self) -> int | None:
+        """Return the epoch; a subclass may have another time, or None for draws of this process alone."""
+        trainer: Any = getattr(self._of_data, "trainer", None)
+        return trainer.current_epoch if trainer else 0
+
+
+def has_processes() -> bool:
+    """Return whether several processes train together."""
+    return distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 class Resumable:
@@ -31,6 +95,9 @@ class Resumable:
 
     _kind: type  # the loader's original class
     _of_data: L.LightningDataModule  # whose loader it is
+    _began: int | None = (
+        None  # number of batches trained on when this iteration began; None before checkpoints had it
+    )
     # Of dataset, sampler etc. by their ids, as of the start of training. A memory holds its object, so that the id stays valid.
     _known_memories: dict[int, Memory]
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
@@ -44,11 +111,14 @@ class Resumable:
         resume_state, self._resume_state = self._resume_state, None
         current_states, ahead, self._position = random_states(), None, 0
         is_replay = resume_state is not None and resume_state["random"] is not None
+        trainer: Any = getattr(self._of_data, "trainer", None)
+        self._began = trainer.fit_loop.total_batch_idx + 1 if trainer else 0
         with self.replaying() if is_replay else contextlib.nullcontext():
             if resume_state and is_replay:
                 restore_random_states(resume_state["random"])
                 self.restore_memory(resume_state["random"]["memory"])
-            self._epoch_states = {**random_states(), "memory": self.changes()}
+                self._began = resume_state["random"].get("began")
+            self._epoch_states = {**random_states(), "memory": self.changes(), "began": self._began}
             batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
             if resume_state and is_replay:
                 for _ in range(resume_state["position"]):
@@ -90,6 +160,10 @@ class Resumable:
         if self._resume_state:
             return int(self._resume_state["position"])
         return self._position - (self._prefetch_states is not None)
+
+    def time_of_draws(self) -> int | None:
+        """Return when this iteration began: a loader may begin again within an epoch, with another order."""
+        return self._began
 
     def memories(self) -> dict[str, Memory]:
         """Return the memories of dataset, sampler etc. by attribute name; the first call is before the first epoch."""
@@ -134,44 +208,55 @@ def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     return own_state
 
 
-def make_resumable(data: L.LightningDataModule) -> None:
+def make_resumable(data: L.LightningDataModule, seed: int) -> None:
     """Make the training loaders of a data module resumable, if they are `DataLoader`s without a `state_dict`.
 
-    Loaders of training and validation start new worker processes in each epoch.
+    Loaders of training and validation start new worker processes in each epoch, and their own samplers draw the same in
+    all processes.
 
     With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
     """
-    make = data.train_dataloader
     warned: list[bool] = []
     memories: dict[int, Memory] = {}
 
-    def without_persistent_workers(make: Callable[[], Any]) -> Any:
-        """Return the loaders of a hook; persistent workers keep states across epochs that no checkpoint can save."""
+    def made_by(hook: str, make: Callable[[], Any]) -> Any:
+        """Return the loaders of a hook."""
         loaders = make()
-        for loader in flatten_loaders(loaders):
-            if isinstance(loader, DataLoader) and loader.persistent_workers:
-                vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
-                if not warned:
-                    warned.append(True)
-                    say(
-                        "persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit"
-                    )
+        for number, loader in enumerate(flatten_loaders(loaders)):
+            if not isinstance(loader, DataLoader):
+                continue
+            _without_persistent_workers(loader, warned)
+            mixins: list[type] = [OfProcesses]
+            if hook == "train_dataloader" and not hasattr(loader, "state_dict"):
+                mixins.append(Resumable)
+            is_derived = hasattr(loader, "time_of_draws")
+            if not is_derived and (Resumable in mixins or has_processes()):
+                own = {"_of_data": data, "_known_memories": memories, "_seed": seed, "_stage": f"{hook} {number}"}
+                _derive(loader, mixins, own)
         return loaders
 
-    def train_dataloader() -> Any:
-        loaders = without_persistent_workers(make)
-        for loader in flatten_loaders(loaders):
-            if isinstance(loader, DataLoader) and not hasattr(loader, "state_dict"):
-                # A subclass of its class, so that `isinstance` still holds; Python allows that with the same single base.
-                kind, of_mixin = type(loader), vars(Resumable)
-                members = {name: of_mixin[name] for name in of_mixin if name == "__iter__" or name[:2] != "__"}
-                own = {"_kind": kind, "_of_data": data, "_known_memories": memories}
-                loader.__class__ = type(kind.__name__, (kind,), members | own)
-        return loaders
+    for hook in ("train_dataloader", "val_dataloader"):
+        if is_overridden(hook, data, L.LightningDataModule):
+            setattr(data, hook, functools.partial(made_by, hook, getattr(data, hook)))
 
-    data.train_dataloader = train_dataloader  # type: ignore[method-assign]
-    if is_overridden("val_dataloader", data, L.LightningDataModule):
-        data.val_dataloader = functools.partial(without_persistent_workers, data.val_dataloader)  # type: ignore[method-assign]
+
+def _derive(loader: Any, mixins: Sequence[type], own: dict[str, Any]) -> None:
+    """Make the loader's class a subclass of it, so that `isinstance` holds: Python allows that with the same single base."""
+    kind, members = type(loader), dict[str, Any]()
+    for mixin in mixins:
+        named = vars(mixin)
+        members |= {name: named[name] for name in named if name == "__iter__" or name[:2] != "__"}
+    loader.__class__ = type(kind.__name__, (kind,), {**members, **own, "_kind": kind})
+
+
+def _without_persistent_workers(loader: Any, warned: list[bool]) -> None:
+    """Start new workers in each epoch; persistent ones keep states across epochs that no checkpoint can save."""
+    if not loader.persistent_workers:
+        return
+    vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
+    if not warned:
+        warned.append(True)
+        say("persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit")
 
 
 def flatten_loaders(loaders: Any) -> list[Any]:

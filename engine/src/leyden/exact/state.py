@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
+from leyden.exact.digest import digest_of_content
 from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
 from leyden.exact.memory import (
     NOT_RESTORED,
@@ -301,6 +302,7 @@ class RunState(L.Callback):
                 parameter.requires_grad_(self._resumed["requires_grad"][name])
             if name in self._resumed["gradients"]:
                 parameter.grad = self._resumed["gradients"][name].to(parameter.device)
+        self._guarded("buffers", self._restore_buffers, None)
         trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
         if self._same_seed:
             restore_random_states(self._resumed)
@@ -363,6 +365,7 @@ class RunState(L.Callback):
                 or each.requires_grad != self._requires_grad.get(name, True)
             },
             "gradients": self._gradients(),
+            "buffers": self._own_buffers(),
             "accumulate": trainer.accumulate_grad_batches if is_accumulating else None,
         }
         self._report()
@@ -379,6 +382,29 @@ class RunState(L.Callback):
             return {}
         named = self._module.named_parameters()
         return {name: each.grad.detach().cpu() for name, each in named if each.grad is not None}
+
+    def _own_buffers(self) -> dict[str, Tensor]:
+        """Return the buffers, such as running statistics, by which this process differs from the one of rank zero.
+
+        Lightning saves those of rank zero. Where DDP shares them before the next batch, the others are lost anyway: it
+        does not with `broadcast_buffers=False`, nor, mostly, with manual optimization.
+        """
+        model = self._trainer.strategy.model
+        named = dict(self._module.named_buffers())
+        if not named or not isinstance(model, DistributedDataParallel) or model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            return {}
+        digests = {name: digest_of_content(each) for name, each in named.items()}
+        first = gather_from_processes(digests)[0]
+        return {name: each.cpu() for name, each in named.items() if digests[name] != first.get(name)}
+
+    def _restore_buffers(self) -> None:
+        """Restore this process's own buffers, which DDP would overwrite before the first batch of a start."""
+        model, kept = self._trainer.strategy.model, self._resumed.get("buffers")  # older checkpoints have none
+        for name, each in self._module.named_buffers():
+            if kept and name in kept:
+                each.copy_(kept[name])
+        if isinstance(model, DistributedDataParallel) and any(gather_from_processes(bool(kept))):
+            model.require_forward_param_sync = False
 
     def set_late(self, module: L.LightningModule) -> set[Path]:
         """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""

@@ -19,6 +19,7 @@ import yaml
 
 from leyden.config.errors import Exit, UserError, is_mistake, leave
 from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
+from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock
 from leyden.run.files import damage, read_json, write_whole
 from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
@@ -33,7 +34,6 @@ READS_OLD = "521ae194"  # the last commit that does
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
-GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
 
 
@@ -411,20 +411,6 @@ class Position(NamedTuple):
     num_processes: int
 
 
-def is_communication_error(error: BaseException, num_processes: int) -> bool:
-    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
-    of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
-    chain: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and cause not in chain:
-        if isinstance(cause, of_torch):
-            return True
-        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
-            return True
-        chain, cause = [*chain, cause], cause.__cause__
-    return False
-
-
 @contextlib.contextmanager
 def session(
     run: Run,
@@ -479,6 +465,11 @@ def session(
                 ) from error
             if job.requeue(error):
                 leave(Exit.REQUEUED, error)
+            if position().num_processes > 1:
+                why = str(error) if isinstance(error, LostError) else "another process has died"
+                if is_main_process():
+                    warn(f"{run.directory}: {why}; {_how_to_resume(run)}")
+                leave(Exit.DIED, error)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
             progress = {"epochs": position().epochs, "num_steps": position().num_steps, "requeues": job.restarts}
@@ -494,17 +485,19 @@ def session(
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
-            saved = (run.directory / "checkpoints" / "last.ckpt").exists()
-            effect = "resumes the run" if saved else "starts over, nothing was saved yet"
-            print(
-                f"Interrupted. {leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}.",
-                file=sys.stderr,
-            )
+            print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
         if job.id:
             codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
         leave(codes.get(code, code))
+
+
+def _how_to_resume(run: Run) -> str:
+    """Return what the same command does with a run that was stopped."""
+    saved = (run.directory / "checkpoints" / "last.ckpt").exists()
+    effect = "resumes the run" if saved else "starts over, nothing was saved yet"
+    return f"{leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}"
 
 
 def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:

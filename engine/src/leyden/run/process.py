@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import Exit, UserError, leave_at_once
+from leyden.exact.processes import RANKS
 
 COMMAND = "leyden.run.process"  # the name of this module, which is another one while it runs
 JOB = "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
-# Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
-# within a job inherits the job's variables, too.
-RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 

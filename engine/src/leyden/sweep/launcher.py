@@ -26,12 +26,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import check_num_jobs, register_resolvers
-from leyden.config.errors import UserError, as_line, cause_of, ending, is_mistake, leave_at_once
+from leyden.config.errors import Exit, UserError, as_line, cause_of, ending, is_mistake, leave_at_once
 from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import printable
 from leyden.config.values import targets
-from leyden.run.directory import Run, is_communication_error, wait_for_result
+from leyden.exact.processes import is_communication_error
+from leyden.run.directory import Run, wait_for_result
 from leyden.run.identity import RunIdentity
 from leyden.run.process import (
     COMMAND,
@@ -312,6 +313,8 @@ def how_it_ended(exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"by {name}" + (", perhaps out of memory" if name == "SIGKILL" else "")
+    if exit_code == Exit.DIED:
+        return "one of its processes has died, perhaps out of memory"
     return f"its process ended with {exit_code}"
 
 

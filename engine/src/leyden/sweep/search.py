@@ -93,6 +93,23 @@ def trial_of(study: optuna.Study, frozen: FrozenTrial) -> Trial:
     return Trial(study, frozen._trial_id)
 
 
+def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
+    """Return a trial that was killed while it was drawn, with its sampler at the place where it was then.
+
+    The values that it has are drawn once more, so that the others come from the same random numbers.
+    """
+    study.sampler.before_trial(study, frozen)
+    trial = trial_of(study, frozen)
+    before = copy.deepcopy(frozen)
+    before.params, before.distributions = {}, {}
+    for name, distribution in frozen.distributions.items():
+        if name not in trial.relative_params and not distribution.single():
+            study.sampler.sample_independent(study, before, name, distribution)
+        before.distributions = {**before.distributions, name: distribution}
+        before.params = {**before.params, name: frozen.params[name]}
+    return trial
+
+
 def make_sampler(node: Any) -> Any:
     """Return one of Optuna's samplers, or a partial function whose argument is the seed, by the sweeper's configuration.
 
@@ -108,7 +125,8 @@ def make_sampler(node: Any) -> Any:
 def sampler_for(sampler: Any, number: int) -> Any:
     """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
 
-    So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats no earlier draw.
+    So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats no earlier draw. A
+    trial that was killed while it was drawn keeps its number.
 
     Args:
         sampler: A partial function that makes one of Optuna's samplers; another value is returned as it is.
@@ -174,14 +192,13 @@ class Search:
         self.is_exhausted = False
         self.left: deque[FrozenTrial] = deque()
         trials = study.get_trials(deepcopy=False)
-        # A trial without a run was being drawn when the process was killed.
-        begun = [each for each in trials if "run" in each.user_attrs or each.state == TrialState.WAITING]
+        # A trial that runs, and has no run, was being drawn when the process was killed.
+        alive = (TrialState.WAITING, TrialState.RUNNING)
+        begun = [each for each in trials if "run" in each.user_attrs or each.state in alive]
         retried = {trial.user_attrs.get("again") for trial in begun}
         for trial in trials:
-            if trial.state == TrialState.RUNNING and trial in begun:
+            if trial.state == TrialState.RUNNING:
                 self.left.append(trial)
-            elif trial.state == TrialState.RUNNING:
-                study.tell(trial.number, state=TrialState.FAIL)
             elif trial.state == TrialState.FAIL and trial in begun and trial.number not in retried:
                 study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
         self.num_ended = len([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
@@ -200,7 +217,12 @@ class Search:
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
             self.study.sampler = sampler_for(self.sampler, left.number if left else [*waiting, len(trials)][0])
         try:
-            trial = trial_of(self.study, left) if left else self.study.ask()
+            if left is None:
+                trial = self.study.ask()
+            elif "run" in left.user_attrs:
+                trial = trial_of(self.study, left)
+            else:
+                trial = redrawn(self.study, left)
             overrides = self.space.suggest(trial)  # of one that was left, the values that it has
         except ValueError as error:
             raise UserError(

@@ -1,0 +1,213 @@
+"""Processes of one training: what is said when one of them dies, and the lock of a folder, which one training holds.
+
+The lock is a record lock of the operating system, as it ends with the process that holds it, also after SIGKILL and beside
+its worker processes, which a lock by `flock` would outlive with them.
+"""
+
+import contextlib
+import errno
+import os
+import platform
+import re
+import signal
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from leyden.exact import ExactError
+
+# Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
+# within a job inherits the job's variables, too.
+RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
+DIED = 71  # exit code where another process has died: EX_OSERR of sysexits.h
+REFUSED = 2  # exit code of several processes that can't resume
+GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
+WATCH_S = 0.2
+SEEN_S = 2.0  # from a connection that breaks to the end of the process at its other side
+TOLD_S = 10.0  # until rank zero, or what has started it, ends the processes that have found the same mistake
+GRACE_S = 5.0  # for the main thread, which may have an error of its own
+LOCK = "checkpoints/lock"
+LOCK_TIMEOUT_S = 2.0  # a start before may be about to end
+
+
+class LostError(RuntimeError):
+    """Another process of this training has ended.
+
+    Args:
+        message: How it has ended, in words.
+        code: The exit code that this process should have.
+    """
+
+    def __init__(self, message: str, code: int = DIED) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def is_communication_error(error: BaseException, num_processes: int) -> bool:
+    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
+    of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
+    chain: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and cause not in chain:
+        if isinstance(cause, of_torch):
+            return True
+        if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
+            return True
+        chain, cause = [*chain, cause], cause.__cause__
+    return False
+
+
+class Peers:
+    """The processes that Lightning's launcher has started beside this one, of rank zero.
+
+    Lightning looks after them in a thread, which ends this process by SIGKILL when one of them has failed, and prints
+    nothing. This class takes them over.
+
+    Args:
+        say: Prints a line.
+        end: Ends this process at once, from a thread, with an exit code.
+    """
+
+    def __init__(self, say: Callable[[str], None], end: Callable[[int], Any] = os._exit) -> None:
+        self._say, self._end = say, end
+        self._started: list[subprocess.Popen[Any]] = []
+        self._has_failed = threading.Event()  # this process itself, so that it is about to end
+
+    @contextlib.contextmanager
+    def watched(self, trainer: Any) -> Iterator[None]:
+        """Context of a training.
+
+        Raises:
+            LostError: A connection broke, as the process at its other side has ended.
+        """
+        strategy = trainer.strategy
+        original = strategy.setup_environment
+
+        def setup_environment() -> None:  # the first method that Lightning calls after the launch
+            del strategy.setup_environment
+            self._take_over(strategy.launcher)
+            original()
+
+        strategy.setup_environment = setup_environment
+        try:
+            yield
+        except Exception as error:
+            self._has_failed.set()
+            if not is_communication_error(error, trainer.world_size):
+                self._kill()
+                raise
+            raise self._lost() from error
+        except BaseException:
+            self._has_failed.set()
+            raise
+        finally:
+            vars(strategy).pop("setup_environment", None)
+
+    def _take_over(self, launcher: Any) -> None:
+        found = getattr(launcher, "procs", [])
+        self._started = [each for each in found if isinstance(each, subprocess.Popen)]
+        if not self._started:
+            return
+        launcher.procs = self._started
+        found.clear()  # the list that Lightning's thread looks at
+        threading.Thread(target=self._watch, name="peers", daemon=True).start()
+
+    def _watch(self) -> None:
+        """End this process, if one of the others has failed and this one hangs."""
+        while self._dead() is None:
+            if all(each.poll() == 0 for each in self._started):
+                return
+            time.sleep(WATCH_S)
+        if self._has_failed.wait(GRACE_S):
+            return
+        error = self._lost()
+        self._say(f"{error}; the same command resumes")
+        self._end(error.code)
+
+    def _dead(self) -> tuple[int, int] | None:
+        """Return rank on this node and exit code of a process that has failed, first of one that a signal has ended."""
+        codes = [(rank, each.poll()) for rank, each in enumerate(self._started, 1)]
+        failed = sorted((code, rank) for rank, code in codes if code)
+        return (failed[0][1], failed[0][0]) if failed else None
+
+    def _lost(self) -> LostError:
+        """Wait for the end of the process that was lost, and return how it has ended."""
+        given_up = time.monotonic() + SEEN_S * bool(self._started)
+        while (dead := self._dead()) is None and time.monotonic() < given_up:
+            time.sleep(WATCH_S / 4)
+        if dead is None:
+            return LostError("another process has died, out of memory if no error stands above")
+        rank, code = dead
+        if code > 0:
+            return LostError(f"the process of rank {rank} has ended with exit code {code}", code)
+        self._kill()
+        name = signal.Signals(-code).name
+        why = ", perhaps out of memory" if name == "SIGKILL" else ""
+        return LostError(f"the process of rank {rank} has died by {name}{why}")
+
+    def _kill(self) -> None:
+        for each in self._started:
+            each.kill()
+
+
+@contextlib.contextmanager
+def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
+    """Hold the lock of a folder, so that no other training writes into it.
+
+    Where the file system has no locks, this is said, and the training goes on.
+
+    Raises:
+        ExactError: Another training holds it.
+    """
+    file = folder / LOCK
+    with contextlib.ExitStack() as held:
+        try:
+            _lock(file, held)
+        except OSError as error:
+            say(f"{file}: can't be locked ({error.strerror or error}); start this training once at a time")
+        yield
+
+
+def _lock(file: Path, held: contextlib.ExitStack) -> None:
+    # Neither a link is followed nor a pipe waited for; Windows has no names for that.
+    no_surprise = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | no_surprise, 0o666)
+    held.callback(os.close, descriptor)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        raise OSError(errno.EINVAL, "no regular file")
+    given_up = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            _try_lock(descriptor)
+            break
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+            if time.monotonic() > given_up:
+                holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
+                raise ExactError(
+                    f"{file.parent.parent}: in use by {holder}; wait for its end, or choose another folder (if its "
+                    f"machine is gone, delete {file})"
+                ) from error
+        time.sleep(WATCH_S / 2)
+    os.ftruncate(descriptor, 0)
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    os.write(descriptor, f"process {os.getpid()} on {platform.node()}, since {now}".encode())
+
+
+def _try_lock(descriptor: int) -> None:
+    if sys.platform == "win32":
+        import msvcrt
+
+        os.lseek(descriptor, 2**20, os.SEEK_SET)  # behind the text, which others read
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+        os.lseek(descriptor, 0, os.SEEK_SET)
+    else:
+        import fcntl
+
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
