@@ -3,6 +3,7 @@ PYTHON ?= python3
 ARGS ?=
 DIR ?=
 NAME ?=
+FROM ?=
 ENGINE ?=
 BIN := .venv/bin
 LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
@@ -53,8 +54,8 @@ tensorboard: .venv/.train ## view the newest run or sweep on localhost, or all b
 new-model: .venv/.train ## write a network: NAME=capsule makes models/capsule.py, its YAML
 	@$(BIN)/leyden new model="$(NAME)"
 
-new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML
-	@$(BIN)/leyden new task="$(NAME)"
+new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML; FROM=regression
+	@$(BIN)/leyden new task="$(NAME)" $(if $(FROM),from="$(FROM)")
 
 new-data: .venv/.train ## write a dataset: NAME=birds makes data/birds.py, its YAML
 	@$(BIN)/leyden new data="$(NAME)"

@@ -13,7 +13,7 @@ import torch
 import yaml
 from matplotlib import pyplot
 
-from leyden import assembly
+from leyden import assembly, scaffold
 from leyden.config.errors import UserError
 from leyden.config.paths import ROOT, conf_files, environment_of
 from leyden.scaffold import write_part
@@ -166,6 +166,18 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
     learned = json.loads((copy / "run" / "run.json").read_text())["metrics"]["test/acc"]
     assert learned > 0.5  # of three classes
     assert f"{learned:.4f}" in call(copy, "-m", "leyden.evaluate", "run=run")
+
+
+@pytest.mark.parametrize("base", scaffold.TASKS)
+def test_a_new_task_is_derived_from_any_of_the_librarys(base, tmp_path, monkeypatch, capsys):
+    for name, value in {"ROOT": tmp_path, "SRC": tmp_path / "src", "own_packages": lambda *_: ["lab"]}.items():
+        monkeypatch.setattr(scaffold, name, value)
+    write_part("task", "ranking", base)
+    assert "train task=ranking" in capsys.readouterr().out
+    made = {}
+    exec((tmp_path / "src" / "lab" / "tasks" / "ranking.py").read_text(), made)
+    assert made["Ranking"].__base__.__name__ == base.capitalize()
+    assert f"\n  - {base}\n" in (tmp_path / "conf" / "task" / "ranking.yaml").read_text()
 
 
 def test_a_name_that_can_not_be_used_is_refused(capsys):

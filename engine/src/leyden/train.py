@@ -44,8 +44,6 @@ def task(cfg: DictConfig) -> None:
         raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
     identity = RunIdentity.of(cfg, overrides)
     run = Run(cfg.run_dir, trust=cfg.trust)
-    # A job of a sweep that is resumed by itself does not see the test set either.
-    test = not (is_job or run.is_of_sweep) if cfg.test == "auto" else cfg.test
     # If two sweeps share a job, the second one waits for the first one's result.
     with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
         result = run.result
@@ -53,7 +51,8 @@ def task(cfg: DictConfig) -> None:
             with importing():
                 from leyden.assembly.build import dry_build
                 from leyden.assembly.trainer import silence_lightning
-                from leyden.training.start import start
+                from leyden.training.start import start, wants_test
+            test = wants_test(cfg, run, is_job=is_job)
             if cfg.dry_run:
                 silence_lightning()
                 dry_build(cfg, {}, overrides=overrides, test=test)

@@ -1,5 +1,6 @@
 import hashlib
 import os
+import re
 import shutil
 
 import pytest
@@ -45,7 +46,12 @@ def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):
 def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(train, parent):
     fresh, *_ = train("fresh", *STILL)
     records.put(parent, config={"model": {"_target_": "os.system", "command": "touch /nowhere"}}, is_own=False)
-    tuned, *_ = train("tuned", *STILL, f"init_from={parent}", HEAD)
+    freeze = "freeze=[network.layers.1.*]"
+    tuned, out, _ = train("tuned", *STILL, f"init_from={parent}", HEAD, freeze)
+    best = parent / "checkpoints" / "best.ckpt"
+    assert f"weights: {best}, without network.layers.3.*; trained: 170 of 12,730\n" in out
+    assert re.search(r"parameters +12,730 \(170 trained\)\n", out)
+    assert tuned.result.metrics["num_trained_parameters"] == 170
     for key, weight in weights(tuned.directory).items():
         before = fresh.directory if "layers.3" in key else parent
         assert torch.equal(weight, weights(before, "best")[key]), key

@@ -17,7 +17,7 @@ def broken(*args, **kwargs):
 
 
 def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):
-    arguments = ("callbacks=default", "trainer.max_epochs=1", "model.dropout=0.2")
+    arguments = ("callbacks=default", "trainer.max_epochs=1", "model.dropout=0.2", "test=true")
     whole, *_ = train("whole", *arguments)
     for name in ("publish", "render", "save_picture"):
         monkeypatch.setattr(pictures, name, broken)

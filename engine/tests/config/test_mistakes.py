@@ -57,6 +57,7 @@ trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  t
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
 trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2
 +callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=x  =>  monitor=x; must
++task.metrics.each={_target_:torchmetrics.classification.MulticlassF1Score,average:null}  =>  task.metrics.each: gives values of shape (10,), and a metric is one number ... torchmetrics.ClasswiseWrapper
 +trainer.max_steps=5  =>  objective.metric=val/acc: no epoch of this run ends with a validation
 +trainer.val_check_interval=7 trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
 +trainer.val_check_interval=30 +trainer.check_val_every_n_epoch=null trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation

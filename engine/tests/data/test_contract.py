@@ -80,7 +80,7 @@ def test_what_a_data_module_lacks_costs_that_feature_only(train):
     data = ("data=own", "data._target_=tests.data.own.TrainingOnly", *TASK, "objective.metric=train/acc")
     run, out, err = train("a", *data, "trainer.max_epochs=1")
     assert "no evaluation on the test set: the data have no test_dataloader" in out
-    assert "samples: 200 train" in out
+    assert "samples: train 200" in out
     assert "failed" not in err
     assert run.result.metrics["train/acc"] > 0
     _, _, err = train("b", *data, "test=true", code=2)

@@ -121,8 +121,34 @@ def test_a_broken_file_is_named(root):
         data.teardown("fit")
 
 
+@pytest.mark.parametrize(("pattern", "subfolder"), [("p[0-9]", False), ("^.(.)_", False), ("[^/]+", True)])
+def test_no_group_of_images_is_in_two_splits(root, pattern, subfolder):
+    shutil.rmtree(root / "val")
+    for n, path in enumerate(sorted(root.glob("*/*/*"))):
+        patient = n % 4 if path.parts[-3] == "train" else 4 + n % 2
+        path.rename(path.with_name(f"p{patient}_{path.name}"))
+    if subfolder:
+        for path in sorted(root.glob("*/*/*")):
+            (path.parent / path.name[:2]).mkdir(exist_ok=True)
+            path.rename(path.parent / path.name[:2] / path.name)
+    data = module(root, "fit", group=pattern, val_size=6)
+    groups = np.array(data.groups_of(data.datasets["train"]))
+    train, val = (set(groups[data.indices[split]].tolist()) for split in ("train", "val"))
+    assert (len(train), len(val), train & val) == (3, 1, set())
+    data.setup("test")
+    first = next((root / "train").rglob("p0_*"))
+    other = root / "test" / first.relative_to(root / "train")
+    other.parent.mkdir(exist_ok=True)
+    shutil.copy(first, other)
+    with pytest.raises(ValueError, match=r"test: has groups of the training set: p?0"):
+        module(root, "fit", group=pattern, val_size=6).setup("test")
+    with pytest.raises(ValueError, match=r"group=q: matches nothing in .*train"):
+        module(root, "fit", group="q")
+
+
 def test_arguments_that_are_none_are_refused(tmp_path):
     wrong = {"image_size": [None, 5, [5], [0, 5], [True, 5], "55"], "channels": [0, 2, "3", None]}
+    wrong |= {"group": ["(", 1]}
     wrong |= {"batch_size": [0, 1.5, True, "1", None], "num_workers": [-1, 1.5, "1"]}
     wrong |= {"normalize": ["none", None], "augment": ["affine", 1]}
     for argument, value in ((argument, value) for argument, values in wrong.items() for value in values):

@@ -181,6 +181,30 @@ def test_splits_have_nothing_in_common(num, overlap, **asked):
     assert asked["num_folds"] or len(val) == asked["val_size"]
 
 
+@given(st.lists(st.integers(0, 6), min_size=2, max_size=40), st.integers(1, 20), st.integers(2, 4))
+def test_each_group_is_in_one_split_and_one_fold(groups, val_size, num_folds):
+    groups = torch.tensor(groups).unique(return_inverse=True)[1]
+    asked = [{"val_size": val_size}]
+    asked += [{"val_size": 0, "num_folds": num_folds, "fold": fold} for fold in range(num_folds)]
+    folds = []
+    for each in asked:
+        try:
+            parts = split(len(groups), seed=1, groups=groups, **each)
+        except ValueError:
+            continue
+        assert not torch.isin(groups[parts["val"]], groups[parts["train"]]).any()
+        assert sorted(torch.cat([*parts.values()]).tolist()) == list(range(len(groups)))
+        folds += [parts["val"]] if "fold" in each else []
+        assert "fold" in each or len(parts["val"]) >= val_size
+    assert not folds or sorted(torch.cat(folds).tolist()) == list(range(len(groups)))
+
+
+def test_a_split_without_a_key_is_that_of_earlier_versions():
+    assert split(10, val_size=3, seed=7)["val"].tolist() == [5, 0, 3]
+    folded = split(7, val_size=0, seed=1, num_folds=3, fold=1)
+    assert [each.tolist() for each in folded.values()] == [[1, 3], [0, 6, 5, 2, 4]]
+
+
 def test_each_sample_is_in_one_fold():
     for num, num_folds in ((2, 2), (23, 8), (60, 5)):
         folds = [split(num, val_size=0, seed=3, num_folds=num_folds, fold=k)["val"] for k in range(num_folds)]

@@ -201,6 +201,29 @@ def test_facts_come_from_the_data_set_and_its_first_sample_and_what_is_no_pixels
     assert targets_N.tolist() == [0, 1, 2, 3]
 
 
+def test_a_data_set_of_any_kind_is_split_in_order_or_by_group():
+    floats = Made(lambda index: (torch.full((3,), float(index)), float(index)), 20)
+    floats.patients = [f"p{n % 5}" for n in range(20)]
+    floats.overlap = floats.groups = 3  # another one's own attributes
+    data = module(floats, val_size=4)
+    assert data.facts
+    assert data.how_split == "random"
+    data = module(floats, val_size=4, overlap=2)
+    assert data.facts
+    assert [data.indices[split].tolist() for split in ("train", "val")] == [[*range(14)], [16, 17, 18, 19]]
+    data = module(floats, val_size=5, groups="patients", test=floats)
+    assert data.facts
+    assert (data.how_split, data.sizes) == ("by group", {"train": 12, "val": 8})
+    with pytest.raises(ValueError, match="test: has groups of the training set: p0, p1"):
+        data.setup("test")
+    for changed, said in (
+        ({"groups": "sites"}, "groups=sites: Made has no such attribute"),
+        ({"overlap": -1}, "overlap=-1"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            module(floats, **changed).setup("fit")
+
+
 def test_samples_that_are_no_pairs_are_the_data_sets_own():
     ones = torch.ones(2)
     for make in (lambda n: {"a": ones, "b": n}, lambda n: ones, lambda n: (ones, n, n)):

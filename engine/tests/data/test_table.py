@@ -1,13 +1,16 @@
 import csv
+import functools
 import io
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
 import torch
 
 from leyden.data.table import Table
+from tests.data import small
 
 WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "targets": "area", "classes": False}
 
@@ -45,8 +48,64 @@ def test_a_class_is_its_text_and_whole_numbers_are_in_their_order(tmp_path):
         assert made.classes == order.split()
 
 
+def split_table(root, **changed):
+    """The data module of a table, with all of its splits."""
+    dataset = functools.partial(Table, **{**WHOLE, "test_size": 0.1, **changed})
+    data = small.in_memory(dataset, root=root, val_size=20, split_seed=3)
+    data.setup("fit")
+    data.setup("test")
+    return data
+
+
+def values_in(data, split):
+    return set(data.inputs(split, slice(None)).flatten().tolist())
+
+
+ORDER = {"split": "order", "gap": 8}
+
+
+@pytest.mark.parametrize(
+    ("given", "line"),
+    [
+        (
+            {"targets": "7"},
+            "data: neighbouring rows share 84% of their values (others 2%), and the split is random",
+        ),
+        ({"targets": "7", **ORDER}, ""),
+        ({"targets": "7", "split": "random"}, ""),
+    ],
+)
+def test_windows_of_a_series_share_no_value_across_an_ordered_split(tmp_path, capfd, given, line):
+    series = np.random.default_rng(0).normal(size=307)
+    write(tmp_path, {str(k): series[k : k + 300] for k in range(8)})
+    data = split_table(tmp_path, **given)
+    err = capfd.readouterr().err
+    assert err.count("\n") == bool(line)
+    assert line in err
+    shared = [len(values_in(data, split) & values_in(data, "train")) for split in ("val", "test")]
+    assert (shared == [0, 0]) == ("gap" in given)
+    assert data.sizes == {"val": 20, "train": 270 - 20 - given.get("gap", 0) * 2, "test": 30}
+
+
+def test_a_time_is_said_and_no_group_is_in_two_splits(tmp_path, capfd):
+    days = [f"2026-{1 + n // 28:02d}-{1 + n % 28:02d}" for n in range(200)]
+    who, x = [f"p{n % 17}" for n in range(200)], np.random.default_rng(0).normal(size=200)
+    write(tmp_path, {"day": days, "who": who, "x": x, "area": range(200)})
+    split_table(tmp_path, inputs=["x"])
+    assert "data: t.csv: rows look ordered by day, and the split is random" in capfd.readouterr().err
+    data = split_table(tmp_path, inputs=["x"], group="who")
+    held = {split: data.held[True].targets[data.indices[split]] for split in ("train", "val")}
+    held["test"] = data.held[False].targets
+    groups = [{*(rows % 17).tolist()} for rows in held.values()]
+    assert sum(map(len, groups)) == len(set.union(*groups)) == 17
+    assert [len(held[split]) >= 20 for split in ("val", "test")] == [True, True]
+    assert not capfd.readouterr().err
+    assert table(tmp_path, group="who", categories=["day"]).facts["column_names"] == ["day", "x"]
+
+
 TEXT = "a,b\n1,2\n3,é\n"
 WHOLE_TEXT = "rooms,area,kind\n1,10.5,a\n2,20,b\n"
+KINDS_TEXT = "rooms,kind,x\n1,d,2\n"
 A_ROW = "rooms,area\n1,2\n{},4\n"
 OF_KINDS = {"test_file": "u.csv", "inputs": ["rooms"], "targets": "kind", "classes": True, "train": False}
 # The content of a file, what is asked of it beyond `WHOLE`, and the words that refuse it.
@@ -76,16 +135,25 @@ REFUSED = [
     (WHOLE_TEXT, {"inputs": ["rooms", "area"]}, "inputs=['rooms', 'area']: must be at least one, without targets="),
     (WHOLE_TEXT, {"categories": ["area"]}, "inputs=['rooms', 'kind']: must be at least one, without"),
     ("kind,area\na,1\n,2\n", {"categories": ["kind"]}, "column kind is '' in row 2; must be a class or category"),
+    (WHOLE_TEXT, {"split": "group"}, "split=group: must be random or order; group=COLUMN keeps rows"),
+    (WHOLE_TEXT, {"gap": 2}, "gap=2: leaves out rows between the parts of split=order only"),
+    (WHOLE_TEXT, {"split": "order", "group": "kind"}, "group=kind: whole groups are drawn at random; remove spl"),
+    (WHOLE_TEXT, {"inputs": ["rooms"], "split": "order", "gap": 1}, "test_size=0.2 of 2 rows leaves nothing to"),
     # What another table for the test set must have.
     (WHOLE_TEXT, OF_KINDS, "u.csv: kind is d, which t.csv does not have"),
-    (WHOLE_TEXT, {**OF_KINDS, "inputs": ["area"]}, "u.csv: has no column area; it has rooms, kind"),
+    (
+        KINDS_TEXT,
+        {**OF_KINDS, "group": "kind", "targets": "rooms", "inputs": ["x"]},
+        "u.csv: kind has values of the",
+    ),
+    (WHOLE_TEXT, {**OF_KINDS, "inputs": ["area"]}, "u.csv: has no column area; it has rooms, kind, x"),
 ]
 
 
 @pytest.mark.parametrize(("content", "asked", "message"), REFUSED)
 def test_what_can_not_be_read_is_refused_in_a_line_that_names_it(tmp_path, content, asked, message):
     (tmp_path / "t.csv").write_bytes(content if isinstance(content, bytes) else content.encode())
-    write(tmp_path, {"rooms": [1], "kind": ["d"]}, "u.csv")
+    write(tmp_path, {"rooms": [1], "kind": ["d"], "x": [1]}, "u.csv")
     with pytest.raises((ValueError, OSError), match=re.escape(message)) as refused:
         table(tmp_path, **asked)
     assert "\n" not in str(refused.value)
@@ -131,6 +199,27 @@ def test_predict_takes_categories_as_texts(command, tmp_path):
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
     _, err = command("predict", f"run={run}", f"table={german}", code=2)
     assert re.fullmatch(f"leyden: table: {german}.*\n", err)
+
+
+def test_predict_shows_the_first_rows_with_the_truth_beside_the_prediction(command, tmp_path):
+    columns = {f"x{n}": range(30) for n in range(9)}
+    write(tmp_path, {**columns, "price": [0.5 * n for n in range(30)], "kind": list("ab") * 15})
+    inputs, output = ("data.val_size=5", f"data.dataset.inputs=[{','.join(columns)}]"), tmp_path / "o.json"
+    asked = ("task=regression", "callbacks=bare", "data.dataset.split=random", "data.dataset.targets=price")
+    run, _ = trained(command, tmp_path, *asked, *inputs)
+    out, _ = command("predict", f"run={run}", f"table={tmp_path / 't.csv'}", f"output={output}")
+    head, *rows, last = out.splitlines()
+    assert head.split() == ["x0", "x1", "x2", "x3", "true", "price", "predicted", "price"]
+    assert (len(rows), rows[3].split()[4]) == (20, "1.5")
+    assert last == "10 further rows and 5 further columns are not shown; output=FILE.csv writes all"
+    every = json.loads(output.read_text())
+    assert [row["true price"] for row in every] == [0.5 * n for n in range(30)]
+    assert {*columns} < {*every[0]}
+    shutil.rmtree(run)
+    asked = ("data.dataset.split=random", "data.dataset.targets=kind", "data.dataset.classes=true")
+    trained(command, tmp_path, *asked, *inputs)
+    out, _ = command("predict", f"run={run}", f"table={tmp_path / 't.csv'}")
+    assert out.splitlines()[0].split() == ["x0", "x1", "x2", "x3", "true", "kind", "class", "probability"]
 
 
 def test_classes_of_rows_have_no_pictures_of_images_and_no_column_has_the_predictions_name(command, tmp_path):

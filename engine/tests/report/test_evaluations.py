@@ -13,6 +13,7 @@ from leyden.report.records import HEADER, TEST_EVALUATIONS_FILE, read_test_evalu
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK, here
+from tests.records import forget_result
 from tests.report.test_summary import write
 
 
@@ -111,3 +112,35 @@ def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it
     for verb, *arguments in selecting:
         assert here(verb, str(sweep), *arguments) == 2
         assert "is a metric of the test set, by which nothing may be selected" in capfd.readouterr().err
+
+
+def test_exploring_leaves_the_test_set_alone(train, tmp_path, small_root):
+    few, first = (*QUICK, "trainer.max_epochs=1", "test=auto"), tmp_path / "first"
+
+    def said(place, *typed):
+        run, out, _ = train(place, *few, *typed)
+        lines = [line for line in out.splitlines() if line.startswith("not evaluated on the test set: ")]
+        assert "dry_run=true" in typed or len(lines) == (not run.result.is_tested)
+        return "".join(lines)
+
+    assert said("first") == ""
+    for typed in ("seed=1", "optimizer.lr=0.1"):
+        line = said(typed.partition("=")[0], typed)
+        assert re.fullmatch(rf".*: mnist_mlp was already, at 20.* \({first}\); test=true evaluates again", line)
+    assert "mnist_mlp was already" in said("fork", f"fork={first}", "trainer.max_epochs=2")
+    tuned = ("tuned", "name=tuned", f"init_from={first}")
+    assert said(*tuned).endswith(f"init_from={first} was already; test=true evaluates again")
+    other = ("data=fashion_mnist", f"data.root={small_root}", "data.val_size=5000", "dry_run=true")
+    assert said("other", *tuned[1:], *other) == ""
+    assert said("asked", "test=true") == ""
+    assert "mnist_mlp was already" in said("first", "trainer.max_epochs=2")
+    assert len(read_test_evaluations(tmp_path / "outputs")) == 2
+
+
+def test_a_run_that_was_killed_after_its_test_evaluation_makes_it_again(train):
+    few = (*QUICK, "trainer.max_epochs=1", "test=auto")
+    run, *_ = train("a", *few)
+    whole = run.result.metrics
+    forget_result(run.directory)
+    train("a", *few)
+    assert run.result.metrics == whole

@@ -108,7 +108,9 @@ class Row:
         return Done(*call(verb, *arguments, directory=self.place, before=prepare, name=f"output{self._num}"))
 
     def train(self, name, *more, **kwargs):
-        typed = (*FEW, *self.work.arguments, "name=stranger", f"run_dir={self.place / name}")
+        # Of one experiment, the first run alone would be evaluated on the test set.
+        named = f"name={name.replace(' ', '_')}"
+        typed = (*FEW, *self.work.arguments, named, f"run_dir={self.place / name}")
         return self.run("train", *typed, *more, **kwargs)
 
     @functools.cached_property

@@ -35,7 +35,7 @@ def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(
     run, *_ = train("a", *own(objective="train_loss"), "trainer.max_epochs=1", "+trainer.val_check_interval=3")
     assert "train_loss" in run.result.metrics
     assert "val_loss" not in run.result.metrics  # it is of the sixth step
-    run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=4")
+    run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=4", "test=true")
     assert run.result.metrics["val_loss"] == loss_on(run, Rows(10, 1))
     assert run.result.stages == {"train": ["train_loss"], "val": ["val_loss"], "test": ["test_loss"]}
 
@@ -62,7 +62,7 @@ def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_
     assert run.result.stages == {"val": ["loss"], "test": ["test/loss"]}
     # Neither where the run was stopped after it.
     train("b", *arguments, "trainer.max_epochs=1", "test=false")
-    longer, *_ = train("b", *arguments, "trainer.max_epochs=3", "test=auto")  # as recorded it would be false
+    longer, *_ = train("b", *arguments, "trainer.max_epochs=3", "test=true")
     assert longer.result.metrics == run.result.metrics
 
 

@@ -1,3 +1,5 @@
+import json
+import math
 import re
 
 import pytest
@@ -36,6 +38,17 @@ def test_a_loss_of_torch_as_a_function_f1_as_the_objective_and_a_group_with_its_
 
 
 CLIPPED = (*PLAIN, "trainer.gradient_clip_val=0.1")
+
+
+def test_a_loss_over_pairs_is_measured_on_batches_of_one_size(train, command):  # noqa: F811
+    pairs = ("task=own", "task._target_=tests.tasks.own.Pairs", "objective.metric=val/loss")
+    run, _, err = train("a", *pairs, "trainer.max_epochs=1")
+    line = "leyden: data: Pairs evaluates on batches of 100, as in training, not of 10000 (same_batch_size)\n"
+    assert err.count(line) == 1
+    out, err = command("evaluate", f"run={run.directory}", "format=json")
+    measured = {**run.result.metrics, **json.loads(out)["metrics"]}
+    assert [measured[f"{split}/loss"] for split in ("train", "val", "test")] == pytest.approx([math.log(100)] * 3)
+    assert err.count(line) == 1
 
 
 @pytest.mark.parametrize(("module", "prefix"), [((), "network.layers"), (CLIPPED, "layers")])

@@ -41,7 +41,7 @@ def test_the_commands_that_are_printed_can_be_pasted(cli, command, train):
     steps = next_steps(out)
     assert list(steps) == ["evaluate it on the test set", "all runs so far"]
     assert "test/acc" in command(*steps["evaluate it on the test set"])[0]
-    run, out, _ = train("viewed", "scheduler=onecycle", "test=auto", "trainer.max_epochs=1")
+    run, out, _ = train("viewed", "scheduler=onecycle", "test=true", "trainer.max_epochs=1")
     steps = next_steps(out)
     folder = steps["view it"][-1].partition("=")[2]
     assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}

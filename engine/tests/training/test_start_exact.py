@@ -90,6 +90,7 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
     # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
     few = ("data.val_size=59840", "data.batch_size=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
     few = (*few, "data.eval_batch_size=4999", f"outputs={tmp_path}", "callbacks.checkpoint.every_n_steps=3")
+    few = (*few, "test=true")
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     finish(start(f"run_dir={two.directory}", *few, *DDP))
     finish(start(f"run_dir={one.directory}", *few))

@@ -23,6 +23,7 @@ class Elevation(Dataset[None]):
     """
 
     target_names = ("height in 100 m",)
+    random_split = True  # heights between known ones are the task
     facts = {"column_names": ["longitude", "latitude"]}  # noqa: RUF012 - a constant of the class
 
     def __init__(self, root: str, *, train: bool, download: bool = False) -> None:

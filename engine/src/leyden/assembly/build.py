@@ -25,7 +25,7 @@ from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import ACCELERATORS, objective_of, require_choice
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line
+from leyden.config.terminal import one_line, warn
 from leyden.data.contract import (
     Facts,
     ModuleData,
@@ -36,6 +36,7 @@ from leyden.data.contract import (
     has_split,
     sizes_of,
 )
+from leyden.data.splits import SplitDataModule
 from leyden.exact.checkpoint import find_unreadable
 from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_everything, seed_stages, seeded, undisturbed
@@ -65,6 +66,7 @@ def datamodule(
     with seeded(cfg.seed, "__init__"):
         data: L.LightningDataModule = instantiate(cfg.data, "data")
     check_lightning_kind(data, L.LightningDataModule, "data")
+    set_batch_size(cfg, data)
     module_and_schedule = (
         (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
     )
@@ -90,6 +92,25 @@ def datamodule(
         if not divides_batches(data):
             make_resumable(data, cfg.seed)
     return data
+
+
+def set_batch_size(cfg: DictConfig, data: L.LightningDataModule) -> None:
+    """Give data the batch size of training for evaluation, too, if the task says `same_batch_size`.
+
+    A line says so, also of data that have no such sizes.
+    """
+    kind = target(cfg.task, "task")
+    if not getattr(kind, "same_batch_size", False):
+        return
+    if not isinstance(data, SplitDataModule):
+        text = f"must evaluate on batches of the size of training; {type(data).__name__} chooses its own"
+    elif data.eval_batch_size != data.batch_size:
+        text = f"evaluates on batches of {data.batch_size}, as in training, not of {data.eval_batch_size}"
+        data.eval_batch_size = data.batch_size
+    else:
+        return
+    if is_main_process():
+        warn(f"data: {kind.__name__} {text} (same_batch_size)")
 
 
 def _fork_workers() -> None:
@@ -339,5 +360,7 @@ def _cached_data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModul
         facts[key] = datamodule(cfg)
     data: L.LightningDataModule = facts[key]
     if divides_batches(data):
-        data.batch_size, data.eval_batch_size = new.batch_size, new.eval_batch_size  # type: ignore[attr-defined]
+        is_same = getattr(target(cfg.task, "task"), "same_batch_size", False)
+        data.batch_size = new.batch_size  # type: ignore[attr-defined]
+        data.eval_batch_size = new.batch_size if is_same else new.eval_batch_size  # type: ignore[attr-defined]
     return data

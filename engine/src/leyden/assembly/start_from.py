@@ -19,7 +19,7 @@ from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.kept import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
 from leyden.config.errors import UserError, as_line, is_mistake
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import relative_path, some_of, warn
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
@@ -111,6 +111,10 @@ class StartingPoint:
     def begin(self, run: Run) -> Path | None:
         """Prepare a run directory in the main process; return the checkpoint to resume from, None without one."""
         return None
+
+    def in_words(self) -> str:
+        """Return which weights a module has been given, in words; empty for none of another run."""
+        return ""
 
 
 class Resumed(StartingPoint):
@@ -230,6 +234,11 @@ class InitFrom(StartingPoint):
         with user_errors(f"init_from: {self.path}"):
             module.load_state_dict(weights, strict=False)
         self.weights = {}
+
+    def in_words(self) -> str:
+        """Return the checkpoint, and the patterns of weights that were not taken from it."""
+        without = f", without {some_of(self.exclude)}" if self.exclude else ""
+        return f"weights: {relative_path(self.path)}{without}"
 
     def fitting(self, module: L.LightningModule) -> dict[str, Any]:
         """Return the weights that a module takes, without the excluded ones.

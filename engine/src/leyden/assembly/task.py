@@ -32,8 +32,9 @@ from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.loaders import flatten_loaders
+from leyden.exact.random_state import undisturbed
 from leyden.run.process import is_main_process
-from leyden.tasks import Task
+from leyden.tasks import Outcome, Task
 
 
 def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
@@ -326,7 +327,7 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
-def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> None:
+def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outcome | None:
     """Check that a task can learn from data with these facts, by a batch of zeros.
 
     The network must return one logit per class. Nothing is tried if the facts have no sample shape or no number of outputs.
@@ -336,6 +337,9 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> None
         facts: Facts of the data.
         with_targets: Whether batches are samples and targets, so that the task's step can be tried, too.
 
+    Returns:
+        The outcome of the batch; None if the step was not tried.
+
     Raises:
         UserError: The targets are of another kind, the output has another shape, or the code raises an error.
     """
@@ -343,8 +347,9 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> None
         raise UserError(
             f"task: {type(module).__name__} trains on {module.kind}; the targets of these data are {facts.kind}"
         )
+    outcome: Outcome | None = None
     if facts.input_shape is None or not facts.num_outputs:
-        return
+        return outcome
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     is_text = facts.vocabulary is not None
     inputs = torch.zeros(2, *facts.input_shape, device=device, dtype=torch.int64 if is_text else torch.float32)
@@ -370,8 +375,38 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> None
                 )
         if with_targets:
             with user_errors(f"task, {given} and targets of shape {tuple(targets.shape)}"):
-                module.step((inputs, targets))
+                outcome = module.step((inputs, targets))
     module.train()
+    return outcome
+
+
+def check_single_values(cfg: DictConfig, facts: Facts, outcome: Outcome) -> None:
+    """Check that each metric that the configuration describes is one number, by an outcome of zeros.
+
+    What a metric can't compute from zeros is left to the training.
+
+    Raises:
+        UserError: A metric has several values, such as one per class.
+    """
+    if not isinstance(outcome.predictions, torch.Tensor) or not isinstance(outcome.targets, torch.Tensor):
+        return
+    # The network may be on the meta device, which has shapes only.
+    zeros = [torch.zeros_like(each, device="cpu") for each in (outcome.predictions, outcome.targets)]
+    for name, node in (cfg.task.get("metrics") or {}).items():
+        shape: tuple[int, ...] = ()
+        with contextlib.suppress(Exception), warnings.catch_warnings(), undisturbed(), torch.device("cpu"):
+            warnings.simplefilter("ignore")
+            metric = instantiate(node, f"task.metrics.{name}", facts.by_name)
+            if not list(metric.parameters()):  # not a network, such as that of a perceptual distance
+                metric.update(*zeros)
+                found = metric.compute()
+                is_several = isinstance(found, tuple | list)
+                shape = (len(found),) if is_several else tuple(getattr(found, "shape", ()))
+        if math.prod(shape) > 1:
+            raise UserError(
+                f"task.metrics.{name}: gives values of shape {shape}, and a metric is one number: choose average=macro, or "
+                "torchmetrics.ClasswiseWrapper, with this metric and its num_classes as metric, to log one per class"
+            )
 
 
 def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
@@ -394,7 +429,9 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             "replace; set data=module to use those of the task"
         )
     if isinstance(module, Task):
-        check_step(module, facts_of(data), with_targets=divides_batches(data))
+        facts = facts_of(data)
+        if outcome := check_step(module, facts, with_targets=divides_batches(data)):
+            check_single_values(cfg, facts, outcome)
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
     if isinstance(module, Task):

@@ -69,11 +69,15 @@ class Summary(DisplayCallback):
         rows.append({"layer": "total", "type": type(network).__name__, "parameters": f"{total:,}"})
         # Use the existing loaders: requesting new ones would replace the data module's samplers.
         num_by_split = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
-        sizes = ", ".join(split if num is None else f"{num:,} {split}" for split, num in num_by_split.items())
+        how = getattr(trainer.datamodule, "how_split", "")  # type: ignore[attr-defined]
+        sizes = []
+        for split, num in num_by_split.items():
+            size = split if num is None else f"{split} {num:,}"
+            sizes.append(f"{size} ({how})" if how and split == "val" else size)
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         print_table(rows)
         console = Terminal()
-        console.print(f"samples: {sizes}; device: {device}")
+        console.print(f"samples: {', '.join(sizes)}; device: {device}")
         console.print(f"run directory: {trainer.default_root_dir}")
         if trainer.ckpt_path:
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")

@@ -5,6 +5,7 @@ import functools
 import hashlib
 import io
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -43,13 +44,17 @@ class FolderDataModule(StreamedDataModule):
         root: The folder.
         image_size: Height and width of the network's input images.
         channels: 3 for RGB, 1 for grey.
+        group: Regular expression for the group of an image, as of a patient, in its path below the class: what its
+            first parenthesis matches, or all of it. No group is in several splits. None: no groups.
         kwargs: Arguments of `StreamedDataModule`.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
-    def __init__(self, *, root: str, image_size: Sequence[int], channels: int, **kwargs: Any) -> None:
+    def __init__(
+        self, *, root: str, image_size: Sequence[int], channels: int, group: str | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):
             raise ValueError(f"channels={channels}: must be 1 (grey) or 3 (RGB)")
@@ -58,6 +63,10 @@ class FolderDataModule(StreamedDataModule):
         for size in image_size:
             check_integers(image_size=(size, 1))
         self.root, self.input_shape = root, (channels, image_size[0], image_size[1])
+        try:
+            self.group = None if group is None else re.compile(group)
+        except (re.error, TypeError) as error:
+            raise ValueError(f"group={group}: must be a regular expression ({error})") from None
 
     @property
     def digests(self) -> dict[str, str]:
@@ -75,6 +84,10 @@ class FolderDataModule(StreamedDataModule):
         if split == "val" and not folder.is_dir():
             return None
         return Folder(folder, class_names(Path(self.root, "train")), self.input_shape)
+
+    def groups_of(self, dataset: Any) -> list[str] | None:
+        """Return the group of each image, which `group` finds in its path."""
+        return None if self.group is None else dataset.find_groups(self.group)
 
 
 class Folder(ImageFolder):
@@ -101,6 +114,22 @@ class Folder(ImageFolder):
             known = ", ".join(self.known)
             raise ValueError(f"{Path(directory, unknown[0])}: is not a class of the training images ({known})")
         return self.known, {name: number for number, name in enumerate(self.known)}
+
+    def find_groups(self, pattern: re.Pattern[str]) -> list[str]:
+        """Return the group of each image, which a pattern finds in its path below the class.
+
+        Raises:
+            ValueError: An image has none.
+        """
+        parenthesis = min(pattern.groups, 1)
+        groups = []
+        for path, target in self.samples:
+            folder = f"{self.root}{os.sep}{self.classes[target]}{os.sep}"
+            found = pattern.search(path.removeprefix(folder).replace(os.sep, "/"))
+            if not found or found[parenthesis] is None:
+                raise ValueError(f"group={pattern.pattern}: matches nothing in {path}")
+            groups.append(found[parenthesis])
+        return groups
 
     @functools.cached_property
     def digest(self) -> str:

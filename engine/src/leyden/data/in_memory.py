@@ -13,12 +13,15 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from leyden.config.terminal import warn
 from leyden.data.contract import Facts
-from leyden.data.splits import SplitDataModule, SplitLoader, is_of_training
+from leyden.data.neighbours import likeness
+from leyden.data.splits import SplitDataModule, SplitLoader, group_numbers, is_of_training
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.files import load
+from leyden.run.process import is_main_process
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
@@ -35,6 +38,8 @@ class Tensors:
         overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
             do; None: samples are independent.
         digests: SHA-256 that identifies the data, by file or tensor name.
+        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None: no groups.
+        looks: What speaks against a random split, in words; empty if one is meant, None if the samples tell.
     """
 
     inputs: Tensor
@@ -42,6 +47,8 @@ class Tensors:
     facts: Facts
     overlap: int | None
     digests: Mapping[str, str] = field(default_factory=dict)
+    groups: Tensor | None = None
+    looks: str | None = None
 
 
 def to_tensors(source: Any) -> Tensors:
@@ -50,8 +57,8 @@ def to_tensors(source: Any) -> Tensors:
     Args:
         source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
             (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
-            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap` and `facts` are
-            optional, as in `Tensors`.
+            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap`, `groups` (a name per
+            sample), `looks` and `facts` are optional, as in `Tensors`; `random_split` is true where one is meant.
 
     Raises:
         ValueError: The dataset has another format.
@@ -71,7 +78,16 @@ def to_tensors(source: Any) -> Tensors:
         inputs = _checked("data", data, num_tokens, 2)
     facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
     targets = _checked("targets", targets, num_values, 2 if names["num_classes"] is None else 1)
-    return Tensors(inputs, targets, facts, getattr(source, "overlap", None))
+    groups = getattr(source, "groups", None)
+    looks = "" if getattr(source, "random_split", False) else getattr(source, "looks", None)
+    return Tensors(
+        inputs,
+        targets,
+        facts,
+        getattr(source, "overlap", None),
+        groups=None if groups is None else group_numbers(groups, len(inputs)),
+        looks=looks,
+    )
 
 
 def _checked(what: str, values: Tensor, num: int | None, ndim: int) -> Tensor:
@@ -257,10 +273,23 @@ class InMemoryDataModule(SplitDataModule):
         if not train:
             self.indices["test"] = torch.arange(len(held.inputs))
             return None
-        self.cut(len(held.inputs), held.overlap)
+        self.cut(len(held.inputs), held.overlap, held.groups)
+        if self.how_split == "random" and is_main_process():
+            self._question_split(held)
         scale = self._new_normalize(held.inputs)
         facts = replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
         return self.with_targets(facts, held.targets)
+
+    def _question_split(self, held: Tensors) -> None:
+        """Warn in a line if a random split seems to part samples that belong together."""
+        found = held.looks
+        if found is None and held.inputs.ndim == 2 and held.inputs.is_floating_point():
+            found = likeness(held.inputs)
+        if found:
+            warn(
+                f"data: {found}, and the split is random: split=order or group=COLUMN? "
+                "(split=random: it is meant; docs/data.md)"
+            )
 
     @property
     def digests(self) -> Mapping[str, str]:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,9 +118,12 @@ class SplitLoader:
         self._start = state["position"]
 
 
-# Settings of data modules that `split` depends on. A fork can't change them: samples that its parent was trained on
-# would move into the validation split.
-SPLIT_KEYS = ("data.val_size", "data.num_folds", "data.fold", "data.split_seed")
+# Settings of data modules that the splits depend on. A fork can't change them: samples that its parent was trained on
+# would move into the validation split or the test set.
+SPLIT_KEYS = (
+    *("data.val_size", "data.num_folds", "data.fold", "data.split_seed", "data.group", "data.overlap"),
+    *(f"data.dataset.{key}" for key in ("split", "gap", "group", "test_size", "test_file")),
+)
 
 
 def is_of_training(split: str) -> bool:
@@ -135,6 +139,7 @@ def split(
     num_folds: int | None = None,
     fold: int = 0,
     overlap: int | None = None,
+    groups: Tensor | None = None,
 ) -> dict[str, Tensor]:
     """Return the indices of each split, shape (N,), determined by the arguments alone; no `val` if it is empty.
 
@@ -148,6 +153,7 @@ def split(
             do. The validation split is then contiguous (the last samples, if there are no folds), and its
             neighbours within `overlap` are left out of both splits. None: samples are independent, and are
             shuffled.
+        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None: no groups.
 
     Raises:
         ValueError: No training sample would be left, or there is no such fold.
@@ -156,20 +162,22 @@ def split(
         >>> split(6, val_size=0, seed=0, num_folds=3, fold=1, overlap=0)
         {'val': tensor([2, 3]), 'train': tensor([0, 1, 4, 5])}
     """
-    if overlap is None:
-        order = torch.randperm(num_samples, generator=torch.Generator().manual_seed(seed))
-    else:
+    num_units = num_samples if groups is None else int(groups.max()) + 1
+    if num_folds is not None and not (2 <= num_folds <= num_units and 0 <= fold < num_folds):
+        raise ValueError(
+            f"num_folds={num_folds}, fold={fold}: must be 2 to {num_units} folds, and one from 0 to num_folds - 1"
+        )
+    if num_folds is None and val_size >= num_samples:
+        raise ValueError(f"val_size={val_size}: must be smaller than the training set of {num_samples} samples")
+    if num_folds is None and not val_size:
+        return {"train": torch.arange(num_samples)}
+    order = torch.randperm(num_units, generator=torch.Generator().manual_seed(seed))
+    if groups is not None:
+        return _split_groups(groups, order, val_size=val_size, num_folds=num_folds, fold=fold)
+    if overlap is not None:
         order = torch.arange(num_samples)
     if num_folds is not None:
-        if not 2 <= num_folds <= num_samples or not 0 <= fold < num_folds:
-            raise ValueError(
-                f"num_folds={num_folds}, fold={fold}: must be 2 to {num_samples} folds, and one from 0 to num_folds - 1"
-            )
         begin, end = (num_samples * part // num_folds for part in (fold, fold + 1))
-    elif val_size >= num_samples:
-        raise ValueError(f"val_size={val_size}: must be smaller than the training set of {num_samples} samples")
-    elif not val_size:
-        return {"train": torch.arange(num_samples)}
     else:
         begin, end = (0, val_size) if overlap is None else (num_samples - val_size, num_samples)
     before, after = order[: max(0, begin - (overlap or 0))], order[end + (overlap or 0) :]
@@ -177,6 +185,50 @@ def split(
         given = f"val_size={val_size}" if num_folds is None else f"num_folds={num_folds}"
         raise ValueError(f"{given}: leaves nothing to train on, of {num_samples} samples that overlap")
     return {"val": order[begin:end], "train": torch.cat([before, after])}
+
+
+def group_numbers(groups: Any, num_samples: int) -> Tensor:
+    """Return the number of each sample's group, shape (N,), int64, by the groups' names.
+
+    Raises:
+        ValueError: There is not one name per sample.
+    """
+    names_N = np.asarray(groups)
+    if names_N.shape != (num_samples,):
+        raise ValueError(f"groups have shape {names_N.shape}; must be one per sample, ({num_samples},)")
+    _, numbers_N = np.unique(names_N, return_inverse=True)
+    return torch.from_numpy(numbers_N.astype(np.int64))
+
+
+def first_groups(groups_N: Tensor, order: Tensor, num_samples: int) -> Tensor:
+    """Return which samples belong to the first groups of an order, as many as have `num_samples`, shape (N,), bool."""
+    num_before_G = groups_N.bincount()[order].cumsum(0)
+    num_groups = int((num_before_G < num_samples).sum()) + 1
+    return torch.isin(groups_N, order[:num_groups])
+
+
+def _split_groups(
+    groups_N: Tensor, order: Tensor, *, val_size: int, num_folds: int | None, fold: int
+) -> dict[str, Tensor]:
+    """Return the indices of each split, of whole groups.
+
+    Each fold has about as many samples: the largest group that is left joins the smallest fold.
+    """
+    if num_folds is None:
+        is_val_N = first_groups(groups_N, order, val_size)
+    else:
+        sizes_G = groups_N.bincount()
+        by_size = sizes_G[order].argsort(descending=True, stable=True)
+        fold_sizes = [0] * num_folds
+        fold_of_G = torch.zeros(len(order), dtype=torch.int64)
+        for group in order[by_size].tolist():
+            smallest = fold_sizes.index(min(fold_sizes))
+            fold_of_G[group] = smallest
+            fold_sizes[smallest] += int(sizes_G[group])
+        is_val_N = fold_of_G[groups_N] == fold
+    if is_val_N.all():
+        raise ValueError(f"val_size={val_size}: leaves nothing to train on, of {len(order)} whole groups")
+    return {"val": is_val_N.nonzero()[:, 0], "train": (~is_val_N).nonzero()[:, 0]}
 
 
 def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tuple[int, ...] | None:
@@ -248,6 +300,7 @@ class SplitDataModule(L.LightningDataModule):
         self.normalize, self.augment, self.seed = normalize, augment, seed
         self.num_folds, self.fold, self.split_seed = num_folds, fold, split_seed
         self.indices: dict[str, Tensor] = {}  # of each split's samples, within its dataset
+        self.how_split = ""  # in words, if `val` is cut from the training set
         self._facts: Facts | None = None
 
     def read_split(self, *, train: bool) -> Facts | None:
@@ -285,10 +338,21 @@ class SplitDataModule(L.LightningDataModule):
         if stage != "test" and self._facts is None:
             self._facts = self.read_split(train=True)
 
-    def cut(self, num_samples: int, overlap: int | None = None) -> None:
-        """Cut the training set into `train` and `val`, as in `split`."""
+    def cut(self, num_samples: int, overlap: int | None = None, groups: Any = None) -> None:
+        """Cut the training set into `train` and `val`, as in `split`; groups may be names."""
         cuts: dict[str, Any] = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold}
-        self.indices |= split(num_samples, seed=self.split_seed, overlap=overlap, **cuts)
+        numbers = None if groups is None else group_numbers(groups, num_samples)
+        parts = split(num_samples, seed=self.split_seed, overlap=overlap, groups=numbers, **cuts)
+        self.indices["train"] = parts.pop("train")
+        self.indices |= parts
+        if "val" not in self.indices:
+            return
+        if groups is not None:
+            self.how_split = "by group"
+        elif overlap is not None:
+            self.how_split = "in order"
+        else:
+            self.how_split = "random"
 
     def with_targets(self, facts: Facts, targets: Any) -> Facts:
         """Return facts with the number of training samples of each class, by the targets of the whole training set."""

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
 from leyden.data.splits import SplitDataModule, SplitLoader
@@ -222,6 +222,8 @@ class StreamedDataModule(SplitDataModule):
         ValueError: An argument is out of its range.
     """
 
+    overlap: int | None = None  # as in `split`
+
     def __init__(self, *, num_workers: int, normalize: Literal["unit", "standardize"], **kwargs: Any) -> None:
         super().__init__(normalize=normalize, **kwargs)
         check_integers(num_workers=(num_workers, 0))
@@ -250,7 +252,7 @@ class StreamedDataModule(SplitDataModule):
         if own is not None and (self.val_size or self.num_folds):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.num_folds}"
             raise ValueError(f"{given}: the data have a validation split already, and can't have another")
-        self.cut(num_samples)
+        self.cut(num_samples, self.overlap, self.groups_of(self.datasets["train"]))
         self.datasets = {**dict.fromkeys(self.indices, self.datasets["train"]), **self.datasets}
         if own is not None:
             self._add("val", own)
@@ -268,8 +270,26 @@ class StreamedDataModule(SplitDataModule):
         """
         if not len(dataset):
             raise ValueError(f"{split}={type(dataset).__name__}: has no samples")
+        if "train" in self.datasets:
+            self._check_groups(split, dataset)
         self.datasets[split], self.indices[split] = dataset, torch.arange(len(dataset))
         return len(dataset)
+
+    def groups_of(self, dataset: Any) -> Sequence[Any] | None:
+        """Return the group of each sample, which no two splits share; None without groups."""
+        return None
+
+    def _check_groups(self, split: str, dataset: Any) -> None:
+        """Check that no group of a split's own dataset is also one of the training set.
+
+        Raises:
+            ValueError: One is.
+        """
+        in_training = set(self.groups_of(self.datasets["train"]) or ())
+        here = self.groups_of(dataset) or ()
+        both = sorted({str(group) for group in here if group in in_training})
+        if both:
+            raise ValueError(f"{split}: has groups of the training set: {some_of(both)}")
 
     def _find_facts(self) -> Facts:
         """Return shape, names and normalisation of the training split; `standardize` reads all of it.
@@ -356,6 +376,9 @@ class DatasetDataModule(StreamedDataModule):
         val: Validation set, or a callable that creates it; None: `val_size` samples of `train`.
         test: Test set, or a callable that creates it when the test set is requested; None: there is no test set.
         root: Folder of the datasets, for callables with such a parameter.
+        overlap: Number of neighbours on each side that share something with a sample of `train`, as overlapping windows
+            do; the validation split is then its end. None: samples are independent.
+        groups: Name of the datasets' attribute with the group of each sample, which no two splits share; None: no groups.
         kwargs: Arguments of `StreamedDataModule`.
 
     Raises:
@@ -375,8 +398,22 @@ class DatasetDataModule(StreamedDataModule):
         ((1, 1, 1), {'train': 4, 'val': 2})
     """
 
-    def __init__(self, *, train: Any, val: Any, test: Any, root: str, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        train: Any,
+        val: Any,
+        test: Any,
+        root: str,
+        overlap: int | None = None,
+        groups: str | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
+        check_integers(overlap=(overlap or 0, 0))
+        if overlap is not None and groups is not None:
+            raise ValueError(f"groups={groups}: whole groups are drawn at random; remove overlap, or groups")
+        self.overlap, self.groups = overlap, groups
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
         if test is None:  # as data without this hook
             self.test_dataloader = None  # type: ignore[assignment]
@@ -386,6 +423,18 @@ class DatasetDataModule(StreamedDataModule):
         """Function `read_image(path)` of the dataset, or None if it has none."""
         train = self.sources["train"]
         return getattr(getattr(train, "func", train), "read_image", None)
+
+    def groups_of(self, dataset: Any) -> Sequence[Any] | None:
+        """Return the attribute of the dataset that `groups` names.
+
+        Raises:
+            ValueError: It has none.
+        """
+        if self.groups is None:
+            return None
+        if not hasattr(dataset, self.groups):
+            raise ValueError(f"groups={self.groups}: {type(dataset).__name__} has no such attribute")
+        return list(getattr(dataset, self.groups))
 
     def open(self, split: str) -> Dataset[Any] | None:
         """Return the dataset of a split; create it if it is given as a callable."""

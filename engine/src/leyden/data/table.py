@@ -17,7 +17,10 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import one_line, some_of, warn
+from leyden.data.neighbours import ordered_by
+from leyden.data.splits import first_groups, group_numbers
+from leyden.data.transforms import check_integers
 from leyden.files import decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
@@ -63,7 +66,11 @@ class Table(Dataset[None]):
         file: File name in `root`: .csv with a header line.
         test_file: File name of the test set; None: the test set is cut from `file`.
         test_size: Fraction of the rows in `file` that is the test set, always the same rows, in (0, 1).
-        inputs: Names of the input columns; None: all that are not targets.
+        inputs: Names of the input columns; None: all that are neither targets nor the group.
+        split: Where the test set, and then the validation split, are cut from `file`: `random`: anywhere; `order`: at
+            its end. None: `random`, and a line asks if the rows look ordered.
+        gap: With `order`, the number of rows left out before each of the two, as many as share something with the next.
+        group: Name of a column, as of patients: rows of one value are never in several splits. It is no input.
         categories: Names of input columns whose values are categories, as classes are. The training set, validation
             included, determines them; a row of another category has 0 in all columns, and a line warns.
         targets: Name of the target column, or a list of names.
@@ -88,14 +95,20 @@ class Table(Dataset[None]):
         targets: str | Sequence[str],
         classes: bool,
         categories: str | Sequence[str] | None = None,
+        split: str | None = None,
+        gap: int = 0,
+        group: str | None = None,
     ) -> None:
         names = [targets] if isinstance(targets, str) else list(targets)
         if not names or (classes and len(names) > 1):
             raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
+        check_split(split, gap, group)
         path = Path(root, file)
         columns, digest = read_columns(path)
         self.digests = {file: digest}
-        inputs = [name for name in columns if name not in names] if inputs is None else list(inputs)
+        if inputs is None:
+            inputs = [name for name in columns if name not in (*names, group)]
+        inputs = list(inputs)
         chosen = [categories] if isinstance(categories, str) else list(categories or ())
         if "" in inputs:
             raise ValueError(f"{path}: column '' is pandas' index; save without it, or select columns by inputs")
@@ -103,15 +116,20 @@ class Table(Dataset[None]):
             raise ValueError(
                 f"inputs={inputs}: must be at least one, without targets={names}, and with categories={chosen}"
             )
-        require_columns(path, columns, [*inputs, *names])
+        used = [*inputs, *names] if group is None else [*inputs, *names, group]
+        require_columns(path, columns, used)
+        groups = None if group is None else _texts(path, group, columns[group])
         in_training = rows = np.arange(len(columns[names[0]]))
         if test_file is None:
-            order = np.random.default_rng(0).permutation(len(rows))
-            num_test = max(1, round(test_size * len(rows)))
-            in_training, in_test = np.sort(order[num_test:]), np.sort(order[:num_test])
+            in_training, in_test = cut_test_set(path, len(rows), test_size, split, gap, groups)
             rows = in_training if train else in_test
-            if not len(in_training):
-                raise ValueError(f"{path}: test_size={test_size} of {len(order)} rows leaves nothing to train on")
+        if split == "order":
+            self.overlap = gap
+        self.random_split = split == "random"
+        others = [name for name in columns if name not in names]
+        column = ordered_by(columns, others)
+        if column:
+            self.looks = f"{file}: rows look ordered by {one_line(column)}"
         self.categories = {
             name: sorted_classes({*_texts(path, name, columns[name])[in_training]}) for name in chosen
         }
@@ -121,8 +139,13 @@ class Table(Dataset[None]):
         if test_file is not None and not train:
             path = Path(root, test_file)
             columns, _ = read_columns(path)
-            require_columns(path, columns, [*inputs, *names])
+            require_columns(path, columns, used)
             rows = np.arange(len(columns[names[0]]))
+            if group is not None:
+                _check_other_groups(path, group, groups, columns[group])
+                groups = _texts(path, group, columns[group])
+        if groups is not None:
+            self.groups = groups[rows].tolist()
         values = values_of(path, columns, inputs, self.categories)
         self.data = to_inputs(path, {name: column[rows] for name, column in values.items()}, self.categories)
         if not classes:
@@ -135,6 +158,61 @@ class Table(Dataset[None]):
         if strange := sorted({*texts_N} - {*number_of}):
             raise ValueError(f"{path}: {names[0]} is {strange[0]}, which {file} does not have")
         self.targets = torch.tensor([number_of[text] for text in texts_N])
+
+
+def check_split(split: str | None, gap: int, group: str | None) -> None:
+    """Check that the keys of a split have an effect together.
+
+    Raises:
+        ValueError: A value is wrong, or has no effect.
+    """
+    check_integers(gap=(gap, 0))
+    if split not in (None, "random", "order"):
+        raise ValueError(f"split={split}: must be random or order; group=COLUMN keeps rows of one value together")
+    if gap and split != "order":
+        raise ValueError(f"gap={gap}: leaves out rows between the parts of split=order only")
+    if group is not None and split == "order":
+        raise ValueError(f"group={group}: whole groups are drawn at random; remove split=order, or group")
+
+
+def cut_test_set(
+    path: Path, num_rows: int, test_size: float, split: str | None, gap: int, groups: NDArray[Any] | None
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return the rows of the training set and those of the test set, always the same ones.
+
+    Raises:
+        ValueError: Nothing is left to train on.
+    """
+    num_test = max(1, round(test_size * num_rows))
+    random = np.random.default_rng(0)
+    if groups is not None:
+        numbers_N = group_numbers(groups.tolist(), num_rows)
+        order = random.permutation(int(numbers_N.max()) + 1)
+        is_test = first_groups(numbers_N, torch.from_numpy(order), num_test).numpy()
+        in_training = np.flatnonzero(~is_test)
+        in_test = np.flatnonzero(is_test)
+    elif split == "order":
+        begin = num_rows - num_test
+        in_training = np.arange(max(0, begin - gap))
+        in_test = np.arange(begin, num_rows)
+    else:
+        order = random.permutation(num_rows)
+        in_training = np.sort(order[num_test:])
+        in_test = np.sort(order[:num_test])
+    if not len(in_training):
+        raise ValueError(f"{path}: test_size={test_size} of {num_rows} rows leaves nothing to train on")
+    return in_training, in_test
+
+
+def _check_other_groups(path: Path, group: str, there: Any, here: Sequence[str]) -> None:
+    """Check that a file of test rows has other groups than the training set.
+
+    Raises:
+        ValueError: It shares one.
+    """
+    both = sorted({*there} & {*here})
+    if both:
+        raise ValueError(f"{path}: {group} has values of the training set: {some_of(both)}")
 
 
 def require_columns(path: Path, columns: Columns, names: Sequence[str]) -> None:

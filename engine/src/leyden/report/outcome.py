@@ -157,7 +157,12 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
         rows.append(("best epoch", f"{number}by {result.objective.metric}"))
     for name, value in result.metrics.items():
-        rows.append((name, f"{value:,}" if isinstance(value, int) else metric_text(value)))
+        text = f"{value:,}" if isinstance(value, int) else metric_text(value)
+        num_trained = result.metrics.get("num_trained_parameters")
+        if name == "num_parameters" and num_trained is not None:
+            text = f"{text} ({num_trained:,} trained)"
+        if name != "num_trained_parameters":
+            rows.append((name.removeprefix("num_"), text))
     rows.append(("epochs", str(result.epochs)))
     if result.seconds is not None:
         rows.append(("time", f"{result.seconds:.1f} s"))
@@ -167,6 +172,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     show(f"run directory: {relative_path(run.directory)}")
     if result.is_tested:
         show("\n".join(test_set_remarks([run])))
+        show(f"later runs of {run.config.get('name')} are evaluated on the test set only by test=true")
     # A command has its own line, to be copied; zsh does not accept a trailing comment.
     steps = [f"  {purpose}:\n    {command}" for command, purpose in _next_steps(run, result)]
     if show_next_steps and steps and result.status == "finished":

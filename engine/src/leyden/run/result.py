@@ -47,7 +47,7 @@ class Result:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for a trial run.
         objective: The objective with the run's value; None if the run has no objective.
         metrics: Metrics of the best epoch by name, those of the test evaluation if there was one, and
-            `num_parameters`.
+            `num_parameters`; of frozen ones, also `num_trained_parameters`.
         epochs: Number of completed epochs. An epoch that `max_steps`, `max_time` or a callback ended before its
             last batch does not count.
         optimizer_steps: Number of optimizer steps over all starts.

@@ -29,12 +29,22 @@ PARTS = {
 }
 
 
-def write_part(kind: str, module: str) -> None:
+# The tasks from which a new one can be derived: class, a term of its predictions, and what is typed beside it.
+TASKS = {
+    "classification": ("Classification", "logsumexp(dim=1).square().mean()  # of the logits", ""),
+    "regression": ("Regression", "square().mean()  # of the predictions", " data=DATA"),
+    "autoencoder": ("Autoencoder", "square().mean()  # of the reconstructions", " model=MODEL"),
+    "language": ("Language", "square().mean()  # of the logits", " data=DATA model=MODEL"),
+}
+
+
+def write_part(kind: str, module: str, base: str = "classification") -> None:
     """Write the files of a new part and print the next steps.
 
     Args:
         kind: `model`, `task` or `data`.
         module: Name of the new module.
+        base: The task of `TASKS` from which a new one is derived.
 
     Raises:
         UserError: The name can't be used, or one of the files exists.
@@ -45,6 +55,9 @@ def write_part(kind: str, module: str) -> None:
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
     names = {"own": packages[0], "module": module, "name": name, "title": " ".join(words).capitalize()}
+    names["choice"] = base
+    names["base"], names["term"], beside = TASKS[base]
+    names["imports"] = ", ".join(sorted([names["base"], "Outcome"]))
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist, *NO_TEXTS}:
         raise UserError(f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule")
     folder = (SRC / packages[0]).relative_to(ROOT).as_posix()
@@ -61,7 +74,7 @@ def write_part(kind: str, module: str) -> None:
             package.touch()
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(ROOT).as_posix())
-    print(f"next steps:\n  {leyden_command('train')} {kind}={module}")
+    print(f"next steps:\n  {leyden_command('train')} {kind}={module}{beside}")
     if (ROOT / "Makefile").exists():
         print(f"  make test ARGS={shlex.quote(f'-k {module}')}")
 

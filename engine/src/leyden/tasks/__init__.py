@@ -126,6 +126,8 @@ class Task(L.LightningModule):
     kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
     # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
+    # True for a loss over the pairs of a batch, as InfoNCE, whose value depends on how many there are.
+    same_batch_size = False
     # Stages in which no metrics are computed; the loss and the additional values are logged in all.
     without_metrics: tuple[str, ...] = ()
 

@@ -18,12 +18,13 @@ from leyden.config.table import Terminal, csv_text, json_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.folder import find_images, read_image
-from leyden.data.table import read_columns, require_columns, to_inputs, values_of
+from leyden.data.table import NUMBER, read_columns, require_columns, to_inputs, values_of
 from leyden.run.files import write_whole, writing
 from leyden.tasks import Task
 from leyden.training.trained import Trained
 
-MAX_SHOWN = 200  # rows on a terminal
+MAX_SHOWN = 200  # images on a terminal
+MAX_ROWS, MAX_INPUTS = 20, 4  # of a table, and of its input columns
 Row = dict[str, Any]
 
 
@@ -57,20 +58,32 @@ def predict(
             batches = read_image_batches(trained, paths, invert=invert)
             show_rows(predict_images(task, trained.facts, batches), len(paths), output)
         else:
-            found = predict_table(task, trained.facts, Path(table))
-            show_rows(found, len(found), output)
+            found = predict_table(task, trained.facts, Path(table), targets_of(trained))
+            inputs = trained.facts.extra.get("column_names") or ()
+            hidden = inputs[MAX_INPUTS:]
+            show_rows(found, len(found), output, hidden=hidden, most=MAX_ROWS)
 
 
 ROWS_PER_BATCH = 10_000
 
 
-def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
+def targets_of(trained: Trained) -> list[str]:
+    """Return the names of the columns that a run has learned to predict, as its settings or its data name them."""
+    dataset = trained.config["data"].get("dataset") or {}
+    named = dataset.get("targets") or trained.facts.target_names or ()
+    if isinstance(named, str):
+        return [named]
+    return list(named)
+
+
+def predict_table(task: Task, facts: Facts, path: Path, targets: Sequence[str] = ()) -> list[Row]:
     """Return the rows of a table with predictions: a number per target, or the class and its probability.
 
     Args:
         task: The trained task.
         facts: Facts of its training data.
         path: A .csv file, with the columns that the network was trained on.
+        targets: Columns with the truth, which stands beside the predictions if the file has them.
 
     Raises:
         UserError: The file can't be read or lacks a column, or the network was not trained on rows of numbers.
@@ -94,11 +107,20 @@ def predict_table(task: Task, facts: Facts, path: Path) -> list[Row]:
             task.network(facts.normalize(part.to(task.device))).cpu()
             for part in torch.split(inputs_NF, ROWS_PER_BATCH)
         ]
-    rows = zip(*(column.tolist() for column in values.values()), strict=True)
+    table = {name: column.tolist() for name, column in values.items()}
+    for name in targets:
+        key = f"true {name}"
+        if name in columns and key not in table:
+            table[key] = [_cell(text) for text in columns[name]]
+    rows = zip(*table.values(), strict=True)
     predicted = [_predicted(outputs, facts) for outputs in torch.cat(parts)]
-    if taken := sorted({*names} & {*predicted[0]}):
+    if taken := sorted({*table} & {*predicted[0]}):
         raise UserError(f"table: {path}: has a column {taken[0]}, which is the name of the prediction; rename it")
-    return [dict(zip(names, row, strict=True)) | found for row, found in zip(rows, predicted, strict=True)]
+    return [dict(zip(table, row, strict=True)) | found for row, found in zip(rows, predicted, strict=True)]
+
+
+def _cell(text: str) -> float | str:
+    return float(text) if NUMBER.fullmatch(text) else text
 
 
 def _predicted(outputs: torch.Tensor, facts: Facts) -> Row:
@@ -172,30 +194,43 @@ def read_image_batches(
         warn(f"mostly light, did you mean invert={str(not invert).lower()}? {some_of(light, 5)}")
 
 
-def show_rows(rows: Iterable[Row], num: int, output: Path | None) -> None:
+def show_rows(
+    rows: Iterable[Row], num: int, output: Path | None, *, hidden: Sequence[str] = (), most: int | None = None
+) -> None:
     """Print the first rows, without the probabilities of each class, and write all rows to a file if one is named.
 
     Args:
         rows: The rows, which have the same keys.
         num: Number of the rows.
         output: A .csv or .json file; None for none.
+        hidden: Columns that are not printed.
+        most: Number of rows that are printed; None for `MAX_SHOWN`.
 
     Raises:
         UserError: The file can't be written.
     """
     console = Terminal(stderr=True)
+    most = MAX_SHOWN if most is None else most
     found: list[Row] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         for row in bar.track(rows, total=num):
-            found += [row] if output or len(found) < MAX_SHOWN else []
+            if output or len(found) < most:
+                found.append(row)
     if output:
         text = json_text(found) if output.suffix == ".json" else csv_text(found)
         with writing("output", output):
             write_whole(output, text.encode(errors="surrogateescape"))
-    shown = found[:MAX_SHOWN]
-    names = [name for name in shown[0] if not name.startswith("p(")]
-    print_table(
-        [{name: each if isinstance(each := row[name], str) else f"{each:.6g}" for name in names} for row in shown]
-    )
-    if num > len(shown):
-        show(f"{num - len(shown):,} further rows are not shown; output=FILE.csv writes all")
+    names = [name for name in found[0] if name not in hidden and not name.startswith("p(")]
+    shown = [{name: _shown(row[name]) for name in names} for row in found[:most]]
+    print_table(shown)
+    left_out = []
+    if num > most:
+        left_out.append(f"{num - most:,} further rows")
+    if hidden:
+        left_out.append(f"{len(hidden):,} further columns")
+    if left_out:
+        show(f"{' and '.join(left_out)} are not shown; output=FILE.csv writes all")
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.6g}"

@@ -6,25 +6,43 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+from torch.nn.parameter import is_lazy
 
 from leyden.assembly.build import Build, build, check_overrides
 from leyden.assembly.instantiate import import_targets
-from leyden.assembly.start_from import Fork, read_checkpoint, reporting_restore_errors, starting_point
+from leyden.assembly.start_from import (
+    Fork,
+    StartingPoint,
+    read_checkpoint,
+    reporting_restore_errors,
+    starting_point,
+)
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.kept import samples_per_batch
 from leyden.config.errors import UserError, log_and_continue
-from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of
+from leyden.config.terminal import (
+    leyden_command,
+    one_line,
+    quoted_override,
+    relative_path,
+    show,
+    some_of,
+)
+from leyden.config.values import flatten
 from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
-from leyden.report.records import check_test_evaluations, record_test_evaluation
+from leyden.report.records import check_test_evaluations, read_test_evaluations, record_test_evaluation
 from leyden.run.directory import Run, session
+from leyden.run.fork import parse_parent
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
 from leyden.run.result import STAGES, Result
@@ -62,7 +80,10 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         raise
     if kept.metric is not None and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
-    metrics = {**kept.best, "num_parameters": sum(parameter.numel() for parameter in module.parameters())}
+    num, num_trained = num_parameters(module)
+    metrics = {**kept.best, "num_parameters": num}
+    if num_trained < num:
+        metrics["num_trained_parameters"] = num_trained
     seconds = trainer.timer.time_elapsed()
     each = samples_per_batch(lightning)
     result = Result(
@@ -82,6 +103,8 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         best_epoch=kept.best_at and kept.best_at.epoch,
         best_step=kept.best_at and kept.best_at.step,
     )
+    # The list that decides it may have changed between the starts of the processes.
+    test = lightning.strategy.broadcast(test)
     for split in _evaluated(build, test=test):
         best = read_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` does
         measured = trainer.evaluate(module, data, best, split)
@@ -117,6 +140,75 @@ def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
         rate = (run.config.get("optimizer") or {}).get("lr")
         lower = f" optimizer.lr={rate / 10:g}" if isinstance(rate, float) and isinstance(build.module, Task) else ""
         yield f"{leyden_command('train')} {quoted_override('fork', run.directory)}{lower} starts from the checkpoint before it"
+
+
+# Keys of the configuration that decide on which test set a run is evaluated.
+OF_TEST_SET = ("data._target_", "data.root", "data.dataset", "data.train", "data.test")
+
+
+def wants_test(cfg: DictConfig, run: Run, *, is_job: bool) -> bool:
+    """Return whether a run is evaluated on the test set at its end.
+
+    With `test=auto`, a job of a sweep is not, also where it is resumed by itself. Nor is a run of an experiment that was
+    evaluated already, or that starts from such a run: a line then asks for `test=true`.
+    """
+    if cfg.test != "auto":
+        return bool(cfg.test)
+    if is_job or run.is_of_sweep:
+        return False
+    if cfg.trainer.get("fast_dev_run"):  # no test evaluation, but its code is tried
+        return True
+    before = _tested_before(cfg, run)
+    if before and is_main_process():
+        show(f"not evaluated on the test set: {before}; test=true evaluates again")
+    return not before
+
+
+def _tested_before(cfg: DictConfig, run: Run) -> str:
+    """Return in words which run's evaluation has used this run's test set; empty if none has."""
+    name, rows = str(cfg.name), []
+    with contextlib.suppress(OSError):  # which `check_test_evaluations` reports
+        rows = [row for row in read_test_evaluations(Path(cfg.outputs)) if row[1:2] == [name]]
+    # This run's own may have been killed after it, before its end was recorded.
+    is_tested = run.result is not None and run.result.is_tested
+    others = [row for row in rows if is_tested or row[2:3] != [one_line(run.directory)]]
+    if others:
+        where = "".join(others[-1][2:3])
+        return f"{name} was already, at {others[-1][0][:19]} ({where})"
+    for key in ("fork", "init_from"):
+        if cfg[key] is None:
+            continue
+        parent = parse_parent(cfg[key])[0]
+        with contextlib.suppress(UserError):  # reported where it is read
+            if parent.result and parent.result.is_tested and _has_test_set_of(cfg, parent):
+                return f"{key}={relative_path(parent.directory)} was already"
+    return ""
+
+
+def _has_test_set_of(cfg: DictConfig, parent: Run) -> bool:
+    """Return whether a run is evaluated on the test set of another one."""
+    configs: Any = (OmegaConf.to_container(cfg, resolve=True), parent.config)
+    here, there = (
+        {key: value for key, value in flatten(config) if key.startswith(OF_TEST_SET)} for config in configs
+    )
+    return {**here, **there} == {**there, **here}
+
+
+def num_parameters(module: nn.Module) -> tuple[int, int]:
+    """Return the number of a module's parameters, and of those that are trained; lazy ones are not counted."""
+    parameters = [each for each in module.parameters() if not is_lazy(each)]
+    trained = [each for each in parameters if each.requires_grad]
+    return sum(each.numel() for each in parameters), sum(each.numel() for each in trained)
+
+
+def _print_weights(beginning: StartingPoint, module: nn.Module) -> None:
+    """Print which weights were taken from another run, and how many are trained if some are frozen."""
+    num, num_trained = num_parameters(module)
+    parts = [beginning.in_words()]
+    if num_trained < num:
+        parts.append(f"trained: {num_trained:,} of {num:,}")
+    if text := "; ".join(filter(None, parts)):
+        show(text)
 
 
 def start(
@@ -179,6 +271,8 @@ def start(
         )
         _check_restarts(cfg, run)
         checkpoint = beginning.begin(run)
+        if is_main_process():
+            _print_weights(beginning, parts.module)
         if isinstance(beginning, Fork) and is_main_process():
             _print_changes(beginning, identity)
         result = fit(parts, run, checkpoint=checkpoint, test=test)
