@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 from leyden import Exact
 from leyden.exact import ExactError
 from leyden.exact.digest import digest_of_content
+from tests import records
 from tests.conftest import here
 from tests.strangers.plain import Plain, PlainData, Rows
 from tests.strangers.stand_ins import Manual, Whole
@@ -229,6 +230,18 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
     if module is Unreadable:
         with pytest.raises(ExactError, match="mine"):  # before the first batch
             start(tmp_path / "required", module, both, exact="require", at=1)
+
+
+def test_a_damaged_checkpoint_is_refused_and_nothing_changes(tmp_path):
+    start(tmp_path, Net, both, at=14)
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    content = bytearray(last.read_bytes())
+    content[len(content) // 2] ^= 1
+    last.write_bytes(content)
+    before = records.files(tmp_path)
+    with pytest.raises(ExactError, match=r"last\.ckpt: .* is corrupt; nothing was changed"):
+        start(tmp_path, Net, both)
+    assert records.files(tmp_path) == before
 
 
 class Lazy:

@@ -12,7 +12,7 @@ import torch
 
 from leyden.run.directory import Run
 from leyden.run.result import Result
-from tests import ENGINE
+from tests import ENGINE, records
 from tests.conftest import assert_same_bits
 from tests.faults.commands import at_step, call, ends_clearly, is_clean, within
 
@@ -148,6 +148,7 @@ def mutated(path, rng):
     else:
         part[key] = rng.choice(VALUES)
     torch.save(content, path)
+    records.put(path.parent.parent)  # which has no hash of it, as that of a killed run
 
 
 def test_a_checkpoint_that_was_tampered_with_costs_no_result(place, begun, data, trials):

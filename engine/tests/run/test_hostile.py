@@ -1,11 +1,19 @@
 """Files that come from somebody else do nothing but what they say: they run no code, write nowhere, and hang nothing."""
 
+import itertools
+import json
 import secrets
+import zipfile
 
 import pytest
 import torch
 
+from leyden.config.errors import UserError
 from leyden.config.paths import find_project
+from leyden.exact.files import damage
+from leyden.run.directory import Run
+from leyden.run.files import parse_json
+from leyden.run.record import read_summary
 from tests import records
 from tests.conftest import QUICK, finish, here, start
 from tests.run.conftest import use
@@ -31,6 +39,56 @@ def test_a_checkpoint_with_a_pickle_payload_is_refused(own, cli, tmp_path):
         refusal = f"leyden: {paths[name]} is refused: it holds more than tensors and plain values\n"
         assert cli(*use(verb, own)) == (2, "", refusal), verb
     assert not (tmp_path / "executed").exists()
+
+
+def nested(num):
+    """A pickle of a dict, whose key is a tuple of twice the same tuple, and so on: it takes centuries to hash."""
+    twice = [b"q" + bytes([n]) + b"h" + bytes([n]) + b"\x86" for n in range(num)]
+    return b"\x80\x02}N" + b"".join(twice) + b"Ns."
+
+
+def filled_later(num):
+    """Lists in lists, twice each, that are filled when all are there."""
+    made = [b"]q" + bytes([n]) for n in range(num)]
+    get = [b"h" + bytes([n]) for n in range(num)]
+    return b"\x80\x02" + b"".join([*made, *(a + b + b"a" + b + b"a0" for a, b in itertools.pairwise(get))]) + b"."
+
+
+PICKLES = {"nested": nested(45), "filled later": filled_later(45), "itself": b"\x80\x02]q\x00h\x00a."}
+PICKLES |= {"many": b"\x80\x02" + b"]" * 2**17 + b".", "large": b"\x80\x02" + b"N0" * 2**25 + b"N."}
+
+
+@pytest.mark.parametrize("name", PICKLES)
+def test_a_checkpoint_that_would_take_for_ever_is_refused(tmp_path, name, own, cli, monkeypatch):
+    monkeypatch.setattr("leyden.exact.files.MAX_CONTAINERS", 2**16)
+    best = own / "checkpoints" / "best.ckpt"
+    with zipfile.ZipFile(best, "w") as archive:
+        for entry, content in (("best/data.pkl", PICKLES[name]), ("best/version", b"3\n")):
+            archive.writestr(entry, content)
+    commands = [use("evaluate", own)]
+    if name == "nested":
+        commands.append(("train", f"run_dir={tmp_path / 'new'}", f"init_from={own}", *QUICK))
+    for command in commands:
+        code, _, err = cli(*command)
+        assert (code, err.count("\n"), f"{best}: is refused: " in err) == (2, 1, True), err
+    assert "is refused" in damage(best.rename(best.with_name("BEST.ckpt")))
+
+
+def test_what_a_few_values_fill_is_refused_within_a_second(tmp_path):
+    for name, num_bytes in (("job.json", 2**40), ("run.json", 2**27)):
+        with (tmp_path / name).open("wb") as file:
+            file.truncate(num_bytes)
+    for read in (
+        lambda: Run(tmp_path).submission,
+        lambda: Run(tmp_path).record,
+        lambda: read_summary(str(tmp_path)),
+    ):
+        with pytest.raises(UserError, match=r"can't be read \(is larger than 64 MiB\)"):
+            read()
+    with pytest.raises(ValueError, match="has more than 1,048,576 values"):
+        parse_json(f"[{'[],' * 2**20}0]")
+    text = json.dumps(['[{,\\"' * 2**20])
+    assert parse_json(text) == json.loads(text)  # which are no values
 
 
 ESCAPE = "\x1b]0;owned\x07\x1b[31m\u202e"

@@ -2,12 +2,15 @@
 
 import json
 import multiprocessing
+import os
+import re
 import shutil
 import stat
 import sys
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 import leyden
 from leyden.config.errors import UserError
@@ -16,6 +19,7 @@ from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record
 from tests import records
+from tests.conftest import QUICK
 from tests.run.conftest import use
 
 
@@ -108,6 +112,45 @@ def test_a_record_that_is_replaced_after_the_check_is_not_used(own):
             run.begin(identity, [])
 
 
+def test_another_checkpoint_than_the_run_has_saved_is_not_used(own, cli, command, tmp_path):
+    best, last = (own / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    content = torch.load(best, weights_only=True)
+    for weight in content["state_dict"].values():
+        weight += 1
+    for path in (best, last):
+        torch.save(content, path)
+    longer, fork = "trainer.max_epochs=2", f"run_dir={tmp_path / 'fork'}"
+    commands = [use(verb, own) for verb in ("evaluate", "predict", "export")]
+    commands += [use("train", own, longer), ("train", fork, f"fork={own}", longer)]
+    before = records.files(tmp_path)
+    for words in commands:
+        code, _, err = cli(*words)
+        assert (code, err.count("\n"), "not the checkpoint that this run has saved" in err) == (2, 1, True), err
+    assert records.files(tmp_path) == before
+    _, err = command("train", f"run_dir={tmp_path / 'new'}", f"init_from={own}", *QUICK, "trainer.max_epochs=1")
+    assert err.count("best.ckpt: is not the checkpoint that this run has saved") == 1
+    command("evaluate", f"run={own}", "trust=true")
+    record = own / "run.json"
+    text = re.sub(r'\n"checkpoints": .*', "", record.read_text())
+    text = text.rpartition(owner.SIGNATURE)[0]
+    record.write_text(f'{text}{owner.SIGNATURE}"{owner.signature(text)}"\n}}\n')
+    command("evaluate", f"run={own}")  # a record of before has no hashes
+
+
+def test_a_run_that_a_signal_stops_records_its_checkpoints_and_a_killed_one_resumes(own, command):
+    saved = read_record(own).checkpoints
+    assert sorted(saved) == ["best", "last"]
+    records.forget_result(own)
+    run = Run(own)
+    assert not run.record.checkpoints
+    assert run.newest_checkpoint()
+    run.stop()
+    assert run.record.checkpoints == saved
+    (own / "checkpoints" / "last.ckpt").write_bytes((own / "checkpoints" / "best.ckpt").read_bytes() + b" ")
+    run.begin(RunIdentity({**run.config, "run_dir": "a", "resume": "auto"}), [])
+    assert not run.record.checkpoints  # from now on others are saved
+
+
 @pytest.fixture
 def home(tmp_path, monkeypatch):
     monkeypatch.delenv(owner.KEY)
@@ -127,19 +170,34 @@ def test_processes_that_begin_together_make_one_key_for_this_user_alone(home, ca
     assert (len(first), owner.key()) == (64, first)
     assert stat.S_IMODE((home / "key").stat().st_mode) == 0o600
     assert [path.name for path in home.iterdir()] == ["key"]
+    (home / "key").rename(home / "real")
+    (home / "key").symlink_to("real")  # as who keeps such files in a repository has it
+    owner.key.cache_clear()
+    assert owner.key() == first
     assert capsys.readouterr().err == ""
 
 
-@pytest.mark.parametrize("kind", ["a file in place of the folder", "short", "short variable", "no UTF-8"])
+KINDS = ["a file in place of the folder", "short", "open to others", "pipe", "short variable", "no UTF-8"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(home, capsys, monkeypatch, kind):
     if kind.startswith("a file"):
         home.parent.write_text("")
     elif kind == "short":
         home.mkdir(parents=True)
         (home / "key").write_text("x")
+        (home / "key").chmod(0o600)
+    elif kind == "pipe":
+        home.mkdir(parents=True)
+        os.mkfifo(home / "key", 0o600)
+    elif kind == "open to others":
+        owner._make_key(home / "key")
+        (home / "key").chmod(0o640)
     else:
         monkeypatch.setattr("os.environ", {owner.KEY: "x" if kind == "short variable" else "\udcff" * 40})
     assert (owner.signature("x"), owner.is_own("x", "")) == ("", False)
     err = capsys.readouterr().err
     assert (err.count("\n"), "runs are not signed" in err) == (1, True)
+    assert (f"chmod 600 {home / 'key'}" in err) == (kind == "open to others")
     assert err.startswith(f"leyden: {owner.KEY}: ") == (kind in ("short variable", "no UTF-8"))

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from leyden.config.errors import UserError
 from leyden.config.values import flatten
+from leyden.exact.files import damage
 from leyden.loggers import MetricsCSV
 from leyden.run.directory import Run
-from leyden.run.files import damage, read_fingerprints
+from leyden.run.files import read_fingerprints
 from leyden.run.lock import is_held
 from leyden.run.record import RunRecord, read_record, read_summary
 from leyden.run.result import HEADER, Result, read_curves, read_points
@@ -123,12 +124,40 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
         make(tmp_path / name)
     assert read_curves(tmp_path / "metrics.csv") == {}
     assert not is_held(tmp_path)
-    assert damage(tmp_path / "best.ckpt") == "is not a regular file"
-    with pytest.raises(OSError, match="is not a regular file"):
+    refused = ("is not a regular file", "is a link, which is not followed")
+    assert damage(tmp_path / "best.ckpt") in refused
+    with pytest.raises(OSError, match="|".join(refused)):
         read_fingerprints(tmp_path)
     for read in (read_record, read_summary, lambda directory: Run(directory).submission):
-        with pytest.raises(UserError, match=r"can't be read \(is not a regular file\)"):
+        with pytest.raises(UserError, match=r"can't be read \(is (a link|not a regular)"):
             read(tmp_path)
+
+
+def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("leyden.run.record.MAX_JSON_BYTES", 2**16)
+    starts = [{**START, "git": {"sha": "a", "diff": "x" * 2**14}, "more": "y" * 2**10} for _ in range(6)]
+    RunRecord({"a": 1}, starts).write(tmp_path)
+    read = [start["git"] for start in read_record(tmp_path).starts]
+    assert [git["diff"] for git in read] == [None] * 4 + [starts[0]["git"]["diff"]] * 2
+    assert read[0]["left_out"] == ["all changes"]
+    assert "the changes of the code at its first 4 starts are left out" in capsys.readouterr().err
+    RunRecord({"a": 1}, starts * 20).write(tmp_path)
+    assert len(read_record(tmp_path).starts) == 120
+    with pytest.raises(UserError, match="larger than a record may be"):
+        RunRecord({"a": "x" * 2**16}, starts).write(tmp_path)
+
+
+def test_lost_curves_are_a_line_before_the_first_batch(tmp_path, capsys):
+    for content, is_lost in ((None, True), ("", True), ("step,metric,value\n", False), ("1,a,2.0\n", False)):
+        logger = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
+        logger.path.unlink(missing_ok=True)
+        if content is not None:
+            logger.path.write_text(content)
+        logger.save()
+        line = f"leyden: {logger.path}: is missing or damaged, so the curves begin at step 2\n"
+        assert capsys.readouterr().err == line * is_lost
+    MetricsCSV(save_dir=str(tmp_path / "new"), purge_step=0)
+    assert not capsys.readouterr().err
 
 
 NAMES = st.sampled_from(["val/acc", "train/loss_step", 'a "name", with a comma', "ü"])

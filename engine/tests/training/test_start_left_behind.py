@@ -74,6 +74,22 @@ def test_new_files_are_changes_of_the_code(project):
     assert not (clone / "ignored").exists()
 
 
+@pytest.mark.parametrize("before", ["add", "diff"])
+@pytest.mark.parametrize("name", ["large.bin", "new/picture.png"])
+def test_a_new_file_that_vanishes_meanwhile_is_left_out(project, monkeypatch, before, name):
+    def git_slowly(at, *arguments, **options):
+        if arguments[0] == before:
+            (project / name).unlink(missing_ok=True)
+        return git_of_before(at, *arguments, **options)
+
+    git_of_before = provenance.git
+    monkeypatch.setattr(provenance, "git", git_slowly)
+    found = provenance.state_of_code()
+    assert "new/a b" in found["diff"]
+    assert ("picture.png" in found["diff"]) == (name == "large.bin")
+    assert found["sha"]
+
+
 def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp_path):
     """It may be a stranger's, and git executes what its configuration names."""
     git(project, "stash", "-u")

@@ -25,11 +25,11 @@ from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
-from leyden.exact.files import replacing
+from leyden.exact.files import check_bounds, damage, make_folder, opened, replacing
 from leyden.exact.memory import read_plain
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, changed_names, trained_on
-from leyden.run.files import damage, read_fingerprints, sha256_of, write_fingerprints
+from leyden.run.files import read_fingerprints, sha256_of, write_fingerprints
 from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
@@ -276,9 +276,12 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
     path = parent.directory / "checkpoints" / f"{name}.ckpt"
     if problem := damage(path):
         raise UserError(f"init_from: {path}: {problem}; must be a run directory, or null")
-    with user_errors(f"init_from: {path}"), path.open("rb") as file:  # opened once, as it may be replaced meanwhile
+    with contextlib.suppress(UserError):  # its weights are used without its record, too
+        if is_main_process() and (other := parent.other_checkpoint(name)):
+            warn(f"init_from: {other}; its weights are used")
+    with user_errors(f"init_from: {path}"), opened(path) as file:  # opened once, as it may be replaced meanwhile
         sha256 = sha256_of(file)
-        file.seek(0)
+        check_bounds(file)
         try:
             content = read_plain(file, "cpu")
         except pickle.UnpicklingError as error:
@@ -385,10 +388,10 @@ class Fork(Resumed):
         write_points(run.directory / curves, [point for point in points if point[0] < self.step])
         known = read_fingerprints(self.run.directory)
         write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
-        folder.mkdir(exist_ok=True)
+        make_folder(folder)
         for source, name in ((self.best, "best"), (self.path, "last")):
             if source:
-                with replacing(folder / f"{name}.ckpt") as file, source.open("rb") as original:
+                with replacing(folder / f"{name}.ckpt") as file, opened(source) as original:
                     if source == self.path and sha256_of(original) != self.sha256:
                         raise UserError(
                             f"fork: {source}: has changed since it was read; run the same command again"
@@ -415,7 +418,7 @@ def read_fork(cfg: DictConfig) -> Fork:
     parent, name = parse_parent(cfg.fork, trust=cfg.trust)
     parent.check_owner()
     path = parent.checkpoint(name)
-    with path.open("rb") as file:
+    with opened(path) as file:
         sha256 = sha256_of(file)
     content = read_checkpoint(path)
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
@@ -433,6 +436,7 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
         other = path.with_name(f"{name}.ckpt")
         if (
             not damage(other)
+            and not Run(path.parent.parent).other_checkpoint(name)
             and read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"] == state["best_at"]
         ):
             return other

@@ -11,11 +11,10 @@ import lightning as L
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
-from leyden.exact.files import replacing
+from leyden.exact.files import damage, opened, replacing
 from leyden.exact.lightning import logged_steps
 from leyden.exact.sharding import load_whole
 from leyden.exact.stages import stages_of
-from leyden.run.files import damage
 from leyden.run.lock import check_held
 
 
@@ -212,5 +211,5 @@ class RunCheckpoint(LastCheckpoint):
 
 
 def _copy(source: Path, path: Path) -> None:
-    with source.open("rb") as content, replacing(path) as file:
+    with opened(source) as content, replacing(path) as file:
         shutil.copyfileobj(content, file)

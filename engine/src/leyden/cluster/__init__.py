@@ -24,7 +24,7 @@ from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
 from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC, environment_of
 from leyden.config.terminal import one_line, warn
-from leyden.exact.files import replacing
+from leyden.exact.files import opened, replacing
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_end
 from leyden.run.lock import InUseError
@@ -61,13 +61,13 @@ def snapshot(directory: Path) -> Path:
                 contents[path.name] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
     # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
-    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as opened:
+    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as tar:
         for name, path in contents.items():
             for each in files_below(path) if path.is_dir() else [path]:
-                opened.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
+                tar.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
         info = tarfile.TarInfo(GIT_OF_COPY)
         info.size, info.mtime = len(git), time.time()
-        opened.addfile(info, io.BytesIO(git))
+        tar.addfile(info, io.BytesIO(git))
     shutil.copy(BOOTSTRAP, _bootstrap_of(archive))
     return archive
 
@@ -413,7 +413,7 @@ class RayLauncher(Launcher):
 def _run_on_ray(call: Call, log: str, code: str) -> Failure | None:
     """Run a job in this process of Ray, which runs nothing else; return its failure, None on success."""
     scheduler.own().leave_job()  # if Ray is in one: a requeue would be of all of Ray's nodes
-    with open(log, "ab") as file:  # noqa: PTH123
+    with opened(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:

@@ -17,7 +17,7 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from leyden.exact import ExactError
 from leyden.exact.digest import strided
-from leyden.exact.files import replacing
+from leyden.exact.files import check_bounds, make_folder, opened, replacing
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.memory import Reporter, read_plain, say, write_plain
 
@@ -48,7 +48,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         try:
-            path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
+            make_folder(path.parent)
             with replacing(path) as file:
                 self._write({key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}, file)
         except (OSError, ExactError) as error:
@@ -86,14 +86,18 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
         Raises:
             ValueError: The file contains objects other than tensors and plain values (none of their code was
-                executed), or is not a run's checkpoint.
+                executed), more values than any checkpoint, or is not a run's checkpoint.
         """
         try:
-            checkpoint: dict[str, Any] = read_plain(path, map_location)
+            with opened(path) as file:
+                check_bounds(file)
+                checkpoint: dict[str, Any] = read_plain(file, map_location)
         except pickle.UnpicklingError as error:
             raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
         except RuntimeError as error:  # of PyTorch's reader of archives
             raise ValueError(f"{path}: can't be read ({str(error).partition(chr(10))[0]})") from error
+        except ValueError as error:  # of `check_bounds`
+            raise ValueError(f"{path}: {error}") from error
         if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint

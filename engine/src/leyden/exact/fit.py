@@ -1,6 +1,7 @@
 """Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
 
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -14,7 +15,8 @@ from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError
-from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
+from leyden.exact.checkpoint import LAST, LastCheckpoint, SafeCheckpointIO
+from leyden.exact.files import damage, make_folder
 from leyden.exact.loaders import make_resumable
 from leyden.exact.memory import PLAIN_NAMES, Mode, is_rank_zero, say
 from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_training
@@ -110,14 +112,15 @@ class Exact(L.Callback):
         checkpoint = LastCheckpoint(self.every_n_steps, self.directory)
         parts = Parts(self.seed, checkpoint, self.directory, None, self.exact)
         checkpoint.files = SafeCheckpointIO(parts.state.reporter)
-        last = checkpoint.path(trainer, "last.ckpt")
+        last = _last_of(self.directory)
         data.trainer = trainer
         seed_stages(data, self.seed)
         make_resumable(data, self.seed)
         trainer.callbacks = [*parts.around(trainer.callbacks), checkpoint]  # type: ignore[attr-defined]
-        resumes, self._has_trained = last.exists(), False
+        self._has_trained = False
+        resumes = last is not None
         with torch.serialization.safe_globals(PLAIN_NAMES):
-            parts.fit(trainer, module, data, last if resumes else None)
+            parts.fit(trainer, module, data, last)
         if resumes and not self._has_trained:
             say(
                 "this training had ended before: the module has its last weights, but not what training changed besides"
@@ -139,6 +142,28 @@ def _end_all(error: ExactError) -> NoReturn:
         time.sleep(TOLD_S)
         print(f"leyden: {error}", file=sys.stderr)
     leave(REFUSED, error)
+
+
+def _last_of(directory: Path) -> Path | None:
+    """Return the checkpoint to resume from, None without one; make the folder of checkpoints.
+
+    Raises:
+        ExactError: The checkpoint is damaged, or the folder can't be made.
+    """
+    folder = directory / "checkpoints"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
+    except OSError as error:
+        raise ExactError(f"{error.filename}: {error.strerror}") from error
+    last = folder / LAST
+    if not os.path.lexists(last):
+        return None
+    if problem := damage(last):
+        raise ExactError(
+            f"{last}: {problem}; nothing was changed: put an intact copy in its place, or delete it to train anew"
+        )
+    return last
 
 
 def refuse_search(callback: L.Callback) -> str:

@@ -31,6 +31,7 @@ from torchmetrics import Metric
 
 from leyden.exact import ExactError
 from leyden.exact.digest import PLAIN, attribute_names, digest, strided
+from leyden.exact.files import check_bounds
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
 MAX_BYTES = 2**28  # of a tensor or an array that a checkpoint holds
@@ -460,7 +461,9 @@ def freeze(content: dict[Path, tuple[str, Any]]) -> Tensor:
 def thaw(kept: Tensor) -> dict[Path, tuple[str, Any]]:
     """Return the values in a tensor of bytes by their paths, each with how it is restored."""
     where = None if torch.cuda.is_available() else "cpu"
-    found: dict[Path, tuple[str, Any]] = read_plain(io.BytesIO(kept.numpy().tobytes()), where)
+    buffer = io.BytesIO(kept.numpy().tobytes())
+    check_bounds(buffer)
+    found: dict[Path, tuple[str, Any]] = read_plain(buffer, where)
     return found
 
 

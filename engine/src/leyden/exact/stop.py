@@ -19,11 +19,13 @@ from torch import Tensor, distributed
 
 from leyden.exact.checkpoint import LastCheckpoint
 from leyden.exact.digest import digest
+from leyden.exact.files import opened, read_bounded, replacing
 from leyden.exact.job import requeue_job
 from leyden.exact.marks import mark
 from leyden.exact.memory import MAX_WHOLE, Reporter, is_rank_zero, reason
 
 FILE = "checkpoints/steps.jsonl"
+MAX_BYTES = 2**26  # of this file
 
 
 class Steps(L.Callback):
@@ -58,10 +60,13 @@ class Steps(L.Callback):
         self.batch = int(state_dict["batch"])
         self._has_checkpoint = self._is_after_checkpoint = True
         with contextlib.suppress(Exception):  # there is none, or its last line is cut off
-            for line in self.file.read_text().splitlines():
+            for line in read_bounded(self.file, MAX_BYTES).splitlines():
                 row = json.loads(line)
+                values = {str(name): str(value) for name, value in row["values"].items()}
+                for name in values.keys() - {"weights"}:
+                    float(values[name])
                 if row["batch"] > self.batch:
-                    self._before[row["batch"]] = row["values"]
+                    self._before[row["batch"]] = values
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let all processes compare at the same steps."""
@@ -124,8 +129,9 @@ class Steps(L.Callback):
     def _record(self, values: dict[str, str]) -> None:
         """Add a line to the file; one that can't be written is announced, and ends no run."""
         try:
-            with self.file.open("w" if self._is_after_checkpoint else "a") as file:
-                file.write(json.dumps({"batch": self.batch, "values": values}) + "\n")
+            row = json.dumps({"batch": self.batch, "values": values})
+            with replacing(self.file) if self._is_after_checkpoint else opened(self.file, "ab") as file:
+                file.write(f"{row}\n".encode())
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
 

@@ -13,6 +13,7 @@ are optional:
 import contextlib
 import csv
 import hashlib
+import io
 import os
 import struct
 import threading
@@ -30,10 +31,14 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
+from leyden.config.terminal import warn
+from leyden.exact.files import opened, read_bounded, refuse_link
 from leyden.run.files import write_whole
 from leyden.run.lock import check_held
-from leyden.run.result import HEADER, STAGES, chart_tag, read_points, write_points
+from leyden.run.result import HEADER, STAGES, chart_tag, has_header, read_points, write_points
 from leyden.tasks import evaluated_stage
+
+MAX_EVENT_BYTES = 2**32  # of a file of events
 
 
 def truncate_events(directory: Path, step: int) -> None:
@@ -42,8 +47,10 @@ def truncate_events(directory: Path, step: int) -> None:
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
     change of the clock, it would hide the wrong events.
     """
-    paths = sorted(path for path in directory.glob("events.out.tfevents.*") if path.is_file())
-    contents = [path.read_bytes() for path in paths]
+    paths = sorted(
+        path for path in directory.glob("events.out.tfevents.*") if path.is_file() and not path.is_symlink()
+    )
+    contents = [read_bounded(path, MAX_EVENT_BYTES) for path in paths]
     records_by_file = [list(_records(content)) for content in contents]
     # Each start records the step from which it resumed; the files of earlier starts are truncated there.
     limits = [step]
@@ -114,6 +121,7 @@ class TensorBoard(TensorBoardLogger):
         """TensorBoard's writer of the current stage; the first access truncates all existing files."""
         directory = Path(self.log_dir)
         check_held(directory)
+        self._refuse_links()
         if not self._writers:
             threading.excepthook = _ignore_event_writers
             for stage in STAGES:
@@ -122,6 +130,10 @@ class TensorBoard(TensorBoardLogger):
             # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
             self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=self.purge_step or None)
         return self._writers[stage]
+
+    def _refuse_links(self) -> None:
+        for stage in STAGES:
+            refuse_link(Path(self.log_dir, stage))
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -152,6 +164,7 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush the writers; unlike Lightning's method, don't write an empty `hparams.yaml`."""
         check_held(Path(self.log_dir))
+        self._refuse_links()
         for writer in self._writers.values():
             writer.flush()
 
@@ -209,17 +222,29 @@ class MetricsCSV(Logger):
         """Append the values."""
         if not self._started:
             self._start()
-        with self.path.open("a", newline="", encoding="utf-8") as file:
+        text = io.StringIO(newline="")
+        table = csv.writer(text)
+        with opened(self.path, "ab") as file:
             check_held(self.path.parent)  # checked while the file is open, so that it stays this run's file
-            table = csv.writer(file)
             if file.tell() == 0:  # the file was deleted
                 table.writerow(HEADER)
             table.writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
+            file.write(text.getvalue().encode())
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the file's beginning; Lightning calls this before the first batch, too."""
+        if not self._started:
+            self._start()
 
     def _start(self) -> None:
-        """Write the header and the lines to keep."""
+        """Write the header and the lines to keep; of a file that has lost them, this is announced."""
         self._started = True
-        write_points(self.path, [point for point in read_points(self.path) if point[0] < self.purge_step])
+        check_held(self.path.parent)
+        kept = [point for point in read_points(self.path) if point[0] < self.purge_step]
+        if self.purge_step and not kept and not has_header(self.path):
+            warn(f"{self.path}: is missing or damaged, so the curves begin at step {self.purge_step}")
+        write_points(self.path, kept)
 
 
 class Wandb(WandbLogger):

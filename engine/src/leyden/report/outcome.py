@@ -18,7 +18,7 @@ from leyden.config.terminal import (
     show,
 )
 from leyden.config.values import ABSENT, dict_at, differing, flatten
-from leyden.exact.files import replacing
+from leyden.exact.files import make_folder, replacing
 from leyden.report.records import test_set_remarks
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints
@@ -220,7 +220,7 @@ def _write_hparams(run: Run, result: Result) -> None:
         *(Summary.Value(tag=tag, simple_value=value) for tag, value in _selecting_metrics(result).items()),
     ]
     path = run.directory / HPARAMS_FILE
-    path.parent.mkdir(exist_ok=True)  # no `parents`: a deleted run directory is not recreated
+    make_folder(path.parent)
     step = result.optimizer_steps if result.best_step is None else result.best_step
     now = time.time()
     with replacing(path) as file:

@@ -6,6 +6,7 @@ each launch of the run, replaces the checkpoints and is added to the record in `
 
 import contextlib
 import json
+import os
 import re
 import signal
 import sys
@@ -19,9 +20,10 @@ import yaml
 
 from leyden.config.errors import Exit, UserError, is_mistake, leave
 from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
+from leyden.exact.files import damage, opened
 from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock
-from leyden.run.files import damage, read_json, write_whole
+from leyden.run.files import read_json, sha256_of, write_whole
 from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
@@ -184,11 +186,33 @@ class Run:
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
             raise UserError(f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3")
-        path = self.directory / "checkpoints" / f"{name}.ckpt"
+        path = self._path(name)
         if self.config and (problem := damage(path)):
             available = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
             raise UserError(f"{path}: {problem} (checkpoints there: {available})")
+        self._check_saved(name)
         return path
+
+    def other_checkpoint(self, name: str) -> str:
+        """Return, in words, that a checkpoint is another than this user's run has saved; empty if it isn't, or none is known."""
+        record = self.record
+        if record is None or not record.is_own or name not in record.checkpoints:
+            return ""
+        if _sha256(path := self._path(name)) == record.checkpoints[name]:
+            return ""
+        return f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in {RECORD})"
+
+    def _check_saved(self, name: str) -> None:
+        if not self.trust and (other := self.other_checkpoint(name)):
+            raise UserError(f"{other}, so it is not used; trust=true uses it")
+
+    def _path(self, name: str) -> Path:
+        return self.directory / "checkpoints" / f"{name}.ckpt"
+
+    def _saved(self) -> dict[str, str]:
+        """Return the SHA-256 of the checkpoints, by name."""
+        found = {name: _sha256(self._path(name)) for name in ("best", "last")}
+        return {name: digest for name, digest in found.items() if digest}
 
     def newest_checkpoint(self) -> Path | None:
         """Return the newest intact checkpoint, None if none was saved; warn about damaged ones.
@@ -198,11 +222,12 @@ class Run:
         """
         any_damaged = False
         for name in ("last", "best"):
-            path = self.directory / "checkpoints" / f"{name}.ckpt"
+            path = self._path(name)
             problem = damage(path)
             if not problem:
+                self._check_saved(name)
                 return path
-            if path.exists():
+            if os.path.lexists(path):
                 any_damaged = True
                 warn(f"{path} is damaged ({problem}): using the previous checkpoint")
         if any_damaged:
@@ -350,13 +375,30 @@ class Run:
         if is_main_process() or (result.error and record.result is None):
             imported = code_of()  # also what was imported while it trained
             last = [{**each, "code": {**(each.get("code") or {}), **imported}} for each in record.starts[-1:]]
-            replace(record, result=result, starts=[*record.starts[:-1], *last]).write(self.directory)
+            saved = self._saved() if is_main_process() else {}  # another process may still save
+            starts = [*record.starts[:-1], *last]
+            replace(record, result=result, starts=starts, checkpoints=saved).write(self.directory)
+
+    def stop(self) -> None:
+        """Record the checkpoints of a run that a signal has ended."""
+        if is_main_process() and (record := self.record):
+            check_held(self.directory)
+            replace(record, checkpoints=self._saved()).write(self.directory)
 
     def set_overrides(self, overrides: list[str]) -> None:
         """Record other overrides for the last start, with which the run can be resumed."""
         if record := self.record:
             starts = [*record.starts[:-1], {**record.starts[-1], "overrides": overrides}]
             replace(record, starts=starts).write(self.directory)
+
+
+def _sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; empty if it can't be read."""
+    try:
+        with opened(path) as file:
+            return sha256_of(file)
+    except OSError:
+        return ""
 
 
 def trained_on(run: Run) -> Mapping[str, str]:
@@ -485,6 +527,10 @@ def session(
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
+            try:
+                run.stop()
+            except (OSError, UserError) as error:
+                warn(f"the checkpoints can't be recorded: {error}")
             print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}

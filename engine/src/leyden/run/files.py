@@ -1,22 +1,20 @@
-"""Files of a run: atomic writes, reads, damage of checkpoints, and the run's fingerprints."""
+"""Files of a run: atomic writes, bounded reads, and the run's fingerprints; `exact/files.py` opens them."""
 
 import collections
 import contextlib
 import csv
-import errno
 import hashlib
 import io
 import json
 import os
-import stat
-import zipfile
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.config.values import leaves
-from leyden.exact.files import replacing
+from leyden.exact.files import opened, read_bounded, replacing
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -53,21 +51,7 @@ def writing(key: str, path: Path) -> Iterator[None]:
         raise UserError(f"{key}={path}: can't be written ({error.strerror})") from error
 
 
-def opened(path: Path | str) -> io.FileIO:
-    """Open a file of a run directory to read it: a stranger's may hold a pipe, for which nobody may ever write, or a device.
-
-    Raises:
-        OSError: The file can't be opened, or is no regular file.
-    """
-    file = open(path, "rb", buffering=0, opener=_without_waiting)  # noqa: SIM115 - the caller closes it
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        raise OSError(errno.EINVAL, "is not a regular file", str(path))
-    return file
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+MAX_TABLE_BYTES = 2**30  # of curves and fingerprints
 
 
 def read_end(path: Path, num_bytes: int | None) -> str:
@@ -76,22 +60,40 @@ def read_end(path: Path, num_bytes: int | None) -> str:
     Raises:
         OSError: The file can't be read.
     """
+    if num_bytes is None:
+        return read_bounded(path, MAX_TABLE_BYTES).decode(errors="replace")
     with opened(path) as file:
-        if num_bytes is not None:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
-        return file.read().decode(errors="replace")
+        file.seek(max(0, os.fstat(file.fileno()).st_size - num_bytes))
+        content: bytes = file.read(num_bytes)
+    return content.decode(errors="replace")
 
 
+MAX_JSON_BYTES = 2**26
+MAX_VALUES = 2**20  # in a JSON file
 MAX_DEPTH = 500  # of nested values; before Python 3.14, its parser refuses a thousand by itself
+
+
+TEXT_IN_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
+
+
+def num_values(text: str) -> int:
+    """Return about how many values a JSON text has, without parsing it; brackets in its texts don't count."""
+    num = sum(map(text.count, "[{,"))
+    if num <= MAX_VALUES:
+        return num
+    bare = TEXT_IN_JSON.sub("", text)
+    return sum(map(bare.count, "[{,"))
 
 
 def parse_json(text: str) -> Any:
     """Return the content of an untrusted JSON file, whose values are nested no deeper than functions can follow.
 
     Raises:
-        ValueError: It is not JSON.
+        ValueError: It is not JSON, or has too many values.
         RecursionError: It is nested too deeply.
     """
+    if num_values(text) > MAX_VALUES:
+        raise ValueError(f"has more than {MAX_VALUES:,} values")
     content = json.loads(text)
     if text.count("[") + text.count("{") > MAX_DEPTH:  # then it may be
         collections.deque(leaves(content), maxlen=0)
@@ -105,28 +107,12 @@ def read_json(path: Path, missing: Any) -> Any:
         UserError: The file can't be read or parsed.
     """
     try:
-        with opened(path) as file:
-            return parse_json(file.read().decode())
+        return parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
     except FileNotFoundError:
         return missing
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: can't be read ({why})") from error
-
-
-def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, which is a zip archive with checksums; None if it is intact."""
-    try:
-        with opened(path) as file, zipfile.ZipFile(file) as archive:
-            # A checkpoint holds archives: of one that is cut off, Python would find the last of these.
-            if min(info.header_offset for info in archive.infolist()) > 0:
-                return "is cut off"
-            if any(info.compress_type != zipfile.ZIP_STORED for info in archive.infolist()):
-                return "is compressed, as PyTorch's files never are"
-            corrupt = archive.testzip()
-    except Exception as error:  # zipfile raises various types for a damaged file
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return f"{corrupt} is corrupt" if corrupt else None
 
 
 def files_below(folder: Path) -> Iterator[Path]:
@@ -175,8 +161,9 @@ def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> Non
 
 def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
     """Append a fingerprint to the file."""
-    with (directory / FINGERPRINTS_FILE).open("a", encoding="utf-8") as file:
-        file.write(",".join([str(step), *found]) + "\n")
+    line = ",".join([str(step), *found]) + "\n"
+    with opened(directory / FINGERPRINTS_FILE, "ab") as file:
+        file.write(line.encode())
 
 
 def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]) -> tuple[int, list[str]] | None:

@@ -29,7 +29,7 @@ from typing import Literal
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.run.files import opened
+from leyden.exact.files import opened
 from leyden.run.process import JOB
 
 HEARTBEAT_S = 10.0

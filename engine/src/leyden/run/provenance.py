@@ -10,10 +10,11 @@ import os
 import platform
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -158,20 +159,56 @@ def state_of_code() -> dict[str, Any]:
     if found is None or listed is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     sha, index = found.splitlines()
-    new = [name for name in listed.split("\0") if name.endswith("/") or (name and (ROOT / name).is_file())]
-    sizes = {name: (ROOT / name).stat().st_size for name in new if not name.endswith("/")}
-    small = [name for name, size in sizes.items() if size <= MAX_FILE_BYTES]
-    diff = _diff(Path(index), small) if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES else None
+    diff, small, left_out = _changes(Path(index), listed)
     is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
     staged = (git(ROOT, "ls-files", "--stage", "-z") or "").split("\0")
     modules = {each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")}  # submodules
-    left_out = sorted({*new, *modules} - {*small}) if is_whole else ["all changes"]
+    left_out = sorted({*left_out, *modules} - {*small}) if is_whole else ["all changes"]
     return {
         "sha": sha,
         "dirty": diff != "" or bool(left_out),
         "diff": diff if is_whole else None,
         "left_out": left_out,
     }
+
+
+NUM_TRIES = 5
+
+
+def _changes(index: Path, listed: str) -> tuple[str | None, list[str], list[str]]:
+    """Return the diff (None if there is none), the new files that are in it, and those that are left out.
+
+    Another process may delete new files at any time, with which git fails: it is asked again, without them.
+
+    Args:
+        index: Path of the repository's index.
+        listed: Names of untracked files, and of repositories, which end in a slash, by git.
+    """
+    names = listed.split("\0")
+    folders = [name for name in names if name.endswith("/")]
+    sizes = _sizes(name for name in names if name and not name.endswith("/"))
+    large = [name for name, size in sizes.items() if size > MAX_FILE_BYTES]
+    diff = None
+    for _ in range(NUM_TRIES):
+        small = [name for name, size in sizes.items() if size <= MAX_FILE_BYTES]
+        if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES:
+            diff = _diff(index, small)
+        there = _sizes(sizes)
+        if diff is not None or there == sizes:
+            break
+        sizes = there
+    return diff, small, [*large, *folders]
+
+
+def _sizes(names: Iterable[str]) -> dict[str, int]:
+    """Return the sizes in bytes of those files of the project that are there."""
+    found = {}
+    for name in names:
+        with contextlib.suppress(OSError):
+            status = (ROOT / name).stat()
+            if stat.S_ISREG(status.st_mode):
+                found[name] = status.st_size
+    return found
 
 
 def _diff(index: Path, new: Sequence[str]) -> str | None:

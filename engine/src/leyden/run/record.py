@@ -13,15 +13,17 @@ import json
 import operator
 import os
 import secrets
+import shlex
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
-from leyden.run.files import opened, parse_json, write_whole
+from leyden.exact.files import opened, read_bounded
+from leyden.run.files import MAX_JSON_BYTES, MAX_VALUES, num_values, parse_json, write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
@@ -30,7 +32,7 @@ FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that
 MIN_CHARACTERS = 32  # of a key
 CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
 HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
-MAX_BYTES = 2**30  # of a record, which may have a diff of 16 MiB for each start
+MAX_KEY_BYTES = 2**16
 MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 
 
@@ -58,26 +60,77 @@ class RunRecord:
             result that the run had when the next one replaced it.
         result: The result; None if the run has not ended.
         is_own: Whether it was signed with this user's key.
+        checkpoints: SHA-256 of `best` and `last` when the record was written; empty if training may replace them.
     """
 
     config: dict[str, Any]
     starts: list[dict[str, Any]]
     result: Result | None = None
     is_own: bool = True
+    checkpoints: dict[str, str] = field(default_factory=dict)
 
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
         Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
-        The starts come last, before the signature of all above it.
+        The starts come last, before the signature of all above it. Of a record that would be too large to be read, the
+        oldest starts are shortened, which is announced.
+
+        Raises:
+            UserError: It is too large nevertheless.
         """
-        head = {key: of_starts(self.starts) for key, (of_starts, _) in HEAD.items()}
-        values = {**(self.result.to_dict() if self.result else {"status": None}), **head}
+        text = self._text(self.starts)
+        if not _fits(text):
+            text = self._shortened(directory)
+        signed = signature(text) if self.is_own else ""
+        write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signed}"\n}}\n')
+
+    def _text(self, starts: list[dict[str, Any]]) -> str:
+        head = {key: of_starts(starts) for key, (of_starts, _) in HEAD.items()}
+        result = self.result.to_dict() if self.result else {"status": None}
+        values = {**result, **head, "checkpoints": self.checkpoints}
         groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
         others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
         config = GAP.join(_lines(part) for part in (others, *groups) if part)
-        text = f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(self.starts)},\n"
-        write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signature(text) if self.is_own else ""}"\n}}\n')
+        return f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(starts)},\n"
+
+    def _shortened(self, directory: Path) -> str:
+        """Return the text of a record that fits: without changes of the code, then without what else is long."""
+        starts = [*self.starts]
+        for shorten in (_without_diff, _without_details):
+            for number, start in enumerate(starts):
+                starts[number] = shorten(start)
+                is_last = number == len(starts) - 1
+                if not (is_last or _is_power_of_two(number + 1)):  # each text costs seconds
+                    continue
+                text = self._text(starts)
+                if _fits(text):
+                    warn(
+                        f"{directory}: its record would be larger than {MAX_JSON_BYTES // 2**20} MiB, so the changes of "
+                        f"the code at its first {number + 1} starts are left out"
+                    )
+                    return text
+        raise UserError(f"{directory}: its settings and results are larger than a record may be")
+
+
+def _fits(text: str) -> bool:
+    return len(text) < MAX_JSON_BYTES - 2**10 and num_values(text) < MAX_VALUES - 2**10
+
+
+def _is_power_of_two(number: int) -> bool:
+    return number & (number - 1) == 0
+
+
+def _without_diff(start: dict[str, Any]) -> dict[str, Any]:
+    git = start.get("git")
+    if not isinstance(git, dict) or not git.get("diff"):
+        return start
+    return {**start, "git": {**git, "diff": None, "left_out": ["all changes"]}}
+
+
+def _without_details(start: dict[str, Any]) -> dict[str, Any]:
+    kept = ("time", "overrides", "job", "host", "pid", "step", "parent", "data")
+    return {key: start[key] for key in kept if key in start}
 
 
 def _lines(values: Mapping[str, Any]) -> str:
@@ -91,12 +144,17 @@ def read_record(directory: Path) -> RunRecord | None:
         UserError: It can't be read, or is not the record of a run.
     """
     try:
-        content = parse_json(text := _read(f"{directory}/{RECORD}").decode())
+        text = read_bounded(directory / RECORD, MAX_JSON_BYTES).decode()
+        content = parse_json(text)
         config = _checked(content.get("config") if isinstance(content, dict) else None)
         if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
             raise ValueError("it has no valid list of starts")
         signed, _, end = text.rpartition(SIGNATURE)
-        return RunRecord(config, starts, _result(content), is_own(signed, end.strip('"\n}')))
+        checkpoints = content.get("checkpoints", {})
+        if not isinstance(checkpoints, dict):
+            raise ValueError("it has no valid checkpoints")
+        own = is_own(signed, end.strip('"\n}'))
+        return RunRecord(config, starts, _result(content), own, checkpoints)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
@@ -113,13 +171,14 @@ def read_summary(directory: str) -> Summary | None:
     """
     path = f"{directory}/{RECORD}"
     try:
-        root, _, rest = _read(path, HEAD_BYTES).partition(CONFIG.encode())
+        with opened(path) as file:
+            root, _, rest = file.read(HEAD_BYTES).partition(CONFIG.encode())
         settings, mark, _ = rest.partition(STARTS.encode())
         if mark:
             content = parse_json(root.decode()[:-1] + "}")
             config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
         else:  # it is longer, or formatted by another program
-            content = parse_json(_read(path).decode())
+            content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
             config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
         for key, (_, is_valid) in HEAD.items():
             if not is_valid(content.get(key)):
@@ -129,19 +188,6 @@ def read_summary(directory: str) -> Summary | None:
         if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
             return None
         raise _unreadable(directory, error) from error
-
-
-def _read(path: str, num_bytes: int = -1) -> bytes:
-    """Return a record, or its begin.
-
-    Raises:
-        OSError: It can't be read, or is no regular file.
-        ValueError: It is larger than any record.
-    """
-    with opened(path) as file:
-        if os.fstat(file.fileno()).st_size > MAX_BYTES:
-            raise ValueError("it is larger than any record")
-        return file.read(num_bytes)
 
 
 @functools.lru_cache(MAX_PARTS)
@@ -216,6 +262,7 @@ HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], boo
 def key() -> str:
     """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
     path: Path | str = KEY
+    advice = f"{KEY}=TEXT sets a key"
     try:
         if text := os.environ.get(KEY, "").strip():
             return _long_enough(text)
@@ -223,12 +270,16 @@ def key() -> str:
         path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
         if not path.exists():
             _make_key(path)
-        return _long_enough(path.read_text(encoding="utf-8").strip())
+        with opened(path, follow=True) as file:  # a link to a file of the user's own is usual
+            others = os.fstat(file.fileno()).st_mode & 0o077
+            if others and os.name == "posix":
+                advice = f"chmod 600 {shlex.quote(str(path))}"
+                raise ValueError(f"is open to others (mode {others:03o})")
+            content: bytes = file.read(MAX_KEY_BYTES)
+        return _long_enough(content.decode().strip())
     except (OSError, ValueError, RuntimeError) as error:  # the last one where no home directory is known
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        warn(
-            f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {KEY}=TEXT sets a key"
-        )
+        warn(f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {advice}")
         return ""
 
 

@@ -11,6 +11,7 @@ from typing import Any, BinaryIO
 
 from leyden.config.checks import Objective
 from leyden.config.errors import is_mistake, last_frame
+from leyden.exact.files import opened
 from leyden.run.files import read_end, write_csv
 
 
@@ -186,6 +187,16 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
             if "\ufffd" not in metric:
                 found.append((int(step), metric, float(value)))
     return found
+
+
+def has_header(path: Path) -> bool:
+    """Return whether a file of curves is there, and begins as one."""
+    try:
+        with opened(path) as file:
+            begin: bytes = file.read(2**10)
+        return begin.startswith(",".join(HEADER).encode())
+    except OSError:
+        return False
 
 
 def write_points(path: Path, points: Iterable[tuple[int, str, float]]) -> None:

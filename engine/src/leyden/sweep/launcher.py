@@ -31,6 +31,7 @@ from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import printable
 from leyden.config.values import targets
+from leyden.exact.files import opened
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, wait_for_result
 from leyden.run.identity import RunIdentity
@@ -160,7 +161,7 @@ def _call(
     """Call a function in this new process, as in `start_process`, and end it, whatever the function has left running."""
     sys.orig_argv = command  # of the sweep, for the provenance of runs
     if log:
-        with log.open("a", encoding="utf-8") as file:
+        with opened(log, "ab") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
     with importing():

@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from leyden.config.checks import objective_of
 from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import call_target
+from leyden.exact.files import opened
 from leyden.run import lock
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job
@@ -70,9 +71,9 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     path = directory / "study.journal"
-    if path.is_symlink():
-        raise UserError(f"{path}: is a link; writes to a study must not change other files")
     try:
+        with contextlib.suppress(FileNotFoundError):
+            opened(path).close()  # no link or pipe, which Optuna would write to
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:

@@ -20,6 +20,7 @@ from leyden.config.errors import UserError
 from leyden.config.paths import LIBRARY, ROOT, environment_of
 from leyden.config.terminal import some_of
 from leyden.config.values import dict_at
+from leyden.exact.files import opened
 from leyden.run.directory import Run, changed_names
 from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of, write_whole
 from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option, key_of
@@ -124,7 +125,7 @@ def _check_parent(run: Run) -> None:
     parent = next((found for start in run.starts if (found := dict_at(start, "parent"))), {})
     path = Path(str(parent.get("checkpoint")))
     if path.is_file():
-        with path.open("rb") as file:
+        with opened(path) as file:
             if sha256_of(file) == parent.get("sha256"):
                 return
     raise UserError(f"{path}: is not there any more, or is not the checkpoint from which the run started")
@@ -138,9 +139,6 @@ def _checked_out(run: Run) -> Iterator[Path]:
         UserError: The code is unknown, recorded only in part, or not available.
     """
     code = dict_at(run.starts[0], "git")
-    for number, start in enumerate(run.starts, 1):
-        if start.get("git") != code:
-            raise UserError(f"start {number} used different code than start 1; the run can't be reproduced")
     prefix = git(ROOT, "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
     if prefix is None:
         raise UserError(f"{ROOT}: is no git repository, or git is not installed; the run's code is not available")
@@ -153,6 +151,9 @@ def _checked_out(run: Run) -> Iterator[Path]:
             for each in code.get("left_out") or ["all changes"]
         ]
         raise UserError(f"this code was not saved with the run: {some_of(names, MAX_NAMES)}")
+    for number, start in enumerate(run.starts, 1):
+        if start.get("git") != code:
+            raise UserError(f"start {number} used different code than start 1; the run can't be reproduced")
     if git(ROOT, "cat-file", "-e", f"{sha}^{{commit}}") is None:
         raise UserError(f"commit {sha[:12]} of the run is not in this repository; git fetch may get it")
     with tempfile.TemporaryDirectory() as folder:
