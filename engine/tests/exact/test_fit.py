@@ -60,6 +60,19 @@ class Net(Plain):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class Following(Net):
+    """It is validated within an epoch; then its schedule is stepped."""
+
+    def on_validation_epoch_end(self):
+        self.seen += 5
+
+    def configure_optimizers(self):
+        optimizer = Plain.configure_optimizers(self)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.9, patience=0, threshold=10.0)
+        config = {"scheduler": schedule, "interval": "step", "frequency": 2, "monitor": "val/loss"}
+        return {"optimizer": optimizer, "lr_scheduler": config}
+
+
 class Drawn(IterableDataset):
     """Samples that are drawn, without a length; from a list, those that it has when an epoch starts."""
 
@@ -137,15 +150,17 @@ def trainer_of(*callbacks, **options):
     return L.Trainer(accelerator="cpu", callbacks=[*callbacks], **{**dict.fromkeys(quiet, False), **options})
 
 
-def start(folder, module=Net, data=None, at=-1, callbacks=(), exact="report", seed=0):
+def start(folder, module=Net, data=None, options=None, *, at=-1, callbacks=(), exact="report", seed=0):
     """Train from the first line of a script on."""
     mine = Exact(folder, seed=seed, every_n_steps=4, exact=exact)
-    trainer, made = trainer_of(mine, Kill(at), *callbacks, max_epochs=3, log_every_n_steps=3), module()
+    options = {"max_epochs": 3, "log_every_n_steps": 3, **(options or {})}
+    callbacks = [*callbacks, *(make() for make in options.pop("made", ()))]
+    trainer, made = trainer_of(mine, Kill(at), *callbacks, **options), module()
     try:
         mine.fit(trainer, made, *([] if data is None else data()))
     except KilledError:
         return None
-    return digest_of_content([made.state_dict(), getattr(made, "losses", None)])
+    return digest_of_content(made.state_dict()), digest_of_content(getattr(made, "losses", None))
 
 
 def both():
@@ -162,6 +177,10 @@ ROWS = {
     "no length": (Net, lambda: (DataLoader(Drawn(), 16),)),
     "list": (Collector, None),
     "curriculum": (Curriculum, None),
+    "validated within": (Following, both, {"val_check_interval": 2}),
+    "limited": (Net, both, {"max_steps": 25}),
+    "averaged": (Net, both, {"made": [lambda: of_lightning.EMAWeightAveraging(decay=0.9)]}),
+    "double": (Net, both, {"precision": "64-true"}),
 }
 
 
@@ -174,8 +193,17 @@ def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
     said = capsys.readouterr().err
     assert "exact resume" not in said
     assert "had ended before" not in said
-    assert start(tmp_path / "killed", *ROWS[name]) is not None  # it is finished already
+    assert start(tmp_path / "killed", *ROWS[name])[0] == whole[0]  # it is finished already
     assert "this training had ended before: the module has its last weights, but not" in capsys.readouterr().err
+
+
+def test_the_mean_by_which_spikes_are_found_is_kept(tmp_path):
+    found = {}
+    for folder, at in (("whole", -1), ("killed", 14), ("killed", -1)):
+        spikes = of_lightning.SpikeDetection(atol=1e9)
+        start(tmp_path / folder, Net, both, at=at, callbacks=[spikes])
+        found[folder] = float(spikes.last_val), spikes.running_mean.compute()
+    assert found["killed"] == found["whole"]
 
 
 @pytest.mark.parametrize("mode", ["report", "require"])
@@ -207,13 +235,35 @@ class Unreadable(Net):
         checkpoint["mine"] = {"list": [1, object()]}
 
 
+class LateUnreadable(Net):
+    def on_save_checkpoint(self, checkpoint):
+        if self.global_step > 4:
+            checkpoint["late"] = object()
+
+
+class Holder(torch.nn.Identity):
+    def get_extra_state(self):
+        return object()
+
+
+class UnreadableNet(Net):
+    def __init__(self):
+        super().__init__()
+        self.net.append(Holder())
+
+
+class KeepsAnObject(L.Callback):
+    def state_dict(self):
+        return {"metric": object()}
+
+
 class NotFinite(Net):
     def train_loss(self, batch, batch_idx):
         return super().train_loss(batch, batch_idx) * (float("nan") if self.global_step >= 9 else 1)
 
 
 UNSAVED = {
-    Unreadable: "mine.list.1 is a builtins.object",
+    UnreadableNet: "this run can't resume: the checkpoint could not be read again: state_dict.net.4._extra_state is a",
     NotFinite: "weights are not finite at step 10",
     Net: "the checkpoint could not be written",
 }
@@ -226,10 +276,30 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
         monkeypatch.setattr("leyden.exact.checkpoint.replacing", full)
     assert start(tmp_path, module, both, at=14) is None
     assert start(tmp_path, module, both)
-    assert UNSAVED[module] in capsys.readouterr().err
-    if module is Unreadable:
-        with pytest.raises(ExactError, match="mine"):  # before the first batch
-            start(tmp_path / "required", module, both, exact="require", at=1)
+    assert UNSAVED[module] in (said := capsys.readouterr().err)
+    assert said.count("can't resume") == 2 * (module is UnreadableNet)  # once a start
+
+
+LEFT_OUT = {
+    Unreadable: "mine, as mine.list.1 is a builtins.object",
+    KeepsAnObject: "callbacks.KeepsAnObject, as callbacks.KeepsAnObject.metric is a builtins.object",
+    LateUnreadable: "late, as late is a builtins.object",
+}
+
+
+@pytest.mark.parametrize("kind", LEFT_OUT)
+def test_what_could_not_be_read_again_is_left_out_by_name(tmp_path, kind, capsys):
+    module = kind if issubclass(kind, Net) else Net
+
+    def begin(folder, **more):
+        return start(tmp_path / folder, module, both, callbacks=[] if module is kind else [kind()], **more)
+
+    whole = begin("whole")
+    assert begin("killed", at=14) is None
+    assert begin("killed") == whole
+    assert capsys.readouterr().err.count(f"not guaranteed: checkpoints leave out {LEFT_OUT[kind]}\n") == 3
+    with pytest.raises(ExactError, match="checkpoints leave out"):
+        begin("required", exact="require", at=1 if kind is not LateUnreadable else 14)  # before the first batch
 
 
 def test_a_damaged_checkpoint_is_refused_and_nothing_changes(tmp_path):

@@ -22,6 +22,7 @@ FIRST = "the first value after a resume resets the means of its epoch"
 # Each private name, where it is looked for, and what would be lost without it.
 NAMES = {
     "_combined_loader": (TRAINER.fit_loop, "loaders that a schedule has made too early are not made again"),
+    "_iteration_based_training": (TRAINER.fit_loop, "with max_steps, an epoch that has ended ends once more"),
     "_resuming_from_checkpoint": (TRAINER.fit_loop, "a new epoch keeps iterators that drew before the restore"),
     "_restarting": (TRAINER.fit_loop, "schedules that follow a metric are not stepped as a resumed epoch ends"),
     "_results": (TRAINER.fit_loop.epoch_loop, "means over a resumed epoch are over its rest only"),

@@ -87,6 +87,31 @@ def test_each_kind_is_kept_or_named_and_what_is_written_to_stays_the_object_that
         assert (other.alias is other.value) == (first.alias is first.value)
 
 
+class Labelled(torch.Tensor):
+    """A tensor with an attribute, as PINA's."""
+
+    @classmethod
+    def of(cls, *labels):
+        made = torch.full((2,), float(len(labels))).as_subclass(cls)
+        made.labels = [*labels]
+        return made
+
+
+def set_labels(it):
+    it.value.labels.append("b")
+
+
+@pytest.mark.parametrize(
+    "change", [set_value(lambda: Labelled.of("a", "b")), set_labels, lambda it: it.value.add_(1)]
+)
+def test_a_tensor_of_an_own_class_is_kept_as_its_data_and_attributes(change):
+    first, other = moved(change, lambda: twice(Labelled.of("a")))
+    assert type(other.value) is Labelled
+    assert torch.equal(other.value, first.value)
+    assert other.value.labels == first.value.labels
+    assert (other.alias is other.value) == (first.alias is first.value)
+
+
 def test_a_view_of_much_is_kept_alone():
     memory = Memory({"it": (owner := holder())})
     empty = memory.changes().nbytes
@@ -113,10 +138,6 @@ def test_a_generator_in_a_list_resumes_where_it_was():
     assert other.value[0].random() == first.value[0].random()
 
 
-class Tagged(torch.Tensor):
-    """A tensor with a class of its own."""
-
-
 CANT = {
     "objects": (set, lambda it: it.value.add(object())),
     "functions": (lambda: None, set_value(lambda: [lambda: 1])),
@@ -127,7 +148,7 @@ CANT = {
     "new generator": (lambda: None, set_value(np.random.default_rng)),
     "member in a list": (lambda: None, set_value(lambda: [Level.LOW])),
     "masked": (lambda: np.ma.zeros(2), lambda it: it.value.__setitem__(0, np.ma.masked)),
-    "subclass": (lambda: torch.zeros(3).as_subclass(Tagged), lambda it: it.value.data.add_(1)),
+    "new tensor of an own class": (lambda: None, set_value(lambda: Labelled.of("a"))),
     "itself": (list, lambda it: it.value.append(it.value)),
     "many": (list, lambda it: it.value.extend(range(10**6))),
 }

@@ -186,3 +186,11 @@ def test_of_runs_that_repeat_each_other_one_is_evaluated(runs, tmp_path):
         shutil.copytree(runs / "1", tmp_path / "s" / name)
     found, *_ = trained.runs_of_row(tmp_path / "s", 1, "best", data_root=None, trust=False)
     assert len(found) == 1
+
+
+def test_weights_of_double_precision_are_evaluated_as_they_are(train, tmp_path):
+    run, *_ = train("a", *QUICK, "trainer.precision=64-true", "trainer.max_epochs=1")
+    loaded = leyden.load(run.directory)
+    loaded.measure(str(tmp_path), "cpu")
+    kept = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
+    assert all(torch.equal(kept[name], each) for name, each in loaded.module.state_dict().items())

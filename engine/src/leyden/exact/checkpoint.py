@@ -1,7 +1,6 @@
 """Checkpoints: how files are written and read, and when the last one is written.
 
-A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one. It is renamed
-only after all metrics up to its step are logged, since a resumed run does not log these again. Reading a checkpoint
+A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one. Reading a checkpoint
 executes no code from it.
 """
 
@@ -15,16 +14,18 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
-from leyden.exact import ExactError
+from leyden.exact import ExactError, lightning
 from leyden.exact.digest import strided
 from leyden.exact.files import check_bounds, make_folder, opened, replacing
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.memory import Reporter, read_plain, say, write_plain
+from leyden.exact.memory import Reporter, check_names, foreign_callbacks, read_plain, say, write_plain
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.
 HYPERPARAMETERS: tuple[str, ...] = ("hyper_parameters", "hparams_name", "hparams_type")
 HYPERPARAMETERS += tuple(f"datamodule_{key}" for key in HYPERPARAMETERS)
+
+NEEDED = ("state_dict", "loops", "optimizer_states", "lr_schedulers")  # without which no run resumes
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -33,11 +34,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
     Hyperparameters saved by a module are left out.
 
     Args:
-        reporter: Announces a checkpoint that can't be written; None to raise the error.
+        reporter: Announces what is left out since it can't be read again, or that nothing can be written; None to raise.
     """
 
     def __init__(self, reporter: Reporter | None = None) -> None:
         self._reporter = reporter
+        self._left_out: set[tuple[str, ...]] = set()  # keys at the root, or below `callbacks`
+        self._is_refused = False
         self._can_be_read = False  # verified with the first checkpoint
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
@@ -46,38 +49,71 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             ExactError: The checkpoint contains a value that could not be read again.
         """
+        if self._is_refused:
+            return
         path = Path(path)
         try:
             make_folder(path.parent)
             with replacing(path) as file:
-                self._write({key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}, file)
+                self._write(checkpoint, file)
         except (OSError, ExactError) as error:
-            self.refuse(error)
+            if self._reporter is None:
+                raise
+            if isinstance(error, OSError):
+                say(f"the checkpoint could not be written: {error}")
+                return
+            self._is_refused = True  # each other one would fail, too
+            self._reporter.announce(f"this run can't resume: {error}")
 
-    def refuse(self, error: Exception) -> None:
-        """Raise or announce an error by which a checkpoint can't be written."""
-        if self._reporter is None:
-            raise error
-        if isinstance(error, OSError):
-            say(f"the checkpoint could not be written: {error}")
-        else:
-            self._reporter.name([f"checkpoints ({error})"], "can't be written")
-
-    def _write(self, content: dict[str, Any], file: BinaryIO) -> None:
-        """Write content, and read the first file again, but for the values of its tensors."""
+    def _write(self, checkpoint: dict[str, Any], file: BinaryIO) -> None:
+        """Write a checkpoint without what is left out; read the first file again, but for the values of its tensors."""
+        content = {key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}
+        content["callbacks"] = dict(content.get("callbacks", {}))
+        for *place, key in self._left_out:
+            (content["callbacks"] if place else content).pop(key, None)
         try:
             write_plain(content, file)
-            if not self._can_be_read:
-                file.seek(0)
+            file.seek(0)
+            if self._can_be_read:
+                check_names(file)
+            else:
                 read_plain(file, "meta")
-                file.seek(0, io.SEEK_END)
-                self._can_be_read = True
+            self._can_be_read = True
+            file.seek(0, io.SEEK_END)
         except Exception as error:
             # That of a full disk, which torch's writer hides behind another one.
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
-            check_readable(content)
-            raise
+            if not self.leave_out(content):
+                raise
+            file.seek(0)
+            file.truncate()
+            self._write(checkpoint, file)
+
+    def leave_out(self, content: dict[str, Any]) -> bool:
+        """Leave out of all checkpoints what could not be read again; return whether there is any in this content.
+
+        Raises:
+            ExactError: There is, and no run can resume without it, or it can't be announced.
+        """
+        states = content.get("callbacks", {})
+        parts: dict[tuple[str, ...], Any] = {(key,): each for key, each in content.items() if each is not states}
+        parts |= {("callbacks", key): each for key, each in states.items()}
+        num = len(self._left_out)
+        for place, part in parts.items():
+            culprit = find_unreadable({place[-1]: part}, place[:-1])
+            if not culprit:
+                continue
+            name, kind = culprit
+            if self._reporter is None or place[0] in NEEDED:
+                raise ExactError(
+                    f"the checkpoint could not be read again: {name} is a {kind}; on_save_checkpoint and state_dict of a "
+                    "module or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a "
+                    "subclass to leave it out"
+                )
+            self._left_out.add(place)
+            self._reporter.announce(f"checkpoints leave out {'.'.join(place)}, as {name} is a {kind}")
+        return len(self._left_out) > num
 
     def load_checkpoint(
         self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True
@@ -103,38 +139,27 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def _check_hooks(trainer: L.Trainer) -> None:
-    """Check what the hooks of module and data add to a checkpoint, before anything is trained.
+def content_of_hooks(trainer: L.Trainer) -> dict[str, Any]:
+    """Return what the hooks of module, data and callbacks add to a checkpoint, to check it before anything is trained.
 
     A hook may need attributes that are set only during training. So its errors are ignored here; writing the first checkpoint
     raises them. A resumed run omits this check: hooks may draw random numbers or change attributes, and would do so
     once more than in an uninterrupted run.
-
-    Raises:
-        ExactError: A hook adds a value that can't be read again.
     """
-    module, data = trainer.lightning_module, getattr(trainer, "datamodule", None)
-    for made in (module, data):
-        content = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
-        before = {*content, *HYPERPARAMETERS}
+    module = trainer.lightning_module
+    callbacks = foreign_callbacks(trainer).values()
+    added: dict[str, Any] = {"callbacks": {}}
+    given = {"state_dict": module.state_dict(), "epoch": 0, "global_step": 0}
+    for each in (module, getattr(trainer, "datamodule", None), *callbacks):
+        content = dict(given)
         with contextlib.suppress(Exception):
-            if made is not None:
-                made.on_save_checkpoint(content)
-        check_readable({key: value for key, value in content.items() if key not in before})
-
-
-def check_readable(content: Any) -> None:
-    """Check that what a checkpoint would hold can be read again.
-
-    Raises:
-        ExactError: Names the first value that can't.
-    """
-    if culprit := find_unreadable(content):
-        raise ExactError(
-            f"the checkpoint could not be read again: {culprit[0]} is a {culprit[1]}; on_save_checkpoint and state_dict of a "
-            "module or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a subclass to "
-            "leave it out"
-        )
+            if isinstance(each, L.Callback):
+                added["callbacks"][each.state_key] = each.state_dict()
+                each.on_save_checkpoint(trainer, module, content)
+            elif each is not None:
+                each.on_save_checkpoint(content)
+        added |= {key: value for key, value in content.items() if key not in (*given, *HYPERPARAMETERS)}
+    return added
 
 
 def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str] | None:
@@ -161,20 +186,19 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
     return None
 
 
-LAST, PREPARED = "last.ckpt", ".prepared"  # the latter is the suffix of a checkpoint that is not committed yet
+LAST, PREPARED = "last.ckpt", ".prepared"  # the latter is the suffix of a checkpoint that is not at its path yet
 
 
 class LastCheckpoint(Checkpoint):
-    """Writes `checkpoints/last.ckpt` at the end of each epoch, after validation, and every `every_n_steps`.
+    """Writes `checkpoints/last.ckpt` at the end of each epoch, and every `every_n_steps`.
 
-    Lightning passes a step's metrics to the loggers after all hooks of that step, and a run that resumes logs only the
-    steps after its checkpoint. So a checkpoint is only prepared in these hooks, beside its path, and committed, that is
-    renamed, in the next hook, when the metrics of all steps up to it have been written.
+    It is written when all that belongs to its step is done: validation, schedules that follow a metric, and the metrics,
+    since a run that resumes does none of this again. That is after all hooks of a step or an epoch, where Lightning calls
+    nobody: `after_batch` and `after_epoch` are called by `lightning.after_each`.
 
     Args:
         every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
         directory: Folder of `checkpoints`; None for the trainer's `default_root_dir`.
-
     """
 
     state_key = "LastCheckpoint"  # fixed key in the checkpoint, independent of the class name
@@ -187,7 +211,7 @@ class LastCheckpoint(Checkpoint):
         self._is_refused = False
         self.is_over = False  # whether the run was stopped, for example by early stopping
         self._step = 0
-        self._kept: str | None = None  # name of the copy to keep of what is prepared; None if nothing is
+        self._due: str | None = None  # name of the copy to keep of the checkpoint that is due; None if none is
         # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
         self.within_epochs, self._is_said = True, False
 
@@ -202,74 +226,73 @@ class LastCheckpoint(Checkpoint):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
         if trainer.ckpt_path is None:
-            try:
-                _check_hooks(trainer)
-            except ExactError as error:
-                self.files.refuse(error)
+            self.files.leave_out(content_of_hooks(trainer))
         self.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(trainer.train_dataloader))
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Delete what a killed start has prepared."""
-        self._drop(trainer)
+        if trainer.is_global_zero:
+            self.path(trainer, LAST + PREPARED).unlink(missing_ok=True)
+
+    on_exception: Any = on_fit_start
 
     def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Write `last.ckpt`, if it is due; at the end of an epoch it is written after validation instead."""
+        """Save every `every_n_steps`."""
         step = trainer.global_step
         # The steps differ only right after an optimizer step, when no gradients are accumulated.
-        if (
-            self.every_n_steps
-            and step // self.every_n_steps != self._step // self.every_n_steps  # a batch can take several steps
-            and not trainer.is_last_batch
-        ):
-            self.save_last(trainer, kept=f"step_{step}")
+        if self.every_n_steps and step // self.every_n_steps != self._step // self.every_n_steps:
+            self.save_last(kept=f"step_{step}")  # a batch can take several steps
         self._step = step
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write `last.ckpt`."""
-        self.is_over = trainer.should_stop
-        self.save(trainer, f"epoch_{trainer.current_epoch + 1}")
+        """Save at the end of an epoch."""
+        self._due = f"epoch_{trainer.current_epoch + 1}"
 
-    def save_last(self, trainer: L.Trainer, kept: str = "") -> None:
-        """Prepare `last.ckpt` within an epoch, right after an optimizer step.
+    def save_last(self, kept: str = "") -> None:
+        """Let `last.ckpt` be saved after this batch; call it right after an optimizer step.
 
         Args:
-            trainer: Lightning's trainer.
             kept: Name of a permanent copy, without suffix; empty for no copy.
         """
+        self._due = self._due or kept
+
+    def after_batch(self, trainer: L.Trainer) -> None:
+        """Save if a checkpoint is due, unless the end of the epoch follows, which saves."""
+        if self._due is None or lightning.ends_epoch(trainer):
+            return
         if self.within_epochs:
-            self.save(trainer, kept)
+            self._save(trainer, is_within_epoch=True)
         elif not self._is_said:
             self._is_said = True
             say("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
 
-    def save(self, trainer: L.Trainer, kept: str) -> None:
-        """Prepare `last.ckpt` beside its path; `kept` is as for `save_last`."""
+    def after_epoch(self, trainer: L.Trainer) -> None:
+        """Save."""
+        self._save(trainer, is_within_epoch=False)
+
+    def _save(self, trainer: L.Trainer, *, is_within_epoch: bool) -> None:
+        kept, self._due = self._due or "", None
         parts = (part for each in trainer.lightning_module.parameters() for part in strided(each.detach()))
         is_finite = all(part.isfinite().all() for part in parts)  # of this process's part of a sharded weight
         if not trainer.strategy.reduce_boolean_decision(is_finite):
             self.refuse(f"weights are not finite at step {trainer.global_step}")
             return
-        others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
-        try:
-            trainer.save_checkpoint(self.path(trainer, LAST + PREPARED))
-        finally:
-            trainer.strategy.checkpoint_io = others
-        self._kept = kept
-
-    def commit(self, trainer: L.Trainer, *args: Any) -> None:
-        """Rename a prepared checkpoint to its path, in the first hook after the loggers have received the metrics."""
-        if self._kept is None:
-            return
+        self.is_over = trainer.should_stop
         for logger in trainer.loggers:
             logger.save()
+        path, prepared = (self.path(trainer, name) for name in (LAST, LAST + PREPARED))
+        others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
+        try:
+            with lightning.counted_as_in_hooks(trainer, is_within_epoch=is_within_epoch):
+                trainer.save_checkpoint(prepared)
+        finally:
+            trainer.strategy.checkpoint_io = others
         if trainer.is_global_zero:
-            path = self.path(trainer, LAST)
             with contextlib.suppress(FileNotFoundError):  # it could not be written, which was reported
-                self.rename(path.with_name(LAST + PREPARED), path, self._kept)
+                self.rename(prepared, path, kept)
         trainer.strategy.barrier()
-        self._kept = None
 
     def refuse(self, why: str) -> None:
         """Report that no checkpoint is written, so that the previous one is kept; a subclass may end the run."""
@@ -280,18 +303,6 @@ class LastCheckpoint(Checkpoint):
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
         """Rename a prepared checkpoint; a subclass may keep copies."""
         prepared.replace(path)
-
-    on_train_batch_start: Any = commit
-    on_train_epoch_start: Any = commit
-    on_train_end: Any = commit
-
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
-        """Discard a prepared checkpoint, since its metrics were not written."""
-        self._drop(trainer)
-
-    def _drop(self, trainer: L.Trainer) -> None:
-        if trainer.is_global_zero:
-            self.path(trainer, LAST + PREPARED).unlink(missing_ok=True)
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
         """Return the path of a checkpoint."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 MAX_DEPTH = 20  # levels of nesting
 MAX_ITEMS = 10_000  # of a larger container, evenly spaced items count
@@ -55,6 +55,12 @@ def attribute_names(value: Any) -> list[str]:
     return [*own, *(n for n in named if n not in ("__dict__", "__weakref__"))]
 
 
+def is_labelled(kind: type) -> bool:
+    """Return whether a class of tensors only adds attributes to a tensor's data; some wrap other tensors."""
+    is_plain = kind in (Tensor, nn.Parameter) or not issubclass(kind, Tensor)
+    return not is_plain and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+
+
 class _Digest:
     """A hash to which content is added, see `digest`."""
 
@@ -68,6 +74,8 @@ class _Digest:
         if depth > MAX_DEPTH:  # it may hold itself
             return
         if issubclass(kind, Tensor):
+            if is_labelled(kind):
+                self.add(content.__dict__, depth + 1)
             for part in strided(content.detach()):
                 self._add_tensor(part)
         elif issubclass(kind, np.ndarray | np.generic):

@@ -23,7 +23,7 @@ def opened(path: Path | str, mode: str = "rb", *, follow: bool = False) -> Any:
 
     Args:
         path: Path of the file.
-        mode: `rb` to read it, `ab` to append to it.
+        mode: `rb` to read it, `ab` to append to it, `ab+` for both.
         follow: Whether a link is followed.
 
     Raises:

@@ -10,11 +10,11 @@ from typing import Any, NoReturn
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, WeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from leyden.exact import ExactError
+from leyden.exact import ExactError, lightning
 from leyden.exact.checkpoint import LAST, LastCheckpoint, SafeCheckpointIO
 from leyden.exact.files import damage, make_folder
 from leyden.exact.loaders import make_resumable
@@ -94,7 +94,7 @@ class Exact(L.Callback):
                 say("fast_dev_run: nothing is kept")
                 trainer.fit(module, data, val_dataloaders)
             else:
-                (self.directory / "checkpoints").mkdir(parents=True, exist_ok=True)
+                _make_folders(self.directory)
                 with only_training(self.directory, say) if is_rank_zero() else contextlib.nullcontext():
                     self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
         except LostError as error:
@@ -122,6 +122,9 @@ class Exact(L.Callback):
         with torch.serialization.safe_globals(PLAIN_NAMES):
             parts.fit(trainer, module, data, last)
         if resumes and not self._has_trained:
+            for each in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(each, WeightAveraging):
+                    each.on_train_end(trainer, module)  # the average takes the place of the weights
             say(
                 "this training had ended before: the module has its last weights, but not what training changed besides"
             )
@@ -144,19 +147,26 @@ def _end_all(error: ExactError) -> NoReturn:
     leave(REFUSED, error)
 
 
-def _last_of(directory: Path) -> Path | None:
-    """Return the checkpoint to resume from, None without one; make the folder of checkpoints.
+def _make_folders(directory: Path) -> None:
+    """Make the folder of a training, and that of its checkpoints.
 
     Raises:
-        ExactError: The checkpoint is damaged, or the folder can't be made.
+        ExactError: One can't be made, or is a link, through which nothing is written.
     """
-    folder = directory / "checkpoints"
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        make_folder(folder)
+        make_folder(directory / "checkpoints")
     except OSError as error:
         raise ExactError(f"{error.filename}: {error.strerror}") from error
-    last = folder / LAST
+
+
+def _last_of(directory: Path) -> Path | None:
+    """Return the checkpoint to resume from; None without one.
+
+    Raises:
+        ExactError: The checkpoint is damaged.
+    """
+    last = directory / "checkpoints" / LAST
     if not os.path.lexists(last):
         return None
     if problem := damage(last):
@@ -200,6 +210,7 @@ class Parts:
         is_fork: bool = False,
         leave: Any = leave,
     ) -> None:
+        self.checkpoint = checkpoint
         self.stages, self.state = Stages(), RunState(seed, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
@@ -220,7 +231,12 @@ class Parts:
             LostError: Another process has died.
         """
         self.state.made = self.state.digests(module)
-        with self.stop.interruptible(trainer), self.peers.watched(trainer):
+        saves = self.checkpoint.after_batch, self.checkpoint.after_epoch
+        with (
+            self.stop.interruptible(trainer),
+            self.peers.watched(trainer),
+            lightning.after_each(trainer, *saves),
+        ):
             trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
 
 

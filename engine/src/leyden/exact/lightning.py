@@ -6,6 +6,9 @@ to the flags of its loops, by which a resumed epoch differs from one that was ne
 """
 
 import builtins
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning as L
@@ -148,6 +151,15 @@ def recreate_loaders(trainer: L.Trainer) -> None:
     trainer.fit_loop._combined_loader = None
 
 
+def resume_by_epochs(trainer: L.Trainer) -> None:
+    """Make Lightning resume from the end of an epoch as such, if steps are limited, too.
+
+    With `max_steps` it would take the epoch for an interrupted one, and end it twice. It asks a private method.
+    """
+    fit_loop: Any = trainer.fit_loop
+    fit_loop._iteration_based_training = lambda: False
+
+
 def prefetches(trainer: L.Trainer | None) -> bool:
     """Return whether Lightning requests a training batch before it needs it, as it can't know otherwise which is the last.
 
@@ -200,6 +212,66 @@ def complete_last_batch(trainer: L.Trainer) -> None:
     each: Any
     for each in (progress.current, progress.total):
         each.started = each.processed = each.completed = each.ready
+
+
+@contextlib.contextmanager
+def after_each(
+    trainer: L.Trainer, batch: Callable[[L.Trainer], None], epoch: Callable[[L.Trainer], None]
+) -> Iterator[None]:
+    """Context in which functions are called after each batch and each epoch.
+
+    Lightning has no hook after a step's validation, after the schedules that follow a metric, or after the loggers have the
+    metrics.
+    """
+    loops: Any = {trainer.fit_loop: epoch, trainer.fit_loop.epoch_loop: batch}
+    for loop, call in loops.items():
+        loop.on_advance_end = _followed(loop.on_advance_end, functools.partial(call, trainer))
+    try:
+        yield
+    finally:
+        for loop in loops:
+            del loop.on_advance_end
+
+
+def _followed(hook: Callable[..., None], call: Callable[[], None]) -> Callable[..., None]:
+    def both(*args: Any) -> None:
+        hook(*args)
+        call()
+
+    return both
+
+
+@contextlib.contextmanager
+def counted_as_in_hooks(trainer: L.Trainer, *, is_within_epoch: bool) -> Iterator[None]:
+    """Context in which the last batch, or the epoch, counts as in its last hook, where Lightning expects a checkpoint.
+
+    Otherwise a resumed run would count it twice.
+    """
+    loop = trainer.fit_loop
+    progress = loop.epoch_loop.batch_progress if is_within_epoch else loop.epoch_progress
+    counts: Any = (progress.current, progress.total)
+    stepped = loop.epoch_loop._batches_that_stepped
+    for each in counts:
+        each.completed -= 1
+    if is_within_epoch:
+        loop.epoch_loop._batches_that_stepped = stepped - 1
+    try:
+        yield
+    finally:
+        loop.epoch_loop._batches_that_stepped = stepped
+        for each in counts:
+            each.completed += 1
+
+
+def ends_epoch(trainer: L.Trainer) -> bool:
+    """Return whether the epoch ends with this batch."""
+    return bool(trainer.is_last_batch or trainer.fit_loop.epoch_loop.done)
+
+
+def omit_validation(trainer: L.Trainer) -> None:
+    """Make Lightning not begin a validation that was complete when the checkpoint was saved: that would draw numbers."""
+    loop: Any = trainer.fit_loop.epoch_loop.val_loop
+    loop.increment_progress_to_evaluation_end = lambda: None
 
 
 def share_data_over_all(strategy: ModelParallelStrategy) -> None:

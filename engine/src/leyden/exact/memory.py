@@ -17,20 +17,21 @@ import sysconfig
 import types
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
-from pickle import Pickler
-from typing import Any, Literal
+from pickle import Pickler, UnpicklingError
+from typing import Any, BinaryIO, Literal
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.fabric.utilities.data import AttributeDict
+from lightning.pytorch.callbacks import SpikeDetection
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
 from leyden.exact import ExactError
-from leyden.exact.digest import PLAIN, attribute_names, digest, strided
+from leyden.exact.digest import PLAIN, attribute_names, digest, is_labelled, strided
 from leyden.exact.files import check_bounds
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
@@ -128,7 +129,8 @@ class Memory:
         kind = type(value)
         before = self._start[path][0] if path in self._start else None
         is_same = path in self._start and before is value
-        if _is_owner(value) or (issubclass(kind, (*GENERATORS, enum.Enum)) and type(before) is not kind):
+        needs_class = issubclass(kind, (*GENERATORS, enum.Enum)) or is_labelled(kind)
+        if _is_owner(value) or (needs_class and type(before) is not kind):
             raise NotKeptError(f"a {kind.__name__} that was first made in training")
         if issubclass(kind, GENERATORS):
             return "generator", _generator_state(value)
@@ -137,6 +139,8 @@ class Memory:
             how, value = "state_dict", value.state_dict()
         elif issubclass(kind, enum.Enum):
             how, value = "member", value.value
+        elif is_labelled(kind):
+            how, value = "labelled", (how, Tensor.as_subclass(value, Tensor), dict(vars(value)))
         elif is_same and issubclass(kind, REFILLED) and _is_refillable(kind):
             value = dict(value) if issubclass(kind, dict) else [*value]
         _check_kept(value)
@@ -307,6 +311,13 @@ def _restored(how: str, value: Any, here: Any) -> Any:
         return here
     if how == "member":
         return type(here)(value)
+    if how == "labelled":
+        how_data, data, attributes = value
+        plain = Tensor.as_subclass(here, Tensor)
+        restored = _restored(how_data, data, plain)
+        made = here if restored is plain else Tensor.as_subclass(restored, type(here))
+        vars(made).update(attributes)
+        return made
     if how == "in place" and isinstance(here, REFILLED) and isinstance(value, REFILLED):
         here.clear()
         (here.update if isinstance(here, dict | set) else here.extend)(value)
@@ -446,6 +457,17 @@ def read_plain(file: Any, map_location: Any) -> Any:
         return torch.load(file, map_location=map_location, weights_only=True)
 
 
+def check_names(file: BinaryIO) -> None:
+    """Check that a file names only what `read_plain` takes; much faster than to read it.
+
+    Raises:
+        pickle.UnpicklingError: It names something else.
+    """
+    with torch.serialization.safe_globals(PLAIN_NAMES):
+        if names := torch.serialization.get_unsafe_globals_in_checkpoint(file):
+            raise UnpicklingError(", ".join(names))
+
+
 def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler) -> None:
     """Write tensors, arrays and plain values, so that `read_plain` takes them."""
     torch.save(content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler))
@@ -490,6 +512,19 @@ def weights_and_metrics(module: L.LightningModule) -> list[Any]:
     """Return the weights, buffers and metrics of a module."""
     metrics = [part for _, metric in metrics_of(module) for part in metric.modules()]
     return [*module.parameters(), *module.state_dict(keep_vars=True).values(), *metrics]
+
+
+def foreign_callbacks(trainer: L.Trainer) -> dict[str, L.Callback]:
+    """Return the callbacks whose state nobody else saves, with their names: neither Lightning's nor of this library.
+
+    The state of Lightning's `SpikeDetection` lacks its running mean.
+    """
+    return {
+        f"callbacks[{number}]": each
+        for number, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
+        if isinstance(each, SpikeDetection)
+        or type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
+    }
 
 
 def metrics_of(module: L.LightningModule) -> list[tuple[str, Metric]]:

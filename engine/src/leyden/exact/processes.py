@@ -10,7 +10,6 @@ import os
 import platform
 import re
 import signal
-import stat
 import subprocess
 import sys
 import threading
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.exact import ExactError
+from leyden.exact.files import opened
 
 # Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
 # within a job inherits the job's variables, too.
@@ -174,12 +174,7 @@ def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 
 def _lock(file: Path, held: contextlib.ExitStack) -> None:
-    # Neither a link is followed nor a pipe waited for; Windows has no names for that.
-    no_surprise = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0)
-    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | no_surprise, 0o666)
-    held.callback(os.close, descriptor)
-    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-        raise OSError(errno.EINVAL, "no regular file")
+    descriptor = held.enter_context(opened(file, "ab+")).fileno()
     given_up = time.monotonic() + LOCK_TIMEOUT_S
     while True:
         try:
@@ -189,6 +184,7 @@ def _lock(file: Path, held: contextlib.ExitStack) -> None:
             if error.errno not in (errno.EACCES, errno.EAGAIN):
                 raise
             if time.monotonic() > given_up:
+                os.lseek(descriptor, 0, os.SEEK_SET)
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 raise ExactError(
                     f"{file.parent.parent}: in use by {holder}; wait for its end, or choose another folder (if its "

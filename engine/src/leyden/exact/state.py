@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.callbacks import SpikeDetection
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
@@ -29,6 +29,7 @@ from leyden.exact.memory import (
     Mode,
     Path,
     Reporter,
+    foreign_callbacks,
     has_state_dict,
     metrics_of,
     path_name,
@@ -43,10 +44,6 @@ from leyden.exact.random_state import random_states, restore_random_states, seed
 T = TypeVar("T")
 MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
 LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
-
-
-def _no_op(outputs: Any, batch: Any, batch_idx: int) -> None:
-    """Do nothing, in place of a hook that was already called."""
 
 
 def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -109,13 +106,14 @@ class RunState(L.Callback):
         self._same_seed = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
         self._schedules = 0  # their number in the checkpoint
+        self._ends_epoch = False  # whether the checkpoint is from the end of an epoch
         self._memory: Memory | None = None
         self.made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: Tensor | None = None  # the module's attributes after the start hooks
         self._set_up: Tensor | None = None  # those among them that start hooks have set
         self.at_end: dict[Path, str] = {}  # digests of the module's attributes before hooks of the end
         self._accumulate = 1
-        self._hook: Callable[..., None] | None = None  # the module's `on_train_batch_end`
+        self._is_complete = True  # whether the checkpoint was saved after its step's validation and schedules
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
 
     def digests(self, module: L.LightningModule) -> dict[Path, str]:
@@ -123,7 +121,7 @@ class RunState(L.Callback):
         return self._guarded("module", lambda: _of_module(module).digests, {})
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Store trainer and module, and take over a hook of it; seed each rank above 0 differently."""
+        """Store trainer and module; seed each rank above 0 differently."""
         self._trainer: L.Trainer = trainer
         self._module = pl_module
         if stage == "fit" and trainer.global_rank > 0:
@@ -133,26 +131,15 @@ class RunState(L.Callback):
             torch.manual_seed(seeds[2])
         if stage == "fit":
             seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
-            if is_overridden("on_train_batch_end", pl_module):
-                self._hook = pl_module.on_train_batch_end
-                pl_module.on_train_batch_end = _no_op  # type: ignore[method-assign]
-
-    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Return its hook to the module."""
-        if self._hook:
-            del pl_module.on_train_batch_end
-            self._hook = None
+            _load_in_precision(trainer, pl_module)
+            for each in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(each, SpikeDetection):
+                    each.running = each.running_mean  # which its `load_state_dict` names so
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Call the module's hook before a checkpoint of this step is written, and count a batch that is None.
-
-        The hook may update an average of weights. Lightning would call it after all callbacks, so the checkpoint would
-        lack its changes.
-        """
-        if self._hook:
-            self._hook(outputs, batch, batch_idx)
+        """Count a batch that is None."""
         if batch is None:
             lightning.count_skipped_batch(trainer)
 
@@ -161,7 +148,9 @@ class RunState(L.Callback):
     ) -> None:
         """Keep the states of the dataloaders, and the number of schedules."""
         self._schedules = len(checkpoint.get("lr_schedulers", []))
-        self._loaders = checkpoint["loops"]["fit_loop"]["state_dict"].get("combined_loader", [])
+        loops = checkpoint["loops"]["fit_loop"]
+        self._loaders = loops["state_dict"].get("combined_loader", [])
+        self._ends_epoch = loops["epoch_loop.batch_progress"]["is_last_batch"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
@@ -175,6 +164,7 @@ class RunState(L.Callback):
         if not (self._same_seed or self.is_fork):
             raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
         self._resumed = every[self._trainer.global_rank]
+        self._is_complete = state_dict.get("is_complete", False)  # an earlier version saved in the step's hooks
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
                 try:
@@ -188,6 +178,8 @@ class RunState(L.Callback):
         """Make Lightning create the dataloaders after it has the checkpoint."""
         if self._resumed:
             lightning.recreate_loaders(trainer)
+            if self._ends_epoch:
+                lightning.resume_by_epochs(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
@@ -229,18 +221,18 @@ class RunState(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         for each in (module, data):
             _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
-        foreign = {
-            f"callbacks[{n}]": each
-            for n, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
-            if type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
-        }
         custom = {
             f"train_dataloaders[{n}]": each
             for n, each in enumerate(loaders)
             if not isinstance(each, DataLoader) and not has_state_dict(type(each))
         }
         of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
-        roots = {"module": module, **foreign, **({} if data is None else {"data": data}), **custom}
+        roots = {
+            "module": module,
+            **foreign_callbacks(trainer),
+            **({} if data is None else {"data": data}),
+            **custom,
+        }
         self._memory = Memory(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
         self._report()
         self._guarded("module", lambda: self._look_at_module(module), None)
@@ -295,7 +287,9 @@ class RunState(L.Callback):
             elif is_within_epoch and "position" in state and loader.state_dict()["position"] != state["position"]:
                 raise ExactError(LOADER_NOT_RESTORED)
         self._report()
-        if not is_within_epoch and module.automatic_optimization:
+        if self._is_complete:
+            lightning.omit_validation(trainer)
+        elif not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
         for name, parameter in module.named_parameters():
             if name in self._resumed["requires_grad"]:
@@ -320,10 +314,7 @@ class RunState(L.Callback):
         self._report()
 
     def _step_plateaus(self, trainer: L.Trainer) -> None:
-        """Step the `ReduceLROnPlateau` schedulers.
-
-        Lightning steps them after the last checkpoint of an epoch, and omits this step when a run resumes.
-        """
+        """Step the `ReduceLROnPlateau` schedulers, which an earlier version had saved before."""
         for config in trainer.lr_scheduler_configs:
             value = trainer.callback_metrics.get(config.monitor or "")  # which `Stages` has restored
             is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
@@ -369,7 +360,7 @@ class RunState(L.Callback):
             "accumulate": trainer.accumulate_grad_batches if is_accumulating else None,
         }
         self._report()
-        return {"processes": gather_from_processes(mine), "seed": self.seed}
+        return {"processes": gather_from_processes(mine), "seed": self.seed, "is_complete": True}
 
     def _gradients(self) -> dict[str, Tensor]:
         """Return the gradients of a module with manual optimization; empty with automatic optimization.
@@ -442,6 +433,19 @@ class RunState(L.Callback):
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], NOT_SEEN)
             return default
+
+
+def _load_in_precision(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Make Lightning convert the module before it loads weights: it does so after, which would round those of 64 bits."""
+    strategy = trainer.strategy
+    vars(strategy).pop("load_model_state_dict", None)  # of a training that began anew
+    load = strategy.load_model_state_dict
+
+    def converted(*args: Any, **kwargs: Any) -> None:
+        trainer.precision_plugin.convert_module(module)
+        load(*args, **kwargs)
+
+    strategy.load_model_state_dict = converted  # type: ignore[method-assign]
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:

@@ -159,7 +159,7 @@ class Stop(L.Callback):
     process; restarting is then up to the sender. A second Ctrl-C ends the run at once, without saving.
 
     Args:
-        checkpoint: Saves and commits `last.ckpt`.
+        checkpoint: Saves `last.ckpt`.
         steps: Records the last batch.
         requeue: Has `received`, the number of SIGUSR1 once it came, `requeue()`, and whether that `is_requested` already; None
             to receive the signal here, and requeue a job of Slurm.
@@ -241,23 +241,19 @@ class Stop(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Mark the batch (`mark`). Save if a signal was received; after the batch that follows, end the run.
-
-        After an epoch's last step, a checkpoint is written after validation anyway.
-        """
+        """Mark the batch (`mark`). Save if a signal was received; after the batch that follows, end the run."""
         mark(self.steps.batch, pl_module, trainer.optimizers, batch)
         if self.steps.is_last:
             self._end(trainer)
         if trainer.global_step != self._step:  # right after a step, no gradients are accumulated
             self._step = trainer.global_step
             self._agreed = self._agree(trainer)
-            if self._agreed and not trainer.is_last_batch:
-                self.checkpoint.save_last(trainer)
+            if self._agreed:
+                self.checkpoint.save_last()
 
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Let the last batch be recorded if all processes know of a signal; the step before has been logged by now."""
+        """Let the last batch be recorded if all processes know of a signal."""
         if self._agreed:
-            self.checkpoint.commit(trainer)
             self.steps.is_last = True
 
     def _end(self, trainer: L.Trainer) -> None:

@@ -28,6 +28,7 @@ from leyden.config.terminal import warn
 from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
+from leyden.exact.sharding import load_whole
 from leyden.exact.state import restore_module
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep
@@ -226,6 +227,9 @@ class Trained:
             self.data.setup("test")
         self._check_splits()
         check_test_evaluations(outputs)
+        if trainer.precision == "64-true":  # the module was made in single precision, which rounds these weights
+            trainer.precision_plugin.convert_module(self.module)
+            load_whole(self.module, read_checkpoint(self.path)["state_dict"])
         with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
             measured = trainer.test(self.module, datamodule=self.data, verbose=False)
         metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
