@@ -54,6 +54,6 @@ def test_another_number_of_processes_is_another_run(train):
     content = torch.load(run.checkpoint("last"), weights_only=True)
     content["callbacks"]["RankState"]["processes"] *= 2
     torch.save(content, run.checkpoint("last"))
-    _, _, err = train("a", "trainer.max_epochs=2", code=2)
+    _, _, err = train("a", "trainer.max_epochs=2", "trust=true", code=2)
     assert "was trained by 2 processes, this run would have 1" in err
     assert run.result.status == "finished"

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 from leyden.data.table import Table
+from leyden.run.directory import Run
+from tests import records
 from tests.data import small
 
 WHOLE = {"file": "t.csv", "test_file": None, "test_size": 0.2, "inputs": None, "targets": "area", "classes": False}
@@ -199,6 +201,20 @@ def test_predict_takes_categories_as_texts(command, tmp_path):
     assert [(row["kind"], row["x"]) for row in json.loads(output.read_text())] == [("c", 1.5), ("new", 2.0)]
     _, err = command("predict", f"run={run}", f"table={german}", code=2)
     assert re.fullmatch(f"leyden: table: {german}.*\n", err)
+
+
+def test_a_run_whose_record_has_no_keys_of_a_split_resumes_with_the_same_rows(command, tmp_path):
+    write(tmp_path, {"x": range(40), "price": [n % 7 for n in range(40)]})
+    asked = ("task=regression", "callbacks=bare", "data.dataset.targets=price", "data.val_size=5", "test=false")
+    run = Run(trained(command, tmp_path, *asked)[0])
+    config = run.config
+    for key in ("split", "gap", "group"):
+        del config["data"]["dataset"][key]
+    records.put(run.directory, config=config)
+    trained(command, tmp_path, *asked, "trainer.max_epochs=2")
+    assert (run.result.epochs, len(run.starts)) == (2, 2)
+    _, err = command("train", f"run_dir={run.directory}", "data.dataset.split=order", code=2)
+    assert "holds a run with different settings: data.dataset.split: None there, 'order' here" in err
 
 
 def test_predict_shows_the_first_rows_with_the_truth_beside_the_prediction(command, tmp_path):

@@ -2,6 +2,7 @@
 
 import random
 from types import SimpleNamespace
+from unittest.mock import Mock
 
 import lightning as L
 import numpy as np
@@ -79,7 +80,7 @@ def test_each_hook_draws_the_same_in_each_process_and_for_each_stage():
 def drawn(rank, seed=0):
     L.seed_everything(seed, verbose=False)
     if rank is not None:
-        RunState(0).setup(SimpleNamespace(global_rank=rank, world_size=1), None, "fit")
+        RunState(0).setup(Mock(global_rank=rank, world_size=1, callbacks=[]), None, "fit")
     return draw()
 
 

@@ -195,6 +195,14 @@ def test_exact_follows_no_link_and_waits_for_nothing(tmp_path, by_exact, kind):
         assert code == 0 or f"{name}: " in output or f"{name}'" in output, output
 
 
+def test_a_link_to_a_run_or_to_a_folder_above_it_is_the_users_own(tmp_path, by_exact):
+    shutil.copytree(by_exact.folder / "before", tmp_path / "real" / "run")
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "mine").symlink_to(tmp_path / "link" / "run")
+    assert call(exact(tmp_path / "mine"), tmp_path)[0] == 0
+    assert not (tmp_path / "real" / "run" / "checkpoints" / "steps.jsonl").exists()  # it has ended
+
+
 @pytest.mark.slow(minutes=0.5)
 def test_a_run_replaces_what_is_none_of_its_files(tmp_path, by_verbs):
     others = [name for name in by_verbs.names if name not in NEEDED]

@@ -1,5 +1,6 @@
 from unittest.mock import Mock
 
+import lightning as L
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,7 +8,11 @@ from tensorboard.backend.event_processing.event_file_loader import LegacyEventFi
 from torch.utils.tensorboard import SummaryWriter
 
 from leyden.loggers import TensorBoard, truncate_events
+from tests.callbacks.events import read
 from tests.callbacks.test_checkpoint import damage
+from tests.conftest import QUICK
+from tests.training.test_start import curves
+from tests.training.test_start_exact import stopping
 
 
 def events(directory):
@@ -87,3 +92,34 @@ def test_a_resumed_run_has_no_point_twice_and_a_full_disk_is_named(tmp_path, mon
     monkeypatch.setattr(SummaryWriter, "add_scalar", Mock(side_effect=OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space left on device"):
         logger.log_metrics({"train/acc": 0.5}, 4)
+
+
+class Histograms(L.Callback):
+    """That of docs/own.md, which logs a value, too."""
+
+    def on_validation_epoch_end(self, trainer, pl_module):
+        for name, weights in pl_module.network.named_parameters():
+            trainer.logger.experiment.add_histogram(name, weights, trainer.global_step)
+        trainer.loggers[1].log_metrics({"own": 1.0}, trainer.global_step)
+
+
+OWN = ("+callbacks.histograms._target_=tests.loggers.test_tensorboard.Histograms",)
+OWN = (
+    *QUICK,
+    *OWN,
+    "+callbacks.confusion._target_=leyden.pictures.Confusion",
+)  # for which the best weights are validated
+
+
+def test_what_others_log_before_a_checkpoint_is_kept_by_a_resume_once(train):
+    longer, *_ = train("longer", *OWN, "trainer.max_epochs=2")
+    train("longer", *OWN, "trainer.max_epochs=3")
+    with stopping(25):
+        killed, *_ = train("killed", *OWN, "trainer.max_epochs=3", code=1)
+    train("killed", *OWN, "trainer.max_epochs=3")
+    assert sorted(curves(killed)) == sorted(curves(longer))
+    for run in (longer, killed):
+        events = read(run, "val")
+        every = {tuple(each.step for each in events.Histograms(tag)) for tag in events.Tags()["histograms"]}
+        assert every == {(10, 20, 30)}
+        assert [step for step, name, _ in curves(run) if name == "own"] == [10, 20, 30]

@@ -94,8 +94,6 @@ def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     refuse(Run(tmp_path / "third"), CONFIG, "checkpoints: must be a folder")
     (tmp_path / "thesis.tex").write_text("mine")
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
-    (tmp_path / "provenance.json").write_text("[]")
-    refuse(Run(tmp_path), CONFIG, r"a run of before Leyden 0\.3, .*; commit 521ae194 reads it")
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 

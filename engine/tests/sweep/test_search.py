@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import json
+import os
 import re
 from pathlib import Path
 from unittest.mock import Mock
@@ -211,6 +212,11 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monk
     (journal := tmp_path / "study.journal").write_text("not a journal\n" * 3)
     with pytest.raises(UserError, match=r"study\.journal: the study can't be read \("):
         open_study(tmp_path)
+    for make in (lambda: journal.symlink_to("none"), lambda: os.mkfifo(journal)):
+        journal.unlink()
+        make()
+        with pytest.raises(UserError, match=r"study\.journal: the study can't be read \(OSError"):
+            open_study(tmp_path)
     journal.unlink()
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # many of them
     finished_search(tmp_path, 3)

@@ -25,11 +25,11 @@ from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
-from leyden.exact.files import check_bounds, damage, make_folder, opened, replacing
+from leyden.exact.files import check_bounds, damage, make_folder, opened, read_bounded, replacing
 from leyden.exact.memory import read_plain
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, changed_names, trained_on
-from leyden.run.files import read_fingerprints, sha256_of, write_fingerprints
+from leyden.run.files import MAX_TABLE_BYTES, read_fingerprints, sha256_of, write_fingerprints, write_whole
 from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
@@ -315,6 +315,7 @@ class Fork(Resumed):
         self.is_within_epoch = not loops["epoch_loop.batch_progress"]["is_last_batch"]
         self.num_epochs = int(loops["epoch_progress"]["current"]["processed"])
         self.is_over = bool(content["callbacks"][RunCheckpoint.state_key]["is_over"])
+        self.logged = content.get("logged", {}).get("MetricsCSV")  # bytes of the parent's curves at this step
         self.sha256, self.best = sha256, best
         self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
 
@@ -383,19 +384,19 @@ class Fork(Resumed):
         folder = run.directory / "checkpoints"
         if not is_main_process():
             return folder / "last.ckpt"
-        curves = "metrics.csv"
-        points = read_points(self.run.directory / curves)
-        write_points(run.directory / curves, [point for point in points if point[0] < self.step])
+        source, curves = self.run.directory / "metrics.csv", run.directory / "metrics.csv"
+        if self.logged is not None and source.exists():
+            write_whole(curves, read_bounded(source, MAX_TABLE_BYTES)[: self.logged])
+        else:
+            write_points(curves, [point for point in read_points(source) if point[0] < self.step])
         known = read_fingerprints(self.run.directory)
         write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
         make_folder(folder)
-        for source, name in ((self.best, "best"), (self.path, "last")):
-            if source:
-                with replacing(folder / f"{name}.ckpt") as file, opened(source) as original:
-                    if source == self.path and sha256_of(original) != self.sha256:
-                        raise UserError(
-                            f"fork: {source}: has changed since it was read; run the same command again"
-                        )
+        for kept, name in ((self.best, "best"), (self.path, "last")):
+            if kept:
+                with replacing(folder / f"{name}.ckpt") as file, opened(kept) as original:
+                    if kept == self.path and sha256_of(original) != self.sha256:
+                        raise UserError(f"fork: {kept}: has changed since it was read; run the same command again")
                     original.seek(0)
                     shutil.copyfileobj(original, file)
         return folder / "last.ckpt"

@@ -37,6 +37,7 @@ from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
+from leyden.exact.memory import foreign_callbacks
 from leyden.exact.random_state import seeded
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
@@ -276,9 +277,13 @@ class RunTrainer:
         self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], split: str
     ) -> dict[str, float]:
         """Return the metrics of a checkpoint's weights on a split other than `train`."""
-        # A WeightAveraging callback would swap in the averaged weights of the last step.
-        others = [callback for callback in self.callbacks if not isinstance(callback, WeightAveraging)]
-        self.trainer.callbacks = others  # type: ignore[attr-defined]
+        callbacks = self.callbacks
+        # It would swap in the averaged weights of the last step.
+        left_out: list[L.Callback] = [each for each in callbacks if isinstance(each, WeightAveraging)]
+        if split == "val":  # a second time; pictures are drawn from this one
+            foreign = foreign_callbacks(self.trainer).values()
+            left_out += [each for each in foreign if not isinstance(each, OnEvaluation)]
+        self.trainer.callbacks = [each for each in callbacks if each not in left_out]  # type: ignore[attr-defined]
         late = self.state.set_late(module)
         load_weights(module, content, strict=False)  # what the end of training has added stays
         self.state.restore_best(module, content, late)
@@ -287,8 +292,11 @@ class RunTrainer:
             given = {"dataloaders": getattr(data, f"{split}_dataloader")()}
         self.trainer.evaluated_stage = split  # type: ignore[attr-defined]  # which `evaluated_stage` reads
         evaluate = self.trainer.validate if split == "val" else self.trainer.test
-        with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
-            measured = evaluate(module, **given, verbose=False)
+        try:
+            with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
+                measured = evaluate(module, **given, verbose=False)
+        finally:
+            self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
         return {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
 
     @property
@@ -333,7 +341,7 @@ def run_trainer(
     trainer = plain_trainer(
         cfg,
         callbacks=exact.around([KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]),
-        logger=_loggers(cfg, directory, num_logged(content) if content else 0, dry=dry),
+        logger=_loggers(cfg, directory, content, dry=dry),
         default_root_dir=str(directory),
         use_distributed_sampler=not divides_batches(data),
     )
@@ -362,9 +370,11 @@ def _timer(cfg: DictConfig, callbacks: list[L.Callback]) -> Timer:
         return timers[0] if timers else Timer(duration)
 
 
-def _loggers(cfg: DictConfig, directory: Path, step: int, *, dry: bool) -> list[Any]:
-    """Return the loggers, which delete their points from a step on; in a dry build, check them and return none."""
-    loggers = []
+def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None, *, dry: bool) -> list[Any]:
+    """Return the loggers, which delete their points after a checkpoint; in a dry build, check them and return none."""
+    loggers: list[Any] = []
+    step = num_logged(content) if content else 0
+    logged = content.get("logged", {}) if content else {}
     for name, node in switched_on(cfg.logger):
         check_extra(node, f"logger.{name}")
         if dry:
@@ -372,6 +382,8 @@ def _loggers(cfg: DictConfig, directory: Path, step: int, *, dry: bool) -> list[
             continue
         given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(directory), **given))
+        if hasattr(loggers[-1], "kept"):
+            loggers[-1].kept = logged.get(type(loggers[-1]).__name__)
     return loggers
 
 

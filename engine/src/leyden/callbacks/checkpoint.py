@@ -118,6 +118,13 @@ class RunCheckpoint(LastCheckpoint):
             self._is_lost = found is None
             self.best, self.best_at = found or ({}, None)
 
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Add how much the loggers have logged."""
+        loggers = [each for each in trainer.loggers if hasattr(each, "sizes") and trainer.is_global_zero]
+        checkpoint["logged"] = {type(each).__name__: each.sizes() for each in loggers}
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `last.ckpt`, and a copy of it if this epoch is the best."""
         metrics = stages_of(trainer).end_epoch(trainer)

@@ -307,7 +307,7 @@ class QueueLauncher(Launcher):
             lines = read_end(log, LOG_BYTES).splitlines()
         except OSError:
             return Failure("Scheduler", what)
-        errors = [line for line in lines if "error: " in line or line.startswith("leyden: ")]
+        errors = [line for line in lines if "error: " in line.lower() or line.startswith("leyden: ")]
         # The scheduler's program that starts processes says last that one of them has ended.
         causes = [line for line in errors if not line.startswith("srun: ")] or errors
         return Failure("Scheduler", ": ".join([what, *map(one_line, causes[-1:])]))

@@ -58,7 +58,7 @@ def attribute_names(value: Any) -> list[str]:
 def is_labelled(kind: type) -> bool:
     """Return whether a class of tensors only adds attributes to a tensor's data; some wrap other tensors."""
     is_plain = kind in (Tensor, nn.Parameter) or not issubclass(kind, Tensor)
-    return not is_plain and kind.__torch_dispatch__ is Tensor.__torch_dispatch__
+    return not is_plain and getattr(kind, "__torch_dispatch__", None) is Tensor.__torch_dispatch__
 
 
 class _Digest:

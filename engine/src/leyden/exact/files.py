@@ -71,11 +71,6 @@ def make_folder(path: Path) -> None:
         OSError: The folder can't be made, or is a link, through which nothing is written.
     """
     path.mkdir(exist_ok=True)
-    refuse_link(path)
-
-
-def refuse_link(path: Path) -> None:
-    """Raise an `OSError` if a folder of a run, which another library writes to, is a link."""
     if path.is_symlink():
         raise OSError(errno.ELOOP, LINK, str(path))
 

@@ -134,7 +134,7 @@ class RunState(L.Callback):
             _load_in_precision(trainer, pl_module)
             for each in trainer.callbacks:  # type: ignore[attr-defined]
                 if isinstance(each, SpikeDetection):
-                    each.running = each.running_mean  # which its `load_state_dict` names so
+                    each.running = each.running_mean  # type: ignore[attr-defined]  # which its `load_state_dict` names so
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -4,6 +4,7 @@ A logger is any of Lightning's, with a YAML in `conf/logger/`. It is created wit
 are optional:
 
 - `purge_step: ???` in the YAML: it is created with the step that the run resumes from, and drops later points.
+- `sizes()`: a plain value that each checkpoint keeps, such as the sizes of its files. A run that resumes sets it as `kept`.
 - `needs`: the package that must be installed, checked before training.
 - `attach_trainer(trainer)`: called once, for loggers that need the trainer's state.
 - `log_image(key, images, step)`: it receives the run's pictures.
@@ -31,9 +32,10 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
 from torch.utils.tensorboard import SummaryWriter
 
+from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.exact.files import opened, read_bounded, refuse_link
-from leyden.run.files import write_whole
+from leyden.exact.files import opened, read_bounded
+from leyden.run.files import MAX_TABLE_BYTES, write_whole
 from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, has_header, read_points, write_points
 from leyden.tasks import evaluated_stage
@@ -41,25 +43,48 @@ from leyden.tasks import evaluated_stage
 MAX_EVENT_BYTES = 2**32  # of a file of events
 
 
-def truncate_events(directory: Path, step: int) -> None:
-    """Remove the events from `step` on, and incomplete records of a killed run, from the event files.
+def truncate_events(directory: Path, step: int, sizes: dict[str, int] | None = None) -> int:
+    """Remove what was logged after a checkpoint from the event files, and return the last step that is left, or -1.
 
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
     change of the clock, it would hide the wrong events.
+
+    Args:
+        directory: Folder of the event files.
+        step: Without sizes, the events from this step on are removed, and incomplete records of a killed run.
+        sizes: Sizes of the files at the checkpoint, by name: whoever logs chooses a step of their own.
     """
     paths = sorted(
         path for path in directory.glob("events.out.tfevents.*") if path.is_file() and not path.is_symlink()
     )
     contents = [read_bounded(path, MAX_EVENT_BYTES) for path in paths]
+    if sizes is not None:
+        of_checkpoint = []
+        for path, content in zip(paths, contents, strict=True):
+            if path.name not in sizes:
+                path.unlink()
+                continue
+            kept = content[: sizes[path.name]]
+            if kept != content:
+                write_whole(path, kept)
+            of_checkpoint.append(kept)
+        contents = of_checkpoint
     records_by_file = [list(_records(content)) for content in contents]
+    if sizes is None:
+        _truncate_by_step(paths, records_by_file, step)
+    steps = [event.step for records in records_by_file for _, event in records if event.HasField("summary")]
+    return max((each for each in steps if sizes is not None or each < step), default=-1)
+
+
+def _truncate_by_step(paths: list[Path], records_by_file: list[list[tuple[bytes, Event]]], step: int) -> None:
     # Each start records the step from which it resumed; the files of earlier starts are truncated there.
     limits = [step]
     for records in reversed(records_by_file[1:]):
         starts = [event.step for _, event in records if event.HasField("session_log")]
         limits.insert(0, min([limits[0], *starts]))
-    for path, content, records, limit in zip(paths, contents, records_by_file, limits, strict=False):
+    for path, records, limit in zip(paths, records_by_file, limits, strict=False):
         kept = b"".join(record for record, event in records if _is_kept(event, limit))
-        if kept != content:
+        if kept != path.read_bytes():
             write_whole(path, kept)
 
 
@@ -100,7 +125,9 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, save_dir: str, purge_step: int) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self.purge_step = purge_step
+        self.kept: dict[str, dict[str, int]] | None = None  # sizes of the files at the checkpoint, by stage
         self._trainer: L.Trainer | None = None
+        self._first_steps: dict[str, int] = {}  # of this start, by stage
         self._writers: dict[str, SummaryWriter] = {}  # by stage
         self._names: dict[tuple[str, str], str] = {}  # metric names by stage and tag
 
@@ -119,21 +146,47 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> Any:
         """TensorBoard's writer of the current stage; the first access truncates all existing files."""
-        directory = Path(self.log_dir)
-        check_held(directory)
-        self._refuse_links()
-        if not self._writers:
-            threading.excepthook = _ignore_event_writers
-            for stage in STAGES:
-                truncate_events(directory / stage, self.purge_step)
-        if (stage := self.stage) not in self._writers:
+        self._truncate()
+        stage = self.stage
+        if stage not in self._writers:
             # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
-            self._writers[stage] = SummaryWriter(str(directory / stage), purge_step=self.purge_step or None)
+            directory = str(Path(self.log_dir) / stage)
+            self._writers[stage] = SummaryWriter(directory, purge_step=self._first_steps[stage] or None)
         return self._writers[stage]
 
-    def _refuse_links(self) -> None:
+    def _truncate(self) -> None:
+        """Remove what was logged after the checkpoint, once."""
+        directory = Path(self.log_dir)
+        check_held(directory)
+        self._check_folders()
+        if self._first_steps:
+            return
+        threading.excepthook = _ignore_event_writers
         for stage in STAGES:
-            refuse_link(Path(self.log_dir, stage))
+            sizes = None if self.kept is None else self.kept.get(stage, {})
+            last = truncate_events(directory / stage, self.purge_step, sizes)
+            self._first_steps[stage] = max(self.purge_step, last + 1)
+
+    def sizes(self) -> dict[str, dict[str, int]]:
+        """Return the sizes of the event files, by stage and name."""
+        self._truncate()
+        self.save()
+        folders = {stage: Path(self.log_dir) / stage for stage in STAGES}
+        return {
+            stage: {path.name: path.stat().st_size for path in folder.glob("events.out.tfevents.*")}
+            for stage, folder in folders.items()
+        }
+
+    def _check_folders(self) -> None:
+        """Check that TensorBoard would write to no place outside.
+
+        Raises:
+            UserError: Something else is in the place of a stage's folder.
+        """
+        for stage in STAGES:
+            folder = Path(self.log_dir, stage)
+            if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                raise UserError(f"{folder}: must be a folder, and no link; move away what has this name")
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -164,7 +217,7 @@ class TensorBoard(TensorBoardLogger):
     def save(self) -> None:
         """Flush the writers; unlike Lightning's method, don't write an empty `hparams.yaml`."""
         check_held(Path(self.log_dir))
-        self._refuse_links()
+        self._check_folders()
         for writer in self._writers.values():
             writer.flush()
 
@@ -185,7 +238,7 @@ def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
 class MetricsCSV(Logger):
     """Appends a line `step,metric,value` for each logged value; the step counts optimizer steps.
 
-    When a run resumes, the lines from its checkpoint's step on are deleted, so that no point is duplicated.
+    When a run resumes, the lines after its checkpoint are deleted, so that no point is duplicated.
 
     Args:
         save_dir: The run directory.
@@ -196,6 +249,7 @@ class MetricsCSV(Logger):
         super().__init__()
         self.path = Path(save_dir) / "metrics.csv"
         self.purge_step = purge_step
+        self.kept: int | None = None  # size of the file at the checkpoint
         self._started = False
 
     @property
@@ -241,10 +295,23 @@ class MetricsCSV(Logger):
         """Write the header and the lines to keep; of a file that has lost them, this is announced."""
         self._started = True
         check_held(self.path.parent)
+        is_table = has_header(self.path)
+        if self.kept is not None and is_table:
+            content = read_bounded(self.path, MAX_TABLE_BYTES)
+            if len(content) < self.kept:
+                warn(f"{self.path}: is shorter than at the checkpoint, so rows of its curves are missing")
+            write_whole(self.path, content[: self.kept])
+            return
         kept = [point for point in read_points(self.path) if point[0] < self.purge_step]
-        if self.purge_step and not kept and not has_header(self.path):
+        if self.purge_step and not kept and not is_table:
             warn(f"{self.path}: is missing or damaged, so the curves begin at step {self.purge_step}")
         write_points(self.path, kept)
+
+    def sizes(self) -> int:
+        """Return the size of the file."""
+        if not self._started:
+            self._start()
+        return self.path.stat().st_size if self.path.exists() else 0
 
 
 class Wandb(WandbLogger):

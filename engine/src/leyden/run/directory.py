@@ -31,8 +31,6 @@ from leyden.run.provenance import changed_code, code_of, installed_versions, mac
 from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Failure, Result
 
-OLD_RECORD = "provenance.json"  # of runs before run.json
-READS_OLD = "521ae194"  # the last commit that does
 MAX_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
@@ -108,15 +106,9 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        record = self.record
-        if record is not None:
-            return record
-        if (self.directory / OLD_RECORD).exists():
-            raise UserError(
-                f"{self.directory}: a run of before Leyden 0.3, with {OLD_RECORD} in place of {RECORD}; "
-                f"commit {READS_OLD} reads it"
-            )
-        raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
+        if (record := self.record) is None:
+            raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
+        return record
 
     @property
     def result(self) -> Result | None:
@@ -500,18 +492,7 @@ def session(
     except Exception as error:
         is_lost = is_communication_error(error, position().num_processes)
         if is_lost:
-            # A process that fails breaks the connections to the others: then its error is the run's.
-            if position().num_processes > 1 and (result := wait_for_result(run)) and (first := result.error):
-                raise UserError(
-                    f"{run.directory} failed in another process: {first.type}: {first.message}"
-                ) from error
-            if job.requeue(error):
-                leave(Exit.REQUEUED, error)
-            if position().num_processes > 1:
-                why = str(error) if isinstance(error, LostError) else "another process has died"
-                if is_main_process():
-                    warn(f"{run.directory}: {why}; {_how_to_resume(run)}")
-                leave(Exit.DIED, error)
+            _leave_lost(run, error, position().num_processes, job)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
             progress = {"epochs": position().epochs, "num_steps": position().num_steps, "requeues": job.restarts}
@@ -527,11 +508,7 @@ def session(
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
-            try:
-                run.stop()
-            except (OSError, UserError) as error:
-                warn(f"the checkpoints can't be recorded: {error}")
-            print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
+            _report_stop(run)
         code: Any = stop.code
         codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
         if job.id:
@@ -539,11 +516,41 @@ def session(
         leave(codes.get(code, code))
 
 
+def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) -> None:
+    """End a process whose connection to another one is broken; return if there is no other one.
+
+    Raises:
+        UserError: The other process has failed: its error is the run's.
+        SystemExit: The job was requeued, or the other process has died; the run can be resumed.
+    """
+    are_several = num_processes > 1
+    result = wait_for_result(run) if are_several else None
+    if result and result.error:
+        first = result.error
+        raise UserError(f"{run.directory} failed in another process: {first.type}: {first.message}") from error
+    if job.requeue(error):
+        leave(Exit.REQUEUED, error)
+    if are_several:
+        why = str(error) if isinstance(error, LostError) else "another process has died"
+        if is_main_process():
+            warn(f"{run.directory}: {why}; {_how_to_resume(run)}")
+        leave(Exit.DIED, error)
+
+
 def _how_to_resume(run: Run) -> str:
     """Return what the same command does with a run that was stopped."""
     saved = (run.directory / "checkpoints" / "last.ckpt").exists()
     effect = "resumes the run" if saved else "starts over, nothing was saved yet"
     return f"{leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}"
+
+
+def _report_stop(run: Run) -> None:
+    """Record the checkpoints of a run that a signal has ended, and print the command that resumes it."""
+    try:
+        run.stop()
+    except (OSError, UserError) as error:
+        warn(f"the checkpoints can't be recorded: {error}")
+    print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
 
 
 def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
