@@ -13,10 +13,10 @@ import statistics
 import subprocess
 import sys
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.run.provenance import machine
 
-OUTPUTS = ROOT / "outputs" / "compare_keras"
+OUTPUTS = root() / "outputs" / "compare_keras"
 
 
 def keras_accuracy(seed: int) -> float:
@@ -37,7 +37,7 @@ def run_keras(seed: int) -> float:
     from project.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
-    train, test = (load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False))
+    train, test = (load(MNIST, root() / "data", train=train, download=True) for train in (True, False))
     (x_train, y_train), (x_test, y_test) = (
         (split.data.reshape(-1, 784).numpy().astype("float32") / 255, keras.utils.to_categorical(split.targets, 10))
         for split in (train, test)

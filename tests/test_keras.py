@@ -7,7 +7,7 @@ import os
 import pytest
 import torch
 import torch.nn.functional as F
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.files import load
 
 from project.data.mnist import MNIST
@@ -32,8 +32,8 @@ TORCH_RMSPROP = functools.partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1
 @pytest.fixture(scope="session")
 def mnist_root():
     """The project's data folder, with MNIST in it."""
-    load(MNIST, ROOT / "data", train=True, download=True)
-    return ROOT / "data"
+    load(MNIST, root() / "data", train=True, download=True)
+    return root() / "data"
 
 
 def keras_model(seed=0):

@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from project.data.mnist import MNIST
 from torch import nn
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.files import load
 
 torch.manual_seed(0)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-data = load(MNIST, ROOT / "data", train=True, download=True)
+data = load(MNIST, root() / "data", train=True, download=True)
 images = data.data[:55_000].reshape(-1, 784).float().div(255).to(device)
 labels = data.targets[:55_000].to(device)
 network = nn.Sequential(nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)).to(device)

@@ -26,10 +26,10 @@ from typing import Any
 import torch
 from rounds import Bench, Column, Run, failure, in_turn, machine, markdown, median, python, reason, table
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.run.files import first_difference, read_fingerprints
 
-OUTPUTS = ROOT / "outputs" / "bench"
+OUTPUTS = root() / "outputs" / "bench"
 GOAL_S = 1.5  # of the example's fit on an H100
 RECIPES = {"example": [], "cnn": ["experiment=cnn"], "resnet": ["experiment=resnet"]}
 EPOCHS = "trainer.max_epochs=3"

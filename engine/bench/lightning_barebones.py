@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from project.data.mnist import MNIST
 from torch import nn
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.files import load
 
 warnings.filterwarnings("ignore")
@@ -52,7 +52,7 @@ class Batches:
 
 L.seed_everything(0, verbose=False)
 device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-data = load(MNIST, ROOT / "data", train=True, download=True)
+data = load(MNIST, root() / "data", train=True, download=True)
 images = data.data[:55_000].reshape(-1, 784).float().div(255).to(device)
 labels = data.targets[:55_000].to(device)
 trainer = L.Trainer(max_epochs=5, barebones=True)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, random_split
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
@@ -54,7 +54,7 @@ class Module(L.LightningModule):
 
 
 L.seed_everything(0, verbose=False)
-data = datasets.MNIST(str(ROOT / "data"), transform=transforms.ToTensor())
+data = datasets.MNIST(str(root() / "data"), transform=transforms.ToTensor())
 train, val = random_split(data, [55_000, 5_000])
 with tempfile.TemporaryDirectory() as folder:
     trainer = L.Trainer(

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 
 from leyden.config.checks import Objective
-from leyden.config.paths import PROJECT, ROOT
+from leyden.config.paths import PROJECT, root
 from leyden.run.identity import CONTROL_KEYS
 from leyden.run.record import RunRecord
 from leyden.run.result import Result
@@ -36,13 +36,16 @@ RUNS_PER_SWEEP = 500
 NUM_SEEDS = 5
 SHARE_WITHOUT_RESULT = 0.01
 START = datetime(2026, 1, 1, tzinfo=timezone.utc)
+GROUPS = {"data": "mnist", "model": "mlp", "task": "classification", "optimizer": "keras_rmsprop"}
+GROUPS |= {"scheduler": "none", "trainer": "auto", "callbacks": "default", "logger": "default"}
+GROUPS |= {"cluster": "local", "experiment": None, "sweep": "given"}
 OTHER_FILES = ("curves.png", "errors.png", "hparams.tfevents", "events.out.tfevents.1.vm.1.0")
 
 
 def default_config() -> dict[str, Any]:
     """Return the configuration of the default run."""
     command = [sys.executable, "-m", "leyden.train", "--cfg", "job", "--resolve", "run_dir=x"]
-    config = yaml.safe_load(subprocess.check_output(command, cwd=ROOT, text=True))
+    config = yaml.safe_load(subprocess.check_output(command, cwd=root(), text=True))
     return {key: value for key, value in config.items() if key not in CONTROL_KEYS}
 
 
@@ -71,6 +74,8 @@ def simulate(outputs: Path, num_runs: int) -> None:
             "time": (START + timedelta(minutes=number)).isoformat(),
             "command": ["python", "-m", "leyden.train", "-m", *overrides],
             "overrides": overrides,
+            "groups": GROUPS,
+            "machine": {"threads": 2},
             "job": None,
             "git": {"sha": "0" * 40, "dirty": True, "diff": "+ a line of a difference\n" * 100},
             "versions": {f"package-{each}": "1.2.3" for each in range(30)},
@@ -96,6 +101,7 @@ def simulate(outputs: Path, num_runs: int) -> None:
             samples_per_second=40000.0,
             checkpoint="checkpoints/best.ckpt",
             stages={"train": ["train/loss", "train/acc"], "val": ["val/loss", "val/acc"]},
+            val_samples=5000,
         )
         has_ended = draw.random() >= SHARE_WITHOUT_RESULT
         RunRecord({**config, **own}, [provenance], result if has_ended else None).write(directory)

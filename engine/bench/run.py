@@ -23,11 +23,11 @@ from matplotlib.figure import Figure
 from project.data.mnist import MNIST
 from rounds import AS_TYPED, in_turn
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.files import load
 
 HERE = Path(__file__).parent
-OUTPUTS = ROOT / "outputs" / "bench"
+OUTPUTS = root() / "outputs" / "bench"
 BARE = "bare PyTorch loop"
 BAREBONES = "Lightning, barebones"
 # Name: program and arguments, Keras's backend, most rounds (the slow ones show no less after three).
@@ -116,7 +116,7 @@ def main() -> None:
         "--busy", action="store_true", help="what a process beside it costs a run, and nothing else"
     )
     arguments = parser.parse_args()
-    load(MNIST, ROOT / "data", train=True, download=True)
+    load(MNIST, root() / "data", train=True, download=True)
     print(hardware(), flush=True)
     OUTPUTS.mkdir(parents=True, exist_ok=True)
     if arguments.busy:

@@ -14,10 +14,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.run.provenance import machine
 
-OUTPUTS = ROOT / "outputs" / "table"
+OUTPUTS = root() / "outputs" / "table"
 RECIPES = {
     "mlp": [],
     "cnn": ["experiment=cnn"],

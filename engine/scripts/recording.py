@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 
 TRAIN = ("train", "callbacks.checkpoint.every_n_steps=100")
 WIDTH = 80
@@ -53,7 +53,7 @@ def record(folder: Path, overrides: Sequence[str] = (), *, killed_at: int = 1000
 
 def _start(verb: str, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", f"leyden.{verb}", *words], cwd=ROOT, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", f"leyden.{verb}", *words], cwd=root(), stdout=subprocess.PIPE, text=True
     )
 
 

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from leyden.config.paths import ROOT, SRC, own_packages
+from leyden.config.paths import own_packages, root, src
 
 HEAD = re.compile(r"<!-- The head of README.md .*?-->")
 PAGES = {
@@ -34,7 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for kind, (title, names) in PAGES.items():
         modules = [name if name.startswith("leyden.") else f"leyden.{kind}.{name}" for name in names.split()]
         for own in own_packages(kind):
-            modules += [f"{own}.{kind}.{path.stem}" for path in sorted((SRC / own / kind).glob("[!_]*.py"))]
+            modules += [f"{own}.{kind}.{path.stem}" for path in sorted((src() / own / kind).glob("[!_]*.py"))]
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"reference/{kind}.md", content=text))
     return files
@@ -42,7 +42,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, **kwargs: Any) -> str:
     """Put what the README says before its first heading into the first page."""
-    head = (ROOT / "README.md").read_text().partition("\n## ")[0].partition("\n")[2].replace("engine/docs/", "")
+    head = (root() / "README.md").read_text().partition("\n## ")[0].partition("\n")[2].replace("engine/docs/", "")
     return HEAD.sub(lambda _: head, markdown) if page.file.src_uri == "index.md" else markdown
 
 

@@ -4,8 +4,10 @@ import os
 from pathlib import Path
 
 ENGINE = Path(__file__).resolve().parents[1]  # the folder of the library's distribution
+ROOT = ENGINE.parent  # of the template
+CONF = ROOT / "conf"
 # For processes that are started elsewhere: the project, and the library and its tests as modules.
-os.environ.setdefault("LEYDEN_PROJECT", str(ENGINE.parent))
+os.environ.setdefault("LEYDEN_PROJECT", str(ROOT))
 os.environ["PYTHONPATH"] = os.pathsep.join(
     [str(ENGINE / "src"), str(ENGINE), *filter(None, [os.environ.get("PYTHONPATH")])]
 )

@@ -16,12 +16,11 @@ import hypothesis
 import pytest
 import torch
 
-from leyden.config.paths import ROOT
 from leyden.data import in_memory
 from leyden.exact.memory import read_plain
 from leyden.run import provenance
 from leyden.run.directory import Run
-from tests import composed
+from tests import ROOT, composed
 from tests.data import small
 from tests.example import MNIST, commit, copy_to
 from tests.forks import TIMEOUT_S, Forked, Server
@@ -200,7 +199,7 @@ mnist = functools.cache(functools.partial(in_memory.read_tensors, MNIST, ROOT / 
 
 def state_of_code_once():
     """What a run keeps of the code, that of the project from its first call."""
-    return copy.deepcopy(state_of_project()) if provenance.ROOT == ROOT else STATE_OF_CODE()
+    return copy.deepcopy(state_of_project()) if provenance.root() == ROOT else STATE_OF_CODE()
 
 
 STATE_OF_CODE = provenance.state_of_code

@@ -7,7 +7,8 @@ import subprocess
 import yaml
 from hydra.utils import get_object
 
-from leyden.config.paths import CONF, ROOT, own_packages
+from leyden.config.paths import own_packages
+from tests import CONF, ROOT
 
 OWN = own_packages()[0]
 

@@ -4,10 +4,10 @@ import csv
 import json
 from pathlib import Path
 
-from leyden.run.record import RunRecord, read_record, signature
+from leyden.run.record import HEAD, RunRecord, read_record, signature
 
 START = "2026-01-01T00:00:00+00:00"
-ROOT = ("config", "overrides", "times", "data", "job", "starts")
+ROOT = ("config", *HEAD, "starts")
 
 
 def content(directory):

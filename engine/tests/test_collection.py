@@ -14,8 +14,7 @@ import pytest
 import yaml
 from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
 
-from leyden.config.paths import ROOT
-from tests import ENGINE, conftest
+from tests import ENGINE, ROOT, conftest
 from tests.conftest import COLLECTED, is_drawn, is_left_to_the_night
 from tests.example import git
 from tests.pages.commands import PAGES

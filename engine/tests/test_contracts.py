@@ -12,11 +12,11 @@ import torch
 import yaml
 
 from leyden.config.errors import UserError
-from leyden.config.paths import CONF, conf_files
+from leyden.config.paths import conf_files
 from leyden.config.values import flatten
 from leyden.testing import contracts
 from leyden.testing.contracts import compose, create, step, suited_cases
-from tests import conf
+from tests import CONF, conf
 
 test_a_task_trains_a_network = pytest.mark.matrix(contracts.test_a_task_trains_a_network)
 OF_LIBRARY = [name for name, path in conf_files("*/**/*.yaml") if not path.is_relative_to(CONF)]

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config.paths import ROOT
 from leyden.run.directory import Run
-from tests import ENGINE
+from tests import ENGINE, ROOT
 from tests.example import commit, git
 
 pytestmark = pytest.mark.system

@@ -15,10 +15,10 @@ from matplotlib import pyplot
 
 from leyden import assembly, scaffold
 from leyden.config.errors import UserError
-from leyden.config.paths import ROOT, conf_files, environment_of
+from leyden.config.paths import conf_files, environment_of
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
-from tests import conf
+from tests import ROOT, conf
 from tests.conftest import SMALL, assert_same_bits, finish, start
 from tests.example import OWN, commit, git, script
 from tests.tasks.test_table import OF_DATA, stop_and_resume

@@ -22,8 +22,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from leyden.config.paths import LIBRARY, ROOT, own_packages, prepare_process
-from tests import ENGINE
+from leyden.config import paths
+from leyden.config.paths import LIBRARY, own_packages, prepare_process
+from tests import ENGINE, ROOT
 
 SRC = LIBRARY.parent
 # From the ground up, as they are drawn; a module imports what is below its folder, and its neighbours, in no circle.
@@ -209,13 +210,24 @@ def changed_by_importing_all():
     before = state()
     for path in MODULES:
         importlib.import_module(name_of(path))
-    return [name for name, value in state().items() if value != before[name]]
+    found = sys.modules["leyden.config.paths"]._found
+    changed = [name for name, value in state().items() if value != before[name]]
+    return changed if found is None else [*changed, f"project {found}"]
 
 
 @pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
 def test_importing_every_module_changes_nothing():
     with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("fork")) as pool:
         assert pool.submit(changed_by_importing_all).result() == []
+
+
+def test_the_project_is_found_when_it_is_first_asked_for_and_stays(monkeypatch, tmp_path):
+    monkeypatch.delenv("LEYDEN_PROJECT", raising=False)
+    monkeypatch.setattr(paths, "_found", None)
+    for folder, project in ((tmp_path, None), (ROOT / "conf" / "model", ROOT), (tmp_path, ROOT)):
+        monkeypatch.chdir(folder)
+        assert (paths.project(), paths.root()) == (project, project or tmp_path)
+    assert (paths.ROOT, paths.CONF) == (ROOT, ROOT / "conf")  # as files of projects import them
 
 
 SET = {"GOMP_SPINCOUNT=7": "7 1", "OMP_WAIT_POLICY=PASSIVE": "None 1", "THP_MEM_ALLOC_ENABLE=0": "30000 0"}

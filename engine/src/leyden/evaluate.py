@@ -28,13 +28,13 @@ from leyden.config.errors import (
     parse_number,
     require_project,
 )
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
-DEFAULTS = {"row": "", "checkpoint": "best", "outputs": str(ROOT / "outputs"), "format": "table", "trust": "false"}
+DEFAULTS = {"row": "", "checkpoint": "best", "outputs": "", "format": "table", "trust": "false"}
 
 
 def main() -> None:
@@ -63,7 +63,8 @@ def main() -> None:
         else:
             runs, row, overlap = runs_of_row(Path(options["runs"]), number, checkpoint, **given, trust=trust)
         accelerator = options["accelerator"] or None
-        found = evaluate(runs, outputs=options["outputs"], accelerator=accelerator, row=row, overlap=overlap)
+        outputs = options["outputs"] or str(root() / "outputs")
+        found = evaluate(runs, outputs=outputs, accelerator=accelerator, row=row, overlap=overlap)
         if form == "json":
             print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
             return

@@ -23,7 +23,7 @@ from leyden.config.errors import (
     require_project,
     without_garbage_collection,
 )
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.report.listing import list_runs, print_runs
 from leyden.report.outcome import show_difference
 
@@ -42,7 +42,7 @@ def main() -> None:
             return
         if not folders:
             require_project()
-        folder = folders[0] if folders else ROOT / "outputs"
+        folder = folders[0] if folders else root() / "outputs"
         print_runs(*list_runs(folder, where=options["where"], sort=options["sort"]), form)
 
 

@@ -4,7 +4,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from leyden.config.errors import UserError
-from leyden.config.hydra import is_sweep, task_overrides
+from leyden.config.hydra import chosen_options, is_sweep, task_overrides
 from leyden.run.command import training_command
 from leyden.run.process import importing, is_main_process, num_processes
 
@@ -42,7 +42,7 @@ def task(cfg: DictConfig) -> None:
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
     if (size := num_processes()) > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
         raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
-    identity = RunIdentity.of(cfg, overrides)
+    identity = RunIdentity.of(cfg, overrides, groups=chosen_options(hydra_cfg))
     run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.
     with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):

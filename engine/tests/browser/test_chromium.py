@@ -102,8 +102,10 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard
     (address, runs), columns, expected = tensorboard, ("optimizer.lr", "charts/acc", "charts/loss"), {}
     for run in runs.values():
         values = (run.config["optimizer"]["lr"], *map(run.result.metrics.get, ("val/acc", "val/loss")))
-        name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
-        expected[name] = tuple("" if value is None else format(value, "#.5g") for value in values)
+        digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
+        expected[f"{run.directory.name} {digest}"] = tuple(
+            "" if value is None else format(value, "#.5g") for value in values
+        )
 
     def cells():
         return [text.strip() for text in page.locator("vaadin-grid-cell-content").all_inner_texts()]

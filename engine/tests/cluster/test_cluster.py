@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config.paths import ROOT, environment_of
+from leyden.config.paths import environment_of
 from leyden.run.directory import Run
 from leyden.scheduler import slurm as of_library
-from tests import ENGINE
+from tests import ENGINE, ROOT
 from tests.callbacks.events import scalars
 from tests.cluster.conftest import WORKER, running
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start

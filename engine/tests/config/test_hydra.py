@@ -4,7 +4,8 @@ import re
 
 import yaml
 
-from leyden.config.paths import CONF, LIBRARY
+from leyden.config.paths import LIBRARY
+from tests import CONF
 
 
 def test_options_can_stand_between_overrides_and_after_them(cli, command, tmp_path):

@@ -5,8 +5,7 @@ import re
 import shlex
 from typing import NamedTuple
 
-from leyden.config.paths import ROOT
-from tests import ENGINE
+from tests import ENGINE, ROOT
 from tests.pages.stands_for import SHORTER, STANDS_FOR
 
 FILES = [ROOT / "README.md", ROOT / "AGENTS.md", ENGINE / "CONTRIBUTING.md", *sorted(ENGINE.glob("docs/*.md"))]

@@ -10,8 +10,7 @@ import yaml
 
 import leyden
 from leyden.config.errors import Exit
-from leyden.config.paths import ROOT
-from tests import ENGINE
+from tests import ENGINE, ROOT
 from tests.example import OWN, script
 from tests.pages.commands import PAGES
 

@@ -10,13 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from leyden.config.paths import LIBRARY, ROOT, SRC
+from leyden.config.paths import LIBRARY, src
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.run.directory import Run
+from tests import ROOT
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
-FILES = [path.relative_to(folder) for folder in (LIBRARY.parent, SRC) for path in sorted(folder.rglob("*.py"))]
+FILES = [path.relative_to(folder) for folder in (LIBRARY.parent, src()) for path in sorted(folder.rglob("*.py"))]
 NAMES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 SHORT = (*SMALL, "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0")
 

@@ -1,12 +1,13 @@
 """`compare` of two groups of runs, and `compare` and `summarize` of a table."""
 
 import functools
+import itertools
 import json
 import re
 
 import pytest
 
-from leyden import compare, summarize
+from leyden import compare, runs, summarize
 from tests import mistakes, records
 from tests.report.test_summary import grid, write
 from tests.verdict.test_tables import table
@@ -34,6 +35,7 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert "the same within 0.2" in called(compare, *alike, "margin=0.2")
     text = called(compare, *alike, "planned=true")
     assert "96.25 % interval" in text
+    assert "The first look spends 3.75 % of the 5 % error rate, hence not 95 %" in text
     assert "planned=true: right only if the two were named before any result was seen." in text
     # The same for other programs.
     found = json.loads(called(compare, "s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
@@ -57,6 +59,75 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert "Finished runs only: 0 of A and 1 of B have no value." in text
     assert "Verdict: n too small to tell; at least 3 of each are needed" in text
     assert "interval" not in text
+
+
+LOSSES = {"all": (0.3, 0.4, 0.5), "few": (0.1, 0.11, 0.12)}
+VALIDATED = [  # numbers of samples of both, and the key that tells them apart
+    (None, None, "trainer.limit_val_batches"),  # in records of earlier versions
+    (5000, 800, "data.val_samples"),
+    (5000, 5000, ""),
+]
+
+
+@pytest.mark.parametrize(("samples", "others", "key"), VALIDATED)
+def test_runs_that_were_validated_on_other_samples_are_not_compared(called, tmp_path, samples, others, key):
+    name = "trainer.limit_val_batches"
+    grid(tmp_path / "s", {1.0: LOSSES["all"]}, name=name, val_samples=samples)
+    grid(tmp_path / "s", {1: LOSSES["few"]}, name=name, val_samples=others)
+    said = called(compare, "s", f"a={name}=1.0", f"b={name}=1")
+    assert (f"can't be compared; these differ in {key}: " in said) is bool(key)
+    assert ("A  trainer.limit_val_batches=1.0 " in said) is not key
+    lines = called(summarize, "s").splitlines()
+    assert sorted(line.split()[1] for line in lines[1:3]) == ["1", "1.0"]
+    assert (f"different data are not compared: they differ in {key}." in "\n".join(lines)) is bool(key)
+
+
+def test_folds_of_other_sizes_are_one_setting(called, tmp_path):
+    for fold, rate in itertools.product(range(3), (0.1, 0.2)):
+        typed = ["data.num_folds=3", f"data.fold={fold}", f"optimizer.lr={rate}"]
+        write(tmp_path / "s" / f"{fold}{rate}", typed, value=rate + fold / 9, val_samples=1000 + fold)
+    assert "Verdict: " in called(compare, "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+
+
+def of_model(folder, recorded):
+    """Runs of a network that a recipe chose, and of the default one."""
+    for model, losses in {"cnn": LOSSES["few"], "mlp": LOSSES["all"]}.items():
+        recipe = model if model == "cnn" else None
+        typed = [f"experiment={recipe}"] if recipe else []
+        begun = {"groups": {"model": model, "experiment": recipe}} if recorded else {}
+        for seed, value in enumerate(losses):
+            write(folder / f"{model}{seed}", [f"seed={seed}"], value=value)
+            start = {"overrides": [*typed, f"seed={seed}"], "data": None, **begun}
+            records.put(folder / f"{model}{seed}", starts=[start])
+    write(folder / "typed", ["model=mlp", "seed=9"], value=0.4, begun=begun)
+
+
+def test_what_a_recipe_or_the_defaults_chose_is_a_setting_where_it_was_recorded(called, tmp_path):
+    of_model(tmp_path / "new", recorded=True)
+    said = called(compare, "new", "a=model=cnn", "b=model = mlp")
+    assert "A  experiment=cnn model=cnn" in said
+    assert "B  experiment=null model=mlp" in said
+    assert "Verdict: A is better" in said
+    cells = [
+        row["model"]
+        for row in json.loads(called(summarize, "new", "format=json"))["rows"]
+        for row in [row["choices"]]
+    ]
+    assert cells == ["cnn", "mlp"]
+    of_model(tmp_path / "old", recorded=False)
+    assert "b=model=cnn: no run matches this" in called(compare, "old", "a=model=mlp", "b=model=cnn")
+
+
+def test_other_numbers_of_threads_are_a_line(called, tmp_path):
+    for threads, losses in ((1, LOSSES["all"]), (2, LOSSES["few"])):
+        more = {"begun": {"machine": {"threads": threads}}}
+        grid(tmp_path / "s" / str(threads), {0.1 * threads: losses}, **more)
+    said = "Trained with 1 and 2 threads (OMP_NUM_THREADS), so the last bits of equal settings can differ."
+    sides = ("a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
+    for verb, *arguments in ((compare, "s", *sides), (summarize, "s"), (runs, "s")):
+        assert said in called(verb, *arguments).splitlines()
+    assert said not in called(runs, "s", "where=threads=1")
+    assert " threads " in called(runs, "s").splitlines()[0]
 
 
 def test_each_metric_that_is_asked_for_has_its_verdict_and_its_looks(called, tmp_path):
@@ -144,7 +215,7 @@ def test_looks_at_a_table_are_counted_beside_it(called, results):
 MISTAKES = """
 compare s  =>  two groups are needed
 compare s s  =>  s/0.1_0 and 11 more: in both groups
-compare s nowhere  =>  nowhere: there is no run in or below it
+compare s nowhere  =>  nowhere: there is no such folder; beside it are accuracy, failed, none, s
 compare s accuracy  =>  the runs have the objective val/acc (max) or val/loss (min); metric= and mode= name one
 compare s none  =>  the runs have the objective none or val/loss (min)
 compare s failed  =>  failed: none of 1 runs has finished

@@ -20,7 +20,7 @@ from tests.report.test_summary import write
 
 @pytest.fixture
 def call(called, monkeypatch, tmp_path):
-    monkeypatch.setattr(runs, "ROOT", tmp_path)
+    monkeypatch.setattr(runs, "root", lambda: tmp_path)
     return functools.partial(called, runs)
 
 
@@ -46,7 +46,8 @@ sort=val/loss where=val/loss>0.45  =>  r2 r1
 where=objective>0.45 and optimizer.lr!=0.02  =>  r1
 """
 MISTAKES = """
-nowhere  =>  there is no run in or below it
+nowhere  =>  nowhere: there is no such folder; beside it are outputs
+outputs/sub/new/checkpoints  =>  there is no such folder
 sort=optimizer.lt  =>  sort: no run has optimizer.lt; did you mean optimizer.lr?
 format=xml  =>  format=xml: must be one of table, json, csv
 a b  =>  b: at most 1 folder can be given
@@ -63,6 +64,10 @@ def test_runs_are_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, 
         assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), typed
     for typed, message in mistakes(MISTAKES):
         assert re.fullmatch(f"leyden: .*{re.escape(message)}.*\n", call(*typed.split())), typed
+    (old := three / "r0" / "old").mkdir()
+    assert "there is no run in or below it" in call("outputs/r0/old")
+    (old / "provenance.json").touch()
+    assert f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit" in call("outputs/r0/old")
     path = three / "r1" / "run.json"
     path.write_text(path.read_text().replace("0.49", "NaN"))  # a loss, which spoils no JSON
     found = json.loads(call("format=json", "sort=-val/loss"))

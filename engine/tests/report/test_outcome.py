@@ -5,7 +5,7 @@ import hashlib
 import pytest
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from leyden.report.outcome import show_difference
+from leyden.report.outcome import hparams_of, show_difference
 from tests import mistakes
 from tests.callbacks.events import best, hparams, metric, read, scalars
 from tests.conftest import QUICK, SMALL
@@ -72,14 +72,19 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     assert type(chosen["trainer.deterministic"]) is bool
     result, curves, of_best = run.result, scalars(run), ("val/acc", "val/loss")
     assert result.test_metrics
+    assert (result.val_samples, run.starts[0]["groups"]["model"]) == (59000, "mlp")
     selecting = {each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in of_best}
     assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
     for name, (point,) in selecting.items():
         assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
     content = read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
     name = metadata.parse_session_start_info_plugin_data(content).group_name
-    assert name == hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]  # equal names would be one row
+    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
+    assert name == f"a {digest}"  # equal names would be one row
     # The curves have no point more than they had.
     assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
-    run, *_ = train("b", *QUICK, "trainer.max_epochs=1", "logger=csv")
+    run, out, _ = train("b", *QUICK, "trainer.max_epochs=1", "logger=csv", "trainer.limit_train_batches=1.0")
+    assert run.result.val_samples == 10000
+    assert hparams_of(run)["trainer.limit_train_batches"] == "1.0"
+    assert "best epoch" not in out
     assert not list(run.directory.rglob("hparams*"))

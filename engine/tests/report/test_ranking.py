@@ -21,7 +21,7 @@ def row(values, *, status="finished", name="", averaged=("seed",), **config):
 
 BEST, OF_THREE = "With 95 % confidence the best setting", "of those with 3 runs"
 GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
-LAST = ["Of 3 runs, one that fails in ten", "Holds for"]
+LAST = ["3 runs are few: a failure in 1 of 10 would", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
 TOO_FEW = ["n too small to tell which row is best"]
 MARKED = f"{BEST} is row 1 or one marked {MARK}."

@@ -36,14 +36,26 @@ def composed(overrides):
     return RunIdentity.of(cfg, ()).saved_config
 
 
-def write(directory, overrides, *, value=None, objective=OBJECTIVE, data=None, more=(), status="finished", **ended):
-    """A run directory as a run writes it; `more` are further metrics."""
+def write(
+    directory,
+    overrides,
+    *,
+    value=None,
+    objective=OBJECTIVE,
+    data=None,
+    begun=(),
+    more=(),
+    status="finished",
+    **ended,
+):
+    """A run directory as a run writes it; `begun` is recorded of its start, `more` are further metrics."""
     config, result = {**composed(tuple(overrides)), "objective": objective}, None
     if status:
         metrics = {} if value is None else {objective["metric"]: value, **dict(more)}
         aim = {**objective, "value": value}
         result = {"status": status, "objective": aim, "metrics": metrics, **ENDED, **ended}
-    records.put(directory, config=config, starts=[{"overrides": overrides, "data": data}], result=result)
+    start = {"overrides": overrides, "data": data, **dict(begun)}
+    records.put(directory, config=config, starts=[start], result=result)
 
 
 def grid(folder, losses, *typed, name="optimizer.lr", **more):

@@ -3,10 +3,9 @@ import sys
 
 import pytest
 
-from leyden.config.paths import ROOT
 from leyden.run.provenance import installed_versions
 from leyden.training import reproduction
-from tests import example, records
+from tests import ROOT, example, records
 from tests.conftest import here
 from tests.example import git
 
@@ -27,7 +26,7 @@ def commit(tmp_path_factory):
 def repository(commit, monkeypatch):
     """The project is that repository."""
     folder, _ = commit
-    monkeypatch.setattr(reproduction, "ROOT", folder)
+    monkeypatch.setattr(reproduction, "root", lambda: folder)
     yield folder
     assert len(git(folder, "worktree", "list").splitlines()) == 1, "a work tree was left behind"
     shutil.rmtree(folder / "outputs", ignore_errors=True)

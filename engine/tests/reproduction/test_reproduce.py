@@ -9,11 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.config.paths import ROOT
 from leyden.run import provenance
 from leyden.run.directory import Run
 from leyden.training import reproduction
-from tests import ENGINE, conf, records
+from tests import ENGINE, ROOT, conf, records
 from tests.conftest import SMALL
 from tests.example import git
 from tests.reproduction.conftest import start
@@ -117,7 +116,7 @@ def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(c
     refused(call, "run=DIR: is missing; name a run directory")
     refused(call, "not a run directory", "run=nowhere")
     refused(call, "has no fingerprint.csv", f"run={make(fingerprints='')}")
-    monkeypatch.setattr(reproduction, "ROOT", tmp_path)
+    monkeypatch.setattr(reproduction, "root", lambda: tmp_path)
     refused(call, "is no git repository", f"run={make('other')}")
 
 

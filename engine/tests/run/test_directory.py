@@ -11,12 +11,11 @@ import yaml
 from omegaconf import OmegaConf
 
 from leyden.config.errors import Exit, UserError
-from leyden.config.paths import ROOT
 from leyden.run import directory
 from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure, Result
-from tests import records
+from tests import ROOT, records
 from tests.records import files
 from tests.scheduler.test_requeue import BY_A_PEER
 
@@ -94,6 +93,10 @@ def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     refuse(Run(tmp_path / "third"), CONFIG, "checkpoints: must be a folder")
     (tmp_path / "thesis.tex").write_text("mine")
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
+    (tmp_path / "provenance.json").write_text("[]")
+    refuse(
+        Run(tmp_path), CONFIG, r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden"
+    )
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 

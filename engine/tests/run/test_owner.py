@@ -58,7 +58,7 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
     # A result that is added by the run itself does not make a stranger's settings the user's.
     run = Run(own)
     run.end(run.result)
-    run.set_overrides(["a=1"])
+    run.set_overrides(["a=1"], {})
     assert not run.record.is_own
     with monkeypatch.context() as patch:
         patch.setattr(owner, "key", lambda: "x" * 64)

@@ -24,7 +24,7 @@ from tests import mistakes
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
 START = {"time": "2026-01-01T00:00:00+00:00", "overrides": ["seed=1"], "job": "7", "data": {"a": "b"}}
-START |= {"git": {"diff": "+a\n" * 9}}
+START |= {"git": {"diff": "+a\n" * 9}, "groups": {"model": "mlp"}, "machine": {"threads": 2}}
 SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats() | st.text()
 KEYS = st.text() | st.sampled_from(["a.b", "[0]", "", "'"])
 INNER = st.recursive(SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3))
@@ -55,8 +55,10 @@ def test_what_is_written_is_read(tmp_path, value):
     assert repr(read_record(tmp_path)) == repr(record)
     summary = read_summary(tmp_path)
     assert repr((summary.config, summary.result)) == repr((dict(flatten(record.config)), result))
-    assert len(digest := summary.head["data"]) == 32
-    assert summary.head == {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
+    digest = summary.head["data"]
+    assert len(digest) == 32
+    found = {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
+    assert summary.head == found | {"groups": {"model": "mlp"}, "threads": 2}
     assert path.read_text().splitlines()[1] == f'"status": "{result.status}",'
     # By another program's formatting, and in another order.
     content = json.loads(path.read_text())

@@ -463,8 +463,8 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     (mine / "shared").symlink_to(elsewhere / "shared")
     (mine / "net.py").symlink_to(nested / "net.py")
     (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
-    for name, path in {"ROOT": project, "SRC": project / layout, "CONF": project / "conf"}.items():
-        monkeypatch.setattr(cluster, name, path)
+    for name, path in {"root": project, "src": project / layout, "conf": project / "conf"}.items():
+        monkeypatch.setattr(cluster, name, lambda path=path: path)
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
     folder = bootstrap.unpack(cluster.snapshot(tmp_path / "code"))
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]

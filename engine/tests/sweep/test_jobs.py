@@ -111,6 +111,15 @@ def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
         assert JobNames.read(tmp_path) == read
 
 
+def test_another_number_of_threads_than_before_is_a_line(composer, tmp_path, capsys):
+    sweep = Sweep(composer.config, launcher=None)
+    sweep.directory = tmp_path
+    for before, here, told in (({}, 2, False), ({"threads": 1}, None, False), ({"threads": 1}, 2, True)):
+        (tmp_path / "sweep.json").write_text(json.dumps(before))
+        sweep._warn_of_threads(here)
+        assert ("jobs so far had 1 threads each, these have 2" in capsys.readouterr().err) is told
+
+
 KEYS = ["seed", "model", "model.a", "model.a_seed", "model._target_", "+model.a", "++model.a", "~model.a"]
 KEYS += ["data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"]
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])

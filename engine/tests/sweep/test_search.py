@@ -25,6 +25,7 @@ from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.result import Failure
 from leyden.sweep import pruning, search
+from leyden.sweep.jobs import JobNames
 from leyden.sweep.search import Search, find_trial, open_study
 from leyden.sweep.space import override_text
 from tests import ENGINE, conf
@@ -189,6 +190,15 @@ def test_trials_that_a_killed_process_left_are_resumed_and_drawn_to_their_end(tm
         heir.study.tell(trial, 1.0)
     states = [trial.state for trial in heir.study.trials]
     assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (6, 0)
+
+
+def test_the_trials_of_a_function_are_named_by_what_varies(tmp_path):
+    trials = [["model=kan", "optimizer.lr=0.1"], ["model=kan", "optimizer.lr=0.2", "model.depth=3"]]
+    shared = search._shared(trials)
+    names = JobNames.of(["experiment=x", *shared], {"model", "optimizer.lr", "model.depth"})
+    found = [names.name(["experiment=x", *trial]) for trial in trials]
+    assert found == ["lr-0.1", "depth-3_lr-0.2"]
+    assert search._shared(trials[:1]) == []
 
 
 def test_another_space_and_a_sampler_that_would_miss_its_package_later_are_refused_at_once(tmp_path):

@@ -68,7 +68,9 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
 
     # The same again runs nothing, more values run what is new, which draws if it is asked to.
     before = written(found)
-    finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all"))
+    output = finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all", OMP_NUM_THREADS="3"))
+    assert "threads each, these have 3" in output
+    assert " and 3 threads (OMP_NUM_THREADS)" in output
     drawn = {key: sorted(path.stem for path in run.directory.glob("*.png")) for key, run in runs(tmp_path).items()}
     assert [drawn.pop((0.1, seed)) for seed in (0, 1)] == 2 * [["confusion", "curves", "errors"]]
     assert drawn == {key: [] for key in before}

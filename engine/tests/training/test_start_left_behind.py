@@ -56,7 +56,7 @@ def project(tmp_path, monkeypatch):
     (tmp_path / "new").mkdir()
     for name, content in {**CHANGED, "ignored": b"x", "large.bin": bytes(provenance.MAX_FILE_BYTES + 1)}.items():
         (tmp_path / name).write_bytes(content)
-    monkeypatch.setattr(provenance, "ROOT", tmp_path)
+    monkeypatch.setattr(provenance, "root", lambda: tmp_path)
     return tmp_path
 
 

@@ -67,7 +67,7 @@ def test_runs_are_loaded_as_they_are_listed(runs, tmp_path):
     assert [each.directory.name for each in leyden.load_runs(runs, where="seed > 0")] == ["1"]
     best = max(run.metrics["val/acc"] for run in leyden.load_runs(runs))
     assert leyden.load_runs(runs, sort="-val/acc")[0].metrics["val/acc"] == best
-    with pytest.raises(UserError, match="there is no run"):
+    with pytest.raises(UserError, match="there is no such folder"):
         leyden.load_runs(tmp_path / "nothing")
 
 

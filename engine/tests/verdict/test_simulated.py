@@ -332,7 +332,7 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     )
     holds(f"a collapsed seed is named, n = {num}", named, shown, low=0.95)
     holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
-    said = f"Of {num} runs, one that fails in ten remains unseen in {100 * 0.9**num:.0f} %."
+    said = f"{num} runs are few: a failure in 1 of 10 would go unnoticed with probability {100 * 0.9**num:.0f} %."
     assert samples_of(apart(draw(source, num), draw(source, num))).shape_remarks()[-1] == said
 
 

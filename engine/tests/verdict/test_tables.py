@@ -111,7 +111,7 @@ def test_gaps_repetitions_and_equal_values_are_named():
     rows = [{**row, "acc": 0.99} if row["model"] == "cnn" else row for row in table(5)]
     compared = str(verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max"))
     assert "B: all values are equal; does the seed take effect?" in compared.splitlines()
-    assert "Of 5 runs, one that fails in ten" in compared
+    assert "5 runs are few: a failure in 1 of 10 would" in compared
 
 
 def test_values_of_any_size_end_in_a_verdict_that_promises_nothing():

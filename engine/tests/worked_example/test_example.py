@@ -9,10 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from leyden.config.checks import Objective
-from leyden.config.paths import ROOT
 from leyden.run.directory import Run
 from leyden.testing.contracts import compose
-from tests import records
+from tests import ROOT, records
 from tests.conftest import weights
 from tests.example import RMSprop, script
 

@@ -16,6 +16,7 @@ from rich import get_console
 
 from leyden.config.errors import log_and_continue
 from leyden.config.table import Terminal, print_table
+from leyden.config.terminal import relative_path
 from leyden.data.contract import sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.digest import digest_of_content
@@ -78,7 +79,7 @@ class Summary(DisplayCallback):
         print_table(rows)
         console = Terminal()
         console.print(f"samples: {', '.join(sizes)}; device: {device}")
-        console.print(f"run directory: {trainer.default_root_dir}")
+        console.print(f"run directory: {relative_path(Path(trainer.default_root_dir))}")
         if trainer.ckpt_path:
             console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
 

@@ -17,7 +17,7 @@ from torch.optim.swa_utils import get_ema_avg_fn
 
 from leyden.callbacks.display import state_digest
 from leyden.config.errors import UserError
-from leyden.data.contract import sizes_of
+from leyden.data.contract import divides_batches, sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.loaders import flatten_loaders
 
@@ -207,6 +207,23 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
         (loader,) = flatten_loaders(trainer.train_dataloader)
         if num := sizes_of(trainer.datamodule, loader, []).get("train"):  # type: ignore[attr-defined]
             return num / len(loader)
+    return None
+
+
+def num_validated(trainer: L.Trainer) -> int | None:
+    """Return the number of samples that a validation takes, over all processes; None if it is unknown."""
+    with contextlib.suppress(Exception):  # as above
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        loaders = flatten_loaders(trainer.val_dataloaders)
+        total, is_whole = 0, True
+        for loader, num in zip(loaders, trainer.num_val_batches, strict=True):
+            total += int(num) * loader.batch_size
+            is_whole = is_whole and num == len(loader)
+        if is_whole:
+            return sizes_of(data, [], loaders)["val"]
+        if divides_batches(data):
+            return total
+        return total * trainer.world_size
     return None
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from leyden import scheduler
 from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
-from leyden.config.paths import CONF, LIBRARY, NOT_OWN, ROOT, SRC, environment_of
+from leyden.config.paths import LIBRARY, NOT_OWN, conf, environment_of, root, src
 from leyden.config.terminal import one_line, warn
 from leyden.exact.files import opened, replacing
 from leyden.run.directory import Run
@@ -51,11 +51,11 @@ def snapshot(directory: Path) -> Path:
     """
     archive = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}.tar.gz"
     directory.mkdir(parents=True, exist_ok=True)
-    contents = {"conf": CONF, "engine/src/leyden": LIBRARY}
-    if SRC != ROOT:
-        contents["src"] = SRC
+    contents = {"conf": conf(), "engine/src/leyden": LIBRARY}
+    if src() != root():
+        contents["src"] = src()
     else:
-        for path in ROOT.glob("*"):
+        for path in root().glob("*"):
             is_package = path.name not in NOT_OWN and any(path.glob("*.py"))
             if is_package or (path.suffix == ".py" and path.is_file()):
                 contents[path.name] = path
@@ -147,10 +147,10 @@ class QueueLauncher(Launcher):
     def python(self) -> str:
         """Shell command that starts Python on a node, from the snapshot if there is one."""
         python = self.cluster.python or shlex.quote(sys.executable)
-        library = ["engine/src"] if self.code or (ROOT / "engine" / "src").is_dir() else []
-        folders = ":".join([*library, "src" if SRC != ROOT else "."])
+        library = ["engine/src"] if self.code or (root() / "engine" / "src").is_dir() else []
+        folders = ":".join([*library, "src" if src() != root() else "."])
         bootstrap = _bootstrap_of(self.code) if self.code else BOOTSTRAP
-        return f"{python} {shlex.join([str(bootstrap), str(self.code or ROOT), folders])}"
+        return f"{python} {shlex.join([str(bootstrap), str(self.code or root()), folders])}"
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Submit jobs that are not queued or running already; one that the scheduler does not accept yet is submitted later."""
@@ -377,7 +377,7 @@ class RayLauncher(Launcher):
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Connect to the cluster."""
         cluster = self.config.cluster
-        variables = {**environment_of(ROOT), KEY: key()}  # a node may have another home directory
+        variables = {**environment_of(root()), KEY: key()}  # a node may have another home directory
         try:
             self.ray.init(address=cluster.address, runtime_env={"env_vars": variables}, **QUIET)
             run = self.ray.remote(max_calls=1, max_retries=cluster.max_requeues)(_run_on_ray)

@@ -15,7 +15,7 @@ from hydra.core.utils import setup_globals
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from leyden.config.errors import UserError
-from leyden.config.paths import ROOT, choices, conf_files
+from leyden.config.paths import choices, conf_files, root
 from leyden.config.values import is_plain
 
 
@@ -92,8 +92,8 @@ def _name_of_data(data: Any) -> str:
     for part in ("dataset", "train"):
         if isinstance(node := data.get(part), DictConfig) and node.get("_target_"):
             return _last_word(node["_target_"])
-    root = data.get("root")
-    name = Path(root).absolute().name if root else _last_word(data.get("_target_"))
+    folder = data.get("root")
+    name = Path(folder).absolute().name if folder else _last_word(data.get("_target_"))
     return re.sub("[^A-Za-z0-9_.-]", "-", name)
 
 
@@ -105,7 +105,7 @@ def register_resolvers() -> None:
     register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
     register("config_groups", _config_groups, replace=True)
     # `${project:data}` is the project's folder data/, whatever the working directory.
-    register("project", lambda path: str(ROOT / path), replace=True)
+    register("project", lambda path: str(root() / path), replace=True)
     register("name_of_model", _name_of_model, replace=True)
     register("name_of_data", _name_of_data, replace=True)
 

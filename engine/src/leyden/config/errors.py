@@ -22,7 +22,7 @@ from typing import NoReturn
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.paths import FOUND, LIBRARY, ROOT, prepare_process
+from leyden.config.paths import LIBRARY, prepare_process, project, root
 from leyden.config.terminal import printable, warn
 from leyden.exact.processes import DIED, RANKS, TOLD_S
 
@@ -105,7 +105,7 @@ def require_project() -> None:
     Raises:
         UserError: No folder from the working directory upwards has a `conf/train.yaml`.
     """
-    if FOUND is None:
+    if project() is None:
         raise UserError(
             f"{Path.cwd()}: not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
         )
@@ -260,7 +260,9 @@ def _frames(error: BaseException, *, of_user: bool) -> list[str]:
         if of_user and (code.co_filename.startswith(str(LIBRARY)) or is_library(code.co_filename)):
             continue
         path = Path(code.co_filename)
-        found.append(f"{path.relative_to(ROOT) if path.is_relative_to(ROOT) else path}:{line} in {code.co_name}")
+        if path.is_relative_to(root()):
+            path = path.relative_to(root())
+        found.append(f"{path}:{line} in {code.co_name}")
     return found
 
 

@@ -22,7 +22,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.checks import register_resolvers
 from leyden.config.errors import UserError
-from leyden.config.paths import CONF
+from leyden.config.paths import conf
 from leyden.config.values import targets
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
@@ -56,7 +56,7 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
     logging.getLogger("hydra").addHandler(logging.NullHandler())  # its errors are raised, too
     LibrarySearchPath.config_dir = config_dir and config_dir.absolute()
     Plugins.instance().register(LibrarySearchPath)
-    with hydra.initialize_config_dir(str(CONF), job_name=job_name, **DEFAULTS):
+    with hydra.initialize_config_dir(str(conf()), job_name=job_name, **DEFAULTS):
         LibrarySearchPath.config_dir = None
         yield
 
@@ -132,6 +132,19 @@ def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
     """
     shown = {"job": without_hydra(cfg), "hydra": OmegaConf.create({"hydra": cfg.hydra}), "all": cfg}[kind]
     return OmegaConf.to_yaml(shown, resolve=resolve)
+
+
+def chosen_options(hydra_cfg: Any) -> dict[str, str | None]:
+    """Return the option of each config group, as files, defaults and overrides have chosen it; without Hydra's own groups.
+
+    Args:
+        hydra_cfg: The node `hydra` of the configuration.
+    """
+    found = {}
+    for group, option in hydra_cfg.runtime.choices.items():
+        if not group.startswith("hydra/"):
+            found[group] = None if option is None else str(option)
+    return found
 
 
 def task_overrides(hydra_cfg: Any) -> list[str]:

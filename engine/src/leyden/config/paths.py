@@ -40,17 +40,50 @@ def source_folder(project: Path) -> Path:
     return project / "src" if any(project.glob("src/*/__init__.py")) else project
 
 
-# None outside of projects, for example in a notebook.
-FOUND = Path(os.environ[PROJECT]).absolute() if PROJECT in os.environ else find_project(Path.cwd())
-ROOT = FOUND or Path.cwd()
-SRC = source_folder(ROOT)
-CONF = ROOT / "conf"
+_found: Path | None = None
+
+
+def project() -> Path | None:
+    """Return the project's folder, searched when first asked for; None outside of projects.
+
+    Once found it stays, wherever the process goes; until then each call searches.
+    """
+    global _found
+    if _found is None and PROJECT in os.environ:
+        _found = Path(os.environ[PROJECT]).absolute()
+    if _found is None:
+        _found = find_project(Path.cwd())
+    return _found
+
+
+def root() -> Path:
+    """Return the project's folder; outside of projects, as in a notebook, the working directory."""
+    return project() or Path.cwd()
+
+
+def src() -> Path:
+    """Return the folder with the project's packages."""
+    return source_folder(root())
+
+
+def conf() -> Path:
+    """Return the folder with the project's config files."""
+    return root() / "conf"
+
+
+def __getattr__(name: str) -> Path:
+    """Return a folder by its name of earlier versions, which files of projects import."""
+    if name not in ("ROOT", "SRC", "CONF"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return {"ROOT": root, "SRC": src, "CONF": conf}[name]()
 
 
 def add_to_path() -> None:
     """Make the project's packages importable without installation, as `python -m` does in its folder."""
-    for folder in (str(ROOT), str(SRC)):
-        if FOUND and folder not in sys.path:
+    if project() is None:
+        return
+    for folder in (str(root()), str(src())):
+        if folder not in sys.path:
             sys.path.insert(0, folder)
 
 
@@ -99,7 +132,7 @@ def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
         pattern: Glob pattern relative to `conf/`.
     """
     found = set()
-    for folder in (CONF, LIBRARY / "conf"):
+    for folder in (conf(), LIBRARY / "conf"):
         for path in sorted(folder.glob(pattern)):
             if (name := path.relative_to(folder)) not in found:
                 found.add(name)
@@ -120,5 +153,5 @@ def own_packages(folder: str = "") -> list[str]:
     Args:
         folder: If given, only packages that have a folder of this name.
     """
-    packages = sorted(path.parent for path in SRC.glob("*/__init__.py") if path.parent.name not in NOT_OWN)
+    packages = sorted(path.parent for path in src().glob("*/__init__.py") if path.parent.name not in NOT_OWN)
     return [package.name for package in packages if (package / folder).is_dir()]

@@ -26,12 +26,15 @@ from leyden.report.records import (
     read_records,
     refuse_test_metrics,
     test_set_remarks,
+    threads_remark,
 )
-from leyden.verdict.groups import Group
+from leyden.verdict.groups import LEVEL, Group, look_level
 from leyden.verdict.tables import Question, RankingOverSets, TableComparison, compare_settings
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
+SPENT = f"{100 * look_level(1):.3g} % of the {100 * LEVEL:g} % error rate"
+FIRST_LOOK = f"The first look spends {SPENT}, hence not 95 %; later looks have the rest."
 OF_TABLES_ONLY = "is for a table in a file; runs record it"
 
 
@@ -109,7 +112,11 @@ def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked:
     if any(setting.deviation for setting in found.sides):
         found.remarks.append(plus_minus(best))
     if found.found.interval:
+        if look == 1:  # of a later one, `assumptions` says it
+            found.remarks.append(FIRST_LOOK)
         found.remarks.extend(assumptions(best, look))
+    num_threads = [record.threads for row in best for record in row.finished]
+    found.remarks.extend(threads_remark(num_threads))
     found.remarks.extend(test_set_remarks([record for row in both for record in row.records]))
     return replace(found, metric=objective.metric)
 

@@ -15,13 +15,13 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
-from leyden.report.records import Record, position, read_raw_records, refuse_test_metrics
-from leyden.run.identity import NOTES
+from leyden.report.records import Record, position, read_raw_records, refuse_test_metrics, threads_remark
+from leyden.run.identity import NOTES, is_limit, shown_value
 from leyden.verdict.numbers import metric_text, number_of
 
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 # Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
-COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES)
+COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES, "threads")
 
 
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str, Any]], list[str]]:
@@ -94,6 +94,7 @@ OWN: dict[str, Callable[[Record], Any]] = {
     "epochs": lambda record: record.epochs,
     "seconds": lambda record: record.seconds,
     "directory": lambda record: record.directory,
+    "threads": lambda record: record.threads,
 }
 
 
@@ -108,7 +109,8 @@ def value_of(record: Record, key: str) -> Any:
 
 
 def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
-    return record.result.metrics if record.result else {}, record.config, record.typed
+    metrics = record.result.metrics if record.result else {}
+    return metrics, record.config, record.typed, record.groups
 
 
 def _is_sortable(value: Any) -> bool:
@@ -126,6 +128,7 @@ def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
         "objective": record.value,
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
         **{key: record.config.get(key) for key in NOTES},
+        "threads": record.threads,
     }
     return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
 
@@ -143,7 +146,10 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     else:
         cwd = str(Path.cwd())
         here = cwd if cwd.endswith(os.sep) else cwd + os.sep
+        remarks = threads_remark(row["threads"] for row in rows)
         asked = [key for key in asked if key not in NOTES]
+        if remarks and "threads" not in asked:
+            asked.append("threads")
         shown = [
             {
                 "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here),
@@ -151,7 +157,7 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
                 "age": _age_text(row["age_s"]),
                 "how far": row["far"],
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
-                **{key: row[key] for key in asked if key in row},
+                **{key: shown_value(key, row[key]) for key in asked if key in row},
                 "typed": row["typed"],
                 "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
             }
@@ -159,6 +165,8 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
         print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted])
+        for remark in remarks:
+            print(remark)
 
 
 UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
@@ -215,9 +223,11 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
             raise UserError(f"{option}={text}: {found[2]} compares with a number, which {value} is not")
         parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
-    return lambda value_of: all(_compare(sign, value_of(key), value) for key, sign, value in parts), {
-        key for key, *_ in parts
-    }
+
+    def is_met(value_of: Callable[[str], Any]) -> bool:
+        return all(_is_met(key, sign, value_of(key), value) for key, sign, value in parts)
+
+    return is_met, {key for key, *_ in parts}
 
 
 def condition_of(choices: Mapping[str, Any]) -> str:
@@ -232,6 +242,15 @@ def condition_of(choices: Mapping[str, Any]) -> str:
         quote = "" if re.fullmatch(PLAIN, text) else "'" if '"' in text else '"'
         texts[key] = f"{quote}{text}{quote}"
     return " and ".join(f"{key}={text}" for key, text in texts.items())
+
+
+def _is_met(key: str, sign: Operator, found: Any, text: str) -> bool:
+    """Return whether a run's value meets a comparison; a limit of 1, one batch, is not one of 1.0, all batches."""
+    if is_limit(key) and sign in (eq, ne):
+        kinds = {type(found), type(number_of(text))}
+        if kinds == {int, float}:
+            return sign is ne
+    return _compare(sign, found, text)
 
 
 def _compare(sign: Operator, found: Any, text: str) -> bool:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from leyden.config.errors import UserError, log_and_continue
-from leyden.config.paths import ROOT
+from leyden.config.paths import root
 from leyden.config.table import Row, json_text, print_table
 from leyden.config.terminal import (
     leyden_command,
@@ -22,7 +22,7 @@ from leyden.exact.files import make_folder, replacing
 from leyden.report.records import test_set_remarks
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints
-from leyden.run.identity import identity_values, key_of, typed_overrides
+from leyden.run.identity import identity_values, key_of, shown_value, typed_overrides
 from leyden.run.process import is_main_process
 from leyden.run.result import BEST, Result, chart_tag
 from leyden.verdict.numbers import metric_text
@@ -143,7 +143,7 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
         return
     if result.can_be_tested and not result.is_tested:
         yield f"{leyden_command('evaluate')} {shlex.quote(f'run={where}')}", "evaluate it on the test set"
-    is_found = run.directory.is_relative_to(ROOT / "outputs")  # where `leyden runs` searches by default
+    is_found = run.directory.is_relative_to(root() / "outputs")  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
@@ -153,7 +153,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     rows = []
     if result.status == "fast_dev_run":
         rows.append(("status", "trial only (trainer.fast_dev_run): this is not a finished run"))
-    if result.objective:
+    if result.objective and result.epochs != 1:
         number = "" if result.best_epoch is None else f"{result.best_epoch}, "
         rows.append(("best epoch", f"{number}by {result.objective.metric}"))
     for name, value in result.metrics.items():
@@ -169,18 +169,23 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     if result.samples_per_second is not None:
         rows.append(("speed", f"{result.samples_per_second:,.0f} samples/s"))
     print_table([{"name": name, "value": text} for name, text in rows], header=False)
-    show(f"run directory: {relative_path(run.directory)}")
+    steps = ""
+    if show_next_steps and result.status == "finished":
+        # A command has its own line, to be copied; zsh does not accept a trailing comment.
+        for command, purpose in _next_steps(run, result):
+            steps += f"\n  {purpose}:\n    {command}"
+    where = str(relative_path(run.directory))
+    if where not in steps:
+        show(f"run directory: {where}")
     if result.is_tested:
         show("\n".join(test_set_remarks([run])))
         show(f"later runs of {run.config.get('name')} are evaluated on the test set only by test=true")
-    # A command has its own line, to be copied; zsh does not accept a trailing comment.
-    steps = [f"  {purpose}:\n    {command}" for command, purpose in _next_steps(run, result)]
-    if show_next_steps and steps and result.status == "finished":
-        show("\n".join(["next steps:", *steps]))
+    if steps:
+        show(f"next steps:{steps}")
 
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
-NAME_LENGTH = 8  # hexadecimal digits
+HASH_LENGTH = 8  # hexadecimal digits
 
 
 def write_hparams(run: Run, result: Result) -> None:
@@ -189,7 +194,7 @@ def write_hparams(run: Run, result: Result) -> None:
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
     then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
-    of these curves. A row's name is a hash of the run directory: TensorBoard cuts long names, and would merge rows of
+    of these curves. A row's name is that of the run directory, with a hash of its path: TensorBoard would merge rows of
     one name.
 
     Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
@@ -209,7 +214,8 @@ def _write_hparams(run: Run, result: Result) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # `api`, which hands it on, needs TensorFlow
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    name = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_LENGTH]
+    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:HASH_LENGTH]
+    name = f"{run.directory.name} {digest}"
     start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
     status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
     ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
@@ -241,8 +247,12 @@ def hparams_of(run: Run) -> dict[str, float | bool | str]:
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     matter = identity_values({**flat, **typed})
-    return {
-        key: value if isinstance(value, bool | int | float) else "null" if value is None else str(value)
-        for key, value in typed.items()
-        if key in matter
-    }
+    found: dict[str, float | bool | str] = {}
+    for key, value in typed.items():
+        if key not in matter:
+            continue
+        shown = shown_value(key, value)
+        if shown is None:
+            shown = "null"
+        found[key] = shown if isinstance(shown, bool | int | float) else str(shown)
+    return found

@@ -13,9 +13,9 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, warn
 from leyden.config.values import text_of
-from leyden.report.records import DIGEST, Record, appending, varying_keys
+from leyden.report.records import DIGEST, VALIDATED, Record, appending, varying_keys
 from leyden.run.files import read_json
-from leyden.run.identity import is_data_key, is_identity_key
+from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_key, shown_choices
 from leyden.run.provenance import now
 from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, look_level
 from leyden.verdict.tables import Ranking, RankingOverSets, rank_over_sets, rank_settings
@@ -64,14 +64,14 @@ class Row:
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
         known = {id(record) for record in finished}
         values = [(self.key(record), record.value if id(record) in known else None) for record in self.records]
-        return Group.of(self.choices, values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
+        return Group.of(shown_choices(self.choices), values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
 
     @functools.cached_property
     def shown(self) -> Group:
         """The values of the finished runs; if there are none, those of other runs, such as pruned ones."""
         if self.setting.values:
             return self.setting
-        return Group.of(self.choices, [(self.key(record), record.value) for record in self.records])
+        return Group.of(shown_choices(self.choices), [(self.key(record), record.value) for record in self.records])
 
     def measured(self) -> dict[str, Any]:
         """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
@@ -128,11 +128,15 @@ def assign_data(rows: Sequence[Row]) -> list[str]:
         for key in _differing(rows)
         if any(is_data_key(key, record.config) for row in rows for record in row.records)
     ]
+    finished = [record for row in rows for record in row.finished]
+    if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
+        keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
     for row in rows:
         known = {key: value for record in reversed(row.records) for key, value in record.varied.items()}
         row.data = tuple(text_of(known.get(key)) for key in keys)
-    typed = {record.typed.get("data") for row in rows for record in row.records}
-    return ["data"] if keys and len(typed) > 1 and None not in typed else keys
+    records = [record for row in rows for record in row.records]
+    chosen = {record.typed.get("data", record.groups.get("data")) for record in records}
+    return ["data"] if keys and len(chosen) > 1 and None not in chosen else keys
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
@@ -144,8 +148,9 @@ def _differing(rows: Sequence[Row]) -> list[str]:
     varied, averaged = [record.varied for record in records], rows[0].averaged
     typed = {key for record in records for key in record.typed}
     keys = {*varying_keys(varied)} - {*averaged} - derived_keys(varied, averaged)
-    if DIGEST in keys and any(map(_draws_data, rows)):
-        keys -= {DIGEST}
+    for key in (DIGEST, VALIDATED):
+        if key in keys and _follows_from_seeds(rows, key):
+            keys.remove(key)
     return sorted(
         key
         for key in keys
@@ -158,6 +163,23 @@ def _draws_data(row: Row) -> bool:
     """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
     pairs = {(row.key(each), each.config[DIGEST]) for each in row.records if DIGEST in each.config}
     return 1 < len(pairs) == len({key for key, _ in pairs}) == len({digest for _, digest in pairs})
+
+
+def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
+    """Return whether a value differs within a row, but not among runs of one seed and fold: of drawn data, of a fold's size."""
+    by_seed: dict[tuple[str, ...], Any] = {}
+    varies = False
+    for row in rows:
+        of_row = set()
+        for record in row.records:
+            if key not in record.config:
+                continue
+            value = record.config[key]
+            of_row.add(value)
+            if by_seed.setdefault(row.key(record), value) != value:
+                return False
+        varies = varies or len(of_row) > 1
+    return varies
 
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:

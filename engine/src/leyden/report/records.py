@@ -2,11 +2,12 @@
 
 import contextlib
 import csv
+import difflib
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -16,7 +17,7 @@ from typing import Any
 from leyden import scheduler
 from leyden.config.checks import Objective, objective_of
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
+from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import text_of
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -24,7 +25,7 @@ from leyden.run.files import read_end, write_csv
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.provenance import now
-from leyden.run.record import read_summary
+from leyden.run.record import EARLIER, OF_EARLIER, read_summary
 from leyden.run.result import Result, read_points
 from leyden.verdict.numbers import is_finite, metric_text
 
@@ -130,7 +131,9 @@ def record_test_evaluation(
 
 
 NOT_OWN = "Nothing is written or counted here, since none of these runs is signed with your key."
+MAX_EARLIER = 3  # folders in messages
 DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
+VALIDATED = "data.val_samples"  # the number of samples that the validation metrics are of
 
 
 @dataclass
@@ -140,7 +143,7 @@ class Record:
     Args:
         directory: Absolute path of the run directory; a path object for each of thousands is slow.
         typed: Overrides of the first start, by key.
-        config: The resolved configuration, flat, with the `DIGEST` of the data, if it was recorded. Runs share its values.
+        config: The resolved configuration, flat, with `DIGEST` and `VALIDATED`, if they were recorded. Runs share its values.
         status: Status of the result, or `diverged` if the objective is not finite; without a result `running`, `queued` or
             `interrupted`.
         objective: The objective with the run's value; None if the run has none.
@@ -151,6 +154,7 @@ class Record:
             run's configuration lacks are absent.
         varied: The part of the configuration in which the runs of the report differ, by `compare_configs`: thousands share
             most of their settings.
+        groups: The chosen option of each config group, also of one that nobody typed; empty in records of earlier versions.
     """
 
     directory: str
@@ -163,6 +167,7 @@ class Record:
     reason: str = ""
     choices: dict[str, Any] = field(default_factory=dict)
     varied: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
     @functools.cached_property
     def run(self) -> Run:
@@ -173,6 +178,12 @@ class Record:
     def epochs(self) -> int | None:
         """Number of completed epochs; None without a result."""
         return self.result.epochs if self.result else None
+
+    @property
+    def threads(self) -> int | None:
+        """Number of threads of a process of the last start that trained; None if unknown."""
+        found: int | None = self.head["threads"]
+        return found
 
     @property
     def seconds(self) -> float | None:
@@ -226,12 +237,17 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def compare_configs(records: Sequence[Record]) -> None:
-    """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`."""
+    """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`.
+
+    A group that a run has not typed has the option that a recipe or the defaults chose, if all runs recorded it.
+    """
     typed_keys = dict.fromkeys(key for record in records for key in record.typed)
     varying = varying_keys([record.config for record in records])
+    know_groups = all(record.groups for record in records)
     for record in records:
         config = record.config
-        values = {**record.typed, **config}
+        groups = record.groups if know_groups else {}
+        values = {**groups, **record.typed, **config}
         record.choices = {key: values[key] for key in typed_keys if key in values}
         record.varied = {key: config[key] for key in varying if key in config}
 
@@ -271,6 +287,7 @@ def read_raw_records(directory: Path) -> list[Record]:
         UserError: There is no run.
     """
     records: list[Record] = []
+    earlier: list[str] = []  # folders of runs from before there were records
     jobs: list[tuple[Record, dict[str, str]]] = []  # of runs without a result
     pending = [str(directory.absolute())]
     while pending:
@@ -289,15 +306,46 @@ def read_raw_records(directory: Path) -> list[Record]:
         else:
             # A folder can vanish, or be closed to this user. Links to folders are not followed.
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
-                pending += sorted(
-                    (each.path for each in entries if each.is_dir(follow_symlinks=False)), reverse=True
-                )
+                found = [*entries]
+                pending += sorted((each.path for each in found if each.is_dir(follow_symlinks=False)), reverse=True)
+                if any(each.name == EARLIER for each in found):
+                    earlier.append(folder)
+    for folder in earlier[:MAX_EARLIER]:
+        warn(f"skipped: {folder} is a run {OF_EARLIER}")
+    if len(earlier) > MAX_EARLIER:
+        warn(f"skipped: {len(earlier) - MAX_EARLIER} more runs of this kind")
     if not records:
-        raise UserError(f"{directory}: there is no run in or below it")
+        raise UserError(_no_run(directory))
     states = scheduler.states([job for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
+
+
+def _no_run(directory: Path) -> str:
+    """Return the message on a folder without runs; of one that is not there, with the folders beside it."""
+    if directory.is_dir():
+        return f"{directory}: there is no run in or below it"
+    message = f"{directory}: there is no such folder"
+    folder = directory.absolute().parent
+    names: list[str] = []
+    with contextlib.suppress(OSError):
+        names = sorted(each.name for each in folder.iterdir() if each.is_dir())
+    close = difflib.get_close_matches(directory.name, names)
+    ordered = dict.fromkeys([*close, *names])
+    if ordered:
+        message += f"; beside it are {some_of([*ordered])}"
+    return message
+
+
+def threads_remark(nums: Iterable[int | None]) -> list[str]:
+    """Return a line if numbers of threads differ, as far as they are known; else none."""
+    found = sorted(num for num in {*nums} if num is not None)
+    if len(found) < 2:
+        return []
+    *first, last = map(str, found)
+    text = f"{', '.join(first)} and {last} threads (OMP_NUM_THREADS)"
+    return [f"Trained with {text}, so the last bits of equal settings can differ."]
 
 
 def aim_of(record: Record) -> Objective | None:
@@ -316,11 +364,14 @@ def _read_record(directory: str) -> Record | None:
     config, result, typed = read.config, read.result, typed_overrides(read.head["overrides"])
     if digest := read.head["data"]:
         config[DIGEST] = sys.intern(digest[:8])  # most values of runs are the very same object
+    if result and result.val_samples is not None:
+        config[VALIDATED] = result.val_samples
     aim = result.objective if result else None
     if not aim and "objective" not in config:  # null, for a run without an objective
         aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})
     status = _status_of_result(result) if result else ""
-    return Record(directory, typed, config, status, aim, result, read.head)
+    groups = read.head["groups"] or {}
+    return Record(directory, typed, config, status, aim, result, read.head, groups=groups)
 
 
 def _status_without_result(

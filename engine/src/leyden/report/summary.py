@@ -23,9 +23,11 @@ from leyden.report.records import (
     position,
     read_records,
     test_set_remarks,
+    threads_remark,
     varying_keys,
 )
 from leyden.run.files import write_whole
+from leyden.run.identity import shown_choices
 from leyden.run.result import plain, use_log_scale
 from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.tables import MARK, Ranking
@@ -121,6 +123,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
     marked = _contenders(rows, objective, directory if is_own else None, sweep["excluded"])
     if not is_own:
         marked.remarks.append(NOT_OWN)
+    marked.remarks.extend(threads_remark(record.threads for record in records))
     if over and objective:
         found = over_data_sets(rows, objective.mode)
         marked.remarks.extend(
@@ -128,7 +131,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
         )
     keys = varying_keys([row.choices for row in rows])
     points = [
-        Point(record.choices, record.value, record.status == "pruned")
+        Point(shown_choices(record.choices), record.value, record.status == "pruned")
         for record in records
         if record.value is not None and record.status in ("finished", "pruned")
     ]
@@ -160,7 +163,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
     parts = by_data(rows) if objective else []
     best = [_first_tested(part) for part in parts]
     shown = [
-        {**cell, "row": number + 1, "n": row.shown.count}
+        {**cell, **row.shown.choices, "row": number + 1, "n": row.shown.count}
         | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
         for number, (row, cell) in enumerate(zip(rows, cells, strict=True))
     ]

@@ -28,7 +28,7 @@ from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, installed_versions, machine, origin
-from leyden.run.record import KEY, RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import EARLIER, KEY, OF_EARLIER, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Failure, Result
 
 MAX_NAMES = 5  # of files in a message
@@ -107,6 +107,8 @@ class Run:
             UserError: The directory is not a run directory.
         """
         if (record := self.record) is None:
+            if (self.directory / EARLIER).is_file():
+                raise UserError(f"{self.directory}: is a run {OF_EARLIER}")
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
         return record
 
@@ -324,7 +326,7 @@ class Run:
             if before:  # a note stays until another one is typed
                 typed = set(map(key_of, overrides))
                 config |= {key: before.config[key] for key in NOTES if key in before.config and key not in typed}
-            starts.append(origin(overrides, code=code_of(), **facts))
+            starts.append(origin(overrides, groups=identity.groups, code=code_of(), **facts))
             self._write(RunRecord(config, starts))
 
     def _write(self, record: RunRecord) -> None:
@@ -377,11 +379,11 @@ class Run:
             check_held(self.directory)
             replace(record, checkpoints=self._saved()).write(self.directory)
 
-    def set_overrides(self, overrides: list[str]) -> None:
-        """Record other overrides for the last start, with which the run can be resumed."""
+    def set_overrides(self, overrides: list[str], groups: Mapping[str, Any]) -> None:
+        """Record other overrides for the last start, with which the run can be resumed, and the chosen options."""
         if record := self.record:
-            starts = [*record.starts[:-1], {**record.starts[-1], "overrides": overrides}]
-            replace(record, starts=starts).write(self.directory)
+            last = {**record.starts[-1], "overrides": overrides, "groups": groups}
+            replace(record, starts=[*record.starts[:-1], last]).write(self.directory)
 
 
 def _sha256(path: Path) -> str:

@@ -2,8 +2,9 @@
 
 import functools
 import math
+import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -40,6 +41,10 @@ DISPLAY_KEYS = (
 # Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
 INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
 INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs", "categories"}
+# Keys of the trainer that choose the validation samples.
+LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
+VALIDATION_LIMITS = (LIMIT_OF_VALIDATION, "trainer.overfit_batches")
+LIMIT = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|val_check_interval)")
 # Callbacks that never change weights or metrics: all of these modules, and these classes of Lightning's.
 DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.pictures")
 DISPLAY_CALLBACKS = (
@@ -96,24 +101,29 @@ class RunIdentity:
     Args:
         config: Resolved configuration, as plain values.
         overrides: The overrides that it was composed by.
+        groups: The chosen option of each config group.
     """
 
     config: dict[str, Any]
     overrides: Collection[str] = ()
+    groups: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, cfg: DictConfig, overrides: Collection[str], run_dir: Any = None) -> "RunIdentity":
+    def of(
+        cls, cfg: DictConfig, overrides: Collection[str], run_dir: Any = None, groups: Any = None
+    ) -> "RunIdentity":
         """Create the identity from a composed configuration; check it, and make its paths absolute in place.
 
         Args:
             cfg: The configuration.
             overrides: The overrides that it was composed by.
             run_dir: The run directory of a sweep's job; None to use `cfg.run_dir`.
+            groups: The chosen option of each config group; None if they are unknown.
 
         Raises:
             UserError: The configuration is wrong.
         """
-        return cls(prepare(cfg, run_dir), overrides)
+        return cls(prepare(cfg, run_dir), overrides, groups or {})
 
     @property
     def saved_config(self) -> dict[str, Any]:
@@ -200,6 +210,28 @@ def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
     )
 
 
+def is_limit(key: str) -> bool:
+    """Return whether a key limits batches: its 1 is one batch, and its 1.0 all of them."""
+    return LIMIT.fullmatch(key) is not None
+
+
+def shown_value(key: str, value: Any) -> Any:
+    """Return a setting's value as it is shown, where 1 and 1.0 differ as a text.
+
+    Example:
+        >>> [shown_value("trainer.limit_val_batches", value) for value in (1, 1.0, 0.25)]
+        [1, '1.0', 0.25]
+    """
+    if is_limit(key) and isinstance(value, float) and value.is_integer():
+        return str(value)
+    return value
+
+
+def shown_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings by key with their values as they are shown, by `shown_value`."""
+    return {key: shown_value(key, value) for key, value in choices.items()}
+
+
 def is_data_key(key: str, flat: Mapping[str, Any]) -> bool:
     """Return whether a flat configuration has a key that can change the data that metrics are computed on.
 
@@ -209,6 +241,8 @@ def is_data_key(key: str, flat: Mapping[str, Any]) -> bool:
         ['data._target_', 'data.val_size']
     """
     first, *parts = key.split(".")
+    if key in VALIDATION_LIMITS:
+        return key in flat
     return first == "data" and not INPUT_PARTS & {*parts} and is_identity_key(key, flat)
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import is_library
-from leyden.config.paths import LIBRARY, PROJECT, ROOT, code_folders
+from leyden.config.paths import LIBRARY, PROJECT, code_folders, root
 from leyden.run.files import read_json
 from leyden.run.process import num_cores
 
@@ -90,6 +90,7 @@ VARIABLES = (
 def origin(
     overrides: list[str],
     *,
+    groups: Mapping[str, Any] | None = None,
     parent: dict[str, Any] | None = None,
     machine: dict[str, Any] | None = None,
     data: dict[str, str] | None = None,
@@ -101,6 +102,7 @@ def origin(
 
     Args:
         overrides: Overrides on the command line.
+        groups: The chosen option of each config group; None if they are unknown.
         parent: Checkpoint of another run that this start took weights from: `checkpoint` and its `sha256`.
         machine: Result of `machine()`; None if the start does not train.
         data: SHA-256 of the training data, by name; None if the start does not train.
@@ -113,6 +115,7 @@ def origin(
         "command": [sys.executable, *sys.orig_argv[1:]],
         "directory": str(Path.cwd()),
         "overrides": overrides,
+        "groups": dict(groups or {}),
         "parent": parent,
         "host": platform.node(),
         "machine": machine,
@@ -133,7 +136,7 @@ def installed_versions() -> dict[str, str]:
 
     What lies in the project's own folders is left out: it is code, and another checkout has it elsewhere.
     """
-    own = {*map(str, (ROOT, Path.cwd(), *code_folders(ROOT)))}
+    own = {*map(str, (root(), Path.cwd(), *code_folders(root())))}
     places = [place for place in sys.path if place and str(Path(place).absolute()) not in own]
     found: dict[str, str] = {}
     for package in importlib.metadata.distributions(path=places):
@@ -152,16 +155,17 @@ def state_of_code() -> dict[str, Any]:
     `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
     submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
     """
-    if PROJECT in os.environ and isinstance(copied := read_json(ROOT / GIT_OF_COPY, None), dict):
+    folder = root()
+    if PROJECT in os.environ and isinstance(copied := read_json(folder / GIT_OF_COPY, None), dict):
         return copied
-    found = git(ROOT, "rev-parse", "HEAD", "--path-format=absolute", "--git-path", "index")
-    listed = git(ROOT, "ls-files", "--others", "--exclude-standard", "-z")
+    found = git(folder, "rev-parse", "HEAD", "--path-format=absolute", "--git-path", "index")
+    listed = git(folder, "ls-files", "--others", "--exclude-standard", "-z")
     if found is None or listed is None:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     sha, index = found.splitlines()
     diff, small, left_out = _changes(Path(index), listed)
     is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
-    staged = (git(ROOT, "ls-files", "--stage", "-z") or "").split("\0")
+    staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
     modules = {each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")}  # submodules
     left_out = sorted({*left_out, *modules} - {*small}) if is_whole else ["all changes"]
     return {
@@ -202,10 +206,11 @@ def _changes(index: Path, listed: str) -> tuple[str | None, list[str], list[str]
 
 def _sizes(names: Iterable[str]) -> dict[str, int]:
     """Return the sizes in bytes of those files of the project that are there."""
+    folder = root()
     found = {}
     for name in names:
         with contextlib.suppress(OSError):
-            status = (ROOT / name).stat()
+            status = (folder / name).stat()
             if stat.S_ISREG(status.st_mode):
                 found[name] = status.st_size
     return found
@@ -221,9 +226,9 @@ def _diff(index: Path, new: Sequence[str]) -> str | None:
             shutil.copy2(index, f"{temporary}/index")
         # There may be too many for a command line.
         words = ("add", "--intent-to-add", "--pathspec-from-file=-", "--pathspec-file-nul")
-        if new and git(ROOT, *words, environment=environment, stdin="\0".join(new)) is None:
+        if new and git(root(), *words, environment=environment, stdin="\0".join(new)) is None:
             return None
-        return git(ROOT, "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
+        return git(root(), "diff", *DIFF_OPTIONS, "HEAD", environment=environment)
 
 
 def now() -> str:

@@ -21,12 +21,14 @@ from typing import Any, NamedTuple
 
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.config.values import flatten
+from leyden.config.values import dict_at, flatten
 from leyden.exact.files import opened, read_bounded
 from leyden.run.files import MAX_JSON_BYTES, MAX_VALUES, num_values, parse_json, write_whole
 from leyden.run.result import Result
 
 RECORD = "run.json"
+EARLIER = "provenance.json"  # of a run from before there was `run.json`
+OF_EARLIER = "of an earlier Leyden, which had no run.json; commit 521ae194 of Leyden reads it"
 KEY = "LEYDEN_KEY"
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 MIN_CHARACTERS = 32  # of a key
@@ -246,6 +248,26 @@ def _data_digest(starts: list[dict[str, Any]]) -> str:
     return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else ""
 
 
+def _are_options(value: Any) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return all(isinstance(option, str | None) for option in value.values())
+
+
+def _groups(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the chosen option of each config group, of the last start; empty if they are unknown."""
+    return dict_at(starts[-1], "groups") if starts else {}
+
+
+def _threads(starts: list[dict[str, Any]]) -> int | None:
+    """Return the number of threads of a process, of the last start that trained; None if it is unknown."""
+    for start in reversed(starts):
+        threads = dict_at(start, "machine").get("threads")
+        if isinstance(threads, int):
+            return threads
+    return None
+
+
 # What reports read of the starts, at the root of the record: its value from the starts, and whether one that is read is valid.
 HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], bool]]] = {
     "overrides": (lambda starts: starts[0]["overrides"] if starts else [], _are_texts),  # of the first start
@@ -255,6 +277,9 @@ HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], boo
         lambda starts: starts[-1].get("job") if starts else None,
         lambda value: isinstance(value, str | None),
     ),
+    # Records of earlier versions lack these two.
+    "groups": (_groups, lambda value: value is None or _are_options(value)),
+    "threads": (_threads, lambda value: isinstance(value, int | None)),
 }
 
 

@@ -63,6 +63,7 @@ class Result:
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
         best_step: Step at which the best epoch's metrics were logged; None if unknown.
+        val_samples: Number of samples that the validation metrics are of; None if unknown.
     """
 
     status: str
@@ -80,6 +81,7 @@ class Result:
     test_batches: dict[str, str] = field(default_factory=dict)
     best_epoch: int | None = None
     best_step: int | None = None
+    val_samples: int | None = None
 
     @classmethod
     def failed(
@@ -150,7 +152,8 @@ class Result:
 
     def _is_of_its_types(self) -> bool:
         """Return whether the values that reports count, sort and print have their types; a record may be a stranger's."""
-        numbers = (self.epochs, self.optimizer_steps, self.seconds, self.samples_per_second, self.best_epoch)
+        counts = (self.epochs, self.optimizer_steps, self.best_epoch, self.val_samples)
+        numbers = (*counts, self.seconds, self.samples_per_second)
         return (
             type(self.status) is str
             and all(type(each) is dict for each in (self.metrics, self.stages))

@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 
 from leyden.config.errors import UserError
-from leyden.config.paths import ROOT, SRC, own_packages
+from leyden.config.paths import own_packages, root, src
 from leyden.config.terminal import leyden_command
 
 NO_TEXTS = ("false", "inf", "nan", "no", "null", "off", "on", "true", "yes")  # for YAML or Hydra
@@ -51,7 +51,7 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     """
     packages = own_packages("models") or own_packages()
     if not packages:
-        raise UserError(f"{SRC}: has no package, a folder with __init__.py, in which the file could be written")
+        raise UserError(f"{src()}: has no package, a folder with __init__.py, in which the file could be written")
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
     names = {"own": packages[0], "module": module, "name": name, "title": " ".join(words).capitalize()}
@@ -60,22 +60,22 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     names["imports"] = ", ".join(sorted([names["base"], "Outcome"]))
     if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist, *NO_TEXTS}:
         raise UserError(f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule")
-    folder = (SRC / packages[0]).relative_to(ROOT).as_posix()
+    folder = (src() / packages[0]).relative_to(root()).as_posix()
     files = {
-        ROOT / path.format(folder=folder, module=module): _filled(template, names)
+        root() / path.format(folder=folder, module=module): _filled(template, names)
         for path, template in PARTS[kind].items()
     }
     for path in files:
         if os.path.lexists(path):
-            raise UserError(f"{kind}={module}: {path.relative_to(ROOT)} exists; choose another name")
+            raise UserError(f"{kind}={module}: {path.relative_to(root())} exists; choose another name")
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".py" and not os.path.lexists(package := path.with_name("__init__.py")):
             package.touch()
         path.write_text(text, encoding="utf-8")
-        print(path.relative_to(ROOT).as_posix())
+        print(path.relative_to(root()).as_posix())
     print(f"next steps:\n  {leyden_command('train')} {kind}={module}{beside}")
-    if (ROOT / "Makefile").exists():
+    if (root() / "Makefile").exists():
         print(f"  make test ARGS={shlex.quote(f'-k {module}')}")
 
 

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import TrainConfig
 from leyden.config.errors import UserError
+from leyden.config.hydra import chosen_options
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
 from leyden.report.outcome import write_hparams
@@ -225,9 +226,10 @@ class Job:
             UserError: The configuration is wrong.
         """
         config = self.compose()
+        groups = chosen_options(config.hydra)
         with open_dict(config):
             del config["hydra"]
-        return RunIdentity.of(config, self.overrides, self.run.directory)
+        return RunIdentity.of(config, self.overrides, self.run.directory, groups)
 
     def call(self, module: str, *, on_node: bool = False) -> "Call":
         """Return the arguments of `run_job`, with all values resolved: another process could resolve them differently.

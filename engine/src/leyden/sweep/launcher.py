@@ -72,6 +72,14 @@ class Launcher:
         self.config, self.module = config, module
         self.num_at_once: int | None = config.cluster.num_jobs
 
+    @property
+    def threads(self) -> int | None:
+        """Number of threads of a job's process, known after `check`; None if it is unknown."""
+        cluster = self.config.cluster
+        of_ray = cluster.get("cpus")
+        num: int | None = cluster.get("cpus_per_task", of_ray)
+        return num
+
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that these of `num` jobs can run here; return False if the user asked for the check only."""
         raise NotImplementedError
@@ -380,6 +388,11 @@ class LocalLauncher(Launcher):
             self.slots = worker_environments(1, [",".join(devices)] if devices else [], num_cores() // num)
         self.num_at_once = len(self.slots)
         return True
+
+    @property
+    def threads(self) -> int:
+        """Number of threads of a job's process."""
+        return int(self.slots[0]["OMP_NUM_THREADS"])
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Start jobs in free slots."""

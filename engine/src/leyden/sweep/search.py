@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 from collections import deque
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import call_target
 from leyden.exact.files import opened
 from leyden.run import lock
+from leyden.run.identity import key_of
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Job
 from leyden.sweep.space import Space
@@ -253,6 +255,13 @@ class Search:
             self.is_exhausted = True
 
 
+def _shared(drawn: Sequence[Sequence[str]]) -> list[str]:
+    """Return the overrides that all of several trials have; empty if the trials are all alike."""
+    shared = set.intersection(*map(set, drawn))
+    every = set.union(*map(set, drawn))
+    return [] if shared == every else sorted(shared)
+
+
 def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     """Search until `num_trials` trials have ended, including those of earlier starts.
 
@@ -272,6 +281,9 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     example = sampler_for(sampler, 0)
     drawn, log_keys = try_sampler(example, space)
+    if space.function:  # what its trials set is known from now on
+        keys = {key_of(each) for trial in drawn for each in trial}
+        sweep.name_jobs([*space.fixed, *_shared(drawn)], keys)
     jobs = sweep.new_jobs([[*space.fixed, *each] for each in drawn])
     aim = objective_of(jobs[0].compose().objective)
     if not aim:

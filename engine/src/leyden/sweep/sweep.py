@@ -21,7 +21,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import printable
+from leyden.config.terminal import printable, warn
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
@@ -174,10 +174,21 @@ class Sweep:
             return False
         if not self.launcher.check(checked, len(jobs)):
             return False
+        facts["threads"] = self.launcher.threads
+        self._warn_of_threads(facts["threads"])
         common = {"name": self.config.name, "objective": first.config["objective"]}
         names = dataclasses.asdict(self.names)
         claim_directory(self.directory, {**common, "names": names, **(identity or {})}, facts)
         return True
+
+    def _warn_of_threads(self, here: int | None) -> None:
+        """Warn in a line if the jobs of an earlier start had another number of threads."""
+        match read_json(self.directory / "sweep.json", {}):
+            case {"threads": int(there)} if here and here != there:
+                warn(
+                    f"{self.directory}: jobs so far had {there} threads each, these have {here}, so the last "
+                    f"bits can differ; OMP_NUM_THREADS={there}, or cluster.cpus_per_task, keeps them"
+                )
 
     def run_all(self, jobs: Sequence[Job]) -> None:
         """Run the jobs of a grid, and record which of them fail."""

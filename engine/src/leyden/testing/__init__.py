@@ -33,11 +33,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize a contract by the project's config files, as paths relative to `conf/`."""
     for parameter in {*PARAMETERS} & {*metafunc.fixturenames}:
         # In sessions without contracts, nothing of Leyden is imported.
-        from leyden.config.paths import CONF, conf_files
+        from leyden.config.paths import conf, conf_files
 
         with_library = metafunc.config.getini("leyden_library")
         excluded = () if parameter == "choice_file" else NO_CLASS
         found = conf_files(PARAMETERS[parameter])
-        files = [name for name, path in found if with_library or path.is_relative_to(CONF)]
+        files = [name for name, path in found if with_library or path.is_relative_to(conf())]
         files = sorted(name for name in files if name.stem not in excluded and name.parts[0] != "hydra")
         metafunc.parametrize(parameter, files, ids=str)

@@ -26,7 +26,7 @@ from leyden.assembly.trainer import callbacks_of
 from leyden.config.checks import validate_values
 from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import initialized, without_hydra
-from leyden.config.paths import CONF, conf_files
+from leyden.config.paths import conf, conf_files
 from leyden.data.contract import Facts, has_split, sizes_of
 from leyden.files import MissingDatasetError
 from leyden.tasks import Task
@@ -129,7 +129,7 @@ def suited_cases(model: str) -> list[Case]:
         if accepted := [case for case, reason in tried if not reason]:
             return accepted
         reasons += [reason for _, reason in tried]
-    own = {path.stem for _, path in conf_files("task/*.yaml") if path.is_relative_to(CONF)}
+    own = {path.stem for _, path in conf_files("task/*.yaml") if path.is_relative_to(conf())}
     if not all(map(is_task, own)):
         pytest.skip(f"model={model} may be for a task of the project's, on data that are not made here")
     lines = "\n  ".join(dict.fromkeys(reasons))

@@ -17,7 +17,7 @@ from omegaconf import OmegaConf
 
 from leyden.config.checks import check_folder
 from leyden.config.errors import UserError
-from leyden.config.paths import LIBRARY, ROOT, environment_of
+from leyden.config.paths import LIBRARY, environment_of, root
 from leyden.config.terminal import some_of
 from leyden.config.values import dict_at
 from leyden.exact.files import opened
@@ -48,7 +48,7 @@ def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads
     """
     run.check_owner()
     name = f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}"
-    directory = (output or ROOT / "outputs" / "reproduced" / run.directory.name / name).absolute()
+    directory = (output or root() / "outputs" / "reproduced" / run.directory.name / name).absolute()
     if list_files(directory):
         raise UserError(f"output={directory}: is not empty; must be a new folder")
     settings = _settings(run, directory, data_root)
@@ -65,14 +65,16 @@ def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads
     return reproduced
 
 
-def _conclude(run: Run, reproduced: Run, root: str | None) -> None:
+def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
     """Record the overrides that the new run is resumed by, and check that it has imported the code of the run.
 
     Raises:
         UserError: It has imported other code, as where a package is found elsewhere first.
     """
     kept = [each for each in run.overrides if not is_launch_option(key_of(each))]
-    reproduced.set_overrides([*kept, *([f"data.root={hydra_value(root)}"] if root else [])])
+    if data_root:
+        kept.append(f"data.root={hydra_value(data_root)}")
+    reproduced.set_overrides(kept, dict_at(run.starts[-1], "groups"))
     if names := changed_names(*(dict_at(each.starts[-1], "code") for each in (run, reproduced))):
         raise UserError(f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_NAMES)}")
 
@@ -93,7 +95,7 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
         "defaults": ["train", *({f"override {group}": None} for group in groups), "_self_"],
         "resume": "never",
         "run_dir": str(directory),
-        "outputs": str(ROOT / "outputs"),
+        "outputs": str(root() / "outputs"),
         "test": bool(run.result and run.result.is_tested),
         **({"trust": True} if run.trust else {}),  # the parent of a fork is no more the user's own than the run
     }
@@ -139,9 +141,9 @@ def _checked_out(run: Run) -> Iterator[Path]:
         UserError: The code is unknown, recorded only in part, or not available.
     """
     code = dict_at(run.starts[0], "git")
-    prefix = git(ROOT, "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
+    prefix = git(root(), "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
     if prefix is None:
-        raise UserError(f"{ROOT}: is no git repository, or git is not installed; the run's code is not available")
+        raise UserError(f"{root()}: is no git repository, or git is not installed; the run's code is not available")
     sha, diff = str(code.get("sha")), code.get("diff")
     if not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError("the run records no commit: it was started without git")
@@ -154,12 +156,12 @@ def _checked_out(run: Run) -> Iterator[Path]:
     for number, start in enumerate(run.starts, 1):
         if start.get("git") != code:
             raise UserError(f"start {number} used different code than start 1; the run can't be reproduced")
-    if git(ROOT, "cat-file", "-e", f"{sha}^{{commit}}") is None:
+    if git(root(), "cat-file", "-e", f"{sha}^{{commit}}") is None:
         raise UserError(f"commit {sha[:12]} of the run is not in this repository; git fetch may get it")
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
         try:
-            if git(ROOT, "worktree", "add", "--detach", str(tree), sha) is None:
+            if git(root(), "worktree", "add", "--detach", str(tree), sha) is None:
                 raise UserError(f"commit {sha[:12]} can't be checked out to {tree}")
             if diff and git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
                 raise UserError(f"the run's changes of the code can't be applied to its commit {sha[:12]}")
@@ -168,7 +170,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
             write_whole(project / GIT_OF_COPY, json.dumps(code))  # through no link that the run's diff has made
             yield project
         finally:
-            git(ROOT, "worktree", "remove", "--force", str(tree))
+            git(root(), "worktree", "remove", "--force", str(tree))
 
 
 def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:

@@ -23,7 +23,7 @@ from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.callbacks.checkpoint import load_weights
 from leyden.config.checks import check_folder
 from leyden.config.errors import UserError, log_and_continue
-from leyden.config.paths import ROOT, add_to_path
+from leyden.config.paths import add_to_path, root
 from leyden.config.terminal import warn
 from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
@@ -376,7 +376,7 @@ def load_runs(
     Raises:
         UserError: There is no run, or the condition is wrong.
     """
-    folder = ROOT / "outputs" if directory is None else Path(directory)
+    folder = root() / "outputs" if directory is None else Path(directory)
     return [load(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]
 
 

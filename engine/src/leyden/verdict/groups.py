@@ -147,7 +147,9 @@ class Samples:
         )
         num = num or min(sample.num for sample in self.each)
         if (unseen := (1 - RARE) ** num) >= MAX_UNSEEN:
-            remarks.append(f"Of {num} runs, one that fails in ten remains unseen in {100 * unseen:.0f} %.")
+            remarks.append(
+                f"{num} runs are few: a failure in 1 of 10 would go unnoticed with probability {100 * unseen:.0f} %."
+            )
         return remarks
 
 
