@@ -10,6 +10,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 SEEDS = "seed=0,1,2"  # decided before the first result
 BASE = "base"
@@ -43,13 +44,29 @@ def main(folder: Path, *overrides: str) -> None:
         ends[name] = f"exit code {code}: {error}" if code else ""
         print(f"{name:14} {'failed' if code else 'trained'}", flush=True)
     ledger = []
-    for name, words in PROPOSALS.items():  # once, when all have been tried: each comparison of new runs is a look
-        code, output, error = leyden("compare", str(folder), f"a=name={name}", f"b=name={BASE}", "format=json")
-        found = {"verdict": ends[name] or error} if ends[name] or code else json.loads(output)
-        kept = {key: found.get(key) for key in ("verdict", "difference", "interval", "confidence")}
-        ledger.append({"proposal": name, "overrides": words, **kept})
-        print(f"{name:14} {kept['verdict']}" + (f", by {kept['difference']:+.4f}" if kept["interval"] else ""))
+    # Once, when all have been tried: each comparison of new runs is a look.
+    code, output, error = leyden("compare", str(folder), f"control=name={BASE}", "format=json")
+    compared = [] if code else json.loads(output)["settings"]
+    for found in compared:  # the best first
+        name = found["choices"]["name"]
+        kept = {key: found[key] for key in ("verdict", "difference", "interval", "confidence")}
+        ledger.append({"proposal": name, "overrides": PROPOSALS[name], **kept})
+    known = {line["proposal"] for line in ledger}
+    for name, words in PROPOSALS.items():
+        if name not in known:
+            ledger.append({"proposal": name, "overrides": words, "verdict": ends[name] or error})
+    for line in ledger:
+        print(f"{line['proposal']:14} {in_words(line)}")
     (folder / "ledger.json").write_text(json.dumps(ledger, indent=2))
+
+
+def in_words(line: dict[str, Any]) -> str:
+    """Return the verdict on a proposal, with the interval of its difference from the base."""
+    verdict = line["verdict"].replace("setting is", f"{line['proposal']} is").replace("control is", f"{BASE} is")
+    if not line.get("interval"):
+        return verdict
+    low, high = line["interval"]
+    return f"{verdict}: {line['difference']:+.4f}, from {low:+.4f} to {high:+.4f}"
 
 
 if __name__ == "__main__":

@@ -2,8 +2,9 @@
 
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
 leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
+leyden compare DIR control=CONDITION [format=table|json]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max]
-    [seed=seed] [ignore=time,id]
+    [seed=seed] [ignore=time,id] [over=data] [control=model=mlp]
 
 Compares two groups of runs by their objective: the means, their difference with
 its interval, and whether it is significant. A group is a run directory, a
@@ -18,13 +19,17 @@ results; planned=true if they were named before.
                      checkpoints, not on the objective
   a='optimizer=sgd and optimizer.lr > 0.01'
                      a condition, as in leyden runs where=...
+  pairs=true         four shared seeds are compared in pairs, not only six; if
+                     that was decided before the results were seen
+  control=CONDITION  each other setting is compared with this one, in place of
+                     a= and b=: as many comparisons as there are others
 
 Of a table, each row is a run; columns other than metric, seed and those of
-ignore= are its setting.
+ignore= are its setting. over=COLUMN compares the two on each data set, and over
+all of them.
 """
 
 from leyden.config.errors import (
-    UserError,
     ending,
     parse_arguments,
     parse_choice,
@@ -32,40 +37,20 @@ from leyden.config.errors import (
     parse_size,
     without_garbage_collection,
 )
-from leyden.report.comparison import (
-    AIM,
-    OF_TABLES,
-    compare_runs,
-    compare_table,
-    metrics_of,
-    print_comparisons,
-    refuse_options,
-    table_errors,
-)
-from leyden.verdict.tables import Question
+from leyden.report.comparison import AIM, ASKED, OF_TABLES, compare_all, print_comparisons, table_errors
+from leyden.verdict.comparison import Question
 
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection(), table_errors():
-        defaults = {"a": "", "b": "", "format": "table", "margin": "0", "planned": "false", **AIM, **OF_TABLES}
+        defaults = {**ASKED, "format": "table", **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=2)
         form = parse_choice(options, "format", "table", "json")
-        asked = Question(margin=parse_size(options, "margin"), planned=parse_flag(options, "planned"))
-        metrics = metrics_of(options["metric"], options["mode"])
-        if len(metrics) > 1 and asked.margin:
-            raise UserError(f"margin={options['margin']}: is of one metric; metric= names {len(metrics)}")
-        each = [options | {"metric": name, "mode": mode} for name, mode in metrics.items()]
-        if len(folders) == 1 and folders[0].is_file():
-            ignore = ",".join([options["ignore"], *metrics])
-            found = [compare_table(folders[0], one | {"ignore": ignore}, asked) for one in each]
-        else:
-            refuse_options(options, OF_TABLES)
-            if not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
-                raise UserError("two groups are needed: two folders, or one with a=CONDITION and b=CONDITION")
-            both = [folders[0], folders[-1]]
-            found = [compare_runs(both, one, asked) for one in each]
-        print_comparisons(found, form)
+        planned = parse_flag(options, "planned")
+        pairs = parse_flag(options, "pairs")
+        asked = Question(margin=parse_size(options, "margin"), planned=planned, pairs=pairs)
+        print_comparisons(compare_all(folders, options, asked), form)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,11 @@ import statistics
 
 import pytest
 
-from leyden.verdict import groups
-from leyden.verdict.groups import Group, Verdict, decide, look_level, not_normal, samples_of, t_quantile
-from leyden.verdict.tables import rank_over_sets
+from leyden.verdict import quantiles
+from leyden.verdict.difference import LEVEL, Asked, Verdict, decide_two, look_level
+from leyden.verdict.groups import Group, not_normal, samples_of_two
+from leyden.verdict.quantiles import t_quantile
+from leyden.verdict.ranking import rank_over_sets, signed_rank_p_value
 
 
 def paired(*columns):
@@ -20,11 +22,11 @@ def apart(*columns):
     return [Group({(f"{k} {n}",): value for n, value in enumerate(values)}) for k, values in enumerate(columns)]
 
 
-def verdict(a, b, mode, level=groups.LEVEL, next_level=None, margin=0.0):
+def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
     """The comparison of two groups that stand alone."""
     if min(len(a.values), len(b.values)) < 3:
         return Verdict((len(a.values), len(b.values)))
-    return decide(samples_of([a, b]), 0, 1, mode, level, next_level or level, margin)
+    return decide_two(a, b, Asked(mode, level, next_level or level, margin))
 
 
 def draw(source, num, mean=0.0, deviation=1.0):
@@ -48,21 +50,24 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
             assert bool(found.better) == (wanted.pvalue < level)
         freedom = 10 ** drawn.uniform(0.3, 5)
         assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
-        assert groups.chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
+        assert quantiles.chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
     for num in (2, 3, 20):
         wanted = stats.studentized_range.isf(0.05, num, 1e6)
-        assert groups.range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
+        assert quantiles.range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
     a, b = draw(drawn, 12), draw(drawn, 9, 0.2)
     low, high = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
     least = max(abs(low), abs(high))  # two one-sided tests at 5 % are an interval of 90 %
     assert verdict(*apart(a, b), "max", margin=1.001 * least).is_same
     assert not verdict(*apart(a, b), "max", margin=0.999 * least).is_same
+    differences = [round(each, 1) for each in draw(drawn, 12)]
+    wanted = stats.wilcoxon(differences, method=stats.PermutationMethod(10**6))
+    assert signed_rank_p_value(differences) == pytest.approx(wanted.pvalue)
     sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
     found = rank_over_sets(sets, "max")
     ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
     means = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
     assert found.mean_ranks == pytest.approx(means)
-    assert found.critical == pytest.approx(groups.range_quantile(0.05, 4) / 2**0.5 * (20 / 48) ** 0.5)
+    assert found.critical == pytest.approx(quantiles.range_quantile(look_level(1), 4) / 2**0.5 * (20 / 48) ** 0.5)
 
 
 def test_pairs_see_what_groups_do_not():
@@ -98,7 +103,7 @@ WORDS = [
     ([1.0, 2.0], [5.0, 6.0, 7.0], "max", 0, FEW),
     ([], [], "max", 0, FEW),
     ([1.0, 1.0, 1.0], [2.0, 2.0, 2.0], "max", 0, EQUAL),
-    ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-9], "max", 0, EQUAL),
+    ([0.1 + 0.2, 0.3, 0.3], [0.3, 0.3, 0.3 + 1e-16], "max", 0, EQUAL),
     (A, B, "max", 0, "can't be told apart"),
     (A, B, "max", 0.01, "the same within 0.01"),
     (A, B, "max", 0.0005, "can't be told apart, nor called the same within 0.0005"),
@@ -152,5 +157,5 @@ SHAPES = [
 
 def test_values_that_are_not_normal_are_named():
     for kind, columns, said in SHAPES:
-        found = not_normal(samples_of(kind(*columns)))
+        found = not_normal(samples_of_two(*kind(*columns)))
         assert (found.startswith(said), bool(found)) == (True, bool(said)), (columns, found)

@@ -60,8 +60,11 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
     for name, delimiter, begin, index in forms:
         (tmp_path / name).write_text(begin + "\n".join(index + delimiter.join(map(str, line)) for line in lines))
     frame = SimpleNamespace(iterrows=None, to_dict={"records": rows}.__getitem__)  # of pandas
+    of_polars = SimpleNamespace(to_dicts=lambda: rows)
+    by_number = [{1.5 if key == "lr" else key: value for key, value in row.items()} for row in rows]
+    assert len(verdict.rank(by_number, "acc", mode="max").settings) == 6
     files = [verdict.read(path) for path in tmp_path.iterdir()]
-    assert len({str(verdict.rank(each, "acc", mode="max")) for each in (rows, frame, *files)}) == 1
+    assert len({str(verdict.rank(each, "acc", mode="max")) for each in (rows, frame, of_polars, *files)}) == 1
     cells = [f'"{cell}",0,1\n' * 2 for cell in ("1_2", "12", "007", "a\nb")]
     (tmp_path / "names.csv").write_text("m,seed,acc\n" + "".join(cells))
     assert {row["m"] for row in verdict.read(tmp_path / "names.csv")} == {"1_2", 12, "007", "a\nb"}
@@ -125,7 +128,7 @@ def test_settings_are_ranked_over_several_data_sets():
     rows = [{**row, "data": name, "acc": row["acc"] - ord(name) / 10} for name in "abcdefghij" for row in table()]
     found = verdict.rank(rows, "acc", mode="max", over="data")
     assert [len(each.settings) for each in found.each.values()] == 10 * [6]
-    assert "Over 10 data sets, mean ranks closer than 2.38 can't be told apart" in str(found)
+    assert "Over 10 data sets, mean ranks closer than 2.47 can't be told apart" in str(found)
     assert len(found.like_best) == 3
     assert all(name.startswith("model=cnn") for name in found.like_best[:2])
     # A value per data set is enough to rank over them.
@@ -160,6 +163,12 @@ REFUSED = [
     (compares({"lr": 0.1}, {"lr": 0.2}, margin=-1), "margin=-1: must be a positive"),
     (ranks([*table(), {**table()[0], "seed": None}]), "seed: a row has none"),
     (lambda: verdict.read("/nowhere.csv"), "/nowhere.csv: can't be read as a table"),
+    (
+        ranks([{**row, "State": "crashed" if row["seed"] else "finished"} for row in table()]),
+        "State: says how runs",
+    ),
+    (ranks(SimpleNamespace(collect=None)), "a lazy frame has no rows yet"),
+    (lambda: verdict.compare_with_control(table(), "acc", {"lr": 0.1}, mode="max"), "control: must be one"),
     *((ranks([*table(), {"acc": each}]), "is no number") for each in NO_NUMBERS),
 ]
 DAMAGED = (b"a,b\n1,2,3\n", b"a,b,a\n1,2,3\n", b"\xff\xfe\x00", b'"' + b"x" * 200000)
@@ -174,3 +183,117 @@ def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(tmp_path):
             call()
         assert said in str(error.value)
         assert len(str(error.value).splitlines()) == 1
+
+
+def runs(model, values, **more):
+    """Runs of a model with these accuracies, by seed."""
+    return [{"model": model, "seed": seed, "acc": acc, **more} for seed, acc in enumerate(values)]
+
+
+GOOD, NEAR = [0.950, 0.954, 0.946, 0.952, 0.948], [0.930, 0.927, 0.934, 0.929, 0.931]
+OTHERS = {
+    "diverged": [-1e12, -1e11, -3e11, -2e12, -1e10],
+    "unstable": [0.1, 0.9, 0.5, 0.3, 0.8],
+    "constant": [0.1] * 5,
+}
+
+
+def test_no_other_row_decides_a_planned_pair():
+    pair = [*runs("a", GOOD), *runs("b", NEAR)]
+    found = set()
+    for number in range(len(OTHERS) + 1):
+        others = [*OTHERS.items()][:number]
+        rows = pair + [row for name, values in others for row in runs(name, values)]
+        compared = verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="max", planned=True)
+        found.add(str(compared))
+    assert len(found) == 1
+    assert "Verdict: A is better" in found.pop()
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_wild_row_silences_nobody(name):
+    rows = [*runs("a", GOOD), *runs("b", NEAR), *runs("c", NEAR), *runs(name, OTHERS[name])]
+    found = verdict.rank(rows, "acc", mode="max")
+    like = dict(zip((setting.name for setting in found.settings), found.like_best, strict=True))
+    assert like["model=b"] is False
+    assert like["model=c"] is False
+    compared = verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="max")
+    assert compared.found.better == "a"
+
+
+def test_values_vary_or_not_whatever_their_size():
+    energies = [-75999.997 + 0.006 * value for value in GOOD], [-75999.9 + 0.006 * value for value in NEAR]
+    rows = [*runs("a", energies[0]), *runs("b", energies[1])]
+    assert verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="min").found.better == "a"
+    equal = [*runs("a", [0.1 + 0.2, 0.3, 0.3]), *runs("b", [0.5] * 3)]
+    assert "the values don't vary" in str(verdict.compare(equal, "acc", {"model": "a"}, {"model": "b"}))
+
+
+def test_pairs_are_taken_from_four_seeds_where_that_was_planned():
+    source = random.Random(3)
+    common = [source.gauss(0, 1) for _ in range(5)]
+    a, b = ([each + 0.1 * source.gauss(0, 1) + more for each in common] for more in (0.5, 0.0))
+    rows = [*runs("a", a), *runs("b", b)]
+    sides = rows, "acc", {"model": "a"}, {"model": "b"}
+    assert verdict.compare(*sides, mode="max").found.num_pairs == 0
+    for asked in ({"planned": True}, {"pairs": True}):
+        found = verdict.compare(*sides, mode="max", **asked)
+        assert (found.found.num_pairs, found.found.better) == (5, "a")
+    # One more run of A alone: what is compared is said.
+    more = [*rows, {"model": "a", "seed": 9, "acc": -50.0}]
+    text = str(verdict.compare(more, *sides[1:], mode="max", planned=True))
+    assert "Over the 5 seeds that both have: A " in text
+
+
+def over_sets(num, a=0.0, b=0.0):
+    """Two runs of each of two models on each data set."""
+    source = random.Random(num)
+    rows = []
+    for data in range(num):
+        for model, mean in (("a", a), ("b", b)):
+            rows += runs(model, [mean + source.gauss(0, 1) + data for _ in range(2)], data=f"d{data}")
+    return rows
+
+
+def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
+    sides = {"model": "a"}, {"model": "b"}
+    with pytest.raises(verdict.TableError, match="several values of data, such as d0 and d1: over=data"):
+        verdict.compare(over_sets(6), "acc", *sides, mode="max")
+    on_one = {"model": "a", "data": "d0"}, {"model": "b", "data": "d0"}
+    assert verdict.compare(over_sets(6), "acc", *on_one, mode="max").found.nums == (2, 2)
+    for a, said in ((0.0, "can't be told apart"), (9.0, "A is better"), (-9.0, "B is better")):
+        rows = over_sets(6, a)
+        found = verdict.compare(rows, "acc", *sides, mode="max", over="data")
+        assert f"Verdict over 6 data sets: {said}" in str(found)
+        best = verdict.rank(rows, "acc", mode="max", over="data").like_best
+        assert len(best) == (2 if "apart" in said else 1)
+    assert found.over.p_value == 2 / 2**6
+    # The second look spends less than six data sets can show.
+    later = verdict.compare(rows, "acc", *sides, mode="max", over="data", look=2)
+    assert "can't be told apart" in str(later)
+    two = [*over_sets(6), *runs("a", [0.5], data="d0", lr=1)]
+    with pytest.raises(verdict.TableError, match="a: over=data takes one setting a side"):
+        verdict.compare(two, "acc", *sides, mode="max", over="data")
+
+
+def test_settings_are_compared_with_a_control():
+    rows = [
+        *runs("base", GOOD),
+        *runs("worse", NEAR),
+        *runs("equal", GOOD[::-1]),
+        *runs("wild", OTHERS["unstable"]),
+    ]
+    rows += runs("better", [0.99, 0.991, 0.992, 0.99, 0.989])
+    found = verdict.compare_with_control(rows, "acc", {"model": "base"}, mode="max")
+    verdicts = [each.in_words("better", "worse") for each in found.found]
+    assert verdicts[:2] == ["better is better", "can't be told apart"]
+    assert [one.name for one in found.settings] == [
+        f"model={name}" for name in ("better", "equal", "worse", "wild")
+    ]
+    assert found.found[2].better == "b"
+    assert found.found[0].level == pytest.approx(0.0375 / 4)
+    lines = str(found).splitlines()
+    assert lines[1].endswith("control")
+    assert lines[2].endswith("better")
+    assert lines[4].endswith("worse")
+    assert lines[-1] == "Intervals of 99.06 %, together 96.25 %: 4 comparisons with the control."

@@ -28,11 +28,30 @@ from leyden.report.records import (
     test_set_remarks,
     threads_remark,
 )
-from leyden.verdict.groups import LEVEL, Group, look_level
-from leyden.verdict.tables import Question, RankingOverSets, TableComparison, compare_settings
+from leyden.verdict.comparison import (
+    ComparisonOverSets,
+    ControlComparison,
+    Question,
+    TableComparison,
+    compare_settings,
+    control_settings,
+)
+from leyden.verdict.difference import LEVEL, look_level
+from leyden.verdict.groups import MIN_VALUES, Group
+from leyden.verdict.ranking import RankingOverSets
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
+ASKED = {  # what is compared with what, and how
+    "a": "",
+    "b": "",
+    "control": "",
+    "over": "",
+    "margin": "0",
+    "planned": "false",
+    "pairs": "false",
+}
+Comparison = TableComparison | ComparisonOverSets | ControlComparison
 SPENT = f"{100 * look_level(1):.3g} % of the {100 * LEVEL:g} % error rate"
 FIRST_LOOK = f"The first look spends {SPENT}, hence not 95 %; later looks have the rest."
 OF_TABLES_ONLY = "is for a table in a file; runs record it"
@@ -64,6 +83,47 @@ def metrics_of(text: str, mode: str = "") -> dict[str, str]:
     if mode and mode not in found.values():
         raise UserError(f"mode={mode}: has no effect, as {text} names the directions")
     return found
+
+
+def compare_all(folders: Sequence[Path], options: Mapping[str, str], asked: Question) -> list[Comparison]:
+    """Return a comparison for each metric that the options name.
+
+    Args:
+        folders: One or two folders with runs, or a table in a file.
+        options: Those of the command, as typed.
+        asked: What is asked of two settings, at the first look and without a mode.
+
+    Raises:
+        UserError: An option has no effect, or as in `compare_runs` and `compare_table`.
+    """
+    metrics = metrics_of(options["metric"], options["mode"])
+    if len(metrics) > 1 and asked.margin:
+        is_of_one = f"is of one metric; metric= names {len(metrics)}"
+        raise UserError(f"margin={options['margin']}: {is_of_one}")
+    if options["control"]:
+        others = {key: default for key, default in ASKED.items() if key != "control"}
+        refuse_options(options, others, "has no effect beside control=")
+    found = []
+    for name, mode in metrics.items():
+        one = {**options, "metric": name, "mode": mode}
+        if len(folders) == 1 and folders[0].is_file():
+            one["ignore"] = ",".join([options["ignore"], *metrics])
+            found.append(compare_table(folders[0], one, asked))
+        else:
+            found.append(_compare_folders(folders, one, asked))
+    return found
+
+
+def _compare_folders(folders: Sequence[Path], options: Mapping[str, str], asked: Question) -> Comparison:
+    refuse_options(options, {**OF_TABLES, "over": ""})
+    if options["control"] and len(folders) == 1:
+        return compare_runs_with_control(folders[0], options["control"], options)
+    is_chosen = options["a"] and options["b"]
+    if not folders or (len(folders) == 1 and not is_chosen):
+        raise UserError(
+            "two groups are needed: two folders, or one with a=CONDITION and b=CONDITION, or with control=CONDITION"
+        )
+    return compare_runs([folders[0], folders[-1]], options, asked)
 
 
 def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked: Question) -> TableComparison:
@@ -195,7 +255,7 @@ def _rows_of(
     for directory, group, side in zip(directories, groups, sides, strict=True):
         if not side:
             raise UserError(f"{directory}: none of {len(group)} runs has finished with a value of its objective")
-    rest = within({*map(id, records)} - known[0] - known[1])
+    rest = within({*map(id, records)}.difference(*known))
     return sides, [row for row in rest if row.data == sides[0][0].data]
 
 
@@ -221,28 +281,86 @@ def _compact(condition: str) -> str:
     return "".join(condition.replace("==", "=").split())
 
 
-def print_comparisons(comparisons: Sequence[TableComparison], form: str) -> None:
+def compare_runs_with_control(directory: Path, control: str, options: Mapping[str, str]) -> ControlComparison:
+    """Compare each setting of a folder's runs with one of them.
+
+    Args:
+        directory: The folder.
+        control: Condition that the runs of the control meet, in the syntax of `parse_condition`.
+        options: `metric` and `mode`, as in `compare_runs`.
+
+    Raises:
+        UserError: The control has no finished run or is several settings, or as in `compare_runs`.
+    """
+    records = read_raw_records(directory)
+    if options["metric"] or options["mode"]:
+        _judge(records, options["metric"], options["mode"])
+    group = _group(records, control, "control")
+    objective = _shared_objective(group)
+    alike = [record for record in records if aim_of(record) == objective]
+    sides, rest = _rows_of([directory], [group], alike)
+    if len(sides[0]) > 1:
+        two = " and ".join(row.setting.name for row in sides[0][:2])
+        raise UserError(f"control={control}: must be one setting, not {two}")
+    row = sides[0][0]
+    settings = [row.setting, *(other.setting for other in rest)]
+    folder = directory if are_own(records) else None
+    name = f"{objective.metric} control {_compact(control)}"
+    look = count_look(folder, name, [settings])
+    found = control_settings(settings, row.setting, objective.mode, look)
+    found.remarks.extend(assumptions([row, *rest], look))
+    if folder is None:
+        found.remarks.append(NOT_OWN)
+    found.remarks.extend(test_set_remarks([record for one in [row, *rest] for record in one.records]))
+    return replace(found, metric=objective.metric)
+
+
+def print_comparisons(comparisons: Sequence[Comparison], form: str) -> None:
     """Print comparisons, one per metric, as `table` or `json`."""
     if form == "table":
-        show("\n\n".join(map(str, comparisons)))
+        show("\n\n".join(str(found) for found in comparisons))
         return
-    contents = [*map(_content, comparisons)]
+    contents = [_content(found) for found in comparisons]
     print(json_text(contents if len(contents) > 1 else contents[0]))
 
 
-def _content(compared: TableComparison) -> dict[str, Any]:
+def _content(compared: Comparison) -> dict[str, Any]:
+    if isinstance(compared, ControlComparison):
+        return _control_content(compared)
+    if isinstance(compared, ComparisonOverSets):
+        each = {str(name): _content(found) for name, found in compared.each.items()}
+        over = compared.over
+        better = over.like_best[0] if len(over.like_best) == 1 else ""
+        numbers = {"num_sets": over.num_sets, "p_value": over.p_value, "level": over.level}
+        return {"sets": each, "over": {"better": better, **numbers, "remarks": over.remarks}}
     found = compared.found
-    sides = {
-        name: {
-            "choices": side.choices,
-            "mean": side.mean if side.values else None,
-            "n": len(side.values),
-            "lost": side.lost,
-        }
-        for name, side in zip("ab", compared.sides, strict=True)
+    sides = {name: _side(side) for name, side in zip("ab", compared.sides, strict=True)}
+    words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b")}
+    return {
+        "metric": compared.metric,
+        **sides,
+        **vars(found),
+        **words,
+        "remarks": compared.remarks,
     }
-    words = {"confidence": 1 - found.level, "verdict": found.in_words("a", "b"), "remarks": compared.remarks}
-    return {"metric": compared.metric, **sides, **vars(found), **words}
+
+
+def _control_content(compared: ControlComparison) -> dict[str, Any]:
+    settings = []
+    for setting, found in zip(compared.settings, compared.found, strict=True):
+        words = {"confidence": 1 - found.level, "verdict": found.in_words("setting", "control")}
+        settings.append({**_side(setting), **vars(found), **words})
+    return {
+        "metric": compared.metric,
+        "control": _side(compared.control),
+        "settings": settings,
+        "remarks": compared.remarks,
+    }
+
+
+def _side(side: Group) -> dict[str, Any]:
+    mean = side.mean if side.values else None
+    return {"choices": side.choices, "mean": mean, "n": len(side.values), "lost": side.lost}
 
 
 @contextlib.contextmanager
@@ -258,12 +376,12 @@ def table_errors() -> Iterator[None]:
         raise UserError(str(error)) from error
 
 
-def compare_table(path: Path, options: Mapping[str, str], asked: Question) -> TableComparison:
-    """Return the comparison of two settings of a table, whose look is counted in a list beside it.
+def compare_table(path: Path, options: Mapping[str, str], asked: Question) -> Comparison:
+    """Return the comparison of a table's settings, whose look is counted in a list beside it.
 
     Args:
         path: The file.
-        options: `metric`, `mode`, `seed`, `ignore`, `a` and `b`, as typed.
+        options: `metric`, `mode`, `seed`, `ignore`, `over`, `control`, `a` and `b`, as typed.
         asked: What is asked of the two, at the first look; the mode is that in `options`.
 
     Raises:
@@ -272,16 +390,37 @@ def compare_table(path: Path, options: Mapping[str, str], asked: Question) -> Ta
     """
     rows = verdict.read(path)
     given = _given(options, rows)
-    a, b = (_condition(options, name, rows) for name in "ab")
+    name = f"{path.name} {options['metric']} "
+    if options["control"]:
+        control = _condition(options, "control", rows)
+        name += f"control {_compact(options['control'])}"
 
-    def compared(look: int) -> TableComparison:
-        return verdict.compare(rows, a=a, b=b, **{**vars(asked), **given, "look": look})
+        def compared(look: int) -> Comparison:
+            return verdict.compare_with_control(rows, control=control, look=look, **given)
+
+    else:
+        a = _condition(options, "a", rows)
+        b = _condition(options, "b", rows)
+        name += " and ".join(sorted([_compact(options["a"]), _compact(options["b"])]))
+        name += f" over {options['over']}" if options["over"] else ""
+        question = {**vars(asked), **given, "over": options["over"]}
+
+        def compared(look: int) -> Comparison:
+            return verdict.compare(rows, a=a, b=b, **{**question, "look": look})
 
     found = compared(1)
-    typed = sorted(_compact(options[name]) for name in "ab")
-    name = f"{path.name} {options['metric']} {' and '.join(typed)}"
-    look = count_look(path.resolve().parent, name, [found.sides])
+    least = 1 if options["over"] else MIN_VALUES
+    look = count_look(path.resolve().parent, name, _compared_groups(found), least)
     return found if look == 1 else compared(look)
+
+
+def _compared_groups(found: Comparison) -> list[Sequence[Group]]:
+    """Return the settings that a comparison looks at, those of each data set apart."""
+    if isinstance(found, ControlComparison):
+        return [[found.control, *found.settings]]
+    if isinstance(found, ComparisonOverSets):
+        return [each.sides for each in found.each.values()]
+    return [found.sides]
 
 
 def summarize_table(path: Path, options: Mapping[str, str]) -> None:
@@ -304,7 +443,9 @@ def summarize_table(path: Path, options: Mapping[str, str]) -> None:
     found = verdict.rank(rows, over=over, **given)
     each = found.each.values() if isinstance(found, RankingOverSets) else [found]
     comparison = f"{path.name} {options['metric']} {over}".rstrip()
-    look = count_look(path.resolve().parent, comparison, [ranking.settings for ranking in each])
+    least = 1 if over else MIN_VALUES
+    parts = [ranking.settings for ranking in each]
+    look = count_look(path.resolve().parent, comparison, parts, least)
     show(str(found if look == 1 else verdict.rank(rows, over=over, look=look, **given)))
 
 
@@ -346,9 +487,15 @@ def _condition(
         raise UserError(f"{name}= is missing: the setting of this side, such as {name}=model=mlp")
     is_met, keys = parse_condition(options[name], name)
     outcomes = (options["metric"], options["seed"])
-    if wrong := next((key for key in sorted(keys) if key in outcomes or not any(key in row for row in rows)), None):
-        raise UserError(f"{name}: {wrong} is no column with a setting")
-    return lambda row: is_met(lambda key: row.get(key, ABSENT))
+    for key in sorted(keys):
+        if key in outcomes or not any(key in row for row in rows):
+            raise UserError(f"{name}: {key} is no column with a setting")
+
+    def condition(row: Mapping[str, Any]) -> bool:
+        return is_met(lambda key: row.get(key, ABSENT))
+
+    condition.columns = keys  # type: ignore[attr-defined]
+    return condition
 
 
 def show_front(place: Path, options: Mapping[str, str]) -> None:

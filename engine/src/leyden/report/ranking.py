@@ -5,7 +5,7 @@ import hashlib
 import itertools
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from leyden.report.records import DIGEST, VALIDATED, Record, appending, varying_
 from leyden.run.files import read_json
 from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_key, shown_choices
 from leyden.run.provenance import now
-from leyden.verdict.groups import LEVEL, MIN_VALUES, Group, look_level
-from leyden.verdict.tables import Ranking, RankingOverSets, rank_over_sets, rank_settings
+from leyden.verdict.difference import LEVEL, look_level
+from leyden.verdict.groups import MIN_VALUES, Group
+from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
@@ -272,23 +273,31 @@ def look_at(folder: Path | None, rows: Sequence[Row], mode: str, excluded: Seque
     return contenders(rows, mode, count_look(folder, "summary", parts), excluded)
 
 
-def over_data_sets(rows: Sequence[Row], mode: str) -> RankingOverSets:
-    """Rank settings over the data sets of a table, by their mean ranks."""
+def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> RankingOverSets:
+    """Rank settings over the data sets of a table, and count this as a look at them.
+
+    Args:
+        rows: As in `contenders`.
+        mode: As in `contenders`.
+        folder: As in `count_look`.
+    """
     keys = {
         key
         for row in rows
         for key in row.choices
         if key == "data" or any(is_data_key(key, record.config) for record in row.records)
     }
-    means = {
-        number: {
-            " ".join(f"{key}={value}" for key, value in row.choices.items() if key not in keys): row.setting.mean
-            for row in part.values()
-            if row.setting.values
-        }
-        for number, part in enumerate(by_data(rows))
-    }
-    return rank_over_sets(means, mode)
+    means: dict[Hashable, dict[str, float]] = {}
+    parts = by_data(rows)
+    for number, part in enumerate(parts):
+        means[number] = {}
+        for row in part.values():
+            choices = [f"{key}={value}" for key, value in row.choices.items() if key not in keys]
+            if row.setting.values:
+                means[number][" ".join(choices)] = row.setting.mean
+    settings = [[row.setting for row in part.values()] for part in parts]
+    look = count_look(folder, "over data", settings, min_values=1)
+    return rank_over_sets(means, mode, look)
 
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
@@ -321,7 +330,12 @@ LOOKS_FILE = "looks.csv"
 LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
 
 
-def count_look(folder: Path | None, comparison: str, parts: Sequence[Sequence[Group]]) -> int:
+def count_look(
+    folder: Path | None,
+    comparison: str,
+    parts: Sequence[Sequence[Group]],
+    min_values: int = MIN_VALUES,
+) -> int:
     """Return the number of this look at a comparison, and record it in a folder.
 
     The same values as before are the same look. If the list can't be written, a warning says so. Looks at a copy of the
@@ -331,8 +345,9 @@ def count_look(folder: Path | None, comparison: str, parts: Sequence[Sequence[Gr
         folder: Folder of the compared runs, or of the table; None if it is another person's: then this is the first look.
         comparison: Text that names the comparison.
         parts: The settings that are compared with each other, those of each data set apart.
+        min_values: Number of values from which on a setting is compared.
     """
-    tested = [[each for each in part if len(each.values) >= MIN_VALUES] for part in parts]
+    tested = [[each for each in part if len(each.values) >= min_values] for part in parts]
     values = sorted((each.name, sorted(each.values.values())) for part in tested if len(part) > 1 for each in part)
     if not values or folder is None:
         return 1

@@ -30,7 +30,7 @@ from leyden.run.files import write_whole
 from leyden.run.identity import shown_choices
 from leyden.run.result import plain, use_log_scale
 from leyden.verdict.groups import MIN_VALUES
-from leyden.verdict.tables import MARK, Ranking
+from leyden.verdict.ranking import MARK, Ranking
 
 
 def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]:
@@ -125,7 +125,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
         marked.remarks.append(NOT_OWN)
     marked.remarks.extend(threads_remark(record.threads for record in records))
     if over and objective:
-        found = over_data_sets(rows, objective.mode)
+        found = over_data_sets(rows, objective.mode, directory if is_own else None)
         marked.remarks.extend(
             [*(f"mean rank {each}: {name}" for name, each in found.shown.items()), *found.remarks]
         )

@@ -37,8 +37,10 @@ from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import write_whole, writing
 from leyden.run.result import Result, read_curves
 from leyden.tasks import Task, network_of
-from leyden.verdict.groups import LEVEL, MIN_VALUES, t_quantile
+from leyden.verdict.difference import LEVEL
+from leyden.verdict.groups import MIN_VALUES
 from leyden.verdict.numbers import is_finite, metric_digits, metric_text
+from leyden.verdict.quantiles import t_quantile
 
 # Settings of the trainer that evaluation takes from a run: plain values that change a metric.
 TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")

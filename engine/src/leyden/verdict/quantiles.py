@@ -1,0 +1,137 @@
+"""Quantiles of Student's t, of chi-squared and of the studentized range, and the power of a t-test.
+
+They are computed here, since importing SciPy takes longer than a whole report; tests compare them with SciPy's.
+"""
+
+import functools
+import math
+import statistics
+from collections.abc import Callable
+
+NORMAL = statistics.NormalDist()
+NUM_PARTS = 24  # of a distribution, in a mean over it
+GRID = [-8 + each / 50 for each in range(801)]  # of a standard normal value, in an integral over it
+
+
+@functools.cache
+def t_quantile(tail: float, freedom: float) -> float:
+    """Return the value that Student's t exceeds with the probability `tail`, which is below 0.5.
+
+    Args:
+        tail: Probability of the upper tail.
+        freedom: Degrees of freedom.
+
+    Example:
+        >>> round(t_quantile(0.025, 2), 4)
+        4.3027
+    """
+    # Start from a lower bound; the tail is convex, so Newton's iterates stay below the root.
+    t = NORMAL.inv_cdf(1 - tail)
+    log_ratio = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
+    scale = math.exp(log_ratio) / math.sqrt(freedom * math.pi)
+    step = t
+    while step > 1e-12 * t:
+        density = scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
+        step = (_t_tail(t, freedom) - tail) / density
+        t += step
+    return t
+
+
+def _t_tail(t: float, freedom: float) -> float:
+    """Return the probability that Student's t exceeds a positive number."""
+    from mpmath import betainc
+
+    x = freedom / (freedom + t * t)
+    if x * (freedom + 5) > freedom + 2:  # the complement's series converges faster
+        return 0.5 - float(betainc(0.5, freedom / 2, 0, 1 - x, regularized=True)) / 2
+    return float(betainc(freedom / 2, 0.5, 0, x, regularized=True)) / 2
+
+
+def chi_squared_quantile(probability: float, freedom: float) -> float:
+    """Return an approximate quantile of chi-squared (Wilson and Hilferty, PNAS 17, 1931).
+
+    Example:
+        >>> round(chi_squared_quantile(0.6, 2), 2)  # the exact one is 1.83
+        1.84
+    """
+    spread = 2 / (9 * freedom)
+    root = 1 - spread + NORMAL.inv_cdf(probability) * math.sqrt(spread)
+    return freedom * max(root, 0.05) ** 3
+
+
+@functools.cache
+def range_quantile(tail: float, num: int) -> float:
+    """Return the value that the range of `num` standard normal values exceeds with `tail`.
+
+    Example:
+        >>> round(range_quantile(0.05, 3), 3)
+        3.314
+    """
+
+    def below(size: float) -> float:
+        total = 0.0
+        for x in GRID:
+            total += NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - size)) ** (num - 1)
+        return num * total / 50
+
+    return _smallest(lambda size: below(size) >= 1 - tail, 1e-6)
+
+
+@functools.cache
+def expected_maximum(num: int) -> float:
+    """Return the expected maximum of `num` independent standard normal values.
+
+    Example:
+        >>> round(expected_maximum(20), 2)
+        1.87
+    """
+    total = sum(x * NORMAL.pdf(x) * NORMAL.cdf(x) ** (num - 1) for x in GRID)
+    return num * total / 50
+
+
+@functools.cache
+def detectable_size(level: float, freedom: float, later: float, power: float) -> float:
+    """Return the difference, in estimated standard errors, that a t-test detects with this power.
+
+    The error is an estimate, so a difference of so many estimated errors is sometimes smaller than
+    it seems. The probability is the mean over both: the estimate from which the difference is
+    stated, and the one of the test.
+
+    Args:
+        level: Significance level of the two-sided test.
+        freedom: Degrees of freedom of the estimate from which the difference is stated.
+        later: Degrees of freedom of the test.
+        power: The probability.
+
+    Example:
+        >>> round(detectable_size(0.05, 1e6, 1e6, 0.8), 2)
+        2.8
+    """
+    parts = [(number + 0.5) / NUM_PARTS for number in range(NUM_PARTS)]
+    stated = [math.sqrt(chi_squared_quantile(part, freedom) / freedom) for part in parts]
+    tested = [math.sqrt(chi_squared_quantile(part, later) / later) for part in parts]
+    critical = t_quantile(level / 2, later)
+
+    def detected(size: float) -> float:
+        total = 0.0
+        for each in stated:
+            total += sum(NORMAL.cdf(size * each - critical * other) for other in tested)
+        return total / NUM_PARTS**2
+
+    return _smallest(lambda size: detected(size) >= power, 1e-3)
+
+
+def _smallest(is_enough: Callable[[float], bool], precision: float) -> float:
+    """Return the smallest positive number, to a relative precision, from which on all are enough."""
+    low = 0.0
+    high = 1.0
+    while not is_enough(high):
+        low = high
+        high = 2 * high
+    while high - low > precision * high:
+        middle = (low + high) / 2
+        if is_enough(middle):
+            high = middle
+        else:
+            low = middle
+    return high
