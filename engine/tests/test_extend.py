@@ -170,8 +170,8 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
 
 @pytest.mark.parametrize("base", scaffold.TASKS)
 def test_a_new_task_is_derived_from_any_of_the_librarys(base, tmp_path, monkeypatch, capsys):
-    for name, value in {"ROOT": tmp_path, "SRC": tmp_path / "src", "own_packages": lambda *_: ["lab"]}.items():
-        monkeypatch.setattr(scaffold, name, value)
+    for name, value in {"root": tmp_path, "src": tmp_path / "src", "own_packages": ["lab"]}.items():
+        monkeypatch.setattr(scaffold, name, lambda *_, value=value: value)
     write_part("task", "ranking", base)
     assert "train task=ranking" in capsys.readouterr().out
     made = {}

@@ -13,6 +13,7 @@ from leyden.config.paths import find_project
 from leyden.exact.files import damage
 from leyden.run.directory import Run
 from leyden.run.files import parse_json
+from leyden.run.lock import is_held
 from leyden.run.record import read_summary
 from tests import records
 from tests.conftest import QUICK, finish, here, start
@@ -75,7 +76,7 @@ def test_a_checkpoint_that_would_take_for_ever_is_refused(tmp_path, name, own, c
 
 
 def test_what_a_few_values_fill_is_refused_within_a_second(tmp_path):
-    for name, num_bytes in (("job.json", 2**40), ("run.json", 2**27)):
+    for name, num_bytes in (("job.json", 2**40), ("run.json", 2**27), (".lock.0", 2**40)):
         with (tmp_path / name).open("wb") as file:
             file.truncate(num_bytes)
     for read in (
@@ -85,6 +86,8 @@ def test_what_a_few_values_fill_is_refused_within_a_second(tmp_path):
     ):
         with pytest.raises(UserError, match=r"can't be read \(is larger than 64 MiB\)"):
             read()
+    assert not is_held(tmp_path / "none")
+    assert is_held(tmp_path)  # by nobody that is known, until its file does not change
     with pytest.raises(ValueError, match="has more than 1,048,576 values"):
         parse_json(f"[{'[],' * 2**20}0]")
     text = json.dumps(['[{,\\"' * 2**20])

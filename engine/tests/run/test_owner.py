@@ -137,6 +137,18 @@ def test_another_checkpoint_than_the_run_has_saved_is_not_used(own, cli, command
     command("evaluate", f"run={own}")  # a record of before has no hashes
 
 
+def test_checkpoints_elsewhere_are_used_but_nothing_is_written_there(own, cli, command, tmp_path):
+    folder = own / "checkpoints"
+    folder.rename(tmp_path / "scratch").joinpath("x").touch()
+    folder.symlink_to(tmp_path / "scratch")
+    before = records.files(tmp_path / "scratch")
+    command("evaluate", f"run={own}")
+    command(*use("train", own))  # which has finished
+    code, _, err = cli(*use("train", own, "trainer.max_epochs=2"))
+    assert (code, err.count("\n"), "through which nothing is written" in err) == (2, 1, True), err
+    assert records.files(tmp_path / "scratch") == before
+
+
 def test_a_run_that_a_signal_stops_records_its_checkpoints_and_a_killed_one_resumes(own, command):
     saved = read_record(own).checkpoints
     assert sorted(saved) == ["best", "last"]

@@ -110,10 +110,13 @@ def given(row, column, root):
 def stop_and_resume(command, tmp_path, *arguments):
     """Two runs that must have the same bits, of which one was stopped within its second epoch."""
     whole, stopped = Run(tmp_path / "whole"), Run(tmp_path / "stopped")
-    command("train", f"run_dir={whole.directory}", *arguments)
+    # Of one experiment, the first run alone would be evaluated on the test set.
+    first = ("name=whole", f"run_dir={whole.directory}", *arguments)
+    other = ("name=stopped", f"run_dir={stopped.directory}", *arguments)
+    command("train", *first)
     with stopping(STOP):
-        command("train", f"run_dir={stopped.directory}", *arguments, code=1)
-    out, err = command("train", f"run_dir={stopped.directory}", "resume=must", *arguments)
+        command("train", *other, code=1)
+    out, err = command("train", "resume=must", *other)
     assert re.search(r"resumes from .*step 1\d", out + err), out + err
     assert_same_run(whole, stopped)
     return whole

@@ -96,9 +96,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             ExactError: There is, and no run can resume without it, or it can't be announced.
         """
-        states = content.get("callbacks", {})
-        parts: dict[tuple[str, ...], Any] = {(key,): each for key, each in content.items() if each is not states}
-        parts |= {("callbacks", key): each for key, each in states.items()}
+        parts: dict[tuple[str, ...], Any] = {(key,): each for key, each in content.items()}
+        states = parts.pop(("callbacks",), {})
+        for key, each in states.items():
+            parts["callbacks", key] = each
         num = len(self._left_out)
         for place, part in parts.items():
             culprit = find_unreadable({place[-1]: part}, place[:-1])
@@ -282,7 +283,8 @@ class LastCheckpoint(Checkpoint):
         self.is_over = trainer.should_stop
         for logger in trainer.loggers:
             logger.save()
-        path, prepared = (self.path(trainer, name) for name in (LAST, LAST + PREPARED))
+        path = self.path(trainer, LAST)
+        prepared = self.path(trainer, LAST + PREPARED)
         others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
         try:
             with lightning.counted_as_in_hooks(trainer, is_within_epoch=is_within_epoch):

@@ -23,7 +23,7 @@ from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_train
 from leyden.exact.random_state import seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, RunState
+from leyden.exact.state import BeforeEnd, RunState, prepare_to_load
 from leyden.exact.stop import Steps, Stop, leave
 
 
@@ -231,6 +231,8 @@ class Parts:
             LostError: Another process has died.
         """
         self.state.made = self.state.digests(module)
+        if checkpoint:
+            prepare_to_load(trainer, module)
         saves = self.checkpoint.after_batch, self.checkpoint.after_epoch
         with (
             self.stop.interruptible(trainer),

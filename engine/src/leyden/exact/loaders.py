@@ -66,17 +66,18 @@ class OfProcesses:
     def _index_sampler(self) -> Any:
         """The sampler that an iteration takes its indices from; PyTorch has no public way to replace it for one."""
         sampler = self.sampler if self.batch_sampler is None else self.batch_sampler
-        time = self.time_of_draws()
+        draws = self.draws()
         parts = (self.sampler, sampler, getattr(sampler, "sampler", None))
         is_own = any(type(each).__module__.partition(".")[0] not in ("torch", "builtins") for each in parts)
-        if time is None or not is_own or not has_processes():
+        if draws is None or not is_own or not has_processes():
             return sampler
-        return SameDraws(sampler, self._seed, self._stage, time)
+        seed, time = draws
+        return SameDraws(sampler, seed, self._stage, time)
 
-    def time_of_draws(self) -> int | None:
-        """Return the epoch; a subclass may have another time, or None for draws of this process alone."""
+    def draws(self) -> Sequence[int] | None:
+        """Return the seed, and the epoch or another time; None for draws of this process alone."""
         trainer: Any = getattr(self._of_data, "trainer", None)
-        return trainer.current_epoch if trainer else 0
+        return (self._seed, trainer.current_epoch) if trainer else None
 
 
 def has_processes() -> bool:
@@ -95,9 +96,9 @@ class Resumable:
 
     _kind: type  # the loader's original class
     _of_data: L.LightningDataModule  # whose loader it is
-    _began: int | None = (
-        None  # number of batches trained on when this iteration began; None before checkpoints had it
-    )
+    _seed: int
+    # The seed, and the number of batches trained on when this iteration began; None in checkpoints that had none yet.
+    _began: list[int] | None = None
     # Of dataset, sampler etc. by their ids, as of the start of training. A memory holds its object, so that the id stays valid.
     _known_memories: dict[int, Memory]
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
@@ -112,7 +113,7 @@ class Resumable:
         current_states, ahead, self._position = random_states(), None, 0
         is_replay = resume_state is not None and resume_state["random"] is not None
         trainer: Any = getattr(self._of_data, "trainer", None)
-        self._began = trainer.fit_loop.total_batch_idx + 1 if trainer else 0
+        self._began = [self._seed, trainer.fit_loop.total_batch_idx + 1] if trainer else None
         with self.replaying() if is_replay else contextlib.nullcontext():
             if resume_state and is_replay:
                 restore_random_states(resume_state["random"])
@@ -161,7 +162,7 @@ class Resumable:
             return int(self._resume_state["position"])
         return self._position - (self._prefetch_states is not None)
 
-    def time_of_draws(self) -> int | None:
+    def draws(self) -> Sequence[int] | None:
         """Return when this iteration began: a loader may begin again within an epoch, with another order."""
         return self._began
 
@@ -229,7 +230,7 @@ def make_resumable(data: L.LightningDataModule, seed: int) -> None:
             mixins: list[type] = [OfProcesses]
             if hook == "train_dataloader" and not hasattr(loader, "state_dict"):
                 mixins.append(Resumable)
-            is_derived = hasattr(loader, "time_of_draws")
+            is_derived = hasattr(loader, "_known_memories")
             if not is_derived and (Resumable in mixins or has_processes()):
                 own = {"_of_data": data, "_known_memories": memories, "_seed": seed, "_stage": f"{hook} {number}"}
                 _derive(loader, mixins, own)

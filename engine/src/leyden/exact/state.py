@@ -131,10 +131,6 @@ class RunState(L.Callback):
             torch.manual_seed(seeds[2])
         if stage == "fit":
             seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
-            _load_in_precision(trainer, pl_module)
-            for each in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(each, SpikeDetection):
-                    each.running = each.running_mean  # type: ignore[attr-defined]  # which its `load_state_dict` names so
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -390,12 +386,13 @@ class RunState(L.Callback):
 
     def _restore_buffers(self) -> None:
         """Restore this process's own buffers, which DDP would overwrite before the first batch of a start."""
-        model, kept = self._trainer.strategy.model, self._resumed.get("buffers")  # older checkpoints have none
-        for name, each in self._module.named_buffers():
-            if kept and name in kept:
-                each.copy_(kept[name])
+        model = self._trainer.strategy.model
+        kept: dict[str, Tensor] = self._resumed.get("buffers", {})  # older checkpoints have none
         if isinstance(model, DistributedDataParallel) and any(gather_from_processes(bool(kept))):
             model.require_forward_param_sync = False
+        for name, each in self._module.named_buffers():
+            if name in kept:
+                each.copy_(kept[name])
 
     def set_late(self, module: L.LightningModule) -> set[Path]:
         """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""
@@ -435,10 +432,16 @@ class RunState(L.Callback):
             return default
 
 
-def _load_in_precision(trainer: L.Trainer, module: L.LightningModule) -> None:
-    """Make Lightning convert the module before it loads weights: it does so after, which would round those of 64 bits."""
+def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Make Lightning load a checkpoint's states as they are.
+
+    It converts the module after it has loaded weights, which would round those of 64 bits.
+    """
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, SpikeDetection):
+            each.running = each.running_mean  # type: ignore[attr-defined]  # which its `load_state_dict` names so
     strategy = trainer.strategy
-    vars(strategy).pop("load_model_state_dict", None)  # of a training that began anew
+    vars(strategy).pop("load_model_state_dict", None)  # of a start that failed before
     load = strategy.load_model_state_dict
 
     def converted(*args: Any, **kwargs: Any) -> None:

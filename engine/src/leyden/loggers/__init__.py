@@ -54,37 +54,41 @@ def truncate_events(directory: Path, step: int, sizes: dict[str, int] | None = N
         step: Without sizes, the events from this step on are removed, and incomplete records of a killed run.
         sizes: Sizes of the files at the checkpoint, by name: whoever logs chooses a step of their own.
     """
-    paths = sorted(
-        path for path in directory.glob("events.out.tfevents.*") if path.is_file() and not path.is_symlink()
-    )
-    contents = [read_bounded(path, MAX_EVENT_BYTES) for path in paths]
-    if sizes is not None:
-        of_checkpoint = []
-        for path, content in zip(paths, contents, strict=True):
-            if path.name not in sizes:
-                path.unlink()
-                continue
-            kept = content[: sizes[path.name]]
-            if kept != content:
-                write_whole(path, kept)
-            of_checkpoint.append(kept)
-        contents = of_checkpoint
-    records_by_file = [list(_records(content)) for content in contents]
+    paths = _event_files(directory)
     if sizes is None:
-        _truncate_by_step(paths, records_by_file, step)
-    steps = [event.step for records in records_by_file for _, event in records if event.HasField("summary")]
-    return max((each for each in steps if sizes is not None or each < step), default=-1)
+        _truncate_by_step(paths, step)
+    else:
+        for path in paths:
+            size = sizes.get(path.name, 0)
+            if size == 0:
+                path.unlink()
+            elif path.stat().st_size > size:
+                write_whole(path, read_bounded(path, MAX_EVENT_BYTES)[:size])
+    steps = [-1]
+    for path in _event_files(directory):
+        content = read_bounded(path, MAX_EVENT_BYTES)
+        steps += [event.step for _, event in _records(content) if event.HasField("summary")]
+    return max(steps)
 
 
-def _truncate_by_step(paths: list[Path], records_by_file: list[list[tuple[bytes, Event]]], step: int) -> None:
+def _event_files(directory: Path) -> list[Path]:
+    """Return TensorBoard's files in a folder, without links."""
+    found = sorted(directory.glob("events.out.tfevents.*"))
+    return [path for path in found if path.is_file() and not path.is_symlink()]
+
+
+def _truncate_by_step(paths: list[Path], step: int) -> None:
+    """Truncate files of a run whose checkpoints know no sizes."""
+    contents = [read_bounded(path, MAX_EVENT_BYTES) for path in paths]
+    records_by_file = [list(_records(content)) for content in contents]
     # Each start records the step from which it resumed; the files of earlier starts are truncated there.
     limits = [step]
     for records in reversed(records_by_file[1:]):
         starts = [event.step for _, event in records if event.HasField("session_log")]
         limits.insert(0, min([limits[0], *starts]))
-    for path, records, limit in zip(paths, records_by_file, limits, strict=False):
+    for path, content, records, limit in zip(paths, contents, records_by_file, limits, strict=False):
         kept = b"".join(record for record, event in records if _is_kept(event, limit))
-        if kept != path.read_bytes():
+        if kept != content:
             write_whole(path, kept)
 
 

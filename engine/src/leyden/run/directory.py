@@ -276,8 +276,11 @@ class Run:
             return
         there = self.require()
         self._check_own(there)
-        if (folder := self.directory / "checkpoints").exists() and not folder.is_dir():
+        folder = self.directory / "checkpoints"
+        if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: must be a folder; move away what has this name")
+        if folder.is_symlink() and not self.is_finished(identity):
+            raise UserError(f"{folder}: is a link, through which nothing is written; put the folder itself there")
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
         config = there.config

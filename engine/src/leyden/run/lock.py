@@ -38,6 +38,7 @@ MAX_PAUSE_S = 0.5
 ANNOUNCE_S = 5.0  # waiting for longer is announced
 LOCK_TIMEOUT_S = 2.0  # for a run directory
 LOCK = ".lock"  # in a run directory
+MAX_BYTES = 2**16  # of a lock's file
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 State = Literal["free", "held", "unknown"]
 _RANDOM = random.Random()  # so that processes that start together do not look together
@@ -345,7 +346,7 @@ def _read(file: Path) -> tuple[int, int, bytes] | None:
     try:
         with opened(file) as there:
             status = os.fstat(there.fileno())
-            return status.st_ino, status.st_mtime_ns, there.read()
+            return status.st_ino, status.st_mtime_ns, there.read(MAX_BYTES)
     except OSError as error:
         if error.errno in GONE:
             return None
