@@ -12,11 +12,12 @@ import os
 import statistics
 import subprocess
 import sys
+from pathlib import Path
 
-from leyden.config.paths import root
-from leyden.run.provenance import machine
+from leyden.run import machine
 
-OUTPUTS = root() / "outputs" / "compare_keras"
+ROOT = Path(__file__).resolve().parents[1]
+OUTPUTS = ROOT / "outputs" / "compare_keras"
 
 
 def keras_accuracy(seed: int) -> float:
@@ -32,12 +33,12 @@ def run_keras(seed: int) -> float:
     """The program of the note."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
-    from leyden.files import load
+    from leyden.data import load
 
     from project.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
-    train, test = (load(MNIST, root() / "data", train=train, download=True) for train in (True, False))
+    train, test = (load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False))
     (x_train, y_train), (x_test, y_test) = (
         (split.data.reshape(-1, 784).numpy().astype("float32") / 255, keras.utils.to_categorical(split.targets, 10))
         for split in (train, test)

@@ -3,12 +3,12 @@
 import functools
 import itertools
 import os
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from leyden.config.paths import root
-from leyden.files import load
+from leyden.data import load
 
 from project.data.mnist import MNIST
 from project.models.mlp import MLP
@@ -32,8 +32,9 @@ TORCH_RMSPROP = functools.partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1
 @pytest.fixture(scope="session")
 def mnist_root():
     """The project's data folder, with MNIST in it."""
-    load(MNIST, root() / "data", train=True, download=True)
-    return root() / "data"
+    folder = Path(__file__).parents[1] / "data"
+    load(MNIST, folder, train=True, download=True)
+    return folder
 
 
 def keras_model(seed=0):

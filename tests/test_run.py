@@ -3,15 +3,15 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
-from leyden.config.paths import root
-
+ROOT = Path(__file__).parents[1]
 SMALL = ("data.val_size=59000", "callbacks=bare", "logger=none")
 
 
 def leyden(verb, *arguments):
     command = [sys.executable, "-m", f"leyden.{verb}", *arguments]
-    return subprocess.run(command, cwd=root(), capture_output=True, text=True, check=True).stdout
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
 
 
 def test_a_run_is_trained_resumed_and_evaluated(tmp_path):

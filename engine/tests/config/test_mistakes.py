@@ -62,8 +62,8 @@ trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exac
 +trainer.val_check_interval=7 trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
 +trainer.val_check_interval=30 +trainer.check_val_every_n_epoch=null trainer.max_epochs=2  =>  objective.metric=val/acc: no epoch of this run ends with a validation
 +callbacks.swa={_target_:lightning.pytorch.callbacks.StochasticWeightAveraging,swa_lrs:0.01}  =>  callbacks.swa: StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema
-+callbacks.ema={_target_:leyden.callbacks.kept.EMA,decay:2,update_every_n_steps:1}  =>  callbacks.ema: Invalid decay value 2 provided
-+callbacks.ema={_target_:leyden.callbacks.kept.EMA,decay:0.9,update_every_n_steps:0}  =>  update_every_n_steps=0: must be a whole number, 1 or larger
++callbacks.ema={_target_:leyden.callbacks.EMA,decay:2,update_every_n_steps:1}  =>  callbacks.ema: Invalid decay value 2 provided
++callbacks.ema={_target_:leyden.callbacks.EMA,decay:0.9,update_every_n_steps:0}  =>  update_every_n_steps=0: must be a whole number, 1 or larger
 +callbacks.ema={_target_:lightning.pytorch.callbacks.EMAWeightAveraging,update_starting_at_epoch:1}  =>  callbacks.ema: EMAWeightAveraging: must average after steps, from the first one on
 +task.nope=1  =>  unexpected keyword argument 'nope'; it accepts
 sweep=grid  =>  sweep=grid: needs -m

@@ -122,7 +122,7 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
         run.newest_checkpoint()
 
 
-CALLBACKS = {"checkpoint": {"_target_": "leyden.callbacks.checkpoint.RunCheckpoint", "every_n_steps": None}}
+CALLBACKS = {"checkpoint": {"_target_": "leyden.callbacks.RunCheckpoint", "every_n_steps": None}}
 CALLBACKS["stop"] = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3}
 WHOLE = {"name": "x", "seed": 0, "run_dir": "r", "callbacks": CALLBACKS, "logger": {"csv": {"_target_": "x"}}}
 WHOLE["data"] = {"_target_": "d", "root": "/a", "batch_size": 1}
@@ -131,8 +131,8 @@ SHOWN = """name=y; data.root=/b; trainer.log_every_n_steps=1; callbacks.checkpoi
 cluster={num_jobs: 3}; callbacks.errors={_target_: leyden.pictures.Errors, num_images: 3}
 callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}"""
 CHANGING = """seed=1; data.batch_size=2; trainer.max_epochs=1; callbacks.stop.patience=4
-callbacks.mine={_target_: mine.Callback}; callbacks.ema={_target_: leyden.callbacks.kept.EMA}
-callbacks.pruning={_target_: leyden.sweep.pruning.Pruning, metric: val/acc}"""
+callbacks.mine={_target_: mine.Callback}; callbacks.ema={_target_: leyden.callbacks.EMA}
+callbacks.pruning={_target_: leyden.sweep.Pruning, metric: val/acc}"""
 
 
 def changed(setting):

@@ -4,7 +4,7 @@ import hashlib
 import tempfile
 from pathlib import Path
 
-from leyden.data.table import Table
+from leyden.data import Table
 
 from project.data.files import fetch_wheel
 

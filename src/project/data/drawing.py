@@ -4,8 +4,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from leyden.config.errors import UserError
-from leyden.data.folder import open_image
+from leyden import UserError
+from leyden.data import open_image
 from PIL import Image
 from torch import Tensor
 

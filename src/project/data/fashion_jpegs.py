@@ -4,8 +4,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from leyden.data.folder import FolderDataModule
-from leyden.files import load
+from leyden.data import FolderDataModule, load
 from PIL import Image
 
 from project.data.fashion_mnist import FashionMNIST

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from leyden.data.transforms import check_integers
+from leyden.data import check_integers
 from matplotlib import cbook
 from torch.utils.data import Dataset
 

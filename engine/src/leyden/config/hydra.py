@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from leyden.config.checks import register_resolvers
+from leyden.config.doors import rename_targets
 from leyden.config.errors import UserError
 from leyden.config.paths import conf
 from leyden.config.values import targets
@@ -81,6 +82,7 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     for key in UNUSED:
         if value := OmegaConf.select(cfg.hydra, key):
             raise UserError(f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it")
+    rename_targets(cfg)
     HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
 

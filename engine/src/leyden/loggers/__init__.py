@@ -40,6 +40,8 @@ from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, has_header, read_points, write_points
 from leyden.tasks import evaluated_stage
 
+__all__ = ["MetricsCSV", "TensorBoard", "Wandb"]
+
 MAX_EVENT_BYTES = 2**32  # of a file of events
 
 

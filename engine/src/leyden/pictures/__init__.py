@@ -36,6 +36,20 @@ from leyden.run.lock import check_held
 from leyden.run.result import chart_of, plain, read_curves, save_pdf, use_log_scale
 from leyden.tasks import Task, evaluated_stage, generate
 
+__all__ = [
+    "Confusion",
+    "Curves",
+    "Errors",
+    "Generated",
+    "LoggedConfig",
+    "Monitor",
+    "OnEvaluation",
+    "Predicted",
+    "Reconstructions",
+    "publish",
+    "save_picture",
+]
+
 
 def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
     """Write a figure as `NAME.png`, and log it to TensorBoard and each logger with a `log_image` like `WandbLogger`'s."""

@@ -47,6 +47,7 @@ VALIDATION_LIMITS = (LIMIT_OF_VALIDATION, "trainer.overfit_batches")
 LIMIT = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|val_check_interval)")
 # Callbacks that never change weights or metrics: all of these modules, and these classes of Lightning's.
 DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.pictures")
+OWN_DISPLAY_CALLBACKS = ("Fingerprints", "Progress", "RunCheckpoint", "Summary")
 DISPLAY_CALLBACKS = (
     "RichProgressBar",
     "TQDMProgressBar",
@@ -251,4 +252,6 @@ def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:
     module, _, name = str(flat.get(".".join([*key.split(".")[:2], "_target_"]))).rpartition(".")
     if module.startswith("lightning.pytorch.callbacks"):
         return name in DISPLAY_CALLBACKS
+    if module == "leyden.callbacks":
+        return name in OWN_DISPLAY_CALLBACKS
     return module in DISPLAY_MODULES

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from leyden.config.doors import renamed
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.config.values import dict_at, flatten
@@ -208,7 +209,7 @@ def _unreadable(directory: Path | str, error: Exception) -> UserError:
 
 
 def _checked(config: Any) -> dict[str, Any]:
-    """Return a configuration, whose name can be printed.
+    """Return a configuration, whose name can be printed, with the names of classes that are valid today.
 
     Raises:
         ValueError: It is none.
@@ -217,7 +218,8 @@ def _checked(config: Any) -> dict[str, Any]:
         raise ValueError("it has no configuration")
     if not name.isprintable():  # it could forge lines in lists and terminals
         raise ValueError(f"its name is {name!r}")
-    return config
+    found: dict[str, Any] = renamed(config)
+    return found
 
 
 def _result(content: Mapping[str, Any]) -> Result | None:

@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import TrainConfig
+from leyden.config.doors import rename_targets
 from leyden.config.errors import UserError
 from leyden.config.hydra import chosen_options
 from leyden.config.table import short_names
@@ -71,6 +72,7 @@ class Composer:
                 _set_value(composed, override)
         except (HydraException, OmegaConfBaseException):
             return self._by_hydra(overrides)  # raises an error with the full message
+        rename_targets(composed)
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
             composed.hydra.job.override_dirname = "???"  # the name of a job's directory is its `slug`
@@ -78,6 +80,7 @@ class Composer:
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
         composed: DictConfig = self.loader.load_sweep_config(self.config, list(overrides))
+        rename_targets(composed)
         return composed
 
     def _sets_value(self, override: Override) -> bool:

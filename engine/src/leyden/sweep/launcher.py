@@ -102,7 +102,7 @@ class Launcher:
 
 # Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
-IN_MEMORY = "leyden.data.in_memory.InMemoryDataModule"
+IN_MEMORY = "leyden.data.InMemoryDataModule"
 WARM = "LEYDEN_SWEEP_WARM"  # environment variable of the fork server: what it imports, and the data that it reads
 THREADS = Path("/proc/self/task")  # has a folder per thread
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator

@@ -18,6 +18,8 @@ from torchmetrics import Metric, MetricCollection
 
 from leyden.run.result import STAGES
 
+__all__ = ["Autoencoder", "Classification", "Language", "Means", "Outcome", "Regression", "Task"]
+
 
 class Means(Metric):
     """Means of several values over samples (not over batches), over all processes.

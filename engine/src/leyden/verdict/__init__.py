@@ -6,9 +6,29 @@ print(verdict.compare_with_control(rows, "acc", {"model": "mlp"}, mode="max"))
 print(verdict.rank(rows, "acc", mode="max"))
 """
 
-from leyden.verdict.comparison import compare, compare_with_control
+from leyden.verdict.comparison import (
+    ComparisonOverSets,
+    ControlComparison,
+    TableComparison,
+    compare,
+    compare_with_control,
+)
+from leyden.verdict.difference import Verdict
 from leyden.verdict.front import front
-from leyden.verdict.ranking import rank
+from leyden.verdict.ranking import Ranking, RankingOverSets, rank
 from leyden.verdict.tables import TableError, read
 
-__all__ = ["TableError", "compare", "compare_with_control", "front", "rank", "read"]
+__all__ = [
+    "ComparisonOverSets",
+    "ControlComparison",
+    "Ranking",
+    "RankingOverSets",
+    "TableComparison",
+    "TableError",
+    "Verdict",
+    "compare",
+    "compare_with_control",
+    "front",
+    "rank",
+    "read",
+]

@@ -1,0 +1,89 @@
+"""Doors: public names that a package imports when they are first used, and names that have moved."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from leyden.config.terminal import warn
+
+# Class paths of before, which records and YAML files name, and the public names in their place. An entry stays for two
+# minor versions after the one that it is in first; docs/versions.md has the promise.
+MOVED = {
+    # until 0.2
+    "leyden.callbacks.averaging.EMAWeightAveraging": "leyden.callbacks.EMA",
+    "leyden.callbacks.fingerprint.Fingerprints": "leyden.callbacks.Fingerprints",
+    "leyden.loggers.metrics_csv.MetricsCSV": "leyden.loggers.MetricsCSV",
+    "leyden.loggers.tensorboard.TensorBoard": "leyden.loggers.TensorBoard",
+    "leyden.loggers.wandb.Wandb": "leyden.loggers.Wandb",
+    "leyden.pictures.classification.Confusion": "leyden.pictures.Confusion",
+    "leyden.pictures.classification.Errors": "leyden.pictures.Errors",
+    "leyden.pictures.curves.Curves": "leyden.pictures.Curves",
+    "leyden.pictures.monitor.Monitor": "leyden.pictures.Monitor",
+    "leyden.pictures.network.Summary": "leyden.callbacks.Summary",
+    "leyden.pictures.outputs.Generated": "leyden.pictures.Generated",
+    "leyden.pictures.outputs.Predicted": "leyden.pictures.Predicted",
+    "leyden.pictures.outputs.Reconstructions": "leyden.pictures.Reconstructions",
+    "leyden.tasks.autoencoder.Autoencoder": "leyden.tasks.Autoencoder",
+    "leyden.tasks.classification.Classification": "leyden.tasks.Classification",
+    "leyden.tasks.language.Language": "leyden.tasks.Language",
+    "leyden.tasks.regression.Regression": "leyden.tasks.Regression",
+    # until 0.3.0.dev0
+    "leyden.callbacks.checkpoint.RunCheckpoint": "leyden.callbacks.RunCheckpoint",
+    "leyden.callbacks.display.Fingerprints": "leyden.callbacks.Fingerprints",
+    "leyden.callbacks.display.Progress": "leyden.callbacks.Progress",
+    "leyden.callbacks.display.Summary": "leyden.callbacks.Summary",
+    "leyden.callbacks.kept.EMA": "leyden.callbacks.EMA",
+    "leyden.data.contract.ModuleData": "leyden.data.ModuleData",
+    "leyden.data.folder.FolderDataModule": "leyden.data.FolderDataModule",
+    "leyden.data.in_memory.InMemoryDataModule": "leyden.data.InMemoryDataModule",
+    "leyden.data.streamed.DatasetDataModule": "leyden.data.DatasetDataModule",
+    "leyden.data.table.Table": "leyden.data.Table",
+    "leyden.data.text.Text": "leyden.data.Text",
+    "leyden.data.transforms.Augment": "leyden.data.Augment",
+    "leyden.sweep.pruning.Pruning": "leyden.sweep.Pruning",
+}
+
+
+def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
+    """Return a package's `__getattr__`, which imports a public name from its module when it is first used.
+
+    Args:
+        package: Name of the package.
+        homes: Full name of the module that has it, by public name.
+    """
+
+    def __getattr__(name: str) -> Any:  # noqa: N807 - what Python calls
+        if name not in homes:
+            raise AttributeError(f"module {package!r} has no attribute {name!r}")
+        return getattr(importlib.import_module(homes[name]), name)
+
+    return __getattr__
+
+
+def renamed(node: Any) -> Any:
+    """Return nested plain values in which each `_target_` of before has its name of today."""
+    if isinstance(node, list):
+        return [renamed(value) for value in node]
+    if not isinstance(node, dict):
+        return node
+    found = {key: renamed(value) for key, value in node.items()}
+    name = found.get("_target_")
+    if isinstance(name, str):
+        found["_target_"] = MOVED.get(name, name)
+    return found
+
+
+def rename_targets(cfg: DictConfig) -> None:
+    """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
+    for key in list(cfg):
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue
+        value = cfg[key]
+        if key == "_target_" and value in MOVED:
+            warn(f"{value} is now {MOVED[value]}; the name of before goes with 0.5")
+            with read_write(cfg), open_dict(cfg):
+                cfg[key] = MOVED[value]
+        elif isinstance(value, DictConfig):
+            rename_targets(value)

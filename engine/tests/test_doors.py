@@ -1,0 +1,102 @@
+"""Public names: what a project may name, what stands in records, and what has moved."""
+
+import ast
+import importlib
+import inspect
+import re
+
+import pytest
+import yaml
+
+from leyden.config.doors import MOVED
+from leyden.config.paths import LIBRARY
+from leyden.run.record import read_record, read_summary
+from tests import ENGINE, ROOT, records
+from tests.conftest import QUICK
+
+DOORS = [
+    "leyden",
+    *(
+        f"leyden.{name}"
+        for name in ["callbacks", "data", "exact", "loggers", "pictures", "run", "sweep", "tasks", "verdict"]
+    ),
+]
+MODULES = ["leyden.testing.contracts"]  # of which a project imports all
+PUBLIC = {f"{door}.{name}" for door in DOORS for name in importlib.import_module(door).__all__}
+
+
+def yaml_targets():
+    """Each `_target_` of the library's that a config file, or a template of one, names, with the file."""
+    folders = [ROOT / "conf", LIBRARY / "conf", LIBRARY / "scaffold" / "templates"]
+    for path in (path for folder in folders for path in folder.rglob("*.yaml")):
+        for name in re.findall(r"_target_: *(leyden\.[\w.]+)", path.read_text()):
+            yield path, name
+
+
+def imported_names():
+    """Each name of the library's that the template or a page imports, with the file."""
+    for folder in ("src", "tests", "scripts"):
+        for path in (ROOT / folder).rglob("*.py"):
+            yield from ((path, name) for name in names_in(path.read_text()))
+    for path in (LIBRARY / "scaffold" / "templates").glob("*.txt"):
+        lines = re.findall(r"^from leyden.*$", path.read_text().replace("$imports", "Task"), re.M)
+        yield from ((path, name) for name in names_in("\n".join(lines)))
+    for path in [*(ENGINE / "docs").glob("*.md"), ROOT / "README.md", ROOT / "AGENTS.md"]:
+        for block in re.findall(r"^```python\n(.*?)^```", path.read_text(), re.M | re.S):
+            yield from ((path, name) for name in names_in(block))
+
+
+def names_in(code):
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.ImportFrom) and node.module.split(".")[0] == "leyden":
+            star = [node.module] if node.names[0].name == "*" else []
+            yield from star or [f"{node.module}.{alias.name}" for alias in node.names]
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names if alias.name.startswith("leyden"))
+
+
+def test_what_a_project_names_is_public():
+    named = [*yaml_targets(), *imported_names()]
+    assert len(named) > 40
+    for path, name in named:
+        assert name in (*PUBLIC, *DOORS, *MODULES), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("door", DOORS)
+def test_public_names_are_sorted_there_and_explained(door):
+    module = importlib.import_module(door)
+    assert module.__all__ == sorted(module.__all__, key=lambda name: (name.islower(), not name.isupper(), name))
+    assert "    " in module.__doc__ or "\n\n" in module.__doc__  # an example, or a paragraph
+    for name in set(module.__all__) - {"__version__"}:
+        assert inspect.getdoc(getattr(module, name)), name
+    with pytest.raises(AttributeError, match=f"module '{door}' has no attribute 'no'"):
+        module.no  # noqa: B018
+
+
+def test_what_has_moved_is_public_and_no_name_is_old_and_new():
+    assert {*MOVED.values()} <= PUBLIC
+    assert not {*MOVED} & PUBLIC
+
+
+def test_a_record_with_names_of_before_is_read_and_resumed(train):
+    run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
+    content = records.content(run.directory)
+    config = yaml.safe_load(
+        yaml.safe_dump(content["config"])
+        .replace("leyden.data.InMemoryDataModule", "leyden.data.in_memory.InMemoryDataModule")
+        .replace("leyden.tasks.Classification", "leyden.tasks.classification.Classification")
+        .replace("leyden.callbacks.RunCheckpoint", "leyden.callbacks.checkpoint.RunCheckpoint")
+    )
+    assert config != content["config"]
+    records.put(run.directory, config=config)
+    assert read_record(run.directory).config == content["config"]
+    assert read_summary(str(run.directory)).config["task._target_"] == "leyden.tasks.Classification"
+    _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
+    assert "is now" not in err
+
+
+def test_a_name_of_before_is_said_in_a_line(train):
+    _, _, err = train(
+        "a", *QUICK, "trainer.max_epochs=1", "task._target_=leyden.tasks.classification.Classification"
+    )
+    assert "leyden.tasks.classification.Classification is now leyden.tasks.Classification" in err
