@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SMALL = ("data.val_size=59000", "callbacks=bare", "logger=none")
+SMALL = ("data.val_size=59000", "callbacks=bare", "logger=none", "test=true")
 
 
 def leyden(verb, *arguments):
