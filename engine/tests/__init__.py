@@ -20,6 +20,6 @@ def conf(folder: str) -> list[Path]:
     return sorted((path for _, path in conf_files(f"{folder}/*.yaml")), key=lambda path: path.stem)
 
 
-def mistakes(text):
+def mistakes(text: str) -> list[tuple[str, ...]]:
     """What is typed, and the words that refuse it, by the lines of a text."""
     return [tuple(line.split("  =>  ")) for line in text.strip().splitlines()]

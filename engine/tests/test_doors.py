@@ -73,6 +73,14 @@ def test_public_names_are_sorted_there_and_explained(door):
         module.no  # noqa: B018
 
 
+def test_a_public_name_that_goes_has_a_line_in_the_changelog():
+    """The list is that of the last release; a release writes it anew."""
+    released = {*(ENGINE / "tests" / "public_names.txt").read_text().split()}
+    changelog = (ENGINE / "CHANGELOG.md").read_text()
+    assert len(released) > 50
+    assert [name for name in sorted(released - PUBLIC) if f"`{name}`" not in changelog] == []
+
+
 def test_what_has_moved_is_public_and_no_name_is_old_and_new():
     assert {*MOVED.values()} <= PUBLIC
     assert not {*MOVED} & PUBLIC
