@@ -38,9 +38,10 @@ def trainer():
 
 
 LOST = RuntimeError(BY_A_PEER)
+UNKNOWN = f"another process has died, out of memory if no error stands above (RuntimeError: {BY_A_PEER})"
 ENDS = {
     "killed": (signal.SIGKILL, LOST, "the process of rank 1 has died by SIGKILL, perhaps out of memory", 71),
-    "lost": (None, LOST, "another process has died, out of memory if no error stands above", 71),
+    "lost": (None, LOST, UNKNOWN, 71),
     "own": (None, ValueError("of mine"), "of mine", None),
 }
 

@@ -31,6 +31,7 @@ WATCH_S = 0.2
 SEEN_S = 2.0  # from a connection that breaks to the end of the process at its other side
 TOLD_S = 10.0  # until rank zero, or what has started it, ends the processes that have found the same mistake
 GRACE_S = 5.0  # for the main thread, which may have an error of its own
+MAX_REASON = 200  # characters of a connection's error
 LOCK = "checkpoints/lock"
 LOCK_TIMEOUT_S = 2.0  # a start before may be about to end
 
@@ -101,7 +102,7 @@ class Peers:
             if not is_communication_error(error, trainer.world_size):
                 self._kill()
                 raise
-            raise self._lost() from error
+            raise self._lost(error) from error
         except BaseException:
             self._has_failed.set()
             raise
@@ -135,13 +136,18 @@ class Peers:
         failed = sorted((code, rank) for rank, code in codes if code)
         return (failed[0][1], failed[0][0]) if failed else None
 
-    def _lost(self) -> LostError:
-        """Wait for the end of the process that was lost, and return how it has ended."""
+    def _lost(self, error: Exception | None = None) -> LostError:
+        """Wait for the end of the process that was lost, and return how it has ended.
+
+        Args:
+            error: That of the connection to it, which is all that is known of a process of another machine.
+        """
         given_up = time.monotonic() + SEEN_S * bool(self._started)
         while (dead := self._dead()) is None and time.monotonic() < given_up:
             time.sleep(WATCH_S / 4)
         if dead is None:
-            return LostError("another process has died, out of memory if no error stands above")
+            why = f" ({type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]})" if error else ""
+            return LostError(f"another process has died, out of memory if no error stands above{why}")
         rank, code = dead
         if code > 0:
             return LostError(f"the process of rank {rank} has ended with exit code {code}", code)
