@@ -54,7 +54,8 @@ def main(folder: Path, *overrides: str) -> None:
     known = {line["proposal"] for line in ledger}
     for name, words in PROPOSALS.items():
         if name not in known:
-            ledger.append({"proposal": name, "overrides": words, "verdict": ends[name] or error})
+            verdict = ends[name] or error
+            ledger.append({"proposal": name, "overrides": words, "verdict": verdict, "interval": None})
     for line in ledger:
         print(f"{line['proposal']:14} {in_words(line)}")
     (folder / "ledger.json").write_text(json.dumps(ledger, indent=2))
@@ -63,7 +64,7 @@ def main(folder: Path, *overrides: str) -> None:
 def in_words(line: dict[str, Any]) -> str:
     """Return the verdict on a proposal, with the interval of its difference from the base."""
     verdict = line["verdict"].replace("setting is", f"{line['proposal']} is").replace("control is", f"{BASE} is")
-    if not line.get("interval"):
+    if not line["interval"]:
         return verdict
     low, high = line["interval"]
     return f"{verdict}: {line['difference']:+.4f}, from {low:+.4f} to {high:+.4f}"

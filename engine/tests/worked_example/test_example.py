@@ -28,7 +28,7 @@ def test_the_default_is_the_experiment_of_the_note(command, tmp_path, monkeypatc
     assert result.objective == Objective("val/acc", "max", result.metrics["val/acc"])
     assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
     assert (directory / result.checkpoint).exists()
-    said = ("407,050", "55,000 train", "5,000 val", "test/acc", "samples/s", "tensorboard --logdir=")
+    said = ("407,050", "train 55,000", "val 5,000", "test/acc", "samples/s", "tensorboard --logdir=")
     assert [text for text in (*said, str(directory)) if text not in out] == []
     assert list(directory.glob("train/events.out.tfevents.*"))
     (look,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
@@ -40,7 +40,7 @@ def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(command,
     run_dir = tmp_path / "run"
     out, _ = command("train", "experiment=keras_note", f"run_dir={run_dir}", "trainer.max_epochs=1")
     run = Run(run_dir)
-    assert "60,000 train" in out
+    assert "train 60,000" in out
     assert run.result.optimizer_steps == 469  # five epochs are the 2,345 updates of the note
     assert run.result.objective is None
     assert run.config["trainer"]["max_epochs"] == 1

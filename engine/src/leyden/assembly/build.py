@@ -99,6 +99,8 @@ def set_batch_size(cfg: DictConfig, data: L.LightningDataModule) -> None:
 
     A line says so, also of data that have no such sizes.
     """
+    if cfg.get("task") is None:  # the fork server of a sweep reads data alone
+        return
     kind = target(cfg.task, "task")
     if not getattr(kind, "same_batch_size", False):
         return
