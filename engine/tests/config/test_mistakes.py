@@ -108,6 +108,7 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
 -m cluster=ray seed=0,1  =>  ray is not installed; pip install 'leyden[ray]' installs it
 -m sweep=random sweep.space=tests.sweep.spaces.wrong  =>  optimizer.lrr
+-m sweep.settings=[]  =>  sweep.settings=[]: must be a list of values by key
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice
 +hydra.callbacks.mine._target_=x  =>  has no effect in Leyden
 hydra.run.dir=x  =>  has no effect in Leyden

@@ -65,3 +65,19 @@ def test_processes_share_the_list_that_an_own_sampler_draws(monkeypatch, hook, n
     for epoch in (0, 1):
         assert sorted(epochs[epoch] + epochs[epoch + 2]) == [*range(NUM)]
     assert epochs[0] != epochs[1]
+
+
+def test_a_batch_that_is_read_ahead_again_leaves_the_random_numbers_of_training(monkeypatch):
+    monkeypatch.setattr(loaders.lightning, "prefetches", lambda trainer: True)
+    data = L.LightningDataModule()
+    data.train_dataloader = lambda: DataLoader(range(NUM), shuffle=True)
+    loaders.make_resumable(data, 0)
+    first, again = data.train_dataloader(), data.train_dataloader()
+    batches = iter(first)
+    _, ahead = next(batches), next(batches)
+    again.load_state_dict(first.state_dict())
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    assert next(iter(again)) == ahead
+    assert torch.rand(1) == expected

@@ -6,6 +6,7 @@ import torch
 from PIL import Image
 
 from leyden import pictures
+from leyden.assembly.trainer import RunTrainer
 from leyden.pictures import OnEvaluation, confusion_figure, prediction_figure, render
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
@@ -127,6 +128,14 @@ def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
     for loader, batch in ((0, 0), (0, 1), (1, 0), (1, 1)):
         callback.on_test_batch_end(None, module, kept, None, batch, loader)
     assert len(callback._batches) == 4
+
+
+@pytest.mark.parametrize("kind", ["classes", "text"])
+def test_a_run_is_evaluated_for_the_pictures_of_its_kind(kind):
+    module = Task(network=torch.nn.Linear(1, 1))
+    module.kind = kind
+    drawing = SimpleNamespace(callbacks=[pictures.Confusion(class_names=("a", "b"))])
+    assert RunTrainer.shows_evaluation(drawing, module) == (kind == "classes")
 
 
 def test_the_processes_take_turns_within_a_batch(monkeypatch):

@@ -205,6 +205,7 @@ def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_i
     ranks = re.findall(r"mean rank (\S+)( ≈)?: optimizer.lr=(\S+)", out)
     assert ranks == [("1.17", "", "0.1"), ("2.17", " ≈", "0.2"), ("2.67", "", "0.3")]
     assert "Over 6 data sets, mean ranks closer than 1.42 can't be told apart" in out
+    assert "over data,1," in (tmp_path / "over" / "looks.csv").read_text()
     found = [row["optimizer.lr"] for row in rows(tmp_path / "over")]
     assert found == ["0.1", "0.2", "0.3"] * 5 + ["0.3", "0.1", "0.2"]
     for number, (typed, digest) in enumerate(SAME_DATA):
@@ -357,6 +358,9 @@ def test_two_numbers_of_three_values_each_have_a_heat_map_of_means_and_keys_of_a
     zipped = drawn([Point({**each, "lr": lr}, 0.5) for each in both for lr in (0.1, 0.2)])
     assert [axes.get_xlabel() for axes in zipped.axes] == ["model, optimizer", "lr"]
     assert ticks(zipped.axes[0]) == ["cnn, adamw", "mlp, sgd"]
+    for log, num_panels in ((None, 1), ([], 2)):  # of a search, values go together by chance
+        once = drawn([Point(each, 0.5) for each in both], log=log)
+        assert len(once.axes) == num_panels
     less, words = crossed(lr=lr, width=width)[1:], crossed(lr=lr, model=["a", "b", "c"])
     lacking = [*crossed(lr=[1, 2, 3], width=[1, 2, 3]), Point({"lr": 1}, 0.5)]
     for not_crossed in (crossed(lr=lr[:2], width=width), words, less, lacking):
