@@ -148,7 +148,7 @@ MAX_LOSSES = 1000  # that are kept before they are looked at
 
 
 class SamplesSeen(L.Callback):
-    """Counts the completed epochs, and keeps the losses of batches until they are looked at.
+    """Counts the completed epochs and the samples of a validation, and keeps losses until they are looked at.
 
     An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and `overfit_batches`. An
     epoch that `max_steps`, `max_time` or a callback ends earlier is not counted.
@@ -158,6 +158,7 @@ class SamplesSeen(L.Callback):
 
     def __init__(self) -> None:
         self.num_epochs = 0
+        self.num_validated: int | None = None  # samples of the last validation
         self._losses: list[tuple[int, int, torch.Tensor]] = []  # of batches, with their epoch and index
         self._bad_batch: tuple[int, int] | None = None
 
@@ -189,13 +190,19 @@ class SamplesSeen(L.Callback):
         """Count an epoch, if it is complete."""
         self.num_epochs += trainer.is_last_batch
 
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count the samples of a validation."""
+        self.num_validated = num_validated(trainer)
+
     def state_dict(self) -> dict[str, Any]:
-        """Return the number of epochs."""
-        return {"num_epochs": self.num_epochs}
+        """Return the numbers."""
+        return {"num_epochs": self.num_epochs, "num_validated": self.num_validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the number of epochs."""
+        """Restore the numbers; an earlier version had no second one."""
         self.num_epochs = int(state_dict["num_epochs"])
+        found = state_dict.get("num_validated")
+        self.num_validated = found if isinstance(found, int) else None
 
 
 def samples_per_batch(trainer: L.Trainer) -> float | None:

@@ -25,7 +25,7 @@ from leyden.assembly.start_from import (
 )
 from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
-from leyden.callbacks.kept import num_validated, samples_per_batch
+from leyden.callbacks.kept import samples_per_batch
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.terminal import (
     leyden_command,
@@ -102,7 +102,7 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
         best_epoch=kept.best_at and kept.best_at.epoch,
         best_step=kept.best_at and kept.best_at.step,
-        val_samples=num_validated(lightning),
+        val_samples=trainer.seen.num_validated,
     )
     # The list that decides it may have changed between the starts of the processes.
     test = lightning.strategy.broadcast(test)
