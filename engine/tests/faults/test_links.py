@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from leyden.exact import ExactError
-from tests.conftest import SMALL, here
+from tests.conftest import here
+from tests.data import small
 from tests.exact.test_fit import Net, both
 from tests.exact.test_fit import start as fit
 from tests.faults.commands import OPERATIONS, is_clean
@@ -62,8 +63,12 @@ def call(function, folder, trace=None):
     return code, output.read_text(errors="replace")
 
 
-def train(run, epochs):
-    typed = (*SMALL, "test=false", "callbacks.checkpoint.every_n_steps=4", f"trainer.max_epochs={epochs}")
+SMALL = ("data.val_size=4900", "data.batch_size=30", "model.hidden_sizes=[4]", "trainer.log_every_n_steps=3")
+
+
+def train(run, epochs, root):
+    typed = (*SMALL, f"data.root={root}", "test=false", "callbacks.checkpoint.every_n_steps=4")
+    typed = (*typed, f"trainer.max_epochs={epochs}")
     return lambda: here("train", f"run_dir={run}", f"outputs={run.parent}", *typed)
 
 
@@ -169,9 +174,13 @@ def by_exact(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def by_verbs(tmp_path_factory, mnist_root):
+def by_verbs(tmp_path_factory, small_files):
     folder = tmp_path_factory.mktemp("verbs")
-    return Begun(folder, lambda run: train(run, 1), lambda run: train(run, 2), evaluate)
+    with pytest.MonkeyPatch.context() as patch:
+        small.expect(small_files, patch)
+        yield Begun(
+            folder, lambda run: train(run, 1, small_files), lambda run: train(run, 2, small_files), evaluate
+        )
 
 
 def test_the_files_that_are_traced_are_those_of_a_run(by_exact, by_verbs):
