@@ -197,6 +197,8 @@ def _lock(file: Path, held: contextlib.ExitStack) -> None:
                     f"machine is gone, delete {file})"
                 ) from error
         time.sleep(WATCH_S / 2)
+    if os.fstat(descriptor).st_nlink > 1:  # it is another file, too, which must not change
+        return
     os.ftruncate(descriptor, 0)
     now = time.strftime("%Y-%m-%d %H:%M:%S")
     os.write(descriptor, f"process {os.getpid()} on {platform.node()}, since {now}".encode())
