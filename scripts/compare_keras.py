@@ -38,9 +38,14 @@ def run_keras(seed: int) -> float:
     from project.data.mnist import MNIST
 
     keras.utils.set_random_seed(seed)
-    train, test = (load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False))
+    train, test = (
+        load(MNIST, ROOT / "data", train=train, download=True) for train in (True, False)
+    )
     (x_train, y_train), (x_test, y_test) = (
-        (split.data.reshape(-1, 784).numpy().astype("float32") / 255, keras.utils.to_categorical(split.targets, 10))
+        (
+            split.data.reshape(-1, 784).numpy().astype("float32") / 255,
+            keras.utils.to_categorical(split.targets, 10),
+        )
         for split in (train, test)
     )
     model = keras.Sequential(
@@ -58,14 +63,23 @@ def run_keras(seed: int) -> float:
 def leyden_accuracy(seed: int) -> float:
     """Test accuracy of the same program in Leyden; a finished run returns at once."""
     run_dir = OUTPUTS / f"leyden_{seed}"
-    command = [sys.executable, "-m", "leyden.train", "experiment=keras_note", f"seed={seed}", f"run_dir={run_dir}"]
+    command = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        "experiment=keras_note",
+        f"seed={seed}",
+        f"run_dir={run_dir}",
+    ]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     return float(json.loads((run_dir / "run.json").read_text())["metrics"]["test/acc"])
 
 
 def main() -> None:
     """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=10, help="number of seeds, from 0")
     seeds = range(parser.parse_args().seeds)
     OUTPUTS.mkdir(parents=True, exist_ok=True)

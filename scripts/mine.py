@@ -71,17 +71,23 @@ def check(name: str, engine: str) -> str:
         or name != name.lower()
         or keyword.iskeyword(name)
     ):
-        sys.exit(f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as kanlab")
+        sys.exit(
+            f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as kanlab"
+        )
     taken = name in (*FOLDERS.split(), *sys.stdlib_module_names) or importlib.util.find_spec(name)
     taken = taken or any(importlib.metadata.distributions(name=name))
     pins = (ROOT / "constraints.txt").read_text() if (ROOT / "constraints.txt").is_file() else ""
-    taken = taken or re.search(rf"^{name}==", pins.replace("-", "_"), re.MULTILINE | re.IGNORECASE)  # a logger's
+    taken = taken or re.search(
+        rf"^{name}==", pins.replace("-", "_"), re.MULTILINE | re.IGNORECASE
+    )  # a logger's
     if taken or (ROOT / name).exists() or (ROOT / "src" / name).exists():
         sys.exit(f"NAME={name}: is taken, by a package or folder of that name; choose another name")
     if not (ROOT / "src" / OLD).is_dir():
         sys.exit(f"src/{OLD}/ is missing: this is a project of its own already")
     if changes := git("status", "--porcelain", "--untracked-files=normal"):
-        sys.exit(f"the working tree has changes; commit them first, so that git can undo this\n{changes.rstrip()}")
+        sys.exit(
+            f"the working tree has changes; commit them first, so that git can undo this\n{changes.rstrip()}"
+        )
     if engine.startswith("git+"):
         return f"leyden @ {engine}"
     if engine.endswith(".whl"):
@@ -106,11 +112,17 @@ def in_python(text: str, name: str) -> str:
             aliases = [alias for alias in node.names if alias.name.split(".")[0] == OLD]
             places += [(alias, "") for alias in aliases]
             bound = bound or any(alias.asname is None for alias in aliases)
-        elif isinstance(node, ast.ImportFrom) and not node.level and (node.module or "").split(".")[0] == OLD:
+        elif (
+            isinstance(node, ast.ImportFrom)
+            and not node.level
+            and (node.module or "").split(".")[0] == OLD
+        ):
             places.append((node, r"from[\s\\]+"))
         elif isinstance(node, ast.Constant) and re.fullmatch(OLD + REST, str(node.value)):
             places.append((node, r"[rRuU]?(?:\"{3}|'{3}|\"|')"))
-        elif (isinstance(node, ast.Name) and node.id == OLD) or (isinstance(node, ast.arg) and node.arg == OLD):
+        elif (isinstance(node, ast.Name) and node.id == OLD) or (
+            isinstance(node, ast.arg) and node.arg == OLD
+        ):
             names.append(node)
     if bound:
         if any(isinstance(node, ast.arg) or not isinstance(node.ctx, ast.Load) for node in names):
@@ -118,7 +130,10 @@ def in_python(text: str, name: str) -> str:
         places += [(node, "") for node in names]
     code = text.encode()
     lines = list(itertools.accumulate(map(len, code.splitlines(keepends=True)), initial=0))
-    found = [(lines[node.lineno - 1] + node.col_offset, f"{start}(?={OLD}\\b)".encode()) for node, start in places]
+    found = [
+        (lines[node.lineno - 1] + node.col_offset, f"{start}(?={OLD}\\b)".encode())
+        for node, start in places
+    ]
     for at, pattern in sorted(found, reverse=True):
         if match := re.compile(pattern).match(code, at):  # else a string in parts
             code = code[: match.end()] + name.encode() + code[match.end() + len(OLD) :]
@@ -153,7 +168,9 @@ def in_toml(text: str, name: str) -> str:
     if wanted.get("project", {}).get("name") == OLD:
         wanted["project"]["name"] = name
         table = r"^\[project\][^\n]*\n(?:[^\[\n][^\n]*\n|\n)*?"
-        text = re.sub(rf"({table}name\s*=\s*[\"']){OLD}(?=[\"'])", rf"\g<1>{name}", text, flags=re.MULTILINE)
+        text = re.sub(
+            rf"({table}name\s*=\s*[\"']){OLD}(?=[\"'])", rf"\g<1>{name}", text, flags=re.MULTILINE
+        )
     return verified(re.sub(rf"(?<=[\"']){OLD}(?={REST}[\"'])", name, text), wanted)
 
 
@@ -163,7 +180,9 @@ def depends_on(text: str, requirement: str) -> str:
     project, tool = wanted["project"], wanted.get("tool", {})
     if "leyden" not in project.get("dependencies", []):
         raise ValueError('pyproject.toml: dependencies must have "leyden", which ENGINE replaces')
-    project["dependencies"] = [requirement if each == "leyden" else each for each in project["dependencies"]]
+    project["dependencies"] = [
+        requirement if each == "leyden" else each for each in project["dependencies"]
+    ]
     if tool.get("uv", {}).get("sources", {}).pop("leyden", None):
         text = re.sub(r"^leyden\s*=\s*\{.*\n?", "", text, flags=re.MULTILINE)
         if not tool["uv"]["sources"]:
@@ -178,7 +197,9 @@ def depends_on(text: str, requirement: str) -> str:
 def verified(text: str, wanted: dict[str, Any]) -> str:
     """Return TOML that is read as wanted."""
     if tomllib.loads(text) != wanted:
-        raise ValueError("has the package or the library where this script can't change it; edit it first")
+        raise ValueError(
+            "has the package or the library where this script can't change it; edit it first"
+        )
     return text
 
 
@@ -197,7 +218,9 @@ def rename(name: str) -> list[str]:
         if OLD not in text:
             continue
         try:
-            new = PATH.sub(f"src/{name}", kinds.get(path.suffix, lambda text, name: text)(text, name))
+            new = PATH.sub(
+                f"src/{name}", kinds.get(path.suffix, lambda text, name: text)(text, name)
+            )
         except (SyntaxError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
         if new != text:
@@ -213,30 +236,44 @@ def main(name: str, engine: str) -> None:
     """Do it all; if anything fails, the tree is as before."""
     requirement = check(name, engine)
     tracked = git("ls-files", "-z").split("\0")
-    own = [file for file in ("README.md", "CITATION.cff") if file in tracked or not os.path.lexists(ROOT / file)]
+    own = [
+        file
+        for file in ("README.md", "CITATION.cff")
+        if file in tracked or not os.path.lexists(ROOT / file)
+    ]
     own += [] if os.path.lexists(ROOT / "CHANGELOG.md") else ["CHANGELOG.md"]
     done = False
     try:
         left = rename(name)
-        fields = {"name": name, "today": date.today().isoformat(), "leyden": "https://pypi.org/project/leyden"}
+        fields = {
+            "name": name,
+            "today": date.today().isoformat(),
+            "leyden": "https://pypi.org/project/leyden",
+        }
         texts = {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}
         for file in own:
             (ROOT / file).write_text(texts[file].format(**fields), encoding="utf-8")
         if requirement:
             for file in OF_ENGINE:
-                shutil.rmtree(ROOT / file) if (ROOT / file).is_dir() else (ROOT / file).unlink(missing_ok=True)
+                shutil.rmtree(ROOT / file) if (ROOT / file).is_dir() else (ROOT / file).unlink(
+                    missing_ok=True
+                )
             path = ROOT / "pyproject.toml"
             path.write_bytes(depends_on(path.read_bytes().decode(), requirement).encode())
         Path(__file__).unlink()
         path = ROOT / "Makefile"
         path.write_text(
-            re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE).replace(" mine ", " ")
+            re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE).replace(
+                " mine ", " "
+            )
         )
         git("add", "--all")
         # Another name sorts elsewhere among imports, and makes lines longer or shorter.
         for command in (["check", "--select", "I", "--fix-only"], ["format"]):
             subprocess.run(
-                [sys.executable, "-m", "ruff", *command, "--quiet", "src", "tests", "scripts"], cwd=ROOT, check=True
+                [sys.executable, "-m", "ruff", *command, "--quiet", "src", "tests", "scripts"],
+                cwd=ROOT,
+                check=True,
             )
         done = True
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
@@ -249,7 +286,9 @@ def main(name: str, engine: str) -> None:
             for file in set(own) - set(tracked):
                 (ROOT / file).unlink(missing_ok=True)
     print(*left, sep="\n", end="\n" if left else "")
-    print(f"src/{OLD} is now src/{name}, and README.md, CHANGELOG.md and CITATION.cff are yours to write.")
+    print(
+        f"src/{OLD} is now src/{name}, and README.md, CHANGELOG.md and CITATION.cff are yours to write."
+    )
     print('Next: make check test && git add -A && git commit -m "Begin"')
 
 

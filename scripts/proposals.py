@@ -30,8 +30,14 @@ PROPOSALS = {  # overrides by name; yours may come from a person or a program
 
 def leyden(verb: str, *words: str) -> tuple[int, str, str]:
     """Return the exit code of a command of Leyden, what it printed, and its error in a line."""
-    done = subprocess.run([sys.executable, "-m", f"leyden.{verb}", *words], capture_output=True, text=True)
-    errors = [line.removeprefix("leyden: ") for line in done.stderr.splitlines() if line.startswith("leyden: ")]
+    done = subprocess.run(
+        [sys.executable, "-m", f"leyden.{verb}", *words], capture_output=True, text=True
+    )
+    errors = [
+        line.removeprefix("leyden: ")
+        for line in done.stderr.splitlines()
+        if line.startswith("leyden: ")
+    ]
     return done.returncode, done.stdout, errors[-1] if errors else ""
 
 
@@ -55,7 +61,9 @@ def main(folder: Path, *overrides: str) -> None:
     for name, words in PROPOSALS.items():
         if name not in known:
             verdict = ends[name] or error
-            ledger.append({"proposal": name, "overrides": words, "verdict": verdict, "interval": None})
+            ledger.append(
+                {"proposal": name, "overrides": words, "verdict": verdict, "interval": None}
+            )
     for line in ledger:
         print(f"{line['proposal']:14} {in_words(line)}")
     (folder / "ledger.json").write_text(json.dumps(ledger, indent=2))
@@ -63,7 +71,11 @@ def main(folder: Path, *overrides: str) -> None:
 
 def in_words(line: dict[str, Any]) -> str:
     """Return the verdict on a proposal, with the interval of its difference from the base."""
-    verdict = line["verdict"].replace("setting is", f"{line['proposal']} is").replace("control is", f"{BASE} is")
+    verdict = (
+        line["verdict"]
+        .replace("setting is", f"{line['proposal']} is")
+        .replace("control is", f"{BASE} is")
+    )
     if not line["interval"]:
         return verdict
     low, high = line["interval"]

@@ -18,7 +18,9 @@ os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras", reason="needs keras: make setup installs it")
 
 # Keras 3.12, the last one for Python 3.10, does not know NumPy 2's way to ask for no copy.
-pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:__array__ implementation doesn't accept a copy:DeprecationWarning"
+)
 
 EPOCH = 469  # updates: 468 batches of 128, and one of 96
 # Of the long comparisons. The whole program with more seeds takes minutes, and prints what is found:
@@ -39,7 +41,10 @@ def mnist_root():
 
 def keras_model(seed=0):
     keras.utils.set_random_seed(seed)
-    hidden, output = keras.layers.Dense(512, activation="relu"), keras.layers.Dense(10, activation="softmax")
+    hidden, output = (
+        keras.layers.Dense(512, activation="relu"),
+        keras.layers.Dense(10, activation="softmax"),
+    )
     model = keras.Sequential([keras.Input((784,)), hidden, output])
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
@@ -69,7 +74,9 @@ def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch
     """Largest differences from Keras, in the loss and in the weights, after each update from equal weights."""
     data, test = (MNIST(str(mnist_root), train=train) for train in (True, False))
     model = keras_model(seed)
-    network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0).to(dtype)
+    network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0).to(
+        dtype
+    )
     with torch.no_grad():
         for layer, dense in pairs(network, model):
             layer.weight.copy_(dense.kernel.value.T)
@@ -83,10 +90,15 @@ def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch
         loss.backward()
         optimizer.step()
         one_hot_NK = keras.utils.to_categorical(labels_N.numpy(), 10)
-        keras_loss, _ = model.train_on_batch(images_NCHW.flatten(1).numpy(), one_hot_NK, return_dict=False)
+        keras_loss, _ = model.train_on_batch(
+            images_NCHW.flatten(1).numpy(), one_hot_NK, return_dict=False
+        )
         model.reset_metrics()  # train_on_batch reports the running mean over the batches since then
         losses.append(abs(loss.item() - float(keras_loss)))
-        apart = [(layer.weight - dense.kernel.value.T).abs().max().item() for layer, dense in pairs(network, model)]
+        apart = [
+            (layer.weight - dense.kernel.value.T).abs().max().item()
+            for layer, dense in pairs(network, model)
+        ]
         weights.append(max(apart))
     images_NCHW = test.data[:, None].to(dtype) / 255
     with torch.no_grad():
@@ -126,7 +138,9 @@ def test_a_hundred_updates_are_those_of_keras(mnist_root, seed):
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_in_double_precision_all_updates_are_those_of_keras(mnist_root, in_double_precision, seed):
-    losses, weights = differences(mnist_root, KERAS_RMSPROP, NUM_UPDATES, seed=seed, dtype=torch.float64)
+    losses, weights = differences(
+        mnist_root, KERAS_RMSPROP, NUM_UPDATES, seed=seed, dtype=torch.float64
+    )
     assert max(losses) < 1e-13
     assert max(weights) < 1e-13
 
@@ -160,9 +174,12 @@ def test_initial_weights_have_the_distribution_of_keras():
         assert not dense.bias.value.any()
         # Two-sample Kolmogorov-Smirnov: 1.95 sqrt(2/n) is the bound for a level of 0.001.
         ours, theirs = (
-            each.detach().flatten().double().sort().values for each in (layer.weight, dense.kernel.value)
+            each.detach().flatten().double().sort().values
+            for each in (layer.weight, dense.kernel.value)
         )
         values = torch.cat([ours, theirs]).sort().values
-        below = [torch.searchsorted(each, values, right=True) / len(each) for each in (ours, theirs)]
+        below = [
+            torch.searchsorted(each, values, right=True) / len(each) for each in (ours, theirs)
+        ]
         assert (below[0] - below[1]).abs().max() < 1.95 * (2 / len(ours)) ** 0.5
         assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.01)

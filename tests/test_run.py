@@ -17,7 +17,13 @@ def leyden(verb, *arguments):
 def test_a_run_is_trained_resumed_and_evaluated(tmp_path):
     directory = tmp_path / "run"
     for num_epochs in (1, 2):
-        leyden("train", *SMALL, f"run_dir={directory}", f"outputs={tmp_path}", f"trainer.max_epochs={num_epochs}")
+        leyden(
+            "train",
+            *SMALL,
+            f"run_dir={directory}",
+            f"outputs={tmp_path}",
+            f"trainer.max_epochs={num_epochs}",
+        )
         result = json.loads((directory / "run.json").read_text())
         assert (result["status"], result["epochs"]) == ("finished", num_epochs)
     assert result["metrics"]["test/acc"] > 0.5

@@ -45,11 +45,15 @@ def busy(
         measure: Runs a program, in an environment with further variables; gives seconds by name.
         num_rounds: Runs of each.
     """
-    found: dict[str, list[dict[str, float]]] = {name: [{} for _ in range(num_rounds)] for name in WAYS}
+    found: dict[str, list[dict[str, float]]] = {
+        name: [{} for _ in range(num_rounds)] for name in WAYS
+    }
     for number in range(num_rounds):
         for others, key in enumerate(("quiet_s", "busy_s")):
             with beside(others):
                 for name in random.Random(number).sample(list(WAYS), len(WAYS)):
                     found[name][number][key] = seconds = measure(PROGRAM, WAYS[name])["fit_s"]
-                    print(f"round {number}, {others} beside it: {name}: {seconds:.1f} s", flush=True)
+                    print(
+                        f"round {number}, {others} beside it: {name}: {seconds:.1f} s", flush=True
+                    )
     return found

@@ -24,7 +24,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rounds import Bench, Column, Run, failure, in_turn, machine, markdown, median, python, reason, table
+from rounds import (
+    Bench,
+    Column,
+    Run,
+    failure,
+    in_turn,
+    machine,
+    markdown,
+    median,
+    python,
+    reason,
+    table,
+)
 
 from leyden.config.paths import root
 from leyden.run.files import first_difference, read_fingerprints
@@ -46,7 +58,11 @@ def example(bench: Bench) -> Iterable[str]:
     ours = "Leyden, all defaults"
     programs = {ours: bench.leyden("test=true"), BARE: bench.loop(), GRAPH: bench.loop("--graph")}
     found = bench.alternate(programs)
-    columns = [Column("fit s", "fit_s"), Column(f"÷ {BARE}", "fit_s", BARE), Column("epoch s", "epoch_s")]
+    columns = [
+        Column("fit s", "fit_s"),
+        Column(f"÷ {BARE}", "fit_s", BARE),
+        Column("epoch s", "epoch_s"),
+    ]
     columns += [Column(f"÷ {BARE}", "epoch_s", BARE), Column("whole process s", "process_s")]
     yield bench.head("Five epochs of the example.")
     yield table("program", found, *columns, Column("val/acc", "val_acc"))
@@ -61,7 +77,14 @@ def recipes(bench: Bench) -> Iterable[str]:
     """The recipes of the larger networks in samples/s, beside loops."""
     for name in ("cnn", "resnet"):
         plain = [*RECIPES[name], "data/augment=none"]
-        bare = [*plain, EPOCHS, "callbacks=bare", "logger=none", "objective=null", "data.val_size=0"]
+        bare = [
+            *plain,
+            EPOCHS,
+            "callbacks=bare",
+            "logger=none",
+            "objective=null",
+            "data.val_size=0",
+        ]
         programs = {
             "Leyden": bench.leyden(*RECIPES[name], *SHORT),
             "Leyden, without augmentation": bench.leyden(*plain, *SHORT),
@@ -79,14 +102,20 @@ def recipes(bench: Bench) -> Iterable[str]:
 
 def options(bench: Bench) -> Iterable[str]:
     """Compilation, half precision and fused optimizers, each beside the default."""
-    both = {"`compile=true`": ["compile=true"], "`trainer.precision=bf16-mixed`": ["trainer.precision=bf16-mixed"]}
+    both = {
+        "`compile=true`": ["compile=true"],
+        "`trainer.precision=bf16-mixed`": ["trainer.precision=bf16-mixed"],
+    }
     fused = {"`+optimizer.fused=true`": ["+optimizer.fused=true"]}
     for what, base, changes in (
         ("The example", [], both),
         ("The example with `optimizer=adam`", ["optimizer=adam"], fused),
         ("The recipe resnet", RECIPES["resnet"], {**both, **fused}),
     ):
-        programs = {name: bench.leyden(*base, *SHORT, *more) for name, more in {"default": [], **changes}.items()}
+        programs = {
+            name: bench.leyden(*base, *SHORT, *more)
+            for name, more in {"default": [], **changes}.items()
+        }
         columns = [
             Column("epoch s", "epoch_s"),
             Column("÷ default", "epoch_s", "default"),
@@ -99,19 +128,34 @@ def options(bench: Bench) -> Iterable[str]:
 
 def resume(bench: Bench) -> Iterable[str]:
     """Bits of runs that are stopped and resumed, with and without deterministic operators, and the cost of these."""
-    heads = ["run", "repeated: the same bits", "stopped and resumed: the same bits", "epoch s", "cost"]
+    heads = [
+        "run",
+        "repeated: the same bits",
+        "stopped and resumed: the same bits",
+        "epoch s",
+        "cost",
+    ]
     for name, recipe in list(RECIPES.items())[: 1 if bench.tiny else None]:
         given = {value: [*recipe, f"trainer.deterministic={value}"] for value in ("true", "false")}
-        timed = bench.alternate({value: bench.leyden(*words, *SHORT) for value, words in given.items()})
+        timed = bench.alternate(
+            {value: bench.leyden(*words, *SHORT) for value, words in given.items()}
+        )
         failed = failure([*timed["true"], *timed["false"]])
         seconds = {value: failure(runs) or median(runs, "epoch_s") for value, runs in timed.items()}
         costs = {"true": "none" if failed else cost(timed), "false": ""}
         rows = [
-            [f"`trainer.deterministic={value}`", *same_bits(bench, words), seconds[value], costs[value]]
+            [
+                f"`trainer.deterministic={value}`",
+                *same_bits(bench, words),
+                seconds[value],
+                costs[value],
+            ]
             for value, words in given.items()
         ]
         what = "example" if name == "example" else f"recipe {name}"
-        yield bench.head(f"The {what}: its bits (n = 1 each), and the cost of deterministic operators.")
+        yield bench.head(
+            f"The {what}: its bits (n = 1 each), and the cost of deterministic operators."
+        )
         yield markdown(heads, rows) + "\n"
 
 
@@ -119,12 +163,19 @@ def same_bits(bench: Bench, overrides: list[str]) -> tuple[str, str]:
     """Return whether a run has the bits of the first one when it is repeated, and when it is stopped within an epoch and resumed."""
     num_batches = 2 if bench.tiny else 100
     stop = num_batches + num_batches // 3  # updates before the signal; one more is made
-    few = ["trainer.max_epochs=2", f"trainer.limit_train_batches={num_batches}", "callbacks=bare", "logger=none"]
+    few = [
+        "trainer.max_epochs=2",
+        f"trainer.limit_train_batches={num_batches}",
+        "callbacks=bare",
+        "logger=none",
+    ]
     with tempfile.TemporaryDirectory() as folder:
         whole, again, stopped = (Path(folder, name) for name in ("whole", "again", "stopped"))
 
         def start(directory: Path, *more: str, **how: Any) -> Run:
-            return bench.start([*bench.leyden(*overrides), *few, f"run_dir={directory}", *more], **how)
+            return bench.start(
+                [*bench.leyden(*overrides), *few, f"run_dir={directory}", *more], **how
+            )
 
         if failed := failure([start(whole)]):
             return failed, ""
@@ -147,14 +198,20 @@ def compare(run: Path, other: Path, num_steps: int) -> str:
 
 def cost(timed: dict[str, list[Run]]) -> str:
     """Return by how many percent an epoch takes longer with deterministic operators."""
-    ratios = [a["epoch_s"] / b["epoch_s"] for a, b in zip(timed["true"], timed["false"], strict=True)]
+    ratios = [
+        a["epoch_s"] / b["epoch_s"] for a, b in zip(timed["true"], timed["false"], strict=True)
+    ]
     return f"{100 * (statistics.median(ratios) - 1):+.1f} %"
 
 
 def memory(bench: Bench) -> Iterable[str]:
     """Memory on the GPU at its peak, in MiB."""
-    found = {name: [bench.start(bench.leyden(*RECIPES[name], *SHORT))] for name in ("example", "resnet")}
-    yield bench.head("torch.cuda.max_memory_allocated after the fit; the data lie on the GPU, too.", 1)
+    found = {
+        name: [bench.start(bench.leyden(*RECIPES[name], *SHORT))] for name in ("example", "resnet")
+    }
+    yield bench.head(
+        "torch.cuda.max_memory_allocated after the fit; the data lie on the GPU, too.", 1
+    )
     yield table("run", found, Column("MiB", "peak_mib"))
 
 
@@ -180,7 +237,9 @@ def several(bench: Bench) -> Iterable[str]:
     for name, runs in found.items():
         cells = [failed] if (failed := failure(runs)) else []
         for num in map(str, [] if failed else nums):
-            these, base = ([run.get(num, run) for run in each] for each in (runs, found[ONE_BY_ONE]))
+            these, base = (
+                [run.get(num, run) for run in each] for each in (runs, found[ONE_BY_ONE])
+            )
             figures = f"{median(these, 'samples_s')}; {median(these, 'samples_s', base)}"
             cells.append(failure(these) or figures)
         rows.append([name, *cells])
@@ -205,12 +264,19 @@ def processes(bench: Bench, num: int) -> Run:
                 with contextlib.suppress(BrokenPipeError):  # what it says is read below
                     each.stdin.write("\n")
                     each.stdin.flush()
-        said = [line if line != "ready\n" else each.stdout.read() for each, line in zip(started, said, strict=True)]
+        said = [
+            line if line != "ready\n" else each.stdout.read()
+            for each, line in zip(started, said, strict=True)
+        ]
         runs = []
         for each, line, file in zip(started, said, errors, strict=True):
             file.seek(0)
             failed = each.wait() or not line
-            runs.append({"failed": reason(file.read(), each.returncode)} if failed else json.loads(line)["1"])
+            runs.append(
+                {"failed": reason(file.read(), each.returncode)}
+                if failed
+                else json.loads(line)["1"]
+            )
     if failed := failure(runs):
         return {"failed": failed}
     seconds = max(run["end"] for run in runs) - min(run["start"] for run in runs)
@@ -236,11 +302,17 @@ QUESTIONS: dict[str, Callable[[Bench], Iterable[str]]] = {
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3, help="runs of each program")
-    parser.add_argument("--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="only these tables")
+    parser.add_argument(
+        "--only", nargs="+", choices=QUESTIONS, default=list(QUESTIONS), help="only these tables"
+    )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
-    parser.add_argument("--tiny", action="store_true", help="a few batches of all, which shows that it runs")
+    parser.add_argument(
+        "--tiny", action="store_true", help="a few batches of all, which shows that it runs"
+    )
     told = parser.parse_args()
     if told.device == "cuda" and not torch.cuda.is_available():
         sys.exit("no GPU that PyTorch can use; --device cpu --tiny shows that the programs run")

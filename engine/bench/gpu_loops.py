@@ -72,7 +72,9 @@ def read(overrides: list[str], device: torch.device) -> Callable[[], Problem]:
     def bring() -> Problem:
         normalize = data.facts.normalize.on(device)
         inputs, targets, val_inputs, val_targets = (tensor.to(device) for tensor in tensors)
-        return Problem(cfg, data.facts, normalize(inputs), targets, normalize(val_inputs), val_targets)
+        return Problem(
+            cfg, data.facts, normalize(inputs), targets, normalize(val_inputs), val_targets
+        )
 
     return bring
 
@@ -109,7 +111,9 @@ class Step:
         stream: Where a graph of the update is captured; None for no graph.
     """
 
-    def __init__(self, update: Callable[[], None], index: Tensor, stream: "torch.cuda.Stream | None") -> None:
+    def __init__(
+        self, update: Callable[[], None], index: Tensor, stream: "torch.cuda.Stream | None"
+    ) -> None:
         self.index, self.update = index, update  # a graph does not keep what it reads
         self.run = captured(update, stream) if stream else update
 
@@ -119,7 +123,9 @@ class Step:
         self.run()
 
 
-def updating(problem: Problem, network: nn.Module, optimizer: Optimizer, index: Tensor) -> Callable[[], None]:
+def updating(
+    problem: Problem, network: nn.Module, optimizer: Optimizer, index: Tensor
+) -> Callable[[], None]:
     """Return a function that makes one update of a network."""
 
     def update() -> None:
@@ -131,7 +137,9 @@ def updating(problem: Problem, network: nn.Module, optimizer: Optimizer, index: 
     return update
 
 
-def updating_all(problem: Problem, networks: list[nn.Module], index: Tensor, *, graph: bool) -> tuple[Any, Any]:
+def updating_all(
+    problem: Problem, networks: list[nn.Module], index: Tensor, *, graph: bool
+) -> tuple[Any, Any]:
     """Return a function that makes one update of all networks by vmap, and their stacked parameters.
 
     Args:
@@ -158,7 +166,9 @@ def updating_all(problem: Problem, networks: list[nn.Module], index: Tensor, *, 
     return update, stacked
 
 
-def fit(bring: Callable[[], Problem], *, graph: bool, num_epochs: int, num_batches: int | None) -> dict[str, float]:
+def fit(
+    bring: Callable[[], Problem], *, graph: bool, num_epochs: int, num_batches: int | None
+) -> dict[str, float]:
     """Train; the clock begins with the data on the host, as Leyden's does, and the first epoch is the warm-up."""
     start = time.perf_counter()
     problem = bring()
@@ -186,7 +196,9 @@ def fit(bring: Callable[[], Problem], *, graph: bool, num_epochs: int, num_batch
     return {**found, "val_acc": correct.float().mean().item()}
 
 
-def prepare(problem: Problem, way: str, num: int, *, graph: bool) -> tuple[Callable[[Tensor], None], list[Any]]:
+def prepare(
+    problem: Problem, way: str, num: int, *, graph: bool
+) -> tuple[Callable[[Tensor], None], list[Any]]:
     """Return a function that trains copies of the network, and the parameters of each.
 
     The function takes the samples of each copy and step, shape (copies, steps, N).
@@ -204,7 +216,9 @@ def prepare(problem: Problem, way: str, num: int, *, graph: bool) -> tuple[Calla
             for index in orders.unbind(1):
                 step(index)
 
-        return at_once, [{name: each[number] for name, each in stacked.items()} for number in range(num)]
+        return at_once, [
+            {name: each[number] for name, each in stacked.items()} for number in range(num)
+        ]
     steps = []
     for number, (network, index) in enumerate(zip(networks, first.unbind(0), strict=True)):
         optimizer = problem.optimizer(network.named_parameters(), graph=graph)
@@ -226,7 +240,9 @@ def prepare(problem: Problem, way: str, num: int, *, graph: bool) -> tuple[Calla
     return in_streams if way == "streams" else in_turn, parameters
 
 
-def many(problem: Problem, way: str, num: int, *, graph: bool, num_steps: int, wait: bool) -> dict[str, Any]:
+def many(
+    problem: Problem, way: str, num: int, *, graph: bool, num_steps: int, wait: bool
+) -> dict[str, Any]:
     """Time the training of copies of the network; `start` and `end` are of a clock that processes share."""
     run, _ = prepare(problem, way, num, graph=graph)
     device, size = problem.inputs.device, problem.cfg.data.batch_size
@@ -243,12 +259,19 @@ def many(problem: Problem, way: str, num: int, *, graph: bool, num_steps: int, w
     run(orders_CSN)
     synchronize()
     end = time.monotonic()
-    return {"start": start, "end": end, "samples": num * num_used, "samples_s": num * num_used / (end - start)}
+    return {
+        "start": start,
+        "end": end,
+        "samples": num * num_used,
+        "samples_s": num * num_used / (end - start),
+    }
 
 
 def main() -> None:
     """Train as told, and print the figures as JSON."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("overrides", nargs="*", help="of the configuration, such as experiment=cnn")
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--graph", action="store_true", help="as a CUDA graph")
@@ -257,7 +280,9 @@ def main() -> None:
     parser.add_argument("--way", choices=WAYS, help="train copies of the network so")
     parser.add_argument("--copies", type=int, nargs="+", default=[1])
     parser.add_argument("--steps", type=int, default=400, help="timed updates of each copy")
-    parser.add_argument("--wait", action="store_true", help="print `ready`, and begin when a line comes")
+    parser.add_argument(
+        "--wait", action="store_true", help="print `ready`, and begin when a line comes"
+    )
     told = parser.parse_args()
     bring = read(told.overrides, torch.device(told.device))
     found: dict[Any, Any] = {}

@@ -59,9 +59,21 @@ def watch(num_samples: int, num_epochs: int) -> type[Watch]:
     """Train by the command, all defaults on, on so many images."""
     growth.Watch.seconds, growth.Watch.megabytes = [], []
     with tempfile.TemporaryDirectory() as folder:
-        sys.argv = ["leyden.train", f"run_dir={folder}/run", f"trainer.max_epochs={num_epochs}", "test=false"]
-        sys.argv += ["data.dataset._target_=growth.Repeated", f"+data.dataset.num_samples={num_samples + VAL_SIZE}"]
-        sys.argv += [f"data.val_size={VAL_SIZE}", "~callbacks.progress", "+callbacks.watch._target_=growth.Watch"]
+        sys.argv = [
+            "leyden.train",
+            f"run_dir={folder}/run",
+            f"trainer.max_epochs={num_epochs}",
+            "test=false",
+        ]
+        sys.argv += [
+            "data.dataset._target_=growth.Repeated",
+            f"+data.dataset.num_samples={num_samples + VAL_SIZE}",
+        ]
+        sys.argv += [
+            f"data.val_size={VAL_SIZE}",
+            "~callbacks.progress",
+            "+callbacks.watch._target_=growth.Watch",
+        ]
         train.main()
     return growth.Watch
 
@@ -77,7 +89,9 @@ def main() -> None:
     print("\n| images | s per epoch | microseconds per image |\n|---|---|---|", *rows, sep="\n")
     print("\n| epochs | s per epoch | memory MB |\n|---|---|---|")
     for start in range(0, 100, 20):
-        seconds, memory = (statistics.median(v[start : start + 20]) for v in (seen.seconds, seen.megabytes))
+        seconds, memory = (
+            statistics.median(v[start : start + 20]) for v in (seen.seconds, seen.megabytes)
+        )
         print(f"| {start + 1} to {start + 20} | {seconds:.3f} | {memory:.0f} |")
 
 

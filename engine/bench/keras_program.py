@@ -13,15 +13,26 @@ import numpy as np
 
 keras.utils.set_random_seed(0)
 raw = Path(__file__).resolve().parents[2] / "data" / "MNIST" / "raw"
-images = np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, offset=16).reshape(-1, 784).astype("float32") / 255
+images = (
+    np.fromfile(raw / "train-images-idx3-ubyte", np.uint8, offset=16)
+    .reshape(-1, 784)
+    .astype("float32")
+    / 255
+)
 labels = np.fromfile(raw / "train-labels-idx1-ubyte", np.uint8, offset=8).astype("int32")
 model = keras.Sequential(
-    [keras.Input((784,)), keras.layers.Dense(512, activation="relu"), keras.layers.Dense(10, activation="softmax")]
+    [
+        keras.Input((784,)),
+        keras.layers.Dense(512, activation="relu"),
+        keras.layers.Dense(10, activation="softmax"),
+    ]
 )
 model.compile(optimizer="rmsprop", loss="sparse_categorical_crossentropy", metrics=["accuracy"])
 with tempfile.TemporaryDirectory() as folder:
     callbacks = [
-        keras.callbacks.ModelCheckpoint(f"{folder}/best.keras", monitor="val_accuracy", save_best_only=True),
+        keras.callbacks.ModelCheckpoint(
+            f"{folder}/best.keras", monitor="val_accuracy", save_best_only=True
+        ),
         keras.callbacks.TensorBoard(folder, update_freq=50),
     ]
     start, cpu = time.perf_counter(), time.process_time()

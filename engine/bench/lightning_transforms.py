@@ -27,7 +27,9 @@ class Module(L.LightningModule):
 
     def __init__(self) -> None:
         super().__init__()
-        self.network = nn.Sequential(nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10))
+        self.network = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, 512), nn.ReLU(), nn.Linear(512, 10)
+        )
         self.train_acc, self.val_acc = (MulticlassAccuracy(10, average="micro") for _ in range(2))
 
     def training_step(self, batch: list[torch.Tensor]) -> torch.Tensor:
@@ -68,4 +70,8 @@ with tempfile.TemporaryDirectory() as folder:
     start, cpu = time.perf_counter(), time.process_time()
     trainer.fit(module, DataLoader(train, 128, shuffle=True), DataLoader(val, 1000))
     fit_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-print(json.dumps({"fit_s": fit_s, "cpu_s": cpu_s, "val_acc": trainer.callback_metrics["val/acc"].item()}))
+print(
+    json.dumps(
+        {"fit_s": fit_s, "cpu_s": cpu_s, "val_acc": trainer.callback_metrics["val/acc"].item()}
+    )
+)

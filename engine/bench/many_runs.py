@@ -29,7 +29,12 @@ COMMANDS = {
     "`runs sort=-val/acc`": ("runs", "outputs", "sort=-val/acc"),
     "`runs where='optimizer.lr > 0.001'`": ("runs", "outputs", "where=optimizer.lr > 0.001"),
     "`summarize`": ("summarize", "outputs"),
-    "`compare` of two halves": ("compare", "outputs", "a=optimizer.lr > 0.001", "b=optimizer.lr <= 0.001"),
+    "`compare` of two halves": (
+        "compare",
+        "outputs",
+        "a=optimizer.lr > 0.001",
+        "b=optimizer.lr <= 0.001",
+    ),
 }
 NUM_ROUNDS = 3
 RUNS_PER_SWEEP = 500
@@ -53,12 +58,19 @@ def simulate(outputs: Path, num_runs: int) -> None:
     """Write sweeps of run directories, each with the files of a run of the default configuration."""
     config, draw = default_config(), random.Random(0)
     yaml_text = yaml.safe_dump(config)
-    curves = "step,metric,value\n" + "".join(f"{step},train/loss,0.5\n" for step in range(0, 2345, 50))
+    curves = "step,metric,value\n" + "".join(
+        f"{step},train/loss,0.5\n" for step in range(0, 2345, 50)
+    )
     for number in range(num_runs):
         sweep, job = divmod(number, RUNS_PER_SWEEP)
         setting, seed = divmod(job, NUM_SEEDS)
         rate, width = 10 ** -(2 + setting % 10 / 5), 64 * (1 + setting // 10)
-        directory = outputs / "sweeps" / f"s{sweep}" / f"model.hidden_sizes-{width}_lr-{rate:.3g}_seed-{seed}"
+        directory = (
+            outputs
+            / "sweeps"
+            / f"s{sweep}"
+            / f"model.hidden_sizes-{width}_lr-{rate:.3g}_seed-{seed}"
+        )
         (directory / "checkpoints").mkdir(parents=True)
         for name in (*OTHER_FILES, "checkpoints/best.ckpt", "checkpoints/last.ckpt"):
             (directory / name).touch()

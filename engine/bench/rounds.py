@@ -54,17 +54,30 @@ class Bench(NamedTuple):
     def loop(self, *words: str) -> list[str]:
         """Return the command of a loop by hand; overrides come first."""
         few = ["--epochs", "2", "--batches", "2", "--steps", "4"] if self.tiny else []
-        return ["gpu_loops.py", *(SMALL if self.tiny else ()), *words, "--device", self.device, *few]
+        return [
+            "gpu_loops.py",
+            *(SMALL if self.tiny else ()),
+            *words,
+            "--device",
+            self.device,
+            *few,
+        ]
 
-    def start(self, command: list[str], environment: dict[str, str] | None = None, code: int = 0) -> Run:
+    def start(
+        self, command: list[str], environment: dict[str, str] | None = None, code: int = 0
+    ) -> Run:
         """Run a program to its end, which is to have this exit code, and return the figures that it prints."""
         if self.device == "cpu" and "--graph" in command:
             return {"failed": "skipped: CUDA graphs need a GPU"}
-        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:  # also of what is killed
+        with tempfile.TemporaryDirectory(
+            ignore_cleanup_errors=True
+        ) as folder:  # also of what is killed
             env = {**self.environment(environment), "TMPDIR": folder}
             start = time.perf_counter()
             try:
-                done = subprocess.run(python(command), env=env, capture_output=True, text=True, timeout=TIMEOUT_S)
+                done = subprocess.run(
+                    python(command), env=env, capture_output=True, text=True, timeout=TIMEOUT_S
+                )
             except subprocess.TimeoutExpired:
                 return {"failed": f"failed: no end after {TIMEOUT_S} s"}
             seconds = time.perf_counter() - start
@@ -74,7 +87,11 @@ class Bench(NamedTuple):
 
     def environment(self, more: dict[str, str] | None = None) -> dict[str, str]:
         """Return the environment of a program, without GPUs if it is to use none."""
-        return {**AS_TYPED, **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}), **(more or {})}
+        return {
+            **AS_TYPED,
+            **({"CUDA_VISIBLE_DEVICES": ""} if self.device == "cpu" else {}),
+            **(more or {}),
+        }
 
     def alternate(self, programs: dict[str, list[str]]) -> dict[str, list[Run]]:
         """Run each program once a round, and return its figures by round."""
@@ -146,11 +163,19 @@ def median(runs: list[Run], key: str, beside: list[Run] | None = None) -> str:
     if beside is None:
         values = [run[key] for run in runs if key in run]
     else:
-        values = [run[key] / of[key] for run, of in zip(runs, beside, strict=True) if key in run and key in of]
+        values = [
+            run[key] / of[key]
+            for run, of in zip(runs, beside, strict=True)
+            if key in run and key in of
+        ]
     if len(values) < len(runs):
         return "none"
     middle = figure(statistics.median(values))
-    return middle if len(runs) == 1 or beside else f"{middle} ({figure(min(values))} to {figure(max(values))})"
+    return (
+        middle
+        if len(runs) == 1 or beside
+        else f"{middle} ({figure(min(values))} to {figure(max(values))})"
+    )
 
 
 def markdown(heads: list[str], rows: list[list[str]]) -> str:
@@ -164,6 +189,8 @@ def table(first: str, found: dict[str, list[Run]], *columns: Column) -> str:
     rows = []
     for name, runs in found.items():
         failed = failure(runs)
-        figures = [median(runs, each.key, found[each.beside] if each.beside else None) for each in columns]
+        figures = [
+            median(runs, each.key, found[each.beside] if each.beside else None) for each in columns
+        ]
         rows.append([name, failed] if failed else [name, *figures])
     return markdown([first, *(each.head for each in columns)], rows)

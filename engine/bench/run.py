@@ -45,7 +45,9 @@ PROGRAMS: dict[str, tuple[list[str], str | None, int]] = {
 }
 
 
-def measure(program: list[str], environment: dict[str, str], python: str = sys.executable) -> dict[str, float]:
+def measure(
+    program: list[str], environment: dict[str, str], python: str = sys.executable
+) -> dict[str, float]:
     """Seconds of a program's fit and of its whole process."""
     start = time.perf_counter()
     done = subprocess.run(
@@ -65,11 +67,17 @@ def hardware() -> str:
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else (names or [platform.processor()])[0]
+    name = (
+        torch.cuda.get_device_name()
+        if torch.cuda.is_available()
+        else (names or [platform.processor()])[0]
+    )
     return f"{name}, {os.cpu_count()} cores, {torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}"
 
 
-def table(found: dict[str, list[dict[str, float]]], first: str, columns: tuple[tuple[str, str, str], ...]) -> str:
+def table(
+    found: dict[str, list[dict[str, float]]], first: str, columns: tuple[tuple[str, str, str], ...]
+) -> str:
     """Medians and ranges in Markdown; ratios are medians over the rounds, each within its round.
 
     Args:
@@ -84,8 +92,13 @@ def table(found: dict[str, list[dict[str, float]]], first: str, columns: tuple[t
         cells = [name]
         for key, _, other in columns:
             values = [run[key] for run in runs]
-            cells.append(f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})")
-            ratios = [run[key] / beside[key] for run, beside in zip(runs, found.get(other, []), strict=False)]
+            cells.append(
+                f"{statistics.median(values):.1f} ({min(values):.1f} to {max(values):.1f})"
+            )
+            ratios = [
+                run[key] / beside[key]
+                for run, beside in zip(runs, found.get(other, []), strict=False)
+            ]
             cells.append(f"{statistics.median(ratios):.2f}" if ratios else "")
         lines.append(f"| {' | '.join([*cells, str(len(runs))])} |")
     return "\n".join(lines)
@@ -108,10 +121,16 @@ def picture(found: dict[str, list[dict[str, float]]]) -> Figure:
 
 def main() -> None:
     """Measure, print and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="runs of each program; 3 at most of the slow ones"
+    )
     parser.add_argument("--only", default="", help="only programs that have this in their name")
-    parser.add_argument("--keras-python", help="the Python that has Keras; without it Keras is left out")
+    parser.add_argument(
+        "--keras-python", help="the Python that has Keras; without it Keras is left out"
+    )
     parser.add_argument(
         "--busy", action="store_true", help="what a process beside it costs a run, and nothing else"
     )
@@ -145,7 +164,9 @@ def main() -> None:
     text = f"{hardware()}\n\n{table(found, 'program', columns)}\n"
     print(f"\n{text}")
     (OUTPUTS / "bench.md").write_text(text)
-    (OUTPUTS / "bench.json").write_text(json.dumps({"hardware": hardware(), "runs": found}, indent=2) + "\n")
+    (OUTPUTS / "bench.json").write_text(
+        json.dumps({"hardware": hardware(), "runs": found}, indent=2) + "\n"
+    )
     picture(found).savefig(OUTPUTS / "bench.png", dpi=120)
     print(f"written: {OUTPUTS}/bench.md, bench.json, bench.png")
 

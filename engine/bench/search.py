@@ -68,18 +68,30 @@ def main() -> None:
             "objective.metric=val/seconds",
             "objective.mode=min",
         ]
-        command += ["+task.seconds=interval(4,32)", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
+        command += [
+            "+task.seconds=interval(4,32)",
+            "trainer.max_epochs=1",
+            "trainer.limit_train_batches=1",
+        ]
         command += ["trainer.limit_val_batches=1", "callbacks=bare", "logger=none"]
         path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
         start = time.perf_counter()
-        subprocess.run([sys.executable, *command], env={**os.environ, "PYTHONPATH": path}, check=True)
+        subprocess.run(
+            [sys.executable, *command], env={**os.environ, "PYTHONPATH": path}, check=True
+        )
         wall = time.perf_counter() - start
-        results = sorted(Path(folder).glob("sweeps/s/*/run.json"), key=lambda path: path.stat().st_mtime)
+        results = sorted(
+            Path(folder).glob("sweeps/s/*/run.json"), key=lambda path: path.stat().st_mtime
+        )
         seconds = [json.loads(path.read_text())["seconds"] for path in results]
     ideal = sum(seconds) / NUM_AT_ONCE
     batches = sum(max(seconds[n : n + NUM_AT_ONCE]) for n in range(0, len(seconds), NUM_AT_ONCE))
-    print(f"\n{len(seconds)} trials of {min(seconds):.1f} to {max(seconds):.1f} s, {NUM_AT_ONCE} at once")
-    print(f"the search took {wall:.1f} s: {wall / ideal:.2f} x half of the sum of the trials, {ideal:.1f} s")
+    print(
+        f"\n{len(seconds)} trials of {min(seconds):.1f} to {max(seconds):.1f} s, {NUM_AT_ONCE} at once"
+    )
+    print(
+        f"the search took {wall:.1f} s: {wall / ideal:.2f} x half of the sum of the trials, {ideal:.1f} s"
+    )
     print(f"in batches of {NUM_AT_ONCE}, by their seconds alone: {batches / ideal:.2f} x")
 
 

@@ -47,14 +47,21 @@ def write(folder: Path, shape: tuple[int, int], num: int) -> None:
             shutil.copyfile(first[n % 50], path)  # a file of its own, of the same content
             continue
         colours = 255 * torch.rand(1, 3, 12, 16, generator=generator)
-        pixels = interpolate(colours, shape, mode="bicubic") + 8 * torch.randn(1, 3, *shape, generator=generator)
+        pixels = interpolate(colours, shape, mode="bicubic") + 8 * torch.randn(
+            1, 3, *shape, generator=generator
+        )
         write_jpeg(pixels[0].clamp(0, 255).byte(), str(path), quality=92)
         first.append(path)
 
 
 def plain(folder: str) -> Iterable[object]:
     """Batches as PyTorch and torchvision give them."""
-    steps = [v2.Resize(SIZE), v2.CenterCrop(SIZE), v2.PILToTensor(), v2.ToDtype(torch.float32, scale=True)]
+    steps = [
+        v2.Resize(SIZE),
+        v2.CenterCrop(SIZE),
+        v2.PILToTensor(),
+        v2.ToDtype(torch.float32, scale=True),
+    ]
     images = ImageFolder(f"{folder}/train", v2.Compose(steps))
     return DataLoader(images, BATCH, shuffle=True, num_workers=WORKERS, persistent_workers=True)
 
@@ -75,7 +82,10 @@ PROGRAMS = {"leyden": leyden, "plain": plain}
 def megabytes() -> float:
     """Memory of this process and of its children."""
     total = 0
-    for pid in [os.getpid(), *map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())]:
+    for pid in [
+        os.getpid(),
+        *map(int, Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()),
+    ]:
         lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
         total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total / 1e3
@@ -108,7 +118,9 @@ def program(name: str, folder: str) -> None:
 def measure(name: str, folder: Path) -> dict[str, float]:
     """The same in a process of its own."""
     command = [sys.executable, __file__, "--program", name, "--folder", str(folder)]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"})
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "THP_MEM_ALLOC_ENABLE": "1"}
+    )
     if done.returncode:
         sys.exit(f"{name} failed:\n{done.stderr[-2000:]}")
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -117,9 +129,13 @@ def measure(name: str, folder: Path) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--gigabytes", type=float, nargs="*", default=[1, 4], help="data to measure the memory on")
+    parser.add_argument(
+        "--gigabytes", type=float, nargs="*", default=[1, 4], help="data to measure the memory on"
+    )
     parser.add_argument("--program", choices=PROGRAMS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -127,7 +143,9 @@ def main() -> None:
         program(arguments.program, arguments.folder)
         return
     with tempfile.TemporaryDirectory() as made:
-        rates: dict[str, dict[str, list[float]]] = {kind: {name: [] for name in PROGRAMS} for kind in KINDS}
+        rates: dict[str, dict[str, list[float]]] = {
+            kind: {name: [] for name in PROGRAMS} for kind in KINDS
+        }
         for kind, (shape, num) in KINDS.items():
             write(Path(made, kind), shape, num)
         pairs = [(kind, name) for kind in KINDS for name in PROGRAMS]
@@ -135,9 +153,13 @@ def main() -> None:
             for kind, name in random.Random(number).sample(pairs, len(pairs)):
                 rates[kind][name].append(measure(name, Path(made, kind))["images_per_s"])
         print(f"{os.cpu_count()} cores, {WORKERS} workers, n = {arguments.rounds}\n")
-        print("| images | Leyden, images per s | plain DataLoader | ratio, median of rounds |\n|---|---|---|---|")
+        print(
+            "| images | Leyden, images per s | plain DataLoader | ratio, median of rounds |\n|---|---|---|---|"
+        )
         for kind, found in rates.items():
-            ratio = statistics.median(a / b for a, b in zip(found["leyden"], found["plain"], strict=True))
+            ratio = statistics.median(
+                a / b for a, b in zip(found["leyden"], found["plain"], strict=True)
+            )
             ours, theirs = (statistics.median(found[name]) for name in PROGRAMS)
             print(f"| {kind} | {ours:.0f} | {theirs:.0f} | {ratio:.2f} |", flush=True)
     print("\n| data | Leyden, peak memory | plain DataLoader |\n|---|---|---|")
@@ -148,7 +170,9 @@ def main() -> None:
             size = sum(path.stat().st_size for path in Path(made).rglob("*.jpg")) / 50
             write(Path(made), shape, num := round(gigabytes * 1e9 / size))
             ours, theirs = (measure(name, Path(made))["peak_mb"] for name in PROGRAMS)
-            print(f"| {gigabytes:g} GB, {num} images | {ours:.0f} MB | {theirs:.0f} MB |", flush=True)
+            print(
+                f"| {gigabytes:g} GB, {num} images | {ours:.0f} MB | {theirs:.0f} MB |", flush=True
+            )
 
 
 if __name__ == "__main__":

@@ -32,11 +32,20 @@ def sweep(num_at_once: int) -> tuple[float, float, float]:
     """Seconds of a sweep, those from its first job's start to its last one's end, and megabytes of the largest of its processes."""
     largest = 0.0
     with tempfile.TemporaryDirectory() as folder, tempfile.TemporaryFile("w+") as errors:
-        command = [*SWEEP, "trainer.max_epochs=1", f"outputs={folder}", f"cluster.num_jobs={num_at_once}"]
+        command = [
+            *SWEEP,
+            "trainer.max_epochs=1",
+            f"outputs={folder}",
+            f"cluster.num_jobs={num_at_once}",
+        ]
         start = time.perf_counter()
         # In a session of its own, by which its processes are found.
         process = subprocess.Popen(
-            command, stdout=subprocess.DEVNULL, stderr=errors, env=ENVIRONMENT, start_new_session=True
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            env=ENVIRONMENT,
+            start_new_session=True,
         )
         while process.poll() is None:
             largest = max([largest, *workers(process.pid)])
@@ -57,13 +66,24 @@ def workers(session: int) -> list[float]:
         with contextlib.suppress(OSError):  # it has ended by now
             pid = int(status.parent.name)
             if pid != session and os.getsid(pid) == session:
-                found += [int(line.split()[1]) * 1024 / 1e6 for line in status.open() if line.startswith("VmRSS")]
+                found += [
+                    int(line.split()[1]) * 1024 / 1e6
+                    for line in status.open()
+                    if line.startswith("VmRSS")
+                ]
     return found
 
 
 def one_step_command(num_runs: int, folder: str) -> list[str]:
     """The command of a sweep, named s, of so many runs of one step."""
-    command = [sys.executable, "-m", "leyden.train", "-m", f"seed=range({num_runs})", "trainer.max_epochs=1"]
+    command = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        "-m",
+        f"seed=range({num_runs})",
+        "trainer.max_epochs=1",
+    ]
     command += ["trainer.limit_train_batches=1", "sweep_name=s", f"cluster.num_jobs={CORES}"]
     return [*command, f"outputs={folder}"]
 
@@ -88,7 +108,10 @@ def growth(num_runs: int) -> None:
                 pages = int(Path(f"/proc/{process.pid}/statm").read_text().split()[1])
                 megabytes = pages * os.sysconf("SC_PAGE_SIZE") / 1e6
             largest = max([largest, *workers(process.pid)])
-            num = sum('"status": null' not in path.read_text() for path in Path(folder).glob("sweeps/s/*/run.json"))
+            num = sum(
+                '"status": null' not in path.read_text()
+                for path in Path(folder).glob("sweeps/s/*/run.json")
+            )
             if num - num_before >= num_runs / 10:
                 now = time.perf_counter()
                 rate = (num - num_before) * 60 / (now - before)
@@ -109,7 +132,9 @@ def one_step_runs() -> tuple[float, float, float]:
                 first = time.perf_counter() - start
             time.sleep(0.02)
         seconds = time.perf_counter() - start
-        results = [json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/run.json")]
+        results = [
+            json.loads(path.read_text()) for path in Path(folder).glob("sweeps/s/*/run.json")
+        ]
         trained = statistics.median(result["seconds"] for result in results)
         assert first is not None
         assert len(results) == NUM_MANY
@@ -121,16 +146,22 @@ def one_step_runs() -> tuple[float, float, float]:
 def loops(num_at_once: int) -> float:
     """Seconds that a fit of the bare loop takes, divided by their number where several run at once."""
     environment = {**ENVIRONMENT, "OMP_NUM_THREADS": str(CORES // num_at_once)}
-    running = [subprocess.Popen(LOOP, env=environment, stdout=subprocess.PIPE) for _ in range(num_at_once)]
+    running = [
+        subprocess.Popen(LOOP, env=environment, stdout=subprocess.PIPE) for _ in range(num_at_once)
+    ]
     printed = [process.communicate()[0] for process in running]
     return max(json.loads(text)["fit_s"] for text in printed) / num_at_once
 
 
 def main() -> None:
     """Measure in turn, and print medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--growth", type=int, metavar="RUNS", help="only the growth of a sweep with so many runs")
+    parser.add_argument(
+        "--growth", type=int, metavar="RUNS", help="only the growth of a sweep with so many runs"
+    )
     arguments = parser.parse_args()
     if arguments.growth:
         growth(arguments.growth)
@@ -151,14 +182,27 @@ def main() -> None:
             f"jobs {job_ratios[-1]:.2f}, loop {loop_ratios[-1]:.2f}",
             flush=True,
         )
-    print(f"\n| sweep of {NUM_JOBS} runs, {CORES} cores, n = {rounds} | s | runs a minute |\n|---|---|---|")
-    for name, values in ((f"one at a time, {CORES} threads", one), (f"{CORES} at once, a thread each", many)):
-        print(f"| {name} | {statistics.median(values):.1f} | {NUM_JOBS * 60 / statistics.median(values):.1f} |")
-    print(f"\nratio {statistics.median(ratios):.2f}; from the first job's start to the last one's end ", end="")
-    print(f"{statistics.median(job_ratios):.2f}; that of the bare loop {statistics.median(loop_ratios):.2f}")
+    print(
+        f"\n| sweep of {NUM_JOBS} runs, {CORES} cores, n = {rounds} | s | runs a minute |\n|---|---|---|"
+    )
+    for name, values in (
+        (f"one at a time, {CORES} threads", one),
+        (f"{CORES} at once, a thread each", many),
+    ):
+        print(
+            f"| {name} | {statistics.median(values):.1f} | {NUM_JOBS * 60 / statistics.median(values):.1f} |"
+        )
+    print(
+        f"\nratio {statistics.median(ratios):.2f}; from the first job's start to the last one's end ",
+        end="",
+    )
+    print(
+        f"{statistics.median(job_ratios):.2f}; that of the bare loop {statistics.median(loop_ratios):.2f}"
+    )
     print(f"memory of a process that runs jobs, at most: {max(megabytes):.0f} MB")
     first, over, again = (
-        statistics.median(values) for values in zip(*(one_step_runs() for _ in range(rounds)), strict=True)
+        statistics.median(values)
+        for values in zip(*(one_step_runs() for _ in range(rounds)), strict=True)
     )
     print(
         f"{NUM_MANY} runs of one step: the first one begins after {first:.1f} s; a run takes {over:.2f} s besides"

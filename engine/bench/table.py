@@ -22,7 +22,12 @@ RECIPES = {
     "mlp": [],
     "cnn": ["experiment=cnn"],
     "resnet": ["experiment=resnet"],
-    "mobilenet": ["model=mobilenet", "optimizer=adam", "scheduler=onecycle", "trainer.max_epochs=1"],
+    "mobilenet": [
+        "model=mobilenet",
+        "optimizer=adam",
+        "scheduler=onecycle",
+        "trainer.max_epochs=1",
+    ],
 }
 DATA = ("mnist", "fashion_mnist")
 
@@ -30,7 +35,14 @@ DATA = ("mnist", "fashion_mnist")
 def result(recipe: str, data: str, seed: int) -> dict[str, float]:
     """Return the result of a run; a finished one returns at once."""
     run_dir = OUTPUTS / f"{recipe}-{data}-{seed}"
-    command = [sys.executable, "-m", "leyden.train", *RECIPES[recipe], f"data={data}", f"seed={seed}"]
+    command = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        *RECIPES[recipe],
+        f"data={data}",
+        f"seed={seed}",
+    ]
     subprocess.run([*command, f"run_dir={run_dir}"], check=True, stdout=subprocess.DEVNULL)
     found = json.loads(Path(run_dir, "run.json").read_text())
     return {**found["metrics"], "epochs": found["epochs"], "seconds": found["seconds"]}
@@ -38,7 +50,9 @@ def result(recipe: str, data: str, seed: int) -> dict[str, float]:
 
 def main() -> None:
     """Print one row per network and data set."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, default=3, help="number of seeds, from 0")
     seeds = range(parser.parse_args().seeds)
     print(f"{machine()['cpu']}, {os.cpu_count()} cores, n = {len(seeds)}\n")

@@ -60,7 +60,13 @@ def timed_fit(self: Trainer, *args: Any, **kwargs: Any) -> None:
 
 Trainer.fit = timed_fit  # type: ignore[method-assign]
 with tempfile.TemporaryDirectory() as folder:
-    sys.argv = ["leyden.train", f"outputs={folder}", f"run_dir={folder}/run", "test=false", *sys.argv[1:]]
+    sys.argv = [
+        "leyden.train",
+        f"outputs={folder}",
+        f"run_dir={folder}/run",
+        "test=false",
+        *sys.argv[1:],
+    ]
     train.main()
     run_dir = [word.partition("=")[2] for word in sys.argv if word.startswith("run_dir=")][-1]
     result = json.loads(Path(run_dir, "run.json").read_text())
@@ -68,5 +74,7 @@ if "val/acc" in result["metrics"]:
     found["val_acc"] = result["metrics"]["val/acc"]
 if len(epoch_ends) > 1:
     found["epoch_s"] = statistics.median(end - start for start, end in pairwise(epoch_ends))
-    found["samples_s"] = result["samples_per_second"] * result["seconds"] / result["epochs"] / found["epoch_s"]
+    found["samples_s"] = (
+        result["samples_per_second"] * result["seconds"] / result["epochs"] / found["epoch_s"]
+    )
 print(json.dumps(found))

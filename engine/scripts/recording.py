@@ -43,17 +43,26 @@ def record(folder: Path, overrides: Sequence[str] = (), *, killed_at: int = 1000
     lines = [*_typed(folder, *TRAIN, f"run_dir={whole}", *overrides), ""]
     command = (*TRAIN, f"run_dir={killed}", *overrides)
     step = _kill(command, killed / "metrics.csv", killed_at)
-    lines += [f"$ leyden {_short(folder, command)}", "…", f"Killed                # by kill -9, at step {step}"]
+    lines += [
+        f"$ leyden {_short(folder, command)}",
+        "…",
+        f"Killed                # by kill -9, at step {step}",
+    ]
     lines += [*_typed(folder, *command), ""]
     lines += ["$ tail -qn1 outputs/{whole,killed}/fingerprint.csv | cut -d, -f1-2"]
     for directory in (whole, killed):
-        lines.append(",".join((directory / "fingerprint.csv").read_text().splitlines()[-1].split(",")[:2]))
+        lines.append(
+            ",".join((directory / "fingerprint.csv").read_text().splitlines()[-1].split(",")[:2])
+        )
     return lines + _typed(folder, "reproduce", f"run={whole}", f"against={killed}")
 
 
 def _start(verb: str, *words: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, "-m", f"leyden.{verb}", *words], cwd=root(), stdout=subprocess.PIPE, text=True
+        [sys.executable, "-m", f"leyden.{verb}", *words],
+        cwd=root(),
+        stdout=subprocess.PIPE,
+        text=True,
     )
 
 
@@ -64,7 +73,11 @@ def _typed(folder: Path, verb: str, *words: str) -> list[str]:
     if process.returncode:
         raise RuntimeError(f"{verb}: exit code {process.returncode}")
     shown = [_short(folder, [line])[:WIDTH] for line in output.splitlines() if SHOWN.match(line)]
-    return [f"$ leyden {_short(folder, [verb, *words])}", *(["…"] if verb == "train" else []), *shown]
+    return [
+        f"$ leyden {_short(folder, [verb, *words])}",
+        *(["…"] if verb == "train" else []),
+        *shown,
+    ]
 
 
 def _short(folder: Path, words: Sequence[str]) -> str:
@@ -77,7 +90,9 @@ def _kill(command: Sequence[str], curves: Path, at: int) -> int:
     with _start(*command) as process:
         while step < at and process.poll() is None:
             time.sleep(0.05)
-            rows = list(csv.reader(io.StringIO(curves.read_text())))[1:-1] if curves.exists() else []
+            rows = (
+                list(csv.reader(io.StringIO(curves.read_text())))[1:-1] if curves.exists() else []
+            )
             step = max([int(row[0]) for row in rows], default=0)
         process.kill()
     if process.returncode != -signal.SIGKILL:

@@ -25,16 +25,25 @@ PAGES = {
     "loggers": ("Loggers", "leyden.loggers"),
     "exact": ("Exact resume", "fit marks checkpoint stop"),
     "verdict": ("Verdicts", "tables groups"),
-    "runs": ("Runs", "leyden.run.directory leyden.run.result leyden.training.trained leyden.training.predict"),
+    "runs": (
+        "Runs",
+        "leyden.run.directory leyden.run.result leyden.training.trained leyden.training.predict",
+    ),
 }
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add a page per kind."""
     for kind, (title, names) in PAGES.items():
-        modules = [name if name.startswith("leyden.") else f"leyden.{kind}.{name}" for name in names.split()]
+        modules = [
+            name if name.startswith("leyden.") else f"leyden.{kind}.{name}"
+            for name in names.split()
+        ]
         for own in own_packages(kind):
-            modules += [f"{own}.{kind}.{path.stem}" for path in sorted((src() / own / kind).glob("[!_]*.py"))]
+            modules += [
+                f"{own}.{kind}.{path.stem}"
+                for path in sorted((src() / own / kind).glob("[!_]*.py"))
+            ]
         text = "\n\n".join([f"# {title}", *(f"::: {module}" for module in modules)])
         files.append(File.generated(config, f"reference/{kind}.md", content=text))
     return files
@@ -42,7 +51,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, **kwargs: Any) -> str:
     """Put what the README says before its first heading into the first page."""
-    head = (root() / "README.md").read_text().partition("\n## ")[0].partition("\n")[2].replace("engine/docs/", "")
+    head = (
+        (root() / "README.md")
+        .read_text()
+        .partition("\n## ")[0]
+        .partition("\n")[2]
+        .replace("engine/docs/", "")
+    )
     return HEAD.sub(lambda _: head, markdown) if page.file.src_uri == "index.md" else markdown
 
 
@@ -52,4 +67,6 @@ class Examples(griffe.Extension):
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         """Read it so."""
         if obj.docstring:
-            obj.docstring.value = re.sub(r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE)
+            obj.docstring.value = re.sub(
+                r"^( *)Example:$", r"\1Examples:", obj.docstring.value, flags=re.MULTILINE
+            )

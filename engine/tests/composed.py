@@ -48,11 +48,17 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
         of_hydra = [override for override in parsed if override.is_hydra_override()]
         # A sweep is composed without what it tries.
         trying = [override for override in parsed if override.is_sweep_override()]
-        if trying and (validate_sweep_overrides or any(each.is_hydra_override() for each in trying)):
+        if trying and (
+            validate_sweep_overrides or any(each.is_hydra_override() for each in trying)
+        ):
             return None
-        composes = composer(config_name, search_path, tuple(override.input_line for override in of_hydra))
+        composes = composer(
+            config_name, search_path, tuple(override.input_line for override in of_hydra)
+        )
         of_task = [override for override in parsed if override not in of_hydra]
-        config = composes.compose([override.input_line for override in of_task if override not in trying])
+        config = composes.compose(
+            [override.input_line for override in of_task if override not in trying]
+        )
     except Exception:
         return None
     with open_dict(config.hydra):
@@ -63,14 +69,18 @@ def quickly(self, config_name, overrides, run_mode, validate_sweep_overrides):
     return config
 
 
-def load_configuration(self, config_name, overrides, run_mode, from_shell=True, validate_sweep_overrides=True):
+def load_configuration(
+    self, config_name, overrides, run_mode, from_shell=True, validate_sweep_overrides=True
+):
     config = quickly(self, config_name, overrides, run_mode, validate_sweep_overrides)
     given = (config_name, overrides, run_mode, from_shell, validate_sweep_overrides)
     return Loader.load_configuration(self, *given) if config is None else config
 
 
 # A traceback through it is one through Hydra, in which no code of a researcher is looked for.
-load_configuration.__code__ = load_configuration.__code__.replace(co_filename=config_loader_impl.__file__)
+load_configuration.__code__ = load_configuration.__code__.replace(
+    co_filename=config_loader_impl.__file__
+)
 
 
 @contextlib.contextmanager

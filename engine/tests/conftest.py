@@ -26,12 +26,17 @@ from tests.example import MNIST, commit, copy_to
 from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-os.environ["LEYDEN_KEY"] = "the key of the tests, which is no secret"  # none is made in a home directory
+os.environ["LEYDEN_KEY"] = (
+    "the key of the tests, which is no secret"  # none is made in a home directory
+)
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
 for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(told, None)
 # What is started in the background of a shell ignores Ctrl-C, and so would all that tests start and interrupt.
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+    and threading.current_thread() is threading.main_thread()
+):
     signal.signal(signal.SIGINT, signal.default_int_handler)
 # Speed is never tested: the first use of torch, or a busy machine, is no failure. Each start by hand draws other examples.
 slow_is_fine = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
@@ -40,7 +45,12 @@ hypothesis.settings.register_profile("patient", max_examples=40, derandomize=in_
 hypothesis.settings.load_profile("patient")
 
 # 10 updates an epoch, 1,000 images of training: all that most tests need.
-SMALL = ("data.val_size=59000", "data.batch_size=100", "data.eval_batch_size=10000", "model.hidden_sizes=[16]")
+SMALL = (
+    "data.val_size=59000",
+    "data.batch_size=100",
+    "data.eval_batch_size=10000",
+    "model.hidden_sizes=[16]",
+)
 SMALL = (*SMALL, "trainer.log_every_n_steps=3")
 # And nothing drawn, nor evaluated at the end, nor all of the validation split looked at, where a test does not ask for it.
 QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1", "test=false")
@@ -89,10 +99,16 @@ def pytest_collection_modifyitems(config, items):
         if is_left_to_the_night(item):
             item.add_marker(pytest.mark.undrawn)
     config.stash[COLLECTED] = [
-        (str(item.path), item.originalname, frozenset(marker.name for marker in item.iter_markers()))
+        (
+            str(item.path),
+            item.originalname,
+            frozenset(marker.name for marker in item.iter_markers()),
+        )
         for item in items
     ]
-    items.sort(key=_minutes, reverse=True)  # else all processes but one have nothing to do at the end
+    items.sort(
+        key=_minutes, reverse=True
+    )  # else all processes but one have nothing to do at the end
     for item in items:
         if item.get_closest_marker("gpu") and not torch.cuda.is_available():
             item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
@@ -176,10 +192,14 @@ def here(verb, *arguments, by_hydra=False):
         if by_hydra:
             stack.enter_context(composed.by_hydra())
         else:
-            patch.setattr(in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors))
+            patch.setattr(
+                in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors)
+            )
             patch.setattr(provenance, "state_of_code", state_of_code_once)
         if verb == "train" and "-m" in arguments:  # this process has imported PyTorch
-            patch.setattr("leyden.sweep.sweep.call_in_process", lambda function, *given: function(*given))
+            patch.setattr(
+                "leyden.sweep.sweep.call_in_process", lambda function, *given: function(*given)
+            )
         try:
             module.main()
         except SystemExit as stop:
@@ -189,12 +209,18 @@ def here(verb, *arguments, by_hydra=False):
 
 def read_once(read, dataset, root, *, train, download):
     """What a run reads of its data, that of the project's MNIST at its first call."""
-    if getattr(dataset, "func", None) is MNIST and not dataset.keywords and Path(root) == ROOT / "data":
+    if (
+        getattr(dataset, "func", None) is MNIST
+        and not dataset.keywords
+        and Path(root) == ROOT / "data"
+    ):
         return mnist(train=train)
     return read(dataset, root, train=train, download=download)
 
 
-mnist = functools.cache(functools.partial(in_memory.read_tensors, MNIST, ROOT / "data", download=False))
+mnist = functools.cache(
+    functools.partial(in_memory.read_tensors, MNIST, ROOT / "data", download=False)
+)
 
 
 def state_of_code_once():

@@ -46,7 +46,9 @@ def commit(folder, message="mine"):
 
 def copy_to(folder):
     """Copy the project as git has it, changes included; returns the folder."""
-    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[:-1]
+    listed = git(ROOT, "ls-files", "-z", "--cached", "--others", "--exclude-standard").split("\0")[
+        :-1
+    ]
     for file in filter(lambda file: (ROOT / file).is_file(), listed):
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / file, folder / file)

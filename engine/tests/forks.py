@@ -35,7 +35,12 @@ class Forked:
             pipe = Path(folder) / "output"
             os.mkfifo(pipe)
             self._output = io.FileIO(os.open(pipe, os.O_RDONLY | os.O_NONBLOCK))
-            task = {"words": words, "cwd": str(cwd), "environment": environment, "output": str(pipe)}
+            task = {
+                "words": words,
+                "cwd": str(cwd),
+                "environment": environment,
+                "output": str(pipe),
+            }
             self.pid = server.ask(task)
 
     def poll(self):

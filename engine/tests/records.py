@@ -23,7 +23,11 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = read_record(directory) or RunRecord({}, [])
-    starts = there.starts if starts is None else [{"time": START, "job": None, **start} for start in starts]
+    starts = (
+        there.starts
+        if starts is None
+        else [{"time": START, "job": None, **start} for start in starts]
+    )
     known = there.result if result is ... or isinstance(result, dict) else result
     RunRecord(there.config if config is None else config, starts, known, is_own).write(directory)
     if isinstance(result, dict):  # perhaps not a valid one
@@ -31,8 +35,12 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
         values = {**fields, **content(directory), **fields}
         del values["signature"]
         values["starts"] = values.pop("starts")
-        text = "{\n" + "".join(f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items())
-        (directory / "run.json").write_text(f'{text}"signature": "{signature(text) if is_own else ""}"\n}}\n')
+        text = "{\n" + "".join(
+            f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items()
+        )
+        (directory / "run.json").write_text(
+            f'{text}"signature": "{signature(text) if is_own else ""}"\n}}\n'
+        )
 
 
 def forget_result(directory):
@@ -53,4 +61,6 @@ def files(folder):
 
 def ended(folder, pattern="*/run.json"):
     """The directories of the runs in a folder that have a result, sorted."""
-    return sorted(path.parent for path in Path(folder).glob(pattern) if content(path.parent)["status"])
+    return sorted(
+        path.parent for path in Path(folder).glob(pattern) if content(path.parent)["status"]
+    )

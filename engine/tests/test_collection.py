@@ -12,7 +12,9 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from _pytest.mark.expression import Expression  # pytest has no public way to ask whether `-m` takes a test
+from _pytest.mark.expression import (
+    Expression,
+)  # pytest has no public way to ask whether `-m` takes a test
 
 from tests import ENGINE, ROOT, conftest
 from tests.conftest import COLLECTED, is_drawn, is_left_to_the_night
@@ -43,10 +45,16 @@ def ci(tmp_path_factory):
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "nightly.yml").read_text())
     nightly = "\n".join(step["run"] for step in workflow["jobs"]["test"]["steps"] if "run" in step)
     how = {"cwd": ROOT, "env": environment, "text": True}
-    output = "".join(subprocess.check_output(["bash", *words], **how) for words in ([".ci/run"], ["-c", nightly]))
-    python = str(ENGINE.parent / ".venv" / "bin" / "python")  # by engine/Makefile; the project's is relative
+    output = "".join(
+        subprocess.check_output(["bash", *words], **how) for words in ([".ci/run"], ["-c", nightly])
+    )
+    python = str(
+        ENGINE.parent / ".venv" / "bin" / "python"
+    )  # by engine/Makefile; the project's is relative
     lines = [shlex.split(line, comments=True) for line in output.replace("\\\n", " ").splitlines()]
-    commands = [[*itertools.dropwhile(lambda word: "=" in word, words)] for words in lines]  # without variables
+    commands = [
+        [*itertools.dropwhile(lambda word: "=" in word, words)] for words in lines
+    ]  # without variables
     return [words for words in commands if words[:3] == [python, "-m", "pytest"]]
 
 
@@ -67,14 +75,22 @@ def test_each_file_of_tests_is_collected(collected):
 def test_each_test_is_run_by_a_command_of_ci(collected, ci, request):
     addopts = request.config.getini("addopts")
     assert len(ci) > 4
-    assert not [words for words in ci if any(word.startswith(("--ignore", "--deselect", "-k")) for word in words)]
+    assert not [
+        words
+        for words in ci
+        if any(word.startswith(("--ignore", "--deselect", "-k")) for word in words)
+    ]
     for path, functions in collected.items():
         for markers in set.union(*functions.values()):
-            assert any(selected(words, markers, shlex.join(addopts)) for words in ci), f"{path}: {sorted(markers)}"
+            assert any(selected(words, markers, shlex.join(addopts)) for words in ci), (
+                f"{path}: {sorted(markers)}"
+            )
 
 
 def test_workflows_run_what_a_change_must_pass_and_each_test_knows_that_it_is_in_ci():
-    workflows = [yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")]
+    workflows = [
+        yaml.safe_load(path.read_text()) for path in (ROOT / ".github" / "workflows").glob("*.yml")
+    ]
     jobs = [job for workflow in workflows for job in workflow["jobs"].values()]
     commands = [step["run"] for job in jobs for step in job["steps"] if "run" in step]
     assert "bash .ci/run" in commands
@@ -86,7 +102,11 @@ def test_what_is_run_at_night_alone_is_in_the_table_of_contributing(collected):
     page = PAGES["CONTRIBUTING"].read_text().partition("## What only a night sees")[2]
     alone = set()
     for functions in collected.values():
-        alone |= {name for name, kinds in functions.items() if all("nightly" in markers for markers in kinds)}
+        alone |= {
+            name
+            for name, kinds in functions.items()
+            if all("nightly" in markers for markers in kinds)
+        }
     assert {*re.findall(r"`(test_\w+)`", page)} == alone
 
 
@@ -98,7 +118,9 @@ def test_commits_draw_other_tests_of_the_night_until_all_were_drawn(monkeypatch)
 
     def is_left(test, **given):
         marker = pytest.mark.nightly(**given).mark
-        return is_left_to_the_night(SimpleNamespace(nodeid=test, get_closest_marker=lambda name: marker))
+        return is_left_to_the_night(
+            SimpleNamespace(nodeid=test, get_closest_marker=lambda name: marker)
+        )
 
     monkeypatch.setattr(conftest, "NIGHTLY_SEED", "7")
     assert {test for test in tests if not is_left(test)} == draws[7]

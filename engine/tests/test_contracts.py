@@ -23,7 +23,9 @@ OF_LIBRARY = [name for name, path in conf_files("*/**/*.yaml") if not path.is_re
 NONSENSE = ("0", "-1", "1.5", "nan", "inf", "true", "null", "word", "[]", "[0]", "[1.5]", "[word]")
 
 
-@pytest.mark.parametrize("file", sorted(name for name in OF_LIBRARY if name.parts[0] != "hydra"), ids=str)
+@pytest.mark.parametrize(
+    "file", sorted(name for name in OF_LIBRARY if name.parts[0] != "hydra"), ids=str
+)
 def test_a_config_file_of_the_library_composes_and_creates_what_it_names(file):
     contracts.test_a_config_file_composes_and_creates_what_it_names(file)
 
@@ -54,7 +56,10 @@ def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
 @pytest.mark.matrix
 def test_a_network_refuses_nonsense_by_name_or_trains_with_it(model_file):
     model, case = model_file.stem, suited_cases(model_file.stem)[0]
-    (content,) = (yaml.safe_load(path.read_text(encoding="utf-8")) for _, path in conf_files(f"model/{model}.yaml"))
+    (content,) = (
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+        for _, path in conf_files(f"model/{model}.yaml")
+    )
     for key, usual in flatten(content):
         for value in NONSENSE if type(usual) in (int, float, list) else ():
             try:

@@ -21,12 +21,18 @@ from tests.example import commit, git
 
 pytestmark = pytest.mark.system
 # A fresh shell's, without what these tests were started with.
-ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", "LEYDEN_PROJECT")}
+ENVIRONMENT = {
+    name: value
+    for name, value in os.environ.items()
+    if name not in ("PYTHONPATH", "LEYDEN_PROJECT")
+}
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PIP_NO_COMPILE": "1"}  # what is imported is compiled then
 
 
 def call(*command, cwd, code=0):
-    done = subprocess.run([*map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True)
+    done = subprocess.run(
+        [*map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
+    )
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
@@ -53,7 +59,9 @@ def lend(project, wheel):
     """An environment with the wheel and the project alone; what they depend on is that of these tests, which `make train` has installed."""
     python = project / ".venv" / "bin" / "python"
     call(sys.executable, "-m", "venv", "--without-pip", project / ".venv", cwd=project)
-    own = call(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=project).strip()
+    own = call(
+        python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=project
+    ).strip()
     # A .pth in there, as of the library's sources, has no effect.
     Path(own, "lent.pth").write_text(sysconfig.get_path("purelib"))
     pip = (sys.executable, "-m", "pip", "--python", python)
@@ -88,14 +96,19 @@ def installed(clone):
 
 
 def test_the_wheel_has_types_settings_and_its_version(installed, wheel, tmp_path):
-    assert call(installed / "leyden", "--version", cwd=tmp_path) == f"leyden {wheel.name.split('-')[1]}\n"
+    assert (
+        call(installed / "leyden", "--version", cwd=tmp_path)
+        == f"leyden {wheel.name.split('-')[1]}\n"
+    )
     names = call(installed / "python", "-m", "zipfile", "-l", wheel, cwd=tmp_path)
     packed = ("py.typed", "conf/run_defaults.yaml", "conf/hydra/sweeper/sampler/tpe.yaml")
     for name in (*packed, "scaffold/templates/train.yaml"):
         assert f"leyden/{name}" in names
     assert not re.search(r"project/|tests/", names)
     said = call(installed / "leyden", "train", cwd=tmp_path, code=2)
-    refused = "not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
+    refused = (
+        "not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
+    )
     assert said == f"leyden: {tmp_path}: {refused}\n"
 
 
@@ -103,7 +116,9 @@ def test_the_wheel_has_types_settings_and_its_version(installed, wheel, tmp_path
 def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, monkeypatch):
     """docs/adopt.md, from a plain program to a resumed run and a sweep."""
     page = (ENGINE / "docs" / "adopt.md").read_text()
-    for name, text in re.findall(r"^```python\n# (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL):
+    for name, text in re.findall(
+        r"^```python\n# (\S+)\n(.*?)^```$", page, re.MULTILINE | re.DOTALL
+    ):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_text(text)
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
@@ -118,7 +133,9 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
             continue
         if words[:2] == ["leyden", "train"] and "-m" in words:  # the page names the metric before
             objective = "objective:\n  metric: val_loss\n  mode: min\n"
-            text = re.sub(r"^objective: null.*\n", objective, train_yaml.read_text(), flags=re.MULTILINE)
+            text = re.sub(
+                r"^objective: null.*\n", objective, train_yaml.read_text(), flags=re.MULTILINE
+            )
             train_yaml.write_text(text)
         said = call(*words, cwd=tmp_path)
         if words[1] == "init":
@@ -127,14 +144,18 @@ def test_an_existing_project_is_adopted_as_the_page_says(installed, tmp_path, mo
     assert run.result.epochs == 20
     (start,) = run.starts  # the second one found it finished
     version = call("leyden", "--version", cwd=tmp_path).split()[1]
-    assert start["versions"]["leyden"].startswith(f"{version} @ sha256=")  # of the wheel that it is from
+    assert start["versions"]["leyden"].startswith(
+        f"{version} @ sha256="
+    )  # of the wheel that it is from
     assert "hidden" in said
     # Killed within an epoch, it comes to the same bits, also from another folder of the project.
     few = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=3", "exact=test")
     assert "the same bits in all" in call("leyden", "train", *few, cwd=tmp_path / "lab")
 
 
-@pytest.mark.nightly(alone=True)  # .ci/run does so with the engine in it, and has installed the wheel
+@pytest.mark.nightly(
+    alone=True
+)  # .ci/run does so with the engine in it, and has installed the wheel
 @pytest.mark.parametrize("engine", ["", "wheel"])
 def test_a_project_of_ones_own_passes_its_tests_and_its_checks(template, request, tmp_path, engine):
     clone = clone_of(template, tmp_path, engine and request.getfixturevalue(engine))
@@ -157,19 +178,25 @@ def test_verdicts_can_be_had_alone(installed, tmp_path):
     tables = shutil.copytree(ENGINE / "docs" / "tables", tmp_path / "engine" / "docs" / "tables")
     page = (ENGINE / "docs" / "verdict.md").read_text()
     script = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S))
-    (tmp_path / "page.py").write_text(f"{script}\nimport sys\nassert not {{'torch', 'hydra'}} & {{*sys.modules}}\n")
+    (tmp_path / "page.py").write_text(
+        f"{script}\nimport sys\nassert not {{'torch', 'hydra'}} & {{*sys.modules}}\n"
+    )
     said = call(installed / "python", "page.py", cwd=tmp_path)
     assert said.count("With 95 % confidence the best setting is row 1.") == 4
     assert "Verdict: B is better" in said
     words = [str(tables / "results.csv"), "metric=acc", "mode=max"]
-    assert "best setting is row 1.\n" in call(installed / "leyden", "summarize", *words, cwd=tmp_path)
+    assert "best setting is row 1.\n" in call(
+        installed / "leyden", "summarize", *words, cwd=tmp_path
+    )
     sides = ("a=model=mlp", "b=model=moe")
     assert "B is better" in call(installed / "leyden", "compare", *words, *sides, cwd=tmp_path)
 
 
 def test_the_plugin_of_the_wheel_finds_the_files_of_a_project(installed, clone):
     pytest_of_it = (installed / "python", "-m", "pytest")
-    assert " passed" in call(*pytest_of_it, "tests/test_contracts.py", "-k", "mlp and gradient", cwd=clone)
+    assert " passed" in call(
+        *pytest_of_it, "tests/test_contracts.py", "-k", "mlp and gradient", cwd=clone
+    )
 
 
 def test_without_the_engine_nothing_of_it_is_left(clone):

@@ -18,7 +18,17 @@ DOORS = [
     "leyden",
     *(
         f"leyden.{name}"
-        for name in ["callbacks", "data", "exact", "loggers", "pictures", "run", "sweep", "tasks", "verdict"]
+        for name in [
+            "callbacks",
+            "data",
+            "exact",
+            "loggers",
+            "pictures",
+            "run",
+            "sweep",
+            "tasks",
+            "verdict",
+        ]
     ),
 ]
 MODULES = ["leyden.testing.contracts"]  # of which a project imports all
@@ -65,7 +75,9 @@ def test_what_a_project_names_is_public():
 @pytest.mark.parametrize("door", DOORS)
 def test_public_names_are_sorted_there_and_explained(door):
     module = importlib.import_module(door)
-    assert module.__all__ == sorted(module.__all__, key=lambda name: (name.islower(), not name.isupper(), name))
+    assert module.__all__ == sorted(
+        module.__all__, key=lambda name: (name.islower(), not name.isupper(), name)
+    )
     assert "    " in module.__doc__ or "\n\n" in module.__doc__  # an example, or a paragraph
     for name in set(module.__all__) - {"__version__"}:
         assert inspect.getdoc(getattr(module, name)), name
@@ -105,6 +117,9 @@ def test_a_record_with_names_of_before_is_read_and_resumed(train):
 
 def test_a_name_of_before_is_said_in_a_line(train):
     _, _, err = train(
-        "a", *QUICK, "trainer.max_epochs=1", "task._target_=leyden.tasks.classification.Classification"
+        "a",
+        *QUICK,
+        "trainer.max_epochs=1",
+        "task._target_=leyden.tasks.classification.Classification",
     )
     assert "leyden.tasks.classification.Classification is now leyden.tasks.Classification" in err

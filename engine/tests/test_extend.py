@@ -55,7 +55,10 @@ def test_a_schedule_ends_with_the_run(train, scheduler, overrides, num_steps):  
         assert rates[:5] == pytest.approx([2e-4, 4e-4, 6e-4, 8e-4, 1e-3])
         assert rates[4:] == sorted(rates[4:], reverse=True)
         assert rates[-1] < 2e-5
-        assert "trainer.max_epochs: 2 there, 3 here" in train("run", *given, "trainer.max_epochs=3", code=2)[2]
+        assert (
+            "trainer.max_epochs: 2 there, 3 here"
+            in train("run", *given, "trainer.max_epochs=3", code=2)[2]
+        )
 
 
 @pytest.mark.slow(minutes=0.2)
@@ -64,7 +67,9 @@ def test_a_schedule_follows_the_objective_and_trains_longer(train):  # noqa: F81
     given = (*MONITORED, *given, "objective.metric=val/loss", "objective.mode=min")
     whole, *_ = train("whole", *given, "trainer.max_epochs=4")
     rates = [value for _, metric, value in curves(whole) if metric == "lr"]
-    assert sorted({*rates}, reverse=True) == pytest.approx([1e-3, 1e-4, 1e-5, 1e-6])  # nothing is better by so much
+    assert sorted({*rates}, reverse=True) == pytest.approx(
+        [1e-3, 1e-4, 1e-5, 1e-6]
+    )  # nothing is better by so much
     for epochs in (2, 4):
         longer, *_ = train("longer", *given, f"trainer.max_epochs={epochs}")
     assert_same_bits(whole.directory, longer.directory)
@@ -79,12 +84,16 @@ def recipe(name):
     text = dict(conf_files())[Path("experiment", f"{name}.yaml")].read_text()
     val_size = yaml.safe_load(text).get("data", {}).get("val_size")
     commands = re.findall(r"^#   leyden train (.+)$", text.partition("\nname:")[0], re.M)
-    return [*map(shlex.split, commands)], [f"data.val_size={min(val_size, 5000)}"] if val_size else []
+    return [*map(shlex.split, commands)], [
+        f"data.val_size={min(val_size, 5000)}"
+    ] if val_size else []
 
 
 @pytest.mark.slow
 @pytest.mark.matrix
-@pytest.mark.parametrize("name", ["focal", *sorted({path.stem for path in conf("experiment")} - {"focal"})])
+@pytest.mark.parametrize(
+    "name", ["focal", *sorted({path.stem for path in conf("experiment")} - {"focal"})]
+)
 def test_an_experiment_goes_on_within_an_epoch(command, small_root, tmp_path, monkeypatch, name):
     (*before, last), cut = recipe(name)
     place = (*cut, f"data.root={small_root}", "data.download=false")
@@ -128,16 +137,26 @@ def call(folder, *arguments, code=0, **how):
 
 
 @pytest.mark.slow(minutes=0.4)
-def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_that_train(copy, mnist_root):
+def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_that_train(
+    copy, mnist_root
+):
     """A name of the longest that is allowed."""
     name = "a_very_long_project1"
     assert len(call(copy, "scripts/mine.py", name).splitlines()) == 2
-    for path in (f"src/{name}/models/mlp.py", "CITATION.cff", "CHANGELOG.md", f"!src/{OWN}", "!scripts/mine.py"):
+    for path in (
+        f"src/{name}/models/mlp.py",
+        "CITATION.cff",
+        "CHANGELOG.md",
+        f"!src/{OWN}",
+        "!scripts/mine.py",
+    ):
         assert (copy / path.lstrip("!")).exists() is not path.startswith("!")
     changed = git(copy, "diff", "--name-only", "HEAD").splitlines()
     assert not [file for file in changed if file.startswith("engine/")]
     left = rf"\b{OWN}\.[a-z_]+\.|src/{OWN}\b|(from|import) {OWN}\b|^name = .{OWN}"
-    found = subprocess.run(["git", "grep", "-nE", left, "--", ":!engine"], cwd=copy, capture_output=True, text=True)
+    found = subprocess.run(
+        ["git", "grep", "-nE", left, "--", ":!engine"], cwd=copy, capture_output=True, text=True
+    )
     assert not found.stdout
     assert "mine" not in (copy / "Makefile").read_text()
     assert f"# {name}" in (copy / "README.md").read_text()
@@ -150,9 +169,17 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
     assert "leyden train data=birds" in call(copy, "-m", "leyden.new", "data=birds")
     for part in ("model=capsule_net", "task=ranking"):
         call(copy, "-m", "leyden.new", part)
-    new = [f"conf/{kind}.yaml" for kind in ("data/birds", "model/capsule_net", "sweep/capsule_net", "task/ranking")]
-    new += [f"src/{package.name}/{name}.py" for name in ("data/birds", "models/capsule_net", "tasks/ranking")]
-    assert git(copy, "status", "--porcelain", "-uall").splitlines() == [f"?? {path}" for path in new]
+    new = [
+        f"conf/{kind}.yaml"
+        for kind in ("data/birds", "model/capsule_net", "sweep/capsule_net", "task/ranking")
+    ]
+    new += [
+        f"src/{package.name}/{name}.py"
+        for name in ("data/birds", "models/capsule_net", "tasks/ranking")
+    ]
+    assert git(copy, "status", "--porcelain", "-uall").splitlines() == [
+        f"?? {path}" for path in new
+    ]
     said = call(copy, "-m", "leyden.new", "model=capsule_net", code=2)
     assert re.search(r"model=capsule_net: .*capsule_net\.(py|yaml) exists", said)
     search = ("-m", "sweep=capsule_net", "dry_run=true", f"data.root={mnist_root}")
@@ -182,15 +209,24 @@ def test_a_new_task_is_derived_from_any_of_the_librarys(base, tmp_path, monkeypa
 
 def test_a_name_that_can_not_be_used_is_refused(capsys):
     for name in ("2nd", "Caps", "class", "none", "null", "a-b", "../x"):
-        with pytest.raises(UserError, match=re.escape(f"model={name}: must be the name of a Python module")):
+        with pytest.raises(
+            UserError, match=re.escape(f"model={name}: must be the name of a Python module")
+        ):
             write_part("model", name)
     assert not capsys.readouterr().out
 
 
 MINE = script(ROOT / "scripts" / "mine.py")
-TAKEN = [("", "", "must be the name of a Python package"), ("a" * 21, "", "at most 20"), ("json", "", "is taken")]
+TAKEN = [
+    ("", "", "must be the name of a Python package"),
+    ("a" * 21, "", "at most 20"),
+    ("json", "", "is taken"),
+]
 TAKEN += [("dist", "", "is taken")]  # not there as yet
-TAKEN += [("kanlab", "0.2", "must be a version, such as leyden==0.3"), ("kanlab", "x.whl", "there is no such file")]
+TAKEN += [
+    ("kanlab", "0.2", "must be a version, such as leyden==0.3"),
+    ("kanlab", "x.whl", "there is no such file"),
+]
 
 
 def test_a_name_or_engine_is_refused_before_anything_is_changed(template, monkeypatch):
@@ -202,16 +238,42 @@ def test_a_name_or_engine_is_refused_before_anything_is_changed(template, monkey
 
 # What kind of file, and its text before and after, OLD and NEW being the names.
 RENAMED = [
-    ("python", "import os, OLD.models.mlp as mlp  # OLD.x", "import os, NEW.models.mlp as mlp  # OLD.x"),
-    ("python", "if x:\n  import OLD\n  é = f(OLD=OLD.x, y=OLD)", "if x:\n  import NEW\n  é = f(OLD=NEW.x, y=NEW)"),
+    (
+        "python",
+        "import os, OLD.models.mlp as mlp  # OLD.x",
+        "import os, NEW.models.mlp as mlp  # OLD.x",
+    ),
+    (
+        "python",
+        "if x:\n  import OLD\n  é = f(OLD=OLD.x, y=OLD)",
+        "if x:\n  import NEW\n  é = f(OLD=NEW.x, y=NEW)",
+    ),
     ("python", "from  OLD import OLD, x; y = OLD.x", "from  NEW import OLD, x; y = OLD.x"),
     ("python", "from OLD.data import (\r\n    x,\r\n)", "from NEW.data import (\r\n    x,\r\n)"),
     ("python", "patch('OLD.data.X', r\"OLD.y\")", "patch('NEW.data.X', r\"NEW.y\")"),
-    ("yaml", "[OLD.x, 'OLD.x', {b: \"OLD.x\"}, é]  # OLD.x", "[NEW.x, 'NEW.x', {b: \"NEW.x\"}, é]  # OLD.x"),
-    ("toml", '[OLD]\nname = "OLD" # y\n\n[OLD.a]\nd = ["OLD"]', '[OLD]\nname = "NEW" # y\n\n[OLD.a]\nd = ["OLD"]'),
-    ("toml", '[OLD.scripts]\nx = "OLD.x:m"\n[[a]]\nb = "OLD"', '[OLD.scripts]\nx = "NEW.x:m"\n[[a]]\nb = "OLD"'),
+    (
+        "yaml",
+        "[OLD.x, 'OLD.x', {b: \"OLD.x\"}, é]  # OLD.x",
+        "[NEW.x, 'NEW.x', {b: \"NEW.x\"}, é]  # OLD.x",
+    ),
+    (
+        "toml",
+        '[OLD]\nname = "OLD" # y\n\n[OLD.a]\nd = ["OLD"]',
+        '[OLD]\nname = "NEW" # y\n\n[OLD.a]\nd = ["OLD"]',
+    ),
+    (
+        "toml",
+        '[OLD.scripts]\nx = "OLD.x:m"\n[[a]]\nb = "OLD"',
+        '[OLD.scripts]\nx = "NEW.x:m"\n[[a]]\nb = "OLD"',
+    ),
 ]
-KEPT = ("from .OLD import x", "from . import OLD", "import a.OLD", "self.OLD.x(OLD.y)", "# from OLD import x")
+KEPT = (
+    "from .OLD import x",
+    "from . import OLD",
+    "import a.OLD",
+    "self.OLD.x(OLD.y)",
+    "# from OLD import x",
+)
 KEPT = (*KEPT, "x = 'a OLD.y', 'OLD', b'OLD.y', f'OLD.{y}', 'OLD.'")
 RENAMED += [("python", text, text) for text in KEPT]
 KEPT = ("OLD.x: ${OLD:data}", "a: |-\n  OLD.x", "a: {OLD: y.OLD.x}", "a: OLD.x and y")
@@ -225,7 +287,9 @@ REFUSED = [
 
 def test_a_package_is_renamed_where_it_is_meant():
     for kind, before, after in RENAMED:
-        old, new = (text.replace("OLD", MINE.OLD).replace("NEW", "kanlab") for text in (before, after))
+        old, new = (
+            text.replace("OLD", MINE.OLD).replace("NEW", "kanlab") for text in (before, after)
+        )
         assert getattr(MINE, f"in_{kind}")(old, "kanlab") == new
     for kind, text in REFUSED:
         with pytest.raises(ValueError, match=r"edit it first|rename the variable"):
@@ -236,8 +300,13 @@ def test_a_release_takes_the_place_of_the_folder():
     source, other = 'leyden = {path = "engine"}\n', "[tool.b]\nleyden = 1\n"
     for name in ("x", "leyden[x]"):
         text = f'[project]\n# OLD\ndependencies = [\n  "NAME",\n  "{name}"]\n[tool.uv.sources]\nSOURCE[tool.a]\nx = "leyden"\n'
-        new = MINE.depends_on(text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2")
-        assert new == text.replace("NAME", "leyden==2").replace("[tool.uv.sources]\nSOURCE", "") + other
+        new = MINE.depends_on(
+            text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2"
+        )
+        assert (
+            new
+            == text.replace("NAME", "leyden==2").replace("[tool.uv.sources]\nSOURCE", "") + other
+        )
     with pytest.raises(ValueError, match="which ENGINE replaces"):  # a dependency that is no folder
         MINE.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
 

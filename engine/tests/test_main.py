@@ -28,7 +28,9 @@ def test_it_lists_the_verbs_and_names_the_nearest_of_one_that_there_is_not(monke
 
 def test_training_goes_through_hydra(cli, tmp_path):
     """The other tests have what `tests/composed.py` composes."""
-    code, out, err = cli("train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", by_hydra=True)
+    code, out, err = cli(
+        "train", f"run_dir={tmp_path / 'run'}", *QUICK, "trainer.max_epochs=1", by_hydra=True
+    )
     assert code == 0, out + err
 
 

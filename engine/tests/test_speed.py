@@ -73,9 +73,13 @@ def watched(found):
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             out = func(*args, **(kwargs or {}))
-            tensors = [each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)]
+            tensors = [
+                each for each in tree_leaves((args, kwargs, out)) if isinstance(each, torch.Tensor)
+            ]
             devices = {str(each.device) for each in tensors}
-            waits_for_nothing = "non_blocking" in str(func._schema) and (kwargs or {}).get("non_blocking")
+            waits_for_nothing = "non_blocking" in str(func._schema) and (kwargs or {}).get(
+                "non_blocking"
+            )
             if len(devices) > 1 and not waits_for_nothing:
                 found.append(f"{func} of tensors on {' and '.join(sorted(devices))}")
             # Without a reduction each number for itself is the same each time.
@@ -115,23 +119,40 @@ def on_meta(monkeypatch):
     """Lightning takes `meta` for the processor."""
     monkeypatch.setattr(CPUAccelerator, "setup_device", lambda self, device: None)
     monkeypatch.setattr(SingleDeviceStrategy, "root_device", META)
-    monkeypatch.setattr(SingleDeviceStrategy, "teardown", lambda self: None)  # takes the weights back
+    monkeypatch.setattr(
+        SingleDeviceStrategy, "teardown", lambda self: None
+    )  # takes the weights back
     # It looks at the number of batches before it begins.
     reduce = lambda self, given, *_, **__: torch.ones_like(given, device="cpu")  # noqa: E731
     monkeypatch.setattr(SingleDeviceStrategy, "reduce", reduce)
 
 
-CASES = [f"{group}={name}" for group in ("experiment", "data/augment", "scheduler") for name in names(group)]
+CASES = [
+    f"{group}={name}"
+    for group in ("experiment", "data/augment", "scheduler")
+    for name in names(group)
+]
 # Its affine and erasing bring what they have drawn to the device.
 BY_TORCHVISION = ("tensor makes a tensor on meta", "aten.copy_")
-FEW = ("trainer.max_epochs=1", "trainer.log_every_n_steps=1000", "data.batch_size=10", "data.eval_batch_size=5")
+FEW = (
+    "trainer.max_epochs=1",
+    "trainer.log_every_n_steps=1000",
+    "data.batch_size=10",
+    "data.eval_batch_size=5",
+)
 
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("case", CASES)
 def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path, on_meta, capfd):
     assembly.silence_lightning()
-    arguments = [case, f"data.root={small_root}", "data.download=false", "trainer.accelerator=cpu", *FEW]
+    arguments = [
+        case,
+        f"data.root={small_root}",
+        "data.download=false",
+        "trainer.accelerator=cpu",
+        *FEW,
+    ]
     with composing():
         cfg = hydra.compose("train", overrides=[*arguments, f"run_dir={tmp_path}"])
         if cfg.data.val_size and cfg.data.val_size > 5000:  # the small files have no more
@@ -141,8 +162,12 @@ def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path
     if "val" not in data.sizes:
         cfg.trainer.limit_val_batches = 0
         stages.remove("validate")
-    trainer = assembly.run_trainer(cfg, tmp_path / "run", data, None, requeue_signal=RequeueSignal(60)).trainer
-    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DRAW)] + [watch := Watch()]
+    trainer = assembly.run_trainer(
+        cfg, tmp_path / "run", data, None, requeue_signal=RequeueSignal(60)
+    ).trainer
+    trainer.callbacks = [each for each in trainer.callbacks if not isinstance(each, DRAW)] + [
+        watch := Watch()
+    ]
     module = assembly.task(cfg, data, trainer)
     for stage in stages:
         with pytest.raises(EnoughError):
@@ -150,8 +175,12 @@ def test_a_step_of_the_real_trainer_waits_for_nothing(case, small_root, tmp_path
     assert {parameter.device for parameter in module.parameters()} == {META}
     assert watch.num == len(stages)
     is_augmented = cfg.data.get("augment") is not None
-    assert [each for each in watch.found if not (is_augmented and each.startswith(BY_TORCHVISION))] == []
-    assert "failed" not in capfd.readouterr().err  # a callback that shows something would only say so
+    assert [
+        each for each in watch.found if not (is_augmented and each.startswith(BY_TORCHVISION))
+    ] == []
+    assert (
+        "failed" not in capfd.readouterr().err
+    )  # a callback that shows something would only say so
 
 
 STEPS = {(model, names("optimizer")[0]) for model in names("model")}
@@ -189,7 +218,9 @@ def test_every_metric_takes_batches(metrics, request):
         except (UserError, ValueError, RuntimeError, TypeError):
             continue
         module, batch = module.to(META), tuple(part.to(META) for part in case.batch)
-        waits = pytest.raises(NotImplementedError) if metrics in WAITING else contextlib.nullcontext()
+        waits = (
+            pytest.raises(NotImplementedError) if metrics in WAITING else contextlib.nullcontext()
+        )
         with waits, watched(found := []):
             module.validation_step(batch)
         assert metrics in WAITING or found == [], case
@@ -217,8 +248,18 @@ def test_a_batch_is_one_indexing_operation_and_logging_costs_no_other_step(train
     def steps(name, num_batches, *overrides):
         """The operations from the batch to the optimizer, of a run with so many steps."""
         count.found = Counter()
-        few = (f"trainer.limit_train_batches={num_batches}", "trainer.log_every_n_steps=1000", "test=false")
-        train(f"{name}{num_batches}", *few, "optimizer=keras_rmsprop", "trainer.max_epochs=1", *overrides)
+        few = (
+            f"trainer.limit_train_batches={num_batches}",
+            "trainer.log_every_n_steps=1000",
+            "test=false",
+        )
+        train(
+            f"{name}{num_batches}",
+            *few,
+            "optimizer=keras_rmsprop",
+            "trainer.max_epochs=1",
+            *overrides,
+        )
         return count.found
 
     def per_step(name, *overrides):
@@ -238,14 +279,22 @@ def test_the_bar_is_refreshed_at_its_rate(train, monkeypatch):  # noqa: F811
     monkeypatch.setattr("leyden.callbacks.display.time", time)
     terminal = Console(file=io.StringIO(), force_terminal=True)
     monkeypatch.setattr("leyden.callbacks.display.get_console", lambda: terminal)
-    few = ("trainer.limit_train_batches=9", "trainer.max_epochs=1", "test=false", "callbacks=bare", "logger=none")
+    few = (
+        "trainer.limit_train_batches=9",
+        "trainer.max_epochs=1",
+        "test=false",
+        "callbacks=bare",
+        "logger=none",
+    )
     train("run", *few, "callbacks.progress.refresh_rate=10")
     assert 4 <= len(seen) <= 6
     assert seen[-1] == 8  # the last batch
 
 
 def test_means_are_a_few_operations_per_batch():
-    task = Classification(network=MLP(input_shape=(1, 2, 2), num_outputs=3, hidden_sizes=[4], dropout=0.0))
+    task = Classification(
+        network=MLP(input_shape=(1, 2, 2), num_outputs=3, hidden_sizes=[4], dropout=0.0)
+    )
     sums = {"loss": torch.tensor(1.0), "acc": torch.tensor(2)}
     with Count() as count:
         task.train_means.update(sums, 5)
@@ -253,7 +302,9 @@ def test_means_are_a_few_operations_per_batch():
 
 
 IN_MEMORY = "data.val_size=59000 data.batch_size=100 data.eval_batch_size=1000"
-STREAMED = "data=folder data.root={pets} data.image_size=[12,10] data.batch_size=5 data.num_workers=2"
+STREAMED = (
+    "data=folder data.root={pets} data.image_size=[12,10] data.batch_size=5 data.num_workers=2"
+)
 TYPED = [IN_MEMORY, f"{IN_MEMORY} experiment=cnn", f"{IN_MEMORY} experiment=resnet", STREAMED]
 
 
@@ -270,7 +321,11 @@ def test_on_a_gpu_a_step_waits_for_nothing(command, tmp_path, monkeypatch, typed
             torch.cuda.set_sync_debug_mode("default")
 
     monkeypatch.setattr(_TrainingEpochLoop, "advance", watched)
-    few = ("trainer.limit_train_batches=9", "trainer.log_every_n_steps=1000", "trainer.max_epochs=1")
+    few = (
+        "trainer.limit_train_batches=9",
+        "trainer.log_every_n_steps=1000",
+        "trainer.max_epochs=1",
+    )
     given = typed.format(pets=folders.write(tmp_path / "pets", train=25, val=2, test=1)).split()
     bare = ("trainer.limit_val_batches=1", "callbacks=bare", "logger=none", "test=false")
     command("train", f"run_dir={tmp_path / 'run'}", "trainer=gpu", *given, *few, *bare)

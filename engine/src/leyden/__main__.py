@@ -30,7 +30,9 @@ def _main() -> None:
         for verb, path in verbs.items():
             docstring = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
             first = docstring.splitlines()[0]
-            print(textwrap.fill(first, 79, initial_indent=f"  {verb:<12}", subsequent_indent=" " * 14))
+            print(
+                textwrap.fill(first, 79, initial_indent=f"  {verb:<12}", subsequent_indent=" " * 14)
+            )
         return
     if name not in verbs:
         close = difflib.get_close_matches(name, verbs, 1)

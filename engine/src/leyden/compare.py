@@ -37,7 +37,14 @@ from leyden.config.errors import (
     parse_size,
     without_garbage_collection,
 )
-from leyden.report.comparison import AIM, ASKED, OF_TABLES, compare_all, print_comparisons, table_errors
+from leyden.report.comparison import (
+    AIM,
+    ASKED,
+    OF_TABLES,
+    compare_all,
+    print_comparisons,
+    table_errors,
+)
 from leyden.verdict.comparison import Question
 
 

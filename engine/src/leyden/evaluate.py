@@ -44,7 +44,9 @@ def main() -> None:
         _, options = parse_arguments(__doc__, {**keys, **DEFAULTS}, max_folders=0)
         require_project()
         if (not options["run"]) == (not options["runs"]):
-            raise UserError("run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys")
+            raise UserError(
+                "run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys"
+            )
         if options["run"] and options["row"]:
             raise UserError(f"row={options['row']}: is for runs=DIR, of whose settings it is one")
         form = parse_choice(options, "format", "table", "json")
@@ -61,14 +63,18 @@ def main() -> None:
         if options["run"]:
             runs = [Trained(run, checkpoint, **given)]
         else:
-            runs, row, overlap = runs_of_row(Path(options["runs"]), number, checkpoint, **given, trust=trust)
+            runs, row, overlap = runs_of_row(
+                Path(options["runs"]), number, checkpoint, **given, trust=trust
+            )
         accelerator = options["accelerator"] or None
         outputs = options["outputs"] or str(root() / "outputs")
         found = evaluate(runs, outputs=outputs, accelerator=accelerator, row=row, overlap=overlap)
         if form == "json":
-            print(json_text({"of": found.where, "metrics": found.metrics, "test_evaluations": found.number}))
+            number_of_evaluations = {"test_evaluations": found.number}
+            print(json_text({"of": found.where, "metrics": found.metrics, **number_of_evaluations}))
             return
-        print_table([{"metric": name, "value": text} for name, text in found.shown.items()], header=False)
+        rows = [{"metric": name, "value": text} for name, text in found.shown.items()]
+        print_table(rows, header=False)
         show(f"{found.where}\n{found.message}")
 
 

@@ -25,7 +25,13 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 def main() -> None:
     """Write an ONNX network that takes raw samples of the data set."""
     with ending():
-        defaults = {"run": "", "output": "", "checkpoint": "best", "data_root": "", "trust": "false"}
+        defaults = {
+            "run": "",
+            "output": "",
+            "checkpoint": "best",
+            "data_root": "",
+            "trust": "false",
+        }
         _, options = parse_arguments(__doc__, defaults, max_folders=0)
         require_project()
         if not options["run"]:
@@ -33,11 +39,15 @@ def main() -> None:
         run = Run(options["run"], trust=parse_flag(options, "trust"))
         path = Path(options["output"] or run.directory / "model.onnx")
         if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
-            raise UserError(f"output={path}: must be the name of a .onnx file in an existing folder")
+            raise UserError(
+                f"output={path}: must be the name of a .onnx file in an existing folder"
+            )
         run.check_owner()
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
-            raise UserError(f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it")
+            raise UserError(
+                f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it"
+            )
         with importing():
             from leyden.training.trained import Trained, export
         trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)

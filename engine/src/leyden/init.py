@@ -21,11 +21,17 @@ def main() -> None:
         _, given = parse_arguments(__doc__, {"task": "", "data": "module"}, max_folders=0)
         here, task, data = Path.cwd(), given["task"], given["data"]
         if project := find_project(here):
-            raise UserError(f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already")
+            raise UserError(
+                f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already"
+            )
         if not task:
-            raise UserError("task=PACKAGE.MODULE.CLASS: name the LightningModule, such as task=lab.net.Net")
+            raise UserError(
+                "task=PACKAGE.MODULE.CLASS: name the LightningModule, such as task=lab.net.Net"
+            )
         write_train_config(here, task, data)
-        print(f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}")
+        print(
+            f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}"
+        )
         print(
             "the arguments of your own Trainer(...) are not taken over: set trainer.KEY, callbacks and logger in conf/"
         )

@@ -30,7 +30,9 @@ def main() -> None:
         run = Run(options["run"])
         run.check_owner()  # the new record is signed by whoever writes it
         run.annotate(new)
-        show(f"{options['run']}: {' '.join(f'{key}={hydra_value(value)}' for key, value in new.items())}")
+        show(
+            f"{options['run']}: {' '.join(f'{key}={hydra_value(value)}' for key, value in new.items())}"
+        )
 
 
 if __name__ == "__main__":

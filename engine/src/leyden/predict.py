@@ -20,7 +20,14 @@ of a table.
 
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_flag, parse_list, require_project
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_flag,
+    parse_list,
+    require_project,
+)
 from leyden.run.directory import Run
 from leyden.run.process import importing
 
@@ -33,7 +40,9 @@ def main() -> None:
         _, options = parse_arguments(__doc__, defaults, max_folders=0)
         require_project()
         if not options["run"] or (not options["images"]) == (not options["table"]):
-            raise UserError("run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys")
+            raise UserError(
+                "run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys"
+            )
         invert, trust = parse_flag(options, "invert"), parse_flag(options, "trust")
         if invert and options["table"]:
             raise UserError("invert=true: is for images")
@@ -50,7 +59,9 @@ def main() -> None:
         images = parse_list(options, "images") if name.startswith("[") else [name] * bool(name)
         trained = Trained(run, options["checkpoint"])
         accelerator = options["accelerator"] or None
-        predict(trained, images, options["table"], invert=invert, accelerator=accelerator, output=output)
+        predict(
+            trained, images, options["table"], invert=invert, accelerator=accelerator, output=output
+        )
 
 
 def _output_path(text: str) -> Path | None:

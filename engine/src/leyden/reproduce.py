@@ -18,7 +18,15 @@ equal.
 
 from pathlib import Path
 
-from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_flag, parse_number
+from leyden.config.errors import (
+    Exit,
+    UserError,
+    ending,
+    leave,
+    parse_arguments,
+    parse_flag,
+    parse_number,
+)
 from leyden.report.outcome import show_equality
 from leyden.run.directory import Run
 from leyden.training.reproduction import reproduce

@@ -29,9 +29,13 @@ def main() -> None:
         end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
         command = sys.argv[end + 1 :]
         del sys.argv[end:]  # its options are not those of this command
-        _, options = parse_arguments(__doc__, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0)
+        _, options = parse_arguments(
+            __doc__, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0
+        )
         kills, timeout_min = (parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
-        if not (options["seed"].isascii() and options["seed"].isdecimal() and len(options["seed"]) < 19):
+        if not (
+            options["seed"].isascii() and options["seed"].isdecimal() and len(options["seed"]) < 19
+        ):
             raise UserError(f"seed={options['seed']}: must be a whole number")
         if not command:
             raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")
@@ -41,7 +45,9 @@ def main() -> None:
                 signal.signal(number, lambda number, _: leave(128 + number))
         from leyden.training.resumption import Starts, compare_killed
 
-        with tempfile.TemporaryDirectory(prefix="leyden-resumetest-", ignore_cleanup_errors=True) as folder:
+        with tempfile.TemporaryDirectory(
+            prefix="leyden-resumetest-", ignore_cleanup_errors=True
+        ) as folder:
             starts = Starts(command, Path(folder), timeout_min * 60)
             same, text = compare_killed(starts, kills, int(options["seed"]))
         show(text)

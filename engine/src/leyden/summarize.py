@@ -20,8 +20,21 @@ Of a table, each row is a run; columns other than metric, seed and those of
 ignore= are its setting.
 """
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, without_garbage_collection
-from leyden.report.comparison import AIM, OF_TABLES, refuse_options, show_front, summarize_table, table_errors
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_choice,
+    without_garbage_collection,
+)
+from leyden.report.comparison import (
+    AIM,
+    OF_TABLES,
+    refuse_options,
+    show_front,
+    summarize_table,
+    table_errors,
+)
 from leyden.report.summary import summarize
 
 

@@ -40,8 +40,12 @@ def task(cfg: DictConfig) -> None:
     if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
         raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
-    if (size := num_processes()) > 1 and not (is_job or has_run_dir) and hydra_cfg.job.config_name == "train":
-        raise UserError(f"run_dir: must be given, since each of the {size} processes would choose another one")
+    size = num_processes()
+    is_own_command = hydra_cfg.job.config_name == "train"  # and not a config of `reproduce`
+    if size > 1 and is_own_command and not (is_job or has_run_dir):
+        raise UserError(
+            f"run_dir: must be given, since each of the {size} processes would choose another one"
+        )
     identity = RunIdentity.of(cfg, overrides, groups=chosen_options(hydra_cfg))
     run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.
@@ -64,8 +68,8 @@ def task(cfg: DictConfig) -> None:
             print("This run has finished already; nothing was trained.")
             run.warn_of_changed_code("this is the result of the code before")
             run.note(identity, overrides)
-        if is_main_process():  # with a configuration of `reproduce`, the printed commands would not work later
-            print_result(run, result, show_next_steps=not is_job and hydra_cfg.job.config_name == "train")
+        if is_main_process():
+            print_result(run, result, show_next_steps=is_own_command and not is_job)
 
 
 main = training_command(task, sweep)

@@ -48,7 +48,9 @@ def test_a_node_within_a_task_or_a_callback_is_made_once_and_of_one_for_other_da
         made.clear()
         callbacks, _ = callbacks_of(cfg, Facts((1, 28, 28), 10, names, None, None))
         assert len(made) == num
-        assert [callback.class_names for callback in callbacks if isinstance(callback, Shown)] == num * [names]
+        assert [
+            callback.class_names for callback in callbacks if isinstance(callback, Shown)
+        ] == num * [names]
 
 
 # Modules of others, whose constructors use the names of what the program gives for settings of their own.
@@ -57,7 +59,12 @@ def test_a_node_within_a_task_or_a_callback_is_made_once_and_of_one_for_other_da
 class Named(L.LightningModule):
     def __init__(self, optimizer: str = "adam", num_classes=3, scheduler=None, **others):
         super().__init__()
-        self.given = {"optimizer": optimizer, "num_classes": num_classes, "scheduler": scheduler, **others}
+        self.given = {
+            "optimizer": optimizer,
+            "num_classes": num_classes,
+            "scheduler": scheduler,
+            **others,
+        }
 
 
 class Above(Named):
@@ -87,7 +94,9 @@ GIVEN += [("Required", {}, OURS, None), ("Required", OWN, OWN, None)]
 
 
 @pytest.mark.parametrize(("kind", "configured", "given", "scheduler"), GIVEN)
-def test_the_program_gives_what_has_no_default_and_is_not_configured(kind, configured, given, scheduler):
+def test_the_program_gives_what_has_no_default_and_is_not_configured(
+    kind, configured, given, scheduler
+):
     cfg = compose()
     cfg.task = {"_target_": f"{__name__}.{kind}", **configured}
     module = assembly.task_module(cfg, FACTS, optimizer=SGD, scheduler=len)

@@ -21,9 +21,17 @@ from tests.records import forget_result, put
 from tests.tasks.test_task_own import PLAIN
 from tests.training.test_start import curves
 
-KEPT = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=4", "trainer.max_epochs=3")
+KEPT = (
+    "callbacks.checkpoint.keep_all=true",
+    "callbacks.checkpoint.every_n_steps=4",
+    "trainer.max_epochs=3",
+)
 KEPT = (*KEPT, "callbacks.fingerprint.every_n_steps=1")
-TYPED = ("~optimizer.weight_decay", "+optimizer.groups.b={match: '*.bias', dampening: 0.1}", "data.split_seed=2")
+TYPED = (
+    "~optimizer.weight_decay",
+    "+optimizer.groups.b={match: '*.bias', dampening: 0.1}",
+    "data.split_seed=2",
+)
 TYPED = ("optimizer=sgd", "optimizer.momentum=0.5", "scheduler=cosine", *TYPED)
 FIRST_IS_BEST = ("objective.metric=val/loss", "objective.mode=max")
 PARENTS = {
@@ -48,12 +56,18 @@ def checkpoint(run, name="last"):
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("name", "at"), [("stochastic", "1"), *((name, "step_16") for name in PARENTS)])
+@pytest.mark.parametrize(
+    ("name", "at"), [("stochastic", "1"), *((name, "step_16") for name in PARENTS)]
+)
 def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, name, at):
     parent = Run(parents / name)
     code = PLAIN[1:2] if name == "own" else ()  # what names code is typed anew
-    run, out, _ = train("fork", f"fork={parent.directory}@{at}", *code, "callbacks.fingerprint.every_n_steps=1")
-    path = parent.directory / "checkpoints" / f"{at if at.startswith('step') else f'epoch_{at}'}.ckpt"
+    run, out, _ = train(
+        "fork", f"fork={parent.directory}@{at}", *code, "callbacks.fingerprint.every_n_steps=1"
+    )
+    path = (
+        parent.directory / "checkpoints" / f"{at if at.startswith('step') else f'epoch_{at}'}.ckpt"
+    )
     assert f"fork of {path}, with nothing changed" in out
     for which in ("last", "best"):
         assert_same_bits(run.directory, parent.directory, which)
@@ -62,7 +76,9 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
     known = read_fingerprints(parent.directory)
     assert read_fingerprints(run.directory) == known
     assert len(known) == 30
-    here, there = ({point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent))
+    here, there = (
+        {point for point in curves(each) if not point[1].startswith("lr")} for each in (run, parent)
+    )
     assert here == there
     sha256, step = hashlib.sha256(path.read_bytes()).hexdigest(), {"1": 10, "step_16": 16}[at]
     assert run.starts[0]["parent"] == {"checkpoint": str(path), "sha256": sha256, "step": step}
@@ -76,7 +92,9 @@ CHANGED += [("stochastic", "2", LONGER), ("averaged", "step_16", ["scheduler=cos
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("name", "at", "changed"), CHANGED)
-def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, parents, name, at, changed):
+def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(
+    train, parents, name, at, changed
+):
     run, *_ = train("fork", f"fork={parents / name}@{at}", *changed)
     whole, *_ = train("whole", *PARENTS[name], "trainer.max_epochs=3", *changed)
     ((here,), (there,)) = (checkpoint(each)["lr_schedulers"] for each in (run, whole))
@@ -87,9 +105,17 @@ def test_a_schedule_stands_where_the_epochs_are_whatever_their_length(train, par
 
 
 def test_a_value_of_an_optimizer_without_a_schedule_and_another_objective(train, parents):
-    changed = ("optimizer.lr=0.5", "trainer.max_epochs=2", "objective.metric=val/acc", "objective.mode=min")
+    changed = (
+        "optimizer.lr=0.5",
+        "trainer.max_epochs=2",
+        "objective.metric=val/acc",
+        "objective.mode=min",
+    )
     run, out, _ = train("fork", f"fork={parents / 'averaged'}@1", *changed)
-    assert "with optimizer.lr: 0.001 there, 0.5 here; trainer.max_epochs: 3 there, 2 here; objective" in out
+    assert (
+        "with optimizer.lr: 0.001 there, 0.5 here; trainer.max_epochs: 3 there, 2 here; objective"
+        in out
+    )
     assert checkpoint(run, "best")["global_step"] == 20  # no epoch of the parent is the best one
     assert checkpoint(run)["optimizer_states"][0]["param_groups"][0]["lr"] == 0.5
     # A fork of a fork takes that over, too.
@@ -101,7 +127,9 @@ def test_a_value_of_an_optimizer_without_a_schedule_and_another_objective(train,
 def test_another_seed_draws_other_numbers_and_the_same_ones_each_time(train, parents):
     one, two = (train(name, f"fork={parents / 'averaged'}@2", "seed=7")[0] for name in "ab")
     assert_same_bits(one.directory, two.directory)
-    step, what = first_difference(read_fingerprints(one.directory), read_fingerprints(parents / "averaged"))
+    step, what = first_difference(
+        read_fingerprints(one.directory), read_fingerprints(parents / "averaged")
+    )
     assert (step, "random" in what) == (21, True)
     # What its parent was trained on is not what it is validated on.
     assert (one.config["data"]["seed"], one.config["data"]["split_seed"]) == (7, 0)
@@ -166,7 +194,9 @@ def test_what_it_can_not_do_is_refused(train, parents, arguments, said):
     names = {"place": parents, **{name: parents / name for name in PARENTS}}
     typed = [each.strip("'") for each in arguments.format(**names).split(" ")]
     typed += PLAIN[1:2] if "{own}" in arguments else ()
-    for dry_run in (["dry_run=true"], []) if "@step_16" in arguments else ([],):  # they share what refuses
+    for dry_run in (
+        (["dry_run=true"], []) if "@step_16" in arguments else ([],)
+    ):  # they share what refuses
         run, _, err = train("fork", *typed, *dry_run, code=2)
         assert said.format(**names) in err
         assert not run.directory.exists()
@@ -179,15 +209,23 @@ def inherited(*arguments):
     return OmegaConf.to_container(cfg, resolve=True)
 
 
-def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_from_it(parents, tmp_path):
+def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_from_it(
+    parents, tmp_path
+):
     fork = f"fork={parents / 'stochastic'}@1"
-    assert inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
-    assert inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5  # the parent's own choice is no change
+    assert (
+        inherited(fork, "optimizer=adam")["optimizer"] == inherited("optimizer=adam")["optimizer"]
+    )
+    assert (
+        inherited(fork, "optimizer=sgd")["optimizer"]["momentum"] == 0.5
+    )  # the parent's own choice is no change
     assert "momentum" not in inherited(fork, "~optimizer.momentum")["optimizer"]
     with pytest.raises(UserError, match="the jobs of a sweep have one parent"):
         recorded_arguments(["-m", f"{fork},{parents / 'own'}@1"])
     overrides = ["+trainer.gradient_clip_val=1.0", "++optimizer.lr=0.01", "scheduler=onecycle"]
     put(tmp_path / "parent", config={"seed": 0}, starts=[{"overrides": overrides}])
-    found = inherited(f"fork={tmp_path / 'parent'}@1", "trainer.gradient_clip_val=0.5", "optimizer.lr=0.5")
+    found = inherited(
+        f"fork={tmp_path / 'parent'}@1", "trainer.gradient_clip_val=0.5", "optimizer.lr=0.5"
+    )
     assert found["trainer"]["gradient_clip_val"] == 0.5
     assert found["scheduler"]["max_lr"] == found["optimizer"]["lr"] == 0.5

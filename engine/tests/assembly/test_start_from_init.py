@@ -40,12 +40,21 @@ def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):
     checkpoint = parent / "checkpoints" / f"{name}.ckpt"
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert run.starts[0]["parent"] == {"checkpoint": str(checkpoint), "sha256": sha256}
-    assert (run.result.epochs, run.result.optimizer_steps) == (1, 10)  # nothing but the weights is taken over
+    assert (run.result.epochs, run.result.optimizer_steps) == (
+        1,
+        10,
+    )  # nothing but the weights is taken over
 
 
-def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(train, parent):
+def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(
+    train, parent
+):
     fresh, *_ = train("fresh", *STILL)
-    records.put(parent, config={"model": {"_target_": "os.system", "command": "touch /nowhere"}}, is_own=False)
+    records.put(
+        parent,
+        config={"model": {"_target_": "os.system", "command": "touch /nowhere"}},
+        is_own=False,
+    )
     freeze = "freeze=[network.layers.1.*]"
     tuned, out, _ = train("tuned", *STILL, f"init_from={parent}", HEAD, freeze)
     best = parent / "checkpoints" / "best.ckpt"
@@ -94,7 +103,9 @@ init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is ab
 
 
 @pytest.mark.parametrize(("mistake", "message"), mistakes(MISTAKES), ids=lambda value: value[:40])
-def test_a_mistake_is_a_line_before_anything_is_written(command, parent, small_root, tmp_path, mistake, message):
+def test_a_mistake_is_a_line_before_anything_is_written(
+    command, parent, small_root, tmp_path, mistake, message
+):
     mistake, message = (text.format(place=tmp_path, parent=parent) for text in (mistake, message))
     arguments = (*SMALL, "data.val_size=100", f"data.root={small_root}", *mistake.split())
     run = f"run_dir={tmp_path / 'run'}"
@@ -116,7 +127,11 @@ def test_a_checkpoint_of_a_stranger_is_weights_or_refused(train, parent, tmp_pat
         os.mkfifo(path)
 
     names = {"state_dict": {1: torch.zeros(1)}}
-    for damage in (lambda: poison(path, tmp_path / "executed"), lambda: torch.save(names, path), pipe):
+    for damage in (
+        lambda: poison(path, tmp_path / "executed"),
+        lambda: torch.save(names, path),
+        pipe,
+    ):
         damage()
         run, _, err = train("a", f"init_from={parent}", code=2)
         assert err.startswith(f"leyden: init_from: {path}: ")

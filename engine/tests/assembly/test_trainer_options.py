@@ -6,14 +6,18 @@ from tests.records import forget_result, table
 
 
 def test_max_time_ends_the_run(train):
-    run, out, _ = train("a", "+trainer.max_time={milliseconds:300}", "trainer.max_epochs=100000", "test=true")
+    run, out, _ = train(
+        "a", "+trainer.max_time={milliseconds:300}", "trainer.max_epochs=100000", "test=true"
+    )
     assert run.result.status == "finished"
     assert run.result.epochs < 100000
     assert run.result.seconds >= 0.3
     assert "test/acc" in out
 
 
-STOPPER = "_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max, patience: 1"
+STOPPER = (
+    "_target_: lightning.pytorch.callbacks.EarlyStopping, monitor: val/acc, mode: max, patience: 1"
+)
 STOPPING = (f"+callbacks.es={{{STOPPER}, min_delta: 10}}", "trainer.max_epochs=6")
 
 

@@ -23,8 +23,16 @@ from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
 from tests.training.test_start_exact import kill_at
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
+BROWSER = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None
+)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+]
 FLAGS += ["--disable-component-update", "--disable-sync"]
 TIMEOUT = 60_000  # ms
 PAGES = sorted(path.stem for path in (ENGINE / "docs").glob("*.md"))
@@ -70,7 +78,9 @@ def wait_until(page, condition):
 
 def wait_for_picture(page, picture, width):
     picture.scroll_into_view_if_needed()
-    wait_until(page, lambda: picture.evaluate(f"image => image.complete && image.naturalWidth > {width}"))
+    wait_until(
+        page, lambda: picture.evaluate(f"image => image.complete && image.naturalWidth > {width}")
+    )
 
 
 @pytest.fixture(scope="module")
@@ -87,21 +97,40 @@ def tensorboard(tmp_path_factory, mnist_root):
     for process in (kill_at(18, *resumed), sweep):
         process.communicate(timeout=TIMEOUT_S)
     finish(start("resume=must", *resumed))
-    runs = {str(path.parent.relative_to(outputs)): Run(path.parent) for path in outputs.rglob("config.yaml")}
+    runs = {
+        str(path.parent.relative_to(outputs)): Run(path.parent)
+        for path in outputs.rglob("config.yaml")
+    }
     assert sorted(run.result.status for run in runs.values()) == ["failed", "finished", "finished"]
-    command = [sys.executable, "-m", "tensorboard.main", "--host=localhost", "--port=0", f"--logdir={outputs}"]
+    command = [
+        sys.executable,
+        "-m",
+        "tensorboard.main",
+        "--host=localhost",
+        "--port=0",
+        f"--logdir={outputs}",
+    ]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         try:
-            found = next(filter(None, (re.search(r"http://localhost:\d+/", line) for line in process.stderr)))
+            found = next(
+                filter(None, (re.search(r"http://localhost:\d+/", line) for line in process.stderr))
+            )
             yield found[0], runs
         finally:
             process.terminate()
 
 
 def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard):
-    (address, runs), columns, expected = tensorboard, ("optimizer.lr", "charts/acc", "charts/loss"), {}
+    (address, runs), columns, expected = (
+        tensorboard,
+        ("optimizer.lr", "charts/acc", "charts/loss"),
+        {},
+    )
     for run in runs.values():
-        values = (run.config["optimizer"]["lr"], *map(run.result.metrics.get, ("val/acc", "val/loss")))
+        values = (
+            run.config["optimizer"]["lr"],
+            *map(run.result.metrics.get, ("val/acc", "val/loss")),
+        )
         digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
         expected[f"{run.directory.name} {digest}"] = tuple(
             "" if value is None else format(value, "#.5g") for value in values
@@ -122,7 +151,9 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard
         starts = [place for place, text in enumerate(full) if text in ("Trial ID", *expected)]
         head, *lines = (full[a:b] for a, b in itertools.pairwise([*starts, len(full)]))
         found = {line[0]: dict(zip(head, line, strict=False)) for line in lines}
-        return {name: tuple(row.get(column, "") for column in columns) for name, row in found.items()}
+        return {
+            name: tuple(row.get(column, "") for column in columns) for name, row in found.items()
+        }
 
     for _ in range(20):
         if (found := rows()) == expected:
@@ -173,7 +204,9 @@ def site(tmp_path_factory):
 def test_a_page_opens_whole_on_a_screen_and_on_a_phone_and_asks_no_other_host(page, site, name):
     urls, errors = [], []
     page.on("request", lambda request: urls.append(request.url))
-    page.on("console", lambda message: errors.append(message.text) if message.type == "error" else None)
+    page.on(
+        "console", lambda message: errors.append(message.text) if message.type == "error" else None
+    )
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.on("response", lambda answer: errors.append(answer.url) if answer.status >= 400 else None)
     page.set_viewport_size({"width": 390, "height": 844})

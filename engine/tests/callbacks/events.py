@@ -35,7 +35,10 @@ def scalars(run):
 
 def best(run):
     events = read(run, BEST)
-    return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
+    return {
+        tag: [(event.step, event.value) for event in events.Scalars(tag)]
+        for tag in events.Tags()["scalars"]
+    }
 
 
 def images(run):
@@ -45,8 +48,12 @@ def images(run):
 
 def hparams(run):
     """What was chosen, each value in its type, and the state of the session."""
-    content = {tag: value.plugin_data.content for tag, value in read(run, BEST).summary_metadata.items()}
+    content = {
+        tag: value.plugin_data.content for tag, value in read(run, BEST).summary_metadata.items()
+    }
     start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
     end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
     assert metadata.EXPERIMENT_TAG not in content  # one run's would hide what others have chosen
-    return {key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()}, end.status
+    return {
+        key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()
+    }, end.status

@@ -26,7 +26,9 @@ EMA_09 = ("+callbacks/averaging=ema", "callbacks.averaging.decay=0.9")
 
 @pytest.mark.matrix
 @pytest.mark.parametrize(("every", "steps"), [(3, range(1, 21, 3)), (1, range(1, 21))])
-def test_ema_is_the_moving_average_and_changes_no_bit_of_training(train, command, monkeypatch, every, steps):
+def test_ema_is_the_moving_average_and_changes_no_bit_of_training(
+    train, command, monkeypatch, every, steps
+):
     states = {}
 
     def recording(self, trainer, pl_module, *args, real=EMA.on_train_batch_end):
@@ -55,7 +57,11 @@ def test_ema_is_the_moving_average_and_changes_no_bit_of_training(train, command
 def test_indices_counters_and_masks_are_not_averaged():
     ema, module = EMA(decay=0.9999, update_every_n_steps=2), L.LightningModule()
     module.layer, module.trained = nn.Linear(2, 2), 0
-    for name, buffer in {"order": torch.arange(784), "count": torch.tensor(0), "mask": torch.tensor(True)}.items():
+    for name, buffer in {
+        "order": torch.arange(784),
+        "count": torch.tensor(0),
+        "mask": torch.tensor(True),
+    }.items():
         module.register_buffer(name, buffer)
     ema._average_model = AveragedModel(module, use_buffers=True, **ema._kwargs)
     for step in range(1, 31, 2):  # two optimizers take two steps at once

@@ -24,7 +24,9 @@ def damage(path):
 
 @pytest.mark.matrix
 @pytest.mark.parametrize("lose", [damage, Path.unlink])
-def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in_a_longer_run(train, lose):
+def test_a_lost_one_is_an_error_at_an_end_that_was_reached_and_another_epochs_in_a_longer_run(
+    train, lose
+):
     for epochs in (1, 3):  # the best epoch is known when a run is trained longer
         run, *_ = train("a", f"trainer.max_epochs={epochs}", *NEVER_BETTER, "test=auto")
         assert (run.result.best_epoch, run.result.best_step) == (1, 9)
@@ -50,12 +52,21 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
             step = torch.load(target, weights_only=True)["global_step"]
             events = scalars(Run(tmp_path / "a")).items()
             tags = {name for name, points in events if any(at == step - 1 for at, _ in points)}
-            table = {name for at, name, _ in read_points(tmp_path / "a" / "metrics.csv") if at == step - 1}
+            table = {
+                name
+                for at, name, _ in read_points(tmp_path / "a" / "metrics.csv")
+                if at == step - 1
+            }
             seen[step] = table, tags
 
     monkeypatch.setattr(Path, "replace", watched)
-    arguments = ("callbacks.checkpoint.every_n_steps=3", f"trainer.accumulate_grad_batches={accumulate}")
-    train("a", "callbacks=default", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", *arguments)
+    arguments = (
+        "callbacks.checkpoint.every_n_steps=3",
+        f"trainer.accumulate_grad_batches={accumulate}",
+    )
+    train(
+        "a", "callbacks=default", "trainer.max_epochs=2", "trainer.log_every_n_steps=1", *arguments
+    )
     assert list(seen) == sorted({*range(3, 2 * epoch, 3), epoch, 2 * epoch})
     for step, (table, events) in seen.items():
         names = {"train/loss_step", "train/acc_step", "lr", "grad_norm"}
@@ -67,11 +78,23 @@ def test_each_can_be_kept(train, monkeypatch):
     kept = ("callbacks.checkpoint.keep_all=true", "callbacks.checkpoint.every_n_steps=6")
     run, *_ = train("a", *kept, *NEVER_BETTER, "trainer.max_epochs=2")
     folder = run.directory / "checkpoints"
-    steps = {path.stem: torch.load(path, weights_only=True)["global_step"] for path in folder.glob("*.ckpt")}
+    steps = {
+        path.stem: torch.load(path, weights_only=True)["global_step"]
+        for path in folder.glob("*.ckpt")
+    }
     of_last = {"last": 20, "best": 10}  # that of its epoch, whatever is saved within the next
-    assert steps == {**of_last, "epoch_1": 10, "epoch_2": 20, "step_6": 6, "step_12": 12, "step_18": 18}
+    assert steps == {
+        **of_last,
+        "epoch_1": 10,
+        "epoch_2": 20,
+        "step_6": 6,
+        "step_12": 12,
+        "step_18": 18,
+    }
     assert folder.joinpath("epoch_2.ckpt").samefile(folder / "last.ckpt")
-    monkeypatch.setattr(Path, "hardlink_to", Mock(side_effect=OSError))  # a disk that has no hard links
+    monkeypatch.setattr(
+        Path, "hardlink_to", Mock(side_effect=OSError)
+    )  # a disk that has no hard links
     copied, *_ = train("c", *kept, *NEVER_BETTER, "trainer.max_epochs=2")
     assert_same_bits(copied.directory, run.directory, "epoch_1")
 
@@ -80,7 +103,11 @@ MISFIT, NONE = "last.ckpt: does not fit this run (", "last.ckpt: not the checkpo
 # Where a checkpoint has another value, and what is said of it.
 OTHERS = (
     ("callbacks RunCheckpoint best val/loss", "x", MISFIT),
-    ("callbacks RankState processes 0 gradients", {"network.layers.1.weight": torch.zeros(2)}, MISFIT),
+    (
+        "callbacks RankState processes 0 gradients",
+        {"network.layers.1.weight": torch.zeros(2)},
+        MISFIT,
+    ),
     ("loops fit_loop", None, NONE),
     ("state_dict", "x", f"{NONE}it has no valid state_dict"),
     ("global_step", "x", f"{NONE}it has no valid global_step"),

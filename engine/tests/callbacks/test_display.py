@@ -55,7 +55,9 @@ def test_whatever_is_made_of_them_is_one_of_them_and_a_full_disk_a_line(capfd):
     child.on_fit_end(None, None)
     assert capfd.readouterr().err.count(failed) == 3
     child.on_test_end()
-    full = f"{failed} ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run continues without it\n"
+    full = (
+        f"{failed} ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run continues without it\n"
+    )
     assert capfd.readouterr().err == full
     with pytest.raises(KeyboardInterrupt):
         child.on_train_end()
@@ -75,7 +77,9 @@ def test_fingerprints_change_no_bit_and_say_where_runs_part_and_by_what(train):
         assert [*found[name]] == steps
         if name == "each":
             lines = (run.directory / files.FINGERPRINTS_FILE).read_text().splitlines()
-            assert len({line.partition(",")[0] for line in lines}) == len(lines)  # an epoch's end is no second line
+            assert len({line.partition(",")[0] for line in lines}) == len(
+                lines
+            )  # an epoch's end is no second line
         if name == "without":
             assert_same_bits(run.directory.with_name("each"), run.directory)
     parts = [first_difference(found["a"], found[name]) for name in ("each", "checkpoints", "other")]

@@ -57,11 +57,17 @@ def test_a_run_that_is_resumed_within_an_epoch_counts_each_sample_once(train, mo
         assert seen(train(*typed, f"trainer.max_epochs={num}")[0]) == (num, 1000 * num)
 
 
-def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_undisturbed_run(train, monkeypatch):
+def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_undisturbed_run(
+    train, monkeypatch
+):
     real, fit = RunCheckpoint.on_train_end, training.fit  # the former writes the last checkpoint
     whole, *_ = train("whole", "trainer.max_epochs=2")
     for name, place, failing in (
-        ("last step", (RunCheckpoint, "on_train_end"), lambda self, *given: full() or real(self, *given)),
+        (
+            "last step",
+            (RunCheckpoint, "on_train_end"),
+            lambda self, *given: full() or real(self, *given),
+        ),
         ("after it", (training, "fit"), lambda *given, **more: full(fit(*given, **more))),
     ):
         with monkeypatch.context() as patched:
@@ -73,4 +79,7 @@ def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_un
         assert seen(resumed) == seen(whole) == (2, 2000)
     later, *_ = train(name, "trainer.max_epochs=2", "test=true")
     assert "test/acc" in later.result.metrics
-    assert (later.result.epochs, later.result.seconds) == (2, pytest.approx(resumed.result.seconds, rel=0.5))
+    assert (later.result.epochs, later.result.seconds) == (
+        2,
+        pytest.approx(resumed.result.seconds, rel=0.5),
+    )

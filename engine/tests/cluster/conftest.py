@@ -25,7 +25,11 @@ from tests.forks import TIMEOUT_S
 NEEDS = ("slurm-wlm", "slurmdbd", "mariadb-server-core", "mariadb-client-core", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
 SETTINGS = ("add account physics Cluster=lab", "add qos limited MaxSubmitJobsPerUser=3")
-SETTINGS = (*SETTINGS, "add user root Account=physics Cluster=lab", "modify user root set qos+=limited")
+SETTINGS = (
+    *SETTINGS,
+    "add user root Account=physics Cluster=lab",
+    "modify user root set qos+=limited",
+)
 WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
 
 
@@ -41,12 +45,25 @@ class Slurm:
         return done.stdout.strip()
 
     def submit(self, command, *options):
-        return self.run("sbatch", "--parsable", f"--chdir={self.root}", *options, f"--wrap={command}")
+        return self.run(
+            "sbatch", "--parsable", f"--chdir={self.root}", *options, f"--wrap={command}"
+        )
 
     def wait(self, job_id, states):
         """Wait until a job, or each task of an array, is in one of `states`, such as "COMPLETED FAILED"."""
-        asked = ("squeue", "-h", "-r", "--states=all", "-j", str(job_id), "-o", "%T")  # Slurm keeps them for a day
-        self.wait_for(lambda: {*self.run(*asked).split()} <= {*states.split()}, f"job {job_id} to be {states}")
+        asked = (
+            "squeue",
+            "-h",
+            "-r",
+            "--states=all",
+            "-j",
+            str(job_id),
+            "-o",
+            "%T",
+        )  # Slurm keeps them for a day
+        self.wait_for(
+            lambda: {*self.run(*asked).split()} <= {*states.split()}, f"job {job_id} to be {states}"
+        )
 
     def wait_for(self, predicate, what):
         end = time.monotonic() + TIMEOUT_S
@@ -72,13 +89,23 @@ def start_accounting(stack, slurm, port):
     root, socket = slurm.root, slurm.root / "run/my.sock"
     # In a common folder of temporary files, each MariaDB that starts deletes those of the others.
     bare = ("--no-defaults", "--user=root", f"--datadir={root}/db", f"--tmpdir={root}/run")
-    slurm.run("mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db")
-    options = (f"--socket={socket}", f"--port={port}", "--bind-address=127.0.0.1", f"--pid-file={root}/run/db.pid")
+    slurm.run(
+        "mariadb-install-db", *bare, "--auth-root-authentication-method=normal", "--skip-test-db"
+    )
+    options = (
+        f"--socket={socket}",
+        f"--port={port}",
+        "--bind-address=127.0.0.1",
+        f"--pid-file={root}/run/db.pid",
+    )
     start(stack, "mariadbd", *bare, *options, "--innodb-buffer-pool-size=64M")
     user = "slurm@'127.0.0.1'"
     text = f"create database slurm_acct; create user {user} identified by 'x'; grant all on slurm_acct.* to {user};"
     client = ["mariadb", "--no-defaults", f"--socket={socket}", "--user=root", "--execute", text]
-    slurm.wait_for(lambda: not subprocess.run(client, capture_output=True).returncode, f"MariaDB; see {root}/db")
+    slurm.wait_for(
+        lambda: not subprocess.run(client, capture_output=True).returncode,
+        f"MariaDB; see {root}/db",
+    )
     start(stack, "slurmdbd", "-D")
     is_there = ["sacctmgr", "--immediate", "add", "cluster", "lab"]
     slurm.wait_for(lambda: not subprocess.run(is_there, capture_output=True).returncode, "slurmdbd")
@@ -109,8 +136,17 @@ def running(request, number, min_job_age=86400):
     ports = {name: 6817 + 5 * number + place for place, name in enumerate(names)}
     # Ids differ from cluster to cluster, so that no job takes the files of an older one for its own, nor the port of another one.
     first_job_id = random.randrange(1000, 4000) + 4000 * number
-    settings = {"root": root, "host": host, "first_job_id": first_job_id, "min_job_age": min_job_age, **ports}
-    texts = {"cgroup.conf": "CgroupPlugin=disabled\n", "gres.conf": "AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n"}
+    settings = {
+        "root": root,
+        "host": host,
+        "first_job_id": first_job_id,
+        "min_job_age": min_job_age,
+        **ports,
+    }
+    texts = {
+        "cgroup.conf": "CgroupPlugin=disabled\n",
+        "gres.conf": "AutoDetect=off\nName=gpu File=/dev/tty[0-1]\n",
+    }
     for name in ("slurm.conf", "slurmdbd.conf", "job_submit.lua"):
         texts[name] = Path(__file__).with_name(name).read_text().format(**settings)
     for name, text in {**texts, "munge.key": secrets.token_hex(512)}.items():
@@ -123,25 +159,49 @@ def running(request, number, min_job_age=86400):
 
     slurm = Slurm(root)
     with pytest.MonkeyPatch.context() as environment, ExitStack() as stack:
-        accounts = dict.fromkeys(("SBATCH_ACCOUNT", "SLURM_ACCOUNT"), "physics")  # the second one for srun
-        for name, value in {"SLURM_CONF": f"{root}/etc/slurm.conf", "GLOO_SOCKET_IFNAME": "lo", **accounts}.items():
+        accounts = dict.fromkeys(
+            ("SBATCH_ACCOUNT", "SLURM_ACCOUNT"), "physics"
+        )  # the second one for srun
+        for name, value in {
+            "SLURM_CONF": f"{root}/etc/slurm.conf",
+            "GLOO_SOCKET_IFNAME": "lo",
+            **accounts,
+        }.items():
             environment.setenv(name, value)
-        environment.setenv("PYTHONPATH", str(ENGINE), prepend=os.pathsep)  # jobs use classes of the tests
+        environment.setenv(
+            "PYTHONPATH", str(ENGINE), prepend=os.pathsep
+        )  # jobs use classes of the tests
         # A SIGTERM ends the session as Ctrl-C does: with what follows `yield`.
-        stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler))
+        stack.callback(
+            signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, signal.default_int_handler)
+        )
         files = [f"--{kind}-file={root}/etc/munge.{kind}" for kind in ("key", "pid", "log", "seed")]
-        daemons = [start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *files)]
+        daemons = [
+            start(stack, "munged", "--foreground", f"--socket={root}/run/munge.sock", *files)
+        ]
         slurm.wait_for((root / "run/munge.sock").exists, f"munged; see {root}/etc")
         start_accounting(stack, slurm, ports["db_port"])
-        daemons += [start(stack, *line.split()) for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")]
+        daemons += [
+            start(stack, *line.split())
+            for line in ("slurmctld -D", "slurmd -D -N n1", "slurmd -D -N n2")
+        ]
 
         def ready():
-            assert all(daemon.poll() is None for daemon in daemons), f"a daemon ended; see {root}/log"
+            assert all(daemon.poll() is None for daemon in daemons), (
+                f"a daemon ended; see {root}/log"
+            )
             command = ["sinfo", "-h", "-N", "-p", "test", "-t", "idle", "-o", "%N"]
-            return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout == "n1\nn2\n"
+            return (
+                subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout
+                == "n1\nn2\n"
+            )
 
         slurm.wait_for(ready, f"two idle nodes; see {root}/log")
-        stack.callback(lambda: slurm.wait_for(lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the end"))
+        stack.callback(
+            lambda: slurm.wait_for(
+                lambda: not slurm.run("squeue", "-h", "-t", "PD,R,CG,CF"), "the end"
+            )
+        )
         stack.callback(slurm.run, "scancel", "-u", "root")
         yield slurm
     if not request.session.testsfailed:

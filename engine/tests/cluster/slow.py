@@ -35,7 +35,10 @@ class Broken(L.Callback):
         self.where, self.how = where, how
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        if trainer.current_epoch != 1 or self.where not in (trainer.global_rank, os.environ["SLURMD_NODENAME"]):
+        if trainer.current_epoch != 1 or self.where not in (
+            trainer.global_rank,
+            os.environ["SLURMD_NODENAME"],
+        ):
             return
         if self.how == "lost":
             raise DistNetworkError("Connection reset by peer")

@@ -25,12 +25,23 @@ pytestmark = pytest.mark.cluster
 
 CLUSTER = ("cluster.cpus_per_task=1", "cluster.mem_gb=1", "cluster.signal_delay_s=60")
 # 12 s, most of them asleep, with all that a resumed run could get wrong: dropout, an order per epoch, sums in the middle of one.
-LONG = (*QUICK, "model.dropout=0.2", "data.batch_size=5", "trainer.log_every_n_steps=20", "trainer.max_epochs=3")
+LONG = (
+    *QUICK,
+    "model.dropout=0.2",
+    "data.batch_size=5",
+    "trainer.log_every_n_steps=20",
+    "trainer.max_epochs=3",
+)
 LONG = (*LONG, "+callbacks.slow={_target_:tests.cluster.slow.SlowSteps,seconds:0.02}")
 NUM_STEPS = 200  # an epoch
 IN_SECOND_EPOCH = NUM_STEPS + 40
 SHORT = (*QUICK, "trainer.max_epochs=1")
-NODES = ("cluster=slurm_multinode", "cluster.tasks_per_node=1", "cluster.gpus_per_task=0", "cluster.mem_gb=1")
+NODES = (
+    "cluster=slurm_multinode",
+    "cluster.tasks_per_node=1",
+    "cluster.gpus_per_task=0",
+    "cluster.mem_gb=1",
+)
 NODES = (*NODES, "trainer.accelerator=cpu")
 BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.Broken,where:%s,how:%s}"
 USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
@@ -97,7 +108,13 @@ def test_an_array_of_two(slurm, tmp_path, monkeypatch):
     """On a site that exports nothing, by a user whose variables of sbatch say other things than what is typed."""
     with_pictures = (*SMALL, "trainer.max_epochs=1")
     (tmp_path / "node").mkdir()
-    of_site = {"EXPORT": "NONE", "PARTITION": "none", "TIMELIMIT": "1", "MEM_PER_NODE": "100000", "ACCOUNT": ""}
+    of_site = {
+        "EXPORT": "NONE",
+        "PARTITION": "none",
+        "TIMELIMIT": "1",
+        "MEM_PER_NODE": "100000",
+        "ACCOUNT": "",
+    }
     for name, value in of_site.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
     typed = (
@@ -119,10 +136,18 @@ def test_an_array_of_two(slurm, tmp_path, monkeypatch):
 
 def test_a_task_of_an_array_by_exact_alone_requeues_itself_alone(slurm, tmp_path):
     command = f"srun {sys.executable} -u {ENGINE}/tests/cluster/exact.py {tmp_path}"
-    options = ("--array=0-1", "--cpus-per-task=1", "--mem=1G", "--open-mode=append", f"--output={tmp_path}/log%a")
+    options = (
+        "--array=0-1",
+        "--cpus-per-task=1",
+        "--mem=1G",
+        "--open-mode=append",
+        f"--output={tmp_path}/log%a",
+    )
     job = slurm.submit(command, *options)
     logs = [tmp_path / "log0", tmp_path / "log1"]
-    slurm.wait_for(lambda: all(log.exists() and "step 9" in log.read_text() for log in logs), "training")
+    slurm.wait_for(
+        lambda: all(log.exists() and "step 9" in log.read_text() for log in logs), "training"
+    )
     slurm.run(*USR1.split(), f"{job}_1")
     slurm.wait(job, "COMPLETED")
     assert ["requeue of job" in log.read_text() for log in logs] == [False, True]
@@ -135,7 +160,9 @@ def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(sl
     both = [submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5") for _ in range(2)]
     outputs = [finish(process) for process in both]
     assert all("6/6 jobs, 0 failed" in output for output in outputs)
-    assert [len(run.starts) for run in runs(tmp_path)] == 6 * [2]  # the submission, and one in the job
+    assert [len(run.starts) for run in runs(tmp_path)] == 6 * [
+        2
+    ]  # the submission, and one in the job
     first = min(int(run.submission["job_id"].partition("_")[0]) for run in runs(tmp_path))
     listed = slurm.run("squeue", "-h", "-r", "--states=all", "-o", "%i").split()
     mine = [job for job in listed if int(job.partition("_")[0]) >= first]
@@ -233,9 +260,14 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, killed):
 
 def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
     """The other fails, too, since it has broken the connection; nothing is requeued."""
-    output = finish(submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")), code=2)
+    output = finish(
+        submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")), code=2
+    )
     (run,) = runs(tmp_path)
-    assert (run.result.error.type, run.result.error.message) == ("KeyError", "'of this process alone'")
+    assert (run.result.error.type, run.result.error.message) == (
+        "KeyError",
+        "'of this process alone'",
+    )
     assert "KeyError: 'of this process alone'" in output
     slurm.wait(run.submission["job_id"], "FAILED")
     assert len(run.starts) == 2  # the submission, and one in the job
@@ -243,17 +275,31 @@ def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
 
 
 def test_without_multirun_it_is_one_job_and_another_verb_is_run_by_srun(slurm, tmp_path):
-    finish(start("cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never"))
+    finish(
+        start(
+            "cluster=slurm", *CLUSTER, *SHORT, f"outputs={tmp_path}", "sweep_name=s", "resume=never"
+        )
+    )
     (run,) = runs(tmp_path)
     assert run.result.status == "finished"
     assert "_" not in run.submission["job_id"]
-    command = (sys.executable, "-m", "leyden.evaluate", f"run={run.directory}", f"outputs={tmp_path}")
-    assert "test/acc" in slurm.run("srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command)
+    command = (
+        sys.executable,
+        "-m",
+        "leyden.evaluate",
+        f"run={run.directory}",
+        f"outputs={tmp_path}",
+    )
+    assert "test/acc" in slurm.run(
+        "srun", "--mem=1G", "--cpus-per-task=2", f"--chdir={ROOT}", *command
+    )
 
 
 def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
     process = submit(tmp_path, *LONG, "seed=0,1")
-    slurm.wait_for(lambda: len([run for run in runs(tmp_path) if run.submission]) == 2, "the submission")
+    slurm.wait_for(
+        lambda: len([run for run in runs(tmp_path) if run.submission]) == 2, "the submission"
+    )
     victim = runs(tmp_path)[0]
     slurm.wait(victim.submission["job_id"], "RUNNING")
     slurm.run("scancel", victim.submission["job_id"])
@@ -273,11 +319,19 @@ def test_a_cancelled_job_is_reported_and_its_siblings_stay(slurm, tmp_path):
 
 def test_a_search_is_a_job_of_its_own_that_submits_its_trials(slurm, tmp_path, mnist_root):
     """As on the page of clusters, for those who leave; its resources are not those of the trials."""
-    search = ("hydra/sweeper=optuna", "'optimizer.lr=tag(log,interval(0.001,0.01))'", "hydra.sweeper.num_trials=2")
+    search = (
+        "hydra/sweeper=optuna",
+        "'optimizer.lr=tag(log,interval(0.001,0.01))'",
+        "hydra.sweeper.num_trials=2",
+    )
     where = (f"data.root={mnist_root}", f"outputs={tmp_path}", "sweep_name=s", "cluster=slurm_cpu")
     arguments = map(shlex.quote, (*where, "cluster.num_jobs=2", *CLUSTER, *SHORT))
-    command = f"cd {ROOT} && {sys.executable} -m leyden.train -m {' '.join(arguments)} {' '.join(search)}"
-    job = slurm.submit(command, "--mem-per-cpu=500M", "--cpus-per-task=2", f"--output={tmp_path}/log")
+    command = (
+        f"cd {ROOT} && {sys.executable} -m leyden.train -m {' '.join(arguments)} {' '.join(search)}"
+    )
+    job = slurm.submit(
+        command, "--mem-per-cpu=500M", "--cpus-per-task=2", f"--output={tmp_path}/log"
+    )
     slurm.wait(job, "COMPLETED FAILED")
     assert "2/2 jobs, 0 failed" in (tmp_path / "log").read_text()
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
@@ -304,14 +358,18 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     assert bootstrap.suffix == ".py"
     with tarfile.open(archive) as opened:  # the only other file
         assert {"engine/src/leyden/train.py", "conf/train.yaml", "git.json"} <= {*opened.getnames()}
-        assert not [name for name in opened.getnames() if "__pycache__" in name or "egg-info" in name]
+        assert not [
+            name for name in opened.getnames() if "__pycache__" in name or "egg-info" in name
+        ]
     assert run.starts[-1]["git"] == run.starts[0]["git"]
     assert run.starts[-1]["git"]["sha"] == git(project, "rev-parse", "HEAD").strip()
     assert "xyzzy" not in str(run.starts[-1]["git"])
 
 
 def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path):
-    output = finish(submit(tmp_path, "data.val_size=59000", *BUGGY, "cluster.snapshot=false"), code=2)
+    output = finish(
+        submit(tmp_path, "data.val_size=59000", *BUGGY, "cluster.snapshot=false"), code=2
+    )
     (run,) = runs(tmp_path)
     assert run.result.error.where == PLACE_OF_BUG
     slurm.wait(run.submission["job_id"], "FAILED")
@@ -325,7 +383,12 @@ def test_a_bug_in_a_network_is_shown_by_its_line(slurm, tmp_path):
 def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
     monkeypatch.chdir(tmp_path)  # where the script works
     options = ("--cpus-per-task=1", "--mem=1G", f"--output={tmp_path}/log")
-    arguments = (f"outputs={tmp_path}", *LONG, "trainer.accelerator=cpu", f"data.root={ROOT / 'data'}")
+    arguments = (
+        f"outputs={tmp_path}",
+        *LONG,
+        "trainer.accelerator=cpu",
+        f"data.root={ROOT / 'data'}",
+    )
     (tmp_path / "outputs").mkdir()
     command = ("sbatch", "--parsable", f"--export=ALL,PYTHON={sys.executable}", *options)
     job = slurm.run(*command, str(ROOT / "scripts" / "slurm.sh"), *arguments)
@@ -339,20 +402,31 @@ def test_a_plain_job_with_two_requeues(slurm, tmp_path, whole, monkeypatch):
     assert_the_same(run, whole)
 
 
-def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(slurm, tmp_path, monkeypatch):
+def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
+    slurm, tmp_path, monkeypatch
+):
     """The first one, for a partition of this site and its processors."""
     monkeypatch.delenv("SBATCH_ACCOUNT")
-    assert "Please give an account: --account=physics" in finish(submit(tmp_path, *SHORT, "seed=0,1"), code=2)
+    assert "Please give an account: --account=physics" in finish(
+        submit(tmp_path, *SHORT, "seed=0,1"), code=2
+    )
     assert not runs(tmp_path)
     page = (ENGINE / "docs/cluster.md").read_text()
     site = re.search(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", page)[1]
     text = site.replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
     (conf := tmp_path / "conf" / "cluster").mkdir(parents=True)
     (conf / "site.yaml").write_text(text)
-    finish(submit(tmp_path, *SHORT, "seed=0", "--config-dir", str(conf.parent), cluster="site", anew=True))
+    finish(
+        submit(
+            tmp_path, *SHORT, "seed=0", "--config-dir", str(conf.parent), cluster="site", anew=True
+        )
+    )
     (run,) = runs(tmp_path)
     assert run.result.status == "finished"
-    assert slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip() == "physics"
+    assert (
+        slurm.run("sacct", "-n", "-X", "-j", run.submission["job_id"], "-o", "Account").strip()
+        == "physics"
+    )
 
 
 @pytest.mark.nightly  # a job without an account is refused by day
@@ -361,7 +435,10 @@ def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
     for why, *arguments in (
         ("MaxSubmit", "cluster.qos=limited", "seed=0,1,2,3"),
         ("Slurm rejects the job: sbatch: error: Memory", "cluster.mem_gb=1000"),
-        ("DependencyNeverSatisfied", f"+cluster.options.dependency=afterok:{failed}"),  # it never starts
+        (
+            "DependencyNeverSatisfied",
+            f"+cluster.options.dependency=afterok:{failed}",
+        ),  # it never starts
     ):
         output = finish(submit(tmp_path, *SHORT, *arguments), code=2)
         assert why in output
@@ -372,7 +449,16 @@ def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
 def test_a_sweep_runs_within_a_job(slurm, tmp_path):
     """On sites that charge for whole nodes."""
     arguments = ("seed=0,1", *SHORT, "sweep_name=s", f"outputs={tmp_path}")
-    command = ("srun", "--mem=2G", "--cpus-per-task=2", sys.executable, "-m", "leyden.train", "-m", *arguments)
+    command = (
+        "srun",
+        "--mem=2G",
+        "--cpus-per-task=2",
+        sys.executable,
+        "-m",
+        "leyden.train",
+        "-m",
+        *arguments,
+    )
     assert "2/2 jobs, 0 failed" in slurm.run(*command)
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
 

@@ -50,9 +50,14 @@ class Data:
         self.targets = [{}["label"]]  # data
 """
 NET = ("model._target_=mine.Net", "~model.hidden_sizes", "~model.dropout")
-WHILE_BUILT = {bug: [*NET, f"+model.bug='{bug}'"] for bug in ("KeyError", "OSError", "on purpose", "forward")}
+WHILE_BUILT = {
+    bug: [*NET, f"+model.bug='{bug}'"] for bug in ("KeyError", "OSError", "on purpose", "forward")
+}
 WHILE_BUILT |= {"data": ["data.dataset._target_=mine.Data"]}
-WHILE_TRAINED = {"training": [*NET, "+model.bug=training"], "callback": ["+callbacks.mine._target_=mine.Show"]}
+WHILE_TRAINED = {
+    "training": [*NET, "+model.bug=training"],
+    "callback": ["+callbacks.mine._target_=mine.Show"],
+}
 
 
 @pytest.fixture
@@ -64,7 +69,9 @@ def run(cli, tmp_path, monkeypatch):
     def run(*arguments):
         monkeypatch.delitem(sys.modules, "mine", raising=False)  # of another test
         small = [override for override in QUICK if not override.startswith("model")]
-        code, out, err = cli("train", *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1", *arguments)
+        code, out, err = cli(
+            "train", *small, f"run_dir={tmp_path / 'run'}", "trainer.max_epochs=1", *arguments
+        )
         return code, out + err
 
     return run
@@ -116,7 +123,11 @@ ENDS = [
     (MisconfigurationException("no step"), 2, "leyden: MisconfigurationException: no step"),
     (MemoryError(), 2, "leyden: MemoryError"),
     (torch.OutOfMemoryError("out of memory"), 2, "leyden: OutOfMemoryError: out of memory"),
-    (OSError(errno.ENOSPC, "No space left on device"), 2, "leyden: [Errno 28] No space left on device"),
+    (
+        OSError(errno.ENOSPC, "No space left on device"),
+        2,
+        "leyden: [Errno 28] No space left on device",
+    ),
     (KeyboardInterrupt(), 130, "Interrupted."),
     (KeyError("x"), 1, "Traceback (most recent call last):"),
     (FileNotFoundError("of code of the user's"), 1, "Traceback (most recent call last):"),
@@ -133,10 +144,15 @@ def test_each_error_has_its_exit_code(capsys):
 
 
 def test_the_page_of_keys_has_the_table_of_exit_codes_and_a_process_ends_in_one_place():
-    rows = re.findall(r"^\| (\d+) \| ", (ENGINE / "docs" / "keys.md").read_text(), flags=re.MULTILINE)
+    rows = re.findall(
+        r"^\| (\d+) \| ", (ENGINE / "docs" / "keys.md").read_text(), flags=re.MULTILINE
+    )
     assert [*map(int, rows)] == sorted({*Exit})
     ends = re.compile(r"raise SystemExit|sys\.exit\(|os\._exit\(")
-    found = {path.relative_to(LIBRARY).as_posix(): ends.findall(path.read_text()) for path in LIBRARY.rglob("*.py")}
+    found = {
+        path.relative_to(LIBRARY).as_posix(): ends.findall(path.read_text())
+        for path in LIBRARY.rglob("*.py")
+    }
     assert {name: texts for name, texts in found.items() if texts} == {
         "config/errors.py": ["raise SystemExit", "os._exit("],
         "exact/stop.py": ["raise SystemExit"],  # for a Trainer without Leyden's commands

@@ -14,7 +14,11 @@ def test_options_can_stand_between_overrides_and_after_them(cli, command, tmp_pa
         out, _ = command("train", "seed=1", *arguments, "--cfg", "hydra", "optimizer=adam")
         found = yaml.safe_load(out)["hydra"]
         assert found["mode"] == "MULTIRUN"
-        assert found["overrides"]["task"][:3] == ["seed=1", "optimizer.lr=0.1,0.2", "optimizer=adam"]
+        assert found["overrides"]["task"][:3] == [
+            "seed=1",
+            "optimizer.lr=0.1,0.2",
+            "optimizer=adam",
+        ]
     out, _ = command("train", "optimizer.lr=0.5", "--cfg", "job", "seed=1")
     assert "lr: 0.5" in out
     assert "\nseed: 1\n" in out

@@ -117,10 +117,16 @@ LARGE = (f"-m seed=range(1{'0' * 400})", "a sweep has 100,000 jobs at most")
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
-@pytest.mark.parametrize(("typed", "said"), [*mistakes(MISTAKES), LARGE], ids=lambda value: value[:40])
+@pytest.mark.parametrize(
+    ("typed", "said"), [*mistakes(MISTAKES), LARGE], ids=lambda value: value[:40]
+)
 def test_a_mistake_is_named_and_leaves_nothing_behind(command, tmp_path, typed, said):
     words = typed.split()
-    place = (*QUICK, "sweep_name=s") if "-m" in words else (f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}",)
+    place = (
+        (*QUICK, "sweep_name=s")
+        if "-m" in words
+        else (f"run_dir={tmp_path / 'outputs' / 'new' / 'run'}",)
+    )
     out, err = command("train", *place, *words, code=2)
     assert all(part in err for part in said.split(" ... ")), err
     assert "Traceback" not in out + err
@@ -165,19 +171,29 @@ def test_a_place_that_can_not_be_written_to_is_named_and_nothing_is_begun(comman
     new = f"run_dir={tmp_path / 'run'}"
     (tmp_path / "file").write_text("")
     (tmp_path / "outputs").write_text("")
-    for typed in (f"run_dir={tmp_path / 'file'}/run", f"{new} data.root={tmp_path / 'file'}/data", new):
+    for typed in (
+        f"run_dir={tmp_path / 'file'}/run",
+        f"{new} data.root={tmp_path / 'file'}/data",
+        new,
+    ):
         _, err = command("train", *QUICK, "test=auto", *typed.split(), code=2)
         assert str(tmp_path / ("file" if "file" in typed else "outputs")) in err
         assert len(err.strip().splitlines()) <= 2
         assert not (tmp_path / "run").exists()
     for key in ("run_dir", "name"):
         _, err = command("train", f"{key}=/x/{os.fsdecode(bytes([255]))}", code=2)
-        assert err.endswith(f"{key}=/x/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n")
+        assert err.endswith(
+            f"{key}=/x/\\udcff: holds bytes that are not UTF-8; rename the file or folder\n"
+        )
 
 
 def test_help_names_groups_and_keys_on_one_screen(command):
     words = {"train": "optimizer: ", "evaluate": "checkpoint=best", "predict": "invert=true"}
     for verb, said in {**words, "runs": "filter by metrics", "compare": "margin=0.002"}.items():
         out, _ = command(verb, "--help")
-        assert (f"leyden {verb}" in out, said in out, out.count("\n") <= 40) == (True, True, True), out
+        assert (f"leyden {verb}" in out, said in out, out.count("\n") <= 40) == (
+            True,
+            True,
+            True,
+        ), out
         assert max(map(len, out.splitlines())) <= 80

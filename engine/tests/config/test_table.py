@@ -16,7 +16,11 @@ from rich.cells import cell_len
 from leyden.config.table import csv_text, json_text, table_lines
 from leyden.config.terminal import leyden_command
 
-RUNS = [{"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1}, {"run": "b", "n": 12, "lr": None}, {"n": 1234}]
+RUNS = [
+    {"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1},
+    {"run": "b", "n": 12, "lr": None},
+    {"n": 1234},
+]
 UNSAFE = re.compile("[\x00-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]")
 NAN, INF = float("nan"), float("inf")
 CELLS = st.text() | st.floats() | st.none()
@@ -35,8 +39,16 @@ CELLS = st.text() | st.floats() | st.none()
         ([{"a": "猫", "b": 1}, {"a": "abc", "b": 2}], {}, ["a    b", "猫   1", "abc  2"]),
         ([{"a": "猫" * 9}], {"width": 10}, ["a", "猫… 猫猫猫"]),
         # No cell and no name of a column can write elsewhere on the terminal.
-        ([{"a\n": "\x1b[31m", "b": "c\nd\te\u202e\udcff"}], {}, ["a\\n       b", r"\x1b[31m  c\nd\te\u202e\udcff"]),
-        ([{"a": NAN, "b": INF, "c": 123456.7, "d": True}], {"header": False}, ["nan  inf  1.235e+05  True"]),
+        (
+            [{"a\n": "\x1b[31m", "b": "c\nd\te\u202e\udcff"}],
+            {},
+            ["a\\n       b", r"\x1b[31m  c\nd\te\u202e\udcff"],
+        ),
+        (
+            [{"a": NAN, "b": INF, "c": 123456.7, "d": True}],
+            {"header": False},
+            ["nan  inf  1.235e+05  True"],
+        ),
         ([{"optimizer.lr": 1}], {"names": {"optimizer.lr": "lr"}}, ["lr", " 1"]),
         ([{"a": 1, "b": 2}], {"columns": ["b", "c"]}, ["b  c", "2"]),
         ([], {"columns": ["a", "b"]}, ["a  b"]),
@@ -76,7 +88,9 @@ def test_a_reader_that_has_left_is_no_error():
     for words in (["leyden", "runs", "--help"], ["leyden.train", "--help"]):
         reader, writer = os.pipe()
         os.close(reader)
-        done = subprocess.run([sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(
+            [sys.executable, "-m", *words], stdout=writer, stderr=subprocess.PIPE, text=True
+        )
         os.close(writer)
         assert (done.returncode, done.stderr) == (141, "")
 

@@ -12,7 +12,13 @@ SIZES = ((28, 28), (56, 40), (30, 90))  # rows and columns
 SUFFIXES = (".jpg", ".png", ".webp", ".JPEG")
 SUFFIXES += tuple(each for each in READ if each not in map(str.lower, SUFFIXES))
 # Arguments of a data module that streams, but for its data.
-SPLITS = {"batch_size": 5, "eval_batch_size": 4, "val_size": 0, "normalize": "unit", "augment": None}
+SPLITS = {
+    "batch_size": 5,
+    "eval_batch_size": 4,
+    "val_size": 0,
+    "normalize": "unit",
+    "augment": None,
+}
 SPLITS |= {"seed": 0, "num_workers": 0}
 
 

@@ -18,7 +18,9 @@ class Noisy(Dataset):
     def __init__(self, num: int = 200, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.randint(10, (num,), generator=generator)
-        self.images = self.labels[:, None, None, None] / 10 + torch.rand(num, 1, 28, 28, generator=generator)
+        self.images = self.labels[:, None, None, None] / 10 + torch.rand(
+            num, 1, 28, 28, generator=generator
+        )
 
     def __len__(self):
         return len(self.labels)
@@ -39,7 +41,9 @@ class Plain(L.LightningDataModule):
         self.batch_size, self.num_workers = batch_size, num_workers
 
     def setup(self, stage):
-        self.train, self.val, self.test = (Noisy(num, seed) for seed, num in enumerate((200, 40, 40)))
+        self.train, self.val, self.test = (
+            Noisy(num, seed) for seed, num in enumerate((200, 40, 40))
+        )
 
     def train_dataloader(self):
         return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.num_workers)

@@ -15,7 +15,16 @@ GIVEN = {
     "table": ("data.dataset.file=houses.csv", "data.dataset.targets=price", "data.val_size=1000"),
     "text": ("data.dataset.file=book.txt", "data.dataset.context=16", "data.dataset.stride=8"),
 }
-SETS = ("fashion_jpegs", "mnist", "fashion_mnist", "kmnist", "emnist", "cifar10", "diamonds", *GIVEN)
+SETS = (
+    "fashion_jpegs",
+    "mnist",
+    "fashion_mnist",
+    "kmnist",
+    "emnist",
+    "cifar10",
+    "diamonds",
+    *GIVEN,
+)
 
 
 def overrides(name, root):
@@ -26,8 +35,17 @@ def overrides(name, root):
 
 def in_memory(dataset, **changed):
     """A data module of a data set in memory, of numbers unless `normalize` says otherwise."""
-    options = {"batch_size": 5, "eval_batch_size": 4, "val_size": 4, "augment": None, "seed": 0, "root": ""}
-    return InMemoryDataModule(dataset=dataset, **{**options, "download": False, "normalize": "none", **changed})
+    options = {
+        "batch_size": 5,
+        "eval_batch_size": 4,
+        "val_size": 4,
+        "augment": None,
+        "seed": 0,
+        "root": "",
+    }
+    return InMemoryDataModule(
+        dataset=dataset, **{**options, "download": False, "normalize": "none", **changed}
+    )
 
 
 def write(root):
@@ -37,7 +55,9 @@ def write(root):
             write_images(root / folder / "raw" / prefix, random, num, 10)
     for split, (num_classes, first) in {"balanced": (47, 0), "letters": (26, 1)}.items():
         for part, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-            write_images(root / "EMNIST" / "raw" / f"emnist-{split}-{part}", random, num, num_classes, first)
+            write_images(
+                root / "EMNIST" / "raw" / f"emnist-{split}-{part}", random, num, num_classes, first
+            )
     write_cifar10(root / "cifar-10-batches-py", random)
     rooms, area = random.integers(1, 9, NUM_TRAIN), random.uniform(20, 200, NUM_TRAIN).round(2)
     rows = [f"{r},{a},{3 * a + 10 * r:.3f}" for r, a in zip(rooms, area, strict=True)]
@@ -57,12 +77,25 @@ def write_images(path, random, num, num_classes, first=0):
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
         head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-        path.with_name(f"{path.name}-{name}-ubyte").write_bytes(head + array.astype(np.uint8).tobytes())
+        path.with_name(f"{path.name}-{name}-ubyte").write_bytes(
+            head + array.astype(np.uint8).tobytes()
+        )
 
 
 def write_cifar10(folder, random):
     folder.mkdir(parents=True)
-    names = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+    names = [
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    ]
     content = {"batches.meta": {"label_names": names}}
     for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
         num = NUM_TEST if name == "test_batch" else NUM_TRAIN // 5

@@ -47,12 +47,19 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own
         found = facts_of(SimpleNamespace(facts=facts))
         assert Facts.from_state(found.to_state()) == found
         assert found.normalize.scale == 1.0
-        expected = {k: tuple(v) if k in ("class_names", "input_shape") else v for k, v in facts.items()}
+        expected = {
+            k: tuple(v) if k in ("class_names", "input_shape") else v for k, v in facts.items()
+        }
         assert found.by_name.items() >= expected.items()
     for name in ("input_shape", "num_outputs", "vocab_size"):
         with pytest.raises(ValueError, match=f"facts.{name}: is Leyden's own name"):
             Facts(extra={name: 3})
-    for name, value in (("class_names", torch.zeros(2)), ("mean", ("a",)), ("num_classes", b"2"), ("std", [[1.0]])):
+    for name, value in (
+        ("class_names", torch.zeros(2)),
+        ("mean", ("a",)),
+        ("num_classes", b"2"),
+        ("std", [[1.0]]),
+    ):
         with pytest.raises(ValueError, match=f"facts.{name}: must be (names|numbers) or None"):
             Facts(**{name: value})
     for found, expected in (({"a": "1"}, {"a": "1"}), (["a"], {}), ({"a": 1}, {})):
@@ -60,24 +67,35 @@ def test_facts_of_ones_own_are_those_of_a_checkpoint_and_have_names_of_their_own
 
 
 def test_normalisation_is_exact_and_leaves_what_it_is_given_and_standardized_channels_have_mean_0_and_deviation_1():
-    pixels = torch.randint(256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels = torch.randint(
+        256, (50, 3, 4, 4), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     assert torch.equal(Normalize((0.0,) * 3, (1.0,) * 3)(pixels), pixels.float() / 255)
     for kind in (torch.uint8, torch.float32, torch.float64):
         given = pixels.to(kind)
         Normalize((0.1,) * 3, (0.3,) * 3)(given)
         assert torch.equal(given, pixels.to(kind))
-    assert Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0  # a mean and no scale: pixels
+    assert (
+        Facts((1, 2, 2), mean=(0.0,), std=(1.0,)).normalize.scale == 255.0
+    )  # a mean and no scale: pixels
     images = Normalize.standardize_pixels([pixels[:20], pixels[20:]])(pixels).double()
     assert images.mean(dim=(0, 2, 3)).abs().max() < 1e-6
     assert (images.std(dim=(0, 2, 3), correction=0) - 1).abs().max() < 1e-6
     black = torch.zeros(2, 1, 4, 4, dtype=torch.uint8)
     assert not Normalize.standardize_pixels([black])(black).any()
-    table = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 1.0]])  # numbers, one number, a category, which stays
+    table = torch.tensor(
+        [[1.0, 5.0, 0.0], [3.0, 5.0, 1.0]]
+    )  # numbers, one number, a category, which stays
     assert Normalize.standardize(table)(table).tolist() == [[-1.0, 0.0, 0.0], [1.0, 0.0, 1.0]]
 
 
 def test_what_a_data_module_lacks_costs_that_feature_only(train):
-    data = ("data=own", "data._target_=tests.data.own.TrainingOnly", *TASK, "objective.metric=train/acc")
+    data = (
+        "data=own",
+        "data._target_=tests.data.own.TrainingOnly",
+        *TASK,
+        "objective.metric=train/acc",
+    )
     run, out, err = train("a", *data, "trainer.max_epochs=1")
     assert "no evaluation on the test set: the data have no test_dataloader" in out
     assert "samples: train 200" in out
@@ -93,13 +111,20 @@ def test_facts_reach_a_network_and_a_further_stage_is_evaluated_at_the_end(train
     data = (*FACTS, "data._target_=tests.data.own.WithSizes", "trainer.max_epochs=1")
     run, *_ = train("a", *data)
     assert {*run.result.stages["further"]} == {"further/loss", "further/acc"}
-    assert run.result.metrics["further/acc"] == run.result.metrics["test/acc"] >= 0  # of the same samples
+    assert (
+        run.result.metrics["further/acc"] == run.result.metrics["test/acc"] >= 0
+    )  # of the same samples
     assert list((run.directory / "further").glob("events*"))
     assert (run.directory / "confusion.png").exists()
-    assert not (run.directory / "errors.png").exists()  # there are no inputs(split, indices) to show
+    assert not (
+        run.directory / "errors.png"
+    ).exists()  # there are no inputs(split, indices) to show
     for split in ("further", "test"):  # no run is selected by what is not logged while it trains
         _, _, err = train("b", *data, f"objective.metric={split}/loss", code=2)
-        assert f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n" in err
+        assert (
+            f"objective.metric={split}/loss: must be one of train/acc, train/loss, val/acc, val/loss\n"
+            in err
+        )
     run, out, _ = train("c", *BY_HAND, *data[:1], *data[2:])  # has no test_step
     assert "no evaluation on further: the task has no test_step" in out
     assert "further" not in run.result.stages
@@ -120,7 +145,10 @@ def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
     """Nobody knows what an argument of a data module that somebody else wrote changes; of ours some change nothing."""
     assembly.silence_lightning()
     own = ("data=own", "data._target_=tests.data.own.Plain", *TASK)
-    for choice, key, num in ((own, "+data.batch_size", 2), ((f"data.root={mnist_root}",), "data.batch_size", 1)):
+    for choice, key, num in (
+        (own, "+data.batch_size", 2),
+        ((f"data.root={mnist_root}",), "data.batch_size", 1),
+    ):
         read = {}
         for value in (10, 20):
             assembly.dry_build(compose(*choice, f"{key}={value}"), read)
@@ -128,7 +156,9 @@ def test_the_jobs_of_a_sweep_are_checked_on_data_of_their_own(mnist_root):
 
 
 def test_a_module_with_loaders_of_its_own_is_attached(train):
-    run, *_ = train("own", "data=module", "task=own", "task._target_=tests.data.test_contract.Whole", *FEW)
+    run, *_ = train(
+        "own", "data=module", "task=own", "task._target_=tests.data.test_contract.Whole", *FEW
+    )
     assert run.result.epochs == 1
 
 

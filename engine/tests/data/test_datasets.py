@@ -13,7 +13,9 @@ from tests import conf
 from tests.data import small
 from tests.example import EMNIST, FashionMNIST, fashion_mnist
 
-NAMES = sorted({path.stem for path in conf("data")} - {"own", "dataset", "folder", "module", "in_memory"})
+NAMES = sorted(
+    {path.stem for path in conf("data")} - {"own", "dataset", "folder", "module", "in_memory"}
+)
 
 
 @pytest.fixture
@@ -33,7 +35,9 @@ def test_it_gives_samples_and_its_facts(datamodule, name):
     data = datamodule(name)
     data.setup("test")
     facts = data.facts
-    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, "it is no plain values"
+    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, (
+        "it is no plain values"
+    )
     assert {*data.sizes} == {"train", "val", "test"}
     for split in data.sizes:
         batches = list(getattr(data, f"{split}_dataloader")())
@@ -42,7 +46,9 @@ def test_it_gives_samples_and_its_facts(datamodule, name):
         assert inputs.shape == (len(targets), *facts.input_shape), split
         raw = data.inputs(split, [0, 1])
         if split != "train":
-            assert torch.equal(facts.normalize(raw), inputs[:2]), "inputs() gives what the loader normalises"
+            assert torch.equal(facts.normalize(raw), inputs[:2]), (
+                "inputs() gives what the loader normalises"
+            )
         number = {"classes": facts.num_classes, "text": facts.num_outputs}.get(facts.kind)
         assert inputs.dtype == (torch.int64 if facts.kind == "text" else torch.float32), split
         assert targets.dtype == (torch.int64 if number else torch.float32), split
@@ -65,11 +71,16 @@ def test_fashion_mnist_comes_from_debians_package(tmp_path, monkeypatch):
     if not fashion_mnist.DEBIAN.is_dir():
         pytest.skip("needs Debian's package dataset-fashion-mnist")
     monkeypatch.setattr(FashionMNIST, "mirrors", ["http://127.0.0.1:9/"])
-    train, test = (load(FashionMNIST, tmp_path, train=train, download=True) for train in (True, False))
+    train, test = (
+        load(FashionMNIST, tmp_path, train=train, download=True) for train in (True, False)
+    )
     assert train.data.shape == (60_000, 28, 28)
     assert test.data.shape == (10_000, 28, 28)
     assert train.targets.bincount().tolist() == [6_000] * 10
-    assert (train.classes[train.targets[0]], test.classes[test.targets[0]]) == ("Ankle boot", "Ankle boot")
+    assert (train.classes[train.targets[0]], test.classes[test.targets[0]]) == (
+        "Ankle boot",
+        "Ankle boot",
+    )
 
 
 def test_without_files_and_network_it_says_so_before_the_first_step(command, tmp_path, monkeypatch):

@@ -56,7 +56,9 @@ def test_it_gives_images_and_classes_in_order_and_its_facts(root):
 def test_validation_is_its_own_folder_or_cut_from_training(root):
     data = module(root, "fit", val_size=None)
     assert torch.equal(data.inputs("val", slice(None)), pixels_of(data, root, "val"))
-    with pytest.raises(ValueError, match="val_size=3: the data have a validation split already, and can't have"):
+    with pytest.raises(
+        ValueError, match="val_size=3: the data have a validation split already, and can't have"
+    ):
         module(root, "fit", val_size=3)
     shutil.rmtree(root / "val")
     data = module(root, "fit", val_size=6)
@@ -71,7 +73,10 @@ def test_to_standardize_all_images_are_read_and_the_main_process_says_so(root, m
         data = module(root, normalize="standardize")
         inputs_NCHW = data.facts.normalize(data.inputs("train", slice(None)))
         assert inputs_NCHW.mean(dim=(0, 2, 3)).abs().max() < 1e-5
-        assert capfd.readouterr().err.count("all 24 training images are read once for this") == num_said
+        assert (
+            capfd.readouterr().err.count("all 24 training images are read once for this")
+            == num_said
+        )
 
 
 def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_path):
@@ -81,7 +86,9 @@ def test_hidden_and_other_files_are_left_out_and_links_are_followed(root, tmp_pa
     (root / "train" / "cat").rename(tmp_path / "elsewhere")
     (root / "train" / "cat").symlink_to(tmp_path / "elsewhere")
     shutil.rmtree(root / "test" / "cat")  # a class may have no test image
-    (root / "train" / "dog" / "001.png").rename(root / "train" / "dog" / os.fsdecode(b"a \xff\xe4.png"))
+    (root / "train" / "dog" / "001.png").rename(
+        root / "train" / "dog" / os.fsdecode(b"a \xff\xe4.png")
+    )
     data = module(root, "test")
     assert (data.facts.class_names, data.sizes["train"]) == (("cat", "dog"), 24)
     assert data.inputs("train", slice(None)).shape == (24, 3, 20, 16)
@@ -116,12 +123,16 @@ def test_a_broken_file_is_named(root):
         else:
             path.write_bytes(content)
         data = module(root, num_workers=num_workers)
-        with pytest.raises(UserError, match=r"pets/train/dog/001\.png: not an image that can be read"):
+        with pytest.raises(
+            UserError, match=r"pets/train/dog/001\.png: not an image that can be read"
+        ):
             list(data.train_dataloader())
         data.teardown("fit")
 
 
-@pytest.mark.parametrize(("pattern", "subfolder"), [("p[0-9]", False), ("^.(.)_", False), ("[^/]+", True)])
+@pytest.mark.parametrize(
+    ("pattern", "subfolder"), [("p[0-9]", False), ("^.(.)_", False), ("[^/]+", True)]
+)
 def test_no_group_of_images_is_in_two_splits(root, pattern, subfolder):
     shutil.rmtree(root / "val")
     for n, path in enumerate(sorted(root.glob("*/*/*"))):
@@ -151,7 +162,9 @@ def test_arguments_that_are_none_are_refused(tmp_path):
     wrong |= {"group": ["(", 1]}
     wrong |= {"batch_size": [0, 1.5, True, "1", None], "num_workers": [-1, 1.5, "1"]}
     wrong |= {"normalize": ["none", None], "augment": ["affine", 1]}
-    for argument, value in ((argument, value) for argument, values in wrong.items() for value in values):
+    for argument, value in (
+        (argument, value) for argument, values in wrong.items() for value in values
+    ):
         with pytest.raises(ValueError, match=f"{argument}="):
             module(tmp_path, **{argument: value})
 
@@ -181,7 +194,13 @@ def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_back
     for array in (marked, marked.transpose(1, 0, 2)):
         found = read_image(save(tmp_path / "x.png", array), (3, 20, 20))
         assert (found[:, 6:14, 6:14] == 255).all()
-        assert found[:, :4].sum() == found[:, -4:].sum() == found[:, :, :4].sum() == found[:, :, -4:].sum() == 0
+        assert (
+            found[:, :4].sum()
+            == found[:, -4:].sum()
+            == found[:, :, :4].sum()
+            == found[:, :, -4:].sum()
+            == 0
+        )
     array, path = folders.pixels(20, 16, 0), tmp_path / "x.png"
     for invert, expected in ((False, array), (True, 255 - array)):
         found = read_image(save(path, array), (3, 20, 16), invert=invert)
@@ -206,7 +225,9 @@ def test_any_mode_and_depth_is_the_same_picture(tmp_path):
         for channels in (1, 3):
             expected = np.asarray(grey) if channels == 1 or name.startswith("grey") else array
             expected = read_image(save(tmp_path / "e.png", expected), (channels, 20, 20))
-            assert (read_image(tmp_path / name, (channels, 20, 20)).int() - expected.int()).abs().max() <= 4, name
+            assert (
+                read_image(tmp_path / name, (channels, 20, 20)).int() - expected.int()
+            ).abs().max() <= 4, name
 
 
 @pytest.mark.parametrize("size", [(20, 30), (160, 240)])
@@ -215,7 +236,9 @@ def test_a_jpeg_is_upright_and_a_large_one_nearly_what_all_its_pixels_are(tmp_pa
     upright.save(tmp_path / "e.png")
     expected = read_image(tmp_path / "e.png", (3, 18, 12)).int()
     for orientation, turn in {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.items():
-        lying = upright if turn is None else upright.transpose(Image.Transpose(turn))  # as a camera was held
+        lying = (
+            upright if turn is None else upright.transpose(Image.Transpose(turn))
+        )  # as a camera was held
         exif = Image.Exif()
         exif[0x112] = orientation
         lying.save(tmp_path / "x.jpg", quality=100, subsampling=0, exif=exif)
@@ -226,7 +249,11 @@ def test_a_jpeg_is_upright_and_a_large_one_nearly_what_all_its_pixels_are(tmp_pa
 def jpeg(drawn, mode, damage):
     small = np.frombuffer(drawn.randbytes(27 * 9), dtype=np.uint8).reshape(9, 9, 3)
     size = drawn.randint(1, 90), drawn.randint(1, 90)
-    image, file, exif = Image.fromarray(small).resize(size).convert(mode), io.BytesIO(), Image.Exif()
+    image, file, exif = (
+        Image.fromarray(small).resize(size).convert(mode),
+        io.BytesIO(),
+        Image.Exif(),
+    )
     exif[274] = drawn.choice([1, 1, 6])
     options = {"progressive": drawn.random() < 0.3, "exif": exif.tobytes()}
     image.save(file, "JPEG", quality=drawn.choice([30, 75, 95]), **options)

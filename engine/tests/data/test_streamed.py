@@ -51,8 +51,13 @@ def noise(inputs_NI):
 
 
 def loader(num_workers=0, num_samples=23, *, make=numbers, seed=0, augment=None, **kwargs):
-    samples, options = SeededSamples(Made(make, num_samples), seed or 0, augment), {"batch_size": 4, **kwargs}
-    return StreamLoader(samples, torch.arange(num_samples), num_workers=num_workers, seed=seed, **options)
+    samples, options = (
+        SeededSamples(Made(make, num_samples), seed or 0, augment),
+        {"batch_size": 4, **kwargs},
+    )
+    return StreamLoader(
+        samples, torch.arange(num_samples), num_workers=num_workers, seed=seed, **options
+    )
 
 
 def whole(stream, epoch=0):
@@ -74,7 +79,9 @@ def test_workers_change_no_bit_and_the_numbers_follow_from_seed_epoch_and_index_
     for num_workers in (1, 4):
         stream = loader(num_workers, augment=noise)
         for n in (0, 1, 2):
-            list(itertools.islice(stream, 2))  # an iteration that is left, of which more is under way by then
+            list(
+                itertools.islice(stream, 2)
+            )  # an iteration that is left, of which more is under way by then
             assert all(map(torch.equal, whole(stream, n), expected[n])), (num_workers, n)
     values = torch.cat([inputs_NI[:, 1:].flatten() for inputs_NI, _ in expected])
     assert len(values.unique()) == len(values)  # each epoch and each sample has numbers of its own
@@ -89,7 +96,9 @@ def test_what_this_process_draws_stays_as_it_is():
     for batches in ([None] * 6, loader(0), loader(2)):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
             seed(5)
-        drawn.append([(random.random(), np.random.random(), torch.rand(3).tolist()) for _ in batches])
+        drawn.append(
+            [(random.random(), np.random.random(), torch.rand(3).tolist()) for _ in batches]
+        )
     assert drawn[0] == drawn[1] == drawn[2]
 
 
@@ -99,7 +108,9 @@ def test_its_batches_are_those_of_data_in_memory_if_empty_too():
         stream = loader(num_samples=9, **share)
         stream.order.set_epoch(2)
         batches = [*stream]
-        assert [inputs_NI[:, 0].long().tolist() for inputs_NI, _ in batches] == in_memory(9, epoch=2, **share)
+        assert [inputs_NI[:, 0].long().tolist() for inputs_NI, _ in batches] == in_memory(
+            9, epoch=2, **share
+        )
         kinds = {(inputs_NI.shape[1:], labels_N.dtype) for inputs_NI, labels_N in batches}
         assert kinds == {((5,), torch.int64)}
 
@@ -116,7 +127,10 @@ def test_it_resumes_where_it_was_and_reads_nothing_again():
             assert len(found) == len(batches)
             assert all(torch.equal(a[0], b[0]) for a, b in zip(found, batches, strict=True))
             if not num_workers and batches is not expected:
-                assert resumed.samples.dataset.read == resumed.order.permutation()[4 * position :].tolist()
+                assert (
+                    resumed.samples.dataset.read
+                    == resumed.order.permutation()[4 * position :].tolist()
+                )
     with pytest.raises(UserError, match="there were 22 training samples, now there are 23"):
         loader().load_state_dict({"position": 1, "num_samples": 22})
 
@@ -127,9 +141,17 @@ BY_LEYDEN = r"(?s)fails where this one does not.*KeyError: 'elsewhere'"
 
 
 UNREAD = (
-    *((num, lambda n: {}["thirteen"] if n == 13 else numbers(n), KeyError, "thirteen") for num in (0, 2)),
+    *(
+        (num, lambda n: {}["thirteen"] if n == 13 else numbers(n), KeyError, "thirteen")
+        for num in (0, 2)
+    ),
     (2, lambda n: numbers(n) if os.getpid() == HERE else {}["elsewhere"], RuntimeError, BY_LEYDEN),
-    (2, lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 13 else numbers(n), RuntimeError, BY_PYTORCH),
+    (
+        2,
+        lambda n: os.kill(os.getpid(), signal.SIGKILL) if n == 13 else numbers(n),
+        RuntimeError,
+        BY_PYTORCH,
+    ),
 )
 
 
@@ -210,7 +232,10 @@ def test_a_data_set_of_any_kind_is_split_in_order_or_by_group():
     assert data.how_split == "random"
     data = module(floats, val_size=4, overlap=2)
     assert data.facts
-    assert [data.indices[split].tolist() for split in ("train", "val")] == [[*range(14)], [16, 17, 18, 19]]
+    assert [data.indices[split].tolist() for split in ("train", "val")] == [
+        [*range(14)],
+        [16, 17, 18, 19],
+    ]
     data = module(floats, val_size=5, groups="patients", test=floats)
     assert data.facts
     assert (data.how_split, data.sizes) == ("by group", {"train": 12, "val": 8})
@@ -230,7 +255,16 @@ def test_samples_that_are_no_pairs_are_the_data_sets_own():
         data = module(Made(make))
         assert data.facts.input_shape is data.inputs is None
         first = next(iter(data.train_dataloader()))
-        assert len(first["b"] if isinstance(first, dict) else first[0] if isinstance(first, list) else first) == 5
+        assert (
+            len(
+                first["b"]
+                if isinstance(first, dict)
+                else first[0]
+                if isinstance(first, list)
+                else first
+            )
+            == 5
+        )
         for changed in ({"augment": noise}, {"normalize": "standardize"}):
             with pytest.raises(ValueError, match="the samples of Made are not pairs of tensors"):
                 module(Made(make), **changed).setup("fit")
@@ -243,7 +277,9 @@ def test_each_is_made_when_it_is_asked_for_with_the_root():
         made.append((root, part))
         return Made(numbers)
 
-    data = module(**{part: functools.partial(rooted, part=part) for part in ("train", "val", "test")})
+    data = module(
+        **{part: functools.partial(rooted, part=part) for part in ("train", "val", "test")}
+    )
     expected = []
     assert made == expected
     for stage, parts in (("fit", ("train", "val")), ("test", ("test",)), ("test", ())):
@@ -257,7 +293,10 @@ def test_each_is_made_when_it_is_asked_for_with_the_root():
 def test_what_is_no_data_set_is_refused():
     for made, message in (
         (Made(numbers, 0), "train=Made: has no samples"),
-        (Made(numbers), r"normalize=standardize: is for pixels, uint8; the data set gives torch\.float"),
+        (
+            Made(numbers),
+            r"normalize=standardize: is for pixels, uint8; the data set gives torch\.float",
+        ),
     ):
         with pytest.raises(ValueError, match=message):
             module(made, normalize="standardize").setup("fit")

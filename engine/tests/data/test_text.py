@@ -26,7 +26,9 @@ def test_windows_and_the_token_that_follows_each(root):
             row, then = ("".join(made.vocabulary[token] for token in tokens) for tokens in rows)
             assert row == ("abcdefgh" * 4)[n * stride : n * stride + 4]
             assert then == ("abcdefgh" * 4)[n * stride + 1 : n * stride + 5]
-        shares = [k for k in range(1, len(made.data)) if k * stride <= 4]  # with the token that follows
+        shares = [
+            k for k in range(1, len(made.data)) if k * stride <= 4
+        ]  # with the token that follows
         assert made.overlap == len(shares)
         assert made.data.untyped_storage().data_ptr() == made.targets.untyped_storage().data_ptr()
     # The last part is the test set, and what it alone has is unknown.
@@ -63,5 +65,7 @@ def test_no_window_of_training_has_a_token_of_validation(root):
         data = small.in_memory(made, root=str(root), val_size=10)
         data.setup("fit")
         held, parts = data.held[True], (data.indices["train"], data.indices["val"])
-        assert not torch.isin(*(torch.cat([held.inputs[rows], held.targets[rows]]) for rows in parts)).any()
+        assert not torch.isin(
+            *(torch.cat([held.inputs[rows], held.targets[rows]]) for rows in parts)
+        ).any()
         assert torch.equal(parts[1], torch.arange(len(held.inputs) - 10, len(held.inputs)))

@@ -68,7 +68,9 @@ class Following(Net):
 
     def configure_optimizers(self):
         optimizer = Plain.configure_optimizers(self)
-        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.9, patience=0, threshold=10.0)
+        schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.9, patience=0, threshold=10.0
+        )
         config = {"scheduler": schedule, "interval": "step", "frequency": 2, "monitor": "val/loss"}
         return {"optimizer": optimizer, "lr_scheduler": config}
 
@@ -80,7 +82,11 @@ class Drawn(IterableDataset):
         self.source = source
 
     def __iter__(self):
-        of_list = [self.source[n] for n in torch.randint(len(self.source), (160,))] if self.source else [None] * 160
+        of_list = (
+            [self.source[n] for n in torch.randint(len(self.source), (160,))]
+            if self.source
+            else [None] * 160
+        )
         for value in of_list:
             inputs = torch.randn(4) if value is None else torch.full((4,), value)
             yield inputs, inputs.sum()
@@ -147,10 +153,14 @@ class Kill(L.Callback):
 
 def trainer_of(*callbacks, **options):
     quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
-    return L.Trainer(accelerator="cpu", callbacks=[*callbacks], **{**dict.fromkeys(quiet, False), **options})
+    return L.Trainer(
+        accelerator="cpu", callbacks=[*callbacks], **{**dict.fromkeys(quiet, False), **options}
+    )
 
 
-def start(folder, module=Net, data=None, options=None, *, at=-1, callbacks=(), exact="report", seed=0):
+def start(
+    folder, module=Net, data=None, options=None, *, at=-1, callbacks=(), exact="report", seed=0
+):
     """Train from the first line of a script on."""
     mine = Exact(folder, seed=seed, every_n_steps=4, exact=exact)
     options = {"max_epochs": 3, "log_every_n_steps": 3, **(options or {})}
@@ -187,14 +197,22 @@ ROWS = {
 @pytest.mark.parametrize("name", ROWS)
 def test_killed_thrice_it_ends_in_the_same_bits(tmp_path, name, capsys):
     whole = start(tmp_path / "whole", *ROWS[name])
-    for at in (2, 10, 19, 23):  # before the first checkpoint, within an epoch and a later one, at the end of one
+    for at in (
+        2,
+        10,
+        19,
+        23,
+    ):  # before the first checkpoint, within an epoch and a later one, at the end of one
         assert start(tmp_path / "killed", *ROWS[name], at=at) is None
     assert start(tmp_path / "killed", *ROWS[name], exact="require") == whole
     said = capsys.readouterr().err
     assert "exact resume" not in said
     assert "had ended before" not in said
     assert start(tmp_path / "killed", *ROWS[name])[0] == whole[0]  # it is finished already
-    assert "this training had ended before: the module has its last weights, but not" in capsys.readouterr().err
+    assert (
+        "this training had ended before: the module has its last weights, but not"
+        in capsys.readouterr().err
+    )
 
 
 def test_the_mean_by_which_spikes_are_found_is_kept(tmp_path):
@@ -209,11 +227,15 @@ def test_the_mean_by_which_spikes_are_found_is_kept(tmp_path):
 @pytest.mark.parametrize("mode", ["report", "require"])
 def test_what_no_checkpoint_has_is_announced_or_an_error(tmp_path, capsys, mode):
     line = "the checkpoint has 1 schedules, and this start 0"  # it is lost within an epoch
-    averaging = [of_lightning.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1) for _ in range(2)]
+    averaging = [
+        of_lightning.StochasticWeightAveraging(swa_lrs=0.05, swa_epoch_start=1) for _ in range(2)
+    ]
     start(tmp_path, Net, both, at=6, callbacks=averaging[:1])
     with pytest.raises(ExactError, match=line) if mode == "require" else contextlib.nullcontext():
         start(tmp_path, Net, both, callbacks=averaging[1:], exact=mode)
-    assert (f"exact resume is not guaranteed: {line}" in capsys.readouterr().err) == (mode == "report")
+    assert (f"exact resume is not guaranteed: {line}" in capsys.readouterr().err) == (
+        mode == "report"
+    )
 
 
 def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
@@ -227,7 +249,9 @@ def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
     assert trainer.callbacks == callbacks
     assert trainer.strategy.checkpoint_io is files
     assert "hyper_parameters" in torch.load(tmp_path / "own" / "last.ckpt", weights_only=False)
-    assert "hyper_parameters" not in torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
+    assert "hyper_parameters" not in torch.load(
+        tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True
+    )
 
 
 class Unreadable(Net):
@@ -292,14 +316,21 @@ def test_what_could_not_be_read_again_is_left_out_by_name(tmp_path, kind, capsys
     module = kind if issubclass(kind, Net) else Net
 
     def begin(folder, **more):
-        return start(tmp_path / folder, module, both, callbacks=[] if module is kind else [kind()], **more)
+        return start(
+            tmp_path / folder, module, both, callbacks=[] if module is kind else [kind()], **more
+        )
 
     whole = begin("whole")
     assert begin("killed", at=14) is None
     assert begin("killed") == whole
-    assert capsys.readouterr().err.count(f"not guaranteed: checkpoints leave out {LEFT_OUT[kind]}\n") == 3
+    assert (
+        capsys.readouterr().err.count(f"not guaranteed: checkpoints leave out {LEFT_OUT[kind]}\n")
+        == 3
+    )
     with pytest.raises(ExactError, match="checkpoints leave out"):
-        begin("required", exact="require", at=1 if kind is not LateUnreadable else 14)  # before the first batch
+        begin(
+            "required", exact="require", at=1 if kind is not LateUnreadable else 14
+        )  # before the first batch
 
 
 def test_a_damaged_checkpoint_is_refused_and_nothing_changes(tmp_path):
@@ -349,7 +380,9 @@ class Raises(Plain):
     def train_loss(self, batch, batch_idx):
         self.factor += 0.1
         self.keeper.num += 1
-        self.cache["last", batch_idx] = threading.Lock()  # as gpytorch's caches, of what can't be pickled
+        self.cache["last", batch_idx] = (
+            threading.Lock()
+        )  # as gpytorch's caches, of what can't be pickled
         return self.loss(batch) * self.factor
 
 
@@ -372,7 +405,9 @@ def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):
     for option, value in (("seed", -1), ("exact", "yes"), ("every_n_steps", 0)):
         with pytest.raises(ValueError, match=f"{option}={value}: must be "):
             Exact(tmp_path, **{option: value})
-    with pytest.raises(ExactError, match="LearningRateFinder trains and goes back before the run begins"):
+    with pytest.raises(
+        ExactError, match="LearningRateFinder trains and goes back before the run begins"
+    ):
         start(tmp_path, Net, both, callbacks=[of_lightning.LearningRateFinder()])
     with pytest.raises(ValueError, match="callbacks="):
         Exact(tmp_path).fit(trainer_of(), Net(), loader())

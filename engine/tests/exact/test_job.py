@@ -32,7 +32,9 @@ def fake(folder, text):
 
 
 @pytest.mark.parametrize(("variables", "does", "is_requeued", "told"), CASES)
-def test_a_task_of_an_array_requeues_itself_alone(monkeypatch, tmp_path, capfd, variables, does, is_requeued, told):
+def test_a_task_of_an_array_requeues_itself_alone(
+    monkeypatch, tmp_path, capfd, variables, does, is_requeued, told
+):
     for name in ("SLURM_JOB_ID", *ARRAY):
         monkeypatch.delenv(name, raising=False)
     for name, value in {**variables, "PATH": str(tmp_path)}.items():
@@ -45,7 +47,9 @@ def test_a_task_of_an_array_requeues_itself_alone(monkeypatch, tmp_path, capfd, 
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's own
-def test_exact_requeues_it_also_by_a_signal_that_was_blocked_while_python_was_importing(monkeypatch, tmp_path):
+def test_exact_requeues_it_also_by_a_signal_that_was_blocked_while_python_was_importing(
+    monkeypatch, tmp_path
+):
     for name, value in {**ARRAY, "SLURM_JOB_ID": "7"}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")

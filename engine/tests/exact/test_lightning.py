@@ -21,17 +21,32 @@ VALUE = result._ResultMetric(result._Metadata("training_step", "loss"), is_tenso
 FIRST = "the first value after a resume resets the means of its epoch"
 # Each private name, where it is looked for, and what would be lost without it.
 NAMES = {
-    "_combined_loader": (TRAINER.fit_loop, "loaders that a schedule has made too early are not made again"),
-    "_iteration_based_training": (TRAINER.fit_loop, "with max_steps, an epoch that has ended ends once more"),
-    "_resuming_from_checkpoint": (TRAINER.fit_loop, "a new epoch keeps iterators that drew before the restore"),
-    "_restarting": (TRAINER.fit_loop, "schedules that follow a metric are not stepped as a resumed epoch ends"),
+    "_combined_loader": (
+        TRAINER.fit_loop,
+        "loaders that a schedule has made too early are not made again",
+    ),
+    "_iteration_based_training": (
+        TRAINER.fit_loop,
+        "with max_steps, an epoch that has ended ends once more",
+    ),
+    "_resuming_from_checkpoint": (
+        TRAINER.fit_loop,
+        "a new epoch keeps iterators that drew before the restore",
+    ),
+    "_restarting": (
+        TRAINER.fit_loop,
+        "schedules that follow a metric are not stepped as a resumed epoch ends",
+    ),
     "_results": (TRAINER.fit_loop.epoch_loop, "means over a resumed epoch are over its rest only"),
     "_batches_that_stepped": (TRAINER.fit_loop.epoch_loop, "the step of a logged value is unknown"),
     "_logger_connector": (TRAINER, FIRST),
     "_first_loop_iter": (TRAINER._logger_connector, FIRST),
     "_ResultCollection": (result, "means over an epoch can't be kept"),
     "_forward_cache": (VALUE, "the last step's value can't be kept"),
-    "_forked_name": (result._ResultCollection, "the names of metrics by step and epoch are unknown"),
+    "_forked_name": (
+        result._ResultCollection,
+        "the names of metrics by step and epoch are unknown",
+    ),
     "_data_parallel_size": (ModelParallelStrategy(), "processes of FSDP2 train on the same data"),
     "_update_count": (MeanMetric(), "torchmetrics warns of a metric without updates"),
     "_computed": (MeanMetric(), "torchmetrics returns a value of before the restore"),

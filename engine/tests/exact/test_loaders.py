@@ -40,7 +40,9 @@ class Halves(Sampler):
 
 
 OWN = {
-    "PyTorch's": lambda rank: {"sampler": DistributedSamplerWrapper(SubsetRandomSampler(range(NUM)), 2, rank)},
+    "PyTorch's": lambda rank: {
+        "sampler": DistributedSamplerWrapper(SubsetRandomSampler(range(NUM)), 2, rank)
+    },
     "lazy": lambda rank: {"sampler": DistributedSamplerWrapper(Popping(), 2, rank)},
     "batches": lambda rank: {"batch_sampler": Halves(rank)},
 }

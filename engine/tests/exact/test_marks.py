@@ -92,7 +92,11 @@ def test_equal_content_has_equal_hashes_and_other_content_another(values, is_equ
 
 @pytest.mark.gpu
 def test_a_tensor_has_the_same_hash_on_every_device(marks):
-    assert hash_of(X, marks) == hash_of(X.cuda(), marks) == hash_of(X.t().contiguous().t().cuda(), marks)
+    assert (
+        hash_of(X, marks)
+        == hash_of(X.cuda(), marks)
+        == hash_of(X.t().contiguous().t().cuda(), marks)
+    )
 
 
 def test_an_optimizer_has_the_same_hash_after_it_was_loaded(marks, tmp_path):
@@ -110,7 +114,9 @@ def test_an_optimizer_has_the_same_hash_after_it_was_loaded(marks, tmp_path):
     assert None not in (first["weights"], first["optimizer"])
 
 
-@pytest.mark.parametrize("make", [Broken, Strange, Own, torch.Generator, lambda: torch.nn.LazyLinear(3)])
+@pytest.mark.parametrize(
+    "make", [Broken, Strange, Own, torch.Generator, lambda: torch.nn.LazyLinear(3)]
+)
 def test_what_can_not_be_hashed_is_left_out_with_a_line(make, marks, capsys, monkeypatch):
     monkeypatch.setenv("LOCAL_RANK", "1")
     for step in (1, "epoch 1, batch 2"):

@@ -54,17 +54,48 @@ class World:
 
 def test_what_does_not_change_is_not_kept():
     memory = Memory({"it": holder(World(), names={"a"}, layer=torch.nn.Linear(1, 1))})
-    assert names(memory.changes()) == {"it.value.rng"}  # generators may have been seeded from the time of day
+    assert names(memory.changes()) == {
+        "it.value.rng"
+    }  # generators may have been seeded from the time of day
     assert not memory.problems
 
 
 VALUES = [
-    *(1, 2.5, float("nan"), True, None, "text", b"bytes", 1 + 2j, 2**80, (1, "a"), {1, 2}, frozenset({3})),
-    *(collections.deque([1, 2], maxlen=2), collections.OrderedDict(a=[1, {"b": (2,)}]), {(1, 2): 3, "x": None}),
+    *(
+        1,
+        2.5,
+        float("nan"),
+        True,
+        None,
+        "text",
+        b"bytes",
+        1 + 2j,
+        2**80,
+        (1, "a"),
+        {1, 2},
+        frozenset({3}),
+    ),
+    *(
+        collections.deque([1, 2], maxlen=2),
+        collections.OrderedDict(a=[1, {"b": (2,)}]),
+        {(1, 2): 3, "x": None},
+    ),
     *(collections.Counter("aab"), collections.defaultdict(list, {1: [2]}), torch.ones(2, 3).shape),
-    *(np.float32(0.1), np.str_("x"), np.array("2026-11-27", dtype="datetime64[D]"), np.zeros((0, 2))),
-    *(np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::2], np.asfortranarray(np.arange(6.0).reshape(2, 3))),
-    *(torch.tensor([1.5, float("inf")], dtype=torch.bfloat16), torch.zeros(1).expand(5), torch.arange(9)[3:5]),
+    *(
+        np.float32(0.1),
+        np.str_("x"),
+        np.array("2026-11-27", dtype="datetime64[D]"),
+        np.zeros((0, 2)),
+    ),
+    *(
+        np.arange(6, dtype=np.int16).reshape(2, 3)[:, ::2],
+        np.asfortranarray(np.arange(6.0).reshape(2, 3)),
+    ),
+    *(
+        torch.tensor([1.5, float("inf")], dtype=torch.bfloat16),
+        torch.zeros(1).expand(5),
+        torch.arange(9)[3:5],
+    ),
     *(torch.tensor([1 + 2j]).conj(), torch.eye(3).to_sparse(), torch.zeros(0, 3)),
 ]
 
@@ -74,7 +105,10 @@ def test_each_value_that_a_checkpoint_can_hold_is_what_it_was(value):
     _, other = moved(set_value(lambda: value), holder)
     assert type(other.value) is type(value)
     assert str(other.value) == str(value)
-    assert not isinstance(value, np.ndarray) or other.value.flags.f_contiguous == value.flags.f_contiguous
+    assert (
+        not isinstance(value, np.ndarray)
+        or other.value.flags.f_contiguous == value.flags.f_contiguous
+    )
 
 
 @pytest.mark.parametrize("name", [name for name, kind in KINDS.items() if kind.outcome != SEEN])
@@ -162,7 +196,9 @@ def test_what_cant_be_kept_is_named(before, change):
     change(owner)
     memory.changes()
     assert {*memory.problems} == {NOT_KEPT}
-    assert all(each.startswith("module.value") and each.endswith(")") for each in memory.problems[NOT_KEPT])
+    assert all(
+        each.startswith("module.value") and each.endswith(")") for each in memory.problems[NOT_KEPT]
+    )
 
 
 def test_many_items_cost_nothing():
@@ -178,11 +214,23 @@ def raising(*_):
 
 def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
     real = memory_module.freeze
-    monkeypatch.setattr(memory_module, "freeze", lambda content: real({1: lambda: 1} if content else {}))
+    monkeypatch.setattr(
+        memory_module, "freeze", lambda content: real({1: lambda: 1} if content else {})
+    )
     for value, of_known, what, problem in (
         (1, raising, NOT_SEEN, "it (RuntimeError: no end)"),
-        (type("Locked", (dict,), {"values": raising})(a=1), list, NOT_SEEN, "it (RuntimeError: no end)"),
-        (type("Endless", (set,), {"__iter__": raising})(), list, NOT_SEEN, "it (RuntimeError: no end)"),
+        (
+            type("Locked", (dict,), {"values": raising})(a=1),
+            list,
+            NOT_SEEN,
+            "it (RuntimeError: no end)",
+        ),
+        (
+            type("Endless", (set,), {"__iter__": raising})(),
+            list,
+            NOT_SEEN,
+            "it (RuntimeError: no end)",
+        ),
         # as a dictionary that a thread changes while it is written
         (random.Random(0), list, NOT_KEPT, "it ("),
     ):

@@ -31,16 +31,25 @@ def trainer():
     """One whose launcher has started a process, which Lightning's thread looks at."""
     begun = [subprocess.Popen(["sleep", "60"])]
     launcher = SimpleNamespace(procs=begun)
-    yield SimpleNamespace(strategy=SimpleNamespace(launcher=launcher, setup_environment=Mock()), world_size=2)
+    yield SimpleNamespace(
+        strategy=SimpleNamespace(launcher=launcher, setup_environment=Mock()), world_size=2
+    )
     for each in launcher.procs:
         each.kill()
         each.wait()
 
 
 LOST = RuntimeError(BY_A_PEER)
-UNKNOWN = f"another process has died, out of memory if no error stands above (RuntimeError: {BY_A_PEER})"
+UNKNOWN = (
+    f"another process has died, out of memory if no error stands above (RuntimeError: {BY_A_PEER})"
+)
 ENDS = {
-    "killed": (signal.SIGKILL, LOST, "the process of rank 1 has died by SIGKILL, perhaps out of memory", 71),
+    "killed": (
+        signal.SIGKILL,
+        LOST,
+        "the process of rank 1 has died by SIGKILL, perhaps out of memory",
+        71,
+    ),
     "lost": (None, LOST, UNKNOWN, 71),
     "own": (None, ValueError("of mine"), "of mine", None),
 }
@@ -64,7 +73,9 @@ def test_a_process_that_has_died_is_named_and_the_others_end(trainer, monkeypatc
     (child,) = trainer.strategy.launcher.procs
     assert looked_at == []  # else Lightning ends this process by SIGKILL
     assert (str(raised.value), getattr(raised.value, "code", None)) == (said, code)
-    assert child.wait(0.5 if name == "own" else TIMEOUT_S) if name != "lost" else child.poll() is None
+    assert (
+        child.wait(0.5 if name == "own" else TIMEOUT_S) if name != "lost" else child.poll() is None
+    )
 
 
 def test_a_process_that_hangs_beside_a_dead_one_is_ended(trainer, monkeypatch):
@@ -82,7 +93,9 @@ def test_a_process_that_hangs_beside_a_dead_one_is_ended(trainer, monkeypatch):
 HELD, MISSING = OSError(errno.EAGAIN, "busy"), OSError(errno.ENOSYS, "Function not implemented")
 
 
-def test_a_folder_is_for_one_training_and_a_file_system_without_locks_is_said(tmp_path, monkeypatch, capsys):
+def test_a_folder_is_for_one_training_and_a_file_system_without_locks_is_said(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setattr(processes, "LOCK_TIMEOUT_S", 0)
     monkeypatch.setattr("fcntl.lockf", Mock(side_effect=HELD))
     with pytest.raises(ExactError, match="in use by another process; wait for its end"):
@@ -90,7 +103,8 @@ def test_a_folder_is_for_one_training_and_a_file_system_without_locks_is_said(tm
     monkeypatch.setattr("fcntl.lockf", Mock(side_effect=MISSING))
     assert train_exactly(tmp_path, Net, both)
     assert (
-        "can't be locked (Function not implemented); start this training once at a time" in capsys.readouterr().err
+        "can't be locked (Function not implemented); start this training once at a time"
+        in capsys.readouterr().err
     )
 
 
@@ -121,9 +135,14 @@ with only_training(Path(sys.argv[1]), print):
 @pytest.mark.slow
 def test_a_killed_training_holds_no_lock_though_its_workers_live(tmp_path):
     (tmp_path / "checkpoints").mkdir()
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(tmp_path)], stdout=subprocess.PIPE, text=True
+    )
     worker = int(holder.stdout.readline())
-    with pytest.raises(ExactError, match=f"in use by process {holder.pid} on "), only_training(tmp_path, print):
+    with (
+        pytest.raises(ExactError, match=f"in use by process {holder.pid} on "),
+        only_training(tmp_path, print),
+    ):
         pass
     holder.kill()
     with only_training(tmp_path, say := Mock()):
@@ -145,8 +164,13 @@ def test_a_run_of_which_one_process_dies_says_so_and_resumes(tmp_path, mnist_roo
     kill = {"KILL_AT": "5", "KILL_BY": str(int(signal.SIGKILL)), "KILL_RANK": "1", "VERB": "train"}
     said = finish(start(*typed, script=("-m", "tests.strangers.cells"), **kill), code=71)
     assert "Traceback" not in said
-    line = "the process of rank 1 has died by SIGKILL, perhaps out of memory; .*leyden train run_dir="
-    assert len(re.findall(f"^leyden: {run.directory}: {line}.* resumes the run$", said, re.MULTILINE)) == 1, said
+    line = (
+        "the process of rank 1 has died by SIGKILL, perhaps out of memory; .*leyden train run_dir="
+    )
+    assert (
+        len(re.findall(f"^leyden: {run.directory}: {line}.* resumes the run$", said, re.MULTILINE))
+        == 1
+    ), said
     assert run.result is None
     finish(start(*typed, "resume=must"))
     assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] > 4

@@ -20,7 +20,11 @@ def draw():
 
 def draw_anew():
     """From generators of NumPy without a seed."""
-    made = np.random.default_rng(), np.random.RandomState(None), np.random.Generator(np.random.PCG64())
+    made = (
+        np.random.default_rng(),
+        np.random.RandomState(None),
+        np.random.Generator(np.random.PCG64()),
+    )
     return [each.random() for each in made for _ in range(2)]
 
 

@@ -46,7 +46,10 @@ def test_the_first_step_that_parts_is_named_once(tmp_path, capsys, mode):
     state = Run(tmp_path).train(range(1, 13))
     recorded = [json.loads(line)["batch"] for line in (tmp_path / FILE).read_text().splitlines()]
     assert recorded == [4, 5, 10]  # the first one after a checkpoint, and every fifth
-    run, batches = Run(tmp_path, state, mode), (range(4, 13), lambda n: torch.tensor(1.0 / n + (n >= 5)))
+    run, batches = (
+        Run(tmp_path, state, mode),
+        (range(4, 13), lambda n: torch.tensor(1.0 / n + (n >= 5))),
+    )
     if mode == "require":
         with pytest.raises(ExactError, match=r"at step 5 \(loss 1.2"):
             run.train(*batches)
@@ -55,7 +58,9 @@ def test_the_first_step_that_parts_is_named_once(tmp_path, capsys, mode):
     printed = capsys.readouterr().err
     assert printed.count("parts from the interrupted run") == (mode == "report")
     if mode == "report":
-        assert "parts from the interrupted run at step 5 (loss 1.20000005, was 0.200000003)" in printed
+        assert (
+            "parts from the interrupted run at step 5 (loss 1.20000005, was 0.200000003)" in printed
+        )
 
 
 def test_the_batch_after_a_stop_has_a_hash_of_the_weights(tmp_path, capsys):

@@ -26,7 +26,9 @@ class Started:
     def __init__(self, verb, *arguments, directory, cwd=None, before=None, name="output"):
         self.output = Path(directory) / f"{name}.txt"
         self.output.unlink(missing_ok=True)
-        with warnings.catch_warnings():  # Python warns of a fork beside threads, in the parent, when it is done
+        with (
+            warnings.catch_warnings()
+        ):  # Python warns of a fork beside threads, in the parent, when it is done
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid = os.fork()
         if self.pid == 0:
@@ -79,7 +81,10 @@ def is_clean(code, output):
 def ends_clearly(code, output):
     """Whether a training that something happened to has succeeded, or says in a line or two what it failed by."""
     said = [line for line in output.splitlines() if line.startswith("leyden: ")]
-    of_a_guard = ("continues without it", "exact resume is not guaranteed")  # of a picture, or of what is recorded
+    of_a_guard = (
+        "continues without it",
+        "exact resume is not guaranteed",
+    )  # of a picture, or of what is recorded
     told = [line for line in said if not any(words in line for words in of_a_guard)]
     return "Traceback" not in output and (code == 0 or (code == 2 and 1 <= len(told) <= 2))
 
@@ -122,7 +127,11 @@ def on_operations(below, act, *, only_writes=False):
         nonlocal seen
         if threading.current_thread() is not threading.main_thread():
             return
-        if event == "open" and only_writes and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
+        if (
+            event == "open"
+            and only_writes
+            and not (args[2] or 0) & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        ):
             return
         of_path = event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike)
         if of_path and Path(path := os.fsdecode(args[0])).is_relative_to(below):

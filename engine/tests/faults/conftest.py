@@ -33,7 +33,13 @@ def data(small_files):
     """Overrides of a training that takes a second: two epochs of six steps, everything on."""
     patch = pytest.MonkeyPatch()
     small.expect(small_files, patch)
-    few = ("data.val_size=4900", "data.batch_size=50", "model.hidden_sizes=[4]", "model.dropout=0.2", "trainer=cpu")
+    few = (
+        "data.val_size=4900",
+        "data.batch_size=50",
+        "model.hidden_sizes=[4]",
+        "model.dropout=0.2",
+        "trainer=cpu",
+    )
     often = ("trainer.log_every_n_steps=2", "callbacks.checkpoint.every_n_steps=2")
     yield (f"data.root={small_files}", *few, *often, "trainer.max_epochs=2")
     patch.undo()
@@ -43,7 +49,12 @@ class Whole:
     """A run that nothing happened to, its number of operations on files, and how long it took."""
 
     def __init__(self, folder, data):
-        self.data, self.run, began, counted = data, folder / "run", time.monotonic(), folder / "operations"
+        self.data, self.run, began, counted = (
+            data,
+            folder / "run",
+            time.monotonic(),
+            folder / "operations",
+        )
         count = on_operations(self.run, lambda number, name: counted.write_text(str(number)))
         code, output = call("train", *self.arguments(folder), directory=folder, before=count)
         assert code == 0, output

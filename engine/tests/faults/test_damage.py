@@ -38,7 +38,9 @@ DAMAGES = {
     "emptied": lambda path, rng: path.write_bytes(b""),
     "halved": lambda path, rng: os.truncate(path, path.stat().st_size // 2),
     "flipped": flipped,
-    "appended": lambda path, rng: path.write_bytes(path.read_bytes() + rng.randbytes(rng.choice([1, 30, 5000]))),
+    "appended": lambda path, rng: path.write_bytes(
+        path.read_bytes() + rng.randbytes(rng.choice([1, 30, 5000]))
+    ),
     "reshaped": lambda path, rng: path.write_text(rng.choice(SHAPES)),
     "removed": lambda path, rng: path.unlink(),
     "filed": filed,
@@ -49,11 +51,16 @@ OF_FILES = [*DAMAGES][:-1]
 def snapshot(folder):
     """Every file below a folder with its content; a folder with nothing."""
     paths = (path for path in folder.rglob("*") if ".lock" not in str(path.relative_to(folder)))
-    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None for path in paths}
+    return {
+        str(path.relative_to(folder)): path.read_bytes() if path.is_file() else None
+        for path in paths
+    }
 
 
 def difference(before, after):
-    return sorted(name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0))
+    return sorted(
+        name for name in before.keys() | after.keys() if before.get(name, 0) != after.get(name, 0)
+    )
 
 
 class Place:
@@ -94,10 +101,16 @@ def place(tmp_path, seed):
 def begun(tmp_path_factory, whole, data):
     """Folders with a run in each: whole, stopped within its second epoch, and one that went on for a third."""
     folder = tmp_path_factory.mktemp("begun")
-    shutil.copytree(whole.run.parent, folder / "whole", ignore=shutil.ignore_patterns("output.txt", "operations"))
+    shutil.copytree(
+        whole.run.parent,
+        folder / "whole",
+        ignore=shutil.ignore_patterns("output.txt", "operations"),
+    )
     stop = at_step(9, lambda: os.kill(os.getpid(), signal.SIGKILL))
     for name, code, before, *more in (("stopped", -9, stop), ("longer", 0, None, LONGER)):
-        ended, output = call("train", *within(folder / name), *data, *more, directory=folder, before=before)
+        ended, output = call(
+            "train", *within(folder / name), *data, *more, directory=folder, before=before
+        )
         assert ended == code, output
     assert (folder / "stopped" / "run" / "checkpoints" / "best.ckpt").exists()
     assert Run(folder / "stopped" / "run").result is None
@@ -106,7 +119,12 @@ def begun(tmp_path_factory, whole, data):
 
 def test_a_damaged_run_is_used_and_goes_on_or_is_refused(place, begun, data, trials, rng):
     folders = [begun / "whole", begun / "stopped"]
-    files = [(folder, name) for folder in folders for name, was in snapshot(folder).items() if was is not None]
+    files = [
+        (folder, name)
+        for folder in folders
+        for name, was in snapshot(folder).items()
+        if was is not None
+    ]
     every = [*itertools.product(files, OF_FILES)]
     every += [((folder, "run/checkpoints"), "filed") for folder in folders]
     for (folder, name), how in rng.sample(every, min(trials // 2, len(every))):
@@ -123,7 +141,9 @@ def test_a_damaged_run_is_used_and_goes_on_or_is_refused(place, begun, data, tri
                 if code:
                     changed = difference(before, snapshot(place.folder))
                     assert not changed, f"{output}refused, and has changed {changed}"
-                elif more or "epoch 2/2" in output:  # else the result, which it has, is all that it needs
+                elif (
+                    more or "epoch 2/2" in output
+                ):  # else the result, which it has, is all that it needs
                     assert_same_bits(begun / name / "run", place.run)
                 before = snapshot(place.folder)
 
@@ -153,14 +173,19 @@ def mutated(path, rng):
 
 def test_a_checkpoint_that_was_tampered_with_costs_no_result(place, begun, data, trials):
     """What no check sees beforehand ends in a line, too, and the run is what it was: finished, with its result."""
-    trained, kept = place.folder / "trained", ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt")
+    trained, kept = (
+        place.folder / "trained",
+        ("config.yaml", "checkpoints/last.ckpt", "checkpoints/best.ckpt"),
+    )
     files = lambda: {name: (place.run / name).read_bytes() for name in kept}  # noqa: E731
     for number in range(trials):
         name = f"run/checkpoints/{('last', 'best')[number % 2]}.ckpt"
         with place.damaged(begun / "whole", name, f"mutated {number}", mutated):
             place.use()
             before, result, touch = files(), Run(place.run).result, at_step(None, trained.touch)
-            code, output = call("train", *place.typed, *data, LONGER, directory=place.outside, before=touch)
+            code, output = call(
+                "train", *place.typed, *data, LONGER, directory=place.outside, before=touch
+            )
             # A run that failed while it trained has the result of before in the start of before.
             has_trained = trained.exists()
             assert ends_clearly(code, output) or has_trained, output

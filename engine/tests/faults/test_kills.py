@@ -36,7 +36,9 @@ def kill(frame, event, arg):
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def train(directory, *arguments, at=None, after=False, setup=lambda: None, below="", only_writes=True):
+def train(
+    directory, *arguments, at=None, after=False, setup=lambda: None, below="", only_writes=True
+):
     """Train in a directory, be killed before or after an operation, and return the code, the operations and the output."""
     directory.mkdir(exist_ok=True)
     log = directory.with_suffix(".operations")
@@ -53,7 +55,10 @@ def train(directory, *arguments, at=None, after=False, setup=lambda: None, below
 
         on_operations(directory / below, act, only_writes=only_writes)()
 
-    where, output = within(directory)["-m" in arguments :], {"directory": directory.parent, "name": directory.name}
+    where, output = (
+        within(directory)["-m" in arguments :],
+        {"directory": directory.parent, "name": directory.name},
+    )
     code, output = call("train", *arguments, *where, before=before, **output)
     return code, log.read_text().splitlines(), output
 
@@ -67,7 +72,9 @@ def shown(directory):
             for value in event.summary.value:
                 is_time = value.tag.startswith("time/")
                 tag = value.tag if is_time else f"{path.parent.name}:{value.tag}"
-                events.append(((tag, event.step), None if is_time else value.tensor.SerializeToString()))
+                events.append(
+                    ((tag, event.step), None if is_time else value.tensor.SerializeToString())
+                )
             if event.HasField("graph_def"):
                 events.append((("graph", event.step), None))
     for places in ([place for place, _ in events], [(step, metric) for step, metric, _ in curves]):
@@ -78,10 +85,15 @@ def shown(directory):
     tests = records.table(directory / "test_evaluations.csv")  # a kill after one may make it again
     return {
         "result": asdict(replace(run.result, seconds=None, samples_per_second=None)),
-        "curves": [(step, name, None if name.startswith("time/") else value) for step, name, value in curves],
+        "curves": [
+            (step, name, None if name.startswith("time/") else value)
+            for step, name, value in curves
+        ],
         "values": dict(events),
         "row": hparams(run),
-        "test_evaluations": {(row["experiment"], row["checkpoint"], row["metrics"]) for row in tests},
+        "test_evaluations": {
+            (row["experiment"], row["checkpoint"], row["metrics"]) for row in tests
+        },
         "fingerprints": read_fingerprints(run.directory),
     }
 
@@ -147,23 +159,38 @@ def test_killed_while_it_trains_longer(kills, trials, rng):
 
 @pytest.mark.nightly  # killed once or again, it is killed by day
 def test_killed_while_it_fails(kills, trials, rng):
-    failing = {"setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))}  # in the second epoch
+    failing = {
+        "setup": at_step(9, Mock(side_effect=OSError("the disk is gone")))
+    }  # in the second epoch
     code, operations, output = train(kills.folder / "failing", *kills.arguments, **failing)
     run = Run(kills.folder / "failing" / "run")
-    assert (code, run.result.status, hparams(run)[1]) == (1, "failed", api_pb2.STATUS_FAILURE), output
+    assert (code, run.result.status, hparams(run)[1]) == (1, "failed", api_pb2.STATUS_FAILURE), (
+        output
+    )
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
         kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), **failing)
 
 
-SEARCH = ("-m", "hydra/sweeper=optuna", "hydra.sweeper.num_trials=4", "sweep_name=s", "cluster.num_jobs=2")
+SEARCH = (
+    "-m",
+    "hydra/sweeper=optuna",
+    "hydra.sweeper.num_trials=4",
+    "sweep_name=s",
+    "cluster.num_jobs=2",
+)
 SEARCH += ("optimizer.lr=tag(log,interval(0.001,0.1))", "sweep.space=tests.sweep.spaces.optimizers")
 SETTINGS = "sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]"
 
 
 def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
     """It is killed, its jobs with it, at one of its own operations on files."""
-    arguments = (*SEARCH, SETTINGS, "callbacks=bare", *(each for each in data if "dropout" not in each))
+    arguments = (
+        *SEARCH,
+        SETTINGS,
+        "callbacks=bare",
+        *(each for each in data if "dropout" not in each),
+    )
     search = functools.partial(train, setup=in_forks, below="sweeps", only_writes=False)
     code, operations, output = search(tmp_path / "whole", *arguments)
     assert code == 0, output
@@ -172,11 +199,15 @@ def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
         for at in (*rng.sample(range(len(operations) - 1), rng.randint(1, 2)), None):
             code, _, output = search(directory, *arguments, at=at)
             told = f"at {at}: {output}"
-            assert code == 0 or (code == -9 and at is not None), told  # the second one has less to do
+            assert code == 0 or (code == -9 and at is not None), (
+                told
+            )  # the second one has less to do
         found = open_study(directory / "sweeps" / "s").get_trials(deepcopy=False)
         assert TrialState.RUNNING not in {trial.state for trial in found}, told
         names = [trial.user_attrs["run"] for trial in found if trial.state == TrialState.COMPLETE]
-        runs = [Run(path.parent) for path in sorted((directory / "sweeps" / "s").glob("*/config.yaml"))]
+        runs = [
+            Run(path.parent) for path in sorted((directory / "sweeps" / "s").glob("*/config.yaml"))
+        ]
         assert sorted(names) == [run.directory.name for run in runs], told
         assert [run.result.status for run in runs] == ["finished"] * 4, told
         for run in runs:
@@ -188,10 +219,14 @@ def test_a_search_killed_has_all_its_trials_once(tmp_path, data, trials, rng):
 
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
-SIGNALS = [number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN]  # as SIGHUP is under nohup
+SIGNALS = [
+    number for number in SIGNALS if signal.getsignal(number) != signal.SIG_IGN
+]  # as SIGHUP is under nohup
 
 
-def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(tmp_path, whole, trials, rng):
+def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(
+    tmp_path, whole, trials, rng
+):
     for n in range(max(4, trials // 3)):
         (folder := tmp_path / str(n)).mkdir()
         number, pauses = rng.choice(SIGNALS), [rng.uniform(0, 1.1 * whole.seconds)]
@@ -204,7 +239,11 @@ def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(tmp_
         told = f"{number.name} after {pauses} s: {code}\n{output}"
         assert code in (0, 128 + number, -number), told
         assert "Traceback" not in output, told
-        if (folder / "run").is_dir():  # those that a process leaves that is ended at once are another matter
-            left = [path.name for path in folder.rglob("*") if path.name.endswith((".tmp", ".prepared"))]
+        if (
+            folder / "run"
+        ).is_dir():  # those that a process leaves that is ended at once are another matter
+            left = [
+                path.name for path in folder.rglob("*") if path.name.endswith((".tmp", ".prepared"))
+            ]
             assert not left or code == -number, f"{told}\n{left}"
         whole.resume(folder, told, output=folder)

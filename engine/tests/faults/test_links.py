@@ -38,12 +38,17 @@ def call(function, folder, trace=None):
         folder: Where the output goes.
         trace: Folder whose files are noted in `names` when they are opened, made or renamed.
     """
-    output, names = folder / "output", os.open(folder / "names", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    output, names = (
+        folder / "output",
+        os.open(folder / "names", os.O_WRONLY | os.O_CREAT | os.O_APPEND),
+    )
 
     def note(event, args):
         if trace and event in OPERATIONS:
             for path in args[:2]:
-                if isinstance(path, str | bytes | Path) and Path(os.fsdecode(path)).is_relative_to(trace):
+                if isinstance(path, str | bytes | Path) and Path(os.fsdecode(path)).is_relative_to(
+                    trace
+                ):
                     os.write(names, f"{Path(os.fsdecode(path)).relative_to(trace)}\n".encode())
 
     def run():
@@ -63,7 +68,12 @@ def call(function, folder, trace=None):
     return code, output.read_text(errors="replace")
 
 
-SMALL = ("data.val_size=4900", "data.batch_size=30", "model.hidden_sizes=[4]", "trainer.log_every_n_steps=3")
+SMALL = (
+    "data.val_size=4900",
+    "data.batch_size=30",
+    "model.hidden_sizes=[4]",
+    "trainer.log_every_n_steps=3",
+)
 
 
 def train(run, epochs, root):
@@ -125,7 +135,9 @@ class Begun:
 
 def last_lines(output):
     """Of what a start printed, what it says by itself."""
-    return "\n".join(line for line in output.splitlines() if line.startswith(("leyden", "Traceback")))
+    return "\n".join(
+        line for line in output.splitlines() if line.startswith(("leyden", "Traceback"))
+    )
 
 
 def put(path, kind, outside):
@@ -164,7 +176,17 @@ def put(path, kind, outside):
                 file.truncate(2**40)
 
 
-KINDS = ("link", "hard link", "dangling link", "folder link", "pipe", "folder", "socket", "device", "sparse")
+KINDS = (
+    "link",
+    "hard link",
+    "dangling link",
+    "folder link",
+    "pipe",
+    "folder",
+    "socket",
+    "device",
+    "sparse",
+)
 
 
 @pytest.fixture(scope="module")
@@ -179,15 +201,27 @@ def by_verbs(tmp_path_factory, small_files):
     with pytest.MonkeyPatch.context() as patch:
         small.expect(small_files, patch)
         yield Begun(
-            folder, lambda run: train(run, 1, small_files), lambda run: train(run, 2, small_files), evaluate
+            folder,
+            lambda run: train(run, 1, small_files),
+            lambda run: train(run, 2, small_files),
+            evaluate,
         )
 
 
 def test_the_files_that_are_traced_are_those_of_a_run(by_exact, by_verbs):
     assert {"checkpoints/last.ckpt", "checkpoints/steps.jsonl"} <= {*by_exact.names}
-    kept = {"run.json", "config.yaml", "metrics.csv", "fingerprint.csv", "curves.png", "best/hparams.tfevents"}
+    kept = {
+        "run.json",
+        "config.yaml",
+        "metrics.csv",
+        "fingerprint.csv",
+        "curves.png",
+        "best/hparams.tfevents",
+    }
     assert kept | {"checkpoints/best.ckpt", ".lock.0"} <= {*by_verbs.names}
-    assert {str(path.relative_to(by_verbs.run)) for path in files(by_verbs.run)} <= {*by_verbs.names}
+    assert {str(path.relative_to(by_verbs.run)) for path in files(by_verbs.run)} <= {
+        *by_verbs.names
+    }
 
 
 BY_DAY = ("link", "pipe")

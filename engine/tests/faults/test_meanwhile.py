@@ -17,7 +17,16 @@ from leyden.report.records import record_test_evaluation
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import assert_same_bits
-from tests.faults.commands import OPERATIONS, Started, at_operation, at_step, call, ends_clearly, in_forks, within
+from tests.faults.commands import (
+    OPERATIONS,
+    Started,
+    at_operation,
+    at_step,
+    call,
+    ends_clearly,
+    in_forks,
+    within,
+)
 
 pytestmark = pytest.mark.faults
 
@@ -25,7 +34,9 @@ pytestmark = pytest.mark.faults
 @pytest.fixture
 def disk(tmp_path):
     (place := tmp_path / "disk").mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", place], capture_output=True)
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=8M", "tmpfs", place], capture_output=True
+    )
     if mounted.returncode:
         pytest.skip(f"can't mount a disk: {mounted.stderr.decode().strip()}")
     yield place
@@ -58,13 +69,17 @@ def interrupted(whole, folder, told, before, repair, output):
 
 
 def test_a_disk_that_is_full_or_read_only_from_some_moment_on(disk, whole, tmp_path, trials, rng):
-    emptied = functools.partial((disk / "filling").unlink, missing_ok=True)  # a run can have fewer operations
+    emptied = functools.partial(
+        (disk / "filling").unlink, missing_ok=True
+    )  # a run can have fewer operations
     (place := tmp_path / "place").mkdir()
     for _ in range(max(2, trials // 5)):
         number = rng.randrange(whole.num_operations)
         before = at_operation(disk, number, lambda: fill(disk))
         interrupted(whole, disk, f"full from {number} on", before, emptied, tmp_path)
-        before = at_operation(place, number, lambda: sys.addaudithook(functools.partial(refuse_writing, place)))
+        before = at_operation(
+            place, number, lambda: sys.addaudithook(functools.partial(refuse_writing, place))
+        )
         interrupted(whole, place, f"read-only from {number} on", before, lambda: None, tmp_path)
 
 
@@ -103,7 +118,12 @@ class Place:
     """A folder with data and outputs of its own, and the run in it."""
 
     def __init__(self, folder, small_files, data):
-        self.folder, self.outputs, self.data, self.files = folder, folder / "outputs", folder / "data", small_files
+        self.folder, self.outputs, self.data, self.files = (
+            folder,
+            folder / "outputs",
+            folder / "data",
+            small_files,
+        )
         self.run = self.outputs / "run"
         self.arguments = (*within(self.outputs), *data[1:], f"data.root={self.data}")
         self.copy()
@@ -147,16 +167,25 @@ HAPPENS = {
 
 
 @pytest.mark.parametrize("happens", HAPPENS)
-def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, trials, rng, happens):
+def test_what_a_training_works_on_vanishes(
+    tmp_path, small_files, data, whole, trials, rng, happens
+):
     for _ in range(max(1, trials // 20)):
-        place, number = Place(tmp_path / "place", small_files, data), rng.randrange(8, whole.num_operations)
+        place, number = (
+            Place(tmp_path / "place", small_files, data),
+            rng.randrange(8, whole.num_operations),
+        )
         before = at_operation(place.run, number, functools.partial(HAPPENS[happens], place))
         code, output = call("train", *place.arguments, directory=tmp_path, before=before)
         told = f"{happens} at {number}: {code}\n{output}"
         assert ends_clearly(code, output), told
         if happens in ("run removed", "run renamed", "outputs removed") and code:
             # TensorBoard's thread can make a last file, which it opens by name.
-            left = [path for path in place.run.rglob("*") if path.is_file() and "tfevents" not in path.name]
+            left = [
+                path
+                for path in place.run.rglob("*")
+                if path.is_file() and "tfevents" not in path.name
+            ]
             assert left == [], told
         if happens == "run replaced":
             assert place.run.read_text() == "something else", told
@@ -164,7 +193,10 @@ def test_what_a_training_works_on_vanishes(tmp_path, small_files, data, whole, t
             place.copy()
             code, output = call("train", *place.arguments, directory=tmp_path)
             assert code == 0, f"{told}\nThen: {output}"
-            if Run(place.run).result.status == "finished" and (place.run / "checkpoints" / "last.ckpt").exists():
+            if (
+                Run(place.run).result.status == "finished"
+                and (place.run / "checkpoints" / "last.ckpt").exists()
+            ):
                 assert_same_bits(whole.run, place.run)
         shutil.rmtree(place.folder)
 
@@ -184,10 +216,19 @@ def test_another_training_takes_the_place(tmp_path, small_files, data, whole, tr
         assert ends_clearly(*ended), told
         run = Run(place.run)
         assert len(run.starts) == 1, told
-        strays = [path for path in run.directory.glob("*/events*") if f".{run.starts[0]['pid']}." not in path.name]
-        assert len(strays) <= 1, told  # TensorBoard's thread opens its file by name for each event, a last one too
+        strays = [
+            path
+            for path in run.directory.glob("*/events*")
+            if f".{run.starts[0]['pid']}." not in path.name
+        ]
+        assert len(strays) <= 1, (
+            told
+        )  # TensorBoard's thread opens its file by name for each event, a last one too
         assert_same_bits(whole.run, place.run)
-        lines = [len((each / "metrics.csv").read_text().splitlines()) for each in (run.directory, whole.run)]
+        lines = [
+            len((each / "metrics.csv").read_text().splitlines())
+            for each in (run.directory, whole.run)
+        ]
         assert lines[0] == lines[1], told
         shutil.rmtree(place.folder)
 
@@ -200,18 +241,24 @@ def at_once(*command, directory, then, num):
         then()
         time.sleep(max(0, moment - time.monotonic()))
 
-    return [Started(*command, directory=directory, before=wait, name=f"process{n}") for n in range(num)]
+    return [
+        Started(*command, directory=directory, before=wait, name=f"process{n}") for n in range(num)
+    ]
 
 
 def test_of_starts_at_once_one_trains(tmp_path, data, trials, rng):
     for number in range(max(2, trials // 10)):
         (folder := tmp_path / str(number)).mkdir()
         slow = at_operation(folder / "run", 60, lambda: time.sleep(rng.choice((0, 4))))
-        starts = at_once("train", *within(folder), *data, directory=folder, then=slow, num=rng.randint(2, 4))
+        starts = at_once(
+            "train", *within(folder), *data, directory=folder, then=slow, num=rng.randint(2, 4)
+        )
         ended = [started.end() for started in starts]
         assert len(Run(folder / "run").starts) == 1, ended
         assert [output.count("epoch 1/2") for _, output in ended].count(1) == 1, ended
-        holders = [f"in use by process {started.pid} on {os.uname().nodename}" for started in starts]
+        holders = [
+            f"in use by process {started.pid} on {os.uname().nodename}" for started in starts
+        ]
         for code, output in ended:
             assert code == 0 or (code == 2 and any(holder in output for holder in holders)), ended
         assert [code for code, _ in ended].count(0) >= 1, ended
@@ -237,5 +284,7 @@ def record(folder, run, n):
 def test_each_of_many_test_evaluations_at_once_is_recorded(tmp_path, whole):
     with multiprocessing.get_context("fork").Pool(8) as writers:
         writers.map(functools.partial(record, str(tmp_path), whole.run), range(8), chunksize=1)
-    recorded = Counter(row["checkpoint"] for row in records.table(tmp_path / "test_evaluations.csv"))
+    recorded = Counter(
+        row["checkpoint"] for row in records.table(tmp_path / "test_evaluations.csv")
+    )
     assert recorded == {f"{n} {k}": 1 for n in range(8) for k in range(20)}

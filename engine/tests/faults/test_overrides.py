@@ -44,7 +44,9 @@ def keys():
     """Every key that can be typed, by the YAMLs themselves, and options of the trainer that stand in none."""
     for name, path in sorted(conf_files()):
         group = "data" if path.stem == "splits" else name.parent.as_posix().replace(".", "")
-        if group.split("/")[0] in (*ELSEWHERE, "experiment") or (not group and path.stem != "run_defaults"):
+        if group.split("/")[0] in (*ELSEWHERE, "experiment") or (
+            not group and path.stem != "run_defaults"
+        ):
             continue
         for key, _ in flatten(OmegaConf.to_container(OmegaConf.load(path))):
             if not key.startswith(("defaults", "hydra")):
@@ -66,17 +68,25 @@ def overrides(draw):
         names = [path.stem for path in conf(group) if path.stem not in ("ddp", "gpu", *EXTRAS)]
         return f"{group}={draw(st.sampled_from([*sorted(names), 'null', '', 'x', '[]', '5']))}"
     if kind == "odd":
-        return draw(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12))
+        return draw(
+            st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1, max_size=12)
+        )
     key = draw(st.sampled_from(KEYS))
     if kind == "out":
         return f"~{key.lstrip('+')}"
     value = draw(st.sampled_from(FEW if key in MANY else VALUES))
-    return f"{draw(st.sampled_from(['', '', '', '+', '++']))}{key}={value}" if "+" not in key else f"{key}={value}"
+    return (
+        f"{draw(st.sampled_from(['', '', '', '+', '++']))}{key}={value}"
+        if "+" not in key
+        else f"{key}={value}"
+    )
 
 
 def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials, seed):
     place = tmp_path / "place"
-    few = functools.partial(resource.setrlimit, resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))  # bytes of memory
+    few = functools.partial(
+        resource.setrlimit, resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30)
+    )  # bytes of memory
 
     @settings(max_examples=2 * trials, phases=(Phase.generate, Phase.shrink), **ANYHOW)
     @hypothesis.seed(seed)
@@ -87,7 +97,11 @@ def test_whatever_is_typed_trains_or_is_refused_in_a_line(tmp_path, data, trials
             arguments = (*within(place), *data, *BASE, *typed)
             code, output = call("train", *arguments, directory=tmp_path, cwd=place, before=few)
             assert is_clean(code, output), f"{typed}: {code}\n{output[-3000:]}"
-            left = {path.name for path in place.iterdir() if not path.name.startswith("test_evaluations.")}
+            left = {
+                path.name
+                for path in place.iterdir()
+                if not path.name.startswith("test_evaluations.")
+            }
             assert code == 0 or not left, f"{typed}: {left} is left"
         finally:
             shutil.rmtree(place)

@@ -11,9 +11,24 @@ from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults
 
-STATES = [("RUNNING", "None"), ("PENDING", "Priority"), ("PENDING", "(launch failed requeued held)")]
-STATES += [("COMPLETING", "None"), ("COMPLETED", "None"), ("FAILED", "NonZeroExitCode"), ("NEW_STATE", "é")]
-BANNER = ["Welcome to the cluster!", "slurm_load_jobs: retrying", "*** down on Monday ***", "é", "\ufeff"]
+STATES = [
+    ("RUNNING", "None"),
+    ("PENDING", "Priority"),
+    ("PENDING", "(launch failed requeued held)"),
+]
+STATES += [
+    ("COMPLETING", "None"),
+    ("COMPLETED", "None"),
+    ("FAILED", "NonZeroExitCode"),
+    ("NEW_STATE", "é"),
+]
+BANNER = [
+    "Welcome to the cluster!",
+    "slurm_load_jobs: retrying",
+    "*** down on Monday ***",
+    "é",
+    "\ufeff",
+]
 LINES = {"blank": [b"\n", b" \n", b"\t\n\n"], "banner": [f"{line}\n".encode() for line in BANNER]}
 
 
@@ -28,7 +43,9 @@ def answer(tmp_path, monkeypatch):
         script = tmp_path / "bin" / command
         script.with_suffix(".out").write_bytes(out)
         script.with_suffix(".error").write_bytes(error)
-        script.write_text(f"#!/bin/sh\nsleep {pause}\ncat {script}.out\ncat {script}.error >&2\nexit {code}\n")
+        script.write_text(
+            f"#!/bin/sh\nsleep {pause}\ncat {script}.out\ncat {script}.error >&2\nexit {code}\n"
+        )
         script.chmod(0o755)
 
     return set_answer
@@ -37,7 +54,9 @@ def answer(tmp_path, monkeypatch):
 def damaged(rng, lines):
     """Lines as bytes, with what goes wrong; and the code that the command ends with."""
     out, code = "".join(f"{line}\n" for line in lines).encode(), 0
-    for kind in rng.sample(["blank", "cut", "bytes", "banner", "carriage", "code"], rng.randrange(1, 4)):
+    for kind in rng.sample(
+        ["blank", "cut", "bytes", "banner", "carriage", "code"], rng.randrange(1, 4)
+    ):
         place = rng.choice([0, *(n + 1 for n, byte in enumerate(out) if byte == 10)])
         if kind in LINES:
             out = out[:place] + rng.choice(LINES[kind]) + out[place:]
@@ -45,9 +64,15 @@ def damaged(rng, lines):
             out = out.replace(b"\n", b"\r\n")
         elif kind == "bytes" and out:
             place = rng.randrange(len(out))
-            out = out[:place] + rng.choice([b"\xff", b"\xc3", b"\x00", b"\x0b", b"\x1b[0m", b"|"]) + out[place:]
+            out = (
+                out[:place]
+                + rng.choice([b"\xff", b"\xc3", b"\x00", b"\x0b", b"\x1b[0m", b"|"])
+                + out[place:]
+            )
         elif kind == "cut" and out.rstrip():
-            ends = [n for n in range(1, len(out)) if not {*out[n - 1 : n + 1]} & {*b"\r\n"}]  # within a line
+            ends = [
+                n for n in range(1, len(out)) if not {*out[n - 1 : n + 1]} & {*b"\r\n"}
+            ]  # within a line
             out = out[: rng.choice(ends or [len(out)])]
         elif kind == "code":
             code = rng.choice([1, 137])
@@ -56,8 +81,13 @@ def damaged(rng, lines):
 
 def test_no_job_is_taken_for_ended(answer, trials, rng):
     for n in range(5 * trials):
-        truth = {f"{rng.randrange(1, 999)}_{task}": rng.choice(STATES) for task in range(rng.randrange(1, 5))}
-        out, code = damaged(rng, [f"{job}|{state}|{reason}|" for job, (state, reason) in truth.items()])
+        truth = {
+            f"{rng.randrange(1, 999)}_{task}": rng.choice(STATES)
+            for task in range(rng.randrange(1, 5))
+        }
+        out, code = damaged(
+            rng, [f"{job}|{state}|{reason}|" for job, (state, reason) in truth.items()]
+        )
         told = f"trial {n}: {truth}\n{out!r}, {code}"
         pause = 0 if n else 9
         answer("squeue", out, rng.choice([b"", b"slurm_load_jobs error: \xff\n"]), code, pause)
@@ -70,14 +100,18 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_pat
     """It would be submitted again."""
     cluster = compose("cluster=slurm_cpu").cluster
     for n in range(trials):
-        out, code = damaged(rng, [rng.choice(["Submitted batch job 71", "Submitted batch job", ""])])
+        out, code = damaged(
+            rng, [rng.choice(["Submitted batch job 71", "Submitted batch job", ""])]
+        )
         error = rng.choice([b"", b"sbatch: error: QOSMaxSubmitJobPerUserLimit\n", b"\xff\n"])
         told = f"trial {n}: {out!r}, {error!r}, {code}"
         answer("sbatch", out, error, code)
         calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
         try:
             jobs, problem = (
-                slurm.submit(tmp_path / str(n), cluster, os.system, calls, python="python3", variables={}),
+                slurm.submit(
+                    tmp_path / str(n), cluster, os.system, calls, python="python3", variables={}
+                ),
                 None,
             )
         except UserError as raised:
@@ -87,4 +121,6 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_pat
         elif isinstance(problem, RejectedError):
             assert code, told
         else:
-            assert re.fullmatch(".*see squeue before you try again.*", str(problem)), told  # one line
+            assert re.fullmatch(".*see squeue before you try again.*", str(problem)), (
+                told
+            )  # one line

@@ -54,8 +54,18 @@ def records(path):
 @needs("wandb")
 @pytest.mark.slow
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
-    arguments = (f"outputs={tmp_path}", "logger=wandb", "logger.wandb.offline=true", "trainer.max_epochs=2", *SMALL)
-    finish(start("-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments))
+    arguments = (
+        f"outputs={tmp_path}",
+        "logger=wandb",
+        "logger.wandb.offline=true",
+        "trainer.max_epochs=2",
+        *SMALL,
+    )
+    finish(
+        start(
+            "-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments
+        )
+    )
     runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     assert len(runs) == 2
     for run in runs:
@@ -64,11 +74,17 @@ def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
         assert sorted(media) == ["confusion", "errors"]
         rows, config = [], {}
         for record in records(path):
-            rows.append({item.key or item.nested_key[0]: item.value_json for item in record.history.item})
-            config |= {item.key or item.nested_key[0]: item.value_json for item in record.config.update}
+            rows.append(
+                {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
+            )
+            config |= {
+                item.key or item.nested_key[0]: item.value_json for item in record.config.update
+            }
         points = [(row["trainer/global_step"], row["val/acc"]) for row in rows if "val/acc" in row]
         assert [step for step, _ in points] == ["9", "19"]
-        assert max(float(value) for _, value in points) == pytest.approx(run.result.metrics["val/acc"])
+        assert max(float(value) for _, value in points) == pytest.approx(
+            run.result.metrics["val/acc"]
+        )
         assert config["seed"] == str(run.config["seed"])
 
 
@@ -84,7 +100,9 @@ def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_missing_extra_is_named_before_training(command, tmp_path, monkeypatch, sweep):
     find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a))
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a)
+    )
     typed = ("-m", "seed=0,1") if sweep else (f"run_dir={tmp_path / 'run'}",)
     _, err = command("train", *typed, "logger=wandb", *QUICK, code=2)
     assert "logger.wandb: wandb is not installed; pip install 'leyden[wandb]' installs it" in err

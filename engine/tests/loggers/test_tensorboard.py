@@ -24,7 +24,9 @@ def steps(directory):
     return [event.step for event in events(directory) if event.summary.value]
 
 
-def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_a_resumed_run_alone(tmp_path):
+def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_a_resumed_run_alone(
+    tmp_path,
+):
     metrics, logged = {"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, []
     for purge_step, told in ((0, []), (3, [3])):
         logger = TensorBoard(save_dir=str(tmp_path), purge_step=purge_step)
@@ -34,7 +36,11 @@ def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_
         logger.finalize("success")
         written = events(tmp_path / "train")
         assert [event.step for event in written if event.HasField("session_log")] == told
-        found = [(event.step, each.tag, each.simple_value) for event in written for each in event.summary.value]
+        found = [
+            (event.step, each.tag, each.simple_value)
+            for event in written
+            for each in event.summary.value
+        ]
         assert found == logged
 
 
@@ -70,7 +76,11 @@ def test_what_is_torn_anywhere_keeps_its_whole_events(tmp_path_factory, end, ste
     truncate_events(directory, step)
     assert steps(directory) == kept
     write(directory, range(20, 22))
-    assert sorted(steps(directory)) == [*kept, 20, 21]  # files of the same second are read by their number as text
+    assert sorted(steps(directory)) == [
+        *kept,
+        20,
+        21,
+    ]  # files of the same second are read by their number as text
 
 
 def test_a_damaged_event_costs_no_other_and_the_row_for_hparams_is_left_alone(tmp_path):
@@ -89,7 +99,9 @@ def test_a_resumed_run_has_no_point_twice_and_a_full_disk_is_named(tmp_path, mon
             logger.log_metrics({"train/acc": 0.5}, step)
         logger.finalize("success")
     assert steps(tmp_path / "train") == [0, 1, 2, 3]
-    monkeypatch.setattr(SummaryWriter, "add_scalar", Mock(side_effect=OSError(28, "No space left on device")))
+    monkeypatch.setattr(
+        SummaryWriter, "add_scalar", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space left on device"):
         logger.log_metrics({"train/acc": 0.5}, 4)
 
@@ -120,6 +132,9 @@ def test_what_others_log_before_a_checkpoint_is_kept_by_a_resume_once(train):
     assert sorted(curves(killed)) == sorted(curves(longer))
     for run in (longer, killed):
         events = read(run, "val")
-        every = {tuple(each.step for each in events.Histograms(tag)) for tag in events.Tags()["histograms"]}
+        every = {
+            tuple(each.step for each in events.Histograms(tag))
+            for tag in events.Tags()["histograms"]
+        }
         assert every == {(10, 20, 30)}
         assert [step for step, name, _ in curves(run) if name == "own"] == [10, 20, 30]

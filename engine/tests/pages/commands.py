@@ -8,11 +8,29 @@ from typing import NamedTuple
 from tests import ENGINE, ROOT
 from tests.pages.stands_for import SHORTER, STANDS_FOR
 
-FILES = [ROOT / "README.md", ROOT / "AGENTS.md", ENGINE / "CONTRIBUTING.md", *sorted(ENGINE.glob("docs/*.md"))]
+FILES = [
+    ROOT / "README.md",
+    ROOT / "AGENTS.md",
+    ENGINE / "CONTRIBUTING.md",
+    *sorted(ENGINE.glob("docs/*.md")),
+]
 PAGES = {path.stem: path for path in FILES}
 # A block of code with its language, or code within a line.
-CODE = re.compile(r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL)
-PROGRAMS = ("python", ".venv/bin/python", "leyden", ".venv/bin/leyden", "uv", "make", "pip", "sbatch", "git", "sh")
+CODE = re.compile(
+    r"^```(?P<kind>\w*)\n(?P<block>.*?)^```$|`(?P<inline>[^`\n]+)`", re.MULTILINE | re.DOTALL
+)
+PROGRAMS = (
+    "python",
+    ".venv/bin/python",
+    "leyden",
+    ".venv/bin/leyden",
+    "uv",
+    "make",
+    "pip",
+    "sbatch",
+    "git",
+    "sh",
+)
 VARIABLE = re.compile(r"[A-Z][A-Z_0-9]*=\S*")
 
 
@@ -40,12 +58,16 @@ def steps(page):
             named = re.search(r"in `((?:src|conf)/\S+)`:\n\n$", text[: match.start()])
             if named:  # the file's first line is another one
                 path, rest = named[1], match["block"]
-            if path or match["kind"] == "python":  # other YAML shows a part of a file: tests/sweep/test_search.py
+            if (
+                path or match["kind"] == "python"
+            ):  # other YAML shows a part of a file: tests/sweep/test_search.py
                 found.append(Step(line, path=path, text=rest if path else match["block"]))
         elif match["inline"]:
             words = [*itertools.dropwhile(VARIABLE.fullmatch, match["inline"].split())]
             if len(words) > 1 and words[0] in PROGRAMS:
-                found += _commands(match["inline"].replace("\\|", "|"), line)  # as it is written in a table
+                found += _commands(
+                    match["inline"].replace("\\|", "|"), line
+                )  # as it is written in a table
     return found
 
 

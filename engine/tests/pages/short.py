@@ -19,7 +19,12 @@ from tests.example import MNIST, OWN, Diamonds, FashionMNIST, commit, git
 from tests.pages.commands import VARIABLE
 from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORT
 
-OF_A_PAGE = ("run_dir=", "init_from=", "fork=", "sweep_name=")  # what these name, a page may have made
+OF_A_PAGE = (
+    "run_dir=",
+    "init_from=",
+    "fork=",
+    "sweep_name=",
+)  # what these name, a page may have made
 # The true ones: a fixture gives these classes those of small files.
 SUMS = {made: {**made.sha256} for made in (MNIST, FashionMNIST, Diamonds)}
 VERBS = {path.stem for path in LIBRARY.glob("[!_]*.py")}
@@ -32,7 +37,9 @@ def copy_to(folder):
         _replace(folder / file, changes)
     small.write(folder / "data")
     for made, part in ((MNIST, "MNIST/raw/"), (FashionMNIST, "FashionMNIST/raw/"), (Diamonds, "")):
-        contents = {old: (folder / f"data/{part}{name}").read_bytes() for name, old in SUMS[made].items()}
+        contents = {
+            old: (folder / f"data/{part}{name}").read_bytes() for name, old in SUMS[made].items()
+        }
         sums = {old: hashlib.sha256(content).hexdigest() for old, content in contents.items()}
         _replace(folder / "src" / f"{made.__module__.replace('.', '/')}.py", sums)
     folders.write(folder / "flowers")
@@ -45,9 +52,13 @@ def copy_to(folder):
     for path in ("tables/houses.csv", "books/book.txt"):
         (folder / path).parent.mkdir()
         shutil.copy(folder / "data" / Path(path).name, folder / path)
-    mine = (ENGINE / "tests" / "data" / "own.py").read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
+    mine = (
+        ENGINE / "tests" / "data" / "own.py"
+    ).read_text() + "\n\nclass Shapes(WithFacts):\n    pass\n"
     (folder / "src" / OWN / "data" / "shapes.py").write_text(mine)
-    (folder / ".git" / "info" / "exclude").write_text("flowers*\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n")
+    (folder / ".git" / "info" / "exclude").write_text(
+        "flowers*\ndigits\n*.png\ntables\nbooks\n*.zip\n*.csv\n"
+    )
     commit(folder, "the template")
 
 
@@ -91,7 +102,9 @@ class Project:
         if program in ("leyden", ".venv/bin/leyden"):
             return self.verb(rest[0], rest[1:])
         if program in ("python", ".venv/bin/python"):
-            if rest[0].startswith(("scripts/", "engine/bench/")) and not rest[0].endswith("mine.py"):
+            if rest[0].startswith(("scripts/", "engine/bench/")) and not rest[0].endswith(
+                "mine.py"
+            ):
                 return self.script(*rest)
             if rest[:1] == ["-m"] and rest[1].startswith("leyden."):
                 return self.verb(rest[1].removeprefix("leyden."), rest[2:])
@@ -114,12 +127,18 @@ class Project:
             assert not sign or known, f"{name}: is no variable of make"
         if not is_run:
             return ""
-        said = subprocess.run(["make", "-n", *words], cwd=self.folder, capture_output=True, text=True)
+        said = subprocess.run(
+            ["make", "-n", *words], cwd=self.folder, capture_output=True, text=True
+        )
         assert said.returncode == 0, said.stderr
         if len(words) == 1 and words[0].startswith(("new-", "mine")):  # it is only named
             return ""
         typed = [line.removesuffix(" > /dev/null") for line in said.stdout.splitlines()]
-        typed = [line for line in typed if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line)]
+        typed = [
+            line
+            for line in typed
+            if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line)
+        ]
         output = "".join(self.command(shlex.split(line)) for line in typed)
         assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"
         return output
@@ -134,13 +153,17 @@ class Project:
     def verb(self, verb, words):
         assert verb in VERBS, f"{verb}: is no verb"
         is_named = not words and verb not in ("train", "runs")
-        if is_named or any(word.endswith(".py") and not (self.folder / word).exists() for word in words):
+        if is_named or any(
+            word.endswith(".py") and not (self.folder / word).exists() for word in words
+        ):
             return self.python(["-m", f"leyden.{verb}", "--help"])  # with a script of the reader's
         for word in words:
             if not word.startswith(("run_dir=", "output=")):
                 self.provide(word)
         if verb == "train" and not {"--help", "dry_run=true"} & {*words}:
-            is_another = tuple(words) in self.trained and not any(word.startswith(OF_A_PAGE) for word in words)
+            is_another = tuple(words) in self.trained and not any(
+                word.startswith(OF_A_PAGE) for word in words
+            )
             if is_another or any(word.startswith(tuple(NOT_HERE)) for word in words):
                 return self.dry(words)
             self.trained.add(tuple(words))
@@ -148,7 +171,10 @@ class Project:
                 words = ["callbacks=bare", *words]
         if verb == "reproduce" and not any(word.startswith("against=") for word in words):
             if self.has_reproduced:  # one per page trains anew
-                words = [*words, "threads=0"]  # is refused when all else is read: nothing is trained
+                words = [
+                    *words,
+                    "threads=0",
+                ]  # is refused when all else is read: nothing is trained
                 return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
             self.has_reproduced = True
         if verb == "resumetest":
@@ -170,7 +196,9 @@ class Project:
             if path.exists():
                 continue
             if path.name == "cnn":
-                self.python(["-m", "leyden.train", "experiment=cnn", "callbacks=bare", f"run_dir={place}"])
+                self.python(
+                    ["-m", "leyden.train", "experiment=cnn", "callbacks=bare", f"run_dir={place}"]
+                )
             else:
                 of_many = place.startswith("outputs/sweeps/") or place == "outputs/mnist_mlp"
                 shutil.copytree(self.folder / "outputs/seed", path / "a" if of_many else path)

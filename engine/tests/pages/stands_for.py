@@ -22,9 +22,14 @@ SHORT = {
         "limit_val_batches: 1.0": "limit_val_batches: 1",
         "limit_test_batches: 1.0": "limit_test_batches: 1",
     },
-    "conf/experiment/finetune.yaml": {"val_size: 59000": "val_size: 5000", "val_batches: 5": "val_batches: 1"},
+    "conf/experiment/finetune.yaml": {
+        "val_size: 59000": "val_size: 5000",
+        "val_batches: 5": "val_batches: 1",
+    },
     # Of any number of jobs, some are built.
-    "engine/src/leyden/sweep/sweep.py": {"CHECKED, NUM_DRAWN = 30, 10": "CHECKED, NUM_DRAWN = 1, 1"},
+    "engine/src/leyden/sweep/sweep.py": {
+        "CHECKED, NUM_DRAWN = 30, 10": "CHECKED, NUM_DRAWN = 1, 1"
+    },
     "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
 # Beginnings of commands that are not run, by why; their words are checked as far as that can be without running them.
@@ -38,9 +43,18 @@ NOT_RUN = {
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),
     ),
     "needs a cluster, tests/cluster has one; its overrides are composed": ("sbatch ",),
-    "needs a registry of images; tests/pages/test_texts.py reads the files": ("docker ", "apptainer "),
-    "serves until it is ended; tests/browser looks at it, and builds the site": ("make tensorboard", "make docs"),
-    "is a step of .ci/run, but for the benchmarks, which take 25 minutes": ("make -C engine", "make check"),
+    "needs a registry of images; tests/pages/test_texts.py reads the files": (
+        "docker ",
+        "apptainer ",
+    ),
+    "serves until it is ended; tests/browser looks at it, and builds the site": (
+        "make tensorboard",
+        "make docs",
+    ),
+    "is a step of .ci/run, but for the benchmarks, which take 25 minutes": (
+        "make -C engine",
+        "make check",
+    ),
     "tests/test_distribution.py does it": ("make mine NAME=kanlab ENGINE=",),
     "is what runs this, or prints the Makefile": ("make test", "make help"),
     "takes long; its options are looked up": ("python scripts/", "python engine/bench/"),

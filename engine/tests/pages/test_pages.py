@@ -22,7 +22,9 @@ from tests.pages.stands_for import NOT_HERE, NOT_RUN, SHORTER, STANDS_FOR
 WITH_STEPS = [page for page in PAGES if steps(page) and page != "adopt"]
 # Those of other pages are done at night.
 BY_DAY = ("README",)
-DONE = [pytest.param(page, marks=() if page in BY_DAY else pytest.mark.nightly) for page in WITH_STEPS]
+DONE = [
+    pytest.param(page, marks=() if page in BY_DAY else pytest.mark.nightly) for page in WITH_STEPS
+]
 TYPED = "\n".join(path.read_text() for path in PAGES.values())
 
 
@@ -31,7 +33,10 @@ def served(tmp_path_factory):
     """A copy of the project, with a run of three epochs in outputs/seed, and a template of it."""
     folder = tmp_path_factory.mktemp("pages")
     copy_to(folder / "project")
-    copy, few = Project(folder / "project", {}), ("trainer.max_epochs=3", "callbacks.checkpoint.keep_all=true")
+    copy, few = (
+        Project(folder / "project", {}),
+        ("trainer.max_epochs=3", "callbacks.checkpoint.keep_all=true"),
+    )
     copy.python(["-m", "leyden.train", "run_dir=outputs/seed", *few])
     return copy, shutil.copytree(copy.folder, folder / "template", symlinks=True)
 
@@ -53,7 +58,9 @@ def test_each_command_of_a_page_does_what_it_should(project, page):
         try:
             project.do(step)
         except AssertionError as error:
-            raise AssertionError(f"{PAGES[page].name}:{step.line}: {step.typed or step.path}\n{error}") from None
+            raise AssertionError(
+                f"{PAGES[page].name}:{step.line}: {step.typed or step.path}\n{error}"
+            ) from None
         if jobs := re.search(r"  # (\d+) jobs", step.typed):
             output = project.dry([*step.words[2:]])
             assert len(re.findall(r"^\d+: ", output, re.MULTILINE)) == int(jobs[1]), step.typed
@@ -69,9 +76,19 @@ def test_a_network_of_timm_learns_from_a_data_set_of_hugging_face(project, tmp_p
     subprocess.run([*pip, "datasets", "safetensors"], check=True)
     for step in [*steps("timm"), *steps("huggingface")]:
         project.do(step)
-    (of_network,) = (line for line in PAGES["timm"].read_text().splitlines() if line.startswith("leyden train"))
-    (of_data,) = (line for line in PAGES["huggingface"].read_text().splitlines() if "imagefolder +data" in line)
-    environment = {**environment_of(project.folder), "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    (of_network,) = (
+        line for line in PAGES["timm"].read_text().splitlines() if line.startswith("leyden train")
+    )
+    (of_data,) = (
+        line
+        for line in PAGES["huggingface"].read_text().splitlines()
+        if "imagefolder +data" in line
+    )
+    environment = {
+        **environment_of(project.folder),
+        "HF_HOME": str(tmp_path),
+        "HF_HUB_OFFLINE": "1",
+    }
     environment["PYTHONPATH"] += os.pathsep + site
     words = (f"run_dir={tmp_path / 'run'}", *shlex.split(of_network)[2:], *shlex.split(of_data)[2:])
     said = finish(start(*words, cwd=project.folder, anew=True, **environment))
@@ -84,4 +101,6 @@ def test_nothing_stands_for_what_no_page_has():
     assert [typed for typed in SHORTER if typed not in words] == []
     assert [typed for typed in NOT_HERE if typed not in TYPED] == []
     assert [typed for typed in NOT_RUN if typed not in TYPED] == []
-    assert [pattern for pattern in STANDS_FOR if not any(re.search(pattern, word) for word in words)] == []
+    assert [
+        pattern for pattern in STANDS_FOR if not any(re.search(pattern, word) for word in words)
+    ] == []

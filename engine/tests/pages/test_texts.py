@@ -36,17 +36,27 @@ def test_each_file_that_the_note_names_is_there_and_has_the_name_in_it():
         assert re.search(rf"^ *(?:def|class) {last}\b|^ *{last}:", text, re.M), f"{name} in {path}"
     rows = [line for line in NOTE.partition("**Why")[0].splitlines() if line.startswith("| ")][1:]
     assert len(rows) == 10 < len(named)
-    assert all(any(f"`{name}` in `{path}`" in row for name, path in named) or "not needed" in row for row in rows)
+    assert all(
+        any(f"`{name}` in `{path}`" in row for name, path in named) or "not needed" in row
+        for row in rows
+    )
 
 
-@pytest.mark.parametrize("path", [PAGES["README"], PAGES["AGENTS"], PAGES["CONTRIBUTING"], ENGINE / "CHANGELOG.md"])
+@pytest.mark.parametrize(
+    "path", [PAGES["README"], PAGES["AGENTS"], PAGES["CONTRIBUTING"], ENGINE / "CHANGELOG.md"]
+)
 def test_no_link_is_dead(path):
     """Those of docs/ are checked by mkdocs, which is strict."""
     for target in re.findall(r"\]\(([^)#]+)[^)]*\)", path.read_text()):
         assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
-SHORT = ("trainer.max_epochs=2", "trainer.limit_train_batches=120", "data.val_size=40000", "callbacks=bare")
+SHORT = (
+    "trainer.max_epochs=2",
+    "trainer.limit_train_batches=120",
+    "data.val_size=40000",
+    "callbacks=bare",
+)
 
 
 def shape(text):
@@ -65,7 +75,9 @@ def test_a_new_recording_has_the_lines_of_the_picture_in_the_readme(tmp_path):
     assert {shape(line) for line in lines} - {""} == drawn - {""}
     hashes = [line for line in lines if re.fullmatch(r"\d+,[0-9a-f]{32}", line)]
     assert (len(hashes), len({*hashes})) == (2, 1)
-    assert "http" not in re.sub(r'xmlns="\S+"', "", picture).partition("<style>")[2]  # it asks no other host
+    assert (
+        "http" not in re.sub(r'xmlns="\S+"', "", picture).partition("<style>")[2]
+    )  # it asks no other host
 
 
 def test_what_is_cited_is_this_version_and_data_and_results_are_not_copied_into_an_image():
@@ -85,7 +97,10 @@ def test_no_page_installs_what_is_not_released():
 
 @pytest.mark.system
 def test_the_image_is_built_and_starts():
-    if not shutil.which("docker") or subprocess.run(["docker", "info"], capture_output=True).returncode:
+    if (
+        not shutil.which("docker")
+        or subprocess.run(["docker", "info"], capture_output=True).returncode
+    ):
         pytest.skip("needs a Docker daemon")
     subprocess.run(["docker", "build", "--tag", "leyden-test", "."], cwd=ROOT, check=True)
     command = ["docker", "run", "--rm", "leyden-test", "leyden", "--version"]

@@ -17,7 +17,12 @@ from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
 from tests.training.test_start import curves, train  # noqa: F401 - a fixture
 
-FULL = ("trainer.max_epochs=2", "data.normalize=standardize", "optimizer.lr=0.01", "model.dropout=0.2")
+FULL = (
+    "trainer.max_epochs=2",
+    "data.normalize=standardize",
+    "optimizer.lr=0.01",
+    "model.dropout=0.2",
+)
 
 
 @pytest.fixture(scope="module")
@@ -29,12 +34,16 @@ def run(tmp_path_factory, mnist_root):
 
 
 def rounded(points):
-    return sorted((step, tag, f"{value:.5g}") for step, tag, value in points if not tag.startswith("time/"))
+    return sorted(
+        (step, tag, f"{value:.5g}") for step, tag, value in points if not tag.startswith("time/")
+    )
 
 
 def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
     found = scalars(run)
-    assert rounded((step, tag, value) for tag in found for step, value in found[tag]) == rounded(curves(run))
+    assert rounded((step, tag, value) for tag in found for step, value in found[tag]) == rounded(
+        curves(run)
+    )
     # Each third step, counted from 0 over the epochs.
     each_third = "train/loss_step train/acc_step lr grad_norm time/samples_per_second"
     for steps, names in (
@@ -42,7 +51,9 @@ def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
         ([9, 19], "train/loss train/acc val/loss val/acc time/epoch_seconds"),
         ([20], "test/loss test/acc"),
     ):
-        assert [[step for step, _ in found[name]] for name in names.split()] == [steps] * len(names.split())
+        assert [[step for step, _ in found[name]] for name in names.split()] == [steps] * len(
+            names.split()
+        )
     assert all(value == pytest.approx(0.01) for _, value in found["lr"])
     assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
     assert found["train/loss"][0][1] > found["train/loss"][1][1]
@@ -54,7 +65,9 @@ def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_spli
     tags = {stage: read(run, stage).Tags() for stage in ("train", "val", "test")}
     for stage in tags:
         assert {"charts/loss", "charts/acc"} <= {*tags[stage]["scalars"]}
-    every = {tag for found in tags.values() for kind in ("scalars", "images") for tag in found[kind]}
+    every = {
+        tag for found in tags.values() for kind in ("scalars", "images") for tag in found[kind]
+    }
     first = {tag for tag in every if tag.partition("/")[0] == min(every).partition("/")[0]}
     assert first == {"charts/acc", "charts/loss"}
     assert images(run) == {"confusion/test": [20], "errors/test": [20]}
@@ -69,17 +82,25 @@ def test_the_stages_share_charts_which_come_first_and_a_picture_is_with_its_spli
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_a_job_of_a_sweep_shows_the_validation_split_and_pictures_may_be_pdf_files_too(train, tmp_path):  # noqa: F811
+def test_a_job_of_a_sweep_shows_the_validation_split_and_pictures_may_be_pdf_files_too(
+    train,  # noqa: F811
+    tmp_path,
+):
     train("a", "callbacks=default", "trainer.max_epochs=1", "test=false")
     typed = ("callbacks=default", "trainer.max_epochs=2", "test=false", "picture_format=pdf")
     run, *_ = train("a", *typed)  # the same run
     found = images(run)
-    assert {tag: steps[-1] for tag, steps in found.items()} == {"confusion/val": 20, "errors/val": 20}
+    assert {tag: steps[-1] for tag, steps in found.items()} == {
+        "confusion/val": 20,
+        "errors/val": 20,
+    }
     assert not [tag for tag in [*found, *scalars(run)] if "test" in tag]
     assert [step for step, name, _ in curves(run) if name == "val/acc"] == [9, 19]
     assert not (tmp_path / "outputs" / "test_evaluations.csv").exists()
     names = {path.name for path in run.directory.glob("*.p[dn][fg]")}
-    assert names == {f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")}
+    assert names == {
+        f"{stem}.{kind}" for stem in ("curves", "confusion", "errors") for kind in ("pdf", "png")
+    }
     assert all(path.read_bytes().startswith(b"%PDF") for path in run.directory.glob("*.pdf"))
 
 
@@ -94,31 +115,50 @@ def test_pictures_change_no_bit(command, run, tmp_path):
 
 
 def test_the_page_has_all_files_of_a_run(run):
-    tree = (ENGINE / "docs" / "keys.md").read_text().partition("## Files of a run\n")[2].split("```")[1]
+    tree = (
+        (ENGINE / "docs" / "keys.md")
+        .read_text()
+        .partition("## Files of a run\n")[2]
+        .split("```")[1]
+    )
     begins = [line[2:].split("   ")[0] for line in tree.splitlines()[2:] if line[2:3] != " "]
     named = {name.rstrip("/") for begin in begins for name in begin.split("  ")} - {"…"}
     assert list_files(run.directory) - {*STAGES} == named - {*STAGES}
 
 
 def test_the_most_confident_mistake_is_first_and_names_both_classes(monkeypatch):
-    logits_NK = torch.tensor([[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.8, 0.2], [0.1, 0.2, 0.7], [0, 0.99, 0.01]]).log()
+    logits_NK = torch.tensor(
+        [[0.9, 0.1, 0], [0.6, 0.4, 0], [0, 0.8, 0.2], [0.1, 0.2, 0.7], [0, 0.99, 0.01]]
+    ).log()
     data = SimpleNamespace(inputs=lambda split, indices: torch.zeros(len(indices), 1, 8, 8))
     monkeypatch.setattr(pictures, "publish", lambda trainer, figure, *_: figures.append(figure))
-    for eel, caption in (("eel", "true cat →\npredicted dog\n0.990"), ("moray", "cat →\ndog\n0.990")):
+    for eel, caption in (
+        ("eel", "true cat →\npredicted dog\n0.990"),
+        ("moray", "cat →\ndog\n0.990"),
+    ):
         figures, errors = [], pictures.Errors(num_images=2, class_names=("cat", "dog", eel))
-        errors.draw(SimpleNamespace(datamodule=data), "val", logits_NK, torch.tensor([0, 1, 2, 2, 0]))
+        errors.draw(
+            SimpleNamespace(datamodule=data), "val", logits_NK, torch.tensor([0, 1, 2, 2, 0])
+        )
         captions = [text.get_text() for text in figures[0].axes[0].texts]
         assert captions[0] == caption
-        assert [text.splitlines()[2] for text in captions] == ["0.990", "0.800"]  # the third one has no room
+        assert [text.splitlines()[2] for text in captions] == [
+            "0.990",
+            "0.800",
+        ]  # the third one has no room
 
 
 def test_few_and_many_classes_are_drawn():
     for num_classes in (2, 100):
         counts_KK = np.diag(np.arange(num_classes)) + np.eye(num_classes, k=1, dtype=int)
-        figure = confusion_figure(counts_KK, tuple(f"class {k}" for k in range(num_classes)), "title")
+        figure = confusion_figure(
+            counts_KK, tuple(f"class {k}" for k in range(num_classes)), "title"
+        )
         assert len(np.unique(render(figure).reshape(-1, 3), axis=0)) > 20
         cells = {text.get_position(): text.get_text() for text in figure.axes[0].texts}
-        assert cells == ({(1, 0): "1", (1, 1): "1"} if num_classes == 2 else {})  # true 0, predicted 1
+        assert cells == (
+            {(1, 0): "1", (1, 1): "1"} if num_classes == 2 else {}
+        )  # true 0, predicted 1
 
 
 def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
@@ -170,4 +210,6 @@ def test_predictions_have_named_axes_of_equal_scale_and_a_scale_of_what_colours_
         assert [axes.get_xlabel() for axes in panels] == [r"true price (k\$)", "true area"]
         assert all(axes.get_xlim() == axes.get_ylim() for axes in panels)
         assert len({round(axes.title.get_window_extent().y0) for axes in panels}) == 1
-        assert [axes.get_ylabel() for axes in figure.axes if axes not in panels] == ["samples per cell"] * 2
+        assert [axes.get_ylabel() for axes in figure.axes if axes not in panels] == [
+            "samples per cell"
+        ] * 2

@@ -17,7 +17,10 @@ LIBRARIES += " torchmetrics.text torchvision.transforms.v2"
 MISSING_MODULES = {"win32": ("fcntl", "resource", "pwd", "grp", "termios"), "darwin": ()}
 OF_SIGNAL = "SIGUSR1 SIGUSR2 SIGHUP SIGKILL SIGSTOP SIGALRM SIGCHLD pthread_sigmask pthread_kill"
 OF_OS = "fork killpg uname getuid geteuid getgid setsid sched_getaffinity sched_setaffinity"
-MISSING = {"win32": {signal: OF_SIGNAL, os: OF_OS}, "darwin": {os: "sched_getaffinity sched_setaffinity"}}
+MISSING = {
+    "win32": {signal: OF_SIGNAL, os: OF_OS},
+    "darwin": {os: "sched_getaffinity sched_setaffinity"},
+}
 
 
 def fake(platform):
@@ -33,7 +36,14 @@ def fake(platform):
     if platform == "win32":
         # Lightning has asked at its import, and looks at each signal that there is.
         connector._IS_WINDOWS = True
-        there = {signal.SIGINT, signal.SIGTERM, signal.SIGABRT, signal.SIGFPE, signal.SIGILL, signal.SIGSEGV}
+        there = {
+            signal.SIGINT,
+            signal.SIGTERM,
+            signal.SIGABRT,
+            signal.SIGFPE,
+            signal.SIGILL,
+            signal.SIGSEGV,
+        }
         signal.valid_signals = lambda: there
         # From Python 3.12 on, `shutil.which` asks the system.
         shutil._winapi = SimpleNamespace(NeedCurrentDirectoryForExePath=lambda name: False)

@@ -17,7 +17,11 @@ from tests import ROOT
 from tests.conftest import SMALL, assert_same_bits
 from tests.example import OWN
 
-FILES = [path.relative_to(folder) for folder in (LIBRARY.parent, src()) for path in sorted(folder.rglob("*.py"))]
+FILES = [
+    path.relative_to(folder)
+    for folder in (LIBRARY.parent, src())
+    for path in sorted(folder.rglob("*.py"))
+]
 NAMES = [".".join(path.with_suffix("").parts).removesuffix(".__init__") for path in FILES]
 SHORT = (*SMALL, "trainer.max_epochs=1", "callbacks.progress.refresh_rate=0")
 
@@ -35,7 +39,9 @@ def on(platform, *arguments, modules=()):
 @pytest.mark.parametrize("platform", ["win32", "darwin"])
 @pytest.mark.slow
 @pytest.mark.matrix
-def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(platform, train, tmp_path):
+def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(
+    platform, train, tmp_path
+):
     assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster"} <= {*NAMES}
     out, err = on(platform, f"outputs={tmp_path}", f"run_dir={tmp_path / platform}", modules=NAMES)
     assert f"imported {len(NAMES)}\n" in out
@@ -63,14 +69,20 @@ def test_workers_that_read_import_for_themselves(monkeypatch):
     inputs_NI, targets_N = next(batches)
     monkeypatch.undo()
     assert (inputs_NI.tolist(), targets_N.tolist()) == ([[1.0, 2.0]], [3])
-    assert [type(process).__name__ for process in multiprocessing.active_children()] == ["SpawnProcess"]
+    assert [type(process).__name__ for process in multiprocessing.active_children()] == [
+        "SpawnProcess"
+    ]
     loader.close()
 
 
 def pinned(text):
     """The versions of each package, by Python."""
     rows = re.findall(r"^([\w.-]+)==([\w.]+)([^\\\n]*)", text, re.MULTILINE)
-    return {re.sub(r"[-_.]+", "-", name).lower(): version for name, version, rest in rows if "< '3.11'" not in rest}
+    return {
+        re.sub(r"[-_.]+", "-", name).lower(): version
+        for name, version, rest in rows
+        if "< '3.11'" not in rest
+    }
 
 
 def test_files_have_the_hashes_of_the_tested_versions():
@@ -79,4 +91,6 @@ def test_files_have_the_hashes_of_the_tested_versions():
         text = (ROOT / "hashes" / f"{name}.txt").read_text()
         assert (hashed := pinned(text))
         assert {key: value for key, value in hashed.items() if tested.get(key) != value} == {}
-        assert all("--hash=sha256:" in entry for entry in re.split(r"(?<!\\)\n", text) if "==" in entry)
+        assert all(
+            "--hash=sha256:" in entry for entry in re.split(r"(?<!\\)\n", text) if "==" in entry
+        )

@@ -16,7 +16,10 @@ from tests.verdict.test_tables import table
 @pytest.fixture
 def sweep(tmp_path):
     """Three settings of four seeds: two that are alike, and one that is worse."""
-    grid(tmp_path / "s", {0.1: (0.3, 0.4, 0.5, 0.6), 0.2: (0.31, 0.38, 0.52, 0.6), 0.3: (1.3, 1.4, 1.5, 1.7)})
+    grid(
+        tmp_path / "s",
+        {0.1: (0.3, 0.4, 0.5, 0.6), 0.2: (0.31, 0.38, 0.52, 0.6), 0.3: (1.3, 1.4, 1.5, 1.7)},
+    )
     return tmp_path
 
 
@@ -38,14 +41,25 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert "The first look spends 3.75 % of the 5 % error rate, hence not 95 %" in text
     assert "planned=true: right only if the two were named before any result was seen." in text
     # The same for other programs.
-    found = json.loads(called(compare, "s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json"))
-    told = {"metric": "val/loss", "mode": "min", "num_pairs": 4, "better": "b", "verdict": "b is better"}
+    found = json.loads(
+        called(compare, "s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json")
+    )
+    told = {
+        "metric": "val/loss",
+        "mode": "min",
+        "num_pairs": 4,
+        "better": "b",
+        "verdict": "b is better",
+    }
     assert {key: found[key] for key in told} == told
     assert (found["a"]["n"], found["a"]["mean"], found["a"]["lost"]) == (4, pytest.approx(1.475), 0)
     assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
     assert found["difference"] == pytest.approx(1.025)
     assert 0 < found["interval"][0] < 1.025 < found["interval"][1]
-    assert "The best setting was chosen by these values, so they are biased in its favor." in found["remarks"]
+    assert (
+        "The best setting was chosen by these values, so they are biased in its favor."
+        in found["remarks"]
+    )
     # Of folders the best setting is named.
     for seed, value in enumerate((0.1, 0.2)):
         overrides = [f"seed={seed}", "model.hidden_sizes=[64]", f"name=r{seed}"]
@@ -70,7 +84,9 @@ VALIDATED = [  # numbers of samples of both, and the key that tells them apart
 
 
 @pytest.mark.parametrize(("samples", "others", "key"), VALIDATED)
-def test_runs_that_were_validated_on_other_samples_are_not_compared(called, tmp_path, samples, others, key):
+def test_runs_that_were_validated_on_other_samples_are_not_compared(
+    called, tmp_path, samples, others, key
+):
     name = "trainer.limit_val_batches"
     grid(tmp_path / "s", {1.0: LOSSES["all"]}, name=name, val_samples=samples)
     grid(tmp_path / "s", {1: LOSSES["few"]}, name=name, val_samples=others)
@@ -79,13 +95,17 @@ def test_runs_that_were_validated_on_other_samples_are_not_compared(called, tmp_
     assert ("A  trainer.limit_val_batches=1.0 " in said) is not key
     lines = called(summarize, "s").splitlines()
     assert sorted(line.split()[1] for line in lines[1:3]) == ["1", "1.0"]
-    assert (f"different data are not compared: they differ in {key}." in "\n".join(lines)) is bool(key)
+    assert (f"different data are not compared: they differ in {key}." in "\n".join(lines)) is bool(
+        key
+    )
 
 
 def test_folds_of_other_sizes_are_one_setting(called, tmp_path):
     for fold, rate in itertools.product(range(3), (0.1, 0.2)):
         typed = ["data.num_folds=3", f"data.fold={fold}", f"optimizer.lr={rate}"]
-        write(tmp_path / "s" / f"{fold}{rate}", typed, value=rate + fold / 9, val_samples=1000 + fold)
+        write(
+            tmp_path / "s" / f"{fold}{rate}", typed, value=rate + fold / 9, val_samples=1000 + fold
+        )
     assert "Verdict: " in called(compare, "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
 
 
@@ -115,7 +135,9 @@ def test_what_a_recipe_or_the_defaults_chose_is_a_setting_where_it_was_recorded(
     ]
     assert cells == ["cnn", "mlp"]
     of_model(tmp_path / "old", recorded=False)
-    assert "b=model=cnn: no run matches this" in called(compare, "old", "a=model=mlp", "b=model=cnn")
+    assert "b=model=cnn: no run matches this" in called(
+        compare, "old", "a=model=mlp", "b=model=cnn"
+    )
 
 
 def test_other_numbers_of_threads_are_a_line(called, tmp_path):
@@ -132,7 +154,12 @@ def test_other_numbers_of_threads_are_a_line(called, tmp_path):
 
 def test_each_metric_that_is_asked_for_has_its_verdict_and_its_looks(called, tmp_path):
     for width, losses in {8: (0.3, 0.4, 0.5), 64: (0.1, 0.11, 0.12)}.items():
-        grid(tmp_path / "s", {width: losses}, name="model.hidden_sizes.0", more={"num_parameters": 10 * width})
+        grid(
+            tmp_path / "s",
+            {width: losses},
+            name="model.hidden_sizes.0",
+            more={"num_parameters": 10 * width},
+        )
     sides = ("s", "a=model.hidden_sizes.0=8", "b=model.hidden_sizes.0=64")
     words = {"val/loss": "B is better", "num_parameters": "can't be decided: the values don't vary"}
     for typed, metrics in (
@@ -144,7 +171,9 @@ def test_each_metric_that_is_asked_for_has_its_verdict_and_its_looks(called, tmp
         said = called(compare, *sides, *typed.split())
         assert re.findall("^Verdict: (.*)", said, re.M) == [words[metric] for metric in metrics]
         assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 1 + len(metrics)
-    found = json.loads(called(compare, *sides, "metric=num_parameters:max,val/loss:min", "format=json"))
+    found = json.loads(
+        called(compare, *sides, "metric=num_parameters:max,val/loss:min", "format=json")
+    )
     assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
 
 
@@ -163,7 +192,9 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
     ask = functools.partial(called, summarize, "results.csv", "metric=acc", "mode=max")
     assert "With 95 % confidence the best setting is row 1 or one marked ≈." in ask()
     assert "Too few data sets have all settings, 2: to rank over them takes 5." in ask("over=lr")
-    found = json.loads(called(compare, "results.csv", "metric=acc", *sides, "margin=1", "format=json"))
+    found = json.loads(
+        called(compare, "results.csv", "metric=acc", *sides, "margin=1", "format=json")
+    )
     assert (found["better"], found["is_same"], found["a"]["n"]) == ("b", True, 3)
     text = called(compare, "results.csv", "metric=lr:min,acc:max", "a=model=mlp", "b=model=cnn")
     assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
@@ -171,11 +202,25 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
 
 
 def test_a_front_is_one_of_means(called, tmp_path):
-    lines = ["model,fold,time,acc,size", "a,0,1,0.9,1", "a,0,3,0.9,1", "a,1,2,0.6,0.5", "b,0,1,0.7,2", "c,0,1,,0"]
+    lines = [
+        "model,fold,time,acc,size",
+        "a,0,1,0.9,1",
+        "a,0,3,0.9,1",
+        "a,1,2,0.6,0.5",
+        "b,0,1,0.7,2",
+        "c,0,1,,0",
+    ]
     (tmp_path / "t.csv").write_text("\n".join(lines))
-    ask = functools.partial(called, summarize, "t.csv", "front=acc:max,size:min", "seed=fold", "ignore=time")
+    ask = functools.partial(
+        called, summarize, "t.csv", "front=acc:max,size:min", "seed=fold", "ignore=time"
+    )
     (found,) = json.loads(ask("format=json"))
-    assert found == {"model": "a", "n": 3, "acc": pytest.approx(0.8), "size": pytest.approx(2.5 / 3)}
+    assert found == {
+        "model": "a",
+        "n": 3,
+        "acc": pytest.approx(0.8),
+        "size": pytest.approx(2.5 / 3),
+    }
     assert ask().splitlines()[:2] == ["model  n  acc  size", "a      3  0.8  0.8333"]
     # Of runs the best single one, of 0.1, is of a setting whose mean is beaten in both.
     for width, losses in {8: (0.5, 0.5), 32: (0.1, 0.9), 64: (0.3, 0.3)}.items():
@@ -198,7 +243,9 @@ def test_a_front_is_one_of_means(called, tmp_path):
 
 
 def test_looks_at_a_table_are_counted_beside_it(called, results):
-    ask = functools.partial(called, compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=moe")
+    ask = functools.partial(
+        called, compare, "results.csv", "metric=acc", "a=model=mlp", "b=model=moe"
+    )
     first = ask()
     assert ask() == first
     with (results / "results.csv").open("a") as file:

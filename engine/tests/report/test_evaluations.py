@@ -9,7 +9,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leyden import compare, summarize
-from leyden.report.records import HEADER, TEST_EVALUATIONS_FILE, read_test_evaluations, record_test_evaluation
+from leyden.report.records import (
+    HEADER,
+    TEST_EVALUATIONS_FILE,
+    read_test_evaluations,
+    record_test_evaluation,
+)
 from leyden.run.directory import Run
 from tests import records
 from tests.conftest import QUICK, here
@@ -37,11 +42,15 @@ def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factor
     assert read_test_evaluations(folder)[-1][3:] == ["best", '{"test/acc": 0.75}']
 
 
-def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_was_moved(called, tmp_path):
+def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_was_moved(
+    called, tmp_path
+):
     def said(verb, *arguments):
         found = json.loads(called(verb, *arguments, "format=json"))["remarks"]
         lines = [line for line in found if "est evaluations" in line]
-        assert [line for line in called(verb, *arguments).splitlines() if "Test evaluations" in line] == lines
+        assert [
+            line for line in called(verb, *arguments).splitlines() if "Test evaluations" in line
+        ] == lines
         return lines
 
     theirs = tmp_path / "theirs"
@@ -67,7 +76,9 @@ def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_
     assert said(compare, "moved/sweep/0", "moved/sweep/1") == []
     (tmp_path / "ours" / TEST_EVALUATIONS_FILE).unlink()
     (tmp_path / "ours" / TEST_EVALUATIONS_FILE).mkdir()
-    assert f"{tmp_path / 'ours' / TEST_EVALUATIONS_FILE} can't be read" in called(summarize, "ours", code=0)
+    assert f"{tmp_path / 'ours' / TEST_EVALUATIONS_FILE} can't be read" in called(
+        summarize, "ours", code=0
+    )
 
 
 @pytest.mark.parametrize("by", ["fast_dev_run", "limit_test_batches"])
@@ -87,31 +98,50 @@ def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, 
 
 
 @pytest.mark.slow(minutes=0.1)
-def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(cli, command, tmp_path, capfd):
+def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(
+    cli, command, tmp_path, capfd
+):
     sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
     for lr in ("1e-2", "1e-9"):
         for seed in range(3):
-            typed = (f"optimizer.lr={lr}", f"seed={seed}", f"test={str(lr == '1e-9').lower()}", "name=x")
+            typed = (
+                f"optimizer.lr={lr}",
+                f"seed={seed}",
+                f"test={str(lr == '1e-9').lower()}",
+                "name=x",
+            )
             place = f"run_dir={sweep / f'{lr}_{seed}'}"
             out, _ = command("train", place, *QUICK, "trainer.max_epochs=1", *typed)
-            tested += [line.partition(" (")[0] for line in out.splitlines() if line.startswith("Test evaluations")]
+            tested += [
+                line.partition(" (")[0]
+                for line in out.splitlines()
+                if line.startswith("Test evaluations")
+            ]
     assert tested == [f"Test evaluations so far: x {n}" for n in (1, 2, 3)]
     out, _ = command("evaluate", f"runs={sweep}")
     assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
     assert "Test evaluations so far: x 4" in out
     row = read_test_evaluations(tmp_path / "outputs")[-1]
-    texts = [command("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[0] for seed in range(3)]
+    texts = [
+        command("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[0] for seed in range(3)
+    ]
     each = [json.loads(text)["metrics"]["test/acc"] for text in texts]
     assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3)
     of_row = json.loads(command("evaluate", f"runs={sweep}", "format=json")[0])
     assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
-    assert f"row=3: {sweep} has rows 1 to 2" in command("evaluate", f"runs={sweep}", "row=3", code=2)[1]
+    assert (
+        f"row=3: {sweep} has rows 1 to 2"
+        in command("evaluate", f"runs={sweep}", "row=3", code=2)[1]
+    )
     selecting = [("runs", "sort=-test/acc"), ("compare", "a=test/acc > 0.1", "b=seed=1")]
     selecting += [("compare", "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max")]
     for verb, *arguments in selecting:
         assert here(verb, str(sweep), *arguments) == 2
-        assert "is a metric of the test set, by which nothing may be selected" in capfd.readouterr().err
+        assert (
+            "is a metric of the test set, by which nothing may be selected"
+            in capfd.readouterr().err
+        )
 
 
 def test_exploring_leaves_the_test_set_alone(train, tmp_path, small_root):
@@ -119,14 +149,18 @@ def test_exploring_leaves_the_test_set_alone(train, tmp_path, small_root):
 
     def said(place, *typed):
         run, out, _ = train(place, *few, *typed)
-        lines = [line for line in out.splitlines() if line.startswith("not evaluated on the test set: ")]
+        lines = [
+            line for line in out.splitlines() if line.startswith("not evaluated on the test set: ")
+        ]
         assert "dry_run=true" in typed or len(lines) == (not run.result.is_tested)
         return "".join(lines)
 
     assert said("first") == ""
     for typed in ("seed=1", "optimizer.lr=0.1"):
         line = said(typed.partition("=")[0], typed)
-        assert re.fullmatch(rf".*: mnist_mlp was already, at 20.* \({first}\); test=true evaluates again", line)
+        assert re.fullmatch(
+            rf".*: mnist_mlp was already, at 20.* \({first}\); test=true evaluates again", line
+        )
     assert "mnist_mlp was already" in said("fork", f"fork={first}", "trainer.max_epochs=2")
     tuned = ("tuned", "name=tuned", f"init_from={first}")
     assert said(*tuned).endswith(f"init_from={first} was already; test=true evaluates again")

@@ -61,13 +61,17 @@ diff=[outputs/r0,outputs/none]  =>  not a run directory
 def test_runs_are_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, three):
     for typed, names in mistakes(CHOSEN):
         found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
-        assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), typed
+        assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), (
+            typed
+        )
     for typed, message in mistakes(MISTAKES):
         assert re.fullmatch(f"leyden: .*{re.escape(message)}.*\n", call(*typed.split())), typed
     (old := three / "r0" / "old").mkdir()
     assert "there is no run in or below it" in call("outputs/r0/old")
     (old / "provenance.json").touch()
-    assert f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit" in call("outputs/r0/old")
+    assert f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit" in call(
+        "outputs/r0/old"
+    )
     path = three / "r1" / "run.json"
     path.write_text(path.read_text().replace("0.49", "NaN"))  # a loss, which spoils no JSON
     found = json.loads(call("format=json", "sort=-val/loss"))
@@ -82,31 +86,54 @@ def test_each_run_is_a_line_with_what_was_typed_and_what_is_asked_for(call, thre
     assert head.split() == ["run", "status", "age", "how", "far", "objective", *keys, "typed"]
     assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]
     found = json.loads(call(*asked, "format=json"))
-    assert [*found[0]][:8] == ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
-    assert [[row[key] for key in keys] for row in found] == [[3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]]
+    assert [*found[0]][:8] == [
+        "directory",
+        "status",
+        "age_s",
+        "far",
+        "objective",
+        "typed",
+        "note",
+        "tags",
+    ]
+    assert [[row[key] for key in keys] for row in found] == [
+        [3, 0.4, 0.1],
+        [3, 0.48, 0.02],
+        [3, 0.49, 0.01],
+    ]
     table = csv.DictReader(io.StringIO(call(*asked, "format=csv")))
     assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
     assert [*table.fieldnames] == [*found[0]]
     records.put(three / "r2", result={**records.content(three / "r2"), "epochs": 1})
-    head, first, second, _, last = (" ".join(line.split()) for line in call("sort=objective").splitlines())
+    head, first, second, _, last = (
+        " ".join(line.split()) for line in call("sort=objective").splitlines()
+    )
     assert head == "run status age how far objective typed"
     assert re.fullmatch(r"outputs/r0 finished .* 3 epochs 0\.4000 optimizer\.lr=0\.1 seed=0", first)
     assert " 1 epoch " in second
     assert last.startswith("outputs/sub/new interrupted")
     # A gap is no value, and null is one.
     write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
-    records.put(three / "sub" / "new2", config={"objective": None, "remark": None, "optimizer": {"lr": 3}})
+    records.put(
+        three / "sub" / "new2", config={"objective": None, "remark": None, "optimizer": {"lr": 3}}
+    )
     for condition, value in (("optimizer.lr = 3", "null"), ("optimizer.lr < 0.02", "")):
         assert call("sort=remark", f"where={condition}").count("null") == bool(value)
-        (line,) = csv.DictReader(io.StringIO(call("sort=remark", f"where={condition}", "format=csv")))
+        (line,) = csv.DictReader(
+            io.StringIO(call("sort=remark", f"where={condition}", "format=csv"))
+        )
         assert line["remark"] == value
     # A run that lives has its age and its last step.
     run = three / "sub" / "new"
     zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 10_000))
     records.put(run, starts=[{"overrides": [], "time": zone}])
-    (run / "metrics.csv").write_text("step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100)))
+    (run / "metrics.csv").write_text(
+        "step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100))
+    )
     with hold_directory(run, 1):
-        (found,) = [each for each in json.loads(call("format=json")) if each["directory"] == str(run)]
+        (found,) = [
+            each for each in json.loads(call("format=json")) if each["directory"] == str(run)
+        ]
     assert (found["status"], found["far"]) == ("running", "step 99")
     assert found["age_s"] == pytest.approx(10_000, abs=60)
 
@@ -120,7 +147,14 @@ def test_what_differs_is_told_by_part(call, three):
     assert first == {"part": "configuration", "key": "seed", "a": 0, "b": 1}
 
 
-RUN = {"val/acc": 0.98, "optimizer.lr": 0.001, "status": "finished", "model": "a b", "note": None, "test": True}
+RUN = {
+    "val/acc": 0.98,
+    "optimizer.lr": 0.001,
+    "status": "finished",
+    "model": "a b",
+    "note": None,
+    "test": True,
+}
 RUN |= {"n": 3, "sizes": [1, 2], "huge": 10**400, "mixed": [True, None], "nested": [[False], 1e-5]}
 MET = """val/acc > 0.97; model = 'a b'; note = null; test = true; n=3 and status=finished and 'model' = 'a b'
 sizes = [1,2]; sizes = '[1, 2]'; mixed=[true,null]; mixed ~ true; nested=[[false],1e-05]"""

@@ -23,7 +23,12 @@ FINGERPRINTS = """
 """
 OTHERS = [  # of metrics, and of the configuration
     ({"metrics": {"val/acc": 0.5}}, {"metrics": {"val/acc": 0.75}}, 1, "result val/acc 0.5 0.75"),
-    ({"metrics": {"a": 0.5}}, {"metrics": {"a": 0.5, "b": 1.0}}, 0, "result b 1.0"),  # one was evaluated later
+    (
+        {"metrics": {"a": 0.5}},
+        {"metrics": {"a": 0.5, "b": 1.0}},
+        0,
+        "result b 1.0",
+    ),  # one was evaluated later
     ({"metrics": {"a": 0.5, "time/x": 1.0}}, {"metrics": {"a": 0.5, "time/x": 2.0}}, 0, "equal"),
     ({"metrics": {"val/acc": float("nan")}}, {"metrics": {"val/acc": float("nan")}}, 0, "equal"),
     ({}, {"config": {"seed": 1}}, 0, "seed"),
@@ -47,7 +52,9 @@ def test_it_says_so(call, make, a, b, code, told):  # noqa: F811
 
 def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
     data = {"a": {"t.csv": "1", "u.csv": "1"}, "b": {"t.csv": "2", "u.csv": "1"}, "c": None}
-    a, b, c = (make(name, starts=[start("", data=of)], fingerprints=name) for name, of in data.items())
+    a, b, c = (
+        make(name, starts=[start("", data=of)], fingerprints=name) for name, of in data.items()
+    )
     code, text = call(f"run={a}", f"against={b}")
     assert code == 1
     show_difference(str(a), str(b))
@@ -60,8 +67,17 @@ def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
 
 def test_choices_have_their_types_and_metrics_their_true_values(train):
     """The metrics are those by which a setting may be chosen: none of training, and of the test set."""
-    given = {"optimizer.lr": 0.02, "seed": 3, "trainer.max_epochs": 3, "objective.metric": "val/loss"}
-    given |= {"objective.mode": "min", "trainer.gradient_clip_val": "null", "trainer.deterministic": True}
+    given = {
+        "optimizer.lr": 0.02,
+        "seed": 3,
+        "trainer.max_epochs": 3,
+        "objective.metric": "val/loss",
+    }
+    given |= {
+        "objective.mode": "min",
+        "trainer.gradient_clip_val": "null",
+        "trainer.deterministic": True,
+    }
     typed = (f"{'++' * ('.' in key)}{key}={value}" for key, value in given.items())
     run, *_ = train("a", *SMALL, "callbacks=default", "resume=auto", *typed)
     # Not `trainer.log_every_n_steps`, which changes nothing that is learned.
@@ -73,17 +89,23 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     result, curves, of_best = run.result, scalars(run), ("val/acc", "val/loss")
     assert result.test_metrics
     assert (result.val_samples, run.starts[0]["groups"]["model"]) == (59000, "mlp")
-    selecting = {each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in of_best}
+    selecting = {
+        each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in of_best
+    }
     assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
     for name, (point,) in selecting.items():
         assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
-    content = read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    content = (
+        read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
+    )
     name = metadata.parse_session_start_info_plugin_data(content).group_name
     digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
     assert name == f"a {digest}"  # equal names would be one row
     # The curves have no point more than they had.
     assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
-    run, out, _ = train("b", *QUICK, "trainer.max_epochs=1", "logger=csv", "trainer.limit_train_batches=1.0")
+    run, out, _ = train(
+        "b", *QUICK, "trainer.max_epochs=1", "logger=csv", "trainer.limit_train_batches=1.0"
+    )
     assert run.result.val_samples == 10000
     assert hparams_of(run)["trainer.limit_train_batches"] == "1.0"
     assert "best epoch" not in out

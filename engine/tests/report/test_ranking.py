@@ -38,7 +38,11 @@ TOLD = [
     ([[0.9], [0.8]], [None, None], TOO_FEW),
     ([[0.9], [0.8, 0.7, 0.6]], [None, None], TOO_FEW),
     ([GOOD, ALIKE, WORSE], [True, True, False], ALIKE_SAID),
-    ([[0.99], GOOD, WORSE], [None, True, False], LUCKY_SAID),  # a lucky row of one run does not silence the table
+    (
+        [[0.99], GOOD, WORSE],
+        [None, True, False],
+        LUCKY_SAID,
+    ),  # a lucky row of one run does not silence the table
     # .50 beside .95, both without variance, is not marked as good
     ([[0.95] * 3, [0.5] * 3], [True, None], WIDE_SAID),
     # An infinite loss is a run without a value, also where it is in the worse row.

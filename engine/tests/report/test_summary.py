@@ -22,7 +22,13 @@ from leyden.testing.contracts import compose
 from tests import records
 
 OBJECTIVE = {"metric": "val/loss", "mode": "min"}
-ENDED = {"epochs": 3, "seconds": 2.0, "optimizer_steps": 30, "samples_per_second": 100.0, "error": None}
+ENDED = {
+    "epochs": 3,
+    "seconds": 2.0,
+    "optimizer_steps": 30,
+    "samples_per_second": 100.0,
+    "error": None,
+}
 of_groups = functools.cache(compose)
 
 
@@ -63,7 +69,9 @@ def grid(folder, losses, *typed, name="optimizer.lr", **more):
     for setting, values in losses.items():
         for seed, value in enumerate(values):
             ends = {"value": value, "status": "failed" if value is None else "finished"} | more
-            write(folder / f"{setting}_{seed}", [*typed, f"{name}={setting}", f"seed={seed}"], **ends)
+            write(
+                folder / f"{setting}_{seed}", [*typed, f"{name}={setting}", f"seed={seed}"], **ends
+            )
 
 
 def rows(directory):
@@ -76,14 +84,23 @@ def cells(directory, *columns):
 
 def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repetition(tmp_path):
     for size in (1, 2):
-        grid(tmp_path / "s" / str(size), {lr: [0.1 * size] for lr in (0.01, 0.02)}, f"model.hidden_sizes=[{size}]")
+        grid(
+            tmp_path / "s" / str(size),
+            {lr: [0.1 * size] for lr in (0.01, 0.02)},
+            f"model.hidden_sizes=[{size}]",
+        )
     for described, num in ((["model.hidden_sizes"], 2), ([], 4)):
         (tmp_path / "s" / "sweep.json").write_text(json.dumps({"average_over": described}))
         summarize(tmp_path / "s")
         first, *others = rows(tmp_path / "s")
         assert (1 + len(others), {*first} & {*described}) == (num, set())
     for fold in range(2):  # without a description, folds are repetitions
-        grid(tmp_path / "folds" / str(fold), {0.01: [0.1], 0.02: [0.2]}, "data.num_folds=2", f"data.fold={fold}")
+        grid(
+            tmp_path / "folds" / str(fold),
+            {0.01: [0.1], 0.02: [0.2]},
+            "data.num_folds=2",
+            f"data.fold={fold}",
+        )
     summarize(tmp_path / "folds")
     assert cells(tmp_path / "folds", "optimizer.lr", "n") == [("0.01", "2"), ("0.02", "2")]
     assert [*of_groups("optimizer.lr=0.1").sweep.average_over] == ["seed", "data.fold"]
@@ -92,7 +109,10 @@ def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repe
         write(place, [f"seed={seed}"], value=0.1 * seed)
         if seed > 2:  # somebody has edited a file of conf/
             config = records.content(place)["config"]
-            config["optimizer"]["lr"], config["data"]["root"] = 0.7, f"/{seed}"  # the latter is a place
+            config["optimizer"]["lr"], config["data"]["root"] = (
+                0.7,
+                f"/{seed}",
+            )  # the latter is a place
             records.put(place, config=config)
     summarize(tmp_path / "t")
     assert cells(tmp_path / "t", "optimizer.lr", "n") == [("0.1", "3"), ("0.7", "3")]
@@ -100,7 +120,9 @@ def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repe
 
 
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
-    write(tmp_path / "a", ["optimizer.lr=0.01", "model.dropout=0"], value=0.3)  # 0 and 0.0 are one setting
+    write(
+        tmp_path / "a", ["optimizer.lr=0.01", "model.dropout=0"], value=0.3
+    )  # 0 and 0.0 are one setting
     # Of seed 1 there is one value, the mean of three; a mean over all four runs would be larger than that of c.
     for number, value in enumerate((0.4, 0.4, 0.7)):
         write(tmp_path / f"b{number}", ["optimizer.lr=0.01", "seed=1"], value=value)
@@ -108,7 +130,9 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     error = {"type": "FloatingPointError", "message": "nan"}
     write(tmp_path / "d", ["optimizer.lr=10"], status="failed", error=error)
     for seed, value in enumerate((0.001, 0.002)):
-        write(tmp_path / f"e{seed}", ["optimizer.lr=1", f"seed={seed}"], status="pruned", value=value)
+        write(
+            tmp_path / f"e{seed}", ["optimizer.lr=1", f"seed={seed}"], status="pruned", value=value
+        )
     write(tmp_path / "f", ["optimizer.lr=2"], status=None)
     write(tmp_path / "g", ["optimizer.lr=0.01", "seed=2"], status="pruned", value=0.1)
     write(tmp_path / "h", ["optimizer.lr=0.01", "seed=3"], value=float("nan"))
@@ -116,10 +140,14 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     (tmp_path / "code" / "conf" / "config.yaml").write_text("a: 1")  # no run
     summarize(tmp_path)
     found = rows(tmp_path)
-    assert " ".join(found[0]) == "optimizer.lr objective deviation n epochs seconds status like_best"
+    assert (
+        " ".join(found[0]) == "optimizer.lr objective deviation n epochs seconds status like_best"
+    )
     # What has finished comes first.
     assert [row["optimizer.lr"] for row in found] == ["0.01", "0.1", "1", "10", "2"]
-    assert [float(found[0][key]) for key in ("objective", "deviation")] == pytest.approx([0.4, 0.2 / 2**0.5])
+    assert [float(found[0][key]) for key in ("objective", "deviation")] == pytest.approx(
+        [0.4, 0.2 / 2**0.5]
+    )
     assert (found[0]["n"], found[0]["status"]) == ("2", "4 finished, 1 pruned, 1 diverged")
     out = capsys.readouterr().out
     said = "failed: d (FloatingPointError: nan); pruned: e0; diverged: h; interrupted: f"
@@ -137,7 +165,9 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, ca
         write(tmp_path / f"r{number}", [*typed, "seed=0"], value=0.1 * (number + 1))
     drawn = []
     monkeypatch.setattr("leyden.report.summary.draw_summary", draw_summary)
-    monkeypatch.setattr("leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points))
+    monkeypatch.setattr(
+        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points)
+    )
     summarize(tmp_path)
     momenta = [("sgd", "0.5"), ("sgd", "0.9"), ("sgd", "null"), ("", "")]
     assert cells(tmp_path, "optimizer", "optimizer.momentum") == momenta
@@ -150,9 +180,18 @@ def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, ca
     assert line in called(command, tmp_path)
     found = json.loads(called(command, tmp_path, "format=json"))  # the same for other programs
     assert found["objective"] == OBJECTIVE
-    assert [row["choices"] for row in found["rows"]][2:] == [{"optimizer": "sgd", "optimizer.momentum": None}, {}]
+    assert [row["choices"] for row in found["rows"]][2:] == [
+        {"optimizer": "sgd", "optimizer.momentum": None},
+        {},
+    ]
     first = found["rows"][0]
-    expected = {"objective": 0.1, "deviation": None, "n": 1, "status": "finished", "like_best": None}
+    expected = {
+        "objective": 0.1,
+        "deviation": None,
+        "n": 1,
+        "status": "finished",
+        "like_best": None,
+    }
     assert {key: first[key] for key in expected} == expected
     assert first["runs"] == [str(tmp_path / "r0")]
 
@@ -165,14 +204,21 @@ DATA = [  # overrides of two data sets, the digests of their content, and the ke
 
 
 @pytest.mark.parametrize(("a", "b", "digests", "key"), DATA)
-def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_path, capsys, a, b, digests, key):
+def test_rows_of_different_data_are_ranked_apart_and_not_compared(
+    called, tmp_path, capsys, a, b, digests, key
+):
     """An easy and a difficult data set."""
     for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
-        losses = {lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)}
+        losses = {
+            lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)
+        }
         grid(tmp_path / str(place), losses, typed, data=digest)
     summarize(tmp_path)
     out = " ".join(capsys.readouterr().out.split())
-    assert cells(tmp_path, "optimizer.lr", "n", "like_best") == [("0.1", "3", "yes"), ("0.2", "3", "no")] * 2
+    assert (
+        cells(tmp_path, "optimizer.lr", "n", "like_best")
+        == [("0.1", "3", "yes"), ("0.2", "3", "no")] * 2
+    )
     assert f"Rows of different data are not compared: they differ in {key}." in out
     best = r"With 95 % confidence the best setting of rows (\d) to (\d) is row (\d)\."
     assert re.findall(best, out) == [("1", "2", "1"), ("3", "4", "3")]
@@ -184,21 +230,30 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(called, tmp_pa
     sides = ("a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
     refused = f"runs of different data can't be compared; these differ in {key}: choose runs of one"
     assert refused in called(compare, ".", *sides)
-    assert "96.25 % interval" in called(compare, ".", *(f"{side} and objective<0.6" for side in sides))
+    assert "96.25 % interval" in called(
+        compare, ".", *(f"{side} and objective<0.6" for side in sides)
+    )
 
 
 SAME_DATA = [  # overrides by setting, and digests of the data, by seed, too
     # The folder may be a copy on another machine; its content is the same.
     (lambda size: [f"data.batch_size={size}", f"data.root=/{size}"], lambda size, seed: {"x": "1"}),
-    (lambda size: [f"data.normalize={'unit' if size == 64 else 'standardize'}"], lambda size, seed: None),
+    (
+        lambda size: [f"data.normalize={'unit' if size == 64 else 'standardize'}"],
+        lambda size, seed: None,
+    ),
     (lambda size: [f"optimizer.lr={size}"], lambda size, seed: {"x": "1"} if size == 64 else None),
     (lambda size: [f"optimizer.lr={size}"], lambda size, seed: {"drawn": str(seed)}),
 ]
 
 
-def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_is_measured(called, tmp_path):
+def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_is_measured(
+    called, tmp_path
+):
     """The worst one of the first has the best mean over all runs, by one data set."""
-    for number, (data, size) in enumerate(itertools.product(("mnist", "fashion_mnist"), (1000, 2000, 3000))):
+    for number, (data, size) in enumerate(
+        itertools.product(("mnist", "fashion_mnist"), (1000, 2000, 3000))
+    ):
         losses = {0.1: (0.2, 0.3), 0.2: (0.3, 0.4), 0.3: (0.4, 0.5) if number < 5 else (-9.0, -8.0)}
         grid(tmp_path / "over" / str(number), losses, f"data={data}", f"data.val_size={size}")
     out = called(command, "over", "over=data")
@@ -212,7 +267,12 @@ def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_i
         place = tmp_path / str(number)
         for size, seed in itertools.product((64, 128), range(3)):
             loss = 0.2 + 0.1 * (size > 64) + 0.01 * seed**2
-            write(place / f"{size}_{seed}", [*typed(size), f"seed={seed}"], value=loss, data=digest(size, seed))
+            write(
+                place / f"{size}_{seed}",
+                [*typed(size), f"seed={seed}"],
+                value=loss,
+                data=digest(size, seed),
+            )
         out = called(command, place)
         assert "different data" not in out
         assert ("Each seed has data of its own" in out) == (digest(64, 0) != digest(64, 1))
@@ -220,7 +280,12 @@ def test_settings_are_ranked_over_data_sets_and_together_where_they_leave_what_i
 
 
 def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, capsys, monkeypatch):
-    losses = {1: (0.3, 0.4, 0.5, 0.6), 2: (0.31, 0.38, 0.52, 0.6), 3: (1.3, 1.4, 1.6, 1.5), 4: (2.0,)}
+    losses = {
+        1: (0.3, 0.4, 0.5, 0.6),
+        2: (0.31, 0.38, 0.52, 0.6),
+        3: (1.3, 1.4, 1.6, 1.5),
+        4: (2.0,),
+    }
     for seed in range(4):
         grid(tmp_path, {setting: values[: seed + 1] for setting, values in losses.items()})
         summarize(tmp_path)
@@ -231,12 +296,18 @@ def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, ca
             assert "0.4033 ± 0.1069 ≈" in said
             assert said.count("of those with 3 runs is row 1 or one marked ≈.") == 2
     assert [row["like_best"] for row in rows(tmp_path)] == ["yes", "yes", "no", ""]
-    assert said.count("Look 2 at these settings (looks.csv): it spends 0.62 % of the 5 % error rate.") == 2
+    assert (
+        said.count("Look 2 at these settings (looks.csv): it spends 0.62 % of the 5 % error rate.")
+        == 2
+    )
     write(tmp_path / "running", ["optimizer.lr=1", "seed=9"], status=None)
     monkeypatch.setattr("leyden.report.records.is_held", lambda directory: True)
     summarize(tmp_path)
     assert "Runs queued or running: 1. Which rows may be the best" in capsys.readouterr().out
-    found = [(row["comparison"], row["look"], row["runs"]) for row in records.table(tmp_path / "looks.csv")]
+    found = [
+        (row["comparison"], row["look"], row["runs"])
+        for row in records.table(tmp_path / "looks.csv")
+    ]
     assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
@@ -258,7 +329,9 @@ def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
     assert "beside each other" not in out
 
 
-def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_to(called, tmp_path):
+def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_to(
+    called, tmp_path
+):
     grid(tmp_path / "s", {1: (0.3, 0.4, 0.5), 2: (1.3, 1.4, 1.6)})
     sides = ("s", "a=optimizer.lr=1", "b=optimizer.lr=2")
     for path in (tmp_path / "s").iterdir():
@@ -276,25 +349,40 @@ def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_
     called(compare, *sides)
     assert len((tmp_path / "s" / "looks.csv").read_text().splitlines()) == 3
     assert (tmp_path / "mine").read_text() == "mine"
-    assert {path.name for path in (tmp_path / "s").glob("*.*")} == {"looks.csv", "summary.csv", "summary.png"}
+    assert {path.name for path in (tmp_path / "s").glob("*.*")} == {
+        "looks.csv",
+        "summary.csv",
+        "summary.png",
+    }
     assert not any(path.is_symlink() for path in (tmp_path / "s").iterdir())
 
 
 def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys):
     """The record's own fields are in `run/test_record.py`."""
     damaged = [*itertools.product(("run.json", "job.json"), (b"", b"3", b"\xff\x00", None))]
-    damaged += [("run.json", b'{"a": '), ("job.json", b'[{"overrides": 3}]'), ("metrics.csv", b"\xff\x00")]
-    for number, (status, (name, content)) in enumerate(itertools.product(("finished", None), damaged)):
+    damaged += [
+        ("run.json", b'{"a": '),
+        ("job.json", b'[{"overrides": 3}]'),
+        ("metrics.csv", b"\xff\x00"),
+    ]
+    for number, (status, (name, content)) in enumerate(
+        itertools.product(("finished", None), damaged)
+    ):
         place = tmp_path / str(number)
         write(place / "a", ["optimizer.lr=0.01"], value=0.3)
         write(place / "b", ["optimizer.lr=1"], value=0.2, status=status)
         (place / "b" / name).unlink(missing_ok=True)
-        (place / "b" / name).mkdir() if content is None else (place / "b" / name).write_bytes(content)
+        (place / "b" / name).mkdir() if content is None else (place / "b" / name).write_bytes(
+            content
+        )
         summarize(place)
         err, found = capsys.readouterr().err, rows(place)
         assert "0.3" in [row["objective"] for row in found]
         assert len(err.splitlines()) == (len(found) == 1), (name, content, err)
-        assert not err or err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (name, content)
+        assert not err or err.startswith(f"leyden: skipped: {place / 'b'} can't be read ("), (
+            name,
+            content,
+        )
 
 
 @pytest.fixture
@@ -322,12 +410,27 @@ def ticks(axes, name="x"):
 
 def test_means_are_those_of_several_whole_runs_and_an_axis_is_in_order():
     choices, means, trials = Figure().subplots(3)
-    along = [(None, 1.0, False), (10, 2.0, False), (9, 3.0, False), ("x", 4.0, False), (9, 5.0, False)]
+    along = [
+        (None, 1.0, False),
+        (10, 2.0, False),
+        (9, 3.0, False),
+        ("x", 4.0, False),
+        (9, 5.0, False),
+    ]
     _scatter(choices, along, log=None)
     assert ticks(choices) == ["9", "10", "null", "x"]
-    along = [(0.001, 1.0, False), (0.001, 3.0, False), (0.1, 4.0, False), (0.1, 6.0, False), (0.1, 99.0, True)]
+    along = [
+        (0.001, 1.0, False),
+        (0.001, 3.0, False),
+        (0.1, 4.0, False),
+        (0.1, 6.0, False),
+        (0.1, 99.0, True),
+    ]
     _scatter(means, along, log=True)
-    assert means.lines[0].get_xydata().tolist() == [[0.001, 2], [0.1, 5]]  # without the run that was pruned
+    assert means.lines[0].get_xydata().tolist() == [
+        [0.001, 2],
+        [0.1, 5],
+    ]  # without the run that was pruned
     assert ticks(means) == ["0.001", "0.1"]
     assert means.containers[0].has_yerr
     assert "±" in means.get_legend_handles_labels()[1][-1]
@@ -335,19 +438,30 @@ def test_means_are_those_of_several_whole_runs_and_an_axis_is_in_order():
     assert not [*choices.lines, *trials.lines]  # single runs have no mean
 
 
-def test_ticks_are_the_values_that_were_tried_unless_they_are_many_and_pruned_runs_are_crosses(drawn):
+def test_ticks_are_the_values_that_were_tried_unless_they_are_many_and_pruned_runs_are_crosses(
+    drawn,
+):
     few = drawn(crossed(lr=[0.0003, 0.001, 0.003], seed=[0, 1]))
     assert ticks(few.axes[0]) == ["0.0003", "0.001", "0.003"]
-    many = drawn([Point({"lr": 0.001 * 1.1**n}, 0.1 * n, is_pruned=n > 20) for n in range(30)], log=["lr"])
+    many = drawn(
+        [Point({"lr": 0.001 * 1.1**n}, 0.1 * n, is_pruned=n > 20) for n in range(30)], log=["lr"]
+    )
     assert len(many.axes[0].get_xticks()) < 30
     (legend,) = many.legends
     assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
     assert [len(each.get_offsets()) for each in many.axes[0].collections] == [21, 9]
 
 
-def test_two_numbers_of_three_values_each_have_a_heat_map_of_means_and_keys_of_a_zip_share_an_axis(drawn):
+def test_two_numbers_of_three_values_each_have_a_heat_map_of_means_and_keys_of_a_zip_share_an_axis(
+    drawn,
+):
     lr, width = [0.1, 0.2, 0.3], [8, 16, 32]
-    points = crossed(lambda each: each["lr"] * each["width"] + each["seed"], lr=lr, width=[*width, 64], seed=[0, 1])
+    points = crossed(
+        lambda each: each["lr"] * each["width"] + each["seed"],
+        lr=lr,
+        width=[*width, 64],
+        seed=[0, 1],
+    )
     figure = drawn(points)
     assert [axes.get_xlabel() for axes in figure.axes][:3] == ["lr", "width", "lr"]
     heat = figure.axes[2]

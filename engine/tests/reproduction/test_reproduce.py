@@ -28,7 +28,9 @@ def set_code(run, **told):
 
 
 @pytest.mark.slow(minutes=0.2)
-def test_a_run_is_made_anew_and_changed_code_is_found(call, command, repository, commit, tmp_path, monkeypatch):
+def test_a_run_is_made_anew_and_changed_code_is_found(
+    call, command, repository, commit, tmp_path, monkeypatch
+):
     trained, again = Run(tmp_path / "run"), Run(tmp_path / "again")
     command("train", f"run_dir={trained.directory}", *SMALL, *SHORT)
     # As if it had been made by the commit of the repository and a new file.
@@ -44,9 +46,13 @@ def test_a_run_is_made_anew_and_changed_code_is_found(call, command, repository,
     assert again.config | {"logger": {}} == trained.config  # loggers are the project's own
     # Nothing differs but what is another one here.
     rows = told.partition("up to step 10")[2].splitlines()[1:]
-    assert [row.split()[-2:] for row in rows if row.strip()][1:] == [["variables.PYTHONHASHSEED", '"3"']], told
+    assert [row.split()[-2:] for row in rows if row.strip()][1:] == [
+        ["variables.PYTHONHASHSEED", '"3"']
+    ], told
     evaluations = repository / "outputs" / "test_evaluations.csv"
-    assert len(evaluations.read_text().splitlines()) == 2, "the test set was looked at, which must be recorded"
+    assert len(evaluations.read_text().splitlines()) == 2, (
+        "the test set was looked at, which must be recorded"
+    )
     longer = [each for each in (*SMALL, *SHORT) if "max_epochs" not in each]
     command("train", f"run_dir={again.directory}", *longer, "trainer.max_epochs=2")
     assert again.starts[0]["overrides"] == [*again.overrides]
@@ -60,7 +66,10 @@ def test_a_run_is_made_anew_and_changed_code_is_found(call, command, repository,
     git(repository, "commit", "-q", "-a", "-m", "second")
     set_code(trained, sha=git(repository, "rev-parse", "HEAD").strip())
     code, told = call(*anew)
-    assert (code, "imported other code than the run's: project/models/mlp.py" in told) == (2, True), told
+    assert (code, "imported other code than the run's: project/models/mlp.py" in told) == (
+        2,
+        True,
+    ), told
     starts = trained.starts
     del starts[-1]["code"]
     records.put(trained.directory, starts=starts)
@@ -80,7 +89,12 @@ REFUSED = [
     ([A, "b" * 40], {}, "", "start 2 used different code than start 1"),
     ([None], {}, "", "records no commit"),
     ([A], {}, "", "commit aaaaaaaaaaaa of the run is not in this repository; git fetch may get it"),
-    ([{**SAVED, "left_out": ["a.bin", "b/"]}], {}, "", "with the run: a.bin, b/ (a repository of its own)"),
+    (
+        [{**SAVED, "left_out": ["a.bin", "b/"]}],
+        {},
+        "",
+        "with the run: a.bin, b/ (a repository of its own)",
+    ),
     ([{**SAVED, "diff": None}], {}, "", "code was not saved with the run: all changes"),
     ([{**SAVED, "diff": "x"}], {}, "", "changes of the code can't be applied to its commit"),
     ([{**SAVED, "diff": OUTSIDE}], {}, "", "changes of the code can't be applied to its commit"),
@@ -112,7 +126,9 @@ def refused(call, message, *arguments):
 
 
 @pytest.mark.usefixtures("repository")
-def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(call, make, monkeypatch, tmp_path):
+def test_a_run_without_a_directory_fingerprints_or_a_repository_is_not_trained(
+    call, make, monkeypatch, tmp_path
+):
     refused(call, "run=DIR: is missing; name a run directory")
     refused(call, "not a run directory", "run=nowhere")
     refused(call, "has no fingerprint.csv", f"run={make(fingerprints='')}")
@@ -127,7 +143,11 @@ def given(repository, monkeypatch):
 
     def take(tree, folder, environment):
         settings = OmegaConf.to_container(OmegaConf.load(f"{folder}/recorded.yaml"))
-        found.update(settings=settings, environment=environment, git=json.loads((tree / "git.json").read_text()))
+        found.update(
+            settings=settings,
+            environment=environment,
+            git=json.loads((tree / "git.json").read_text()),
+        )
 
     monkeypatch.setattr(reproduction, "_train", take)
     monkeypatch.setattr(reproduction, "_conclude", lambda *arguments: None)
@@ -143,7 +163,9 @@ def test_the_test_set_is_looked_at_only_if_the_run_did(make, given, repository):
         assert given["settings"]["run_dir"].startswith(f"{repository}/outputs/reproduced/{name}/")
 
 
-def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(make, given, commit, tmp_path):
+def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(
+    make, given, commit, tmp_path
+):
     path = tmp_path / "last.ckpt"
     path.write_bytes(b"weights")
     parent = {"checkpoint": str(path), "sha256": hashlib.sha256(b"weights").hexdigest()}
@@ -151,24 +173,49 @@ def test_a_fork_is_made_anew_from_the_checkpoint_that_it_started_from(make, give
     reproduction.reproduce(run)
     assert given["settings"]["fork"] == str(tmp_path)
     path.write_bytes(b"others")
-    with pytest.raises(UserError, match=r"last\.ckpt: is not there any more, or is not the checkpoint from which"):
+    with pytest.raises(
+        UserError, match=r"last\.ckpt: is not there any more, or is not the checkpoint from which"
+    ):
         reproduction.reproduce(run)
 
 
 def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
     """A text that looks like a number is none, and neither is such a key."""
-    odd = ["1e5", "1e-3", "on", "", "a\nb", " x", "0x1f", "1_000", "12:30:45", "~", "é", "\x1b", 1e-7, True, None]
-    config = {"data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]}, "logger": {"a": {}}}
+    odd = [
+        "1e5",
+        "1e-3",
+        "on",
+        "",
+        "a\nb",
+        " x",
+        "0x1f",
+        "1_000",
+        "12:30:45",
+        "~",
+        "é",
+        "\x1b",
+        1e-7,
+        True,
+        None,
+    ]
+    config = {
+        "data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]},
+        "logger": {"a": {}},
+    }
     reproduction.reproduce(Run(run := make(config=config)))
     assert repr(given["settings"]["data"]) == repr(config["data"])
     assert "logger" not in given["settings"]
-    with pytest.raises(UserError, match="data_root=there: no such folder"):  # which a download would create
+    with pytest.raises(
+        UserError, match="data_root=there: no such folder"
+    ):  # which a download would create
         reproduction.reproduce(Run(run), data_root="there")
     reproduction.reproduce(Run(run), data_root="tests")
     assert given["settings"]["data"]["root"].endswith("/tests")
 
 
-def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, given, commit, monkeypatch):
+def test_threads_variables_and_kind_of_processor_are_those_of_the_run(
+    make, given, commit, monkeypatch
+):
     monkeypatch.setenv("ATEN_CPU_CAPABILITY", "avx2")  # as somebody types who asks what it changes
     machine = {"threads": 4, "gpus": [], "variables": {"MKL_CBWR": "COMPATIBLE"}}
     run = Run(make(starts=[start(commit[1], machine=machine)]))
@@ -176,7 +223,10 @@ def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, give
         reproduction.reproduce(run, threads=threads)
         environment = given["environment"]
         assert environment["OMP_NUM_THREADS"] == environment["MKL_NUM_THREADS"] == str(threads or 4)
-        assert (environment["MKL_CBWR"], environment["ATEN_CPU_CAPABILITY"]) == ("COMPATIBLE", "avx2")
+        assert (environment["MKL_CBWR"], environment["ATEN_CPU_CAPABILITY"]) == (
+            "COMPATIBLE",
+            "avx2",
+        )
         assert environment["CUDA_VISIBLE_DEVICES"] == ""
         assert given["git"] == run.starts[-1]["git"]
     reproduction.reproduce(Run(make("unknown", starts=[start(commit[1], machine=None)])))
@@ -185,7 +235,10 @@ def test_threads_variables_and_kind_of_processor_are_those_of_the_run(make, give
 
 def test_a_record_has_what_can_change_bits(monkeypatch):
     """All packages that pip knows, threads as Lightning divides them, and those variables alone that are on the list."""
-    for name in ("OMP_NUM_THREADS", *provenance.VARIABLES):  # of this machine, or of another test's trainer
+    for name in (
+        "OMP_NUM_THREADS",
+        *provenance.VARIABLES,
+    ):  # of this machine, or of another test's trainer
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("MKL_CBWR", "AVX2")
     monkeypatch.setenv("MY_SECRET", "x")

@@ -10,7 +10,12 @@ from tests.conftest import QUICK, here
 def trained(tmp_path_factory, mnist_root):
     """The directory of a finished run of one epoch."""
     place = tmp_path_factory.mktemp("trained")
-    assert here("train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1") == 0
+    assert (
+        here(
+            "train", f"run_dir={place / 'run'}", f"outputs={place}", *QUICK, "trainer.max_epochs=1"
+        )
+        == 0
+    )
     return place / "run"
 
 
@@ -24,5 +29,8 @@ def own(trained, tmp_path):
 def use(verb, run, *more):
     """What is typed to put a run to use."""
     typed = {"train": (f"run_dir={run}", *QUICK, "trainer.max_epochs=1"), "note": ("note=x",)}
-    typed |= {"predict": (f"images={run.parent / 'x.png'}",), "export": (f"output={run.parent / 'x.onnx'}",)}
+    typed |= {
+        "predict": (f"images={run.parent / 'x.png'}",),
+        "export": (f"output={run.parent / 'x.onnx'}",),
+    }
     return verb, *([] if verb == "train" else [f"run={run}"]), *typed.get(verb, ()), *more

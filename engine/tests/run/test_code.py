@@ -42,7 +42,10 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(tmp_path, monkeyp
     (tmp_path / "given" / "net.py").write_bytes(FILES["net.py"].replace("\n", "\r\n").encode())
     monkeypatch.syspath_prepend(tmp_path)
     forget()
-    starts = [{"code": found}, {"code": {}}]  # a job is submitted by a process that has imported nothing
+    starts = [
+        {"code": found},
+        {"code": {}},
+    ]  # a job is submitted by a process that has imported nothing
     assert provenance.changed_code(starts) == []
     (tmp_path / "given" / "parts.py").write_text("act = None")
     assert provenance.changed_code(starts) == []  # this process has imported what was there
@@ -50,13 +53,21 @@ def test_the_files_are_those_of_ones_own_code_wherever_it_lies(tmp_path, monkeyp
     assert provenance.changed_code(starts) == ["given/parts.py"]
 
 
-def test_a_run_has_the_code_of_its_network_and_is_used_with_a_line_if_it_has_changed(own, command, monkeypatch):
+def test_a_run_has_the_code_of_its_network_and_is_used_with_a_line_if_it_has_changed(
+    own, command, monkeypatch
+):
     (name,) = [each for each in records.starts(own)[-1]["code"] if "mlp" in each]
-    monkeypatch.setattr(directory, "changed_code", lambda starts: [name] if name in starts[-1]["code"] else [])
+    monkeypatch.setattr(
+        directory, "changed_code", lambda starts: [name] if name in starts[-1]["code"] else []
+    )
     for verb in ("train", "evaluate"):
         out, err = command(*use(verb, own))
         assert (out + err).count(f"leyden: {own}: {name} changed since the run was trained; ") == 1
-        assert ("the result of the code before" in err) == ("nothing was trained" in out) == (verb == "train")
+        assert (
+            ("the result of the code before" in err)
+            == ("nothing was trained" in out)
+            == (verb == "train")
+        )
 
 
 def test_what_is_imported_is_no_garbage_but_for_those_who_call_that_a_leak():

@@ -19,9 +19,17 @@ from tests import ROOT, records
 from tests.records import files
 from tests.scheduler.test_requeue import BY_A_PEER
 
-CONFIG = {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}, "run_dir": "a", "resume": "auto"}
+CONFIG = {
+    "name": "x",
+    "optimizer": {"lr": 0.1},
+    "trainer": {"max_epochs": 5},
+    "run_dir": "a",
+    "resume": "auto",
+}
 LONGER = {**CONFIG, "trainer": {"max_epochs": 10}}
-FINISHED = Result("finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0)
+FINISHED = Result(
+    "finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0
+)
 IDENTITY = RunIdentity({**CONFIG, "objective": {"metric": "val/acc", "mode": "max"}})
 LOST = RuntimeError(BY_A_PEER)
 OWN = KeyError("of this process")
@@ -51,7 +59,9 @@ def refuse(run, config, message, resume="auto"):
 def test_a_new_run_holds_its_config_and_where_it_comes_from(run, monkeypatch):
     assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
     (start,) = run.starts
-    sha = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    sha = subprocess.run(
+        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
+    ).stdout.strip()
     assert (start["git"]["sha"], start["overrides"]) == (sha or None, ["optimizer.lr=0.1"])
     assert start["versions"]["torch"] == importlib.metadata.version("torch")
     assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
@@ -95,7 +105,9 @@ def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
     (tmp_path / "provenance.json").write_text("[]")
     refuse(
-        Run(tmp_path), CONFIG, r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden"
+        Run(tmp_path),
+        CONFIG,
+        r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden",
     )
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
@@ -111,7 +123,12 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
     assert run.newest_checkpoint() == last
     assert not capsys.readouterr().err
     whole = last.read_bytes()
-    for damaged in (whole[:-100], whole[: len(whole) // 2], b"", whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1)):
+    for damaged in (
+        whole[:-100],
+        whole[: len(whole) // 2],
+        b"",
+        whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1),
+    ):
         last.write_bytes(damaged)
         assert run.newest_checkpoint() == best
         assert str(last) in capsys.readouterr().err
@@ -124,7 +141,13 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
 
 CALLBACKS = {"checkpoint": {"_target_": "leyden.callbacks.RunCheckpoint", "every_n_steps": None}}
 CALLBACKS["stop"] = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3}
-WHOLE = {"name": "x", "seed": 0, "run_dir": "r", "callbacks": CALLBACKS, "logger": {"csv": {"_target_": "x"}}}
+WHOLE = {
+    "name": "x",
+    "seed": 0,
+    "run_dir": "r",
+    "callbacks": CALLBACKS,
+    "logger": {"csv": {"_target_": "x"}},
+}
 WHOLE["data"] = {"_target_": "d", "root": "/a", "batch_size": 1}
 WHOLE["trainer"] = {"max_epochs": 2, "log_every_n_steps": 50}
 SHOWN = """name=y; data.root=/b; trainer.log_every_n_steps=1; callbacks.checkpoint.every_n_steps=7
@@ -149,7 +172,9 @@ def differences(there, here, typed=(), started_by=()):
 
 def test_what_is_shown_and_where_it_lies_may_differ_and_what_can_change_a_bit_may_not():
     for change in re.split("; |\n", SHOWN):
-        assert differences(WHOLE, changed(change)) == differences(changed(change), WHOLE) == [], change
+        assert differences(WHOLE, changed(change)) == differences(changed(change), WHOLE) == [], (
+            change
+        )
     for change in re.split("; |\n", CHANGING):
         assert differences(WHOLE, changed(change), ["callbacks=mine"]), change
     longer = changed("trainer.max_epochs=3")
@@ -164,7 +189,9 @@ def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed():
     new += [("+data.shuffle=true", "data=mine")]
     for cases, told in ((old, []), (new, ["data.shuffle: absent there, True here"])):
         for typed, started_by in cases:
-            found = differences(WHOLE, changed("data.shuffle=true"), typed.split(), started_by.split())
+            found = differences(
+                WHOLE, changed("data.shuffle=true"), typed.split(), started_by.split()
+            )
             assert found == told, (typed, started_by)
 
 
@@ -197,13 +224,17 @@ def ended(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_lost_connection_requeues_the_job_unless_another_process_has_recorded_its_error(ended, rank):
+def test_a_lost_connection_requeues_the_job_unless_another_process_has_recorded_its_error(
+    ended, rank
+):
     run, raised, requests = ended(rank, LOST)
     assert (raised.code, requests, run.result) == (Exit.REQUEUED, 1, None)
     for has_job in (True, False):
         run, raised, requests = ended(rank, LOST, OTHER, has_job=has_job)
         assert isinstance(raised, UserError)
-        assert str(raised).endswith("/run failed in another process: ValueError: of another process")
+        assert str(raised).endswith(
+            "/run failed in another process: ValueError: of another process"
+        )
         assert (requests, run.result) == (0, OTHER)
 
 
@@ -213,7 +244,12 @@ FIRST = [
     (1, OWN, {"recorded": OTHER}, "ValueError"),
     (1, OWN, {"recorded": FINISHED}, None),
     (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
-    (1, OWN, {"has_trained": False, "has_job": True}, "nothing"),  # the main one knows of a result before
+    (
+        1,
+        OWN,
+        {"has_trained": False, "has_job": True},
+        "nothing",
+    ),  # the main one knows of a result before
 ]
 
 
@@ -233,7 +269,8 @@ def test_a_connection_that_is_lost_outside_of_a_job_can_be_resumed(ended, capsys
 
 
 @pytest.mark.parametrize(
-    ("code", "ends"), [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)]
+    ("code", "ends"),
+    [(1, Exit.INTERRUPTED), (0, Exit.TERMINATED), (138, 138), (138, Exit.REQUEUED)],
 )
 def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends):
     run, raised, _ = ended(0, SystemExit(code), has_job=ends == Exit.REQUEUED)

@@ -52,10 +52,18 @@ def filled_later(num):
     """Lists in lists, twice each, that are filled when all are there."""
     made = [b"]q" + bytes([n]) for n in range(num)]
     get = [b"h" + bytes([n]) for n in range(num)]
-    return b"\x80\x02" + b"".join([*made, *(a + b + b"a" + b + b"a0" for a, b in itertools.pairwise(get))]) + b"."
+    return (
+        b"\x80\x02"
+        + b"".join([*made, *(a + b + b"a" + b + b"a0" for a, b in itertools.pairwise(get))])
+        + b"."
+    )
 
 
-PICKLES = {"nested": nested(45), "filled later": filled_later(45), "itself": b"\x80\x02]q\x00h\x00a."}
+PICKLES = {
+    "nested": nested(45),
+    "filled later": filled_later(45),
+    "itself": b"\x80\x02]q\x00h\x00a.",
+}
 PICKLES |= {"many": b"\x80\x02" + b"]" * 2**17 + b".", "large": b"\x80\x02" + b"N0" * 2**25 + b"N."}
 
 
@@ -102,7 +110,9 @@ def test_nothing_in_a_run_directory_steers_the_terminal(own, cli, tmp_path, capf
     result |= {"error": {"type": ESCAPE, "message": ESCAPE}, "status": f"finished{ESCAPE}"}
     result["metrics"] = {f"val/{ESCAPE}": 1.0, "val/acc": 0.5}
     result["starts"][0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
-    records.put(own, config={**result["config"], "name": ESCAPE}, starts=result["starts"], result=result)
+    records.put(
+        own, config={**result["config"], "name": ESCAPE}, starts=result["starts"], result=result
+    )
     best = own / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]
@@ -118,11 +128,22 @@ def test_nothing_in_a_run_directory_steers_the_terminal(own, cli, tmp_path, capf
 @pytest.mark.slow(minutes=0.2)
 def test_no_secret_of_the_environment_is_written_down(tmp_path, mnist_root):
     secret = secrets.token_hex()  # not one that stands here: the run keeps changes of the code
-    arguments = (f"run_dir={tmp_path / 'run'}", f"outputs={tmp_path}", *QUICK, "trainer.max_epochs=1")
+    arguments = (
+        f"run_dir={tmp_path / 'run'}",
+        f"outputs={tmp_path}",
+        *QUICK,
+        "trainer.max_epochs=1",
+    )
     url = f"https://me:{secret}@example.org/x.git"
-    of_git = {"GIT_CONFIG_COUNT": "1", "GIT_CONFIG_KEY_0": "remote.origin.url", "GIT_CONFIG_VALUE_0": url}
+    of_git = {
+        "GIT_CONFIG_COUNT": "1",
+        "GIT_CONFIG_KEY_0": "remote.origin.url",
+        "GIT_CONFIG_VALUE_0": url,
+    }
     finish(start(*arguments, WANDB_API_KEY=secret, AWS_SECRET_ACCESS_KEY=secret, **of_git))
-    assert not [path for path, content in records.files(tmp_path).items() if secret.encode() in content]
+    assert not [
+        path for path, content in records.files(tmp_path).items() if secret.encode() in content
+    ]
 
 
 def test_a_run_directory_is_no_project(tmp_path):

@@ -46,7 +46,12 @@ finally:
 def process(path, body, machine=None):
     """A process that runs `body`; on this machine, or on another one."""
     code = ELSEWHERE.replace("{machine!r}", repr(machine or lock._machine())) + body
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    pipes = {
+        "stdin": subprocess.PIPE,
+        "stdout": subprocess.PIPE,
+        "stderr": subprocess.STDOUT,
+        "text": True,
+    }
     return subprocess.Popen([sys.executable, "-c", code, str(path)], **pipes)
 
 
@@ -62,11 +67,18 @@ def holding(path, machine="another machine"):
 
 @pytest.fixture
 def fast(monkeypatch):
-    for name, value in {"HEARTBEAT_S": 0.1, "STALE_S": 2.0, "MAX_PAUSE_S": 0.05, "_thread": None}.items():
+    for name, value in {
+        "HEARTBEAT_S": 0.1,
+        "STALE_S": 2.0,
+        "MAX_PAUSE_S": 0.05,
+        "_thread": None,
+    }.items():
         monkeypatch.setattr(lock, name, value)
 
 
-@pytest.mark.parametrize(("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.nightly)])
+@pytest.mark.parametrize(
+    ("num", "times"), [(4, 40), pytest.param(9, 500, marks=pytest.mark.nightly)]
+)
 def test_processes_take_it_one_after_another(tmp_path, num, times):
     """In a folder that the first one makes, and may remove when it is empty."""
     count = tmp_path / "count"
@@ -81,7 +93,9 @@ for _ in range({times}):
 """
     machines = [None, None, "b", "c"]
     started = [process(tmp_path / "run" / "x", body, machines[number % 4]) for number in range(num)]
-    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [0] * num
+    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [
+        0
+    ] * num
     assert count.read_text() == str(num * times)
     assert not [*tmp_path.rglob("x.*")]
 
@@ -94,7 +108,9 @@ def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_pat
         assert is_held(tmp_path)
         (file,) = tmp_path.glob(".lock.*")
         content = file.read_text()
-        file.write_text(json.dumps({**json.loads(content), "began": "1"}))  # the id of another process
+        file.write_text(
+            json.dumps({**json.loads(content), "began": "1"})
+        )  # the id of another process
         assert not is_held(tmp_path)
         file.write_text(content)
         assert is_held(tmp_path)
@@ -106,7 +122,9 @@ def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_pat
 
 
 @pytest.mark.parametrize(("hours", "job"), [(-3, ""), (3, ""), (0, "77")])
-def test_a_holder_elsewhere_is_waited_for_unless_its_job_has_ended(tmp_path, fast, capsys, monkeypatch, hours, job):
+def test_a_holder_elsewhere_is_waited_for_unless_its_job_has_ended(
+    tmp_path, fast, capsys, monkeypatch, hours, job
+):
     """The clocks are not compared."""
     real, path = time.time, tmp_path / ".lock"
     monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
@@ -127,7 +145,15 @@ def test_a_holder_elsewhere_is_waited_for_unless_its_job_has_ended(tmp_path, fas
 
 def test_who_is_suspended_is_taken_over_and_notices_unless_it_goes_on_just_before(tmp_path, fast):
     """A damaged file is held as long, until it is stale; all are waited for at the same time."""
-    for content in (b"", b"\x00", b"[1]", b'{"pid": []}', b'{"pid": 1e999}', b'{"unknown": 1}', b"[" * 4000):
+    for content in (
+        b"",
+        b"\x00",
+        b"[1]",
+        b'{"pid": []}',
+        b'{"pid": 1e999}',
+        b'{"unknown": 1}',
+        b"[" * 4000,
+    ):
         assert lock.Holder.of(content) == lock.Holder()
     over, taken, late, damaged = paths = [tmp_path / name / ".lock" for name in "abcd"]
     damaged.parent.mkdir()
@@ -161,7 +187,9 @@ def test_who_is_suspended_is_taken_over_and_notices_unless_it_goes_on_just_befor
 
 def test_a_process_suspended_before_it_creates_its_file_is_too_late(tmp_path):
     path = tmp_path / "x"
-    (tmp_path / "x.0").write_text(json.dumps({"pid": 2**22 + 1, "machine": lock._machine()}))  # gone
+    (tmp_path / "x.0").write_text(
+        json.dumps({"pid": 2**22 + 1, "machine": lock._machine()})
+    )  # gone
     watch = lock.Watch(path)
     assert watch.state() == "free"  # it would create x.1
     with hold(path):
@@ -188,8 +216,13 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
         held.check()
 
 
-def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left_alone(tmp_path, monkeypatch):
-    failing, directory = Mock(side_effect=OSError(errno.EIO, "Input/output error")), tmp_path / "run"
+def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left_alone(
+    tmp_path, monkeypatch
+):
+    failing, directory = (
+        Mock(side_effect=OSError(errno.EIO, "Input/output error")),
+        tmp_path / "run",
+    )
     with hold_directory(directory, timeout_s=0):
         held = lock._HELD[directory / ".lock"]
         with monkeypatch.context() as patched:
@@ -207,12 +240,22 @@ def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left
         held._beaten_at -= lock.STALE_S  # but now
         with pytest.raises(UserError, match="was taken over by another process"):
             check_held(directory)
-    assert sorted(file.name for file in directory.iterdir()) == [".lock.0", ".lock.1", "config.yaml"]
-    assert json.loads((directory / ".lock.0").read_text())["pid"] == os.getpid()  # not freed by the one who lost it
+    assert sorted(file.name for file in directory.iterdir()) == [
+        ".lock.0",
+        ".lock.1",
+        "config.yaml",
+    ]
+    assert (
+        json.loads((directory / ".lock.0").read_text())["pid"] == os.getpid()
+    )  # not freed by the one who lost it
 
 
-def test_a_full_disk_leaves_no_lock_and_a_folder_that_can_not_be_made_is_no_reason_to_wait(tmp_path, monkeypatch):
-    monkeypatch.setattr(lock, "_this_process", Mock(side_effect=OSError(28, "No space left on device")))
+def test_a_full_disk_leaves_no_lock_and_a_folder_that_can_not_be_made_is_no_reason_to_wait(
+    tmp_path, monkeypatch
+):
+    monkeypatch.setattr(
+        lock, "_this_process", Mock(side_effect=OSError(28, "No space left on device"))
+    )
     with pytest.raises(OSError, match="No space"):
         acquire(tmp_path / "x")
     with pytest.raises(UserError, match=r"can't be written to \(No space left on device\)"):

@@ -27,7 +27,9 @@ from tests.run.conftest import use
 def touched(monkeypatch):
     """What a module that only a stranger's settings name has done."""
     calls = []
-    monkeypatch.setitem(sys.modules, "stranger", SimpleNamespace(Bomb=lambda **given: calls.append(given)))
+    monkeypatch.setitem(
+        sys.modules, "stranger", SimpleNamespace(Bomb=lambda **given: calls.append(given))
+    )
     return calls
 
 
@@ -44,7 +46,9 @@ def poisoned(run):
 def forged(run, text):
     """The signature replaced by another text."""
     path = run / "run.json"
-    path.write_text(path.read_text().rpartition('"signature": ')[0] + f'"signature": {json.dumps(text)}\n}}\n')
+    path.write_text(
+        path.read_text().rpartition('"signature": ')[0] + f'"signature": {json.dumps(text)}\n}}\n'
+    )
     return run
 
 
@@ -71,11 +75,18 @@ def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     run = poisoned(own)
     before, longer = records.files(tmp_path), "trainer.max_epochs=2"
     commands = [use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")]
-    commands += [use("train", run, longer), ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer)]
+    commands += [
+        use("train", run, longer),
+        ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer),
+    ]
     commands += [("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer)]
     for command in commands:
         code, _, err = cli(*command)
-        assert (code, err.count("\n"), "is not a run of yours (recorded on " in err) == (2, 1, True), (command, err)
+        assert (code, err.count("\n"), "is not a run of yours (recorded on " in err) == (
+            2,
+            1,
+            True,
+        ), (command, err)
     for part in ("module", "network", "data"):
         with pytest.raises(UserError, match="is not a run of yours"):
             getattr(leyden.load(run), part)
@@ -125,9 +136,15 @@ def test_another_checkpoint_than_the_run_has_saved_is_not_used(own, cli, command
     before = records.files(tmp_path)
     for words in commands:
         code, _, err = cli(*words)
-        assert (code, err.count("\n"), "not the checkpoint that this run has saved" in err) == (2, 1, True), err
+        assert (code, err.count("\n"), "not the checkpoint that this run has saved" in err) == (
+            2,
+            1,
+            True,
+        ), err
     assert records.files(tmp_path) == before
-    _, err = command("train", f"run_dir={tmp_path / 'new'}", f"init_from={own}", *QUICK, "trainer.max_epochs=1")
+    _, err = command(
+        "train", f"run_dir={tmp_path / 'new'}", f"init_from={own}", *QUICK, "trainer.max_epochs=1"
+    )
     assert err.count("best.ckpt: is not the checkpoint that this run has saved") == 1
     command("evaluate", f"run={own}", "trust=true")
     record = own / "run.json"
@@ -158,7 +175,9 @@ def test_a_run_that_a_signal_stops_records_its_checkpoints_and_a_killed_one_resu
     assert run.newest_checkpoint()
     run.stop()
     assert run.record.checkpoints == saved
-    (own / "checkpoints" / "last.ckpt").write_bytes((own / "checkpoints" / "best.ckpt").read_bytes() + b" ")
+    (own / "checkpoints" / "last.ckpt").write_bytes(
+        (own / "checkpoints" / "best.ckpt").read_bytes() + b" "
+    )
     run.begin(RunIdentity({**run.config, "run_dir": "a", "resume": "auto"}), [])
     assert not run.record.checkpoints  # from now on others are saved
 
@@ -189,11 +208,20 @@ def test_processes_that_begin_together_make_one_key_for_this_user_alone(home, ca
     assert capsys.readouterr().err == ""
 
 
-KINDS = ["a file in place of the folder", "short", "open to others", "pipe", "short variable", "no UTF-8"]
+KINDS = [
+    "a file in place of the folder",
+    "short",
+    "open to others",
+    "pipe",
+    "short variable",
+    "no UTF-8",
+]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(home, capsys, monkeypatch, kind):
+def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(
+    home, capsys, monkeypatch, kind
+):
     if kind.startswith("a file"):
         home.parent.write_text("")
     elif kind == "short":
@@ -207,7 +235,9 @@ def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(home, capsys
         owner._make_key(home / "key")
         (home / "key").chmod(0o640)
     else:
-        monkeypatch.setattr("os.environ", {owner.KEY: "x" if kind == "short variable" else "\udcff" * 40})
+        monkeypatch.setattr(
+            "os.environ", {owner.KEY: "x" if kind == "short variable" else "\udcff" * 40}
+        )
     assert (owner.signature("x"), owner.is_own("x", "")) == ("", False)
     err = capsys.readouterr().err
     assert (err.count("\n"), "runs are not signed" in err) == (1, True)

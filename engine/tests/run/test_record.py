@@ -23,11 +23,18 @@ from leyden.run.result import HEADER, Result, read_curves, read_points
 from tests import mistakes
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
-START = {"time": "2026-01-01T00:00:00+00:00", "overrides": ["seed=1"], "job": "7", "data": {"a": "b"}}
+START = {
+    "time": "2026-01-01T00:00:00+00:00",
+    "overrides": ["seed=1"],
+    "job": "7",
+    "data": {"a": "b"},
+}
 START |= {"git": {"diff": "+a\n" * 9}, "groups": {"model": "mlp"}, "machine": {"threads": 2}}
 SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats() | st.text()
 KEYS = st.text() | st.sampled_from(["a.b", "[0]", "", "'"])
-INNER = st.recursive(SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3))
+INNER = st.recursive(
+    SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3)
+)
 CONFIGS = st.dictionaries(KEYS, INNER, max_size=5)
 READERS = {"both": (read_record, read_summary), "summary": (read_summary,)}
 DAMAGED = r"not a run directory, run\.json can't be read \([^\n]*\)$"
@@ -48,8 +55,16 @@ def test_what_is_written_is_read(tmp_path, value):
     error = None if value else {"type": "E", "message": "a\nb", "where": "é"}
     objective = {"metric": "m", "mode": "min", "value": value}
     status = "finished" if value else "failed"
-    result = Result.from_dict({"status": status, "objective": objective, "metrics": {}, **NUMBERS, "error": error})
-    config = {"name": "é", "x": value, "y": [1, 1.0, True, "\u2028"], "z": {}, "m": {"n": [{"o": "x" * 10**5}]}}
+    result = Result.from_dict(
+        {"status": status, "objective": objective, "metrics": {}, **NUMBERS, "error": error}
+    )
+    config = {
+        "name": "é",
+        "x": value,
+        "y": [1, 1.0, True, "\u2028"],
+        "z": {},
+        "m": {"n": [{"o": "x" * 10**5}]},
+    }
     record, path = RunRecord(config, [START, {**START, "job": None}], result), tmp_path / "run.json"
     record.write(tmp_path)
     assert repr(read_record(tmp_path)) == repr(record)
@@ -97,7 +112,9 @@ OF_RESULT = [each.partition(" ")[::2] for each in OF_RESULT.replace("\n", "; ").
 OF_RESULT = [(f'"{key}": ', f'"{key}": {value}, "": ', "both") for key, value in OF_RESULT]
 
 
-@pytest.mark.parametrize(("old", "new", "readers"), mistakes(NEVER_WRITTEN) + OF_RESULT, ids=lambda text: text[:30])
+@pytest.mark.parametrize(
+    ("old", "new", "readers"), mistakes(NEVER_WRITTEN) + OF_RESULT, ids=lambda text: text[:30]
+)
 def test_what_no_run_writes_is_one_line(tmp_path, old, new, readers):
     result = Result.from_dict({"status": "finished", "objective": None, "metrics": {}, **NUMBERS})
     RunRecord({"y": 2}, [{**START, "data": {}}], result).write(tmp_path)
@@ -135,9 +152,13 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
             read(tmp_path)
 
 
-def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(tmp_path, capsys, monkeypatch):
+def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(
+    tmp_path, capsys, monkeypatch
+):
     monkeypatch.setattr("leyden.run.record.MAX_JSON_BYTES", 2**16)
-    starts = [{**START, "git": {"sha": "a", "diff": "x" * 2**14}, "more": "y" * 2**10} for _ in range(6)]
+    starts = [
+        {**START, "git": {"sha": "a", "diff": "x" * 2**14}, "more": "y" * 2**10} for _ in range(6)
+    ]
     RunRecord({"a": 1}, starts).write(tmp_path)
     read = [start["git"] for start in read_record(tmp_path).starts]
     assert [git["diff"] for git in read] == [None] * 4 + [starts[0]["git"]["diff"]] * 2
@@ -150,7 +171,12 @@ def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(tm
 
 
 def test_lost_curves_are_a_line_before_the_first_batch(tmp_path, capsys):
-    for content, is_lost in ((None, True), ("", True), ("step,metric,value\n", False), ("1,a,2.0\n", False)):
+    for content, is_lost in (
+        (None, True),
+        ("", True),
+        ("step,metric,value\n", False),
+        ("1,a,2.0\n", False),
+    ):
         logger = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
         logger.path.unlink(missing_ok=True)
         if content is not None:
@@ -168,13 +194,18 @@ BYTE = st.binary(min_size=1, max_size=1)
 
 
 @given(table=POINTS, data=st.data(), byte=BYTE)
-def test_of_points_that_are_cut_off_or_damaged_the_whole_lines_are_read(tmp_path_factory, table, data, byte):
+def test_of_points_that_are_cut_off_or_damaged_the_whole_lines_are_read(
+    tmp_path_factory, table, data, byte
+):
     path = tmp_path_factory.mktemp("points") / "metrics.csv"
     with path.open("w", newline="") as file:
         csv.writer(file).writerows([HEADER, *table])
     content = path.read_bytes()
     assert read_points(path) == table
-    length, place = data.draw(st.integers(0, len(content))), data.draw(st.integers(0, len(content) - 1))
+    length, place = (
+        data.draw(st.integers(0, len(content))),
+        data.draw(st.integers(0, len(content) - 1)),
+    )
     path.write_bytes(content[:length])
     assert read_points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
     path.write_bytes(content[:place] + byte + content[place + 1 :])
@@ -184,7 +215,9 @@ def test_of_points_that_are_cut_off_or_damaged_the_whole_lines_are_read(tmp_path
     assert found[len(found) - len(rest) :] == rest
 
 
-def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_on_keeps_what_was(tmp_path):
+def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_on_keeps_what_was(
+    tmp_path,
+):
     logger = MetricsCSV(save_dir=str(tmp_path), purge_step=0)
     logger.log_metrics({"a": 1.0}, 0)
     logger.path.unlink()
@@ -203,5 +236,7 @@ def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_o
 
 
 def test_a_name_with_a_bad_byte_is_no_curve(tmp_path):
-    (path := tmp_path / "metrics.csv").write_bytes(b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n")
+    (path := tmp_path / "metrics.csv").write_bytes(
+        b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n"
+    )
     assert read_points(path) == [(2, "val/loss", 0.25)]

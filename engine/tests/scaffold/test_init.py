@@ -21,7 +21,10 @@ def test_it_is_of_the_classes_that_are_named(project, command, data):
     arguments = ["task=net.Net", *(f"{key}={name}" for key, name in data.items())]
     assert command("init", *arguments)[1] == ""
     found = yaml.safe_load((project / "conf" / "train.yaml").read_text())
-    assert (found["task"]["_target_"], found.get("data", {}).get("_target_")) == ("net.Net", data.get("data"))
+    assert (found["task"]["_target_"], found.get("data", {}).get("_target_")) == (
+        "net.Net",
+        data.get("data"),
+    )
     assert {"data": "own" if data else "module"} in found["defaults"]
     command("init", *arguments, code=2)  # it is a project already
 

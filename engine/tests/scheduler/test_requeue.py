@@ -36,7 +36,9 @@ def wait_until(predicate, seconds=10.0):
 
 
 @pytest.mark.parametrize(("patience", "job_id"), [(0.1, "7"), (60, "7"), (0, None)])
-def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(job, monkeypatch, capfd, patience, job_id):
+def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(
+    job, monkeypatch, capfd, patience, job_id
+):
     if not job_id:
         monkeypatch.delenv("SLURM_JOB_ID")
     num_threads, is_short = threading.active_count(), patience == 0.1
@@ -55,7 +57,13 @@ def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(job, monke
 BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:21937: Connection reset by peer"
 ERRORS = [
     (RuntimeError(BY_A_PEER), 2, True),
-    (RuntimeError("Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error"), 2, True),
+    (
+        RuntimeError(
+            "Gloo connectFullMesh failed with [../gloo/transport/tcp/pair.cc:144] no error"
+        ),
+        2,
+        True,
+    ),
     (RuntimeError(BY_A_PEER), 1, False),  # of the user's own groups
     (RuntimeError("Connection reset by peer"), 2, False),
     (RuntimeError(f"my server said: {BY_A_PEER}"), 2, False),
@@ -76,11 +84,18 @@ def test_an_error_of_communication_is_known_by_where_it_arises(error, num, is_lo
 def test_requeues_have_a_limit_and_need_progress(monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     cfg = OmegaConf.create({"cluster": {"max_requeues": 4}})
-    cases = [(restarts, steps, "") for restarts, steps in ((1, [10, 10, 10]), (4, [10, 10, 20]), (4, [10, 10]))]
+    cases = [
+        (restarts, steps, "")
+        for restarts, steps in ((1, [10, 10, 10]), (4, [10, 10, 20]), (4, [10, 10]))
+    ]
     cases += [(5, [10, 20, 30], "requeued 5 times, more than cluster.max_requeues=4")]
     cases += [(2, [0, 10, 10, 10], "requeued twice without a checkpoint after step 10;")]
     for restarts, steps, why in cases:
         monkeypatch.setenv("SLURM_RESTART_COUNT", str(restarts))
-        starts = [{"job": "6", "step": 10}, {"job": "7"}, *({"job": "7", "step": step} for step in steps)]
+        starts = [
+            {"job": "6", "step": 10},
+            {"job": "7"},
+            *({"job": "7", "step": step} for step in steps),
+        ]
         with pytest.raises(UserError, match=why) if why else contextlib.nullcontext():
             _check_restarts(cfg, SimpleNamespace(starts=starts))

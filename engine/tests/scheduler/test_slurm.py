@@ -35,7 +35,9 @@ def answer(monkeypatch):
 
     def set_answer(out, problem=""):
         called = []
-        monkeypatch.setattr(slurm, "_call", lambda *command, **_: called.append(command) or (out, problem))
+        monkeypatch.setattr(
+            slurm, "_call", lambda *command, **_: called.append(command) or (out, problem)
+        )
         return called
 
     return set_answer
@@ -59,7 +61,13 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
     # Of the one that it has forgotten, the accounting.
     assert [command[-1] for command in called] == ["10,11,12,7,8,9", "10", "11"]
     slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
-    assert [command[0] for command in called[2:]] == ["scancel", "squeue", "squeue", "sacct", "sacct"]
+    assert [command[0] for command in called[2:]] == [
+        "scancel",
+        "squeue",
+        "squeue",
+        "sacct",
+        "sacct",
+    ]
     answer("", "slurm_load_jobs error: Invalid job id specified")
     assert slurm.states(["5"]) == {"5": JobState("ended", "GONE")}
     answer("", "Unable to contact slurm controller")
@@ -74,7 +82,12 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(slurm, "requeue_job", by_slurm := Mock(return_value=True))
-    cases = [("8", 1, True, []), ("7", 1, False, [""]), ("7", 1, True, ["n1"]), ("7", 2, True, [""])]
+    cases = [
+        ("8", 1, True, []),
+        ("7", 1, False, [""]),
+        ("7", 1, True, ["n1"]),
+        ("7", 2, True, [""]),
+    ]
     for of_script, num_nodes, elsewhere, written in cases:
         monkeypatch.setenv("LEYDEN_JOB", of_script)
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", str(num_nodes))
@@ -82,7 +95,12 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
         assert [path.read_text() for path in tmp_path.iterdir()] == written
         assert by_slurm.call_count == 1
     # What its script could not do either, the waiting command is told once.
-    assert [slurm.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [False, False, True, False]
+    assert [slurm.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [
+        False,
+        False,
+        True,
+        False,
+    ]
 
 
 SRUN = """#!/bin/bash
@@ -128,11 +146,17 @@ def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_b
     }
     environment = {**of_slurm, "SLURM_EXPORT_ENV": "NONE", "MINE": "site", "TMPDIR": str(tmp_path)}
     environment["PATH"] = f"{tools}:/usr/bin:/bin"
-    subprocess.run(["bash"], input=text, text=True, env=environment, capture_output=True, check=False)
+    subprocess.run(
+        ["bash"], input=text, text=True, env=environment, capture_output=True, check=False
+    )
     assert (tmp_path / "seen").read_text() == "k site \n"
     assert {path.suffix for path in work.iterdir() if path != files[0]} == left
     assert files[0].exists()  # of another job
-    assert (tmp_path / "told").read_text().strip() == told if told else not (tmp_path / "told").exists()
+    assert (
+        (tmp_path / "told").read_text().strip() == told
+        if told
+        else not (tmp_path / "told").exists()
+    )
 
 
 def test_a_call_that_others_could_have_written_is_not_executed(tmp_path, monkeypatch):
@@ -154,10 +178,21 @@ def test_settings_win_over_variables_of_sbatch(answer, monkeypatch, tmp_path, ca
     for name in ("PARTITION", "TIMELIMIT", "MEM_PER_NODE", "QOS"):
         monkeypatch.setenv(f"SBATCH_{name}", "17")
     called = answer("Submitted batch job 7")
-    slurm.submit(tmp_path, checked("cluster.partition=gpu"), os.system, [("true",)], python="python3", variables={})
+    slurm.submit(
+        tmp_path,
+        checked("cluster.partition=gpu"),
+        os.system,
+        [("true",)],
+        python="python3",
+        variables={},
+    )
     assert {"--partition=gpu", "--time=60", "--mem=8GB", "--requeue"} < {*called[0]}
     lost = re.findall(r"SBATCH_(\w+)=17 has no effect, since .* (--\w+)", capsys.readouterr().err)
-    assert lost == [("MEM_PER_NODE", "--mem"), ("PARTITION", "--partition"), ("TIMELIMIT", "--time")]
+    assert lost == [
+        ("MEM_PER_NODE", "--mem"),
+        ("PARTITION", "--partition"),
+        ("TIMELIMIT", "--time"),
+    ]
 
 
 def checked(*overrides, cluster="slurm"):
@@ -191,7 +226,9 @@ def test_each_process_has_a_gpu(tmp_path):
     of_four = ("gpus-per-node=4", "cpus-per-task=3", "array=0-4%5")
     cases = [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
     for overrides, num_jobs, expected, absent in cases:
-        lines = slurm.script(tmp_path, checked(*overrides, cluster="slurm_gpu"), num_jobs, "python3").splitlines()
+        lines = slurm.script(
+            tmp_path, checked(*overrides, cluster="slurm_gpu"), num_jobs, "python3"
+        ).splitlines()
         assert {f"#SBATCH --{option}" for option in expected} <= {*lines}
         assert not [line for line in lines if f"--{absent}" in line]
 
@@ -206,15 +243,24 @@ def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     asked = checked(f"hydra.searchpath=[file://{tmp_path}]", cluster="site")
     script = slurm.script(tmp_path, asked, 4, asked.python or "python3")
     given = OmegaConf.create(site).cluster
-    for line in (f"{given.get('python', 'python3')} -u -m leyden.run.process", *given.get("setup", [])):
+    for line in (
+        f"{given.get('python', 'python3')} -u -m leyden.run.process",
+        *given.get("setup", []),
+    ):
         assert line in script
     assert ("--mem=" in script) == (given.get("mem_gb", 8) is not None)
 
 
 def test_the_status_of_a_run_is_that_of_its_job(answer, tmp_path):
     write(tmp_path / "a", ["seed=1"], status=None)
-    (tmp_path / "a" / "job.json").write_text(json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"}))
-    told = {"PENDING|Priority|\n": "queued", "RUNNING|None|\n": "running", "TIMEOUT|None|\n": "interrupted"}
+    (tmp_path / "a" / "job.json").write_text(
+        json.dumps({"scheduler": "slurm", "job_id": "9", "log": "9.log"})
+    )
+    told = {
+        "PENDING|Priority|\n": "queued",
+        "RUNNING|None|\n": "running",
+        "TIMEOUT|None|\n": "interrupted",
+    }
     told["TIM"] = "queued"  # no answer, and the job has not started the run yet
     for state, status in told.items():
         answer(f"9|{state}")
@@ -225,7 +271,14 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
     """Otherwise Lightning would start others."""
     four = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.num_nodes=2")
     cfg = compose(*four, "callbacks=bare")
-    of_srun = {"JOB_ID": 9, "NTASKS": 4, "NTASKS_PER_NODE": 2, "PROCID": 0, "LOCALID": 0, "NODEID": 0}
+    of_srun = {
+        "JOB_ID": 9,
+        "NTASKS": 4,
+        "NTASKS_PER_NODE": 2,
+        "PROCID": 0,
+        "LOCALID": 0,
+        "NODEID": 0,
+    }
     for name, value in of_srun.items():
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     check_strategy(cfg)
@@ -275,7 +328,9 @@ def clock(monkeypatch):
 
 
 def jobs(num):
-    return [Mock(run=MagicMock(directory=Path(f"r{n}"), submission={}, result=None)) for n in range(num)]
+    return [
+        Mock(run=MagicMock(directory=Path(f"r{n}"), submission={}, result=None)) for n in range(num)
+    ]
 
 
 @pytest.fixture
@@ -284,7 +339,13 @@ def started(tmp_path, clock, monkeypatch):
 
     def start(scheduler, mine, **settings):
         monkeypatch.setattr(cluster.scheduler, "named", {"limited": scheduler}.get)
-        of_site = {"launcher": "limited", "snapshot": False, "python": None, "num_jobs": None, "max_requeues": 2}
+        of_site = {
+            "launcher": "limited",
+            "snapshot": False,
+            "python": None,
+            "num_jobs": None,
+            "max_requeues": 2,
+        }
         of_site = OmegaConf.create({**of_site, **settings})
         config = SimpleNamespace(cluster=of_site, outputs=tmp_path, sweep_name="s")
         (running := QueueLauncher(config, "leyden.train")).start(mine)
@@ -322,7 +383,10 @@ def test_what_is_not_accepted_yet_is_submitted_as_others_end(started):
 def test_arrays_become_smaller_where_a_site_limits_them(started, capsys):
     running = started(Limited(room=99, max_array=2), jobs(5), wait=False, num_jobs=3)
     assert (running.scheduler.arrays, len(running.running), running.waiting) == ([2, 2, 1], 5, [])
-    assert "(MaxArraySize): 2 jobs in each; cluster.num_jobs=3 limits each array" in capsys.readouterr().err
+    assert (
+        "(MaxArraySize): 2 jobs in each; cluster.num_jobs=3 limits each array"
+        in capsys.readouterr().err
+    )
     with pytest.raises(ArrayError):
         started(Limited(room=99, max_array=0), jobs(1))
 
@@ -330,7 +394,8 @@ def test_arrays_become_smaller_where_a_site_limits_them(started, capsys):
 def faster(job, number):
     """Another command submits a job while this one waits for its lock."""
     job.run.locked.side_effect = lambda *_, **__: (
-        job.run.__setattr__("submission", {"job_id": number, "log": number}) or contextlib.nullcontext()
+        job.run.__setattr__("submission", {"job_id": number, "log": number})
+        or contextlib.nullcontext()
     )
 
 
@@ -339,7 +404,10 @@ def test_what_another_command_submits_meanwhile_is_not_submitted_again(started):
     scheduler.jobs["j7"] = JobState("running", "RUNNING")
     faster(mine[0], "j7")
     running = started(scheduler, mine)
-    assert {number: [*map(mine.index, each)] for number, each in running.running.items()} == {"j7": [0], "j1": [1]}
+    assert {number: [*map(mine.index, each)] for number, each in running.running.items()} == {
+        "j7": [0],
+        "j1": [1],
+    }
 
 
 def test_a_run_in_use_is_looked_at_again(started, clock):
@@ -429,7 +497,9 @@ def test_a_job_without_a_result_has_the_last_error_of_its_log(one, tmp_path, log
     assert one[0]._failure("7", "FAILED", tmp_path / "none").message == WITHOUT
 
 
-def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_removes(tmp_path, monkeypatch):
+def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_removes(
+    tmp_path, monkeypatch
+):
     """Another job that runs from the same archive keeps its own."""
     (tmp_path / "train.py").write_text("mine")
     with tarfile.open(archive := tmp_path / "code.tar.gz", "w:gz") as opened:
@@ -445,7 +515,9 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
     environment = {"TMPDIR": str(tmp_path), "LEYDEN_JOB": "7_0", "PATH": os.environ["PATH"]}
     subprocess.run(["bash", "-c", f"rm -rf {slurm.NODE_FOLDER}"], env=environment, check=True)
     assert [folder.exists() for folder in folders] == [False, True]
-    (tmp_path / "leyden-54321" / "7_1" / folders[1].name).mkdir(parents=True)  # with other code in it
+    (tmp_path / "leyden-54321" / "7_1" / folders[1].name).mkdir(
+        parents=True
+    )  # with other code in it
     monkeypatch.setattr(bootstrap.os, "getuid", lambda: 54321)
     with pytest.raises(SystemExit, match="belongs to another user; set TMPDIR"):
         bootstrap.unpack(archive)
@@ -455,8 +527,17 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
 def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     """An edit of the files elsewhere would change waiting jobs, and a node may not have them."""
     project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    mine, nested, conf = project / layout / "mine", elsewhere / "shared" / "nested", elsewhere / "conf"
-    for path in (mine / "__init__.py", nested / "__init__.py", nested / "net.py", conf / "model" / "net.yaml"):
+    mine, nested, conf = (
+        project / layout / "mine",
+        elsewhere / "shared" / "nested",
+        elsewhere / "conf",
+    )
+    for path in (
+        mine / "__init__.py",
+        nested / "__init__.py",
+        nested / "net.py",
+        conf / "model" / "net.yaml",
+    ):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(path.name)
     (project / "conf").symlink_to(conf)
@@ -470,5 +551,9 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     names = ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")
-    expected = ["conf/model/net.yaml", "git.json", *(str(Path(layout, "mine", name)) for name in names)]
+    expected = [
+        "conf/model/net.yaml",
+        "git.json",
+        *(str(Path(layout, "mine", name)) for name in names),
+    ]
     assert sorted(str(path.relative_to(folder)) for path in found) == sorted(expected)

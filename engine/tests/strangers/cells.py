@@ -26,7 +26,11 @@ from tests.strangers.rows import ANEW, ANNOUNCED, PARTED, REFUSED, SAME, Work
 from tests.training.test_start import curves
 
 # Three epochs of eight batches, checkpoints within them: a run that is killed in batch 13 resumes in the middle of an epoch.
-FEW = ("callbacks=bare", "callbacks.progress.refresh_rate=0", "callbacks.checkpoint.every_n_steps=3")
+FEW = (
+    "callbacks=bare",
+    "callbacks.progress.refresh_rate=0",
+    "callbacks.checkpoint.every_n_steps=3",
+)
 FEW = (*FEW, "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=3")
 DIFFERS, CRASH = "differs silently", "crash"
 ASIDE = ("persistent_workers", "the test set")  # lines on stderr that tell nothing of bits
@@ -53,16 +57,28 @@ class Done(NamedTuple):
             return None
         if self.code == 2 and "Traceback" not in self.output:
             told = [line for line in self.told() if line not in self.told(*ASIDE)]
-            return Outcome(REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1])
+            return Outcome(
+                REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1]
+            )
         return Outcome(CRASH, f"code {self.code}: {(self.output.strip().splitlines() or [''])[-1]}")
 
 
 @functools.cache
 def warm():
     """Train once in this process: what is done for the first time takes its copies half of their time."""
-    out, err = (redirect(io.StringIO()) for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr))
+    out, err = (
+        redirect(io.StringIO())
+        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr)
+    )
     with tempfile.TemporaryDirectory() as folder, out, err:
-        here("train", *FEW, *Work("").arguments, f"outputs={folder}", f"run_dir={folder}/run", by_hydra=True)
+        here(
+            "train",
+            *FEW,
+            *Work("").arguments,
+            f"outputs={folder}",
+            f"run_dir={folder}/run",
+            by_hydra=True,
+        )
 
 
 def kill_at(batch, by=signal.SIGKILL):
@@ -100,12 +116,18 @@ class Row:
         warm()
 
         def prepare():
-            warnings.simplefilter("ignore")  # Lightning has some for strangers' work, and a user's are no errors
-            sys.stderr.reconfigure(line_buffering=True)  # as a user's is: what a killed run has said is there
+            warnings.simplefilter(
+                "ignore"
+            )  # Lightning has some for strangers' work, and a user's are no errors
+            sys.stderr.reconfigure(
+                line_buffering=True
+            )  # as a user's is: what a killed run has said is there
             if kill:
                 kill_at(*kill)
 
-        return Done(*call(verb, *arguments, directory=self.place, before=prepare, name=f"output{self._num}"))
+        return Done(
+            *call(verb, *arguments, directory=self.place, before=prepare, name=f"output{self._num}")
+        )
 
     def train(self, name, *more, **kwargs):
         # Of one experiment, the first run alone would be evaluated on the test set.
@@ -135,8 +157,12 @@ class Row:
             if done.code == 0 and kill is not kills[0]:  # a short one has ended before that batch
                 break
             if done.code not in (-kill[-1], 128 + kill[-1]):
-                return done.failed or Outcome(CRASH, f"the signal did not end it: {done.output[-200:]}")
-        done = self.train(name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto")
+                return done.failed or Outcome(
+                    CRASH, f"the signal did not end it: {done.output[-200:]}"
+                )
+        done = self.train(
+            name, "resume=must" if max(kill[0] for kill in kills) > 3 else "resume=auto"
+        )
         return done.failed or self.compared(
             differences(self.place / "whole", self.place / name), told + done.told(*ANNOUNCEMENTS)
         )
@@ -155,7 +181,9 @@ class Row:
             if done.failed:
                 return done.failed
         rows = records.table(self.place / "test_evaluations.csv")
-        found = [json.loads(row["metrics"]) for row in rows if row["run"] == str(self.place / "whole")]
+        found = [
+            json.loads(row["metrics"]) for row in rows if row["run"] == str(self.place / "whole")
+        ]
         told = self.whole.told("evaluate, predict and export will not have that")
         if told and len(found) == 4 and found[1:] == [found[1]] * 3:
             return Outcome(ANNOUNCED, told[0])
@@ -163,33 +191,53 @@ class Row:
             return Outcome(DIFFERS, "; ".join(map(str, found)))
         metrics = Run(self.place / "whole").result.metrics
         missing = [name for name in found[0] if metrics.get(name) != found[0][name]]
-        return Outcome(DIFFERS, f"not in the run's result: {', '.join(missing)}") if missing else Outcome(SAME)
+        return (
+            Outcome(DIFFERS, f"not in the run's result: {', '.join(missing)}")
+            if missing
+            else Outcome(SAME)
+        )
 
     def fork(self):
         """A fork from the middle of an epoch with one changed setting, which changes no bit before the parent's end."""
-        kept = [int(path.stem[5:]) for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")]
+        kept = [
+            int(path.stem[5:])
+            for path in (self.place / "whole" / "checkpoints").glob("step_*.ckpt")
+        ]
         at = f"step_{sorted(kept)[len(kept) // 2]}" if kept else "1"
         # What a fork does not take over: callbacks that are on no list, and intervals.
         apart = ("+callbacks.stranger", "callbacks.checkpoint")
         given = [each for each in self.work.arguments if each.startswith(apart)]
-        given += [f"fork={self.place / 'whole'}@{at}", f"run_dir={self.place / 'fork'}", self.work.fork]
+        given += [
+            f"fork={self.place / 'whole'}@{at}",
+            f"run_dir={self.place / 'fork'}",
+            self.work.fork,
+        ]
         done = self.run("train", *FEW[:3], "trainer.log_every_n_steps=1", *given)
         if done.failed:
             return done.failed
         parent, fork = (read_fingerprints(self.place / name) for name in ("whole", "fork"))
         if max(fork) < max(parent):
             return Outcome(CRASH, f"the fork ended at step {max(fork)}")
-        parted = [f"step {step}, from {at}" for step in parent if step in fork and parent[step] != fork[step]]
+        parted = [
+            f"step {step}, from {at}"
+            for step in parent
+            if step in fork and parent[step] != fork[step]
+        ]
         told = self.whole.told(*ANNOUNCEMENTS) + done.told(*ANNOUNCEMENTS)
-        return self.compared(parted[:1], told, ANEW if self.work.expected("fork") == ANEW else DIFFERS)
+        return self.compared(
+            parted[:1], told, ANEW if self.work.expected("fork") == ANEW else DIFFERS
+        )
 
 
 def differences(a, b):
     there, here = Run(a).result.metrics, Run(b).result.metrics
-    found = [name for name in sorted({*there, *here}) if repr(there.get(name)) != repr(here.get(name))]
+    found = [
+        name for name in sorted({*there, *here}) if repr(there.get(name)) != repr(here.get(name))
+    ]
     for checkpoint in ("last", "best"):
         one, other = (
-            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt") for each in (a, b)
+            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt")
+            for each in (a, b)
         )
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             if state_digest(one[key]) != state_digest(other[key]):
@@ -198,7 +246,9 @@ def differences(a, b):
     return [*found, *["curves"] * (points[0] != points[1])]
 
 
-if __name__ == "__main__":  # the environment says what to do, as processes of DDP are started by the same words
+if (
+    __name__ == "__main__"
+):  # the environment says what to do, as processes of DDP are started by the same words
     if "KILL_AT" in os.environ:
         kill_at(int(os.environ["KILL_AT"]), int(os.environ["KILL_BY"]))
     importlib.import_module(f"leyden.{os.environ['VERB']}").main()

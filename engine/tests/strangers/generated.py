@@ -15,7 +15,14 @@ from typing import Any, NamedTuple
 
 import lightning as L
 from torch import nn
-from torch.utils.data import BatchSampler, ConcatDataset, DataLoader, IterableDataset, Sampler, Subset
+from torch.utils.data import (
+    BatchSampler,
+    ConcatDataset,
+    DataLoader,
+    IterableDataset,
+    Sampler,
+    Subset,
+)
 
 from tests.strangers.kinds import GENERATORS, KEPT, KINDS, NAMED, SEEN, content
 from tests.strangers.plain import BATCH, NUM, Plain, PlainData, Rows, stacked
@@ -133,7 +140,11 @@ class Order(Sampler):
             change()
         for n in range(len(self)):
             first = int(use() * 1000) + n * (self.size or 7)
-            yield [each % NUM for each in range(first, first + self.size)] if self.size else first % NUM
+            yield (
+                [each % NUM for each in range(first, first + self.size)]
+                if self.size
+                else first % NUM
+            )
 
 
 class Collating:
@@ -146,7 +157,9 @@ class Holder(NamedTuple):
     about: str  # as the page calls it
     of: Callable[[], Any] = Box  # makes what has the value in an attribute
     box: Callable[[Any], Any] | None = None  # returns what an attribute of the module is, with that
-    loader: Callable[[Any], dict[str, Any]] | None = None  # returns options of the loader, with that
+    loader: Callable[[Any], dict[str, Any]] | None = (
+        None  # returns options of the loader, with that
+    )
     times: tuple[str, ...] = (*TIMES,)  # when it can change there
     kinds: tuple[str, ...] = (*KINDS,)  # those that can lie there
     is_looked_at: bool = True  # whether it is kept there, or seen only by what it does
@@ -160,7 +173,12 @@ def batched(sampler):
     return {"batch_sampler": sampler, "batch_size": 1}
 
 
-ITERATED = ("stream", "sampler", "batch_sampler", "inner_sampler")  # what begins anew in each epoch by itself
+ITERATED = (
+    "stream",
+    "sampler",
+    "batch_sampler",
+    "inner_sampler",
+)  # what begins anew in each epoch by itself
 OF_ITERATED = ("step", "replaced", "epoch", "alias")
 OF_BUFFERS = {"times": ("step", "replaced", "epoch", "once"), "kinds": ("tensor", "by_data")}
 OF_KEEPING = {"times": ("step", "epoch", "validation", "once")}
@@ -169,7 +187,9 @@ UNSEEN = {"kinds": ("int", "list", "tensor", "numpy_rng"), "is_looked_at": False
 HOLDERS = {
     "module": Holder("the module"),
     "layer": Holder("a layer", Layer),
-    "buffer": Holder("a buffer with `persistent=False`", lambda: Layer(is_buffer=True), **OF_BUFFERS),
+    "buffer": Holder(
+        "a buffer with `persistent=False`", lambda: Layer(is_buffer=True), **OF_BUFFERS
+    ),
     "object": Holder("an object of the module", box=lambda it: it),
     "in_object": Holder("an object of such an object", box=Box),
     "in_list": Holder("an object in a list", box=lambda it: [it]),
@@ -182,24 +202,40 @@ HOLDERS = {
     "in_callback": Holder("an object of a callback"),
     "dataset": Holder("the data set", Samples, loader=lambda it: shuffled(dataset=it)),
     "subset": Holder(
-        "a data set in a `Subset`", Samples, None, lambda it: shuffled(dataset=Subset(it, range(NUM)))
+        "a data set in a `Subset`",
+        Samples,
+        None,
+        lambda it: shuffled(dataset=Subset(it, range(NUM))),
     ),
     "concatenated": Holder(
-        "a data set in a `ConcatDataset`", Samples, None, lambda it: shuffled(dataset=ConcatDataset([it]))
+        "a data set in a `ConcatDataset`",
+        Samples,
+        None,
+        lambda it: shuffled(dataset=ConcatDataset([it])),
     ),
-    "transform": Holder("a transform of the data set", Box, None, lambda it: shuffled(dataset=Samples(it))),
+    "transform": Holder(
+        "a transform of the data set", Box, None, lambda it: shuffled(dataset=Samples(it))
+    ),
     "stream": Holder("an `IterableDataset`", Stream, None, lambda it: {"dataset": it}, OF_ITERATED),
     "sampler": Holder("a sampler", Order, None, lambda it: {"sampler": it}, OF_ITERATED),
     "batch_sampler": Holder("a batch sampler", lambda: Order(BATCH), None, batched, OF_ITERATED),
     "inner_sampler": Holder(
-        "a sampler in a batch sampler", Order, None, lambda it: batched(BatchSampler(it, BATCH, False)), OF_ITERATED
+        "a sampler in a batch sampler",
+        Order,
+        None,
+        lambda it: batched(BatchSampler(it, BATCH, False)),
+        OF_ITERATED,
     ),
     "collate": Holder("a `collate_fn`", Collating, loader=lambda it: shuffled(collate_fn=it)),
     "class": Holder("a variable of a class", **UNSEEN),
     "file": Holder("a variable of a file", **UNSEEN),
     "closure": Holder("a closure", box=lambda it: lambda: it, **UNSEEN),
-    "partial": Holder("an argument of a `functools.partial`", box=lambda it: functools.partial(vars, it), **UNSEEN),
-    "installed": Holder("an object of an installed package", box=stranger_package.Scheduler, **UNSEEN),
+    "partial": Holder(
+        "an argument of a `functools.partial`", box=lambda it: functools.partial(vars, it), **UNSEEN
+    ),
+    "installed": Holder(
+        "an object of an installed package", box=stranger_package.Scheduler, **UNSEEN
+    ),
     "trainer": Holder("an attribute of the trainer", **UNSEEN),
     "optimizer": Holder("an attribute of an optimizer", **UNSEEN),
 }
@@ -218,7 +254,13 @@ class Data(PlainData):
         there = HOLDERS[self.holder]
         if not there.loader:
             return super().train_dataloader()
-        return DataLoader(**{"dataset": Rows(), "batch_size": BATCH, **there.loader(hold(there.of(), *self.value))})
+        return DataLoader(
+            **{
+                "dataset": Rows(),
+                "batch_size": BATCH,
+                **there.loader(hold(there.of(), *self.value)),
+            }
+        )
 
 
 class Module(Plain):
@@ -290,7 +332,12 @@ def drawn():
 
     def commonness(row):
         holder, kind, time = row
-        return sum(counts[pair] for pair in combinations(row, 2)), counts[kind], counts[holder], counts[time]
+        return (
+            sum(counts[pair] for pair in combinations(row, 2)),
+            counts[kind],
+            counts[holder],
+            counts[time],
+        )
 
     for several, num in ((kept, 60), (unkept, 11), (unseen, 14)):
         if several is unseen:

@@ -88,30 +88,58 @@ KINDS = {
     "tuple": new("a tuple", lambda: (1,), lambda it: (*it[-8:], len(it) + it[-1])),
     "list": written("a list", lambda: [1], lambda it: it.append(len(it))),
     "dict": written("a dictionary", dict, lambda it: it.update({(len(it), "a"): 1})),
-    "in_depth": written("containers in containers", lambda: {"a": [(1, [])]}, lambda it: it["a"][0][1].append(1)),
+    "in_depth": written(
+        "containers in containers", lambda: {"a": [(1, [])]}, lambda it: it["a"][0][1].append(1)
+    ),
     "set": written("a set", lambda: {0}, lambda it: it.add(len(it))),
     "frozenset": new("a frozen set", lambda: frozenset({0}), lambda it: it | {len(it)}),
-    "deque": written("a deque of a length", lambda: deque([1], maxlen=4), lambda it: it.append(it[-1] + 1)),
-    "defaultdict": written("a `defaultdict`", lambda: defaultdict(list), lambda it: it["a"].append(len(it["a"]))),
-    "namedtuple": new("a named tuple", lambda: Point(0, 1), lambda it: it._replace(x=it.x + 1), NAMED),
+    "deque": written(
+        "a deque of a length", lambda: deque([1], maxlen=4), lambda it: it.append(it[-1] + 1)
+    ),
+    "defaultdict": written(
+        "a `defaultdict`", lambda: defaultdict(list), lambda it: it["a"].append(len(it["a"]))
+    ),
+    "namedtuple": new(
+        "a named tuple", lambda: Point(0, 1), lambda it: it._replace(x=it.x + 1), NAMED
+    ),
     "tensor": written("a tensor", lambda: torch.zeros(3), lambda it: it.add_(1)),
     "by_data": written("a tensor, by `.data`", lambda: torch.zeros(3), lambda it: it.data.add_(1)),
-    "tensors": written("a deque of tensors", lambda: deque([torch.zeros(2)], 5), lambda it: it.append(it[-1] + 1)),
-    "sparse": new("a sparse tensor", lambda: torch.eye(3).to_sparse(), lambda it: it + torch.eye(3).to_sparse()),
+    "tensors": written(
+        "a deque of tensors", lambda: deque([torch.zeros(2)], 5), lambda it: it.append(it[-1] + 1)
+    ),
+    "sparse": new(
+        "a sparse tensor",
+        lambda: torch.eye(3).to_sparse(),
+        lambda it: it + torch.eye(3).to_sparse(),
+    ),
     "array": written("an array", lambda: np.zeros(3), lambda it: np.add(it, 1, out=it)),
     "structured": written(
-        "a structured array", lambda: np.zeros(2, "f8,i8"), lambda it: it["f1"].put(0, it["f1"][0] + 1), NAMED
+        "a structured array",
+        lambda: np.zeros(2, "f8,i8"),
+        lambda it: it["f1"].put(0, it["f1"][0] + 1),
+        NAMED,
     ),
     "scalar": new("a NumPy number", lambda: np.float32(0), lambda it: it + np.float32(1)),
     "random": written("a `random.Random`", lambda: random.Random(0), content),
     "numpy_rng": written("a NumPy generator", lambda: np.random.default_rng(0), content),
     "random_state": written("a `RandomState`", lambda: np.random.RandomState(0), content),
     "torch_rng": written("a `torch.Generator`", lambda: torch.Generator().manual_seed(0), content),
-    "objects": new("an array of objects", lambda: np.array([0, "a"], object), lambda it: np.append(it, 1), NAMED),
+    "objects": new(
+        "an array of objects",
+        lambda: np.array([0, "a"], object),
+        lambda it: np.append(it, 1),
+        NAMED,
+    ),
     "subclass": written("a dictionary of an own class", Bag, lambda it: it.update({len(it): 1})),
-    "nested": new("a nested tensor", lambda: nested(torch.ones(2), torch.ones(3)), lambda it: it + 1, NAMED),
+    "nested": new(
+        "a nested tensor", lambda: nested(torch.ones(2), torch.ones(3)), lambda it: it + 1, NAMED
+    ),
     "iterator": written("an iterator", lambda: itertools.count(1), next, NAMED),
-    "generator": written("a generator function's", lambda: (each / 9 for each in range(10**6)), next, NAMED),
-    "made": written("objects made in training", list, lambda it: it.append(Made(len(it) + 1)), NAMED),
+    "generator": written(
+        "a generator function's", lambda: (each / 9 for each in range(10**6)), next, NAMED
+    ),
+    "made": written(
+        "objects made in training", list, lambda it: it.append(Made(len(it) + 1)), NAMED
+    ),
     "function": new("a function", returning, lambda it: returning(it() + 1), SEEN),
 }

@@ -12,14 +12,26 @@ from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 from tests.strangers.plain import own
 
 FEATURES = ("resume", "evaluate", "fork")
-SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = "same bits", "announced", "refused", "starts anew", "not seen"
+SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = (
+    "same bits",
+    "announced",
+    "refused",
+    "starts anew",
+    "not seen",
+)
 PAGE = ENGINE / "docs" / "exact-matrix.md"
 PARTED = "parts from the interrupted run at step"
 # What features come to that don't come to the same bits.
 CELLS = {
     "same": {},
-    "named": {"resume": ANNOUNCED, "fork": ANNOUNCED},  # it can't be kept, and is named as soon as it changes
-    "seen": {"resume": ANNOUNCED, "fork": ANEW},  # not looked at; a fork has no interrupted run to be compared with
+    "named": {
+        "resume": ANNOUNCED,
+        "fork": ANNOUNCED,
+    },  # it can't be kept, and is named as soon as it changes
+    "seen": {
+        "resume": ANNOUNCED,
+        "fork": ANEW,
+    },  # not looked at; a fork has no interrupted run to be compared with
     "not seen": {"resume": NOT_SEEN, "fork": ANEW},
     "only resumed": {"evaluate": REFUSED, "fork": REFUSED},
     "not evaluated": {"evaluate": ANNOUNCED},
@@ -84,7 +96,9 @@ def read(text):
             elif part == "callback":
                 more.append(f"+callbacks.stranger._target_={target}")
             else:
-                given[part or "module"] = f"stand_ins.{target}" if "." not in target and target else target
+                given[part or "module"] = (
+                    f"stand_ins.{target}" if "." not in target and target else target
+                )
         rows[name] = Work(about, comes_to, more=tuple(more), **given)
     return rows
 
@@ -155,7 +169,9 @@ ROWS = {"-".join(each): generated(*each) for each in drawn()} | STAND_INS
 def table():
     lines = [f"| your work has | {' | '.join(FEATURES)} |", f"|{'---|' * (len(FEATURES) + 1)}"]
     for work in ROWS.values():
-        lines.append(f"| {work.about} | {' | '.join(work.expected(feature) for feature in FEATURES)} |")
+        lines.append(
+            f"| {work.about} | {' | '.join(work.expected(feature) for feature in FEATURES)} |"
+        )
     return "\n".join(lines) + "\n"
 
 

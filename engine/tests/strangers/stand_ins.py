@@ -122,7 +122,10 @@ class Combined(PlainData):
     def train_dataloader(self):
         if not self.way:
             return super().train_dataloader()
-        both = {"a": self.make_loader(Rows(), shuffle=True), "b": self.make_loader(Rows(25, 4), shuffle=True)}
+        both = {
+            "a": self.make_loader(Rows(), shuffle=True),
+            "b": self.make_loader(Rows(25, 4), shuffle=True),
+        }
         return both if self.way == "none" else CombinedLoader(both, self.way)
 
     def val_dataloader(self):
@@ -186,7 +189,9 @@ class EMA(Plain):
                 mean.lerp_(here, 0.1)
 
     def validation_step(self, batch, batch_idx):
-        self.log("val/loss", F.mse_loss(self.ema[0](batch[0]).squeeze(1), batch[1]), batch_size=BATCH)
+        self.log(
+            "val/loss", F.mse_loss(self.ema[0](batch[0]).squeeze(1), batch[1]), batch_size=BATCH
+        )
 
     def on_validation_epoch_end(self):
         loss = self.trainer.callback_metrics["val/loss"].item()
@@ -236,7 +241,9 @@ class MadeLate(Plain):
     def configure_model(self):
         if self.net is None and self.way == "configure_model":
             recurrent = nn.LSTM(8, 6, 2, dropout=0.2)
-            self.net = nn.Sequential(nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1))
+            self.net = nn.Sequential(
+                nn.LazyLinear(8), nn.ReLU(), recurrent, First(), nn.Linear(6, 1)
+            )
 
     def setup(self, stage):
         if self.net is None and self.way == "setup":
@@ -277,7 +284,9 @@ class ChangedLate(Plain):
 
     def loss(self, batch):
         inputs = batch[0] if self.mean is None else batch[0] - self.mean
-        return super().loss((inputs, batch[1])) * self.sharpness * sum(self.gains) + getattr(self, "bias", 0)
+        return super().loss((inputs, batch[1])) * self.sharpness * sum(self.gains) + getattr(
+            self, "bias", 0
+        )
 
 
 # Optimizers and schedules
@@ -313,9 +322,14 @@ class Scheduled(Plain):
             warm_up = lr_scheduler.ConstantLR(optimizer, 0.5, 2)
             schedule = lr_scheduler.SequentialLR(optimizer, [warm_up, schedule], [2])
         if self.way == "sequence":
-            last = lr_scheduler.CosineAnnealingLR(optimizer, self.trainer.estimated_stepping_batches)
+            last = lr_scheduler.CosineAnnealingLR(
+                optimizer, self.trainer.estimated_stepping_batches
+            )
             schedule = lr_scheduler.SequentialLR(optimizer, [Warming(optimizer), last], [4])
-        config = {"scheduler": schedule, **({"monitor": "val/loss"} if self.way == "metric" else {})}
+        config = {
+            "scheduler": schedule,
+            **({"monitor": "val/loss"} if self.way == "metric" else {}),
+        }
         if frequency := {"step": 1, "seldom": 5, "sequence": 2}.get(self.way):
             config |= {"interval": "step", "frequency": frequency}
         return {"optimizer": optimizer, "lr_scheduler": config}
@@ -344,7 +358,9 @@ class Optimized(Plain):
         super().__init__(way)
         self.norms = []
 
-    def configure_gradient_clipping(self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+    def configure_gradient_clipping(
+        self, optimizer, gradient_clip_val=None, gradient_clip_algorithm=None
+    ):
         self.norms.append(nn.utils.get_total_norm([each.grad for each in self.parameters()]).item())
         self.clip_gradients(optimizer, float(np.median(self.norms)), "norm")
 
@@ -378,7 +394,10 @@ class Manual(Plain):
         return loss
 
     def configure_optimizers(self):
-        made = [torch.optim.RMSprop(each.parameters(), lr) for each, lr in ((self.net, 0.05), (self.other, 0.025))]
+        made = [
+            torch.optim.RMSprop(each.parameters(), lr)
+            for each, lr in ((self.net, 0.05), (self.other, 0.025))
+        ]
         return made, [lr_scheduler.StepLR(made[1], 2, 0.8)]
 
 
@@ -414,7 +433,11 @@ class SecondLoader(Plain):
 class EpochEnd(Plain):
     def __init__(self):
         super().__init__()
-        self.outputs, self.metrics, self.r2 = [], {"max": torchmetrics.MaxMetric()}, torchmetrics.R2Score()
+        self.outputs, self.metrics, self.r2 = (
+            [],
+            {"max": torchmetrics.MaxMetric()},
+            torchmetrics.R2Score(),
+        )
 
     def train_loss(self, batch, batch_idx):
         loss = self.loss(batch)
@@ -450,7 +473,9 @@ class SWAG(Plain):
         self.register_buffer("mean", torch.ones(1))
 
     def test_step(self, batch, batch_idx):
-        self.log("test/factor", sum(self.factors) * float(getattr(self, "mean", 0.5)), batch_size=BATCH)
+        self.log(
+            "test/factor", sum(self.factors) * float(getattr(self, "mean", 0.5)), batch_size=BATCH
+        )
         self.log("test/rounds", float(self.rounds), batch_size=BATCH)
         super().test_step(batch, batch_idx)
 
@@ -498,7 +523,13 @@ class Saving(Plain):
 class Named(Plain):
     """Metrics by the names that are given, without an empty one; values for Lightning's finders; a layer that is not always used."""
 
-    def __init__(self, train: str = "train_loss", val: str = "val_loss", test: str = "test_loss", lr: float = 0.01):
+    def __init__(
+        self,
+        train: str = "train_loss",
+        val: str = "val_loss",
+        test: str = "test_loss",
+        lr: float = 0.01,
+    ):
         super().__init__()
         self.names = {"train": train, "val": val, "test": test}
         self.lr, self.batch_size, self.other = lr, BATCH, nn.Linear(4, 1)
@@ -506,11 +537,20 @@ class Named(Plain):
     def log_loss(self, stage, batch):
         loss = self.loss(batch)
         if name := self.names[stage]:
-            self.log(name, loss, batch_size=BATCH, on_step=False, on_epoch=True, sync_dist=stage != "train")
+            self.log(
+                name,
+                loss,
+                batch_size=BATCH,
+                on_step=False,
+                on_epoch=True,
+                sync_dist=stage != "train",
+            )
         return loss
 
     def training_step(self, batch, batch_idx):
-        return self.log_loss("train", batch) + (self.other(batch[0]).square().mean() if batch_idx % 2 else 0)
+        return self.log_loss("train", batch) + (
+            self.other(batch[0]).square().mean() if batch_idx % 2 else 0
+        )
 
     def validation_step(self, batch, batch_idx, dataloader_idx=0):
         self.log_loss("val", batch)

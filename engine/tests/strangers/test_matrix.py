@@ -15,7 +15,17 @@ from lightning.pytorch.callbacks import LambdaCallback
 from tests.exact.test_fit import trainer_of
 from tests.strangers.cells import DIFFERS, Row
 from tests.strangers.generated import HELD, LATE, Callback, Data, Module, drawn, hold
-from tests.strangers.rows import ANEW, ANNOUNCED, FEATURES, NOT_SEEN, PAGE, ROWS, SAME, on_the_page, table
+from tests.strangers.rows import (
+    ANEW,
+    ANNOUNCED,
+    FEATURES,
+    NOT_SEEN,
+    PAGE,
+    ROWS,
+    SAME,
+    on_the_page,
+    table,
+)
 
 
 def of(*holders):
@@ -25,15 +35,31 @@ def of(*holders):
 # A way to change bits each, others at night, when `make test-faults` draws from all. Of those that are slow,
 # exact/test_fit.py has manual optimization and what is imported from `random` in seconds.
 QUICK = of("module", "state_dict", "dataset", "stream", "callback", "closure")
-SLOW = (*of("sampler", "collate", "installed"), "huggingface_stream", "splits", "persistent_workers", "replacing")
+SLOW = (
+    *of("sampler", "collate", "installed"),
+    "huggingface_stream",
+    "splits",
+    "persistent_workers",
+    "replacing",
+)
 SLOW = (*SLOW, "combined_max_size_cycle", "ema", "finetuning", "accumulation", "val_check_interval")
 SLOW = (*SLOW, "manual", "from_random")
 NIGHTLY = (
     *of("layer", "buffer", "in_dict", "in_data_module", "in_callback", "subset", "transform"),
     *of("batch_sampler", "inner_sampler", "class", "optimizer"),
-    *("combined_min_size", "graph_batches", "estimated", "metric", "epoch_end", "saved_arrays", "names"),
+    *(
+        "combined_min_size",
+        "graph_batches",
+        "estimated",
+        "metric",
+        "epoch_end",
+        "saved_arrays",
+        "names",
+    ),
 )
-MARKS = dict.fromkeys(SLOW, (pytest.mark.slow,)) | dict.fromkeys(NIGHTLY, (pytest.mark.slow, pytest.mark.nightly))
+MARKS = dict.fromkeys(SLOW, (pytest.mark.slow,)) | dict.fromkeys(
+    NIGHTLY, (pytest.mark.slow, pytest.mark.nightly)
+)
 NUM_DRAWN = int(os.environ.get("FAULTS_N", "40"))
 # The same rows each time, so that what fails fails again; FAULTS_SEED draws others.
 DRAWN = random.Random(os.environ.get("FAULTS_SEED", "0")).sample([*ROWS], min(NUM_DRAWN, len(ROWS)))
@@ -53,7 +79,9 @@ def held(rows, name, feature, method):
     assert outcome.kind in (expected, *also), f"{name}, {method}: {outcome.kind}: {outcome.line}"
 
 
-@pytest.mark.parametrize("name", [pytest.param(name, marks=MARKS.get(name, ())) for name in (*QUICK, *MARKS)])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=MARKS.get(name, ())) for name in (*QUICK, *MARKS)]
+)
 def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits_or_says_so(rows, name):
     held(rows, name, "resume", "resume")
 
@@ -64,7 +92,9 @@ def test_what_changed_after_the_best_epoch_is_evaluated_as_it_was_then(rows):
 
 # By row, then by feature: the cells of a row share its runs.
 @pytest.mark.faults
-@pytest.mark.parametrize(("name", "feature"), [(name, feature) for name in DRAWN for feature in FEATURES])
+@pytest.mark.parametrize(
+    ("name", "feature"), [(name, feature) for name in DRAWN for feature in FEATURES]
+)
 def test_each_cell_is_the_same_bits_or_says_so(rows, name, feature):
     held(rows, name, feature, "resume_often" if feature == "resume" else feature)
 
@@ -78,7 +108,10 @@ def trained(row, lost_in=None):
     losing = lambda trainer, *_: hold(HELD.by, *row[1:]) if trainer.global_step == lost_in else None  # noqa: E731
     torch.manual_seed(0)
     name = "-".join(row)
-    callbacks = [LambdaCallback(on_train_batch_start=losing), *[Callback(name)] * ("callback" in row[0])]
+    callbacks = [
+        LambdaCallback(on_train_batch_start=losing),
+        *[Callback(name)] * ("callback" in row[0]),
+    ]
     module = Module(name)
     trainer = trainer_of(*callbacks, max_epochs=3, num_sanity_val_steps=0, deterministic=True)
     trainer.fit(module, Data(name))

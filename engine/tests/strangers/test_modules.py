@@ -34,7 +34,9 @@ class Broken(Plain):
         self.layer = nn.Linear(4, self.num_targets)
 
 
-class OfTheirs(type("LightningModule", (nn.Module,), {"__module__": "pytorch_lightning.lightningmodule"})):
+class OfTheirs(
+    type("LightningModule", (nn.Module,), {"__module__": "pytorch_lightning.lightningmodule"})
+):
     pass
 
 
@@ -78,22 +80,38 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:
-        (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+        (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)[
+            "lr_schedulers"
+        ]
         assert state["T_max"] == run.result.optimizer_steps
 
 
 def scheduled(way, choice="cosine", *more):
-    typed = (f"+task.way='{way}'", "optimizer=sgd", "optimizer.lr=0.1", "trainer.max_epochs=10", "objective=null")
+    typed = (
+        f"+task.way='{way}'",
+        "optimizer=sgd",
+        "optimizer.lr=0.1",
+        "trainer.max_epochs=10",
+        "objective=null",
+    )
     return module("Scheduled", *typed, f"scheduler={choice}", *more)
 
 
 @pytest.mark.matrix
-@pytest.mark.filterwarnings("ignore:A `OneCycleLR` scheduler is using")  # Lightning asks before the interval is set
-@pytest.mark.parametrize(("way", "choice"), [("list", "cosine"), ("plain", "onecycle"), ("step", "cosine")])
+@pytest.mark.filterwarnings(
+    "ignore:A `OneCycleLR` scheduler is using"
+)  # Lightning asks before the interval is set
+@pytest.mark.parametrize(
+    ("way", "choice"), [("list", "cosine"), ("plain", "onecycle"), ("step", "cosine")]
+)
 def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(train, choice, way):
-    run, _, err = train("a", *scheduled(way, choice, "callbacks=default", "trainer.log_every_n_steps=1"))
+    run, _, err = train(
+        "a", *scheduled(way, choice, "callbacks=default", "trainer.log_every_n_steps=1")
+    )
     rates = [value for _, name, value in curves(run) if name.startswith("lr")]
-    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)["lr_schedulers"]
+    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)[
+        "lr_schedulers"
+    ]
     assert state.get("T_max", state.get("total_steps")) == 80
     assert rates[-1] < 0.001
     assert max(rates) > 0.09
@@ -103,7 +121,10 @@ def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(tra
 @pytest.mark.parametrize("way", ["by hand", "lost"])
 def test_one_that_the_module_steps_itself_is_told_its_length(train, way):
     _, _, err = train("a", *scheduled(way))
-    assert "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not" in err
+    assert (
+        "scheduler: is built for 80 steps, one per optimizer step, but Scheduled steps it manually or not"
+        in err
+    )
 
 
 OWN_LOADERS = "defines train_dataloader and val_dataloader and test_dataloader, which "
@@ -131,7 +152,10 @@ REFUSED = [
     (strategy("DDPStrategy", start_method="spawn"), "each process is started by its own"),
     (module("OfTheirs"), THEIRS),
     (module("Plain", data="test_modules.OfFacts"), FACTS),
-    (module("Plain", "+callbacks.mine._target_=torch.nn.Identity"), "creates a Identity; must be a Callback"),
+    (
+        module("Plain", "+callbacks.mine._target_=torch.nn.Identity"),
+        "creates a Identity; must be a Callback",
+    ),
     (module("Whole"), f"task: Whole {OWN_LOADERS}"),
     (module("Validating"), "task: Validating defines val_dataloader, which "),
     (module("Plain", data=""), "data: Plain has no train_dataloader; choose data other than"),
@@ -157,7 +181,10 @@ def test_a_fork_that_would_stand_elsewhere_is_refused(train, tmp_path):
     train("parent", *typed)
     arguments = (*typed, f"fork={tmp_path / 'parent'}@last", "trainer.max_epochs=3")
     fork, _, err = train("fork", *arguments, "optimizer.lr=0.5", code=2)
-    assert "a schedule that follows a metric can't be recomputed for different settings of the optimizer" in err
+    assert (
+        "a schedule that follows a metric can't be recomputed for different settings of the optimizer"
+        in err
+    )
     assert fork.result.status == "failed"
     fork, *_ = train("other", *arguments)
     assert fork.result.status == "finished"
@@ -169,11 +196,16 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
     assert "leyden evaluate" not in out
 
 
-def test_what_is_set_when_training_ends_is_there_in_the_test_and_all_else_is_that_of_the_best_epoch(train, command):
+def test_what_is_set_when_training_ends_is_there_in_the_test_and_all_else_is_that_of_the_best_epoch(
+    train, command
+):
     first = ("objective.metric=val/loss", "objective.mode=max")
     run, _, err = train("a", *FEW, *own("stand_ins.SWAG"), *first, "test=true")
     assert run.result.best_epoch < 3
-    assert (run.result.metrics["test/factor"], run.result.metrics["test/rounds"]) == (2.0, run.result.best_epoch)
+    assert (run.result.metrics["test/factor"], run.result.metrics["test/rounds"]) == (
+        2.0,
+        run.result.best_epoch,
+    )
     assert "leyden: module.factors changed after the last checkpoint" in err
     out, _ = command("evaluate", f"run={run.directory}")
     assert re.search(rf"test/rounds +{run.result.best_epoch}\b", out)
@@ -181,7 +213,10 @@ def test_what_is_set_when_training_ends_is_there_in_the_test_and_all_else_is_tha
 
 def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):
     run, *_ = train("a", *FEW, *own("stand_ins.MadeInSetup", "plain.PlainData", "+task.way=large"))
-    assert max(path.stat().st_size for path in (run.directory / "checkpoints").glob("*.ckpt")) < 1_000_000
+    assert (
+        max(path.stat().st_size for path in (run.directory / "checkpoints").glob("*.ckpt"))
+        < 1_000_000
+    )
 
 
 SHORT = ("trainer.log_every_n_steps=1", "trainer.max_epochs=2")
@@ -225,7 +260,9 @@ def test_each_of_several_optimizers_has_its_curves(train):
 
 @pytest.mark.parametrize("mode", ["min_size", "none"])
 def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(train, mode):
-    typed = own("stand_ins.OfAnyForm", "stand_ins.Combined", *SHORT, "objective=null", f"+data.way={mode}")
+    typed = own(
+        "stand_ins.OfAnyForm", "stand_ins.Combined", *SHORT, "objective=null", f"+data.way={mode}"
+    )
     run, *_ = train("a", *typed)
     assert run.result.samples_per_second is None
     expected = {f"{split}/loss/dataloader_idx_{n}" for split in ("val", "test") for n in (0, 1)}
@@ -237,7 +274,9 @@ def test_loaders_that_are_combined_are_trained_on_without_a_number_of_samples(tr
 def test_a_part_of_combined_loaders_is_no_test_evaluation(mode, limit):
     silence_lightning()
     trainer = trainer_of(limit_test_batches=limit)
-    trainer.test(OfAnyForm(), CombinedLoader(Combined("none").test_dataloader(), mode), verbose=False)
+    trainer.test(
+        OfAnyForm(), CombinedLoader(Combined("none").test_dataloader(), mode), verbose=False
+    )
     assert bool(partial_test_message(trainer)) == isinstance(limit, int)
 
 
@@ -248,7 +287,9 @@ def splits(task, *more):
     return own(task, "stand_ins.SplitBySystem", *SHORT, *KEPT, *more)
 
 
-def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(train, command):
+def test_another_validation_split_refuses_a_resume_and_an_evaluation_and_is_announced_of_a_fork(
+    train, command
+):
     typed = splits("plain.Plain")
     with stopping(11):
         train("a", *typed, code=1)

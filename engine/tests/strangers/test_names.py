@@ -13,7 +13,13 @@ from tests.strangers.plain import Rows
 from tests.strangers.plain import own as of_strangers
 from tests.strangers.stand_ins import Named
 
-BASE = ("name=named", "callbacks=bare", "logger=none", "trainer.accelerator=cpu", "trainer.log_every_n_steps=1")
+BASE = (
+    "name=named",
+    "callbacks=bare",
+    "logger=none",
+    "trainer.accelerator=cpu",
+    "trainer.log_every_n_steps=1",
+)
 
 
 def own(objective="val_loss", **given):
@@ -32,16 +38,26 @@ def best_step(run):
 
 
 def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(train):
-    run, *_ = train("a", *own(objective="train_loss"), "trainer.max_epochs=1", "+trainer.val_check_interval=3")
+    run, *_ = train(
+        "a", *own(objective="train_loss"), "trainer.max_epochs=1", "+trainer.val_check_interval=3"
+    )
     assert "train_loss" in run.result.metrics
     assert "val_loss" not in run.result.metrics  # it is of the sixth step
-    run, *_ = train("b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=4", "test=true")
+    run, *_ = train(
+        "b", *own(), "trainer.max_epochs=2", "+trainer.val_check_interval=4", "test=true"
+    )
     assert run.result.metrics["val_loss"] == loss_on(run, Rows(10, 1))
-    assert run.result.stages == {"train": ["train_loss"], "val": ["val_loss"], "test": ["test_loss"]}
+    assert run.result.stages == {
+        "train": ["train_loss"],
+        "val": ["val_loss"],
+        "test": ["test_loss"],
+    }
 
 
 @pytest.mark.parametrize("test", ["test_loss", "quality", "''"])
-def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_called(train, tmp_path, test):
+def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_called(
+    train, tmp_path, test
+):
     run, *_ = train("a", *own(test=test), "trainer.max_epochs=1", "test=true")
     assert run.result.is_tested
     (row,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
@@ -51,9 +67,14 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
 
 
 def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_own(train):
-    arguments = (*own("loss", train="loss", val="loss", test="loss"), "+trainer.check_val_every_n_epoch=2")
+    arguments = (
+        *own("loss", train="loss", val="loss", test="loss"),
+        "+trainer.check_val_every_n_epoch=2",
+    )
     run, _, err = train("a", *arguments, "trainer.max_epochs=3")
-    said = "loss: logged in training and in validation; the run's metrics use the values of validation"
+    said = (
+        "loss: logged in training and in validation; the run's metrics use the values of validation"
+    )
     assert err.count(said) == 1
     # The first epoch has the loss of training alone, which is not compared with that of validation.
     assert best_step(run) == 16
@@ -83,7 +104,9 @@ EARLY = "_target_:lightning.pytorch.callbacks.EarlyStopping,monitor:train_loss,m
 
 
 @pytest.mark.parametrize(("typed", "epochs", "message"), mistakes(UNLOGGED))
-def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(train, typed, epochs, message):
+def test_an_objective_without_a_value_ends_the_run_with_the_true_reason(
+    train, typed, epochs, message
+):
     typed = typed.replace("EVERY", "+trainer.check_val_every_n_epoch")
     typed = typed.replace("EARLY", f"{EARLY},check_on_train_epoch_end:true").split()
     run, _, err = train("a", *own(), "trainer.max_epochs=9", *typed, code=2)
@@ -98,17 +121,23 @@ def test_a_module_that_logs_nothing_is_trained_without_an_objective(train):
     assert run.result.status == "finished"
     assert run.result.metrics == {"num_parameters": 54}
     assert run.result.is_tested
-    _, _, err = train("b", *arguments, "objective.metric=num_parameters", "trainer.max_epochs=2", code=2)
+    _, _, err = train(
+        "b", *arguments, "objective.metric=num_parameters", "trainer.max_epochs=2", code=2
+    )
     assert "objective.metric=num_parameters: is not logged; the run logs nothing" in err
 
 
-def test_pruning_is_by_any_metric_of_validation_and_by_none_of_training(train, tmp_path, monkeypatch):
+def test_pruning_is_by_any_metric_of_validation_and_by_none_of_training(
+    train, tmp_path, monkeypatch
+):
     (tmp_path / "study.journal").touch()
     trial = SimpleNamespace(report=lambda value, epoch: None, should_prune=lambda: True)
     monkeypatch.setattr(pruning, "find_trial", lambda directory, pruner: trial)
     pruned = ("+callbacks/pruning=median", "trainer.max_epochs=3", "test=false")
     several = "data._target_=tests.strangers.stand_ins.Combined"
-    run, *_ = train("a", *own(val="val/loss", objective="val/loss/dataloader_idx_0"), several, *pruned)
+    run, *_ = train(
+        "a", *own(val="val/loss", objective="val/loss/dataloader_idx_0"), several, *pruned
+    )
     assert (run.result.status, run.result.epochs) == ("pruned", 1)
     _, _, err = train("b", *own(objective="train_loss"), *pruned, code=2)
     assert "metric=train_loss: pruning needs one objective that validation logs" in err

@@ -8,7 +8,9 @@ import torch
 class Buggy(torch.nn.Module):
     def __init__(self, *, input_shape, num_classes, hidden):
         super().__init__()
-        self.layer = {1: torch.nn.Linear(784, num_classes)}[hidden]  # the bug where `hidden` is another number
+        self.layer = {1: torch.nn.Linear(784, num_classes)}[
+            hidden
+        ]  # the bug where `hidden` is another number
 
     def forward(self, images_NCHW):
         return self.layer(images_NCHW.flatten(0 if self.training else 1))  # the bug

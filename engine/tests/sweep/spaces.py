@@ -17,7 +17,9 @@ def space(*arguments, params=None, settings=None, function=None, is_search=True)
 
 def grid(*arguments, **parts):
     """The jobs of a grid, as texts."""
-    return [" ".join(overrides) for overrides in space(*arguments, **parts, is_search=False).settings()]
+    return [
+        " ".join(overrides) for overrides in space(*arguments, **parts, is_search=False).settings()
+    ]
 
 
 def optimizers(trial):
@@ -25,7 +27,10 @@ def optimizers(trial):
     optimizer = trial.suggest_categorical("which", ["sgd", "adamw"])
     if optimizer == "adamw":
         return {"optimizer": optimizer}
-    return {"optimizer": optimizer, "optimizer.momentum": trial.suggest_float("momentum", 0.01, 0.9, log=True)}
+    return {
+        "optimizer": optimizer,
+        "optimizer.momentum": trial.suggest_float("momentum", 0.01, 0.9, log=True),
+    }
 
 
 def wrong(trial):

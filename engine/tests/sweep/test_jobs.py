@@ -30,7 +30,14 @@ CHOICES = {
     "pruning": ["+callbacks/pruning=median"],
     "callbacks": ["~callbacks.errors", "callbacks.samples={num_images: 3}", "callbacks=bare"],
     "augment": ["data/augment=shift", "data.augment=null"],
-    "wrong": ["optimizer.lrr=1", "model=nothing", "+seed=1", "~model.nothing", "seed=x", "seed@a=1"],
+    "wrong": [
+        "optimizer.lrr=1",
+        "model=nothing",
+        "+seed=1",
+        "~model.nothing",
+        "seed=x",
+        "seed@a=1",
+    ],
     "cluster": ["cluster.num_jobs=2"],
 }
 
@@ -40,7 +47,9 @@ def composer():
     with composing():
         loader = Loader(GlobalHydra.instance().config_loader().get_search_path())  # Hydra's own
         overrides = ["seed=1,2", "hydra.job.name=x"]
-        yield Composer(loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN))
+        yield Composer(
+            loader, loader.load_configuration("train", overrides, run_mode=RunMode.MULTIRUN)
+        )
 
 
 def composed(compose, *arguments):
@@ -63,14 +72,22 @@ def test_it_composes_as_hydra_does(composer, data):
     assert composed(composer.compose, overrides) == theirs
 
 
-def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(composer, monkeypatch):
+def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(
+    composer, monkeypatch
+):
     sweep, read, loader = Sweep(composer.config, launcher=None), [], composer.loader
     sweep.composer, load = Composer(loader, composer.config), loader.load_sweep_config
-    monkeypatch.setattr(loader, "load_sweep_config", lambda *given: read.append(given[1]) or load(*given))
+    monkeypatch.setattr(
+        loader, "load_sweep_config", lambda *given: read.append(given[1]) or load(*given)
+    )
     batch = [[f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"] for seed in range(20)]
     for seed, job in enumerate(sweep.new_jobs(batch, first=3)):
         config = job.compose()
-        assert (config.seed, config.hydra.job.num, config.hydra.overrides.task) == (seed, seed + 3, batch[seed])
+        assert (config.seed, config.hydra.job.num, config.hydra.overrides.task) == (
+            seed,
+            seed + 3,
+            batch[seed],
+        )
         assert job.identity().config == job.identity().config
     assert read == [["model=mlp"], ["model=cnn"]]
     (job,) = sweep.new_jobs([["seed=7", "hydra.verbose=true"]])
@@ -88,12 +105,17 @@ def test_another_process_gets_values_and_a_node_neither_downloads_nor_begins_ane
 
 
 SHARED = ["model=cnn", "trainer.max_epochs=3"]
-VARYING = JobNames.of(SHARED, ["optimizer.lr", "seed", "model.width", "callbacks/pruning", "data.name"])
+VARYING = JobNames.of(
+    SHARED, ["optimizer.lr", "seed", "model.width", "callbacks/pruning", "data.name"]
+)
 OF_SWEEP = [
     ([*SHARED, "+model.width=3"], "+width-3"),
     ([*SHARED, "callbacks/pruning=median", "data.name=x"], "pruning-median_data.name-x"),
     (SHARED, "defaults"),
-    ([*SHARED, "seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"], "seed-1"),
+    (
+        [*SHARED, "seed=1", "sweep_name=x", "cluster.num_jobs=2", "data.root=/x", "sweep=tpe"],
+        "seed-1",
+    ),
     # what a later start of the sweep adds or changes
     ([*SHARED, "optimizer.rho=0.5", "seed=1"], "optimizer.rho-0.5_seed-1"),
     (["model=mlp", "trainer.max_epochs=3", "seed=1"], "model-mlp_seed-1-[0-9a-f]{8}"),
@@ -104,7 +126,9 @@ OF_SWEEP = [
 
 def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
     for overrides, name in OF_SWEEP:
-        assert re.fullmatch(name.replace("+", "[+]"), VARYING.name(overrides)), VARYING.name(overrides)
+        assert re.fullmatch(name.replace("+", "[+]"), VARYING.name(overrides)), VARYING.name(
+            overrides
+        )
     assert JobNames.read(tmp_path) is None
     for kept, read in ((dataclasses.asdict(VARYING), VARYING), ({"shared": 1, "short": {}}, None)):
         (tmp_path / "sweep.json").write_text(json.dumps({"names": kept}))
@@ -114,16 +138,31 @@ def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
 def test_another_number_of_threads_than_before_is_a_line(composer, tmp_path, capsys):
     sweep = Sweep(composer.config, launcher=None)
     sweep.directory = tmp_path
-    for before, here, told in (({}, 2, False), ({"threads": 1}, None, False), ({"threads": 1}, 2, True)):
+    for before, here, told in (
+        ({}, 2, False),
+        ({"threads": 1}, None, False),
+        ({"threads": 1}, 2, True),
+    ):
         (tmp_path / "sweep.json").write_text(json.dumps(before))
         sweep._warn_of_threads(here)
         assert ("jobs so far had 1 threads each, these have 2" in capsys.readouterr().err) is told
 
 
-KEYS = ["seed", "model", "model.a", "model.a_seed", "model._target_", "+model.a", "++model.a", "~model.a"]
+KEYS = [
+    "seed",
+    "model",
+    "model.a",
+    "model.a_seed",
+    "model._target_",
+    "+model.a",
+    "++model.a",
+    "~model.a",
+]
 KEYS += ["data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"]
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
-LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(lambda text: "'" + text.replace("'", "\\'") + "'")
+LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(
+    lambda text: "'" + text.replace("'", "\\'") + "'"
+)
 LEAVES |= st.text("ab1-_.+:|@?", min_size=1, max_size=8)
 VALUE = LEAVES | st.lists(LEAVES, max_size=3).map(lambda values: f"[{','.join(values)}]")
 VALUE |= LEAVES.map("{{a:{},b:1}}".format)
@@ -140,13 +179,18 @@ OVERRIDE = st.tuples(st.sampled_from(KEYS), VALUE).map("=".join)
 @example(["seed=1", "model=x"], ["model=x", "seed=1"])
 def test_no_two_lists_of_real_overrides_share_a_name(first, second):
     try:
-        parsed = [OverridesParser.create().parse_overrides(overrides) for overrides in (first, second)]
+        parsed = [
+            OverridesParser.create().parse_overrides(overrides) for overrides in (first, second)
+        ]
     except HydraException:
         assume(False)
     by_key = [sorted(each, key=lambda override: override.key_or_group) for each in parsed]
     first_lines, second_lines = ([override.input_line for override in each] for each in by_key)
     same = first_lines == second_lines
-    for names in (JobNames(), JobNames.of(["seed=1"], ["model.a", "optimizer.betas", "data/augment", "seed"])):
+    for names in (
+        JobNames(),
+        JobNames.of(["seed=1"], ["model.a", "optimizer.betas", "data/augment", "seed"]),
+    ):
         assert (names.name(first) == names.name(second)) is same
         assert not {"=", "/"} & {*names.name(first)}
         assert len(names.name(first)) <= 60

@@ -68,14 +68,26 @@ def test_rows_are_crossed_with_all_else_what_is_typed_goes_before_params_and_a_j
     assert grid("a=9,8,9", params={"a": "1,2", "b": 3}) == ["b=3 a=9", "b=3 a=8"]
     assert grid(settings=[*ROWS, *ROWS]) == TEXTS
     assert grid("a=1") == ["a=1"]
-    assert grid("a=range(10,0,-1000000000000000)") == ["a=10"]  # a large number, which is no number of jobs
+    assert grid("a=range(10,0,-1000000000000000)") == [
+        "a=10"
+    ]  # a large number, which is no number of jobs
 
 
-plain = st.none() | st.booleans() | st.integers(-9, 9) | st.floats(allow_nan=False) | st.text(max_size=8)
+plain = (
+    st.none()
+    | st.booleans()
+    | st.integers(-9, 9)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8)
+)
 KEYS = st.sampled_from(["a", "b.c"])
 
 
-@given(st.recursive(plain, lambda of: st.lists(of, max_size=3) | st.dictionaries(KEYS, of), max_leaves=4))
+@given(
+    st.recursive(
+        plain, lambda of: st.lists(of, max_size=3) | st.dictionaries(KEYS, of), max_leaves=4
+    )
+)
 def test_hydra_reads_a_value_as_it_was(value):
     def read(value):
         if isinstance(value, dict):
@@ -96,10 +108,17 @@ WRONG_ROWS = [
 ]
 WRONG_GRIDS = [
     (("sweep_name=x,y",), {}, "is the same for all jobs"),
-    ((), {"params": {"sweep.settings": "[{a:1}]"}}, r"hydra\.sweeper\.params: sweep\.settings is a key of its own"),
+    (
+        (),
+        {"params": {"sweep.settings": "[{a:1}]"}},
+        r"hydra\.sweeper\.params: sweep\.settings is a key of its own",
+    ),
     ((), {"params": [1]}, "must be values by key"),
     ((), {"function": OPTIMIZERS}, f"sweep.space={OPTIMIZERS}: is for a search"),
-    *((("z=1",), {"settings": rows}, rf"^sweep\.settings.*{message}") for rows, message in WRONG_ROWS),
+    *(
+        (("z=1",), {"settings": rows}, rf"^sweep\.settings.*{message}")
+        for rows, message in WRONG_ROWS
+    ),
 ]
 
 
@@ -125,7 +144,11 @@ def test_a_function_returns_the_keys_of_a_trial():
 WRONG_FUNCTIONS = [
     ("nowhere.space", None, "can't be imported (No module named 'nowhere')"),
     ("tests.sweep.spaces", None, "must be a function of an optuna.Trial"),
-    ("tests.sweep.spaces.returning", {"a": object}, "is {'a': <class 'object'>}; must be plain values by key"),
+    (
+        "tests.sweep.spaces.returning",
+        {"a": object},
+        "is {'a': <class 'object'>}; must be plain values by key",
+    ),
     ("tests.sweep.spaces.returning", {"fork": "outputs/a"}, "fork: is the same for all jobs"),
     ("tests.sweep.spaces.returning", {"c": 2}, "c is set outside, too"),
 ]
@@ -145,16 +168,29 @@ def test_each_file_of_the_page_has_its_jobs():
     assert texts
     for text in texts:
         content = yaml.safe_load(text)
-        found = grid(params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"])
+        found = grid(
+            params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"]
+        )
         assert len(found) == int(re.search(r"^# (\d+) jobs$", text, re.MULTILINE)[1])
 
 
 def searches(directory, num_trials, searched=None, sampler=None):
     def new_jobs(batch, first):
-        return [Mock(**{"run.directory": Path("run_" + "_".join(overrides))}) for overrides in batch]
+        return [
+            Mock(**{"run.directory": Path("run_" + "_".join(overrides))}) for overrides in batch
+        ]
 
-    study, sweep = open_study(directory, sampler=RandomSampler()), Mock(directory=directory, new_jobs=new_jobs)
-    return Search(study, sweep, searched or space("lr=interval(0.0,1.0)"), num_trials=num_trials, sampler=sampler)
+    study, sweep = (
+        open_study(directory, sampler=RandomSampler()),
+        Mock(directory=directory, new_jobs=new_jobs),
+    )
+    return Search(
+        study,
+        sweep,
+        searched or space("lr=interval(0.0,1.0)"),
+        num_trials=num_trials,
+        sampler=sampler,
+    )
 
 
 def ask(looking, most):
@@ -175,11 +211,15 @@ def finished_search(directory, num_trials, *more):
 
 @pytest.mark.parametrize("num_drawn", range(3))
 def test_trials_that_a_killed_process_left_are_resumed_and_drawn_to_their_end(tmp_path, num_drawn):
-    searched = space(settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers")
+    searched = space(
+        settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers"
+    )
     killed = searches(tmp_path, 6, searched)
     whole = ask(killed, 4)
     half = killed.study.ask()  # killed between two parameters
-    for name, choices in (("sweep.settings", ["a=1", "a=2 b=3"]), ("which", ["sgd", "adamw"]))[:num_drawn]:
+    for name, choices in (("sweep.settings", ["a=1", "a=2 b=3"]), ("which", ["sgd", "adamw"]))[
+        :num_drawn
+    ]:
         half.suggest_categorical(name, choices)
     heir = searches(tmp_path, 6, searched)
     taken = ask(heir, 9)
@@ -201,7 +241,9 @@ def test_the_trials_of_a_function_are_named_by_what_varies(tmp_path):
     assert search._shared(trials[:1]) == []
 
 
-def test_another_space_and_a_sampler_that_would_miss_its_package_later_are_refused_at_once(tmp_path):
+def test_another_space_and_a_sampler_that_would_miss_its_package_later_are_refused_at_once(
+    tmp_path,
+):
     finished_search(tmp_path, 2, space("x=1,2"))
     with pytest.raises(UserError, match="does not accept this space"):
         ask(searches(tmp_path, 3, space("x=1,3")), 1)
@@ -257,13 +299,17 @@ def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_pa
 
 
 def sampler(path):
-    return pytest.param(path, marks=[pytest.mark.scipy] * ("leyden[gp]" in path.read_text()), id=path.stem)
+    return pytest.param(
+        path, marks=[pytest.mark.scipy] * ("leyden[gp]" in path.read_text()), id=path.stem
+    )
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 @pytest.mark.parametrize("path", [*map(sampler, conf("hydra/sweeper/sampler"))])
 def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, path):
-    sampler = instantiate({**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0})
+    sampler = instantiate(
+        {**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0}
+    )
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
     searched, drawn = space("a=choice(1,2,3)", "b=range(0,5)", *third), []
     for starts in (1, 3):
@@ -283,16 +329,34 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
 @pytest.mark.parametrize(("epochs", "status"), [(1, "finished"), (2, "pruned")])
 def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, epochs, status):
     (tmp_path / "study.journal").touch()
-    monkeypatch.setattr(pruning, "find_trial", lambda *_: Mock(**{"should_prune.return_value": True}))
+    monkeypatch.setattr(
+        pruning, "find_trial", lambda *_: Mock(**{"should_prune.return_value": True})
+    )
     run, *_ = train("a", *QUICK, "+callbacks/pruning=median", f"trainer.max_epochs={epochs}")
     assert (run.result.status, run.result.epochs) == (status, 1)
 
 
 @pytest.mark.slow
 def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, mnist_root):
-    typed = ("-m", "sweep=tpe", "sweep_name=s", *QUICK, "hydra/sweeper/sampler=grid", "cluster.num_jobs=1")
-    typed += ("callbacks.pruning.pruner.n_startup_trials=1", "callbacks.pruning.pruner.n_warmup_steps=0")
-    typed += ("optimizer=adam", "optimizer.lr=1e-6,1e-2", "model.dropout=0.0,0.1", "trainer.max_epochs=3", "seed=5")
+    typed = (
+        "-m",
+        "sweep=tpe",
+        "sweep_name=s",
+        *QUICK,
+        "hydra/sweeper/sampler=grid",
+        "cluster.num_jobs=1",
+    )
+    typed += (
+        "callbacks.pruning.pruner.n_startup_trials=1",
+        "callbacks.pruning.pruner.n_warmup_steps=0",
+    )
+    typed += (
+        "optimizer=adam",
+        "optimizer.lr=1e-6,1e-2",
+        "model.dropout=0.0,0.1",
+        "trainer.max_epochs=3",
+        "seed=5",
+    )
     typed += ("hydra.sweeper.num_trials=4", "hydra.sweeper.sampler.seed=0", f"outputs={tmp_path}")
     directory = tmp_path / "sweeps" / "s"
     assert "4/4 jobs" in finish(start(*typed))
@@ -300,7 +364,9 @@ def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, 
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in found:
         result = Run(directory / trial.user_attrs["run"]).result
-        assert (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
+        assert (
+            (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
+        )
         assert result.status == "pruned" or trial.value == result.objective.value
     # Trials of other fixed values are none of the same search; what changes no bit may change.
     output = finish(start(*typed, "trainer.max_epochs=4"), code=2)

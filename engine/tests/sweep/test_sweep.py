@@ -44,7 +44,12 @@ def written(found):
 
 
 # A network with a bug in it, in place of the one that the other tests train.
-BUGGY = ("~model.hidden_sizes", "~model.dropout", "model._target_=tests.sweep.buggy.Buggy", "trainer.max_epochs=1")
+BUGGY = (
+    "~model.hidden_sizes",
+    "~model.dropout",
+    "model._target_=tests.sweep.buggy.Buggy",
+    "trainer.max_epochs=1",
+)
 BUGGY = (*BUGGY, "+model.hidden=1")
 PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
 
@@ -71,20 +76,34 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all", OMP_NUM_THREADS="3"))
     assert "threads each, these have 3" in output
     assert " and 3 threads (OMP_NUM_THREADS)" in output
-    drawn = {key: sorted(path.stem for path in run.directory.glob("*.png")) for key, run in runs(tmp_path).items()}
+    drawn = {
+        key: sorted(path.stem for path in run.directory.glob("*.png"))
+        for key, run in runs(tmp_path).items()
+    }
     assert [drawn.pop((0.1, seed)) for seed in (0, 1)] == 2 * [["confusion", "curves", "errors"]]
     assert drawn == {key: [] for key in before}
     assert written(found) == before
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
-    alone = (f"run_dir={tmp_path / 'alone'}", "optimizer.lr=0.01", "seed=1", "test=false", "trainer.max_epochs=2")
+    alone = (
+        f"run_dir={tmp_path / 'alone'}",
+        "optimizer.lr=0.01",
+        "seed=1",
+        "test=false",
+        "trainer.max_epochs=2",
+    )
     finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
     assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
 
 
 @pytest.mark.slow
 def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp_path, mnist_root):
-    arguments = ("optimizer.lr=1e-7,0.0019,0.002", "sweep.seeds=auto", "sweep.max_runs=16", "sweep.pictures=none")
+    arguments = (
+        "optimizer.lr=1e-7,0.0019,0.002",
+        "sweep.seeds=auto",
+        "sweep.max_runs=16",
+        "sweep.pictures=none",
+    )
     process, folder = sweep(tmp_path, *arguments), tmp_path / "sweeps" / "s"
     while process.poll() is None and len([*folder.glob("*/run.json")]) < 11:  # in the second round
         time.sleep(0.05)
@@ -108,9 +127,16 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
 @pytest.mark.nightly  # a grid, and a run of several processes, have tests of their own
 @pytest.mark.slow
 def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
-    arguments = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.limit_train_batches=40")
+    arguments = (
+        "trainer=ddp",
+        "trainer.accelerator=cpu",
+        "trainer.devices=2",
+        "trainer.limit_train_batches=40",
+    )
     every = 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'
-    assert "2/2 jobs, 0 failed" in finish(sweep(tmp_path, *arguments, "seed=0,1", every, "trainer.max_epochs=1"))
+    assert "2/2 jobs, 0 failed" in finish(
+        sweep(tmp_path, *arguments, "seed=0,1", every, "trainer.max_epochs=1")
+    )
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
     begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()  # in whole seconds
     assert (first.directory / "run.json").stat().st_mtime <= begun + 1
@@ -123,11 +149,15 @@ def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkey
     grid, there = {"name": "a", "objective": None}, tmp_path / "sweep.json"
     for content in ("[]", "null", "{", ""):
         there.write_text(content)
-        with pytest.raises(UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"):
+        with pytest.raises(
+            UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"
+        ):
             claim_directory(tmp_path, grid, {})
     there.unlink()
     claim_directory(tmp_path, grid, {})
-    with pytest.raises(UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"):
+    with pytest.raises(
+        UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"
+    ):
         claim_directory(tmp_path, {**grid, "fixed": []}, {})
     claim_directory(tmp_path, grid, {})
 
@@ -169,7 +199,11 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(dry, command, tmp_path):
 @pytest.mark.slow
 def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
     log, folder = tmp_path / "log", tmp_path / "sweeps" / "s"
-    data = ("data.dataset._target_=tests.sweep.buggy.Counted", f"+data.dataset.log={log}", "data.val_size=10")
+    data = (
+        "data.dataset._target_=tests.sweep.buggy.Counted",
+        f"+data.dataset.log={log}",
+        "data.val_size=10",
+    )
     arguments = ("seed=0,1", *data, "data.batch_size=10", *BUGGY)
     output = finish(sweep(tmp_path, *arguments, "model.hidden=2"), code=2)
     assert "Traceback" not in output
@@ -179,7 +213,9 @@ def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
     log.unlink(missing_ok=True)
     # One in training: its line is in the message and the record, and its traceback in the log.
     output = finish(sweep(tmp_path, *arguments, anew=True), code=2)
-    assert len(log.read_text().splitlines()) == 2  # once for all jobs, and once before, to see what reading starts
+    assert (
+        len(log.read_text().splitlines()) == 2
+    )  # once for all jobs, and once before, to see what reading starts
     assert f"\n      at {PLACE_OF_BUG}\n      {folder}/logs/" in output
     assert {Run(path).result.error.where for path in records.ended(folder)} == {PLACE_OF_BUG}
     assert all("# the bug" in log.read_text() for log in (folder / "logs").iterdir())
@@ -214,11 +250,16 @@ def run_jobs(jobs, at_once, launcher=None):
     """The numbers of the jobs, or None for a moment, as they end, and the failures."""
     source, ended, made = iter(jobs), [], object.__new__(Sweep)
     made.launcher, made.num_jobs, made.failures = launcher or Clock(), 0, {}
-    made.run(lambda: next(source, None), total=9, at_once=at_once, ended=lambda *one: ended.append(one))
+    made.run(
+        lambda: next(source, None), total=9, at_once=at_once, ended=lambda *one: ended.append(one)
+    )
     return [one.number for one, _ in ended], made.failures
 
 
-@given(st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20), st.sampled_from([1, 2, 3, None]))
+@given(
+    st.lists(st.tuples(st.integers(1, 8), st.booleans()), max_size=20),
+    st.sampled_from([1, 2, 3, None]),
+)
 def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
     jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
     told, _ = run_jobs(jobs, at_once)
@@ -242,9 +283,13 @@ def test_what_turns_up_late_is_run_too_and_a_line_is_printed_when_the_numbers_ch
     ]
 
 
-def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finished_there(monkeypatch):
+def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finished_there(
+    monkeypatch,
+):
     states = {"0": "held", "1": "held"}
-    monkeypatch.setattr(lock, "Watch", lambda path: Mock(state=lambda: states.get(path.parent.name, "free")))
+    monkeypatch.setattr(
+        lock, "Watch", lambda path: Mock(state=lambda: states.get(path.parent.name, "free"))
+    )
     jobs, launcher = [job(number, 1) for number in range(4)], Clock()
     launcher.is_queue, jobs[1].run.is_finished = False, Mock(side_effect=[False, True])
     assert run_jobs(jobs, 1, launcher) == ([2, 3, 0, 1], {})
@@ -260,13 +305,20 @@ def test_a_job_that_can_not_be_composed_fails_alone():
     assert failures == {"1": "UserError: optimizer.momentum: no such key\n    "}
 
 
-@pytest.mark.parametrize(("key", "num", "built"), [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)])
-def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(monkeypatch, tmp_path, num, key, built):
+@pytest.mark.parametrize(
+    ("key", "num", "built"), [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)]
+)
+def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(
+    monkeypatch, tmp_path, num, key, built
+):
     monkeypatch.setattr("leyden.sweep.sweep.call_in_process", build := Mock(return_value=None))
     identity = Mock(return_value=SimpleNamespace(config={"resume": "auto"}))
     for directory, expected in ((tmp_path / "new", built), (tmp_path, min(num, NUM_DRAWN))):
         place = Mock(directory=directory, **{"is_finished.return_value": False})
-        jobs = [Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity) for n in range(num)]
+        jobs = [
+            Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity)
+            for n in range(num)
+        ]
         assert len(validate_jobs(jobs)) == (num if num <= MAX_CHECKED else NUM_DRAWN)
         checked = build.call_args.args[1]
         assert len(checked) == expected  # each that has begun has a checkpoint of its own

@@ -14,7 +14,9 @@ from leyden.tasks import Outcome, Task
 class Plain(L.LightningModule):
     def __init__(self, width: int = 8, dropout: float = 0.2):
         super().__init__()
-        self.layers = nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Dropout(dropout), nn.Linear(width, 10))
+        self.layers = nn.Sequential(
+            nn.Flatten(), nn.Linear(784, width), nn.Dropout(dropout), nn.Linear(width, 10)
+        )
         self.accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
         self.val_accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
 

@@ -20,16 +20,24 @@ def test_the_loss_is_the_negative_evidence_lower_bound():
     code = torch.distributions.Normal(0.5, torch.tensor(0.3))
     expected = 3 * torch.distributions.kl_divergence(code, prior)
     network = nn.Identity()  # that gives a code, whatever goes in
-    network.forward = lambda inputs: (0 * inputs, torch.full((5, 3), 0.5), torch.full((5, 3), 2 * math.log(0.3)))
+    network.forward = lambda inputs: (
+        0 * inputs,
+        torch.full((5, 3), 0.5),
+        torch.full((5, 3), 2 * math.log(0.3)),
+    )
     outcome = Autoencoder(network=network, beta=2.0).step((INPUTS, None))
     reconstruction = 0.5 * INPUTS.square().sum(dim=(1, 2, 3)).mean()
     torch.testing.assert_close(outcome.loss, reconstruction + 2.0 * expected)
     torch.testing.assert_close(outcome.sums["kl"], 5 * expected)
     torch.testing.assert_close(outcome.sums["reconstruction"], 5 * reconstruction)
     # The likelihood of pixels is a sum over them.
-    network = nn.Sequential(nn.Flatten(), nn.Linear(16, 16), nn.Sigmoid(), nn.Unflatten(1, (1, 4, 4)))
+    network = nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 16), nn.Sigmoid(), nn.Unflatten(1, (1, 4, 4))
+    )
     outcome = Autoencoder(network=network, loss=nn.BCELoss()).step((INPUTS, None))
-    expected = nn.functional.binary_cross_entropy(network(INPUTS), INPUTS, reduction="none").sum(dim=(1, 2, 3))
+    expected = nn.functional.binary_cross_entropy(network(INPUTS), INPUTS, reduction="none").sum(
+        dim=(1, 2, 3)
+    )
     torch.testing.assert_close(outcome.loss, expected.mean())
     assert outcome.sums["kl"] == 0  # a plain one
 
@@ -57,7 +65,9 @@ def labelled(**attributes):
     """Images of three classes, of which there are 2, 6 and 12."""
     targets = torch.tensor([0] * 2 + [1] * 6 + [2] * 12)
     made = TensorDataset(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), targets)
-    vars(made).update(data=torch.zeros(20, 2, 2, dtype=torch.uint8), targets=targets, classes="abc", **attributes)
+    vars(made).update(
+        data=torch.zeros(20, 2, 2, dtype=torch.uint8), targets=targets, classes="abc", **attributes
+    )
     return made
 
 

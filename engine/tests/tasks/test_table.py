@@ -11,7 +11,12 @@ from tests.callbacks import events
 from tests.data import folders, small
 from tests.training.test_start_exact import assert_same_run, stopping
 
-OWN = ("task=own", "task._target_=tests.tasks.own.Plain", "objective.metric=val/acc", "objective.mode=max")
+OWN = (
+    "task=own",
+    "task._target_=tests.tasks.own.Plain",
+    "objective.metric=val/acc",
+    "objective.mode=max",
+)
 BY_HAND = ("task=own", "task._target_=tests.tasks.by_hand.ByHand", "objective.metric=val/loss")
 DROPOUT = ("model.hidden_sizes=[16]", "model.dropout=0.2")
 TRANSFORMER = ("model.hidden_size=16", "model.num_layers=1")
@@ -46,7 +51,9 @@ def read():
     """The table of the page: for each kind of work, by column, what the cell says."""
     text = (ENGINE / "docs" / "tasks.md").read_text()
     (table,) = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)
-    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines())
+    head, _, *rows = (
+        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
+    )
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
@@ -68,7 +75,10 @@ def test_the_table_has_a_row_for_each():
 def test_pictures_evaluate_export_and_predict(row, command, tmp_path):
     run, cells = Run(tmp_path / "run"), TABLE[row]
     command("train", f"run_dir={run.directory}", *ROWS[row], *FEW)
-    pictures, cell = {path.name for path in run.directory.glob("*.png")}, cells["pictures"].strip("`")
+    pictures, cell = (
+        {path.name for path in run.directory.glob("*.png")},
+        cells["pictures"].strip("`"),
+    )
     if cell.endswith(".png"):
         assert cell in pictures
     elif cell == "curves":
@@ -76,7 +86,9 @@ def test_pictures_evaluate_export_and_predict(row, command, tmp_path):
     else:
         assert "generated/text_summary" in events.read(run).Tags()["tensors"]
 
-    measured = {name: value for name, value in run.result.metrics.items() if name.startswith("test/")}
+    measured = {
+        name: value for name, value in run.result.metrics.items() if name.startswith("test/")
+    }
     out, err = command("evaluate", f"run={run.directory}", code=0 if measured else 2)
     assert measured or "has no test_step" in err
     for name, value in measured.items():
@@ -89,12 +101,21 @@ def test_pictures_evaluate_export_and_predict(row, command, tmp_path):
     Image.new("L", (28, 28), 40).save(tmp_path / "image.png")
     (tmp_path / "places.csv").write_text("longitude,latitude\n-84.2,36.5\n-84.3,36.6\n")
     given = "table={}/places.csv" if cells["predict"] == "table" else "images={}/image.png"
-    command("predict", f"run={run.directory}", given.format(tmp_path), code=2 if cells["predict"] == "no" else 0)
+    command(
+        "predict",
+        f"run={run.directory}",
+        given.format(tmp_path),
+        code=2 if cells["predict"] == "no" else 0,
+    )
 
 
 def given(row, column, root):
     name = MADE.get(row, "tests.data.own.Noisy")
-    classes = ("data.dataset.targets=rooms", "data.dataset.classes=true") if "classification" in row else ()
+    classes = (
+        ("data.dataset.targets=rooms", "data.dataset.classes=true")
+        if "classification" in row
+        else ()
+    )
     streamed = ("data.num_workers=0", "data.batch_size=3", "data.eval_batch_size=4")
     others = (f"data.{split}={{_target_: {name}, _partial_: true}}" for split in ("val", "test"))
     return {

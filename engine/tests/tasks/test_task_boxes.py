@@ -33,7 +33,10 @@ class Boxes(Dataset[Any]):
         x, y = draw.randint(0, width - 10), draw.randint(0, height - 10)
         image = torch.rand(1, height, width) / 2
         image[:, y : y + 10, x : x + 10] = 1
-        return image, {"boxes": torch.tensor([[x, y, x + 10.0, y + 10.0]]), "labels": torch.tensor([0])}
+        return image, {
+            "boxes": torch.tensor([[x, y, x + 10.0, y + 10.0]]),
+            "labels": torch.tensor([0]),
+        }
 
     def collate_fn(self, samples):
         if self.has_gaps and samples[0][1]["boxes"][0, 0] > 12:
@@ -53,7 +56,11 @@ class Corners(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]):
         boxes_N4 = torch.cat([30 * self.layers(image[None]) for image in images])
         if self.training:
-            return {"corners": nn.functional.l1_loss(boxes_N4, torch.cat([each["boxes"] for each in targets]))}
+            return {
+                "corners": nn.functional.l1_loss(
+                    boxes_N4, torch.cat([each["boxes"] for each in targets])
+                )
+            }
         return [{"boxes": box[None], "labels": torch.tensor([0])} for box in boxes_N4]
 
 
@@ -99,7 +106,11 @@ def test_boxes_in_images_of_any_size_are_learnt_and_resumed_to_the_same_bits(tra
 @pytest.mark.slow(minutes=0.1)
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
 def test_batches_without_a_sample_are_skipped_and_resumed_as_if_never_stopped(train, cli, tmp_path):
-    gaps = ("+data.train.has_gaps=true", "data.num_workers=0", "callbacks.checkpoint.every_n_steps=1")
+    gaps = (
+        "+data.train.has_gaps=true",
+        "data.num_workers=0",
+        "callbacks.checkpoint.every_n_steps=1",
+    )
     whole, *_ = train("whole", *gaps)
     assert whole.result.optimizer_steps < 12
     codes = []
@@ -121,10 +132,16 @@ def test_an_iterator_that_ends_in_a_step_is_no_end_of_the_data(train, monkeypatc
 
 
 def test_each_process_has_something_to_collate():
-    data = DatasetDataModule(train=Boxes(29), val=None, test=None, root="", **{**folders.SPLITS, "val_size": 5})
+    data = DatasetDataModule(
+        train=Boxes(29), val=None, test=None, root="", **{**folders.SPLITS, "val_size": 5}
+    )
     data.setup("fit")
     assert data.inputs is None
-    batches = iter(data.loader("val", None, torch.device("cpu"), batch_size=4, rank=1, world_size=2))
+    batches = iter(
+        data.loader("val", None, torch.device("cpu"), batch_size=4, rank=1, world_size=2)
+    )
     assert isinstance(next(batches), tuple)
-    with pytest.raises(UserError, match="the last batch has fewer samples than there are processes"):
+    with pytest.raises(
+        UserError, match="the last batch has fewer samples than there are processes"
+    ):
         next(batches)

@@ -15,7 +15,9 @@ PLAIN = ("task=own", "task._target_=tests.tasks.own.Plain", "callbacks.checkpoin
 def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F811
     page = (ENGINE / "docs" / "tasks.md").read_text()
     (code,) = re.findall(r"^```python\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
-    ((name, smoothing),) = re.findall(r"task=own task\._target_=\S+\.(\w+) (\+task\.smoothing=\S+)", page)
+    ((name, smoothing),) = re.findall(
+        r"task=own task\._target_=\S+\.(\w+) (\+task\.smoothing=\S+)", page
+    )
     (tmp_path / "of_the_page.py").write_text(code)
     monkeypatch.syspath_prepend(tmp_path)
     target = f"task._target_=of_the_page.{name}"
@@ -24,9 +26,16 @@ def test_that_of_the_page_is_trained(train, tmp_path, monkeypatch):  # noqa: F81
     assert run.result.optimizer_steps == 10
 
 
-def test_a_loss_of_torch_as_a_function_f1_as_the_objective_and_a_group_with_its_own_rate(train, command):  # noqa: F811
+def test_a_loss_of_torch_as_a_function_f1_as_the_objective_and_a_group_with_its_own_rate(
+    train,  # noqa: F811
+    command,
+):
     loss = "task.loss={_target_: torch.nn.functional.multi_margin_loss, _partial_: true}"
-    chosen = ("+task/metrics=f1", "objective.metric=val/f1", '+optimizer.groups.biases={match: "*.bias", lr: 0.01}')
+    chosen = (
+        "+task/metrics=f1",
+        "objective.metric=val/f1",
+        '+optimizer.groups.biases={match: "*.bias", lr: 0.01}',
+    )
     monitor = "+callbacks.monitor._target_=leyden.pictures.Monitor"
     run, *_ = train("a", loss, *chosen, monitor, "trainer.max_epochs=1", "test=auto")
     assert run.result.objective.metric == "val/f1"
@@ -47,14 +56,18 @@ def test_a_loss_over_pairs_is_measured_on_batches_of_one_size(train, command):  
     assert err.count(line) == 1
     out, err = command("evaluate", f"run={run.directory}", "format=json")
     measured = {**run.result.metrics, **json.loads(out)["metrics"]}
-    assert [measured[f"{split}/loss"] for split in ("train", "val", "test")] == pytest.approx([math.log(100)] * 3)
+    assert [measured[f"{split}/loss"] for split in ("train", "val", "test")] == pytest.approx(
+        [math.log(100)] * 3
+    )
     assert err.count(line) == 1
 
 
 @pytest.mark.parametrize(("module", "prefix"), [((), "network.layers"), (CLIPPED, "layers")])
 def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, prefix):  # noqa: F811
     typed = ("a", *module, f"freeze=[{prefix}.1.*]")
-    start, end = (weights(train(*typed, f"trainer.max_epochs={num}")[0].directory) for num in (1, 2))
+    start, end = (
+        weights(train(*typed, f"trainer.max_epochs={num}")[0].directory) for num in (1, 2)
+    )
     changed = {name for name in start if not torch.equal(start[name], end[name])}
     assert changed == {f"{prefix}.3.weight", f"{prefix}.3.bias"}
     _, _, err = train("a", *module, "freeze=[]", "trainer.max_epochs=3", code=2)
@@ -62,10 +75,17 @@ def test_frozen_parameters_stay_and_the_run_can_be_gone_on_with(train, module, p
 
 
 @pytest.mark.matrix
-@pytest.mark.parametrize(("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)])
+@pytest.mark.parametrize(
+    ("patterns", "moves"), [("network.layers.1.*", False), ("network.layers.1.weight", True)]
+)
 def test_running_statistics_stay_if_they_are_named(command, tmp_path, patterns, moves):
     small = (argument for argument in QUICK if not argument.startswith(("model.", "data.eval")))
-    given = ("model=cnn", "trainer.max_epochs=2", "trainer.limit_train_batches=3", f"freeze=[{patterns}]")
+    given = (
+        "model=cnn",
+        "trainer.max_epochs=2",
+        "trainer.limit_train_batches=3",
+        f"freeze=[{patterns}]",
+    )
     command("train", f"run_dir={tmp_path / 'run'}", *small, *given)
     end = weights(tmp_path / "run")
     assert torch.equal(end["network.layers.1.weight"], torch.ones(32))

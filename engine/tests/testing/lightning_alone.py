@@ -16,9 +16,15 @@ def main(folder, is_exact):
     loader = DataLoader(RandomDataset(32, 60), 6, shuffle=True)
     exact = Exact(folder, every_n_steps=8)
     marks = LambdaCallback(
-        on_train_batch_end=lambda it, module, _, batch, __: mark(it.global_step, module, it.optimizers, batch)
+        on_train_batch_end=lambda it, module, _, batch, __: mark(
+            it.global_step, module, it.optimizers, batch
+        )
     )
-    callbacks = [exact] if is_exact else [marks, ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
+    callbacks = (
+        [exact]
+        if is_exact
+        else [marks, ModelCheckpoint(folder, every_n_train_steps=8, save_last=True)]
+    )
     quiet = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": not is_exact}
     trainer = L.Trainer(max_epochs=4, callbacks=callbacks, accelerator="cpu", **quiet)
     if is_exact:

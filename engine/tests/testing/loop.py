@@ -30,7 +30,9 @@ def main(path, forgets_sampler):
     while step < NUM_STEPS:
         generator.set_state(order)
         random = torch.get_rng_state()
-        for index, (x, y) in enumerate(DataLoader(data, 6, sampler=RandomSampler(data, generator=generator))):
+        for index, (x, y) in enumerate(
+            DataLoader(data, 6, sampler=RandomSampler(data, generator=generator))
+        ):
             if index < skipped or step == NUM_STEPS:
                 continue
             if index == skipped:
@@ -40,7 +42,12 @@ def main(path, forgets_sampler):
             optimizer.step()
             step += 1
             if step % EVERY_N_STEPS == 0:
-                state = {"net": net.state_dict(), "optimizer": optimizer.state_dict(), "step": step, "order": order}
+                state = {
+                    "net": net.state_dict(),
+                    "optimizer": optimizer.state_dict(),
+                    "step": step,
+                    "order": order,
+                }
                 state |= {"random": torch.get_rng_state(), "skipped": index + 1}
                 torch.save(state, path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)

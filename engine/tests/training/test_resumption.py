@@ -58,8 +58,17 @@ def verdict(tmp_path, *changes, timeout_s=60):
 
 
 def test_a_loop_that_resumes_right(tmp_path, capsys):
-    assert verdict(tmp_path) == (True, "the same bits in all 10 steps, 5 done again (batch, weights)")
-    starts = ["1 to 10, exit code 0", "1 to 2, killed", "1 to 5, killed", "4 to 7, killed", "7 to 10, exit code 0"]
+    assert verdict(tmp_path) == (
+        True,
+        "the same bits in all 10 steps, 5 done again (batch, weights)",
+    )
+    starts = [
+        "1 to 10, exit code 0",
+        "1 to 2, killed",
+        "1 to 5, killed",
+        "4 to 7, killed",
+        "7 to 10, exit code 0",
+    ]
     lines = [line.rpartition(",")[0] for line in capsys.readouterr().out.splitlines()]
     assert lines == [f"start {number}: steps {steps}" for number, steps in enumerate(starts, 1)]
 
@@ -101,7 +110,9 @@ def test_of_a_mark_that_a_kill_has_cut_nothing_is_read(tmp_path):
 
 
 def test_what_never_ends_is_ended_with_its_children(tmp_path):
-    forks = "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); "
+    forks = (
+        "began = step; print('forks', flush=True); os.fork(); (folder / str(os.getpid())).touch(); "
+    )
     with pytest.raises(UserError, match=r"start 1 did not end within 0.05 min; (.|\n)*forks"):
         verdict(tmp_path, ("began = step", f"{forks}time.sleep(600)"), timeout_s=3)
     pids = [int(path.name) for path in (tmp_path / "scratch" / "run").iterdir()]
@@ -116,9 +127,13 @@ def test_a_process_may_be_a_step_ahead_when_it_ends_the_others(tmp_path):
         def start(self, kill_at=""):
             self.number += 1
             steps = [str(step) for step in range(1 + (self.number > 2), int(kill_at or 5) + 1)]
-            names = sorted([(step, rank) for step in steps for rank in "01" if (step, rank) != (kill_at, "0")])
+            names = sorted(
+                [(step, rank) for step in steps for rank in "01" if (step, rank) != (kill_at, "0")]
+            )
             hashes = {"batch": "", "weights": "a", "optimizer": ""}
-            return [{"step": step, "rank": rank, **hashes} for step, rank in names], int(bool(kill_at))
+            return [{"step": step, "rank": rank, **hashes} for step, rank in names], int(
+                bool(kill_at)
+            )
 
     (tmp_path / "run").mkdir()
     same = (True, "the same bits in all 5 steps, 3 done again (weights)")
@@ -164,7 +179,9 @@ def test_mistakes_are_a_line(capsys, typed, error):
 def test_a_signal_ends_the_command_too(tmp_path):
     waits = "import os, sys, time; open(sys.argv[1] + '.pid', 'w').write(str(os.getpid())); time.sleep(600)"
     words = [sys.executable, "-m", "leyden.resumetest", "--", sys.executable, "-c", waits, "{dir}"]
-    process = subprocess.Popen(words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        words, env={**os.environ, "TMPDIR": str(tmp_path)}, stderr=subprocess.DEVNULL
+    )
     while not (found := [path for path in tmp_path.glob("*/run.pid") if path.read_text()]):
         time.sleep(0.05)
     pid = int(found[0].read_text())
@@ -177,7 +194,9 @@ def test_a_signal_ends_the_command_too(tmp_path):
 def test_a_run_that_is_asked_beforehand_says_what_was_found(monkeypatch, capsys):
     cfg = OmegaConf.create({"fork": None, "seed": 0})
     for is_same in (True, False):
-        monkeypatch.setattr(resumption, "compare_killed", lambda *_, found=is_same: (found, f"found: {found}"))
+        monkeypatch.setattr(
+            resumption, "compare_killed", lambda *_, found=is_same: (found, f"found: {found}")
+        )
         with contextlib.nullcontext() if is_same else pytest.raises(SystemExit):
             resumption.test_resume(cfg, [], is_job=False)
         assert f"found: {is_same}" in capsys.readouterr().out

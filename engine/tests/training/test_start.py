@@ -24,19 +24,31 @@ def train(train):
 
 def curves(run):
     """All points but those of times, which no two runs have in common."""
-    return [point for point in read_points(run.directory / "metrics.csv") if not point[1].startswith("time/")]
+    return [
+        point
+        for point in read_points(run.directory / "metrics.csv")
+        if not point[1].startswith("time/")
+    ]
 
 
 def next_steps(out):
     """The printed commands, a verb and its arguments each, by what they are for."""
     lines = [line.strip() for line in out.partition("next steps:\n")[2].splitlines()]
     commands = [shlex.split(line) for line in lines[1::2]]
-    assert all(program.rpartition("/")[2] == "leyden" for program, *_ in commands if "tensorboard" not in program)
-    return {what.removesuffix(":"): words[1:] for what, words in zip(lines[::2], commands, strict=True)}
+    assert all(
+        program.rpartition("/")[2] == "leyden"
+        for program, *_ in commands
+        if "tensorboard" not in program
+    )
+    return {
+        what.removesuffix(":"): words[1:] for what, words in zip(lines[::2], commands, strict=True)
+    }
 
 
 def test_the_commands_that_are_printed_can_be_pasted(cli, command, train):
-    _, out, _ = train("run", "test=false", "logger=csv", "trainer.max_epochs=2", "objective.metric=train/acc")
+    _, out, _ = train(
+        "run", "test=false", "logger=csv", "trainer.max_epochs=2", "objective.metric=train/acc"
+    )
     assert "2, by train/acc" in out
     steps = next_steps(out)
     assert list(steps) == ["evaluate it on the test set", "all runs so far"]
@@ -44,7 +56,12 @@ def test_the_commands_that_are_printed_can_be_pasted(cli, command, train):
     run, out, _ = train("viewed", "scheduler=onecycle", "test=true", "trainer.max_epochs=1")
     steps = next_steps(out)
     folder = steps["view it"][-1].partition("=")[2]
-    assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {"train", "val", "test", "best"}
+    assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {
+        "train",
+        "val",
+        "test",
+        "best",
+    }
     assert str(run.directory) in cli(*steps["all runs so far"])[1]
 
 
@@ -68,10 +85,16 @@ def test_compile_leaves_the_keys_unchanged_and_the_result_close(train):
         torch.testing.assert_close(weights(compiled.directory)[key], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_command_before_it(train, monkeypatch):
+def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_command_before_it(
+    train, monkeypatch
+):
     def step(self, batch, original=Classification.step):
         outcome = original(self, batch)
-        return outcome._replace(loss=outcome.loss * float("nan")) if self.global_step == 17 else outcome
+        return (
+            outcome._replace(loss=outcome.loss * float("nan"))
+            if self.global_step == 17
+            else outcome
+        )
 
     monkeypatch.setattr(Classification, "step", step)
     run, _, err = train("a", "optimizer.lr=0.002", code=2)
@@ -81,8 +104,14 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_co
     assert torch.load(run.newest_checkpoint(), weights_only=True)["global_step"] == 10
     data = Trained(run, "best").data
     samples = data.train_dataloader().samples_of(1, 7)
-    assert f"; first in batch 8 of epoch 2, of the samples {', '.join(map(str, samples[:8]))} and" in err
-    assert f"leyden train fork={run.directory} optimizer.lr=0.0002 starts from the checkpoint before it" in err
+    assert (
+        f"; first in batch 8 of epoch 2, of the samples {', '.join(map(str, samples[:8]))} and"
+        in err
+    )
+    assert (
+        f"leyden train fork={run.directory} optimizer.lr=0.0002 starts from the checkpoint before it"
+        in err
+    )
     loader = data.train_dataloader()
     loader.sampler.set_epoch(1)
     assert torch.equal([*loader][7][1], data.held[True].targets[samples])
@@ -114,6 +143,11 @@ def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
 @pytest.mark.gpu
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_on_a_gpu_the_same_seed_gives_the_same_bits(train, precision):
-    arguments = ("trainer=gpu", f"trainer.precision={precision}", "trainer.max_epochs=2", "model.dropout=0.2")
+    arguments = (
+        "trainer=gpu",
+        f"trainer.precision={precision}",
+        "trainer.max_epochs=2",
+        "model.dropout=0.2",
+    )
     first, again = (train(name, *arguments)[0] for name in "ab")
     assert_same_bits(first.directory, again.directory)

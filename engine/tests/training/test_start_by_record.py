@@ -31,7 +31,11 @@ def test_it_ends_with_the_bits_of_a_run_that_was_typed_whole(train):
     assert [start["step"] for start in run.starts] == [0, 10]
     assert dict(flatten(run.config)) == dict(flatten(whole.config))
     # Typed as a whole it is the same run, in any order; another setting makes another one.
-    for again in ((*TYPED, "trainer.max_epochs=2"), ("trainer.max_epochs=2", *reversed(TYPED)), ("seed=0",)):
+    for again in (
+        (*TYPED, "trainer.max_epochs=2"),
+        ("trainer.max_epochs=2", *reversed(TYPED)),
+        ("seed=0",),
+    ):
         assert "has finished already" in train("run", *again)[1]
     _, _, err = train("run", "optimizer.lr=0.5", code=2)
     assert "holds a run with different settings: optimizer.lr: 0.001 there, 0.5 here" in err
@@ -52,11 +56,17 @@ def test_other_threads_and_lost_checkpoints_are_said(train):
     starts[-1]["machine"]["threads"] += 1
     records.put(run.directory, starts=starts)
     _, _, err = train("run", "trainer.max_epochs=3")
-    assert f"threads {threads}, was {threads + 1}; the last bits may differ from those of the start before" in err
+    assert (
+        f"threads {threads}, was {threads + 1}; the last bits may differ from those of the start before"
+        in err
+    )
     assert "trained anew" not in err
     shutil.rmtree(run.directory / "checkpoints")
     _, _, err = train("run", "trainer.max_epochs=4")
-    assert "run: has finished, but no checkpoint is left to resume from, so it is trained anew\n" in err
+    assert (
+        "run: has finished, but no checkpoint is left to resume from, so it is trained anew\n"
+        in err
+    )
 
 
 def test_a_job_of_a_sweep_that_is_resumed_alone_does_not_see_the_test_set(train, tmp_path):
@@ -72,7 +82,9 @@ TABLE = """task=regression data=table data.dataset.file=houses.csv data.dataset.
 model.hidden_sizes=[4] callbacks=bare trainer=cpu trainer.log_every_n_steps=3 test=false"""
 
 
-def test_a_run_is_not_resumed_on_changed_data_and_all_else_is_announced(command, tmp_path, small_root):
+def test_a_run_is_not_resumed_on_changed_data_and_all_else_is_announced(
+    command, tmp_path, small_root
+):
     run, path = tmp_path / "run", tmp_path / "houses.csv"
     path.write_bytes(whole := (small_root / path.name).read_bytes())
     typed = (f"run_dir={run}", *TABLE.split(), f"data.root={path.parent}")
@@ -98,7 +110,9 @@ def test_a_path_is_that_of_the_first_start(tmp_path):
     """Not one of the folder in which the run is resumed."""
     (tmp_path / "tables").mkdir()
     config = {"seed": 0, "init_from": f"{tmp_path}/gone", "data": {"root": f"{tmp_path}/tables"}}
-    records.put(tmp_path, config=config, starts=[{"overrides": ["data.root=tables", "init_from=gone"]}])
+    records.put(
+        tmp_path, config=config, starts=[{"overrides": ["data.root=tables", "init_from=gone"]}]
+    )
     found = recorded_arguments(["seed=1", f"run_dir={tmp_path}"])
     assert found[:3] == [f"data.root={tmp_path}/tables", f"init_from={tmp_path}/gone", "seed=1"]
 

@@ -17,10 +17,26 @@ from tests.training.test_start import curves
 
 # Dropout draws random numbers each step; checkpoints within epochs make runs resume in the middle of one.
 STOCHASTIC = ("model.dropout=0.2", "callbacks.checkpoint.every_n_steps=3", "trainer.max_epochs=2")
-RECIPE = ("data/augment=affine_erasing", "scheduler=onecycle", "optimizer=sgd", "task.label_smoothing=0.1")
+RECIPE = (
+    "data/augment=affine_erasing",
+    "scheduler=onecycle",
+    "optimizer=sgd",
+    "task.label_smoothing=0.1",
+)
 RECIPE = (*RECIPE, "trainer.gradient_clip_val=0.5", "trainer.accumulate_grad_batches=3")
-FOLDER = ("data=folder", "data.root={pets}", "data.image_size=[12,10]", "data.batch_size=5", "data.num_workers=2")
-FOLDER = (*FOLDER, "model.hidden_sizes=[16]", "data/augment=affine_erasing", "trainer.log_every_n_steps=3")
+FOLDER = (
+    "data=folder",
+    "data.root={pets}",
+    "data.image_size=[12,10]",
+    "data.batch_size=5",
+    "data.num_workers=2",
+)
+FOLDER = (
+    *FOLDER,
+    "model.hidden_sizes=[16]",
+    "data/augment=affine_erasing",
+    "trainer.log_every_n_steps=3",
+)
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 NORMED = "model._target_=tests.callbacks.test_averaging.Normed"
 # What is trained; the batches at which it is stopped, each of which is a run; and what may be another when it is resumed.
@@ -88,8 +104,18 @@ def kill_at(step, *arguments, by=signal.SIGKILL):
 @pytest.mark.slow
 def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
     # The last batch of training is a small one, that of the test set an odd one; few steps, before rounding grows.
-    few = ("data.val_size=59840", "data.batch_size=50", "trainer.max_epochs=2", "trainer.log_every_n_steps=1")
-    few = (*few, "data.eval_batch_size=4999", f"outputs={tmp_path}", "callbacks.checkpoint.every_n_steps=3")
+    few = (
+        "data.val_size=59840",
+        "data.batch_size=50",
+        "trainer.max_epochs=2",
+        "trainer.log_every_n_steps=1",
+    )
+    few = (
+        *few,
+        "data.eval_batch_size=4999",
+        f"outputs={tmp_path}",
+        "callbacks.checkpoint.every_n_steps=3",
+    )
     few = (*few, "test=true")
     one, two = Run(tmp_path / "one"), Run(tmp_path / "two")
     finish(start(f"run_dir={two.directory}", *few, *DDP))
@@ -114,7 +140,15 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, command, monkeypatch
         _, err = command("train", *ddp, code=2)
     assert "run_dir: must be given, since each of the 2 processes would choose another one" in err
     torchrun = ("-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "leyden.train")
-    finish(start(*ddp, f"run_dir={tmp_path / 'by_torchrun'}", f"outputs={tmp_path}", script=torchrun, anew=True))
+    finish(
+        start(
+            *ddp,
+            f"run_dir={tmp_path / 'by_torchrun'}",
+            f"outputs={tmp_path}",
+            script=torchrun,
+            anew=True,
+        )
+    )
     run = Run(tmp_path / "by_lightning")
     typed = (f"run_dir={run.directory}", *ddp, f"outputs={tmp_path}")
     assert "2 x cpu" in finish(start("train", *typed, script=("-m", "leyden")))
@@ -124,13 +158,24 @@ def test_torchrun_starts_the_same_run(tmp_path, mnist_root, command, monkeypatch
 
 
 # With three or more, the order in which gradients are added up counts; it depends on the layers' sizes.
-@pytest.mark.parametrize(("kind", "num", "hidden_sizes"), [("ddp", 3, "[512]"), ("fsdp2", 2, "[16]")])
+@pytest.mark.parametrize(
+    ("kind", "num", "hidden_sizes"), [("ddp", 3, "[512]"), ("fsdp2", 2, "[16]")]
+)
 @pytest.mark.slow(minutes=1)  # two processes of DDP: tests/strangers
 @pytest.mark.matrix
 def test_several_processes_resume_exactly(tmp_path, mnist_root, command, kind, num, hidden_sizes):
-    arguments = (f"trainer={kind}", "trainer.accelerator=cpu", f"trainer.devices={num}", f"outputs={tmp_path}")
+    arguments = (
+        f"trainer={kind}",
+        "trainer.accelerator=cpu",
+        f"trainer.devices={num}",
+        f"outputs={tmp_path}",
+    )
     arguments = (*arguments, *QUICK, *STOCHASTIC, "trainer.gradient_clip_val=0.5", "test=true")
-    arguments = (*arguments, f"model.hidden_sizes={hidden_sizes}", f"data.batch_size={100 // num * num}")
+    arguments = (
+        *arguments,
+        f"model.hidden_sizes={hidden_sizes}",
+        f"data.batch_size={100 // num * num}",
+    )
     if num == 2:  # running statistics, which each process has of its own part of a batch
         arguments = (*arguments, NORMED)
     whole, killed = Run(tmp_path / "whole"), Run(tmp_path / "killed")
@@ -143,18 +188,31 @@ def test_several_processes_resume_exactly(tmp_path, mnist_root, command, kind, n
     assert curves(whole) == curves(killed)
     assert whole.result.best_epoch == killed.result.best_epoch is not None
     kept = [torch.load(run.checkpoint("last"), weights_only=True) for run in (whole, killed)]
-    first, again = ([state["torch"] for state in each["callbacks"]["RankState"]["processes"]] for each in kept)
+    first, again = (
+        [state["torch"] for state in each["callbacks"]["RankState"]["processes"]] for each in kept
+    )
     assert not torch.equal(first[0], first[1])  # dropout and augmentation of their own
     assert all(map(torch.equal, first, again))
     # One process evaluates the checkpoint, which holds the weights whole.
-    assert f"{whole.result.metrics['test/acc']:.4f}" in command("evaluate", f"run={killed.directory}")[0]
+    assert (
+        f"{whole.result.metrics['test/acc']:.4f}"
+        in command("evaluate", f"run={killed.directory}")[0]
+    )
 
 
-@pytest.mark.parametrize(("processes", "stop", "by"), [((), 3, signal.SIGTERM), (DDP, 9, signal.SIGINT)])
+@pytest.mark.parametrize(
+    ("processes", "stop", "by"), [((), 3, signal.SIGTERM), (DDP, 9, signal.SIGINT)]
+)
 @pytest.mark.slow
 @pytest.mark.matrix
 def test_told_to_end_it_saves_at_the_next_step(tmp_path, mnist_root, processes, stop, by):
-    arguments = (*processes, f"outputs={tmp_path}", *QUICK, "model.dropout=0.2", "trainer.max_epochs=2")
+    arguments = (
+        *processes,
+        f"outputs={tmp_path}",
+        *QUICK,
+        "model.dropout=0.2",
+        "trainer.max_epochs=2",
+    )
     whole, told = Run(tmp_path / "whole"), Run(tmp_path / "told")
     finish(start(f"run_dir={whole.directory}", *arguments))
     process = kill_at(stop, f"run_dir={told.directory}", *arguments, by=by)

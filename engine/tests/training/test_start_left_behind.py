@@ -10,12 +10,19 @@ from tests.conftest import QUICK, here
 from tests.example import commit, git
 
 
-def test_an_empty_folder_of_the_users_stays_and_an_unset_variable_is_no_place(cli, tmp_path, monkeypatch, capfd):
+def test_an_empty_folder_of_the_users_stays_and_an_unset_variable_is_no_place(
+    cli, tmp_path, monkeypatch, capfd
+):
     folders = [tmp_path / "mine", tmp_path / "outputs"]
     for folder in folders:
         folder.mkdir()
     monkeypatch.chdir(folders[0])
-    for override in ("optimizer.lr=-1", "trainer.accelerator=abacus", "+trainer.max_steps=1", "dry_run=true"):
+    for override in (
+        "optimizer.lr=-1",
+        "trainer.accelerator=abacus",
+        "+trainer.max_steps=1",
+        "dry_run=true",
+    ):
         cli("train", *QUICK, override, f"run_dir={folders[0]}")
         cli("train", *QUICK, override)
         assert sorted(tmp_path.rglob("*")) == folders, override
@@ -28,8 +35,12 @@ def test_an_empty_folder_of_the_users_stays_and_an_unset_variable_is_no_place(cl
 def test_what_is_printed_to_be_typed_works_as_it_stands():
     names = ["it's", "(1) #1", "ü", 'a"b', "back\\slash", "a,b", "[x]", "{y}", "a=b", "$HOME"]
     printed = " ".join(quoted_override("run_dir", name) for name in names)
-    shell = subprocess.run(["bash", "-c", f"printf '%s\n' {printed}"], capture_output=True, text=True, check=True)
-    values = [each.value() for each in OverridesParser.create().parse_overrides(shell.stdout.splitlines())]
+    shell = subprocess.run(
+        ["bash", "-c", f"printf '%s\n' {printed}"], capture_output=True, text=True, check=True
+    )
+    values = [
+        each.value() for each in OverridesParser.create().parse_overrides(shell.stdout.splitlines())
+    ]
     assert [value.text if isinstance(value, QuotedString) else value for value in values] == names
 
 
@@ -54,7 +65,11 @@ def project(tmp_path, monkeypatch):
     git(tmp_path, "config", "diff.noprefix", "true")  # as a user may like it
     git(tmp_path, "config", "status.showUntrackedFiles", "no")
     (tmp_path / "new").mkdir()
-    for name, content in {**CHANGED, "ignored": b"x", "large.bin": bytes(provenance.MAX_FILE_BYTES + 1)}.items():
+    for name, content in {
+        **CHANGED,
+        "ignored": b"x",
+        "large.bin": bytes(provenance.MAX_FILE_BYTES + 1),
+    }.items():
         (tmp_path / name).write_bytes(content)
     monkeypatch.setattr(provenance, "root", lambda: tmp_path)
     return tmp_path
@@ -101,5 +116,7 @@ def test_another_repository_within_is_left_out_and_executes_nothing(project, tmp
     assert (found["dirty"], found["diff"], found["left_out"]) == (True, "", ["theirs/"])
     git(project, "add", "-f", "theirs")
     (theirs / "b.py").write_text("a = 3\n")
-    assert provenance.state_of_code()["left_out"] == ["theirs/"]  # of a submodule nothing is executed either
+    assert provenance.state_of_code()["left_out"] == [
+        "theirs/"
+    ]  # of a submodule nothing is executed either
     assert not (tmp_path / "executed").exists()

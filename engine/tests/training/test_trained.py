@@ -29,7 +29,12 @@ def runs(tmp_path_factory, mnist_root):
     place = tmp_path_factory.mktemp("runs")
     of_seed = (["trainer.max_epochs=2", "trainer.limit_val_batches=1.0"], ["trainer.max_epochs=1"])
     for seed, typed in enumerate(of_seed):
-        typed += [f"run_dir={place / str(seed)}", f"outputs={place}", f"seed={seed}", "data.normalize=standardize"]
+        typed += [
+            f"run_dir={place / str(seed)}",
+            f"outputs={place}",
+            f"seed={seed}",
+            "data.normalize=standardize",
+        ]
         assert here("train", *QUICK, *typed) == 0
     return place
 
@@ -42,7 +47,10 @@ def test_a_run_is_loaded_with_all_that_a_notebook_needs(runs):
     assert steps == (9, 19)
     assert max(values) == pytest.approx(found.metrics["val/acc"], abs=1e-6)
     assert not found.module.training
-    batches = [found.module.transfer_batch_to_device(batch, "cpu", 0) for batch in found.data.val_dataloader()]
+    batches = [
+        found.module.transfer_batch_to_device(batch, "cpu", 0)
+        for batch in found.data.val_dataloader()
+    ]
     hits = [(found.network(images).argmax(1) == labels).float() for images, labels in batches]
     assert torch.cat(hits).mean().item() == pytest.approx(found.metrics["val/acc"], abs=1e-6)
     assert leyden.load(runs / "0", "last").network is not found.network
@@ -132,8 +140,20 @@ def test_a_run_directory_is_all_that_it_takes(runs, command, mnist_root, tmp_pat
 
 
 # 12 updates an epoch.
-SMALL = ("data=folder", "data.image_size=[12,10]", "data.batch_size=5", "data.eval_batch_size=4", "callbacks=bare")
-SMALL = (*SMALL, "model.hidden_sizes=[16]", "trainer.max_epochs=1", "data.num_workers=0", "test=false")
+SMALL = (
+    "data=folder",
+    "data.image_size=[12,10]",
+    "data.batch_size=5",
+    "data.eval_batch_size=4",
+    "callbacks=bare",
+)
+SMALL = (
+    *SMALL,
+    "model.hidden_sizes=[16]",
+    "trainer.max_epochs=1",
+    "data.num_workers=0",
+    "test=false",
+)
 
 
 def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_of_a_move(
@@ -160,13 +180,20 @@ def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_of_a_move(
     assert "invert=true: the data" in command("predict", *arguments, "invert=true", code=2)[1]
     assert not [*tmp_path.glob("a.csv*")]
     with pytest.raises(UserError) as raised:
-        list(predict.read_image_batches(leyden.load(run.directory), sorted(images.iterdir()), invert=False))
+        list(
+            predict.read_image_batches(
+                leyden.load(run.directory), sorted(images.iterdir()), invert=False
+            )
+        )
     assert multiprocessing.active_children() == []
     assert raised  # which holds all that was under way
 
     evaluate = ("evaluate", f"run={run.directory}", "accelerator=cpu")
     moved = root.rename(tmp_path / "moved")
-    assert re.search("pets/train'.*data_root=FOLDER sets the folder of the dataset", command(*evaluate, code=2)[1])
+    assert re.search(
+        "pets/train'.*data_root=FOLDER sets the folder of the dataset",
+        command(*evaluate, code=2)[1],
+    )
     command(*evaluate, f"data_root={moved}")
     for split in ("train", "val"):
         (moved / split / "dog").rename(moved / split / "fox")

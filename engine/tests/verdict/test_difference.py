@@ -19,7 +19,10 @@ def paired(*columns):
 
 def apart(*columns):
     """Groups that share no key."""
-    return [Group({(f"{k} {n}",): value for n, value in enumerate(values)}) for k, values in enumerate(columns)]
+    return [
+        Group({(f"{k} {n}",): value for n, value in enumerate(values)})
+        for k, values in enumerate(columns)
+    ]
 
 
 def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
@@ -39,18 +42,31 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
 
     for _ in range(100):
         level = 10 ** drawn.uniform(-6, -0.3)
-        num = drawn.randint(6, 40)  # with more than twice as many, fewer degrees of freedom are taken than Welch's
+        num = drawn.randint(
+            6, 40
+        )  # with more than twice as many, fewer degrees of freedom are taken than Welch's
         nums = num, drawn.randint(max(6, num // 2 + 1), 2 * num)
         a, b = (draw(drawn, each, drawn.random(), 10 ** drawn.uniform(-2, 2)) for each in nums)
         same = min(nums)
-        by_scipy = {apart: stats.ttest_ind(a, b, equal_var=False), paired: stats.ttest_rel(a[:same], b[:same])}
+        by_scipy = {
+            apart: stats.ttest_ind(a, b, equal_var=False),
+            paired: stats.ttest_rel(a[:same], b[:same]),
+        }
         for kind, wanted in by_scipy.items():
-            found = verdict(*(kind(a, b) if kind is apart else kind(a[:same], b[:same])), "max", level)
-            assert found.interval == pytest.approx(tuple(wanted.confidence_interval(1 - level)), rel=1e-8)
+            found = verdict(
+                *(kind(a, b) if kind is apart else kind(a[:same], b[:same])), "max", level
+            )
+            assert found.interval == pytest.approx(
+                tuple(wanted.confidence_interval(1 - level)), rel=1e-8
+            )
             assert bool(found.better) == (wanted.pvalue < level)
         freedom = 10 ** drawn.uniform(0.3, 5)
-        assert t_quantile(level / 2, freedom) == pytest.approx(stats.t.isf(level / 2, freedom), rel=1e-8)
-        assert quantiles.chi_squared_quantile(0.6, freedom) == pytest.approx(stats.chi2.ppf(0.6, freedom), rel=0.01)
+        assert t_quantile(level / 2, freedom) == pytest.approx(
+            stats.t.isf(level / 2, freedom), rel=1e-8
+        )
+        assert quantiles.chi_squared_quantile(0.6, freedom) == pytest.approx(
+            stats.chi2.ppf(0.6, freedom), rel=0.01
+        )
     for num in (2, 3, 20):
         wanted = stats.studentized_range.isf(0.05, num, 1e6)
         assert quantiles.range_quantile(0.05, num) == pytest.approx(wanted, rel=1e-5)
@@ -67,7 +83,9 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
     ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
     means = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
     assert found.mean_ranks == pytest.approx(means)
-    assert found.critical == pytest.approx(quantiles.range_quantile(look_level(1), 4) / 2**0.5 * (20 / 48) ** 0.5)
+    assert found.critical == pytest.approx(
+        quantiles.range_quantile(look_level(1), 4) / 2**0.5 * (20 / 48) ** 0.5
+    )
 
 
 def test_pairs_see_what_groups_do_not():
@@ -86,7 +104,9 @@ def test_pairs_see_what_groups_do_not():
 
 def test_few_pairs_among_many_values_are_no_pairs_and_few_values_have_few_degrees_of_freedom(drawn):
     more = {(n,): 0.0 for n in range(3)}
-    a, b = (Group(each.values | more) for each in apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0)))
+    a, b = (
+        Group(each.values | more) for each in apart(draw(drawn, 30, 1.0), draw(drawn, 30, -1.0))
+    )
     found = verdict(a, b, "max")
     assert (found.num_pairs, found.better) == (0, "a")
     few, many = draw(drawn, 3), draw(drawn, 30)
@@ -117,7 +137,10 @@ def test_a_verdict_in_words():
         for kind in (paired, apart):
             found = verdict(*kind(a, b), mode, margin=margin)
             assert found.in_words("A", "B") == words
-            assert ((found.interval is None), bool(found.better)) == (words in (FEW, EQUAL), " is " in words), words
+            assert ((found.interval is None), bool(found.better)) == (
+                words in (FEW, EQUAL),
+                " is " in words,
+            ), words
 
 
 def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
@@ -127,7 +150,9 @@ def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
     later = verdict(*apart(*columns), "max", next_level=look_level(2))
     assert later.detectable(10) > found.detectable(10)  # the next look spends less
     line = found.power_in_words()
-    assert line.startswith(f"Four of five differences of {found.detectable():.2g} are told apart (10 runs: ")
+    assert line.startswith(
+        f"Four of five differences of {found.detectable():.2g} are told apart (10 runs: "
+    )
     assert len(line) <= 80
 
 
@@ -136,7 +161,10 @@ def test_folds_tell_less_than_as_many_independent_runs():
     lower = {key: -0.3 * value for key, value in values.items()}
     unpaired = {("other", *key): value for key, value in lower.items()}
     for others, overlap in ((lower, 1 / 5), (unpaired, 5 / 24)):
-        found = (verdict(Group(values, each), Group(others, each), "max").interval for each in (0.0, overlap))
+        found = (
+            verdict(Group(values, each), Group(others, each), "max").interval
+            for each in (0.0, overlap)
+        )
         plain, folds = (high - low for low, high in found)
         assert folds == pytest.approx(plain * ((1 / 6 + overlap) / (1 / 6)) ** 0.5)
 
@@ -144,8 +172,16 @@ def test_folds_tell_less_than_as_many_independent_runs():
 ALIKE, PAIRS = [0.97, 0.975, 0.97], [0.9, 0.91, 0.92, 0.915, 0.1, 0.5]
 LOWER, FAR = [0.88, 0.892, 0.895, 0.896, 0.08, 0.481], [0.88, 0.892, 0.2, 0.896, 0.08, 0.481]
 SHAPES = [
-    (apart, [[0.98, 0.981, 0.979, 0.982, 0.1], [*ALIKE, 0.98, 0.96]], "0.1 is far from the 4 other"),
-    (apart, [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]], "standard deviations of 0.0013 and 0.085"),
+    (
+        apart,
+        [[0.98, 0.981, 0.979, 0.982, 0.1], [*ALIKE, 0.98, 0.96]],
+        "0.1 is far from the 4 other",
+    ),
+    (
+        apart,
+        [[0.98, 0.981, 0.979, 0.982], [0.5, 0.7, 0.6, 0.55]],
+        "standard deviations of 0.0013 and 0.085",
+    ),
     (apart, [[0.98, 0.981, 0.1], ALIKE], "standard deviations of 0.0029 and 0.51"),
     (apart, [[0.98, 0.981, 0.95], ALIKE], ""),  # three values have little shape
     (apart, [[0.98, 0.985, 0.97, 0.982], [0.97, 0.96, 0.975, 0.97]], ""),

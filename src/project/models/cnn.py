@@ -42,8 +42,14 @@ class CNN(nn.Module):
     ) -> None:
         super().__init__()
         is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
-        if not is_list or not num_channels or any(type(num) is not int or num < 1 for num in num_channels):
-            raise ValueError(f"num_channels={num_channels}: must be a list of positive whole numbers, as [32, 64]")
+        if (
+            not is_list
+            or not num_channels
+            or any(type(num) is not int or num < 1 for num in num_channels)
+        ):
+            raise ValueError(
+                f"num_channels={num_channels}: must be a list of positive whole numbers, as [32, 64]"
+            )
         if type(hidden_size) is not int or hidden_size < 1:
             raise ValueError(f"hidden_size={hidden_size}: must be a positive whole number")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:

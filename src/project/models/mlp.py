@@ -31,12 +31,23 @@ class MLP(nn.Module):
     """
 
     def __init__(
-        self, *, input_shape: Sequence[int], num_outputs: int, hidden_sizes: Sequence[int], dropout: float
+        self,
+        *,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        hidden_sizes: Sequence[int],
+        dropout: float,
     ) -> None:
         super().__init__()
         is_list = isinstance(hidden_sizes, Sequence) and not isinstance(hidden_sizes, str)
-        if not is_list or not hidden_sizes or any(type(size) is not int or size < 1 for size in hidden_sizes):
-            raise ValueError(f"hidden_sizes={hidden_sizes}: must be a list of positive whole numbers, as [512]")
+        if (
+            not is_list
+            or not hidden_sizes
+            or any(type(size) is not int or size < 1 for size in hidden_sizes)
+        ):
+            raise ValueError(
+                f"hidden_sizes={hidden_sizes}: must be a list of positive whole numbers, as [512]"
+            )
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
         sizes = [math.prod(input_shape), *hidden_sizes]

@@ -21,7 +21,8 @@ class Block(nn.Module):
         self.shortcut = nn.Sequential()
         if stride != 1 or num_inputs != num_outputs:
             self.shortcut = nn.Sequential(
-                nn.Conv2d(num_inputs, num_outputs, 1, stride=stride, bias=False), nn.BatchNorm2d(num_outputs)
+                nn.Conv2d(num_inputs, num_outputs, 1, stride=stride, bias=False),
+                nn.BatchNorm2d(num_outputs),
             )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
@@ -53,12 +54,23 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, *, input_shape: tuple[int, int, int], num_classes: int, num_channels: Sequence[int], num_blocks: int
+        self,
+        *,
+        input_shape: tuple[int, int, int],
+        num_classes: int,
+        num_channels: Sequence[int],
+        num_blocks: int,
     ) -> None:
         super().__init__()
         is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
-        if not is_list or not num_channels or any(type(num) is not int or num < 1 for num in num_channels):
-            raise ValueError(f"num_channels={num_channels}: must be a list of positive whole numbers, as [16, 32]")
+        if (
+            not is_list
+            or not num_channels
+            or any(type(num) is not int or num < 1 for num in num_channels)
+        ):
+            raise ValueError(
+                f"num_channels={num_channels}: must be a list of positive whole numbers, as [16, 32]"
+            )
         if type(num_blocks) is not int or num_blocks < 1:
             raise ValueError(f"num_blocks={num_blocks}: must be a positive whole number")
         num_inputs, *sides = input_shape
@@ -73,7 +85,9 @@ class ResNet(nn.Module):
         num_inputs = stem
         for stage, num_outputs in enumerate(num_channels):
             for block in range(num_blocks):
-                layers.append(Block(num_inputs, num_outputs, stride=2 if stage and not block else 1))
+                layers.append(
+                    Block(num_inputs, num_outputs, stride=2 if stage and not block else 1)
+                )
                 num_inputs = num_outputs
         self.layers = nn.Sequential(
             *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_inputs, num_classes)

@@ -41,7 +41,9 @@ class RGB(nn.Module):
         if input_shape[0] not in (1, 3):
             raise ValueError(f"images of {input_shape[0]} channels: must be 1 or 3")
         if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(f"size={size}: must be a positive whole number, or null for images as they are")
+            raise ValueError(
+                f"size={size}: must be a positive whole number, or null for images as they are"
+            )
         try:
             self.network = network(num_classes=num_classes)
         except (KeyError, ValueError) as error:  # how torchvision refuses an argument

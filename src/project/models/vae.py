@@ -37,7 +37,10 @@ class VAE(nn.Module):
                 raise ValueError(f"{name}={size}: must be a positive whole number")
         num_inputs = math.prod(input_shape)
         self.encoder = nn.Sequential(
-            nn.Flatten(), nn.Linear(num_inputs, hidden_size), nn.ReLU(), nn.Linear(hidden_size, 2 * latent_size)
+            nn.Flatten(),
+            nn.Linear(num_inputs, hidden_size),
+            nn.ReLU(),
+            nn.Linear(hidden_size, 2 * latent_size),
         )
         self.decoder = nn.Sequential(
             nn.Linear(latent_size, hidden_size),

@@ -31,17 +31,25 @@ class FocalLoss(nn.Module):
 
     weights_K: Tensor
 
-    def __init__(self, *, num_classes: int, gamma: float, class_weights: Sequence[float] | None) -> None:
+    def __init__(
+        self, *, num_classes: int, gamma: float, class_weights: Sequence[float] | None
+    ) -> None:
         super().__init__()
         if not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma={gamma}: must be a number, 0 or larger")
         weights = [1.0] * num_classes if class_weights is None else list(class_weights)
-        if len(weights) != num_classes or not all(isinstance(w, int | float) and w > 0 for w in weights):
-            raise ValueError(f"class_weights={class_weights}: must be {num_classes} positive numbers, or null")
+        if len(weights) != num_classes or not all(
+            isinstance(w, int | float) and w > 0 for w in weights
+        ):
+            raise ValueError(
+                f"class_weights={class_weights}: must be {num_classes} positive numbers, or null"
+            )
         self.gamma = gamma
         self.register_buffer("weights_K", torch.tensor(weights, dtype=torch.float32))
 
     def forward(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
         """Return the mean loss for logits, shape (N, K), and class indices, shape (N,)."""
         losses_N = F.cross_entropy(logits_NK, labels_N, reduction="none")
-        return (self.weights_K[labels_N] * (1 - torch.exp(-losses_N)) ** self.gamma * losses_N).mean()
+        return (
+            self.weights_K[labels_N] * (1 - torch.exp(-losses_N)) ** self.gamma * losses_N
+        ).mean()

@@ -20,7 +20,13 @@ from omegaconf import DictConfig
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
 from leyden.assembly.start_from import StartingPoint, starting_point
-from leyden.assembly.task import new_module, num_batches, taken_arguments, task, validates_at_epoch_end
+from leyden.assembly.task import (
+    new_module,
+    num_batches,
+    taken_arguments,
+    task,
+    validates_at_epoch_end,
+)
 from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import ACCELERATORS, objective_of, require_choice
@@ -68,7 +74,11 @@ def datamodule(
     check_lightning_kind(data, L.LightningDataModule, "data")
     set_batch_size(cfg, data)
     module_and_schedule = (
-        (module, None) if module else new_module(cfg, Facts()) if isinstance(data, ModuleData) else None
+        (module, None)
+        if module
+        else new_module(cfg, Facts())
+        if isinstance(data, ModuleData)
+        else None
     )
     with user_errors("data"):
         if isinstance(data, ModuleData) and module_and_schedule:
@@ -172,7 +182,9 @@ class Build:
         self._check_objective()
         if self.cfg.trainer.get("strategy") == "fsdp2":
             self._check_sharding()
-        if isinstance(self.module, Task):  # names that another LightningModule logs are unknown before it does
+        if isinstance(
+            self.module, Task
+        ):  # names that another LightningModule logs are unknown before it does
             self._check_monitors(self.module)
         return test
 
@@ -180,10 +192,14 @@ class Build:
         trainer, data = self.trainer.trainer, self.data
         batches = num_batches(trainer, data)
         if batches < 1:
-            raise UserError(f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch")
+            raise UserError(
+                f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch"
+            )
         if test:
             with user_errors("data"):
-                data.setup("test")  # checks that the test set exists and counts it; nothing is evaluated
+                data.setup(
+                    "test"
+                )  # checks that the test set exists and counts it; nothing is evaluated
             check_world_size(data, trainer.world_size)
         for split in ("val", *["test"] * test):
             if has_split(data, split) and getattr(trainer, f"limit_{split}_batches") == 0:
@@ -197,7 +213,9 @@ class Build:
     def _check_objective(self) -> None:
         checkpoint = self.trainer.checkpoint
         aim = objective_of(self.cfg.objective)
-        is_measured = aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
+        is_measured = (
+            aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
+        )
         if aim and is_measured and not checkpoint.validates:
             raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
         if checkpoint.every_n_steps and not checkpoint.within_epochs:
@@ -215,7 +233,9 @@ class Build:
         elif any(isinstance(each, WeightAveraging) for each in self.trainer.callbacks):
             lacking = "an average of weights needs them whole"
         if lacking:
-            raise UserError(f"trainer.strategy=fsdp2: {lacking}; ddp keeps a whole copy per process")
+            raise UserError(
+                f"trainer.strategy=fsdp2: {lacking}; ddp keeps a whole copy per process"
+            )
 
     def _check_monitors(self, module: Task) -> None:
         known = module.logged_on(sizes_of(self.data))
@@ -240,7 +260,9 @@ class Build:
         if not test:
             return False
         lacking = "" if has_split(self.data, "test") else "the data have no test_dataloader"
-        lacking = lacking or ("" if is_overridden("test_step", self.module) else "the task has no test_step")
+        lacking = lacking or (
+            "" if is_overridden("test_step", self.module) else "the task has no test_step"
+        )
         if lacking and self.cfg.test != "auto":
             raise UserError(f"test={str(self.cfg.test).lower()}: {lacking}")
         if lacking and is_main_process():
@@ -249,7 +271,12 @@ class Build:
 
 
 def build(
-    cfg: DictConfig, run: Run, beginning: StartingPoint, *, requeue_signal: RequeueSignal, pictures: bool
+    cfg: DictConfig,
+    run: Run,
+    beginning: StartingPoint,
+    *,
+    requeue_signal: RequeueSignal,
+    pictures: bool,
 ) -> Build:
     """Build the parts of a run that will train.
 
@@ -273,7 +300,12 @@ def build(
     beginning.check_data(digests)  # first, since loggers delete points
     # Before the task, whose schedule needs the number of steps.
     trainer = run_trainer(
-        cfg, run.directory, data, beginning.content, requeue_signal=requeue_signal, pictures=pictures
+        cfg,
+        run.directory,
+        data,
+        beginning.content,
+        requeue_signal=requeue_signal,
+        pictures=pictures,
     )
     check_world_size(data, trainer.trainer.world_size)
     # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
@@ -282,7 +314,9 @@ def build(
     return Build(cfg, data, digests, trainer, task(cfg, data, trainer.trainer))
 
 
-def dry_build(cfg: DictConfig, known: dict[str, Any], *, overrides: Sequence[str] = (), test: bool = False) -> None:
+def dry_build(
+    cfg: DictConfig, known: dict[str, Any], *, overrides: Sequence[str] = (), test: bool = False
+) -> None:
     """Check a configuration by building all parts of its run, without training.
 
     This machine may lack the accelerator or the devices that the run will train on, so they are built for a CPU.
@@ -303,9 +337,15 @@ def dry_build(cfg: DictConfig, known: dict[str, Any], *, overrides: Sequence[str
     with undisturbed():
         data = _cached_data(cfg, known)
         on_cpu = cfg.copy()
-        on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
-        trainer = run_trainer(on_cpu, Path(cfg.outputs), data, None, requeue_signal=RequeueSignal(0), dry=True)
-        devices = cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1  # the run resolves "auto"
+        on_cpu.trainer.update(
+            {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        )
+        trainer = run_trainer(
+            on_cpu, Path(cfg.outputs), data, None, requeue_signal=RequeueSignal(0), dry=True
+        )
+        devices = (
+            cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1
+        )  # the run resolves "auto"
         check_world_size(data, devices * cfg.trainer.num_nodes)
         build = Build(cfg, data, {}, trainer, _task_on_meta(cfg, data, trainer.trainer))
         build.check(test=test)
@@ -335,7 +375,9 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 )
 
 
-def _task_on_meta(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.LightningModule:
+def _task_on_meta(
+    cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer
+) -> L.LightningModule:
     """Build the task on PyTorch's meta device, which takes no memory and draws no random numbers.
 
     A task whose code needs values of tensors, which the meta device does not have, is built on the CPU.
@@ -354,7 +396,9 @@ def _cached_data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModul
     new = instantiate(cfg.data, "data")
     if isinstance(new, ModuleData):  # depends on the module, so it can't be shared
         return datamodule(cfg)
-    ignored: tuple[str, ...] = ("batch_size", "eval_batch_size", "augment") if divides_batches(new) else ()
+    ignored: tuple[str, ...] = (
+        ("batch_size", "eval_batch_size", "augment") if divides_batches(new) else ()
+    )
     if ignored and cfg.fork is None:  # a fork's facts must equal its parent's exactly
         ignored += ("seed", "split_seed", "fold")
     key = str({name: value for name, value in cfg.data.items() if name not in ignored})

@@ -49,7 +49,10 @@ def arguments(callee: Any) -> dict[str, Any]:
         except ValueError:  # a class written in C has no signature
             break
         # The default of a class counts before those of its base classes.
-        found = {**{each.name: each.default for each in parameters if each.kind not in _FURTHER}, **found}
+        found = {
+            **{each.name: each.default for each in parameters if each.kind not in _FURTHER},
+            **found,
+        }
         if all(each.kind != inspect.Parameter.VAR_KEYWORD for each in parameters):
             break
     return found
@@ -61,7 +64,10 @@ def import_targets(cfg: DictConfig) -> None:
     The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
     """
     for name in targets(cfg):
-        with seeded(cfg.seed, f"import {name.rpartition('.')[0]}"), contextlib.suppress(Exception, SystemExit):
+        with (
+            seeded(cfg.seed, f"import {name.rpartition('.')[0]}"),
+            contextlib.suppress(Exception, SystemExit),
+        ):
             get_object(name)
 
 
@@ -93,7 +99,9 @@ def instantiate(
         constructor: functools.partial[Any] = call_target(values, partial=True)
     named = {name: value for name, value in facts.items() if name in arguments(constructor.func)}
     if both := sorted({*named} & {*constructor.keywords}):
-        raise UserError(f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set")
+        raise UserError(
+            f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set"
+        )
     if node.get("_partial_") and not given:  # called later, such as a loss function
         return functools.partial(constructor, **named)
     with user_errors(key, node):
@@ -132,7 +140,9 @@ def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     if isinstance(instance, kind):
         return
     name = type(instance).__name__
-    if any(base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__):
+    if any(
+        base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__
+    ):
         raise UserError(
             f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
             "in its file, write `import lightning.pytorch as pl` (for an installed library see docs/tasks.md)"
@@ -154,7 +164,9 @@ def check_extra(node: DictConfig, key: str) -> None:
     with user_errors(key, node):
         package = getattr(get_object(node["_target_"]), "needs", None)
     if package and importlib.util.find_spec(package) is None:
-        raise UserError(f"{key}: {package} is not installed; pip install 'leyden[{package}]' installs it")
+        raise UserError(
+            f"{key}: {package} is not installed; pip install 'leyden[{package}]' installs it"
+        )
 
 
 def check_keys(node: DictConfig, key: str) -> None:
@@ -162,7 +174,9 @@ def check_keys(node: DictConfig, key: str) -> None:
     with user_errors(key, node):
         callee = get_object(node["_target_"])
         keys = map(str, node.keys())  # including keys whose value is missing
-        signature(callee).bind_partial(**dict.fromkeys(name for name in keys if not name.startswith("_")))
+        signature(callee).bind_partial(
+            **dict.fromkeys(name for name in keys if not name.startswith("_"))
+        )
 
 
 @contextlib.contextmanager

@@ -29,7 +29,13 @@ from leyden.exact.files import check_bounds, damage, make_folder, opened, read_b
 from leyden.exact.memory import read_plain
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, changed_names, trained_on
-from leyden.run.files import MAX_TABLE_BYTES, read_fingerprints, sha256_of, write_fingerprints, write_whole
+from leyden.run.files import (
+    MAX_TABLE_BYTES,
+    read_fingerprints,
+    sha256_of,
+    write_fingerprints,
+    write_whole,
+)
 from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.process import is_main_process
@@ -37,7 +43,13 @@ from leyden.run.result import read_points, write_points
 from leyden.tasks import Task
 
 # What a run's checkpoint has at its root, with the types; and the callbacks whose states it has.
-CONTENT = {"state_dict": dict, "global_step": int, "loops": dict, "optimizer_states": list, "callbacks": dict}
+CONTENT = {
+    "state_dict": dict,
+    "global_step": int,
+    "loops": dict,
+    "optimizer_states": list,
+    "callbacks": dict,
+}
 STATES = {"RankState", Hyperparameters.state_key, RunCheckpoint.state_key}
 
 
@@ -49,9 +61,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = SafeCheckpointIO().load_checkpoint(path)
-    except (
-        Exception
-    ) as error:  # a stranger's file may be wrong in any way; the message of one that is refused names it
+    except Exception as error:  # a stranger's file may be wrong in any way; the message of one that is refused names it
         line = as_line(error)
         raise UserError(line if str(path) in line else f"{path}: {line}") from error
     with user_errors(f"{path}: not the checkpoint of a run"):
@@ -80,7 +90,9 @@ def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator
     except ExactError as error:
         raise UserError(str(error)) from error
     except Exception as error:
-        is_known = is_mistake(error) or is_communication_error(error, trainer.position.num_processes)
+        is_known = is_mistake(error) or is_communication_error(
+            error, trainer.position.num_processes
+        )
         if path and not trainer.position.has_trained and not is_known:
             raise UserError(f"{path}: does not fit this run ({as_line(error)})") from error
         raise
@@ -153,7 +165,9 @@ class Resumed(StartingPoint):
         with user_errors(str(self.path)):
             if content["facts"] != facts_of(data):
                 raise ValueError("the data set is not the one that this run was trained on")
-            if not isinstance(module, Task):  # its optimizers are known once Lightning has configured them
+            if not isinstance(
+                module, Task
+            ):  # its optimizers are known once Lightning has configured them
                 return
             configured = module.configure_optimizers()
             optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
@@ -188,10 +202,14 @@ def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = Non
         return StartingPoint()
     own = run.newest_checkpoint() if known is None or cfg.fork else None
     if known is None and not own and run.result and run.result.is_complete and is_main_process():
-        warn(f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew")
+        warn(
+            f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew"
+        )
     if cfg.fork and not _has_begun(run, own):
         if fast:
-            raise UserError("fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two")
+            raise UserError(
+                "fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two"
+            )
         fork: Fork = cache.get(cfg.fork) or read_fork(cfg)
         fork.check_changes(cfg)
         cache[cfg.fork] = fork
@@ -216,7 +234,9 @@ class InitFrom(StartingPoint):
         exclude: Patterns of names that the run does not take.
     """
 
-    def __init__(self, path: Path, sha256: str, weights: dict[str, Any], exclude: Sequence[str] = ()) -> None:
+    def __init__(
+        self, path: Path, sha256: str, weights: dict[str, Any], exclude: Sequence[str] = ()
+    ) -> None:
         self.path, self.weights, self.exclude = path, weights, list(exclude)
         self.recorded = {"checkpoint": str(path), "sha256": sha256}
 
@@ -253,7 +273,8 @@ class InitFrom(StartingPoint):
         with user_errors("init_exclude"):
             excluded = {*match_names(names, self.exclude), *settings}
         there, here = (
-            {name: each for name, each in state.items() if name not in excluded} for state in (self.weights, own)
+            {name: each for name, each in state.items() if name not in excluded}
+            for state in (self.weights, own)
         )
         if wrong := _misfits(there, here):
             raise UserError(
@@ -279,7 +300,10 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
     with contextlib.suppress(UserError):  # its weights are used without its record, too
         if is_main_process() and (other := parent.other_checkpoint(name)):
             warn(f"init_from: {other}; its weights are used")
-    with user_errors(f"init_from: {path}"), opened(path) as file:  # opened once, as it may be replaced meanwhile
+    with (
+        user_errors(f"init_from: {path}"),
+        opened(path) as file,
+    ):  # opened once, as it may be replaced meanwhile
         sha256 = sha256_of(file)
         check_bounds(file)
         try:
@@ -293,7 +317,14 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
 
 
 # Keys of what a fork has from its parent, and can't change: splits, and parts whose state is in the checkpoint.
-FIXED_KEYS = ("init_from", "init_exclude", "freeze", "optimizer._target_", "callbacks.averaging", *SPLIT_KEYS)
+FIXED_KEYS = (
+    "init_from",
+    "init_exclude",
+    "freeze",
+    "optimizer._target_",
+    "callbacks.averaging",
+    *SPLIT_KEYS,
+)
 # Keys that determine the batches and optimizer steps of an epoch.
 EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
 
@@ -309,13 +340,17 @@ class Fork(Resumed):
         best: The checkpoint of the best epoch up to that state; None if it was not kept.
     """
 
-    def __init__(self, parent: Run, path: Path, content: dict[str, Any], sha256: str, best: Path | None) -> None:
+    def __init__(
+        self, parent: Run, path: Path, content: dict[str, Any], sha256: str, best: Path | None
+    ) -> None:
         super().__init__(parent, path, content)
         loops = content["loops"]["fit_loop"]
         self.is_within_epoch = not loops["epoch_loop.batch_progress"]["is_last_batch"]
         self.num_epochs = int(loops["epoch_progress"]["current"]["processed"])
         self.is_over = bool(content["callbacks"][RunCheckpoint.state_key]["is_over"])
-        self.logged = content.get("logged", {}).get("MetricsCSV")  # bytes of the parent's curves at this step
+        self.logged = content.get("logged", {}).get(
+            "MetricsCSV"
+        )  # bytes of the parent's curves at this step
         self.sha256, self.best = sha256, best
         self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
 
@@ -359,9 +394,13 @@ class Fork(Resumed):
         assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
         if wrong := _misfits(self.content["state_dict"], module.state_dict()):
-            raise UserError(f"fork: {self.path}: {some_of(wrong)}; a fork must keep the network of its parent")
+            raise UserError(
+                f"fork: {self.path}: {some_of(wrong)}; a fork must keep the network of its parent"
+            )
         if self.content["facts"] != facts_of(data):
-            raise UserError(f"fork: {self.path}: the data set is not the one that it was trained on")
+            raise UserError(
+                f"fork: {self.path}: the data set is not the one that it was trained on"
+            )
         if self.has_ended:
             raise UserError(
                 f"fork: {self.path}: has ended after {self.num_epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
@@ -390,13 +429,17 @@ class Fork(Resumed):
         else:
             write_points(curves, [point for point in read_points(source) if point[0] < self.step])
         known = read_fingerprints(self.run.directory)
-        write_fingerprints(run.directory, {step: each for step, each in known.items() if step <= self.step})
+        write_fingerprints(
+            run.directory, {step: each for step, each in known.items() if step <= self.step}
+        )
         make_folder(folder)
         for kept, name in ((self.best, "best"), (self.path, "last")):
             if kept:
                 with replacing(folder / f"{name}.ckpt") as file, opened(kept) as original:
                     if kept == self.path and sha256_of(original) != self.sha256:
-                        raise UserError(f"fork: {kept}: has changed since it was read; run the same command again")
+                        raise UserError(
+                            f"fork: {kept}: has changed since it was read; run the same command again"
+                        )
                     original.seek(0)
                     shutil.copyfileobj(original, file)
         return folder / "last.ckpt"
@@ -404,7 +447,9 @@ class Fork(Resumed):
 
 def _has_begun(run: Run, newest: Path | None) -> bool:
     """Return whether a fork has been filled with its parent's state, and resumes from its own checkpoint."""
-    begun = [start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})]
+    begun = [
+        start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})
+    ]
     if newest is None or not begun:
         return False
     return bool(read_checkpoint(newest)["global_step"] >= begun[0])
@@ -425,7 +470,9 @@ def read_fork(cfg: DictConfig) -> Fork:
     # With another objective, another epoch may have been the best, whose checkpoint was not kept.
     same = objective_of(parent.config["objective"]) == objective_of(cfg.objective)
     with user_errors(f"fork: {path}: not the checkpoint of a run"):
-        return Fork(parent, path, content, sha256, _best_checkpoint(path, content) if same else None)
+        return Fork(
+            parent, path, content, sha256, _best_checkpoint(path, content) if same else None
+        )
 
 
 def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
@@ -438,10 +485,13 @@ def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
         if (
             not damage(other)
             and not Run(path.parent.parent).other_checkpoint(name)
-            and read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"] == state["best_at"]
+            and read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"]
+            == state["best_at"]
         ):
             return other
-    warn(f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead")
+    warn(
+        f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead"
+    )
     return None
 
 
@@ -451,7 +501,10 @@ def _misfits(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     A lazy layer's weights get their shape by the first batch, or from the checkpoint.
     """
     lazy = {name for name, each in here.items() if is_lazy(each)}
-    shapes = ({name: _shape(each) for name, each in state.items() if name not in lazy} for state in (there, here))
+    shapes = (
+        {name: _shape(each) for name, each in state.items() if name not in lazy}
+        for state in (there, here)
+    )
     return [f"{name} is {a} there and {b} here" for name, (a, b) in differing(*shapes).items()]
 
 

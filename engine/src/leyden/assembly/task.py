@@ -45,10 +45,14 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     """
     # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
     # their position within an epoch.
-    steps = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches) * (trainer.max_epochs or 1)
+    steps = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches) * (
+        trainer.max_epochs or 1
+    )
     steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
     if steps >= UNKNOWN:
-        raise UserError("scheduler: the number of batches of these data is unknown; set trainer.max_steps")
+        raise UserError(
+            "scheduler: the number of batches of these data is unknown; set trainer.max_steps"
+        )
     return steps
 
 
@@ -105,9 +109,7 @@ def partial_test_message(trainer: L.Trainer) -> str:
     key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
     num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
     whole_text = f" of {of}" if of < UNKNOWN else ""
-    return (
-        f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
-    )
+    return f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
 
 
 def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
@@ -123,7 +125,9 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
         return isinstance(interval, float) and (every or 0) <= num_epochs
     after = interval if isinstance(interval, int) else max(1, int(batches * interval))
     if trainer.max_steps > 0:
-        num_epochs = min(num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches))
+        num_epochs = min(
+            num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches)
+        )
     # Without `every`, batches are counted over the epochs.
     epochs = range(every or 1, num_epochs + 1, every or 1)
     return any((1 if every else epoch) * batches % after == 0 for epoch in epochs)
@@ -176,15 +180,21 @@ def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRS
     """
     num_rising = node.get("warmup_steps") or 0
     check_integers(warmup_steps=(num_rising, 0))
-    given: dict[str, Any] = {str(key): num_steps - num_rising for key in node if OmegaConf.is_missing(node, key)}
+    given: dict[str, Any] = {
+        str(key): num_steps - num_rising for key in node if OmegaConf.is_missing(node, key)
+    }
     own = ("warmup_steps", "monitor")
-    schedule: LRScheduler = instantiate(node, "scheduler", without=own, optimizer=optimizer, **given)
+    schedule: LRScheduler = instantiate(
+        node, "scheduler", without=own, optimizer=optimizer, **given
+    )
     if not num_rising:
         return schedule
     if isinstance(schedule, ReduceLROnPlateau):
         raise ValueError(f"warmup_steps={num_rising}: a schedule that follows a metric takes none")
     if num_rising >= num_steps:
-        raise ValueError(f"warmup_steps={num_rising}: must be fewer than the run's {num_steps} optimizer steps")
+        raise ValueError(
+            f"warmup_steps={num_rising}: must be fewer than the run's {num_steps} optimizer steps"
+        )
     rise = LinearLR(optimizer, start_factor=1 / (num_rising + 1), total_iters=num_rising)
     return SequentialLR(optimizer, [rise, schedule], milestones=[num_rising])
 
@@ -208,7 +218,9 @@ class ScheduleLength(L.Callback):
         built = [each for each in self.schedule.built if each.optimizer in trainer.optimizers]
         optimizers = [each.optimizer for each in built]
         # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
-        configs = [each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers]
+        configs = [
+            each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers
+        ]
         name, is_automatic = type(pl_module).__name__, pl_module.automatic_optimization
         if (len(configs) < len(built) or not is_automatic) and is_main_process():
             warn(
@@ -216,7 +228,9 @@ class ScheduleLength(L.Callback):
                 "manually or not at all"
             )
         for config in configs if is_automatic else ():
-            if config.frequency != 1 or (config.interval != "step" and config.scheduler not in built):
+            if config.frequency != 1 or (
+                config.interval != "step" and config.scheduler not in built
+            ):
                 raise UserError(
                     f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
                     f"{config.frequency} {config.interval}; its configure_optimizers must return "
@@ -239,7 +253,9 @@ def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
     for pattern in patterns:
         if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
             raise ValueError(f"{pattern} matches none of {some_of(names)}")
-    return [name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)]
+    return [
+        name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+    ]
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
@@ -352,12 +368,16 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
         return outcome
     device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
     is_text = facts.vocabulary is not None
-    inputs = torch.zeros(2, *facts.input_shape, device=device, dtype=torch.int64 if is_text else torch.float32)
+    inputs = torch.zeros(
+        2, *facts.input_shape, device=device, dtype=torch.int64 if is_text else torch.float32
+    )
     if facts.num_classes is not None:
         targets = inputs.new_zeros(2, dtype=torch.int64)
     else:
         targets = (
-            inputs if is_text else inputs.new_zeros(2, *([] if facts.num_outputs == 1 else [facts.num_outputs]))
+            inputs
+            if is_text
+            else inputs.new_zeros(2, *([] if facts.num_outputs == 1 else [facts.num_outputs]))
         )
     given = f"given samples of shape {tuple(inputs.shape)}"
     module.eval()  # draw no random numbers, and leave running means unchanged
@@ -367,7 +387,11 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
         if module.kind == facts.kind == "classes" and not is_text:
             with user_errors(f"model, {given}"):
                 logits_NK = module.network(inputs)
-            found = tuple(logits_NK.shape) if isinstance(logits_NK, torch.Tensor) else type(logits_NK).__name__
+            found = (
+                tuple(logits_NK.shape)
+                if isinstance(logits_NK, torch.Tensor)
+                else type(logits_NK).__name__
+            )
             if found != (expected := (2, facts.num_classes)):
                 raise UserError(
                     f"model: returns {found} for samples of shape {tuple(inputs.shape)}; must be logits of shape "
@@ -388,16 +412,27 @@ def check_single_values(cfg: DictConfig, facts: Facts, outcome: Outcome) -> None
     Raises:
         UserError: A metric has several values, such as one per class.
     """
-    if not isinstance(outcome.predictions, torch.Tensor) or not isinstance(outcome.targets, torch.Tensor):
+    if not isinstance(outcome.predictions, torch.Tensor) or not isinstance(
+        outcome.targets, torch.Tensor
+    ):
         return
     # The network may be on the meta device, which has shapes only.
-    zeros = [torch.zeros_like(each, device="cpu") for each in (outcome.predictions, outcome.targets)]
+    zeros = [
+        torch.zeros_like(each, device="cpu") for each in (outcome.predictions, outcome.targets)
+    ]
     for name, node in (cfg.task.get("metrics") or {}).items():
         shape: tuple[int, ...] = ()
-        with contextlib.suppress(Exception), warnings.catch_warnings(), undisturbed(), torch.device("cpu"):
+        with (
+            contextlib.suppress(Exception),
+            warnings.catch_warnings(),
+            undisturbed(),
+            torch.device("cpu"),
+        ):
             warnings.simplefilter("ignore")
             metric = instantiate(node, f"task.metrics.{name}", facts.by_name)
-            if not list(metric.parameters()):  # not a network, such as that of a perceptual distance
+            if not list(
+                metric.parameters()
+            ):  # not a network, such as that of a perceptual distance
                 metric.update(*zeros)
                 found = metric.compute()
                 is_several = isinstance(found, tuple | list)
@@ -415,12 +450,18 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     Raises:
         UserError: A part of the configuration is wrong, or the objective is not a logged metric.
     """
-    module, scheduler = data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
+    module, scheduler = (
+        data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
+    )
     if scheduler:
         scheduler.num_steps = num_steps(trainer, data)
         if "monitor" in cfg.scheduler:
             every = trainer.check_val_every_n_epoch or 1
-            scheduler.options = {"interval": "epoch", "frequency": every, "monitor": cfg.scheduler.monitor}
+            scheduler.options = {
+                "interval": "epoch",
+                "frequency": every,
+                "monitor": cfg.scheduler.monitor,
+            }
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if not isinstance(data, ModuleData) and (own := own_loaders(module)):
@@ -458,7 +499,9 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
             f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes no scheduler; "
             "choose scheduler=none"
         )
-    return task_module(cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler), scheduler
+    return task_module(
+        cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler
+    ), scheduler
 
 
 def task_module(
@@ -482,9 +525,15 @@ def task_module(
     offered = {name: value for name, value in offered.items() if name in taken}
     if "network" in taken:
         offered["network"] = network(cfg, facts)
-    module: L.LightningModule = instantiate(cfg.task, "task", offered, without=tuple(parts), **parts)
+    module: L.LightningModule = instantiate(
+        cfg.task, "task", offered, without=tuple(parts), **parts
+    )
     check_lightning_kind(module, L.LightningModule, "task")
-    if isinstance(module, Task) and (loss := getattr(module, "loss", None)) is not None and not callable(loss):
+    if (
+        isinstance(module, Task)
+        and (loss := getattr(module, "loss", None)) is not None
+        and not callable(loss)
+    ):
         raise UserError(
             f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: torch.nn.NLLLoss}}"
         )
@@ -505,7 +554,11 @@ def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
     if inspect.isclass(callee) and issubclass(callee, Task):
         return offered & {*defaults}
     given = {str(name) for name in cfg.task if not OmegaConf.is_missing(cfg.task, name)}
-    return offered & {name for name, default in defaults.items() if default is None or default is REQUIRED} - given
+    return (
+        offered
+        & {name for name, default in defaults.items() if default is None or default is REQUIRED}
+        - given
+    )
 
 
 def _is_part(node: Any) -> bool:
@@ -518,13 +571,18 @@ def _is_part(node: Any) -> bool:
 def _part(node: DictConfig, key: str, facts: Facts) -> Any:
     if "_target_" in node:
         return instantiate(node, key, facts.by_name)
-    return {name: _part(inner, f"{key}.{name}", facts) for name, inner in ((str(n), i) for n, i in node.items())}
+    return {
+        name: _part(inner, f"{key}.{name}", facts)
+        for name, inner in ((str(n), i) for n, i in node.items())
+    }
 
 
 def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
     """Check that a task logs the metrics of the objective, and the one that the schedule follows."""
     allowed = module.logged_on(sizes := sizes_of(data))
-    for key, values in (("monitor", allowed), ("mode", {"min", "max"})) if "monitor" in cfg.scheduler else ():
+    for key, values in (
+        (("monitor", allowed), ("mode", {"min", "max"})) if "monitor" in cfg.scheduler else ()
+    ):
         if (value := str(cfg.scheduler.get(key))) not in values:
             raise UserError(f"scheduler.{key}={value}: must be one of {', '.join(sorted(values))}")
     if (objective := objective_of(cfg.objective)) and objective.metric not in allowed:

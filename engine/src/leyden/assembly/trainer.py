@@ -54,7 +54,13 @@ STEP_HOOKS = (
     "on_after_backward",
     "on_before_optimizer_step",
 )
-STRATEGIES = ("auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false", "fsdp2")
+STRATEGIES = (
+    "auto",
+    "ddp",
+    "ddp_find_unused_parameters_true",
+    "ddp_find_unused_parameters_false",
+    "fsdp2",
+)
 
 
 def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCheckpoint]:
@@ -131,7 +137,9 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
         return
     if issubclass(kind, FSDP2) and strategy != "fsdp2":
         raise UserError(f"trainer.strategy={strategy}: must be fsdp2")
-    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(kind, DeepSpeedStrategy):
+    if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(
+        kind, DeepSpeedStrategy
+    ):
         raise UserError(
             f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
             f"hold them whole, so the run could not be resumed; choose one of {', '.join(STRATEGIES)}"
@@ -214,7 +222,9 @@ def silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A profiler reports by its logger.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)  # Lightning 2.6 on torch 2.13
+    warnings.filterwarnings(
+        "ignore", ".*LeafSpec.*is deprecated", FutureWarning
+    )  # Lightning 2.6 on torch 2.13
     for text in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", text)
 
@@ -265,7 +275,10 @@ class RunTrainer:
     def position(self) -> Position:
         """The progress of training: epochs, optimizer steps, and whether training has started, and processes."""
         return Position(
-            self.seen.num_epochs, self.trainer.global_step, self.state.is_restored, self.trainer.world_size
+            self.seen.num_epochs,
+            self.trainer.global_step,
+            self.state.is_restored,
+            self.trainer.world_size,
         )
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
@@ -274,12 +287,18 @@ class RunTrainer:
         return isinstance(module, Task) and module.kind in kinds
 
     def evaluate(
-        self, module: L.LightningModule, data: L.LightningDataModule, content: dict[str, Any], split: str
+        self,
+        module: L.LightningModule,
+        data: L.LightningDataModule,
+        content: dict[str, Any],
+        split: str,
     ) -> dict[str, float]:
         """Return the metrics of a checkpoint's weights on a split other than `train`."""
         callbacks = self.callbacks
         # It would swap in the averaged weights of the last step.
-        left_out: list[L.Callback] = [each for each in callbacks if isinstance(each, WeightAveraging)]
+        left_out: list[L.Callback] = [
+            each for each in callbacks if isinstance(each, WeightAveraging)
+        ]
         if split == "val":  # a second time; pictures are drawn from this one
             foreign = foreign_callbacks(self.trainer).values()
             left_out += [each for each in foreign if not isinstance(each, OnEvaluation)]
@@ -297,14 +316,20 @@ class RunTrainer:
                 measured = evaluate(module, **given, verbose=False)
         finally:
             self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        return {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
+        return {
+            name: value for each in measured for name, value in each.items()
+        }  # one dictionary per loader
 
     @property
     def status(self) -> str:
         """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` if a callback pruned it."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "fast_dev_run"
-        return "pruned" if any(getattr(callback, "pruned", False) for callback in self.callbacks) else "finished"
+        return (
+            "pruned"
+            if any(getattr(callback, "pruned", False) for callback in self.callbacks)
+            else "finished"
+        )
 
 
 def run_trainer(
@@ -333,14 +358,20 @@ def run_trainer(
     """
     callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
     if not pictures:
-        callbacks = [each for each in callbacks if not (isinstance(each, DisplayCallback) and each.at_end)]
+        callbacks = [
+            each for each in callbacks if not (isinstance(each, DisplayCallback) and each.at_end)
+        ]
     timer, seen, is_fork = _timer(cfg, callbacks), SamplesSeen(), cfg.fork is not None
     if timer not in callbacks:
         callbacks.append(timer)
-    exact = Parts(cfg.seed, checkpoint, directory, requeue_signal, cfg.exact, is_fork=is_fork, leave=leave)
+    exact = Parts(
+        cfg.seed, checkpoint, directory, requeue_signal, cfg.exact, is_fork=is_fork, leave=leave
+    )
     trainer = plain_trainer(
         cfg,
-        callbacks=exact.around([KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]),
+        callbacks=exact.around(
+            [KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]
+        ),
         logger=_loggers(cfg, directory, content, dry=dry),
         default_root_dir=str(directory),
         use_distributed_sampler=not divides_batches(data),
@@ -348,7 +379,9 @@ def run_trainer(
     data.trainer = trainer
     if isinstance(data, ModuleData):  # the module's loaders may use it, too
         data.attached[0].trainer = trainer
-    checkpoint.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(data.train_dataloader()))
+    checkpoint.within_epochs = all(
+        hasattr(each, "state_dict") for each in flatten_loaders(data.train_dataloader())
+    )
     check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
     if content and (num := num_processes(content)) != trainer.world_size:
         raise UserError(
@@ -370,7 +403,9 @@ def _timer(cfg: DictConfig, callbacks: list[L.Callback]) -> Timer:
         return timers[0] if timers else Timer(duration)
 
 
-def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None, *, dry: bool) -> list[Any]:
+def _loggers(
+    cfg: DictConfig, directory: Path, content: dict[str, Any] | None, *, dry: bool
+) -> list[Any]:
     """Return the loggers, which delete their points after a checkpoint; in a dry build, check them and return none."""
     loggers: list[Any] = []
     step = num_logged(content) if content else 0
@@ -380,7 +415,9 @@ def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None, *
         if dry:
             check_keys(node, f"logger.{name}")
             continue
-        given: dict[str, Any] = {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
+        given: dict[str, Any] = (
+            {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
+        )
         loggers.append(instantiate(node, f"logger.{name}", save_dir=str(directory), **given))
         if hasattr(loggers[-1], "kept"):
             loggers[-1].kept = logged.get(type(loggers[-1]).__name__)

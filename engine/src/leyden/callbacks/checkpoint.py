@@ -18,7 +18,9 @@ from leyden.exact.stages import stages_of
 from leyden.run.lock import check_held
 
 
-def load_weights(module: L.LightningModule, content: dict[str, Any], *, strict: bool = True) -> None:
+def load_weights(
+    module: L.LightningModule, content: dict[str, Any], *, strict: bool = True
+) -> None:
     """Load a checkpoint's weights into a module and call its `on_load_checkpoint`, as Lightning does.
 
     Args:
@@ -33,7 +35,9 @@ def load_weights(module: L.LightningModule, content: dict[str, Any], *, strict: 
     module.configure_model()
     module.on_load_checkpoint(content)
     if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
-        raise ValueError(f"there is no {lacking[0]}; create all modules in the constructor or in configure_model")
+        raise ValueError(
+            f"there is no {lacking[0]}; create all modules in the constructor or in configure_model"
+        )
     load_whole(module, content["state_dict"], strict=strict)
 
 
@@ -80,7 +84,9 @@ class RunCheckpoint(LastCheckpoint):
 
     state_key = "RunCheckpoint"  # fixed key in the checkpoint, independent of the class name
 
-    def __init__(self, *, metric: str | None, mode: str | None, every_n_steps: int | None, keep_all: bool) -> None:
+    def __init__(
+        self, *, metric: str | None, mode: str | None, every_n_steps: int | None, keep_all: bool
+    ) -> None:
         super().__init__(every_n_steps)
         if type(keep_all) is not bool:
             raise ValueError(f"keep_all={keep_all}: must be true or false")
@@ -88,7 +94,9 @@ class RunCheckpoint(LastCheckpoint):
             raise ValueError(f"mode={mode}: must be min or max; it follows from objective.mode")
         self.metric: str | None = metric
         self.mode = mode
-        self._is_better: Callable[[float, float], bool] = float.__lt__ if mode == "min" else float.__gt__
+        self._is_better: Callable[[float, float], bool] = (
+            float.__lt__ if mode == "min" else float.__gt__
+        )
         self.best: dict[str, float] = {}  # metrics of the best epoch
         self.best_at: Moment | None = None  # None: unknown
         self.validates = True  # whether any epoch ends with a validation run
@@ -122,7 +130,9 @@ class RunCheckpoint(LastCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add how much the loggers have logged."""
-        loggers = [each for each in trainer.loggers if hasattr(each, "sizes") and trainer.is_global_zero]
+        loggers = [
+            each for each in trainer.loggers if hasattr(each, "sizes") and trainer.is_global_zero
+        ]
         checkpoint["logged"] = {type(each).__name__: each.sizes() for each in loggers}
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -134,7 +144,10 @@ class RunCheckpoint(LastCheckpoint):
         steps = {f"{name}_step" for name in metrics}
         stage = stages_of(trainer).names.get(self.metric or "", "")
         if is_best := self._is_best(metrics, stage):
-            self.best, self._stage = {name: value for name, value in metrics.items() if name not in steps}, stage
+            self.best, self._stage = (
+                {name: value for name, value in metrics.items() if name not in steps},
+                stage,
+            )
             self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
         super().on_train_epoch_end(trainer, pl_module)
         self._is_new_best = is_best
@@ -159,7 +172,9 @@ class RunCheckpoint(LastCheckpoint):
             _copy(prepared, path.with_name("best.ckpt"))
         if self._keeps_all and kept:
             copy = path.with_name(f"{kept}.ckpt")
-            copy.unlink(missing_ok=True)  # exists if an earlier start was interrupted after this training step
+            copy.unlink(
+                missing_ok=True
+            )  # exists if an earlier start was interrupted after this training step
             try:
                 copy.hardlink_to(prepared)
             except OSError:  # the file system has no hard links
@@ -213,7 +228,9 @@ class RunCheckpoint(LastCheckpoint):
         stages = stages_of(trainer)
         if stages.names.get(str(self.metric)) == "val":
             return f"objective.metric={self.metric}: the run has ended before an epoch ended with a validation"
-        before = "" if stages.has_validated or not self.validates else " before its first validation"
+        before = (
+            "" if stages.has_validated or not self.validates else " before its first validation"
+        )
         return f"objective.metric={self.metric}: was not logged when the run ended{before}"
 
 

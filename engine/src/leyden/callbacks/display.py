@@ -23,7 +23,13 @@ from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import stages_of
-from leyden.run.files import HASH_LENGTH, Fingerprint, append_fingerprint, read_fingerprints, write_fingerprints
+from leyden.run.files import (
+    HASH_LENGTH,
+    Fingerprint,
+    append_fingerprint,
+    read_fingerprints,
+    write_fingerprints,
+)
 from leyden.run.lock import check_held
 from leyden.tasks import network_of
 from leyden.verdict.numbers import metric_text
@@ -64,13 +70,16 @@ class Summary(DisplayCallback):
         for name, module in network.named_modules():
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             if own > 0:
-                kind = type(module).__name__.removeprefix("FSDP")  # PyTorch's name of a class that is sharded
+                kind = type(module).__name__.removeprefix(
+                    "FSDP"
+                )  # PyTorch's name of a class that is sharded
                 rows.append({"layer": name, "type": kind, "parameters": f"{own:,}"})
         total = sum(parameter.numel() for parameter in network.parameters())
         rows.append({"layer": "total", "type": type(network).__name__, "parameters": f"{total:,}"})
         # Use the existing loaders: requesting new ones would replace the data module's samplers.
-        num_by_split = sizes_of(trainer.datamodule, trainer.train_dataloader, trainer.val_dataloaders)  # type: ignore[attr-defined]
-        how = getattr(trainer.datamodule, "how_split", "")  # type: ignore[attr-defined]
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        num_by_split = sizes_of(data, trainer.train_dataloader, trainer.val_dataloaders)
+        how = getattr(data, "how_split", "")
         sizes = []
         for split, num in num_by_split.items():
             size = split if num is None else f"{split} {num:,}"
@@ -92,7 +101,9 @@ def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:
         ['fid 7.0000', 'val acc 0.9000 loss 0.3000']
     """
     for stage, names in itertools.groupby(sorted(metrics), lambda name: name.rpartition("/")[0]):
-        values = [f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names]
+        values = [
+            f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names
+        ]
         yield " ".join([stage, *values] if stage else values)
 
 
@@ -141,11 +152,18 @@ class Progress(RichProgressBar):
         self._start = time.monotonic()
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Refresh the bar, if it is due; Lightning would collect the metrics after every batch."""
         now = time.monotonic()
-        if self.is_enabled and (now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch):
+        if self.is_enabled and (
+            now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch
+        ):
             self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -163,7 +181,11 @@ class Progress(RichProgressBar):
     def _print_epoch(self, trainer: L.Trainer) -> None:
         # Lightning's `callback_metrics` also contain those of earlier epochs.
         found = stages_of(trainer).epoch
-        metrics = {name: value for name, value in found.items() if name not in {f"{each}_step" for each in found}}
+        metrics = {
+            name: value
+            for name, value in found.items()
+            if name not in {f"{each}_step" for each in found}
+        }
         if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
@@ -184,7 +206,9 @@ class Fingerprints(DisplayCallback):
 
     def __init__(self, *, every_n_steps: int | None) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
-            raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+            raise ValueError(
+                f"every_n_steps={every_n_steps}: must be a positive whole number or null"
+            )
         self.every_n_steps = every_n_steps
         self._writes = False
         self._written: set[int] = set()  # steps that have a line
@@ -198,7 +222,11 @@ class Fingerprints(DisplayCallback):
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:
             directory = Path(trainer.default_root_dir)
-            kept = {step: each for step, each in read_fingerprints(directory).items() if step <= self._step}
+            kept = {
+                step: each
+                for step, each in read_fingerprints(directory).items()
+                if step <= self._step
+            }
             check_held(directory)
             write_fingerprints(directory, kept)
             self._written = {*kept}

@@ -63,7 +63,9 @@ class Hyperparameters(L.Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Record the configured values, before they are restored from the checkpoint."""
-        self._schedules = [copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs]
+        self._schedules = [
+            copy.deepcopy(each.scheduler.state_dict()) for each in trainer.lr_scheduler_configs
+        ]
         self._configured = {
             "optimizers": [_description(optimizer) for optimizer in trainer.optimizers],
             "schedules": state_digest(self._schedules),
@@ -75,7 +77,10 @@ class Hyperparameters(L.Callback):
         if not self.is_fork or self._restored == self._configured:
             return
         for name, buffer in pl_module.named_buffers():
-            if name in self._loss_buffers and self._restored["loss"].get(name) != self._configured["loss"][name]:
+            if (
+                name in self._loss_buffers
+                and self._restored["loss"].get(name) != self._configured["loss"][name]
+            ):
                 buffer.copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
@@ -85,16 +90,25 @@ class Hyperparameters(L.Callback):
             )
         # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
         reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
-        pairs = zip(trainer.optimizers, self._restored["optimizers"], self._configured["optimizers"], strict=True)
+        pairs = zip(
+            trainer.optimizers,
+            self._restored["optimizers"],
+            self._configured["optimizers"],
+            strict=True,
+        )
         for optimizer, restored, configured in pairs:
             if restored["class"] != configured["class"]:
                 raise UserError(
                     f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is different; "
                     "init_from loads only the weights"
                 )
-            groups = zip(optimizer.param_groups, restored["groups"], configured["groups"], strict=True)
+            groups = zip(
+                optimizer.param_groups, restored["groups"], configured["groups"], strict=True
+            )
             for group, old, new in groups:
-                group.update({key: value for key, value in new.items() if reset_all or old.get(key) != value})
+                group.update(
+                    {key: value for key, value in new.items() if reset_all or old.get(key) != value}
+                )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the optimizer takes no steps
             for config, start in zip(configs, self._schedules, strict=True):
@@ -159,18 +173,33 @@ class SamplesSeen(L.Callback):
     def __init__(self) -> None:
         self.num_epochs = 0
         self.num_validated: int | None = None  # samples of the last validation
-        self._losses: list[tuple[int, int, torch.Tensor]] = []  # of batches, with their epoch and index
+        self._losses: list[
+            tuple[int, int, torch.Tensor]
+        ] = []  # of batches, with their epoch and index
         self._bad_batch: tuple[int, int] | None = None
 
-    def on_before_backward(self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor) -> None:
+    def on_before_backward(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, loss: torch.Tensor
+    ) -> None:
         """Remember the loss, which is on its device; to look at each would wait for it."""
         self._losses.append((trainer.current_epoch, trainer.fit_loop.batch_idx, loss.detach()))
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Look at the losses, if many are kept."""
-        parts = batch if isinstance(batch, list | tuple) else batch.values() if isinstance(batch, dict) else [batch]
+        parts = (
+            batch
+            if isinstance(batch, list | tuple)
+            else batch.values()
+            if isinstance(batch, dict)
+            else [batch]
+        )
         sizes = [len(each) for each in parts if isinstance(each, torch.Tensor) and each.ndim]
         if sizes and not any(sizes) and self._losses:  # the mean of a process's empty part is NaN
             self._losses.pop()
@@ -182,7 +211,9 @@ class SamplesSeen(L.Callback):
         losses, self._losses = self._losses, []
         if losses and not self._bad_batch:
             finite = torch.stack([loss.isfinite().all() for *_, loss in losses]).tolist()
-            bad = (each[:2] for each, is_finite in zip(losses, finite, strict=True) if not is_finite)
+            bad = (
+                each[:2] for each, is_finite in zip(losses, finite, strict=True) if not is_finite
+            )
             self._bad_batch = next(bad, None)
         return self._bad_batch
 
@@ -210,7 +241,9 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
 
     None if it is unknown, as for several loaders or one without a length.
     """
-    with contextlib.suppress(Exception):  # a user's loader may raise anything, and counting ends no run
+    with contextlib.suppress(
+        Exception
+    ):  # a user's loader may raise anything, and counting ends no run
         (loader,) = flatten_loaders(trainer.train_dataloader)
         if num := sizes_of(trainer.datamodule, loader, []).get("train"):  # type: ignore[attr-defined]
             return num / len(loader)
@@ -264,7 +297,9 @@ class EMA(WeightAveraging):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Place the average on the device of the training; Lightning places it where the module was made."""
-        self._device = trainer.strategy.root_device  # Lightning takes it in the constructor, where it is not known
+        self._device = (
+            trainer.strategy.root_device
+        )  # Lightning takes it in the constructor, where it is not known
         super().setup(trainer, pl_module, stage)
 
 

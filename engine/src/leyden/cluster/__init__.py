@@ -61,7 +61,10 @@ def snapshot(directory: Path) -> Path:
                 contents[path.name] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
     # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
-    with replacing(archive) as file, tarfile.open(fileobj=file, mode="w:gz", dereference=True) as tar:
+    with (
+        replacing(archive) as file,
+        tarfile.open(fileobj=file, mode="w:gz", dereference=True) as tar,
+    ):
         for name, path in contents.items():
             for each in files_below(path) if path.is_dir() else [path]:
                 tar.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
@@ -111,14 +114,20 @@ class QueueLauncher(Launcher):
         self.code: Path | None = None  # the snapshot that jobs run from
         # By job id; jobs with the same run directory share one.
         self.running: dict[str, list[Job]] = {}
-        self.ended: dict[str, float] = {}  # when jobs were seen to have ended without a result, by job id
+        self.ended: dict[
+            str, float
+        ] = {}  # when jobs were seen to have ended without a result, by job id
         self.states: dict[str, JobState] = {}  # the last answer of the scheduler, by job id
         self.queried_at = 0.0
         self.waiting: list[Job] = []  # not accepted yet
-        self.in_use: dict[Path, InUseError] = {}  # those of them that another process uses, by run directory
+        self.in_use: dict[
+            Path, InUseError
+        ] = {}  # those of them that another process uses, by run directory
         self.has_jobs = False  # in the queue, now or before
         self.max_array = self.scheduler.MAX_ARRAY
-        self.num_again: Counter[Path] = Counter()  # jobs submitted in place of a requeue, by run directory
+        self.num_again: Counter[Path] = (
+            Counter()
+        )  # jobs submitted in place of a requeue, by run directory
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -177,7 +186,9 @@ class QueueLauncher(Launcher):
             self._submit_once()
 
     def _submit_once(self) -> None:
-        by_directory = {job.run.directory: job for job in self.waiting}  # those of one directory are submitted once
+        by_directory = {
+            job.run.directory: job for job in self.waiting
+        }  # those of one directory are submitted once
         known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
         alive = self._alive({*known.values()} - {""})
         todo = [by_directory[path] for path, number in known.items() if number not in alive]
@@ -216,7 +227,9 @@ class QueueLauncher(Launcher):
         effect = ""
         if limit and not self.waits:
             effect = f"; cluster.num_jobs={limit} limits each array by itself"
-        warn(f"the scheduler takes no larger arrays (MaxArraySize): {self.max_array} jobs in each{effect}")
+        warn(
+            f"the scheduler takes no larger arrays (MaxArraySize): {self.max_array} jobs in each{effect}"
+        )
 
     def _alive(self, ids: Collection[str]) -> set[str]:
         """Return the ids of jobs that are queued or running.
@@ -247,7 +260,12 @@ class QueueLauncher(Launcher):
                 self.code = snapshot(self.directory / "code")
             calls = [job.call(self.module, on_node=True) for job in free]
             accepted = self.scheduler.submit(
-                self.folder, self.cluster, run_job, calls, python=self.python, variables=_variables()
+                self.folder,
+                self.cluster,
+                run_job,
+                calls,
+                python=self.python,
+                variables=_variables(),
             )
             for job, call, submission in zip(free, calls, accepted, strict=True):
                 self._remove_call(job.run.submission)
@@ -291,7 +309,9 @@ class QueueLauncher(Launcher):
             if state and self._is_submitted_again(number, run):
                 self.waiting += jobs
                 continue
-            if run.submission.get("job_id") == number:  # otherwise another command has submitted it again
+            if (
+                run.submission.get("job_id") == number
+            ):  # otherwise another command has submitted it again
                 self._remove_call(run.submission)
             failure = result.error if result else self._failure(number, state, jobs[0].log)
             over += [(job, failure) for job in jobs]
@@ -307,7 +327,9 @@ class QueueLauncher(Launcher):
             lines = read_end(log, LOG_BYTES).splitlines()
         except OSError:
             return Failure("Scheduler", what)
-        errors = [line for line in lines if "error: " in line.lower() or line.startswith("leyden: ")]
+        errors = [
+            line for line in lines if "error: " in line.lower() or line.startswith("leyden: ")
+        ]
         # The scheduler's program that starts processes says last that one of them has ended.
         causes = [line for line in errors if not line.startswith("srun: ")] or errors
         return Failure("Scheduler", ": ".join([what, *map(one_line, causes[-1:])]))
@@ -369,7 +391,9 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise UserError("cluster=ray: ray is not installed; pip install 'leyden[ray]' installs it") from error
+            raise UserError(
+                "cluster=ray: ray is not installed; pip install 'leyden[ray]' installs it"
+            ) from error
         self.ray = ray
         self.running: dict[Any, Job] = {}  # by Ray's reference
         self.code: Path | None = None  # the snapshot that jobs run from
@@ -383,14 +407,18 @@ class RayLauncher(Launcher):
             run = self.ray.remote(max_calls=1, max_retries=cluster.max_requeues)(_run_on_ray)
             self.remote = run.options(num_cpus=cluster.cpus, num_gpus=cluster.gpus).remote
         except Exception as error:  # Ray raises many types
-            raise UserError(f"cluster: Ray can't be used: {' '.join(str(error).split())}") from error
+            raise UserError(
+                f"cluster: Ray can't be used: {' '.join(str(error).split())}"
+            ) from error
         return True
 
     def start(self, jobs: Sequence[Job]) -> None:
         """Hand jobs to Ray, which starts each where its resources are free."""
         self.code = self.code or snapshot(sweep_directory(self.config) / "code")
         for job in jobs:
-            self.running[self.remote(job.call(self.module, on_node=True), str(job.log), str(self.code))] = job
+            self.running[
+                self.remote(job.call(self.module, on_node=True), str(job.log), str(self.code))
+            ] = job
 
     def wait(self) -> tuple[list[tuple[Job, Failure | None]], int]:
         """Wait up to a second for jobs to end, as `Launcher.wait`."""
@@ -441,8 +469,12 @@ def launcher(config: DictConfig, module: str) -> Launcher:
     Raises:
         UserError: There is no such launcher, or one of Hydra's plugins is chosen.
     """
-    if (chosen := config.hydra.runtime.choices["hydra/launcher"]) != "basic":  # Hydra's default, which is not used
-        raise UserError(f"hydra/launcher={chosen}: has no effect; cluster=NAME chooses where jobs run")
+    if (
+        chosen := config.hydra.runtime.choices["hydra/launcher"]
+    ) != "basic":  # Hydra's default, which is not used
+        raise UserError(
+            f"hydra/launcher={chosen}: has no effect; cluster=NAME chooses where jobs run"
+        )
     if (name := config.cluster.get("launcher")) not in LAUNCHERS:
         raise UserError(f"cluster.launcher={name}: must be one of {', '.join(LAUNCHERS)}")
     return LAUNCHERS[name](config, module)

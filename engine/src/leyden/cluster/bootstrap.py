@@ -56,11 +56,15 @@ def open_own(path: str) -> int:
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        sys.exit(f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job again")
+        sys.exit(
+            f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job again"
+        )
     found = os.fstat(descriptor)
     is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
     if not is_own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        sys.exit(f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not executed")
+        sys.exit(
+            f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not executed"
+        )
     return descriptor
 
 
@@ -76,9 +80,13 @@ def main() -> None:
         os.environ.setdefault(name, value)
     project = Path(source) if Path(source).is_dir() else unpack(Path(source))
     path = [str(project / each) for each in folders.split(":")]
-    os.environ["PYTHONPATH"] = os.pathsep.join([*path, *filter(None, [os.environ.get("PYTHONPATH")])])
+    os.environ["PYTHONPATH"] = os.pathsep.join(
+        [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
+    )
     os.environ[PROJECT] = str(project)
-    os.set_inheritable(descriptor, True)  # whatever has this path by then, it is the file that was checked
+    os.set_inheritable(
+        descriptor, True
+    )  # whatever has this path by then, it is the file that was checked
     os.execv(sys.executable, [sys.executable, *arguments, f"/dev/fd/{descriptor}"])
 
 

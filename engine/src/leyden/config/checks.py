@@ -138,9 +138,13 @@ def objective_of(node: Any) -> Objective | None:
     if node is None:
         return None
     if not isinstance(node, dict | DictConfig):
-        raise UserError(f"objective={node}: must be null, or set by objective.metric and objective.mode")
+        raise UserError(
+            f"objective={node}: must be null, or set by objective.metric and objective.mode"
+        )
     if set(node) != {"metric", "mode"}:
-        raise UserError(f"objective: has {', '.join(map(str, node)) or 'nothing'}; must have metric and mode")
+        raise UserError(
+            f"objective: has {', '.join(map(str, node)) or 'nothing'}; must have metric and mode"
+        )
     metric, mode = node["metric"], node["mode"]
     if not isinstance(metric, str) or not metric:
         raise UserError(
@@ -153,10 +157,26 @@ def objective_of(node: Any) -> Objective | None:
 
 MAX_JOBS = 100_000  # per sweep; all are composed and checked before the first one starts
 # Root keys that are config groups.
-PARTS = {"data", "model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger", "cluster"}
+PARTS = {
+    "data",
+    "model",
+    "task",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+    "cluster",
+}
 # Numbers that Lightning would accept, or reject only in training.
 SIZES = ("optimizer.lr", "trainer.gradient_clip_val")
-COUNTS = ("max_epochs", "num_nodes", "accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+COUNTS = (
+    "max_epochs",
+    "num_nodes",
+    "accumulate_grad_batches",
+    "check_val_every_n_epoch",
+    "log_every_n_steps",
+)
 
 
 def validate_values(cfg: DictConfig) -> None:
@@ -180,7 +200,9 @@ def validate_values(cfg: DictConfig) -> None:
     objective_of(cfg.objective)
     for key in ("name", "sweep_name"):
         if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
-            raise UserError(f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', since it names a folder")
+            raise UserError(
+                f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', since it names a folder"
+            )
     for key in ("outputs", "run_dir", "data.root"):
         if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
             raise UserError(f"{key}: is empty; must be the path of a folder")
@@ -209,7 +231,9 @@ def _check_counts(cfg: DictConfig) -> None:
             continue
         value = cfg.trainer.get(name)
         if (value is not None or name == "max_epochs") and (type(value) is not int or value < 1):
-            raise UserError(f"trainer.{name}={_as_yaml(value)}: must be a whole number, 1 or larger")
+            raise UserError(
+                f"trainer.{name}={_as_yaml(value)}: must be a whole number, 1 or larger"
+            )
     for name in SIZES:
         value = OmegaConf.select(cfg, name)
         if type(value) is bool or (isinstance(value, int | float) and value < 0):
@@ -250,7 +274,9 @@ def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
     """Raise a `UserError` unless the value at `key` is one of `allowed`."""
     value = OmegaConf.select(cfg, key)
     if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
-        raise UserError(f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}")
+        raise UserError(
+            f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}"
+        )
 
 
 def check_folder(key: str, path: str) -> None:

@@ -26,11 +26,21 @@ from leyden.config.paths import LIBRARY, prepare_process, project, root
 from leyden.config.terminal import printable, warn
 from leyden.exact.processes import DIED, RANKS, TOLD_S
 
-_LIBRARIES = ("<", *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")))
+_LIBRARIES = (
+    "<",
+    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
+)
 # Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
-_TOLD_BY_MESSAGE = (ValueError, TypeError, OSError, ImportError, HydraException, OmegaConfBaseException)
+_TOLD_BY_MESSAGE = (
+    ValueError,
+    TypeError,
+    OSError,
+    ImportError,
+    HydraException,
+    OmegaConfBaseException,
+)
 
 
 class UserError(Exception):
@@ -83,7 +93,9 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
         leave(Exit.INTERRUPTED)
     except Exception as error:
         if isinstance(error, BrokenPipeError):  # the reader of stdout has left, as `head` does
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes once more at its end
+            os.dup2(
+                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
+            )  # Python flushes once more at its end
             leave(Exit.NO_READER)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or sys.gettrace():
             raise
@@ -95,7 +107,9 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
             else:
                 warn(str(error) if isinstance(error, UserError) else as_line(error))
             leave(Exit.MISTAKE)
-        print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
+        print(
+            printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end=""
+        )
         leave(Exit.BUG)
 
 
@@ -212,8 +226,16 @@ def is_mistake(error: BaseException) -> bool:
     disk that is full.
     """
     # Errors of these libraries can't occur before they are imported.
-    torch, lightning = sys.modules.get("torch"), sys.modules.get("lightning.fabric.utilities.exceptions")
-    kinds = (UserError, FloatingPointError, MemoryError, *((torch.OutOfMemoryError,) if torch else ()))
+    torch, lightning = (
+        sys.modules.get("torch"),
+        sys.modules.get("lightning.fabric.utilities.exceptions"),
+    )
+    kinds = (
+        UserError,
+        FloatingPointError,
+        MemoryError,
+        *((torch.OutOfMemoryError,) if torch else ()),
+    )
     kinds += (lightning.MisconfigurationException,) if lightning else ()
     return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in _DISK_ERRNOS)
 
@@ -279,7 +301,9 @@ def log_and_continue(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_told = isinstance(error, OSError) or is_mistake(error)  # for example a full disk or a deleted folder
+        is_told = isinstance(error, OSError) or is_mistake(
+            error
+        )  # for example a full disk or a deleted folder
         if not is_told:
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
         why = str(error) if is_told else type(error).__name__

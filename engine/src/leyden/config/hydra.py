@@ -81,7 +81,9 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     )
     for key in UNUSED:
         if value := OmegaConf.select(cfg.hydra, key):
-            raise UserError(f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it")
+            raise UserError(
+                f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it"
+            )
     rename_targets(cfg)
     HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
@@ -119,8 +121,13 @@ def call_target(node: Any, *, partial: bool = False) -> Any:
     further = {}
     if SINCE_1_4:
         named = targets(node)
-        packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {*sys.stdlib_module_names}
-        further["_execution_whitelist_"] = [*named, *(f"{each}.*" for each in packages if each.isidentifier())]
+        packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {
+            *sys.stdlib_module_names
+        }
+        further["_execution_whitelist_"] = [
+            *named,
+            *(f"{each}.*" for each in packages if each.isidentifier()),
+        ]
     return hydra.utils.instantiate(node, **further)
 
 
@@ -132,7 +139,11 @@ def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
         kind: `job` for the command's own keys, `hydra` for Hydra's, `all` for both.
         resolve: Whether interpolations are resolved.
     """
-    shown = {"job": without_hydra(cfg), "hydra": OmegaConf.create({"hydra": cfg.hydra}), "all": cfg}[kind]
+    shown = {
+        "job": without_hydra(cfg),
+        "hydra": OmegaConf.create({"hydra": cfg.hydra}),
+        "all": cfg,
+    }[kind]
     return OmegaConf.to_yaml(shown, resolve=resolve)
 
 

@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
-PROJECT = "LEYDEN_PROJECT"  # environment variable: the project's folder, for processes started elsewhere
+PROJECT = (
+    "LEYDEN_PROJECT"  # environment variable: the project's folder, for processes started elsewhere
+)
 # Packages beside `conf/` that are not the project's own code.
 NOT_OWN = (
     "leyden",
@@ -119,7 +121,9 @@ def environment_of(project: Path) -> dict[str, str]:
     Args:
         project: A project, or a copy or another checkout of it.
     """
-    path = os.pathsep.join(filter(None, [*map(str, code_folders(project)), os.environ.get("PYTHONPATH")]))
+    path = os.pathsep.join(
+        filter(None, [*map(str, code_folders(project)), os.environ.get("PYTHONPATH")])
+    )
     return {PROJECT: str(project), "PYTHONPATH": path}
 
 
@@ -153,5 +157,7 @@ def own_packages(folder: str = "") -> list[str]:
     Args:
         folder: If given, only packages that have a folder of this name.
     """
-    packages = sorted(path.parent for path in src().glob("*/__init__.py") if path.parent.name not in NOT_OWN)
+    packages = sorted(
+        path.parent for path in src().glob("*/__init__.py") if path.parent.name not in NOT_OWN
+    )
     return [package.name for package in packages if (package / folder).is_dir()]

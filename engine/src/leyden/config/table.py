@@ -81,11 +81,15 @@ def table_lines(
     are_whole = ["".join(column).replace(",", "").isdecimal() for column in texts]
     if header:
         texts = [
-            [one_line((names or {}).get(key, key)), *column] for key, column in zip(columns, texts, strict=True)
+            [one_line((names or {}).get(key, key)), *column]
+            for key, column in zip(columns, texts, strict=True)
         ]
     if width is not None:
         limit = _limit([max(map(_width, column), default=0) for column in texts], width)
-        texts = [[text if _width(text) <= limit else _shorten(text, limit) for text in column] for column in texts]
+        texts = [
+            [text if _width(text) <= limit else _shorten(text, limit) for text in column]
+            for column in texts
+        ]
     padded = [_padded(column, right=right) for column, right in zip(texts, are_whole, strict=True)]
     return [(" " * GAP).join(cells).rstrip() for cells in zip(*padded, strict=True)]
 
@@ -110,7 +114,9 @@ def _limit(widths: Sequence[int], width: int) -> int:
     """Return the width to which the widest columns are narrowed, so that all fit into a line if that is possible."""
     room = width - GAP * (len(widths) - 1)
     limits = range(max(MIN_WIDTH, room), MIN_WIDTH, -1)
-    return next((limit for limit in limits if sum(min(limit, each) for each in widths) <= room), MIN_WIDTH)
+    return next(
+        (limit for limit in limits if sum(min(limit, each) for each in widths) <= room), MIN_WIDTH
+    )
 
 
 def _shorten(text: str, width: int) -> str:
@@ -124,7 +130,9 @@ def _padded(column: Sequence[str], *, right: bool) -> list[str]:
     widths = [*map(_width, column)]
     width = max(widths, default=0)
     spaces = [" " * (width - own) for own in widths]
-    return [space + cell if right else cell + space for cell, space in zip(column, spaces, strict=True)]
+    return [
+        space + cell if right else cell + space for cell, space in zip(column, spaces, strict=True)
+    ]
 
 
 def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:
@@ -139,7 +147,9 @@ def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str,
     return {key: end if counts[end] == 1 else key for key, end in ends.items()}
 
 
-def csv_text(rows: Sequence[Row], columns: Sequence[str] | None = None, *, header: bool = True) -> str:
+def csv_text(
+    rows: Sequence[Row], columns: Sequence[str] | None = None, *, header: bool = True
+) -> str:
     r"""Return a CSV file for people: no cell is an escape sequence of a terminal.
 
     Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.

@@ -11,7 +11,9 @@ from pathlib import Path
 
 # Control characters except tab and newline, characters that change the writing direction, and surrogates, which
 # stand for bytes of a file name that are not UTF-8.
-_UNSAFE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_UNSAFE = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def printable(text: str) -> str:
@@ -41,7 +43,9 @@ def one_line(text: object) -> str:
 
 def without_escapes(text: str) -> str:
     """Return a text with its unsafe characters escaped, except bytes of a file name that are not UTF-8."""
-    return _UNSAFE.sub(lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], text)
+    return _UNSAFE.sub(
+        lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], text
+    )
 
 
 def some_of(texts: Sequence[object], most: int = 6) -> str:

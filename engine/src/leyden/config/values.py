@@ -95,5 +95,7 @@ def is_plain(node: Any) -> bool:
     if isinstance(node, dict):
         return all(isinstance(key, str) and is_plain(value) for key, value in node.items())
     return (
-        node is None or isinstance(node, str | int | float) or (isinstance(node, list) and all(map(is_plain, node)))
+        node is None
+        or isinstance(node, str | int | float)
+        or (isinstance(node, list) and all(map(is_plain, node)))
     )

@@ -68,11 +68,21 @@ class Facts:
         """
         for name, value in vars(self).items():
             parts = value if isinstance(value, tuple | list) else () if value is None else (value,)
-            kinds = str | Number if name in ("class_names", "target_names", "vocabulary") else Number
+            kinds = (
+                str | Number if name in ("class_names", "target_names", "vocabulary") else Number
+            )
             if name != "extra" and not all(isinstance(part, kinds) for part in parts):
-                raise ValueError(f"facts.{name}: must be {'names' if kinds != Number else 'numbers'} or None")
-        if self.num_classes is not None and self.class_names and len(self.class_names) != self.num_classes:
-            raise ValueError(f"facts.class_names: has {len(self.class_names)} names of {self.num_classes} classes")
+                raise ValueError(
+                    f"facts.{name}: must be {'names' if kinds != Number else 'numbers'} or None"
+                )
+        if (
+            self.num_classes is not None
+            and self.class_names
+            and len(self.class_names) != self.num_classes
+        ):
+            raise ValueError(
+                f"facts.class_names: has {len(self.class_names)} names of {self.num_classes} classes"
+            )
         if taken := sorted({*self.extra} & {*self._named}):
             raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
 
@@ -91,7 +101,10 @@ class Facts:
     @property
     def by_name(self) -> dict[str, Any]:
         """Known facts by the argument names that constructors use, without mean, standard deviation and scale."""
-        return {**self.extra, **{name: value for name, value in self._named.items() if value is not None}}
+        return {
+            **self.extra,
+            **{name: value for name, value in self._named.items() if value is not None},
+        }
 
     @property
     def missing(self) -> set[str]:
@@ -100,19 +113,29 @@ class Facts:
 
     @property
     def _named(self) -> dict[str, Any]:
-        own = ("mean", "std", "scale", "extra")  # a network may use these names for its own settings
+        own = (
+            "mean",
+            "std",
+            "scale",
+            "extra",
+        )  # a network may use these names for its own settings
         named = {name: value for name, value in vars(self).items() if name not in own}
         vocab_size = None if self.vocabulary is None else len(self.vocabulary)
         return {**named, "num_outputs": self.num_outputs, "vocab_size": vocab_size}
 
     def to_state(self) -> dict[str, Any]:
         """Return the facts as plain values, for a checkpoint."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in asdict(self).items()
+        }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Facts":
         """Return facts from a checkpoint, as written by `to_state`."""
-        values: dict[str, Any] = {n: tuple(each) if isinstance(each, list) else each for n, each in state.items()}
+        values: dict[str, Any] = {
+            n: tuple(each) if isinstance(each, list) else each for n, each in state.items()
+        }
         return cls(**values)
 
     @property
@@ -150,7 +173,9 @@ class ModuleData(L.LightningDataModule):
         """
         own = own_loaders(module)
         if "train_dataloader" not in own:
-            raise ValueError(f"{type(module).__name__} has no train_dataloader; choose data other than data=module")
+            raise ValueError(
+                f"{type(module).__name__} has no train_dataloader; choose data other than data=module"
+            )
         self.attached = module, scheduler
         for name in own:
             setattr(self, name, getattr(module, name))
@@ -184,21 +209,29 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     if isinstance(found, Mapping):
         known = {field.name for field in fields(Facts)} - {"extra"}
         extra = {name: value for name, value in found.items() if name not in known}
-        return Facts.from_state({**{name: found[name] for name in found if name in known}, "extra": extra})
+        return Facts.from_state(
+            {**{name: found[name] for name in found if name in known}, "extra": extra}
+        )
     if not isinstance(found, Facts):
-        raise ValueError(f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values")
+        raise ValueError(
+            f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values"
+        )
     return found
 
 
 def digests_of(data: L.LightningDataModule) -> dict[str, str]:
     """Return digests that identify the training data, by file or tensor name; empty if they are unknown."""
     found = getattr(data, "digests", None)
-    if not isinstance(found, Mapping) or not all(isinstance(text, str) for pair in found.items() for text in pair):
+    if not isinstance(found, Mapping) or not all(
+        isinstance(text, str) for pair in found.items() for text in pair
+    ):
         return {}
     return dict(found)
 
 
-def sizes_of(data: L.LightningDataModule, train: Any = None, val: Any = None) -> dict[str, int | None]:
+def sizes_of(
+    data: L.LightningDataModule, train: Any = None, val: Any = None
+) -> dict[str, int | None]:
     """Return the number of samples of each split except the test set; None where it is unknown.
 
     Args:
@@ -237,7 +270,11 @@ def _num_drawn(loader: Any) -> int:
         sampler = batches.sampler
     elif batches is not None:
         raise TypeError("a batch sampler of one's own")
-    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset) or sampler is None:
+    if (
+        isinstance(sampler, DistributedSampler)
+        or isinstance(loader.dataset, IterableDataset)
+        or sampler is None
+    ):
         return len(loader.dataset)
     return len(sampler)
 
@@ -264,16 +301,22 @@ def first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
         with seeded(0, f"{FIRST_BATCH}{split}"):
             loaders = flatten_loaders(getattr(data, f"{split}_dataloader")())
             # An iterator's first batch would be lost.
-            batches = [None if isinstance(each, Iterator) else next(iter(each), None) for each in loaders]
+            batches = [
+                None if isinstance(each, Iterator) else next(iter(each), None) for each in loaders
+            ]
             sizes = [num_samples([each]) for each in loaders]
         return {
             f"{FIRST_BATCH}{split}{n or ''}": digest(pair, MAX_BYTES)[:16]
             for n, pair in enumerate(zip(batches, sizes, strict=True))
         }
 
-    if divides_batches(data) or not is_overridden(f"{split}_dataloader", data, L.LightningDataModule):
+    if divides_batches(data) or not is_overridden(
+        f"{split}_dataloader", data, L.LightningDataModule
+    ):
         return {}
-    with contextlib.suppress(Exception):  # of a user's class; if the loaders fail, so will the validation
+    with contextlib.suppress(
+        Exception
+    ):  # of a user's class; if the loaders fail, so will the validation
         once, again = read(), read()
         return {name: each for name, each in once.items() if again.get(name) == each}
     return {}

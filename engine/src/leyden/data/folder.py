@@ -53,7 +53,13 @@ class FolderDataModule(StreamedDataModule):
     """
 
     def __init__(
-        self, *, root: str, image_size: Sequence[int], channels: int, group: str | None = None, **kwargs: Any
+        self,
+        *,
+        root: str,
+        image_size: Sequence[int],
+        channels: int,
+        group: str | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if channels not in (1, 3):
@@ -72,7 +78,9 @@ class FolderDataModule(StreamedDataModule):
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
         opened = [dataset for split, dataset in self.datasets.items() if is_of_training(split)]
-        return {f"{Path(each.root).name}/": each.digest for each in opened if isinstance(each, Folder)}
+        return {
+            f"{Path(each.root).name}/": each.digest for each in opened if isinstance(each, Folder)
+        }
 
     def read_image(self, path: Path) -> Tensor:
         """Return an image file's pixels as in training, shape (C, H, W), uint8."""
@@ -112,7 +120,9 @@ class Folder(ImageFolder):
         """Return the names of the classes, and the number of each."""
         if unknown := sorted({*class_names(directory)} - {*self.known}):
             known = ", ".join(self.known)
-            raise ValueError(f"{Path(directory, unknown[0])}: is not a class of the training images ({known})")
+            raise ValueError(
+                f"{Path(directory, unknown[0])}: is not a class of the training images ({known})"
+            )
         return self.known, {name: number for number, name in enumerate(self.known)}
 
     def find_groups(self, pattern: re.Pattern[str]) -> list[str]:
@@ -137,7 +147,9 @@ class Folder(ImageFolder):
         paths = [path for path, _ in self.samples]
         sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 - pathlib takes three times as long
         names = [os.fsencode(path.removeprefix(f"{self.root}{os.sep}")) for path in paths]
-        sha256 = hashlib.sha256(b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True)))
+        sha256 = hashlib.sha256(
+            b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True))
+        )
         if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
             return f"{sha256.hexdigest()} (names and sizes)"
         for path in paths:
@@ -154,7 +166,9 @@ def _is_image(path: str) -> bool:
     return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")  # noqa: PTH119
 
 
-def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: bool = False) -> Tensor:
+def read_image(
+    path: str | Path, input_shape: tuple[int, int, int], *, invert: bool = False
+) -> Tensor:
     """Return an image as a network takes it: center-cropped to the input's aspect ratio, then resized.
 
     Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. A large JPEG is
@@ -176,7 +190,11 @@ def read_image(path: str | Path, input_shape: tuple[int, int, int], *, invert: b
         size = image.size
         image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
         decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
-        pixels_CHW = _pixels(_converted(image, channels, 255 * invert)) if decoded_CHW is None else decoded_CHW
+        pixels_CHW = (
+            _pixels(_converted(image, channels, 255 * invert))
+            if decoded_CHW is None
+            else decoded_CHW
+        )
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
     num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
@@ -194,7 +212,9 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
-            warnings.simplefilter("ignore", DeprecationWarning)  # of torchvision's decoder since 0.29
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # of torchvision's decoder since 0.29
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # By pathlib both would take twice as long, a tenth of the time of a small image.
@@ -236,10 +256,17 @@ def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | 
     """
     is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
     # Of a file that is cut off, torchvision would fill in the rest.
-    if image.format != "JPEG" or image.mode not in ("L", "RGB") or not is_upright or not content.endswith(JPEG_END):
+    if (
+        image.format != "JPEG"
+        or image.mode not in ("L", "RGB")
+        or not is_upright
+        or not content.endswith(JPEG_END)
+    ):
         return None
     try:
-        mode = torchvision_io.ImageReadMode.GRAY if channels == 1 else torchvision_io.ImageReadMode.RGB
+        mode = (
+            torchvision_io.ImageReadMode.GRAY if channels == 1 else torchvision_io.ImageReadMode.RGB
+        )
         pixels_CHW: Tensor = torchvision_io.decode_jpeg(
             torch.frombuffer(bytearray(content), dtype=torch.uint8), mode
         )
@@ -264,7 +291,11 @@ def find_images(images: Sequence[str]) -> list[Path]:
         if not path.exists():
             raise UserError(f"images={path}: no such file or folder")
         is_folder = path.is_dir()
-        found += sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES) if is_folder else [path]
+        found += (
+            sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
+            if is_folder
+            else [path]
+        )
     if not found:
         raise UserError(f"images={','.join(images)}: no {', '.join(SUFFIXES)} file")
     return found

@@ -65,7 +65,9 @@ def to_tensors(source: Any) -> Tensors:
     """
     data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
     if not len(data) or targets.shape[:1] != data.shape[:1]:
-        raise ValueError(f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample")
+        raise ValueError(
+            f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
+        )
     names = names_of(source, targets)
     num_tokens = None if names["vocabulary"] is None else len(names["vocabulary"])
     num_values = num_tokens if names["num_classes"] is None else names["num_classes"]
@@ -73,7 +75,9 @@ def to_tensors(source: Any) -> Tensors:
     if is_image and data.ndim in (3, 4):
         inputs = (data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)).contiguous()
     elif is_image:
-        raise ValueError(f"data are {_describe(data)}; pixels must have shape (N, H, W) or (N, H, W, C)")
+        raise ValueError(
+            f"data are {_describe(data)}; pixels must have shape (N, H, W) or (N, H, W, C)"
+        )
     else:
         inputs = _checked("data", data, num_tokens, 2)
     facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
@@ -108,7 +112,9 @@ def _checked(what: str, values: Tensor, num: int | None, ndim: int) -> Tensor:
         )
         raise ValueError(f"{what} are {_describe(values)}; must be {kind}")
     if values.min() < 0 or values.max() >= num:
-        raise ValueError(f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}")
+        raise ValueError(
+            f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}"
+        )
     return values.long()
 
 
@@ -128,7 +134,11 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     """
     given = (getattr(source, name, None) for name in ("classes", "target_names", "vocabulary"))
     classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given)
-    if classes is None and getattr(targets, "dtype", None) in FLOAT_TYPES and targets.ndim in (1, 2):
+    if (
+        classes is None
+        and getattr(targets, "dtype", None) in FLOAT_TYPES
+        and targets.ndim in (1, 2)
+    ):
         num = 1 if targets.ndim == 1 else targets.shape[1]
         names = names or (("target",) if num == 1 else tuple(f"target_{n}" for n in range(num)))
         if len(names) != num:
@@ -136,7 +146,12 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     else:
         names = None
     num_classes = None if classes is None else len(classes)
-    return {"class_names": classes, "num_classes": num_classes, "target_names": names, "vocabulary": vocabulary}
+    return {
+        "class_names": classes,
+        "num_classes": num_classes,
+        "target_names": names,
+        "vocabulary": vocabulary,
+    }
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -157,7 +172,9 @@ def keep_tensors() -> None:
     _cache = _cache or {}
 
 
-def read_tensors(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
+def read_tensors(
+    dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool
+) -> Tensors:
     """Return the training or the test set as tensors, from the cache if it has them.
 
     Raises:
@@ -236,7 +253,10 @@ class BatchLoader(SplitLoader):
         """Yield the samples of each share."""
         for index in shares:
             # index_select copies whole samples, which is faster than indexing.
-            yield self.transform(self.inputs.index_select(0, index)), self.targets.index_select(0, index)
+            yield (
+                self.transform(self.inputs.index_select(0, index)),
+                self.targets.index_select(0, index),
+            )
 
 
 class InMemoryDataModule(SplitDataModule):
@@ -261,7 +281,13 @@ class InMemoryDataModule(SplitDataModule):
     SCALES = get_args(Scale)
 
     def __init__(
-        self, *, dataset: Callable[..., Any], root: str, download: bool, normalize: Scale, **kwargs: Any
+        self,
+        *,
+        dataset: Callable[..., Any],
+        root: str,
+        download: bool,
+        normalize: Scale,
+        **kwargs: Any,
     ) -> None:
         super().__init__(normalize=normalize, **kwargs)
         self.dataset, self.root, self.download = dataset, root, download
@@ -269,7 +295,9 @@ class InMemoryDataModule(SplitDataModule):
 
     def read_split(self, *, train: bool) -> Facts | None:
         """Download and read the training set, or the test set."""
-        self.held[train] = held = read_tensors(self.dataset, self.root, train=train, download=self.download)
+        self.held[train] = held = read_tensors(
+            self.dataset, self.root, train=train, download=self.download
+        )
         if not train:
             self.indices["test"] = torch.arange(len(held.inputs))
             return None
@@ -301,13 +329,17 @@ class InMemoryDataModule(SplitDataModule):
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
         return self.held[is_of_training(split)].inputs[self.indices[split][indices]].cpu()
 
-    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+    def transfer_batch_to_device(
+        self, batch: Any, device: torch.device, dataloader_idx: int
+    ) -> Any:
         """Return the batch unchanged if it is on the device already, as with the loaders of this class.
 
         This check is faster than Lightning's transfer.
         """
         return (
-            batch if batch[1].device == device else super().transfer_batch_to_device(batch, device, dataloader_idx)
+            batch
+            if batch[1].device == device
+            else super().transfer_batch_to_device(batch, device, dataloader_idx)
         )
 
     def _new_normalize(self, inputs: Tensor) -> Normalize:
@@ -318,13 +350,19 @@ class InMemoryDataModule(SplitDataModule):
         if self.normalize == "standardize" and inputs.dtype != torch.int64:
             indices = self.indices["train"]
             if is_pixels:
-                return Normalize.standardize_pixels(inputs[part] for part in torch.split(indices, CHUNK))
+                return Normalize.standardize_pixels(
+                    inputs[part] for part in torch.split(indices, CHUNK)
+                )
             return Normalize.standardize(inputs[indices])
         num_channels = inputs.shape[1] if is_pixels else 1
         return Normalize((0.0,) * num_channels, (1.0,) * num_channels, 255.0 if is_pixels else 1.0)
 
     def loader(
-        self, split: str, augment: Callable[[Tensor], Tensor] | None, device: torch.device, **options: Any
+        self,
+        split: str,
+        augment: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        **options: Any,
     ) -> BatchLoader:
         """Return the batches of a split; its samples are moved to the device."""
         held = self.held[is_of_training(split)]
@@ -334,4 +372,6 @@ class InMemoryDataModule(SplitDataModule):
         normalize = self.facts.normalize.on(device)
         transform = (lambda inputs: normalize(augment(inputs))) if augment else normalize
         indices = self.indices[split].to(device)
-        return BatchLoader(held.inputs, held.targets, transform=transform, indices=indices, **options)
+        return BatchLoader(
+            held.inputs, held.targets, transform=transform, indices=indices, **options
+        )

@@ -34,7 +34,9 @@ def ordered_by(columns: Mapping[str, Sequence[str]], names: Iterable[str]) -> st
 
 
 def _is_ordered(cells: Sequence[str]) -> bool:
-    if not _never_turns(cells[:MIN_ROWS]):  # most columns turn there, and a table may have millions of rows
+    if not _never_turns(
+        cells[:MIN_ROWS]
+    ):  # most columns turn there, and a table may have millions of rows
         return False
     return len(set(cells)) >= MIN_VALUES and _never_turns(cells)
 

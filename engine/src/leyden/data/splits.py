@@ -41,7 +41,9 @@ class Order:
         # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no epoch's order.
         entropy = torch.Generator().manual_seed(self.seed)
         offset = int(torch.randint(2**62, (1,), generator=entropy))
-        return torch.randperm(self.num_samples, generator=torch.Generator().manual_seed(offset + self.epoch))
+        return torch.randperm(
+            self.num_samples, generator=torch.Generator().manual_seed(offset + self.epoch)
+        )
 
 
 class SplitLoader:
@@ -61,11 +63,19 @@ class SplitLoader:
     """
 
     def __init__(
-        self, indices: Tensor, *, batch_size: int, seed: int | None = None, rank: int = 0, world_size: int = 1
+        self,
+        indices: Tensor,
+        *,
+        batch_size: int,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.indices, self.batch_size = indices, batch_size
         self.order = Order(len(indices), seed)
-        if seed is not None:  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
+        if (
+            seed is not None
+        ):  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
             self.sampler, self.batch_sampler = self.order, None
         self.rank, self.world_size = rank, world_size
         self._position = 0  # batches yielded in this epoch
@@ -82,20 +92,29 @@ class SplitLoader:
         """Return the indices of a batch's samples, of all processes, in their data set."""
         order = Order(len(self.indices), self.order.seed)
         order.set_epoch(epoch)
-        found: list[int] = self._ordered(order)[batch * self.batch_size : (batch + 1) * self.batch_size].tolist()
+        found: list[int] = self._ordered(order)[
+            batch * self.batch_size : (batch + 1) * self.batch_size
+        ].tolist()
         return found
 
     def _ordered(self, order: Order) -> Tensor:
         """Return the indices in the order of an epoch."""
         permutation = order.permutation()
-        return self.indices if permutation is None else self.indices[permutation.to(self.indices.device)]
+        return (
+            self.indices
+            if permutation is None
+            else self.indices[permutation.to(self.indices.device)]
+        )
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
         indices = self._ordered(self.order)
         start, self._start = self._start, 0
         begins = range(start * self.batch_size, len(indices), self.batch_size)
-        shares = (indices[begin + self.rank : begin + self.batch_size : self.world_size] for begin in begins)
+        shares = (
+            indices[begin + self.rank : begin + self.batch_size : self.world_size]
+            for begin in begins
+        )
         for position, batch in enumerate(self.read(shares), start + 1):
             self._position = position
             yield batch
@@ -121,7 +140,14 @@ class SplitLoader:
 # Settings of data modules that the splits depend on. A fork can't change them: samples that its parent was trained on
 # would move into the validation split or the test set.
 SPLIT_KEYS = (
-    *("data.val_size", "data.num_folds", "data.fold", "data.split_seed", "data.group", "data.overlap"),
+    *(
+        "data.val_size",
+        "data.num_folds",
+        "data.fold",
+        "data.split_seed",
+        "data.group",
+        "data.overlap",
+    ),
     *(f"data.dataset.{key}" for key in ("split", "gap", "group", "test_size", "test_file")),
 )
 
@@ -168,7 +194,9 @@ def split(
             f"num_folds={num_folds}, fold={fold}: must be 2 to {num_units} folds, and one from 0 to num_folds - 1"
         )
     if num_folds is None and val_size >= num_samples:
-        raise ValueError(f"val_size={val_size}: must be smaller than the training set of {num_samples} samples")
+        raise ValueError(
+            f"val_size={val_size}: must be smaller than the training set of {num_samples} samples"
+        )
     if num_folds is None and not val_size:
         return {"train": torch.arange(num_samples)}
     order = torch.randperm(num_units, generator=torch.Generator().manual_seed(seed))
@@ -183,7 +211,9 @@ def split(
     before, after = order[: max(0, begin - (overlap or 0))], order[end + (overlap or 0) :]
     if not len(before) + len(after):
         given = f"val_size={val_size}" if num_folds is None else f"num_folds={num_folds}"
-        raise ValueError(f"{given}: leaves nothing to train on, of {num_samples} samples that overlap")
+        raise ValueError(
+            f"{given}: leaves nothing to train on, of {num_samples} samples that overlap"
+        )
     return {"val": order[begin:end], "train": torch.cat([before, after])}
 
 
@@ -195,7 +225,9 @@ def group_numbers(groups: Any, num_samples: int) -> Tensor:
     """
     names_N = np.asarray(groups)
     if names_N.shape != (num_samples,):
-        raise ValueError(f"groups have shape {names_N.shape}; must be one per sample, ({num_samples},)")
+        raise ValueError(
+            f"groups have shape {names_N.shape}; must be one per sample, ({num_samples},)"
+        )
     _, numbers_N = np.unique(names_N, return_inverse=True)
     return torch.from_numpy(numbers_N.astype(np.int64))
 
@@ -227,7 +259,9 @@ def _split_groups(
             fold_sizes[smallest] += int(sizes_G[group])
         is_val_N = fold_of_G[groups_N] == fold
     if is_val_N.all():
-        raise ValueError(f"val_size={val_size}: leaves nothing to train on, of {len(order)} whole groups")
+        raise ValueError(
+            f"val_size={val_size}: leaves nothing to train on, of {len(order)} whole groups"
+        )
     return {"val": is_val_N.nonzero()[:, 0], "train": (~is_val_N).nonzero()[:, 0]}
 
 
@@ -282,14 +316,21 @@ class SplitDataModule(L.LightningDataModule):
         split_seed: int | None = None,
     ) -> None:
         super().__init__()
-        val_size, split_seed = 0 if val_size is None else val_size, seed if split_seed is None else split_seed
-        check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0))
+        val_size, split_seed = (
+            0 if val_size is None else val_size,
+            seed if split_seed is None else split_seed,
+        )
+        check_integers(
+            batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0)
+        )
         check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
         check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
         if fold and num_folds is None:
             raise ValueError(f"fold={fold}: is one of several folds, so num_folds must be set")
         if num_folds is not None and fold >= num_folds:
-            raise ValueError(f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}")
+            raise ValueError(
+                f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}"
+            )
         if augment is not None and not callable(augment):
             raise ValueError(
                 f"augment={augment}: must be an object with a _target_; select a choice by data/augment=NAME"
@@ -312,7 +353,11 @@ class SplitDataModule(L.LightningDataModule):
         raise NotImplementedError
 
     def loader(
-        self, split: str, augment: Callable[[Tensor], Tensor] | None, device: torch.device, **options: Any
+        self,
+        split: str,
+        augment: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        **options: Any,
     ) -> SplitLoader:
         """Return the batches of a split, on a device.
 
@@ -340,7 +385,11 @@ class SplitDataModule(L.LightningDataModule):
 
     def cut(self, num_samples: int, overlap: int | None = None, groups: Any = None) -> None:
         """Cut the training set into `train` and `val`, as in `split`; groups may be names."""
-        cuts: dict[str, Any] = {"val_size": self.val_size, "num_folds": self.num_folds, "fold": self.fold}
+        cuts: dict[str, Any] = {
+            "val_size": self.val_size,
+            "num_folds": self.num_folds,
+            "fold": self.fold,
+        }
         numbers = None if groups is None else group_numbers(groups, num_samples)
         parts = split(num_samples, seed=self.split_seed, overlap=overlap, groups=numbers, **cuts)
         self.indices["train"] = parts.pop("train")
@@ -356,7 +405,9 @@ class SplitDataModule(L.LightningDataModule):
 
     def with_targets(self, facts: Facts, targets: Any) -> Facts:
         """Return facts with the number of training samples of each class, by the targets of the whole training set."""
-        return replace(facts, class_counts=count_classes(targets, self.indices["train"], facts.num_classes))
+        return replace(
+            facts, class_counts=count_classes(targets, self.indices["train"], facts.num_classes)
+        )
 
     @property
     def sizes(self) -> dict[str, int]:

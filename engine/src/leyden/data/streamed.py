@@ -66,7 +66,9 @@ class SeededSamples(Dataset[Any]):
         """
         try:
             return self._batch(*task)
-        except Exception:  # user code may raise anything; the training process repeats it, with its own traceback
+        except (
+            Exception
+        ):  # user code may raise anything; the training process repeats it, with its own traceback
             if get_worker_info() is None:
                 raise
             return traceback.format_exc()
@@ -94,7 +96,11 @@ class SeededSamples(Dataset[Any]):
 
 def is_pair(batch: Any) -> bool:
     """Return whether a batch is a pair of tensors: inputs, shape (N, ...), and targets, shape (N, ...)."""
-    return isinstance(batch, list | tuple) and len(batch) == 2 and all(isinstance(part, Tensor) for part in batch)
+    return (
+        isinstance(batch, list | tuple)
+        and len(batch) == 2
+        and all(isinstance(part, Tensor) for part in batch)
+    )
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -103,7 +109,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 # A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
-IGNORED_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)]
+IGNORED_SIGNALS = [
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
+]
 
 
 def _start_worker(_: int) -> None:
@@ -196,7 +204,8 @@ class StreamLoader(SplitLoader):
             collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=self.device.type == "cuda",  # from other memory, a copy would wait for the device
+            pin_memory=self.device.type
+            == "cuda",  # from other memory, a copy would wait for the device
             multiprocessing_context=context if num_workers else None,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # otherwise it would draw from the network's
@@ -224,7 +233,9 @@ class StreamedDataModule(SplitDataModule):
 
     overlap: int | None = None  # as in `split`
 
-    def __init__(self, *, num_workers: int, normalize: Literal["unit", "standardize"], **kwargs: Any) -> None:
+    def __init__(
+        self, *, num_workers: int, normalize: Literal["unit", "standardize"], **kwargs: Any
+    ) -> None:
         super().__init__(normalize=normalize, **kwargs)
         check_integers(num_workers=(num_workers, 0))
         self.num_workers = num_workers
@@ -251,14 +262,20 @@ class StreamedDataModule(SplitDataModule):
         own = self.open("val")
         if own is not None and (self.val_size or self.num_folds):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.num_folds}"
-            raise ValueError(f"{given}: the data have a validation split already, and can't have another")
+            raise ValueError(
+                f"{given}: the data have a validation split already, and can't have another"
+            )
         self.cut(num_samples, self.overlap, self.groups_of(self.datasets["train"]))
         self.datasets = {**dict.fromkeys(self.indices, self.datasets["train"]), **self.datasets}
         if own is not None:
             self._add("val", own)
         facts, dataset = self._find_facts(), self.datasets["train"]
         # As torchvision's data sets, which return `target_transform` of these.
-        targets = None if getattr(dataset, "target_transform", None) else getattr(dataset, "targets", None)
+        targets = (
+            None
+            if getattr(dataset, "target_transform", None)
+            else getattr(dataset, "targets", None)
+        )
         return self.with_targets(facts, targets)
 
     def _add(self, split: str, dataset: Any) -> int:
@@ -313,13 +330,19 @@ class StreamedDataModule(SplitDataModule):
             return Facts(**names_of(dataset, None))
         inputs, targets = batch
         has_pixels = inputs.dtype == torch.uint8 and inputs.ndim == 4
-        scale = Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
+        scale = (
+            Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
+        )
         if self.normalize == "standardize":
             if not has_pixels:
-                raise ValueError(f"normalize=standardize: is for pixels, uint8; the data set gives {inputs.dtype}")
+                raise ValueError(
+                    f"normalize=standardize: is for pixels, uint8; the data set gives {inputs.dtype}"
+                )
             if is_main_process():
                 num_samples = self.sizes["train"]
-                warn(f"data.normalize=standardize: all {num_samples:,} training images are read once for this")
+                warn(
+                    f"data.normalize=standardize: all {num_samples:,} training images are read once for this"
+                )
             with contextlib.closing(self._raw("train", self.eval_batch_size)) as every:
                 scale = Normalize.standardize_pixels(inputs_NCHW for inputs_NCHW, _ in every)
         return Facts(
@@ -347,17 +370,27 @@ class StreamedDataModule(SplitDataModule):
         self.teardown("")
 
     def loader(
-        self, split: str, augment: Callable[[Tensor], Tensor] | None, device: torch.device, **options: Any
+        self,
+        split: str,
+        augment: Callable[[Tensor], Tensor] | None,
+        device: torch.device,
+        **options: Any,
     ) -> StreamLoader:
         """Return the batches of a split, which workers read."""
         transform = None if self.facts.mean is None else self.facts.normalize.on(device)
         return self._raw(split, augment=augment, transform=transform, device=device, **options)
 
-    def _raw(self, split: str, batch_size: int, augment: Any = None, **options: Any) -> StreamLoader:
+    def _raw(
+        self, split: str, batch_size: int, augment: Any = None, **options: Any
+    ) -> StreamLoader:
         """Return the batches of a split, without a transform unless it is given."""
         samples = SeededSamples(self.datasets[split], self.seed, augment)
         loader = StreamLoader(
-            samples, self.indices[split], batch_size=batch_size, num_workers=self.num_workers, **options
+            samples,
+            self.indices[split],
+            batch_size=batch_size,
+            num_workers=self.num_workers,
+            **options,
         )
         self._loaders.add(loader)
         return loader
@@ -412,7 +445,9 @@ class DatasetDataModule(StreamedDataModule):
         super().__init__(**kwargs)
         check_integers(overlap=(overlap or 0, 0))
         if overlap is not None and groups is not None:
-            raise ValueError(f"groups={groups}: whole groups are drawn at random; remove overlap, or groups")
+            raise ValueError(
+                f"groups={groups}: whole groups are drawn at random; remove overlap, or groups"
+            )
         self.overlap, self.groups = overlap, groups
         self.sources, self.root = {"train": train, "val": val, "test": test}, root
         if test is None:  # as data without this hook
@@ -433,7 +468,9 @@ class DatasetDataModule(StreamedDataModule):
         if self.groups is None:
             return None
         if not hasattr(dataset, self.groups):
-            raise ValueError(f"groups={self.groups}: {type(dataset).__name__} has no such attribute")
+            raise ValueError(
+                f"groups={self.groups}: {type(dataset).__name__} has no such attribute"
+            )
         return list(getattr(dataset, self.groups))
 
     def open(self, split: str) -> Dataset[Any] | None:

@@ -44,12 +44,16 @@ def read_columns(path: Path) -> tuple[Columns, str]:
     try:
         for row in filter(None, lines):
             if rows and len(row) != len(rows[0]):
-                raise ValueError(f"{path}, line {lines.line_num}: has {len(row)} values for {len(rows[0])} columns")
+                raise ValueError(
+                    f"{path}, line {lines.line_num}: has {len(row)} values for {len(rows[0])} columns"
+                )
             rows.append(row)
     except csv.Error as error:  # an unterminated quote, or text after a closing quote
         raise ValueError(f"{path}, line {lines.line_num}: {error}") from None
     if len(rows) < 2 or len({*rows[0]}) < len(rows[0]):
-        raise ValueError(f"{path}: must have columns of different names, separated by commas, and a row per sample")
+        raise ValueError(
+            f"{path}: must have columns of different names, separated by commas, and a row per sample"
+        )
     return {name: list(cells) for name, *cells in zip(*rows, strict=True)}, digest_of(content)
 
 
@@ -111,7 +115,9 @@ class Table(Dataset[None]):
         inputs = list(inputs)
         chosen = [categories] if isinstance(categories, str) else list(categories or ())
         if "" in inputs:
-            raise ValueError(f"{path}: column '' is pandas' index; save without it, or select columns by inputs")
+            raise ValueError(
+                f"{path}: column '' is pandas' index; save without it, or select columns by inputs"
+            )
         if not inputs or {*inputs} & {*names} or {*chosen} - {*inputs}:
             raise ValueError(
                 f"inputs={inputs}: must be at least one, without targets={names}, and with categories={chosen}"
@@ -131,7 +137,8 @@ class Table(Dataset[None]):
         if column:
             self.looks = f"{file}: rows look ordered by {one_line(column)}"
         self.categories = {
-            name: sorted_classes({*_texts(path, name, columns[name])[in_training]}) for name in chosen
+            name: sorted_classes({*_texts(path, name, columns[name])[in_training]})
+            for name in chosen
         }
         self.facts = {"column_names": inputs, **({"categories": self.categories} if chosen else {})}
         if classes:
@@ -147,10 +154,14 @@ class Table(Dataset[None]):
         if groups is not None:
             self.groups = groups[rows].tolist()
         values = values_of(path, columns, inputs, self.categories)
-        self.data = to_inputs(path, {name: column[rows] for name, column in values.items()}, self.categories)
+        self.data = to_inputs(
+            path, {name: column[rows] for name, column in values.items()}, self.categories
+        )
         if not classes:
             self.target_names = names
-            numbers_NT = np.stack([_numbers(path, name, columns[name]) for name in names], axis=1)[rows]
+            numbers_NT = np.stack([_numbers(path, name, columns[name]) for name in names], axis=1)[
+                rows
+            ]
             self.targets = torch.from_numpy(numbers_NT[:, 0] if len(names) == 1 else numbers_NT)
             return
         number_of = {name: number for number, name in enumerate(self.classes)}
@@ -168,15 +179,24 @@ def check_split(split: str | None, gap: int, group: str | None) -> None:
     """
     check_integers(gap=(gap, 0))
     if split not in (None, "random", "order"):
-        raise ValueError(f"split={split}: must be random or order; group=COLUMN keeps rows of one value together")
+        raise ValueError(
+            f"split={split}: must be random or order; group=COLUMN keeps rows of one value together"
+        )
     if gap and split != "order":
         raise ValueError(f"gap={gap}: leaves out rows between the parts of split=order only")
     if group is not None and split == "order":
-        raise ValueError(f"group={group}: whole groups are drawn at random; remove split=order, or group")
+        raise ValueError(
+            f"group={group}: whole groups are drawn at random; remove split=order, or group"
+        )
 
 
 def cut_test_set(
-    path: Path, num_rows: int, test_size: float, split: str | None, gap: int, groups: NDArray[Any] | None
+    path: Path,
+    num_rows: int,
+    test_size: float,
+    split: str | None,
+    gap: int,
+    groups: NDArray[Any] | None,
 ) -> tuple[NDArray[Any], NDArray[Any]]:
     """Return the rows of the training set and those of the test set, always the same ones.
 
@@ -200,7 +220,9 @@ def cut_test_set(
         in_training = np.sort(order[num_test:])
         in_test = np.sort(order[:num_test])
     if not len(in_training):
-        raise ValueError(f"{path}: test_size={test_size} of {num_rows} rows leaves nothing to train on")
+        raise ValueError(
+            f"{path}: test_size={test_size} of {num_rows} rows leaves nothing to train on"
+        )
     return in_training, in_test
 
 
@@ -233,12 +255,19 @@ def values_of(
     Raises:
         ValueError: A row lacks a value.
     """
-    return {name: (_texts if name in categories else _numbers)(path, name, columns[name]) for name in names}
+    return {
+        name: (_texts if name in categories else _numbers)(path, name, columns[name])
+        for name in names
+    }
 
 
 def to_inputs(path: Path, values: Mapping[str, NDArray[Any]], categories: Categories) -> Tensor:
     """Return the inputs of rows, shape (N, F): numbers, then categories as columns of 0 and 1; a line warns of unknown ones."""
-    parts = [torch.from_numpy(column)[:, None] for name, column in values.items() if name not in categories]
+    parts = [
+        torch.from_numpy(column)[:, None]
+        for name, column in values.items()
+        if name not in categories
+    ]
     for name, known in categories.items():
         number_of = {category: number for number, category in enumerate(known)}
         strange = [text for text in values[name] if text not in number_of]
@@ -259,7 +288,9 @@ def _numbers(path: Path, name: str, cells: list[str]) -> NDArray[Any]:
         ValueError: A cell is not a finite decimal number.
     """
     with np.errstate(over="ignore"):  # overflow gives infinity, which is refused below
-        numbers_N = np.array([float(c) if NUMBER.fullmatch(c) else np.nan for c in cells]).astype(np.float32)
+        numbers_N = np.array([float(c) if NUMBER.fullmatch(c) else np.nan for c in cells]).astype(
+            np.float32
+        )
     if strange := np.flatnonzero(~np.isfinite(numbers_N)).tolist():
         cell = cells[strange[0]]
         raise ValueError(
@@ -276,7 +307,9 @@ def _texts(path: Path, name: str, cells: list[str]) -> NDArray[Any]:
         ValueError: A row has none.
     """
     if "" in cells:
-        raise ValueError(f"{path}: column {name} is '' in row {cells.index('') + 1}; must be a class or category")
+        raise ValueError(
+            f"{path}: column {name} is '' in row {cells.index('') + 1}; must be a class or category"
+        )
     return np.array(cells, dtype=object)
 
 

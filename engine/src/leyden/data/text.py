@@ -52,13 +52,17 @@ class Text(Dataset[None]):
         if unit not in get_args(Unit):
             raise ValueError(f"unit={unit}: must be one of {', '.join(get_args(Unit))}")
         content = self.read(Path(root), file)
-        text = content.decode("latin-1") if unit == "bytes" else decode_text(Path(root, file), content)
+        text = (
+            content.decode("latin-1") if unit == "bytes" else decode_text(Path(root, file), content)
+        )
         self.digests = {file: digest_of(content)}
         end = len(text) - round(test_size * len(text))
         self.vocabulary = [*BYTES] if unit == "bytes" else sorted({*text[:end], UNKNOWN})
         tokens = encode_text(text[:end] if train else text[end:], self.vocabulary)
         if len(tokens) <= context:
-            raise ValueError(f"{file}: {len(tokens)} tokens are too few for windows of context={context}")
+            raise ValueError(
+                f"{file}: {len(tokens)} tokens are too few for windows of context={context}"
+            )
         windows_NT = tokens.unfold(0, context + 1, stride)
         self.data, self.targets = windows_NT[:, :-1], windows_NT[:, 1:]
         self.overlap = context // stride  # including the next token

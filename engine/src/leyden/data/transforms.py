@@ -49,7 +49,10 @@ class Normalize:
 
         Mean and standard deviation are stored there, to avoid a copy per batch.
         """
-        mean, std = (torch.tensor(values, dtype=torch.float32, device=device) for values in (self.mean, self.std))
+        mean, std = (
+            torch.tensor(values, dtype=torch.float32, device=device)
+            for values in (self.mean, self.std)
+        )
         shifts = any(self.mean) or any(value != 1 for value in self.std)
 
         def normalize(raw: Tensor) -> Tensor:
@@ -87,7 +90,10 @@ class Normalize:
         # Counting the 256 values is exact, whatever the batches are, and needs no float copy of the images.
         count_CV = torch.zeros((), dtype=torch.int64)
         for pixels_NCHW in batches:
-            each = [torch.bincount(channel.flatten(), minlength=256) for channel in pixels_NCHW.transpose(0, 1)]
+            each = [
+                torch.bincount(channel.flatten(), minlength=256)
+                for channel in pixels_NCHW.transpose(0, 1)
+            ]
             count_CV = torch.stack(each) + count_CV
         part_CV = count_CV / count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
         values_V = torch.arange(256, dtype=torch.float64) / 255

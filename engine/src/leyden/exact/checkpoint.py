@@ -18,14 +18,26 @@ from leyden.exact import ExactError, lightning
 from leyden.exact.digest import strided
 from leyden.exact.files import check_bounds, make_folder, opened, replacing
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.memory import Reporter, check_names, foreign_callbacks, read_plain, say, write_plain
+from leyden.exact.memory import (
+    Reporter,
+    check_names,
+    foreign_callbacks,
+    read_plain,
+    say,
+    write_plain,
+)
 
 # Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
 # configuration.
 HYPERPARAMETERS: tuple[str, ...] = ("hyper_parameters", "hparams_name", "hparams_type")
 HYPERPARAMETERS += tuple(f"datamodule_{key}" for key in HYPERPARAMETERS)
 
-NEEDED = ("state_dict", "loops", "optimizer_states", "lr_schedulers")  # without which no run resumes
+NEEDED = (
+    "state_dict",
+    "loops",
+    "optimizer_states",
+    "lr_schedulers",
+)  # without which no run resumes
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -43,7 +55,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self._is_refused = False
         self._can_be_read = False  # verified with the first checkpoint
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
+    ) -> None:
         """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
 
         Raises:
@@ -113,7 +127,9 @@ class SafeCheckpointIO(TorchCheckpointIO):
                     "subclass to leave it out"
                 )
             self._left_out.add(place)
-            self._reporter.announce(f"checkpoints leave out {'.'.join(place)}, as {name} is a {kind}")
+            self._reporter.announce(
+                f"checkpoints leave out {'.'.join(place)}, as {name} is a {kind}"
+            )
         return len(self._left_out) > num
 
     def load_checkpoint(
@@ -130,12 +146,20 @@ class SafeCheckpointIO(TorchCheckpointIO):
                 check_bounds(file)
                 checkpoint: dict[str, Any] = read_plain(file, map_location)
         except pickle.UnpicklingError as error:
-            raise ValueError(f"{path} is refused: it holds more than tensors and plain values") from error
+            raise ValueError(
+                f"{path} is refused: it holds more than tensors and plain values"
+            ) from error
         except RuntimeError as error:  # of PyTorch's reader of archives
-            raise ValueError(f"{path}: can't be read ({str(error).partition(chr(10))[0]})") from error
+            raise ValueError(
+                f"{path}: can't be read ({str(error).partition(chr(10))[0]})"
+            ) from error
         except ValueError as error:  # of `check_bounds`
             raise ValueError(f"{path}: {error}") from error
-        if not isinstance(checkpoint, dict) or not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
+        if not isinstance(checkpoint, dict) or not {
+            "state_dict",
+            "global_step",
+            "callbacks",
+        } <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint
 
@@ -159,7 +183,9 @@ def content_of_hooks(trainer: L.Trainer) -> dict[str, Any]:
                 each.on_save_checkpoint(trainer, module, content)
             elif each is not None:
                 each.on_save_checkpoint(content)
-        added |= {key: value for key, value in content.items() if key not in (*given, *HYPERPARAMETERS)}
+        added |= {
+            key: value for key, value in content.items() if key not in (*given, *HYPERPARAMETERS)
+        }
     return added
 
 
@@ -187,7 +213,10 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
     return None
 
 
-LAST, PREPARED = "last.ckpt", ".prepared"  # the latter is the suffix of a checkpoint that is not at its path yet
+LAST, PREPARED = (
+    "last.ckpt",
+    ".prepared",
+)  # the latter is the suffix of a checkpoint that is not at its path yet
 
 
 class LastCheckpoint(Checkpoint):
@@ -206,13 +235,17 @@ class LastCheckpoint(Checkpoint):
 
     def __init__(self, every_n_steps: int | None, directory: Path | None = None) -> None:
         if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
-            raise ValueError(f"every_n_steps={every_n_steps}: must be a positive whole number or null")
+            raise ValueError(
+                f"every_n_steps={every_n_steps}: must be a positive whole number or null"
+            )
         self.every_n_steps, self.directory = every_n_steps, directory
         self.files = SafeCheckpointIO()
         self._is_refused = False
         self.is_over = False  # whether the run was stopped, for example by early stopping
         self._step = 0
-        self._due: str | None = None  # name of the copy to keep of the checkpoint that is due; None if none is
+        self._due: str | None = (
+            None  # name of the copy to keep of the checkpoint that is due; None if none is
+        )
         # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
         self.within_epochs, self._is_said = True, False
 
@@ -228,7 +261,9 @@ class LastCheckpoint(Checkpoint):
         """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
         if trainer.ckpt_path is None:
             self.files.leave_out(content_of_hooks(trainer))
-        self.within_epochs = all(hasattr(each, "state_dict") for each in flatten_loaders(trainer.train_dataloader))
+        self.within_epochs = all(
+            hasattr(each, "state_dict") for each in flatten_loaders(trainer.train_dataloader)
+        )
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
@@ -267,7 +302,9 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer, is_within_epoch=True)
         elif not self._is_said:
             self._is_said = True
-            say("these data can't resume within an epoch: the run will resume from the end of the previous epoch")
+            say(
+                "these data can't resume within an epoch: the run will resume from the end of the previous epoch"
+            )
 
     def after_epoch(self, trainer: L.Trainer) -> None:
         """Save."""
@@ -275,8 +312,14 @@ class LastCheckpoint(Checkpoint):
 
     def _save(self, trainer: L.Trainer, *, is_within_epoch: bool) -> None:
         kept, self._due = self._due or "", None
-        parts = (part for each in trainer.lightning_module.parameters() for part in strided(each.detach()))
-        is_finite = all(part.isfinite().all() for part in parts)  # of this process's part of a sharded weight
+        parts = (
+            part
+            for each in trainer.lightning_module.parameters()
+            for part in strided(each.detach())
+        )
+        is_finite = all(
+            part.isfinite().all() for part in parts
+        )  # of this process's part of a sharded weight
         if not trainer.strategy.reduce_boolean_decision(is_finite):
             self.refuse(f"weights are not finite at step {trainer.global_step}")
             return
@@ -292,7 +335,9 @@ class LastCheckpoint(Checkpoint):
         finally:
             trainer.strategy.checkpoint_io = others
         if trainer.is_global_zero:
-            with contextlib.suppress(FileNotFoundError):  # it could not be written, which was reported
+            with contextlib.suppress(
+                FileNotFoundError
+            ):  # it could not be written, which was reported
                 self.rename(prepared, path, kept)
         trainer.strategy.barrier()
 

@@ -26,7 +26,9 @@ def digest_of_content(content: Any) -> str:
     return digest(content, None)
 
 
-def digest(content: Any, max_bytes: int | None, of_object: Callable[[Any], Any] | None = None) -> str:
+def digest(
+    content: Any, max_bytes: int | None, of_object: Callable[[Any], Any] | None = None
+) -> str:
     """Return a hash of content.
 
     Args:
@@ -85,7 +87,9 @@ class _Digest:
             for pair in self._some(content.items(), len(content)):
                 for each in pair:
                     self.add(each, depth + 1)
-        elif issubclass(kind, set | frozenset):  # their order follows from hashes, which differ between processes
+        elif issubclass(
+            kind, set | frozenset
+        ):  # their order follows from hashes, which differ between processes
             self.add(sorted(map(repr, content)), depth + 1)
         elif issubclass(kind, list | tuple | collections.deque):
             self.sha.update(f"list{len(content)}".encode())
@@ -122,13 +126,24 @@ class _Digest:
         step, size = -(-value.nbytes // self.max_bytes), value.itemsize
         for dim, length in enumerate(value.shape):
             along = min(step, length)
-            value, step = value[(slice(None),) * dim + (slice(None, None, along),)], -(-step // along)
-        return value if value.nbytes <= self.max_bytes + size else value.reshape(-1)[: self.max_bytes // size]
+            value, step = (
+                value[(slice(None),) * dim + (slice(None, None, along),)],
+                -(-step // along),
+            )
+        return (
+            value
+            if value.nbytes <= self.max_bytes + size
+            else value.reshape(-1)[: self.max_bytes // size]
+        )
 
     def _some(self, items: Iterable[Any], count: int) -> Iterable[Any]:
         """Return items; evenly spaced ones if only a part of large content counts."""
         step = 1 if self.max_bytes is None else 1 + count // MAX_ITEMS
-        return items[::step] if isinstance(items, list | tuple) else itertools.islice(items, None, None, step)
+        return (
+            items[::step]
+            if isinstance(items, list | tuple)
+            else itertools.islice(items, None, None, step)
+        )
 
 
 def _content_of(value: Any) -> Any:

@@ -122,10 +122,19 @@ def damage(path: Path) -> str | None:
 
 MAX_PICKLE_BYTES = 2**26
 MAX_CONTAINERS = 2**20  # in a pickle; a tensor takes seven
-MAX_VALUES = 2**23  # in a pickle; what is in two containers counts twice, as it does when it is copied or hashed
+MAX_VALUES = (
+    2**23
+)  # in a pickle; what is in two containers counts twice, as it does when it is copied or hashed
 TOO_MUCH = "is refused: its values are too many, or nested too deeply"
 GETS, PUTS = ("GET", "BINGET", "LONG_BINGET"), ("PUT", "BINPUT", "LONG_BINPUT")
-FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")  # a container that is there
+FILLS = (
+    "APPEND",
+    "APPENDS",
+    "SETITEM",
+    "SETITEMS",
+    "ADDITEMS",
+    "BUILD",
+)  # a container that is there
 EMPTY = ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
 # Of an operation's values, with the container first: those that it hashes, or gives to a function.
 HASHED = {"SETITEM": slice(1, 2), "SETITEMS": slice(1, None, 2), "ADDITEMS": slice(1, None)}

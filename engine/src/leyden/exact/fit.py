@@ -46,7 +46,12 @@ class Exact(L.Callback):
     """
 
     def __init__(
-        self, directory: str | Path, *, seed: int = 0, every_n_steps: int | None = None, exact: Mode = "report"
+        self,
+        directory: str | Path,
+        *,
+        seed: int = 0,
+        every_n_steps: int | None = None,
+        exact: Mode = "report",
     ) -> None:
         if type(seed) is not int or not 0 <= seed < 2**32:
             raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
@@ -66,7 +71,11 @@ class Exact(L.Callback):
             )
 
     def fit(
-        self, trainer: L.Trainer, module: L.LightningModule, data: Any = None, val_dataloaders: Any = None
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        data: Any = None,
+        val_dataloaders: Any = None,
     ) -> None:
         """Train, or resume where the last start stopped.
 
@@ -95,7 +104,11 @@ class Exact(L.Callback):
                 trainer.fit(module, data, val_dataloaders)
             else:
                 _make_folders(self.directory)
-                with only_training(self.directory, say) if is_rank_zero() else contextlib.nullcontext():
+                with (
+                    only_training(self.directory, say)
+                    if is_rank_zero()
+                    else contextlib.nullcontext()
+                ):
                     self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
         except LostError as error:
             say(f"{error}; the same command resumes")
@@ -108,7 +121,9 @@ class Exact(L.Callback):
             self._is_fitting = False
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
-    def _fit(self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule) -> None:
+    def _fit(
+        self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule
+    ) -> None:
         checkpoint = LastCheckpoint(self.every_n_steps, self.directory)
         parts = Parts(self.seed, checkpoint, self.directory, None, self.exact)
         checkpoint.files = SafeCheckpointIO(parts.state.reporter)
@@ -215,7 +230,11 @@ class Parts:
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.peers = Peers(say)
-        self.before = [self.stages, BeforeEnd(self.state), self.steps]  # others read from the first one
+        self.before = [
+            self.stages,
+            BeforeEnd(self.state),
+            self.steps,
+        ]  # others read from the first one
         self.after = [self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
@@ -223,7 +242,11 @@ class Parts:
         return [*self.before, *callbacks, *self.after]
 
     def fit(
-        self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule, checkpoint: Path | None
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        data: L.LightningDataModule,
+        checkpoint: Path | None,
     ) -> None:
         """Train, from a checkpoint if there is one.
 

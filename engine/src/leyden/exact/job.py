@@ -24,7 +24,9 @@ def requeue_job() -> bool:
         return False
     command = ["scontrol", "requeue", job]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S)
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
         problem = " ".join(done.stderr.split()) or "failed" if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:  # such as a container without Slurm
         problem = str(error)

@@ -20,7 +20,16 @@ from torch import Tensor
 from torchmetrics import Metric
 
 # Metadata of a logged value, from the arguments of `self.log`; plain values only.
-OPTIONS = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx")
+OPTIONS = (
+    "fx",
+    "name",
+    "prog_bar",
+    "logger",
+    "on_step",
+    "on_epoch",
+    "enable_graph",
+    "add_dataloader_idx",
+)
 
 
 def logged_state(trainer: L.Trainer) -> dict[str, Any]:
@@ -35,15 +44,22 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
             "reduce_fx": [result.meta.reduce_fx.__name__, result.meta.reduce_fx in (sum, max, min)],
             "sync": [result.meta.sync.should, result.meta.sync.rank_zero_only],
             "metric": metric_state(result),
-            "step": None if result._forward_cache is None else _copy_to(result._forward_cache, torch.device("cpu")),
+            "step": None
+            if result._forward_cache is None
+            else _copy_to(result._forward_cache, torch.device("cpu")),
         }
         for key, result in results
         if result.is_tensor and result.meta.sync.group is None
     }
-    return {"values": values, "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor]}
+    return {
+        "values": values,
+        "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor],
+    }
 
 
-def restore_logged(trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]) -> list[Any]:
+def restore_logged(
+    trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]
+) -> list[Any]:
     """Restore a state of `logged_state` in Lightning, and return the module's metrics that were logged as objects.
 
     Raises:
@@ -56,12 +72,20 @@ def restore_logged(trainer: L.Trainer, module: L.LightningModule, kept: dict[str
             raise ValueError(f"values are not reduced by {name}")
         reduce_fx = getattr(builtins if is_builtin else torch, name)
         should, rank_zero_only = each["sync"]
-        options = {**each["options"], "sync_dist_fn": trainer.strategy.reduce, "rank_zero_only": rank_zero_only}
-        results.log(value=torch.zeros((), device=device), reduce_fx=reduce_fx, batch_size=1, **options)
+        options = {
+            **each["options"],
+            "sync_dist_fn": trainer.strategy.reduce,
+            "rank_zero_only": rank_zero_only,
+        }
+        results.log(
+            value=torch.zeros((), device=device), reduce_fx=reduce_fx, batch_size=1, **options
+        )
         results[key].meta.sync.should = should  # not before, since it would gather this zero
         restore_metric(results[key], each["metric"])
         # The last step's value, which Lightning logs again at each step.
-        results[key]._forward_cache = None if each["step"] is None else _copy_to(each["step"], device)
+        results[key]._forward_cache = (
+            None if each["step"] is None else _copy_to(each["step"], device)
+        )
     # Otherwise the first logged value would reset them, as results of the previous epoch.
     trainer._logger_connector._first_loop_iter = True
     return [module.get_submodule(name) for name in kept["metrics"] if name is not None]
@@ -77,7 +101,9 @@ def discard_logged(trainer: L.Trainer, metrics: list[Any]) -> None:
 
 def metric_state(metric: Metric) -> dict[str, Any]:
     """Return the states of a metric, on the CPU, and its number of updates."""
-    states = {name: _copy_to(value, torch.device("cpu")) for name, value in metric.metric_state.items()}
+    states = {
+        name: _copy_to(value, torch.device("cpu")) for name, value in metric.metric_state.items()
+    }
     return {"states": states, "num_updates": metric.update_count}
 
 

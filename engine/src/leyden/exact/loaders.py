@@ -68,7 +68,9 @@ class OfProcesses:
         sampler = self.sampler if self.batch_sampler is None else self.batch_sampler
         draws = self.draws()
         parts = (self.sampler, sampler, getattr(sampler, "sampler", None))
-        is_own = any(type(each).__module__.partition(".")[0] not in ("torch", "builtins") for each in parts)
+        is_own = any(
+            type(each).__module__.partition(".")[0] not in ("torch", "builtins") for each in parts
+        )
         if draws is None or not is_own or not has_processes():
             return sampler
         seed, time = draws
@@ -103,7 +105,9 @@ class Resumable:
     _known_memories: dict[int, Memory]
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
-    _prefetch_states: dict[str, Any] | None = None  # random states before a batch that Lightning prefetches
+    _prefetch_states: dict[str, Any] | None = (
+        None  # random states before a batch that Lightning prefetches
+    )
     _position = 0  # batches yielded
     replaying: Any = contextlib.nullcontext  # function that returns the context of a replay
 
@@ -174,13 +178,17 @@ class Resumable:
             trainer: Any = getattr(self._of_data, "trainer", None)
             module = trainer.lightning_module if trainer else None
             trained = [*saved_elsewhere(trainer, module), *module.modules()] if module else []
-            others = (each for name, each in parts.items() if each is not own and name != "generator")
+            others = (
+                each for name, each in parts.items() if each is not own and name != "generator"
+            )
             return [self._of_data, *trained, *others]
 
         for name, part in parts.items():
             if id(part) not in self._known_memories:
                 owner = types.SimpleNamespace(**{name: part})
-                self._known_memories[id(part)] = Memory({"data": owner}, functools.partial(saved, part))
+                self._known_memories[id(part)] = Memory(
+                    {"data": owner}, functools.partial(saved, part)
+                )
         return {name: self._known_memories[id(part)] for name, part in parts.items()}
 
     def changes(self) -> dict[str, Tensor]:
@@ -205,7 +213,9 @@ def gather_from_processes(own_state: Any) -> list[Any]:
 
 def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     """Return this process's part of a loader's state."""
-    own_state: dict[str, Any] = state["processes"][distributed.get_rank() if distributed.is_initialized() else 0]
+    own_state: dict[str, Any] = state["processes"][
+        distributed.get_rank() if distributed.is_initialized() else 0
+    ]
     return own_state
 
 
@@ -232,7 +242,12 @@ def make_resumable(data: L.LightningDataModule, seed: int) -> None:
                 mixins.append(Resumable)
             is_derived = hasattr(loader, "_known_memories")
             if not is_derived and (Resumable in mixins or has_processes()):
-                own = {"_of_data": data, "_known_memories": memories, "_seed": seed, "_stage": f"{hook} {number}"}
+                own = {
+                    "_of_data": data,
+                    "_known_memories": memories,
+                    "_seed": seed,
+                    "_stage": f"{hook} {number}",
+                }
                 _derive(loader, mixins, own)
         return loaders
 
@@ -257,7 +272,9 @@ def _without_persistent_workers(loader: Any, warned: list[bool]) -> None:
     vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
     if not warned:
         warned.append(True)
-        say("persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit")
+        say(
+            "persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit"
+        )
 
 
 def flatten_loaders(loaders: Any) -> list[Any]:

@@ -13,7 +13,9 @@ PARTS = ("batch", "weights", "optimizer")
 _warned: set[str] = set()
 
 
-def mark(step: object, model: object = None, optimizer: object = None, batch: object = None) -> None:
+def mark(
+    step: object, model: object = None, optimizer: object = None, batch: object = None
+) -> None:
     """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names; without it, do nothing.
 
     Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
@@ -34,8 +36,13 @@ def mark(step: object, model: object = None, optimizer: object = None, batch: ob
         return
     try:
         name = str(step.item() if hasattr(step, "item") else step)
-        hashes = {part: _hash(part, value) for part, value in zip(PARTS, (batch, model, optimizer), strict=True)}
-        with Path(path).open("ab", buffering=0) as file:  # a line is written at once: processes share the file
+        hashes = {
+            part: _hash(part, value)
+            for part, value in zip(PARTS, (batch, model, optimizer), strict=True)
+        }
+        with Path(path).open(
+            "ab", buffering=0
+        ) as file:  # a line is written at once: processes share the file
             file.write(json.dumps({"rank": _rank(), "step": name, **hashes}).encode() + b"\n")
         if os.environ.get(KILL_AT) == name:
             os.killpg(0, signal.SIGKILL)
@@ -67,8 +74,14 @@ def _hash(part: str, value: object) -> str | None:
 
     kind = type(value)
     try:
-        has_content = any(hasattr(kind, name) for name in ("state_dict", "__array__", "__len__", "__slots__"))
-        if kind.__module__ != "builtins" and not has_content and not getattr(value, "__dict__", None):
+        has_content = any(
+            hasattr(kind, name) for name in ("state_dict", "__array__", "__len__", "__slots__")
+        )
+        if (
+            kind.__module__ != "builtins"
+            and not has_content
+            and not getattr(value, "__dict__", None)
+        ):
             raise TypeError(f"{kind.__qualname__} has no state_dict")
         return digest_of_content(value)
     except Exception as error:

@@ -47,14 +47,31 @@ NOT_RESTORED = "can't be restored from the checkpoint"
 
 # Attributes of PyTorch and Lightning, except `training` and `_hparams`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
-OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {"training", "_hparams"}
-INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")})
+OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {
+    "training",
+    "_hparams",
+}
+INSTALLED = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 OWNERS = (nn.Module, Dataset, Sampler, types.SimpleNamespace, argparse.Namespace)
 # Objects that are the trainer's, or have their own entry.
-SEPARATE = (L.Trainer, L.Callback, L.pytorch.loggers.Logger, L.pytorch.strategies.Strategy, DataLoader)
+SEPARATE = (
+    L.Trainer,
+    L.Callback,
+    L.pytorch.loggers.Logger,
+    L.pytorch.strategies.Strategy,
+    DataLoader,
+)
 REFILLED = (dict, list, set, collections.deque)
 CONTAINERS = (*REFILLED, tuple, frozenset)
-BUILT_IN = (*CONTAINERS, collections.OrderedDict, collections.Counter, collections.defaultdict, torch.Size)
+BUILT_IN = (
+    *CONTAINERS,
+    collections.OrderedDict,
+    collections.Counter,
+    collections.defaultdict,
+    torch.Size,
+)
 GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 VALUES = (*PLAIN, enum.Enum, Tensor, np.ndarray, np.generic, *GENERATORS)
 FACTORIES = (int, float, list, dict, set, bool, str)  # of a `defaultdict`
@@ -117,12 +134,20 @@ class Memory:
     def _note(self, what: str, path: Path, error: Exception) -> None:
         """Note a problem with an attribute, or with all of them; without a name for it, ignore it."""
         if what:
-            self.problems[what].append(f"{path_name(path) or ', '.join(self.roots)} ({reason(error)})")
+            self.problems[what].append(
+                f"{path_name(path) or ', '.join(self.roots)} ({reason(error)})"
+            )
 
     def _has_changed(self, path: Path, value: Any) -> bool:
-        if issubclass(type(value), (*GENERATORS, Iterator)):  # one from the clock, one of an unknown position
+        if issubclass(
+            type(value), (*GENERATORS, Iterator)
+        ):  # one from the clock, one of an unknown position
             return True
-        return path in self._restored or path not in self._start or self._start[path][1] != _digest(value)
+        return (
+            path in self._restored
+            or path not in self._start
+            or self._start[path][1] != _digest(value)
+        )
 
     def _kept(self, path: Path, value: Any) -> tuple[str, Any]:
         """Return how a value is restored, and the value as the checkpoint holds it."""
@@ -147,7 +172,11 @@ class Memory:
         return how, value
 
     def restore(
-        self, kept: Tensor, is_wanted: Callable[[Path], bool] = lambda path: True, *, with_generators: bool = True
+        self,
+        kept: Tensor,
+        is_wanted: Callable[[Path], bool] = lambda path: True,
+        *,
+        with_generators: bool = True,
     ) -> None:
         """Restore what `changes` or `values` returned, as far as these objects have such attributes.
 
@@ -158,7 +187,9 @@ class Memory:
         except Exception as error:
             self._note(NOT_RESTORED, (), error)
             content = {}
-        used: dict[int, Any] = {}  # by the id of a value in the checkpoint: two attributes may share it
+        used: dict[
+            int, Any
+        ] = {}  # by the id of a value in the checkpoint: two attributes may share it
         for path, (how, value) in content.items():
             if not is_wanted(path) or (how == "generator" and not with_generators):
                 continue
@@ -202,10 +233,16 @@ class Memory:
             if is_start:
                 self._owners[path] = owner
             elif type(self._owners.get(path)) is not type(owner):
-                yield path, owner  # whose attributes fit no object that stands there when a run resumes
+                yield (
+                    path,
+                    owner,
+                )  # whose attributes fit no object that stands there when a run resumes
                 continue
             try:
-                parts = [(step, value, _is_owner(value), _is_value(value, seen)) for step, value in _parts(owner)]
+                parts = [
+                    (step, value, _is_owner(value), _is_value(value, seen))
+                    for step, value in _parts(owner)
+                ]
             except Exception as error:  # of a class that raises when it is looked at
                 self._note(NOT_SEEN, path, error)
                 continue
@@ -227,10 +264,14 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
     kind = type(value)
     if issubclass(kind, list | tuple | dict):
         is_small = len(value) <= MAX_TRAVERSED and depth < MAX_DEPTH
-        return is_small and any(_is_owner(each, depth + 1) or _is_separate(each) for each in _items(value))
+        return is_small and any(
+            _is_owner(each, depth + 1) or _is_separate(each) for each in _items(value)
+        )
     if issubclass(kind, (*VALUES, *CONTAINERS, *SEPARATE, type)):
         return False
-    return issubclass(kind, OWNERS) or not (has_state_dict(kind) or not is_own(kind) or issubclass(kind, Iterator))
+    return issubclass(kind, OWNERS) or not (
+        has_state_dict(kind) or not is_own(kind) or issubclass(kind, Iterator)
+    )
 
 
 def _items(container: Any) -> list[Any]:
@@ -249,18 +290,24 @@ def _is_value(value: Any, known: set[int]) -> bool:
         few = _items(value) if len(value) <= MAX_TRAVERSED else []
         return not any(id(each) in known and type(each) not in PLAIN for each in few)
     is_iterator = issubclass(kind, Iterator) and not issubclass(kind, io.IOBase)
-    return not issubclass(kind, SEPARATE) and (is_iterator or issubclass(kind, VALUES) or has_state_dict(kind))
+    return not issubclass(kind, SEPARATE) and (
+        is_iterator or issubclass(kind, VALUES) or has_state_dict(kind)
+    )
 
 
 def is_own(kind: type) -> bool:
     """Return whether a class is of the user's project, and neither of an installed package nor of this library."""
     module = sys.modules.get(kind.__module__)
     file: str | None = getattr(module, "__file__", None)
-    if kind.__module__ == "__main__" or (module and file is None and hasattr(module, "__builtins__")):
+    if kind.__module__ == "__main__" or (
+        module and file is None and hasattr(module, "__builtins__")
+    ):
         return True  # also of a notebook
     if module is None or file is None or kind.__module__.partition(".")[0] == "leyden":
         return False
-    return not file.startswith(INSTALLED) and {"site-packages", "dist-packages"}.isdisjoint(PurePath(file).parts)
+    return not file.startswith(INSTALLED) and {"site-packages", "dist-packages"}.isdisjoint(
+        PurePath(file).parts
+    )
 
 
 def has_state_dict(kind: type) -> bool:
@@ -274,7 +321,11 @@ def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
     """Yield the attributes or items of an owner."""
     kind = type(owner)
     if issubclass(kind, dict):
-        yield from ((("item", key), value) for key, value in [*owner.items()] if type(key) in (*PLAIN, tuple))
+        yield from (
+            (("item", key), value)
+            for key, value in [*owner.items()]
+            if type(key) in (*PLAIN, tuple)
+        )
         return
     if issubclass(kind, list | tuple):
         yield from ((("item", number), value) for number, value in enumerate([*owner]))
@@ -298,7 +349,9 @@ def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
     elif issubclass(type(owner), nn.Module):
         setattr(owner, key, value)
     else:
-        object.__setattr__(owner, key, value)  # the class may be frozen, or have a `__setattr__` of its own
+        object.__setattr__(
+            owner, key, value
+        )  # the class may be frozen, or have a `__setattr__` of its own
 
 
 def _restored(how: str, value: Any, here: Any) -> Any:
@@ -323,12 +376,23 @@ def _restored(how: str, value: Any, here: Any) -> Any:
         (here.update if isinstance(here, dict | set) else here.extend)(value)
         return here
     if isinstance(value, Tensor | np.ndarray) and isinstance(here, Tensor | np.ndarray):
-        is_dense = getattr(here, "layout", torch.strided) == torch.strided  # a sparse one can't be written to
-        if how == "in place" and is_dense and here.shape == value.shape and here.dtype == value.dtype:
+        is_dense = (
+            getattr(here, "layout", torch.strided) == torch.strided
+        )  # a sparse one can't be written to
+        if (
+            how == "in place"
+            and is_dense
+            and here.shape == value.shape
+            and here.dtype == value.dtype
+        ):
             with torch.no_grad():
                 here[...] = value  # type: ignore[assignment]
             return here
-        return value.to(here.device) if isinstance(value, Tensor) and isinstance(here, Tensor) else value
+        return (
+            value.to(here.device)
+            if isinstance(value, Tensor) and isinstance(here, Tensor)
+            else value
+        )
     return value
 
 
@@ -358,7 +422,9 @@ def _digest(value: Any) -> str:
         if issubclass(type(value), Iterator):
             return ""  # its position is unknown
         content = value.state_dict() if has_state_dict(type(value)) else value
-        written = f"{value._version}" if isinstance(value, Tensor) and not value.is_inference() else ""
+        written = (
+            f"{value._version}" if isinstance(value, Tensor) and not value.is_inference() else ""
+        )
         return written + digest(content, MAX_WHOLE, _of_object)
     except Exception:  # user code may raise anything
         return str(id(value))
@@ -379,7 +445,9 @@ def _array(raw: Tensor, kind: str, shape: tuple[int, ...] | None, order: Any) ->
     dtype = np.dtype(kind)
     if dtype.hasobject:
         raise ValueError("an array of objects")
-    raw = torch.zeros_like(raw, device="cpu") if raw.is_meta else raw.cpu()  # only checked whether it can be read
+    raw = (
+        torch.zeros_like(raw, device="cpu") if raw.is_meta else raw.cpu()
+    )  # only checked whether it can be read
     made = np.frombuffer(raw.numpy().tobytes(), dtype)
     return made[0] if shape is None else made.reshape(shape, order=order).copy(order=order)
 
@@ -402,7 +470,12 @@ class _ArrayPickler(Pickler):
             return NotImplemented
         order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
         raw = torch.from_numpy(np.frombuffer(value.tobytes(order), np.uint8).copy())
-        return _array, (raw, value.dtype.str, None if issubclass(type(value), np.generic) else value.shape, order)
+        return _array, (
+            raw,
+            value.dtype.str,
+            None if issubclass(type(value), np.generic) else value.shape,
+            order,
+        )
 
 
 class _Pickler(_ArrayPickler):
@@ -470,7 +543,9 @@ def check_names(file: BinaryIO) -> None:
 
 def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler) -> None:
     """Write tensors, arrays and plain values, so that `read_plain` takes them."""
-    torch.save(content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler))
+    torch.save(
+        content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler)
+    )
 
 
 def freeze(content: dict[Path, tuple[str, Any]]) -> Tensor:
@@ -491,12 +566,16 @@ def thaw(kept: Tensor) -> dict[Path, tuple[str, Any]]:
 
 def path_name(path: Path) -> str:
     """Return a path in dotted notation, such as `module.buffer` or `data.sampler.rngs[0]`."""
-    return "".join(f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in path).removeprefix(".")
+    return "".join(
+        f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in path
+    ).removeprefix(".")
 
 
 def reason(error: Exception) -> str:
     """Return an error as a short reason: its class, and its first line."""
-    text = " ".join(str(error).partition("\n")[0].split()).encode("ascii", "backslashreplace").decode()
+    text = (
+        " ".join(str(error).partition("\n")[0].split()).encode("ascii", "backslashreplace").decode()
+    )
     if isinstance(error, NotKeptError):
         return text
     return f"{type(error).__name__}: {text[:MAX_REASON]}" if text else type(error).__name__

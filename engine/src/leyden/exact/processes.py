@@ -26,7 +26,9 @@ from leyden.exact.files import opened
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 DIED = 71  # exit code where another process has died: EX_OSERR of sysexits.h
 REFUSED = 2  # exit code of several processes that can't resume
-GLOO = re.compile(r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]")
+GLOO = re.compile(
+    r"(Gloo connectFullMesh failed with )?\[(enforce fail at )?\S*gloo/transport/\S+:\d+\]"
+)
 WATCH_S = 0.2
 SEEN_S = 2.0  # from a connection that breaks to the end of the process at its other side
 TOLD_S = 10.0  # until rank zero, or what has started it, ends the processes that have found the same mistake
@@ -146,8 +148,14 @@ class Peers:
         while (dead := self._dead()) is None and time.monotonic() < given_up:
             time.sleep(WATCH_S / 4)
         if dead is None:
-            why = f" ({type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]})" if error else ""
-            return LostError(f"another process has died, out of memory if no error stands above{why}")
+            why = (
+                f" ({type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]})"
+                if error
+                else ""
+            )
+            return LostError(
+                f"another process has died, out of memory if no error stands above{why}"
+            )
         rank, code = dead
         if code > 0:
             return LostError(f"the process of rank {rank} has ended with exit code {code}", code)
@@ -175,7 +183,9 @@ def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             _lock(file, held)
         except OSError as error:
-            say(f"{file}: can't be locked ({error.strerror or error}); start this training once at a time")
+            say(
+                f"{file}: can't be locked ({error.strerror or error}); start this training once at a time"
+            )
         yield
 
 

@@ -37,7 +37,9 @@ class _Entropy:
         self.count += 1
         # The worker processes of a loader are copies: each has a seed of its own, other ones in each epoch.
         worker = get_worker_info()
-        text = f"{self.key} {self.count} {worker.seed if worker and worker is not self.worker else ''}"
+        text = (
+            f"{self.key} {self.count} {worker.seed if worker and worker is not self.worker else ''}"
+        )
         content = hashlib.shake_256(text.encode()).digest((num_bits + 7) // 8)
         return int.from_bytes(content, "little") >> (-num_bits % 8)
 
@@ -139,7 +141,9 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
         stage: Name of a data module's hook.
         epoch: Epoch for which the loaders are created.
     """
-    words = np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(4).tolist()
+    words = (
+        np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(4).tolist()
+    )
     with undisturbed():
         _seed(words[0], words[1], words[2], f"{stage} {words[3]}")
         yield
@@ -172,14 +176,24 @@ def seed_stages(data: L.LightningDataModule, seed: int) -> None:
     for name in ("prepare_data", "setup", *loaders):
         if has_hook(name, data, L.LightningDataModule):
             setattr(
-                data, name, _seeded_hook(data, name, getattr(data, name), 0 if name == "prepare_data" else seed)
+                data,
+                name,
+                _seeded_hook(
+                    data, name, getattr(data, name), 0 if name == "prepare_data" else seed
+                ),
             )
 
 
-def _seeded_hook(data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int) -> Callable[..., Any]:
+def _seeded_hook(
+    data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int
+) -> Callable[..., Any]:
     @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
-        reload = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0) if name.endswith(LOADER) else 0
+        reload = (
+            getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0)
+            if name.endswith(LOADER)
+            else 0
+        )
         epoch = data.trainer.current_epoch // reload * reload if data.trainer and reload else 0
         with seeded(seed, name, epoch):
             return hook(*args, **kwargs)

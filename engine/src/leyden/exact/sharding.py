@@ -49,7 +49,9 @@ class FSDP2(ModelParallelStrategy):
         for buffer in self.model.buffers() if self.model else ():
             torch.distributed.broadcast(buffer, 0)
 
-    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, checkpoint_path: Any, weights_only: bool | None = True
+    ) -> dict[str, Any]:
         """Load weights and optimizer states, and return what else a checkpoint holds; no code of it is executed."""
         with torch.serialization.safe_globals(PLAIN_NAMES):
             return super().load_checkpoint(checkpoint_path, weights_only=True)
@@ -64,7 +66,10 @@ def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
         network: The network.
         mesh: The mesh of the processes that share the data.
     """
-    from torch.distributed.fsdp import FSDPModule, fully_shard  # late, as few runs need it, and it takes a second
+    from torch.distributed.fsdp import (
+        FSDPModule,
+        fully_shard,
+    )  # late, as few runs need it, and it takes a second
 
     if isinstance(network, FSDPModule):
         return
@@ -88,7 +93,9 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module has weights that are sharded."""
     tensor = sys.modules.get("torch.distributed.tensor")  # without it nothing is sharded
-    return tensor is not None and any(isinstance(each, tensor.DTensor) for each in module.parameters())
+    return tensor is not None and any(
+        isinstance(each, tensor.DTensor) for each in module.parameters()
+    )
 
 
 def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True) -> None:
@@ -103,8 +110,13 @@ def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True)
         RuntimeError: They do not fit.
     """
     if is_sharded(module):
-        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict  # late, too
+        from torch.distributed.checkpoint.state_dict import (
+            StateDictOptions,
+            set_model_state_dict,
+        )  # late, too
 
-        set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True, strict=strict))
+        set_model_state_dict(
+            module, state, options=StateDictOptions(full_state_dict=True, strict=strict)
+        )
     else:
         module.load_state_dict(state, strict=strict)

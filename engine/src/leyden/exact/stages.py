@@ -27,7 +27,9 @@ class Stages(L.Callback):
 
     def __init__(self) -> None:
         self.names: dict[str, str] = {}  # `train` or `val`, by metric name
-        self.epoch: dict[str, float] = {}  # metrics of the last epoch, including those of a validation within it
+        self.epoch: dict[
+            str, float
+        ] = {}  # metrics of the last epoch, including those of a validation within it
         self.has_validated = False
         self.validation: dict[str, Tensor] = {}  # metrics of this epoch's last validation so far
         self._validated_step = -1
@@ -40,7 +42,9 @@ class Stages(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the stages by metric name, and Lightning's metrics."""
-        metrics = {name: value.detach().cpu() for name, value in self._trainer.callback_metrics.items()}
+        metrics = {
+            name: value.detach().cpu() for name, value in self._trainer.callback_metrics.items()
+        }
         return {"names": dict(self.names), "metrics": metrics, "has_validated": self.has_validated}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -71,7 +75,9 @@ class Stages(L.Callback):
         self._validated_step, self.has_validated = trainer.global_step, True
         self._record(trainer, names, "val")
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Record the names logged in an incomplete epoch, since its curves are drawn."""
         if trainer.state.fn == TrainerFn.FITTING:
             self._record(trainer, training_names(trainer), "train")
@@ -81,7 +87,10 @@ class Stages(L.Callback):
 
         Names without a known stage are left out.
         """
-        found = {stage: [name for name in names if self.names.get(name) == stage] for stage in ("train", "val")}
+        found = {
+            stage: [name for name in names if self.names.get(name) == stage]
+            for stage in ("train", "val")
+        }
         return {stage: names for stage, names in found.items() if names}
 
     def end_epoch(self, trainer: L.Trainer) -> dict[str, float]:
@@ -93,10 +102,16 @@ class Stages(L.Callback):
         training = training_names(trainer)
         found = dict(trainer.callback_metrics)
         self._record(trainer, training, "train")
-        trained = {name: value for name, value in found.items() if name in training and self.names[name] == "train"}
+        trained = {
+            name: value
+            for name, value in found.items()
+            if name in training and self.names[name] == "train"
+        }
         every = {**trained, **self.validation}
         values = {name: every[name].item() for name in found if name in every}
-        self.epoch, self.names, validated = trainer.strategy.broadcast((values, self.names, [*self.validation]))
+        self.epoch, self.names, validated = trainer.strategy.broadcast(
+            (values, self.names, [*self.validation])
+        )
         if self._validated_step == trainer.global_step:  # the current weights
             return self.epoch
         return {name: value for name, value in self.epoch.items() if name not in validated}
@@ -106,8 +121,12 @@ class Stages(L.Callback):
         self._reported |= both
         if both:
             text = ", ".join(sorted(both))
-            say(f"{text}: logged in training and in validation; the run's metrics use the values of validation")
-        self.names.update({name: stage for name in names if stage == "val" or name not in self.names})
+            say(
+                f"{text}: logged in training and in validation; the run's metrics use the values of validation"
+            )
+        self.names.update(
+            {name: stage for name in names if stage == "val" or name not in self.names}
+        )
 
 
 @runtime_checkable

@@ -42,8 +42,12 @@ from leyden.exact.memory import (
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
 
 T = TypeVar("T")
-MAX_SET_UP = 2**24  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
-LOADER_NOT_RESTORED = "a training loader could not be restored to its position; the epoch would restart"
+MAX_SET_UP = (
+    2**24
+)  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
+LOADER_NOT_RESTORED = (
+    "a training loader could not be restored to its position; the epoch would restart"
+)
 
 
 def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
@@ -111,9 +115,13 @@ class RunState(L.Callback):
         self.made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
         self._at_start: Tensor | None = None  # the module's attributes after the start hooks
         self._set_up: Tensor | None = None  # those among them that start hooks have set
-        self.at_end: dict[Path, str] = {}  # digests of the module's attributes before hooks of the end
+        self.at_end: dict[
+            Path, str
+        ] = {}  # digests of the module's attributes before hooks of the end
         self._accumulate = 1
-        self._is_complete = True  # whether the checkpoint was saved after its step's validation and schedules
+        self._is_complete = (
+            True  # whether the checkpoint was saved after its step's validation and schedules
+        )
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
 
     def digests(self, module: L.LightningModule) -> dict[Path, str]:
@@ -125,7 +133,11 @@ class RunState(L.Callback):
         self._trainer: L.Trainer = trainer
         self._module = pl_module
         if stage == "fit" and trainer.global_rank > 0:
-            seeds = np.random.SeedSequence([torch.initial_seed(), trainer.global_rank]).generate_state(3).tolist()
+            seeds = (
+                np.random.SeedSequence([torch.initial_seed(), trainer.global_rank])
+                .generate_state(3)
+                .tolist()
+            )
             random.seed(seeds[0])
             np.random.seed(seeds[1])
             torch.manual_seed(seeds[2])
@@ -133,7 +145,12 @@ class RunState(L.Callback):
             seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Count a batch that is None."""
         if batch is None:
@@ -158,16 +175,22 @@ class RunState(L.Callback):
             )
         self._same_seed = state_dict["seed"] == self.seed
         if not (self._same_seed or self.is_fork):
-            raise ExactError(f"trained with seed {state_dict['seed']}, and this start has {self.seed}")
+            raise ExactError(
+                f"trained with seed {state_dict['seed']}, and this start has {self.seed}"
+            )
         self._resumed = every[self._trainer.global_rank]
-        self._is_complete = state_dict.get("is_complete", False)  # an earlier version saved in the step's hooks
+        self._is_complete = state_dict.get(
+            "is_complete", False
+        )  # an earlier version saved in the step's hooks
         for name, metric in metrics_of(self._module):
             if name in self._resumed["metrics"]:
                 try:
                     lightning.restore_metric(metric, self._resumed["metrics"][name])
                 except Exception as error:
                     self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        if self._trainer.strategy.restore_checkpoint_after_setup:  # then this hook has been called before
+        if (
+            self._trainer.strategy.restore_checkpoint_after_setup
+        ):  # then this hook has been called before
             self.on_fit_start(self._trainer, self._module)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -209,7 +232,9 @@ class RunState(L.Callback):
                 return
             except RuntimeError:  # the strategy has a communication hook of its own
                 how = "a communication hook"
-        self.reporter.announce(f"{how} may add up the gradients of {trainer.world_size} processes in another order")
+        self.reporter.announce(
+            f"{how} may add up the gradients of {trainer.world_size} processes in another order"
+        )
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at everything before training."""
@@ -251,7 +276,10 @@ class RunState(L.Callback):
         """Report what can't be looked at, kept or restored, of all that is looked at."""
         loaders = flatten_loaders(self._trainer.train_dataloader)
         of_loaders = [
-            each for loader in loaders if hasattr(loader, "memories") for each in loader.memories().values()
+            each
+            for loader in loaders
+            if hasattr(loader, "memories")
+            for each in loader.memories().values()
         ]
         for each in (self._memory, *of_loaders):
             while each and each.problems:
@@ -261,7 +289,9 @@ class RunState(L.Callback):
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
         loaders = flatten_loaders(trainer.train_dataloader)
-        is_within_epoch = trainer.fit_loop.restarting  # otherwise Lightning starts a new epoch, with new loaders
+        is_within_epoch = (
+            trainer.fit_loop.restarting
+        )  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
         if len(stateful) != len(self._loaders):
             raise ExactError(LOADER_NOT_RESTORED)
@@ -280,7 +310,11 @@ class RunState(L.Callback):
                     loader.restore_memory(of_this_process(state)["memory"])
                 elif loader.position != of_this_process(state)["position"]:
                     raise ExactError(LOADER_NOT_RESTORED)
-            elif is_within_epoch and "position" in state and loader.state_dict()["position"] != state["position"]:
+            elif (
+                is_within_epoch
+                and "position" in state
+                and loader.state_dict()["position"] != state["position"]
+            ):
                 raise ExactError(LOADER_NOT_RESTORED)
         self._report()
         if self._is_complete:
@@ -293,7 +327,9 @@ class RunState(L.Callback):
             if name in self._resumed["gradients"]:
                 parameter.grad = self._resumed["gradients"][name].to(parameter.device)
         self._guarded("buffers", self._restore_buffers, None)
-        trainer.accumulate_grad_batches = self._resumed["accumulate"] or trainer.accumulate_grad_batches
+        trainer.accumulate_grad_batches = (
+            self._resumed["accumulate"] or trainer.accumulate_grad_batches
+        )
         if self._same_seed:
             restore_random_states(self._resumed)
 
@@ -312,7 +348,9 @@ class RunState(L.Callback):
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers, which an earlier version had saved before."""
         for config in trainer.lr_scheduler_configs:
-            value = trainer.callback_metrics.get(config.monitor or "")  # which `Stages` has restored
+            value = trainer.callback_metrics.get(
+                config.monitor or ""
+            )  # which `Stages` has restored
             is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
             if isinstance(config.scheduler, ReduceLROnPlateau) and is_due and value is not None:
                 config.scheduler.step(value)
@@ -334,15 +372,24 @@ class RunState(L.Callback):
         module, trainer = self._module, self._trainer
         memory = self._guarded("attributes", self._memory.changes, None) if self._memory else None
         metrics = [
-            (name, self._guarded(f"module.{name}", functools.partial(lightning.metric_state, metric), None))
+            (
+                name,
+                self._guarded(
+                    f"module.{name}", functools.partial(lightning.metric_state, metric), None
+                ),
+            )
             for name, metric in metrics_of(module)
         ]
         nothing: dict[str, Any] = {"values": {}, "metrics": []}
-        is_accumulating = trainer.accumulate_grad_batches != self._accumulate or self._resumed.get("accumulate")
+        is_accumulating = trainer.accumulate_grad_batches != self._accumulate or self._resumed.get(
+            "accumulate"
+        )
         mine = {
             **random_states(),
             "metrics": {name: state for name, state in metrics if state is not None},
-            "logged": self._guarded("logged values", lambda: lightning.logged_state(trainer), nothing),
+            "logged": self._guarded(
+                "logged values", lambda: lightning.logged_state(trainer), nothing
+            ),
             "memory": memory,
             "set_up": self._set_up,
             "requires_grad": {
@@ -378,11 +425,15 @@ class RunState(L.Callback):
         """
         model = self._trainer.strategy.model
         named = dict(self._module.named_buffers())
-        if not named or not isinstance(model, DistributedDataParallel) or model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+        if not named or not isinstance(model, DistributedDataParallel):
+            return {}
+        if model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
             return {}
         digests = {name: digest_of_content(each) for name, each in named.items()}
         first = gather_from_processes(digests)[0]
-        return {name: each.cpu() for name, each in named.items() if digests[name] != first.get(name)}
+        return {
+            name: each.cpu() for name, each in named.items() if digests[name] != first.get(name)
+        }
 
     def _restore_buffers(self) -> None:
         """Restore this process's own buffers, which DDP would overwrite before the first batch of a start."""
@@ -407,15 +458,22 @@ class RunState(L.Callback):
             )
         return late
 
-    def restore_best(self, module: L.LightningModule, content: dict[str, Any], late: set[Path]) -> None:
+    def restore_best(
+        self, module: L.LightningModule, content: dict[str, Any], late: set[Path]
+    ) -> None:
         """Restore the module's attributes at a checkpoint.
 
         Attributes that changed only after the checkpoint get the values from before training, and those that came after
         it are removed, but for those in `late`, which stay.
         """
-        here, kept = _of_module(module), content["callbacks"][self.state_key]["processes"][0]["memory"]
+        here, kept = (
+            _of_module(module),
+            content["callbacks"][self.state_key]["processes"][0]["memory"],
+        )
         if self._memory and kept is not None:
-            came = {path for path in here.digests if self._memory.has(path)} - {*self._memory.digests}
+            came = {path for path in here.digests if self._memory.has(path)} - {
+                *self._memory.digests
+            }
             here.remove(came - {*thaw(kept)} - late)
         for each in (self._at_start, kept):
             if each is not None:

@@ -72,16 +72,25 @@ class Steps(L.Callback):
         """Let all processes compare at the same steps."""
         self._before = trainer.strategy.broadcast(self._before)
 
-    def on_save_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any) -> None:
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any
+    ) -> None:
         """Record the next batch; what was recorded before the checkpoint is not needed any more."""
         self._has_checkpoint = self._is_after_checkpoint = True
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Record and compare a batch, if it is due."""
         self.batch += 1
-        is_due = self._is_after_checkpoint or self.is_last or self.batch % max(1, trainer.log_every_n_steps) == 0  # type: ignore[attr-defined]
+        every_n_steps = max(1, trainer.log_every_n_steps)  # type: ignore[attr-defined]
+        is_logged = self.batch % every_n_steps == 0
+        is_due = self._is_after_checkpoint or self.is_last or is_logged
         if not (is_due and self._has_checkpoint) and self.batch not in self._before:
             return
         values = self._values(trainer, pl_module, outputs) if trainer.is_global_zero else {}
@@ -97,13 +106,19 @@ class Steps(L.Callback):
             with contextlib.suppress(OSError):
                 self.file.unlink()
 
-    def _values(self, trainer: L.Trainer, module: L.LightningModule, outputs: Any) -> dict[str, str]:
+    def _values(
+        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any
+    ) -> dict[str, str]:
         try:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
             found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
-            rates = [group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups]
+            rates = [
+                group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
+            ]
             values = {name: repr(float(each)) for name, each in found.items() if each.numel() == 1}
-            values |= {f"lr[{n}]": repr(float(each)) for n, each in enumerate(rates)}  # it acts in the next step
+            values |= {
+                f"lr[{n}]": repr(float(each)) for n, each in enumerate(rates)
+            }  # it acts in the next step
             if self.is_last or self._is_after_checkpoint:
                 values["weights"] = _weights(module)
             return values
@@ -111,7 +126,9 @@ class Steps(L.Callback):
             self.reporter.name([f"step {self.batch} ({reason(error)})"], "can't be recorded")
             return {}
 
-    def _compare(self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]) -> None:
+    def _compare(
+        self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]
+    ) -> None:
         before = self._before.pop(self.batch)
         if "weights" in before and trainer.is_global_zero:
             values = {**values, "weights": _weights(module)}
@@ -120,7 +137,10 @@ class Steps(L.Callback):
             self._before = {}
             name = parts[0]
             is_number = name != "weights" and name in values
-            now, then = (f"{float(each[name]):.9g}" if is_number else each.get(name) for each in (values, before))
+            now, then = (
+                f"{float(each[name]):.9g}" if is_number else each.get(name)
+                for each in (values, before)
+            )
             self.reporter.announce(
                 f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
                 "checkpoint has changes"
@@ -130,7 +150,11 @@ class Steps(L.Callback):
         """Add a line to the file; one that can't be written is announced, and ends no run."""
         try:
             row = json.dumps({"batch": self.batch, "values": values})
-            with replacing(self.file) if self._is_after_checkpoint else opened(self.file, "ab") as file:
+            with (
+                replacing(self.file)
+                if self._is_after_checkpoint
+                else opened(self.file, "ab") as file
+            ):
                 file.write(f"{row}\n".encode())
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
@@ -138,7 +162,10 @@ class Steps(L.Callback):
 
 def _weights(module: L.LightningModule) -> str:
     """Return a checksum of the weights and buffers: of large ones, of a part."""
-    named = [*module.named_parameters(), *module.named_buffers()]  # a state_dict may need all processes
+    named = [
+        *module.named_parameters(),
+        *module.named_buffers(),
+    ]  # a state_dict may need all processes
     return digest(named, MAX_WHOLE)[:16]
 
 
@@ -205,7 +232,9 @@ class Stop(L.Callback):
         except Exception as error:
             if self._signal != signal.SIGINT:
                 raise
-            stopped = error  # such as of a worker process: the terminal sends Ctrl-C to all processes
+            stopped = (
+                error  # such as of a worker process: the terminal sends Ctrl-C to all processes
+            )
         finally:
             signal.signal(signal.SIGINT, before)
         # Without an error, the signal came after the last step: training is complete, and everything is saved.
@@ -221,8 +250,13 @@ class Stop(L.Callback):
         """
         if number == signal.SIGINT and self._signal:
             raise KeyboardInterrupt
-        if number == signal.SIGINT and is_rank_zero():  # unbuffered, since the signal may have interrupted a print
-            os.write(2, b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n")
+        if (
+            number == signal.SIGINT and is_rank_zero()
+        ):  # unbuffered, since the signal may have interrupted a print
+            os.write(
+                2,
+                b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n",
+            )
         if number == signal.SIGTERM and self.requeue and self.requeue.is_requested:
             self.leave(128 + number)
         self._signal = self._signal or number
@@ -236,10 +270,17 @@ class Stop(L.Callback):
             signal.signal(signal.SIGTERM, self._receive)
             if REQUEUE and self.requeue is None:
                 signal.signal(REQUEUE, self._receive)
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})  # blocked by who started Python, until now
+                signal.pthread_sigmask(
+                    signal.SIG_UNBLOCK, {REQUEUE}
+                )  # blocked by who started Python, until now
 
     def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Mark the batch (`mark`). Save if a signal was received; after the batch that follows, end the run."""
         mark(self.steps.batch, pl_module, trainer.optimizers, batch)
@@ -260,9 +301,13 @@ class Stop(L.Callback):
         if self._agreed == REQUEUE and trainer.is_global_zero:
             (self.requeue.requeue if self.requeue else requeue_job)()
         if trainer.world_size > 1:
-            distributed.barrier(self._group)  # srun would kill the process of rank 0 when another one ends
+            distributed.barrier(
+                self._group
+            )  # srun would kill the process of rank 0 when another one ends
         if threading.current_thread() is threading.main_thread():
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # another Ctrl-C would only disturb the shutdown
+            signal.signal(
+                signal.SIGINT, signal.SIG_IGN
+            )  # another Ctrl-C would only disturb the shutdown
         self.leave(128 + self._agreed)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

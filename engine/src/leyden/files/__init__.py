@@ -44,7 +44,9 @@ def decode_text(path: Path, content: bytes) -> str:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = content[: error.start].count(b"\n") + 1
-        raise ValueError(f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8") from None
+        raise ValueError(
+            f"{path}, line {line}: byte 0x{content[error.start]:02x} is not UTF-8"
+        ) from None
     if "\0" in text:
         raise ValueError(f"{path}: holds NUL characters; must be a text in UTF-8")
     return text

@@ -88,7 +88,9 @@ def _truncate_by_step(paths: list[Path], step: int) -> None:
     for records in reversed(records_by_file[1:]):
         starts = [event.step for _, event in records if event.HasField("session_log")]
         limits.insert(0, min([limits[0], *starts]))
-    for path, content, records, limit in zip(paths, contents, records_by_file, limits, strict=False):
+    for path, content, records, limit in zip(
+        paths, contents, records_by_file, limits, strict=False
+    ):
         kept = b"".join(record for record, event in records if _is_kept(event, limit))
         if kept != content:
             write_whole(path, kept)
@@ -115,7 +117,9 @@ def _checksum(data: bytes) -> bytes:
 
 def _is_kept(event: Event, step: int) -> bool:
     """Return whether to keep an event; markers of earlier starts are dropped, as their deletions are done."""
-    return event.HasField("file_version") or (event.step < step and not event.HasField("session_log"))
+    return event.HasField("file_version") or (
+        event.step < step and not event.HasField("session_log")
+    )
 
 
 class TensorBoard(TensorBoardLogger):
@@ -131,7 +135,9 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, *, save_dir: str, purge_step: int) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self.purge_step = purge_step
-        self.kept: dict[str, dict[str, int]] | None = None  # sizes of the files at the checkpoint, by stage
+        self.kept: dict[str, dict[str, int]] | None = (
+            None  # sizes of the files at the checkpoint, by stage
+        )
         self._trainer: L.Trainer | None = None
         self._first_steps: dict[str, int] = {}  # of this start, by stage
         self._writers: dict[str, SummaryWriter] = {}  # by stage
@@ -157,7 +163,9 @@ class TensorBoard(TensorBoardLogger):
         if stage not in self._writers:
             # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
             directory = str(Path(self.log_dir) / stage)
-            self._writers[stage] = SummaryWriter(directory, purge_step=self._first_steps[stage] or None)
+            self._writers[stage] = SummaryWriter(
+                directory, purge_step=self._first_steps[stage] or None
+            )
         return self._writers[stage]
 
     def _truncate(self) -> None:
@@ -192,7 +200,9 @@ class TensorBoard(TensorBoardLogger):
         for stage in STAGES:
             folder = Path(self.log_dir, stage)
             if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-                raise UserError(f"{folder}: must be a folder, and no link; move away what has this name")
+                raise UserError(
+                    f"{folder}: must be a folder, and no link; move away what has this name"
+                )
 
     @rank_zero_only
     def log_metrics(self, metrics: Any, step: int | None = None) -> None:
@@ -206,7 +216,9 @@ class TensorBoard(TensorBoardLogger):
                 {self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step
             )
         except ValueError as error:
-            if isinstance(error.__cause__, OSError):  # Lightning blames the value, whatever has failed
+            if isinstance(
+                error.__cause__, OSError
+            ):  # Lightning blames the value, whatever has failed
                 raise error.__cause__ from None
             raise
 
@@ -285,10 +297,14 @@ class MetricsCSV(Logger):
         text = io.StringIO(newline="")
         table = csv.writer(text)
         with opened(self.path, "ab") as file:
-            check_held(self.path.parent)  # checked while the file is open, so that it stays this run's file
+            check_held(
+                self.path.parent
+            )  # checked while the file is open, so that it stays this run's file
             if file.tell() == 0:  # the file was deleted
                 table.writerow(HEADER)
-            table.writerows((step, name, value) for name, value in metrics.items() if name != "epoch")
+            table.writerows(
+                (step, name, value) for name, value in metrics.items() if name != "epoch"
+            )
             file.write(text.getvalue().encode())
 
     @rank_zero_only
@@ -305,12 +321,16 @@ class MetricsCSV(Logger):
         if self.kept is not None and is_table:
             content = read_bounded(self.path, MAX_TABLE_BYTES)
             if len(content) < self.kept:
-                warn(f"{self.path}: is shorter than at the checkpoint, so rows of its curves are missing")
+                warn(
+                    f"{self.path}: is shorter than at the checkpoint, so rows of its curves are missing"
+                )
             write_whole(self.path, content[: self.kept])
             return
         kept = [point for point in read_points(self.path) if point[0] < self.purge_step]
         if self.purge_step and not kept and not is_table:
-            warn(f"{self.path}: is missing or damaged, so the curves begin at step {self.purge_step}")
+            warn(
+                f"{self.path}: is missing or damaged, so the curves begin at step {self.purge_step}"
+            )
         write_points(self.path, kept)
 
     def sizes(self) -> int:
@@ -337,11 +357,19 @@ class Wandb(WandbLogger):
         import wandb
 
         # Checked here, before training starts.
-        if not offline and os.environ.get("WANDB_MODE", "online") == "online" and not wandb.login(prompt=False):
+        if (
+            not offline
+            and os.environ.get("WANDB_MODE", "online") == "online"
+            and not wandb.login(prompt=False)
+        ):
             raise ValueError("not logged in; run `wandb login`, or set logger.wandb.offline=true")
         identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
         super().__init__(
-            name=Path(save_dir).name, save_dir=save_dir, version=identity, project=project, offline=offline
+            name=Path(save_dir).name,
+            save_dir=save_dir,
+            version=identity,
+            project=project,
+            offline=offline,
         )
 
     def close(self) -> None:

@@ -53,7 +53,11 @@ __all__ = [
 
 def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
     """Write a figure as `NAME.png`, and log it to TensorBoard and each logger with a `log_image` like `WandbLogger`'s."""
-    pixels_HWC, tag, step = save_picture(trainer, figure, f"{name}.png"), f"{name}/{split}", trainer.global_step
+    pixels_HWC, tag, step = (
+        save_picture(trainer, figure, f"{name}.png"),
+        f"{name}/{split}",
+        trainer.global_step,
+    )
     for logger in trainer.loggers if trainer.is_global_zero else ():
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
@@ -104,7 +108,9 @@ GAP = 0.1  # between tiles, as a fraction of the tile's width
 MIN_INCHES = 3.5  # minimum figure width, for the title
 
 
-def sheet(images_NCHW: Tensor, captions: Sequence[str], title: str, *, num_columns: int = 8) -> Figure:
+def sheet(
+    images_NCHW: Tensor, captions: Sequence[str], title: str, *, num_columns: int = 8
+) -> Figure:
     """Return a figure with images in rows, each below its caption.
 
     Args:
@@ -133,9 +139,19 @@ def sheet(images_NCHW: Tensor, captions: Sequence[str], title: str, *, num_colum
     size = FONT_SIZE * min(1.0, LINE_CHARACTERS / max(longest, 1))
     for n, caption in enumerate(captions):
         row, column = divmod(n, num_columns)
-        x, y = gap + column * (width + gap) + width / 2, (row + 1) * (gap + head) + row * height - gap / 2
+        x, y = (
+            gap + column * (width + gap) + width / 2,
+            (row + 1) * (gap + head) + row * height - gap / 2,
+        )
         axes.text(x, y, plain(caption), ha="center", va="bottom", fontsize=size)
-    figure.text(0.5, 1 - 0.05 / (sheet_height + title_height), title, ha="center", va="top", fontsize=TITLE_SIZE)
+    figure.text(
+        0.5,
+        1 - 0.05 / (sheet_height + title_height),
+        title,
+        ha="center",
+        va="top",
+        fontsize=TITLE_SIZE,
+    )
     return figure
 
 
@@ -177,7 +193,9 @@ class OnEvaluation(DisplayCallback):
         """
         raise NotImplementedError
 
-    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any) -> None:
+    def on_validation_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+    ) -> None:
         """Keep a batch, if this is the validation at the end of the run."""
         if trainer.state.fn == "validate":
             self.on_test_batch_end(trainer, pl_module, *args)
@@ -194,7 +212,10 @@ class OnEvaluation(DisplayCallback):
         """Keep the predictions and targets of a batch."""
         if batch_idx == 0 and dataloader_idx == 0:
             self._batches: list[tuple[Tensor, Tensor]] = []
-        is_full = self.max_samples is not None and sum(len(each) for each, _ in self._batches) >= self.max_samples
+        is_full = (
+            self.max_samples is not None
+            and sum(len(each) for each, _ in self._batches) >= self.max_samples
+        )
         if isinstance(pl_module, Task) and pl_module.kind == self.kind and not is_full and outputs:
             self._batches.append((outputs["predictions"].cpu(), outputs["targets"].cpu()))
 
@@ -212,7 +233,9 @@ class OnEvaluation(DisplayCallback):
         batches, self._batches = getattr(self, "_batches", []), []
         if not batches:
             return
-        predictions, targets = (gather(list(part), trainer.world_size) for part in zip(*batches, strict=True))
+        predictions, targets = (
+            gather(list(part), trainer.world_size) for part in zip(*batches, strict=True)
+        )
         if trainer.is_global_zero:
             self.draw(trainer, split, predictions[: self.max_samples], targets[: self.max_samples])
 
@@ -227,7 +250,9 @@ def gather(batches: list[Tensor], world_size: int) -> Tensor:
     batches_by_rank: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(batches_by_rank, batches)
     merged = []
-    for parts in zip(*batches_by_rank, strict=False):  # a process with smaller parts may have kept one more batch
+    for parts in zip(
+        *batches_by_rank, strict=False
+    ):  # a process with smaller parts may have kept one more batch
         whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
         for rank, part in enumerate(parts):
             whole[rank::world_size] = part
@@ -254,7 +279,9 @@ class Confusion(OnEvaluation):
         """Draw from logits, shape (N, K), and classes, shape (N,)."""
         predicted_N, num_classes = predictions.argmax(dim=1), len(self.class_names)
         pairs_N = targets * num_classes + predicted_N
-        counts_KK = pairs_N.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
+        counts_KK = (
+            pairs_N.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
+        )
         title = _title_with_accuracy(split, predicted_N, targets)
         publish(trainer, confusion_figure(counts_KK, self.class_names, title), "confusion", split)
 
@@ -264,7 +291,9 @@ def _title_with_accuracy(split: str, predicted_N: Tensor, labels_N: Tensor) -> s
     return f"{SPLIT_NAMES[split]}, {len(labels_N):,} samples, accuracy {accuracy:.4f}"
 
 
-def confusion_figure(counts_KK: NDArray[np.int64], class_names: tuple[str, ...], title: str) -> Figure:
+def confusion_figure(
+    counts_KK: NDArray[np.int64], class_names: tuple[str, ...], title: str
+) -> Figure:
     """Return a confusion matrix: rows are true classes, columns predicted ones, coloured by the row's share."""
     shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
     num_classes = len(counts_KK)
@@ -320,7 +349,9 @@ class Errors(OnEvaluation):
         title = _title_with_accuracy(split, predicted_N, targets)
         title += "\nmost confident mistakes: true class → predicted class, its probability"
         if (inputs := data.inputs(split, indices.numpy())).ndim == 4:  # images, not rows of a table
-            publish(trainer, sheet(inputs, captions, title, num_columns=ERROR_COLUMNS), "errors", split)
+            publish(
+                trainer, sheet(inputs, captions, title, num_columns=ERROR_COLUMNS), "errors", split
+            )
 
 
 def error_captions(
@@ -330,7 +361,10 @@ def error_captions(
     # The longest line is "predicted NAME", if that is readable in a tile's width; else the title has the words.
     form = "true {} →\npredicted {}\n{:.3f}" if max(map(len, names)) <= 4 else "{} →\n{}\n{:.3f}"
     rows = zip(labels_N.tolist(), predicted_N.tolist(), probabilities_N.tolist(), strict=True)
-    return [form.format(names[true], names[predicted], probability) for true, predicted, probability in rows]
+    return [
+        form.format(names[true], names[predicted], probability)
+        for true, predicted, probability in rows
+    ]
 
 
 class Reconstructions(OnEvaluation):
@@ -374,9 +408,16 @@ class Predicted(OnEvaluation):
 
     def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
         """Draw from numbers, both of shape (N,) or (N, T)."""
-        predicted_NT, true_NT = (each.float().reshape(len(each), -1).numpy() for each in (predictions, targets))
+        predicted_NT, true_NT = (
+            each.float().reshape(len(each), -1).numpy() for each in (predictions, targets)
+        )
         title = f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
-        publish(trainer, prediction_figure(predicted_NT, true_NT, self.target_names, title), "predicted", split)
+        publish(
+            trainer,
+            prediction_figure(predicted_NT, true_NT, self.target_names, title),
+            "predicted",
+            split,
+        )
 
 
 def prediction_figure(
@@ -393,7 +434,9 @@ def prediction_figure(
         cells = axes.hexbin(true, predicted, gridsize=60, cmap="viridis", mincnt=1, linewidths=0.1)
         figure.colorbar(cells, ax=axes, label="samples per cell", fraction=0.046, pad=0.03)
         low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
-        axes.plot([low, high], [low, high], color="#d95f02", linewidth=1, linestyle="--", label="exact")
+        axes.plot(
+            [low, high], [low, high], color="#d95f02", linewidth=1, linestyle="--", label="exact"
+        )
         axes.legend(loc="upper left", fontsize=8)
         spread = np.square(true - true.mean()).sum()
         r2 = f"R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
@@ -401,7 +444,9 @@ def prediction_figure(
         axes.set_xlabel(plain(f"true {name}"))
         axes.set_ylabel(plain(f"predicted {name}"))
         margin = 0.03 * ((high - low) or 1.0)
-        axes.set(xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), box_aspect=1)
+        axes.set(
+            xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), box_aspect=1
+        )
         axes.grid(alpha=0.3)
     return figure
 
@@ -419,7 +464,12 @@ class Generated(DisplayCallback):
     """
 
     def __init__(
-        self, *, num_tokens: int, temperature: float, vocabulary: tuple[str, ...], input_shape: tuple[int, ...]
+        self,
+        *,
+        num_tokens: int,
+        temperature: float,
+        vocabulary: tuple[str, ...],
+        input_shape: tuple[int, ...],
     ) -> None:
         check_integers(num_tokens=(num_tokens, 1))
         self.num_tokens, self.temperature = num_tokens, temperature
@@ -428,7 +478,12 @@ class Generated(DisplayCallback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the text for this epoch."""
         loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
-        if not (trainer.is_global_zero and loggers and isinstance(pl_module, Task) and pl_module.kind == "text"):
+        if not (
+            trainer.is_global_zero
+            and loggers
+            and isinstance(pl_module, Task)
+            and pl_module.kind == "text"
+        ):
             return
         first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
         network = pl_module.network
@@ -469,15 +524,21 @@ class Curves(DisplayCallback):
         directory = Path(trainer.default_root_dir)
         if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
             title = f"{directory.parent.name}/{directory.name}"
-            save_picture(trainer, draw_curves(curves, stages_of(trainer).names, title), "curves.png")
+            save_picture(
+                trainer, draw_curves(curves, stages_of(trainer).names, title), "curves.png"
+            )
 
-    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
         """Draw the curves, unless the run was interrupted from outside and will resume."""
         if isinstance(exception, Exception):
             self.on_fit_end(trainer, pl_module)
 
 
-def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = "") -> Figure:
+def draw_curves(
+    curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = ""
+) -> Figure:
     """Return one panel per metric, the loss first, with training and validation over optimizer steps.
 
     Args:
@@ -499,14 +560,18 @@ def draw_curves(curves: dict[str, list[tuple[int, float]]], stages: Mapping[str,
     figure.suptitle(run, fontsize=10)
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)
-        names = sorted(panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name]))
+        names = sorted(
+            panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name])
+        )
         for name in names:
             steps, values = zip(*sorted(curves[name]), strict=True)
             is_step = name.endswith("_step") and len(names) > 1
             line, marker = ("-", None) if is_step else STYLES[stages[name]]
             colour = STEP_COLOUR if is_step else COLOURS[stages[name]]
             marker = marker if len(steps) <= 20 else None
-            axes.plot(steps, values, line, color=colour, label=plain(name), marker=marker, markersize=3)
+            axes.plot(
+                steps, values, line, color=colour, label=plain(name), marker=marker, markersize=3
+            )
         if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
             use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
@@ -555,15 +620,24 @@ class Monitor(L.Callback):
         if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
         owned = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [p.grad for p in (owned if several else pl_module.parameters()) if p.grad is not None]
+        gradients = [
+            p.grad for p in (owned if several else pl_module.parameters()) if p.grad is not None
+        ]
         groups = [group for each in trainer.optimizers for group in each.param_groups]
-        values = {"lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
+        values = {
+            "lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"])
+            for n, group in enumerate(groups)
+        }
         suffix = f"_{_optimizer_index(trainer, optimizer)}" if several else ""
         norm: Any = torch.nn.utils.get_total_norm(gradients)
-        values[f"grad_norm{suffix}"] = (norm.full_tensor() if hasattr(norm, "full_tensor") else norm).item()
+        values[f"grad_norm{suffix}"] = (
+            norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        ).item()
         now = time.monotonic()
         if num_samples := samples_per_batch(trainer):
-            values["time/samples_per_second"] = num_samples * self._num_batches / (now - self._since)
+            values["time/samples_per_second"] = (
+                num_samples * self._num_batches / (now - self._since)
+            )
         self._num_batches, self._since = 0, now
         self._log_directly(trainer, values, logged_steps(trainer))
 
@@ -580,7 +654,11 @@ class Monitor(L.Callback):
 
 def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
     """Return the index of an optimizer, found by its parameter groups, since Lightning may have wrapped it."""
-    return next(n for n, each in enumerate(trainer.optimizers) if each.param_groups is optimizer.param_groups)
+    return next(
+        n
+        for n, each in enumerate(trainer.optimizers)
+        if each.param_groups is optimizer.param_groups
+    )
 
 
 class LoggedConfig(DisplayCallback):
@@ -588,6 +666,8 @@ class LoggedConfig(DisplayCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log it at each start."""
-        config = dict(flatten(Run(trainer.default_root_dir).config)) if trainer.is_global_zero else {}
+        config = (
+            dict(flatten(Run(trainer.default_root_dir).config)) if trainer.is_global_zero else {}
+        )
         for logger in trainer.loggers if config else ():
             logger.log_hyperparams(config)

@@ -15,7 +15,15 @@ from leyden.config.table import json_text, print_table, short_names
 from leyden.config.terminal import show, some_of
 from leyden.config.values import ABSENT
 from leyden.report.listing import parse_condition, select
-from leyden.report.ranking import Row, assign_data, assumptions, count_look, merge_rows, plus_minus, read_sweep
+from leyden.report.ranking import (
+    Row,
+    assign_data,
+    assumptions,
+    count_look,
+    merge_rows,
+    plus_minus,
+    read_sweep,
+)
 from leyden.report.records import (
     NOT_OWN,
     Record,
@@ -57,7 +65,9 @@ FIRST_LOOK = f"The first look spends {SPENT}, hence not 95 %; later looks have t
 OF_TABLES_ONLY = "is for a table in a file; runs record it"
 
 
-def refuse_options(options: Mapping[str, str], defaults: Mapping[str, str], why: str = OF_TABLES_ONLY) -> None:
+def refuse_options(
+    options: Mapping[str, str], defaults: Mapping[str, str], why: str = OF_TABLES_ONLY
+) -> None:
     """Raise a `UserError` if one of some options is given where it has no effect, such as those of tables for runs."""
     if given := next((key for key, default in defaults.items() if options[key] != default), None):
         raise UserError(f"{given}={options[given]}: {why}")
@@ -85,7 +95,9 @@ def metrics_of(text: str, mode: str = "") -> dict[str, str]:
     return found
 
 
-def compare_all(folders: Sequence[Path], options: Mapping[str, str], asked: Question) -> list[Comparison]:
+def compare_all(
+    folders: Sequence[Path], options: Mapping[str, str], asked: Question
+) -> list[Comparison]:
     """Return a comparison for each metric that the options name.
 
     Args:
@@ -114,7 +126,9 @@ def compare_all(folders: Sequence[Path], options: Mapping[str, str], asked: Ques
     return found
 
 
-def _compare_folders(folders: Sequence[Path], options: Mapping[str, str], asked: Question) -> Comparison:
+def _compare_folders(
+    folders: Sequence[Path], options: Mapping[str, str], asked: Question
+) -> Comparison:
     refuse_options(options, {**OF_TABLES, "over": ""})
     if options["control"] and len(folders) == 1:
         return compare_runs_with_control(folders[0], options["control"], options)
@@ -126,7 +140,9 @@ def _compare_folders(folders: Sequence[Path], options: Mapping[str, str], asked:
     return compare_runs([folders[0], folders[-1]], options, asked)
 
 
-def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked: Question) -> TableComparison:
+def compare_runs(
+    directories: Sequence[Path], options: Mapping[str, str], asked: Question
+) -> TableComparison:
     """Compare two groups of runs; a group with several settings is represented by its best one.
 
     Args:
@@ -143,13 +159,16 @@ def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked:
     if options["metric"] or options["mode"]:
         _judge(records, options["metric"], options["mode"])
     groups = [
-        _group(read[directory], options[name], name) for directory, name in zip(directories, "ab", strict=True)
+        _group(read[directory], options[name], name)
+        for directory, name in zip(directories, "ab", strict=True)
     ]
     paths = [{os.path.realpath(record.directory) for record in group} for group in groups]
     if shared := sorted(paths[0] & paths[1]):
         raise UserError(f"{some_of(shared, 1)}: in both groups")
     objective = _shared_objective(*groups)
-    sides, rest = _rows_of(directories, groups, [each for each in records if aim_of(each) == objective])
+    sides, rest = _rows_of(
+        directories, groups, [each for each in records if aim_of(each) == objective]
+    )
     both = [row for side in sides for row in side]
     if keys := assign_data(both):
         raise UserError(
@@ -165,7 +184,11 @@ def compare_runs(directories: Sequence[Path], options: Mapping[str, str], asked:
     found = compared(1)
     best = [next(row for row in both if row.setting is setting) for setting in found.sides]
     conditions = [options["a"], options["b"]]
-    own = min((each for each in read if are_own(read[each])), key=lambda each: each.resolve().name, default=None)
+    own = min(
+        (each for each in read if are_own(read[each])),
+        key=lambda each: each.resolve().name,
+        default=None,
+    )
     if (look := _look(own, directories, conditions, found.sides, objective.metric)) > 1:
         found = compared(look)
     found.remarks.extend([NOT_OWN] * (own is None))
@@ -191,14 +214,18 @@ def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
     if mode not in ("min", "max"):
         raise UserError(f"mode={mode}: must be min or max, as in metric={metric}:max")
     for record in records:
-        record.objective = Objective(metric, mode, record.result.metrics.get(metric) if record.result else None)
+        record.objective = Objective(
+            metric, mode, record.result.metrics.get(metric) if record.result else None
+        )
 
 
 def _check_metrics(option: str, metrics: Collection[str], records: Sequence[Record]) -> None:
     """Raise a `UserError` if a metric is of the test set, or no run has it."""
     refuse_test_metrics(option, metrics, records)
     results = [record.result for record in records if record.result]
-    known = {name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}}
+    known = {
+        name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}
+    }
     if lacking := next((metric for metric in metrics if metric not in known), None):
         there_are = ", ".join(sorted(known)) or "none"
         raise UserError(f"{option}={lacking}: no run has this metric; there are {there_are}")
@@ -226,7 +253,9 @@ def _shared_objective(*groups: Sequence[Record]) -> Objective:
     if len(aims) == 1 and (only := aims.pop()):
         return only
     names = sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in aims) or ["none"]
-    raise UserError(f"the runs have the objective {' or '.join(names)}; metric= and mode= name one for all")
+    raise UserError(
+        f"the runs have the objective {' or '.join(names)}; metric= and mode= name one for all"
+    )
 
 
 def _rows_of(
@@ -242,19 +271,27 @@ def _rows_of(
     Raises:
         UserError: A group has no finished run.
     """
-    averaged = [*dict.fromkeys(key for directory in directories for key in read_sweep(directory)["average_over"])]
+    averaged = [
+        *dict.fromkeys(
+            key for directory in directories for key in read_sweep(directory)["average_over"]
+        )
+    ]
     compare_configs(records)
     rows = merge_rows(records, averaged)
 
     def within(ids: Collection[int]) -> list[Row]:
-        parts = (replace(row, records=[each for each in row.records if id(each) in ids]) for row in rows)
+        parts = (
+            replace(row, records=[each for each in row.records if id(each) in ids]) for row in rows
+        )
         return [row for row in parts if row.finished]
 
     known = [{*map(id, group)} for group in groups]
     sides = [within(ids) for ids in known]
     for directory, group, side in zip(directories, groups, sides, strict=True):
         if not side:
-            raise UserError(f"{directory}: none of {len(group)} runs has finished with a value of its objective")
+            raise UserError(
+                f"{directory}: none of {len(group)} runs has finished with a value of its objective"
+            )
     rest = within({*map(id, records)}.difference(*known))
     return sides, [row for row in rest if row.data == sides[0][0].data]
 
@@ -281,7 +318,9 @@ def _compact(condition: str) -> str:
     return "".join(condition.replace("==", "=").split())
 
 
-def compare_runs_with_control(directory: Path, control: str, options: Mapping[str, str]) -> ControlComparison:
+def compare_runs_with_control(
+    directory: Path, control: str, options: Mapping[str, str]
+) -> ControlComparison:
     """Compare each setting of a folder's runs with one of them.
 
     Args:
@@ -311,7 +350,9 @@ def compare_runs_with_control(directory: Path, control: str, options: Mapping[st
     found.remarks.extend(assumptions([row, *rest], look))
     if folder is None:
         found.remarks.append(NOT_OWN)
-    found.remarks.extend(test_set_remarks([record for one in [row, *rest] for record in one.records]))
+    found.remarks.extend(
+        test_set_remarks([record for one in [row, *rest] for record in one.records])
+    )
     return replace(found, metric=objective.metric)
 
 
@@ -458,7 +499,12 @@ def _given(options: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> dic
     if not options["metric"]:
         raise UserError("metric= is missing: the column of the table that is compared")
     ignore = _ignored(options, rows)
-    return {"metric": options["metric"], "mode": options["mode"], "seed": options["seed"] or None, "ignore": ignore}
+    return {
+        "metric": options["metric"],
+        "mode": options["mode"],
+        "seed": options["seed"] or None,
+        "ignore": ignore,
+    }
 
 
 def _ignored(options: Mapping[str, str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -523,7 +569,9 @@ def show_front(place: Path, options: Mapping[str, str]) -> None:
         print(json_text(found))
         return
     whole = {name for name in metrics if all(float(row[name]).is_integer() for row in found)}
-    shown = [{key: int(value) if key in whole else value for key, value in row.items()} for row in found]
+    shown = [
+        {key: int(value) if key in whole else value for key, value in row.items()} for row in found
+    ]
     print_table(shown, names=short_names(found[0]))
     show("By their means; leyden compare says whether a difference is more than chance.")
 
@@ -536,9 +584,13 @@ def _rows_of_front(directory: Path, metrics: Collection[str]) -> list[dict[str, 
     """
     records = read_records(directory)
     _check_metrics("front", metrics, records)
-    rows = [row for row in merge_rows(records, read_sweep(directory)["average_over"]) if row.finished]
+    rows = [
+        row for row in merge_rows(records, read_sweep(directory)["average_over"]) if row.finished
+    ]
     if not rows:
-        raise UserError(f"{directory}: none of {len(records)} runs has finished with a value of its objective")
+        raise UserError(
+            f"{directory}: none of {len(records)} runs has finished with a value of its objective"
+        )
     if keys := assign_data(rows):
         raise UserError(
             f"front: the runs' data differ in {' and '.join(keys)}; name a folder with runs of one data set"

@@ -15,7 +15,13 @@ from typing import Any
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
-from leyden.report.records import Record, position, read_raw_records, refuse_test_metrics, threads_remark
+from leyden.report.records import (
+    Record,
+    position,
+    read_raw_records,
+    refuse_test_metrics,
+    threads_remark,
+)
 from leyden.run.identity import NOTES, is_limit, shown_value
 from leyden.verdict.numbers import metric_text, number_of
 
@@ -82,9 +88,13 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
     refuse_test_metrics(option, {*keys}, records)
     for key in sorted(keys):
         if all(value_of(record, key) is ABSENT for record in records):
-            names = {name for record in records for values in (OWN, *_values(record)) for name in values}
+            names = {
+                name for record in records for values in (OWN, *_values(record)) for name in values
+            }
             close = difflib.get_close_matches(key, names, 1)
-            raise UserError(f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else ""))
+            raise UserError(
+                f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else "")
+            )
 
 
 OWN: dict[str, Callable[[Record], Any]] = {
@@ -115,7 +125,11 @@ def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
 
 def _is_sortable(value: Any) -> bool:
     """Return whether a value can be sorted; NaN and missing values can't."""
-    return value is not None and value is not ABSENT and not (isinstance(value, float) and math.isnan(value))
+    return (
+        value is not None
+        and value is not ABSENT
+        and not (isinstance(value, float) and math.isnan(value))
+    )
 
 
 def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
@@ -139,7 +153,10 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
         print(json_text(rows))
     elif form == "csv":
         # What is unknown is a gap; null is the value of a key.
-        known = [{key: value for key, value in row.items() if value is not None or key in asked} for row in rows]
+        known = [
+            {key: value for key, value in row.items() if value is not None or key in asked}
+            for row in rows
+        ]
         print_csv(known, [*(name for name in COLUMNS if name not in asked), *asked])
     elif not rows:
         print("no run matches this")
@@ -159,12 +176,16 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
                 "objective": "" if row["objective"] is None else metric_text(row["objective"]),
                 **{key: shown_value(key, row[key]) for key in asked if key in row},
                 "typed": row["typed"],
-                "note": " ".join([str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]).strip(),
+                "note": " ".join(
+                    [str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]
+                ).strip(),
             }
             for row in rows
         ]
         noted = ["note"] if any(row["note"] for row in shown) else []
-        print_table(shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted])
+        print_table(
+            shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted]
+        )
         for remark in remarks:
             print(remark)
 
@@ -181,12 +202,25 @@ def _age_text(seconds: float | None) -> str:
     """
     if seconds is None:
         return ""
-    return next((f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now")
+    return next(
+        (f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now"
+    )
 
 
-Condition = Callable[[Callable[[str], Any]], bool]  # of a function that returns the value of a key, or `ABSENT`
+Condition = Callable[
+    [Callable[[str], Any]], bool
+]  # of a function that returns the value of a key, or `ABSENT`
 Operator = Callable[[Any, Any], bool]
-OPERATORS: dict[str, Operator] = {"~": contains, "<=": le, ">=": ge, "!=": ne, "==": eq, "=": eq, "<": lt, ">": gt}
+OPERATORS: dict[str, Operator] = {
+    "~": contains,
+    "<=": le,
+    ">=": ge,
+    "!=": ne,
+    "==": eq,
+    "=": eq,
+    "<": lt,
+    ">": gt,
+}
 PLAIN = r"""[^\s<>=!()"']+"""
 TEXT = rf"""("[^"]*"|'[^']*'|{PLAIN})"""
 COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
@@ -220,7 +254,9 @@ def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[st
             )
         key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
         if found[2][0] in "<>" and not isinstance(number_of(value), int | float):
-            raise UserError(f"{option}={text}: {found[2]} compares with a number, which {value} is not")
+            raise UserError(
+                f"{option}={text}: {found[2]} compares with a number, which {value} is not"
+            )
         parts.append((key, OPERATORS[found[2]], value))
         position = found.end()
 

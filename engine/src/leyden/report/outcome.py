@@ -37,7 +37,10 @@ def show_difference(*directories: str, form: str = "table") -> None:
     if len(directories) != 2:
         raise UserError("diff: must be two run directories, such as diff=[outputs/a,outputs/b]")
     a, b = (Run(directory) for directory in directories)
-    rows, lines = _difference_rows(a, b), _fingerprint_lines(*(read_fingerprints(run.directory) for run in (a, b)))
+    rows, lines = (
+        _difference_rows(a, b),
+        _fingerprint_lines(*(read_fingerprints(run.directory) for run in (a, b))),
+    )
     if form == "json":
         print(json_text({"differences": rows, "fingerprints": lines}))
         return
@@ -48,8 +51,13 @@ def show_difference(*directories: str, form: str = "table") -> None:
 
 def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
     """Print rows of differences, with values as JSON, which tells texts from numbers."""
-    shown = [{**row, **{name: json.dumps(row[name], default=str) for name in "ab" if name in row}} for row in rows]
-    names = {name: str(relative_path(run.directory)) for name, run in zip("ab", (a, b), strict=True)}
+    shown = [
+        {**row, **{name: json.dumps(row[name], default=str) for name in "ab" if name in row}}
+        for row in rows
+    ]
+    names = {
+        name: str(relative_path(run.directory)) for name, run in zip("ab", (a, b), strict=True)
+    }
     print_table(shown or [{"part": "nothing differs"}], names={"part": "", "key": "", **names})
 
 
@@ -71,7 +79,11 @@ def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     git, result = dict_at(start, "git"), run.result
     texts = json.dumps([git.get("diff"), git.get("left_out")])
-    changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}" if git.get("dirty") else git.get("dirty")
+    changes = (
+        f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
+        if git.get("dirty")
+        else git.get("dirty")
+    )
     code = {"commit": git.get("sha"), "changes": changes, "python": start.get("python")}
     metrics = result.metrics.items() if result else ()
     return {
@@ -107,7 +119,9 @@ def show_equality(there: Run, here: Run) -> bool:
         )
     difference, is_as_long = first_difference(a, b), max(b) >= max(a)
     # Only then can the results be expected to be equal.
-    are_apart = max(a) == max(b) and any(row["part"] == "result" and {"a", "b"} <= {*row} for row in rows)
+    are_apart = max(a) == max(b) and any(
+        row["part"] == "result" and {"a", "b"} <= {*row} for row in rows
+    )
     if not is_as_long:
         lines.append(f"{here.directory} ends before the other run, at step {max(b)}")
     if are_apart and not difference:
@@ -128,7 +142,9 @@ def _fingerprint_lines(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint
         step, parts = difference
         before = [each for each in common if each < step]
         since = f"equal until step {before[-1]}" if before else "there is no earlier fingerprint"
-        return [f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}"]
+        return [
+            f"diverged: step {step} is the first fingerprint that differs, in {', '.join(parts)}; {since}"
+        ]
     over = "the only fingerprint" if len(common) == 1 else f"all {len(common)} fingerprints"
     return [f"equal, bit for bit, over {over} that both have, up to step {common[-1]}"]
 
@@ -142,8 +158,13 @@ def _next_steps(run: Run, result: Result) -> Iterator[tuple[str, str]]:
     if "debug" in map(key_of, run.overrides):
         return
     if result.can_be_tested and not result.is_tested:
-        yield f"{leyden_command('evaluate')} {shlex.quote(f'run={where}')}", "evaluate it on the test set"
-    is_found = run.directory.is_relative_to(root() / "outputs")  # where `leyden runs` searches by default
+        yield (
+            f"{leyden_command('evaluate')} {shlex.quote(f'run={where}')}",
+            "evaluate it on the test set",
+        )
+    is_found = run.directory.is_relative_to(
+        root() / "outputs"
+    )  # where `leyden runs` searches by default
     folder = "" if is_found else f" {shlex.quote(str(relative_path(run.directory.parent)))}"
     yield f"{leyden_command('runs')}{folder}", "all runs so far"
 
@@ -179,7 +200,9 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
         show(f"run directory: {where}")
     if result.is_tested:
         show("\n".join(test_set_remarks([run])))
-        show(f"later runs of {run.config.get('name')} are evaluated on the test set only by test=true")
+        show(
+            f"later runs of {run.config.get('name')} are evaluated on the test set only by test=true"
+        )
     if steps:
         show(f"next steps:{steps}")
 
@@ -211,19 +234,30 @@ def _write_hparams(run: Run, result: Result) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
-    from tensorboard.plugins.hparams.summary_v2 import hparams_pb  # `api`, which hands it on, needs TensorFlow
+    from tensorboard.plugins.hparams.summary_v2 import (
+        hparams_pb,
+    )  # `api`, which hands it on, needs TensorFlow
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:HASH_LENGTH]
     name = f"{run.directory.name} {digest}"
     start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
     status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
-    ended = plugin_data_pb2.HParamsPluginData(session_end_info=plugin_data_pb2.SessionEndInfo(status=status))
-    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended.SerializeToString())
+    ended = plugin_data_pb2.HParamsPluginData(
+        session_end_info=plugin_data_pb2.SessionEndInfo(status=status)
+    )
+    plugin = SummaryMetadata.PluginData(
+        plugin_name=metadata.PLUGIN_NAME, content=ended.SerializeToString()
+    )
     values = [
         *start.value,
-        Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin)),
-        *(Summary.Value(tag=tag, simple_value=value) for tag, value in _selecting_metrics(result).items()),
+        Summary.Value(
+            tag=metadata.SESSION_END_INFO_TAG, metadata=SummaryMetadata(plugin_data=plugin)
+        ),
+        *(
+            Summary.Value(tag=tag, simple_value=value)
+            for tag, value in _selecting_metrics(result).items()
+        ),
     ]
     path = run.directory / HPARAMS_FILE
     make_folder(path.parent)
@@ -232,14 +266,18 @@ def _write_hparams(run: Run, result: Result) -> None:
     with replacing(path) as file:
         records = RecordWriter(file)
         records.write(Event(file_version="brain.Event:2", wall_time=now).SerializeToString())
-        records.write(Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString())
+        records.write(
+            Event(step=step, wall_time=now, summary=Summary(value=values)).SerializeToString()
+        )
 
 
 def _selecting_metrics(result: Result) -> dict[str, float]:
     """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
     aims = [result.objective.metric] if result.objective else []
     names = [*aims, *(result.stages.get("val") or result.stages.get("train", []))]
-    return {chart_tag(name): result.metrics[name] for name in reversed(names) if name in result.metrics}
+    return {
+        chart_tag(name): result.metrics[name] for name in reversed(names) if name in result.metrics
+    }
 
 
 def hparams_of(run: Run) -> dict[str, float | bool | str]:

@@ -44,12 +44,18 @@ class Row:
 
     def key(self, record: Record) -> tuple[str, ...]:
         """Return a run's values of the averaged keys; runs with the same values repeat each other."""
-        return tuple(repr(record.config[name]) if name in record.config else "" for name in self.averaged)
+        return tuple(
+            repr(record.config[name]) if name in record.config else "" for name in self.averaged
+        )
 
     @property
     def finished(self) -> list[Record]:
         """The finished runs that have a value."""
-        return [record for record in self.records if record.status == "finished" and record.value is not None]
+        return [
+            record
+            for record in self.records
+            if record.status == "finished" and record.value is not None
+        ]
 
     @property
     def distinct(self) -> list[Record]:
@@ -60,19 +66,33 @@ class Row:
     def setting(self) -> Group:
         """The row as `leyden.verdict` has it: the values of the finished runs."""
         finished = self.finished
-        folds = {repr(record.config.get(FOLD)) for record in finished} if FOLD in self.averaged else set()
+        folds = (
+            {repr(record.config.get(FOLD)) for record in finished}
+            if FOLD in self.averaged
+            else set()
+        )
         recorded = [record.config.get(NUM_FOLDS) for record in finished]
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
         known = {id(record) for record in finished}
-        values = [(self.key(record), record.value if id(record) in known else None) for record in self.records]
-        return Group.of(shown_choices(self.choices), values, overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0)
+        values = [
+            (self.key(record), record.value if id(record) in known else None)
+            for record in self.records
+        ]
+        return Group.of(
+            shown_choices(self.choices),
+            values,
+            overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0,
+        )
 
     @functools.cached_property
     def shown(self) -> Group:
         """The values of the finished runs; if there are none, those of other runs, such as pruned ones."""
         if self.setting.values:
             return self.setting
-        return Group.of(shown_choices(self.choices), [(self.key(record), record.value) for record in self.records])
+        return Group.of(
+            shown_choices(self.choices),
+            [(self.key(record), record.value) for record in self.records],
+        )
 
     def measured(self) -> dict[str, Any]:
         """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
@@ -84,7 +104,8 @@ class Row:
             "epochs": _mean([record.epochs for record in self.records]),
             "seconds": _mean([record.seconds for record in self.records]),
             "status": ", ".join(
-                f"{states.count(state)} {state}" if len(states) > 1 else state for state in dict.fromkeys(states)
+                f"{states.count(state)} {state}" if len(states) > 1 else state
+                for state in dict.fromkeys(states)
             ),
         }
 
@@ -99,7 +120,9 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         records: The runs.
         averaged: Keys that the mean is taken over.
     """
-    keys = [key for key in varying_keys([record.choices for record in records]) if key not in averaged]
+    keys = [
+        key for key in varying_keys([record.choices for record in records]) if key not in averaged
+    ]
     rows: dict[str, Row] = {}
     for record in records:
         choices = {key: record.choices[key] for key in keys if key in record.choices}
@@ -116,7 +139,9 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
 
     assign_data([*rows.values()])
     order = [*dict.fromkeys(row.data for row in rows.values())]
-    return sorted(sorted(rows.values(), key=place, reverse=True), key=lambda row: order.index(row.data))
+    return sorted(
+        sorted(rows.values(), key=place, reverse=True), key=lambda row: order.index(row.data)
+    )
 
 
 def assign_data(rows: Sequence[Row]) -> list[str]:
@@ -133,7 +158,9 @@ def assign_data(rows: Sequence[Row]) -> list[str]:
     if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
         keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
     for row in rows:
-        known = {key: value for record in reversed(row.records) for key, value in record.varied.items()}
+        known = {
+            key: value for record in reversed(row.records) for key, value in record.varied.items()
+        }
         row.data = tuple(text_of(known.get(key)) for key in keys)
     records = [record for row in rows for record in row.records]
     chosen = {record.typed.get("data", record.groups.get("data")) for record in records}
@@ -189,7 +216,8 @@ def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) 
         key
         for key in varying_keys(configs)
         if any(
-            name != key and all(key in config and config[key] == config.get(name, config) for config in configs)
+            name != key
+            and all(key in config and config[key] == config.get(name, config) for config in configs)
             for name in averaged
         )
     }
@@ -210,7 +238,9 @@ def read_sweep(directory: Path) -> dict[str, Any]:
     if isinstance(found, dict):
         found = {"average_over": AVERAGED, "log": None, "excluded": [], **found}
         lists = [found[key] or [] for key in ("average_over", "log", "excluded")]
-        if all(isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists):
+        if all(
+            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists
+        ):
             return found
     raise UserError(f"{path}: is no description of a sweep")
 
@@ -233,7 +263,9 @@ def _mean(values: Sequence[float | None]) -> float | None:
     return statistics.fmean(known) if known else None
 
 
-def contenders(rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence[str] = ()) -> Ranking:
+def contenders(
+    rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence[str] = ()
+) -> Ranking:
     """Compare the first row that has enough runs with each other row that has, apart for each data set.
 
     Args:
@@ -245,9 +277,9 @@ def contenders(rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence
     whole, parts = Ranking([], [], []), by_data(rows)
     remarks: dict[str, None] = {}
     if len(parts) > 1:
-        remarks[f"Rows of different data are not compared: they differ in {' and '.join(assign_data(rows))}."] = (
-            None
-        )
+        remarks[
+            f"Rows of different data are not compared: they differ in {' and '.join(assign_data(rows))}."
+        ] = None
     for part in parts:
         of_part = [*part.values()]
         number = min(part) + 1 if len(parts) > 1 else None
@@ -260,7 +292,9 @@ def contenders(rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence
     return whole
 
 
-def look_at(folder: Path | None, rows: Sequence[Row], mode: str, excluded: Sequence[str]) -> Ranking:
+def look_at(
+    folder: Path | None, rows: Sequence[Row], mode: str, excluded: Sequence[str]
+) -> Ranking:
     """Return which rows may be the best, and count this as a look at the table of a folder.
 
     Args:
@@ -302,7 +336,9 @@ def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> Ranki
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
     """Return the rows of each data set, by index, from rows as `merge_rows` returns them."""
-    return [dict(part) for _, part in itertools.groupby(enumerate(rows), key=lambda item: item[1].data)]
+    return [
+        dict(part) for _, part in itertools.groupby(enumerate(rows), key=lambda item: item[1].data)
+    ]
 
 
 def assumptions(rows: Sequence[Row], look: int) -> list[str]:
@@ -316,7 +352,10 @@ def assumptions(rows: Sequence[Row], look: int) -> list[str]:
         remarks = ["The runs share training data, which widens this (Nadeau and Bengio, 2003)."]
     elif any(map(_draws_data, rows)):
         remarks = ["Each seed has data of its own, by their digests."]
-    elif any(SPLIT_SEED in derived_keys([each.varied for each in row.finished], row.averaged) for row in rows):
+    elif any(
+        SPLIT_SEED in derived_keys([each.varied for each in row.finished], row.averaged)
+        for row in rows
+    ):
         remarks = ["Holds for this data set, over seeds and their splits."]
     else:
         remarks = [f"Holds for this data set and split, over {_varied(rows)}."]
@@ -348,17 +387,32 @@ def count_look(
         min_values: Number of values from which on a setting is compared.
     """
     tested = [[each for each in part if len(each.values) >= min_values] for part in parts]
-    values = sorted((each.name, sorted(each.values.values())) for part in tested if len(part) > 1 for each in part)
+    values = sorted(
+        (each.name, sorted(each.values.values()))
+        for part in tested
+        if len(part) > 1
+        for each in part
+    )
     if not values or folder is None:
         return 1
     digest = hashlib.sha256(repr(values).encode()).hexdigest()[:16]
     path, comparison = folder / LOOKS_FILE, one_line(comparison)
     try:
         with appending(path, LOOKS_HEADER) as (rows, append):
-            earlier = [row[4] for row in rows if len(row) == len(LOOKS_HEADER) and row[1] == comparison]
+            earlier = [
+                row[4] for row in rows if len(row) == len(LOOKS_HEADER) and row[1] == comparison
+            ]
             if digest in earlier:
                 return earlier.index(digest) + 1
-            append([now(), comparison, str(len(earlier) + 1), str(sum(len(each) for _, each in values)), digest])
+            append(
+                [
+                    now(),
+                    comparison,
+                    str(len(earlier) + 1),
+                    str(sum(len(each) for _, each in values)),
+                    digest,
+                ]
+            )
             return len(earlier) + 1
     except OSError as error:
         warn(

@@ -195,7 +195,12 @@ class Record:
         """Time of the first start, in seconds since the epoch; None if unknown."""
         try:
             return datetime.fromisoformat(self.head["times"][0]).timestamp()
-        except (LookupError, ValueError, OverflowError, OSError):  # of a year that the system's clock lacks
+        except (
+            LookupError,
+            ValueError,
+            OverflowError,
+            OSError,
+        ):  # of a year that the system's clock lacks
             return None
 
     @property
@@ -267,7 +272,9 @@ def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     keys: dict[str, None] = {}
     for chosen in choices:
         if chosen.keys() != first.keys():
-            keys |= dict.fromkeys(key for key in (*first, *chosen) if key not in first or key not in chosen)
+            keys |= dict.fromkeys(
+                key for key in (*first, *chosen) if key not in first or key not in chosen
+            )
         # Most values of runs are the very same object, see `read_summary`.
         keys |= dict.fromkeys([key for key, value in chosen.items() if value is not first.get(key)])
     order = dict.fromkeys(first) | keys
@@ -277,7 +284,9 @@ def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
 def _varies(key: str, choices: Sequence[Mapping[str, Any]]) -> bool:
     """Return whether a key has several values, by `text_of`, or is missing in some mappings."""
     first = text_of(choices[0].get(key))
-    return any((key in each) != (key in choices[0]) or text_of(each.get(key)) != first for each in choices)
+    return any(
+        (key in each) != (key in choices[0]) or text_of(each.get(key)) != first for each in choices
+    )
 
 
 def read_raw_records(directory: Path) -> list[Record]:
@@ -307,7 +316,10 @@ def read_raw_records(directory: Path) -> list[Record]:
             # A folder can vanish, or be closed to this user. Links to folders are not followed.
             with contextlib.suppress(OSError), os.scandir(folder) as entries:
                 found = [*entries]
-                pending += sorted((each.path for each in found if each.is_dir(follow_symlinks=False)), reverse=True)
+                pending += sorted(
+                    (each.path for each in found if each.is_dir(follow_symlinks=False)),
+                    reverse=True,
+                )
                 if any(each.name == EARLIER for each in found):
                     earlier.append(folder)
     for folder in earlier[:MAX_EARLIER]:
@@ -386,7 +398,9 @@ def _status_without_result(
     if not job:
         return "interrupted", ""
     state = states.get(job["job_id"])
-    if state is None:  # its scheduler does not answer; then a job counts as queued until it is started
+    if (
+        state is None
+    ):  # its scheduler does not answer; then a job counts as queued until it is started
         return ("queued" if record.head["job"] != job["job_id"] else "interrupted"), ""
     return ("interrupted" if state.phase == "ended" else state.phase), state.reason
 
@@ -409,7 +423,9 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
     Raises:
         UserError: One of the keys is a metric of the test set.
     """
-    metrics = {name for record in records if record.result for name in record.result.stages.get("test", ())}
+    metrics = {
+        name for record in records if record.result for name in record.result.stages.get("test", ())
+    }
     if chosen := sorted(metrics & {*keys}):
         raise UserError(
             f"{option}: {chosen[0]} is a metric of the test set, by which nothing may be selected; choose one of "
@@ -425,7 +441,14 @@ def test_set_remarks(runs: Collection[Record | Run]) -> list[str]:
     names = dict.fromkeys(str(run.config.get("name")) for run in runs)
     parents = dict.fromkeys(Path(run.directory).parent for run in runs)
     found = (
-        next((folder for folder in (parent, *parent.parents) if (folder / TEST_EVALUATIONS_FILE).exists()), None)
+        next(
+            (
+                folder
+                for folder in (parent, *parent.parents)
+                if (folder / TEST_EVALUATIONS_FILE).exists()
+            ),
+            None,
+        )
         for parent in parents
     )
     lines = []
@@ -437,5 +460,7 @@ def test_set_remarks(runs: Collection[Record | Run]) -> list[str]:
             continue
         nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
         if nums:
-            lines.append(f"Test evaluations so far: {', '.join(nums)} ({folder}/{TEST_EVALUATIONS_FILE})")
+            lines.append(
+                f"Test evaluations so far: {', '.join(nums)} ({folder}/{TEST_EVALUATIONS_FILE})"
+            )
     return lines

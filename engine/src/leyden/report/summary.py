@@ -15,7 +15,15 @@ from leyden.config.errors import UserError, as_line
 from leyden.config.table import csv_text, json_text, print_table, short_names
 from leyden.config.terminal import leyden_command, show, warn
 from leyden.report.listing import condition_of, select
-from leyden.report.ranking import Row, by_data, look_at, merge_rows, over_data_sets, plus_minus, read_sweep
+from leyden.report.ranking import (
+    Row,
+    by_data,
+    look_at,
+    merge_rows,
+    over_data_sets,
+    plus_minus,
+    read_sweep,
+)
 from leyden.report.records import (
     NOT_OWN,
     Record,
@@ -56,7 +64,10 @@ def best_remarks(rows: Sequence[Row], number: int, directory: Path) -> list[str]
 
 
 def _next_command(
-    directory: Path, records: Sequence[Record], rows: Mapping[int, Row], like_best: Sequence[bool | None]
+    directory: Path,
+    records: Sequence[Record],
+    rows: Mapping[int, Row],
+    like_best: Sequence[bool | None],
 ) -> list[str]:
     """Return the command that compares the best row with the next one that may be the best; empty if there is none.
 
@@ -76,7 +87,9 @@ def _next_command(
             chosen, _ = select(records, condition, name)
         except UserError:  # a text with both kinds of quotes
             return []
-        if {*map(id, chosen)} != {*map(id, rows[number].records)}:  # the row lacks a setting that others have
+        if {*map(id, chosen)} != {
+            *map(id, rows[number].records)
+        }:  # the row lacks a setting that others have
             return []
         sides.append(f"{name}={condition}")
     what = f"Rows {likely[0] + 1} and {likely[1] + 1} beside each other:"
@@ -148,7 +161,11 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
         try:
             picture = draw_summary(points, metric, sweep["log"], sweep["average_over"])
             _write(directory / "summary.png", picture)
-        except (ArithmeticError, ValueError, TypeError) as error:  # such as a number beyond any axis
+        except (
+            ArithmeticError,
+            ValueError,
+            TypeError,
+        ) as error:  # such as a number beyond any axis
             warn(f"summary.png: could not be drawn ({as_line(error)})")
     evaluations = test_set_remarks(records)
     if form == "json":
@@ -158,29 +175,44 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
             | {"runs": [record.directory for record in row.records]}
             for row, like in zip(rows, marked.like_best, strict=True)
         ]
-        print(json_text({"objective": aim, "rows": content, "remarks": [*marked.remarks, *evaluations]}))
+        print(
+            json_text(
+                {"objective": aim, "rows": content, "remarks": [*marked.remarks, *evaluations]}
+            )
+        )
         return
     parts = by_data(rows) if objective else []
     best = [_first_tested(part) for part in parts]
     shown = [
         {**cell, **row.shown.choices, "row": number + 1, "n": row.shown.count}
-        | {"objective": row.shown.measured + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)}
+        | {
+            "objective": row.shown.measured
+            + f" {MARK}" * (cell["like_best"] == "yes" and number not in best)
+        }
         for number, (row, cell) in enumerate(zip(rows, cells, strict=True))
     ]
     columns = ["row", *keys, *(name for name in MEASURED if name != "deviation")]
-    print_table(shown[:NUM_SHOWN], columns, names=short_names(keys, taken=columns) | {"objective": metric})
+    print_table(
+        shown[:NUM_SHOWN], columns, names=short_names(keys, taken=columns) | {"objective": metric}
+    )
     lines = [f"... and {len(rows) - NUM_SHOWN} more rows"] * (len(rows) > NUM_SHOWN)
-    lines += [plus_minus(rows)] * any(row.shown.deviation is not None for row in rows) + marked.remarks
+    lines += [plus_minus(rows)] * any(
+        row.shown.deviation is not None for row in rows
+    ) + marked.remarks
     lines += [*unfinished_remarks(records, directory), *evaluations]
     lines += [f"written: {directory}/summary.csv, summary.png"] * is_own
     lines += [line for number in best for line in best_remarks(rows, number, directory)]
-    lines += [line for part in parts for line in _next_command(directory, records, part, marked.like_best)]
+    lines += [
+        line for part in parts for line in _next_command(directory, records, part, marked.like_best)
+    ]
     show("\n".join(lines))
 
 
 def _first_tested(rows: Mapping[int, Row]) -> int:
     """Return the index of the best row of a data set that has enough runs to be compared; if none has, of the best one."""
-    return next((number for number, row in rows.items() if len(row.setting.values) >= MIN_VALUES), min(rows))
+    return next(
+        (number for number, row in rows.items() if len(row.setting.values) >= MIN_VALUES), min(rows)
+    )
 
 
 def _contenders(
@@ -246,13 +278,22 @@ def draw_summary(
     from matplotlib.figure import Figure  # not pyplot, which has global state
 
     choices = [point.choices for point in points]
-    varying = [key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1]
+    varying = [
+        key for key in varying_keys(choices) if len({str(c[key]) for c in choices if key in c}) > 1
+    ]
     keys = [key for key in varying if key not in averaged] or varying
     if not keys:
-        points = [Point({"run": n}, point.value, point.is_pruned) for n, point in enumerate(points, start=1)]
+        points = [
+            Point({"run": n}, point.value, point.is_pruned)
+            for n, point in enumerate(points, start=1)
+        ]
         choices, keys = [point.choices for point in points], ["run"]
     axes_of = _together(choices, keys, is_grid=log is None)
-    heated = _crossed([point.choices for point in points if not point.is_pruned], keys) if log is None else None
+    heated = (
+        _crossed([point.choices for point in points if not point.is_pruned], keys)
+        if log is None
+        else None
+    )
     num_columns = len(axes_of) + (heated is not None)
     figure = Figure(figsize=(4 * num_columns, 3.5), layout="constrained")
     for column, together in enumerate(axes_of, start=1):
@@ -268,10 +309,14 @@ def draw_summary(
             axes.set_ylabel(plain(metric))
         axes.grid(alpha=0.3)
     handles = {
-        label: bar for axes in figure.axes for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        label: bar
+        for axes in figure.axes
+        for bar, label in zip(*axes.get_legend_handles_labels(), strict=True)
     }
     if handles:
-        figure.legend([*handles.values()], [*handles], loc="outside upper left", fontsize=8, frameon=False)
+        figure.legend(
+            [*handles.values()], [*handles], loc="outside upper left", fontsize=8, frameon=False
+        )
     if heated:
         whole = [point for point in points if not point.is_pruned]
         _heat(figure, figure.add_subplot(1, num_columns, num_columns), whole, heated, metric)
@@ -282,7 +327,9 @@ def draw_summary(
     return content.getvalue()
 
 
-def _together(choices: Sequence[Mapping[str, Any]], keys: Sequence[str], *, is_grid: bool) -> list[list[str]]:
+def _together(
+    choices: Sequence[Mapping[str, Any]], keys: Sequence[str], *, is_grid: bool
+) -> list[list[str]]:
     """Return groups of keys whose values go together, as those of the rows of `sweep.settings` do; most groups have one key."""
     groups: list[list[str]] = []
     for key in keys:
@@ -301,7 +348,9 @@ def _together(choices: Sequence[Mapping[str, Any]], keys: Sequence[str], *, is_g
 def _crossed(choices: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tuple[str, str] | None:
     """Return the first two numeric keys of which each pair of values was tried, each with three or more; or None."""
     for x, y in itertools.combinations(keys, 2):
-        pairs = {(c.get(x), c.get(y)) for c in choices if _is_number(c.get(x)) and _is_number(c.get(y))}
+        pairs = {
+            (c.get(x), c.get(y)) for c in choices if _is_number(c.get(x)) and _is_number(c.get(y))
+        }
         xs, ys = ({pair[n] for pair in pairs} for n in (0, 1))
         are_numbers = all(_is_number(c.get(key)) for c in choices for key in (x, y))
         if are_numbers and min(len(xs), len(ys)) >= MIN_HEATED and len(pairs) == len(xs) * len(ys):
@@ -309,7 +358,9 @@ def _crossed(choices: Sequence[Mapping[str, Any]], keys: Sequence[str]) -> tuple
     return None
 
 
-def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str], metric: str) -> None:
+def _heat(
+    figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str], metric: str
+) -> None:
     """Draw the mean objective by two numbers, as colours with its value in each cell."""
     cells: dict[tuple[Any, Any], list[float]] = {}
     for point in points:
@@ -320,7 +371,15 @@ def _heat(figure: Any, axes: Any, points: Sequence[Point], keys: tuple[str, str]
     low, high = image.get_clim()
     for row, column in itertools.product(range(len(ys)), range(len(xs))):
         colour = "black" if means[row][column] > (low + high) / 2 else "white"
-        axes.text(column, row, f"{means[row][column]:.4g}", ha="center", va="center", fontsize=7, color=colour)
+        axes.text(
+            column,
+            row,
+            f"{means[row][column]:.4g}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=colour,
+        )
     axes.set_xticks(range(len(xs)), [f"{x:g}" for x in xs])
     axes.set_yticks(range(len(ys)), [f"{y:g}" for y in ys])
     axes.set_xlabel(plain(keys[0]))
@@ -334,17 +393,27 @@ def _scatter(axes: Any, points: Sequence[tuple[Any, float, bool]], *, log: bool 
     Means are drawn if each of a few x values has several runs, as in a grid: numeric ones are joined by a line.
     """
     numeric = all(_is_number(x) for x, *_ in points)
-    order = sorted({_label(x): x for x, *_ in points}.items(), key=lambda item: _axis_order(item[1]))
+    order = sorted(
+        {_label(x): x for x, *_ in points}.items(), key=lambda item: _axis_order(item[1])
+    )
     place = {text: x if numeric else number for number, (text, x) in enumerate(order)}
     kinds = ({"color": DOTS, "label": "a run"}, {"color": PRUNED, "marker": "x", "label": "pruned"})
     for pruned, options in zip((False, True), kinds, strict=True):
         if here := [(place[_label(x)], y) for x, y, is_pruned in points if is_pruned == pruned]:
             axes.scatter(*zip(*here, strict=True), s=18, alpha=0.6, **options)
-    groups = [[y for x, y, is_pruned in points if _label(x) == text and not is_pruned] for text, _ in order]
+    groups = [
+        [y for x, y, is_pruned in points if _label(x) == text and not is_pruned]
+        for text, _ in order
+    ]
     if 1 < len(groups) <= MAX_MEANS and min(map(len, groups)) > 1:
         spread = [statistics.stdev(group) for group in groups]
         centers = list(map(statistics.fmean, groups))
-        given = {"fmt": "D-" if numeric else "D", "markerfacecolor": "white", "capsize": 3, "markersize": 5}
+        given = {
+            "fmt": "D-" if numeric else "D",
+            "markerfacecolor": "white",
+            "capsize": 3,
+            "markersize": 5,
+        }
         axes.errorbar([*place.values()], centers, spread, color=MEANS, label=PLUS_MINUS, **given)
     values = list(place.values())
     if not numeric:

@@ -30,7 +30,9 @@ from leyden.run.process import is_main_process
 OF_HYDRA = ("hydra.sweeper", "hydra.help", "hydra.searchpath")
 
 
-def training_command(task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]) -> Any:
+def training_command(
+    task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]
+) -> Any:
     """Make `task` a command, configured by `conf/train.yaml`.
 
     A user's mistake (Hydra's errors included) is printed in one or two lines to stderr, with exit code 2;
@@ -55,7 +57,9 @@ def training_command(task: Callable[[DictConfig], Any], sweep: Callable[[DictCon
 
 
 def _run(
-    options: argparse.Namespace, task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]
+    options: argparse.Namespace,
+    task: Callable[[DictConfig], Any],
+    sweep: Callable[[DictConfig, str], None],
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
     with composing(options.config_dir, job_name=options.config_name):
@@ -116,10 +120,14 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--config-dir", "-cd", type=Path)
     options, unknown = parser.parse_known_intermixed_args(argv)
     if unknown:
-        raise UserError(f"{unknown[0]}: no such option; a key has no dashes, and --help lists the options")
+        raise UserError(
+            f"{unknown[0]}: no such option; a key has no dashes, and --help lists the options"
+        )
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
-    for text in options.overrides if is_main_process() else ():  # Lightning starts the other ranks with its own
+    for text in (
+        options.overrides if is_main_process() else ()
+    ):  # Lightning starts the other ranks with its own
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
             raise UserError(
@@ -146,7 +154,9 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
             override = parser.parse_override(text)
         except HydraException as error:
             key, _, value = text.partition("=")
-            quoted = "" if value[:1] in "[{" else f"; a text is quoted as {quoted_override(key, value)}"
+            quoted = (
+                "" if value[:1] in "[{" else f"; a text is quoted as {quoted_override(key, value)}"
+            )
             raise UserError(f"{one_line(text)}: {str(error).splitlines()[0]}{quoted}") from error
         is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
         if is_number and (names := _choices(override.key_or_group)):
@@ -159,12 +169,18 @@ def _explain(error: Exception) -> str:
     """Return an explanation, in one or two lines, of an error of Hydra or OmegaConf about the configuration."""
     text, cause = str(error).strip(), error.__cause__
     first = text.splitlines()[0] if text else type(error).__name__
-    if isinstance(error, MissingConfigException) and error.options is not None and error.missing_cfg_file:
+    if (
+        isinstance(error, MissingConfigException)
+        and error.options is not None
+        and error.missing_cfg_file
+    ):
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such choice{_sources(group)}"
     # The class of these two is that of all errors of composition, and only their texts name the override.
     if found := re.search(r"Could not override '(.+)'", text):
-        key = getattr(cause, "full_key", None) or found[1]  # perhaps a key inside a value that is a mapping
+        key = (
+            getattr(cause, "full_key", None) or found[1]
+        )  # perhaps a key inside a value that is a mapping
         return f"{key}: no such key{_nearest(key, _known_keys(cause))}"
     if found := re.search(r"Error merging override (.+)", text):
         return f"{found[1]}: {str(cause).splitlines()[0]}"
@@ -177,7 +193,9 @@ def _explain(error: Exception) -> str:
 
 def _choices(group: str) -> list[str]:
     """Return the names of a config group's files; empty if there is no such group."""
-    own, library = choices(group) if re.fullmatch(r"\w+(/\w+)*", group) else ([], [])  # no pattern, no other folder
+    own, library = (
+        choices(group) if re.fullmatch(r"\w+(/\w+)*", group) else ([], [])
+    )  # no pattern, no other folder
     return [*own, *library]
 
 
@@ -194,7 +212,9 @@ def _known_keys(cause: BaseException | None) -> list[str]:
     node = getattr(cause, "parent_node", None)
     if node is None:
         return []
-    root: Any = OmegaConf.to_container(node._get_root())  # OmegaConf has no public way from a node to its root
+    root: Any = OmegaConf.to_container(
+        node._get_root()
+    )  # OmegaConf has no public way from a node to its root
     if not str(getattr(cause, "full_key", "")).startswith("hydra."):
         del root["hydra"]
     return [*_keys(root)]
@@ -213,7 +233,11 @@ def _nearest(key: str, known: Sequence[str]) -> str:
     parent = key.rpartition(".")[0]
     siblings = [name for name in names if name.rpartition(".")[0] == parent]
     same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
-    close = difflib.get_close_matches(key, siblings, 1) or same or difflib.get_close_matches(key, names, 1)
+    close = (
+        difflib.get_close_matches(key, siblings, 1)
+        or same
+        or difflib.get_close_matches(key, names, 1)
+    )
     found = f"; did you mean {close[0]}?" if close else ""
     if f"{parent}._target_" in known:  # whose class may take more
         found += f"{'' if close else ';'} +{key}=... adds one"

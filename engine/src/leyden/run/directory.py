@@ -179,10 +179,14 @@ class Run:
             UserError: The checkpoint is missing or damaged.
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
-            raise UserError(f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3")
+            raise UserError(
+                f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3"
+            )
         path = self._path(name)
         if self.config and (problem := damage(path)):
-            available = ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            available = (
+                ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
+            )
             raise UserError(f"{path}: {problem} (checkpoints there: {available})")
         self._check_saved(name)
         return path
@@ -225,7 +229,9 @@ class Run:
                 any_damaged = True
                 warn(f"{path} is damaged ({problem}): using the previous checkpoint")
         if any_damaged:
-            raise UserError(f"{self.directory}: no intact checkpoint is left; choose another run_dir")
+            raise UserError(
+                f"{self.directory}: no intact checkpoint is left; choose another run_dir"
+            )
         return None
 
     @contextlib.contextmanager
@@ -280,20 +286,32 @@ class Run:
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: must be a folder; move away what has this name")
         if folder.is_symlink() and not self.is_finished(identity):
-            raise UserError(f"{folder}: is a link, through which nothing is written; put the folder itself there")
+            raise UserError(
+                f"{folder}: is a link, through which nothing is written; put the folder itself there"
+            )
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
         config = there.config
         overrides = [override for start in there.starts for override in start["overrides"]]
         if differences := identity.differences(config, overrides):
             is_scheduled = has_length(identity.config) and identity.is_longer_than(config)
-            why = " (its learning rate schedule is made for that number: fork=DIR trains on)" * is_scheduled
+            why = (
+                " (its learning rate schedule is made for that number: fork=DIR trains on)"
+                * is_scheduled
+            )
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
                 f"choose another run_dir, or type the values that are there, as {differences[0].partition(':')[0]}=..."
             )
-        may_change = "changed" in (resume, identity.config.get("resume"))  # a job's own lock asks for `auto`
-        if may_change or self.is_finished(identity) or not any(self.directory.glob("checkpoints/*.ckpt")):
+        may_change = "changed" in (
+            resume,
+            identity.config.get("resume"),
+        )  # a job's own lock asks for `auto`
+        if (
+            may_change
+            or self.is_finished(identity)
+            or not any(self.directory.glob("checkpoints/*.ckpt"))
+        ):
             return
         if names := self.changed_code:
             raise UserError(
@@ -324,11 +342,17 @@ class Run:
             starts = list(before.starts) if before else []
             if before and before.result:
                 self._previous = before
-                starts[-1:] = [{**start, "result": before.result.to_dict()} for start in starts[-1:]]
+                starts[-1:] = [
+                    {**start, "result": before.result.to_dict()} for start in starts[-1:]
+                ]
             config = identity.saved_config
             if before:  # a note stays until another one is typed
                 typed = set(map(key_of, overrides))
-                config |= {key: before.config[key] for key in NOTES if key in before.config and key not in typed}
+                config |= {
+                    key: before.config[key]
+                    for key in NOTES
+                    if key in before.config and key not in typed
+                }
             starts.append(origin(overrides, groups=identity.groups, code=code_of(), **facts))
             self._write(RunRecord(config, starts))
 
@@ -371,7 +395,10 @@ class Run:
             raise UserError(f"{self.directory}: {RECORD} is gone")
         if is_main_process() or (result.error and record.result is None):
             imported = code_of()  # also what was imported while it trained
-            last = [{**each, "code": {**(each.get("code") or {}), **imported}} for each in record.starts[-1:]]
+            last = [
+                {**each, "code": {**(each.get("code") or {}), **imported}}
+                for each in record.starts[-1:]
+            ]
             saved = self._saved() if is_main_process() else {}  # another process may still save
             starts = [*record.starts[:-1], *last]
             replace(record, result=result, starts=starts, checkpoints=saved).write(self.directory)
@@ -500,7 +527,11 @@ def session(
             _leave_lost(run, error, position().num_processes, job)
         mistaken = is_mistake(error)
         if is_main_process() or (position().has_trained and not is_lost):
-            progress = {"epochs": position().epochs, "num_steps": position().num_steps, "requeues": job.restarts}
+            progress = {
+                "epochs": position().epochs,
+                "num_steps": position().num_steps,
+                "requeues": job.restarts,
+            }
             try:
                 if position().has_trained or not run.restore_result():
                     end(Result.failed(identity.objective, Failure.of(error), **progress))
@@ -509,7 +540,9 @@ def session(
         if mistaken:
             message = " ".join(str(error).split()) or type(error).__name__
             names_run = message.startswith(f"{run.directory}:")
-            raise UserError(message if names_run else f"{run.directory} failed: {message}") from error
+            raise UserError(
+                message if names_run else f"{run.directory} failed: {message}"
+            ) from error
         raise
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
@@ -532,7 +565,9 @@ def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) ->
     result = wait_for_result(run) if are_several else None
     if result and result.error:
         first = result.error
-        raise UserError(f"{run.directory} failed in another process: {first.type}: {first.message}") from error
+        raise UserError(
+            f"{run.directory} failed in another process: {first.type}: {first.message}"
+        ) from error
     if job.requeue(error):
         leave(Exit.REQUEUED, error)
     if are_several:
@@ -567,7 +602,9 @@ def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) 
     here = {**here, **installed_versions()}
     names = ("cpu", "capability", "threads", "gpus", "torch", "lightning", "numpy")
     before = {
-        name: each for name, each in {**there, **versions}.items() if name in names and each != here.get(name)
+        name: each
+        for name, each in {**there, **versions}.items()
+        if name in names and each != here.get(name)
     }
     return ", ".join(f"{name} {here.get(name)}, was {each}" for name, each in before.items())
 

@@ -150,7 +150,11 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
     text = read_end(path, None) if path.exists() else ""
     rows = [line.split(",") for line in text.splitlines()]
     whole = [row for row in rows if len(row) == 4 and {*map(len, row[1:])} == {HASH_LENGTH}]
-    return {int(step): Fingerprint(*hashes) for step, *hashes in whole if step.isdecimal() and len(step) < 19}
+    return {
+        int(step): Fingerprint(*hashes)
+        for step, *hashes in whole
+        if step.isdecimal() and len(step) < 19
+    }
 
 
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:
@@ -166,7 +170,9 @@ def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
         file.write(line.encode())
 
 
-def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]) -> tuple[int, list[str]] | None:
+def first_difference(
+    a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]
+) -> tuple[int, list[str]] | None:
     """Return the first common step with different fingerprints, and the fields that differ; None if there is none.
 
     Example:
@@ -176,5 +182,9 @@ def first_difference(a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint])
     """
     for step in sorted({*a} & {*b}):
         if a[step] != b[step]:
-            return step, [name for name in Fingerprint._fields if getattr(a[step], name) != getattr(b[step], name)]
+            return step, [
+                name
+                for name in Fingerprint._fields
+                if getattr(a[step], name) != getattr(b[step], name)
+            ]
     return None

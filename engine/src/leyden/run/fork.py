@@ -38,10 +38,16 @@ def parse_parent(text: str, default: str = "last", *, trust: bool = False) -> tu
     return Run(directory, trust=trust), name
 
 
-OF_A_START = {"fork", *NOTES, *CONTROL_KEYS} - {"test"}  # keys that name, note, place or limit a start
+OF_A_START = {"fork", *NOTES, *CONTROL_KEYS} - {
+    "test"
+}  # keys that name, note, place or limit a start
 # Of these, what a run that is resumed keeps.
 OF_A_RUN = {"fork", "exact", "outputs"}
-PATHS = ("data.root", "init_from", "fork")  # may have been typed relative to another working directory
+PATHS = (
+    "data.root",
+    "init_from",
+    "fork",
+)  # may have been typed relative to another working directory
 SPLITS = "data.split_seed"  # follows from `seed`, unless it is set
 
 
@@ -67,12 +73,23 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         there = recorded_overrides(run, OF_A_START)
         seed = dict(flatten(run.config)).get(SPLITS)
         if seed is not None and SPLITS not in map(path_of, there):
-            there.append(f"{SPLITS}={seed}")  # the fork is not validated on what its parent was trained on
+            there.append(
+                f"{SPLITS}={seed}"
+            )  # the fork is not validated on what its parent was trained on
     else:
-        is_alone = {*map(key_of, overrides)} <= {"run_dir", "trainer.max_epochs"} and is_main_process()
+        is_alone = {*map(key_of, overrides)} <= {
+            "run_dir",
+            "trainer.max_epochs",
+        } and is_main_process()
         # What holds something else is refused.
-        if directory and is_alone and not (Path(directory).is_file() or list_files(Path(directory))):
-            warn(f"{Path(directory).absolute()}: holds no run, so a new one begins; resume=must would refuse this")
+        if (
+            directory
+            and is_alone
+            and not (Path(directory).is_file() or list_files(Path(directory)))
+        ):
+            warn(
+                f"{Path(directory).absolute()}: holds no run, so a new one begins; resume=must would refuse this"
+            )
         return list(arguments)
     recorded = _before(there, overrides)
     if recorded and not fork and is_main_process():
@@ -94,7 +111,9 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
     except HydraException:
         return None
     if parsed and parsed.is_sweep_override() and key == "fork":
-        raise UserError(f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent")
+        raise UserError(
+            f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent"
+        )
     value = None if parsed is None or parsed.is_sweep_override() else parsed.value()
     return value if isinstance(value, str) and value else None
 
@@ -113,7 +132,9 @@ def recorded_overrides(run: Run, without: set[str]) -> list[str]:
 
 def _before(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Return recorded overrides without those that are typed anew, and without those of a group whose file is chosen anew."""
-    chosen = {key_of(each).partition("@")[0] for each in overrides if each not in there and each[0] != "~"}
+    chosen = {
+        key_of(each).partition("@")[0] for each in overrides if each not in there and each[0] != "~"
+    }
     groups = [group.replace("/", ".") for group in chosen & _groups()]
     replaced = {each.partition("=")[0] for each in overrides if each[0] != "~"}
     return [

@@ -39,8 +39,23 @@ DISPLAY_KEYS = (
     "trainer.enable_model_summary",
 )
 # Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
-INPUT_PARTS = {"batch_size", "eval_batch_size", "shuffle", "pin_memory", "prefetch_factor", "persistent_workers"}
-INPUT_PARTS |= {"num_workers", "augment", "normalize", "image_size", "channels", "inputs", "categories"}
+INPUT_PARTS = {
+    "batch_size",
+    "eval_batch_size",
+    "shuffle",
+    "pin_memory",
+    "prefetch_factor",
+    "persistent_workers",
+}
+INPUT_PARTS |= {
+    "num_workers",
+    "augment",
+    "normalize",
+    "image_size",
+    "channels",
+    "inputs",
+    "categories",
+}
 # Keys of the trainer that choose the validation samples.
 LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
 VALIDATION_LIMITS = (LIMIT_OF_VALIDATION, "trainer.overfit_batches")
@@ -76,7 +91,9 @@ def path_of(override: str) -> str:
 
 def is_set(key: str, keys: Collection[str]) -> bool:
     """Return whether one of these dotted keys is the key, a part that contains it, or a part of it."""
-    return any(key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in keys)
+    return any(
+        key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in keys
+    )
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
@@ -165,12 +182,15 @@ class RunIdentity:
         old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
         may_grow = not has_length(self.config) and self.is_longer_than(there)
         typed = [each for each in self.overrides if each not in started_by]
-        typed += [each for each in started_by if each.startswith("~") and each not in self.overrides]
+        typed += [
+            each for each in started_by if each.startswith("~") and each not in self.overrides
+        ]
         keys = [path_of(each) for each in typed]
         return [
             f"{key}: {a!r} there, {b!r} here"
             for key, (a, b) in differing(old, new).items()
-            if not (may_grow and key == "trainer.max_epochs") and (key in old or all_keys or is_set(key, keys))
+            if not (may_grow and key == "trainer.max_epochs")
+            and (key in old or all_keys or is_set(key, keys))
         ]
 
 
@@ -185,7 +205,9 @@ def hydra_value(value: Any) -> str:
         return QuotedString(value.replace("${", "\\${"), Quote.double).with_quotes()
     if isinstance(value, list):
         return f"[{','.join(map(hydra_value, value))}]"
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    return (
+        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+    )
 
 
 def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:

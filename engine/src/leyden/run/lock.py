@@ -66,16 +66,30 @@ class Holder:
     def of(cls, content: bytes) -> "Holder":
         """Return the holder in a lock's file; one without a machine if the file is damaged or being written."""
         try:
-            return cls(**{key: type(getattr(cls, key))(value) for key, value in json.loads(content).items()})
+            return cls(
+                **{
+                    key: type(getattr(cls, key))(value)
+                    for key, value in json.loads(content).items()
+                }
+            )
         except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return cls()
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}, since {self.time}" if self.pid else "another process"
+        return (
+            f"process {self.pid} on {self.host}, since {self.time}"
+            if self.pid
+            else "another process"
+        )
 
     def is_alive(self) -> bool | None:
         """Return whether the process is alive on this machine; None if that can't be told."""
-        if not self.machine or self.machine != _machine() or sys.platform == "win32" or not 0 < self.pid < 2**31:
+        if (
+            not self.machine
+            or self.machine != _machine()
+            or sys.platform == "win32"
+            or not 0 < self.pid < 2**31
+        ):
             return None  # on Windows, `os.kill` would end the process
         try:
             os.kill(self.pid, 0)
@@ -148,7 +162,12 @@ class Lock:
     """
 
     def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
-        self.path, self.number, self.file, self._content = path, number, _file(path, number), content
+        self.path, self.number, self.file, self._content = (
+            path,
+            number,
+            _file(path, number),
+            content,
+        )
         self.is_lost = False
         self.pid, self._beaten_at = os.getpid(), time.monotonic()
         _start_heartbeats()
@@ -169,7 +188,9 @@ class Lock:
         except OSError as error:
             if is_late and not self.is_lost:
                 return f"another process may have taken over, since this one can't reach it ({error.strerror or error})"
-        return "was taken over by another process while this one was suspended" if self.is_lost else ""
+        return (
+            "was taken over by another process while this one was suspended" if self.is_lost else ""
+        )
 
     def _is_late(self) -> bool:
         return time.monotonic() - self._beaten_at > STALE_S / 2
@@ -246,7 +267,9 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
     watch, pause, began, is_announced = Watch(path, ended_job), 0.005, time.monotonic(), False
     while (state := watch.state()) != "free" or (taken := _create(watch)) is None:
         waited = time.monotonic() - began
-        limit = None if timeout_s is None else timeout_s if state == "held" else timeout_s + 2 * STALE_S
+        limit = (
+            None if timeout_s is None else timeout_s if state == "held" else timeout_s + 2 * STALE_S
+        )
         if limit is not None and waited >= limit:
             raise InUseError(f"{path.parent}: in use by {watch.holder}")
         if waited > ANNOUNCE_S and not is_announced:
@@ -276,7 +299,9 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
 
 
 @contextlib.contextmanager
-def hold_directory(directory: Path, timeout_s: float | None, *, ended_job: str = "") -> Iterator[None]:
+def hold_directory(
+    directory: Path, timeout_s: float | None, *, ended_job: str = ""
+) -> Iterator[None]:
     """Hold the lock of a run directory while the context is entered, see `hold`; `check_held` checks it.
 
     Args:
@@ -321,7 +346,9 @@ def is_held(directory: Path) -> bool:
 def list_files(directory: Path) -> set[str]:
     """Return the names in a directory, without the lock and temporary files; empty if it does not exist."""
     names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    return {name for name in names if _number(directory / LOCK, name) < 0 and not name.endswith(".tmp")}
+    return {
+        name for name in names if _number(directory / LOCK, name) < 0 and not name.endswith(".tmp")
+    }
 
 
 def _file(path: Path, number: int) -> Path:
@@ -357,17 +384,24 @@ def _create(watch: Watch) -> Lock | None:
     """Create the next file of a lock that is free; return None if another process was faster."""
     path, number = watch.path, watch.number + 1
     file = _file(path, number)
-    if watch.has_changed():  # the lock is in use: with a new file, its holder would take it for lost
+    if (
+        watch.has_changed()
+    ):  # the lock is in use: with a new file, its holder would take it for lost
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except FileNotFoundError:  # others have removed the folder above, or nothing can be created in it, as in /proc
+    except (
+        FileNotFoundError
+    ):  # others have removed the folder above, or nothing can be created in it, as in /proc
         if path.parent.parent.is_dir():
             raise
         return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except (FileExistsError, FileNotFoundError):  # others have created the file, or created and removed the folder
+    except (
+        FileExistsError,
+        FileNotFoundError,
+    ):  # others have created the file, or created and removed the folder
         if os.path.lexists(path.parent) and not path.parent.is_dir():
             raise
         return None
@@ -405,7 +439,9 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         processes = Path("/proc/self/ns/pid").readlink()
-        is_own = str(Path("/proc/self").readlink()) == str(os.getpid())  # not /proc of an outer container
+        is_own = str(Path("/proc/self").readlink()) == str(
+            os.getpid()
+        )  # not /proc of an outer container
     except OSError:
         return ""
     return f"{platform.node()} {boot} {processes}" if is_own else ""
@@ -414,7 +450,12 @@ def _machine() -> str:
 def _began(pid: int) -> str:
     """Return when a process began, in the kernel's ticks; `ended` for a zombie, empty if that can't be told."""
     try:
-        fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()
+        fields = (
+            Path(f"/proc/{pid}/stat")
+            .read_text(encoding="ascii", errors="replace")
+            .rpartition(")")[2]
+            .split()
+        )
     except OSError:
         return ""
     return "ended" if fields[0] in "ZX" else fields[19]

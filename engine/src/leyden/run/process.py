@@ -26,7 +26,9 @@ from leyden.config.errors import Exit, UserError, leave_at_once
 from leyden.exact.processes import RANKS
 
 COMMAND = "leyden.run.process"  # the name of this module, which is another one while it runs
-JOB = "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
+JOB = (
+    "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
+)
 SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
@@ -35,7 +37,9 @@ def is_main_process() -> bool:
     for name in RANKS:
         if rank := os.environ.get(name):
             if not rank.isdigit():
-                raise UserError(f"{name}={rank} in the environment: must be the rank of a process; unset {name}")
+                raise UserError(
+                    f"{name}={rank} in the environment: must be the rank of a process; unset {name}"
+                )
             return int(rank) == 0
     return True
 
@@ -48,7 +52,9 @@ def num_processes() -> int:
 
 def num_cores() -> int:
     """Return the number of cores that this process may use."""
-    return (len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()) or 1
+    return (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    ) or 1
 
 
 def num_threads(share: int) -> int:
@@ -100,7 +106,9 @@ def importing() -> Iterator[None]:
     try:
         yield
     finally:
-        if len(sys.modules) > num_before:  # otherwise it would freeze garbage of an earlier job in this process
+        if (
+            len(sys.modules) > num_before
+        ):  # otherwise it would freeze garbage of an earlier job in this process
             gc.freeze()
         gc.enable()
         # Triton, a part of PyTorch for CUDA, reports frozen objects as leaks at exit.
@@ -137,5 +145,7 @@ if __name__ == "__main__":
         # trains, `exact.stop` receives it. The scheduler's SIGKILL follows where it means to end the job.
         signal.signal(signal.SIGTERM, lambda *_: None)
     _, _, call = Path(sys.argv[1]).read_bytes().partition(b"\n")
-    function, arguments = pickle.loads(call)  # trusted: written by the parent process, or checked by `bootstrap`
+    function, arguments = pickle.loads(
+        call
+    )  # trusted: written by the parent process, or checked by `bootstrap`
     function(*arguments)

@@ -36,7 +36,10 @@ def git(
         environment: Environment variables; None for those of this process.
         stdin: Text for git's standard input.
     """
-    environment = {**(environment or os.environ), "GIT_OPTIONAL_LOCKS": "0"}  # reading commands write nothing
+    environment = {
+        **(environment or os.environ),
+        "GIT_OPTIONAL_LOCKS": "0",
+    }  # reading commands write nothing
     try:
         completed = subprocess.run(
             ["git", "-C", str(at), *arguments],
@@ -49,7 +52,9 @@ def git(
     return completed.stdout.decode(errors="surrogateescape") if completed.returncode == 0 else None
 
 
-GIT_OF_COPY = "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
+GIT_OF_COPY = (
+    "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
+)
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
 # Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
@@ -142,7 +147,9 @@ def installed_versions() -> dict[str, str]:
     for package in importlib.metadata.distributions(path=places):
         with contextlib.suppress(Exception):  # a damaged installation must not end a run
             source = json.loads(package.read_text("direct_url.json") or "{}")
-            digest = source.get("vcs_info", {}).get("commit_id") or source.get("archive_info", {}).get("hash")
+            digest = source.get("vcs_info", {}).get("commit_id") or source.get(
+                "archive_info", {}
+            ).get("hash")
             name = re.sub(r"[-_.]+", "-", package.name).lower()
             found.setdefault(name, f"{package.version} @ {digest}" if digest else package.version)
     return dict(sorted(found.items()))
@@ -166,7 +173,9 @@ def state_of_code() -> dict[str, Any]:
     diff, small, left_out = _changes(Path(index), listed)
     is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
     staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
-    modules = {each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")}  # submodules
+    modules = {
+        each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")
+    }  # submodules
     left_out = sorted({*left_out, *modules} - {*small}) if is_whole else ["all changes"]
     return {
         "sha": sha,
@@ -293,7 +302,9 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-_preloaded = ""  # name of the last module that was imported in the process that this one is a fork of
+_preloaded = (
+    ""  # name of the last module that was imported in the process that this one is a fork of
+)
 
 
 def skip_preloaded() -> None:
@@ -311,7 +322,10 @@ def code_of() -> dict[str, str]:
     for name in [*itertools.takewhile(lambda name: name != _preloaded, reversed(sys.modules))]:
         path = getattr(sys.modules.get(name), "__file__", None) or ""
         is_own = path.endswith(".py") and not path.startswith(str(LIBRARY)) and not is_library(path)
-        is_test = name.partition(".")[0] in ("tests", "conftest")  # what pytest has imported is not the run's code
+        is_test = name.partition(".")[0] in (
+            "tests",
+            "conftest",
+        )  # what pytest has imported is not the run's code
         if is_own and not is_test and Path(path).is_absolute():
             is_package = Path(path).name == "__init__.py"
             found[f"{name.replace('.', '/')}{'/__init__' * is_package}.py"] = _digest(path)
@@ -323,7 +337,9 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Files that are not here are left out.
     """
-    recorded: dict[str, str] = next((code for start in reversed(starts) if (code := start.get("code"))), {})
+    recorded: dict[str, str] = next(
+        (code for start in reversed(starts) if (code := start.get("code"))), {}
+    )
     imported = code_of()
     found = {
         name: next(filter(os.path.isfile, (f"{folder or '.'}/{name}" for folder in sys.path)), "")

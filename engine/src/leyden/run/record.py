@@ -182,7 +182,9 @@ def read_summary(directory: str) -> Summary | None:
             config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
         else:  # it is longer, or formatted by another program
             content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
-            config = dict(flatten(_checked(content.get("config") if isinstance(content, dict) else None)))
+            config = dict(
+                flatten(_checked(content.get("config") if isinstance(content, dict) else None))
+            )
         for key, (_, is_valid) in HEAD.items():
             if not is_valid(content.get(key)):
                 raise ValueError(f"it has no valid {key}")
@@ -240,14 +242,24 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
     """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
     for start in reversed(starts):
         data = start.get("data")
-        if isinstance(data, dict) and data and all(isinstance(digest, str) for digest in data.values()):
+        if (
+            isinstance(data, dict)
+            and data
+            and all(isinstance(digest, str) for digest in data.values())
+        ):
             return data
     return {}
 
 
 def _data_digest(starts: list[dict[str, Any]]) -> str:
-    hashes = {name: each for name, each in data_hashes(starts).items() if not name.startswith(FIRST_BATCH)}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32] if hashes else ""
+    hashes = {
+        name: each for name, each in data_hashes(starts).items() if not name.startswith(FIRST_BATCH)
+    }
+    return (
+        hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32]
+        if hashes
+        else ""
+    )
 
 
 def _are_options(value: Any) -> bool:
@@ -272,9 +284,15 @@ def _threads(starts: list[dict[str, Any]]) -> int | None:
 
 # What reports read of the starts, at the root of the record: its value from the starts, and whether one that is read is valid.
 HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], bool]]] = {
-    "overrides": (lambda starts: starts[0]["overrides"] if starts else [], _are_texts),  # of the first start
+    "overrides": (
+        lambda starts: starts[0]["overrides"] if starts else [],
+        _are_texts,
+    ),  # of the first start
     "times": (lambda starts: [start["time"] for start in starts], _are_texts),  # in ISO 8601
-    "data": (_data_digest, lambda value: type(value) is str),  # of the training data's hashes; empty without any
+    "data": (
+        _data_digest,
+        lambda value: type(value) is str,
+    ),  # of the training data's hashes; empty without any
     "job": (  # id of the cluster's job of the last start; None if it ran in none
         lambda starts: starts[-1].get("job") if starts else None,
         lambda value: isinstance(value, str | None),
@@ -293,7 +311,9 @@ def key() -> str:
     try:
         if text := os.environ.get(KEY, "").strip():
             return _long_enough(text)
-        given = Path(os.environ.get("XDG_CONFIG_HOME", ""))  # counts if it is absolute, by the XDG specification
+        given = Path(
+            os.environ.get("XDG_CONFIG_HOME", "")
+        )  # counts if it is absolute, by the XDG specification
         path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
         if not path.exists():
             _make_key(path)
@@ -304,9 +324,15 @@ def key() -> str:
                 raise ValueError(f"is open to others (mode {others:03o})")
             content: bytes = file.read(MAX_KEY_BYTES)
         return _long_enough(content.decode().strip())
-    except (OSError, ValueError, RuntimeError) as error:  # the last one where no home directory is known
+    except (
+        OSError,
+        ValueError,
+        RuntimeError,
+    ) as error:  # the last one where no home directory is known
         why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        warn(f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {advice}")
+        warn(
+            f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {advice}"
+        )
         return ""
 
 
@@ -321,14 +347,16 @@ def _make_key(path: Path) -> None:
     """Write a new key, readable by this user alone; of several processes that do so, one succeeds."""
     path.parent.mkdir(parents=True, exist_ok=True)
     new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:  # noqa: PTH123
+    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
         file.write(secrets.token_hex(MIN_CHARACTERS))
     try:
         os.link(new, path)
     except FileExistsError:
         pass
     except OSError:  # no links on this file system
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:  # noqa: PTH123
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with open(descriptor, "wb") as file:  # noqa: PTH123
             file.write(new.read_bytes())
     finally:
         new.unlink(missing_ok=True)
@@ -341,4 +369,6 @@ def signature(text: str) -> str:
 
 def is_own(text: str, signed: str) -> bool:
     """Return whether a text was signed with this user's key."""
-    return bool(key()) and hmac.compare_digest(signature(text).encode(), signed.encode(errors="replace"))
+    return bool(key()) and hmac.compare_digest(
+        signature(text).encode(), signed.encode(errors="replace")
+    )

@@ -116,8 +116,13 @@ class Result:
 
         One whose name was also logged in another stage gets the stage as prefix, as in `test/acc`.
         """
-        named = {f"{stage}/{name}" if name in self.metrics else name: value for name, value in measured.items()}
-        return replace(self, metrics={**self.metrics, **named}, stages={**self.stages, stage: [*named]})
+        named = {
+            f"{stage}/{name}" if name in self.metrics else name: value
+            for name, value in measured.items()
+        }
+        return replace(
+            self, metrics={**self.metrics, **named}, stages={**self.stages, stage: [*named]}
+        )
 
     def with_objective(self, objective: Objective | None) -> "Result":
         """Return the result with this objective, whose value is taken from `metrics`; None if the metric is missing."""
@@ -158,11 +163,18 @@ class Result:
             type(self.status) is str
             and all(type(each) is dict for each in (self.metrics, self.stages))
             and all(
-                type(each) is float or (type(each) is int and abs(each) < 1e300) for each in self.metrics.values()
+                type(each) is float or (type(each) is int and abs(each) < 1e300)
+                for each in self.metrics.values()
             )
-            and all(type(each) is list and all(type(n) is str for n in each) for each in self.stages.values())
+            and all(
+                type(each) is list and all(type(n) is str for n in each)
+                for each in self.stages.values()
+            )
             and {*self.stages.get("test", ())} <= {*self.metrics}
-            and all(each is None or (isinstance(each, int | float) and abs(each) < 1e300) for each in numbers)
+            and all(
+                each is None or (isinstance(each, int | float) and abs(each) < 1e300)
+                for each in numbers
+            )
         )
 
 
@@ -234,7 +246,9 @@ def chart_of(name: str) -> str:
         >>> chart_of("val"), chart_of("f1_macro")
         ('val', 'f1_macro')
     """
-    return without_stage(re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch"))
+    return without_stage(
+        re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
+    )
 
 
 def without_stage(name: str) -> str:
@@ -245,7 +259,10 @@ def without_stage(name: str) -> str:
         ('loss_step', 'acc', 'val')
     """
     words = re.split(r"(?<=[/_. -])|(?=[/_. -])", name)  # with the separators
-    kept = next((words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS), words)
+    kept = next(
+        (words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS),
+        words,
+    )
     return "".join(kept).strip("/_. -") or name
 
 
@@ -260,7 +277,9 @@ def chart_tag(name: str) -> str:
     """
     if (short := without_stage(name)) == name:
         return name
-    return f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
+    return (
+        f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
+    )
 
 
 def plain(text: str) -> str:

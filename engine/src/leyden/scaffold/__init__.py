@@ -25,7 +25,10 @@ PARTS = {
         "conf/sweep/{module}.yaml": "search.yaml",
     },
     "task": {"{folder}/tasks/{module}.py": "task.py.txt", "conf/task/{module}.yaml": "task.yaml"},
-    "data": {"{folder}/data/{module}.py": "dataset.py.txt", "conf/data/{module}.yaml": "dataset.yaml"},
+    "data": {
+        "{folder}/data/{module}.py": "dataset.py.txt",
+        "conf/data/{module}.yaml": "dataset.yaml",
+    },
 }
 
 
@@ -51,15 +54,27 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     """
     packages = own_packages("models") or own_packages()
     if not packages:
-        raise UserError(f"{src()}: has no package, a folder with __init__.py, in which the file could be written")
+        raise UserError(
+            f"{src()}: has no package, a folder with __init__.py, in which the file could be written"
+        )
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
-    names = {"own": packages[0], "module": module, "name": name, "title": " ".join(words).capitalize()}
+    names = {
+        "own": packages[0],
+        "module": module,
+        "name": name,
+        "title": " ".join(words).capitalize(),
+    }
     names["choice"] = base
     names["base"], names["term"], beside = TASKS[base]
     names["imports"] = ", ".join(sorted([names["base"], "Outcome"]))
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {*keyword.kwlist, *NO_TEXTS}:
-        raise UserError(f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule")
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {
+        *keyword.kwlist,
+        *NO_TEXTS,
+    }:
+        raise UserError(
+            f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule"
+        )
     folder = (src() / packages[0]).relative_to(root()).as_posix()
     files = {
         root() / path.format(folder=folder, module=module): _filled(template, names)
@@ -67,7 +82,9 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     }
     for path in files:
         if os.path.lexists(path):
-            raise UserError(f"{kind}={module}: {path.relative_to(root())} exists; choose another name")
+            raise UserError(
+                f"{kind}={module}: {path.relative_to(root())} exists; choose another name"
+            )
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.suffix == ".py" and not os.path.lexists(package := path.with_name("__init__.py")):
@@ -95,11 +112,16 @@ def write_train_config(project: Path, task: str, data: str) -> None:
         UserError: A name is no dotted name, or there is something else of this file's name.
     """
     for key, name in (("task", task), ("data", data)):
-        if not (all(map(str.isidentifier, name.split("."))) and ("." in name or (key, name) == ("data", "module"))):
+        if not (
+            all(map(str.isidentifier, name.split(".")))
+            and ("." in name or (key, name) == ("data", "module"))
+        ):
             raise UserError(
                 f"{key}={name}: must be a dotted name, such as lab.net.{'Net' if key == 'task' else 'Waves'}"
             )
-    text = _filled("train.yaml", {"task": task, "data_choice": "module" if data == "module" else "own"})
+    text = _filled(
+        "train.yaml", {"task": task, "data_choice": "module" if data == "module" else "own"}
+    )
     if data != "module":
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"
     path = project / "conf" / "train.yaml"

@@ -19,9 +19,13 @@ from leyden.config.terminal import one_line
 from leyden.run.directory import ThisJob
 from leyden.run.process import is_main_process
 
-SCHEDULERS = [each.name for each in pkgutil.iter_modules(__path__)]  # as in `conf/cluster/` and in `job.json`
+SCHEDULERS = [
+    each.name for each in pkgutil.iter_modules(__path__)
+]  # as in `conf/cluster/` and in `job.json`
 WATCH_S = 1.0
-SIGNAL: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows, which can't block signals either
+SIGNAL: int | None = getattr(
+    signal, "SIGUSR1", None
+)  # None on Windows, which can't block signals either
 END_S = 10.0  # for a process to end after SIGTERM
 
 
@@ -119,7 +123,9 @@ class RequeueSignal:
         self._ended = threading.Event()
 
     def __enter__(self) -> "RequeueSignal":
-        self._is_active = SIGNAL is not None and threading.current_thread() is threading.main_thread()
+        self._is_active = (
+            SIGNAL is not None and threading.current_thread() is threading.main_thread()
+        )
         if SIGNAL is not None and self._is_active:
             self._handler = signal.signal(SIGNAL, self._receive)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})

@@ -27,16 +27,33 @@ if TYPE_CHECKING:
 TIMEOUT_S = 60
 EARLY_S = 60  # before the time at which Slurm is told to send a signal
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
-ENDED = {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT"}
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "TIMEOUT",
+}
 ENDED |= {"PREEMPTED", "REVOKED", "GONE"}
 # Slurm calls a job so, too, that was preempted and requeued, and then has completed.
 MAY_HAVE_COMPLETED = {"COMPLETED", "PREEMPTED"}
 # Reasons of a job that simply waits for its turn.
 PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
 # Reasons of a job that will never start; it is cancelled.
-NEVER = {"DependencyNeverSatisfied", "PartitionTimeLimit", "BadConstraints", "InvalidAccount", "InvalidQOS"}
+NEVER = {
+    "DependencyNeverSatisfied",
+    "PartitionTimeLimit",
+    "BadConstraints",
+    "InvalidAccount",
+    "InvalidQOS",
+}
 NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
-STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)  # a line of `squeue`: job id, state, reason
+STATE = re.compile(
+    r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII
+)  # a line of `squeue`: job id, state, reason
 ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
@@ -60,7 +77,9 @@ def num_restarts() -> int:
 
 def environment() -> "ClusterEnvironment | None":
     """Return Lightning's environment of a process that `srun` has started; None for any other, such as torchrun's."""
-    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment  # late: few commands need Lightning
+    from lightning.fabric.plugins.environments.slurm import (
+        SLURMEnvironment,
+    )  # late: few commands need Lightning
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 
     is_of_srun = job_id() is not None and SLURMEnvironment.detect()
@@ -128,7 +147,9 @@ def states(ids: Sequence[str]) -> dict[str, JobState]:
 
     A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
     """
-    ids = [job for job in ids if JOB_ID.fullmatch(str(job))]  # of a record, which may be a stranger's
+    ids = [
+        job for job in ids if JOB_ID.fullmatch(str(job))
+    ]  # of a record, which may be a stranger's
     arrays = sorted({job.partition("_")[0] for job in ids})
     known: dict[str, JobState] = {}
     for start in range(0, len(arrays), QUERIED):
@@ -148,7 +169,13 @@ def _ended(ids: Sequence[str]) -> dict[str, JobState]:
     for start in range(0, len(ids), QUERIED):
         jobs = ",".join(ids[start : start + QUERIED])
         out, _ = _call(
-            "sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs", jobs
+            "sacct",
+            "--noheader",
+            "--allocations",
+            "--parsable2",
+            "--format=JobID,State",
+            "--jobs",
+            jobs,
         )
         for line in out.splitlines():
             job, _, text = line.partition("|")
@@ -171,7 +198,9 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
             waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
             if waits in NEVER:
                 phase, text = "ended", f"waiting for ever ({waits})"
-            found[job] = JobState(phase, text, is_completed=text in MAY_HAVE_COMPLETED, reason=waits)
+            found[job] = JobState(
+                phase, text, is_completed=text in MAY_HAVE_COMPLETED, reason=waits
+            )
         elif "|" in line or line[:1].isdigit():
             is_whole = False
     return found, is_whole
@@ -202,16 +231,22 @@ def check_resources(cluster: DictConfig) -> None:
     """
     defaults = OmegaConf.load(SETTINGS).cluster
     if unknown := [str(key) for key in cluster if key not in defaults]:  # in a YAML of a site
-        raise UserError(f"cluster.{unknown[0]}: no such key; there are {', '.join(map(str, defaults))}")
+        raise UserError(
+            f"cluster.{unknown[0]}: no such key; there are {', '.join(map(str, defaults))}"
+        )
     if cluster.get("gpus_per_task") not in (0, 1, None):
         raise UserError(
             f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, one device for each process"
         )
     for key, default in defaults.items():
         value = cluster.get(key)
-        is_right = default is None or type(value) is type(default) or (key == "mem_gb" and value is None)
+        is_right = (
+            default is None or type(value) is type(default) or (key == "mem_gb" and value is None)
+        )
         if not is_right:
-            raise UserError(f"cluster.{key}={value}: must be of the same kind as {default}, the default")
+            raise UserError(
+                f"cluster.{key}={value}: must be of the same kind as {default}, the default"
+            )
     if (
         cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S
     ):  # a job would save at its first step, and be requeued
@@ -229,7 +264,9 @@ def _warn_of_variables(cluster: DictConfig) -> None:
         given = os.environ.get(name, "")
         is_setting = value is not True and option not in ("job-name", "open-mode", "output")
         if is_setting and given not in ("", str(value)):
-            warn(f"{name}={given} has no effect, since the settings of cluster are --{option}={value}")
+            warn(
+                f"{name}={given} has no effect, since the settings of cluster are --{option}={value}"
+            )
 
 
 def check_trainer(cluster: DictConfig, trainer: DictConfig) -> None:
@@ -313,7 +350,9 @@ def _log(folder: Path, num_jobs: int, process: int | str) -> Path:
     return folder / LOG.format("%A_%a" if num_jobs > 1 else "%j", process)
 
 
-def script(folder: Path, cluster: DictConfig, num_jobs: int, python: str, *, calls: str = "CALLS") -> str:
+def script(
+    folder: Path, cluster: DictConfig, num_jobs: int, python: str, *, calls: str = "CALLS"
+) -> str:
     """Return the script of a job, or of an array.
 
     Args:
@@ -342,7 +381,9 @@ def _options(log: Path, cluster: DictConfig, num_jobs: int) -> list[tuple[str, A
     if cluster.mem_gb is not None:
         options["mem"] = f"{cluster.mem_gb}GB"
     if num_gpus := cluster.gpus_per_task * cluster.tasks_per_node:
-        options["gpus-per-node"] = f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else num_gpus
+        options["gpus-per-node"] = (
+            f"{cluster.gpu_type}:{num_gpus}" if cluster.gpu_type else num_gpus
+        )
     if num_jobs > 1:
         options["array"] = f"0-{num_jobs - 1}%{min(num_jobs, cluster.num_jobs or num_jobs)}"
     options |= {

@@ -41,7 +41,9 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     sweeper = config.hydra.sweeper
     if "_target_" in sweeper:  # Hydra's own, or a plugin's
         choice = config.hydra.runtime.choices["hydra/sweeper"]
-        raise UserError(f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed")
+        raise UserError(
+            f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed"
+        )
     is_search = "num_trials" in sweeper
     if not launcher.waits and (is_search or config.sweep.seeds == "auto"):
         raise UserError(
@@ -50,7 +52,9 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
         )
     sweep = Sweep(config, launcher)
     arguments = task_overrides(config.hydra)
-    space = read_space(sweep.composer.loader, config, sweeper.params, arguments, is_search=is_search)
+    space = read_space(
+        sweep.composer.loader, config, sweeper.params, arguments, is_search=is_search
+    )
     sweep.name_jobs(space.fixed, space.keys)
     if is_search and config.sweep.seeds != 1:
         raise UserError(
@@ -65,7 +69,10 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
             _run_grid(sweep, space)
     except KeyboardInterrupt:
         name = quoted_override("sweep_name", sweep.directory.name)
-        print(f"{sweep.num_jobs} jobs have ended; the same command with {name} resumes the sweep", file=sys.stderr)
+        print(
+            f"{sweep.num_jobs} jobs have ended; the same command with {name} resumes the sweep",
+            file=sys.stderr,
+        )
         raise
     finally:
         launcher.stop()
@@ -85,7 +92,9 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
         if sweep.launcher.waits:
             sweep.conclude()
         else:
-            print(f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}")
+            print(
+                f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
+            )
 
 
 def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
@@ -105,9 +114,13 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed")
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed"
+        )
     if num > 1 and "seed" in keys:
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two")
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two"
+        )
     return num
 
 
@@ -183,14 +196,18 @@ def _look(sweep: Sweep, seeds: Seeds, excluded: list[str]) -> tuple[list[int], l
     directory = sweep.directory
     found = [each for each in read_records(directory) if each.run.directory in seeds.setting_of]
     rows = merge_rows(found, read_sweep(directory)["average_over"])
-    mode = next((each.objective.mode for each in found if each.objective), "max")  # none if all have failed
+    mode = next(
+        (each.objective.mode for each in found if each.objective), "max"
+    )  # none if all have failed
     likely = look_at(directory, rows, mode, excluded).like_best
     excluded = [row.setting.name for row, like in zip(rows, likely, strict=True) if like is False]
     path = directory / "sweep.json"
     write_whole(path, json.dumps({**read_json(path, {}), "excluded": excluded}) + "\n")
     kept: set[int] = set()
     for part in by_data(rows):
-        of_part = [row for number, row in part.items() if likely[number] is not False and row.finished]
+        of_part = [
+            row for number, row in part.items() if likely[number] is not False and row.finished
+        ]
         if len(of_part) > 1:
             kept |= {
                 seeds.setting_of[each.run.directory] for row in of_part for each in row.records

@@ -46,7 +46,9 @@ class Composer:
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
         self.loader, self.config = loader, config
         self.is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
-        self.composed: dict[tuple[str, ...], bytes] = {}  # pickled, by the overrides that choose files
+        self.composed: dict[
+            tuple[str, ...], bytes
+        ] = {}  # pickled, by the overrides that choose files
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -59,13 +61,18 @@ class Composer:
         values = [override for override in parsed if self._sets_value(override)]
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         keys = [override.key_or_group for override in values]
-        if any(each.is_hydra_override() or (each.is_delete() and each.key_or_group in keys) for each in parsed):
+        if any(
+            each.is_hydra_override() or (each.is_delete() and each.key_or_group in keys)
+            for each in parsed
+        ):
             return self._by_hydra(overrides)
         try:
             if groups not in self.composed:
                 by_hydra = self._by_hydra(groups)
                 if OmegaConf.select(self.config, "sweep.settings"):
-                    by_hydra.sweep.settings = None  # those of all jobs, of which each has its own as overrides
+                    by_hydra.sweep.settings = (
+                        None  # those of all jobs, of which each has its own as overrides
+                    )
                 self.composed[groups] = pickle.dumps(by_hydra)
             composed: DictConfig = pickle.loads(self.composed[groups])
             for override in values:
@@ -75,7 +82,9 @@ class Composer:
         rename_targets(composed)
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
-            composed.hydra.job.override_dirname = "???"  # the name of a job's directory is its `slug`
+            composed.hydra.job.override_dirname = (
+                "???"  # the name of a job's directory is its `slug`
+            )
         return composed
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
@@ -97,7 +106,9 @@ def _set_value(config: DictConfig, override: Override) -> None:
         HydraException: The key to be added is there already.
     """
     key, value = override.key_or_group, override.value()
-    is_new = OmegaConf.select(config, key, throw_on_missing=False) is None or isinstance(value, dict | list)
+    is_new = OmegaConf.select(config, key, throw_on_missing=False) is None or isinstance(
+        value, dict | list
+    )
     if override.is_add() and not is_new:
         raise HydraException(f"{key} is there already")
     OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
@@ -110,7 +121,9 @@ def sweep_directory(config: DictConfig) -> Path:
 
 MAX_LENGTH = 60  # of a job's name
 ROOT_KEYS = tuple(each.name for each in dataclasses.fields(TrainConfig))
-PLAIN = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)  # an override whose value is a word or a number
+PLAIN = re.compile(
+    r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII
+)  # an override whose value is a word or a number
 
 
 @dataclass(frozen=True)
@@ -164,7 +177,10 @@ class JobNames:
         identifying = _identifying_overrides(overrides)
         kept = [each for each in identifying if each not in self.shared]
         parts = [self._with_short_key(short_override(each)) for each in kept]
-        name = re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts)).replace("-_", "_").strip("-") or "defaults"
+        name = (
+            re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts)).replace("-_", "_").strip("-")
+            or "defaults"
+        )
         is_unambiguous = (
             all(map(PLAIN.fullmatch, parts))
             and [*map(self._with_short_key, kept)] == parts
@@ -246,8 +262,12 @@ class Job:
         with open_dict(config):
             config.update(identity.config)
         if on_node and "download" in config.data:
-            config.data.download = False  # a node may have no network; the data set was downloaded before
-        if on_node and config.resume != "changed":  # a requeued job must resume in its own directory
+            config.data.download = (
+                False  # a node may have no network; the data set was downloaded before
+            )
+        if (
+            on_node and config.resume != "changed"
+        ):  # a requeued job must resume in its own directory
             config.resume = "auto"
         return Call(module, config, identity, self.overrides)
 
@@ -268,7 +288,9 @@ class Call(NamedTuple):
     overrides: list[str]
 
 
-def record_failure(identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0) -> None:
+def record_failure(
+    identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0
+) -> None:
     """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
 
     Args:

@@ -26,7 +26,15 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import check_num_jobs, register_resolvers
-from leyden.config.errors import Exit, UserError, as_line, cause_of, ending, is_mistake, leave_at_once
+from leyden.config.errors import (
+    Exit,
+    UserError,
+    as_line,
+    cause_of,
+    ending,
+    is_mistake,
+    leave_at_once,
+)
 from leyden.config.hydra import run_task
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import printable
@@ -68,7 +76,9 @@ class Launcher:
     is_queue, waits, note = False, True, ""
 
     def __init__(self, config: DictConfig, module: str) -> None:
-        check_num_jobs(config.cluster.num_jobs)  # here, since it is used before the jobs are checked
+        check_num_jobs(
+            config.cluster.num_jobs
+        )  # here, since it is used before the jobs are checked
         self.config, self.module = config, module
         self.num_at_once: int | None = config.cluster.num_jobs
 
@@ -121,7 +131,9 @@ def warm_up(config: DictConfig) -> None:
     CONTEXT.set_forkserver_preload(["leyden.sweep.launcher"])
     parts: dict[str, Any] = {**OmegaConf.to_container(config), "hydra": None}  # type: ignore[dict-item]
     # The user's own files are imported by each job: what they draw meanwhile follows from the job's seed.
-    wanted: dict[str, Any] = {"names": [name for name in targets(parts) if name.startswith("leyden.")]}
+    wanted: dict[str, Any] = {
+        "names": [name for name in targets(parts) if name.startswith("leyden.")]
+    }
     if config.data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
             node: Any = OmegaConf.to_container(config.data, resolve=True)
@@ -132,7 +144,10 @@ def warm_up(config: DictConfig) -> None:
 
 
 def start_process(
-    function: Callable[..., int | None], *arguments: Any, environment: dict[str, str], log: Path | None = None
+    function: Callable[..., int | None],
+    *arguments: Any,
+    environment: dict[str, str],
+    log: Path | None = None,
 ) -> BaseProcess:
     """Call a function in a process of its own, a fork of the warm one, which ends with the function's exit code.
 
@@ -177,7 +192,9 @@ def _call(
 
         from leyden.assembly.trainer import silence_lightning
     os.environ.update(environment)
-    torch.set_num_threads(int(environment["OMP_NUM_THREADS"]))  # the variable was read when torch was imported
+    torch.set_num_threads(
+        int(environment["OMP_NUM_THREADS"])
+    )  # the variable was read when torch was imported
     die_with_parent()  # otherwise a restarted sweep would find the job's directory in use
     register_resolvers()
     silence_lightning()
@@ -208,14 +225,20 @@ def call_in_process(function: Callable[..., Any], *arguments: Any) -> Any:
         return receiver.recv()
     except (EOFError, ConnectionResetError):
         process.join()
-        raise UserError(f"{function.__name__}: the process was killed: {how_it_ended(process.exitcode)}") from None
+        raise UserError(
+            f"{function.__name__}: the process was killed: {how_it_ended(process.exitcode)}"
+        ) from None
     finally:
         process.kill()
         process.join()
 
 
-def _send(sender: connection.Connection, function: Callable[..., Any], arguments: Sequence[Any]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the other process handles Ctrl-C, and kills this one
+def _send(
+    sender: connection.Connection, function: Callable[..., Any], arguments: Sequence[Any]
+) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # the other process handles Ctrl-C, and kills this one
     sender.send(function(*arguments))
 
 
@@ -224,7 +247,11 @@ def visible_devices() -> list[str]:
     import torch
 
     num, chosen = torch.cuda.device_count(), os.environ.get("CUDA_VISIBLE_DEVICES")
-    return [name.strip() for name in chosen.split(",")][:num] if chosen else [str(n) for n in range(num)]
+    return (
+        [name.strip() for name in chosen.split(",")][:num]
+        if chosen
+        else [str(n) for n in range(num)]
+    )
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
@@ -247,7 +274,11 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> User
             return UserError(f"{name}: {error}")
         except Exception as error:
             if not is_mistake(error):
-                print(printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end="")
+                print(
+                    printable("".join(traceback.format_exception(cause_of(error)))),
+                    file=sys.stderr,
+                    end="",
+                )
             return UserError(as_line(error))
     return None
 
@@ -269,7 +300,9 @@ def run_job(module: str, config: DictConfig, identity: RunIdentity, overrides: l
             _check_gpu(config)
             run_task(importlib.import_module(module).main.task, config)
         except Exception as error:
-            if not is_main_process():  # its end ends the main process, which may be about to record its own error
+            if (
+                not is_main_process()
+            ):  # its end ends the main process, which may be about to record its own error
                 wait_for_result(run)
             if is_main_process() or not is_communication_error(error, num_processes()):
                 record_failure(identity, overrides, Failure.of(error), num_starts)
@@ -297,7 +330,9 @@ def command_of_job(*call: Any) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_call(path := Path(folder) / "job", run_job, call)
         # If this process is killed, the command gets a signal, and then ends its other processes.
-        code = subprocess.run([sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent).returncode
+        code = subprocess.run(
+            [sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent
+        ).returncode
     return code if code >= 0 else 128 - code  # of a signal, as a shell has it
 
 
@@ -327,7 +362,9 @@ def how_it_ended(exit_code: int | None) -> str:
     return f"its process ended with {exit_code}"
 
 
-def worker_environments(num_jobs: int | None, devices: Sequence[str], num_cores: int) -> list[dict[str, str]]:
+def worker_environments(
+    num_jobs: int | None, devices: Sequence[str], num_cores: int
+) -> list[dict[str, str]]:
     """Return the environment variables of each slot: its device, and its number of threads.
 
     The threads are the slot's share of the cores, unless the user has set OMP_NUM_THREADS.
@@ -373,19 +410,25 @@ class LocalLauncher(Launcher):
     def __init__(self, config: DictConfig, module: str) -> None:
         super().__init__(config, module)
         self.slots: list[dict[str, str]] = []  # the environment variables of each
-        self.running: dict[int, tuple[Job, BaseProcess, int]] = {}  # by slot, with the number of earlier starts
+        self.running: dict[
+            int, tuple[Job, BaseProcess, int]
+        ] = {}  # by slot, with the number of earlier starts
         if not config.dry_run:
             warm_up(config)
 
     def check(self, jobs: Sequence[Job], num: int) -> bool:
         """Check that the jobs can run on this machine, and divide its devices and cores among them."""
-        devices = call_in_process(visible_devices) if self.config.trainer.accelerator in USES_CUDA else []
+        devices = (
+            call_in_process(visible_devices) if self.config.trainer.accelerator in USES_CUDA else []
+        )
         trainers = [job.compose().trainer for job in jobs]
         if all(map(is_of_one_process, trainers)):
             self.slots = worker_environments(self.num_at_once, devices, num_cores())
         else:  # one job at a time, with all its devices; its processes share the cores
             num = max(num_devices(trainer.devices, devices) for trainer in trainers)
-            self.slots = worker_environments(1, [",".join(devices)] if devices else [], num_cores() // num)
+            self.slots = worker_environments(
+                1, [",".join(devices)] if devices else [], num_cores() // num
+            )
         self.num_at_once = len(self.slots)
         return True
 
@@ -425,7 +468,9 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
 
     It must start no threads and no GPU, which forks could not use.
     """
-    os.environ["OMP_NUM_THREADS"] = "1"  # a thread pool is lost by forking; each job sets its own number
+    os.environ["OMP_NUM_THREADS"] = (
+        "1"  # a thread pool is lost by forking; each job sets its own number
+    )
     prepare_process()
     with importing():
         from leyden.data.in_memory import keep_tensors
@@ -435,7 +480,10 @@ def _warm_up(names: list[str], data: dict[str, Any] | None = None) -> None:
         from leyden.run import provenance
         from leyden.training import start  # noqa: F401 - for jobs
 
-        for name in (*names, "tensorboard.plugins.hparams.summary_v2"):  # which a run imports when it has ended
+        for name in (
+            *names,
+            "tensorboard.plugins.hparams.summary_v2",
+        ):  # which a run imports when it has ended
             with contextlib.suppress(Exception):
                 pkgutil.resolve_name(name)
     provenance.installed_versions()  # each job records them

@@ -33,7 +33,9 @@ from leyden.sweep.sweep import Sweep
 
 STUDY = "study"  # Hyperband's brackets depend on this name
 LOCK_TIMEOUT_S = 120.0
-NUM_DRAWN = 16  # trials that are checked before a search; GPSampler would miss a package at its eleventh
+NUM_DRAWN = (
+    16  # trials that are checked before a search; GPSampler would miss a package at its eleventh
+)
 NUM_TRIALS = 10  # at once, where any number of jobs can be started
 
 
@@ -52,7 +54,9 @@ class JournalLock:
 
     def acquire(self) -> bool:
         """Hold the lock, and remove an incomplete last line."""
-        self.held.enter_context(lock.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S))
+        self.held.enter_context(
+            lock.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S)
+        )
         with self.path.open("rb+") as file:
             file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
             if file.read() not in (b"", b"\n"):
@@ -78,8 +82,18 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
             opened(path).close()  # no link or pipe, which Optuna would write to
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
-    except (OSError, ValueError, LookupError, TypeError, AttributeError, AssertionError, RuntimeError) as error:
-        raise UserError(f"{path}: the study can't be read ({type(error).__name__}: {error})") from error
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        AssertionError,
+        RuntimeError,
+    ) as error:
+        raise UserError(
+            f"{path}: the study can't be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
@@ -158,13 +172,19 @@ def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
     study, drawn, log_keys = optuna.create_study(sampler=copy.deepcopy(sampler)), [], []
     for bound in (0, 1):
-        study.enqueue_trial({each.name: each.interval[bound] for each in space.free if each.interval})
+        study.enqueue_trial(
+            {each.name: each.interval[bound] for each in space.free if each.interval}
+        )
     try:
         for number in range(NUM_DRAWN):
             trial = study.ask()
             drawn.append(space.suggest(trial))
-            log_keys += [name for name, each in trial.distributions.items() if getattr(each, "log", False)]
-            with contextlib.suppress(RuntimeError):  # a sampler with nothing left to try stops the study
+            log_keys += [
+                name for name, each in trial.distributions.items() if getattr(each, "log", False)
+            ]
+            with contextlib.suppress(
+                RuntimeError
+            ):  # a sampler with nothing left to try stops the study
                 study.tell(trial, float(number))
     except UserError:  # of the space
         raise
@@ -187,7 +207,13 @@ class Search:
     """
 
     def __init__(
-        self, study: optuna.Study, sweep: Sweep, space: Space, *, num_trials: int, sampler: Any = None
+        self,
+        study: optuna.Study,
+        sweep: Sweep,
+        space: Space,
+        *,
+        num_trials: int,
+        sampler: Any = None,
     ) -> None:
         self.study, self.sweep, self.space = study, sweep, space
         self.num_trials, self.sampler = num_trials, sampler
@@ -204,7 +230,9 @@ class Search:
                 self.left.append(trial)
             elif trial.state == TrialState.FAIL and trial in begun and trial.number not in retried:
                 study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-        self.num_ended = len([trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)])
+        self.num_ended = len(
+            [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+        )
 
     def ask(self) -> Job | None:
         """Return the job of the next trial; None if there are enough.
@@ -218,7 +246,9 @@ class Search:
         if self.sampler is not None:
             trials = self.study.get_trials(deepcopy=False)
             waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-            self.study.sampler = sampler_for(self.sampler, left.number if left else [*waiting, len(trials)][0])
+            self.study.sampler = sampler_for(
+                self.sampler, left.number if left else [*waiting, len(trials)][0]
+            )
         try:
             if left is None:
                 trial = self.study.ask()
@@ -277,7 +307,9 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     if type(num_trials) is not int or num_trials < 1:
         raise UserError(f"hydra.sweeper.num_trials={num_trials}: must be a positive whole number")
     if not space.free and not space.function:
-        raise UserError("a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))")
+        raise UserError(
+            "a search needs keys to search, such as optimizer.lr=tag(log,interval(0.0001,0.01))"
+        )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     example = sampler_for(sampler, 0)
     drawn, log_keys = try_sampler(example, space)

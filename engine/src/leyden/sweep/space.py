@@ -25,7 +25,13 @@ from omegaconf import DictConfig, OmegaConf
 from leyden.config.checks import MAX_JOBS
 from leyden.config.errors import UserError
 from leyden.config.values import is_plain
-from leyden.run.identity import hydra_value, identity_values, is_launch_option, key_of, typed_overrides
+from leyden.run.identity import (
+    hydra_value,
+    identity_values,
+    is_launch_option,
+    key_of,
+    typed_overrides,
+)
 
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
@@ -34,7 +40,8 @@ SETTINGS, FUNCTION = "sweep.settings", "sweep.space"
 
 
 WORD = re.compile(
-    "(?!(true|false|null|nan|inf)$)[a-z_][a-z0-9_.-]*(/[a-z_][a-z0-9_.-]*)*", re.IGNORECASE | re.ASCII
+    "(?!(true|false|null|nan|inf)$)[a-z_][a-z0-9_.-]*(/[a-z_][a-z0-9_.-]*)*",
+    re.IGNORECASE | re.ASCII,
 )
 
 
@@ -48,8 +55,16 @@ def override_text(value: Any) -> str:
     if isinstance(value, str):
         return value if WORD.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{override_text(key)}:{override_text(each)}" for key, each in value.items()) + "}"
-    return f"[{','.join(map(override_text, value))}]" if isinstance(value, list | tuple) else hydra_value(value)
+        return (
+            "{"
+            + ",".join(f"{override_text(key)}:{override_text(each)}" for key, each in value.items())
+            + "}"
+        )
+    return (
+        f"[{','.join(map(override_text, value))}]"
+        if isinstance(value, list | tuple)
+        else hydra_value(value)
+    )
 
 
 def setting_overrides(where: str, setting: Any) -> list[str]:
@@ -63,11 +78,15 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
         UserError: It is not such a mapping, or has a key that can't differ between the jobs of a sweep.
     """
     if not isinstance(setting, Mapping) or not setting or not is_plain(dict(setting)):
-        raise UserError(f"{where}: is {setting!r}; must be plain values by key, such as {{'optimizer.lr': 0.1}}")
+        raise UserError(
+            f"{where}: is {setting!r}; must be plain values by key, such as {{'optimizer.lr': 0.1}}"
+        )
     for key in setting:
         bare = key_of(key)
         if not bare or key.startswith("~") or "=" in key:
-            raise UserError(f"{where}: {key}: must be a key of the configuration, such as optimizer.lr")
+            raise UserError(
+                f"{where}: {key}: must be a key of the configuration, such as optimizer.lr"
+            )
         if is_launch_option(bare) or re.split("[./]", bare)[0] in ("hydra", "fork"):
             raise UserError(f"{where}: {bare}: is the same for all jobs of a sweep")
     return [f"{key}={override_text(value)}" for key, value in setting.items()]
@@ -98,7 +117,9 @@ class Dimension:
     @property
     def keys(self) -> set[str]:
         """The keys that the dimension sets, without prefixes."""
-        return {key_of(each) for overrides in self.choices.values() for each in overrides} or {key_of(self.name)}
+        return {key_of(each) for overrides in self.choices.values() for each in overrides} or {
+            key_of(self.name)
+        }
 
     def suggest(self, trial: "BaseTrial") -> list[str]:
         """Return the overrides of the value that a trial suggests."""
@@ -109,7 +130,9 @@ class Dimension:
             found: float = trial.suggest_int(self.name, low, high, log=log)
         else:
             found = float(trial.suggest_float(self.name, low, high, log=log))
-        if not low <= found <= high:  # Optuna takes any value that a study holds for a trial, with a warning
+        if (
+            not low <= found <= high
+        ):  # Optuna takes any value that a study holds for a trial, with a warning
             raise ValueError(f"{self.name}={found} is outside of {low} to {high}")
         return [f"{self.name}={found}"]
 
@@ -138,7 +161,10 @@ class Space:
 
     def _check_keys(self, where: str, keys: set[str], others: Iterable[Dimension]) -> None:
         """Raise a `UserError` if one of the keys is set outside, too: only one of the two would take effect."""
-        if twice := keys & {*map(key_of, self.fixed), *(key for each in others for key in each.keys)}:
+        if twice := keys & {
+            *map(key_of, self.fixed),
+            *(key for each in others for key in each.keys),
+        }:
             raise UserError(f"{where}: {min(twice)} is set outside, too; remove one of the two")
 
     def suggest(self, trial: "BaseTrial") -> list[str]:
@@ -170,7 +196,9 @@ class Space:
     @property
     def fixed_choices(self) -> list[str]:
         """The fixed overrides that can change a job's result, and so identify a search."""
-        return sorted(override for override in self.fixed if identity_values(typed_overrides([override])))
+        return sorted(
+            override for override in self.fixed if identity_values(typed_overrides([override]))
+        )
 
 
 def space_function(name: Any) -> "Callable[[BaseTrial], list[str]]":
@@ -192,7 +220,12 @@ def space_function(name: Any) -> "Callable[[BaseTrial], list[str]]":
 
 
 def read_space(
-    loader: ConfigLoader, config: DictConfig, params: Any, arguments: Sequence[str], *, is_search: bool
+    loader: ConfigLoader,
+    config: DictConfig,
+    params: Any,
+    arguments: Sequence[str],
+    *,
+    is_search: bool,
 ) -> Space:
     """Return the space of a sweep.
 
@@ -212,11 +245,15 @@ def read_space(
             f"hydra.sweeper.params={params}: must be values by key, such as +hydra.sweeper.params.seed='0,1'"
         )
     if misplaced := {SETTINGS, FUNCTION} & {*(params or {})}:
-        raise UserError(f"hydra.sweeper.params: {min(misplaced)} is a key of its own, outside of params")
+        raise UserError(
+            f"hydra.sweeper.params: {min(misplaced)} is a key of its own, outside of params"
+        )
     found: dict[str, Dimension] = {}
     fixed: dict[str, str] = {}
     lines = [f"{key}={value}" for key, value in (params or {}).items()]
-    for override in OverridesParser.create(config_loader=loader).parse_overrides([*lines, *arguments]):
+    for override in OverridesParser.create(config_loader=loader).parse_overrides(
+        [*lines, *arguments]
+    ):
         found.pop(name := override.get_key_element(), None)
         fixed.pop(name, None)
         if override.is_sweep_override():
@@ -255,7 +292,9 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
         raise UserError(f"{line}: the tag {min(unknown)} is unknown here; a search knows log")
     if isinstance(sweep, IntervalSweep):
         if not is_search:
-            raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals")
+            raise UserError(
+                f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals"
+            )
         low, high = ((0 if each is None else each) for each in (sweep.start, sweep.end))
         from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
 
@@ -279,4 +318,6 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
 def check_sweep_size(what: str, num: float) -> None:
     """Raise a `UserError` if a number of jobs exceeds `MAX_JOBS`, before they are composed."""
     if num > MAX_JOBS:
-        raise UserError(f"{what}: a sweep has {MAX_JOBS:,} jobs at most; a search (sweep=tpe) draws some")
+        raise UserError(
+            f"{what}: a sweep has {MAX_JOBS:,} jobs at most; a search (sweep=tpe) draws some"
+        )

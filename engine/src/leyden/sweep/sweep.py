@@ -42,7 +42,9 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
     path = directory / "sweep.json"
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        with lock.hold(directory / "locks" / "claim"):  # of concurrent starts, the first one claims the directory
+        with lock.hold(
+            directory / "locks" / "claim"
+        ):  # of concurrent starts, the first one claims the directory
             claimed = read_json(path, identity)
             if not isinstance(claimed, dict):
                 raise UserError(
@@ -62,7 +64,10 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-MAX_CHECKED, NUM_DRAWN = 30, 10  # of more jobs, so many are drawn and checked before the sweep starts
+MAX_CHECKED, NUM_DRAWN = (
+    30,
+    10,
+)  # of more jobs, so many are drawn and checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
@@ -74,7 +79,11 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    to_run = [job for job in jobs if not (job.run.directory.exists() and job.run.is_finished(job.identity()))]
+    to_run = [
+        job
+        for job in jobs
+        if not (job.run.directory.exists() and job.run.is_finished(job.identity()))
+    ]
     num = len(to_run) if len(to_run) <= MAX_CHECKED else NUM_DRAWN
     chosen = random.Random(0).sample(to_run, num)
     configs: dict[tuple[str, ...], tuple[str, DictConfig, list[str]]] = {}
@@ -109,7 +118,9 @@ def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
         raise UserError(f"sweep.average_over={keys}: must be a list of keys, such as [seed]")
     known = {*dict(flatten(identity.config)), "data.fold"}  # which not all data have
     if unknown := [key for key in keys if key not in known]:
-        raise UserError(f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs")
+        raise UserError(
+            f"sweep.average_over={list(keys)}: {unknown[0]} is not a setting of the runs"
+        )
     return list(keys)
 
 
@@ -140,17 +151,30 @@ class Sweep:
         """
         jobs = []
         for number, arguments in enumerate(batch, start=first):
-            typed = [text for text in arguments if not self.composer.parse(text).is_hydra_override()]
+            typed = [
+                text for text in arguments if not self.composer.parse(text).is_hydra_override()
+            ]
             name = self.names.name(typed)
             run = Run(self.directory / name, trust=bool(self.config.get("trust")))
-            jobs.append(Job(self.composer, number, arguments, typed, run, self.directory / "logs" / f"{name}.log"))
+            jobs.append(
+                Job(
+                    self.composer,
+                    number,
+                    arguments,
+                    typed,
+                    run,
+                    self.directory / "logs" / f"{name}.log",
+                )
+            )
         return jobs
 
     def name_jobs(self, shared: Sequence[str], keys: Collection[str]) -> None:
         """Name the jobs by the keys that vary, as the sweep's first start does."""
         self.names = JobNames.read(self.directory) or JobNames.of(shared, keys)
 
-    def check(self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any) -> bool:
+    def check(
+        self, jobs: Sequence[Job], identity: Mapping[str, Any] | None = None, **facts: Any
+    ) -> bool:
         """Check the jobs and claim the sweep directory; return False after a dry run.
 
         Args:
@@ -162,14 +186,20 @@ class Sweep:
             UserError: A job is wrong, or the directory belongs to another sweep.
         """
         if any(key_of(override) == "run_dir" for override in jobs[0].overrides):
-            raise UserError("run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep")
+            raise UserError(
+                "run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep"
+            )
         first = jobs[0].identity()
         facts["average_over"] = averaged_keys(self.config, first)
         checked = validate_jobs(jobs)
         if first.config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
-            what = "would run" if identity is None else "are settings of the space that would be searched"
+            what = (
+                "would run"
+                if identity is None
+                else "are settings of the space that would be searched"
+            )
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
         if not self.launcher.check(checked, len(jobs)):
@@ -267,11 +297,13 @@ class Sweep:
             num_ended += len(over)
             if over or self.launcher.note != note:
                 note = self.launcher.note
-                numbers = (
-                    f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
-                )
+                numbers = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
                 seconds = (time.monotonic() - began) * (total - num_before) / max(num_ended, 1)
-                left = f"{timedelta(seconds=round(seconds))} left" if num_ended and num_before < total else ""
+                left = (
+                    f"{timedelta(seconds=round(seconds))} left"
+                    if num_ended and num_before < total
+                    else ""
+                )
                 print("; ".join(filter(None, [numbers, left, note])), flush=True)
 
     def conclude(self) -> None:
@@ -287,4 +319,6 @@ class Sweep:
                 raise
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
-            raise UserError("\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())]))
+            raise UserError(
+                "\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())])
+            )

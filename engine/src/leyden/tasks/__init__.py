@@ -66,7 +66,10 @@ class Means(Metric):
             reduce: Lightning's reduction over processes.
         """
         names = [*(f"{name}_sum" for name in self.names), "num_samples"]
-        added = {name: reduce(getattr(self, name) - getattr(before, name), reduce_op="sum") for name in names}
+        added = {
+            name: reduce(getattr(self, name) - getattr(before, name), reduce_op="sum")
+            for name in names
+        }
         for name in names:
             setattr(before, name, getattr(self, name).clone())
         return {name: added[f"{name}_sum"] / added["num_samples"] for name in self.names}
@@ -125,7 +128,9 @@ class Task(L.LightningModule):
         {'val/loss'}
     """
 
-    kind = ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
+    kind = (
+        ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
+    )
     # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
     # True for a loss over the pairs of a batch, as InfoNCE, whose value depends on how many there are.
@@ -147,9 +152,13 @@ class Task(L.LightningModule):
         zeros = {"loss": 0.0, **self.sums}
         self.logged_means = Means(zeros)  # copy of the training means at the last logged step
         if both := sorted({*zeros} & {*(metrics or {})}):
-            raise ValueError(f"metrics.{both[0]}: the task logs a value of this name already; choose another one")
+            raise ValueError(
+                f"metrics.{both[0]}: the task logs a value of this name already; choose another one"
+            )
         collection = MetricCollection(dict(metrics or {})) if metrics else None
-        for stage in STAGES:  # `train_means`, `train_metrics` and so on, which checkpoints contain by these names
+        for stage in (
+            STAGES
+        ):  # `train_means`, `train_metrics` and so on, which checkpoints contain by these names
             setattr(self, f"{stage}_means", Means(zeros))
             has_metrics = collection and stage not in self.without_metrics
             setattr(
@@ -160,12 +169,17 @@ class Task(L.LightningModule):
 
     def step(self, batch: Any) -> Outcome:
         """Return the outcome of a batch; defined by subclasses."""
-        raise NotImplementedError(f"{type(self).__name__} has no step(batch), which returns an Outcome")
+        raise NotImplementedError(
+            f"{type(self).__name__} has no step(batch), which returns an Outcome"
+        )
 
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
         means, metrics = self._means(stage), self._metrics(stage)
-        return {f"{stage}/{name}" for name in (*means.names, *(metrics.keys(keep_base=True) if metrics else ()))}
+        return {
+            f"{stage}/{name}"
+            for name in (*means.names, *(metrics.keys(keep_base=True) if metrics else ()))
+        }
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
         """Return the names logged per epoch of training with data that have these splits; only `train` and `val` log."""
@@ -193,12 +207,16 @@ class Task(L.LightningModule):
         # with gradient accumulation, and before the step's checkpoint, so that a resumed run does not log it again.
         if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
             # A collective call: all processes must take this branch.
-            means = self._means("train").means_since(self.logged_means, self.trainer.strategy.reduce)
+            means = self._means("train").means_since(
+                self.logged_means, self.trainer.strategy.reduce
+            )
             if not means["loss"].isfinite():
                 raise FloatingPointError(
                     f"train/loss is {means['loss']:.3g} at step {self.global_step}; try a smaller optimizer.lr"
                 )
-            self.log_dict({f"train/{name}_step": mean for name, mean in means.items()}, prog_bar=True)
+            self.log_dict(
+                {f"train/{name}_step": mean for name, mean in means.items()}, prog_bar=True
+            )
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums."""
@@ -221,7 +239,11 @@ class Task(L.LightningModule):
 
     def test_step(self, batch: Any) -> dict[str, Any] | None:
         """Add a batch to the test metrics; return its predictions and targets, None for a batch that is None."""
-        return None if batch is None else self._update_means(evaluated_stage(self.trainer), batch).step_output
+        return (
+            None
+            if batch is None
+            else self._update_means(evaluated_stage(self.trainer), batch).step_output
+        )
 
     def on_test_epoch_end(self) -> None:
         """Log the means of the test set."""
@@ -235,7 +257,10 @@ class Task(L.LightningModule):
         if self.scheduler is None:
             return optimizer
         options = getattr(self.scheduler, "options", {"interval": "step"})
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.scheduler(optimizer), **options}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": self.scheduler(optimizer), **options},
+        }
 
     def _means(self, stage: str) -> Means:
         means: Means = getattr(self, f"{stage}_means")
@@ -258,7 +283,9 @@ class Task(L.LightningModule):
     def _log_means(self, stage: str) -> Tensor:
         means, metrics = self._means(stage), self._metrics(stage)
         values = means.compute()
-        found = {f"{stage}/{name}": mean for name, mean in values.items()} | (metrics.compute() if metrics else {})
+        found = {f"{stage}/{name}": mean for name, mean in values.items()} | (
+            metrics.compute() if metrics else {}
+        )
         # The validation after training, from which pictures are drawn, adds no point to the curves.
         logger = False if self.trainer.state.fn == "validate" else None
         self.log_dict(found, sync_dist=True, logger=logger)
@@ -274,7 +301,11 @@ def _detached(predictions: Any) -> Any:
         return predictions.detach()
     if isinstance(predictions, Mapping):
         return {name: _detached(part) for name, part in predictions.items()}
-    return [_detached(part) for part in predictions] if isinstance(predictions, list | tuple) else predictions
+    return (
+        [_detached(part) for part in predictions]
+        if isinstance(predictions, list | tuple)
+        else predictions
+    )
 
 
 def evaluated_stage(trainer: L.Trainer) -> str:
@@ -325,9 +356,13 @@ class Classification(Task):
         if not isinstance(label_smoothing, int | float) or not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
         if loss is not None and (label_smoothing or class_weights is not None):
-            raise ValueError("label_smoothing and class_weights apply to cross-entropy only, not to a custom loss")
+            raise ValueError(
+                "label_smoothing and class_weights apply to cross-entropy only, not to a custom loss"
+            )
         # Not in checkpoints: the configuration and the facts determine them.
-        self.register_buffer("class_weights_K", _class_weights(class_weights, class_counts), persistent=False)
+        self.register_buffer(
+            "class_weights_K", _class_weights(class_weights, class_counts), persistent=False
+        )
         self.label_smoothing, self.loss = label_smoothing, loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
@@ -342,7 +377,9 @@ class Classification(Task):
         if self.loss is not None:
             loss = self.loss(logits_NK, labels_N)
         elif self.training and weights_K is not None:
-            losses_N = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing, reduction="none")
+            losses_N = F.cross_entropy(
+                logits_NK, labels_N, label_smoothing=smoothing, reduction="none"
+            )
             # A mean over samples, unlike PyTorch's, which divides by the weights of a batch (or of a process's part of it).
             loss = (weights_K[labels_N] * losses_N).mean()
         else:
@@ -351,7 +388,9 @@ class Classification(Task):
         return Outcome(loss, logits_NK, labels_N, {"acc": num_correct})
 
 
-def _class_weights(given: Sequence[float] | str | None, counts: Sequence[int] | None) -> Tensor | None:
+def _class_weights(
+    given: Sequence[float] | str | None, counts: Sequence[int] | None
+) -> Tensor | None:
     """Return the factor of each class, shape (K,); None for 1 each."""
     if given is None:
         return None
@@ -362,8 +401,12 @@ def _class_weights(given: Sequence[float] | str | None, counts: Sequence[int] | 
             )
         counts_K = torch.tensor(counts, dtype=torch.float32)
         return counts_K.sum() / counts_K.count_nonzero() / counts_K.clamp(min=1)
-    weights: list[Any] = [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
-    if not any(weights) or not all(type(each) in (int, float) and 0 <= each < math.inf for each in weights):
+    weights: list[Any] = (
+        [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
+    )
+    if not any(weights) or not all(
+        type(each) in (int, float) and 0 <= each < math.inf for each in weights
+    ):
         raise ValueError(
             f"class_weights={given}: must be balanced, or a number per class, 0 or larger and not all 0"
         )
@@ -383,7 +426,9 @@ class Regression(Task):
     kind = "values"
     sums = {"mae": 0.0}  # noqa: RUF012 - class constant
 
-    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.loss = F.mse_loss if loss is None else loss
 
@@ -425,7 +470,11 @@ class Autoencoder(Task):
     sums = {"reconstruction": 0.0, "kl": 0.0}  # noqa: RUF012 - class constant
 
     def __init__(
-        self, *, beta: float = 1.0, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+        self,
+        *,
+        beta: float = 1.0,
+        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         if not isinstance(beta, int | float) or not beta >= 0:
@@ -440,16 +489,23 @@ class Autoencoder(Task):
         if not self._checked and len(inputs) and inputs.device.type != "meta":
             self._checked = True
             if not 0 <= inputs.min() <= inputs.max() <= 1:
-                raise ValueError("BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit")
+                raise ValueError(
+                    "BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit"
+                )
         made = self.network(inputs)
         outputs, *code = made if isinstance(made, tuple) else (made,)
         if outputs.shape != inputs.shape:
-            raise ValueError(f"outputs of shape {tuple(outputs.shape)} for inputs of {tuple(inputs.shape)}")
+            raise ValueError(
+                f"outputs of shape {tuple(outputs.shape)} for inputs of {tuple(inputs.shape)}"
+            )
         reconstruction = self.loss(outputs, inputs) * inputs.shape[1:].numel()
         kl = reconstruction.new_zeros(())
         if code:
             mean_NZ, log_variance_NZ = code
-            kl = 0.5 * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum(dim=1).mean()
+            kl = (
+                0.5
+                * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum(dim=1).mean()
+            )
         num = len(inputs)
         sums = {"reconstruction": reconstruction.detach() * num, "kl": kl.detach() * num}
         return Outcome(reconstruction + self.beta * kl, outputs, inputs, sums)
@@ -474,7 +530,9 @@ class Language(Task):
     kind = "text"
     sums = {"acc": 0.0}  # noqa: RUF012 - class constant
 
-    def __init__(self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.loss = _cross_entropy if loss is None else loss
 
@@ -494,7 +552,13 @@ def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
 
 @torch.no_grad()
 def generate(
-    network: nn.Module, prompt_T: Tensor, *, num_tokens: int, max_context: int, temperature: float, seed: int
+    network: nn.Module,
+    prompt_T: Tensor,
+    *,
+    num_tokens: int,
+    max_context: int,
+    temperature: float,
+    seed: int,
 ) -> Tensor:
     """Sample a continuation of a prompt, token by token, from the network's probabilities.
 

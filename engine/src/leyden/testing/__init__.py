@@ -16,7 +16,12 @@ PARAMETERS = {
     "data_file": "data/*.yaml",
     "choice_file": "*/**/*.yaml",
 }
-NO_CLASS = ("own", "none", "module", "run_defaults")  # files by these names say what to instantiate nowhere
+NO_CLASS = (
+    "own",
+    "none",
+    "module",
+    "run_defaults",
+)  # files by these names say what to instantiate nowhere
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -39,5 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         excluded = () if parameter == "choice_file" else NO_CLASS
         found = conf_files(PARAMETERS[parameter])
         files = [name for name, path in found if with_library or path.is_relative_to(conf())]
-        files = sorted(name for name in files if name.stem not in excluded and name.parts[0] != "hydra")
+        files = sorted(
+            name for name in files if name.stem not in excluded and name.parts[0] != "hydra"
+        )
         metafunc.parametrize(parameter, files, ids=str)

@@ -72,7 +72,9 @@ def override(file: Path) -> str:
         file: Path relative to `conf/`.
     """
     group = file.parent.as_posix()
-    return f"{'' if group in _composed('train', ()).hydra.runtime.choices else '+'}{group}={file.stem}"
+    return (
+        f"{'' if group in _composed('train', ()).hydra.runtime.choices else '+'}{group}={file.stem}"
+    )
 
 
 def task_names() -> list[str]:
@@ -104,7 +106,9 @@ def create(model: str, case: Case, *overrides: str, seed: int = 0) -> Task:
         seed: Seed of the initial weights.
     """
     torch.manual_seed(seed)
-    module = assembly.task_module(compose(f"model={model}", f"task={case.task}", *overrides), case.facts)
+    module = assembly.task_module(
+        compose(f"model={model}", f"task={case.task}", *overrides), case.facts
+    )
     return cast(Task, module)
 
 
@@ -131,9 +135,14 @@ def suited_cases(model: str) -> list[Case]:
         reasons += [reason for _, reason in tried]
     own = {path.stem for _, path in conf_files("task/*.yaml") if path.is_relative_to(conf())}
     if not all(map(is_task, own)):
-        pytest.skip(f"model={model} may be for a task of the project's, on data that are not made here")
+        pytest.skip(
+            f"model={model} may be for a task of the project's, on data that are not made here"
+        )
     lines = "\n  ".join(dict.fromkeys(reasons))
-    pytest.fail(f"model={model} trains in none of the tasks {', '.join(task_names())}\n  {lines}", pytrace=False)
+    pytest.fail(
+        f"model={model} trains in none of the tasks {', '.join(task_names())}\n  {lines}",
+        pytrace=False,
+    )
 
 
 def suited_task(model_file: Path) -> tuple[str, Case, Task]:
@@ -187,7 +196,8 @@ def test_a_network_fits_one_batch(model_file: Path) -> None:
         if (last := step(module, case.batch, optimizer)) < wanted:
             return
     pytest.fail(
-        f"the loss fell from {first:.3g} to {last:.3g} only; is all of the network connected?", pytrace=False
+        f"the loss fell from {first:.3g} to {last:.3g} only; is all of the network connected?",
+        pytrace=False,
     )
 
 
@@ -200,8 +210,12 @@ def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
     torch.save(module.network.state_dict(), file)
     file.seek(0)
     other.network.load_state_dict(torch.load(file, weights_only=True))
-    expected, found = (torch.as_tensor(each.eval().step(case.batch).predictions) for each in (module, other))
-    assert torch.equal(expected, found), "it has state that is no parameter or buffer; use register_buffer"
+    expected, found = (
+        torch.as_tensor(each.eval().step(case.batch).predictions) for each in (module, other)
+    )
+    assert torch.equal(expected, found), (
+        "it has state that is no parameter or buffer; use register_buffer"
+    )
 
 
 def test_a_network_can_be_exported(model_file: Path) -> None:
@@ -218,13 +232,19 @@ def test_a_task_trains_a_network(task_file: Path) -> None:
     task = task_file.stem
     if not is_task(task):
         pytest.skip(f"task={task} is of another kind, on data that are not made here")
-    tried = ((name.stem, case) for name, _ in sorted(conf_files("model/*.yaml")) for case in cases_of(task))
+    tried = (
+        (name.stem, case)
+        for name, _ in sorted(conf_files("model/*.yaml"))
+        for case in cases_of(task)
+    )
     reasons = []
     for model, case in tried:
         if not (reason := reason_against(model, case)):
             return
         reasons.append(f"model={model}, {reason}")
-    pytest.fail("\n  ".join([f"task={task} trains no network", *dict.fromkeys(reasons)]), pytrace=False)
+    pytest.fail(
+        "\n  ".join([f"task={task} trains no network", *dict.fromkeys(reasons)]), pytrace=False
+    )
 
 
 def test_data_are_as_their_facts_say(data_file: Path) -> None:
@@ -233,7 +253,9 @@ def test_data_are_as_their_facts_say(data_file: Path) -> None:
     cfg = compose(f"data={name}")
     if missing := OmegaConf.missing_keys(cfg.data):
         pytest.skip(f"{min(missing)}=... must be given")
-    cfg.data.update({key: value for key, value in (("download", False), ("num_workers", 0)) if key in cfg.data})
+    cfg.data.update(
+        {key: value for key, value in (("download", False), ("num_workers", 0)) if key in cfg.data}
+    )
     try:
         data = assembly.datamodule(cfg)
         if has_split(data, "test"):
@@ -244,13 +266,19 @@ def test_data_are_as_their_facts_say(data_file: Path) -> None:
         raise
     if not isinstance(facts := getattr(data, "facts", None), Facts):
         pytest.skip(f"data={name} is another LightningDataModule, which has no facts")
-    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, "they must be plain values"
+    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, (
+        "they must be plain values"
+    )
     for split in sizes_of(data) if facts.input_shape else ():
         loader: Any = getattr(data, f"{split}_dataloader")()
         inputs, targets = next(iter(loader))
-        assert tuple(inputs.shape[1:]) == facts.input_shape, f"batches of {split} have another shape"
+        assert tuple(inputs.shape[1:]) == facts.input_shape, (
+            f"batches of {split} have another shape"
+        )
         if facts.num_classes is not None:
-            assert 0 <= targets.min() <= targets.max() < facts.num_classes, f"{split} has other classes"
+            assert 0 <= targets.min() <= targets.max() < facts.num_classes, (
+                f"{split} has other classes"
+            )
 
 
 def test_a_config_file_composes_and_creates_what_it_names(choice_file: Path) -> None:
@@ -280,5 +308,8 @@ def _create_parts(file: Path) -> None:
     callbacks, _ = callbacks_of(cfg, ALL_FACTS)
     cfg.trainer.accelerator = "cpu"
     assembly.plain_trainer(cfg, callbacks, logger=False)
-    for name, node in cfg.logger.items():  # not created: one needs a login, another one creates a database
+    for (
+        name,
+        node,
+    ) in cfg.logger.items():  # not created: one needs a login, another one creates a database
         check_keys(node, f"logger.{name}")

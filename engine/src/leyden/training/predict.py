@@ -99,7 +99,9 @@ def predict_table(task: Task, facts: Facts, path: Path, targets: Sequence[str] =
         values = values_of(path, columns, names, known := facts.extra.get("categories") or {})
         inputs_NF = to_inputs(path, values, known)
         if inputs_NF.shape[1:] != facts.input_shape:
-            raise ValueError(f"{path}: has {len(names)} columns; the network takes {(facts.input_shape or ())[0]}")
+            raise ValueError(
+                f"{path}: has {len(names)} columns; the network takes {(facts.input_shape or ())[0]}"
+            )
     except (OSError, ValueError) as error:
         raise UserError(f"table: {error}") from error
     with torch.inference_mode():
@@ -115,8 +117,13 @@ def predict_table(task: Task, facts: Facts, path: Path, targets: Sequence[str] =
     rows = zip(*table.values(), strict=True)
     predicted = [_predicted(outputs, facts) for outputs in torch.cat(parts)]
     if taken := sorted({*table} & {*predicted[0]}):
-        raise UserError(f"table: {path}: has a column {taken[0]}, which is the name of the prediction; rename it")
-    return [dict(zip(table, row, strict=True)) | found for row, found in zip(rows, predicted, strict=True)]
+        raise UserError(
+            f"table: {path}: has a column {taken[0]}, which is the name of the prediction; rename it"
+        )
+    return [
+        dict(zip(table, row, strict=True)) | found
+        for row, found in zip(rows, predicted, strict=True)
+    ]
 
 
 def _cell(text: str) -> float | str:
@@ -129,10 +136,15 @@ def _predicted(outputs: torch.Tensor, facts: Facts) -> Row:
         probability, k = outputs.softmax(dim=0).max(dim=0)
         return {"class": facts.class_names[int(k)], "probability": probability.item()}
     numbers = outputs.reshape(-1).tolist()
-    return {f"predicted {name}": value for name, value in zip(facts.target_names or (), numbers, strict=True)}
+    return {
+        f"predicted {name}": value
+        for name, value in zip(facts.target_names or (), numbers, strict=True)
+    }
 
 
-def predict_images(task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]) -> Iterator[Row]:
+def predict_images(
+    task: Task, facts: Facts, images: Iterable[tuple[list[str], Tensor]]
+) -> Iterator[Row]:
     """Yield a row per image: its class and the probability of each class, or the error of its reconstruction.
 
     Args:
@@ -150,7 +162,11 @@ def predict_images(task: Task, facts: Facts, images: Iterable[tuple[list[str], T
         if task.kind == "classes":
             for name, logits_K in zip(names, outputs.cpu(), strict=True):
                 each = zip(facts.class_names or (), logits_K.softmax(dim=0).tolist(), strict=True)
-                yield {"image": name, **_predicted(logits_K, facts), **{f"p({k})": p for k, p in each}}
+                yield {
+                    "image": name,
+                    **_predicted(logits_K, facts),
+                    **{f"p({k})": p for k, p in each},
+                }
         else:
             outputs_NCHW = (outputs[0] if isinstance(outputs, tuple) else outputs).cpu()
             errors_N = (outputs_NCHW - inputs_NCHW.cpu()).square().flatten(1).mean(dim=1)
@@ -188,14 +204,23 @@ def read_image_batches(
             pixels_NCHW = torch.stack([*pool.map(read, part)])
             names = [*map(str, part)]
             if not data_reader:
-                light += [name for name, each in zip(names, pixels_NCHW, strict=True) if each.float().mean() > 127]
+                light += [
+                    name
+                    for name, each in zip(names, pixels_NCHW, strict=True)
+                    if each.float().mean() > 127
+                ]
             yield names, pixels_NCHW
     if light:
         warn(f"mostly light, did you mean invert={str(not invert).lower()}? {some_of(light, 5)}")
 
 
 def show_rows(
-    rows: Iterable[Row], num: int, output: Path | None, *, hidden: Sequence[str] = (), most: int | None = None
+    rows: Iterable[Row],
+    num: int,
+    output: Path | None,
+    *,
+    hidden: Sequence[str] = (),
+    most: int | None = None,
 ) -> None:
     """Print the first rows, without the probabilities of each class, and write all rows to a file if one is named.
 

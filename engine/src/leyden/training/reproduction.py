@@ -31,7 +31,9 @@ from leyden.run.provenance import GIT_OF_COPY, VARIABLES, git
 MAX_NAMES = 5  # of files in a message
 
 
-def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads: int | None = None) -> Run:
+def reproduce(
+    run: Run, output: Path | None = None, data_root: str = "", threads: int | None = None
+) -> Run:
     """Train a run again with its recorded code, configuration, threads and environment variables.
 
     Args:
@@ -55,7 +57,9 @@ def reproduce(run: Run, output: Path | None = None, data_root: str = "", threads
     if not run.starts:
         raise UserError(f"{run.directory}: has no record of a start, which names the code")
     if not read_fingerprints(run.directory):
-        raise UserError(f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared")
+        raise UserError(
+            f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared"
+        )
     _check_parent(run)
     with _checked_out(run) as tree, tempfile.TemporaryDirectory() as folder:
         _write(settings, Path(folder) / "recorded.yaml")
@@ -76,15 +80,21 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
         kept.append(f"data.root={hydra_value(data_root)}")
     reproduced.set_overrides(kept, dict_at(run.starts[-1], "groups"))
     if names := changed_names(*(dict_at(each.starts[-1], "code") for each in (run, reproduced))):
-        raise UserError(f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_NAMES)}")
+        raise UserError(
+            f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_NAMES)}"
+        )
 
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
-    config = {key: value for key, value in run.config.items() if key not in (*CONTROL_KEYS, "logger")}
+    config = {
+        key: value for key, value in run.config.items() if key not in (*CONTROL_KEYS, "logger")
+    }
     if data_root:
         if "root" not in dict_at(config, "data"):
-            raise UserError(f"data_root={data_root}: has no effect, the run's data have no data.root")
+            raise UserError(
+                f"data_root={data_root}: has no effect, the run's data have no data.root"
+            )
         check_folder("data_root", data_root)
         config["data"] = {**config["data"], "root": str(Path(data_root).absolute())}
     # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
@@ -97,7 +107,9 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
         "run_dir": str(directory),
         "outputs": str(root() / "outputs"),
         "test": bool(run.result and run.result.is_tested),
-        **({"trust": True} if run.trust else {}),  # the parent of a fork is no more the user's own than the run
+        **(
+            {"trust": True} if run.trust else {}
+        ),  # the parent of a fork is no more the user's own than the run
     }
 
 
@@ -113,7 +125,9 @@ def _write(settings: dict[str, Any], path: Path) -> None:
     with contextlib.suppress(Exception):  # a resolver is anybody's, and can raise anything
         if repr(OmegaConf.to_container(OmegaConf.load(path), resolve=True)) == repr(settings):
             return
-    raise UserError("the configuration of the run can't be written so that Hydra reads it unchanged")
+    raise UserError(
+        "the configuration of the run can't be written so that Hydra reads it unchanged"
+    )
 
 
 def _check_parent(run: Run) -> None:
@@ -130,7 +144,9 @@ def _check_parent(run: Run) -> None:
         with opened(path) as file:
             if sha256_of(file) == parent.get("sha256"):
                 return
-    raise UserError(f"{path}: is not there any more, or is not the checkpoint from which the run started")
+    raise UserError(
+        f"{path}: is not there any more, or is not the checkpoint from which the run started"
+    )
 
 
 @contextlib.contextmanager
@@ -141,9 +157,13 @@ def _checked_out(run: Run) -> Iterator[Path]:
         UserError: The code is unknown, recorded only in part, or not available.
     """
     code = dict_at(run.starts[0], "git")
-    prefix = git(root(), "rev-parse", "--show-prefix")  # the project may be a subfolder of its repository
+    prefix = git(
+        root(), "rev-parse", "--show-prefix"
+    )  # the project may be a subfolder of its repository
     if prefix is None:
-        raise UserError(f"{root()}: is no git repository, or git is not installed; the run's code is not available")
+        raise UserError(
+            f"{root()}: is no git repository, or git is not installed; the run's code is not available"
+        )
     sha, diff = str(code.get("sha")), code.get("diff")
     if not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError("the run records no commit: it was started without git")
@@ -155,19 +175,27 @@ def _checked_out(run: Run) -> Iterator[Path]:
         raise UserError(f"this code was not saved with the run: {some_of(names, MAX_NAMES)}")
     for number, start in enumerate(run.starts, 1):
         if start.get("git") != code:
-            raise UserError(f"start {number} used different code than start 1; the run can't be reproduced")
+            raise UserError(
+                f"start {number} used different code than start 1; the run can't be reproduced"
+            )
     if git(root(), "cat-file", "-e", f"{sha}^{{commit}}") is None:
-        raise UserError(f"commit {sha[:12]} of the run is not in this repository; git fetch may get it")
+        raise UserError(
+            f"commit {sha[:12]} of the run is not in this repository; git fetch may get it"
+        )
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder).resolve() / "tree"
         try:
             if git(root(), "worktree", "add", "--detach", str(tree), sha) is None:
                 raise UserError(f"commit {sha[:12]} can't be checked out to {tree}")
             if diff and git(tree, "apply", "--whitespace=nowarn", stdin=diff) is None:
-                raise UserError(f"the run's changes of the code can't be applied to its commit {sha[:12]}")
+                raise UserError(
+                    f"the run's changes of the code can't be applied to its commit {sha[:12]}"
+                )
             project = tree / prefix.strip()
             # The new run records the code as the run did: git writes the same changes in several ways.
-            write_whole(project / GIT_OF_COPY, json.dumps(code))  # through no link that the run's diff has made
+            write_whole(
+                project / GIT_OF_COPY, json.dumps(code)
+            )  # through no link that the run's diff has made
             yield project
         finally:
             git(root(), "worktree", "remove", "--force", str(tree))
@@ -196,7 +224,17 @@ def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
     Raises:
         UserError: It has failed.
     """
-    command = [sys.executable, "-m", "leyden.train", "--config-dir", folder, "--config-name", "recorded"]
-    exit_code = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent).returncode
+    command = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        "--config-dir",
+        folder,
+        "--config-name",
+        "recorded",
+    ]
+    exit_code = subprocess.run(
+        command, cwd=tree, env=environment, preexec_fn=end_with_parent
+    ).returncode
     if exit_code:
         raise UserError(f"the run could not be reproduced: its training ended with {exit_code}")

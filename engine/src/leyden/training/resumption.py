@@ -41,7 +41,9 @@ class Starts:
 
     def __init__(self, command: list[str], folder: Path, timeout_s: float) -> None:
         if not any(DIR in word for word in command):
-            raise UserError(f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints")
+            raise UserError(
+                f"the command needs {DIR}, in place of the folder in which it keeps its checkpoints"
+            )
         if not shutil.which(command[0]):
             raise UserError(f"{command[0]}: there is no such program")
         self.command = [word.replace(DIR, str(folder / "run")) for word in command]
@@ -56,7 +58,11 @@ class Starts:
         environment = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
         with self.output.open("wb") as to:
             process = subprocess.Popen(
-                self.command, stdout=to, stderr=subprocess.STDOUT, env=environment, start_new_session=True
+                self.command,
+                stdout=to,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
             )
         try:
             code = process.wait(self.timeout_s)
@@ -74,7 +80,9 @@ class Starts:
 
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
-        return "\n".join(self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:])
+        return "\n".join(
+            self.output.read_bytes()[-4000:].decode(errors="replace").splitlines()[-20:]
+        )
 
 
 def read_marks(path: Path) -> Marks:
@@ -119,7 +127,9 @@ def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
         )
     (_, step), number = Counter((mark["rank"], mark["step"]) for mark in marks).most_common(1)[0]
     if number > 1:
-        raise UserError(f"step {step} is marked {number} times: each step needs a number of its own, in all epochs")
+        raise UserError(
+            f"step {step} is marked {number} times: each step needs a number of its own, in all epochs"
+        )
     steps = steps_of(marks)
     if len(steps) < 2:
         raise UserError("the command marks one step; to kill it before its end takes two")
@@ -154,7 +164,9 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         marks, code = starts.start(kill_at)
         begins += steps_of(marks)[:1]
         if starts.number == 2 and begins != steps[:1]:
-            raise UserError(f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}")
+            raise UserError(
+                f"start 2 did not begin as start 1: all that the command writes must lie in {DIR}"
+            )
         number = starts.number
         if difference := _first_difference(marks, expected):
             if number == 2:
@@ -178,7 +190,9 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     """Return the first step that parts from the undisturbed run in any process, and its parts; empty if none does."""
     nothing = dict.fromkeys(PARTS, "")
     pairs = [(mark, expected.get((mark["rank"], mark["step"]), nothing)) for mark in marks]
-    parting = [(mark["step"], part) for mark, same in pairs for part in PARTS if mark[part] != same[part]]
+    parting = [
+        (mark["step"], part) for mark, same in pairs for part in PARTS if mark[part] != same[part]
+    ]
     if not parting:
         return ""
     step = parting[0][0]
@@ -211,7 +225,13 @@ def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
         raise UserError("exact=test: tests one new run; not with -m, fork or torchrun")
     names = {each.lstrip("+") for each in TESTED}
     kept = [each for each in overrides if each.partition("=")[0].lstrip("+~") not in names]
-    command = [sys.executable, "-m", "leyden.train", *kept, *(f"{key}={value}" for key, value in TESTED.items())]
+    command = [
+        sys.executable,
+        "-m",
+        "leyden.train",
+        *kept,
+        *(f"{key}={value}" for key, value in TESTED.items()),
+    ]
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
         is_same, text = compare_killed(Starts(command, Path(folder), TIMEOUT_S), 2, cfg.seed)
     show(text)

@@ -40,7 +40,11 @@ from leyden.data.contract import first_batches, has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
-from leyden.report.records import check_test_evaluations, read_test_evaluations, record_test_evaluation
+from leyden.report.records import (
+    check_test_evaluations,
+    read_test_evaluations,
+    record_test_evaluation,
+)
 from leyden.run.directory import Run, session
 from leyden.run.fork import parse_parent
 from leyden.run.identity import RunIdentity
@@ -49,7 +53,9 @@ from leyden.run.result import STAGES, Result
 from leyden.scheduler import RequeueSignal, this_job
 from leyden.tasks import Task
 
-SIGNAL_DELAY_S = 120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
+SIGNAL_DELAY_S = (
+    120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
+)
 
 
 def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Result:
@@ -110,7 +116,9 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
         best = read_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` does
         measured = trainer.evaluate(module, data, best, split)
         if split == "test" and not partial_test_message(lightning):
-            result = replace(result.with_stage(split, measured), test_batches=first_batches(data, "test"))
+            result = replace(
+                result.with_stage(split, measured), test_batches=first_batches(data, "test")
+            )
         elif split not in ("val", "test"):
             result = result.with_stage(split, measured)
     return result
@@ -139,7 +147,11 @@ def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
         yield f"first in batch {batch + 1} of epoch {epoch + 1}{names}"
     if run.newest_checkpoint():
         rate = (run.config.get("optimizer") or {}).get("lr")
-        lower = f" optimizer.lr={rate / 10:g}" if isinstance(rate, float) and isinstance(build.module, Task) else ""
+        lower = (
+            f" optimizer.lr={rate / 10:g}"
+            if isinstance(rate, float) and isinstance(build.module, Task)
+            else ""
+        )
         yield f"{leyden_command('train')} {quoted_override('fork', run.directory)}{lower} starts from the checkpoint before it"
 
 
@@ -190,7 +202,8 @@ def _has_test_set_of(cfg: DictConfig, parent: Run) -> bool:
     """Return whether a run is evaluated on the test set of another one."""
     configs: Any = (OmegaConf.to_container(cfg, resolve=True), parent.config)
     here, there = (
-        {key: value for key, value in flatten(config) if key.startswith(OF_TEST_SET)} for config in configs
+        {key: value for key, value in flatten(config) if key.startswith(OF_TEST_SET)}
+        for config in configs
     )
     return {**here, **there} == {**there, **here}
 
@@ -250,7 +263,9 @@ def start(
         if test and is_main_process():
             check_test_evaluations(cfg.outputs)
         trainer = parts.trainer.trainer
-        if trainer.world_size > 1 and not any(argument.startswith("run_dir=") for argument in sys.argv):
+        if trainer.world_size > 1 and not any(
+            argument.startswith("run_dir=") for argument in sys.argv
+        ):
             # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
             sys.argv += shlex.split(quoted_override("run_dir", run.directory))
         for logger in trainer.loggers:
@@ -291,7 +306,9 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
     """
     job = this_job()
     if job.restarts > cfg.cluster.max_requeues:
-        raise UserError(f"requeued {job.restarts} times, more than cluster.max_requeues={cfg.cluster.max_requeues}")
+        raise UserError(
+            f"requeued {job.restarts} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+        )
     if job.id is not None:
         steps = [start.get("step") for start in run.starts if start.get("job") == job.id]
         steps = [step for step in steps if step is not None][-3:]

@@ -25,14 +25,27 @@ from leyden.config.checks import check_folder
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import add_to_path, root
 from leyden.config.terminal import warn
-from leyden.data.contract import Facts, digests_of, facts_of, first_batches, has_split, num_samples, sizes_of
+from leyden.data.contract import (
+    Facts,
+    digests_of,
+    facts_of,
+    first_batches,
+    has_split,
+    num_samples,
+    sizes_of,
+)
 from leyden.data.transforms import NormalizingNetwork
 from leyden.exact.random_state import seeded, seeded_as_run, undisturbed
 from leyden.exact.sharding import load_whole
 from leyden.exact.state import restore_module
 from leyden.report.listing import list_runs
 from leyden.report.ranking import merge_rows, read_sweep
-from leyden.report.records import check_test_evaluations, count_text, read_records, record_test_evaluation
+from leyden.report.records import (
+    check_test_evaluations,
+    count_text,
+    read_records,
+    record_test_evaluation,
+)
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import write_whole, writing
 from leyden.run.result import Result, read_curves
@@ -104,8 +117,12 @@ class Trained:
         add_to_path()
         config = self.run.config
         parts = {key: config[key] for key in ("model", "task")}
-        parts["data"] = {key: None if key == "augment" else value for key, value in config["data"].items()}
-        parts["trainer"] = {key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)}
+        parts["data"] = {
+            key: None if key == "augment" else value for key, value in config["data"].items()
+        }
+        parts["trainer"] = {
+            key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)
+        }
         cfg = OmegaConf.create({"name": config.get("name"), "seed": config["seed"], **parts})
         import_targets(cfg)
         if self.data_root and "root" in cfg.data:
@@ -130,9 +147,13 @@ class Trained:
             try:
                 load_weights(module, content)
                 restore_module(module, content)
-            except Exception as error:  # a checkpoint may come from a stranger, and be wrong in any way
+            except (
+                Exception
+            ) as error:  # a checkpoint may come from a stranger, and be wrong in any way
                 why = " ".join(str(error).split())
-                raise UserError(f"{self.path}: does not fit the network ({type(error).__name__}: {why})") from error
+                raise UserError(
+                    f"{self.path}: does not fit the network ({type(error).__name__}: {why})"
+                ) from error
         return module.eval(), facts
 
     @property
@@ -161,7 +182,9 @@ class Trained:
         module = self.module.to(device)
         if not isinstance(module, Task) or (kinds and module.kind not in kinds):
             what = f"a task of the kind {' or '.join(kinds)}" if kinds else "a Task of leyden.tasks"
-            raise UserError(f"{self.run.directory}: has trained {type(module).__name__}; this command needs {what}")
+            raise UserError(
+                f"{self.run.directory}: has trained {type(module).__name__}; this command needs {what}"
+            )
         return module
 
     @functools.cached_property
@@ -182,7 +205,9 @@ class Trained:
             )
         with log_and_continue("comparing the data"):
             if names := changed_names(trained_on(self.run), digests_of(data)):
-                warn(f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}")
+                warn(
+                    f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}"
+                )
         return data
 
     @property
@@ -224,17 +249,25 @@ class Trained:
         if not is_overridden("test_step", self.module):
             raise UserError(f"{self.run.directory}: {type(self.module).__name__} has no test_step")
         if not has_split(self.data, "test"):
-            raise UserError(f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader")
+            raise UserError(
+                f"{self.run.directory}: {type(self.data).__name__} has no test_dataloader"
+            )
         with user_errors("data"):
             self.data.setup("test")
         self._check_splits()
         check_test_evaluations(outputs)
-        if trainer.precision == "64-true":  # the module was made in single precision, which rounds these weights
+        if (
+            trainer.precision == "64-true"
+        ):  # the module was made in single precision, which rounds these weights
             trainer.precision_plugin.convert_module(self.module)
             load_whole(self.module, read_checkpoint(self.path)["state_dict"])
-        with seeded(self.cfg.seed, "test"):  # the same random numbers as in the run's own evaluation
+        with seeded(
+            self.cfg.seed, "test"
+        ):  # the same random numbers as in the run's own evaluation
             measured = trainer.test(self.module, datamodule=self.data, verbose=False)
-        metrics = {name: value for each in measured for name, value in each.items()}  # one dictionary per loader
+        metrics = {
+            name: value for each in measured for name, value in each.items()
+        }  # one dictionary per loader
         return metrics, partial_test_message(trainer)
 
     def _check_splits(self) -> None:
@@ -243,7 +276,10 @@ class Trained:
         Raises:
             UserError: A split differs, so that the test set may contain samples that were trained on.
         """
-        before = {**trained_on(self.run), **(self.run.result.test_batches if self.run.result else {})}
+        before = {
+            **trained_on(self.run),
+            **(self.run.result.test_batches if self.run.result else {}),
+        }
         here = {**first_batches(self.data, "val"), **first_batches(self.data, "test")}
         if names := changed_names(before, here):
             raise UserError(
@@ -271,7 +307,12 @@ class Evaluation(NamedTuple):
 
 
 def evaluate(
-    runs: Sequence[Trained], *, outputs: str, accelerator: str | None, row: str = "", overlap: float = 0.0
+    runs: Sequence[Trained],
+    *,
+    outputs: str,
+    accelerator: str | None,
+    row: str = "",
+    overlap: float = 0.0,
 ) -> Evaluation:
     """Evaluate checkpoints on the test set, and record this as one test evaluation.
 
@@ -288,14 +329,22 @@ def evaluate(
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
     measured = [each.measure(outputs, accelerator) for each in runs]
-    columns = {name: [metrics[name] for metrics, _ in measured if name in metrics] for name in measured[0][0]}
+    columns = {
+        name: [metrics[name] for metrics, _ in measured if name in metrics]
+        for name in measured[0][0]
+    }
     means = {name: statistics.fmean(values) for name, values in columns.items()}
-    shown = {name: mean_text(columns[name], overlap) if row else metric_text(means[name]) for name in columns}
+    shown = {
+        name: mean_text(columns[name], overlap) if row else metric_text(means[name])
+        for name in columns
+    }
     first, message, number = runs[0], measured[0][1], None
     where = row or str(first.path)
     if not message:
         name = first.run.config.get("name")
-        number = record_test_evaluation(outputs, first.run, first.path.stem, means, where=row or None)
+        number = record_test_evaluation(
+            outputs, first.run, first.path.stem, means, where=row or None
+        )
         message = count_text(str(name), number)
     return Evaluation(where, columns if row else means, shown, message, number)
 
@@ -325,7 +374,11 @@ def runs_of_row(
         run.trust = trust
     setting, num = row.setting.name, len(row.setting.values) + row.setting.lost
     words = f"{directory} row {number}{f' ({setting})' if row.choices else ''}, {len(runs)} of {num} runs"
-    return [Trained(run, checkpoint, data_root=data_root) for run in runs], words, row.setting.overlap
+    return (
+        [Trained(run, checkpoint, data_root=data_root) for run in runs],
+        words,
+        row.setting.overlap,
+    )
 
 
 def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
@@ -340,7 +393,11 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
         '0.9700 (95 % interval 0.9452 to 0.9948, n = 3)'
     """
     mean = statistics.fmean(values)
-    if len(values) < MIN_VALUES or not all(map(is_finite, values)) or not (spread := statistics.stdev(values)):
+    if (
+        len(values) < MIN_VALUES
+        or not all(map(is_finite, values))
+        or not (spread := statistics.stdev(values))
+    ):
         return f"{metric_text(mean)} (n = {len(values)})"
     half = t_quantile(LEVEL / 2, len(values) - 1) * spread * math.sqrt(1 / len(values) + overlap)
     in_digits = metric_digits(mean, half)
@@ -379,10 +436,14 @@ def load_runs(
         UserError: There is no run, or the condition is wrong.
     """
     folder = root() / "outputs" if directory is None else Path(directory)
-    return [load(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]]
+    return [
+        load(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]
+    ]
 
 
-TOLERANCE = 1e-4  # of an output in ONNX, relative to the largest one in its batch if that is above 1
+TOLERANCE = (
+    1e-4  # of an output in ONNX, relative to the largest one in its batch if that is above 1
+)
 BATCH_SIZE = 1000
 
 
@@ -413,7 +474,10 @@ def export(trained: Trained, path: Path) -> tuple[str, float]:
         if split == "test":
             data.setup("test")
         has_classes, sample = task.kind == "classes", data.inputs(split, slice(2))
-        names = ("pixels" if sample.dtype == torch.uint8 else "inputs", "logits" if has_classes else "outputs")
+        names = (
+            "pixels" if sample.dtype == torch.uint8 else "inputs",
+            "logits" if has_classes else "outputs",
+        )
         exported = torch.onnx.export(
             network,
             (sample,),
@@ -446,7 +510,9 @@ def export(trained: Trained, path: Path) -> tuple[str, float]:
         return f"{num} {split} samples", difference
 
 
-def _compare(content: bytes, network: nn.Module, data: Any, split: str, num: int) -> tuple[int, float]:
+def _compare(
+    content: bytes, network: nn.Module, data: Any, split: str, num: int
+) -> tuple[int, float]:
     """Return the number of outputs with another argmax, and the largest difference of an output."""
     import onnxruntime  # an optional package
 

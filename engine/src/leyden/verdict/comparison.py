@@ -180,7 +180,9 @@ def compare(
     return ComparisonOverSets(each, rank_over_sets(means, mode, look))
 
 
-def _both(settings: Sequence[Group], table: Sequence[Row], a: Condition, b: Condition) -> list[list[Group]]:
+def _both(
+    settings: Sequence[Group], table: Sequence[Row], a: Condition, b: Condition
+) -> list[list[Group]]:
     """Return the settings of both sides.
 
     Raises:
@@ -276,7 +278,9 @@ def _about_sides(a: Group, b: Group, sides: Sequence[Sequence[Group]]) -> list[s
     if a.lost or b.lost:
         remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
     if len(sides[0]) > 1 or len(sides[1]) > 1:
-        remarks.append("The best setting was chosen by these values, so they are biased in its favor.")
+        remarks.append(
+            "The best setting was chosen by these values, so they are biased in its favor."
+        )
     return remarks
 
 
@@ -363,7 +367,9 @@ def compare_with_control(
     return replace(control_settings(settings, found[0], mode, look), metric=metric)
 
 
-def control_settings(settings: Sequence[Group], control: Group, mode: str, look: int = 1) -> ControlComparison:
+def control_settings(
+    settings: Sequence[Group], control: Group, mode: str, look: int = 1
+) -> ControlComparison:
     """Compare settings with a control.
 
     Args:
@@ -391,6 +397,8 @@ def control_settings(settings: Sequence[Group], control: Group, mode: str, look:
     for number in range(1, len(groups)):
         found.append(decide_among(groups, samples, number, 0, asked))
     count = "one comparison" if len(others) == 1 else f"{len(others)} comparisons"
-    intervals = f"Intervals of {100 * (1 - level):.4g} %, together {100 * (1 - look_level(look)):.4g} %"
+    intervals = (
+        f"Intervals of {100 * (1 - level):.4g} %, together {100 * (1 - look_level(look)):.4g} %"
+    )
     remarks.append(f"{intervals}: {count} with the control.")
     return ControlComparison(control, others, found, remarks)

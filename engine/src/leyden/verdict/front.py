@@ -14,7 +14,9 @@ from leyden.verdict.tables import (
 )
 
 
-def front(rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)) -> list[dict[str, Any]]:
+def front(
+    rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)
+) -> list[dict[str, Any]]:
     """Return the settings that no other one beats in one metric and equals in the others.
 
     That is the Pareto front of their means. The means are taken as they are; whether two settings

@@ -172,7 +172,9 @@ def samples_of_two(a: Group, b: Group, min_pairs: int = MIN_PAIRS) -> Samples:
     return _apart(a, b, overlap)
 
 
-def _in_pairs(a: Group, b: Group, shared: Sequence[Any], differences: Sequence[float], overlap: float) -> Samples:
+def _in_pairs(
+    a: Group, b: Group, shared: Sequence[Any], differences: Sequence[float], overlap: float
+) -> Samples:
     """Return two groups in pairs: each has half of the variance and half of its freedom."""
     half = statistics.variance(differences) / 2
     freedom = (len(shared) - 1) / 2
@@ -244,7 +246,9 @@ def _are_pairs(groups: Sequence[Group], shared: Sequence[Any], overlap: float) -
     return len(shared) >= MIN_VALUES and share_most and is_enough
 
 
-def _without_effects(columns: Sequence[Sequence[float]], means: Sequence[float]) -> list[list[float]]:
+def _without_effects(
+    columns: Sequence[Sequence[float]], means: Sequence[float]
+) -> list[list[float]]:
     """Return groups of paired values without what each seed does to all of them."""
     effects = []
     for of_seed in zip(*columns, strict=True):
@@ -266,7 +270,9 @@ def _variance(values: Sequence[float], largest: float) -> float:
     return variance if math.sqrt(variance) > ROUNDING * largest else 0.0
 
 
-def _quantile(variances: Sequence[float], freedoms: Sequence[float], share: float) -> tuple[float, float]:
+def _quantile(
+    variances: Sequence[float], freedoms: Sequence[float], share: float
+) -> tuple[float, float]:
     """Return the common variance of groups by a quantile of theirs, and its degrees of freedom."""
     scaled = []
     for variance, freedom in zip(variances, freedoms, strict=True):
@@ -304,7 +310,9 @@ def shape_remarks(samples: Samples, num: int = 0) -> list[str]:
     unseen = (1 - RARE) ** num
     if unseen >= MAX_UNSEEN:
         probability = f"with probability {100 * unseen:.0f} %"
-        remarks.append(f"{num} runs are few: a failure in 1 of 10 would go unnoticed {probability}.")
+        remarks.append(
+            f"{num} runs are few: a failure in 1 of 10 would go unnoticed {probability}."
+        )
     return remarks
 
 

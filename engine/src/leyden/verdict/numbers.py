@@ -8,7 +8,11 @@ from typing import Any
 
 MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
 LARGEST = 1e150  # of a metric; squares of larger ones overflow
-MIN_USUAL, MAX_USUAL, MAX_PLAIN = 1e-3, 1e3, 1e6  # sizes with these decimals; larger ones have an exponent
+MIN_USUAL, MAX_USUAL, MAX_PLAIN = (
+    1e-3,
+    1e3,
+    1e6,
+)  # sizes with these decimals; larger ones have an exponent
 
 
 def is_finite(value: float) -> bool:
@@ -26,9 +30,15 @@ def metric_text(value: float, spread: float | None = None) -> str:
         ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
     """
     if spread is None:  # of thousands of runs
-        return f"{value:.{MIN_DECIMALS}f}" if MIN_USUAL <= abs(value) < MAX_USUAL else metric_digits(value)(value)
+        return (
+            f"{value:.{MIN_DECIMALS}f}"
+            if MIN_USUAL <= abs(value) < MAX_USUAL
+            else metric_digits(value)(value)
+        )
     in_digits = metric_digits(value, spread)
-    is_lost = abs(float(in_digits(spread)) - spread) > 0.1 * spread  # it needs more than MAX_DECIMALS
+    is_lost = (
+        abs(float(in_digits(spread)) - spread) > 0.1 * spread
+    )  # it needs more than MAX_DECIMALS
     return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
 
 
@@ -66,7 +76,9 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
 
 def number_of(text: str | None) -> Any:
     """Return a cell as a number if it is one; None if it is empty. Texts such as 007 and 1_2 are names."""
-    if text and ("_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())):
+    if text and (
+        "_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())
+    ):
         return text
     try:
         return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
@@ -94,4 +106,7 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
     rows = [[*map(printable, cells)] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in rows
+    ]

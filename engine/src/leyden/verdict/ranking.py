@@ -121,7 +121,9 @@ def rank_settings(
 def _too_few(settings: Sequence[Group]) -> list[str]:
     remarks = []
     if len(settings) > 1:
-        remarks.append(f"n too small to tell which row is best: that takes {MIN_VALUES} runs per row.")
+        remarks.append(
+            f"n too small to tell which row is best: that takes {MIN_VALUES} runs per row."
+        )
     if any(setting.is_repeated for setting in settings):
         remarks.append(REPEATED)
     return remarks
@@ -387,7 +389,9 @@ class RankingOverSets:
         ]
 
 
-def rank_over_sets(means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1) -> RankingOverSets:
+def rank_over_sets(
+    means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1
+) -> RankingOverSets:
     """Rank settings over several data sets (Demšar, JMLR 7, 2006).
 
     Two settings are compared by the exact signed-rank test of their differences, more by their mean
@@ -417,13 +421,17 @@ def rank_over_sets(means: Mapping[Hashable, Mapping[str, float]], mode: str, loo
     level = look_level(look)
     least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
     if num < 2 or len(whole) < least:
-        return RankingOverSets(ordered or dict.fromkeys(settings, math.nan), None, len(whole), (), level=level)
+        return RankingOverSets(
+            ordered or dict.fromkeys(settings, math.nan), None, len(whole), (), level=level
+        )
     if num == 2:
         first, second = settings
         differences = [values[first] - values[second] for values in whole]
         p_value = signed_rank_p_value(differences)
         like_best = [*ordered] if p_value > level else [_better(differences, settings, mode)]
-        return RankingOverSets(ordered, None, len(whole), tuple(like_best), p_value=p_value, level=level)
+        return RankingOverSets(
+            ordered, None, len(whole), tuple(like_best), p_value=p_value, level=level
+        )
     error = math.sqrt(num * (num + 1) / (6 * len(whole)))
     critical = range_quantile(level, num) / math.sqrt(2) * error
     best = min(ordered.values())

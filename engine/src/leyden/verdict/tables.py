@@ -75,12 +75,16 @@ def records(rows: Any, metric: str, columns: Sequence[str]) -> list[Row]:
     table = []
     for row in rows:
         if not hasattr(row, "keys") or not row:
-            raise TableError("a table is a list of dictionaries, or a data frame; verdict.read reads a file")
+            raise TableError(
+                "a table is a list of dictionaries, or a data frame; verdict.read reads a file"
+            )
         table.append({str(name): row[name] for name in row.keys()})  # noqa: SIM118 - not all iterate over them
     if not table:
         raise TableError("the table has no rows")
     if len({metric, *columns}) <= len(columns):
-        raise TableError(f"{metric}: the metric, the seed and the data set must be different columns")
+        raise TableError(
+            f"{metric}: the metric, the seed and the data set must be different columns"
+        )
     for column in [metric, *columns]:
         if not any(column in row for row in table):
             there_are = ", ".join(names_of(table))
@@ -114,7 +118,9 @@ def setting_columns(
     if is_repeated and len({key_of(row, columns) for row in table}) == len(table) > 1:
         unique = [name for name in columns if num_values[name] == len(table)] or columns
         more = ", ".join(unique[:MAX_NAMED])
-        raise TableError(f"each row is a setting of its own; ignore= names columns that are none: {more}")
+        raise TableError(
+            f"each row is a setting of its own; ignore= names columns that are none: {more}"
+        )
     return columns
 
 
@@ -132,7 +138,9 @@ def _check_setting(table: Sequence[Row], name: str) -> None:
         )
 
 
-def settings_of(table: Sequence[Row], columns: Sequence[str], metric: str, seed: str | None) -> list[Group]:
+def settings_of(
+    table: Sequence[Row], columns: Sequence[str], metric: str, seed: str | None
+) -> list[Group]:
     """Return the settings of a table's rows; a gap is a run without a value.
 
     Raises:
@@ -169,7 +177,9 @@ def metric_value(value: Any, metric: str) -> float | None:
     return number if is_finite(number) else None
 
 
-def sides_of(settings: Sequence[Group], table: Sequence[Row], condition: Condition, name: str) -> list[Group]:
+def sides_of(
+    settings: Sequence[Group], table: Sequence[Row], condition: Condition, name: str
+) -> list[Group]:
     """Return the settings that meet a condition.
 
     Args:
