@@ -9,7 +9,8 @@ from leyden.data import open_image
 from PIL import Image
 from torch import Tensor
 
-SIDE, BOX = 28, 20  # pixels: of an image of MNIST, and of the box that its digit fits into
+SIDE = 28  # pixels of an image of MNIST
+BOX = 20  # pixels of the box that its digit fits into
 INK = 0.3  # share of the strongest difference from the ground; weaker ones are shadows and noise
 
 
@@ -30,26 +31,52 @@ def read_digit(path: Path) -> Tensor:
         UserError: The file is not an image, can't be read, or is of one colour.
     """
     grey_HW = np.asarray(open_image(path, 1), dtype=np.float64)
-    ground = np.median(np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]]))
+    border = np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
+    ground = np.median(border)
     if grey_HW.shape == (SIDE, SIDE) and ground < 128:
         return torch.from_numpy(grey_HW.astype(np.uint8))[None]
-    sides = np.maximum(grey_HW - ground, 0), np.maximum(ground - grey_HW, 0)
-    ink_HW = max(sides, key=lambda side: float(np.square(side).sum()))
+    ink_HW = _ink(grey_HW - ground)
     if not ink_HW.any():
         raise UserError(f"{path}: has one colour; a digit is drawn on a ground")
     ink_HW = np.where(ink_HW < INK * ink_HW.max(), 0, ink_HW / ink_HW.max())
-    rows, columns = (np.flatnonzero(ink_HW.any(axis=axis)) for axis in (1, 0))
-    cut_HW = ink_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
-    scale = BOX / max(cut_HW.shape)
-    size = max(1, round(cut_HW.shape[1] * scale)), max(1, round(cut_HW.shape[0] * scale))
-    image = Image.fromarray((255 * cut_HW).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)
-    small_HW = np.asarray(image, dtype=np.float64)
-    small_HW *= 255 / small_HW.max()
+    small_HW = _scaled(_cut_out(ink_HW))
+    # Its center of mass comes to the middle, as far as the image allows.
+    rows = _centered(small_HW.sum(axis=1))
+    columns = _centered(small_HW.sum(axis=0))
     pixels_HW = np.zeros((SIDE, SIDE), dtype=np.uint8)
-    place = []
-    for axis in (0, 1):
-        weights, num = small_HW.sum(axis=1 - axis), small_HW.shape[axis]
-        start = round((SIDE - 1) / 2 - float(weights @ np.arange(num)) / float(weights.sum()))
-        place.append(slice(begin := min(max(start, 0), SIDE - num), begin + num))
-    pixels_HW[place[0], place[1]] = small_HW.round()
+    pixels_HW[rows, columns] = small_HW.round()
     return torch.from_numpy(pixels_HW)[None]
+
+
+def _ink(difference_HW: np.ndarray) -> np.ndarray:
+    """Return the stronger side of a difference from the ground: what is lighter, or what is darker."""
+    lighter_HW = np.maximum(difference_HW, 0)
+    darker_HW = np.maximum(-difference_HW, 0)
+    if np.square(lighter_HW).sum() >= np.square(darker_HW).sum():
+        return lighter_HW
+    return darker_HW
+
+
+def _cut_out(ink_HW: np.ndarray) -> np.ndarray:
+    rows = np.flatnonzero(ink_HW.any(axis=1))
+    columns = np.flatnonzero(ink_HW.any(axis=0))
+    return ink_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def _scaled(ink_HW: np.ndarray) -> np.ndarray:
+    """Return ink in [0, 1], scaled to the box and to 255 where it is strongest."""
+    height, width = ink_HW.shape
+    scale = BOX / max(height, width)
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    image = Image.fromarray((255 * ink_HW).astype(np.uint8))
+    small_HW = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
+    return small_HW * (255 / small_HW.max())
+
+
+def _centered(weights: np.ndarray) -> slice:
+    """Return where rows (or columns) of such weights are placed, so that their mean is in the middle."""
+    num = len(weights)
+    mean = float(weights @ np.arange(num)) / float(weights.sum())
+    start = round((SIDE - 1) / 2 - mean)
+    start = min(max(start, 0), SIDE - num)
+    return slice(start, start + num)

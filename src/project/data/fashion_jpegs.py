@@ -35,18 +35,15 @@ class FashionJpegs(FolderDataModule):
         partial = folder.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)  # left by a killed process
         for split in ("train", "test"):
-            dataset = load(
-                FashionMNIST, folder.parent, train=split == "train", download=self.download
-            )
+            is_train = split == "train"
+            dataset = load(FashionMNIST, folder.parent, train=is_train, download=self.download)
             names = [name.replace("/", " or ") for name in dataset.classes]
             for name in names:
                 (partial / split / name).mkdir(parents=True)
-            for n, (pixels_HW, target) in enumerate(
-                zip(dataset.data, dataset.targets, strict=True)
-            ):
+            samples = zip(dataset.data, dataset.targets, strict=True)
+            for n, (pixels_HW, target) in enumerate(samples):
                 size = SIZES[n % len(SIZES)]
-                image = Image.fromarray(pixels_HW.numpy()).resize(
-                    (size, size), Image.Resampling.BICUBIC
-                )
+                image = Image.fromarray(pixels_HW.numpy())
+                image = image.resize((size, size), Image.Resampling.BICUBIC)
                 image.save(partial / split / names[target] / f"{n:05d}.jpg", quality=90)
         partial.rename(folder)

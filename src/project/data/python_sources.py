@@ -19,6 +19,5 @@ class PythonSources(Text):
         found = sorted(Path(sysconfig.get_path("stdlib")).glob(file))
         if not found:
             raise FileNotFoundError(f"file={file}: no module of the standard library")
-        return b"\n".join(
-            path.read_text("utf-8", errors="replace").encode("ascii", "replace") for path in found
-        )
+        texts = [path.read_text("utf-8", errors="replace") for path in found]
+        return b"\n".join(text.encode("ascii", "replace") for text in texts)

@@ -41,15 +41,11 @@ class CNN(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
-        if (
-            not is_list
-            or not num_channels
-            or any(type(num) is not int or num < 1 for num in num_channels)
-        ):
-            raise ValueError(
-                f"num_channels={num_channels}: must be a list of positive whole numbers, as [32, 64]"
-            )
+        is_list = isinstance(num_channels, Sequence)
+        are_numbers = is_list and all(type(num) is int and num > 0 for num in num_channels)
+        if not num_channels or not are_numbers:
+            found = f"num_channels={num_channels}"
+            raise ValueError(f"{found}: must be a list of positive whole numbers, as [32, 64]")
         if type(hidden_size) is not int or hidden_size < 1:
             raise ValueError(f"hidden_size={hidden_size}: must be a positive whole number")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
@@ -63,11 +59,12 @@ class CNN(nn.Module):
                 nn.ReLU(),
                 nn.MaxPool2d(2),
             ]
-            num_inputs, height, width = num_outputs, (height - 4) // 2, (width - 4) // 2
+            num_inputs = num_outputs
+            height = (height - 4) // 2
+            width = (width - 4) // 2
         if height < 1 or width < 1:
-            raise ValueError(
-                f"num_channels={list(num_channels)}: too many convolutions for images of {input_shape}"
-            )
+            channels = list(num_channels)
+            raise ValueError(f"num_channels={channels}: too many for images of {input_shape}")
         self.layers = nn.Sequential(
             *layers,
             nn.Flatten(),

@@ -39,15 +39,11 @@ class MLP(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        is_list = isinstance(hidden_sizes, Sequence) and not isinstance(hidden_sizes, str)
-        if (
-            not is_list
-            or not hidden_sizes
-            or any(type(size) is not int or size < 1 for size in hidden_sizes)
-        ):
-            raise ValueError(
-                f"hidden_sizes={hidden_sizes}: must be a list of positive whole numbers, as [512]"
-            )
+        is_list = isinstance(hidden_sizes, Sequence)
+        are_sizes = is_list and all(type(size) is int and size > 0 for size in hidden_sizes)
+        if not hidden_sizes or not are_sizes:
+            found = f"hidden_sizes={hidden_sizes}"
+            raise ValueError(f"{found}: must be a list of positive whole numbers, as [512]")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
         sizes = [math.prod(input_shape), *hidden_sizes]

@@ -62,15 +62,11 @@ class ResNet(nn.Module):
         num_blocks: int,
     ) -> None:
         super().__init__()
-        is_list = isinstance(num_channels, Sequence) and not isinstance(num_channels, str)
-        if (
-            not is_list
-            or not num_channels
-            or any(type(num) is not int or num < 1 for num in num_channels)
-        ):
-            raise ValueError(
-                f"num_channels={num_channels}: must be a list of positive whole numbers, as [16, 32]"
-            )
+        is_list = isinstance(num_channels, Sequence)
+        are_numbers = is_list and all(type(num) is int and num > 0 for num in num_channels)
+        if not num_channels or not are_numbers:
+            found = f"num_channels={num_channels}"
+            raise ValueError(f"{found}: must be a list of positive whole numbers, as [16, 32]")
         if type(num_blocks) is not int or num_blocks < 1:
             raise ValueError(f"num_blocks={num_blocks}: must be a positive whole number")
         num_inputs, *sides = input_shape
@@ -85,9 +81,8 @@ class ResNet(nn.Module):
         num_inputs = stem
         for stage, num_outputs in enumerate(num_channels):
             for block in range(num_blocks):
-                layers.append(
-                    Block(num_inputs, num_outputs, stride=2 if stage and not block else 1)
-                )
+                is_smaller = stage > 0 and block == 0
+                layers.append(Block(num_inputs, num_outputs, stride=2 if is_smaller else 1))
                 num_inputs = num_outputs
         self.layers = nn.Sequential(
             *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_inputs, num_classes)

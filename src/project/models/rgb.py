@@ -41,24 +41,18 @@ class RGB(nn.Module):
         if input_shape[0] not in (1, 3):
             raise ValueError(f"images of {input_shape[0]} channels: must be 1 or 3")
         if size is not None and (type(size) is not int or size < 1):
-            raise ValueError(
-                f"size={size}: must be a positive whole number, or null for images as they are"
-            )
+            raise ValueError(f"size={size}: must be a positive whole number, or null to keep it")
         try:
             self.network = network(num_classes=num_classes)
         except (KeyError, ValueError) as error:  # how torchvision refuses an argument
-            raise ValueError(
-                f"network: can't be created from its settings ({type(error).__name__}: {error})"
-            ) from error
+            found = f"{type(error).__name__}: {error}"
+            raise ValueError(f"network: can't be created from its settings ({found})") from error
         for norm in self.network.modules():
             # BatchNorm2d does not check its arguments; a momentum of None is valid (cumulative average).
             if isinstance(norm, nn.BatchNorm2d):
-                for name, value in (
-                    ("eps", norm.eps),
-                    ("momentum", 0.1 if norm.momentum is None else norm.momentum),
-                ):
-                    if not isinstance(value, int | float) or not 0 < value <= 1:
-                        raise ValueError(f"{name}={value}: must be a number in (0, 1]")
+                _check_share("eps", norm.eps)
+                if norm.momentum is not None:
+                    _check_share("momentum", norm.momentum)
         self.size = size
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
@@ -68,3 +62,8 @@ class RGB(nn.Module):
             images_NCHW = F.interpolate(images_NCHW, size=(self.size, self.size), mode="bilinear")
         logits_NK: Tensor = self.network(images_NCHW)
         return logits_NK
+
+
+def _check_share(name: str, value: float) -> None:
+    if not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ValueError(f"{name}={value}: must be a number in (0, 1]")

@@ -44,25 +44,19 @@ class Transformer(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        for name, size in (
-            ("num_layers", num_layers),
-            ("num_heads", num_heads),
-            ("hidden_size", hidden_size),
-        ):
+        sizes = {"num_layers": num_layers, "num_heads": num_heads, "hidden_size": hidden_size}
+        for name, size in sizes.items():
             if type(size) is not int or size < 1:
                 raise ValueError(f"{name}={size}: must be a positive whole number")
         if hidden_size % num_heads:
-            raise ValueError(
-                f"hidden_size={hidden_size}: must be a multiple of num_heads={num_heads}"
-            )
+            raise ValueError(f"hidden_size={hidden_size}: no multiple of num_heads={num_heads}")
         if not isinstance(dropout, int | float) or not 0 <= dropout < 1:
             raise ValueError(f"dropout={dropout}: must be a number in [0, 1)")
         (context,) = input_shape
         self.tokens = nn.Embedding(vocab_size, hidden_size)
         self.positions = nn.Embedding(context, hidden_size)
-        self.blocks = nn.Sequential(
-            *(Block(hidden_size, num_heads, dropout) for _ in range(num_layers))
-        )
+        blocks = [Block(hidden_size, num_heads, dropout) for _ in range(num_layers)]
+        self.blocks = nn.Sequential(*blocks)
         self.norm = nn.LayerNorm(hidden_size)
         self.head = nn.Linear(hidden_size, vocab_size)
         for embedding in (self.tokens, self.positions):
@@ -88,11 +82,10 @@ class Block(nn.Module):
     def __init__(self, hidden_size: int, num_heads: int, dropout: float) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.norm1, self.norm2 = nn.LayerNorm(hidden_size), nn.LayerNorm(hidden_size)
-        self.attend, self.project = (
-            nn.Linear(hidden_size, 3 * hidden_size),
-            nn.Linear(hidden_size, hidden_size),
-        )
+        self.norm1 = nn.LayerNorm(hidden_size)
+        self.norm2 = nn.LayerNorm(hidden_size)
+        self.attend = nn.Linear(hidden_size, 3 * hidden_size)
+        self.project = nn.Linear(hidden_size, hidden_size)
         self.dense = nn.Sequential(
             nn.Linear(hidden_size, 4 * hidden_size),
             nn.GELU(),
@@ -102,15 +95,14 @@ class Block(nn.Module):
 
     def forward(self, hidden_NTD: Tensor) -> Tensor:
         """Map features of shape (N, T, D) to the same shape."""
-        parts = self.attend(self.norm1(hidden_NTD)).chunk(3, dim=2)
-        query, key, value = (
-            part.unflatten(2, (self.num_heads, -1)).transpose(1, 2) for part in parts
-        )
-        attended = (
-            F.scaled_dot_product_attention(query, key, value, is_causal=True)
-            .transpose(1, 2)
-            .flatten(2)
-        )
-        hidden_NTD = hidden_NTD + self.dropout(self.project(attended))
+        parts_NTD = self.attend(self.norm1(hidden_NTD)).chunk(3, dim=2)
+        query, key, value = [self._by_head(part_NTD) for part_NTD in parts_NTD]
+        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+        attended_NTD = attended.transpose(1, 2).flatten(2)
+        hidden_NTD = hidden_NTD + self.dropout(self.project(attended_NTD))
         update_NTD: Tensor = self.dropout(self.dense(self.norm2(hidden_NTD)))
         return hidden_NTD + update_NTD
+
+    def _by_head(self, part_NTD: Tensor) -> Tensor:
+        """Return features by head, shape (N, heads, T, D / heads)."""
+        return part_NTD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)

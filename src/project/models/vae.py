@@ -55,5 +55,6 @@ class VAE(nn.Module):
         mean_NZ, log_variance_NZ = self.encoder(inputs).chunk(2, dim=1)
         code_NZ = mean_NZ
         if self.training:
-            code_NZ = mean_NZ + (0.5 * log_variance_NZ).exp() * torch.randn_like(mean_NZ)
+            deviation_NZ = (0.5 * log_variance_NZ).exp()
+            code_NZ = mean_NZ + deviation_NZ * torch.randn_like(mean_NZ)
         return self.decoder(code_NZ), mean_NZ, log_variance_NZ

@@ -38,9 +38,8 @@ class FocalLoss(nn.Module):
         if not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma={gamma}: must be a number, 0 or larger")
         weights = [1.0] * num_classes if class_weights is None else list(class_weights)
-        if len(weights) != num_classes or not all(
-            isinstance(w, int | float) and w > 0 for w in weights
-        ):
+        are_positive = all(isinstance(weight, int | float) and weight > 0 for weight in weights)
+        if len(weights) != num_classes or not are_positive:
             raise ValueError(
                 f"class_weights={class_weights}: must be {num_classes} positive numbers, or null"
             )
@@ -50,6 +49,6 @@ class FocalLoss(nn.Module):
     def forward(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
         """Return the mean loss for logits, shape (N, K), and class indices, shape (N,)."""
         losses_N = F.cross_entropy(logits_NK, labels_N, reduction="none")
-        return (
-            self.weights_K[labels_N] * (1 - torch.exp(-losses_N)) ** self.gamma * losses_N
-        ).mean()
+        probabilities_N = torch.exp(-losses_N)
+        focus_N = (1 - probabilities_N) ** self.gamma
+        return (self.weights_K[labels_N] * focus_N * losses_N).mean()

@@ -52,10 +52,12 @@ class Quantiles(Task):
         inputs, targets = batch
         forecasts_NTQ = self(inputs)[..., None] + self.distances_TQ
         errors_NTQ = targets.reshape(forecasts_NTQ.shape[:2])[..., None] - forecasts_NTQ
-        above, below = self.quantiles_Q * errors_NTQ, (self.quantiles_Q - 1) * errors_NTQ
+        above_NTQ = self.quantiles_Q * errors_NTQ
+        below_NTQ = (self.quantiles_Q - 1) * errors_NTQ
+        loss = torch.maximum(above_NTQ, below_NTQ).mean()
         are_inside_NT = (errors_NTQ[..., 0] >= 0) & (errors_NTQ[..., -1] <= 0)
         middle = len(self.quantiles_Q) // 2
         mae_N = errors_NTQ[..., middle].detach().abs().mean(dim=1)
         sums = {"mae": mae_N.sum(), "coverage": are_inside_NT.float().mean(dim=1).sum()}
         predictions = forecasts_NTQ[..., middle].reshape(targets.shape)
-        return Outcome(torch.maximum(above, below).mean(), predictions, targets, sums)
+        return Outcome(loss, predictions, targets, sums)
