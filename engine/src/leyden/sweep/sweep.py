@@ -6,6 +6,7 @@ summary, with mean values.
 
 import dataclasses
 import json
+import math
 import random
 import sys
 import time
@@ -125,6 +126,37 @@ def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
 
 
 NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
+
+
+@dataclasses.dataclass
+class _Progress:
+    """Numbers of a sweep's jobs.
+
+    Args:
+        total: All jobs.
+        num_ended: Jobs that have ended, those of earlier starts, too.
+        num_running: Jobs that the launcher has and that have not ended.
+        num_timed: Jobs that have ended in this start, whose time tells that of the others.
+        began: Time of the start, in seconds.
+    """
+
+    total: int
+    num_ended: int
+    num_running: int = 0
+    num_timed: int = 0
+    began: float = dataclasses.field(default_factory=time.monotonic)
+
+    def numbers(self, num_failed: int, num_not_queued: int) -> str:
+        """Return the numbers in words."""
+        return f"{self.num_ended}/{self.total} jobs, {num_failed} failed, {num_not_queued} running"
+
+    def time_left(self) -> str:
+        """Return the time that the others will take at this speed, in words; empty if it is unknown."""
+        num_left = self.total - self.num_ended
+        if num_left <= 0 or not self.num_timed:
+            return ""
+        seconds = (time.monotonic() - self.began) * num_left / self.num_timed
+        return f"{timedelta(seconds=round(seconds))} left"
 
 
 class Sweep:
@@ -247,64 +279,83 @@ class Sweep:
             at_once: Largest number of jobs at once; None for any number.
             ended: Called with each job that has ended and its failure, None on success.
         """
-        num_started, num_failed, num_ended, note = 0, len(self.failures), 0, ""
-        began = time.monotonic()
+        progress = _Progress(total, num_before)
+        num_failed_before = len(self.failures)
         elsewhere: deque[Job] = deque()
+        note = ""
 
         def record(job: Job, failure: Failure | None) -> None:
-            nonlocal num_before
-            num_before += 1
-            self.num_jobs += 1
-            if failure:
-                self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
+            progress.num_ended += 1
+            self._record(job, failure)
             ended(job, failure)
 
-        def next_job() -> Job | None:
-            while (job := ask()) or elsewhere:
-                is_last = job is None
-                job = job or elsewhere.popleft()
-                try:
-                    is_finished = job.run.is_finished(identity := job.identity())
-                except NOT_COMPOSED as error:
-                    record(job, Failure.of(error))
-                    continue
-                if is_finished:
-                    record(job, None)
-                elif self.launcher.is_queue:  # perhaps thousands at once
-                    return job
-                elif is_last or lock.Watch(job.run.directory / lock.LOCK).state() == "free":
-                    job.identified = identity
-                    return job
-                else:
-                    elsewhere.append(job)
-            return None
-
         while True:
+            room = math.inf if at_once is None else at_once - progress.num_running
             jobs: list[Job] = []
-            while (at_once is None or num_started + len(jobs) < at_once) and (job := next_job()):
+            while len(jobs) < room:
+                job = self._next_job(ask, elsewhere, record)
+                if job is None:
+                    break
                 jobs.append(job)
             if jobs:
                 self.launcher.start(jobs)
-                num_started += len(jobs)
-            if not self.launcher.waits or not num_started:
+                progress.num_running += len(jobs)
+            if not self.launcher.waits or not progress.num_running:
                 return
-            over, num_running = self.launcher.wait()
-            num_started -= len(over)
+            over, num_not_queued = self.launcher.wait()
             for job, failure in over:
+                progress.num_running -= 1
+                progress.num_timed += 1
                 if failure:
                     record_failure(job.identity(), job.overrides, failure)
                 record(job, failure)
-            num_ended += len(over)
             if over or self.launcher.note != note:
                 note = self.launcher.note
-                numbers = f"{num_before}/{total} jobs, {len(self.failures) - num_failed} failed, {num_running} running"
-                seconds = (time.monotonic() - began) * (total - num_before) / max(num_ended, 1)
-                left = (
-                    f"{timedelta(seconds=round(seconds))} left"
-                    if num_ended and num_before < total
-                    else ""
-                )
-                print("; ".join(filter(None, [numbers, left, note])), flush=True)
+                num_failed = len(self.failures) - num_failed_before
+                parts = [progress.numbers(num_failed, num_not_queued), progress.time_left(), note]
+                print("; ".join(part for part in parts if part), flush=True)
+
+    def _record(self, job: Job, failure: Failure | None) -> None:
+        """Count a job that has ended, and keep its failure for the end."""
+        self.num_jobs += 1
+        if failure:
+            self.failures[job.run.directory.name] = f"{failure}\n    {job.log}"
+
+    def _next_job(
+        self,
+        ask: Callable[[], Job | None],
+        elsewhere: deque[Job],
+        record: Callable[[Job, Failure | None], None],
+    ) -> Job | None:
+        """Return the next job to run; None if there is none now.
+
+        Args:
+            ask: As in `run`.
+            elsewhere: Jobs that ran elsewhere when they were asked for; this call adds to it, or takes one.
+            record: Called with each job that has ended already, or whose settings are wrong.
+        """
+        while True:
+            job = ask()
+            is_last = job is None
+            if job is None:
+                if not elsewhere:
+                    return None
+                job = elsewhere.popleft()
+            try:
+                identity = job.identity()
+                is_finished = job.run.is_finished(identity)
+            except NOT_COMPOSED as error:
+                record(job, Failure.of(error))
+                continue
+            if is_finished:
+                record(job, None)
+                continue
+            if self.launcher.is_queue:  # perhaps thousands at once
+                return job
+            if is_last or lock.Watch(job.run.directory / lock.LOCK).state() == "free":
+                job.identified = identity
+                return job
+            elsewhere.append(job)
 
     def conclude(self) -> None:
         """Write and print the summary.
