@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -66,7 +66,8 @@ def snapshot(directory: Path) -> Path:
         tarfile.open(fileobj=file, mode="w:gz", dereference=True) as tar,
     ):
         for name, path in contents.items():
-            for each in files_below(path) if path.is_dir() else [path]:
+            files: Iterable[Path] = files_below(path) if path.is_dir() else [path]
+            for each in files:
                 tar.add(each, str(Path(name) / each.relative_to(path)), filter=_as_new)
         info = tarfile.TarInfo(GIT_OF_COPY)
         info.size, info.mtime = len(git), time.time()

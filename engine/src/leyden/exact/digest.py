@@ -48,13 +48,16 @@ def digest(
 
 def attribute_names(value: Any) -> list[str]:
     """Return the names of an object's own attributes, including those in `__slots__`."""
-    slots = (getattr(kind, "__slots__", ()) for kind in type(value).__mro__)
-    named = [name for each in slots for name in ([each] if isinstance(each, str) else each)]
+    named: list[str] = []
+    for kind in type(value).__mro__:
+        slots = getattr(kind, "__slots__", ())
+        named.extend([slots] if isinstance(slots, str) else slots)
     try:  # without `__getattr__`, by which a proxy answers for another object
         own = object.__getattribute__(value, "__dict__")
     except Exception:  # there is none, or a property of user code raises
         own = {}
-    return [*own, *(n for n in named if n not in ("__dict__", "__weakref__"))]
+    others = [name for name in named if name not in ("__dict__", "__weakref__")]
+    return [*own, *others]
 
 
 def is_labelled(kind: type) -> bool:

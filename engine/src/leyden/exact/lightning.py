@@ -37,23 +37,29 @@ def logged_state(trainer: L.Trainer) -> dict[str, Any]:
 
     Of metric objects, whose states are saved separately, only the names are included.
     """
-    results = [(key, result) for key, result in _results(trainer).items() if not result.has_reset]
-    values = {
-        key: {
-            "options": {name: getattr(result.meta, name) for name in OPTIONS},
-            "reduce_fx": [result.meta.reduce_fx.__name__, result.meta.reduce_fx in (sum, max, min)],
-            "sync": [result.meta.sync.should, result.meta.sync.rank_zero_only],
-            "metric": metric_state(result),
-            "step": None
-            if result._forward_cache is None
-            else _copy_to(result._forward_cache, torch.device("cpu")),
-        }
-        for key, result in results
-        if result.is_tensor and result.meta.sync.group is None
-    }
+    values: dict[str, Any] = {}
+    metrics = []
+    for key, result in _results(trainer).items():
+        if result.has_reset:
+            continue
+        if not result.is_tensor:
+            metrics.append(result.meta.metric_attribute)
+        elif result.meta.sync.group is None:
+            values[key] = _logged_value(result)
+    return {"values": values, "metrics": metrics}
+
+
+def _logged_value(result: Any) -> dict[str, Any]:
+    """Return a logged number with its metadata."""
+    meta = result.meta
+    reduce_fx = meta.reduce_fx
+    step = result._forward_cache
     return {
-        "values": values,
-        "metrics": [r.meta.metric_attribute for _, r in results if not r.is_tensor],
+        "options": {name: getattr(meta, name) for name in OPTIONS},
+        "reduce_fx": [reduce_fx.__name__, reduce_fx in (sum, max, min)],
+        "sync": [meta.sync.should, meta.sync.rank_zero_only],
+        "metric": metric_state(result),
+        "step": None if step is None else _copy_to(step, torch.device("cpu")),
     }
 
 

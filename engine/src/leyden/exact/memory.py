@@ -506,7 +506,8 @@ def _check_kept(value: Any, depth: int = 0) -> None:
     if kind in BUILT_IN and getattr(value, "default_factory", None) in (None, *FACTORIES):
         if len(value) > MAX_ITEMS:
             raise NotKeptError("too many items")
-        for each in [*value.items()] if isinstance(value, dict) else value:
+        items = value.items() if isinstance(value, dict) else value
+        for each in [*items]:
             _check_kept(each, depth + 1)
     elif kind in (Tensor, nn.Parameter) or _is_array(value):
         parts = strided(value) if isinstance(value, Tensor) else [value]

@@ -46,7 +46,9 @@ class FSDP2(ModelParallelStrategy):
         return super().validation_step(*args, **kwargs)
 
     def _share_buffers(self) -> None:
-        for buffer in self.model.buffers() if self.model else ():
+        if not self.model:
+            return
+        for buffer in self.model.buffers():
             torch.distributed.broadcast(buffer, 0)
 
     def load_checkpoint(

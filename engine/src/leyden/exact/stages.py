@@ -87,11 +87,12 @@ class Stages(L.Callback):
 
         Names without a known stage are left out.
         """
-        found = {
-            stage: [name for name in names if self.names.get(name) == stage]
-            for stage in ("train", "val")
-        }
-        return {stage: names for stage, names in found.items() if names}
+        found: dict[str, list[str]] = {}
+        for stage in ("train", "val"):
+            of_stage = [name for name in names if self.names.get(name) == stage]
+            if of_stage:
+                found[stage] = of_stage
+        return found
 
     def end_epoch(self, trainer: L.Trainer) -> dict[str, float]:
         """Return the metrics of the epoch that ends, for its last weights.

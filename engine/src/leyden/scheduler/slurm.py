@@ -194,8 +194,12 @@ def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
     for line in map(str.strip, output.splitlines()):
         if parts := STATE.fullmatch(line):
             job, text, reason = parts.groups()
-            phase: Any = "ended" if text in ENDED else "running" if text == "RUNNING" else "queued"
-            waits = reason.strip("()") if phase == "queued" and reason not in PATIENT else ""
+            phase: Any = "running" if text == "RUNNING" else "queued"
+            if text in ENDED:
+                phase = "ended"
+            waits = ""
+            if phase == "queued" and reason not in PATIENT:
+                waits = reason.strip("()")
             if waits in NEVER:
                 phase, text = "ended", f"waiting for ever ({waits})"
             found[job] = JobState(

@@ -328,11 +328,11 @@ def _check_gpu(config: DictConfig) -> None:
 def command_of_job(*call: Any) -> int:
     """Call `run_job` in a command of its own, whose line Lightning repeats to start further processes; return the exit code."""
     with tempfile.TemporaryDirectory() as folder:
-        write_call(path := Path(folder) / "job", run_job, call)
+        path = Path(folder) / "job"
+        write_call(path, run_job, call)
+        command = [sys.executable, "-m", COMMAND, str(path)]
         # If this process is killed, the command gets a signal, and then ends its other processes.
-        code = subprocess.run(
-            [sys.executable, "-m", COMMAND, str(path)], preexec_fn=end_with_parent
-        ).returncode
+        code = subprocess.run(command, preexec_fn=end_with_parent).returncode
     return code if code >= 0 else 128 - code  # of a signal, as a shell has it
 
 

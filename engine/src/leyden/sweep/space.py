@@ -251,10 +251,10 @@ def read_space(
     found: dict[str, Dimension] = {}
     fixed: dict[str, str] = {}
     lines = [f"{key}={value}" for key, value in (params or {}).items()]
-    for override in OverridesParser.create(config_loader=loader).parse_overrides(
-        [*lines, *arguments]
-    ):
-        found.pop(name := override.get_key_element(), None)
+    parser = OverridesParser.create(config_loader=loader)
+    for override in parser.parse_overrides([*lines, *arguments]):
+        name = override.get_key_element()
+        found.pop(name, None)
         fixed.pop(name, None)
         if override.is_sweep_override():
             found[name] = _dimension(override, is_search=is_search)
