@@ -117,3 +117,23 @@ def test_it_is_tried_as_it_is_not_compiled_for_two_samples():
     assert not shapes
     module.step((torch.zeros(5, 1, 2, 2), torch.zeros(5, dtype=torch.int64)))
     assert shapes
+
+
+class Drawing(L.LightningDataModule):
+    """Draws its split when it is set up."""
+
+    def setup(self, stage):
+        self.order = torch.randperm(100).tolist()
+
+    def train_dataloader(self):
+        return [(torch.zeros(2, 3), torch.zeros(2))]
+
+
+def test_what_data_draw_follows_from_the_seed_alone():
+    cfg = compose("seed=5")
+    cfg.data = {"_target_": f"{__name__}.Drawing"}
+    first = assembly.datamodule(cfg).order
+    torch.rand(1)
+    assert assembly.datamodule(cfg).order == first
+    cfg.seed = 6
+    assert assembly.datamodule(cfg).order != first

@@ -2,10 +2,13 @@
 
 import errno
 import os
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from leyden.callbacks.checkpoint import RunCheckpoint
+from leyden.callbacks.kept import SamplesSeen
 from leyden.tasks import Classification
 from leyden.training import start as training
 
@@ -83,3 +86,12 @@ def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_un
         2,
         pytest.approx(resumed.result.seconds, rel=0.5),
     )
+
+
+def test_the_first_bad_batch_is_the_one_that_is_named_and_without_losses_there_is_none():
+    counted = SamplesSeen()
+    assert counted.bad_batch() is None
+    for batch_idx, loss in enumerate((1.0, float("nan"), 1.0, float("inf"))):
+        trainer = SimpleNamespace(current_epoch=2, fit_loop=SimpleNamespace(batch_idx=batch_idx))
+        counted.on_before_backward(trainer, None, torch.tensor(loss))
+        assert counted.bad_batch() == ((2, 1) if batch_idx else None)

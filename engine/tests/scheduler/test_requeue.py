@@ -54,6 +54,19 @@ def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(
     assert (threading.active_count(), job.end.called) == (num_threads, is_short)
 
 
+def test_in_a_thread_where_no_signal_can_be_received_a_training_runs_without(job):
+    entered = []
+
+    def work():
+        with RequeueSignal(60) as received:
+            entered.append(received.received)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert entered == [0]
+
+
 BY_A_PEER = "[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:537] Read error [127.0.0.1]:21937: Connection reset by peer"
 ERRORS = [
     (RuntimeError(BY_A_PEER), 2, True),

@@ -40,6 +40,10 @@ def test_the_loss_is_the_negative_evidence_lower_bound():
     )
     torch.testing.assert_close(outcome.loss, expected.mean())
     assert outcome.sums["kl"] == 0  # a plain one
+    large = INPUTS + 2
+    with pytest.raises(ValueError, match=r"inputs in \[0, 1\]"):
+        Autoencoder(network=network, loss=nn.BCELoss()).step((large, None))
+    assert Autoencoder(network=network).step((large, None)).loss > 0  # any values
 
 
 def classification(**changed):

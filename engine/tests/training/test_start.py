@@ -1,3 +1,4 @@
+import re
 import shlex
 import shutil
 from pathlib import Path
@@ -50,6 +51,7 @@ def test_the_commands_that_are_printed_can_be_pasted(cli, command, train):
         "run", "test=false", "logger=csv", "trainer.max_epochs=2", "objective.metric=train/acc"
     )
     assert "2, by train/acc" in out
+    assert re.search(r"^ *time +\d+\.\d s", out, re.MULTILINE)
     steps = next_steps(out)
     assert list(steps) == ["evaluate it on the test set", "all runs so far"]
     assert "test/acc" in command(*steps["evaluate it on the test set"])[0]
