@@ -1,11 +1,14 @@
+import sys
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 from leyden import assembly
+from leyden.assembly.instantiate import import_targets
 from leyden.assembly.task import check_step
 from leyden.assembly.trainer import callbacks_of
 from leyden.callbacks.display import DisplayCallback
@@ -137,3 +140,15 @@ def test_what_data_draw_follows_from_the_seed_alone():
     assert assembly.datamodule(cfg).order == first
     cfg.seed = 6
     assert assembly.datamodule(cfg).order != first
+
+
+def test_a_file_that_draws_when_it_is_imported_draws_by_the_seed(tmp_path, monkeypatch):
+    text = "import torch\n\nNUMBER = torch.rand(1).item()\n\n\nclass Own:\n    pass\n"
+    (tmp_path / "draws_at_import.py").write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = OmegaConf.create({"seed": 5, "model": {"_target_": "draws_at_import.Own"}})
+    numbers = []
+    for _ in range(2):
+        import_targets(cfg)
+        numbers.append(sys.modules.pop("draws_at_import").NUMBER)
+    assert numbers[0] == numbers[1]
