@@ -3,6 +3,7 @@
 With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings that can't yet be told from the best.
 """
 
+import itertools
 import json
 import shlex
 import sys
@@ -41,14 +42,14 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     sweeper = config.hydra.sweeper
     if "_target_" in sweeper:  # Hydra's own, or a plugin's
         choice = config.hydra.runtime.choices["hydra/sweeper"]
-        raise UserError(
-            f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed"
-        )
+        allowed = "must be grid or optuna, whose runs can be checked and resumed"
+        raise UserError(f"hydra/sweeper={choice}: {allowed}")
     is_search = "num_trials" in sweeper
     if not launcher.waits and (is_search or config.sweep.seeds == "auto"):
         raise UserError(
-            "cluster.wait=false: is for grids; a search asks for its next trial when one has ended, and sweep.seeds=auto for its "
-            "next runs, so its command must keep running: in tmux, or in a job of its own (docs/cluster.md)"
+            "cluster.wait=false: is for grids; a search asks for its next trial when one has "
+            "ended, and sweep.seeds=auto for its next runs, so its command must keep running: "
+            "in tmux, or in a job of its own (docs/cluster.md)"
         )
     sweep = Sweep(config, launcher)
     arguments = task_overrides(config.hydra)
@@ -57,9 +58,8 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     )
     sweep.name_jobs(space.fixed, space.keys)
     if is_search and config.sweep.seeds != 1:
-        raise UserError(
-            f"sweep.seeds={config.sweep.seeds}: is for a grid, such as one of the best settings that a search has found"
-        )
+        example = "such as one of the best settings that a search has found"
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: is for a grid, {example}")
     try:
         if is_search:
             from leyden.sweep.search import run_search  # late, as it imports Optuna
@@ -92,9 +92,8 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
         if sweep.launcher.waits:
             sweep.conclude()
         else:
-            print(
-                f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
-            )
+            command = f"{leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
+            print(f"their status: {command}")
 
 
 def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
@@ -114,13 +113,11 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
-        raise UserError(
-            f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain seed"
-        )
+        keys_averaged = f"sweep.average_over={list(averaged)}"
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: {keys_averaged} must contain seed")
     if num > 1 and "seed" in keys:
-        raise UserError(
-            f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the two"
-        )
+        advice = "the sweep is over seed itself; remove one of the two"
+        raise UserError(f"sweep.seeds={config.sweep.seeds}: {advice}")
     return num
 
 
@@ -148,7 +145,9 @@ class Seeds:
             setting = [each for each in model.overrides if key_of(each) != "seed"]
             first = model.compose().seed if stop > 1 else 0
             further = [[*setting, f"seed={first + seed}"] for seed in range(max(start, 1), stop)]
-            jobs = [*([] if start else [model]), *self.sweep.new_jobs(further)]
+            jobs = self.sweep.new_jobs(further)
+            if start == 0:
+                jobs.insert(0, model)
             for job in jobs:
                 job.number = len(self.setting_of)
                 self.setting_of[job.run.directory] = number
@@ -171,10 +170,12 @@ def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
     Raises:
         UserError: `sweep.max_runs` is missing or too small, or there is no objective.
     """
-    budget, num = sweep.config.sweep.get("max_runs"), MIN_VALUES
+    budget = sweep.config.sweep.get("max_runs")
+    num = MIN_VALUES
     if type(budget) is not int or budget < len(jobs):
+        given = "null" if budget is None else budget
         raise UserError(
-            f"sweep.max_runs={'null' if budget is None else budget}: sweep.seeds=auto needs the largest number of runs, "
+            f"sweep.max_runs={given}: sweep.seeds=auto needs the largest number of runs, "
             f"{num} for each of {len(seeds.models)} settings or more"
         )
     if objective_of(jobs[0].compose().objective) is None:
@@ -185,8 +186,11 @@ def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
     while jobs:
         sweep.run_all(jobs)
         likely, excluded = _look(sweep, seeds, excluded)
-        more = min(GROWTH * num, num + (budget - len(seeds.setting_of)) // max(len(likely), 1))
-        jobs = seeds.jobs(likely, num, more) if len(likely) > 1 else []
+        if len(likely) < 2:
+            break
+        num_left = budget - len(seeds.setting_of)
+        more = min(GROWTH * num, num + num_left // len(likely))
+        jobs = seeds.jobs(likely, num, more)
         num = more
     sweep.conclude()
 
@@ -196,20 +200,18 @@ def _look(sweep: Sweep, seeds: Seeds, excluded: list[str]) -> tuple[list[int], l
     directory = sweep.directory
     found = [each for each in read_records(directory) if each.run.directory in seeds.setting_of]
     rows = merge_rows(found, read_sweep(directory)["average_over"])
-    mode = next(
-        (each.objective.mode for each in found if each.objective), "max"
-    )  # none if all have failed
+    modes = (each.objective.mode for each in found if each.objective)
+    mode = next(modes, "max")  # none if all have failed
     likely = look_at(directory, rows, mode, excluded).like_best
     excluded = [row.setting.name for row, like in zip(rows, likely, strict=True) if like is False]
     path = directory / "sweep.json"
     write_whole(path, json.dumps({**read_json(path, {}), "excluded": excluded}) + "\n")
     kept: set[int] = set()
     for part in by_data(rows):
-        of_part = [
-            row for number, row in part.items() if likely[number] is not False and row.finished
-        ]
-        if len(of_part) > 1:
-            kept |= {
-                seeds.setting_of[each.run.directory] for row in of_part for each in row.records
-            }  # also of folds
+        is_open = [likely[number] is not False and bool(part[number].finished) for number in part]
+        rows_open = [*itertools.compress(part.values(), is_open)]
+        if len(rows_open) < 2:
+            continue
+        for row in rows_open:
+            kept |= {seeds.setting_of[each.run.directory] for each in row.records}  # also of folds
     return sorted(kept), excluded

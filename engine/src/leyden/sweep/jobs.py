@@ -44,11 +44,11 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, config: DictConfig) -> None:
-        self.loader, self.config = loader, config
+        self.loader = loader
+        self.config = config
         self.is_group = functools.cache(lambda key: bool(loader.get_group_options(key)))
-        self.composed: dict[
-            tuple[str, ...], bytes
-        ] = {}  # pickled, by the overrides that choose files
+        # Pickled, by the overrides that choose files.
+        self.composed: dict[tuple[str, ...], bytes] = {}
         self.parse = functools.cache(OverridesParser.create(config_loader=loader).parse_override)
 
     def compose(self, overrides: Sequence[str]) -> DictConfig:
@@ -61,20 +61,12 @@ class Composer:
         values = [override for override in parsed if self._sets_value(override)]
         groups = tuple(str(override.input_line) for override in parsed if override not in values)
         keys = [override.key_or_group for override in values]
-        if any(
-            each.is_hydra_override() or (each.is_delete() and each.key_or_group in keys)
-            for each in parsed
-        ):
-            return self._by_hydra(overrides)
+        for override in parsed:
+            deletes_value = override.is_delete() and override.key_or_group in keys
+            if override.is_hydra_override() or deletes_value:
+                return self._by_hydra(overrides)
         try:
-            if groups not in self.composed:
-                by_hydra = self._by_hydra(groups)
-                if OmegaConf.select(self.config, "sweep.settings"):
-                    by_hydra.sweep.settings = (
-                        None  # those of all jobs, of which each has its own as overrides
-                    )
-                self.composed[groups] = pickle.dumps(by_hydra)
-            composed: DictConfig = pickle.loads(self.composed[groups])
+            composed = self._with_groups(groups)
             for override in values:
                 _set_value(composed, override)
         except (HydraException, OmegaConfBaseException):
@@ -82,10 +74,20 @@ class Composer:
         rename_targets(composed)
         with open_dict(composed.hydra):
             composed.hydra.overrides.task = list(overrides)
-            composed.hydra.job.override_dirname = (
-                "???"  # the name of a job's directory is its `slug`
-            )
+            # The name of a job's directory is its `slug`.
+            composed.hydra.job.override_dirname = "???"
         return composed
+
+    def _with_groups(self, groups: tuple[str, ...]) -> DictConfig:
+        """Return a new configuration of the files that these overrides choose."""
+        if groups not in self.composed:
+            composed = self._by_hydra(groups)
+            if OmegaConf.select(self.config, "sweep.settings"):
+                # Those of all jobs, of which each has its own as overrides.
+                composed.sweep.settings = None
+            self.composed[groups] = pickle.dumps(composed)
+        found: DictConfig = pickle.loads(self.composed[groups])
+        return found
 
     def _by_hydra(self, overrides: Sequence[str]) -> DictConfig:
         composed: DictConfig = self.loader.load_sweep_config(self.config, list(overrides))
@@ -105,13 +107,13 @@ def _set_value(config: DictConfig, override: Override) -> None:
         OmegaConfBaseException: There is no such key, or the value has the wrong type.
         HydraException: The key to be added is there already.
     """
-    key, value = override.key_or_group, override.value()
-    is_new = OmegaConf.select(config, key, throw_on_missing=False) is None or isinstance(
-        value, dict | list
-    )
-    if override.is_add() and not is_new:
+    key = override.key_or_group
+    value = override.value()
+    has_key = OmegaConf.select(config, key, throw_on_missing=False) is not None
+    if override.is_add() and has_key and not isinstance(value, dict | list):
         raise HydraException(f"{key} is there already")
-    OmegaConf.update(config, key, value, force_add=override.is_add() or override.is_force_add())
+    adds = override.is_add() or override.is_force_add()
+    OmegaConf.update(config, key, value, force_add=adds)
 
 
 def sweep_directory(config: DictConfig) -> Path:
@@ -121,9 +123,8 @@ def sweep_directory(config: DictConfig) -> Path:
 
 MAX_LENGTH = 60  # of a job's name
 ROOT_KEYS = tuple(each.name for each in dataclasses.fields(TrainConfig))
-PLAIN = re.compile(
-    r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII
-)  # an override whose value is a word or a number
+# An override whose value is a word or a number.
+PLAIN = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ class JobNames:
         paths = {key: key.replace("/", ".") for key in keys if re.fullmatch(r"[\w./]+", key)}
         short = short_names([*paths.values()], taken=ROOT_KEYS)
         shorter = {key: short[path] for key, path in paths.items() if short[path] != path}
-        return cls(_identifying_overrides(shared) if keys else [], shorter)
+        left_out = _identifying_overrides(shared) if keys else []
+        return cls(left_out, shorter)
 
     @classmethod
     def read(cls, directory: Path) -> "JobNames | None":
@@ -177,20 +179,21 @@ class JobNames:
         identifying = _identifying_overrides(overrides)
         kept = [each for each in identifying if each not in self.shared]
         parts = [self._with_short_key(short_override(each)) for each in kept]
-        name = (
-            re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts)).replace("-_", "_").strip("-")
-            or "defaults"
-        )
-        is_unambiguous = (
-            all(map(PLAIN.fullmatch, parts))
-            and [*map(self._with_short_key, kept)] == parts
-            and len(identifying) - len(kept) == len(self.shared)
-            and not {key_of(each) for each in kept} & {*self.short.values()}
-        )
-        if len(name) <= MAX_LENGTH and is_unambiguous:
+        words = re.sub(r"[^A-Za-z0-9._+-]+", "-", "_".join(parts))
+        name = words.replace("-_", "_").strip("-") or "defaults"
+        if len(name) <= MAX_LENGTH and self._is_unambiguous(identifying, kept, parts):
             return name
         digest = hashlib.sha256(json.dumps(identifying).encode()).hexdigest()[:8]
         return f"{name[: MAX_LENGTH - len(digest) - 1]}-{digest}"
+
+    def _is_unambiguous(self, identifying: list[str], kept: list[str], parts: list[str]) -> bool:
+        """Return whether no other job can have these parts of a name."""
+        are_plain = all(PLAIN.fullmatch(part) for part in parts)
+        are_whole = [self._with_short_key(each) for each in kept] == parts
+        has_all_shared = len(identifying) - len(kept) == len(self.shared)
+        keys = {key_of(each) for each in kept}
+        has_own_keys = keys.isdisjoint(self.short.values())
+        return are_plain and are_whole and has_all_shared and has_own_keys
 
     def _with_short_key(self, override: str) -> str:
         """Return an override with the short name of its key; a key with a prefix keeps it."""
@@ -235,7 +238,8 @@ class Job:
         """
         composed = self.composer.compose(self.arguments)
         with open_dict(composed):
-            composed.hydra.job.id, composed.hydra.job.num = str(self.number), self.number
+            composed.hydra.job.id = str(self.number)
+            composed.hydra.job.num = self.number
         return composed
 
     def identity(self) -> RunIdentity:
@@ -257,18 +261,16 @@ class Job:
             module: Name of the module whose `main.task` runs the job.
             on_node: Whether the configuration is for a node of a cluster.
         """
-        config, identity = self.compose(), self.identified or self.identity()
+        config = self.compose()
+        identity = self.identified or self.identity()
         self.identified = None
         with open_dict(config):
             config.update(identity.config)
         if on_node and "download" in config.data:
-            config.data.download = (
-                False  # a node may have no network; the data set was downloaded before
-            )
-        if (
-            on_node and config.resume != "changed"
-        ):  # a requeued job must resume in its own directory
-            config.resume = "auto"
+            # A node may have no network; the data set was downloaded before.
+            config.data.download = False
+        if on_node and config.resume != "changed":
+            config.resume = "auto"  # a requeued job must resume in its own directory
         return Call(module, config, identity, self.overrides)
 
 

@@ -70,8 +70,9 @@ class Pruning(L.Callback):
         """
         if trainer.state.fn != "fit" or not self._is_in_search or not trainer.is_last_batch:
             return
-        found = stages_of(trainer).validation
-        if self.metric not in found and stages_of(trainer).names.get(self.metric) == "val":
+        stages = stages_of(trainer)
+        found = stages.validation
+        if self.metric not in found and stages.names.get(self.metric) == "val":
             return  # a module need not log it each time
         with user_errors("callbacks"):
             self.check_logged(found)

@@ -33,9 +33,8 @@ from leyden.sweep.sweep import Sweep
 
 STUDY = "study"  # Hyperband's brackets depend on this name
 LOCK_TIMEOUT_S = 120.0
-NUM_DRAWN = (
-    16  # trials that are checked before a search; GPSampler would miss a package at its eleventh
-)
+# Trials that are checked before a search; GPSampler would miss a package at its eleventh.
+NUM_DRAWN = 16
 NUM_TRIALS = 10  # at once, where any number of jobs can be started
 
 
@@ -50,15 +49,16 @@ class JournalLock:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path, self.held = path, contextlib.ExitStack()
+        self.path = path
+        self.held = contextlib.ExitStack()
 
     def acquire(self) -> bool:
         """Hold the lock, and remove an incomplete last line."""
-        self.held.enter_context(
-            lock.hold(self.path.parent / "locks" / "study", timeout_s=LOCK_TIMEOUT_S)
-        )
+        place = self.path.parent / "locks" / "study"
+        self.held.enter_context(lock.hold(place, timeout_s=LOCK_TIMEOUT_S))
         with self.path.open("rb+") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - 1))
+            num_bytes = file.seek(0, os.SEEK_END)
+            file.seek(max(0, num_bytes - 1))
             if file.read() not in (b"", b"\n"):
                 file.seek(0)
                 file.truncate(file.read().rfind(b"\n") + 1)
@@ -67,6 +67,17 @@ class JournalLock:
     def release(self) -> None:
         """Release the lock."""
         self.held.close()
+
+
+UNREADABLE = (  # by Optuna, of a journal that is damaged
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    RuntimeError,
+)
 
 
 def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
@@ -82,18 +93,9 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
             opened(path).close()  # no link or pipe, which Optuna would write to
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        AssertionError,
-        RuntimeError,
-    ) as error:
-        raise UserError(
-            f"{path}: the study can't be read ({type(error).__name__}: {error})"
-        ) from error
+    except UNREADABLE as error:
+        found = f"{type(error).__name__}: {error}"
+        raise UserError(f"{path}: the study can't be read ({found})") from error
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
@@ -118,7 +120,8 @@ def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
     study.sampler.before_trial(study, frozen)
     trial = trial_of(study, frozen)
     before = copy.deepcopy(frozen)
-    before.params, before.distributions = {}, {}
+    before.params = {}
+    before.distributions = {}
     for name, distribution in frozen.distributions.items():
         if name not in trial.relative_params and not distribution.single():
             study.sampler.sample_independent(study, before, name, distribution)
@@ -133,8 +136,10 @@ def make_sampler(node: Any) -> Any:
     Raises:
         UserError: The configuration is wrong.
     """
+    if not node:
+        return node
     try:
-        return call_target(OmegaConf.to_container(node, resolve=True)) if node else node
+        return call_target(OmegaConf.to_container(node, resolve=True))
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler={node}: {as_line(error)}") from error
 
@@ -170,27 +175,27 @@ def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]
     """
     if not isinstance(sampler, BaseSampler):
         raise UserError(f"hydra.sweeper.sampler={sampler}: must be one of Optuna's samplers")
-    study, drawn, log_keys = optuna.create_study(sampler=copy.deepcopy(sampler)), [], []
-    for bound in (0, 1):
-        study.enqueue_trial(
-            {each.name: each.interval[bound] for each in space.free if each.interval}
-        )
+    study = optuna.create_study(sampler=copy.deepcopy(sampler))
+    intervals = {each.name: each.interval for each in space.free if each.interval}
+    study.enqueue_trial({name: interval.low for name, interval in intervals.items()})
+    study.enqueue_trial({name: interval.high for name, interval in intervals.items()})
+    drawn = []
+    log_keys: dict[str, None] = {}  # in the order in which they come
     try:
         for number in range(NUM_DRAWN):
             trial = study.ask()
             drawn.append(space.suggest(trial))
-            log_keys += [
-                name for name, each in trial.distributions.items() if getattr(each, "log", False)
-            ]
-            with contextlib.suppress(
-                RuntimeError
-            ):  # a sampler with nothing left to try stops the study
+            for name, distribution in trial.distributions.items():
+                if getattr(distribution, "log", False):
+                    log_keys[name] = None
+            # A sampler with nothing left to try stops the study.
+            with contextlib.suppress(RuntimeError):
                 study.tell(trial, float(number))
     except UserError:  # of the space
         raise
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {as_line(error)}") from error
-    return drawn, [*dict.fromkeys(log_keys)]
+    return drawn, [*log_keys]
 
 
 class Search:
@@ -215,8 +220,11 @@ class Search:
         num_trials: int,
         sampler: Any = None,
     ) -> None:
-        self.study, self.sweep, self.space = study, sweep, space
-        self.num_trials, self.sampler = num_trials, sampler
+        self.study = study
+        self.sweep = sweep
+        self.space = space
+        self.num_trials = num_trials
+        self.sampler = sampler
         self.trials: list[Trial] = []  # of this start, by the number of the job
         self.is_exhausted = False
         self.left: deque[FrozenTrial] = deque()
@@ -230,9 +238,8 @@ class Search:
                 self.left.append(trial)
             elif trial.state == TrialState.FAIL and trial in begun and trial.number not in retried:
                 study.enqueue_trial(trial.params, user_attrs={"again": trial.number})
-        self.num_ended = len(
-            [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-        )
+        ended = (TrialState.COMPLETE, TrialState.PRUNED)
+        self.num_ended = sum(trial.state in ended for trial in trials)
 
     def ask(self) -> Job | None:
         """Return the job of the next trial; None if there are enough.
@@ -241,14 +248,12 @@ class Search:
             UserError: The study is of another space.
         """
         left = self.left.popleft() if self.left else None
-        if not left and (self.is_exhausted or self.num_ended + len(self.trials) >= self.num_trials):
+        are_enough = self.num_ended + len(self.trials) >= self.num_trials
+        if left is None and (self.is_exhausted or are_enough):
             return None
         if self.sampler is not None:
-            trials = self.study.get_trials(deepcopy=False)
-            waiting = [trial.number for trial in trials if trial.state == TrialState.WAITING]
-            self.study.sampler = sampler_for(
-                self.sampler, left.number if left else [*waiting, len(trials)][0]
-            )
+            number = self._next_number() if left is None else left.number
+            self.study.sampler = sampler_for(self.sampler, number)
         try:
             if left is None:
                 trial = self.study.ask()
@@ -266,6 +271,12 @@ class Search:
         trial.set_user_attr("run", job.run.directory.name)
         self.trials.append(trial)
         return job
+
+    def _next_number(self) -> int:
+        """Return the number of the trial that the study gives next."""
+        trials = self.study.get_trials(deepcopy=False)
+        waiting = (trial.number for trial in trials if trial.state == TrialState.WAITING)
+        return next(waiting, len(trials))
 
     def ended(self, job: Job, failure: Failure | None) -> None:
         """Record the outcome of a trial."""
@@ -303,7 +314,8 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     Raises:
         UserError: The space, the study or a setting is wrong; or trials have failed.
     """
-    sampler, num_trials = make_sampler(sweeper.sampler), sweeper.num_trials
+    sampler = make_sampler(sweeper.sampler)
+    num_trials = sweeper.num_trials
     if type(num_trials) is not int or num_trials < 1:
         raise UserError(f"hydra.sweeper.num_trials={num_trials}: must be a positive whole number")
     if not space.free and not space.function:

@@ -36,9 +36,8 @@ from leyden.run.identity import (
 if TYPE_CHECKING:
     from optuna.trial import BaseTrial
 
-SETTINGS, FUNCTION = "sweep.settings", "sweep.space"
-
-
+SETTINGS = "sweep.settings"
+FUNCTION = "sweep.space"
 WORD = re.compile(
     "(?!(true|false|null|nan|inf)$)[a-z_][a-z0-9_.-]*(/[a-z_][a-z0-9_.-]*)*",
     re.IGNORECASE | re.ASCII,
@@ -53,18 +52,15 @@ def override_text(value: Any) -> str:
         "[true,null,0.5,mlp,'0.5','a,b']"
     """
     if isinstance(value, str):
-        return value if WORD.fullmatch(value) else QuotedString(value, Quote.single).with_quotes()
+        if WORD.fullmatch(value):
+            return value
+        return QuotedString(value, Quote.single).with_quotes()
     if isinstance(value, Mapping):
-        return (
-            "{"
-            + ",".join(f"{override_text(key)}:{override_text(each)}" for key, each in value.items())
-            + "}"
-        )
-    return (
-        f"[{','.join(map(override_text, value))}]"
-        if isinstance(value, list | tuple)
-        else hydra_value(value)
-    )
+        items = [f"{override_text(key)}:{override_text(each)}" for key, each in value.items()]
+        return "{" + ",".join(items) + "}"
+    if isinstance(value, list | tuple):
+        return "[" + ",".join(override_text(each) for each in value) + "]"
+    return hydra_value(value)
 
 
 def setting_overrides(where: str, setting: Any) -> list[str]:
@@ -84,9 +80,7 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
     for key in setting:
         bare = key_of(key)
         if not bare or key.startswith("~") or "=" in key:
-            raise UserError(
-                f"{where}: {key}: must be a key of the configuration, such as optimizer.lr"
-            )
+            raise UserError(f"{where}: {key}: must be a key, such as optimizer.lr")
         if is_launch_option(bare) or re.split("[./]", bare)[0] in ("hydra", "fork"):
             raise UserError(f"{where}: {bare}: is the same for all jobs of a sweep")
     return [f"{key}={override_text(value)}" for key, value in setting.items()]
@@ -117,9 +111,9 @@ class Dimension:
     @property
     def keys(self) -> set[str]:
         """The keys that the dimension sets, without prefixes."""
-        return {key_of(each) for overrides in self.choices.values() for each in overrides} or {
-            key_of(self.name)
-        }
+        if not self.choices:
+            return {key_of(self.name)}
+        return {key_of(each) for overrides in self.choices.values() for each in overrides}
 
     def suggest(self, trial: "BaseTrial") -> list[str]:
         """Return the overrides of the value that a trial suggests."""
@@ -130,9 +124,8 @@ class Dimension:
             found: float = trial.suggest_int(self.name, low, high, log=log)
         else:
             found = float(trial.suggest_float(self.name, low, high, log=log))
-        if (
-            not low <= found <= high
-        ):  # Optuna takes any value that a study holds for a trial, with a warning
+        # Optuna takes any value that a study holds for a trial, with a warning.
+        if not low <= found <= high:
             raise ValueError(f"{self.name}={found} is outside of {low} to {high}")
         return [f"{self.name}={found}"]
 
@@ -155,16 +148,21 @@ class Space:
         free: Sequence[Dimension],
         function: "Callable[[BaseTrial], list[str]] | None" = None,
     ) -> None:
-        self.fixed, self.free, self.function = fixed, free, function
-        for rows in (each for each in free if each.name == SETTINGS):
-            self._check_keys(SETTINGS, rows.keys, [each for each in free if each is not rows])
+        self.fixed = fixed
+        self.free = free
+        self.function = function
+        for rows in free:
+            if rows.name == SETTINGS:
+                others = [each for each in free if each is not rows]
+                self._check_keys(SETTINGS, rows.keys, others)
 
     def _check_keys(self, where: str, keys: set[str], others: Iterable[Dimension]) -> None:
         """Raise a `UserError` if one of the keys is set outside, too: only one of the two would take effect."""
-        if twice := keys & {
-            *map(key_of, self.fixed),
-            *(key for each in others for key in each.keys),
-        }:
+        outside = {key_of(override) for override in self.fixed}
+        for each in others:
+            outside |= each.keys
+        twice = keys & outside
+        if twice:
             raise UserError(f"{where}: {min(twice)} is set outside, too; remove one of the two")
 
     def suggest(self, trial: "BaseTrial") -> list[str]:
@@ -185,8 +183,11 @@ class Space:
         num = math.prod(len(each.choices) for each in self.free)
         check_sweep_size(" x ".join(each.name for each in self.free), num)
         combinations = itertools.product(*(each.choices.values() for each in self.free))
-        found = ([*self.fixed, *itertools.chain(*combination)] for combination in combinations)
-        return list({frozenset(overrides): overrides for overrides in found}.values())
+        settings: dict[frozenset[str], list[str]] = {}
+        for combination in combinations:
+            overrides = [*self.fixed, *itertools.chain(*combination)]
+            settings[frozenset(overrides)] = overrides
+        return [*settings.values()]
 
     @property
     def keys(self) -> set[str]:
@@ -196,9 +197,7 @@ class Space:
     @property
     def fixed_choices(self) -> list[str]:
         """The fixed overrides that can change a job's result, and so identify a search."""
-        return sorted(
-            override for override in self.fixed if identity_values(typed_overrides([override]))
-        )
+        return sorted(each for each in self.fixed if identity_values(typed_overrides([each])))
 
 
 def space_function(name: Any) -> "Callable[[BaseTrial], list[str]]":
@@ -241,16 +240,15 @@ def read_space(
         UserError: A value can't be parsed, or a key is tried twice.
     """
     if not isinstance(params, Mapping | None):
-        raise UserError(
-            f"hydra.sweeper.params={params}: must be values by key, such as +hydra.sweeper.params.seed='0,1'"
-        )
-    if misplaced := {SETTINGS, FUNCTION} & {*(params or {})}:
-        raise UserError(
-            f"hydra.sweeper.params: {min(misplaced)} is a key of its own, outside of params"
-        )
+        example = "such as +hydra.sweeper.params.seed='0,1'"
+        raise UserError(f"hydra.sweeper.params={params}: must be values by key, {example}")
+    params = params or {}
+    for key in (SETTINGS, FUNCTION):
+        if key in params:
+            raise UserError(f"hydra.sweeper.params: {key} is a key of its own, outside of params")
     found: dict[str, Dimension] = {}
     fixed: dict[str, str] = {}
-    lines = [f"{key}={value}" for key, value in (params or {}).items()]
+    lines = [f"{key}={value}" for key, value in params.items()]
     parser = OverridesParser.create(config_loader=loader)
     for override in parser.parse_overrides([*lines, *arguments]):
         name = override.get_key_element()
@@ -260,9 +258,10 @@ def read_space(
             found[name] = _dimension(override, is_search=is_search)
         elif key_of(name) not in (SETTINGS, FUNCTION):  # they are read from the configuration
             fixed[name] = f"{name}={override.get_value_element_as_str()}"
-    rows, function = config.sweep.get("settings"), config.sweep.get("space")
+    rows = config.sweep.get("settings")
     if rows is not None:
         found[SETTINGS] = _rows(rows)
+    function = config.sweep.get("space")
     if function is not None and not is_search:
         raise UserError(f"{FUNCTION}={function}: is for a search, such as hydra/sweeper=optuna")
     of_trial = None if function is None else space_function(function)
@@ -273,9 +272,8 @@ def _rows(node: Any) -> Dimension:
     """Return the dimension of `sweep.settings`."""
     rows = OmegaConf.to_container(node) if OmegaConf.is_list(node) else None
     if not isinstance(rows, list) or not rows:
-        raise UserError(
-            f"{SETTINGS}={node}: must be a list of values by key, such as [{{model:mlp}},{{model:cnn}}]"
-        )
+        example = "such as [{model:mlp},{model:cnn}]"
+        raise UserError(f"{SETTINGS}={node}: must be a list of values by key, {example}")
     check_sweep_size(SETTINGS, len(rows))
     overrides = [setting_overrides(f"{SETTINGS}[{number}]", row) for number, row in enumerate(rows)]
     return Dimension(SETTINGS, {" ".join(each): each for each in overrides})
@@ -283,26 +281,28 @@ def _rows(node: Any) -> Dimension:
 
 def _dimension(override: Override, *, is_search: bool) -> Dimension:
     """Return the dimension of an override with sweep syntax."""
-    line, name = override.input_line or "", override.get_key_element()
+    line = override.input_line or ""
+    name = override.get_key_element()
     if is_launch_option(override.key_or_group):
         raise UserError(f"{line}: is the same for all jobs of a sweep; give one value")
     sweep: Any = override.value()
     tags = set() if isinstance(sweep, Glob) else sweep.tags
-    if unknown := tags - ({"log"} if is_search else set()):
+    known = {"log"} if is_search else set()
+    unknown = tags - known
+    if unknown:
         raise UserError(f"{line}: the tag {min(unknown)} is unknown here; a search knows log")
     if isinstance(sweep, IntervalSweep):
         if not is_search:
-            raise UserError(
-                f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals"
-            )
-        low, high = ((0 if each is None else each) for each in (sweep.start, sweep.end))
+            advice = "use sweep=tpe for intervals"
+            raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; {advice}")
+        interval = Interval(sweep.start or 0, sweep.end or 0, "log" in tags)
         from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
 
         try:
-            FloatDistribution(low, high, "log" in tags)
+            FloatDistribution(*interval)
         except ValueError as error:
             raise UserError(f"{line}: {error}") from error
-        return Dimension(name, interval=Interval(low, high, "log" in tags))
+        return Dimension(name, interval=interval)
     if not isinstance(sweep, Glob):
         sweep.shuffle = False  # a study needs a fixed order of choices, and a grid runs them all
     try:

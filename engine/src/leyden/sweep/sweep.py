@@ -43,32 +43,29 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
     path = directory / "sweep.json"
     try:
         (directory / "logs").mkdir(parents=True, exist_ok=True)
-        with lock.hold(
-            directory / "locks" / "claim"
-        ):  # of concurrent starts, the first one claims the directory
+        # Of concurrent starts, the first one claims the directory.
+        with lock.hold(directory / "locks" / "claim"):
             claimed = read_json(path, identity)
             if not isinstance(claimed, dict):
-                raise UserError(
-                    f"{path}: is not a valid sweep description; choose another sweep_name, or remove it"
-                )
-            differences = [
-                f"{key} {before} there, {value} here"
-                for key, value in identity.items()
-                if (before := claimed.get(key, "absent")) != value
-            ]
+                advice = "choose another sweep_name, or remove it"
+                raise UserError(f"{path}: is not a valid sweep description; {advice}")
+            differences = []
+            for key, value in identity.items():
+                before = claimed.get(key, "absent")
+                if before != value:
+                    differences.append(f"{key} {before} there, {value} here")
             if differences:
+                found = "; ".join(differences)
                 raise UserError(
-                    f"{directory} holds a different sweep: {'; '.join(differences)}; choose another sweep_name"
+                    f"{directory} holds a different sweep: {found}; choose another sweep_name"
                 )
             write_whole(path, json.dumps({**identity, **claimed, **facts}) + "\n")
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
 
-MAX_CHECKED, NUM_DRAWN = (
-    30,
-    10,
-)  # of more jobs, so many are drawn and checked before the sweep starts
+MAX_CHECKED = 30
+NUM_DRAWN = 10  # of more jobs, so many are drawn and checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
@@ -168,7 +165,8 @@ class Sweep:
     """
 
     def __init__(self, config: DictConfig, launcher: Launcher) -> None:
-        self.config, self.launcher = config, launcher
+        self.config = config
+        self.launcher = launcher
         self.composer = Composer(GlobalHydra.instance().config_loader(), config)
         self.directory = sweep_directory(config)
         self.names = JobNames()
@@ -183,21 +181,12 @@ class Sweep:
         """
         jobs = []
         for number, arguments in enumerate(batch, start=first):
-            typed = [
-                text for text in arguments if not self.composer.parse(text).is_hydra_override()
-            ]
+            parsed = {text: self.composer.parse(text) for text in arguments}
+            typed = [text for text in arguments if not parsed[text].is_hydra_override()]
             name = self.names.name(typed)
             run = Run(self.directory / name, trust=bool(self.config.get("trust")))
-            jobs.append(
-                Job(
-                    self.composer,
-                    number,
-                    arguments,
-                    typed,
-                    run,
-                    self.directory / "logs" / f"{name}.log",
-                )
-            )
+            log = self.directory / "logs" / f"{name}.log"
+            jobs.append(Job(self.composer, number, arguments, typed, run, log))
         return jobs
 
     def name_jobs(self, shared: Sequence[str], keys: Collection[str]) -> None:
