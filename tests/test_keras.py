@@ -1,7 +1,6 @@
 """The example is the same mathematics as the Keras program: shown against Keras itself."""
 
 import functools
-import itertools
 import os
 from pathlib import Path
 
@@ -41,13 +40,19 @@ def mnist_root():
 
 def keras_model(seed=0):
     keras.utils.set_random_seed(seed)
-    hidden, output = (
-        keras.layers.Dense(512, activation="relu"),
-        keras.layers.Dense(10, activation="softmax"),
+    model = keras.Sequential(
+        [
+            keras.Input((784,)),
+            keras.layers.Dense(512, activation="relu"),
+            keras.layers.Dense(10, activation="softmax"),
+        ]
     )
-    model = keras.Sequential([keras.Input((784,)), hidden, output])
     model.compile(optimizer="rmsprop", loss="categorical_crossentropy", metrics=["accuracy"])
     return model
+
+
+def perceptron():
+    return MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -65,47 +70,60 @@ def pairs(network, model):
 def batches(num_samples, num, seed):
     """Indices of the samples of each of `num` batches; the order is that of the files, and another one in each later epoch."""
     generator = torch.Generator().manual_seed(seed)
-    later = (torch.randperm(num_samples, generator=generator) for _ in itertools.count())
-    epochs = (order.split(128) for order in itertools.chain([torch.arange(num_samples)], later))
-    return itertools.islice(itertools.chain.from_iterable(epochs), num)
+    order = torch.arange(num_samples)
+    found = []
+    while len(found) < num:
+        found.extend(order.split(128))
+        order = torch.randperm(num_samples, generator=generator)
+    return found[:num]
+
+
+def largest_difference(network, model):
+    """Largest difference of a weight from Keras."""
+    found = []
+    for layer, dense in pairs(network, model):
+        difference = layer.weight - dense.kernel.value.T
+        found.append(difference.abs().max().item())
+    return max(found)
+
+
+def accuracy(outputs, targets):
+    is_right = outputs.argmax(dim=1) == targets
+    return is_right.double().mean().item()
 
 
 def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch.float32):
     """Largest differences from Keras, in the loss and in the weights, after each update from equal weights."""
-    data, test = (MNIST(str(mnist_root), train=train) for train in (True, False))
+    data = MNIST(str(mnist_root), train=True)
     model = keras_model(seed)
-    network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0).to(
-        dtype
-    )
+    network = perceptron().to(dtype)
     with torch.no_grad():
         for layer, dense in pairs(network, model):
             layer.weight.copy_(dense.kernel.value.T)
             layer.bias.copy_(dense.bias.value)
     optimizer = optimizer_class(network.parameters())
-    losses, weights = [], []
+    losses = []
+    weights = []
     for batch in batches(len(data), num_updates, seed):
-        images_NCHW, labels_N = data.data[batch, None].to(dtype) / 255, data.targets[batch]
+        images_NCHW = data.data[batch, None].to(dtype) / 255
+        labels_N = data.targets[batch]
         loss = F.cross_entropy(network(images_NCHW), labels_N)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
+        pixels_ND = images_NCHW.flatten(1).numpy()
         one_hot_NK = keras.utils.to_categorical(labels_N.numpy(), 10)
-        keras_loss, _ = model.train_on_batch(
-            images_NCHW.flatten(1).numpy(), one_hot_NK, return_dict=False
-        )
+        keras_loss, _ = model.train_on_batch(pixels_ND, one_hot_NK, return_dict=False)
         model.reset_metrics()  # train_on_batch reports the running mean over the batches since then
         losses.append(abs(loss.item() - float(keras_loss)))
-        apart = [
-            (layer.weight - dense.kernel.value.T).abs().max().item()
-            for layer, dense in pairs(network, model)
-        ]
-        weights.append(max(apart))
+        weights.append(largest_difference(network, model))
+    test = MNIST(str(mnist_root), train=False)
     images_NCHW = test.data[:, None].to(dtype) / 255
     with torch.no_grad():
-        found = network(images_NCHW), torch.as_tensor(model(images_NCHW.flatten(1).numpy()))
-    ours, theirs = (f"{(each.argmax(dim=1) == test.targets).double().mean():.4f}" for each in found)
+        ours = accuracy(network(images_NCHW), test.targets)
+        theirs = accuracy(torch.as_tensor(model(images_NCHW.flatten(1).numpy())), test.targets)
     print(f"\nseed {seed}, {dtype}, {num_updates} updates:", end=" ")
-    print(f"accuracies {ours} and {theirs}, weights {weights[-1]:.1e} apart")
+    print(f"accuracies {ours:.4f} and {theirs:.4f}, weights {weights[-1]:.1e} apart")
     return losses, weights
 
 
@@ -166,20 +184,21 @@ def test_cross_entropy_is_categorical_cross_entropy_on_one_hot_labels():
     assert F.cross_entropy(logits_NK, labels_N).item() == pytest.approx(float(theirs), abs=1e-6)
 
 
+def distribution(sample, values):
+    """Share of a sample that is at most each of the values."""
+    num_below = torch.searchsorted(sample.sort().values, values, right=True)
+    return num_below / len(sample)
+
+
 def test_initial_weights_have_the_distribution_of_keras():
     torch.manual_seed(0)
-    network = MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0)
-    for layer, dense in pairs(network, keras_model()):
+    for layer, dense in pairs(perceptron(), keras_model()):
         assert not layer.bias.any()
         assert not dense.bias.value.any()
+        ours = layer.weight.detach().flatten().double()
+        theirs = dense.kernel.value.detach().flatten().double()
         # Two-sample Kolmogorov-Smirnov: 1.95 sqrt(2/n) is the bound for a level of 0.001.
-        ours, theirs = (
-            each.detach().flatten().double().sort().values
-            for each in (layer.weight, dense.kernel.value)
-        )
-        values = torch.cat([ours, theirs]).sort().values
-        below = [
-            torch.searchsorted(each, values, right=True) / len(each) for each in (ours, theirs)
-        ]
-        assert (below[0] - below[1]).abs().max() < 1.95 * (2 / len(ours)) ** 0.5
+        values = torch.cat([ours, theirs])
+        apart = distribution(ours, values) - distribution(theirs, values)
+        assert apart.abs().max() < 1.95 * (2 / len(ours)) ** 0.5
         assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.01)

@@ -27,14 +27,14 @@ class Elevation(Dataset[None]):
     facts = {"column_names": ["longitude", "latitude"]}  # noqa: RUF012 - a constant of the class
 
     def __init__(self, root: str, *, train: bool, download: bool = False) -> None:
-        with np.load(cbook.get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)) as file:
-            heights = file["elevation"].astype(np.float32) / 100
-            longitudes = np.linspace(file["xmin"], file["xmax"], heights.shape[1], dtype=np.float32)
-            latitudes = np.linspace(file["ymin"], file["ymax"], heights.shape[0], dtype=np.float32)
-        coordinates = np.stack(np.meshgrid(longitudes, latitudes), axis=-1).reshape(-1, 2)
-        is_test = np.arange(len(coordinates)) % TEST_EVERY == 0
-        mask = ~is_test if train else is_test
-        self.data, self.targets = (
-            torch.from_numpy(coordinates[mask]),
-            torch.from_numpy(heights.reshape(-1)[mask]),
-        )
+        path = cbook.get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)
+        with np.load(path) as file:
+            heights_HW = file["elevation"].astype(np.float32) / 100
+            num_rows, num_columns = heights_HW.shape
+            longitudes = np.linspace(file["xmin"], file["xmax"], num_columns, dtype=np.float32)
+            latitudes = np.linspace(file["ymin"], file["ymax"], num_rows, dtype=np.float32)
+        grid_HW2 = np.stack(np.meshgrid(longitudes, latitudes), axis=-1)
+        is_test = np.arange(heights_HW.size) % TEST_EVERY == 0
+        is_in_split = ~is_test if train else is_test
+        self.data = torch.from_numpy(grid_HW2.reshape(-1, 2)[is_in_split])
+        self.targets = torch.from_numpy(heights_HW.reshape(-1)[is_in_split])
