@@ -1,21 +1,33 @@
-"""Changes of the record of a run, `run.json`, as a kill, a user or a stranger would make them."""
+"""Changes of the record of a run, as a kill, a user or a stranger would make them."""
 
 import csv
 import json
 from pathlib import Path
 
-from leyden.run.record import HEAD, RunRecord, read_record, signature
+from leyden.run import owner
+from leyden.run.record import HEAD, RunRecord, read_record
 
 START = "2026-01-01T00:00:00+00:00"
-ROOT = ("config", *HEAD, "starts")
+ROOT = ("format", "config", *HEAD, "signature")
 
 
-def content(directory):
-    return json.loads((Path(directory) / "run.json").read_text())
+def content(directory, name="run.json"):
+    return json.loads((Path(directory) / name).read_text())
 
 
 def starts(directory):
-    return content(directory)["starts"]
+    return content(directory, "starts.json")["starts"]
+
+
+def config(directory):
+    return read_record(Path(directory)).config
+
+
+def sign(directory, values, *, name="run.json", is_own=True):
+    """Write a file of the record with these values, perhaps not valid ones."""
+    values = {key: value for key, value in values.items() if key != "signature"}
+    signed = owner.signature(json.dumps(values, sort_keys=True)) if is_own else ""
+    (Path(directory) / name).write_text(json.dumps({**values, "signature": signed}))
 
 
 def put(directory, *, config=None, starts=None, result=..., is_own=True):
@@ -23,24 +35,15 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
     directory = Path(directory)
     directory.mkdir(parents=True, exist_ok=True)
     there = read_record(directory) or RunRecord({}, [])
-    starts = (
-        there.starts
-        if starts is None
-        else [{"time": START, "job": None, **start} for start in starts]
-    )
+    if starts is None:
+        starts = there.starts
+    else:
+        starts = [{"time": START, "job": None, **start} for start in starts]
     known = there.result if result is ... or isinstance(result, dict) else result
     RunRecord(there.config if config is None else config, starts, known, is_own).write(directory)
     if isinstance(result, dict):  # perhaps not a valid one
-        fields = {key: value for key, value in result.items() if key not in (*ROOT, "signature")}
-        values = {**fields, **content(directory), **fields}
-        del values["signature"]
-        values["starts"] = values.pop("starts")
-        text = "{\n" + "".join(
-            f"{json.dumps(key)}: {json.dumps(value)},\n" for key, value in values.items()
-        )
-        (directory / "run.json").write_text(
-            f'{text}"signature": "{signature(text) if is_own else ""}"\n}}\n'
-        )
+        fields = {key: value for key, value in result.items() if key not in ROOT}
+        sign(directory, {**content(directory), **fields}, is_own=is_own)
 
 
 def forget_result(directory):

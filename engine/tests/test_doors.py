@@ -100,16 +100,16 @@ def test_what_has_moved_is_public_and_no_name_is_old_and_new():
 
 def test_a_record_with_names_of_before_is_read_and_resumed(train):
     run, *_ = train("a", *QUICK, "trainer.max_epochs=1")
-    content = records.content(run.directory)
+    today = records.config(run.directory)
     config = yaml.safe_load(
-        yaml.safe_dump(content["config"])
+        yaml.safe_dump(today)
         .replace("leyden.data.InMemoryDataModule", "leyden.data.in_memory.InMemoryDataModule")
         .replace("leyden.tasks.Classification", "leyden.tasks.classification.Classification")
         .replace("leyden.callbacks.RunCheckpoint", "leyden.callbacks.checkpoint.RunCheckpoint")
     )
-    assert config != content["config"]
+    assert config != today
     records.put(run.directory, config=config)
-    assert read_record(run.directory).config == content["config"]
+    assert read_record(run.directory).config == today
     assert read_summary(str(run.directory)).config["task._target_"] == "leyden.tasks.Classification"
     _, _, err = train("a", *QUICK, "trainer.max_epochs=2")
     assert "is now" not in err

@@ -286,7 +286,13 @@ class NotFinite(Net):
         return super().train_loss(batch, batch_idx) * (float("nan") if self.global_step >= 9 else 1)
 
 
+class SavesAFormat(Net):
+    def on_save_checkpoint(self, checkpoint):
+        checkpoint["format"] = 2
+
+
 UNSAVED = {
+    SavesAFormat: "this run can't resume: on_save_checkpoint saves under the key format",
     UnreadableNet: "this run can't resume: the checkpoint could not be read again: state_dict.net.4._extra_state is a",
     NotFinite: "weights are not finite at step 10",
     Net: "the checkpoint could not be written",
@@ -301,7 +307,9 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
     assert start(tmp_path, module, both, at=14) is None
     assert start(tmp_path, module, both)
     assert UNSAVED[module] in (said := capsys.readouterr().err)
-    assert said.count("can't resume") == 2 * (module is UnreadableNet)  # once a start
+    assert said.count("can't resume") == 2 * (
+        module in (UnreadableNet, SavesAFormat)
+    )  # once a start
 
 
 LEFT_OUT = {

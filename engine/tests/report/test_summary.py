@@ -108,7 +108,7 @@ def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repe
         place = tmp_path / "t" / str(seed)
         write(place, [f"seed={seed}"], value=0.1 * seed)
         if seed > 2:  # somebody has edited a file of conf/
-            config = records.content(place)["config"]
+            config = records.config(place)
             config["optimizer"]["lr"], config["data"]["root"] = (
                 0.7,
                 f"/{seed}",

@@ -94,8 +94,7 @@ def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     run.end(FINISHED)
     run.accept(RunIdentity(CONFIG), "auto")  # it is only used
     refuse(run, LONGER, "a.py changed since the run's last start")
-    path = run.directory / "run.json"
-    path.write_text(path.read_text().partition('"starts": ')[0] + '"starts": [{"overrides": [1]}]}')
+    (run.directory / "starts.json").write_text('{"starts": [{"overrides": [1]}]}')
     refuse(run, LONGER, "it has no valid list of starts")
     shutil.rmtree(checkpoints)
     reopen(Run(tmp_path / "third"), CONFIG)

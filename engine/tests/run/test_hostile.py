@@ -84,7 +84,12 @@ def test_a_checkpoint_that_would_take_for_ever_is_refused(tmp_path, name, own, c
 
 
 def test_what_a_few_values_fill_is_refused_within_a_second(tmp_path):
-    for name, num_bytes in (("job.json", 2**40), ("run.json", 2**27), (".lock.0", 2**40)):
+    for name, num_bytes in (
+        ("job.json", 2**40),
+        ("run.json", 2**27),
+        ("starts.json", 2**27),
+        (".lock.0", 2**40),
+    ):
         with (tmp_path / name).open("wb") as file:
             file.truncate(num_bytes)
     for read in (
@@ -109,10 +114,10 @@ def test_nothing_in_a_run_directory_steers_the_terminal(own, cli, tmp_path, capf
     result = records.content(own)
     result |= {"error": {"type": ESCAPE, "message": ESCAPE}, "status": f"finished{ESCAPE}"}
     result["metrics"] = {f"val/{ESCAPE}": 1.0, "val/acc": 0.5}
-    result["starts"][0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
-    records.put(
-        own, config={**result["config"], "name": ESCAPE}, starts=result["starts"], result=result
-    )
+    starts = records.starts(own)
+    starts[0]["overrides"] = [f"model.{ESCAPE}=1", f"seed={ESCAPE}"]
+    config = {**records.config(own), "name": ESCAPE}
+    records.put(own, config=config, starts=starts, result=result)
     best = own / "checkpoints" / "best.ckpt"
     content = torch.load(best, weights_only=True)
     content["facts"]["class_names"] = [f"{n}{ESCAPE}" for n in range(10)]

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import os
-import re
 import shutil
 import stat
 import sys
@@ -14,7 +13,7 @@ import torch
 
 import leyden
 from leyden.config.errors import UserError
-from leyden.run import record as owner
+from leyden.run import owner
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.record import read_record
@@ -35,7 +34,7 @@ def touched(monkeypatch):
 
 def poisoned(run):
     """A run whose record names a stranger's code in each part, and is not signed."""
-    config, bomb = records.content(run)["config"], {"_target_": "stranger.Bomb"}
+    config, bomb = records.config(run), {"_target_": "stranger.Bomb"}
     for part in ("model", "task", "optimizer"):
         config[part] |= bomb
     config["data"]["dataset"] = config["callbacks"]["x"] = bomb
@@ -45,10 +44,8 @@ def poisoned(run):
 
 def forged(run, text):
     """The signature replaced by another text."""
-    path = run / "run.json"
-    path.write_text(
-        path.read_text().rpartition('"signature": ')[0] + f'"signature": {json.dumps(text)}\n}}\n'
-    )
+    content = records.content(run)
+    (run / "run.json").write_text(json.dumps({**content, "signature": text}))
     return run
 
 
@@ -147,10 +144,9 @@ def test_another_checkpoint_than_the_run_has_saved_is_not_used(own, cli, command
     )
     assert err.count("best.ckpt: is not the checkpoint that this run has saved") == 1
     command("evaluate", f"run={own}", "trust=true")
-    record = own / "run.json"
-    text = re.sub(r'\n"checkpoints": .*', "", record.read_text())
-    text = text.rpartition(owner.SIGNATURE)[0]
-    record.write_text(f'{text}{owner.SIGNATURE}"{owner.signature(text)}"\n}}\n')
+    content = records.content(own)
+    del content["checkpoints"]
+    records.sign(own, content)
     command("evaluate", f"run={own}")  # a record of before has no hashes
 
 

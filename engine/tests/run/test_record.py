@@ -5,7 +5,6 @@ import json
 import math
 import os
 import zipfile
-from dataclasses import replace
 
 import pytest
 from hypothesis import example, given
@@ -15,12 +14,13 @@ from leyden.config.errors import UserError
 from leyden.config.values import flatten
 from leyden.exact.files import damage
 from leyden.loggers import MetricsCSV
+from leyden.report.ranking import read_sweep
 from leyden.run.directory import Run
-from leyden.run.files import read_fingerprints
+from leyden.run.files import read_fingerprints, write_json
 from leyden.run.lock import is_held
 from leyden.run.record import RunRecord, read_record, read_summary
 from leyden.run.result import HEADER, Result, read_curves, read_points
-from tests import mistakes
+from tests import mistakes, records
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}
 START = {
@@ -36,7 +36,7 @@ INNER = st.recursive(
     SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3)
 )
 CONFIGS = st.dictionaries(KEYS, INNER, max_size=5)
-READERS = {"both": (read_record, read_summary), "summary": (read_summary,)}
+READERS = {"both": (read_record, read_summary), "record": (read_record,)}
 DAMAGED = r"not a run directory, run\.json can't be read \([^\n]*\)$"
 
 
@@ -74,13 +74,63 @@ def test_what_is_written_is_read(tmp_path, value):
     assert len(digest) == 32
     found = {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
     assert summary.head == found | {"groups": {"model": "mlp"}, "threads": 2}
-    assert path.read_text().splitlines()[1] == f'"status": "{result.status}",'
+    assert path.read_text().splitlines()[1:3] == [' "format": 1,', f' "status": "{status}",']
     # By another program's formatting, and in another order.
-    content = json.loads(path.read_text())
-    for indent in (None, 2):
-        path.write_text(json.dumps(dict(reversed(content.items())), indent=indent))
+    for name in ("run.json", "starts.json"):
+        content = json.loads((tmp_path / name).read_text())
+        (tmp_path / name).write_text(json.dumps(dict(reversed(content.items()))))
         assert repr(read_summary(tmp_path)) == repr(summary)
-        assert repr(read_record(tmp_path)) == repr(replace(record, is_own=False))
+        assert repr(read_record(tmp_path)) == repr(record)
+
+
+def test_killed_between_its_two_files_a_record_is_as_it_was_and_starts_of_another_are_foreign(
+    tmp_path, monkeypatch
+):
+    later = {**START, "time": "2026-01-02T00:00:00+00:00"}
+    first, second = (
+        RunRecord({"name": "x"}, [START] * 1),
+        RunRecord({"name": "x"}, [START, later]),
+    )
+    first.write(tmp_path)
+    run = (tmp_path / "run.json").read_bytes()
+    second.write(tmp_path)
+    assert read_record(tmp_path) == second
+    (tmp_path / "run.json").write_bytes(run)
+    assert read_record(tmp_path) == first
+    for starts in ([later], [], [later, START]):
+        RunRecord({}, starts).write(tmp_path / "..")
+        (tmp_path / "starts.json").write_bytes((tmp_path / "../starts.json").read_bytes())
+        assert not read_record(tmp_path).is_own
+    records.sign(tmp_path, {"format": 1, "starts": [START]}, name="starts.json", is_own=False)
+    assert not read_record(tmp_path).is_own
+    (tmp_path / "starts.json").unlink()
+    with pytest.raises(UserError, match=r"starts\.json can't be read \(No such file"):
+        read_record(tmp_path)
+    assert read_summary(str(tmp_path)).head["times"] == [START["time"]]
+
+
+def test_a_file_in_a_newer_format_is_one_line(tmp_path):
+    RunRecord({"name": "x"}, [START]).write(tmp_path)
+    Run(tmp_path).submission = {"job_id": "7"}
+    write_json(tmp_path / "sweep.json", {"name": "x"})
+    reads = {
+        "run.json": lambda: (read_record(tmp_path), read_summary(str(tmp_path))),
+        "starts.json": lambda: read_record(tmp_path),
+        "job.json": lambda: Run(tmp_path).submission,
+        "sweep.json": lambda: read_sweep(tmp_path),
+    }
+    for name, read in reads.items():
+        content = records.content(tmp_path, name)
+        read()
+        assert next(iter(content)) == "format"
+        for number, told in (
+            (2, "has format 2, and this version of leyden reads 1; pip"),
+            ("1", "has format '1'"),
+        ):
+            records.sign(tmp_path, {**content, "format": number}, name=name)
+            with pytest.raises(UserError, match=rf"^[^\n]*/{name}: {told}[^\n]*$"):
+                read()
+        records.sign(tmp_path, content, name=name)
 
 
 def test_no_record_is_none_and_one_that_is_cut_off_is_a_line(tmp_path):
@@ -101,8 +151,12 @@ NEVER_WRITTEN = rf"""
 "y": 2  =>  "y": {"[" * 9999}{"]" * 9999}  =>  both
 "y": 2  =>  "name": "a\n"  =>  both
 "status": "finished"  =>  "status": null}}, {{  =>  both
-"data": ""  =>  "data": 1  =>  summary
-"overrides": ["seed=1"]  =>  "overrides": [1]  =>  summary
+"data": ""  =>  "data": 1  =>  both
+"format": 1  =>  "format": 0  =>  record
+"y": 2  =>  "y": 2, "y.z": 3  =>  record
+"y": 2  =>  "y.": 2  =>  record
+"y": 2  =>  "x.[1].y": 2  =>  record
+"seed=1"  =>  1  =>  both
 "epochs": 5  =>  "": 5  =>  both
 """
 OF_RESULT = f"""status ["a"]; status {{}}; epochs "x"; epochs [1]; epochs {HUGE}; stages [1]; stages "test"

@@ -202,7 +202,7 @@ def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_of_a_move(
 
 def test_an_evaluation_has_the_precision_and_the_limits_of_the_run(runs, tmp_path):
     place = shutil.copytree(runs / "1", tmp_path / "run")
-    config = records.content(place)["config"]
+    config = records.config(place)
     taken = {"precision": "bf16-true", "limit_test_batches": 3, "deterministic": True}
     records.put(place, config={**config, "trainer": {**config["trainer"], **taken}})
     assert dict(trained.Trained(Run(place)).cfg.trainer) == taken

@@ -25,7 +25,15 @@ from leyden.data.contract import Facts, facts_of
 from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
-from leyden.exact.files import check_bounds, damage, make_folder, opened, read_bounded, replacing
+from leyden.exact.files import (
+    check_bounds,
+    damage,
+    make_folder,
+    opened,
+    read_bounded,
+    replacing,
+    take_format,
+)
 from leyden.exact.memory import read_plain
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, changed_names, trained_on
@@ -310,6 +318,8 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
             content = read_plain(file, "cpu")
         except pickle.UnpicklingError as error:
             raise ValueError("is refused: it holds more than tensors and plain values") from error
+        if isinstance(content, dict):
+            take_format("checkpoint", content)
         weights = content.get("state_dict") if isinstance(content, dict) else None
         if not isinstance(weights, dict) or not all(isinstance(name, str) for name in weights):
             raise ValueError("not the checkpoint of a run: it has no weights")

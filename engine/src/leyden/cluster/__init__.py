@@ -28,8 +28,8 @@ from leyden.exact.files import opened, replacing
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_end
 from leyden.run.lock import InUseError
+from leyden.run.owner import KEY, key
 from leyden.run.provenance import GIT_OF_COPY, VARIABLES, state_of_code
-from leyden.run.record import KEY, key
 from leyden.run.result import Failure
 from leyden.scheduler import SCHEDULERS, ArrayError, JobState, RejectedError
 from leyden.sweep.jobs import Call, Job, sweep_directory

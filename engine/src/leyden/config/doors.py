@@ -62,19 +62,6 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     return __getattr__
 
 
-def renamed(node: Any) -> Any:
-    """Return nested plain values in which each `_target_` of before has its name of today."""
-    if isinstance(node, list):
-        return [renamed(value) for value in node]
-    if not isinstance(node, dict):
-        return node
-    found = {key: renamed(value) for key, value in node.items()}
-    name = found.get("_target_")
-    if isinstance(name, str):
-        found["_target_"] = MOVED.get(name, name)
-    return found
-
-
 def rename_targets(cfg: DictConfig) -> None:
     """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
     for key in list(cfg):

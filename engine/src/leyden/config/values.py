@@ -1,10 +1,15 @@
 """Configurations as nested dictionaries and lists of plain values."""
 
+import ast
+import re
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 
+MAX_DEPTH = (
+    500  # of nested values; before Python 3.14, the parser of JSON refuses a thousand itself
+)
 Path = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
@@ -49,6 +54,80 @@ def flatten(node: Any) -> Iterator[tuple[str, Any]]:
     """
     for path, value in leaves(node):
         yield ".".join(map(_part, path)), value
+
+
+# A part of a dotted key, as `_part` writes it: an index, a key in quotes, or a plain key.
+PART = re.compile(
+    r"""\[(\d{1,9})\]|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]|([^.\[]+)""", re.ASCII | re.DOTALL
+)
+
+
+def _path(key: str) -> Path:
+    """Return the path of a dotted key.
+
+    Raises:
+        ValueError: It is not a dotted key.
+    """
+    path: list[Any] = []
+    place = 0
+    while not path or place < len(key):
+        if path and key[place] != ".":
+            raise ValueError(f"{key!r} is not a dotted key")
+        match = PART.match(key, place + 1 if path else 0)
+        if match is None:
+            raise ValueError(f"{key!r} is not a dotted key")
+        index, quoted, plain = match.groups()
+        if index:
+            path.append(Index(index))
+        elif quoted:
+            path.append(ast.literal_eval(quoted))
+        else:
+            path.append(plain)
+        place = match.end()
+    if len(path) > MAX_DEPTH:
+        raise ValueError(f"a key has more than {MAX_DEPTH} parts")
+    return tuple(path)
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the configuration that `flatten` has made flat.
+
+    Raises:
+        ValueError: There is none: a key is wrong, or belongs to a value.
+
+    Example:
+        >>> nested({"optimizer.lr": 0.1, "x.[0].y": 1, "['a.b']": 2})
+        {'optimizer': {'lr': 0.1}, 'x': [{'y': 1}], 'a.b': 2}
+    """
+    root: dict[str, Any] = {}
+    if flat == {"": {}}:
+        return root
+    for key, value in flat.items():
+        *parents, last = _path(key)
+        node = root
+        for part in parents:
+            node = node.setdefault(part, {})
+            if not isinstance(node, dict):
+                raise ValueError(f"{key!r} is a part of a value")
+        if last in node:
+            raise ValueError(f"{key!r} has two values")
+        node[last] = value
+    found: dict[str, Any] = _with_lists(root)
+    if not isinstance(found, dict):
+        raise ValueError("its keys are numbers")
+    return found
+
+
+def _with_lists(node: Any) -> Any:
+    """Return nested values in which a dictionary by index has become a list."""
+    if not isinstance(node, dict) or not node:
+        return node
+    values = [_with_lists(value) for value in node.values()]
+    if not any(isinstance(key, Index) for key in node):
+        return dict(zip(node, values, strict=True))
+    if [*node] != [*range(len(node))]:
+        raise ValueError("the places in a list are not in order")
+    return values
 
 
 K = TypeVar("K", bound=Hashable)

@@ -7,6 +7,7 @@ executes no code from it.
 import contextlib
 import io
 import pickle
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -16,7 +17,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from leyden.exact import ExactError, lightning
 from leyden.exact.digest import strided
-from leyden.exact.files import check_bounds, make_folder, opened, replacing
+from leyden.exact.files import (
+    FORMATS,
+    FormatError,
+    check_bounds,
+    make_folder,
+    opened,
+    replacing,
+    take_format,
+)
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.memory import (
     Reporter,
@@ -81,12 +90,13 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def _write(self, checkpoint: dict[str, Any], file: BinaryIO) -> None:
         """Write a checkpoint without what is left out; read the first file again, but for the values of its tensors."""
+        _check_keys(checkpoint)
         content = {key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}
         content["callbacks"] = dict(content.get("callbacks", {}))
         for *place, key in self._left_out:
             (content["callbacks"] if place else content).pop(key, None)
         try:
-            write_plain(content, file)
+            write_plain({"format": FORMATS["checkpoint"], **content}, file)
             file.seek(0)
             if self._can_be_read:
                 check_names(file)
@@ -110,6 +120,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         Raises:
             ExactError: There is, and no run can resume without it, or it can't be announced.
         """
+        if self._reporter is None:
+            _check_keys(content)
         parts: dict[tuple[str, ...], Any] = {(key,): each for key, each in content.items()}
         states = parts.pop(("callbacks",), {})
         for key, each in states.items():
@@ -161,6 +173,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
             "callbacks",
         } <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
+        try:
+            take_format("checkpoint", checkpoint)
+        except FormatError as error:
+            raise FormatError(f"{path}: {error}") from error
         return checkpoint
 
 
@@ -187,6 +203,19 @@ def content_of_hooks(trainer: L.Trainer) -> dict[str, Any]:
             key: value for key, value in content.items() if key not in (*given, *HYPERPARAMETERS)
         }
     return added
+
+
+def _check_keys(content: Mapping[str, Any]) -> None:
+    """Check that nothing else takes the key of a checkpoint's format.
+
+    Raises:
+        ExactError: A hook does.
+    """
+    if "format" in content:
+        raise ExactError(
+            "on_save_checkpoint saves under the key format, which says the format of the "
+            "checkpoint itself; save under another key"
+        )
 
 
 def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str] | None:

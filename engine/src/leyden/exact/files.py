@@ -14,6 +14,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
+# The format in which this version writes each kind of file; docs/formats.md has the keys. A file from before there were
+# formats has number 0. Who changes one adds a room to tests/museum.
+FORMATS = {"run.json": 1, "starts.json": 1, "sweep.json": 1, "job.json": 1, "checkpoint": 1}
 LINK = "is a link, which is not followed"
 NO_FILE = "is not a regular file"
 
@@ -49,6 +52,31 @@ def opened(path: Path | str, mode: str = "rb", *, follow: bool = False) -> Any:
         file.close()
         raise OSError(errno.EINVAL, NO_FILE, str(path))
     return file
+
+
+class FormatError(ValueError):
+    """A file is in a format that this version can't read."""
+
+
+def take_format(kind: str, content: dict[str, Any]) -> int:
+    """Remove the number of its format from a file's content, and return it.
+
+    Args:
+        kind: A key of `FORMATS`.
+        content: The parsed content.
+
+    Raises:
+        FormatError: The format is newer than this version knows, or is none.
+    """
+    number = content.pop("format", 0)
+    if type(number) is not int or number < 0:
+        raise FormatError(f"has format {number!r}, which is not a number")
+    if number > FORMATS[kind]:
+        raise FormatError(
+            f"has format {number}, and this version of leyden reads {FORMATS[kind]}; "
+            "pip install --upgrade leyden"
+        )
+    return number
 
 
 def read_bounded(path: Path | str, max_bytes: int) -> bytes:

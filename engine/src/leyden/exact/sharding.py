@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import nn
 
 from leyden.exact import lightning
+from leyden.exact.files import take_format
 from leyden.exact.memory import PLAIN_NAMES
 
 if TYPE_CHECKING:
@@ -56,7 +57,9 @@ class FSDP2(ModelParallelStrategy):
     ) -> dict[str, Any]:
         """Load weights and optimizer states, and return what else a checkpoint holds; no code of it is executed."""
         with torch.serialization.safe_globals(PLAIN_NAMES):
-            return super().load_checkpoint(checkpoint_path, weights_only=True)
+            content = super().load_checkpoint(checkpoint_path, weights_only=True)
+        take_format("checkpoint", content)
+        return content
 
 
 def shard(network: nn.Module, mesh: "DeviceMesh") -> None:

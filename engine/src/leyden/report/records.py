@@ -275,10 +275,15 @@ def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
             keys |= dict.fromkeys(
                 key for key in (*first, *chosen) if key not in first or key not in chosen
             )
-        # Most values of runs are the very same object, see `read_summary`.
-        keys |= dict.fromkeys([key for key, value in chosen.items() if value is not first.get(key)])
+        others = [key for key, value in chosen.items() if value is not first.get(key)]
+        keys |= dict.fromkeys([key for key in others if not _is_equal(chosen[key], first.get(key))])
     order = dict.fromkeys(first) | keys
     return [key for key in order if key in keys and _varies(key, choices)]
+
+
+def _is_equal(value: Any, other: Any) -> bool:
+    """Return, in no time, whether two values are surely equal by `text_of`."""
+    return type(value) is type(other) and type(value) is not list and bool(value == other)
 
 
 def _varies(key: str, choices: Sequence[Mapping[str, Any]]) -> bool:
@@ -393,8 +398,9 @@ def _status_without_result(
     if is_held(record.run.directory):
         return "running", ""
     with contextlib.suppress(UserError):
-        if result := record.run.result:  # it has ended since its record was read
-            return _status_of_result(result), ""
+        again = read_summary(record.directory)
+        if again and again.result:  # it has ended since its record was read
+            return _status_of_result(again.result), ""
     if not job:
         return "interrupted", ""
     state = states.get(job["job_id"])

@@ -1,11 +1,10 @@
 """The run directory: its files, whether a start may resume the run in it, and the session of one start.
 
 The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start, that is
-each launch of the run, replaces the checkpoints and is added to the record in `run.json`. Old results are kept there.
+each launch of the run, replaces the checkpoints and is added to the record, `run.json` and `starts.json`. Old results are kept there.
 """
 
 import contextlib
-import json
 import os
 import re
 import signal
@@ -23,12 +22,13 @@ from leyden.config.terminal import leyden_command, one_line, quoted_override, so
 from leyden.exact.files import damage, opened
 from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock
-from leyden.run.files import read_json, sha256_of, write_whole
+from leyden.run.files import read_json, sha256_of, write_json, write_whole
 from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
 from leyden.run.lock import check_held
+from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, installed_versions, machine, origin
-from leyden.run.record import EARLIER, KEY, OF_EARLIER, RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import EARLIER, OF_EARLIER, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Failure, Result
 
 MAX_NAMES = 5  # of files in a message
@@ -167,7 +167,7 @@ class Run:
 
     @submission.setter
     def submission(self, value: dict[str, str]) -> None:
-        write_whole(self.directory / "job.json", json.dumps(value) + "\n")
+        write_json(self.directory / "job.json", value)
 
     def checkpoint(self, name: str) -> Path:
         """Return the path of a checkpoint.

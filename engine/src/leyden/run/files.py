@@ -13,8 +13,15 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
-from leyden.config.values import leaves
-from leyden.exact.files import opened, read_bounded, replacing
+from leyden.config.values import MAX_DEPTH, leaves
+from leyden.exact.files import (
+    FORMATS,
+    FormatError,
+    opened,
+    read_bounded,
+    replacing,
+    take_format,
+)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -70,7 +77,6 @@ def read_end(path: Path, num_bytes: int | None) -> str:
 
 MAX_JSON_BYTES = 2**26
 MAX_VALUES = 2**20  # in a JSON file
-MAX_DEPTH = 500  # of nested values; before Python 3.14, its parser refuses a thousand by itself
 
 
 TEXT_IN_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
@@ -92,7 +98,7 @@ def parse_json(text: str) -> Any:
         ValueError: It is not JSON, or has too many values.
         RecursionError: It is nested too deeply.
     """
-    if num_values(text) > MAX_VALUES:
+    if len(text) > MAX_VALUES and num_values(text) > MAX_VALUES:
         raise ValueError(f"has more than {MAX_VALUES:,} values")
     content = json.loads(text)
     if text.count("[") + text.count("{") > MAX_DEPTH:  # then it may be
@@ -100,16 +106,27 @@ def parse_json(text: str) -> Any:
     return content
 
 
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a JSON file in the format of today."""
+    dated = {"format": FORMATS[path.name], **content}
+    write_whole(path, json.dumps(dated) + "\n")
+
+
 def read_json(path: Path, missing: Any) -> Any:
     """Return the parsed content of a JSON file, or `missing` if there is no such file.
 
     Raises:
-        UserError: The file can't be read or parsed.
+        UserError: The file can't be read or parsed, or its format is newer than this version.
     """
     try:
-        return parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
+        content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
+        if path.name in FORMATS and isinstance(content, dict):
+            take_format(path.name, content)
+        return content
     except FileNotFoundError:
         return missing
+    except FormatError as error:
+        raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
         why = getattr(error, "strerror", None) or str(error)
         raise UserError(f"{path}: can't be read ({why})") from error

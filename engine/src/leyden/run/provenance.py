@@ -103,7 +103,7 @@ def origin(
     code: dict[str, str] | None = None,
     job: str | None = None,
 ) -> dict[str, Any]:
-    """Return the provenance of a start, as recorded in `run.json`.
+    """Return the provenance of a start, as recorded in `starts.json`.
 
     Args:
         overrides: Overrides on the command line.

@@ -1,51 +1,45 @@
-"""The record of a run, `run.json`: its result, its configuration and its starts.
+"""The record of a run: `run.json` with its result and settings, and `starts.json` with its starts.
 
-It is written as a whole at each start and at the end, and is all that other commands know of a run; `config.yaml` is for
-people. It is signed with its owner's key: a file in the user's configuration folder, made at first use, or the environment
-variable `LEYDEN_KEY`. What a record names is composed, imported and executed only if it was signed with this key, or if the
-user says `trust=true`.
+Both are written as a whole at each start and at the end, and are all that other commands know of a run; `config.yaml` is
+for people. Both are signed (`run/owner.py`). docs/formats.md describes them.
+
+`starts.json` is written first. So a run that is killed in between has a start that `run.json`, which has the time of
+each, does not know, and which is left out when the record is read; with fewer or others it is not the user's own.
 """
 
 import functools
 import hashlib
-import hmac
 import json
-import operator
 import os
-import secrets
-import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leyden.config.doors import renamed
+from leyden.config.doors import MOVED
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
-from leyden.config.values import dict_at, flatten
-from leyden.exact.files import opened, read_bounded
+from leyden.config.values import dict_at, flatten, nested
+from leyden.exact.files import FORMATS, FormatError, read_bounded, take_format
 from leyden.run.files import MAX_JSON_BYTES, MAX_VALUES, num_values, parse_json, write_whole
+from leyden.run.owner import is_own, signature
 from leyden.run.result import Result
 
 RECORD = "run.json"
+STARTS = "starts.json"
 EARLIER = "provenance.json"  # of a run from before there was `run.json`
 OF_EARLIER = "of an earlier Leyden, which had no run.json; commit 521ae194 of Leyden reads it"
-KEY = "LEYDEN_KEY"
+MAX_SHARED = 2**10  # sets of keys that are kept
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
-MIN_CHARACTERS = 32  # of a key
-CONFIG, GAP, STARTS, SIGNATURE = '\n"config": {\n', ",\n\n", '\n},\n"starts": ', '"signature": '
-HEAD_BYTES = 2**14  # of a record, in which most have all but their starts
-MAX_KEY_BYTES = 2**16
-MAX_PARTS = 2**14  # parts of configurations whose parsed values are kept
 
 
 class Summary(NamedTuple):
-    """The part of a record that reports read: all but the starts, which hold diffs and can be long.
+    """The part of a record that reports read: `run.json`.
 
     Args:
-        config: The resolved configuration by flat key. Runs share the values, which must not be changed.
+        config: The resolved configuration by flat key.
         result: The result; None if the run has not ended.
-        head: What is read of the starts, by the keys of `HEAD`.
+        head: What is known of the starts, by the keys of `HEAD`.
     """
 
     config: dict[str, Any]
@@ -55,7 +49,7 @@ class Summary(NamedTuple):
 
 @dataclass(frozen=True)
 class RunRecord:
-    """The content of `run.json`.
+    """The record of a run.
 
     Args:
         config: The resolved configuration, exactly as recorded.
@@ -75,45 +69,57 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Each key at the root has a line of its own, and each group of settings; those that belong to no group come first.
-        The starts come last, before the signature of all above it. Of a record that would be too large to be read, the
-        oldest starts are shortened, which is announced.
+        Of starts that would be too large to be read, the oldest are shortened, which is announced.
 
         Raises:
-            UserError: It is too large nevertheless.
+            UserError: The record is too large nevertheless.
         """
-        text = self._text(self.starts)
-        if not _fits(text):
-            text = self._shortened(directory)
-        signed = signature(text) if self.is_own else ""
-        write_whole(directory / RECORD, f'{text}{SIGNATURE}"{signed}"\n}}\n')
-
-    def _text(self, starts: list[dict[str, Any]]) -> str:
-        head = {key: of_starts(starts) for key, (of_starts, _) in HEAD.items()}
         result = self.result.to_dict() if self.result else {"status": None}
-        values = {**result, **head, "checkpoints": self.checkpoints}
-        groups = [{key: value} for key, value in self.config.items() if isinstance(value, dict)]
-        others = {key: value for key, value in self.config.items() if not isinstance(value, dict)}
-        config = GAP.join(_lines(part) for part in (others, *groups) if part)
-        return f"{{\n{_lines(values)},{CONFIG}{config}{STARTS}{json.dumps(starts)},\n"
+        run = {
+            **result,
+            **_head(self.starts),
+            "checkpoints": self.checkpoints,
+            "config": dict(flatten(self.config)),
+        }
+        text = self._text(RECORD, run)
+        if not _fits(text):
+            raise UserError(
+                f"{directory}: its settings and results are larger than a record may be"
+            )
+        write_whole(directory / STARTS, self._starts_text(directory))
+        write_whole(directory / RECORD, text)
 
-    def _shortened(self, directory: Path) -> str:
-        """Return the text of a record that fits: without changes of the code, then without what else is long."""
-        starts = [*self.starts]
+    def _text(self, name: str, values: Mapping[str, Any]) -> str:
+        content = {"format": FORMATS[name], **values}
+        signed = signature(_signed_text(content)) if self.is_own else ""
+        return json.dumps({**content, "signature": signed}, indent=1) + "\n"
+
+    def _starts_text(self, directory: Path) -> str:
+        """Return the text of the starts: without changes of the code, if need be, then without all that is long."""
+        starts = list(self.starts)
+        text = self._text(STARTS, {"starts": starts})
+        if _fits(text):
+            return text
         for shorten in (_without_diff, _without_details):
             for number, start in enumerate(starts):
                 starts[number] = shorten(start)
                 is_last = number == len(starts) - 1
                 if not (is_last or _is_power_of_two(number + 1)):  # each text costs seconds
                     continue
-                text = self._text(starts)
+                text = self._text(STARTS, {"starts": starts})
                 if _fits(text):
                     warn(
-                        f"{directory}: its record would be larger than {MAX_JSON_BYTES // 2**20} MiB, so the changes of "
-                        f"the code at its first {number + 1} starts are left out"
+                        f"{directory}: its record would be larger than "
+                        f"{MAX_JSON_BYTES // 2**20} MiB, so the changes of the code at its first "
+                        f"{number + 1} starts are left out"
                     )
                     return text
-        raise UserError(f"{directory}: its settings and results are larger than a record may be")
+        raise UserError(f"{directory}: its starts are larger than a record may be")
+
+
+def _signed_text(content: Mapping[str, Any]) -> str:
+    """Return the text that a signature is of: the values, however a file has formatted them."""
+    return json.dumps(content, sort_keys=True)
 
 
 def _fits(text: str) -> bool:
@@ -136,10 +142,6 @@ def _without_details(start: dict[str, Any]) -> dict[str, Any]:
     return {key: start[key] for key in kept if key in start}
 
 
-def _lines(values: Mapping[str, Any]) -> str:
-    return ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in values.items())
-
-
 def read_record(directory: Path) -> RunRecord | None:
     """Return the record in a run directory; None if there is none. The content is untrusted.
 
@@ -148,84 +150,135 @@ def read_record(directory: Path) -> RunRecord | None:
     """
     try:
         text = read_bounded(directory / RECORD, MAX_JSON_BYTES).decode()
-        content = parse_json(text)
-        config = _checked(content.get("config") if isinstance(content, dict) else None)
-        if not isinstance(starts := content.get("starts"), list) or not all(map(_is_start, starts)):
-            raise ValueError("it has no valid list of starts")
-        signed, _, end = text.rpartition(SIGNATURE)
+        content = _parsed(RECORD, text)
+        if content["format"] == 0:
+            own = _is_own_of_before(text)
+            starts = _checked_starts(content)
+        else:
+            own = _is_signed(content)
+            starts = None
+        config = nested(_checked_config(content))
+        result = _result(content)
         checkpoints = content.get("checkpoints", {})
         if not isinstance(checkpoints, dict):
             raise ValueError("it has no valid checkpoints")
-        own = is_own(signed, end.strip('"\n}'))
-        return RunRecord(config, starts, _result(content), own, checkpoints)
+        if starts is None:
+            _check_head(content)
     except FileNotFoundError:
         return None
     except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(directory, error) from error
+        raise _unreadable(directory, RECORD, error) from error
+    if starts is None:
+        starts, are_own = _read_starts(directory, content["times"])
+        own = own and are_own
+    return RunRecord(config, starts, result, own, checkpoints)
+
+
+def _read_starts(directory: Path, times: list[str]) -> tuple[list[dict[str, Any]], bool]:
+    """Return the starts that began at these times, and whether they are this user's own.
+
+    Raises:
+        UserError: They can't be read.
+    """
+    try:
+        text = read_bounded(directory / STARTS, MAX_JSON_BYTES).decode()
+        content = _parsed(STARTS, text)
+        starts = _checked_starts(content)[: len(times)]
+        are_those = [start["time"] for start in starts] == times
+        return starts, are_those and _is_signed(content)
+    except (OSError, ValueError, RecursionError) as error:
+        raise _unreadable(directory, STARTS, error) from error
 
 
 def read_summary(directory: str) -> Summary | None:
     """Return the part of a run's record that reports read; None if there is no record. The content is untrusted.
-
-    Most settings of a run are those of another one, so each part of a configuration is parsed once for all runs.
 
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
     path = f"{directory}/{RECORD}"
     try:
-        with opened(path) as file:
-            root, _, rest = file.read(HEAD_BYTES).partition(CONFIG.encode())
-        settings, mark, _ = rest.partition(STARTS.encode())
-        if mark:
-            content = parse_json(root.decode()[:-1] + "}")
-            config = functools.reduce(operator.ior, map(_part, settings.decode().split(GAP)), {})
-        else:  # it is longer, or formatted by another program
-            content = parse_json(read_bounded(path, MAX_JSON_BYTES).decode())
-            config = dict(
-                flatten(_checked(content.get("config") if isinstance(content, dict) else None))
-            )
-        for key, (_, is_valid) in HEAD.items():
-            if not is_valid(content.get(key)):
-                raise ValueError(f"it has no valid {key}")
-        return Summary(config, _result(content), {key: content.get(key) for key in HEAD})
+        content = _parsed(RECORD, read_bounded(path, MAX_JSON_BYTES).decode())
+        config = _checked_config(content)
+        _check_head(content)
+        head = {key: content.get(key) for key in HEAD}
+        return Summary(config, _result(content), head)
     except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110 - also in a folder that is closed
+        # Also in a folder that is closed.
+        if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110
             return None
-        raise _unreadable(directory, error) from error
+        raise _unreadable(directory, RECORD, error) from error
 
 
-@functools.lru_cache(MAX_PARTS)
-def _part(text: str) -> dict[str, Any]:
-    """Return settings by flat key, from their lines in a record.
+def _parsed(name: str, text: str) -> dict[str, Any]:
+    """Return the content of a file of the record, with the number of its format, 0 for one of before.
 
     Raises:
-        ValueError: They are not those of settings.
+        ValueError: It is not such a file, or its format is newer than this version.
     """
-    return dict(flatten(_checked(json.loads(f"{{{text}}}"))))
+    content = parse_json(text)
+    if not isinstance(content, dict):
+        raise ValueError("it has no configuration" if name == RECORD else "it has no starts")
+    number = take_format(name, content)
+    return {**content, "format": number}
 
 
-def _unreadable(directory: Path | str, error: Exception) -> UserError:
+def _is_signed(content: dict[str, Any]) -> bool:
+    """Return whether the content of a file is signed with this user's key."""
+    values = dict(content)
+    signed = values.pop("signature", None)
+    return isinstance(signed, str) and is_own(_signed_text(values), signed)
+
+
+def _is_own_of_before(text: str) -> bool:
+    """Return whether a record from before formats had numbers is this user's own: its text was signed."""
+    signed_text, _, end = text.rpartition('"signature": ')
+    return is_own(signed_text, end.strip('"\n}'))
+
+
+def _unreadable(directory: Path | str, name: str, error: Exception) -> UserError:
+    if isinstance(error, FormatError):
+        return UserError(f"{directory}/{name}: {error}")
     why = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return UserError(f"{directory}: not a run directory, {RECORD} can't be read ({why})")
+    return UserError(f"{directory}: not a run directory, {name} can't be read ({why})")
 
 
-def _checked(config: Any) -> dict[str, Any]:
-    """Return a configuration, whose name can be printed, with the names of classes that are valid today.
+def _checked_config(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration by flat key, with the names of classes that are valid today.
 
     Raises:
-        ValueError: It is none.
+        ValueError: There is none, or its name could forge lines in lists and terminals.
     """
-    if not isinstance(config, dict) or type(name := config.get("name", "")) is not str:
+    config = content.get("config")
+    if not isinstance(config, dict):
         raise ValueError("it has no configuration")
-    if not name.isprintable():  # it could forge lines in lists and terminals
+    if content["format"] == 0:  # when it was nested
+        config = dict(flatten(config))
+    name = config.get("name", "")
+    if type(name) is not str:
+        raise ValueError("it has no configuration")
+    if not name.isprintable():
         raise ValueError(f"its name is {name!r}")
-    found: dict[str, Any] = renamed(config)
+    keys, targets = _keys_and_targets(tuple(config))
+    found = dict(zip(keys, config.values(), strict=True))
+    for key in targets:
+        name = found[key]
+        if type(name) is str and name in MOVED:
+            found[key] = MOVED[name]
     return found
 
 
-def _result(content: Mapping[str, Any]) -> Result | None:
-    return None if content.get("status") is None else Result.from_dict(content)
+@functools.lru_cache(MAX_SHARED)
+def _keys_and_targets(keys: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
+    """Return keys, as the same objects for all runs that have equal ones, and which of them name classes."""
+    return keys, [key for key in keys if key.rpartition(".")[2] == "_target_"]
+
+
+def _checked_starts(content: Mapping[str, Any]) -> list[dict[str, Any]]:
+    starts = content.get("starts")
+    if not isinstance(starts, list) or not all(map(_is_start, starts)):
+        raise ValueError("it has no valid list of starts")
+    return starts
 
 
 def _is_start(start: Any) -> bool:
@@ -234,43 +287,83 @@ def _is_start(start: Any) -> bool:
     return _are_texts(start.get("overrides")) and isinstance(start.get("time"), str)
 
 
+def _result(content: Mapping[str, Any]) -> Result | None:
+    if content.get("status") is None:
+        return None
+    return Result.from_dict(content)
+
+
+def _is_text(value: Any) -> bool:
+    return type(value) is str
+
+
 def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and all(type(value) is str for value in values)
+    return isinstance(values, list) and {*map(type, values)} <= {str}
+
+
+def _is_text_or_none(value: Any) -> bool:
+    return isinstance(value, str | None)
+
+
+def _is_count_or_none(value: Any) -> bool:
+    return isinstance(value, int | None)
+
+
+def _are_options(value: Any) -> bool:
+    if value is None:
+        return True
+    return isinstance(value, dict) and {*map(type, value.values())} <= {str, type(None)}
+
+
+# What `run.json` has of the starts, and whether a value that is read is valid. Records of earlier versions lack the
+# last two.
+HEAD: dict[str, Callable[[Any], bool]] = {
+    "overrides": _are_texts,
+    "times": _are_texts,
+    "data": _is_text,
+    "job": _is_text_or_none,
+    "groups": _are_options,
+    "threads": _is_count_or_none,
+}
+
+
+def _check_head(content: Mapping[str, Any]) -> None:
+    for key, is_valid in HEAD.items():
+        if not is_valid(content.get(key)):
+            raise ValueError(f"it has no valid {key}")
+
+
+def _head(starts: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return what `run.json` has of the starts, by the keys of `HEAD`."""
+    first = starts[0] if starts else {"overrides": []}
+    last = starts[-1] if starts else {}
+    return {
+        "overrides": first["overrides"],
+        "times": [start["time"] for start in starts],
+        "data": _data_digest(starts),
+        "job": last.get("job"),
+        "groups": dict_at(last, "groups"),
+        "threads": _threads(starts),
+    }
 
 
 def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
     """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
     for start in reversed(starts):
-        data = start.get("data")
-        if (
-            isinstance(data, dict)
-            and data
-            and all(isinstance(digest, str) for digest in data.values())
-        ):
+        data = dict_at(start, "data")
+        if data and all(map(_is_text, data.values())):
             return data
     return {}
 
 
 def _data_digest(starts: list[dict[str, Any]]) -> str:
-    hashes = {
-        name: each for name, each in data_hashes(starts).items() if not name.startswith(FIRST_BATCH)
-    }
-    return (
-        hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()[:32]
-        if hashes
-        else ""
-    )
-
-
-def _are_options(value: Any) -> bool:
-    if not isinstance(value, dict):
-        return False
-    return all(isinstance(option, str | None) for option in value.values())
-
-
-def _groups(starts: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the chosen option of each config group, of the last start; empty if they are unknown."""
-    return dict_at(starts[-1], "groups") if starts else {}
+    """Return the digest of the training data's hashes; empty without any."""
+    hashes = data_hashes(starts)
+    of_files = {name: each for name, each in hashes.items() if not name.startswith(FIRST_BATCH)}
+    if not of_files:
+        return ""
+    text = json.dumps(of_files, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
 def _threads(starts: list[dict[str, Any]]) -> int | None:
@@ -280,95 +373,3 @@ def _threads(starts: list[dict[str, Any]]) -> int | None:
         if isinstance(threads, int):
             return threads
     return None
-
-
-# What reports read of the starts, at the root of the record: its value from the starts, and whether one that is read is valid.
-HEAD: dict[str, tuple[Callable[[list[dict[str, Any]]], Any], Callable[[Any], bool]]] = {
-    "overrides": (
-        lambda starts: starts[0]["overrides"] if starts else [],
-        _are_texts,
-    ),  # of the first start
-    "times": (lambda starts: [start["time"] for start in starts], _are_texts),  # in ISO 8601
-    "data": (
-        _data_digest,
-        lambda value: type(value) is str,
-    ),  # of the training data's hashes; empty without any
-    "job": (  # id of the cluster's job of the last start; None if it ran in none
-        lambda starts: starts[-1].get("job") if starts else None,
-        lambda value: isinstance(value, str | None),
-    ),
-    # Records of earlier versions lack these two.
-    "groups": (_groups, lambda value: value is None or _are_options(value)),
-    "threads": (_threads, lambda value: isinstance(value, int | None)),
-}
-
-
-@functools.cache
-def key() -> str:
-    """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
-    path: Path | str = KEY
-    advice = f"{KEY}=TEXT sets a key"
-    try:
-        if text := os.environ.get(KEY, "").strip():
-            return _long_enough(text)
-        given = Path(
-            os.environ.get("XDG_CONFIG_HOME", "")
-        )  # counts if it is absolute, by the XDG specification
-        path = (given if given.is_absolute() else Path.home() / ".config") / "leyden" / "key"
-        if not path.exists():
-            _make_key(path)
-        with opened(path, follow=True) as file:  # a link to a file of the user's own is usual
-            others = os.fstat(file.fileno()).st_mode & 0o077
-            if others and os.name == "posix":
-                advice = f"chmod 600 {shlex.quote(str(path))}"
-                raise ValueError(f"is open to others (mode {others:03o})")
-            content: bytes = file.read(MAX_KEY_BYTES)
-        return _long_enough(content.decode().strip())
-    except (
-        OSError,
-        ValueError,
-        RuntimeError,
-    ) as error:  # the last one where no home directory is known
-        why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        warn(
-            f"{path or 'the key'}: {why}: runs are not signed, and using them needs trust=true; {advice}"
-        )
-        return ""
-
-
-def _long_enough(text: str) -> str:
-    text.encode()  # UTF-8
-    if len(text) < MIN_CHARACTERS:
-        raise ValueError(f"has fewer than {MIN_CHARACTERS} characters")
-    return text
-
-
-def _make_key(path: Path) -> None:
-    """Write a new key, readable by this user alone; of several processes that do so, one succeeds."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123
-        file.write(secrets.token_hex(MIN_CHARACTERS))
-    try:
-        os.link(new, path)
-    except FileExistsError:
-        pass
-    except OSError:  # no links on this file system
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with open(descriptor, "wb") as file:  # noqa: PTH123
-            file.write(new.read_bytes())
-    finally:
-        new.unlink(missing_ok=True)
-
-
-def signature(text: str) -> str:
-    """Return the signature of a text; empty without a key."""
-    return hmac.new(key().encode(), text.encode(), "sha256").hexdigest() if key() else ""
-
-
-def is_own(text: str, signed: str) -> bool:
-    """Return whether a text was signed with this user's key."""
-    return bool(key()) and hmac.compare_digest(
-        signature(text).encode(), signed.encode(errors="replace")
-    )

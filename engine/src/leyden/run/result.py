@@ -145,9 +145,10 @@ class Result:
         """
         try:
             values = {name: content[name] for name in cls.__dataclass_fields__ if name in content}
-            for name, kind in (("objective", Objective), ("error", Failure)):
-                if values.get(name) is not None:
-                    values[name] = kind(**values[name])
+            if values.get("objective") is not None:
+                values["objective"] = Objective(**values["objective"])
+            if values.get("error") is not None:
+                values["error"] = Failure(**values["error"])
             found = cls(**values)
             if not found._is_of_its_types():
                 raise TypeError
@@ -157,27 +158,33 @@ class Result:
 
     def _is_of_its_types(self) -> bool:
         """Return whether the values that reports count, sort and print have their types; a record may be a stranger's."""
-        counts = (self.epochs, self.optimizer_steps, self.best_epoch, self.val_samples)
-        numbers = (*counts, self.seconds, self.samples_per_second)
-        return (
-            type(self.status) is str
-            and all(type(each) is dict for each in (self.metrics, self.stages))
-            and all(
-                type(each) is float or (type(each) is int and abs(each) < 1e300)
-                for each in self.metrics.values()
-            )
-            and all(
-                type(each) is list and all(type(n) is str for n in each)
-                for each in self.stages.values()
-            )
-            and {*self.stages.get("test", ())} <= {*self.metrics}
-            and all(
-                each is None or (isinstance(each, int | float) and abs(each) < 1e300)
-                for each in numbers
-            )
-        )
+        if type(self.status) is not str:
+            return False
+        if type(self.metrics) is not dict or type(self.stages) is not dict:
+            return False
+        if not all(map(_is_number, self.metrics.values())):
+            return False
+        for names in self.stages.values():
+            if type(names) is not list or not {*map(type, names)} <= {str}:
+                return False
+        if not self.metrics.keys() >= {*self.stages.get("test", ())}:
+            return False
+        counts = [self.epochs, self.optimizer_steps, self.best_epoch, self.val_samples]
+        numbers = [*counts, self.seconds, self.samples_per_second]
+        return all(number is None or _is_count(number) for number in numbers)
 
 
+def _is_number(value: Any) -> bool:
+    """Return whether a metric's value can be a float, and is no truth value."""
+    return type(value) is float or (type(value) is int and abs(value) < MAX_NUMBER)
+
+
+def _is_count(value: Any) -> bool:
+    """Return whether a value is a number that is finite as a float."""
+    return isinstance(value, int | float) and abs(value) < MAX_NUMBER
+
+
+MAX_NUMBER = 1e300
 HEADER = ["step", "metric", "value"]
 
 

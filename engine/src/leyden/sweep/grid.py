@@ -4,7 +4,6 @@ With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings t
 """
 
 import itertools
-import json
 import shlex
 import sys
 from collections.abc import Collection, Sequence
@@ -18,7 +17,7 @@ from leyden.config.hydra import task_overrides
 from leyden.config.terminal import leyden_command, quoted_override
 from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
 from leyden.report.records import read_records
-from leyden.run.files import read_json, write_whole
+from leyden.run.files import read_json, write_json
 from leyden.run.identity import key_of
 from leyden.sweep.jobs import Job
 from leyden.sweep.launcher import Launcher
@@ -205,7 +204,7 @@ def _look(sweep: Sweep, seeds: Seeds, excluded: list[str]) -> tuple[list[int], l
     likely = look_at(directory, rows, mode, excluded).like_best
     excluded = [row.setting.name for row, like in zip(rows, likely, strict=True) if like is False]
     path = directory / "sweep.json"
-    write_whole(path, json.dumps({**read_json(path, {}), "excluded": excluded}) + "\n")
+    write_json(path, {**read_json(path, {}), "excluded": excluded})
     kept: set[int] = set()
     for part in by_data(rows):
         is_open = [likely[number] is not False and bool(part[number].finished) for number in part]

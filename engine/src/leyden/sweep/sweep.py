@@ -5,7 +5,6 @@ summary, with mean values.
 """
 
 import dataclasses
-import json
 import math
 import random
 import sys
@@ -27,7 +26,7 @@ from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import read_json, write_whole
+from leyden.run.files import read_json, write_json
 from leyden.run.identity import RunIdentity, key_of
 from leyden.run.result import Failure
 from leyden.sweep.jobs import Composer, Job, JobNames, record_failure, sweep_directory
@@ -59,7 +58,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
                 raise UserError(
                     f"{directory} holds a different sweep: {found}; choose another sweep_name"
                 )
-            write_whole(path, json.dumps({**identity, **claimed, **facts}) + "\n")
+            write_json(path, {**identity, **claimed, **facts})
     except OSError as error:
         raise UserError(f"{directory}: can't be written to ({error.strerror})") from error
 
