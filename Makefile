@@ -6,7 +6,7 @@ NAME ?=
 FROM ?=
 ENGINE ?=
 BIN := .venv/bin
-LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable ./engine)
+LIBRARY := $(if $(wildcard engine/pyproject.toml),--editable './engine[train]')
 CONSTRAINTS := $(if $(wildcard constraints.txt),--constraint constraints.txt)
 # Not --quiet where it may get PyTorch, which takes minutes on a slow line.
 INSTALL = $(BIN)/python -m pip install $(CONSTRAINTS)

@@ -29,6 +29,7 @@ except ModuleNotFoundError:  # Python 3.10, where pytest brings it
 
 ROOT = Path(__file__).resolve().parents[1]
 OLD = "project"
+LIBRARY = "leyden[train]"  # what the project depends on
 # Files that name the package; those of the library know it only by what conf/ names.
 PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", "AGENTS.md", ".github")
 OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml", ".github/workflows/nightly.yml")
@@ -89,16 +90,19 @@ def check(name: str, engine: str) -> str:
             f"the working tree has changes; commit them first, so that git can undo this\n{changes.rstrip()}"
         )
     if engine.startswith("git+"):
-        return f"leyden @ {engine}"
+        return f"{LIBRARY} @ {engine}"
     if engine.endswith(".whl"):
         if not Path(engine).is_file():
             sys.exit(f"ENGINE={engine}: there is no such file")
         if (ROOT / "engine") in (path := Path(engine).resolve()).parents:
             sys.exit(f"ENGINE={engine}: lies in engine/, which will be removed; move it elsewhere")
-        return f"leyden @ {path.as_uri()}"
-    if engine and not re.fullmatch(r"leyden\s*[=<>~!].+", engine):
+        return f"{LIBRARY} @ {path.as_uri()}"
+    if not engine:
+        return ""
+    version = re.fullmatch(r"leyden(?:\[train\])?\s*([=<>~!].+)", engine)
+    if version is None:
         sys.exit(f"ENGINE={engine}: must be a version, such as leyden==0.3, a wheel, or git+URL")
-    return engine
+    return LIBRARY + version[1]
 
 
 def in_python(text: str, name: str) -> str:
@@ -178,10 +182,12 @@ def depends_on(text: str, requirement: str) -> str:
     """Return pyproject.toml with a release of the library in the place of the folder."""
     wanted = tomllib.loads(text)
     project, tool = wanted["project"], wanted.get("tool", {})
-    if "leyden" not in project.get("dependencies", []):
-        raise ValueError('pyproject.toml: dependencies must have "leyden", which ENGINE replaces')
+    if LIBRARY not in project.get("dependencies", []):
+        raise ValueError(
+            f'pyproject.toml: dependencies must have "{LIBRARY}", which ENGINE replaces'
+        )
     project["dependencies"] = [
-        requirement if each == "leyden" else each for each in project["dependencies"]
+        requirement if each == LIBRARY else each for each in project["dependencies"]
     ]
     if tool.get("uv", {}).get("sources", {}).pop("leyden", None):
         text = re.sub(r"^leyden\s*=\s*\{.*\n?", "", text, flags=re.MULTILINE)
@@ -190,7 +196,7 @@ def depends_on(text: str, requirement: str) -> str:
             del tool["uv"]["sources"]
         if not tool["uv"]:
             del tool["uv"]
-    before, found, after = text.partition('"leyden"')
+    before, found, after = text.partition(f'"{LIBRARY}"')
     return verified(before + (f'"{requirement}"' if found else "") + after, wanted)
 
 

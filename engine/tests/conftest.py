@@ -21,8 +21,6 @@ from leyden.exact.memory import read_plain
 from leyden.run import provenance
 from leyden.run.directory import Run
 from tests import ROOT, composed
-from tests.data import small
-from tests.example import MNIST, commit, copy_to
 from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
@@ -143,6 +141,7 @@ def composing():
 @pytest.fixture(scope="session")
 def mnist_root():
     from leyden.files import load
+    from tests.example import MNIST
 
     try:
         load(MNIST, ROOT / "data", train=True, download=True)
@@ -153,12 +152,16 @@ def mnist_root():
 
 @pytest.fixture(scope="session")
 def small_files(tmp_path_factory):
+    from tests.data import small
+
     return small.write(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture
 def small_root(small_files, monkeypatch):
     """A data folder with small files of every data set in conf/data."""
+    from tests.data import small
+
     small.expect(small_files, monkeypatch)
     return small_files
 
@@ -166,6 +169,8 @@ def small_root(small_files, monkeypatch):
 @pytest.fixture(scope="session")
 def template(tmp_path_factory):
     """A copy of the project as git has it, changes included; for those that change nothing."""
+    from tests.example import commit, copy_to
+
     copy = copy_to(tmp_path_factory.mktemp("template") / "copy")
     commit(copy)
     return copy
@@ -209,6 +214,8 @@ def here(verb, *arguments, by_hydra=False):
 
 def read_once(read, dataset, root, *, train, download):
     """What a run reads of its data, that of the project's MNIST at its first call."""
+    from tests.example import MNIST
+
     if (
         getattr(dataset, "func", None) is MNIST
         and not dataset.keywords
@@ -218,9 +225,14 @@ def read_once(read, dataset, root, *, train, download):
     return read(dataset, root, train=train, download=download)
 
 
-mnist = functools.cache(
-    functools.partial(in_memory.read_tensors, MNIST, ROOT / "data", download=False)
-)
+read_tensors = in_memory.read_tensors
+
+
+@functools.cache
+def mnist(train):
+    from tests.example import MNIST
+
+    return read_tensors(MNIST, ROOT / "data", train=train, download=False)
 
 
 def state_of_code_once():

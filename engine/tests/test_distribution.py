@@ -29,30 +29,79 @@ ENVIRONMENT = {
 ENVIRONMENT |= {"OMP_NUM_THREADS": "1", "PIP_NO_COMPILE": "1"}  # what is imported is compiled then
 
 
-def call(*command, cwd, code=0):
-    done = subprocess.run(
-        [*map(str, command)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True
-    )
+def call(*command, cwd, code=0, **environment):
+    words = [*map(str, command)]
+    variables = {**ENVIRONMENT, **environment}
+    done = subprocess.run(words, cwd=cwd, env=variables, capture_output=True, text=True)
     assert done.returncode == code, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout + done.stderr
 
 
+def python_in(folder):
+    """A new environment's Python."""
+    call(sys.executable, "-m", "venv", folder, cwd=folder.parent)
+    return folder / "bin" / "python"
+
+
+def built(template, folder):
+    """The sdist and the wheel that `make build` makes in a clone; what the clone's `.venv` would have is not needed."""
+    git(folder, "clone", "-q", str(template), "clone")
+    python_in(folder / "venv")
+    of_make = (f"VENV={folder / 'venv'}", "--old-file", folder / "venv" / ".dev")
+    call("make", "-C", folder / "clone" / "engine", "build", *of_make, cwd=folder)
+    return sorted((folder / "clone" / "engine" / "dist").iterdir())
+
+
 @pytest.fixture(scope="session")
-def wheel(template, tmp_path_factory):
-    """It is built from the sdist, which has all that it takes."""
-    folder = tmp_path_factory.mktemp("dist")
-    engine = shutil.copytree(template / "engine", folder / "engine")
-    call(sys.executable, "-m", "venv", folder / "venv", cwd=folder)
-    python = folder / "venv" / "bin" / "python"
-    pinned = ("-c", ROOT / "constraints.txt")
-    call(python, "-m", "pip", "install", "-q", *pinned, "build", "setuptools>=77", cwd=folder)
-    call(python, "-m", "build", "--quiet", "--no-isolation", "--outdir", folder, cwd=engine)
-    (sdist,) = folder.glob("leyden-*.tar.gz")
-    with tarfile.open(sdist) as archive:
-        folders = {name.split("/")[1] for name in archive.getnames() if "/" in name}
-    assert folders & {"src", "tests"} == {"src"}  # the tests need the template around them
-    (wheel,) = folder.glob("*.whl")
-    return wheel
+def distributions(template, tmp_path_factory):
+    """The wheel, which is built from the sdist, and the sdist."""
+    return built(template, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="session")
+def wheel(distributions):
+    return distributions[0]
+
+
+@pytest.fixture
+def unpacked(distributions, tmp_path):
+    with tarfile.open(distributions[1]) as archive:
+        archive.extractall(tmp_path)
+    (folder,) = tmp_path.iterdir()
+    return folder
+
+
+def test_a_commit_has_the_same_bytes_wherever_it_is_built(template, distributions, tmp_path):
+    again = built(template, tmp_path)
+    assert [path.name for path in again] == [path.name for path in distributions]
+    for one, other in zip(distributions, again, strict=True):
+        assert one.read_bytes() == other.read_bytes(), one.name
+
+
+# The others need the template around them.
+RUN_ALONE = [
+    "tests/verdict",
+    pytest.param("tests/exact", marks=pytest.mark.nightly),
+]
+
+
+@pytest.mark.parametrize("part", RUN_ALONE)
+def test_the_sdist_has_all_tests_and_runs_those_that_need_no_template(template, unpacked, part):
+    listed = {f"engine/{path.relative_to(unpacked)}" for path in unpacked.rglob("*")}
+    for folder in ("tests", "src"):
+        assert {*git(template, "ls-files", f"engine/{folder}").splitlines()} <= listed
+    environment = {"PYTHONPATH": str(unpacked / "src"), "PYTEST_ADDOPTS": ""}
+    command = (
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        part,
+        "tests/test_extras.py",
+    )
+    assert " passed" in call(*command, cwd=unpacked, **environment)
 
 
 def lend(project, wheel):
@@ -166,30 +215,76 @@ def test_a_project_of_ones_own_passes_its_tests_and_its_checks(template, request
     assert "Success" in call("make", "check", cwd=clone)
 
 
-def test_exact_resume_can_be_had_alone(installed, tmp_path):
+def test_the_wheel_resumes_a_script_that_is_killed(installed, tmp_path):
     """In a folder that is no project: two lines in a script, which is killed and started again."""
-    script = shutil.copy(ENGINE / "tests" / "testing" / "lightning_alone.py", tmp_path)
-    killed = ("resumetest", "--", installed / "python", script, "{dir}", "--exact")
-    assert "the same bits in all 40 steps" in call(installed / "leyden", *killed, cwd=tmp_path)
+    resumes_alone(installed, tmp_path)
 
 
-def test_verdicts_can_be_had_alone(installed, tmp_path):
-    """In a folder that is no project, and without importing PyTorch: the door's page, and the verbs of a table."""
-    tables = shutil.copytree(ENGINE / "docs" / "tables", tmp_path / "engine" / "docs" / "tables")
+def resumes_alone(commands, folder):
+    script = shutil.copy(ENGINE / "tests" / "testing" / "lightning_alone.py", folder)
+    killed = ("resumetest", "--", commands / "python", script, "{dir}", "--exact")
+    assert "the same bits in all 40 steps" in call(commands / "leyden", *killed, cwd=folder)
+
+
+def compares_alone(commands, folder):
+    """In a folder that is no project: the door's page, and the verbs of a table."""
+    tables = shutil.copytree(ENGINE / "docs" / "tables", folder / "engine" / "docs" / "tables")
     page = (ENGINE / "docs" / "verdict.md").read_text()
     script = "\n".join(re.findall(r"^```python\n(.*?)^```$", page, re.M | re.S))
-    (tmp_path / "page.py").write_text(
-        f"{script}\nimport sys\nassert not {{'torch', 'hydra'}} & {{*sys.modules}}\n"
-    )
-    said = call(installed / "python", "page.py", cwd=tmp_path)
+    none_of = "\nimport sys\nassert not {'torch', 'hydra', 'numpy'} & {*sys.modules}\n"
+    (folder / "page.py").write_text(script + none_of)
+    said = call(commands / "python", "page.py", cwd=folder)
     assert said.count("With 95 % confidence the best setting is row 1.") == 4
     assert "Verdict: B is better" in said
     words = [str(tables / "results.csv"), "metric=acc", "mode=max"]
-    assert "best setting is row 1.\n" in call(
-        installed / "leyden", "summarize", *words, cwd=tmp_path
-    )
+    said = call(commands / "leyden", "summarize", *words, cwd=folder)
+    assert "best setting is row 1.\n" in said
     sides = ("a=model=mlp", "b=model=moe")
-    assert "B is better" in call(installed / "leyden", "compare", *words, *sides, cwd=tmp_path)
+    assert "B is better" in call(commands / "leyden", "compare", *words, *sides, cwd=folder)
+
+
+INSTALLS = "is not installed; pip install 'leyden[{}]' installs it\n"
+
+
+def test_leyden_alone_is_small_has_verdicts_and_names_what_is_missing(wheel, tmp_path):
+    python = python_in(tmp_path / "venv")
+    before = size_of(tmp_path / "venv")
+    call(python, "-m", "pip", "install", "-q", wheel, cwd=tmp_path)
+    assert size_of(tmp_path / "venv") - before <= 40 * 2**20
+    compares_alone(python.parent, tmp_path)
+    for verb in ("train", "evaluate", "compare", "runs", "resumetest"):
+        said = call(python.parent / "leyden", verb, cwd=tmp_path, code=2)
+        assert said.endswith(INSTALLS.format("exact" if verb == "resumetest" else "train"))
+        assert said.count("\n") == 1
+    said = call(python, "-c", "from leyden.exact import Exact", cwd=tmp_path, code=1)
+    assert said.endswith(INSTALLS.format("exact"))
+    call(python, "-m", "pip", "install", "-q", "pytest", cwd=tmp_path)
+    (tmp_path / "test_mine.py").write_text("def test_mine():\n    pass\n")
+    assert "1 passed" in call(python, "-m", "pytest", "test_mine.py", cwd=tmp_path)
+
+
+def size_of(folder):
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.mark.nightly(alone=True)  # it gets PyTorch; tests/test_extras.py refuses what else is there
+def test_leyden_exact_has_no_more_than_it_needs(wheel, tmp_path):
+    python = python_in(tmp_path / "venv")
+    pinned = ("-c", ROOT / "constraints.txt")
+    call(
+        python,
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        *pinned,
+        f"leyden[exact] @ {wheel.as_uri()}",
+        cwd=tmp_path,
+    )
+    compares_alone(python.parent, tmp_path)
+    resumes_alone(python.parent, tmp_path)
+    said = call(python.parent / "leyden", "train", cwd=tmp_path, code=2)
+    assert said.endswith(INSTALLS.format("train"))
 
 
 def test_the_plugin_of_the_wheel_finds_the_files_of_a_project(installed, clone):
@@ -203,4 +298,4 @@ def test_without_the_engine_nothing_of_it_is_left(clone):
     files = git(clone, "ls-files").splitlines()
     assert not [file for file in files if "engine" in file or ".ci" in file or "library" in file]
     assert len([file for file in files if file.endswith(".py")]) <= 30
-    assert "leyden @ file:///" in (clone / "pyproject.toml").read_text()
+    assert "leyden[train] @ file:///" in (clone / "pyproject.toml").read_text()

@@ -300,9 +300,8 @@ def test_a_release_takes_the_place_of_the_folder():
     source, other = 'leyden = {path = "engine"}\n', "[tool.b]\nleyden = 1\n"
     for name in ("x", "leyden[x]"):
         text = f'[project]\n# OLD\ndependencies = [\n  "NAME",\n  "{name}"]\n[tool.uv.sources]\nSOURCE[tool.a]\nx = "leyden"\n'
-        new = MINE.depends_on(
-            text.replace("NAME", "leyden").replace("SOURCE", source) + other, "leyden==2"
-        )
+        before = text.replace("NAME", "leyden[train]").replace("SOURCE", source)
+        new = MINE.depends_on(before + other, "leyden==2")
         assert (
             new
             == text.replace("NAME", "leyden==2").replace("[tool.uv.sources]\nSOURCE", "") + other

@@ -23,6 +23,7 @@ import torch
 from omegaconf import OmegaConf
 
 from leyden.config import paths
+from leyden.config.extras import OF_TRAIN
 from leyden.config.paths import LIBRARY, own_packages, prepare_process
 from tests import ENGINE, ROOT
 
@@ -33,7 +34,7 @@ DRAWN = re.findall(r'class="floor" x="\d+" y="(\d+)"[^>]*>([^<]+)<', HOUSE)
 FLOORS = [name for _, name in sorted(DRAWN, key=lambda floor: -int(floor[0]))]
 VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
 # What a command imports only once its configuration is known to be right.
-HEAVY = ("torch", "torchvision", "torchmetrics", "lightning", "matplotlib", "tensorboard", "optuna")
+HEAVY = {*OF_TRAIN}
 DISTRIBUTIONS = {"_pytest": "pytest", "hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
 MODULES = sorted(LIBRARY.rglob("*.py"))
 
@@ -120,7 +121,7 @@ def test_a_command_starts_light():
         f"import sys\nfor name in {modules}:\n    __import__(name)\n    print(name, *sys.modules)"
     )
     output = subprocess.check_output([sys.executable, "-c", code], text=True)
-    loaded = {line.split()[0]: {*line.split()[1:]} & {*HEAVY} for line in output.splitlines()}
+    loaded = {line.split()[0]: {*line.split()[1:]} & HEAVY for line in output.splitlines()}
     assert loaded == {name: set() for name in modules}
 
 
@@ -141,7 +142,7 @@ finally:
 @pytest.mark.parametrize(
     ("typed", "needed", "unneeded"),
     [(f"train {each}", "run.command", UNNEEDED) for each in ("--help", "optimizer.lrr=1")]
-    + [("runs --help", "report.listing", "torch")],
+    + [("runs --help", "config.errors", (*UNNEEDED, "hydra"))],
 )
 def test_help_and_a_mistyped_key_import_no_more_than_they_need_and_set_how_threads_wait(
     typed, needed, unneeded
@@ -156,12 +157,25 @@ def test_help_and_a_mistyped_key_import_no_more_than_they_need_and_set_how_threa
     assert [name for name in loaded if name.startswith(unneeded)] == []
 
 
-def test_what_is_imported_is_declared():
-    known = {re.match(r"[\w-]+", text)[0].lower() for text in importlib.metadata.requires("leyden")}
-    known |= {*sys.stdlib_module_names, "annotationlib", "leyden", *own_packages()}
+def declared(*extras):
+    """Names of the distributions that these extras name; all of them without an argument."""
+    found = set()
+    for text in importlib.metadata.requires("leyden"):
+        extra = re.search(r"extra == \W(\w+)", text)
+        if not extras or (extra[1] if extra else "") in extras:
+            found.add(re.match(r"[\w-]+", text)[0].lower())
+    return found
+
+
+def test_what_is_imported_is_declared_by_the_extra_that_has_it():
+    common = {*sys.stdlib_module_names, "annotationlib", "leyden", *own_packages()}
+    extras = {"exact": ("", "exact"), "verdict": ("",)}
     for path in MODULES:
         roots = {imported.split(".")[0] for imported in imports(path)}
+        known = common | declared(*extras.get(path.parent.name, ()))
         assert {DISTRIBUTIONS.get(root, root) for root in roots} <= known, path
+    of_train = {DISTRIBUTIONS.get(name, name) for name in OF_TRAIN}
+    assert of_train == declared("exact", "train") - {"leyden", "cmaes"}  # which Optuna imports
 
 
 def test_verbs_and_functions_are_short():

@@ -29,6 +29,8 @@ ignore= are its setting. over=COLUMN compares the two on each data set, and over
 all of them.
 """
 
+from functools import partial
+
 from leyden.config.errors import (
     ending,
     parse_arguments,
@@ -37,11 +39,13 @@ from leyden.config.errors import (
     parse_size,
     without_garbage_collection,
 )
-from leyden.report.comparison import (
+from leyden.report.tables import (
     AIM,
     ASKED,
     OF_TABLES,
-    compare_all,
+    compare_each,
+    compare_table,
+    is_table,
     print_comparisons,
     table_errors,
 )
@@ -57,7 +61,14 @@ def main() -> None:
         planned = parse_flag(options, "planned")
         pairs = parse_flag(options, "pairs")
         asked = Question(margin=parse_size(options, "margin"), planned=planned, pairs=pairs)
-        print_comparisons(compare_all(folders, options, asked), form)
+        of_table = len(folders) == 1 and is_table(folders[0])
+        if of_table:
+            compare_one = partial(compare_table, folders[0])
+        else:
+            from leyden.report.comparison import compare_folders  # late, as runs need more
+
+            compare_one = partial(compare_folders, folders)
+        print_comparisons(compare_each(options, asked, compare_one, of_table=of_table), form)
 
 
 if __name__ == "__main__":

@@ -31,7 +31,6 @@ from leyden.config.errors import (
 from leyden.config.paths import root
 from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
-from leyden.run.directory import Run
 from leyden.run.process import importing
 
 DEFAULTS = {"row": "", "checkpoint": "best", "outputs": "", "format": "table", "trust": "false"}
@@ -42,36 +41,40 @@ def main() -> None:
     with ending():
         keys = dict.fromkeys(("run", "runs", "accelerator", "data_root"), "")
         _, options = parse_arguments(__doc__, {**keys, **DEFAULTS}, max_folders=0)
+        from leyden.run.directory import Run
+
         require_project()
         if (not options["run"]) == (not options["runs"]):
-            raise UserError(
-                "run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys"
-            )
+            given = "run=DIR, or runs=DIR with row=NUMBER, must be given"
+            raise UserError(f"{given}; --help lists the keys")
         if options["run"] and options["row"]:
             raise UserError(f"row={options['row']}: is for runs=DIR, of whose settings it is one")
         form = parse_choice(options, "format", "table", "json")
         trust = parse_flag(options, "trust")
-        checkpoint, number = options["checkpoint"], parse_number(options, "row") or 1
+        checkpoint = options["checkpoint"]
+        number = parse_number(options, "row") or 1
         if options["run"]:
             run = Run(options["run"], trust=trust)
             run.check_owner()
             run.checkpoint(checkpoint)  # both are refused before PyTorch is imported
         with importing():
             from leyden.training.trained import Trained, evaluate, runs_of_row
-        given = {"data_root": options["data_root"] or None}
-        row, overlap = "", 0.0
+        data_root = options["data_root"] or None
+        row = ""
+        overlap = 0.0
         if options["run"]:
-            runs = [Trained(run, checkpoint, **given)]
+            runs = [Trained(run, checkpoint, data_root=data_root)]
         else:
+            folder = Path(options["runs"])
             runs, row, overlap = runs_of_row(
-                Path(options["runs"]), number, checkpoint, **given, trust=trust
+                folder, number, checkpoint, data_root=data_root, trust=trust
             )
         accelerator = options["accelerator"] or None
         outputs = options["outputs"] or str(root() / "outputs")
         found = evaluate(runs, outputs=outputs, accelerator=accelerator, row=row, overlap=overlap)
         if form == "json":
-            number_of_evaluations = {"test_evaluations": found.number}
-            print(json_text({"of": found.where, "metrics": found.metrics, **number_of_evaluations}))
+            content = {"of": found.where, "metrics": found.metrics}
+            print(json_text({**content, "test_evaluations": found.number}))
             return
         rows = [{"metric": name, "value": text} for name, text in found.shown.items()]
         print_table(rows, header=False)

@@ -11,12 +11,17 @@ normalisation. pip install 'leyden[export]' installs what this needs.
   trust=true         use what the record of a run that is not yours names
 """
 
-import importlib.util
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_flag, require_project
+from leyden.config.errors import (
+    UserError,
+    ending,
+    parse_arguments,
+    parse_flag,
+    require_packages,
+    require_project,
+)
 from leyden.config.terminal import show
-from leyden.run.directory import Run
 from leyden.run.process import importing
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -25,29 +30,22 @@ NEEDS = ("onnx", "onnxscript", "onnxruntime")
 def main() -> None:
     """Write an ONNX network that takes raw samples of the data set."""
     with ending():
-        defaults = {
-            "run": "",
-            "output": "",
-            "checkpoint": "best",
-            "data_root": "",
-            "trust": "false",
-        }
+        keys = dict.fromkeys(("run", "output", "data_root"), "")
+        defaults = {**keys, "checkpoint": "best", "trust": "false"}
         _, options = parse_arguments(__doc__, defaults, max_folders=0)
+        from leyden.run.directory import Run
+
         require_project()
         if not options["run"]:
             raise UserError("run=DIR must be given; --help lists the keys")
         run = Run(options["run"], trust=parse_flag(options, "trust"))
         path = Path(options["output"] or run.directory / "model.onnx")
         if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
-            raise UserError(
-                f"output={path}: must be the name of a .onnx file in an existing folder"
-            )
+            allowed = "must be the name of a .onnx file in an existing folder"
+            raise UserError(f"output={path}: {allowed}")
         run.check_owner()
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
-        if missing := [package for package in NEEDS if importlib.util.find_spec(package) is None]:
-            raise UserError(
-                f"{', '.join(missing)}: not installed; pip install 'leyden[export]' installs it"
-            )
+        require_packages(NEEDS, "export")
         with importing():
             from leyden.training.trained import Trained, export
         trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)

@@ -9,30 +9,36 @@ with leyden runs where='tags~moe and note~wider'.
 
 from leyden.config.errors import UserError, ending, parse_arguments, parse_list
 from leyden.config.terminal import show
-from leyden.run.directory import Run
-from leyden.run.identity import hydra_value
 
 
 def main() -> None:
     """Run the command."""
     with ending():
         _, options = parse_arguments(__doc__, {"run": "", "note": "", "tags": ""}, max_folders=0)
+        from leyden.run.directory import Run
+        from leyden.run.identity import hydra_value
+
         if not options["run"]:
             raise UserError("run=DIR is needed; leyden runs lists the runs")
         new: dict[str, object] = {}
-        if text := options["note"]:
-            new["note"] = None if text == "null" else text
+        if options["note"]:
+            new["note"] = options["note"]
+        if options["note"] == "null":
+            new["note"] = None
         if options["tags"]:
             words = parse_list(options, "tags")
-            new["tags"] = [] if options["tags"] == "null" else [word for word in words if word]
+            new["tags"] = [word for word in words if word]
+        if options["tags"] == "null":
+            new["tags"] = []
         if not new:
             raise UserError("note=TEXT or tags=[WORD,...] is needed")
         run = Run(options["run"])
         run.check_owner()  # the new record is signed by whoever writes it
         run.annotate(new)
-        show(
-            f"{options['run']}: {' '.join(f'{key}={hydra_value(value)}' for key, value in new.items())}"
-        )
+        changed = []
+        for key, value in new.items():
+            changed.append(f"{key}={hydra_value(value)}")
+        show(f"{options['run']}: {' '.join(changed)}")
 
 
 if __name__ == "__main__":

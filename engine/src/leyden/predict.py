@@ -28,7 +28,6 @@ from leyden.config.errors import (
     parse_list,
     require_project,
 )
-from leyden.run.directory import Run
 from leyden.run.process import importing
 
 
@@ -38,12 +37,14 @@ def main() -> None:
         keys = dict.fromkeys(("run", "images", "table", "output", "accelerator"), "")
         defaults = {**keys, "invert": "false", "checkpoint": "best", "trust": "false"}
         _, options = parse_arguments(__doc__, defaults, max_folders=0)
+        from leyden.run.directory import Run
+
         require_project()
         if not options["run"] or (not options["images"]) == (not options["table"]):
-            raise UserError(
-                "run=DIR with images=FILES, or with table=FILE: must be given; --help lists the keys"
-            )
-        invert, trust = parse_flag(options, "invert"), parse_flag(options, "trust")
+            given = "run=DIR with images=FILES, or with table=FILE: must be given"
+            raise UserError(f"{given}; --help lists the keys")
+        invert = parse_flag(options, "invert")
+        trust = parse_flag(options, "trust")
         if invert and options["table"]:
             raise UserError("invert=true: is for images")
         output = _output_path(options["output"])
@@ -55,13 +56,15 @@ def main() -> None:
         with importing():
             from leyden.training.predict import predict
             from leyden.training.trained import Trained
-        name = options["images"]  # one without brackets may have a comma
-        images = parse_list(options, "images") if name.startswith("[") else [name] * bool(name)
+        images = []
+        if options["images"].startswith("["):
+            images = parse_list(options, "images")
+        elif options["images"]:  # one without brackets may have a comma
+            images = [options["images"]]
         trained = Trained(run, options["checkpoint"])
         accelerator = options["accelerator"] or None
-        predict(
-            trained, images, options["table"], invert=invert, accelerator=accelerator, output=output
-        )
+        table = options["table"]
+        predict(trained, images, table, invert=invert, accelerator=accelerator, output=output)
 
 
 def _output_path(text: str) -> Path | None:

@@ -27,9 +27,6 @@ from leyden.config.errors import (
     parse_flag,
     parse_number,
 )
-from leyden.report.outcome import show_equality
-from leyden.run.directory import Run
-from leyden.training.reproduction import reproduce
 
 
 def main() -> None:
@@ -37,13 +34,17 @@ def main() -> None:
     with ending():
         values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
         _, options = parse_arguments(__doc__, {**values, "trust": "false"}, max_folders=0)
+        from leyden.report.outcome import show_equality
+        from leyden.run.directory import Run
+        from leyden.training.reproduction import reproduce
+
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")
         original = Run(options["run"], trust=parse_flag(options, "trust"))
         if options["against"]:
-            used = [key for key, value in options.items() if value not in ("", "false")]
-            if unused := [key for key in used if key not in ("run", "against")]:
-                raise UserError(f"{unused[0]}: has no effect with against=, which trains nothing")
+            for key, value in options.items():
+                if key not in ("run", "against") and value not in ("", "false"):
+                    raise UserError(f"{key}: has no effect with against=, which trains nothing")
             other = Run(options["against"])
         else:
             output = Path(options["output"]) if options["output"] else None

@@ -19,8 +19,18 @@ import sys
 import tempfile
 from pathlib import Path
 
-from leyden.config.errors import Exit, UserError, ending, leave, parse_arguments, parse_number
+from leyden.config.errors import (
+    Exit,
+    UserError,
+    ending,
+    leave,
+    parse_arguments,
+    parse_number,
+    require_packages,
+)
 from leyden.config.terminal import show
+
+DEFAULTS = {"kills": "3", "seed": "0", "timeout_min": "60"}
 
 
 def main() -> None:
@@ -29,29 +39,29 @@ def main() -> None:
         end = sys.argv.index("--") if "--" in sys.argv else len(sys.argv)
         command = sys.argv[end + 1 :]
         del sys.argv[end:]  # its options are not those of this command
-        _, options = parse_arguments(
-            __doc__, {"kills": "3", "seed": "0", "timeout_min": "60"}, max_folders=0
-        )
-        kills, timeout_min = (parse_number(options, key) or 0 for key in ("kills", "timeout_min"))
-        if not (
-            options["seed"].isascii() and options["seed"].isdecimal() and len(options["seed"]) < 19
-        ):
-            raise UserError(f"seed={options['seed']}: must be a whole number")
+        _, options = parse_arguments(__doc__, DEFAULTS, max_folders=0)
+        require_packages(["torch"], "exact")  # without it, marks have no hashes
+        kills = parse_number(options, "kills") or 0
+        timeout_min = parse_number(options, "timeout_min") or 0
+        seed = options["seed"]
+        if not (seed.isascii() and seed.isdecimal() and len(seed) < 19):
+            raise UserError(f"seed={seed}: must be a whole number")
         if not command:
             raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")
         # A scheduler, or a terminal that closes, must not leave the command behind: leave() ends all contexts.
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, lambda number, _: leave(128 + number))
-        from leyden.training.resumption import Starts, compare_killed
+        from leyden.exact.resumption import Starts, compare_killed
 
-        with tempfile.TemporaryDirectory(
+        temporary = tempfile.TemporaryDirectory(
             prefix="leyden-resumetest-", ignore_cleanup_errors=True
-        ) as folder:
-            starts = Starts(command, Path(folder), timeout_min * 60)
-            same, text = compare_killed(starts, kills, int(options["seed"]))
+        )
+        with temporary as folder:
+            starts = Starts(command, Path(folder), timeout_min * 60, show)
+            is_same, text = compare_killed(starts, kills, int(seed))
         show(text)
-    leave(Exit.DONE if same else Exit.DIFFERENT)
+    leave(Exit.DONE if is_same else Exit.DIFFERENT)
 
 
 if __name__ == "__main__":

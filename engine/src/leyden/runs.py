@@ -24,22 +24,23 @@ from leyden.config.errors import (
     without_garbage_collection,
 )
 from leyden.config.paths import root
-from leyden.report.listing import list_runs, print_runs
-from leyden.report.outcome import show_difference
 
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection():
-        folders, options = parse_arguments(
-            __doc__, {"where": "", "sort": "age", "format": "table", "diff": ""}, max_folders=1
-        )
-        form = parse_choice(options, "format", "table", "json", *["csv"] * (not options["diff"]))
+        defaults = {"where": "", "sort": "age", "format": "table", "diff": ""}
+        folders, options = parse_arguments(__doc__, defaults, max_folders=1)
+        from leyden.report.listing import list_runs, print_runs
+        from leyden.report.outcome import show_difference
+
         if options["diff"]:
+            form = parse_choice(options, "format", "table", "json")
             if folders or options["where"] or options["sort"] != "age":
                 raise UserError("diff: can't be combined with a folder, where or sort")
             show_difference(*parse_list(options, "diff"), form=form)
             return
+        form = parse_choice(options, "format", "table", "json", "csv")
         if not folders:
             require_project()
         folder = folders[0] if folders else root() / "outputs"

@@ -27,15 +27,15 @@ from leyden.config.errors import (
     parse_choice,
     without_garbage_collection,
 )
-from leyden.report.comparison import (
+from leyden.report.tables import (
     AIM,
     OF_TABLES,
+    is_table,
     refuse_options,
-    show_front,
+    show_front_of_table,
     summarize_table,
     table_errors,
 )
-from leyden.report.summary import summarize
 
 
 def main() -> None:
@@ -46,18 +46,26 @@ def main() -> None:
         form = parse_choice(options, "format", "table", "json")
         if not folders:
             raise UserError("a folder is missing: leyden summarize outputs/sweeps/NAME")
+        place = folders[0]
+        over = options["over"]
         if options["front"]:
             refuse_options(options, {**AIM, "over": ""}, "has no effect on front=")
-            show_front(folders[0], options)
-        elif folders[0].is_file():
-            summarize_table(folders[0], options)
-        else:
-            refuse_options(options, {**AIM, **OF_TABLES})
-            if options["over"] not in ("", "data"):
-                raise UserError(
-                    f"over={options['over']}: must be data, for runs; a column is for a table in a file"
-                )
-            summarize(folders[0], form, options["over"])
+        if is_table(place):
+            show = show_front_of_table if options["front"] else summarize_table
+            show(place, options)
+            return
+        from leyden.report.comparison import show_front  # late, as runs need more
+        from leyden.report.summary import summarize
+
+        if options["front"]:
+            show_front(place, options)
+            return
+        refuse_options(options, {**AIM, **OF_TABLES})
+        if over not in ("", "data"):
+            raise UserError(
+                f"over={over}: must be data, for runs; a column is for a table in a file"
+            )
+        summarize(place, form, over)
 
 
 if __name__ == "__main__":

@@ -1,30 +1,36 @@
 """Train a network: one run, or a sweep with -m."""
 
-from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from typing import TYPE_CHECKING
 
-from leyden.config.errors import UserError
-from leyden.config.hydra import chosen_options, is_sweep, task_overrides
-from leyden.run.command import training_command
+from leyden.config.errors import UserError, ending
 from leyden.run.process import importing, is_main_process, num_processes
 
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
 
-def sweep(config: DictConfig, module: str) -> None:
-    """Run a sweep on this machine or on a cluster.
 
-    Args:
-        config: The sweep's configuration, including the node `hydra`.
-        module: Name of the module whose `main.task` runs a job.
-    """
+def main() -> None:
+    """Run the command."""
+    with ending():
+        from leyden.run.command import run_command
+
+        run_command(task, sweep)
+
+
+def sweep(config: "DictConfig", module: str) -> None:
+    """Run a sweep on this machine or on a cluster; `main.task` of the module runs a job."""
     from leyden.cluster import launcher
     from leyden.sweep.grid import run_sweep
 
     run_sweep(config, launcher(config, module))
 
 
-def task(cfg: DictConfig) -> None:
+def task(cfg: "DictConfig") -> None:
     """Train as configured, or print the result if the run directory already has one."""
     with importing():  # late, as `--help` and a mistyped key need none of it
+        from hydra.core.hydra_config import HydraConfig
+
+        from leyden.config.hydra import chosen_options, is_sweep, task_overrides
         from leyden.report.outcome import print_result
         from leyden.run.directory import Run
         from leyden.run.identity import RunIdentity
@@ -37,19 +43,20 @@ def task(cfg: DictConfig) -> None:
 
         test_resume(cfg, overrides, is_job=is_job)
         return
-    if not is_job and (sweep := hydra_cfg.runtime.choices.get("sweep")) not in (None, "given"):
-        raise UserError(f"sweep={sweep}: needs -m; without it there is one run")
+    chosen = hydra_cfg.runtime.choices.get("sweep")
+    if not is_job and chosen not in (None, "given"):
+        raise UserError(f"sweep={chosen}: needs -m; without it there is one run")
     has_run_dir = any(override.startswith("run_dir=") for override in overrides)
     size = num_processes()
     is_own_command = hydra_cfg.job.config_name == "train"  # and not a config of `reproduce`
     if size > 1 and is_own_command and not (is_job or has_run_dir):
-        raise UserError(
-            f"run_dir: must be given, since each of the {size} processes would choose another one"
-        )
+        why = f"since each of the {size} processes would choose another one"
+        raise UserError(f"run_dir: must be given, {why}")
     identity = RunIdentity.of(cfg, overrides, groups=chosen_options(hydra_cfg))
     run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.
-    with run.locked(identity, resume=cfg.resume, timeout_s=None if is_job else LOCK_TIMEOUT_S):
+    timeout_s = None if is_job else LOCK_TIMEOUT_S
+    with run.locked(identity, resume=cfg.resume, timeout_s=timeout_s):
         result = run.result
         if result is None or not run.is_finished(identity):
             with importing():
@@ -72,7 +79,7 @@ def task(cfg: DictConfig) -> None:
             print_result(run, result, show_next_steps=is_own_command and not is_job)
 
 
-main = training_command(task, sweep)
+main.task = task  # type: ignore[attr-defined]  # a sweep's jobs call it
 
 if __name__ == "__main__":
     main()

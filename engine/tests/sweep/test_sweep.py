@@ -51,7 +51,7 @@ BUGGY = (
     "trainer.max_epochs=1",
 )
 BUGGY = (*BUGGY, "+model.hidden=1")
-PLACE_OF_BUG = "engine/tests/sweep/buggy.py:14 in forward"
+PLACE_OF_BUG = "engine/tests/sweep/buggy.py:16 in forward"
 
 
 @pytest.mark.slow

@@ -111,7 +111,7 @@ def test_what_can_not_be_written_is_a_line(command, runs, monkeypatch):
     assert not list((runs / "1").glob("*.onnx"))
     monkeypatch.setattr("leyden.export.NEEDS", ("onnx", "no_such_package"))
     _, err = command("export", f"run={runs / '1'}", code=2)
-    assert "no_such_package: not installed; pip install 'leyden[export]' installs it" in err
+    assert "no_such_package is not installed; pip install 'leyden[export]' installs it" in err
 
 
 def test_a_run_directory_is_all_that_it_takes(runs, command, mnist_root, tmp_path):

@@ -2,7 +2,6 @@
 
 import contextlib
 import functools
-import importlib.util
 import inspect
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,9 +11,8 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import UserError, as_line, cause_of
-from leyden.config.hydra import call_target
-from leyden.config.values import targets
+from leyden.config.errors import UserError, as_line, cause_of, require_packages
+from leyden.config.hydra import call_target, targets
 from leyden.exact.random_state import seeded
 
 if sys.version_info >= (3, 14):
@@ -163,10 +161,8 @@ def check_extra(node: DictConfig, key: str) -> None:
     """Check that the optional package named by a target's attribute `needs` is installed."""
     with user_errors(key, node):
         package = getattr(get_object(node["_target_"]), "needs", None)
-    if package and importlib.util.find_spec(package) is None:
-        raise UserError(
-            f"{key}: {package} is not installed; pip install 'leyden[{package}]' installs it"
-        )
+    if package:
+        require_packages([package], package, f"{key}: ")
 
 
 def check_keys(node: DictConfig, key: str) -> None:

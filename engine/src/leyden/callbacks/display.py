@@ -15,8 +15,8 @@ from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
 
 from leyden.config.errors import log_and_continue
-from leyden.config.table import Terminal, print_table
-from leyden.config.terminal import relative_path
+from leyden.config.table import print_table
+from leyden.config.terminal import relative_path, show
 from leyden.data.contract import sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.digest import digest_of_content
@@ -86,11 +86,10 @@ class Summary(DisplayCallback):
             sizes.append(f"{size} ({how})" if how and split == "val" else size)
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         print_table(rows)
-        console = Terminal()
-        console.print(f"samples: {', '.join(sizes)}; device: {device}")
-        console.print(f"run directory: {relative_path(Path(trainer.default_root_dir))}")
+        show(f"samples: {', '.join(sizes)}; device: {device}")
+        show(f"run directory: {relative_path(Path(trainer.default_root_dir))}")
         if trainer.ckpt_path:
-            console.print(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
+            show(f"resumes from {trainer.ckpt_path}, step {trainer.global_step}")
 
 
 def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:

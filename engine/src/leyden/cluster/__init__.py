@@ -22,6 +22,7 @@ from omegaconf import DictConfig
 from leyden import scheduler
 from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
+from leyden.config.extras import not_installed
 from leyden.config.paths import LIBRARY, NOT_OWN, conf, environment_of, root, src
 from leyden.config.terminal import one_line, warn
 from leyden.exact.files import opened, replacing
@@ -392,9 +393,7 @@ class RayLauncher(Launcher):
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise UserError(
-                "cluster=ray: ray is not installed; pip install 'leyden[ray]' installs it"
-            ) from error
+            raise UserError(f"cluster=ray: {not_installed('ray', 'ray')}") from error
         self.ray = ray
         self.running: dict[Any, Job] = {}  # by Ray's reference
         self.code: Path | None = None  # the snapshot that jobs run from

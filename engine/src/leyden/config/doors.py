@@ -4,9 +4,7 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-
-from leyden.config.terminal import warn
+from leyden.config.extras import missing_package, not_installed
 
 # Class paths of before, which records and YAML files name, and the public names in their place. An entry stays for two
 # minor versions after the one that it is in first; docs/versions.md has the promise.
@@ -49,6 +47,8 @@ MOVED = {
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """Return a package's `__getattr__`, which imports a public name from its module when it is first used.
 
+    An `ImportError` of that function's names the command that installs what is missing.
+
     Args:
         package: Name of the package.
         homes: Full name of the module that has it, by public name.
@@ -57,20 +57,11 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     def __getattr__(name: str) -> Any:  # noqa: N807 - what Python calls
         if name not in homes:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        return getattr(importlib.import_module(homes[name]), name)
+        try:
+            return getattr(importlib.import_module(homes[name]), name)
+        except ModuleNotFoundError as error:
+            if missing := missing_package(error):
+                raise ImportError(f"{package}.{name}: {not_installed(missing)}") from error
+            raise
 
     return __getattr__
-
-
-def rename_targets(cfg: DictConfig) -> None:
-    """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
-    for key in list(cfg):
-        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
-            continue
-        value = cfg[key]
-        if key == "_target_" and value in MOVED:
-            warn(f"{value} is now {MOVED[value]}; the name of before goes with 0.5")
-            with read_write(cfg), open_dict(cfg):
-                cfg[key] = MOVED[value]
-        elif isinstance(value, DictConfig):
-            rename_targets(value)

@@ -7,6 +7,7 @@ disk are one line, and any other error shows its traceback.
 import contextlib
 import errno
 import gc
+import importlib.util
 import math
 import os
 import signal
@@ -14,33 +15,39 @@ import sys
 import sysconfig
 import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from enum import IntEnum
 from pathlib import Path
 from typing import NoReturn
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
+from leyden.config.extras import missing_package, not_installed
 from leyden.config.paths import LIBRARY, prepare_process, project, root
 from leyden.config.terminal import printable, warn
+from leyden.exact import ExactError
 from leyden.exact.processes import DIED, RANKS, TOLD_S
 
-_LIBRARIES = (
-    "<",
-    *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")),
-)
+_PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+_LIBRARIES = ("<", *_PYTHON)
 # Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
-_TOLD_BY_MESSAGE = (
-    ValueError,
-    TypeError,
-    OSError,
-    ImportError,
-    HydraException,
-    OmegaConfBaseException,
+_TOLD_BY_MESSAGE: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError)
+_OF_HYDRA = ("hydra.errors.HydraException", "omegaconf.errors.OmegaConfBaseException")
+_OF_TRAINING = (
+    "torch.OutOfMemoryError",
+    "lightning.fabric.utilities.exceptions.MisconfigurationException",
 )
+
+
+def _imported(names: Iterable[str]) -> tuple[type[Exception], ...]:
+    """Return those classes of errors whose modules are imported; none of the others can be raised."""
+    found = []
+    for name in names:
+        module, _, kind = name.rpartition(".")
+        known = getattr(sys.modules.get(module), kind, None)
+        if known:
+            found.append(known)
+    return tuple(found)
 
 
 class UserError(Exception):
@@ -72,13 +79,10 @@ def leave_at_once(code: int) -> NoReturn:
 
 
 @contextlib.contextmanager
-def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
+def ending() -> Iterator[None]:
     """Context of a whole command: it prepares the process, reports an error, and ends with its exit code.
 
     `HYDRA_FULL_ERROR=1` shows the traceback of a mistake, too, and a debugger gets every error.
-
-    Args:
-        explain: Returns the message of an error of Hydra or OmegaConf; None for `as_line`.
     """
     prepare_process()
     try:
@@ -91,26 +95,52 @@ def ending(explain: Callable[[Exception], str] | None = None) -> Iterator[None]:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C must not interrupt the exit
         print("Interrupted.", file=sys.stderr)
         leave(Exit.INTERRUPTED)
+    except BrokenPipeError:  # the reader of stdout has left, as `head` does
+        # Python flushes once more at its end.
+        nothing = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nothing, sys.stdout.fileno())
+        leave(Exit.NO_READER)
     except Exception as error:
-        if isinstance(error, BrokenPipeError):  # the reader of stdout has left, as `head` does
-            os.dup2(
-                os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno()
-            )  # Python flushes once more at its end
-            leave(Exit.NO_READER)
         if os.environ.get("HYDRA_FULL_ERROR") == "1" or sys.gettrace():
             raise
-        if is_mistake(error) or _is_told_by_its_message(error):
-            if next(filter(None, map(os.environ.get, RANKS)), "0") != "0":
-                time.sleep(TOLD_S)
-            if explain and isinstance(error, HydraException | OmegaConfBaseException):
-                warn(explain(error))
-            else:
-                warn(str(error) if isinstance(error, UserError) else as_line(error))
-            leave(Exit.MISTAKE)
-        print(
-            printable("".join(traceback.format_exception(cause_of(error)))), file=sys.stderr, end=""
-        )
-        leave(Exit.BUG)
+        text = _text_of_mistake(error)
+        if text is None:
+            lines = traceback.format_exception(cause_of(error))
+            print(printable("".join(lines)), file=sys.stderr, end="")
+            leave(Exit.BUG)
+        ranks = [os.environ.get(name) for name in RANKS]
+        rank = next(filter(None, ranks), "0")
+        if rank != "0":
+            time.sleep(TOLD_S)
+        warn(text)
+        leave(Exit.MISTAKE)
+
+
+def _text_of_mistake(error: Exception) -> str | None:
+    """Return what a command says of an error that needs no traceback; None for a bug."""
+    if isinstance(error, UserError | ExactError):
+        return str(error)
+    if missing := missing_package(error):
+        return not_installed(missing)
+    if is_mistake(error) or is_told_by_its_message(error):
+        return as_line(error)
+    return None
+
+
+def require_packages(packages: Iterable[str], extra: str, what: str = "") -> None:
+    """Check that packages of an extra are installed.
+
+    Args:
+        packages: Their names, as they are imported.
+        extra: The extra.
+        what: What needs them, such as `logger.wandb: `.
+
+    Raises:
+        UserError: One is not.
+    """
+    for package in packages:
+        if importlib.util.find_spec(package) is None:
+            raise UserError(what + not_installed(package, extra))
 
 
 def require_project() -> None:
@@ -148,28 +178,33 @@ def parse_arguments(
     Raises:
         UserError: An argument is unknown, an option is repeated, or there are too many folders.
     """
-    if {"-h", "--help"} & {*sys.argv[1:]}:
+    arguments = sys.argv[1:]
+    if "-h" in arguments or "--help" in arguments:
         print((usage or "").rstrip())
         leave(Exit.DONE)
     folders: list[Path] = []
-    options: dict[str, str] = {}
+    options = dict(defaults)
+    given = set()
     allowed = ", ".join(f"{key}=" for key in defaults)
-    kinds = f"a folder, or one of {allowed}" if max_folders else f"one of {allowed}"
-    for argument in sys.argv[1:]:
+    kinds = f"one of {allowed}"
+    if max_folders:
+        kinds = f"a folder, or {kinds}"
+    for argument in arguments:
         key, sign, value = argument.partition("=")
         if sign and key in defaults:
-            if key in options:
+            if key in given:
                 raise UserError(f"{argument}: {key} is given twice")
+            given.add(key)
             options[key] = value
-        elif argument.startswith("-") or (sign and not Path(argument).exists()) or not max_folders:
+            continue
+        is_unknown_key = sign and not Path(argument).exists()
+        if argument.startswith("-") or is_unknown_key or not max_folders:
             raise UserError(f"{argument}: must be {kinds}")
-        else:
-            folders.append(Path(argument))
+        folders.append(Path(argument))
     if len(folders) > max_folders:
-        raise UserError(
-            f"{folders[max_folders]}: at most {max_folders} folder{'s' * (max_folders > 1)} can be given, and {allowed}"
-        )
-    return folders, {**defaults, **options}
+        most = "1 folder" if max_folders == 1 else f"{max_folders} folders"
+        raise UserError(f"{folders[max_folders]}: at most {most} can be given, and {allowed}")
+    return folders, options
 
 
 def parse_choice(options: Mapping[str, str], key: str, *allowed: str) -> str:
@@ -190,7 +225,8 @@ def parse_flag(options: Mapping[str, str], key: str) -> bool:
 
 def parse_list(options: Mapping[str, str], key: str) -> list[str]:
     """Return the words of an option such as `[a,b]`; its brackets may be missing."""
-    return [word.strip() for word in options[key].removeprefix("[").removesuffix("]").split(",")]
+    words = options[key].removeprefix("[").removesuffix("]").split(",")
+    return [word.strip() for word in words]
 
 
 def parse_number(options: Mapping[str, str], key: str) -> int | None:
@@ -200,9 +236,12 @@ def parse_number(options: Mapping[str, str], key: str) -> int | None:
         UserError: The value is not a positive integer.
     """
     text = options[key]
-    if text and not (text.isascii() and text.isdecimal() and len(text) < 19 and int(text)):
+    if not text:
+        return None
+    is_whole = text.isascii() and text.isdecimal() and len(text) < 19
+    if not is_whole or int(text) == 0:
         raise UserError(f"{key}={text}: must be a positive whole number")
-    return int(text) if text else None
+    return int(text)
 
 
 def parse_size(options: Mapping[str, str], key: str) -> float:
@@ -212,11 +251,12 @@ def parse_size(options: Mapping[str, str], key: str) -> float:
         UserError: The value is not such a number.
     """
     try:
-        if 0 <= (number := float(options[key])) < math.inf:
-            return number
+        number = float(options[key])
     except ValueError:
-        pass
-    raise UserError(f"{key}={options[key]}: must be a positive number")
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise UserError(f"{key}={options[key]}: must be a positive number")
+    return number
 
 
 def is_mistake(error: BaseException) -> bool:
@@ -225,30 +265,23 @@ def is_mistake(error: BaseException) -> bool:
     It is a mistake of the user, also one that Lightning finds, a value that is not finite, memory that is used up, or a
     disk that is full.
     """
-    # Errors of these libraries can't occur before they are imported.
-    torch, lightning = (
-        sys.modules.get("torch"),
-        sys.modules.get("lightning.fabric.utilities.exceptions"),
-    )
-    kinds = (
-        UserError,
-        FloatingPointError,
-        MemoryError,
-        *((torch.OutOfMemoryError,) if torch else ()),
-    )
-    kinds += (lightning.MisconfigurationException,) if lightning else ()
-    return isinstance(error, kinds) or (isinstance(error, OSError) and error.errno in _DISK_ERRNOS)
+    kinds: tuple[type[Exception], ...] = (UserError, FloatingPointError, MemoryError)
+    kinds += _imported(_OF_TRAINING)
+    if isinstance(error, kinds):
+        return True
+    return isinstance(error, OSError) and error.errno in _DISK_ERRNOS
 
 
-def _is_told_by_its_message(error: BaseException) -> bool:
+def is_told_by_its_message(error: BaseException) -> bool:
     """Return whether an error is about a file or the configuration, and raised by no code of the user's."""
-    about = isinstance(error, OSError | HydraException | OmegaConfBaseException)
-    return about and not _frames(error, of_user=True)
+    kinds: tuple[type[Exception], ...] = (OSError, *_imported(_OF_HYDRA))
+    return isinstance(error, kinds) and not _frames(error, of_user=True)
 
 
 def cause_of(error: BaseException) -> BaseException:
     """Return the error that a Hydra error was raised from; any other error is returned as it is."""
-    while isinstance(error, HydraException) and error.__cause__:
+    of_hydra = _imported(_OF_HYDRA[:1])
+    while isinstance(error, of_hydra) and error.__cause__:
         error = error.__cause__
     return error
 
@@ -256,15 +289,29 @@ def cause_of(error: BaseException) -> BaseException:
 def as_line(error: BaseException) -> str:
     """Return an error as one line: its message, after its type if that says more, and the user's line that raised it."""
     cause = cause_of(error)
-    text, name = " ".join(str(cause).split()), type(cause).__name__
-    if not isinstance(cause, _TOLD_BY_MESSAGE) or not text:
-        text = f"{name}: {text}" if text else name
-    chain = [cause]  # Hydra raises an ImportError of its own from a module's error
-    while chain[-1].__cause__ is not None and chain[-1].__cause__ not in chain:
-        chain.append(chain[-1].__cause__)
-    frames = next((found for each in chain if (found := _frames(each, of_user=True))), [])
-    frames += [f"{each.filename}:{each.lineno}" for each in chain if isinstance(each, SyntaxError)]
-    return f"{text} ({frames[-1]})" if frames else text
+    text = " ".join(str(cause).split())
+    name = type(cause).__name__
+    if not text:
+        text = name
+    elif not isinstance(cause, _TOLD_BY_MESSAGE + _imported(_OF_HYDRA)):
+        text = f"{name}: {text}"
+    place = ""
+    for each in _chain(cause):  # Hydra raises an ImportError of its own from a module's error
+        frames = _frames(each, of_user=True)
+        if isinstance(each, SyntaxError):
+            place = f"{each.filename}:{each.lineno}"
+        elif frames and not place:
+            place = frames[-1]
+    return f"{text} ({place})" if place else text
+
+
+def _chain(error: BaseException | None) -> list[BaseException]:
+    """Return an error, and those that it was raised from."""
+    chain: list[BaseException] = []
+    while error is not None and error not in chain:
+        chain.append(error)
+        error = error.__cause__
+    return chain
 
 
 def last_frame(error: BaseException) -> str:
@@ -279,7 +326,8 @@ def _frames(error: BaseException, *, of_user: bool) -> list[str]:
     found = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
-        if of_user and (code.co_filename.startswith(str(LIBRARY)) or is_library(code.co_filename)):
+        is_own = code.co_filename.startswith(str(LIBRARY))
+        if of_user and (is_own or is_library(code.co_filename)):
             continue
         path = Path(code.co_filename)
         if path.is_relative_to(root()):
@@ -292,7 +340,9 @@ def is_library(path: str) -> bool:
     """Return whether a file is one of Python's or of an installed package's; those of this library are not."""
     if path.startswith(str(LIBRARY)):  # wherever it is installed
         return False
-    return "site-packages" in path or "dist-packages" in path or path.startswith(_LIBRARIES)
+    if "site-packages" in path or "dist-packages" in path:
+        return True
+    return path.startswith(_LIBRARIES)
 
 
 @contextlib.contextmanager
@@ -301,10 +351,9 @@ def log_and_continue(name: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        is_told = isinstance(error, OSError) or is_mistake(
-            error
-        )  # for example a full disk or a deleted folder
-        if not is_told:
+        why = str(error)
+        # For example of a full disk or a deleted folder.
+        if not isinstance(error, OSError) and not is_mistake(error):
             print(printable(traceback.format_exc()), file=sys.stderr, end="")
-        why = str(error) if is_told else type(error).__name__
+            why = type(error).__name__
         warn(f"{name} failed ({why}), the run continues without it")

@@ -18,13 +18,14 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from leyden.config.checks import register_resolvers
-from leyden.config.doors import rename_targets
+from leyden.config.doors import MOVED
 from leyden.config.errors import UserError
 from leyden.config.paths import conf
-from leyden.config.values import targets
+from leyden.config.terminal import warn
+from leyden.config.values import leaves
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
 # Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
@@ -89,6 +90,20 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     return cfg
 
 
+def rename_targets(cfg: DictConfig) -> None:
+    """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
+    for key in list(cfg):
+        if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
+            continue
+        value = cfg[key]
+        if key == "_target_" and value in MOVED:
+            warn(f"{value} is now {MOVED[value]}; the name of before goes with 0.5")
+            with read_write(cfg), open_dict(cfg):
+                cfg[key] = MOVED[value]
+        elif isinstance(value, DictConfig):
+            rename_targets(value)
+
+
 def is_sweep(cfg: Any) -> bool:
     """Return whether a composed configuration is a sweep's or that of one of its jobs: by `-m`, or by its files."""
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
@@ -108,6 +123,14 @@ def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     with open_dict(cfg):
         del cfg["hydra"]
     return task(cfg)
+
+
+def targets(config: Any) -> list[str]:
+    """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
+    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
+    first = {key: plain[key] for key in ("model", "data", "task") if key in plain}
+    found = [value for path, value in leaves({**first, **plain}) if path and path[-1] == "_target_"]
+    return [name for name in dict.fromkeys(found) if isinstance(name, str) and name != "???"]
 
 
 def call_target(node: Any, *, partial: bool = False) -> Any:

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 LIBRARY = Path(__file__).resolve().parents[1]
-PROJECT = (
-    "LEYDEN_PROJECT"  # environment variable: the project's folder, for processes started elsewhere
-)
+# Environment variable: the project's folder, for processes started elsewhere.
+PROJECT = "LEYDEN_PROJECT"
 # Packages beside `conf/` that are not the project's own code.
 NOT_OWN = (
     "leyden",
@@ -31,15 +30,18 @@ def find_project(start: Path) -> Path | None:
     A directory of a run or a sweep is no project, since it may be a stranger's, and a project's code is executed.
     """
     for folder in (start, *start.parents):
-        is_record = any((folder / name).exists() for name in ("run.json", "sweep.json"))
-        if (folder / "conf" / "train.yaml").is_file() and not is_record:
+        files = [folder / "run.json", folder / "sweep.json"]
+        is_record = any(path.exists() for path in files)
+        settings = folder / "conf" / "train.yaml"
+        if settings.is_file() and not is_record:
             return folder
     return None
 
 
 def source_folder(project: Path) -> Path:
     """Return the folder with a project's packages: `src/`, or the project itself."""
-    return project / "src" if any(project.glob("src/*/__init__.py")) else project
+    packages = project.glob("src/*/__init__.py")
+    return project / "src" if any(packages) else project
 
 
 _found: Path | None = None
@@ -52,7 +54,8 @@ def project() -> Path | None:
     """
     global _found
     if _found is None and PROJECT in os.environ:
-        _found = Path(os.environ[PROJECT]).absolute()
+        given = Path(os.environ[PROJECT])
+        _found = given.absolute()
     if _found is None:
         _found = find_project(Path.cwd())
     return _found
@@ -77,7 +80,8 @@ def __getattr__(name: str) -> Path:
     """Return a folder by its name of earlier versions, which files of projects import."""
     if name not in ("ROOT", "SRC", "CONF"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return {"ROOT": root, "SRC": src, "CONF": conf}[name]()
+    functions = {"ROOT": root, "SRC": src, "CONF": conf}
+    return functions[name]()
 
 
 def add_to_path() -> None:
@@ -100,7 +104,7 @@ def prepare_process() -> None:
     took 8 ms in place of 25, most of which were faults of 4 kB pages. Results depend on neither variable.
     """
     add_to_path()
-    if not {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"} & {*os.environ}:
+    if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
         os.environ["GOMP_SPINCOUNT"] = "30000"
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
 
@@ -121,10 +125,10 @@ def environment_of(project: Path) -> dict[str, str]:
     Args:
         project: A project, or a copy or another checkout of it.
     """
-    path = os.pathsep.join(
-        filter(None, [*map(str, code_folders(project)), os.environ.get("PYTHONPATH")])
-    )
-    return {PROJECT: str(project), "PYTHONPATH": path}
+    folders = [str(folder) for folder in code_folders(project)]
+    if given := os.environ.get("PYTHONPATH"):
+        folders.append(given)
+    return {PROJECT: str(project), "PYTHONPATH": os.pathsep.join(folders)}
 
 
 def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
@@ -138,17 +142,20 @@ def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
     found = set()
     for folder in (conf(), LIBRARY / "conf"):
         for path in sorted(folder.glob(pattern)):
-            if (name := path.relative_to(folder)) not in found:
+            name = path.relative_to(folder)
+            if name not in found:
                 found.add(name)
                 yield name, path
 
 
 def choices(group: str) -> tuple[list[str], list[str]]:
     """Return the choices of a config group: those that the project's `conf/` has, and those of the library alone."""
-    found: tuple[list[str], list[str]] = [], []
+    own: list[str] = []
+    library: list[str] = []
     for _, path in conf_files(f"{group}/*.yaml"):
-        found[path.is_relative_to(LIBRARY)].append(path.stem)
-    return found
+        names = library if path.is_relative_to(LIBRARY) else own
+        names.append(path.stem)
+    return own, library
 
 
 def own_packages(folder: str = "") -> list[str]:
@@ -157,7 +164,10 @@ def own_packages(folder: str = "") -> list[str]:
     Args:
         folder: If given, only packages that have a folder of this name.
     """
-    packages = sorted(
-        path.parent for path in src().glob("*/__init__.py") if path.parent.name not in NOT_OWN
-    )
-    return [package.name for package in packages if (package / folder).is_dir()]
+    found = []
+    files = src().glob("*/__init__.py")
+    for path in sorted(files):
+        package = path.parent
+        if package.name not in NOT_OWN and (package / folder).is_dir():
+            found.append(package.name)
+    return found

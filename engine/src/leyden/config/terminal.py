@@ -23,12 +23,18 @@ def printable(text: str) -> str:
         >>> printable("red \x1b[31m")
         'red \\x1b[31m'
     """
-    return text if text.isprintable() else _UNSAFE.sub(lambda found: ascii(found[0])[1:-1], text)
+    if text.isprintable():
+        return text
+    return _UNSAFE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return ascii(found[0])[1:-1]
 
 
 def show(text: str) -> None:
     """Print a text with its unsafe characters escaped; no line is shortened or wrapped."""
-    print(printable(text))
+    print(printable(text), flush=True)
 
 
 def one_line(text: object) -> str:
@@ -38,14 +44,20 @@ def one_line(text: object) -> str:
         >>> one_line("a\nleyden: b")
         'a\\nleyden: b'
     """
-    return printable(str(text)).replace("\n", "\\n").replace("\t", "\\t")
+    shown = printable(str(text))
+    return shown.replace("\n", "\\n").replace("\t", "\\t")
 
 
 def without_escapes(text: str) -> str:
     """Return a text with its unsafe characters escaped, except bytes of a file name that are not UTF-8."""
-    return _UNSAFE.sub(
-        lambda found: found[0] if "\ud800" <= found[0] <= "\udfff" else ascii(found[0])[1:-1], text
-    )
+
+    def escaped(found: re.Match[str]) -> str:
+        character = found[0]
+        if "\ud800" <= character <= "\udfff":
+            return character
+        return _escaped(found)
+
+    return _UNSAFE.sub(escaped, text)
 
 
 def some_of(texts: Sequence[object], most: int = 6) -> str:
@@ -55,8 +67,12 @@ def some_of(texts: Sequence[object], most: int = 6) -> str:
         >>> some_of(range(9)), some_of("ab", most=1)
         ('0, 1, 2, 3, 4, 5 and 3 more', 'a and 1 more')
     """
-    more = f" and {len(texts) - most} more" if len(texts) > most else ""
-    return ", ".join(map(one_line, texts[:most])) + more
+    first = texts[:most]
+    shown = ", ".join(map(one_line, first))
+    more = len(texts) - most
+    if more > 0:
+        shown += f" and {more} more"
+    return shown
 
 
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
@@ -71,7 +87,8 @@ def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     text = str(value)
     if quoted or not re.fullmatch(r"[A-Za-z0-9_./-]+", text):
         # Hydra reads a backslash literally, except before a quote.
-        text = '"' + re.sub(r'(\\*)(?="|$)', r"\1\1", text).replace('"', '\\"') + '"'
+        doubled = re.sub(r'(\\*)(?="|$)', r"\1\1", text)
+        text = '"' + doubled.replace('"', '\\"') + '"'
     return shlex.quote(f"{key}={text}")
 
 
@@ -90,28 +107,35 @@ def short_number(text: str) -> str:
     except InvalidOperation:
         return text
     is_fraction = isinstance(number.exponent, int) and number.exponent < 0
-    return f"{float(text):.4g}" if is_fraction and len(number.digits) > MAX_DIGITS else text
+    if is_fraction and len(number.digits) > MAX_DIGITS:
+        return f"{float(text):.4g}"
+    return text
 
 
 def short_override(override: str) -> str:
     """Return an override with its value by `short_number`."""
     key, equals, value = override.partition("=")
-    return f"{key}{equals}{short_number(value)}"
+    return key + equals + short_number(value)
 
 
 def relative_path(path: Path) -> Path:
     """Return a path relative to the working directory if it is below, else unchanged."""
-    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    here = Path.cwd()
+    if path.is_relative_to(here):
+        return path.relative_to(here)
+    return path
 
 
 def python_command() -> str:
     """Return the shell command for this Python: `python`, `uv run python`, or a path such as `.venv/bin/python`."""
-    return program_command(Path(sys.executable).name) or shlex.quote(sys.executable)
+    name = Path(sys.executable).name
+    return program_command(name) or shlex.quote(sys.executable)
 
 
 def leyden_command(verb: str) -> str:
     """Return the shell command of a verb, such as `leyden train` or `.venv/bin/leyden train`."""
-    if program := program_command("leyden"):
+    program = program_command("leyden")
+    if program:
         return f"{program} {verb}"
     return f"{python_command()} -m leyden.{verb}"
 
@@ -123,7 +147,8 @@ def program_command(name: str) -> str | None:
         return None
     if "UV_RUN_RECURSION_DEPTH" in os.environ:
         return f"uv run {name}"
-    if (found := shutil.which(name)) and Path(found).parent == program.parent:
+    found = shutil.which(name)
+    if found and Path(found).parent == program.parent:
         return name
     return shlex.quote(str(relative_path(program)))
 
@@ -133,5 +158,6 @@ def warn(text: str) -> None:
 
     Lines after the first are indented; otherwise, a file name with a line break could imitate a second message.
     """
-    lines = printable(text).replace("\n", "\n  ")
+    shown = printable(text)
+    lines = shown.replace("\n", "\n  ")
     print(f"leyden: {lines}", file=sys.stderr)

@@ -5,24 +5,15 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
-from omegaconf import DictConfig, OmegaConf
-
 MAX_DEPTH = (
     500  # of nested values; before Python 3.14, the parser of JSON refuses a thousand itself
 )
+LIMIT = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|val_check_interval)")
 Path = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
 class Index(int):
     """A place in a list."""
-
-
-def targets(config: Any) -> list[str]:
-    """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
-    plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-    first = {key: plain[key] for key in ("model", "data", "task") if key in plain}
-    found = [value for path, value in leaves({**first, **plain}) if path and path[-1] == "_target_"]
-    return [name for name in dict.fromkeys(found) if isinstance(name, str) and name != "???"]
 
 
 def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
@@ -167,6 +158,11 @@ def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]
     """
     pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
     return {key: pair for key, pair in pairs.items() if text_of(pair[0]) != text_of(pair[1])}
+
+
+def is_limit(key: str) -> bool:
+    """Return whether a key limits batches: its 1 is one batch, and its 1.0 all of them."""
+    return LIMIT.fullmatch(key) is not None
 
 
 def is_plain(node: Any) -> bool:

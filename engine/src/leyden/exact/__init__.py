@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from leyden.exact.sharding import FSDP2, shard
 
 __all__ = ["FSDP2", "Exact", "ExactError", "mark", "shard"]
+_PACKAGES = ("lightning", "numpy", "torch", "torchmetrics")
 _NAMES = {"FSDP2": "sharding", "Exact": "fit", "mark": "marks", "shard": "sharding"}
 
 
@@ -20,8 +21,14 @@ class ExactError(Exception):
 
 def __getattr__(name: str) -> Any:
     """Import what needs PyTorch when it is first used."""
-    if name in _NAMES:
-        from importlib import import_module
+    if name not in _NAMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
+    try:
         return getattr(import_module(f"leyden.exact.{_NAMES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    except ModuleNotFoundError as error:
+        if error.name not in _PACKAGES:
+            raise
+        needed = "is not installed; pip install 'leyden[exact]' installs it"
+        raise ImportError(f"leyden.exact.{name}: {error.name} {needed}") from error

@@ -2,16 +2,14 @@
 
 import difflib
 import functools
-import json
 import math
 import os
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from operator import contains, eq, ge, gt, le, lt, ne
 from pathlib import Path
 from typing import Any
 
+from leyden.config.conditions import parse_condition
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
@@ -22,8 +20,8 @@ from leyden.report.records import (
     refuse_test_metrics,
     threads_remark,
 )
-from leyden.run.identity import NOTES, is_limit, shown_value
-from leyden.verdict.numbers import metric_text, number_of
+from leyden.run.identity import NOTES, shown_value
+from leyden.verdict.numbers import metric_text
 
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
 # Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
@@ -205,108 +203,3 @@ def _age_text(seconds: float | None) -> str:
     return next(
         (f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now"
     )
-
-
-Condition = Callable[
-    [Callable[[str], Any]], bool
-]  # of a function that returns the value of a key, or `ABSENT`
-Operator = Callable[[Any, Any], bool]
-OPERATORS: dict[str, Operator] = {
-    "~": contains,
-    "<=": le,
-    ">=": ge,
-    "!=": ne,
-    "==": eq,
-    "=": eq,
-    "<": lt,
-    ">": gt,
-}
-PLAIN = r"""[^\s<>=!()"']+"""
-TEXT = rf"""("[^"]*"|'[^']*'|{PLAIN})"""
-COMPARISON = re.compile(rf"{TEXT}\s*(<=|>=|!=|==|[<>=~])\s*{TEXT}(?:\s+and\s+|$)")
-
-
-def parse_condition(text: str, option: str = "where") -> tuple[Condition, set[str]]:
-    """Parse a condition, comparisons joined by `and`; return it as a function, with the keys that it names.
-
-    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts; `~` asks
-    whether a text contains another one, or a list such as `tags` this value.
-
-    Args:
-        text: The condition.
-        option: Name of the option, for error messages.
-
-    Raises:
-        UserError: The text is not a valid condition.
-
-    Example:
-        >>> condition, keys = parse_condition("val/acc > 0.97 and status != failed")
-        >>> condition({"val/acc": 0.98, "status": "finished"}.get), sorted(keys)
-        (True, ['status', 'val/acc'])
-    """
-    parts: list[tuple[str, Operator, str]] = []
-    position, text = 0, text.strip()
-    while position < len(text) or not parts:
-        if not (found := COMPARISON.match(text, position)):
-            why = f"{text[position:] or 'it'} is no comparison; `and` joins comparisons"
-            raise UserError(
-                f"{option}={text}: {why}, for example {option}='val/acc > 0.97 and optimizer.lr < 0.01'"
-            )
-        key, value = (each[1:-1] if each[0] in "'\"" else each for each in found.group(1, 3))
-        if found[2][0] in "<>" and not isinstance(number_of(value), int | float):
-            raise UserError(
-                f"{option}={text}: {found[2]} compares with a number, which {value} is not"
-            )
-        parts.append((key, OPERATORS[found[2]], value))
-        position = found.end()
-
-    def is_met(value_of: Callable[[str], Any]) -> bool:
-        return all(_is_met(key, sign, value_of(key), value) for key, sign, value in parts)
-
-    return is_met, {key for key, *_ in parts}
-
-
-def condition_of(choices: Mapping[str, Any]) -> str:
-    """Return the condition that runs with these choices meet.
-
-    Example:
-        >>> condition_of({"optimizer.lr": 0.1, "model.hidden_sizes": [8, 9], "data.augment": True, "name": "a b"})
-        'optimizer.lr=0.1 and model.hidden_sizes=[8,9] and data.augment=true and name="a b"'
-    """
-    texts = {key: _text(value) for key, value in choices.items()}
-    for key, text in texts.items():
-        quote = "" if re.fullmatch(PLAIN, text) else "'" if '"' in text else '"'
-        texts[key] = f"{quote}{text}{quote}"
-    return " and ".join(f"{key}={text}" for key, text in texts.items())
-
-
-def _is_met(key: str, sign: Operator, found: Any, text: str) -> bool:
-    """Return whether a run's value meets a comparison; a limit of 1, one batch, is not one of 1.0, all batches."""
-    if is_limit(key) and sign in (eq, ne):
-        kinds = {type(found), type(number_of(text))}
-        if kinds == {int, float}:
-            return sign is ne
-    return _compare(sign, found, text)
-
-
-def _compare(sign: Operator, found: Any, text: str) -> bool:
-    """Compare a run's value with a condition's, which is given as text."""
-    if found is ABSENT:
-        return False
-    if sign is contains:
-        return text in ([*map(_text, found)] if isinstance(found, list) else _text(found))
-    if found is None or isinstance(found, bool | list):
-        return sign in (eq, ne) and sign("".join(_text(found).split()), "".join(text.split()))
-    if isinstance(found, int | float):
-        try:
-            return sign(float(found), float(text))
-        except (ValueError, OverflowError):
-            return False
-    return sign(str(found), text)
-
-
-def _text(value: Any) -> str:
-    """Return a value as it is written in a condition."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_text, value))}]"
-    return json.dumps(value) if value is None or isinstance(value, bool) else str(value)

@@ -1,7 +1,6 @@
 """Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
 
 import functools
-import hashlib
 import itertools
 import math
 import statistics
@@ -11,14 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
 from leyden.config.values import text_of
-from leyden.report.records import DIGEST, VALIDATED, Record, appending, varying_keys
+from leyden.report.looks import count_look
+from leyden.report.records import DIGEST, VALIDATED, Record, varying_keys
 from leyden.run.files import read_json
 from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_key, shown_choices
-from leyden.run.provenance import now
+from leyden.verdict import looks
 from leyden.verdict.difference import LEVEL, look_level
-from leyden.verdict.groups import MIN_VALUES, Group
+from leyden.verdict.groups import Group
 from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
@@ -361,61 +360,5 @@ def assumptions(rows: Sequence[Row], look: int) -> list[str]:
         remarks = [f"Holds for this data set and split, over {_varied(rows)}."]
     if look > 1:
         spent = f"{100 * look_level(look):.2g} % of the {100 * LEVEL:g} % error rate"
-        remarks.append(f"Look {look} at these settings ({LOOKS_FILE}): it spends {spent}.")
+        remarks.append(f"Look {look} at these settings ({looks.FILE}): it spends {spent}.")
     return remarks
-
-
-LOOKS_FILE = "looks.csv"
-LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
-
-
-def count_look(
-    folder: Path | None,
-    comparison: str,
-    parts: Sequence[Sequence[Group]],
-    min_values: int = MIN_VALUES,
-) -> int:
-    """Return the number of this look at a comparison, and record it in a folder.
-
-    The same values as before are the same look. If the list can't be written, a warning says so. Looks at a copy of the
-    folder, or at a folder above it, are other looks. Nothing is counted where no two settings have enough runs.
-
-    Args:
-        folder: Folder of the compared runs, or of the table; None if it is another person's: then this is the first look.
-        comparison: Text that names the comparison.
-        parts: The settings that are compared with each other, those of each data set apart.
-        min_values: Number of values from which on a setting is compared.
-    """
-    tested = [[each for each in part if len(each.values) >= min_values] for part in parts]
-    values = sorted(
-        (each.name, sorted(each.values.values()))
-        for part in tested
-        if len(part) > 1
-        for each in part
-    )
-    if not values or folder is None:
-        return 1
-    digest = hashlib.sha256(repr(values).encode()).hexdigest()[:16]
-    path, comparison = folder / LOOKS_FILE, one_line(comparison)
-    try:
-        with appending(path, LOOKS_HEADER) as (rows, append):
-            earlier = [
-                row[4] for row in rows if len(row) == len(LOOKS_HEADER) and row[1] == comparison
-            ]
-            if digest in earlier:
-                return earlier.index(digest) + 1
-            append(
-                [
-                    now(),
-                    comparison,
-                    str(len(earlier) + 1),
-                    str(sum(len(each) for _, each in values)),
-                    digest,
-                ]
-            )
-            return len(earlier) + 1
-    except OSError as error:
-        warn(
-            f"{path} can't be written ({error.strerror}): this counts as the first look, also if there were others"
-        )
-    return 1

@@ -1,14 +1,12 @@
 """Records of the runs below a folder, with status and result; test evaluations, and what the test set forbids."""
 
 import contextlib
-import csv
 import difflib
 import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -19,9 +17,8 @@ from leyden.config.checks import Objective, objective_of
 from leyden.config.errors import UserError
 from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import text_of
-from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.run.files import read_end, write_csv
+from leyden.run.files import appending, read_rows
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.provenance import now
@@ -31,48 +28,6 @@ from leyden.verdict.numbers import is_finite, metric_text
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
 HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
-
-
-def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a CSV file without its header, whose first field is `time`; empty without a file.
-
-    A damaged row may have fewer fields.
-
-    Raises:
-        OSError: The file can't be read.
-    """
-    try:
-        text = read_end(path, None).replace("\0", "\ufffd")
-    except FileNotFoundError:
-        return []
-    rows = map(_fields, text.splitlines())  # so that damage costs its own line alone
-    return [row for row in rows if row and row[0] != "time"]
-
-
-def _fields(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:  # a field of more than 131,072 characters
-        return []
-
-
-@contextmanager
-def appending(
-    path: Path, header: Sequence[str]
-) -> Iterator[tuple[list[list[str]], Callable[[Sequence[str]], None]]]:
-    """Lock a CSV file, which a killed process leaves whole; yield its rows and a function that appends a row.
-
-    Raises:
-        OSError: The file can't be read or written.
-    """
-    with lock.hold(path.with_suffix(".lock")) as held:
-        rows = read_rows(path)
-
-        def append(row: Sequence[str]) -> None:
-            held.check()
-            write_csv(path, [header, *rows, [*map(one_line, row)]])
-
-        yield rows, append
 
 
 def read_test_evaluations(outputs: Path) -> list[list[str]]:

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.checks import Objective
+from leyden.config.conditions import condition_of
 from leyden.config.errors import UserError, as_line
 from leyden.config.table import csv_text, json_text, print_table, short_names
 from leyden.config.terminal import leyden_command, show, warn
-from leyden.report.listing import condition_of, select
+from leyden.report.listing import select
 from leyden.report.ranking import (
     Row,
     by_data,

@@ -14,7 +14,7 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.errors import UserError, as_line, ending, require_project
+from leyden.config.errors import UserError, as_line, is_told_by_its_message, require_project
 from leyden.config.hydra import (
     compose_command,
     composing,
@@ -30,30 +30,29 @@ from leyden.run.process import is_main_process
 OF_HYDRA = ("hydra.sweeper", "hydra.help", "hydra.searchpath")
 
 
-def training_command(
+def run_command(
     task: Callable[[DictConfig], Any], sweep: Callable[[DictConfig, str], None]
-) -> Any:
-    """Make `task` a command, configured by `conf/train.yaml`.
-
-    A user's mistake (Hydra's errors included) is printed in one or two lines to stderr, with exit code 2;
-    `HYDRA_FULL_ERROR=1` prints the traceback instead. A bug in the user's code is printed with its traceback.
+) -> None:
+    """Run `task`, configured by `conf/train.yaml` and the command line; or `sweep`, with `-m`.
 
     Args:
         task: Function of the configuration.
         sweep: Function that runs a sweep, of its configuration and the name of the module whose `main.task` runs a job.
+
+    Raises:
+        UserError: The user made a mistake; errors of Hydra are explained.
     """
-
-    def main() -> None:
-        with ending(_explain):
-            if sys.platform == "win32" and is_main_process():
-                warn(
-                    "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
-                )
-            require_project()
-            _run(_parse(sys.argv[1:]), task, sweep)
-
-    main.task = task  # type: ignore[attr-defined]  # called by a sweep's jobs
-    return main
+    if sys.platform == "win32" and is_main_process():
+        warn(
+            "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
+        )
+    require_project()
+    try:
+        _run(_parse(sys.argv[1:]), task, sweep)
+    except (HydraException, OmegaConfBaseException) as error:
+        if not is_told_by_its_message(error):
+            raise
+        raise UserError(_explain(error)) from error
 
 
 def _run(

@@ -8,11 +8,12 @@ import io
 import json
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from leyden.config.errors import UserError
+from leyden.config.terminal import one_line
 from leyden.config.values import MAX_DEPTH, leaves
 from leyden.exact.files import (
     FORMATS,
@@ -22,6 +23,7 @@ from leyden.exact.files import (
     replacing,
     take_format,
 )
+from leyden.run import lock
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -205,3 +207,45 @@ def first_difference(
                 if getattr(a[step], name) != getattr(b[step], name)
             ]
     return None
+
+
+def read_rows(path: Path) -> list[list[str]]:
+    """Return the rows of a CSV file without its header, whose first field is `time`; empty without a file.
+
+    A damaged row may have fewer fields.
+
+    Raises:
+        OSError: The file can't be read.
+    """
+    try:
+        text = read_end(path, None).replace("\0", "\ufffd")
+    except FileNotFoundError:
+        return []
+    rows = map(_fields, text.splitlines())  # so that damage costs its own line alone
+    return [row for row in rows if row and row[0] != "time"]
+
+
+def _fields(line: str) -> list[str]:
+    try:
+        return next(csv.reader([line]), [])
+    except csv.Error:  # a field of more than 131,072 characters
+        return []
+
+
+@contextlib.contextmanager
+def appending(
+    path: Path, header: Sequence[str]
+) -> Iterator[tuple[list[list[str]], Callable[[Sequence[str]], None]]]:
+    """Lock a CSV file, which a killed process leaves whole; yield its rows and a function that appends a row.
+
+    Raises:
+        OSError: The file can't be read or written.
+    """
+    with lock.hold(path.with_suffix(".lock")) as held:
+        rows = read_rows(path)
+
+        def append(row: Sequence[str]) -> None:
+            held.check()
+            write_csv(path, [header, *rows, [*map(one_line, row)]])
+
+        yield rows, append

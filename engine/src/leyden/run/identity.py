@@ -2,7 +2,6 @@
 
 import functools
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,7 +10,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig
 
 from leyden.config.checks import Objective, objective_of, prepare
-from leyden.config.values import differing, flatten
+from leyden.config.values import differing, flatten, is_limit
 
 # Keys that control a start of the program and are not part of a run's identity.
 CONTROL_KEYS = (
@@ -59,7 +58,6 @@ INPUT_PARTS |= {
 # Keys of the trainer that choose the validation samples.
 LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
 VALIDATION_LIMITS = (LIMIT_OF_VALIDATION, "trainer.overfit_batches")
-LIMIT = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|val_check_interval)")
 # Callbacks that never change weights or metrics: all of these modules, and these classes of Lightning's.
 DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.pictures")
 OWN_DISPLAY_CALLBACKS = ("Fingerprints", "Progress", "RunCheckpoint", "Summary")
@@ -231,11 +229,6 @@ def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
             and (_is_display_callback(key, flat) or (key.count(".") < 2 and not flat[key]))
         )
     )
-
-
-def is_limit(key: str) -> bool:
-    """Return whether a key limits batches: its 1 is one batch, and its 1.0 all of them."""
-    return LIMIT.fullmatch(key) is not None
 
 
 def shown_value(key: str, value: Any) -> Any:

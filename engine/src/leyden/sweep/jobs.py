@@ -20,9 +20,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from leyden.config.checks import TrainConfig
-from leyden.config.doors import rename_targets
 from leyden.config.errors import UserError
-from leyden.config.hydra import chosen_options
+from leyden.config.hydra import chosen_options, rename_targets
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
 from leyden.report.outcome import write_hparams

@@ -35,10 +35,9 @@ from leyden.config.errors import (
     is_mistake,
     leave_at_once,
 )
-from leyden.config.hydra import run_task
+from leyden.config.hydra import run_task, targets
 from leyden.config.paths import prepare_process
 from leyden.config.terminal import printable
-from leyden.config.values import targets
 from leyden.exact.files import opened
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, wait_for_result

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from rich.console import Console
 from rich.progress import Progress
 from torch import Tensor
 
 from leyden.config.errors import UserError
-from leyden.config.table import Terminal, csv_text, json_text, print_table
+from leyden.config.table import csv_text, json_text, print_table
 from leyden.config.terminal import show, some_of, warn
 from leyden.data.contract import Facts
 from leyden.data.folder import find_images, read_image
@@ -234,7 +235,7 @@ def show_rows(
     Raises:
         UserError: The file can't be written.
     """
-    console = Terminal(stderr=True)
+    console = Console(stderr=True)
     most = MAX_SHOWN if most is None else most
     found: list[Row] = []
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
