@@ -47,7 +47,8 @@ def main() -> None:
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         require_packages(NEEDS, "export")
         with importing():
-            from leyden.training.trained import Trained, export
+            from leyden.training.export import export
+            from leyden.training.trained import Trained
         trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)
         samples, difference = export(trained, path)
         show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")

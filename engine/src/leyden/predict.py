@@ -56,11 +56,9 @@ def main() -> None:
         with importing():
             from leyden.training.predict import predict
             from leyden.training.trained import Trained
-        images = []
-        if options["images"].startswith("["):
+        images = [options["images"]] if options["images"] else []
+        if options["images"].startswith("["):  # a name without brackets may have a comma
             images = parse_list(options, "images")
-        elif options["images"]:  # one without brackets may have a comma
-            images = [options["images"]]
         trained = Trained(run, options["checkpoint"])
         accelerator = options["accelerator"] or None
         table = options["table"]

@@ -202,7 +202,7 @@ REFUSED = [
     (
         KINDS_TEXT,
         {**OF_KINDS, "group": "kind", "targets": "rooms", "inputs": ["x"]},
-        "u.csv: kind has values of the",
+        "u.csv: kind: has groups of the training set: d",
     ),
     (
         WHOLE_TEXT,

@@ -132,20 +132,13 @@ def test_the_most_confident_mistake_is_first_and_names_both_classes(monkeypatch)
     ).log()
     data = SimpleNamespace(inputs=lambda split, indices: torch.zeros(len(indices), 1, 8, 8))
     monkeypatch.setattr(pictures, "publish", lambda trainer, figure, *_: figures.append(figure))
-    for eel, caption in (
-        ("eel", "true cat →\npredicted dog\n0.990"),
-        ("moray", "cat →\ndog\n0.990"),
-    ):
-        figures, errors = [], pictures.Errors(num_images=2, class_names=("cat", "dog", eel))
-        errors.draw(
-            SimpleNamespace(datamodule=data), "val", logits_NK, torch.tensor([0, 1, 2, 2, 0])
-        )
-        captions = [text.get_text() for text in figures[0].axes[0].texts]
-        assert captions[0] == caption
-        assert [text.splitlines()[2] for text in captions] == [
-            "0.990",
-            "0.800",
-        ]  # the third one has no room
+    figures = []
+    errors = pictures.Errors(num_images=2, class_names=("cat", "dog", "eel"))
+    trainer = SimpleNamespace(datamodule=data)
+    errors.draw(trainer, "val", logits_NK, torch.tensor([0, 1, 2, 2, 0]))
+    captions = [text.get_text() for text in figures[0].axes[0].texts]
+    # The third one has no room.
+    assert captions == ["cat →\ndog\n0.990", "eel →\ndog\n0.800"]
 
 
 def test_few_and_many_classes_are_drawn():

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from leyden.data import Facts
 from leyden.tasks import Outcome, Task
 from torch import Tensor, nn
 
@@ -31,6 +32,8 @@ class Quantiles(Task):
         >>> task = Quantiles(network=nn.Identity(), quantiles=[0.9], num_outputs=1)
         >>> [round(task.step((torch.zeros(1, 1), torch.tensor([target]))).loss.item(), 2) for target in (1.0, -1.0)]
         [0.9, 0.1]
+        >>> task.predictions(torch.zeros(1, 1), Facts(target_names=("level",)))
+        [{'level at 0.9': 0.0}]
     """
 
     quantiles_Q: Tensor
@@ -50,7 +53,7 @@ class Quantiles(Task):
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Return the quantile loss, and the middle quantile for metrics and pictures."""
         inputs, targets = batch
-        forecasts_NTQ = self(inputs)[..., None] + self.distances_TQ
+        forecasts_NTQ = self._forecasts(inputs)
         errors_NTQ = targets.reshape(forecasts_NTQ.shape[:2])[..., None] - forecasts_NTQ
         above_NTQ = self.quantiles_Q * errors_NTQ
         below_NTQ = (self.quantiles_Q - 1) * errors_NTQ
@@ -61,3 +64,14 @@ class Quantiles(Task):
         sums = {"mae": mae_N.sum(), "coverage": are_inside_NT.float().mean(dim=1).sum()}
         predictions = forecasts_NTQ[..., middle].reshape(targets.shape)
         return Outcome(loss, predictions, targets, sums)
+
+    def predictions(self, inputs: Tensor, facts: Facts) -> list[dict[str, Any]]:
+        """Return the quantiles of each target."""
+        names = facts.target_names or ()
+        quantiles = self.quantiles_Q.tolist()
+        keys = [f"{name} at {quantile:.3g}" for name in names for quantile in quantiles]
+        rows = self._forecasts(inputs).flatten(1).tolist()
+        return [dict(zip(keys, row, strict=True)) for row in rows]
+
+    def _forecasts(self, inputs: Tensor) -> Tensor:
+        return self(inputs)[..., None] + self.distances_TQ

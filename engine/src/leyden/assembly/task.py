@@ -346,7 +346,7 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
 def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outcome | None:
     """Check that a task can learn from data with these facts, by a batch of zeros.
 
-    The network must return one logit per class. Nothing is tried if the facts have no sample shape or no number of outputs.
+    Nothing is tried if the facts have no sample shape or no number of outputs.
 
     Args:
         module: The task.
@@ -359,10 +359,8 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
     Raises:
         UserError: The targets are of another kind, the output has another shape, or the code raises an error.
     """
-    if module.kind in ("classes", "values", "text") and facts.kind not in ("", module.kind):
-        raise UserError(
-            f"task: {type(module).__name__} trains on {module.kind}; the targets of these data are {facts.kind}"
-        )
+    with user_errors("task"):
+        module.check_facts(facts)
     outcome: Outcome | None = None
     if facts.input_shape is None or not facts.num_outputs:
         return outcome
@@ -384,19 +382,8 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
     eager = torch.compiler.set_stance("force_eager")  # don't compile for this batch of two
     # What the meta device does not support is checked again when the run starts.
     with torch.no_grad(), eager, contextlib.suppress(NotImplementedError):
-        if module.kind == facts.kind == "classes" and not is_text:
-            with user_errors(f"model, {given}"):
-                logits_NK = module.network(inputs)
-            found = (
-                tuple(logits_NK.shape)
-                if isinstance(logits_NK, torch.Tensor)
-                else type(logits_NK).__name__
-            )
-            if found != (expected := (2, facts.num_classes)):
-                raise UserError(
-                    f"model: returns {found} for samples of shape {tuple(inputs.shape)}; must be logits of shape "
-                    f"{expected}, one per class"
-                )
+        with user_errors(f"model, {given}"):
+            module.check_network(inputs, facts)
         if with_targets:
             with user_errors(f"task, {given} and targets of shape {tuple(targets.shape)}"):
                 outcome = module.step((inputs, targets))

@@ -44,7 +44,6 @@ from leyden.exact.state import RunState
 from leyden.pictures import OnEvaluation
 from leyden.run.directory import Position
 from leyden.scheduler import RequeueSignal
-from leyden.tasks import Task
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -283,8 +282,8 @@ class RunTrainer:
 
     def shows_evaluation(self, module: L.LightningModule) -> bool:
         """Return whether a callback draws pictures from the final evaluation of a module."""
-        kinds = {callback.kind for callback in self.callbacks if isinstance(callback, OnEvaluation)}
-        return isinstance(module, Task) and module.kind in kinds
+        pictures = [each for each in self.callbacks if isinstance(each, OnEvaluation)]
+        return any(each.draws(module) for each in pictures)
 
     def evaluate(
         self,

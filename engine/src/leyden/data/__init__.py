@@ -1,4 +1,4 @@
-"""Data: what fits in memory, folders of images, tables, texts, and any `Dataset` or `LightningDataModule`.
+"""Data in memory, folders of images, tables, texts, and any `Dataset`.
 
 A YAML in `conf/data/` names one of these, and a class of one's own derives from it:
 

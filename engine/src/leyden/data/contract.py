@@ -2,14 +2,17 @@
 
 Any `LightningDataModule` with a `train_dataloader` can be trained on. Other members enable more:
 
-- a `SPLIT_dataloader` for any other of `STAGES`: an objective on the validation split; an evaluation at the end;
+- a `SPLIT_dataloader` for any other of `STAGES`: an objective on the validation split; an
+  evaluation at the end;
 - `facts`: arguments of networks, tasks and callbacks; loading a trained run without its data;
 - `sizes`: the number of samples in splits whose loaders don't report it;
 - `inputs(split, indices)`: samples as stored, on the CPU, for pictures and export;
-- `check_world_size(n)`: the loaders divide batches among processes themselves; otherwise Lightning's sampler does;
-- `digests`: a string per file or tensor that identifies it; a run refuses to resume on changed data;
-- loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch; PyTorch's `DataLoader` gets a
-  `state_dict` from the library.
+- `check_world_size(n)`: the loaders divide batches among processes themselves; otherwise
+  Lightning's sampler does;
+- `digests`: a string per file or tensor that identifies it; a run refuses to resume on changed
+  data;
+- loaders with `state_dict` and `load_state_dict` of their position: resume within an epoch;
+  PyTorch's `DataLoader` gets a `state_dict` from the library.
 
 Splits are called as their stages; the test set is read only on `setup("test")`.
 """
@@ -31,13 +34,18 @@ from leyden.exact.random_state import has_hook, seeded
 from leyden.run.record import FIRST_BATCH
 from leyden.run.result import STAGES
 
+TARGET_KINDS = ("classes", "values", "text")  # values are numbers
+
 
 @dataclass(frozen=True)
 class Facts:
-    """Facts read from the data, not from the configuration; the network is built from them. None means unknown.
+    """Facts read from the data, not from the configuration.
+
+    The network is built from them. None means unknown.
 
     Args:
-        input_shape: Shape of one sample: (C, H, W) of an image, (C,) of a table row, (T,) of a text.
+        input_shape: Shape of one sample: (C, H, W) of an image, (C,) of a table row, (T,) of a
+            text.
         num_classes: Number of classes.
         class_names: One name per class.
         mean: Mean per channel, as in `Normalize`.
@@ -45,7 +53,8 @@ class Facts:
         scale: Scale, as in `Normalize`; None: 255 (pixels) if there is a mean, else 1.
         target_names: One name per number to predict.
         vocabulary: Text of each token.
-        class_counts: Samples of each class in the training split; data of equal facts may differ in them.
+        class_counts: Samples of each class in the training split; data of equal facts may differ in
+            them.
         extra: Custom facts, plain values by name.
     """
 
@@ -61,50 +70,54 @@ class Facts:
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        """Check that no custom fact has the name of a built-in fact, and that these are numbers or names.
+        """Check that facts are numbers or names, and that custom ones have names of their own.
 
         Raises:
             ValueError: Names the fact.
         """
         for name, value in vars(self).items():
-            parts = value if isinstance(value, tuple | list) else () if value is None else (value,)
-            kinds = (
-                str | Number if name in ("class_names", "target_names", "vocabulary") else Number
-            )
-            if name != "extra" and not all(isinstance(part, kinds) for part in parts):
-                raise ValueError(
-                    f"facts.{name}: must be {'names' if kinds != Number else 'numbers'} or None"
-                )
-        if (
-            self.num_classes is not None
-            and self.class_names
-            and len(self.class_names) != self.num_classes
-        ):
+            if value is None or name == "extra":
+                continue
+            parts = value if isinstance(value, tuple | list) else (value,)
+            allowed: Any = Number
+            words = "numbers"
+            if name in ("class_names", "target_names", "vocabulary"):
+                allowed = str | Number
+                words = "names"
+            if not all(isinstance(part, allowed) for part in parts):
+                raise ValueError(f"facts.{name}: must be {words} or None")
+        num_names = len(self.class_names or ())
+        if num_names and self.num_classes not in (None, num_names):
             raise ValueError(
-                f"facts.class_names: has {len(self.class_names)} names of {self.num_classes} classes"
+                f"facts.class_names: has {num_names} names of {self.num_classes} classes"
             )
-        if taken := sorted({*self.extra} & {*self._named}):
-            raise ValueError(f"facts.{taken[0]}: is Leyden's own name; give your fact another one")
+        for name in self.extra:
+            if name in self._named:
+                raise ValueError(f"facts.{name}: is Leyden's own name; give your fact another one")
 
     @property
     def num_outputs(self) -> int | None:
-        """Number of network outputs per sample (per token for text): one per class, target or vocabulary entry."""
-        return self.num_classes or len(self.target_names or self.vocabulary or ()) or None
+        """Number of network outputs per sample (of a text: per token)."""
+        names = self.target_names or self.vocabulary or ()
+        return self.num_classes or len(names) or None
 
     @property
     def kind(self) -> str:
-        """Kind of the targets: `classes`, `values` (numbers) or `text`; empty if unknown."""
+        """Kind of the targets, one of `TARGET_KINDS`; empty if unknown."""
         if self.num_classes is not None:
             return "classes"
-        return "values" if self.target_names else "text" if self.vocabulary else ""
+        if self.target_names:
+            return "values"
+        return "text" if self.vocabulary else ""
 
     @property
     def by_name(self) -> dict[str, Any]:
-        """Known facts by the argument names that constructors use, without mean, standard deviation and scale."""
-        return {
-            **self.extra,
-            **{name: value for name, value in self._named.items() if value is not None},
-        }
+        """Known facts by the constructors' argument names, without those of the normalisation."""
+        found = dict(self.extra)
+        for name, value in self._named.items():
+            if value is not None:
+                found[name] = value
+        return found
 
     @property
     def missing(self) -> set[str]:
@@ -113,36 +126,39 @@ class Facts:
 
     @property
     def _named(self) -> dict[str, Any]:
-        own = (
-            "mean",
-            "std",
-            "scale",
-            "extra",
-        )  # a network may use these names for its own settings
-        named = {name: value for name, value in vars(self).items() if name not in own}
-        vocab_size = None if self.vocabulary is None else len(self.vocabulary)
-        return {**named, "num_outputs": self.num_outputs, "vocab_size": vocab_size}
+        named: dict[str, Any] = dict(vars(self))
+        for name in ("mean", "std", "scale", "extra"):  # a network may have settings of these names
+            del named[name]
+        named["num_outputs"] = self.num_outputs
+        named["vocab_size"] = None
+        if self.vocabulary is not None:
+            named["vocab_size"] = len(self.vocabulary)
+        return named
 
     def to_state(self) -> dict[str, Any]:
         """Return the facts as plain values, for a checkpoint."""
-        return {
-            name: list(value) if isinstance(value, tuple) else value
-            for name, value in asdict(self).items()
-        }
+        state = asdict(self)
+        for name, value in state.items():
+            if isinstance(value, tuple):
+                state[name] = list(value)
+        return state
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Facts":
         """Return facts from a checkpoint, as written by `to_state`."""
-        values: dict[str, Any] = {
-            n: tuple(each) if isinstance(each, list) else each for n, each in state.items()
-        }
+        values = dict(state)
+        for name, value in state.items():
+            if isinstance(value, list):
+                values[name] = tuple(value)
         return cls(**values)
 
     @property
     def normalize(self) -> Normalize:
         """Transform from stored samples to network inputs."""
-        scale = self.scale or (1.0 if self.mean is None else 255.0)
-        return Normalize(self.mean or (0.0,), self.std or (1.0,), scale)
+        mean = self.mean or (0.0,)
+        std = self.std or (1.0,)
+        scale = 1.0 if self.mean is None else 255.0
+        return Normalize(mean, std, self.scale or scale)
 
 
 def own_loaders(module: L.LightningModule) -> list[str]:
@@ -152,9 +168,12 @@ def own_loaders(module: L.LightningModule) -> list[str]:
 
 
 class ModuleData(L.LightningDataModule):
-    """Data module for a LightningModule with its own dataloaders; the program passes the module to `attach`.
+    """Data module for a LightningModule with its own dataloaders.
 
-    The module's `prepare_data`, and its `setup` for each stage, run once, before its dataloaders are requested.
+    The program passes the module to `attach`.
+
+    The module's `prepare_data`, and its `setup` for each stage, run once, before its dataloaders
+    are requested.
     """
 
     def __init__(self) -> None:
@@ -174,7 +193,8 @@ class ModuleData(L.LightningDataModule):
         own = own_loaders(module)
         if "train_dataloader" not in own:
             raise ValueError(
-                f"{type(module).__name__} has no train_dataloader; choose data other than data=module"
+                f"{type(module).__name__} has no train_dataloader; choose data other than "
+                "data=module"
             )
         self.attached = module, scheduler
         for name in own:
@@ -192,15 +212,19 @@ def _once(hook: Callable[..., None]) -> Callable[..., None]:
     called: set[str | None] = set()
 
     def once(stage: str | None = None) -> None:
-        if stage not in called:
-            called.add(stage)
-            hook(*([] if stage is None else [stage]))
+        if stage in called:
+            return
+        called.add(stage)
+        if stage is None:
+            hook()
+        else:
+            hook(stage)
 
     return once
 
 
 def facts_of(data: L.LightningDataModule) -> Facts:
-    """Return the facts of any data module; empty `Facts` if it has no `facts`, which may also be a dictionary.
+    """Return the facts of any data module, whose `facts` may be a dictionary, or missing.
 
     Raises:
         ValueError: `facts` has another type, or a fact has a reserved name.
@@ -208,10 +232,11 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     found = getattr(data, "facts", None) or Facts()
     if isinstance(found, Mapping):
         known = {field.name for field in fields(Facts)} - {"extra"}
-        extra = {name: value for name, value in found.items() if name not in known}
-        return Facts.from_state(
-            {**{name: found[name] for name in found if name in known}, "extra": extra}
-        )
+        state: dict[str, Any] = {"extra": {}}
+        for name, value in found.items():
+            part = state if name in known else state["extra"]
+            part[name] = value
+        return Facts.from_state(state)
     if not isinstance(found, Facts):
         raise ValueError(
             f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values"
@@ -220,12 +245,13 @@ def facts_of(data: L.LightningDataModule) -> Facts:
 
 
 def digests_of(data: L.LightningDataModule) -> dict[str, str]:
-    """Return digests that identify the training data, by file or tensor name; empty if they are unknown."""
+    """Return digests that identify the training data, by file or tensor; empty if unknown."""
     found = getattr(data, "digests", None)
-    if not isinstance(found, Mapping) or not all(
-        isinstance(text, str) for pair in found.items() for text in pair
-    ):
+    if not isinstance(found, Mapping):
         return {}
+    for text in (*found, *found.values()):
+        if not isinstance(text, str):
+            return {}
     return dict(found)
 
 
@@ -239,24 +265,35 @@ def sizes_of(
         train: Its training dataloaders, if they exist already; otherwise they are requested.
         val: Its validation dataloaders, if they exist already; otherwise they are requested.
     """
-    if isinstance(found := getattr(data, "sizes", None), Mapping):
+    found = getattr(data, "sizes", None)
+    if isinstance(found, Mapping):
         return dict(found)
-    sizes = {"train": num_samples(data.train_dataloader() if train is None else train)}
+    if train is None:
+        train = data.train_dataloader()
+    sizes = {"train": num_samples(train)}
     if has_split(data, "val"):
-        sizes["val"] = num_samples(data.val_dataloader() if val is None else val)
+        if val is None:
+            val = data.val_dataloader()
+        sizes["val"] = num_samples(val)
     return sizes
 
 
 def divides_batches(data: L.LightningDataModule | type) -> bool:
-    """Return whether the loaders divide batches among processes themselves; otherwise Lightning's sampler does."""
+    """Return whether the loaders divide batches among processes themselves.
+
+    Otherwise Lightning's sampler does.
+    """
     return hasattr(data, "check_world_size")
 
 
 def has_split(data: L.LightningDataModule, split: str) -> bool:
     """Return whether a data module has a dataloader for this split."""
-    if not has_hook(name := f"{split}_dataloader", data, L.LightningDataModule):
+    name = f"{split}_dataloader"
+    if not has_hook(name, data, L.LightningDataModule):
         return False
-    return split == "test" or bool(flatten_loaders(getattr(data, name)()))
+    if split == "test":
+        return True
+    return bool(flatten_loaders(getattr(data, name)()))
 
 
 def _num_drawn(loader: Any) -> int:
@@ -265,22 +302,22 @@ def _num_drawn(loader: Any) -> int:
     Raises:
         TypeError: The number is unknown, as for a custom batch sampler.
     """
-    sampler, batches = getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)
+    sampler = getattr(loader, "sampler", None)
+    batches = getattr(loader, "batch_sampler", None)
     if isinstance(batches, BatchSampler):
         sampler = batches.sampler
     elif batches is not None:
         raise TypeError("a batch sampler of one's own")
-    if (
-        isinstance(sampler, DistributedSampler)
-        or isinstance(loader.dataset, IterableDataset)
-        or sampler is None
-    ):
-        return len(loader.dataset)
-    return len(sampler)
+    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset):
+        sampler = None
+    return len(loader.dataset if sampler is None else sampler)
 
 
 def num_samples(loaders: Any) -> int | None:
-    """Return the number of samples per epoch of some loaders together; None if one of them does not report it."""
+    """Return the number of samples per epoch of some loaders together.
+
+    None if one of them does not report it.
+    """
     try:
         return sum(map(_num_drawn, flatten_loaders(loaders)))
     except (AttributeError, TypeError, NotImplementedError):
@@ -291,32 +328,32 @@ MAX_BYTES = 2**16  # of a tensor in a batch, which are compared
 
 
 def first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
-    """Return a digest of the first batch of each loader of a split, and of its number of samples, by name.
+    """Return a digest of the first batch and the number of samples of each loader of a split.
 
-    They show another process or start whether its split is the same. Data with `check_world_size` are skipped, since their
-    splits follow from their arguments, and so is a loader whose first batch differs from one reading to the next.
+    They show another process or start whether its split is the same. Data with `check_world_size`
+    are skipped, since their splits follow from their arguments, and so is a loader whose first
+    batch differs from one reading to the next.
     """
-
-    def read() -> dict[str, str]:
-        with seeded(0, f"{FIRST_BATCH}{split}"):
-            loaders = flatten_loaders(getattr(data, f"{split}_dataloader")())
-            # An iterator's first batch would be lost.
-            batches = [
-                None if isinstance(each, Iterator) else next(iter(each), None) for each in loaders
-            ]
-            sizes = [num_samples([each]) for each in loaders]
-        return {
-            f"{FIRST_BATCH}{split}{n or ''}": digest(pair, MAX_BYTES)[:16]
-            for n, pair in enumerate(zip(batches, sizes, strict=True))
-        }
-
-    if divides_batches(data) or not is_overridden(
-        f"{split}_dataloader", data, L.LightningDataModule
-    ):
+    is_own = is_overridden(f"{split}_dataloader", data, L.LightningDataModule)
+    if divides_batches(data) or not is_own:
         return {}
     with contextlib.suppress(
         Exception
     ):  # of a user's class; if the loaders fail, so will the validation
-        once, again = read(), read()
+        once = _read_first_batches(data, split)
+        again = _read_first_batches(data, split)
         return {name: each for name, each in once.items() if again.get(name) == each}
     return {}
+
+
+def _read_first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
+    found = {}
+    with seeded(0, f"{FIRST_BATCH}{split}"):
+        loaders = flatten_loaders(getattr(data, f"{split}_dataloader")())
+        for n, loader in enumerate(loaders):
+            batch = None
+            if not isinstance(loader, Iterator):  # whose first batch would be lost
+                batch = next(iter(loader), None)
+            pair = (batch, num_samples([loader]))
+            found[f"{FIRST_BATCH}{split}{n or ''}"] = digest(pair, MAX_BYTES)[:16]
+    return found

@@ -1,4 +1,4 @@
-"""Images: folders with one subfolder per class, streamed from disk, and what is read of an image file."""
+"""Images: folders with a subfolder per class, and what is read of an image file."""
 
 import contextlib
 import functools
@@ -24,28 +24,34 @@ from torchvision.datasets.folder import find_classes
 from leyden.config.errors import UserError
 from leyden.data.splits import is_of_training
 from leyden.data.streamed import StreamedDataModule
-from leyden.data.transforms import check_integers
+from leyden.data.transforms import check_integers, number_of
 
 # Suffixes of image files by their format, as Pillow names it.
-FORMATS = {"PNG": (".png",), "JPEG": (".jpg", ".jpeg"), "WebP": (".webp",)}
-SUFFIXES = tuple(suffix for each in FORMATS.values() for suffix in each)
+FORMATS = {
+    "PNG": (".png",),
+    "JPEG": (".jpg", ".jpeg"),
+    "WebP": (".webp",),
+}
+SUFFIXES: tuple[str, ...] = sum(FORMATS.values(), ())
 JPEG_END = b"\xff\xd9"
-# Limits up to which a folder is identified by its files' contents, and not by names and sizes alone.
+# Limits up to which a folder is identified by its files' contents, and not by names and sizes
+# alone.
 MAX_FILES, MAX_BYTES = 1000, 2**25
 
 
 class FolderDataModule(StreamedDataModule):
     """Images in `root/train/CLASS/`, `root/test/CLASS/` and, optionally, `root/val/CLASS/`.
 
-    Reads files with a suffix of `FORMATS` and ignores hidden ones. Each image is center-cropped to the aspect ratio of
-    `image_size` and resized.
+    Reads files with a suffix of `FORMATS` and ignores hidden ones. Each image is center-cropped to
+    the aspect ratio of `image_size` and resized.
 
     Args:
         root: The folder.
         image_size: Height and width of the network's input images.
         channels: 3 for RGB, 1 for grey.
-        group: Regular expression for the group of an image, as of a patient, in its path below the class: what its
-            first parenthesis matches, or all of it. No group is in several splits. None: no groups.
+        group: Regular expression for the group of an image, as of a patient, in its path below the
+            class: what its first parenthesis matches, or all of it. No group is in several splits.
+            None: no groups.
         kwargs: Arguments of `StreamedDataModule`.
 
     Raises:
@@ -68,19 +74,25 @@ class FolderDataModule(StreamedDataModule):
             raise ValueError(f"image_size={image_size}: must be two sizes, rows and columns")
         for size in image_size:
             check_integers(image_size=(size, 1))
-        self.root, self.input_shape = root, (channels, image_size[0], image_size[1])
+        rows, columns = image_size
+        self.root = root
+        self.input_shape = (channels, rows, columns)
+        self.group: re.Pattern[str] | None = None
         try:
-            self.group = None if group is None else re.compile(group)
+            if group is not None:
+                self.group = re.compile(group)
         except (re.error, TypeError) as error:
             raise ValueError(f"group={group}: must be a regular expression ({error})") from None
 
     @property
     def digests(self) -> dict[str, str]:
         """SHA-256 that identifies the images of each training or validation folder, by folder."""
-        opened = [dataset for split, dataset in self.datasets.items() if is_of_training(split)]
-        return {
-            f"{Path(each.root).name}/": each.digest for each in opened if isinstance(each, Folder)
-        }
+        found = {}
+        for split, dataset in self.datasets.items():
+            if is_of_training(split) and isinstance(dataset, Folder):
+                folder = Path(dataset.root).name
+                found[f"{folder}/"] = dataset.digest
+        return found
 
     def read_image(self, path: Path) -> Tensor:
         """Return an image file's pixels as in training, shape (C, H, W), uint8."""
@@ -91,15 +103,19 @@ class FolderDataModule(StreamedDataModule):
         folder = Path(self.root, split)
         if split == "val" and not folder.is_dir():
             return None
-        return Folder(folder, class_names(Path(self.root, "train")), self.input_shape)
+        classes = class_names(Path(self.root, "train"))
+        return Folder(folder, classes, self.input_shape)
 
     def groups_of(self, dataset: Any) -> list[str] | None:
         """Return the group of each image, which `group` finds in its path."""
-        return None if self.group is None else dataset.find_groups(self.group)
+        if self.group is None:
+            return None
+        groups: list[str] = dataset.find_groups(self.group)
+        return groups
 
 
 class Folder(ImageFolder):
-    """Images in folders named after their classes, as pixels, shape (C, H, W), uint8, and the number of the class.
+    """Images in folders of their classes, as pixels, shape (C, H, W), and the class's number.
 
     Args:
         folder: Contains one folder per class, except for classes without images.
@@ -111,19 +127,25 @@ class Folder(ImageFolder):
         ValueError: There is a folder of an unknown class.
     """
 
-    def __init__(self, folder: Path, known: list[str], input_shape: tuple[int, int, int]) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        known: list[str],
+        input_shape: tuple[int, int, int],
+    ) -> None:
         self.known = known
         read = functools.partial(read_image, input_shape=input_shape)
         super().__init__(str(folder), loader=read, is_valid_file=_is_image, allow_empty=True)
 
     def find_classes(self, directory: str | Path) -> tuple[list[str], dict[str, int]]:
         """Return the names of the classes, and the number of each."""
-        if unknown := sorted({*class_names(directory)} - {*self.known}):
-            known = ", ".join(self.known)
-            raise ValueError(
-                f"{Path(directory, unknown[0])}: is not a class of the training images ({known})"
-            )
-        return self.known, {name: number for number, name in enumerate(self.known)}
+        for name in class_names(directory):
+            if name not in self.known:
+                known = ", ".join(self.known)
+                raise ValueError(
+                    f"{Path(directory, name)}: is not a class of the training images ({known})"
+                )
+        return self.known, number_of(self.known)
 
     def find_groups(self, pattern: re.Pattern[str]) -> list[str]:
         """Return the group of each image, which a pattern finds in its path below the class.
@@ -135,7 +157,8 @@ class Folder(ImageFolder):
         groups = []
         for path, target in self.samples:
             folder = f"{self.root}{os.sep}{self.classes[target]}{os.sep}"
-            found = pattern.search(path.removeprefix(folder).replace(os.sep, "/"))
+            name = path.removeprefix(folder)
+            found = pattern.search(name.replace(os.sep, "/"))
             if not found or found[parenthesis] is None:
                 raise ValueError(f"group={pattern.pattern}: matches nothing in {path}")
             groups.append(found[parenthesis])
@@ -143,41 +166,46 @@ class Folder(ImageFolder):
 
     @functools.cached_property
     def digest(self) -> str:
-        """SHA-256 of the images' names and sizes, and of their contents if they are few and small."""
-        paths = [path for path, _ in self.samples]
-        sizes = [os.stat(path).st_size for path in paths]  # noqa: PTH116 - pathlib takes three times as long
-        names = [os.fsencode(path.removeprefix(f"{self.root}{os.sep}")) for path in paths]
-        sha256 = hashlib.sha256(
-            b"".join(b"%d %b\0" % pair for pair in zip(sizes, names, strict=True))
-        )
-        if len(names) > MAX_FILES or sum(sizes) > MAX_BYTES:
+        """SHA-256 of the images' names and sizes; of contents, too, if they are few and small."""
+        folder = f"{self.root}{os.sep}"
+        sha256 = hashlib.sha256()
+        num_bytes = 0
+        for path, _ in self.samples:
+            size = os.stat(path).st_size  # noqa: PTH116 - pathlib takes three times as long
+            num_bytes += size
+            name = os.fsencode(path.removeprefix(folder))
+            sha256.update(b"%d %b\0" % (size, name))
+        if len(self.samples) > MAX_FILES or num_bytes > MAX_BYTES:
             return f"{sha256.hexdigest()} (names and sizes)"
-        for path in paths:
+        for path, _ in self.samples:
             sha256.update(Path(path).read_bytes())
         return sha256.hexdigest()
 
 
 def class_names(folder: str | Path) -> list[str]:
     """Return the sorted names of a folder's subfolders, but for hidden ones."""
-    return [name for name in find_classes(folder)[0] if not name.startswith(".")]
+    names, _ = find_classes(folder)
+    return [name for name in names if not name.startswith(".")]
 
 
 def _is_image(path: str) -> bool:
-    return path.lower().endswith(SUFFIXES) and not os.path.basename(path).startswith(".")  # noqa: PTH119
+    name = os.path.basename(path)  # noqa: PTH119
+    return name.lower().endswith(SUFFIXES) and not name.startswith(".")
 
 
 def read_image(
     path: str | Path, input_shape: tuple[int, int, int], *, invert: bool = False
 ) -> Tensor:
-    """Return an image as a network takes it: center-cropped to the input's aspect ratio, then resized.
+    """Return an image as a network takes it: cropped to the input's aspect ratio, then resized.
 
-    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. A large JPEG is
-    decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
+    Any mode and bit depth is converted to 8-bit grey or RGB; transparent parts become background. A
+    large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, as long as it stays larger than the input.
 
     Args:
         path: An image file.
         input_shape: Shape of the network's input, (C, H, W), C 1 or 3.
-        invert: Whether the image is dark on a light background, and the network's inputs are light on dark.
+        invert: Whether the image is dark on a light background, and the network's inputs are light
+            on dark.
 
     Returns:
         Pixels, shape (C, H, W), uint8.
@@ -188,27 +216,37 @@ def read_image(
     channels, height, width = input_shape
     with _opened(path) as (content, image):
         size = image.size
-        image.draft("L" if channels == 1 else "RGB", (max(height, width),) * 2)
-        decoded_CHW = _decode_jpeg(content, image, channels) if image.size == size else None
-        pixels_CHW = (
-            _pixels(_converted(image, channels, 255 * invert))
-            if decoded_CHW is None
-            else decoded_CHW
-        )
+        largest = max(height, width)
+        image.draft("L" if channels == 1 else "RGB", (largest, largest))
+        pixels_CHW = None
+        if image.size == size:
+            pixels_CHW = _decode_jpeg(content, image, channels)
+        if pixels_CHW is None:
+            converted = _converted(image, channels, 255 if invert else 0)
+            pixels_CHW = _pixels(converted)
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
-    num_rows, num_columns = max(1, round(height * scale)), max(1, round(width * scale))
-    top, left = (rows - num_rows) // 2, (columns - num_columns) // 2
+    num_rows = max(1, round(height * scale))
+    num_columns = max(1, round(width * scale))
+    top = (rows - num_rows) // 2
+    left = (columns - num_columns) // 2
     part_CHW = pixels_CHW[:, top : top + num_rows, left : left + num_columns]
-    if part_CHW.shape[1:] != (height, width):
+    wanted = (height, width)
+    if part_CHW.shape[1:] != wanted:
         # Four times as fast as Pillow's resize.
-        part_CHW = interpolate(part_CHW[None], (height, width), mode="bilinear", antialias=True)[0]
-    return (255 - part_CHW if invert else part_CHW).contiguous()
+        part_NCHW = interpolate(part_CHW[None], wanted, mode="bilinear", antialias=True)
+        part_CHW = part_NCHW[0]
+    if invert:
+        part_CHW = 255 - part_CHW
+    return part_CHW.contiguous()
 
 
 @contextlib.contextmanager
 def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
-    """Open an image, which is not decoded yet; an error within the context is a `UserError` that names the image."""
+    """Open an image, which is not decoded yet.
+
+    An error within the context is a `UserError` that names the image.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
@@ -222,7 +260,8 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
                 raise OSError("is not a file")
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 content = file.read()
-            yield content, Image.open(io.BytesIO(content), formats=[*FORMATS])
+            image = Image.open(io.BytesIO(content), formats=[*FORMATS])
+            yield content, image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
@@ -241,35 +280,31 @@ def _converted(image: Image.Image, channels: int, background: int) -> Image.Imag
     """Return an opened image, upright, in grey or RGB."""
     ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):  # 16 bit, which Pillow would clip at 255
-        image = Image.fromarray((np.asarray(image, dtype=np.uint32) >> 8).astype(np.uint8))
+        pixels = np.asarray(image, dtype=np.uint32) >> 8
+        image = Image.fromarray(pixels.astype(np.uint8))
     if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, (background, background, background, 255))
+        grey = (background,) * 3
+        canvas = Image.new("RGBA", image.size, (*grey, 255))
         image = Image.alpha_composite(canvas, image.convert("RGBA"))
     return image.convert("L" if channels == 1 else "RGB")
 
 
 def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | None:
-    """Return the pixels of a JPEG, shape (C, H, W), uint8, by torchvision: those that Pillow takes longer for.
+    """Return the pixels of a JPEG, shape (C, H, W), uint8, by torchvision, as Pillow is slower.
 
     Returns:
         None for what only Pillow decodes, or refuses with a reason.
     """
-    is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) == 1
-    # Of a file that is cut off, torchvision would fill in the rest.
-    if (
-        image.format != "JPEG"
-        or image.mode not in ("L", "RGB")
-        or not is_upright
-        or not content.endswith(JPEG_END)
-    ):
+    if image.format != "JPEG" or image.mode not in ("L", "RGB"):
         return None
+    orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
+    # Of a file that is cut off, torchvision would fill in the rest.
+    if orientation != 1 or not content.endswith(JPEG_END):
+        return None
+    mode = "GRAY" if channels == 1 else "RGB"
+    stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:
-        mode = (
-            torchvision_io.ImageReadMode.GRAY if channels == 1 else torchvision_io.ImageReadMode.RGB
-        )
-        pixels_CHW: Tensor = torchvision_io.decode_jpeg(
-            torch.frombuffer(bytearray(content), dtype=torch.uint8), mode
-        )
+        pixels_CHW: Tensor = torchvision_io.decode_jpeg(stored, mode)
     except (RuntimeError, AttributeError):  # damaged, or a torchvision without a decoder of JPEG
         return None
     return pixels_CHW
@@ -277,7 +312,9 @@ def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | 
 
 def _pixels(image: Image.Image) -> Tensor:
     """Return the pixels of a grey or RGB image, shape (C, H, W), uint8."""
-    return torch.from_numpy(np.array(image)).reshape(image.height, image.width, -1).permute(2, 0, 1)
+    pixels = torch.from_numpy(np.array(image))
+    pixels_HWC = pixels.reshape(image.height, image.width, -1)
+    return pixels_HWC.permute(2, 0, 1)
 
 
 def find_images(images: Sequence[str]) -> list[Path]:
@@ -290,12 +327,12 @@ def find_images(images: Sequence[str]) -> list[Path]:
     for path in map(Path, images):
         if not path.exists():
             raise UserError(f"images={path}: no such file or folder")
-        is_folder = path.is_dir()
-        found += (
-            sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES)
-            if is_folder
-            else [path]
-        )
+        if not path.is_dir():
+            found.append(path)
+            continue
+        for file in sorted(path.iterdir()):
+            if file.suffix.lower() in SUFFIXES:
+                found.append(file)
     if not found:
         raise UserError(f"images={','.join(images)}: no {', '.join(SUFFIXES)} file")
     return found

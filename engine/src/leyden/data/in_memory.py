@@ -1,4 +1,4 @@
-"""In-memory datasets: tensors of inputs and targets, which the jobs of a sweep share; split, normalisation and batching.
+"""In-memory datasets: tensors of inputs and targets, which the jobs of a sweep share.
 
 Shapes: N samples, C channels, H rows and W columns of an image.
 """
@@ -17,14 +17,13 @@ from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.neighbours import likeness
 from leyden.data.splits import SplitDataModule, SplitLoader, group_numbers, is_of_training
-from leyden.data.transforms import Normalize
+from leyden.data.transforms import Normalize, Transform
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.files import load
 from leyden.run.process import is_main_process
 
 INTEGER_TYPES = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-FLOAT_TYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 @dataclass(frozen=True)
@@ -32,14 +31,18 @@ class Tensors:
     """Inputs and targets of a dataset.
 
     Args:
-        inputs: Pixels, shape (N, C, H, W), uint8; numbers, shape (N, ...), float32; or tokens, shape (N, T), int64.
-        targets: Classes, shape (N,), int64; numbers, shape (N,) or (N, T), float32; or tokens, shape (N, T), int64.
+        inputs: Pixels, shape (N, C, H, W), uint8; numbers, shape (N, ...), float32; or tokens,
+            shape (N, T), int64.
+        targets: Classes, shape (N,), int64; numbers, shape (N,) or (N, T), float32; or tokens,
+            shape (N, T), int64.
         facts: Shape of a sample, names of classes, target numbers and tokens, and custom facts.
-        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
-            do; None: samples are independent.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping
+            windows of a text do; None: samples are independent.
         digests: SHA-256 that identifies the data, by file or tensor name.
-        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None: no groups.
-        looks: What speaks against a random split, in words; empty if one is meant, None if the samples tell.
+        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None:
+            no groups.
+        looks: What speaks against a random split, in words; empty if one is meant, None if the
+            samples tell.
     """
 
     inputs: Tensor
@@ -55,43 +58,51 @@ def to_tensors(source: Any) -> Tensors:
     """Return the tensors of a dataset.
 
     Args:
-        source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W, C). With `classes`
-            (their names), the targets are integers; with `vocabulary` (one string per token), data and targets are
-            tokens; otherwise both are real numbers, and `target_names` is optional. `overlap`, `groups` (a name per
-            sample), `looks` and `facts` are optional, as in `Tensors`; `random_split` is true where one is meant.
+        source: Dataset with `data` and `targets`. Pixels are uint8, shape (N, H, W) or (N, H, W,
+            C). With `classes` (their names), the targets are integers; with `vocabulary` (one
+            string per token), data and targets are tokens; otherwise both are real numbers, and
+            `target_names` is optional. `overlap`, `groups` (a name per sample), `looks` and `facts`
+            are optional, as in `Tensors`; `random_split` is true where one is meant.
 
     Raises:
         ValueError: The dataset has another format.
     """
-    data, targets = torch.as_tensor(source.data), torch.as_tensor(source.targets)
+    data = torch.as_tensor(source.data)
+    targets = torch.as_tensor(source.targets)
     if not len(data) or targets.shape[:1] != data.shape[:1]:
         raise ValueError(
-            f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per sample"
+            f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per "
+            "sample"
         )
     names = names_of(source, targets)
-    num_tokens = None if names["vocabulary"] is None else len(names["vocabulary"])
-    num_values = num_tokens if names["num_classes"] is None else names["num_classes"]
-    is_image = num_tokens is None and data.dtype == torch.uint8
-    if is_image and data.ndim in (3, 4):
-        inputs = (data[:, None] if data.ndim == 3 else data.permute(0, 3, 1, 2)).contiguous()
-    elif is_image:
+    num_tokens = None
+    if names["vocabulary"] is not None:
+        num_tokens = len(names["vocabulary"])
+    if num_tokens is not None or data.dtype != torch.uint8:
+        inputs = _checked("data", data, num_tokens, 2)
+    elif data.ndim == 3:
+        inputs = data[:, None].contiguous()
+    elif data.ndim == 4:
+        inputs = data.permute(0, 3, 1, 2).contiguous()
+    else:
         raise ValueError(
             f"data are {_describe(data)}; pixels must have shape (N, H, W) or (N, H, W, C)"
         )
+    if names["num_classes"] is None:
+        targets = _checked("targets", targets, num_tokens, 2)
     else:
-        inputs = _checked("data", data, num_tokens, 2)
-    facts = Facts(tuple(inputs.shape[1:]), extra=dict(getattr(source, "facts", {})), **names)
-    targets = _checked("targets", targets, num_values, 2 if names["num_classes"] is None else 1)
+        targets = _checked("targets", targets, names["num_classes"], 1)
     groups = getattr(source, "groups", None)
-    looks = "" if getattr(source, "random_split", False) else getattr(source, "looks", None)
-    return Tensors(
-        inputs,
-        targets,
-        facts,
-        getattr(source, "overlap", None),
-        groups=None if groups is None else group_numbers(groups, len(inputs)),
-        looks=looks,
-    )
+    if groups is not None:
+        groups = group_numbers(groups, len(inputs))
+    looks = getattr(source, "looks", None)
+    if getattr(source, "random_split", False):
+        looks = ""
+    extra = dict(getattr(source, "facts", {}))
+    shape = tuple(inputs.shape[1:])
+    facts = Facts(shape, extra=extra, **names)
+    overlap = getattr(source, "overlap", None)
+    return Tensors(inputs, targets, facts, overlap, groups=groups, looks=looks)
 
 
 def _checked(what: str, values: Tensor, num: int | None, ndim: int) -> Tensor:
@@ -100,21 +111,20 @@ def _checked(what: str, values: Tensor, num: int | None, ndim: int) -> Tensor:
     Raises:
         ValueError: The values are something else.
     """
-    if num is None and values.dtype in FLOAT_TYPES:
+    if num is None:
+        if not values.is_floating_point():
+            raise ValueError(
+                f"{what} are {_describe(values)}; must be real numbers, or have names: `classes` "
+                "or a `vocabulary`"
+            )
         if not values.isfinite().all():
             raise ValueError(f"{what} are not all finite numbers")
         return values.float()
-    if num is None or values.dtype not in INTEGER_TYPES or values.ndim != ndim:
-        kind = (
-            "real numbers, or have names: `classes` or a `vocabulary`"
-            if num is None
-            else f"whole numbers, of {ndim} axes"
-        )
-        raise ValueError(f"{what} are {_describe(values)}; must be {kind}")
-    if values.min() < 0 or values.max() >= num:
-        raise ValueError(
-            f"{what} are from {values.min()} to {values.max()}; must be from 0 to {num - 1}"
-        )
+    if values.dtype not in INTEGER_TYPES or values.ndim != ndim:
+        raise ValueError(f"{what} are {_describe(values)}; must be whole numbers, of {ndim} axes")
+    least, largest = values.min(), values.max()
+    if least < 0 or largest >= num:
+        raise ValueError(f"{what} are from {least} to {largest}; must be from 0 to {num - 1}")
     return values.long()
 
 
@@ -123,7 +133,9 @@ def _describe(values: Tensor) -> str:
 
 
 def names_of(source: Any, targets: Any) -> dict[str, Any]:
-    """Return the facts that are the names of a dataset's classes, target numbers and tokens; numbers have names in any case.
+    """Return the facts that are the names of a dataset's classes, target numbers and tokens.
+
+    Numbers have names in any case.
 
     Args:
         source: Dataset with the optional attributes `classes`, `target_names` and `vocabulary`.
@@ -132,34 +144,35 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     Raises:
         ValueError: The number of target names is not that of the targets.
     """
-    given = (getattr(source, name, None) for name in ("classes", "target_names", "vocabulary"))
-    classes, names, vocabulary = (None if each is None else tuple(map(str, each)) for each in given)
-    if (
-        classes is None
-        and getattr(targets, "dtype", None) in FLOAT_TYPES
-        and targets.ndim in (1, 2)
-    ):
-        num = 1 if targets.ndim == 1 else targets.shape[1]
-        names = names or (("target",) if num == 1 else tuple(f"target_{n}" for n in range(num)))
-        if len(names) != num:
-            raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
-    else:
-        names = None
-    num_classes = None if classes is None else len(classes)
-    return {
-        "class_names": classes,
-        "num_classes": num_classes,
-        "target_names": names,
-        "vocabulary": vocabulary,
-    }
+    found: dict[str, Any] = {}
+    for attribute in ("classes", "target_names", "vocabulary"):
+        names = getattr(source, attribute, None)
+        found[attribute] = None if names is None else tuple(map(str, names))
+    classes = found.pop("classes")
+    found["class_names"] = classes
+    found["num_classes"] = None if classes is None else len(classes)
+    are_numbers = isinstance(targets, Tensor) and targets.is_floating_point()
+    if classes is not None or not are_numbers or targets.ndim not in (1, 2):
+        found["target_names"] = None
+        return found
+    num = 1 if targets.ndim == 1 else targets.shape[1]
+    if not found["target_names"]:
+        numbered = tuple(f"target_{n}" for n in range(num))
+        found["target_names"] = ("target",) if num == 1 else numbered
+    num_names = len(found["target_names"])
+    if num_names != num:
+        raise ValueError(f"target_names are {num_names}; must be {num}, one per number")
+    return found
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
-    """Return a tensor on a device with the same strides: overlapping windows remain views of one tensor."""
+    """Return a tensor on a device with the same strides: windows remain views of one tensor."""
     storage = values.untyped_storage()
-    if values.device == device or storage.nbytes() >= values.numel() * values.element_size():
+    num_bytes = values.numel() * values.element_size()
+    if values.device == device or storage.nbytes() >= num_bytes:
         return values.to(device)
-    whole = torch.empty(0, dtype=values.dtype, device=values.device).set_(storage).to(device)
+    whole = torch.empty(0, dtype=values.dtype, device=values.device)
+    whole = whole.set_(storage).to(device)
     return whole.as_strided(values.shape, values.stride(), values.storage_offset())
 
 
@@ -173,7 +186,11 @@ def keep_tensors() -> None:
 
 
 def read_tensors(
-    dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool
+    dataset: Callable[..., Any],
+    root: str | Path,
+    *,
+    train: bool,
+    download: bool,
 ) -> Tensors:
     """Return the training or the test set as tensors, from the cache if it has them.
 
@@ -182,9 +199,10 @@ def read_tensors(
     """
     if _cache is None:
         return _read(dataset, root, train=train, download=download)
-    key, before = _cache_key(dataset, root, train), digest_of_content(random_states())
+    key = _cache_key(dataset, root, train)
     if key in _cache:
         return _cache[key]
+    before = digest_of_content(random_states())
     found = _read(dataset, root, train=train, download=download)
     # Data that draw random numbers depend on the job's seed, and are not cached.
     if key is not None and before == digest_of_content(random_states()):
@@ -192,24 +210,36 @@ def read_tensors(
     return found
 
 
-def _read(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Tensors:
+def _read(
+    dataset: Callable[..., Any],
+    root: str | Path,
+    *,
+    train: bool,
+    download: bool,
+) -> Tensors:
     source = load(dataset, root, train=train, download=download)
     found = to_tensors(source)
     if not train:
         return found
-    # Reuse the digests of a dataset that has just computed them.
-    tensors = {"data": found.inputs, "targets": found.targets}
-    digests = getattr(source, "digests", None) or {
-        f"{type(source).__name__}.{name}": digest_of_content(each) for name, each in tensors.items()
-    }
+    digests = getattr(source, "digests", None)
+    if not digests:
+        name = type(source).__name__
+        digests = {
+            f"{name}.data": digest_of_content(found.inputs),
+            f"{name}.targets": digest_of_content(found.targets),
+        }
     return replace(found, digests=digests)
 
 
 def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Hashable:
-    """Return a key that is equal for calls that read the same data; None for arguments that are objects."""
-    made: Any = dataset if isinstance(dataset, functools.partial) else functools.partial(dataset)
+    """Return a key that is equal for calls that read the same data.
+
+    None for arguments that are objects.
+    """
+    made: Any = functools.partial(dataset)  # of a partial one, too, its function and arguments
+    arguments = [made.args, made.keywords, str(root), train]
     try:
-        return made.func, json.dumps([made.args, made.keywords, str(root), train], sort_keys=True)
+        return made.func, json.dumps(arguments, sort_keys=True)
     except (TypeError, ValueError):
         return None
 
@@ -219,7 +249,9 @@ CHUNK = 4096  # samples that are counted at a time
 
 
 class BatchLoader(SplitLoader):
-    """Iterator over batches of in-memory samples; each batch is one indexing operation on the tensors' device.
+    """Iterator over batches of in-memory samples.
+
+    Each batch is one indexing operation on the tensors' device.
 
     Args:
         inputs: Samples, shape (M, ...), of any type that `transform` accepts.
@@ -230,7 +262,8 @@ class BatchLoader(SplitLoader):
         options: `seed`, `rank` and `world_size`, as in `SplitLoader`.
 
     Example:
-        >>> loader = BatchLoader(torch.arange(5), torch.arange(5), batch_size=2, transform=lambda x: x / 10)
+        >>> numbers = torch.arange(5)
+        >>> loader = BatchLoader(numbers, numbers, batch_size=2, transform=lambda x: x / 10)
         >>> [labels.tolist() for images, labels in loader]
         [[0, 1], [2, 3], [4]]
     """
@@ -240,38 +273,42 @@ class BatchLoader(SplitLoader):
         inputs: Tensor,
         targets: Tensor,
         *,
-        transform: Callable[[Tensor], Tensor],
+        transform: Transform,
         batch_size: int,
         indices: Tensor | None = None,
         **options: Any,
     ) -> None:
-        indices = torch.arange(len(targets), device=targets.device) if indices is None else indices
+        if indices is None:
+            indices = torch.arange(len(targets), device=targets.device)
         super().__init__(indices, batch_size=batch_size, **options)
-        self.inputs, self.targets, self.transform = inputs, targets, transform
+        self.inputs = inputs
+        self.targets = targets
+        self.transform = transform
 
     def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the samples of each share."""
         for index in shares:
             # index_select copies whole samples, which is faster than indexing.
-            yield (
-                self.transform(self.inputs.index_select(0, index)),
-                self.targets.index_select(0, index),
-            )
+            inputs = self.inputs.index_select(0, index)
+            targets = self.targets.index_select(0, index)
+            yield self.transform(inputs), targets
 
 
 class InMemoryDataModule(SplitDataModule):
     """Dataset held in memory as tensors, on the accelerator if there is one.
 
-    The validation split is cut from the training set and depends on `split_seed` alone. The test set is not read
-    until `setup("test")`.
+    The validation split is cut from the training set and depends on `split_seed` alone. The test
+    set is not read until `setup("test")`.
 
     Args:
-        dataset: Creates a dataset when called with `root`, `train` and `download`. Any dataset that `to_tensors`
-            accepts, such as one of torchvision's: images with classes, numbers with numeric targets, or tokens.
+        dataset: Creates a dataset when called with `root`, `train` and `download`. Any dataset that
+            `to_tensors` accepts, such as one of torchvision's: images with classes, numbers with
+            numeric targets, or tokens.
         root: Folder of the downloads.
         download: Whether to download missing files.
-        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the training split, per
-            image channel or table column; `none`: unchanged, for data that are not pixels.
+        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the
+            training split, per image channel or table column; `none`: unchanged, for data that are
+            not pixels.
         kwargs: Arguments of `SplitDataModule`; `augment` gets a batch's raw samples.
 
     Raises:
@@ -290,29 +327,32 @@ class InMemoryDataModule(SplitDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(normalize=normalize, **kwargs)
-        self.dataset, self.root, self.download = dataset, root, download
+        self.dataset = dataset
+        self.root = root
+        self.download = download
         self.held: dict[bool, Tensors] = {}  # training set: True, test set: False
 
     def read_split(self, *, train: bool) -> Facts | None:
         """Download and read the training set, or the test set."""
-        self.held[train] = held = read_tensors(
-            self.dataset, self.root, train=train, download=self.download
-        )
+        held = read_tensors(self.dataset, self.root, train=train, download=self.download)
+        self.held[train] = held
+        num_samples = len(held.inputs)
         if not train:
-            self.indices["test"] = torch.arange(len(held.inputs))
+            self.indices["test"] = torch.arange(num_samples)
             return None
-        self.cut(len(held.inputs), held.overlap, held.groups)
+        self.cut(num_samples, held.overlap, held.groups)
         if self.how_split == "random" and is_main_process():
             self._question_split(held)
         scale = self._new_normalize(held.inputs)
-        facts = replace(held.facts, mean=scale.mean, std=scale.std, scale=scale.scale)
+        facts = replace(held.facts, **vars(scale))
         return self.with_targets(facts, held.targets)
 
     def _question_split(self, held: Tensors) -> None:
         """Warn in a line if a random split seems to part samples that belong together."""
         found = held.looks
-        if found is None and held.inputs.ndim == 2 and held.inputs.is_floating_point():
-            found = likeness(held.inputs)
+        inputs = held.inputs
+        if found is None and inputs.ndim == 2 and inputs.is_floating_point():
+            found = likeness(inputs)
         if found:
             warn(
                 f"data: {found}, and the split is random: split=order or group=COLUMN? "
@@ -327,20 +367,23 @@ class InMemoryDataModule(SplitDataModule):
 
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
-        return self.held[is_of_training(split)].inputs[self.indices[split][indices]].cpu()
+        held = self.held[is_of_training(split)]
+        chosen = self.indices[split][indices]
+        return held.inputs[chosen].cpu()
 
     def transfer_batch_to_device(
-        self, batch: Any, device: torch.device, dataloader_idx: int
+        self,
+        batch: Any,
+        device: torch.device,
+        dataloader_idx: int,
     ) -> Any:
-        """Return the batch unchanged if it is on the device already, as with the loaders of this class.
+        """Return a batch unchanged if it is on the device already.
 
         This check is faster than Lightning's transfer.
         """
-        return (
-            batch
-            if batch[1].device == device
-            else super().transfer_batch_to_device(batch, device, dataloader_idx)
-        )
+        if batch[1].device == device:
+            return batch
+        return super().transfer_batch_to_device(batch, device, dataloader_idx)
 
     def _new_normalize(self, inputs: Tensor) -> Normalize:
         is_pixels = inputs.dtype == torch.uint8
@@ -349,29 +392,27 @@ class InMemoryDataModule(SplitDataModule):
             raise ValueError(f"normalize={self.normalize}: the samples are {kind} or standardize")
         if self.normalize == "standardize" and inputs.dtype != torch.int64:
             indices = self.indices["train"]
-            if is_pixels:
-                return Normalize.standardize_pixels(
-                    inputs[part] for part in torch.split(indices, CHUNK)
-                )
-            return Normalize.standardize(inputs[indices])
-        num_channels = inputs.shape[1] if is_pixels else 1
-        return Normalize((0.0,) * num_channels, (1.0,) * num_channels, 255.0 if is_pixels else 1.0)
+            if not is_pixels:
+                return Normalize.standardize(inputs[indices])
+            parts = torch.split(indices, CHUNK)
+            return Normalize.standardize_pixels(inputs[part] for part in parts)
+        if is_pixels:
+            return Normalize.unit(inputs.shape[1])
+        return Normalize((0.0,), (1.0,), 1.0)
 
     def loader(
         self,
         split: str,
-        augment: Callable[[Tensor], Tensor] | None,
+        augment: Transform | None,
         device: torch.device,
         **options: Any,
     ) -> BatchLoader:
         """Return the batches of a split; its samples are moved to the device."""
         held = self.held[is_of_training(split)]
-        held = self.held[is_of_training(split)] = replace(
-            held, inputs=to_device(held.inputs, device), targets=to_device(held.targets, device)
-        )
+        inputs = to_device(held.inputs, device)
+        targets = to_device(held.targets, device)
+        self.held[is_of_training(split)] = replace(held, inputs=inputs, targets=targets)
         normalize = self.facts.normalize.on(device)
         transform = (lambda inputs: normalize(augment(inputs))) if augment else normalize
         indices = self.indices[split].to(device)
-        return BatchLoader(
-            held.inputs, held.targets, transform=transform, indices=indices, **options
-        )
+        return BatchLoader(inputs, targets, transform=transform, indices=indices, **options)

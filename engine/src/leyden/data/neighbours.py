@@ -1,4 +1,4 @@
-"""Rows that belong together: what a table's order, and the likeness of neighbours, tell against a random split.
+"""Rows that belong together, which speak against a random split.
 
 Shapes: N rows, F columns, P pairs of rows.
 """
@@ -22,7 +22,9 @@ DATE = re.compile(r"\d{4}[-/.]\d{1,2}([-/.]\d{1,2})?([ T].*)?", re.ASCII)
 
 
 def ordered_by(columns: Mapping[str, Sequence[str]], names: Iterable[str]) -> str:
-    """Return the first of these columns that never falls, or never rises, from row to row; empty without one.
+    """Return the first of these columns that never falls, or never rises, from row to row.
+
+    Empty without one.
 
     Its cells are numbers or dates, such as `2026-12-02`.
     """
@@ -60,7 +62,7 @@ def _never_turns(cells: Sequence[str]) -> bool:
 
 
 def likeness(rows: Tensor) -> str:
-    """Return in words how alike neighbouring rows, shape (N, F), are; empty if they are so little more than others."""
+    """Return in words how alike neighbouring rows are, shape (N, F); empty if they are not."""
     if len(rows) < MIN_ROWS:
         return ""
     random = np.random.default_rng(0)

@@ -1,7 +1,7 @@
-"""Splits: the samples of each, their order, their batches, and the base of the data modules that have them."""
+"""Splits: their samples, order and batches, and the base of the data modules with them."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,14 +11,16 @@ import torch
 from torch import Tensor
 
 from leyden.config.errors import UserError
+from leyden.config.terminal import some_of
 from leyden.data.contract import Facts
-from leyden.data.transforms import check_integers
+from leyden.data.transforms import Transform, check_integers
 
 
 class Order:
     """Order of the samples in an epoch: a permutation determined by seed and epoch alone.
 
-    Lightning finds it as the loader's `sampler` and calls `set_epoch` before each epoch, also after a resume.
+    Lightning finds it as the loader's `sampler` and calls `set_epoch` before each epoch, also after
+    a resume.
 
     Args:
         num_samples: Length of the permutation.
@@ -35,24 +37,28 @@ class Order:
         self.epoch = epoch
 
     def permutation(self) -> Tensor | None:
-        """Return shuffled indices, shape (num_samples,), int64, on the CPU; None if the samples stay in order."""
+        """Return shuffled indices, shape (num_samples,), int64, on the CPU.
+
+        None if the samples stay in order.
+        """
         if self.seed is None:
             return None
-        # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no epoch's order.
-        entropy = torch.Generator().manual_seed(self.seed)
-        offset = int(torch.randint(2**62, (1,), generator=entropy))
-        return torch.randperm(
-            self.num_samples, generator=torch.Generator().manual_seed(offset + self.epoch)
-        )
+        # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no
+        # epoch's order.
+        generator = torch.Generator().manual_seed(self.seed)
+        offset = int(torch.randint(2**62, (1,), generator=generator))
+        generator.manual_seed(offset + self.epoch)
+        return torch.randperm(self.num_samples, generator=generator)
 
 
 class SplitLoader:
     """Base of loaders: order, size and position of a split's batches; a subclass defines `read`.
 
-    The last batch may be smaller; no sample is dropped. Each of several processes takes every `world_size`-th
-    sample of each batch, so the order of training does not depend on the number of processes. If the last batch
-    does not divide evenly, its samples have slightly different weights (a mean of means), and a process can get an
-    empty last batch. `state_dict` holds the position, so that a run can resume within an epoch.
+    The last batch may be smaller; no sample is dropped. Each of several processes takes every
+    `world_size`-th sample of each batch, so the order of training does not depend on the number of
+    processes. If the last batch does not divide evenly, its samples have slightly different weights
+    (a mean of means), and a process can get an empty last batch. `state_dict` holds the position,
+    so that a run can resume within an epoch.
 
     Args:
         indices: Indices of the N samples to use, shape (N,).
@@ -71,13 +77,15 @@ class SplitLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.indices, self.batch_size = indices, batch_size
+        self.indices = indices
+        self.batch_size = batch_size
         self.order = Order(len(indices), seed)
-        if (
-            seed is not None
-        ):  # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too
-            self.sampler, self.batch_sampler = self.order, None
-        self.rank, self.world_size = rank, world_size
+        if seed is not None:
+            # Lightning calls `sampler.set_epoch`, and then expects `batch_sampler`, too.
+            self.sampler = self.order
+            self.batch_sampler = None
+        self.rank = rank
+        self.world_size = world_size
         self._position = 0  # batches yielded in this epoch
         self._start = 0  # position at which the next iteration starts
 
@@ -92,36 +100,34 @@ class SplitLoader:
         """Return the indices of a batch's samples, of all processes, in their data set."""
         order = Order(len(self.indices), self.order.seed)
         order.set_epoch(epoch)
-        found: list[int] = self._ordered(order)[
-            batch * self.batch_size : (batch + 1) * self.batch_size
-        ].tolist()
+        begin = batch * self.batch_size
+        chosen = self._ordered(order)[begin : begin + self.batch_size]
+        found: list[int] = chosen.tolist()
         return found
 
     def _ordered(self, order: Order) -> Tensor:
         """Return the indices in the order of an epoch."""
         permutation = order.permutation()
-        return (
-            self.indices
-            if permutation is None
-            else self.indices[permutation.to(self.indices.device)]
-        )
+        if permutation is None:
+            return self.indices
+        return self.indices[permutation.to(self.indices.device)]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
         indices = self._ordered(self.order)
-        start, self._start = self._start, 0
-        begins = range(start * self.batch_size, len(indices), self.batch_size)
-        shares = (
-            indices[begin + self.rank : begin + self.batch_size : self.world_size]
-            for begin in begins
-        )
+        start = self._start
+        self._start = 0
+        size = self.batch_size
+        begins = range(start * size, len(indices), size)
+        shares = (indices[begin + self.rank : begin + size : self.world_size] for begin in begins)
         for position, batch in enumerate(self.read(shares), start + 1):
             self._position = position
             yield batch
 
     def state_dict(self) -> dict[str, int]:
-        """Return the number of batches yielded in this epoch, and the number of samples per epoch."""
-        return {"position": self._start or self._position, "num_samples": len(self.indices)}
+        """Return the number of batches yielded in this epoch, and of samples per epoch."""
+        position = self._start or self._position
+        return {"position": position, "num_samples": len(self.indices)}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Start the next iteration after the batches that were already yielded.
@@ -131,24 +137,27 @@ class SplitLoader:
         """
         if state["num_samples"] != len(self.indices):
             raise UserError(
-                f"data: there were {state['num_samples']} training samples, now there are {len(self.indices)}; "
+                f"data: there were {state['num_samples']} training samples, now there are "
+                f"{len(self.indices)}; "
                 "an interrupted run resumes only with the samples that it began with"
             )
         self._start = state["position"]
 
 
-# Settings of data modules that the splits depend on. A fork can't change them: samples that its parent was trained on
-# would move into the validation split or the test set.
+# Settings of data modules that the splits depend on. A fork can't change them: samples that its
+# parent was trained on would move into the validation split or the test set.
 SPLIT_KEYS = (
-    *(
-        "data.val_size",
-        "data.num_folds",
-        "data.fold",
-        "data.split_seed",
-        "data.group",
-        "data.overlap",
-    ),
-    *(f"data.dataset.{key}" for key in ("split", "gap", "group", "test_size", "test_file")),
+    "data.val_size",
+    "data.num_folds",
+    "data.fold",
+    "data.split_seed",
+    "data.group",
+    "data.overlap",
+    "data.dataset.split",
+    "data.dataset.gap",
+    "data.dataset.group",
+    "data.dataset.test_size",
+    "data.dataset.test_file",
 )
 
 
@@ -167,7 +176,7 @@ def split(
     overlap: int | None = None,
     groups: Tensor | None = None,
 ) -> dict[str, Tensor]:
-    """Return the indices of each split, shape (N,), determined by the arguments alone; no `val` if it is empty.
+    """Return the indices of each split, shape (N,); no `val` if it is empty.
 
     Args:
         num_samples: Number of samples in both splits together.
@@ -175,11 +184,12 @@ def split(
         seed: Seed of the permutation from which the validation split is cut.
         num_folds: Number of cross-validation folds, used instead of `val_size`; None for no folds.
         fold: Index of the validation fold, from 0.
-        overlap: Number of neighbours on each side that share data with a sample, as overlapping windows of a text
-            do. The validation split is then contiguous (the last samples, if there are no folds), and its
-            neighbours within `overlap` are left out of both splits. None: samples are independent, and are
-            shuffled.
-        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None: no groups.
+        overlap: Number of neighbours on each side that share data with a sample, as overlapping
+            windows of a text do. The validation split is then contiguous (the last samples, if
+            there are no folds), and its neighbours within `overlap` are left out of both splits.
+            None: samples are independent, and are shuffled.
+        groups: Number of each sample's group, shape (N,), which is in one split as a whole; None:
+            no groups.
 
     Raises:
         ValueError: No training sample would be left, or there is no such fold.
@@ -191,7 +201,8 @@ def split(
     num_units = num_samples if groups is None else int(groups.max()) + 1
     if num_folds is not None and not (2 <= num_folds <= num_units and 0 <= fold < num_folds):
         raise ValueError(
-            f"num_folds={num_folds}, fold={fold}: must be 2 to {num_units} folds, and one from 0 to num_folds - 1"
+            f"num_folds={num_folds}, fold={fold}: must be 2 to {num_units} folds, and one from 0 "
+            "to num_folds - 1"
         )
     if num_folds is None and val_size >= num_samples:
         raise ValueError(
@@ -199,22 +210,27 @@ def split(
         )
     if num_folds is None and not val_size:
         return {"train": torch.arange(num_samples)}
-    order = torch.randperm(num_units, generator=torch.Generator().manual_seed(seed))
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(num_units, generator=generator)
     if groups is not None:
         return _split_groups(groups, order, val_size=val_size, num_folds=num_folds, fold=fold)
+    begin, end = 0, val_size
     if overlap is not None:
         order = torch.arange(num_samples)
+        begin, end = num_samples - val_size, num_samples
     if num_folds is not None:
-        begin, end = (num_samples * part // num_folds for part in (fold, fold + 1))
-    else:
-        begin, end = (0, val_size) if overlap is None else (num_samples - val_size, num_samples)
-    before, after = order[: max(0, begin - (overlap or 0))], order[end + (overlap or 0) :]
-    if not len(before) + len(after):
+        begin = num_samples * fold // num_folds
+        end = num_samples * (fold + 1) // num_folds
+    gap = overlap or 0
+    before = order[: max(0, begin - gap)]
+    after = order[end + gap :]
+    train = torch.cat([before, after])
+    if not len(train):
         given = f"val_size={val_size}" if num_folds is None else f"num_folds={num_folds}"
         raise ValueError(
             f"{given}: leaves nothing to train on, of {num_samples} samples that overlap"
         )
-    return {"val": order[begin:end], "train": torch.cat([before, after])}
+    return {"val": order[begin:end], "train": train}
 
 
 def group_numbers(groups: Any, num_samples: int) -> Tensor:
@@ -232,15 +248,33 @@ def group_numbers(groups: Any, num_samples: int) -> Tensor:
     return torch.from_numpy(numbers_N.astype(np.int64))
 
 
+def check_groups_apart(what: str, in_training: Iterable[Any], here: Iterable[Any]) -> None:
+    """Check that no group is also one of the training set.
+
+    Raises:
+        ValueError: One is; begins with `what`.
+    """
+    both = {*in_training} & {*here}
+    if both:
+        names = some_of(sorted(map(str, both)))
+        raise ValueError(f"{what}: has groups of the training set: {names}")
+
+
 def first_groups(groups_N: Tensor, order: Tensor, num_samples: int) -> Tensor:
-    """Return which samples belong to the first groups of an order, as many as have `num_samples`, shape (N,), bool."""
-    num_before_G = groups_N.bincount()[order].cumsum(0)
+    """Return which samples are of the first groups that have `num_samples`, shape (N,), bool."""
+    sizes_G = groups_N.bincount()
+    num_before_G = sizes_G[order].cumsum(0)
     num_groups = int((num_before_G < num_samples).sum()) + 1
     return torch.isin(groups_N, order[:num_groups])
 
 
 def _split_groups(
-    groups_N: Tensor, order: Tensor, *, val_size: int, num_folds: int | None, fold: int
+    groups_N: Tensor,
+    order: Tensor,
+    *,
+    val_size: int,
+    num_folds: int | None,
+    fold: int,
 ) -> dict[str, Tensor]:
     """Return the indices of each split, of whole groups.
 
@@ -262,11 +296,14 @@ def _split_groups(
         raise ValueError(
             f"val_size={val_size}: leaves nothing to train on, of {len(order)} whole groups"
         )
-    return {"val": is_val_N.nonzero()[:, 0], "train": (~is_val_N).nonzero()[:, 0]}
+    val, train = is_val_N, ~is_val_N
+    return {"val": val.nonzero()[:, 0], "train": train.nonzero()[:, 0]}
 
 
 def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tuple[int, ...] | None:
-    """Return the number of samples of each class among these indices; None if targets are not classes.
+    """Return the number of samples of each class among these indices.
+
+    None if targets are not classes.
 
     Args:
         targets: Class of each sample, as numbers; or anything else.
@@ -274,7 +311,8 @@ def count_classes(targets: Any, indices: Tensor, num_classes: int | None) -> tup
         num_classes: Number of classes; None if there are none.
     """
     with contextlib.suppress(TypeError, ValueError, RuntimeError, IndexError):
-        counts_K = torch.bincount(torch.as_tensor(targets)[indices], minlength=num_classes or 0)
+        classes_N = torch.as_tensor(targets)[indices]
+        counts_K = torch.bincount(classes_N, minlength=num_classes or 0)
         if len(counts_K) == num_classes:
             return tuple(counts_K.tolist())
     return None
@@ -287,12 +325,15 @@ class SplitDataModule(L.LightningDataModule):
 
     Args:
         batch_size: Samples of a training batch, over all processes.
-        eval_batch_size: Samples of a validation or test batch, over all processes; affects only speed and memory.
-        val_size: Number of training samples held out for validation; 0 or None: none. Ignored with `num_folds`.
+        eval_batch_size: Samples of a validation or test batch, over all processes; affects only
+            speed and memory.
+        val_size: Number of training samples held out for validation; 0 or None: none. Ignored with
+            `num_folds`.
         normalize: How inputs are normalised, one of `SCALES`.
         augment: Random transform of training inputs, shape (N, ...); None for no augmentation.
         seed: Seed of each epoch's order.
-        num_folds: Number of cross-validation folds, one of which is the validation split; None for no folds.
+        num_folds: Number of cross-validation folds, one of which is the validation split; None for
+            no folds.
         fold: Index of the validation fold, from 0.
         split_seed: Seed of the validation split; None: `seed`.
 
@@ -309,37 +350,44 @@ class SplitDataModule(L.LightningDataModule):
         eval_batch_size: int,
         val_size: int | None,
         normalize: str,
-        augment: Callable[[Tensor], Tensor] | None,
+        augment: Transform | None,
         seed: int,
         num_folds: int | None = None,
         fold: int = 0,
         split_seed: int | None = None,
     ) -> None:
         super().__init__()
-        val_size, split_seed = (
-            0 if val_size is None else val_size,
-            seed if split_seed is None else split_seed,
-        )
-        check_integers(
-            batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1), val_size=(val_size, 0)
-        )
-        check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
-        check_integers(fold=(fold, 0), num_folds=(2 if num_folds is None else num_folds, 2))
-        if fold and num_folds is None:
+        if val_size is None:
+            val_size = 0
+        if split_seed is None:
+            split_seed = seed
+        check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1))
+        check_integers(val_size=(val_size, 0), seed=(seed, 0), split_seed=(split_seed, 0))
+        check_integers(fold=(fold, 0))
+        if num_folds is not None:
+            check_integers(num_folds=(num_folds, 2))
+            if fold >= num_folds:
+                raise ValueError(
+                    f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}"
+                )
+        elif fold:
             raise ValueError(f"fold={fold}: is one of several folds, so num_folds must be set")
-        if num_folds is not None and fold >= num_folds:
-            raise ValueError(
-                f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}"
-            )
         if augment is not None and not callable(augment):
             raise ValueError(
-                f"augment={augment}: must be an object with a _target_; select a choice by data/augment=NAME"
+                f"augment={augment}: must be an object with a _target_; select a choice by "
+                "data/augment=NAME"
             )
         if normalize not in self.SCALES:
             raise ValueError(f"normalize={normalize}: must be one of {', '.join(self.SCALES)}")
-        self.batch_size, self.eval_batch_size, self.val_size = batch_size, eval_batch_size, val_size
-        self.normalize, self.augment, self.seed = normalize, augment, seed
-        self.num_folds, self.fold, self.split_seed = num_folds, fold, split_seed
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.normalize = normalize
+        self.augment = augment
+        self.seed = seed
+        self.num_folds = num_folds
+        self.fold = fold
+        self.split_seed = split_seed
         self.indices: dict[str, Tensor] = {}  # of each split's samples, within its dataset
         self.how_split = ""  # in words, if `val` is cut from the training set
         self._facts: Facts | None = None
@@ -355,7 +403,7 @@ class SplitDataModule(L.LightningDataModule):
     def loader(
         self,
         split: str,
-        augment: Callable[[Tensor], Tensor] | None,
+        augment: Transform | None,
         device: torch.device,
         **options: Any,
     ) -> SplitLoader:
@@ -383,15 +431,22 @@ class SplitDataModule(L.LightningDataModule):
         if stage != "test" and self._facts is None:
             self._facts = self.read_split(train=True)
 
-    def cut(self, num_samples: int, overlap: int | None = None, groups: Any = None) -> None:
+    def cut(
+        self,
+        num_samples: int,
+        overlap: int | None = None,
+        groups: Any = None,
+    ) -> None:
         """Cut the training set into `train` and `val`, as in `split`; groups may be names."""
-        cuts: dict[str, Any] = {
-            "val_size": self.val_size,
-            "num_folds": self.num_folds,
-            "fold": self.fold,
-        }
-        numbers = None if groups is None else group_numbers(groups, num_samples)
-        parts = split(num_samples, seed=self.split_seed, overlap=overlap, groups=numbers, **cuts)
+        parts = split(
+            num_samples,
+            val_size=self.val_size,
+            seed=self.split_seed,
+            num_folds=self.num_folds,
+            fold=self.fold,
+            overlap=overlap,
+            groups=None if groups is None else group_numbers(groups, num_samples),
+        )
         self.indices["train"] = parts.pop("train")
         self.indices |= parts
         if "val" not in self.indices:
@@ -404,10 +459,9 @@ class SplitDataModule(L.LightningDataModule):
             self.how_split = "random"
 
     def with_targets(self, facts: Facts, targets: Any) -> Facts:
-        """Return facts with the number of training samples of each class, by the targets of the whole training set."""
-        return replace(
-            facts, class_counts=count_classes(targets, self.indices["train"], facts.num_classes)
-        )
+        """Return facts with the number of training samples of each class, by all targets."""
+        counts = count_classes(targets, self.indices["train"], facts.num_classes)
+        return replace(facts, class_counts=counts)
 
     @property
     def sizes(self) -> dict[str, int]:
@@ -424,18 +478,24 @@ class SplitDataModule(L.LightningDataModule):
         smallest = min(num_samples % self.batch_size or self.batch_size, num_samples)
         if smallest < world_size:
             raise ValueError(
-                f"batch_size={self.batch_size}: {num_samples} training samples leave a batch of {smallest}, too few "
+                f"batch_size={self.batch_size}: {num_samples} training samples leave a batch of "
+                f"{smallest}, too few "
                 f"for {world_size} processes; choose another batch_size or val_size"
             )
 
     def train_dataloader(self) -> SplitLoader:
         """Return training batches, reshuffled each epoch unless overfitting."""
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return self._loader("train", self.batch_size, None if overfits else self.seed, self.augment)
+        seed: int | None = self.seed
+        trainer: Any = self.trainer
+        if trainer is not None and trainer.overfit_batches > 0:
+            seed = None
+        return self._loader("train", self.batch_size, seed, self.augment)
 
     def val_dataloader(self) -> SplitLoader | list[SplitLoader]:
         """Return batches of the validation split; an empty list if there is none."""
-        return self._loader("val", self.eval_batch_size) if "val" in self.indices else []
+        if "val" not in self.indices:
+            return []
+        return self._loader("val", self.eval_batch_size)
 
     def test_dataloader(self) -> SplitLoader:
         """Return batches of the test set."""
@@ -446,10 +506,12 @@ class SplitDataModule(L.LightningDataModule):
         split: str,
         batch_size: int,
         seed: int | None = None,
-        augment: Callable[[Tensor], Tensor] | None = None,
+        augment: Transform | None = None,
     ) -> SplitLoader:
-        share, device = {"rank": 0, "world_size": 1}, torch.device("cpu")
+        options: dict[str, Any] = {"batch_size": batch_size, "seed": seed}
+        device = torch.device("cpu")
         if self.trainer:
-            share = {"rank": self.trainer.global_rank, "world_size": self.trainer.world_size}
+            options["rank"] = self.trainer.global_rank
+            options["world_size"] = self.trainer.world_size
             device = self.trainer.strategy.root_device
-        return self.loader(split, augment, device, batch_size=batch_size, seed=seed, **share)
+        return self.loader(split, augment, device, **options)

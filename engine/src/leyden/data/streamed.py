@@ -1,7 +1,7 @@
-"""Datasets streamed from disk: seeded samples, batching, facts, and a data module for any PyTorch dataset.
+"""Datasets streamed from disk, and a data module for any PyTorch dataset.
 
-A sample's random numbers are determined by seed, epoch and index alone. Shapes: N samples, C channels, H rows and W
-columns of an image.
+A sample's random numbers are determined by seed, epoch and index alone. Shapes: N samples, C
+channels, H rows and W columns of an image.
 """
 
 import atexit
@@ -22,11 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
 from leyden.config.errors import UserError
-from leyden.config.terminal import some_of, warn
+from leyden.config.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
-from leyden.data.splits import SplitDataModule, SplitLoader
-from leyden.data.transforms import Normalize, check_integers
+from leyden.data.splits import SplitDataModule, SplitLoader, check_groups_apart
+from leyden.data.transforms import Normalize, Transform, check_integers
 from leyden.exact.random_state import seed_by_text, undisturbed
 from leyden.run.process import die_with_parent, is_main_process
 
@@ -36,11 +36,12 @@ class SeededSamples(Dataset[Any]):
     """Batches of a dataset's samples by epoch and indices, with random numbers seeded per sample.
 
     Args:
-        dataset: Returns a sample per index. PyTorch's `default_collate` makes a batch of samples, or the dataset's own
-            `collate_fn`.
-        seed: Seed of a sample's randomness, drawn from `random`, `torch`, NumPy's global generator, or one of NumPy's
-            that is created without a seed.
-        augment: Random transform of the inputs of (input, target) pairs, shape (1, ...); None for no augmentation.
+        dataset: Returns a sample per index. PyTorch's `default_collate` makes a batch of samples,
+            or the dataset's own `collate_fn`.
+        seed: Seed of a sample's randomness, drawn from `random`, `torch`, NumPy's global generator,
+            or one of NumPy's that is created without a seed.
+        augment: Random transform of the inputs of (input, target) pairs, shape (1, ...); None for
+            no augmentation.
 
     Example:
         >>> import random
@@ -54,10 +55,12 @@ class SeededSamples(Dataset[Any]):
 
     dataset: Dataset[Any]
     seed: int
-    augment: Callable[[Tensor], Tensor] | None
+    augment: Transform | None
 
     def __getitem__(self, task: tuple[int, Sequence[int]]) -> Any:
-        """Return the batch of a task (epoch, indices); without indices, one of no samples, if it has tensors only.
+        """Return the batch of a task (epoch, indices).
+
+        Without indices, one of no samples, if it has tensors only.
 
         In a worker process, return an error's traceback, as text.
 
@@ -66,9 +69,8 @@ class SeededSamples(Dataset[Any]):
         """
         try:
             return self._batch(*task)
-        except (
-            Exception
-        ):  # user code may raise anything; the training process repeats it, with its own traceback
+        except Exception:
+            # User code may raise anything; the training process repeats it, with its own traceback.
             if get_worker_info() is None:
                 raise
             return traceback.format_exc()
@@ -76,12 +78,14 @@ class SeededSamples(Dataset[Any]):
     def _batch(self, epoch: int, indices: Sequence[int]) -> Any:
         collate = getattr(self.dataset, "collate_fn", default_collate)
         with undisturbed():
-            batch = collate([self._sample(epoch, index) for index in indices or [0]])
+            samples = [self._sample(epoch, index) for index in indices or [0]]
+            batch = collate(samples)
         if indices:
             return batch
         if not is_pair(batch):
             raise UserError(
-                "data.eval_batch_size: the last batch has fewer samples than there are processes; choose another one"
+                "data.eval_batch_size: the last batch has fewer samples than there are "
+                "processes; choose another one"
             )
         return [part[:0] for part in batch]
 
@@ -91,16 +95,15 @@ class SeededSamples(Dataset[Any]):
         if self.augment is None:
             return sample
         inputs, target = sample
-        return self.augment(torch.as_tensor(inputs)[None])[0], target
+        augmented = self.augment(torch.as_tensor(inputs)[None])
+        return augmented[0], target
 
 
 def is_pair(batch: Any) -> bool:
-    """Return whether a batch is a pair of tensors: inputs, shape (N, ...), and targets, shape (N, ...)."""
-    return (
-        isinstance(batch, list | tuple)
-        and len(batch) == 2
-        and all(isinstance(part, Tensor) for part in batch)
-    )
+    """Return whether a batch is a pair of tensors, inputs and targets."""
+    if not isinstance(batch, list | tuple) or len(batch) != 2:
+        return False
+    return all(isinstance(part, Tensor) for part in batch)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -108,7 +111,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-# A terminal or cluster sends these to all processes. Workers ignore them: the training process must save first.
+# A terminal or cluster sends these to all processes. Workers ignore them: the training process must
+# save first.
 IGNORED_SIGNALS = [
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGUSR1") if hasattr(signal, name)
 ]
@@ -121,16 +125,17 @@ def _start_worker(_: int) -> None:
 
 
 def _close(loader: "weakref.ref[StreamLoader]") -> None:
-    if here := loader():
+    here = loader()
+    if here is not None:
         here.close()
 
 
 class StreamLoader(SplitLoader):
-    """Iterator over a dataset's batches, which the workers of PyTorch's `DataLoader` read ahead of time.
+    """Iterator over a dataset's batches, which workers of PyTorch's `DataLoader` read ahead.
 
-    Order and samples are determined by seed, epoch and index alone, so the number of workers changes no bit. The
-    workers start with the first batch and run until `close`. Samples that are not shuffled have the random numbers
-    of epoch 0.
+    Order and samples are determined by seed, epoch and index alone, so the number of workers
+    changes no bit. The workers start with the first batch and run until `close`. Samples that are
+    not shuffled have the random numbers of epoch 0.
 
     Args:
         samples: Makes the batches.
@@ -153,13 +158,15 @@ class StreamLoader(SplitLoader):
         indices: Tensor,
         *,
         num_workers: int,
-        transform: Callable[[Tensor], Tensor] | None = None,
+        transform: Transform | None = None,
         device: torch.device | str = "cpu",
         **options: Any,
     ) -> None:
         super().__init__(indices, **options)
-        self.samples, self.num_workers = samples, num_workers
-        self.transform, self.device = transform, torch.device(device)
+        self.samples = samples
+        self.num_workers = num_workers
+        self.transform = transform
+        self.device = torch.device(device)
         # Epoch and indices of each batch of the iteration under way.
         self._tasks: list[tuple[int, list[int]]] = []
         self._loader: DataLoader[Any] | None = None
@@ -176,7 +183,9 @@ class StreamLoader(SplitLoader):
                 self.samples[task]
                 raise RuntimeError(f"a worker process fails where this one does not:\n{batch}")
             batch = move_data_to_device(batch, self.device)
-            yield (self.transform(batch[0]), batch[1]) if self.transform else batch
+            if self.transform:
+                batch = (self.transform(batch[0]), batch[1])
+            yield batch
 
     def close(self) -> None:
         """Stop the workers; a later iteration starts new ones."""
@@ -184,7 +193,8 @@ class StreamLoader(SplitLoader):
 
     def _start_reading(self) -> None:
         with warnings.catch_warnings():
-            # Of more workers than cores; and Python 3.12's of locks held by other threads, of which a worker needs none.
+            # Of more workers than cores; and Python 3.12's of locks held by other threads, of which
+            # a worker needs none.
             warnings.simplefilter("ignore")
             is_new = self._loader is None
             self._loader = self._loader or self._new_loader()
@@ -197,6 +207,7 @@ class StreamLoader(SplitLoader):
         # A fork shares this process's memory until either writes to it, and needs no imports.
         # On other systems, fork is unsafe or missing.
         context = "fork" if sys.platform == "linux" else "spawn"
+        on_cuda = self.device.type == "cuda"
         return DataLoader(
             self.samples,
             sampler=self._tasks,
@@ -204,8 +215,7 @@ class StreamLoader(SplitLoader):
             collate_fn=_as_it_is,
             num_workers=num_workers,
             persistent_workers=num_workers > 0,
-            pin_memory=self.device.type
-            == "cuda",  # from other memory, a copy would wait for the device
+            pin_memory=on_cuda,  # from other memory, a copy would wait for the device
             multiprocessing_context=context if num_workers else None,
             worker_init_fn=_start_worker,
             generator=torch.Generator(),  # otherwise it would draw from the network's
@@ -215,17 +225,17 @@ class StreamLoader(SplitLoader):
 class StreamedDataModule(SplitDataModule):
     """Base of data modules whose samples are read on demand by worker processes.
 
-    A subclass defines `open`. Samples that are pairs, whose inputs are uint8 of shape (C, H, W), are pixels, and are
-    normalised on the training device; others are unchanged. Only the order and the classes of the samples are kept in
-    memory.
+    A subclass defines `open`. Samples that are pairs, whose inputs are uint8 of shape (C, H, W),
+    are pixels, and are normalised on the training device; others are unchanged. Only the order and
+    the classes of the samples are kept in memory.
 
     Args:
-        num_workers: Worker processes for each split and training process; 0: the training process reads. Affects
-            only speed and memory.
-        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the training split,
-            which is read once to compute them.
-        kwargs: Arguments of `SplitDataModule`; `augment` gets one sample, shape (1, ...), and `seed` determines each
-            sample's random numbers, too.
+        num_workers: Worker processes for each split and training process; 0: the training process
+            reads. Affects only speed and memory.
+        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the
+            training split, which is read once to compute them.
+        kwargs: Arguments of `SplitDataModule`; `augment` gets one sample, shape (1, ...), and
+            `seed` determines each sample's random numbers, too.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -234,7 +244,11 @@ class StreamedDataModule(SplitDataModule):
     overlap: int | None = None  # as in `split`
 
     def __init__(
-        self, *, num_workers: int, normalize: Literal["unit", "standardize"], **kwargs: Any
+        self,
+        *,
+        num_workers: int,
+        normalize: Literal["unit", "standardize"],
+        **kwargs: Any,
     ) -> None:
         super().__init__(normalize=normalize, **kwargs)
         check_integers(num_workers=(num_workers, 0))
@@ -258,24 +272,23 @@ class StreamedDataModule(SplitDataModule):
         if not train:
             self._add("test", self.open("test"))
             return None
-        num_samples = self._add("train", self.open("train"))
+        dataset: Any = self.open("train")
+        num_samples = self._add("train", dataset)
         own = self.open("val")
         if own is not None and (self.val_size or self.num_folds):
             given = f"val_size={self.val_size}" if self.val_size else f"num_folds={self.num_folds}"
             raise ValueError(
                 f"{given}: the data have a validation split already, and can't have another"
             )
-        self.cut(num_samples, self.overlap, self.groups_of(self.datasets["train"]))
-        self.datasets = {**dict.fromkeys(self.indices, self.datasets["train"]), **self.datasets}
+        self.cut(num_samples, self.overlap, self.groups_of(dataset))
+        for split in self.indices:
+            self.datasets.setdefault(split, dataset)
         if own is not None:
             self._add("val", own)
-        facts, dataset = self._find_facts(), self.datasets["train"]
-        # As torchvision's data sets, which return `target_transform` of these.
-        targets = (
-            None
-            if getattr(dataset, "target_transform", None)
-            else getattr(dataset, "targets", None)
-        )
+        facts = self._find_facts()
+        targets = getattr(dataset, "targets", None)
+        if getattr(dataset, "target_transform", None):  # of torchvision, which changes them
+            targets = None
         return self.with_targets(facts, targets)
 
     def _add(self, split: str, dataset: Any) -> int:
@@ -288,28 +301,20 @@ class StreamedDataModule(SplitDataModule):
         if not len(dataset):
             raise ValueError(f"{split}={type(dataset).__name__}: has no samples")
         if "train" in self.datasets:
-            self._check_groups(split, dataset)
-        self.datasets[split], self.indices[split] = dataset, torch.arange(len(dataset))
+            in_training = self.groups_of(self.datasets["train"]) or ()
+            check_groups_apart(split, in_training, self.groups_of(dataset) or ())
+        self.datasets[split] = dataset
+        self.indices[split] = torch.arange(len(dataset))
         return len(dataset)
 
     def groups_of(self, dataset: Any) -> Sequence[Any] | None:
         """Return the group of each sample, which no two splits share; None without groups."""
         return None
 
-    def _check_groups(self, split: str, dataset: Any) -> None:
-        """Check that no group of a split's own dataset is also one of the training set.
-
-        Raises:
-            ValueError: One is.
-        """
-        in_training = set(self.groups_of(self.datasets["train"]) or ())
-        here = self.groups_of(dataset) or ()
-        both = sorted({str(group) for group in here if group in in_training})
-        if both:
-            raise ValueError(f"{split}: has groups of the training set: {some_of(both)}")
-
     def _find_facts(self) -> Facts:
-        """Return shape, names and normalisation of the training split; `standardize` reads all of it.
+        """Return shape, names and normalisation of the training split.
+
+        `standardize` reads all of it.
 
         Raises:
             ValueError: `standardize` is set, and the inputs are not pixels.
@@ -317,47 +322,47 @@ class StreamedDataModule(SplitDataModule):
         dataset: Any = self.datasets["train"]
         batch: Any = None
         if not hasattr(dataset, "collate_fn"):
-            # A worker reads, since a dataset may open its files at the first sample, which a fork must not share.
+            # A worker reads, since a dataset may open its files at the first sample, which a fork
+            # must not share.
             with contextlib.closing(self._raw("train", 1)) as first:
                 batch = next(iter(first))
         if not is_pair(batch):
             if self.augment is not None or self.normalize != "unit":
                 raise ValueError(
-                    f"the samples of {type(dataset).__name__} are not pairs of tensors, so it must augment and normalize them "
+                    f"the samples of {type(dataset).__name__} are not pairs of tensors, so it "
+                    "must augment and normalize them "
                     "itself; choose data/augment=none and data.normalize=unit"
                 )
-            self.inputs = None  # type: ignore[assignment,method-assign]  # samples can't be drawn or exported
+            # Samples can't be drawn or exported.
+            self.inputs = None  # type: ignore[assignment,method-assign]
             return Facts(**names_of(dataset, None))
         inputs, targets = batch
-        has_pixels = inputs.dtype == torch.uint8 and inputs.ndim == 4
-        scale = (
-            Normalize((0.0,) * inputs.shape[1], (1.0,) * inputs.shape[1]) if has_pixels else None
-        )
-        if self.normalize == "standardize":
-            if not has_pixels:
+        names = names_of(dataset, targets)
+        shape = tuple(inputs.shape[1:])
+        if inputs.dtype != torch.uint8 or inputs.ndim != 4:
+            if self.normalize == "standardize":
                 raise ValueError(
-                    f"normalize=standardize: is for pixels, uint8; the data set gives {inputs.dtype}"
+                    "normalize=standardize: is for pixels, uint8; the data set gives "
+                    f"{inputs.dtype}"
                 )
+            return Facts(shape, scale=1.0, **names)
+        scale = Normalize.unit(inputs.shape[1])
+        if self.normalize == "standardize":
             if is_main_process():
                 num_samples = self.sizes["train"]
                 warn(
-                    f"data.normalize=standardize: all {num_samples:,} training images are read once for this"
+                    f"data.normalize=standardize: all {num_samples:,} training images are read "
+                    "once for this"
                 )
             with contextlib.closing(self._raw("train", self.eval_batch_size)) as every:
                 scale = Normalize.standardize_pixels(inputs_NCHW for inputs_NCHW, _ in every)
-        return Facts(
-            input_shape=tuple(inputs.shape[1:]),
-            mean=None if scale is None else scale.mean,
-            std=None if scale is None else scale.std,
-            scale=255.0 if has_pixels else 1.0,
-            **names_of(dataset, targets),
-        )
+        return Facts(shape, mean=scale.mean, std=scale.std, scale=255.0, **names)
 
     def inputs(self, split: str, indices: Any) -> Tensor:
         """Return samples of a split as stored in the dataset, shape (N, ...), on the CPU."""
-        inputs: Tensor = SeededSamples(self.datasets[split], self.seed, None)[
-            0, self.indices[split][indices].tolist()
-        ][0]
+        samples = SeededSamples(self.datasets[split], self.seed, None)
+        chosen = self.indices[split][indices].tolist()
+        inputs: Tensor = samples[0, chosen][0]
         return inputs
 
     def teardown(self, stage: str) -> None:
@@ -372,16 +377,21 @@ class StreamedDataModule(SplitDataModule):
     def loader(
         self,
         split: str,
-        augment: Callable[[Tensor], Tensor] | None,
+        augment: Transform | None,
         device: torch.device,
         **options: Any,
     ) -> StreamLoader:
         """Return the batches of a split, which workers read."""
-        transform = None if self.facts.mean is None else self.facts.normalize.on(device)
-        return self._raw(split, augment=augment, transform=transform, device=device, **options)
+        if self.facts.mean is not None:
+            options["transform"] = self.facts.normalize.on(device)
+        return self._raw(split, augment=augment, device=device, **options)
 
     def _raw(
-        self, split: str, batch_size: int, augment: Any = None, **options: Any
+        self,
+        split: str,
+        batch_size: int,
+        augment: Any = None,
+        **options: Any,
     ) -> StreamLoader:
         """Return the batches of a split, without a transform unless it is given."""
         samples = SeededSamples(self.datasets[split], self.seed, augment)
@@ -399,19 +409,23 @@ class StreamedDataModule(SplitDataModule):
 class DatasetDataModule(StreamedDataModule):
     """Data module for any map-style `torch.utils.data.Dataset`.
 
-    An (input, target) pair per index is normalised and drawn; any other sample is the dataset's own. With a method
-    `collate_fn`, a batch is whatever this makes of samples, such as images of different sizes. Class names are taken
-    from the dataset's attribute `classes`, if it has one. Random numbers of a sample are determined by seed, epoch and
-    index.
+    An (input, target) pair per index is normalised and drawn; any other sample is the dataset's
+    own. With a method `collate_fn`, a batch is whatever this makes of samples, such as images of
+    different sizes. Class names are taken from the dataset's attribute `classes`, if it has one.
+    Random numbers of a sample are determined by seed, epoch and index.
 
     Args:
-        train: Training set, or a callable that creates it; it is called with `root` if it has such a parameter.
+        train: Training set, or a callable that creates it; it is called with `root` if it has such
+            a parameter.
         val: Validation set, or a callable that creates it; None: `val_size` samples of `train`.
-        test: Test set, or a callable that creates it when the test set is requested; None: there is no test set.
+        test: Test set, or a callable that creates it when the test set is requested; None: there is
+            no test set.
         root: Folder of the datasets, for callables with such a parameter.
-        overlap: Number of neighbours on each side that share something with a sample of `train`, as overlapping windows
-            do; the validation split is then its end. None: samples are independent.
-        groups: Name of the datasets' attribute with the group of each sample, which no two splits share; None: no groups.
+        overlap: Number of neighbours on each side that share something with a sample of `train`, as
+            overlapping windows do; the validation split is then its end. None: samples are
+            independent.
+        groups: Name of the datasets' attribute with the group of each sample, which no two splits
+            share; None: no groups.
         kwargs: Arguments of `StreamedDataModule`.
 
     Raises:
@@ -425,8 +439,9 @@ class DatasetDataModule(StreamedDataModule):
         ...         return 6
         ...     def __getitem__(self, index):
         ...         return torch.full((1, 1, 1), index, dtype=torch.uint8), index % 2
-        >>> data = DatasetDataModule(train=Parity(), val=None, test=None, root="data", batch_size=2, val_size=2,
-        ...                          eval_batch_size=2, num_workers=0, normalize="unit", augment=None, seed=0)
+        >>> sizes = {"batch_size": 2, "eval_batch_size": 2, "val_size": 2, "num_workers": 0}
+        >>> options = {"normalize": "unit", "augment": None, "seed": 0, "root": "data"}
+        >>> data = DatasetDataModule(train=Parity(), val=None, test=None, **sizes, **options)
         >>> data.facts.input_shape, data.sizes
         ((1, 1, 1), {'train': 4, 'val': 2})
     """
@@ -448,8 +463,10 @@ class DatasetDataModule(StreamedDataModule):
             raise ValueError(
                 f"groups={groups}: whole groups are drawn at random; remove overlap, or groups"
             )
-        self.overlap, self.groups = overlap, groups
-        self.sources, self.root = {"train": train, "val": val, "test": test}, root
+        self.overlap = overlap
+        self.groups = groups
+        self.sources = {"train": train, "val": val, "test": test}
+        self.root = root
         if test is None:  # as data without this hook
             self.test_dataloader = None  # type: ignore[assignment]
 
@@ -478,8 +495,9 @@ class DatasetDataModule(StreamedDataModule):
         source: Any = self.sources[split]
         if not callable(source):
             return source  # type: ignore[no-any-return]
-        asks = "root" in inspect.signature(getattr(source, "func", source)).parameters
-        made: Dataset[Any] = source(
-            **{"root": self.root} if asks and "root" not in getattr(source, "keywords", {}) else {}
-        )
+        asked = inspect.signature(getattr(source, "func", source)).parameters
+        arguments = {}
+        if "root" in asked and "root" not in getattr(source, "keywords", {}):
+            arguments["root"] = self.root
+        made: Dataset[Any] = source(**arguments)
         return made

@@ -1,5 +1,9 @@
-"""Text datasets: windows of tokens, and the next token at each position. Shapes: N windows, T tokens per window."""
+"""Text datasets: windows of tokens, and the next token at each position.
 
+Shapes: N windows, T tokens per window.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -7,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.data.transforms import check_integers
+from leyden.data.transforms import check_integers, number_of
 from leyden.files import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
@@ -16,10 +20,12 @@ BYTES = tuple(map(chr, range(256)))  # each byte as the character with this code
 
 
 class Text(Dataset[None]):
-    """Windows of a text: `data`, (N, T) int64, and `targets`, shifted by one token; views of one tensor of tokens.
+    """Windows of a text: `data`, (N, T) int64, and `targets`, shifted by one token.
 
-    The last part of the text is the test set. Windows can overlap; `overlap` is the number of neighbours that share
-    tokens.
+    Views of one tensor of tokens.
+
+    The last part of the text is the test set. Windows can overlap; `overlap` is the number of
+    neighbours that share tokens.
 
     Args:
         root: Folder of the file.
@@ -33,7 +39,8 @@ class Text(Dataset[None]):
 
     Raises:
         OSError: There is no such file.
-        ValueError: An argument is out of its range, or the text is too short or in another encoding.
+        ValueError: An argument is out of its range, or the text is too short or in another
+            encoding.
     """
 
     def __init__(
@@ -52,19 +59,26 @@ class Text(Dataset[None]):
         if unit not in get_args(Unit):
             raise ValueError(f"unit={unit}: must be one of {', '.join(get_args(Unit))}")
         content = self.read(Path(root), file)
-        text = (
-            content.decode("latin-1") if unit == "bytes" else decode_text(Path(root, file), content)
-        )
         self.digests = {file: digest_of(content)}
-        end = len(text) - round(test_size * len(text))
-        self.vocabulary = [*BYTES] if unit == "bytes" else sorted({*text[:end], UNKNOWN})
-        tokens = encode_text(text[:end] if train else text[end:], self.vocabulary)
+        if unit == "bytes":
+            text = content.decode("latin-1")
+        else:
+            text = decode_text(Path(root, file), content)
+        num_test = round(test_size * len(text))
+        end = len(text) - num_test
+        training = text[:end]
+        if unit == "bytes":
+            self.vocabulary = [*BYTES]
+        else:
+            self.vocabulary = sorted({*training, UNKNOWN})
+        tokens = encode_text(training if train else text[end:], self.vocabulary)
         if len(tokens) <= context:
             raise ValueError(
                 f"{file}: {len(tokens)} tokens are too few for windows of context={context}"
             )
         windows_NT = tokens.unfold(0, context + 1, stride)
-        self.data, self.targets = windows_NT[:, :-1], windows_NT[:, 1:]
+        self.data = windows_NT[:, :-1]
+        self.targets = windows_NT[:, 1:]
         self.overlap = context // stride  # including the next token
 
     def read(self, root: Path, file: str) -> bytes:
@@ -76,13 +90,15 @@ class Text(Dataset[None]):
         return read_file(root / file)
 
 
-def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
-    """Return the tokens of a text, shape (L,), int64; characters missing from the vocabulary become `UNKNOWN`.
+def encode_text(text: str, vocabulary: Sequence[str]) -> Tensor:
+    """Return the tokens of a text, shape (L,), int64.
+
+    Characters missing from the vocabulary become `UNKNOWN`.
 
     Raises:
         ValueError: A character is missing, and the vocabulary does not contain `UNKNOWN`.
     """
-    numbers = {word: number for number, word in enumerate(vocabulary)}
+    numbers = number_of(vocabulary)
     strange = numbers.get(UNKNOWN)
     tokens = [numbers.get(character, strange) for character in text]
     if None in tokens:
@@ -92,5 +108,8 @@ def encode_text(text: str, vocabulary: list[str] | tuple[str, ...]) -> Tensor:
 
 def text_of(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:
     """Return the text of tokens, shape (T,)."""
-    text = "".join(vocabulary[token] for token in tokens_T.tolist())
-    return text.encode("latin-1").decode(errors="replace") if vocabulary == BYTES else text
+    parts = [vocabulary[token] for token in tokens_T.tolist()]
+    text = "".join(parts)
+    if vocabulary != BYTES:
+        return text
+    return text.encode("latin-1").decode(errors="replace")

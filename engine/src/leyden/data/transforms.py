@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+Transform = Callable[[Tensor], Tensor]
+
 
 def check_integers(**named: tuple[Any, int]) -> None:
     """Check that each named value is a whole number, and at least its minimum.
@@ -20,6 +22,11 @@ def check_integers(**named: tuple[Any, int]) -> None:
     for name, (value, least) in named.items():
         if type(value) is not int or value < least:
             raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
+
+
+def number_of(names: Iterable[str]) -> dict[str, int]:
+    """Return the number of each name, from 0."""
+    return {name: number for number, name in enumerate(names)}
 
 
 @dataclass(frozen=True)
@@ -44,16 +51,14 @@ class Normalize:
         """Return normalised inputs, shape (N, C, ...), without changing `raw`."""
         return self.on(raw.device)(raw)
 
-    def on(self, device: torch.device | str) -> Callable[[Tensor], Tensor]:
+    def on(self, device: torch.device | str) -> Transform:
         """Return this normalisation for inputs on a device.
 
         Mean and standard deviation are stored there, to avoid a copy per batch.
         """
-        mean, std = (
-            torch.tensor(values, dtype=torch.float32, device=device)
-            for values in (self.mean, self.std)
-        )
-        shifts = any(self.mean) or any(value != 1 for value in self.std)
+        mean = torch.tensor(self.mean, dtype=torch.float32, device=device)
+        std = torch.tensor(self.std, dtype=torch.float32, device=device)
+        shifts = any(self.mean) or {*self.std} != {1}
 
         def normalize(raw: Tensor) -> Tensor:
             if raw.dtype == torch.int64:
@@ -62,7 +67,9 @@ class Normalize:
             if self.scale != 1:
                 inputs.div_(self.scale)
             if shifts:
-                per_channel = (-1, *(1 for _ in raw.shape[2:])) if len(self.mean) > 1 else (1,)
+                per_channel = [1]
+                if len(self.mean) > 1:
+                    per_channel = [-1] + [1] * (raw.ndim - 2)
                 inputs.sub_(mean.view(per_channel))
                 inputs.div_(std.view(per_channel))
             return inputs
@@ -70,36 +77,52 @@ class Normalize:
         return normalize
 
     @classmethod
+    def unit(cls, num_channels: int) -> "Normalize":
+        """Return the normalisation of pixels to [0, 1]."""
+        return cls((0.0,) * num_channels, (1.0,) * num_channels)
+
+    @classmethod
     def standardize(cls, values: Tensor) -> "Normalize":
-        """Return the normalisation of numbers to mean 0 and standard deviation 1 per image channel or table column.
+        """Return the normalisation of numbers to mean 0 and deviation 1 per channel or column.
 
         Channels of 0 and 1 only, such as categories, stay as they are.
 
         Args:
             values: Shape (N, C) or (N, C, H, W). Numbers of any other shape get one mean for all.
         """
-        axes = [axis for axis in range(values.ndim) if axis != 1 or values.ndim not in (2, 4)]
+        axes = [*range(values.ndim)]
+        if values.ndim in (2, 4):
+            axes.remove(1)
         std, mean = torch.std_mean(values.double(), dim=axes, correction=0)
-        is_binary = (values.square() == values).all(dim=axes)
-        std, mean = std.masked_fill(is_binary | (std == 0), 1.0), mean.masked_fill(is_binary, 0.0)
-        return cls(tuple(mean.reshape(-1).tolist()), tuple(std.reshape(-1).tolist()), 1.0)
+        are_binary = values.square() == values
+        is_binary = are_binary.all(dim=axes)
+        std = std.masked_fill(is_binary | (std == 0), 1.0)
+        mean = mean.masked_fill(is_binary, 0.0)
+        means = mean.reshape(-1).tolist()
+        stds = std.reshape(-1).tolist()
+        return cls(tuple(means), tuple(stds), 1.0)
 
     @classmethod
     def standardize_pixels(cls, batches: Iterable[Tensor]) -> "Normalize":
-        """Return the normalisation of pixels, (N, C, H, W) uint8, to mean 0 and standard deviation 1 per channel."""
-        # Counting the 256 values is exact, whatever the batches are, and needs no float copy of the images.
+        """Return the normalisation of pixels to mean 0 and standard deviation 1 per channel."""
+        # Counting the 256 values is exact, whatever the batches are, and needs no float copy of the
+        # images.
         count_CV = torch.zeros((), dtype=torch.int64)
         for pixels_NCHW in batches:
-            each = [
-                torch.bincount(channel.flatten(), minlength=256)
-                for channel in pixels_NCHW.transpose(0, 1)
-            ]
-            count_CV = torch.stack(each) + count_CV
-        part_CV = count_CV / count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
+            counts = []
+            for pixels in pixels_NCHW.transpose(0, 1):
+                count_V = torch.bincount(pixels.flatten(), minlength=256)
+                counts.append(count_V)
+            count_CV = torch.stack(counts) + count_CV
+        total_C1 = count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
+        part_CV = count_CV / total_C1
         values_V = torch.arange(256, dtype=torch.float64) / 255
         mean_C = part_CV @ values_V
-        std_C = (part_CV * (values_V - mean_C[:, None]).square()).sum(dim=1).sqrt()
-        return cls(tuple(mean_C.tolist()), tuple(std or 1.0 for std in std_C.tolist()))
+        squares_CV = (values_V - mean_C[:, None]).square()
+        variance_C = (part_CV * squares_CV).sum(dim=1)
+        std_C = variance_C.sqrt()
+        std_C[std_C == 0] = 1.0
+        return cls(tuple(mean_C.tolist()), tuple(std_C.tolist()))
 
 
 class NormalizingNetwork(nn.Module):
@@ -112,23 +135,27 @@ class NormalizingNetwork(nn.Module):
 
     def __init__(self, network: nn.Module, normalize: Normalize) -> None:
         super().__init__()
-        self.network, self.normalize = network, normalize
+        self.network = network
+        self.normalize = normalize
 
     def forward(self, raw: Tensor) -> Tensor:
         """Return the network's output; the first one of a tuple (a reconstruction and its code)."""
-        outputs: Tensor | tuple[Tensor, ...] = self.network(self.normalize(raw))
-        return outputs[0] if isinstance(outputs, tuple) else outputs
+        outputs: Any = self.network(self.normalize(raw))
+        if isinstance(outputs, tuple):
+            outputs = outputs[0]
+        return outputs  # type: ignore[no-any-return]
 
 
 class Augment:
     """Augment batches of training images by torchvision's transforms (v2), on the images' device.
 
-    A transform draws its random numbers once per call, so a batch is split into chunks, with one draw each. The
-    random numbers are PyTorch's, which checkpoints contain.
+    A transform draws its random numbers once per call, so a batch is split into chunks, with one
+    draw each. The random numbers are PyTorch's, which checkpoints contain.
 
     Args:
         num_chunks: Number of chunks.
-        transforms: Transforms by arbitrary names, applied in turn to pixels, shape (N, C, H, W), uint8.
+        transforms: Transforms by arbitrary names, applied in turn to pixels, shape (N, C, H, W),
+            uint8.
 
     Raises:
         ValueError: `num_chunks` is out of its range.
@@ -140,7 +167,7 @@ class Augment:
         [[[[2, 1]]], [[[4, 3]]]]
     """
 
-    def __init__(self, *, num_chunks: int, **transforms: Callable[[Tensor], Tensor]) -> None:
+    def __init__(self, *, num_chunks: int, **transforms: Transform) -> None:
         check_integers(num_chunks=(num_chunks, 1))
         self.num_chunks = num_chunks
         self.transforms = transforms

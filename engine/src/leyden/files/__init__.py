@@ -1,7 +1,7 @@
-"""Files of data sets: a user's own are read and identified, torchvision's are read or downloaded as a whole.
+"""Files of data sets: a user's own, and torchvision's, which are downloaded as a whole.
 
-Torchvision checks the archives that it downloads. A data set that raises `FileNotFoundError` for damaged files has them
-downloaded again.
+Torchvision checks the archives that it downloads. A data set that raises `FileNotFoundError` for
+damaged files has them downloaded again.
 """
 
 import contextlib
@@ -61,17 +61,21 @@ TIMEOUT_S = 20.0
 
 
 class MissingDatasetError(FileNotFoundError):
-    """Error for a dataset of which there are no files yet; damaged files are a plain `FileNotFoundError`."""
+    """Error for a dataset of which there are no files yet.
+
+    Damaged files are a plain `FileNotFoundError`.
+    """
 
 
 def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download: bool) -> Any:
     """Return the training or the test set; download both if files are missing or damaged.
 
-    Processes that need the files at the same time wait for the one that downloads them. An interrupted download
-    leaves no partial files in the dataset's folder.
+    Processes that need the files at the same time wait for the one that downloads them. An
+    interrupted download leaves no partial files in the dataset's folder.
 
     Args:
-        dataset: Creates one of torchvision's datasets when called with `root`, `train` and `download`.
+        dataset: Creates one of torchvision's datasets when called with `root`, `train` and
+            `download`.
         root: Folder of the downloads.
         train: Whether to return the training set.
         download: Whether to download missing files.
@@ -90,7 +94,8 @@ def load(dataset: Callable[..., Any], root: str | Path, *, train: bool, download
         kind, problem = type(error), f"root={root}: {error}"
     if not download:
         raise kind(
-            f"{problem}, and download=false; run the same command with dry_run=true where there is a network"
+            f"{problem}, and download=false; run the same command with dry_run=true where there "
+            "is a network"
         )
     root = Path(root)
     with lock.hold(root / ".lock") as held:

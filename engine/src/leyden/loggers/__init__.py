@@ -12,9 +12,7 @@ are optional:
 """
 
 import contextlib
-import csv
 import hashlib
-import io
 import os
 import struct
 import threading
@@ -35,7 +33,7 @@ from torch.utils.tensorboard import SummaryWriter
 from leyden.config.errors import UserError
 from leyden.config.terminal import warn
 from leyden.exact.files import opened, read_bounded
-from leyden.run.files import MAX_TABLE_BYTES, write_whole
+from leyden.run.files import MAX_TABLE_BYTES, csv_lines, write_whole
 from leyden.run.lock import check_held
 from leyden.run.result import HEADER, STAGES, chart_tag, has_header, read_points, write_points
 from leyden.tasks import evaluated_stage
@@ -294,18 +292,16 @@ class MetricsCSV(Logger):
         """Append the values."""
         if not self._started:
             self._start()
-        text = io.StringIO(newline="")
-        table = csv.writer(text)
+        rows: list[list[object]] = []
+        for name, value in metrics.items():
+            if name != "epoch":
+                rows.append([step, name, value])
         with opened(self.path, "ab") as file:
-            check_held(
-                self.path.parent
-            )  # checked while the file is open, so that it stays this run's file
+            # Checked while the file is open, so that it stays this run's file.
+            check_held(self.path.parent)
             if file.tell() == 0:  # the file was deleted
-                table.writerow(HEADER)
-            table.writerows(
-                (step, name, value) for name, value in metrics.items() if name != "epoch"
-            )
-            file.write(text.getvalue().encode())
+                rows.insert(0, [*HEADER])
+            file.write(csv_lines(rows).encode())
 
     @rank_zero_only
     def save(self) -> None:

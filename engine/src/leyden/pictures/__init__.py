@@ -1,4 +1,4 @@
-"""Pictures and measurements of a run, which change no bit of it: its curves and speed, and its outputs by kind of task.
+"""Pictures and measurements of a run, which change no bit of it.
 
 Shapes: N samples, K classes, T targets or tokens.
 """
@@ -52,13 +52,13 @@ __all__ = [
 
 
 def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
-    """Write a figure as `NAME.png`, and log it to TensorBoard and each logger with a `log_image` like `WandbLogger`'s."""
-    pixels_HWC, tag, step = (
-        save_picture(trainer, figure, f"{name}.png"),
-        f"{name}/{split}",
-        trainer.global_step,
-    )
-    for logger in trainer.loggers if trainer.is_global_zero else ():
+    """Write a figure as `NAME.png`, and log it wherever pictures can be logged."""
+    pixels_HWC = save_picture(trainer, figure, f"{name}.png")
+    if not trainer.is_global_zero:
+        return
+    tag = f"{name}/{split}"
+    step = trainer.global_step
+    for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):
             logger.experiment.add_image(tag, pixels_HWC, step, dataformats="HWC")
         elif hasattr(logger, "log_image"):
@@ -66,7 +66,9 @@ def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
 
 
 def save_picture(trainer: L.Trainer, figure: Figure, name: str) -> NDArray[np.uint8]:
-    """Write a figure to the run directory, with `picture_format=pdf` also as PDF, and return its pixels, shape (H, W, 3).
+    """Write a figure to the run directory, with `picture_format=pdf` also as PDF.
+
+    Return its pixels, (H, W, 3).
 
     Args:
         trainer: Lightning's trainer.
@@ -89,82 +91,91 @@ def render(figure: Figure) -> NDArray[np.uint8]:
     figure.set_dpi(120)
     canvas: Any = FigureCanvasAgg(figure)
     canvas.draw()
-    pixels_HWC: NDArray[Any] = np.asarray(canvas.buffer_rgba())[:, :, :3].copy()
-    return pixels_HWC
+    pixels_HWC: NDArray[Any] = np.asarray(canvas.buffer_rgba())
+    return pixels_HWC[:, :, :3].copy()
 
 
 def wrapped(title: str, width_inches: float, font_size: float) -> str:
     """Return a title with line breaks, so that it fits a figure of this width."""
     # The mean width of a character is 0.55 of its size.
-    characters = max(10, int(width_inches * 72 / (0.55 * font_size)))
-    return plain("\n".join(textwrap.fill(line, characters) for line in title.split("\n")))
+    num = int(width_inches * 72 / (0.55 * font_size))
+    lines = [textwrap.fill(line, max(10, num)) for line in title.split("\n")]
+    return plain("\n".join(lines))
 
 
 TILE_INCHES = 0.8
 LINE_INCHES = 0.16  # height of a caption's line
-FONT_SIZE, TITLE_SIZE = 8, 9
+FONT_SIZE = 8
+TITLE_SIZE = 9
 LINE_CHARACTERS = 13  # characters per line at this font size; longer lines use a smaller font
 GAP = 0.1  # between tiles, as a fraction of the tile's width
 MIN_INCHES = 3.5  # minimum figure width, for the title
 
 
 def sheet(
-    images_NCHW: Tensor, captions: Sequence[str], title: str, *, num_columns: int = 8
+    images_NCHW: Tensor,
+    captions: Sequence[str],
+    title: str,
+    *,
+    num_columns: int = 8,
 ) -> Figure:
     """Return a figure with images in rows, each below its caption.
 
     Args:
-        images_NCHW: Images, shape (N, C, H, W), of any range; the smallest value of all is black, the largest
-            white.
-        captions: N captions, or none.
+        images_NCHW: Images, shape (N, C, H, W), of any range; the smallest value of all is black,
+            the largest white.
+        captions: N captions of as many lines, or none.
         title: Title of the sheet.
         num_columns: Images per row.
     """
     num, _, height, width = images_NCHW.shape
-    lines = max((caption.count("\n") + 1 for caption in captions), default=0)
-    gap, head = round(width * GAP), round(width * lines * LINE_INCHES / TILE_INCHES)
-    tiles = as_colours(images_NCHW) if num else torch.ones(1, 3, height, width)
+    lines = "\n".join(captions).splitlines()
+    num_lines = len(lines) // max(1, len(captions))
+    longest = max(map(len, lines), default=0)
+    gap = round(width * GAP)
+    head = round(width * num_lines * LINE_INCHES / TILE_INCHES)
+    tiles = torch.ones(1, 3, height, width)
+    if num:
+        tiles = as_colours(images_NCHW)
     tiles = F.pad(tiles, (0, 0, head, 0), value=1.0)  # room for the caption
     # One image for all tiles, since creating axes costs as much as a hundred tiles.
-    canvas_HWC = make_grid(tiles, nrow=num_columns, padding=gap, pad_value=1.0).permute(1, 2, 0)
-    sheet_height, sheet_width = (size * TILE_INCHES / width for size in canvas_HWC.shape[:2])
+    canvas_CHW = make_grid(tiles, nrow=num_columns, padding=gap, pad_value=1.0)
+    sheet_height = canvas_CHW.shape[1] * TILE_INCHES / width
+    sheet_width = canvas_CHW.shape[2] * TILE_INCHES / width
     figure_width = max(sheet_width, MIN_INCHES)
     title = wrapped(title, figure_width, TITLE_SIZE)
     title_height = 0.1 + 0.2 * (title.count("\n") + 1)
-    figure = Figure(figsize=(figure_width, sheet_height + title_height))
-    axes = figure.add_axes((0.0, 0.0, 1.0, sheet_height / (sheet_height + title_height)))
+    figure_height = sheet_height + title_height
+    figure = Figure(figsize=(figure_width, figure_height))
+    axes = figure.add_axes((0.0, 0.0, 1.0, sheet_height / figure_height))
+    canvas_HWC = canvas_CHW.permute(1, 2, 0)
     axes.imshow(canvas_HWC.numpy(), interpolation="nearest")
     axes.set_axis_off()
-    longest = max((len(line) for caption in captions for line in caption.split("\n")), default=0)
-    size = FONT_SIZE * min(1.0, LINE_CHARACTERS / max(longest, 1))
+    size: float = FONT_SIZE
+    if longest > LINE_CHARACTERS:
+        size *= LINE_CHARACTERS / longest
     for n, caption in enumerate(captions):
         row, column = divmod(n, num_columns)
-        x, y = (
-            gap + column * (width + gap) + width / 2,
-            (row + 1) * (gap + head) + row * height - gap / 2,
-        )
+        x = gap + column * (width + gap) + width / 2
+        y = (row + 1) * (gap + head) + row * height - gap / 2
         axes.text(x, y, plain(caption), ha="center", va="bottom", fontsize=size)
-    figure.text(
-        0.5,
-        1 - 0.05 / (sheet_height + title_height),
-        title,
-        ha="center",
-        va="top",
-        fontsize=TITLE_SIZE,
-    )
+    top = 1 - 0.05 / figure_height
+    figure.text(0.5, top, title, ha="center", va="top", fontsize=TITLE_SIZE)
     return figure
 
 
 def as_colours(images_NCHW: Tensor) -> Tensor:
-    """Return images as RGB in [0, 1], shape (N, 3, H, W), scaled from the smallest to the largest value.
+    """Return images as RGB, shape (N, 3, H, W), scaled so that their values fill [0, 1].
 
     Three channels are RGB; any other number of channels is averaged to grey.
     """
     images = images_NCHW.float()
     if images.shape[1] != 3:
-        images = images.mean(dim=1, keepdim=True).expand(-1, 3, -1, -1)
-    low, high = images.min(), images.max()
-    return (images - low) / ((high - low) or 1.0)
+        grey = images.mean(dim=1, keepdim=True)
+        images = grey.expand(-1, 3, -1, -1)
+    low = images.min()
+    span = images.max() - low
+    return (images - low) / (span or 1.0)
 
 
 SPLIT_NAMES = {"val": "validation split", "test": "test set"}
@@ -173,16 +184,26 @@ SPLIT_NAMES = {"val": "validation split", "test": "test set"}
 class OnEvaluation(DisplayCallback):
     """Base of callbacks that draw from the evaluation of the best weights at the end of a run.
 
-    This is the test evaluation, if the run has one, otherwise that of the validation split; no callback evaluates
-    on the test set by itself. Validation during training is ignored. A subclass defines `draw`, and the `kind` of
-    tasks for which it draws.
+    This is the test evaluation, if the run has one, otherwise that of the validation split; no
+    callback evaluates on the test set by itself. Validation during training is ignored. A subclass
+    defines `draw`, and the `kind` of tasks for which it draws.
     """
 
     at_end = True
     kind: str  # `Task.kind` of the supported tasks
     max_samples: int | None = None  # samples to keep for the picture; None: all
 
-    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+    def draws(self, module: L.LightningModule) -> bool:
+        """Return whether the picture is one of a module's predictions."""
+        return isinstance(module, Task) and module.kind == self.kind
+
+    def draw(
+        self,
+        trainer: L.Trainer,
+        split: str,
+        predictions: Tensor,
+        targets: Tensor,
+    ) -> None:
         """Draw; called in the process of rank 0.
 
         Args:
@@ -194,7 +215,10 @@ class OnEvaluation(DisplayCallback):
         raise NotImplementedError
 
     def on_validation_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, *args: Any
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        *args: Any,
     ) -> None:
         """Keep a batch, if this is the validation at the end of the run."""
         if trainer.state.fn == "validate":
@@ -212,12 +236,13 @@ class OnEvaluation(DisplayCallback):
         """Keep the predictions and targets of a batch."""
         if batch_idx == 0 and dataloader_idx == 0:
             self._batches: list[tuple[Tensor, Tensor]] = []
-        is_full = (
-            self.max_samples is not None
-            and sum(len(each) for each, _ in self._batches) >= self.max_samples
-        )
-        if isinstance(pl_module, Task) and pl_module.kind == self.kind and not is_full and outputs:
-            self._batches.append((outputs["predictions"].cpu(), outputs["targets"].cpu()))
+        if not outputs or not self.draws(pl_module):
+            return
+        num_kept = sum(len(predictions) for predictions, _ in self._batches)
+        if self.max_samples is None or num_kept < self.max_samples:
+            predictions = outputs["predictions"].cpu()
+            targets = outputs["targets"].cpu()
+            self._batches.append((predictions, targets))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if this was the validation at the end of the run."""
@@ -230,14 +255,16 @@ class OnEvaluation(DisplayCallback):
             self._draw_evaluation(trainer, "test")
 
     def _draw_evaluation(self, trainer: L.Trainer, split: str) -> None:
-        batches, self._batches = getattr(self, "_batches", []), []
+        batches = getattr(self, "_batches", [])
+        self._batches = []
         if not batches:
             return
-        predictions, targets = (
-            gather(list(part), trainer.world_size) for part in zip(*batches, strict=True)
-        )
+        predictions, targets = zip(*batches, strict=True)
+        num = self.max_samples
+        all_predictions = gather(list(predictions), trainer.world_size)
+        all_targets = gather(list(targets), trainer.world_size)
         if trainer.is_global_zero:
-            self.draw(trainer, split, predictions[: self.max_samples], targets[: self.max_samples])
+            self.draw(trainer, split, all_predictions[:num], all_targets[:num])
 
 
 def gather(batches: list[Tensor], world_size: int) -> Tensor:
@@ -250,10 +277,10 @@ def gather(batches: list[Tensor], world_size: int) -> Tensor:
     batches_by_rank: list[Any] = [None] * world_size
     torch.distributed.all_gather_object(batches_by_rank, batches)
     merged = []
-    for parts in zip(
-        *batches_by_rank, strict=False
-    ):  # a process with smaller parts may have kept one more batch
-        whole = parts[0].new_empty(sum(map(len, parts)), *parts[0].shape[1:])
+    # A process with smaller parts may have kept one more batch.
+    for parts in zip(*batches_by_rank, strict=False):
+        num = sum(map(len, parts))
+        whole = parts[0].new_empty(num, *parts[0].shape[1:])
         for rank, part in enumerate(parts):
             whole[rank::world_size] = part
         merged.append(whole)
@@ -275,42 +302,60 @@ class Confusion(OnEvaluation):
     def __init__(self, *, class_names: tuple[str, ...]) -> None:
         self.class_names = class_names
 
-    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+    def draw(
+        self,
+        trainer: L.Trainer,
+        split: str,
+        predictions: Tensor,
+        targets: Tensor,
+    ) -> None:
         """Draw from logits, shape (N, K), and classes, shape (N,)."""
-        predicted_N, num_classes = predictions.argmax(dim=1), len(self.class_names)
-        pairs_N = targets * num_classes + predicted_N
-        counts_KK = (
-            pairs_N.bincount(minlength=num_classes**2).reshape(num_classes, num_classes).numpy()
-        )
+        predicted_N = predictions.argmax(dim=1)
+        num = len(self.class_names)
+        pairs_N = targets * num + predicted_N
+        counts = pairs_N.bincount(minlength=num**2)
+        counts_KK = counts.reshape(num, num).numpy()
         title = _title_with_accuracy(split, predicted_N, targets)
-        publish(trainer, confusion_figure(counts_KK, self.class_names, title), "confusion", split)
+        figure = confusion_figure(counts_KK, self.class_names, title)
+        publish(trainer, figure, "confusion", split)
 
 
 def _title_with_accuracy(split: str, predicted_N: Tensor, labels_N: Tensor) -> str:
-    accuracy = (predicted_N == labels_N).double().mean()
+    are_right_N = predicted_N == labels_N
+    accuracy = are_right_N.double().mean()
     return f"{SPLIT_NAMES[split]}, {len(labels_N):,} samples, accuracy {accuracy:.4f}"
 
 
 def confusion_figure(
     counts_KK: NDArray[np.int64], class_names: tuple[str, ...], title: str
 ) -> Figure:
-    """Return a confusion matrix: rows are true classes, columns predicted ones, coloured by the row's share."""
-    shares_KK = counts_KK / np.maximum(counts_KK.sum(axis=1, keepdims=True), 1)
+    """Return a confusion matrix: rows are true classes, coloured by each prediction's share."""
     num_classes = len(counts_KK)
-    longest = max(map(len, class_names)) if num_classes <= MAX_COUNTED_CLASSES else 3
+    has_counts = num_classes <= MAX_COUNTED_CLASSES
+    totals_K1 = counts_KK.sum(axis=1, keepdims=True)
+    shares_KK = counts_KK / np.maximum(totals_K1, 1)
+    longest = 3
+    if has_counts:
+        longest = max(map(len, class_names))
     margin = 0.08 + 0.013 * longest  # without a layout engine, which would draw twice
     figure = Figure(figsize=(6, 6))
-    axes: Any = figure.add_axes((margin, margin, 0.95 - margin, 0.95 - margin))
+    width = 0.95 - margin
+    axes: Any = figure.add_axes((margin, margin, width, width))
     # Fourth root, so that one error in a hundred is visible.
-    axes.imshow(shares_KK, cmap="Blues", norm=PowerNorm(0.25, vmin=0, vmax=1))
-    if num_classes <= MAX_COUNTED_CLASSES:
-        names = [*map(plain, class_names)]
-        axes.set_xticks(range(num_classes), names, rotation=90 if max(map(len, names)) > 2 else 0)
+    root = PowerNorm(0.25, vmin=0, vmax=1)
+    axes.imshow(shares_KK, cmap="Blues", norm=root)
+    if has_counts:
+        names = [plain(name) for name in class_names]
+        turned = 0
+        if max(map(len, names)) > 2:
+            turned = 90
+        axes.set_xticks(range(num_classes), names, rotation=turned)
         axes.set_yticks(range(num_classes), names)
+        middle = {"ha": "center", "va": "center", "fontsize": 8}
         for (row, column), count in np.ndenumerate(counts_KK):
             if count:
                 colour = "white" if shares_KK[row, column] > 0.1 else "black"
-                axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
+                axes.text(column, row, count, color=colour, **middle)
     axes.set_xlabel("predicted (colour: fourth root of the share of the row)")
     axes.set_ylabel("true")
     axes.set_title(plain(title), fontsize=10)
@@ -330,41 +375,45 @@ class Errors(OnEvaluation):
 
     kind = "classes"
 
-    def __init__(self, *, num_images: int, class_names: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        *,
+        num_images: int,
+        class_names: tuple[str, ...],
+    ) -> None:
         check_integers(num_images=(num_images, 1))
-        self.num_images, self.class_names = num_images, class_names
+        self.num_images = num_images
+        self.class_names = class_names
 
-    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
-        """Draw the errors, the most confident first, with both classes and the probability of the wrong one."""
+    def draw(
+        self,
+        trainer: L.Trainer,
+        split: str,
+        predictions: Tensor,
+        targets: Tensor,
+    ) -> None:
+        """Draw the most confident errors, with both classes and the wrong one's probability."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         if not callable(getattr(data, "inputs", None)):  # its samples are not tensors of one shape
             return
-        probabilities_N, predicted_N = predictions.float().softmax(dim=1).max(dim=1)
-        wrong = (predicted_N != targets).nonzero()[:, 0]
+        probabilities_NK = predictions.float().softmax(dim=1)
+        probabilities_N, predicted_N = probabilities_NK.max(dim=1)
+        are_wrong_N = predicted_N != targets
+        wrong = are_wrong_N.nonzero()[:, 0]
         order = probabilities_N[wrong].argsort(descending=True, stable=True)
         indices = wrong[order][: self.num_images]
-        captions = error_captions(
-            self.class_names, targets[indices], predicted_N[indices], probabilities_N[indices]
-        )
+        inputs = data.inputs(split, indices.numpy())
+        if inputs.ndim != 4:  # rows of a table, not images
+            return
+        captions = []
+        for n in indices.tolist():
+            true = self.class_names[targets[n]]
+            predicted = self.class_names[predicted_N[n]]
+            captions.append(f"{true} →\n{predicted}\n{probabilities_N[n]:.3f}")
         title = _title_with_accuracy(split, predicted_N, targets)
         title += "\nmost confident mistakes: true class → predicted class, its probability"
-        if (inputs := data.inputs(split, indices.numpy())).ndim == 4:  # images, not rows of a table
-            publish(
-                trainer, sheet(inputs, captions, title, num_columns=ERROR_COLUMNS), "errors", split
-            )
-
-
-def error_captions(
-    names: tuple[str, ...], labels_N: Tensor, predicted_N: Tensor, probabilities_N: Tensor
-) -> list[str]:
-    """Return a caption for each misclassified image: its class, the predicted class, and that class's probability."""
-    # The longest line is "predicted NAME", if that is readable in a tile's width; else the title has the words.
-    form = "true {} →\npredicted {}\n{:.3f}" if max(map(len, names)) <= 4 else "{} →\n{}\n{:.3f}"
-    rows = zip(labels_N.tolist(), predicted_N.tolist(), probabilities_N.tolist(), strict=True)
-    return [
-        form.format(names[true], names[predicted], probability)
-        for true, predicted, probability in rows
-    ]
+        figure = sheet(inputs, captions, title, num_columns=ERROR_COLUMNS)
+        publish(trainer, figure, "errors", split)
 
 
 class Reconstructions(OnEvaluation):
@@ -382,12 +431,20 @@ class Reconstructions(OnEvaluation):
         check_integers(num_images=(num_images, 1))
         self.max_samples = num_images
 
-    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+    def draw(
+        self,
+        trainer: L.Trainer,
+        split: str,
+        predictions: Tensor,
+        targets: Tensor,
+    ) -> None:
         """Draw images, shape (C, H, W), each above its reconstruction."""
         if targets.ndim != 4 or targets.shape[1] not in (1, 3):
             return
-        pairs_NCHW = torch.cat([targets, predictions.to(targets)], dim=2)
-        figure = sheet(pairs_NCHW, (), f"{SPLIT_NAMES[split]}: each image above its reconstruction")
+        made_NCHW = predictions.to(targets)
+        pairs_NCHW = torch.cat([targets, made_NCHW], dim=2)
+        title = f"{SPLIT_NAMES[split]}: each image above its reconstruction"
+        figure = sheet(pairs_NCHW, (), title)
         publish(trainer, figure, "reconstructions", split)
 
 
@@ -395,7 +452,7 @@ MAX_TARGETS = 6  # with a panel each
 
 
 class Predicted(OnEvaluation):
-    """Draws predicted against true values of the final evaluation, as `predicted.png` and in the loggers.
+    """Draws predicted against true values of the final evaluation, as `predicted.png`.
 
     Args:
         target_names: Target names of the data.
@@ -406,47 +463,58 @@ class Predicted(OnEvaluation):
     def __init__(self, *, target_names: tuple[str, ...]) -> None:
         self.target_names = target_names
 
-    def draw(self, trainer: L.Trainer, split: str, predictions: Tensor, targets: Tensor) -> None:
+    def draw(
+        self,
+        trainer: L.Trainer,
+        split: str,
+        predictions: Tensor,
+        targets: Tensor,
+    ) -> None:
         """Draw from numbers, both of shape (N,) or (N, T)."""
-        predicted_NT, true_NT = (
-            each.float().reshape(len(each), -1).numpy() for each in (predictions, targets)
-        )
-        title = f"{SPLIT_NAMES[split]}, {len(targets):,} samples"
-        publish(
-            trainer,
-            prediction_figure(predicted_NT, true_NT, self.target_names, title),
-            "predicted",
-            split,
-        )
+        num = len(targets)
+        predicted_NT = predictions.float().reshape(num, -1)
+        true_NT = targets.float().reshape(num, -1)
+        title = f"{SPLIT_NAMES[split]}, {num:,} samples"
+        names = self.target_names
+        figure = prediction_figure(predicted_NT.numpy(), true_NT.numpy(), names, title)
+        publish(trainer, figure, "predicted", split)
 
 
 def prediction_figure(
-    predicted_NT: NDArray[Any], true_NT: NDArray[Any], names: tuple[str, ...], title: str
+    predicted_NT: NDArray[Any],
+    true_NT: NDArray[Any],
+    names: tuple[str, ...],
+    title: str,
 ) -> Figure:
-    """Return one panel per target: density, with equal axes, the diagonal of exact predictions, and R²."""
+    """Return a panel per target: density, the diagonal of exact predictions, and R²."""
     num = min(len(names), MAX_TARGETS)
     figure = Figure(figsize=(4.9 * num, 4.5), layout="constrained")
-    figure.suptitle(wrapped(title, figure.get_figwidth(), 10), fontsize=10)
+    title = wrapped(title, figure.get_figwidth(), 10)
+    figure.suptitle(title, fontsize=10)
     for t, name in enumerate(names[:num]):
         axes: Any = figure.add_subplot(1, num, t + 1)
-        true, predicted = true_NT[:, t], predicted_NT[:, t]
+        true = true_NT[:, t]
+        predicted = predicted_NT[:, t]
         # Points would hide each other.
         cells = axes.hexbin(true, predicted, gridsize=60, cmap="viridis", mincnt=1, linewidths=0.1)
         figure.colorbar(cells, ax=axes, label="samples per cell", fraction=0.046, pad=0.03)
-        low, high = min(true.min(), predicted.min()), max(true.max(), predicted.max())
-        axes.plot(
-            [low, high], [low, high], color="#d95f02", linewidth=1, linestyle="--", label="exact"
-        )
+        both = np.concatenate([true, predicted])
+        low = both.min()
+        high = both.max()
+        ends = [low, high]
+        axes.plot(ends, ends, color="#d95f02", linewidth=1, linestyle="--", label="exact")
         axes.legend(loc="upper left", fontsize=8)
-        spread = np.square(true - true.mean()).sum()
-        r2 = f"R² {1 - np.square(predicted - true).sum() / spread:.4f}" if spread > 0 else ""
-        axes.set_title(r2, fontsize=10)
+        deviations = true - true.mean()
+        spread = np.square(deviations).sum()
+        errors = np.square(predicted - true).sum()
+        if spread > 0:
+            r2 = 1 - errors / spread
+            axes.set_title(f"R² {r2:.4f}", fontsize=10)
         axes.set_xlabel(plain(f"true {name}"))
         axes.set_ylabel(plain(f"predicted {name}"))
         margin = 0.03 * ((high - low) or 1.0)
-        axes.set(
-            xlim=(low - margin, high + margin), ylim=(low - margin, high + margin), box_aspect=1
-        )
+        limits = (low - margin, high + margin)
+        axes.set(xlim=limits, ylim=limits, box_aspect=1)
         axes.grid(alpha=0.3)
     return figure
 
@@ -460,7 +528,8 @@ class Generated(DisplayCallback):
         num_tokens: Length of the text.
         temperature: Sampling temperature; near 0, the most likely token is chosen.
         vocabulary: Text of each token.
-        input_shape: Shape of one sample, (T,): the maximum number of tokens that the network accepts.
+        input_shape: Shape of one sample, (T,): the maximum number of tokens that the network
+            accepts.
     """
 
     def __init__(
@@ -472,20 +541,28 @@ class Generated(DisplayCallback):
         input_shape: tuple[int, ...],
     ) -> None:
         check_integers(num_tokens=(num_tokens, 1))
-        self.num_tokens, self.temperature = num_tokens, temperature
-        self.vocabulary, self.max_context = vocabulary, input_shape[0]
+        self.num_tokens = num_tokens
+        self.temperature = temperature
+        self.vocabulary = vocabulary
+        self.max_context = input_shape[0]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the text for this epoch."""
-        loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
-        if not (
-            trainer.is_global_zero
-            and loggers
-            and isinstance(pl_module, Task)
-            and pl_module.kind == "text"
+        if (
+            not trainer.is_global_zero
+            or not isinstance(pl_module, Task)
+            or pl_module.kind != "text"
         ):
             return
-        first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
+        loggers = []
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                loggers.append(logger)
+        if not loggers:
+            return
+        first = 0
+        if "\n" in self.vocabulary:
+            first = self.vocabulary.index("\n")
         network = pl_module.network
         was_training = network.training
         network.eval()
@@ -501,18 +578,20 @@ class Generated(DisplayCallback):
         finally:
             network.train(was_training)
         text = text_of(tokens_T, self.vocabulary)
-        verbatim = "\n".join(f"    {line}" for line in text.splitlines())  # as Markdown shows it
-        loggers[0].experiment.add_text("generated", verbatim, logged_steps(trainer) - 1)
+        verbatim = textwrap.indent(text, "    ", lambda _: True)  # as Markdown shows it
+        step = logged_steps(trainer) - 1
+        loggers[0].experiment.add_text("generated", verbatim, step)
 
 
 MAX_PANELS = 4  # of curves
 COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
-STYLES = {"train": ("-", "o"), "val": ("--", "s")}  # lines and markers, which differ in grey, too
+LINES = {"train": "-", "val": "--"}  # which differ in grey, too
+MARKERS = {"train": "o", "val": "s"}
 STEP_COLOUR = "#c6d8ea"  # curve of step values, behind the curve of epoch means
 
 
 class Curves(DisplayCallback):
-    """Draws `curves.png` from the whole `metrics.csv`, including earlier starts, when training ends or fails.
+    """Draws `curves.png` from all starts' `metrics.csv`, when training ends or fails.
 
     Without `metrics.csv` there is no picture.
     """
@@ -521,15 +600,20 @@ class Curves(DisplayCallback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw the curves."""
+        if not trainer.is_global_zero:
+            return
         directory = Path(trainer.default_root_dir)
-        if trainer.is_global_zero and (curves := read_curves(directory / "metrics.csv")):
+        curves = read_curves(directory / "metrics.csv")
+        if curves:
             title = f"{directory.parent.name}/{directory.name}"
-            save_picture(
-                trainer, draw_curves(curves, stages_of(trainer).names, title), "curves.png"
-            )
+            figure = draw_curves(curves, stages_of(trainer).names, title)
+            save_picture(trainer, figure, "curves.png")
 
     def on_exception(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        exception: BaseException,
     ) -> None:
         """Draw the curves, unless the run was interrupted from outside and will resume."""
         if isinstance(exception, Exception):
@@ -539,7 +623,7 @@ class Curves(DisplayCallback):
 def draw_curves(
     curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = ""
 ) -> Figure:
-    """Return one panel per metric, the loss first, with training and validation over optimizer steps.
+    """Return a panel per metric, the loss first: training and validation over optimizer steps.
 
     Args:
         curves: Points of each curve, as from `read_curves`.
@@ -549,8 +633,10 @@ def draw_curves(
     panels: dict[str, list[str]] = {}
     for name in curves:
         if name in stages:
-            panels.setdefault(chart_of(name), []).append(name)
-    titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS] or ["loss"]
+            panel = panels.setdefault(chart_of(name), [])
+            panel.append(name)
+    titles = sorted(panels, key=lambda title: title != "loss")
+    titles = titles[:MAX_PANELS] or ["loss"]
     width = max(9, 4.5 * len(titles))
     run = wrapped(run, width, 10)
     figure = Figure(figsize=(width, 3.5))
@@ -560,39 +646,57 @@ def draw_curves(
     figure.suptitle(run, fontsize=10)
     for number, title in enumerate(titles, start=1):
         axes: Any = figure.add_subplot(1, len(titles), number)
-        names = sorted(
-            panels.get(title, ()), key=lambda name: (not name.endswith("_step"), stages[name])
-        )
-        for name in names:
-            steps, values = zip(*sorted(curves[name]), strict=True)
-            is_step = name.endswith("_step") and len(names) > 1
-            line, marker = ("-", None) if is_step else STYLES[stages[name]]
-            colour = STEP_COLOUR if is_step else COLOURS[stages[name]]
-            marker = marker if len(steps) <= 20 else None
-            axes.plot(
-                steps, values, line, color=colour, label=plain(name), marker=marker, markersize=3
-            )
-        if title == "loss" and all(value > 0 for name in names for _, value in curves[name]):
-            use_log_scale(axes, "y")
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(plain(title))
         axes.grid(alpha=0.3)
-        if names:
-            axes.legend()
+        names = panels.get(title)
+        if not names:
+            continue
+        names.sort(key=lambda name: (not name.endswith("_step"), stages[name]))
+        for name in names:
+            is_step = name.endswith("_step") and len(names) > 1
+            _draw_curve(axes, name, curves[name], stages[name], is_step=is_step)
+        if title == "loss":
+            values = [value for name in names for _, value in curves[name]]
+            if all(value > 0 for value in values):
+                use_log_scale(axes, "y")
+        axes.legend()
     return figure
+
+
+def _draw_curve(
+    axes: Any,
+    name: str,
+    points: list[tuple[int, float]],
+    stage: str,
+    *,
+    is_step: bool,
+) -> None:
+    line = LINES[stage]
+    marker = MARKERS[stage]
+    colour = COLOURS[stage]
+    if is_step:
+        line = "-"
+        colour = STEP_COLOUR
+    if is_step or len(points) > 20:
+        marker = ""
+    steps, values = zip(*sorted(points), strict=True)
+    (curve,) = axes.plot(steps, values, line, color=colour, label=plain(name))
+    curve.set(marker=marker, markersize=3)
 
 
 class Monitor(L.Callback):
     """Logs learning rate, gradient norm and speed, at the steps at which a task logs its loss.
 
-    - `lr`: the learning rate of the next update; `lr_0`, `lr_1` etc. for several parameter groups, in one optimizer
-      or more.
-    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before clipping; `grad_norm_0`,
-      `grad_norm_1` etc. for the parameters of each optimizer, if a module steps several manually. These are logged
-      every `log_every_n_steps` batches.
-    - `time/samples_per_second`: training samples per second since the previous such step of the epoch; omitted if
-      their number is unknown.
-    - `time/epoch_seconds`: duration of an epoch with its validation, since the start of the program.
+    - `lr`: the learning rate of the next update; `lr_0`, `lr_1` etc. for several parameter groups,
+      in one optimizer or more.
+    - `grad_norm`: the Euclidean norm of all gradients, over all processes, before clipping;
+      `grad_norm_0`, `grad_norm_1` etc. for the parameters of each optimizer, if a module steps
+      several manually. These are logged every `log_every_n_steps` batches.
+    - `time/samples_per_second`: training samples per second since the previous such step of the
+      epoch; omitted if their number is unknown.
+    - `time/epoch_seconds`: duration of an epoch with its validation, since the start of the
+      program.
 
     Times differ between equal runs, so all of them have the prefix `time/`.
     """
@@ -605,60 +709,79 @@ class Monitor(L.Callback):
     on_train_epoch_start = on_train_start
 
     def on_train_batch_start(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        batch: Any,
+        batch_idx: int,
     ) -> None:
         """Count the batch."""
         self._num_batches += 1
 
     def on_before_optimizer_step(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        optimizer: Optimizer,
     ) -> None:
-        """Log, if it is due, before a checkpoint of this step, so that a resumed run does not log it again."""
+        """Log, if it is due, before this step's checkpoint: a resumed run does not log it again."""
         several = len(trainer.optimizers) > 1
-        # Count batches: with steps, which optimizers take in turns, some optimizers would never be logged.
+        # Count batches: with steps, which optimizers take in turns, some optimizers would never be
+        # logged.
         num = trainer.fit_loop.total_batch_idx if several else trainer.global_step
         if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
-        owned = [p for group in optimizer.param_groups for p in group["params"]]
-        gradients = [
-            p.grad for p in (owned if several else pl_module.parameters()) if p.grad is not None
-        ]
-        groups = [group for each in trainer.optimizers for group in each.param_groups]
-        values = {
-            "lr" if len(groups) == 1 else f"lr_{n}": float(group["lr"])
-            for n, group in enumerate(groups)
-        }
-        suffix = f"_{_optimizer_index(trainer, optimizer)}" if several else ""
+        groups: list[dict[str, Any]] = []
+        for each in trainer.optimizers:
+            groups += each.param_groups
+        values = {}
+        for n, group in enumerate(groups):
+            name = "lr" if len(groups) == 1 else f"lr_{n}"
+            values[name] = float(group["lr"])
+        name = "grad_norm"
+        parameters: list[Any] = list(pl_module.parameters())
+        if several:
+            name = f"grad_norm_{_optimizer_index(trainer, optimizer)}"
+            parameters = []
+            for group in optimizer.param_groups:
+                parameters += group["params"]
+        gradients = [p.grad for p in parameters if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
-        values[f"grad_norm{suffix}"] = (
-            norm.full_tensor() if hasattr(norm, "full_tensor") else norm
-        ).item()
+        if hasattr(norm, "full_tensor"):  # of a sharded network
+            norm = norm.full_tensor()
+        values[name] = norm.item()
         now = time.monotonic()
-        if num_samples := samples_per_batch(trainer):
-            values["time/samples_per_second"] = (
-                num_samples * self._num_batches / (now - self._since)
-            )
-        self._num_batches, self._since = 0, now
+        num_samples = samples_per_batch(trainer)
+        if num_samples:
+            seconds = now - self._since
+            values["time/samples_per_second"] = num_samples * self._num_batches / seconds
+        self._num_batches = 0
+        self._since = now
         self._log_directly(trainer, values, logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's duration."""
         seconds = time.monotonic() - self._start
-        self._log_directly(trainer, {"time/epoch_seconds": seconds}, logged_steps(trainer) - 1)
+        step = logged_steps(trainer) - 1
+        self._log_directly(trainer, {"time/epoch_seconds": seconds}, step)
 
-    def _log_directly(self, trainer: L.Trainer, values: dict[str, float], step: int) -> None:
+    def _log_directly(
+        self,
+        trainer: L.Trainer,
+        values: dict[str, float],
+        step: int,
+    ) -> None:
         # Not `pl_module.log`, which would make them metrics of the run, like loss and accuracy.
         for logger in trainer.loggers:
             logger.log_metrics(values, step)
 
 
 def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
-    """Return the index of an optimizer, found by its parameter groups, since Lightning may have wrapped it."""
-    return next(
-        n
-        for n, each in enumerate(trainer.optimizers)
-        if each.param_groups is optimizer.param_groups
-    )
+    """Return an optimizer's index, by its parameter groups, as Lightning may have wrapped it."""
+    for n, each in enumerate(trainer.optimizers):
+        if each.param_groups is optimizer.param_groups:
+            return n
+    raise ValueError("the optimizer is not the trainer's")
 
 
 class LoggedConfig(DisplayCallback):
@@ -666,8 +789,10 @@ class LoggedConfig(DisplayCallback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log it at each start."""
-        config = (
-            dict(flatten(Run(trainer.default_root_dir).config)) if trainer.is_global_zero else {}
-        )
-        for logger in trainer.loggers if config else ():
-            logger.log_hyperparams(config)
+        if not trainer.is_global_zero:
+            return
+        run = Run(trainer.default_root_dir)
+        config = dict(flatten(run.config))
+        if config:
+            for logger in trainer.loggers:
+                logger.log_hyperparams(config)

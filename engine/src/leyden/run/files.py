@@ -32,11 +32,25 @@ def write_whole(path: Path, content: str | bytes) -> None:
         file.write(content.encode() if isinstance(content, str) else content)
 
 
-def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
-    """Replace a CSV file with these rows, the first of which is its header."""
+def csv_lines(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as lines of a CSV file for programs."""
     text = io.StringIO(newline="")
     csv.writer(text).writerows(rows)
-    write_whole(path, text.getvalue())
+    return text.getvalue()
+
+
+def csv_rows(lines: Iterable[str]) -> Iterator[list[str]]:
+    """Yield the cells of each line, which is parsed by itself: damage costs its own line alone."""
+    for line in lines:
+        try:
+            yield next(csv.reader([line]), [])
+        except csv.Error:  # a field of more than 131,072 characters
+            yield []
+
+
+def write_csv(path: Path, rows: Iterable[Iterable[object]]) -> None:
+    """Replace a CSV file with these rows, the first of which is its header."""
+    write_whole(path, csv_lines(rows))
 
 
 def sha256_of(file: BinaryIO) -> str:
@@ -167,7 +181,7 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
     """
     path = directory / FINGERPRINTS_FILE
     text = read_end(path, None) if path.exists() else ""
-    rows = [line.split(",") for line in text.splitlines()]
+    rows = csv_rows(text.splitlines())
     whole = [row for row in rows if len(row) == 4 and {*map(len, row[1:])} == {HASH_LENGTH}]
     return {
         int(step): Fingerprint(*hashes)
@@ -221,15 +235,8 @@ def read_rows(path: Path) -> list[list[str]]:
         text = read_end(path, None).replace("\0", "\ufffd")
     except FileNotFoundError:
         return []
-    rows = map(_fields, text.splitlines())  # so that damage costs its own line alone
+    rows = csv_rows(text.splitlines())
     return [row for row in rows if row and row[0] != "time"]
-
-
-def _fields(line: str) -> list[str]:
-    try:
-        return next(csv.reader([line]), [])
-    except csv.Error:  # a field of more than 131,072 characters
-        return []
 
 
 @contextlib.contextmanager

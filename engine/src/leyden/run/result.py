@@ -1,7 +1,6 @@
 """Results of a run, the curves in `metrics.csv`, and the charts that show them."""
 
 import contextlib
-import csv
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Any, BinaryIO
 from leyden.config.checks import Objective
 from leyden.config.errors import is_mistake, last_frame
 from leyden.exact.files import opened
-from leyden.run.files import read_end, write_csv
+from leyden.run.files import csv_rows, read_end, write_csv
 
 
 @dataclass(frozen=True)
@@ -191,8 +190,7 @@ HEADER = ["step", "metric", "value"]
 def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
     """Return the rows of `metrics.csv`: step, metric and value, in the order in which they were logged.
 
-    The header, incomplete and damaged lines are skipped. Each line is parsed by itself, so that a damaged line does
-    not affect the next. An unreadable file has no rows.
+    The header, incomplete and damaged lines are skipped. An unreadable file has no rows.
 
     Args:
         path: Path of the file.
@@ -203,9 +201,10 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
         text = read_end(path, last_bytes)
     except OSError:
         return found
-    for line in text.split("\n")[:-1]:  # a line without its line feed is incomplete
-        with contextlib.suppress(ValueError, StopIteration, csv.Error):
-            step, metric, value = next(csv.reader([line]))
+    whole = text.split("\n")[:-1]  # a line without its line feed is incomplete
+    for row in csv_rows(whole):
+        with contextlib.suppress(ValueError):
+            step, metric, value = row
             if "\ufffd" not in metric:
                 found.append((int(step), metric, float(value)))
     return found

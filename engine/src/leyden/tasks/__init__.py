@@ -1,7 +1,8 @@
-"""Tasks: their base, with loss, metrics, optimizer and schedule; and those for classes, numbers, images and text.
+"""Tasks: their base, and those for classes, numbers, images and text.
 
-All means are over samples, whatever the batch sizes. Shapes: N samples of a batch, C channels, H rows and W columns of an
-image, K classes or vocabulary entries, T targets or tokens per sample, Z code dimensions.
+All means are over samples, whatever the batch sizes. Shapes: N samples of a batch, C channels, H
+rows and W columns of an image, K classes or vocabulary entries, T targets or tokens per sample, Z
+code dimensions.
 """
 
 import math
@@ -16,16 +17,25 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
+from leyden.data.contract import TARGET_KINDS, Facts
 from leyden.run.result import STAGES
 
-__all__ = ["Autoencoder", "Classification", "Language", "Means", "Outcome", "Regression", "Task"]
+__all__ = [
+    "Autoencoder",
+    "Classification",
+    "Language",
+    "Means",
+    "Outcome",
+    "Regression",
+    "Task",
+]
 
 
 class Means(Metric):
     """Means of several values over samples (not over batches), over all processes.
 
-    The sums remain tensors on the device, so an update is cheap and does not synchronize. They are metric states,
-    which a checkpoint contains.
+    The sums remain tensors on the device, so an update is cheap and does not synchronize. They are
+    metric states, which a checkpoint contains.
 
     Args:
         zeros: Initial sum by name: 0.0, or 0 for counts.
@@ -43,9 +53,10 @@ class Means(Metric):
     def __init__(self, zeros: Mapping[str, float]) -> None:
         super().__init__()
         self.names = tuple(zeros)
-        for name, zero in zeros.items():
-            self.add_state(f"{name}_sum", torch.tensor(zero), dist_reduce_fx="sum")
-        self.add_state("num_samples", torch.tensor(0), dist_reduce_fx="sum")
+        states = {f"{name}_sum": zero for name, zero in zeros.items()}
+        states["num_samples"] = 0
+        for name, zero in states.items():
+            self.add_state(name, torch.tensor(zero), dist_reduce_fx="sum")
 
     def update(self, sums: Mapping[str, Tensor], num_samples: int) -> None:
         """Add a batch: each value summed over the batch's samples, and the number of samples."""
@@ -56,23 +67,29 @@ class Means(Metric):
 
     def compute(self) -> dict[str, Tensor]:
         """Return the means since the last reset, over all processes."""
-        return {name: getattr(self, f"{name}_sum") / self.num_samples for name in self.names}
+        means = {}
+        for name in self.names:
+            sum_ = getattr(self, f"{name}_sum")
+            means[name] = sum_ / self.num_samples
+        return means
 
     def means_since(self, before: "Means", reduce: Any) -> dict[str, Tensor]:
-        """Return the means of what was added since `before`, over all processes, and update `before`.
+        """Return the means over all processes of what was added since `before`, and update it.
 
         Args:
             before: An earlier copy of this object.
             reduce: Lightning's reduction over processes.
         """
-        names = [*(f"{name}_sum" for name in self.names), "num_samples"]
-        added = {
-            name: reduce(getattr(self, name) - getattr(before, name), reduce_op="sum")
-            for name in names
-        }
-        for name in names:
-            setattr(before, name, getattr(self, name).clone())
-        return {name: added[f"{name}_sum"] / added["num_samples"] for name in self.names}
+        num_samples = reduce(self.num_samples - before.num_samples, reduce_op="sum")
+        before.num_samples = self.num_samples.clone()
+        means = {}
+        for name in self.names:
+            key = f"{name}_sum"
+            sum_ = getattr(self, key)
+            added = reduce(sum_ - getattr(before, key), reduce_op="sum")
+            setattr(before, key, sum_.clone())
+            means[name] = added / num_samples
+        return means
 
 
 class Outcome(NamedTuple):
@@ -80,10 +97,12 @@ class Outcome(NamedTuple):
 
     Args:
         loss: Mean over the samples of the batch; the value that training minimizes.
-        predictions: One per sample, for metrics and pictures: a tensor, or a list, such as a dictionary of boxes for each
-            image. None if this batch has none: it then adds nothing to the metrics.
+        predictions: One per sample, for metrics and pictures: a tensor, or a list, such as a
+            dictionary of boxes for each image. None if this batch has none: it then adds nothing to
+            the metrics.
         targets: One per sample, to compare the predictions with: a tensor or a list.
-        sums: Additional values, each summed over the samples; their means are logged beside the loss.
+        sums: Additional values, each summed over the samples; their means are logged beside the
+            loss.
     """
 
     loss: Tensor
@@ -97,23 +116,33 @@ class Outcome(NamedTuple):
         return {"predictions": self.predictions, "targets": self.targets}
 
 
+Row = dict[str, Any]
+Loss = Callable[[Tensor, Tensor], Tensor]
+
+
 class Task(L.LightningModule):
     """Base of a LightningModule that defines only `step`, from a batch to an `Outcome`.
 
-    Logs `train/loss`, `val/loss` and `test/loss`, and the additional values and metrics likewise: means over the
-    samples of an epoch, also of an epoch that was interrupted and resumed. Every `log_every_n_steps` it logs
-    `train/loss_step` etc., the means since the previous such step. Validation and test steps return predictions and
-    targets.
+    Logs `train/loss`, `val/loss` and `test/loss`, and the additional values and metrics likewise:
+    means over the samples of an epoch, also of an epoch that was interrupted and resumed. Every
+    `log_every_n_steps` it logs `train/loss_step` etc., the means since the previous such step.
+    Validation and test steps return predictions and targets.
+
+    Its `kind` names the pictures of its predictions (`OnEvaluation.kind`). `classes`, `values`,
+    `reconstruction` and `text` also decide what `predictions`, `output_name` and the checks do; a
+    task of another kind defines them.
 
     Any other LightningModule can be trained, too.
 
     Args:
         network: The network to train.
-        optimizer: Creates the optimizer when called with named parameters; needed only for training.
-        scheduler: Creates the learning-rate schedule when called with the optimizer, one value per step unless its attribute
-            `options`, a dictionary for Lightning, says otherwise; None: the learning rate is constant.
-        metrics: Metrics of torchmetrics, by the names under which they are logged; they receive predictions and
-            targets.
+        optimizer: Creates the optimizer when called with named parameters; needed only for
+            training.
+        scheduler: Creates the learning-rate schedule when called with the optimizer, one value per
+            step unless its attribute `options`, a dictionary for Lightning, says otherwise; None:
+            the learning rate is constant.
+        metrics: Metrics of torchmetrics, by the names under which they are logged; they receive
+            predictions and targets.
 
     Raises:
         FloatingPointError: The loss is not finite during training.
@@ -123,17 +152,17 @@ class Task(L.LightningModule):
         ...     def step(self, batch):
         ...         inputs, targets = batch
         ...         predictions = self.network(inputs)
-        ...         return Outcome(nn.functional.mse_loss(predictions, targets), predictions, targets)
+        ...         loss = nn.functional.mse_loss(predictions, targets)
+        ...         return Outcome(loss, predictions, targets)
         >>> Regression(network=nn.Linear(1, 1)).names_in("val")
         {'val/loss'}
     """
 
-    kind = (
-        ""  # selects the pictures: `classes`, `values`, `reconstruction` or `text`; empty for none
-    )
+    kind = ""
     # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
-    # True for a loss over the pairs of a batch, as InfoNCE, whose value depends on how many there are.
+    # True for a loss over the pairs of a batch, as InfoNCE, whose value depends on how many there
+    # are.
     same_batch_size = False
     # Stages in which no metrics are computed; the loss and the additional values are logged in all.
     without_metrics: tuple[str, ...] = ()
@@ -148,24 +177,24 @@ class Task(L.LightningModule):
     ) -> None:
         super().__init__()
         self.network = network
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer = optimizer
+        self.scheduler = scheduler
         zeros = {"loss": 0.0, **self.sums}
+        for name in metrics or ():
+            if name in zeros:
+                raise ValueError(
+                    f"metrics.{name}: the task logs a value of this name already; choose another "
+                    "one"
+                )
+        collection = MetricCollection(dict(metrics)) if metrics else None
         self.logged_means = Means(zeros)  # copy of the training means at the last logged step
-        if both := sorted({*zeros} & {*(metrics or {})}):
-            raise ValueError(
-                f"metrics.{both[0]}: the task logs a value of this name already; choose another one"
-            )
-        collection = MetricCollection(dict(metrics or {})) if metrics else None
-        for stage in (
-            STAGES
-        ):  # `train_means`, `train_metrics` and so on, which checkpoints contain by these names
+        # `train_means`, `train_metrics` and so on, which checkpoints contain by these names.
+        for stage in STAGES:
             setattr(self, f"{stage}_means", Means(zeros))
-            has_metrics = collection and stage not in self.without_metrics
-            setattr(
-                self,
-                f"{stage}_metrics",
-                collection.clone(prefix=f"{stage}/") if collection and has_metrics else None,
-            )
+            own = None
+            if collection is not None and stage not in self.without_metrics:
+                own = collection.clone(prefix=f"{stage}/")
+            setattr(self, f"{stage}_metrics", own)
 
     def step(self, batch: Any) -> Outcome:
         """Return the outcome of a batch; defined by subclasses."""
@@ -173,17 +202,79 @@ class Task(L.LightningModule):
             f"{type(self).__name__} has no step(batch), which returns an Outcome"
         )
 
+    def predictions(self, inputs: Tensor, facts: Facts) -> list[Row]:
+        """Return a row of values by name for each normalised sample, which `leyden predict` shows.
+
+        Args:
+            inputs: Samples, shape (N, ...), on the task's device.
+            facts: Facts of the data that it was trained on.
+        """
+        if self.kind not in ("classes", "values", "reconstruction"):
+            raise NotImplementedError(
+                f"{type(self).__name__} has no predictions(inputs, facts), which returns rows"
+            )
+        outputs = self.network(inputs)
+        if isinstance(outputs, tuple):  # a reconstruction and its code
+            outputs = outputs[0]
+        outputs = outputs.cpu()
+        if self.kind == "classes":
+            return _class_rows(outputs, facts.class_names or ())
+        if self.kind == "values":
+            return _value_rows(outputs, facts.target_names or ())
+        return _error_rows(outputs, inputs.cpu())
+
+    @property
+    def output_name(self) -> str:
+        """Name of the network's output in an exported file."""
+        return "logits" if self.kind == "classes" else "outputs"
+
+    def check_facts(self, facts: Facts) -> None:
+        """Check that the task can learn from data with these facts.
+
+        Raises:
+            ValueError: It can't.
+        """
+        if self.kind not in TARGET_KINDS:
+            return
+        if facts.kind not in ("", self.kind):
+            raise ValueError(
+                f"{type(self).__name__} trains on {self.kind}; the targets of these data are "
+                f"{facts.kind}"
+            )
+
+    def check_network(self, inputs: Tensor, facts: Facts) -> None:
+        """Check the shape of the network's outputs, by samples of zeros, before the first step.
+
+        Raises:
+            ValueError: The shape is not the one that the task needs.
+        """
+        if self.kind != "classes" or facts.num_classes is None:
+            return
+        if facts.vocabulary is not None:
+            return
+        logits_NK = self.network(inputs)
+        found: Any = type(logits_NK).__name__
+        if isinstance(logits_NK, Tensor):
+            found = tuple(logits_NK.shape)
+        expected = (len(inputs), facts.num_classes)
+        if found != expected:
+            raise ValueError(f"returns {found}; must be logits of shape {expected}, one per class")
+
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
-        means, metrics = self._means(stage), self._metrics(stage)
-        return {
-            f"{stage}/{name}"
-            for name in (*means.names, *(metrics.keys(keep_base=True) if metrics else ()))
-        }
+        names = [*self._means(stage).names]
+        metrics = self._metrics(stage)
+        if metrics:
+            names += map(str, metrics.keys(keep_base=True))
+        return {f"{stage}/{name}" for name in names}
 
     def logged_on(self, splits: Iterable[str]) -> set[str]:
-        """Return the names logged per epoch of training with data that have these splits; only `train` and `val` log."""
-        return set().union(*map(self.names_in, {"train", "val"} & {*splits}))
+        """Return the names logged per epoch of training, if the data have these splits."""
+        names: set[str] = set()
+        for split in splits:
+            if split in ("train", "val"):
+                names |= self.names_in(split)
+        return names
 
     def configure_model(self) -> None:
         """Shard the network over the processes of `trainer.strategy=fsdp2`."""
@@ -203,20 +294,22 @@ class Task(L.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Log the means since the last logged step, every `log_every_n_steps`."""
-        # Lightning passes values logged here to the loggers in the same step. This hook runs once per step, also
-        # with gradient accumulation, and before the step's checkpoint, so that a resumed run does not log it again.
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            # A collective call: all processes must take this branch.
-            means = self._means("train").means_since(
-                self.logged_means, self.trainer.strategy.reduce
+        # Lightning passes values logged here to the loggers in the same step. This hook runs once
+        # per step, also with gradient accumulation, and before the step's checkpoint, so that a
+        # resumed run does not log it again.
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if (self.global_step + 1) % every != 0:
+            return
+        # A collective call: all processes must take this branch.
+        reduce = self.trainer.strategy.reduce
+        means = self._means("train").means_since(self.logged_means, reduce)
+        loss = means["loss"]
+        if not loss.isfinite():
+            raise FloatingPointError(
+                f"train/loss is {loss:.3g} at step {self.global_step}; try a smaller optimizer.lr"
             )
-            if not means["loss"].isfinite():
-                raise FloatingPointError(
-                    f"train/loss is {means['loss']:.3g} at step {self.global_step}; try a smaller optimizer.lr"
-                )
-            self.log_dict(
-                {f"train/{name}_step": mean for name, mean in means.items()}, prog_bar=True
-            )
+        for name, mean in means.items():
+            self.log(f"train/{name}_step", mean, prog_bar=True)
 
     def on_train_epoch_start(self) -> None:
         """Reset the sums."""
@@ -230,20 +323,27 @@ class Task(L.LightningModule):
             raise FloatingPointError(f"train/loss is {loss:.3g} in epoch {self.current_epoch + 1}")
 
     def validation_step(self, batch: Any) -> dict[str, Any] | None:
-        """Add a batch to the validation metrics; return its predictions and targets, None for a batch that is None."""
-        return None if batch is None else self._update_means("val", batch).step_output
+        """Add a batch to the validation metrics.
+
+        Return its predictions and targets, None for a batch of None.
+        """
+        if batch is None:
+            return None
+        return self._update_means("val", batch).step_output
 
     def on_validation_epoch_end(self) -> None:
         """Log the means of the validation split."""
         self._log_means("val")
 
     def test_step(self, batch: Any) -> dict[str, Any] | None:
-        """Add a batch to the test metrics; return its predictions and targets, None for a batch that is None."""
-        return (
-            None
-            if batch is None
-            else self._update_means(evaluated_stage(self.trainer), batch).step_output
-        )
+        """Add a batch to the test metrics.
+
+        Return its predictions and targets, None for a batch of None.
+        """
+        if batch is None:
+            return None
+        stage = evaluated_stage(self.trainer)
+        return self._update_means(stage, batch).step_output
 
     def on_test_epoch_end(self) -> None:
         """Log the means of the test set."""
@@ -257,10 +357,8 @@ class Task(L.LightningModule):
         if self.scheduler is None:
             return optimizer
         options = getattr(self.scheduler, "options", {"interval": "step"})
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": self.scheduler(optimizer), **options},
-        }
+        schedule = {"scheduler": self.scheduler(optimizer), **options}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def _means(self, stage: str) -> Means:
         means: Means = getattr(self, f"{stage}_means")
@@ -275,17 +373,22 @@ class Task(L.LightningModule):
         num = len(outcome.targets)
         if not num:  # a process can get an empty part of the last batch, whose mean is NaN
             return outcome
-        self._means(stage).update({"loss": outcome.loss.detach() * num, **outcome.sums}, num)
-        if (metrics := self._metrics(stage)) and outcome.predictions is not None:
+        loss_sum = outcome.loss.detach() * num
+        self._means(stage).update({"loss": loss_sum, **outcome.sums}, num)
+        metrics = self._metrics(stage)
+        if metrics and outcome.predictions is not None:
             metrics.update(_detached(outcome.predictions), outcome.targets)
         return outcome
 
     def _log_means(self, stage: str) -> Tensor:
-        means, metrics = self._means(stage), self._metrics(stage)
+        means = self._means(stage)
+        metrics = self._metrics(stage)
         values = means.compute()
-        found = {f"{stage}/{name}": mean for name, mean in values.items()} | (
-            metrics.compute() if metrics else {}
-        )
+        found: dict[str, Any] = {}
+        for name, mean in values.items():
+            found[f"{stage}/{name}"] = mean
+        if metrics:
+            found |= metrics.compute()
         # The validation after training, from which pictures are drawn, adds no point to the curves.
         logger = False if self.trainer.state.fn == "validate" else None
         self.log_dict(found, sync_dist=True, logger=logger)
@@ -300,22 +403,52 @@ def _detached(predictions: Any) -> Any:
     if isinstance(predictions, Tensor):
         return predictions.detach()
     if isinstance(predictions, Mapping):
-        return {name: _detached(part) for name, part in predictions.items()}
-    return (
-        [_detached(part) for part in predictions]
-        if isinstance(predictions, list | tuple)
-        else predictions
-    )
+        parts = predictions.items()
+        return {name: _detached(part) for name, part in parts}
+    if isinstance(predictions, list | tuple):
+        return [_detached(part) for part in predictions]
+    return predictions
+
+
+def _class_rows(logits_NK: Tensor, names: Sequence[str]) -> list[Row]:
+    """Return the most probable class, and the probability of each."""
+    rows = []
+    shares_NK = logits_NK.softmax(dim=1)
+    for shares_K in shares_NK.tolist():
+        largest = max(shares_K)
+        best = shares_K.index(largest)
+        row: Row = {"class": names[best], "probability": largest}
+        for name, share in zip(names, shares_K, strict=True):
+            row[f"p({name})"] = share
+        rows.append(row)
+    return rows
+
+
+def _value_rows(outputs: Tensor, names: Sequence[str]) -> list[Row]:
+    keys = [f"predicted {name}" for name in names]
+    numbers_NT = outputs.reshape(len(outputs), -1)
+    rows = []
+    for numbers_T in numbers_NT.tolist():
+        row = dict(zip(keys, numbers_T, strict=True))
+        rows.append(row)
+    return rows
+
+
+def _error_rows(outputs: Tensor, inputs: Tensor) -> list[Row]:
+    """Return the mean error of each reconstruction, over its normalised values."""
+    squares = (outputs - inputs).square()
+    errors = squares.flatten(1).mean(dim=1).tolist()
+    return [{"squared error": error} for error in errors]
 
 
 def evaluated_stage(trainer: L.Trainer) -> str:
-    """Return the stage that a `test_step` measures: `test`, or the one whose split is evaluated at the end of a run."""
+    """Return the stage that a `test_step` measures: `test`, or that of another last evaluation."""
     stage: str = getattr(trainer, "evaluated_stage", "test")
     return stage
 
 
 def network_of(module: L.LightningModule) -> nn.Module:
-    """Return the network that a module trains: its `network`, or the module itself if it has no such attribute."""
+    """Return a module's `network`, or the module itself if it has none."""
     network = getattr(module, "network", None)
     return network if isinstance(network, nn.Module) else module
 
@@ -326,16 +459,19 @@ class Classification(Task):
     Logs the accuracy as `train/acc`, beside the loss.
 
     Args:
-        label_smoothing: Part of a label's weight that is spread over all classes, in training only, in [0, 1).
-        class_weights: Factor of a sample's cross-entropy by its class, in training only: a number per class, 0 or
-            larger; `balanced`: inversely proportional to the number of its samples, 1 on average over the training split;
-            None: 1 each.
+        label_smoothing: Part of a label's weight that is spread over all classes, in training only,
+            in [0, 1).
+        class_weights: Factor of a sample's cross-entropy by its class, in training only: a number
+            per class, 0 or larger; `balanced`: inversely proportional to the number of its samples,
+            1 on average over the training split; None: 1 each.
         loss: Function of logits and class indices that returns the mean loss; None: cross-entropy.
-        class_counts: Samples of each class in the training split, if the data report them; for `balanced`.
+        class_counts: Samples of each class in the training split, if the data report them; for
+            `balanced`.
         kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
 
     Raises:
-        ValueError: `label_smoothing` or `class_weights` is out of its range, or combined with a custom loss.
+        ValueError: `label_smoothing` or `class_weights` is out of its range, or combined with a
+            custom loss.
     """
 
     class_weights_K: Tensor | None
@@ -348,7 +484,7 @@ class Classification(Task):
         *,
         label_smoothing: float = 0.0,
         class_weights: Sequence[float] | str | None = None,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: Loss | None = None,
         class_counts: Sequence[int] | None = None,
         **kwargs: Any,
     ) -> None:
@@ -357,35 +493,39 @@ class Classification(Task):
             raise ValueError(f"label_smoothing={label_smoothing}: must be a number in [0, 1)")
         if loss is not None and (label_smoothing or class_weights is not None):
             raise ValueError(
-                "label_smoothing and class_weights apply to cross-entropy only, not to a custom loss"
+                "label_smoothing and class_weights apply to cross-entropy only, not to a custom "
+                "loss"
             )
+        weights_K = _class_weights(class_weights, class_counts)
         # Not in checkpoints: the configuration and the facts determine them.
-        self.register_buffer(
-            "class_weights_K", _class_weights(class_weights, class_counts), persistent=False
-        )
-        self.label_smoothing, self.loss = label_smoothing, loss
+        self.register_buffer("class_weights_K", weights_K, persistent=False)
+        self.label_smoothing = label_smoothing
+        self.loss = loss
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
-        """Return logits and loss for normalised images, shape (N, C, H, W), and their classes, shape (N,)."""
+        """Return logits and loss for normalised images and their classes, shape (N,)."""
         inputs, labels_N = batch
         logits_NK = self(inputs)
-        weights_K, smoothing = self.class_weights_K, self.label_smoothing if self.training else 0.0
+        loss = self._loss(logits_NK, labels_N)
+        are_correct_N = logits_NK.argmax(dim=1) == labels_N
+        return Outcome(loss, logits_NK, labels_N, {"acc": are_correct_N.sum()})
+
+    def _loss(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
+        weights_K = self.class_weights_K
         if weights_K is not None and weights_K.shape != logits_NK.shape[1:]:
             raise ValueError(
-                f"class_weights: must be {logits_NK.shape[1]} numbers, one per class; found {len(weights_K)}"
+                f"class_weights: must be {logits_NK.shape[1]} numbers, one per class; found "
+                f"{len(weights_K)}"
             )
         if self.loss is not None:
-            loss = self.loss(logits_NK, labels_N)
-        elif self.training and weights_K is not None:
-            losses_N = F.cross_entropy(
-                logits_NK, labels_N, label_smoothing=smoothing, reduction="none"
-            )
-            # A mean over samples, unlike PyTorch's, which divides by the weights of a batch (or of a process's part of it).
-            loss = (weights_K[labels_N] * losses_N).mean()
-        else:
-            loss = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
-        num_correct = (logits_NK.argmax(dim=1) == labels_N).sum()
-        return Outcome(loss, logits_NK, labels_N, {"acc": num_correct})
+            return self.loss(logits_NK, labels_N)
+        smoothing = self.label_smoothing if self.training else 0.0
+        if weights_K is None or not self.training:
+            return F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
+        losses_N = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing, reduction="none")
+        # A mean over samples, unlike PyTorch's, which divides by a batch's weights, or those of a
+        # process's part of it.
+        return (weights_K[labels_N] * losses_N).mean()
 
 
 def _class_weights(
@@ -397,18 +537,20 @@ def _class_weights(
     if given == "balanced":
         if counts is None:
             raise ValueError(
-                "class_weights=balanced: these data do not report the class of each sample; give a number per class"
+                "class_weights=balanced: these data do not report the class of each sample; give "
+                "a number per class"
             )
         counts_K = torch.tensor(counts, dtype=torch.float32)
-        return counts_K.sum() / counts_K.count_nonzero() / counts_K.clamp(min=1)
-    weights: list[Any] = (
-        [] if isinstance(given, str) or not isinstance(given, Sequence) else list(given)
-    )
-    if not any(weights) or not all(
-        type(each) in (int, float) and 0 <= each < math.inf for each in weights
-    ):
+        mean = counts_K.sum() / counts_K.count_nonzero()
+        return mean / counts_K.clamp(min=1)
+    weights: list[Any] = []
+    if isinstance(given, Sequence) and not isinstance(given, str):
+        weights = list(given)
+    are_numbers = all(type(each) in (int, float) and 0 <= each < math.inf for each in weights)
+    if not are_numbers or not any(weights):
         raise ValueError(
-            f"class_weights={given}: must be balanced, or a number per class, 0 or larger and not all 0"
+            f"class_weights={given}: must be balanced, or a number per class, 0 or larger and "
+            "not all 0"
         )
     return torch.tensor(weights, dtype=torch.float32)
 
@@ -419,7 +561,8 @@ class Regression(Task):
     Logs the mean absolute error as `train/mae`, beside the loss.
 
     Args:
-        loss: Function of predictions and targets that returns the mean loss; None: the mean squared error.
+        loss: Function of predictions and targets that returns the mean loss; None: the mean squared
+            error.
         kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
     """
 
@@ -427,7 +570,10 @@ class Regression(Task):
     sums = {"mae": 0.0}  # noqa: RUF012 - class constant
 
     def __init__(
-        self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+        self,
+        *,
+        loss: Loss | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.loss = F.mse_loss if loss is None else loss
@@ -438,28 +584,29 @@ class Regression(Task):
         predictions = self(inputs)
         if targets.ndim == 1 and predictions.shape[1:] == (1,):
             predictions = predictions[:, 0]
-        if predictions.shape != targets.shape:
-            raise ValueError(
-                f"predictions of shape {tuple(predictions.shape)} for targets of {tuple(targets.shape)}"
-            )
-        errors = (predictions.detach() - targets).abs()
+        shape = tuple(predictions.shape)
+        if shape != targets.shape:
+            raise ValueError(f"predictions of shape {shape} for targets of {tuple(targets.shape)}")
         loss = self.loss(predictions, targets)
-        return Outcome(loss, predictions, targets, {"mae": errors.mean() * len(targets)})
+        errors = (predictions.detach() - targets).abs()
+        mae_sum = errors.mean() * len(targets)
+        return Outcome(loss, predictions, targets, {"mae": mae_sum})
 
 
 class Autoencoder(Task):
     """Trains a network to reconstruct its input.
 
-    A network that returns only the reconstruction is a plain autoencoder. A variational one (Kingma and Welling
-    2014, Auto-encoding variational Bayes) returns a tuple: the reconstruction, and mean and log-variance of the
-    code, both of shape (N, Z). Its loss is the negative evidence lower bound, up to a constant. Both terms of the
-    loss are logged, as `train/reconstruction` and `train/kl`, summed over the values of a sample, in nats.
+    A network that returns only the reconstruction is a plain autoencoder. A variational one (Kingma
+    and Welling 2014, Auto-encoding variational Bayes) returns a tuple: the reconstruction, and mean
+    and log-variance of the code, both of shape (N, Z). Its loss is the negative evidence lower
+    bound, up to a constant. Both terms of the loss are logged, as `train/reconstruction` and
+    `train/kl`, summed over the values of a sample, in nats.
 
     Args:
         beta: Weight of the Kullback-Leibler term (Higgins et al. 2017).
-        loss: Function of outputs and inputs that returns the mean over all values; None: half of the mean squared
-            error, the negative log-likelihood of a normal distribution with standard deviation 1.
-            `torch.nn.BCELoss` is for pixels in [0, 1].
+        loss: Function of outputs and inputs that returns the mean over all values; None: half of
+            the mean squared error, the negative log-likelihood of a normal distribution with
+            standard deviation 1. `torch.nn.BCELoss` is for pixels in [0, 1].
         kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`.
 
     Raises:
@@ -473,7 +620,7 @@ class Autoencoder(Task):
         self,
         *,
         beta: float = 1.0,
-        loss: Callable[[Tensor, Tensor], Tensor] | None = None,
+        loss: Loss | None = None,
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
@@ -484,31 +631,41 @@ class Autoencoder(Task):
         self._checked = not isinstance(loss, nn.BCELoss)  # which checks only outputs
 
     def step(self, batch: Any) -> Outcome:
-        """Return reconstruction and loss for inputs, shape (N, ...); targets, if the data have any, are ignored."""
-        inputs: Tensor = batch[0] if isinstance(batch, list | tuple) else batch
-        if not self._checked and len(inputs) and inputs.device.type != "meta":
+        """Return reconstruction and loss for inputs, shape (N, ...).
+
+        Targets, if the data have any, are ignored.
+        """
+        inputs: Tensor = batch
+        if isinstance(batch, list | tuple):
+            inputs = batch[0]
+        is_known = len(inputs) > 0 and inputs.device.type != "meta"
+        if is_known and not self._checked:
             self._checked = True
             if not 0 <= inputs.min() <= inputs.max() <= 1:
                 raise ValueError(
                     "BCELoss needs inputs in [0, 1], such as pixels with data.normalize=unit"
                 )
-        made = self.network(inputs)
-        outputs, *code = made if isinstance(made, tuple) else (made,)
-        if outputs.shape != inputs.shape:
-            raise ValueError(
-                f"outputs of shape {tuple(outputs.shape)} for inputs of {tuple(inputs.shape)}"
-            )
-        reconstruction = self.loss(outputs, inputs) * inputs.shape[1:].numel()
+        outputs = self.network(inputs)
+        code: list[Tensor] = []
+        if isinstance(outputs, tuple):
+            outputs, *code = outputs
+        shape = tuple(outputs.shape)
+        if shape != inputs.shape:
+            raise ValueError(f"outputs of shape {shape} for inputs of {tuple(inputs.shape)}")
+        num_values = inputs.shape[1:].numel()
+        reconstruction = self.loss(outputs, inputs) * num_values
         kl = reconstruction.new_zeros(())
         if code:
             mean_NZ, log_variance_NZ = code
-            kl = (
-                0.5
-                * (mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ).sum(dim=1).mean()
-            )
+            kl_NZ = mean_NZ.square() + log_variance_NZ.exp() - 1 - log_variance_NZ
+            kl = 0.5 * kl_NZ.sum(dim=1).mean()
         num = len(inputs)
-        sums = {"reconstruction": reconstruction.detach() * num, "kl": kl.detach() * num}
-        return Outcome(reconstruction + self.beta * kl, outputs, inputs, sums)
+        sums = {
+            "reconstruction": reconstruction.detach() * num,
+            "kl": kl.detach() * num,
+        }
+        loss = reconstruction + self.beta * kl
+        return Outcome(loss, outputs, inputs, sums)
 
 
 def _half_squared_error(outputs: Tensor, inputs: Tensor) -> Tensor:
@@ -516,22 +673,25 @@ def _half_squared_error(outputs: Tensor, inputs: Tensor) -> Tensor:
 
 
 class Language(Task):
-    """Trains a network to predict the next token at each position of a text, by logits, shape (N, T, K).
+    """Trains a network to predict each next token of a text, by logits, shape (N, T, K).
 
     Logs the loss, in nats per token, and the accuracy of the most likely token, as `train/acc`.
 
     Args:
-        loss: Function of logits, shape (N, K, T), and tokens, shape (N, T), that returns the mean loss; None:
-            cross-entropy.
-        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`; metrics receive (N, T, K) and
-            (N, T).
+        loss: Function of logits, shape (N, K, T), and tokens, shape (N, T), that returns the mean
+            loss; None: cross-entropy.
+        kwargs: Arguments of `Task`: `network`, `optimizer`, `scheduler`, `metrics`; metrics receive
+            (N, T, K) and (N, T).
     """
 
     kind = "text"
     sums = {"acc": 0.0}  # noqa: RUF012 - class constant
 
     def __init__(
-        self, *, loss: Callable[[Tensor, Tensor], Tensor] | None = None, **kwargs: Any
+        self,
+        *,
+        loss: Loss | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
         self.loss = _cross_entropy if loss is None else loss
@@ -540,14 +700,18 @@ class Language(Task):
         """Return logits and loss for tokens and their next tokens, both of shape (N, T)."""
         tokens_NT, next_NT = batch
         logits_NTK = self(tokens_NT)
-        num_correct_N = (logits_NTK.argmax(dim=2) == next_NT).float().mean(dim=1)
-        loss = self.loss(logits_NTK.transpose(1, 2), next_NT)
-        return Outcome(loss, logits_NTK, next_NT, {"acc": num_correct_N.sum()})
+        are_correct_NT = logits_NTK.argmax(dim=2) == next_NT
+        accuracies_N = are_correct_NT.float().mean(dim=1)
+        logits_NKT = logits_NTK.transpose(1, 2)
+        loss = self.loss(logits_NKT, next_NT)
+        return Outcome(loss, logits_NTK, next_NT, {"acc": accuracies_N.sum()})
 
 
 def _cross_entropy(logits_NKT: Tensor, tokens_NT: Tensor) -> Tensor:
-    # PyTorch's own mean over several axes is nondeterministic on CUDA, and raises with trainer.deterministic.
-    return F.cross_entropy(logits_NKT, tokens_NT, reduction="none").mean()
+    # PyTorch's own mean over several axes is nondeterministic on CUDA, and raises with
+    # trainer.deterministic.
+    losses_NT = F.cross_entropy(logits_NKT, tokens_NT, reduction="none")
+    return losses_NT.mean()
 
 
 @torch.no_grad()
@@ -576,7 +740,10 @@ def generate(
     generator = torch.Generator().manual_seed(seed)
     tokens_T = prompt_T
     for _ in range(num_tokens):
-        logits_K = network(tokens_T[None, -max_context:])[0, -1].float().cpu()
-        chosen = torch.multinomial((logits_K / temperature).softmax(dim=0), 1, generator=generator)
+        context_T = tokens_T[-max_context:]
+        logits_1TK = network(context_T[None])
+        logits_K = logits_1TK[0, -1].float().cpu()
+        shares_K = (logits_K / temperature).softmax(dim=0)
+        chosen = torch.multinomial(shares_K, 1, generator=generator)
         tokens_T = torch.cat([tokens_T, chosen.to(tokens_T.device)])
     return tokens_T

@@ -1,4 +1,4 @@
-"""Contracts of networks, tasks, data and config files, as tests for pytest, and the plugin that finds these files.
+"""Contracts of networks, tasks, data and config files, as tests for pytest.
 
 A project's test file imports them, and each file that the project adds is tested from then on:
 
@@ -16,12 +16,8 @@ PARAMETERS = {
     "data_file": "data/*.yaml",
     "choice_file": "*/**/*.yaml",
 }
-NO_CLASS = (
-    "own",
-    "none",
-    "module",
-    "run_defaults",
-)  # files by these names say what to instantiate nowhere
+# Files by these names say what to instantiate nowhere.
+NO_CLASS = ("own", "none", "module", "run_defaults")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -36,15 +32,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Parametrize a contract by the project's config files, as paths relative to `conf/`."""
-    for parameter in {*PARAMETERS} & {*metafunc.fixturenames}:
+    for parameter, pattern in PARAMETERS.items():
+        if parameter not in metafunc.fixturenames:
+            continue
         # In sessions without contracts, nothing of Leyden is imported.
         from leyden.config.paths import conf, conf_files
 
         with_library = metafunc.config.getini("leyden_library")
         excluded = () if parameter == "choice_file" else NO_CLASS
-        found = conf_files(PARAMETERS[parameter])
-        files = [name for name, path in found if with_library or path.is_relative_to(conf())]
-        files = sorted(
-            name for name in files if name.stem not in excluded and name.parts[0] != "hydra"
-        )
-        metafunc.parametrize(parameter, files, ids=str)
+        files = []
+        for name, path in conf_files(pattern):
+            is_tested = with_library or path.is_relative_to(conf())
+            if is_tested and name.stem not in excluded and name.parts[0] != "hydra":
+                files.append(name)
+        metafunc.parametrize(parameter, sorted(files), ids=str)

@@ -1,7 +1,7 @@
 """Tests of what every network, task, dataset and config file of a project must do.
 
-They are parametrized by the files in `conf/`, so that a new file is tested without a new test. Networks and tasks are
-tested with made-up data of each kind.
+They are parametrized by the files in `conf/`, so that a new file is tested without a new test.
+Networks and tasks are tested with made-up data of each kind.
 """
 
 import functools
@@ -27,14 +27,18 @@ from leyden.config.checks import validate_values
 from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import initialized, without_hydra
 from leyden.config.paths import conf, conf_files
-from leyden.data.contract import Facts, has_split, sizes_of
+from leyden.data.contract import TARGET_KINDS, Facts, has_split, sizes_of
+from leyden.data.transforms import Normalize
 from leyden.files import MissingDatasetError
 from leyden.tasks import Task
 from leyden.testing import NO_CLASS
 
 NUM_SAMPLES = 10  # in a batch
-KINDS = ("classes", "values", "reconstruction", "text")  # of tasks that the data made here are for
+KINDS = (*TARGET_KINDS, "reconstruction")  # of tasks that the data made here are for
 SHAPES = ((1, 28, 28), (3, 32, 32), (4,))
+
+
+Batch = tuple[Tensor, Tensor]
 
 
 class Case(NamedTuple):
@@ -48,21 +52,21 @@ class Case(NamedTuple):
 
     task: str
     facts: Facts
-    batch: tuple[Tensor, Tensor]
+    batch: Batch
 
     def __repr__(self) -> str:
         return f"{self.task} on samples of shape {self.facts.input_shape}"
 
 
-def compose(*overrides: str, command: str = "train") -> DictConfig:
-    """Return the configuration of a command, a training run by default, with these overrides."""
-    return without_hydra(_composed(command, overrides))
+def compose(*overrides: str) -> DictConfig:
+    """Return the configuration of a training run with these overrides."""
+    return without_hydra(_composed(*overrides))
 
 
 @functools.cache
-def _composed(command: str, overrides: tuple[str, ...]) -> DictConfig:
+def _composed(*overrides: str) -> DictConfig:
     with initialized():
-        return hydra.compose(command, overrides=list(overrides), return_hydra_config=True)
+        return hydra.compose("train", overrides=[*overrides], return_hydra_config=True)
 
 
 def override(file: Path) -> str:
@@ -72,28 +76,36 @@ def override(file: Path) -> str:
         file: Path relative to `conf/`.
     """
     group = file.parent.as_posix()
-    return (
-        f"{'' if group in _composed('train', ()).hydra.runtime.choices else '+'}{group}={file.stem}"
-    )
+    cfg = _composed()
+    has_default = group in cfg.hydra.runtime.choices
+    return f"{group}={file.stem}" if has_default else f"+{group}={file.stem}"
 
 
 def task_names() -> list[str]:
-    """Return the names of all tasks but `own`, classification first: the project's and the library's."""
+    """Return the names of all tasks but `own`, classification first."""
     names = {path.stem for _, path in conf_files("task/*.yaml")} - {"own"}
-    return sorted(names, key=lambda name: (name != "classification", name))
+    return ["classification", *sorted(names - {"classification"})]
 
 
 def cases_of(task: str) -> Iterator[Case]:
-    """Yield data of each kind on which a task could train a network: classes, numbers, and tokens with the next ones."""
+    """Yield data of each kind for a task: classes, numbers, tokens and the next ones."""
     generator = torch.Generator().manual_seed(0)
+    names = tuple("abcdefg")
     for shape in SHAPES:
-        inputs, names = torch.rand(NUM_SAMPLES, *shape, generator=generator), tuple("abcdefg")
-        classes = Facts(shape, len(names), names, (0.0,) * shape[0], (1.0,) * shape[0])
-        yield Case(task, classes, (inputs, torch.arange(NUM_SAMPLES) % len(names)))
-        numbers = torch.stack([inputs.flatten(1).mean(1), inputs.flatten(1)[:, 0]], dim=1)
-        yield Case(task, Facts(shape, target_names=("height", "width")), (inputs, numbers))
-    tokens = torch.arange(NUM_SAMPLES * 8).reshape(NUM_SAMPLES, 8) % 5
-    yield Case(task, Facts((8,), vocabulary=tuple("abcde")), (tokens, (tokens + 1) % 5))
+        inputs = torch.rand(NUM_SAMPLES, *shape, generator=generator)
+        scale = Normalize.unit(shape[0])
+        facts = Facts(shape, len(names), names, scale.mean, scale.std)
+        labels = torch.arange(NUM_SAMPLES) % len(names)
+        yield Case(task, facts, (inputs, labels))
+        facts = Facts(shape, target_names=("height", "width"))
+        values = inputs.flatten(1)
+        numbers = values[:, :2]
+        yield Case(task, facts, (inputs, numbers))
+    facts = Facts((8,), vocabulary=tuple("abcde"))
+    counted = torch.arange(NUM_SAMPLES * 8)
+    tokens = counted.reshape(NUM_SAMPLES, 8) % 5
+    next_ones = (tokens + 1) % 5
+    yield Case(task, facts, (tokens, next_ones))
 
 
 def create(model: str, case: Case, *overrides: str, seed: int = 0) -> Task:
@@ -106,13 +118,11 @@ def create(model: str, case: Case, *overrides: str, seed: int = 0) -> Task:
         seed: Seed of the initial weights.
     """
     torch.manual_seed(seed)
-    module = assembly.task_module(
-        compose(f"model={model}", f"task={case.task}", *overrides), case.facts
-    )
-    return cast(Task, module)
+    cfg = compose(f"model={model}", f"task={case.task}", *overrides)
+    return cast(Task, assembly.task_module(cfg, case.facts))
 
 
-def step(module: Task, batch: tuple[Tensor, Tensor], optimizer: torch.optim.Optimizer) -> Tensor:
+def step(module: Task, batch: Batch, optimizer: torch.optim.Optimizer) -> Tensor:
     """Train for one step and return the loss before it."""
     loss = module.step(batch).loss
     optimizer.zero_grad()
@@ -123,30 +133,33 @@ def step(module: Task, batch: tuple[Tensor, Tensor], optimizer: torch.optim.Opti
 
 @functools.cache
 def suited_cases(model: str) -> list[Case]:
-    """Return the cases that a network is for: the first task that accepts it, on all data that it accepts.
+    """Return the cases that a network is for: all data of the first task that accepts it.
 
     The test fails if there is none.
     """
     reasons: list[str] = []
     for task in filter(is_task, task_names()):
-        tried = [(case, reason_against(model, case)) for case in cases_of(task)]
-        if accepted := [case for case, reason in tried if not reason]:
+        accepted = []
+        for case in cases_of(task):
+            reason = reason_against(model, case)
+            if reason:
+                reasons.append(reason)
+            else:
+                accepted.append(case)
+        if accepted:
             return accepted
-        reasons += [reason for _, reason in tried]
-    own = {path.stem for _, path in conf_files("task/*.yaml") if path.is_relative_to(conf())}
-    if not all(map(is_task, own)):
-        pytest.skip(
-            f"model={model} may be for a task of the project's, on data that are not made here"
-        )
+    for _, path in conf_files("task/*.yaml"):
+        if path.is_relative_to(conf()) and not is_task(path.stem):
+            pytest.skip(
+                f"model={model} may be for task={path.stem}, on data that are not made here"
+            )
+    tasks = ", ".join(task_names())
     lines = "\n  ".join(dict.fromkeys(reasons))
-    pytest.fail(
-        f"model={model} trains in none of the tasks {', '.join(task_names())}\n  {lines}",
-        pytrace=False,
-    )
+    pytest.fail(f"model={model} trains in none of the tasks {tasks}\n  {lines}", pytrace=False)
 
 
 def suited_task(model_file: Path) -> tuple[str, Case, Task]:
-    """Return a network's name, the first case that it is for, and the case's task with the network."""
+    """Return a network's name, its first case, and the case's task with the network."""
     model = model_file.stem
     case = suited_cases(model)[0]
     return model, case, create(model, case)
@@ -154,24 +167,44 @@ def suited_task(model_file: Path) -> tuple[str, Case, Task]:
 
 def is_task(name: str) -> bool:
     """Return whether a task is a `leyden.tasks.Task` of one of `KINDS`, and not, say, of boxes."""
-    kind = target(compose(f"task={name}").task, "task")
-    return isinstance(kind, type) and issubclass(kind, Task) and kind.kind in KINDS
+    cfg = compose(f"task={name}")
+    kind = target(cfg.task, "task")
+    if not isinstance(kind, type) or not issubclass(kind, Task):
+        return False
+    return kind.kind in KINDS
 
 
 def reason_against(model: str, case: Case) -> str:
     """Return why a network does not train on a case; empty if it does."""
     try:
-        check_step(module := create(model, case), case.facts)
+        module = create(model, case)
+        check_step(module, case.facts)
         loss = module.step(case.batch).loss
     except Exception as error:  # a researcher's network raises anything
         return f"{case}: {as_line(error)}"
-    return "" if loss.isfinite() else f"{case}: the loss is {loss}"
+    if loss.isfinite():
+        return ""
+    return f"{case}: the loss is {loss}"
 
 
 # Facts of no existing data: every callback finds the facts that it needs.
-FACTS = Facts((1, 28, 28), 10, tuple("0123456789"), (0.0,), (1.0,))
+FACTS = Facts(
+    input_shape=(1, 28, 28),
+    num_classes=10,
+    class_names=tuple("0123456789"),
+    mean=(0.0,),
+    std=(1.0,),
+)
 ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
-PARTS = ("model", "task", "optimizer", "scheduler", "trainer", "callbacks", "logger")
+PARTS = (
+    "model",
+    "task",
+    "optimizer",
+    "scheduler",
+    "trainer",
+    "callbacks",
+    "logger",
+)
 MAX_STEPS = 100  # with which a network must fit one batch
 
 
@@ -191,9 +224,10 @@ def test_a_network_fits_one_batch(model_file: Path) -> None:
     _, case, module = suited_task(model_file)
     optimizer = torch.optim.Adam(module.parameters(), lr=1e-3)
     first = last = step(module, case.batch, optimizer)
-    wanted = (0.4 if case.facts.num_classes and case.task == "classification" else 0.8) * first
+    wanted = (0.4 if module.kind == "classes" else 0.8) * first
     for _ in range(MAX_STEPS):
-        if (last := step(module, case.batch, optimizer)) < wanted:
+        last = step(module, case.batch, optimizer)
+        if last < wanted:
             return
     pytest.fail(
         f"the loss fell from {first:.3g} to {last:.3g} only; is all of the network connected?",
@@ -205,14 +239,17 @@ def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
     """A network with the weights of another one computes the same."""
     model, case, module = suited_task(model_file)
     other = create(model, case, seed=1)
-    step(module, case.batch, torch.optim.SGD(module.parameters(), lr=0.001))
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.001)
+    step(module, case.batch, optimizer)
     file = io.BytesIO()
     torch.save(module.network.state_dict(), file)
     file.seek(0)
-    other.network.load_state_dict(torch.load(file, weights_only=True))
-    expected, found = (
-        torch.as_tensor(each.eval().step(case.batch).predictions) for each in (module, other)
-    )
+    weights = torch.load(file, weights_only=True)
+    other.network.load_state_dict(weights)
+    module.eval()
+    other.eval()
+    expected = module.step(case.batch).predictions
+    found = other.step(case.batch).predictions
     assert torch.equal(expected, found), (
         "it has state that is no parameter or buffer; use register_buffer"
     )
@@ -221,41 +258,42 @@ def test_a_networks_state_dict_is_complete(model_file: Path) -> None:
 def test_a_network_can_be_exported(model_file: Path) -> None:
     """`torch.export` traces it for any number of samples, as `leyden export` does."""
     _, case, module = suited_task(model_file)
-    network, inputs = module.network.eval(), case.batch[0]
-    shapes = ({0: torch.export.Dim("N")},)
-    program = torch.export.export(network, (inputs[:2],), dynamic_shapes=shapes, strict=False)
-    torch.testing.assert_close(program.module()(inputs), network(inputs))
+    network = module.network.eval()
+    inputs, _ = case.batch
+    shape = {0: torch.export.Dim("N")}
+    two = (inputs[:2],)
+    program = torch.export.export(network, two, dynamic_shapes=(shape,), strict=False)
+    found = program.module()(inputs)
+    torch.testing.assert_close(found, network(inputs))
 
 
 def test_a_task_trains_a_network(task_file: Path) -> None:
-    """With one of the networks of `conf/model/`, on some kind of data, it has a finite loss and gradients."""
+    """With a network of `conf/model/`, on some kind of data, it has a finite loss."""
     task = task_file.stem
     if not is_task(task):
         pytest.skip(f"task={task} is of another kind, on data that are not made here")
-    tried = (
-        (name.stem, case)
-        for name, _ in sorted(conf_files("model/*.yaml"))
-        for case in cases_of(task)
-    )
-    reasons = []
-    for model, case in tried:
-        if not (reason := reason_against(model, case)):
-            return
-        reasons.append(f"model={model}, {reason}")
-    pytest.fail(
-        "\n  ".join([f"task={task} trains no network", *dict.fromkeys(reasons)]), pytrace=False
-    )
+    lines = [f"task={task} trains no network"]
+    for file, _ in sorted(conf_files("model/*.yaml")):
+        for case in cases_of(task):
+            reason = reason_against(file.stem, case)
+            if not reason:
+                return
+            lines.append(f"model={file.stem}, {reason}")
+    reasons = "\n  ".join(dict.fromkeys(lines))
+    pytest.fail(reasons, pytrace=False)
 
 
 def test_data_are_as_their_facts_say(data_file: Path) -> None:
-    """The first batch of each split has the shape, the type and the targets that the facts promise."""
+    """The first batch of each split has the shape and the targets that the facts promise."""
     name = data_file.stem
     cfg = compose(f"data={name}")
-    if missing := OmegaConf.missing_keys(cfg.data):
+    missing = OmegaConf.missing_keys(cfg.data)
+    if missing:
         pytest.skip(f"{min(missing)}=... must be given")
-    cfg.data.update(
-        {key: value for key, value in (("download", False), ("num_workers", 0)) if key in cfg.data}
-    )
+    if "download" in cfg.data:
+        cfg.data.download = False
+    if "num_workers" in cfg.data:
+        cfg.data.num_workers = 0
     try:
         data = assembly.datamodule(cfg)
         if has_split(data, "test"):
@@ -264,25 +302,27 @@ def test_data_are_as_their_facts_say(data_file: Path) -> None:
         if isinstance(error.__cause__, MissingDatasetError):
             pytest.skip(f"data={name} is not in {cfg.data.get('root')}")
         raise
-    if not isinstance(facts := getattr(data, "facts", None), Facts):
+    facts = getattr(data, "facts", None)
+    if not isinstance(facts, Facts):
         pytest.skip(f"data={name} is another LightningDataModule, which has no facts")
-    assert Facts.from_state(yaml.safe_load(yaml.safe_dump(facts.to_state()))) == facts, (
-        "they must be plain values"
-    )
-    for split in sizes_of(data) if facts.input_shape else ():
+    text = yaml.safe_dump(facts.to_state())
+    state = yaml.safe_load(text)
+    assert Facts.from_state(state) == facts, "they must be plain values"
+    if facts.input_shape is None:
+        return
+    for split in sizes_of(data):
         loader: Any = getattr(data, f"{split}_dataloader")()
-        inputs, targets = next(iter(loader))
-        assert tuple(inputs.shape[1:]) == facts.input_shape, (
-            f"batches of {split} have another shape"
-        )
+        batch = next(iter(loader))
+        inputs, targets = batch
+        shape = tuple(inputs.shape[1:])
+        assert shape == facts.input_shape, f"batches of {split} have another shape"
         if facts.num_classes is not None:
-            assert 0 <= targets.min() <= targets.max() < facts.num_classes, (
-                f"{split} has other classes"
-            )
+            are_known = 0 <= targets.min() <= targets.max() < facts.num_classes
+            assert are_known, f"{split} has other classes"
 
 
 def test_a_config_file_composes_and_creates_what_it_names(choice_file: Path) -> None:
-    """With the file as a choice, the configuration has valid values, and each class in it accepts its arguments."""
+    """With the file chosen, values are valid, and each class accepts its arguments."""
     cfg = compose(override(choice_file))
     for key in OmegaConf.missing_keys(cfg):  # the user must give it
         OmegaConf.update(cfg, key, "given")
@@ -294,22 +334,26 @@ def test_a_config_file_composes_and_creates_what_it_names(choice_file: Path) -> 
 
 
 def _create_parts(file: Path) -> None:
-    cfg, facts = compose(override(file)), FACTS
+    cfg = compose(override(file))
+    facts = FACTS
     if file.parts[0] == "model":
         case = suited_cases(file.stem)[0]
-        facts, cfg.task = case.facts, compose(f"task={case.task}").task
+        facts = case.facts
+        cfg.task = compose(f"task={case.task}").task
     assembly.task_module(cfg, facts)
-    optimizer = make_optimizer(cfg.optimizer)(assembly.network(cfg, facts).named_parameters())
+    network = assembly.network(cfg, facts)
+    build = make_optimizer(cfg.optimizer)
+    optimizer = build(network.named_parameters())
     if cfg.scheduler:
         schedule = make_schedule(cfg.scheduler, 10, optimizer)
         optimizer.step()
-        step: Any = schedule.step
-        step(*[0.0] * isinstance(schedule, ReduceLROnPlateau))  # the metric
+        if isinstance(schedule, ReduceLROnPlateau):
+            schedule.step(0.0)  # the metric
+        else:
+            schedule.step()
     callbacks, _ = callbacks_of(cfg, ALL_FACTS)
     cfg.trainer.accelerator = "cpu"
     assembly.plain_trainer(cfg, callbacks, logger=False)
-    for (
-        name,
-        node,
-    ) in cfg.logger.items():  # not created: one needs a login, another one creates a database
+    # Not created: one needs a login, another one creates a database.
+    for name, node in cfg.logger.items():
         check_keys(node, f"logger.{name}")
