@@ -58,7 +58,8 @@ def main() -> None:
             run.check_owner()
             run.checkpoint(checkpoint)  # both are refused before PyTorch is imported
         with importing():
-            from leyden.training.trained import Trained, evaluate, runs_of_row
+            from leyden.training.evaluation import evaluate, runs_of_row
+            from leyden.training.trained import Trained
         data_root = options["data_root"] or None
         row = ""
         overlap = 0.0

@@ -106,7 +106,7 @@ def test_what_a_data_module_lacks_costs_that_feature_only(train):
 
 
 def test_facts_reach_a_network_and_a_further_stage_is_evaluated_at_the_end(train, monkeypatch):
-    for module in ("training.start", "tasks", "loggers", "data.contract"):
+    for module in ("training.evaluation", "tasks", "loggers", "data.contract"):
         monkeypatch.setattr(f"leyden.{module}.STAGES", (*STAGES, "further"))
     data = (*FACTS, "data._target_=tests.data.own.WithSizes", "trainer.max_epochs=1")
     run, *_ = train("a", *data)

@@ -6,12 +6,12 @@ import torch
 from PIL import Image
 
 from leyden import pictures
-from leyden.assembly.trainer import RunTrainer
 from leyden.pictures import OnEvaluation, confusion_figure, prediction_figure, render
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
 from leyden.run.result import STAGES
 from leyden.tasks import Task
+from leyden.training.evaluation import draws_outputs
 from tests import ENGINE
 from tests.callbacks.events import images, read, scalars
 from tests.conftest import SMALL, assert_same_bits, here
@@ -167,8 +167,8 @@ def test_a_picture_has_the_samples_of_all_loaders_of_a_split():
 def test_a_run_is_evaluated_for_the_pictures_of_its_kind(kind):
     module = Task(network=torch.nn.Linear(1, 1))
     module.kind = kind
-    drawing = SimpleNamespace(callbacks=[pictures.Confusion(class_names=("a", "b"))])
-    assert RunTrainer.shows_evaluation(drawing, module) == (kind == "classes")
+    drawing = [pictures.Confusion(class_names=("a", "b"))]
+    assert draws_outputs(drawing, module) == (kind == "classes")
 
 
 def test_the_processes_take_turns_within_a_batch(monkeypatch):

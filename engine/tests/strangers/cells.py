@@ -184,9 +184,6 @@ class Row:
         found = [
             json.loads(row["metrics"]) for row in rows if row["run"] == str(self.place / "whole")
         ]
-        told = self.whole.told("evaluate, predict and export will not have that")
-        if told and len(found) == 4 and found[1:] == [found[1]] * 3:
-            return Outcome(ANNOUNCED, told[0])
         if len(found) != 4 or any(each != found[0] for each in found) or not found[0]:
             return Outcome(DIFFERS, "; ".join(map(str, found)))
         metrics = Run(self.place / "whole").result.metrics

@@ -34,7 +34,6 @@ CELLS = {
     },  # not looked at; a fork has no interrupted run to be compared with
     "not seen": {"resume": NOT_SEEN, "fork": ANEW},
     "only resumed": {"evaluate": REFUSED, "fork": REFUSED},
-    "not evaluated": {"evaluate": ANNOUNCED},
     "never": dict.fromkeys(FEATURES, REFUSED),
 }
 
@@ -134,7 +133,7 @@ cut_short  =>  Skipping +task.way=ends objective=null trainer.max_epochs=4 FORK=
 iterator  =>  FromIterator  =>  a training step that takes `dataloader_iter`  =>  same
 second_loader  =>  SecondLoader  =>  an iterator of a second loader in the training step  =>  named: iterator
 epoch_end  =>  EpochEnd objective.metric=train/mean  =>  outputs of an epoch in a list, metrics, `R2Score`  =>  same
-swag  =>  SWAG  =>  what `on_train_end` sets, as SWAG  =>  not evaluated
+swag  =>  SWAG  =>  what `on_train_end` sets, as SWAG  =>  same
 made_in_setup  =>  MadeInSetup  =>  a large tensor that `setup` sets  =>  same
 from_random  =>  in_file.InFile  =>  `from random import shuffle` in its file  =>  same
 file_draws  =>  in_file.InFile +task.way=drawn ANEW=1  =>  draws when its file is imported, and from a generator of it  =>  seen

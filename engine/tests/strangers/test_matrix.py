@@ -86,8 +86,9 @@ def test_a_run_that_is_killed_within_an_epoch_ends_in_the_same_bits_or_says_so(r
     held(rows, name, "resume", "resume")
 
 
-def test_what_changed_after_the_best_epoch_is_evaluated_as_it_was_then(rows):
-    held(rows, "changed_late", "evaluate", "evaluate")
+@pytest.mark.parametrize("name", ["changed_late", "model_pruning"])
+def test_what_changed_after_the_best_epoch_is_evaluated_as_it_was_then(rows, name):
+    held(rows, name, "evaluate", "evaluate")
 
 
 # By row, then by feature: the cells of a row share its runs.

@@ -9,15 +9,15 @@ from lightning.pytorch.utilities import CombinedLoader
 from PIL import Image
 from torch import nn
 
-from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
+from leyden.training.evaluation import partial_test_message
 from tests import records
 from tests.conftest import QUICK, SMALL
 from tests.exact.test_fit import trainer_of
 from tests.strangers.cells import FEW
 from tests.strangers.plain import Plain, PlainData, own
-from tests.strangers.stand_ins import Combined, OfAnyForm
+from tests.strangers.stand_ins import Combined, MadeLate, OfAnyForm
 from tests.training.test_start import curves
 from tests.training.test_start_exact import stopping
 
@@ -196,19 +196,32 @@ def test_no_test_evaluation_is_proposed_where_there_can_be_none(train):
     assert "leyden evaluate" not in out
 
 
-def test_what_is_set_when_training_ends_is_there_in_the_test_and_all_else_is_that_of_the_best_epoch(
+def test_what_is_set_when_training_ends_is_announced_and_the_test_is_that_of_the_best_epoch(
     train, command
 ):
     first = ("objective.metric=val/loss", "objective.mode=max")
     run, _, err = train("a", *FEW, *own("stand_ins.SWAG"), *first, "test=true")
-    assert run.result.best_epoch < 3
-    assert (run.result.metrics["test/factor"], run.result.metrics["test/rounds"]) == (
-        2.0,
-        run.result.best_epoch,
-    )
-    assert "leyden: module.factors changed after the last checkpoint" in err
+    best = run.result.best_epoch
+    assert best < 3
+    assert run.result.metrics["test/factor"] == 0.5 * 1.5 * best
+    assert run.result.metrics["test/rounds"] == best
+    assert "leyden: module.factors, module.mean: changed by on_train_end" in err
     out, _ = command("evaluate", f"run={run.directory}")
-    assert re.search(rf"test/rounds +{run.result.best_epoch}\b", out)
+    assert re.search(rf"test/rounds +{best}\b", out)
+
+
+def test_a_network_that_setup_makes_is_tested_unless_it_is_made_for_training_alone(
+    train, monkeypatch
+):
+    typed = (*FEW, *own("stand_ins.MadeLate", "plain.PlainData", "+task.way=setup"), "test=true")
+    run, _, err = train("a", *typed)
+    assert run.result.metrics["test/loss"] > 0
+    assert "on_train_end" not in err
+    make = MadeLate.setup
+    monkeypatch.setattr(MadeLate, "setup", lambda self, stage: stage == "fit" and make(self, stage))
+    _, _, err = train("b", *typed, code=2)
+    assert "best.ckpt: does not fit the network (ValueError: there is no net.0.bias; create" in err
+    assert "test/loss" not in train("b", *typed, "test=false")[0].result.metrics
 
 
 def test_a_large_tensor_that_setup_makes_is_in_no_checkpoint(train):

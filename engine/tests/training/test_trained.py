@@ -16,7 +16,7 @@ from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.run.directory import Run
-from leyden.training import export, predict, trained
+from leyden.training import evaluation, export, predict, trained
 from tests import records
 from tests.conftest import QUICK, here
 from tests.data import folders
@@ -208,13 +208,13 @@ def test_an_evaluation_has_the_precision_and_the_limits_of_the_run(runs, tmp_pat
 def test_of_runs_that_repeat_each_other_one_is_evaluated(runs, tmp_path):
     for name in "ab":
         shutil.copytree(runs / "1", tmp_path / "s" / name)
-    found, *_ = trained.runs_of_row(tmp_path / "s", 1, "best", data_root=None, trust=False)
+    found, *_ = evaluation.runs_of_row(tmp_path / "s", 1, "best", data_root=None, trust=False)
     assert len(found) == 1
 
 
 def test_weights_of_double_precision_are_evaluated_as_they_are(train, tmp_path):
     run, *_ = train("a", *QUICK, "trainer.precision=64-true", "trainer.max_epochs=1")
     loaded = leyden.load(run.directory)
-    loaded.measure(str(tmp_path), "cpu")
+    evaluation.evaluate([loaded], outputs=str(tmp_path), accelerator="cpu")
     kept = torch.load(run.checkpoint("best"), weights_only=True)["state_dict"]
     assert all(torch.equal(kept[name], each) for name, each in loaded.module.state_dict().items())

@@ -26,7 +26,7 @@ from leyden.assembly.instantiate import (
     user_errors,
 )
 from leyden.assembly.trainer import without_empty_hooks
-from leyden.config.checks import objective_of
+from leyden.config.checks import objective_of, require_choice
 from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
@@ -45,10 +45,10 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     """
     # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
     # their position within an epoch.
-    steps = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches) * (
-        trainer.max_epochs or 1
-    )
-    steps = min(steps, trainer.max_steps) if trainer.max_steps > 0 else steps
+    per_epoch = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches)
+    steps = per_epoch * (trainer.max_epochs or 1)
+    if trainer.max_steps > 0:
+        steps = min(steps, trainer.max_steps)
     if steps >= UNKNOWN:
         raise UserError(
             "scheduler: the number of batches of these data is unknown; set trainer.max_steps"
@@ -74,7 +74,7 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
             "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
         )
     each = flatten_loaders(loaders)
-    whole = (min if mode == "min_size" else max)(map(_length, each), default=0)
+    whole = (min if mode == "min_size" else max)(map(length_of, each), default=0)
     if whole < UNKNOWN and not divides_batches(data) and all(map(_is_divided, each)):
         whole = math.ceil(whole / trainer.world_size)
     if isinstance(limit, float):
@@ -91,25 +91,12 @@ def _is_divided(loader: Any) -> bool:
     )
 
 
-def _length(loader: Any) -> int:
+def length_of(loader: Any) -> int:
     """Return the number of batches of a loader; `UNKNOWN` if it has no length."""
     try:
         return len(loader)
     except (TypeError, NotImplementedError):
         return UNKNOWN
-
-
-def partial_test_message(trainer: L.Trainer) -> str:
-    """Return a message if the trainer tested on a part of the test set only; empty if it used every batch."""
-    whole, taken = map(_length, flatten_loaders(trainer.test_dataloaders)), trainer.num_test_batches
-    pairs = list(zip(taken, whole, strict=True))
-    fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
-    if not fast and all(num >= of for num, of in pairs):
-        return ""
-    key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
-    num, of = (sum(numbers) for numbers in zip(*pairs, strict=True))
-    whole_text = f" of {of}" if of < UNKNOWN else ""
-    return f"trainer.{key}: {num:.0f}{whole_text} test batches are not a test evaluation, and are not recorded as one"
 
 
 def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
@@ -120,17 +107,20 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
     interval = getattr(trainer, "val_check_interval", None)  # None if the interval is a time
     if interval is None:
         return False
-    num_epochs, every = trainer.max_epochs or 1, trainer.check_val_every_n_epoch
+    num_epochs = trainer.max_epochs or 1
+    every = trainer.check_val_every_n_epoch
     if batches >= UNKNOWN:
         return isinstance(interval, float) and (every or 0) <= num_epochs
-    after = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    after = interval
+    if isinstance(interval, float):
+        after = max(1, int(batches * interval))
     if trainer.max_steps > 0:
-        num_epochs = min(
-            num_epochs, trainer.max_steps // math.ceil(batches / trainer.accumulate_grad_batches)
-        )
+        steps_per_epoch = math.ceil(batches / trainer.accumulate_grad_batches)
+        num_epochs = min(num_epochs, trainer.max_steps // steps_per_epoch)
+    if every:
+        return every <= num_epochs and batches % after == 0
     # Without `every`, batches are counted over the epochs.
-    epochs = range(every or 1, num_epochs + 1, every or 1)
-    return any((1 if every else epoch) * batches % after == 0 for epoch in epochs)
+    return any(epoch * batches % after == 0 for epoch in range(1, num_epochs + 1))
 
 
 class ScheduleFactory:
@@ -146,7 +136,8 @@ class ScheduleFactory:
     """
 
     def __init__(self, node: DictConfig) -> None:
-        self.node, self.num_steps = node, 1
+        self.node = node
+        self.num_steps = 1
         self.options: dict[str, Any] = {"interval": "step"}
         self.built: list[LRScheduler] = []
 
@@ -157,8 +148,9 @@ class ScheduleFactory:
 
     def __call__(self, optimizer: Optimizer) -> LRScheduler:
         """Build the schedule, to be stepped once per optimizer step."""
-        self.built.append(make_schedule(self.node, self.num_steps, optimizer))
-        return self.built[-1]
+        schedule = make_schedule(self.node, self.num_steps, optimizer)
+        self.built.append(schedule)
+        return schedule
 
     def check(self, optimizer: Optimizer) -> None:
         """Check the node by a step of a new schedule, as some mistakes show only then.
@@ -180,9 +172,8 @@ def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRS
     """
     num_rising = node.get("warmup_steps") or 0
     check_integers(warmup_steps=(num_rising, 0))
-    given: dict[str, Any] = {
-        str(key): num_steps - num_rising for key in node if OmegaConf.is_missing(node, key)
-    }
+    missing = [str(key) for key in node if OmegaConf.is_missing(node, key)]
+    given: dict[str, Any] = dict.fromkeys(missing, num_steps - num_rising)
     own = ("warmup_steps", "monitor")
     schedule: LRScheduler = instantiate(
         node, "scheduler", without=own, optimizer=optimizer, **given
@@ -221,16 +212,18 @@ class ScheduleLength(L.Callback):
         configs = [
             each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers
         ]
-        name, is_automatic = type(pl_module).__name__, pl_module.automatic_optimization
+        name = type(pl_module).__name__
+        is_automatic = pl_module.automatic_optimization
         if (len(configs) < len(built) or not is_automatic) and is_main_process():
             warn(
                 f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
                 "manually or not at all"
             )
-        for config in configs if is_automatic else ():
-            if config.frequency != 1 or (
-                config.interval != "step" and config.scheduler not in built
-            ):
+        if not is_automatic:
+            return
+        for config in configs:
+            is_by_step = config.interval == "step" or config.scheduler in built
+            if config.frequency != 1 or not is_by_step:
                 raise UserError(
                     f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
                     f"{config.frequency} {config.interval}; its configure_optimizers must return "
@@ -250,12 +243,13 @@ def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
         ['network.0.weight', 'network.0.bias', 'network.2.bias']
     """
     names = list(names)
+    matching: set[str] = set()
     for pattern in patterns:
-        if not any(fnmatch.fnmatchcase(name, pattern) for name in names):
+        found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
+        if not found:
             raise ValueError(f"{pattern} matches none of {some_of(names)}")
-    return [
-        name for name in names if any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
-    ]
+        matching.update(found)
+    return [name for name in names if name in matching]
 
 
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
@@ -319,7 +313,8 @@ def parameter_groups(
     for name, group in groups.items():
         if not isinstance(group, Mapping) or not group.get("match"):
             raise ValueError(f"groups.{name}: must have match, a pattern of names, such as *.bias")
-        patterns = [group["match"]] if isinstance(group["match"], str) else list(group["match"])
+        match = group["match"]
+        patterns = [match] if isinstance(match, str) else list(match)
         if "freeze" in group:
             raise ValueError(
                 f"groups.{name}.freeze: can't be set per group; set the root key "
@@ -330,8 +325,11 @@ def parameter_groups(
         except ValueError as error:
             raise ValueError(f"groups.{name}: {error}") from error
         options = {key: value for key, value in group.items() if key != "match"}
-        made.append({"params": list(chosen.items()), **options})
-    return [{"params": list(left.items())}, *made] if left else made
+        options["params"] = list(chosen.items())
+        made.append(options)
+    if left:
+        made.insert(0, {"params": list(left.items())})
+    return made
 
 
 def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
@@ -399,14 +397,12 @@ def check_single_values(cfg: DictConfig, facts: Facts, outcome: Outcome) -> None
     Raises:
         UserError: A metric has several values, such as one per class.
     """
-    if not isinstance(outcome.predictions, torch.Tensor) or not isinstance(
-        outcome.targets, torch.Tensor
-    ):
-        return
-    # The network may be on the meta device, which has shapes only.
-    zeros = [
-        torch.zeros_like(each, device="cpu") for each in (outcome.predictions, outcome.targets)
-    ]
+    zeros = []
+    for each in (outcome.predictions, outcome.targets):
+        if not isinstance(each, torch.Tensor):
+            return
+        # The network may be on the meta device, which has shapes only.
+        zeros.append(torch.zeros_like(each, device="cpu"))
     for name, node in (cfg.task.get("metrics") or {}).items():
         shape: tuple[int, ...] = ()
         with (
@@ -422,8 +418,10 @@ def check_single_values(cfg: DictConfig, facts: Facts, outcome: Outcome) -> None
             ):  # not a network, such as that of a perceptual distance
                 metric.update(*zeros)
                 found = metric.compute()
-                is_several = isinstance(found, tuple | list)
-                shape = (len(found),) if is_several else tuple(getattr(found, "shape", ()))
+                if isinstance(found, tuple | list):
+                    shape = (len(found),)
+                else:
+                    shape = tuple(getattr(found, "shape", ()))
         if math.prod(shape) > 1:
             raise UserError(
                 f"task.metrics.{name}: gives values of shape {shape}, and a metric is one number: choose average=macro, or "
@@ -437,9 +435,16 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
     Raises:
         UserError: A part of the configuration is wrong, or the objective is not a logged metric.
     """
-    module, scheduler = (
-        data.attached if isinstance(data, ModuleData) else new_module(cfg, facts_of(data))
-    )
+    if isinstance(data, ModuleData):
+        module, scheduler = data.attached
+    else:
+        module, scheduler = new_module(cfg, facts_of(data))
+        own = own_loaders(module)
+        if own:
+            raise UserError(
+                f"task: {type(module).__name__} defines {' and '.join(own)}, which {type(data).__name__} would "
+                "replace; set data=module to use those of the task"
+            )
     if scheduler:
         scheduler.num_steps = num_steps(trainer, data)
         if "monitor" in cfg.scheduler:
@@ -451,14 +456,10 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             }
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
-    if not isinstance(data, ModuleData) and (own := own_loaders(module)):
-        raise UserError(
-            f"task: {type(module).__name__} defines {' and '.join(own)}, which {type(data).__name__} would "
-            "replace; set data=module to use those of the task"
-        )
     if isinstance(module, Task):
         facts = facts_of(data)
-        if outcome := check_step(module, facts, with_targets=divides_batches(data)):
+        outcome = check_step(module, facts, with_targets=divides_batches(data))
+        if outcome:
             check_single_values(cfg, facts, outcome)
     with user_errors("freeze"):
         freeze(module, list(cfg.freeze))
@@ -486,9 +487,8 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
             f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes no scheduler; "
             "choose scheduler=none"
         )
-    return task_module(
-        cfg, facts, optimizer=make_optimizer(cfg.optimizer), scheduler=scheduler
-    ), scheduler
+    optimizer = make_optimizer(cfg.optimizer)
+    return task_module(cfg, facts, optimizer=optimizer, scheduler=scheduler), scheduler
 
 
 def task_module(
@@ -505,10 +505,14 @@ def task_module(
     Raises:
         UserError: A part of the configuration is wrong.
     """
-    nodes = {str(name): node for name, node in cfg.task.items() if _is_part(node)}
-    parts = {name: _part(node, f"task.{name}", facts) for name, node in nodes.items()}
+    parts: dict[str, Any] = {}
+    for name, node in cfg.task.items():
+        if _is_part(node):
+            parts[str(name)] = _part(node, f"task.{name}", facts)
+    offered = facts.by_name
+    offered["optimizer"] = optimizer
+    offered["scheduler"] = scheduler
     taken = taken_arguments(cfg, facts)
-    offered: dict[str, Any] = {**facts.by_name, "optimizer": optimizer, "scheduler": scheduler}
     offered = {name: value for name, value in offered.items() if name in taken}
     if "network" in taken:
         offered["network"] = network(cfg, facts)
@@ -516,15 +520,12 @@ def task_module(
         cfg.task, "task", offered, without=tuple(parts), **parts
     )
     check_lightning_kind(module, L.LightningModule, "task")
-    if (
-        isinstance(module, Task)
-        and (loss := getattr(module, "loss", None)) is not None
-        and not callable(loss)
-    ):
+    loss = getattr(module, "loss", None)
+    if isinstance(module, Task) and loss is not None and not callable(loss):
         raise UserError(
             f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: torch.nn.NLLLoss}}"
         )
-    if cfg.get("compile") and "network" in offered:
+    if optimizer and cfg.get("compile") and "network" in offered:
         offered["network"].compile()  # in place: the keys in checkpoints stay the same
     return module
 
@@ -541,38 +542,40 @@ def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
     if inspect.isclass(callee) and issubclass(callee, Task):
         return offered & {*defaults}
     given = {str(name) for name in cfg.task if not OmegaConf.is_missing(cfg.task, name)}
-    return (
-        offered
-        & {name for name, default in defaults.items() if default is None or default is REQUIRED}
-        - given
-    )
+    without_value = set()
+    for name, default in defaults.items():
+        if default is None or default is REQUIRED:
+            without_value.add(name)
+    return offered & without_value - given
 
 
 def _is_part(node: Any) -> bool:
     """Return whether a node of a task describes an object (a loss), or several by name (metrics)."""
     if not isinstance(node, DictConfig):
         return False
-    return "_target_" in node or (len(node) > 0 and all(map(_is_part, node.values())))
+    if "_target_" in node:
+        return True
+    return len(node) > 0 and all(map(_is_part, node.values()))
 
 
 def _part(node: DictConfig, key: str, facts: Facts) -> Any:
     if "_target_" in node:
         return instantiate(node, key, facts.by_name)
-    return {
-        name: _part(inner, f"{key}.{name}", facts)
-        for name, inner in ((str(n), i) for n, i in node.items())
-    }
+    return {str(name): _part(inner, f"{key}.{name}", facts) for name, inner in node.items()}
 
 
 def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
     """Check that a task logs the metrics of the objective, and the one that the schedule follows."""
-    allowed = module.logged_on(sizes := sizes_of(data))
-    for key, values in (
-        (("monitor", allowed), ("mode", {"min", "max"})) if "monitor" in cfg.scheduler else ()
-    ):
-        if (value := str(cfg.scheduler.get(key))) not in values:
-            raise UserError(f"scheduler.{key}={value}: must be one of {', '.join(sorted(values))}")
-    if (objective := objective_of(cfg.objective)) and objective.metric not in allowed:
+    sizes = sizes_of(data)
+    allowed = module.logged_on(sizes)
+    if "monitor" in cfg.scheduler:
+        monitor = str(cfg.scheduler.monitor)
+        if monitor not in allowed:
+            metrics = ", ".join(sorted(allowed))
+            raise UserError(f"scheduler.monitor={monitor}: must be one of {metrics}")
+        require_choice(cfg, "scheduler.mode", "max", "min")
+    objective = objective_of(cfg.objective)
+    if objective and objective.metric not in allowed:
         why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""
         raise UserError(
             f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
@@ -583,7 +586,7 @@ def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -
 def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
     """Return a function that builds a node's optimizer from named parameters, divided into the node's `groups`."""
     build: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
-    groups = OmegaConf.to_container(node.groups, resolve=True) if node.get("groups") else None
-    if not groups:
+    if not node.get("groups"):
         return build
-    return lambda named: build(parameter_groups(named, groups))  # type: ignore[arg-type]
+    groups: Any = OmegaConf.to_container(node.groups, resolve=True)
+    return lambda named: build(parameter_groups(named, groups))

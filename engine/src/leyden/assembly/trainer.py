@@ -13,7 +13,7 @@ import lightning as L
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.callbacks import ProgressBar, Timer, WeightAveraging
+from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -29,7 +29,7 @@ from leyden.assembly.instantiate import (
     target,
     user_errors,
 )
-from leyden.callbacks.checkpoint import RunCheckpoint, load_weights
+from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.kept import Hyperparameters, SamplesSeen, check_averaging
 from leyden.config.errors import UserError, leave
@@ -37,11 +37,8 @@ from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.memory import foreign_callbacks
-from leyden.exact.random_state import seeded
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
-from leyden.pictures import OnEvaluation
 from leyden.run.directory import Position
 from leyden.scheduler import RequeueSignal
 
@@ -69,14 +66,17 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
     """
     callbacks: list[L.Callback] = []
     for name, node in switched_on(cfg.callbacks):
-        if _lacks_facts(node, f"callbacks.{name}", facts):
+        key = f"callbacks.{name}"
+        if _lacks_facts(node, key, facts):
             continue
-        callbacks.append(instantiate(node, f"callbacks.{name}", facts.by_name))
-        check_lightning_kind(callbacks[-1], L.Callback, f"callbacks.{name}")
-        with user_errors(f"callbacks.{name}"):
-            check_averaging(callbacks[-1], cfg.trainer.max_epochs)
-        if refusal := refuse_search(callbacks[-1]):
-            raise UserError(f"callbacks.{name}: {refusal}")
+        callback = instantiate(node, key, facts.by_name)
+        check_lightning_kind(callback, L.Callback, key)
+        with user_errors(key):
+            check_averaging(callback, cfg.trainer.max_epochs)
+        refusal = refuse_search(callback)
+        if refusal:
+            raise UserError(f"{key}: {refusal}")
+        callbacks.append(callback)
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise UserError(
@@ -150,12 +150,14 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
     plugins: list[Any] = [SafeCheckpointIO()]
     if environment := scheduler.own().environment():
         plugins.append(environment)
-    if is_fsdp2 := cfg.trainer.get("strategy") == "fsdp2":
+    without = ["max_time"]  # which the callback Timer applies
+    if cfg.trainer.get("strategy") == "fsdp2":
+        without.append("strategy")
         kwargs = {"strategy": FSDP2(), **kwargs}
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         "trainer",
-        without=["max_time", *["strategy"] * is_fsdp2],  # the callback Timer applies the former
+        without=without,
         callbacks=[without_empty_hooks(callback) for callback in callbacks],
         plugins=plugins,
         # No progress bar of Lightning's if the configuration has none.
@@ -164,8 +166,9 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
         enable_model_summary=False,
         **{"use_distributed_sampler": False, **kwargs},
     )
+    strategy = trainer.strategy
     for name in ("training_step", "validation_step", "test_step"):
-        setattr(trainer.strategy, name, _without_stop_iteration(getattr(trainer.strategy, name)))
+        setattr(strategy, name, _without_stop_iteration(getattr(strategy, name)))
     for logger in trainer.loggers:
         if hasattr(logger, "attach_trainer"):  # Leyden's for TensorBoard, which needs the stage
             logger.attach_trainer(trainer)
@@ -280,45 +283,6 @@ class RunTrainer:
             self.trainer.world_size,
         )
 
-    def shows_evaluation(self, module: L.LightningModule) -> bool:
-        """Return whether a callback draws pictures from the final evaluation of a module."""
-        pictures = [each for each in self.callbacks if isinstance(each, OnEvaluation)]
-        return any(each.draws(module) for each in pictures)
-
-    def evaluate(
-        self,
-        module: L.LightningModule,
-        data: L.LightningDataModule,
-        content: dict[str, Any],
-        split: str,
-    ) -> dict[str, float]:
-        """Return the metrics of a checkpoint's weights on a split other than `train`."""
-        callbacks = self.callbacks
-        # It would swap in the averaged weights of the last step.
-        left_out: list[L.Callback] = [
-            each for each in callbacks if isinstance(each, WeightAveraging)
-        ]
-        if split == "val":  # a second time; pictures are drawn from this one
-            foreign = foreign_callbacks(self.trainer).values()
-            left_out += [each for each in foreign if not isinstance(each, OnEvaluation)]
-        self.trainer.callbacks = [each for each in callbacks if each not in left_out]  # type: ignore[attr-defined]
-        late = self.state.set_late(module)
-        load_weights(module, content, strict=False)  # what the end of training has added stays
-        self.state.restore_best(module, content, late)
-        given: dict[str, Any] = {"datamodule": data}
-        if split not in ("val", "test"):
-            given = {"dataloaders": getattr(data, f"{split}_dataloader")()}
-        self.trainer.evaluated_stage = split  # type: ignore[attr-defined]  # which `evaluated_stage` reads
-        evaluate = self.trainer.validate if split == "val" else self.trainer.test
-        try:
-            with seeded(self.state.seed, "test"):  # the same random numbers in each evaluation
-                measured = evaluate(module, **given, verbose=False)
-        finally:
-            self.trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        return {
-            name: value for each in measured for name, value in each.items()
-        }  # one dictionary per loader
-
     @property
     def status(self) -> str:
         """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` if a callback pruned it."""
@@ -355,12 +319,14 @@ def run_trainer(
     Raises:
         UserError: A part is wrong, or the run was trained by another number of processes.
     """
-    callbacks, checkpoint = callbacks_of(cfg, facts := facts_of(data))
+    facts = facts_of(data)
+    callbacks, checkpoint = callbacks_of(cfg, facts)
     if not pictures:
-        callbacks = [
-            each for each in callbacks if not (isinstance(each, DisplayCallback) and each.at_end)
-        ]
-    timer, seen, is_fork = _timer(cfg, callbacks), SamplesSeen(), cfg.fork is not None
+        drawing = [each for each in callbacks if isinstance(each, DisplayCallback) and each.at_end]
+        callbacks = [each for each in callbacks if each not in drawing]
+    seen = SamplesSeen()
+    is_fork = cfg.fork is not None
+    timer = _timer(cfg, callbacks)
     if timer not in callbacks:
         callbacks.append(timer)
     exact = Parts(
@@ -382,7 +348,8 @@ def run_trainer(
         hasattr(each, "state_dict") for each in flatten_loaders(data.train_dataloader())
     )
     check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
-    if content and (num := num_processes(content)) != trainer.world_size:
+    num = num_processes(content) if content else trainer.world_size
+    if num != trainer.world_size:
         raise UserError(
             f"{directory} was trained by {num} processes, this run would have {trainer.world_size}, and their "
             "number can't change; set trainer.devices and trainer.num_nodes to match, or choose another run_dir"

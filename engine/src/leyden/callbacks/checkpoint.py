@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,32 +13,8 @@ from leyden.config.terminal import warn
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.files import damage, opened, replacing
 from leyden.exact.lightning import logged_steps
-from leyden.exact.sharding import load_whole
-from leyden.exact.stages import stages_of
+from leyden.exact.stages import Stages, stages_of
 from leyden.run.lock import check_held
-
-
-def load_weights(
-    module: L.LightningModule, content: dict[str, Any], *, strict: bool = True
-) -> None:
-    """Load a checkpoint's weights into a module and call its `on_load_checkpoint`, as Lightning does.
-
-    Args:
-        module: The module.
-        content: Content of the checkpoint.
-        strict: False if the module may have weights that the checkpoint lacks.
-
-    Raises:
-        ValueError: The module lacks some of the weights. PyTorch itself does not report weights of a submodule that
-            is None.
-    """
-    module.configure_model()
-    module.on_load_checkpoint(content)
-    if lacking := sorted({*content["state_dict"]} - {*module.state_dict()}):
-        raise ValueError(
-            f"there is no {lacking[0]}; create all modules in the constructor or in configure_model"
-        )
-    load_whole(module, content["state_dict"], strict=strict)
 
 
 def _as_metrics(values: Mapping[str, Any]) -> dict[str, float]:
@@ -85,7 +61,12 @@ class RunCheckpoint(LastCheckpoint):
     state_key = "RunCheckpoint"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(
-        self, *, metric: str | None, mode: str | None, every_n_steps: int | None, keep_all: bool
+        self,
+        *,
+        metric: str | None,
+        mode: str | None,
+        every_n_steps: int | None,
+        keep_all: bool,
     ) -> None:
         super().__init__(every_n_steps)
         if type(keep_all) is not bool:
@@ -94,9 +75,6 @@ class RunCheckpoint(LastCheckpoint):
             raise ValueError(f"mode={mode}: must be min or max; it follows from objective.mode")
         self.metric: str | None = metric
         self.mode = mode
-        self._is_better: Callable[[float, float], bool] = (
-            float.__lt__ if mode == "min" else float.__gt__
-        )
         self.best: dict[str, float] = {}  # metrics of the best epoch
         self.best_at: Moment | None = None  # None: unknown
         self.validates = True  # whether any epoch ends with a validation run
@@ -107,9 +85,11 @@ class RunCheckpoint(LastCheckpoint):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the metrics of the best epoch, and whether training has been stopped."""
-        at = None if self.best_at is None else list(self.best_at)
-        mine = {"best": self.best, "best_at": at, "stage": self._stage}
-        return {**super().state_dict(), **mine}
+        state = super().state_dict()
+        state["best"] = self.best
+        state["best_at"] = None if self.best_at is None else list(self.best_at)
+        state["stage"] = self._stage
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the state."""
@@ -121,7 +101,8 @@ class RunCheckpoint(LastCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Take the best metrics from `best.ckpt`, not from the resumed checkpoint; drop them if this file is lost."""
-        if checkpoint["callbacks"].get(self.state_key, {}).get("best"):
+        state = checkpoint["callbacks"].get(self.state_key, {})
+        if state.get("best"):
             found = self._read_best(trainer)
             self._is_lost = found is None
             self.best, self.best_at = found or ({}, None)
@@ -130,24 +111,25 @@ class RunCheckpoint(LastCheckpoint):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Add how much the loggers have logged."""
-        loggers = [
-            each for each in trainer.loggers if hasattr(each, "sizes") and trainer.is_global_zero
-        ]
-        checkpoint["logged"] = {type(each).__name__: each.sizes() for each in loggers}
+        logged = {}
+        for logger in trainer.loggers:
+            if hasattr(logger, "sizes") and trainer.is_global_zero:
+                logged[type(logger).__name__] = logger.sizes()
+        checkpoint["logged"] = logged
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write `last.ckpt`, and a copy of it if this epoch is the best."""
-        metrics = stages_of(trainer).end_epoch(trainer)
+        stages = stages_of(trainer)
+        metrics = stages.end_epoch(trainer)
         if self.metric is not None and self.metric not in metrics:
-            self._check_missing(trainer, self.metric)
-        # Exclude the last step's value of a metric that also has a mean over the epoch.
-        steps = {f"{name}_step" for name in metrics}
-        stage = stages_of(trainer).names.get(self.metric or "", "")
-        if is_best := self._is_best(metrics, stage):
-            self.best, self._stage = (
-                {name: value for name, value in metrics.items() if name not in steps},
-                stage,
-            )
+            self._check_missing(stages, self.metric)
+        stage = stages.names.get(self.metric or "", "")
+        is_best = self._is_best(metrics, stage)
+        if is_best:
+            # Exclude the last step's value of a metric that also has a mean over the epoch.
+            steps = {f"{name}_step" for name in metrics}
+            self.best = {name: value for name, value in metrics.items() if name not in steps}
+            self._stage = stage
             self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
         super().on_train_epoch_end(trainer, pl_module)
         self._is_new_best = is_best
@@ -183,12 +165,16 @@ class RunCheckpoint(LastCheckpoint):
 
     def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment] | None:
         """Return the metrics recorded in `best.ckpt`, and when they were measured; None, with a line, if it can't be read."""
-        path, best = self.path(trainer, "best.ckpt"), None
+        path = self.path(trainer, "best.ckpt")
+        best = None
         try:
-            if problem := damage(path):
+            problem = damage(path)
+            if problem:
                 raise ValueError(problem)
-            state = SafeCheckpointIO().load_checkpoint(path)["callbacks"][self.state_key]
-            best = _as_metrics(state["best"]), Moment(*map(int, state["best_at"]))
+            content = SafeCheckpointIO().load_checkpoint(path)
+            state = content["callbacks"][self.state_key]
+            epoch, step = state["best_at"]
+            best = _as_metrics(state["best"]), Moment(int(epoch), int(step))
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(
@@ -202,22 +188,23 @@ class RunCheckpoint(LastCheckpoint):
             return True
         if self.metric not in metrics:  # no validation in this epoch
             return False
+        value = metrics[self.metric]
         best = self.best.get(self.metric, math.nan)
         # A best value from another stage, such as training, is not comparable.
         if math.isnan(best) or self._stage != stage:
             return True
-        return self._is_better(metrics[self.metric], best)
+        return value < best if self.mode == "min" else value > best
 
-    def _check_missing(self, trainer: L.Trainer, name: str) -> None:
+    def _check_missing(self, stages: Stages, name: str) -> None:
         """Check that an objective that is missing in this epoch can still be logged in a later one.
 
         Raises:
             UserError: No later epoch can log it.
         """
-        stages = stages_of(trainer)
-        stage, logs = stages.names.get(name), ", ".join(sorted(stages.names)) or "nothing"
+        stage = stages.names.get(name)
         if stage is None and stages.has_validated:
-            raise UserError(f"objective.metric={name}: is not logged; the run logs {logs}")
+            logged = ", ".join(sorted(stages.names)) or "nothing"
+            raise UserError(f"objective.metric={name}: is not logged; the run logs {logged}")
         if stage in (None, "val") and not self.validates:
             raise UserError(f"objective.metric={name}: {NO_VALIDATION}")
 
@@ -226,12 +213,12 @@ class RunCheckpoint(LastCheckpoint):
         if self._is_lost:
             return "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make another one"
         stages = stages_of(trainer)
+        key = f"objective.metric={self.metric}"
         if stages.names.get(str(self.metric)) == "val":
-            return f"objective.metric={self.metric}: the run has ended before an epoch ended with a validation"
-        before = (
-            "" if stages.has_validated or not self.validates else " before its first validation"
-        )
-        return f"objective.metric={self.metric}: was not logged when the run ended{before}"
+            return f"{key}: the run has ended before an epoch ended with a validation"
+        if self.validates and not stages.has_validated:
+            return f"{key}: was not logged when the run ended before its first validation"
+        return f"{key}: was not logged when the run ended"
 
 
 def _copy(source: Path, path: Path) -> None:

@@ -23,7 +23,7 @@ from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_train
 from leyden.exact.random_state import seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeEnd, RunState, prepare_to_load
+from leyden.exact.state import RunState, prepare_to_load
 from leyden.exact.stop import Steps, Stop, leave
 
 
@@ -230,11 +230,7 @@ class Parts:
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.peers = Peers(say)
-        self.before = [
-            self.stages,
-            BeforeEnd(self.state),
-            self.steps,
-        ]  # others read from the first one
+        self.before = [self.stages, self.steps]  # others read from the first one
         self.after = [self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:

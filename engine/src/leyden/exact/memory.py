@@ -174,28 +174,36 @@ class Memory:
     def restore(
         self,
         kept: Tensor,
-        is_wanted: Callable[[Path], bool] = lambda path: True,
         *,
+        only_own: bool = False,
         with_generators: bool = True,
     ) -> None:
         """Restore what `changes` or `values` returned, as far as these objects have such attributes.
 
         Nothing is made but plain values: attributes of objects that stand here are set.
+
+        Args:
+            kept: The values.
+            only_own: True to leave out attributes of objects that are not these, and what is a weight here.
+            with_generators: False to leave random generators as they are.
         """
         try:
             content = thaw(kept)
         except Exception as error:
             self._note(NOT_RESTORED, (), error)
             content = {}
-        used: dict[
-            int, Any
-        ] = {}  # by the id of a value in the checkpoint: two attributes may share it
+        # By the id of a value in the checkpoint: two attributes may share it.
+        used: dict[int, Any] = {}
         for path, (how, value) in content.items():
-            if not is_wanted(path) or (how == "generator" and not with_generators):
+            if how == "generator" and not with_generators:
+                continue
+            if only_own and path[:-1] not in self._owners:
                 continue
             try:
                 owner = self._owners[path[:-1]]
                 here = dict(_parts(owner)).get(path[-1], NOTHING)
+                if only_own and isinstance(here, nn.Parameter):  # of a pruned layer: a weight
+                    continue
                 if id(value) not in used:
                     used[id(value)] = _restored(how, value, here)
                 if used[id(value)] is not here:
@@ -203,18 +211,6 @@ class Memory:
                 self._restored.add(path)
             except Exception as error:
                 self._note(NOT_RESTORED, path, error)
-
-    def has(self, path: Path) -> bool:
-        """Return whether the object that holds a path's last attribute or item is one of these."""
-        return path[:-1] in self._owners
-
-    def remove(self, paths: Iterable[Path]) -> None:
-        """Remove attributes that a checkpoint could hold."""
-        for path in paths:
-            with contextlib.suppress(NotKeptError, AttributeError, KeyError):
-                self._kept(path, self._start[path][0])
-                if path[-1][0] == "attribute":
-                    delattr(self._owners[path[:-1]], path[-1][1])
 
     def _leaves(self) -> Iterator[tuple[Path, Any]]:
         """Yield the path and the value of each attribute; each owner once."""

@@ -103,13 +103,12 @@ def is_sharded(module: nn.Module) -> bool:
     )
 
 
-def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True) -> None:
+def load_whole(module: nn.Module, state: dict[str, Any]) -> None:
     """Load whole weights into a module, sharded or not.
 
     Args:
         module: The module.
         state: Weights by name.
-        strict: False if the module may have weights that are not among these.
 
     Raises:
         RuntimeError: They do not fit.
@@ -120,8 +119,6 @@ def load_whole(module: nn.Module, state: dict[str, Any], *, strict: bool = True)
             set_model_state_dict,
         )  # late, too
 
-        set_model_state_dict(
-            module, state, options=StateDictOptions(full_state_dict=True, strict=strict)
-        )
+        set_model_state_dict(module, state, options=StateDictOptions(full_state_dict=True))
     else:
-        module.load_state_dict(state, strict=strict)
+        module.load_state_dict(state)

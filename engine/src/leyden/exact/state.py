@@ -13,6 +13,7 @@ import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.callbacks import SpikeDetection
+from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
@@ -36,7 +37,6 @@ from leyden.exact.memory import (
     reason,
     saved_elsewhere,
     say,
-    thaw,
     weights_and_metrics,
 )
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
@@ -69,21 +69,6 @@ def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Te
     return future
 
 
-class BeforeEnd(L.Callback):
-    """Looks at the module before other callbacks, and the module, change it in `on_train_end`; first of all callbacks.
-
-    Args:
-        state: The callback that compares.
-    """
-
-    def __init__(self, state: "RunState") -> None:
-        self._state = state
-
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the module."""
-        self._state.at_end = self._state.digests(pl_module)
-
-
 class RunState(L.Callback):
     """Saves, for each process, random states, running means and the attributes that have changed (`Memory`).
 
@@ -113,11 +98,8 @@ class RunState(L.Callback):
         self._ends_epoch = False  # whether the checkpoint is from the end of an epoch
         self._memory: Memory | None = None
         self.made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
-        self._at_start: Tensor | None = None  # the module's attributes after the start hooks
-        self._set_up: Tensor | None = None  # those among them that start hooks have set
-        self.at_end: dict[
-            Path, str
-        ] = {}  # digests of the module's attributes before hooks of the end
+        self._set_up: Tensor | None = None  # attributes of the module that start hooks have set
+        self.late: list[str] = []  # what the module's own `on_train_end` has changed
         self._accumulate = 1
         self._is_complete = (
             True  # whether the checkpoint was saved after its step's validation and schedules
@@ -261,10 +243,10 @@ class RunState(L.Callback):
         self._accumulate = trainer.accumulate_grad_batches
 
     def _look_at_module(self, module: L.LightningModule) -> None:
-        """Keep the module's attributes, and those that start hooks have set, which evaluation needs."""
+        """Keep the module's attributes that start hooks have set, which evaluation needs."""
         here = _of_module(module)
         set_up = {path for path, each in here.digests.items() if self.made.get(path) != each}
-        self._at_start, self._set_up = here.values(here.digests), here.values(set_up)
+        self._set_up = here.values(set_up)
         if self._set_up.nbytes > MAX_SET_UP:
             self._set_up = None
             say(
@@ -445,40 +427,25 @@ class RunState(L.Callback):
             if name in kept:
                 each.copy_(kept[name])
 
-    def set_late(self, module: L.LightningModule) -> set[Path]:
-        """Return the attributes of the module that changed after training, as in a hook `on_train_end`."""
-        here = self.digests(module) if self.at_end else {}
-        late = {path for path, each in here.items() if self.at_end.get(path) != each}
-        if late:
-            names = sorted(map(path_name, late))
-            more = f" and {len(names) - 4} more" if len(names) > 4 else ""
-            say(
-                f"{', '.join(names[:4])}{more} changed after the last checkpoint: evaluate, predict and export will not "
-                "have that"
-            )
-        return late
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the module before and after its own hook of this name, which no checkpoint follows."""
+        if not is_overridden("on_train_end", pl_module):
+            return
+        original = pl_module.on_train_end
 
-    def restore_best(
-        self, module: L.LightningModule, content: dict[str, Any], late: set[Path]
-    ) -> None:
-        """Restore the module's attributes at a checkpoint.
+        def on_train_end() -> None:
+            del pl_module.on_train_end
+            before = self._with_weights(pl_module)
+            original()
+            after = self._with_weights(pl_module)
+            changed = [path for path, each in after.items() if before.get(path) != each]
+            self.late = sorted(map(path_name, changed))
 
-        Attributes that changed only after the checkpoint get the values from before training, and those that came after
-        it are removed, but for those in `late`, which stay.
-        """
-        here, kept = (
-            _of_module(module),
-            content["callbacks"][self.state_key]["processes"][0]["memory"],
-        )
-        if self._memory and kept is not None:
-            came = {path for path in here.digests if self._memory.has(path)} - {
-                *self._memory.digests
-            }
-            here.remove(came - {*thaw(kept)} - late)
-        for each in (self._at_start, kept):
-            if each is not None:
-                here.restore(each, lambda path: here.has(path) and path not in late)
-        self.reporter.name(here.problems[NOT_RESTORED], NOT_RESTORED)
+        pl_module.on_train_end = on_train_end  # type: ignore[method-assign]
+
+    def _with_weights(self, module: L.LightningModule) -> dict[Path, str]:
+        """Return the digests of a module's attributes and weights."""
+        return self._guarded("module", lambda: Memory({"module": module}).digests, {})
 
     def _guarded(self, name: str, look: Callable[[], Any], default: T) -> T:
         """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
@@ -520,7 +487,7 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
     mine, here = content["callbacks"][RunState.state_key]["processes"][0], _of_module(module)
     for name in ("set_up", "memory"):
         if mine[name] is not None:
-            here.restore(mine[name], here.has)
+            here.restore(mine[name], only_own=True)
     if lost := here.problems[NOT_RESTORED]:
         raise ValueError(f"{lost[0]} {NOT_RESTORED}")
 

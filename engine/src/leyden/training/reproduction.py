@@ -64,8 +64,10 @@ def reproduce(
     with _checked_out(run) as tree, tempfile.TemporaryDirectory() as folder:
         _write(settings, Path(folder) / "recorded.yaml")
         environment = _environment(dict_at(run.starts[-1], "machine"), threads)
-        _train(tree, folder, {**environment, **environment_of(tree)})
-    _conclude(run, reproduced := Run(directory), dict_at(settings, "data").get("root"))
+        environment |= environment_of(tree)
+        _train(tree, folder, environment)
+    reproduced = Run(directory)
+    _conclude(run, reproduced, dict_at(settings, "data").get("root"))
     return reproduced
 
 
@@ -79,7 +81,8 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
     if data_root:
         kept.append(f"data.root={hydra_value(data_root)}")
     reproduced.set_overrides(kept, dict_at(run.starts[-1], "groups"))
-    if names := changed_names(*(dict_at(each.starts[-1], "code") for each in (run, reproduced))):
+    names = changed_names(dict_at(run.starts[-1], "code"), dict_at(reproduced.starts[-1], "code"))
+    if names:
         raise UserError(
             f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_NAMES)}"
         )
@@ -87,9 +90,8 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
-    config = {
-        key: value for key, value in run.config.items() if key not in (*CONTROL_KEYS, "logger")
-    }
+    left_out = {*CONTROL_KEYS, "logger"}
+    config = {key: value for key, value in run.config.items() if key not in left_out}
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(
@@ -100,17 +102,18 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
     # it could add keys that the run did not have.
     groups = [key for key in config if (LIBRARY / "conf" / key).is_dir()]
-    return {
+    overridden = [{f"override {group}": None} for group in groups]
+    settings = {
         **config,
-        "defaults": ["train", *({f"override {group}": None} for group in groups), "_self_"],
+        "defaults": ["train", *overridden, "_self_"],
         "resume": "never",
         "run_dir": str(directory),
         "outputs": str(root() / "outputs"),
         "test": bool(run.result and run.result.is_tested),
-        **(
-            {"trust": True} if run.trust else {}
-        ),  # the parent of a fork is no more the user's own than the run
     }
+    if run.trust:  # the parent of a fork is no more the user's own than the run
+        settings["trust"] = True
+    return settings
 
 
 def _write(settings: dict[str, Any], path: Path) -> None:
@@ -123,7 +126,8 @@ def _write(settings: dict[str, Any], path: Path) -> None:
     text = yaml.safe_dump(settings, default_style='"', sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
     with contextlib.suppress(Exception):  # a resolver is anybody's, and can raise anything
-        if repr(OmegaConf.to_container(OmegaConf.load(path), resolve=True)) == repr(settings):
+        read = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
+        if repr(read) == repr(settings):
             return
     raise UserError(
         "the configuration of the run can't be written so that Hydra reads it unchanged"
@@ -138,7 +142,8 @@ def _check_parent(run: Run) -> None:
     """
     if not (run.config.get("fork") or run.config.get("init_from")):
         return
-    parent = next((found for start in run.starts if (found := dict_at(start, "parent"))), {})
+    parents = [dict_at(start, "parent") for start in run.starts]
+    parent = next(filter(None, parents), {})
     path = Path(str(parent.get("checkpoint")))
     if path.is_file():
         with opened(path) as file:
@@ -168,10 +173,9 @@ def _checked_out(run: Run) -> Iterator[Path]:
     if not re.fullmatch(r"[0-9a-f]{40,64}", sha):
         raise UserError("the run records no commit: it was started without git")
     if code.get("left_out") or diff is None:
-        names = [
-            f"{each} (a repository of its own)" if each[-1:] == "/" else each
-            for each in code.get("left_out") or ["all changes"]
-        ]
+        names = []
+        for name in code.get("left_out") or ["all changes"]:
+            names.append(f"{name} (a repository of its own)" if name.endswith("/") else name)
         raise UserError(f"this code was not saved with the run: {some_of(names, MAX_NAMES)}")
     for number, start in enumerate(run.starts, 1):
         if start.get("git") != code:
@@ -206,13 +210,14 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
 
     Other variables that can change bits are left as they are here: the comparison lists them.
     """
-    found = {
-        **os.environ,
-        **{name: value for name, value in dict_at(there, "variables").items() if name in VARIABLES},
-    }
+    found = dict(os.environ)
+    for name, value in dict_at(there, "variables").items():
+        if name in VARIABLES:
+            found[name] = value
     number = threads or there.get("threads")
     if type(number) is int and number > 0:
-        found |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), str(number))
+        found["OMP_NUM_THREADS"] = str(number)
+        found["MKL_NUM_THREADS"] = str(number)
     if there.get("gpus") == []:
         found["CUDA_VISIBLE_DEVICES"] = ""  # auto chose the processor, and would choose a GPU here
     return found

@@ -4,7 +4,6 @@ import contextlib
 import shlex
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +18,9 @@ from leyden.assembly.instantiate import import_targets
 from leyden.assembly.start_from import (
     Fork,
     StartingPoint,
-    read_checkpoint,
     reporting_restore_errors,
     starting_point,
 )
-from leyden.assembly.task import partial_test_message
 from leyden.assembly.trainer import silence_lightning
 from leyden.callbacks.kept import samples_per_batch
 from leyden.config.errors import UserError, log_and_continue
@@ -36,8 +33,9 @@ from leyden.config.terminal import (
     some_of,
 )
 from leyden.config.values import flatten
-from leyden.data.contract import first_batches, has_split
+from leyden.data.contract import has_split
 from leyden.data.splits import SplitLoader
+from leyden.exact.memory import say
 from leyden.exact.random_state import undisturbed
 from leyden.report.outcome import write_hparams
 from leyden.report.records import (
@@ -49,9 +47,10 @@ from leyden.run.directory import Run, session
 from leyden.run.fork import parse_parent
 from leyden.run.identity import RunIdentity
 from leyden.run.process import is_main_process
-from leyden.run.result import STAGES, Result
+from leyden.run.result import Result
 from leyden.scheduler import RequeueSignal, this_job
 from leyden.tasks import Task
+from leyden.training.evaluation import evaluate_best, evaluated_splits, partial_test_message
 
 SIGNAL_DELAY_S = (
     120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
@@ -75,84 +74,83 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
     Raises:
         UserError: The objective was never logged, or the checkpoint can't be resumed from.
     """
-    module, data, trainer = build.module, build.data, build.trainer
-    lightning, kept = trainer.trainer, trainer.checkpoint
+    trainer = build.trainer
     try:
         with reporting_restore_errors(trainer, checkpoint):
-            trainer.exact.fit(lightning, module, data, checkpoint)
+            trainer.exact.fit(trainer.trainer, build.module, build.data, checkpoint)
     except FloatingPointError as error:
         with log_and_continue("finding the batch"):
-            error.args = ("; ".join([str(error), *_where_not_finite(build, run)]),)
+            lines = [str(error), *_where_not_finite(build, run)]
+            error.args = ("; ".join(lines),)
         raise
+    if late := trainer.state.late:
+        say(
+            f"{some_of(late)}: changed by on_train_end, after the last checkpoint, so the test evaluation, evaluate, "
+            "predict and export do without"
+        )
+    result = _result_of_training(build)
+    # The list that decides it may have changed between the starts of the processes.
+    test = trainer.trainer.strategy.broadcast(test)
+    for split in evaluated_splits(build, test=test):
+        result = evaluate_best(build, run.checkpoint("best"), result, split)
+    return result
+
+
+def _result_of_training(build: Build) -> Result:
+    """Return the result of a training that has ended, with the metrics of its best epoch.
+
+    Raises:
+        UserError: The objective was never logged.
+    """
+    trainer = build.trainer
+    lightning = trainer.trainer
+    kept = trainer.checkpoint
     if kept.metric is not None and not kept.best:
         raise UserError(kept.no_best_reason(lightning))
-    num, num_trained = num_parameters(module)
+    num, num_trained = num_parameters(build.module)
     metrics = {**kept.best, "num_parameters": num}
     if num_trained < num:
         metrics["num_trained_parameters"] = num_trained
     seconds = trainer.timer.time_elapsed()
     each = samples_per_batch(lightning)
-    result = Result(
+    samples_per_second = None
+    if each and seconds:
+        num_batches = lightning.fit_loop.total_batch_idx + 1
+        samples_per_second = round(each * num_batches) / seconds
+    return Result(
         status=trainer.status,
         objective=None,
         metrics=metrics,
         epochs=trainer.seen.num_epochs,
         optimizer_steps=lightning.global_step,
         seconds=seconds,
-        samples_per_second=round(each * (lightning.fit_loop.total_batch_idx + 1)) / seconds
-        if each and seconds
-        else None,
+        samples_per_second=samples_per_second,
         checkpoint="checkpoints/best.ckpt",
         requeues=this_job().restarts,
         stages=trainer.exact.stages.by_stage(kept.best),
-        can_be_tested=has_split(data, "test") and is_overridden("test_step", module),
-        best_epoch=kept.best_at and kept.best_at.epoch,
-        best_step=kept.best_at and kept.best_at.step,
+        can_be_tested=has_split(build.data, "test") and is_overridden("test_step", build.module),
+        best_epoch=kept.best_at.epoch if kept.best_at else None,
+        best_step=kept.best_at.step if kept.best_at else None,
         val_samples=trainer.seen.num_validated,
     )
-    # The list that decides it may have changed between the starts of the processes.
-    test = lightning.strategy.broadcast(test)
-    for split in _evaluated(build, test=test):
-        best = read_checkpoint(run.checkpoint("best"))  # as `leyden.evaluate` does
-        measured = trainer.evaluate(module, data, best, split)
-        if split == "test" and not partial_test_message(lightning):
-            result = replace(
-                result.with_stage(split, measured), test_batches=first_batches(data, "test")
-            )
-        elif split not in ("val", "test"):
-            result = result.with_stage(split, measured)
-    return result
-
-
-def _evaluated(build: Build, *, test: bool) -> list[str]:
-    """Return the splits on which the best checkpoint is evaluated: the validation split for pictures, without a test."""
-    shows = not test and build.trainer.shows_evaluation(build.module)
-    wanted = {"train": False, "val": shows, "test": test}
-    found = [stage for stage in STAGES if wanted.get(stage, True) and has_split(build.data, stage)]
-    further = [stage for stage in found if stage not in wanted]
-    if not further or is_overridden("test_step", build.module):
-        return found
-    if is_main_process():
-        print(f"no evaluation on {', '.join(further)}: the task has no test_step")
-    return [stage for stage in found if stage in wanted]
 
 
 def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
     """Yield the batch whose loss was not finite first, and the command that starts before it."""
-    if bad := build.trainer.seen.bad_batch():
+    bad = build.trainer.seen.bad_batch()
+    if bad:
         epoch, batch = bad
+        line = f"first in batch {batch + 1} of epoch {epoch + 1}"
         loader = build.trainer.trainer.train_dataloader
-        samples = loader.samples_of(epoch, batch) if isinstance(loader, SplitLoader) else []
-        names = f", of the samples {some_of(samples, 8)}" if samples else ""
-        yield f"first in batch {batch + 1} of epoch {epoch + 1}{names}"
+        if isinstance(loader, SplitLoader):
+            line += f", of the samples {some_of(loader.samples_of(epoch, batch), 8)}"
+        yield line
     if run.newest_checkpoint():
+        command = f"{leyden_command('train')} {quoted_override('fork', run.directory)}"
         rate = (run.config.get("optimizer") or {}).get("lr")
-        lower = (
-            f" optimizer.lr={rate / 10:g}"
-            if isinstance(rate, float) and isinstance(build.module, Task)
-            else ""
-        )
-        yield f"{leyden_command('train')} {quoted_override('fork', run.directory)}{lower} starts from the checkpoint before it"
+        if isinstance(rate, float) and isinstance(build.module, Task):
+            command += f" optimizer.lr={rate / 10:g}"
+        yield f"{command} starts from the checkpoint before it"
 
 
 # Keys of the configuration that decide on which test set a run is evaluated.
@@ -179,15 +177,16 @@ def wants_test(cfg: DictConfig, run: Run, *, is_job: bool) -> bool:
 
 def _tested_before(cfg: DictConfig, run: Run) -> str:
     """Return in words which run's evaluation has used this run's test set; empty if none has."""
-    name, rows = str(cfg.name), []
+    name = str(cfg.name)
+    rows: list[list[str]] = []
     with contextlib.suppress(OSError):  # which `check_test_evaluations` reports
-        rows = [row for row in read_test_evaluations(Path(cfg.outputs)) if row[1:2] == [name]]
+        rows = read_test_evaluations(Path(cfg.outputs))
     # This run's own may have been killed after it, before its end was recorded.
     is_tested = run.result is not None and run.result.is_tested
-    others = [row for row in rows if is_tested or row[2:3] != [one_line(run.directory)]]
-    if others:
-        where = "".join(others[-1][2:3])
-        return f"{name} was already, at {others[-1][0][:19]} ({where})"
+    for row in reversed(rows):
+        of_run = row[2:3]
+        if row[1:2] == [name] and (is_tested or of_run != [one_line(run.directory)]):
+            return f"{name} was already, at {row[0][:19]} ({''.join(of_run)})"
     for key in ("fork", "init_from"):
         if cfg[key] is None:
             continue
@@ -200,19 +199,19 @@ def _tested_before(cfg: DictConfig, run: Run) -> str:
 
 def _has_test_set_of(cfg: DictConfig, parent: Run) -> bool:
     """Return whether a run is evaluated on the test set of another one."""
-    configs: Any = (OmegaConf.to_container(cfg, resolve=True), parent.config)
-    here, there = (
-        {key: value for key, value in flatten(config) if key.startswith(OF_TEST_SET)}
-        for config in configs
-    )
-    return {**here, **there} == {**there, **here}
+    config: Any = OmegaConf.to_container(cfg, resolve=True)
+    here = dict(flatten(config))
+    there = dict(flatten(parent.config))
+    shared = here.keys() & there.keys()
+    return all(here[key] == there[key] for key in shared if key.startswith(OF_TEST_SET))
 
 
 def num_parameters(module: nn.Module) -> tuple[int, int]:
     """Return the number of a module's parameters, and of those that are trained; lazy ones are not counted."""
     parameters = [each for each in module.parameters() if not is_lazy(each)]
     trained = [each for each in parameters if each.requires_grad]
-    return sum(each.numel() for each in parameters), sum(each.numel() for each in trained)
+    num = sum(each.numel() for each in parameters)
+    return num, sum(each.numel() for each in trained)
 
 
 def _print_weights(beginning: StartingPoint, module: nn.Module) -> None:
@@ -221,7 +220,8 @@ def _print_weights(beginning: StartingPoint, module: nn.Module) -> None:
     parts = [beginning.in_words()]
     if num_trained < num:
         parts.append(f"trained: {num_trained:,} of {num:,}")
-    if text := "; ".join(filter(None, parts)):
+    text = "; ".join(filter(None, parts))
+    if text:
         show(text)
 
 
@@ -310,8 +310,8 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
             f"requeued {job.restarts} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
         )
     if job.id is not None:
-        steps = [start.get("step") for start in run.starts if start.get("job") == job.id]
-        steps = [step for step in steps if step is not None][-3:]
+        of_job = [start for start in run.starts if start.get("job") == job.id]
+        steps = [start["step"] for start in of_job if start.get("step") is not None][-3:]
         if job.restarts >= 2 and len(steps) == 3 and len({*steps}) == 1:
             raise UserError(
                 f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a validation or the test "
@@ -322,12 +322,14 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
 def _print_changes(fork: Fork, identity: RunIdentity) -> None:
     found = identity.differences(fork.run.config, all_keys=True)
     changed = [each for each in found if not each.startswith("fork:")]
-    print(f"fork of {fork.path}, with {'; '.join(map(one_line, changed)) or 'nothing changed'}")
+    text = "; ".join(map(one_line, changed)) or "nothing changed"
+    print(f"fork of {fork.path}, with {text}")
 
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:
     """Add the run's test evaluation to the list, or print a message if it used a part of the test set only."""
-    if message := partial_test_message(trainer):
+    message = partial_test_message(trainer)
+    if message:
         print(message)
     else:
         record_test_evaluation(cfg.outputs, run, "best", result.test_metrics)
