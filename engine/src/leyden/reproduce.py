@@ -28,12 +28,14 @@ from leyden.config.errors import (
     parse_number,
 )
 
+OPTIONS = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
+OPTIONS |= {"trust": "false"}
+
 
 def main() -> None:
     """Run the command."""
     with ending():
-        values = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-        _, options = parse_arguments(__doc__, {**values, "trust": "false"}, max_folders=0)
+        _, options = parse_arguments(__doc__, OPTIONS, max_folders=0)
         from leyden.report.outcome import show_equality
         from leyden.run.directory import Run
         from leyden.training.reproduction import reproduce

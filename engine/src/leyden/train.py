@@ -36,7 +36,8 @@ def task(cfg: "DictConfig") -> None:
         from leyden.run.identity import RunIdentity
         from leyden.run.lock import LOCK_TIMEOUT_S
     hydra_cfg = HydraConfig.get()
-    is_job = is_sweep(HydraConfig.instance().cfg)
+    whole = HydraConfig.instance().cfg
+    is_job = is_sweep(whole)
     overrides = task_overrides(hydra_cfg)
     if cfg.exact == "test" and not cfg.dry_run:
         from leyden.training.resumption import test_resume
@@ -76,7 +77,8 @@ def task(cfg: "DictConfig") -> None:
             run.warn_of_changed_code("this is the result of the code before")
             run.note(identity, overrides)
         if is_main_process():
-            print_result(run, result, show_next_steps=is_own_command and not is_job)
+            show_next_steps = is_own_command and not is_job
+            print_result(run, result, show_next_steps=show_next_steps)
 
 
 main.task = task  # type: ignore[attr-defined]  # a sweep's jobs call it

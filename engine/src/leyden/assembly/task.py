@@ -84,11 +84,10 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
 
 def _is_divided(loader: Any) -> bool:
     """Return whether Lightning gives each process a part of a loader, by a DistributedSampler."""
-    return (
-        isinstance(loader, DataLoader)
-        and not isinstance(loader.dataset, IterableDataset)
-        and not isinstance(loader.sampler, DistributedSampler)
-    )
+    if not isinstance(loader, DataLoader):
+        return False
+    is_stream = isinstance(loader.dataset, IterableDataset)
+    return not (is_stream or isinstance(loader.sampler, DistributedSampler))
 
 
 def length_of(loader: Any) -> int:
@@ -209,9 +208,10 @@ class ScheduleLength(L.Callback):
         built = [each for each in self.schedule.built if each.optimizer in trainer.optimizers]
         optimizers = [each.optimizer for each in built]
         # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
-        configs = [
-            each for each in trainer.lr_scheduler_configs if each.scheduler.optimizer in optimizers
-        ]
+        configs = []
+        for config in trainer.lr_scheduler_configs:
+            if config.scheduler.optimizer in optimizers:
+                configs.append(config)
         name = type(pl_module).__name__
         is_automatic = pl_module.automatic_optimization
         if (len(configs) < len(built) or not is_automatic) and is_main_process():
@@ -273,14 +273,19 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
         (False, ['0.bias', '2.weight', '2.bias'])
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
-    statistics = [name for name, _ in module.named_buffers() if name.endswith("running_mean")]
-    for name in match_names([*parameters, *statistics], patterns):
+    names = [*parameters]
+    for name, _ in module.named_buffers():
+        if name.endswith("running_mean"):
+            names.append(name)
+    for name in match_names(names, patterns):
         if name in parameters:
             parameters[name].requires_grad_(False)
         else:
             # Not of its submodules; Lightning restores each layer's mode after a validation.
-            module.get_submodule(name.rpartition(".")[0]).training = False
-    if patterns and not any(parameter.requires_grad for parameter in module.parameters()):
+            layer = module.get_submodule(name.rpartition(".")[0])
+            layer.training = False
+    trained = [each for each in module.parameters() if each.requires_grad]
+    if patterns and not trained:
         raise ValueError("leaves no parameter to train")
 
 
@@ -488,7 +493,8 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
             "choose scheduler=none"
         )
     optimizer = make_optimizer(cfg.optimizer)
-    return task_module(cfg, facts, optimizer=optimizer, scheduler=scheduler), scheduler
+    module = task_module(cfg, facts, optimizer=optimizer, scheduler=scheduler)
+    return module, scheduler
 
 
 def task_module(
@@ -555,13 +561,17 @@ def _is_part(node: Any) -> bool:
         return False
     if "_target_" in node:
         return True
-    return len(node) > 0 and all(map(_is_part, node.values()))
+    values = [*node.values()]
+    return bool(values) and all(map(_is_part, values))
 
 
 def _part(node: DictConfig, key: str, facts: Facts) -> Any:
     if "_target_" in node:
         return instantiate(node, key, facts.by_name)
-    return {str(name): _part(inner, f"{key}.{name}", facts) for name, inner in node.items()}
+    parts = {}
+    for name in map(str, node):
+        parts[name] = _part(node[name], f"{key}.{name}", facts)
+    return parts
 
 
 def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:

@@ -87,7 +87,7 @@ class RunCheckpoint(LastCheckpoint):
         """Return the metrics of the best epoch, and whether training has been stopped."""
         state = super().state_dict()
         state["best"] = self.best
-        state["best_at"] = None if self.best_at is None else list(self.best_at)
+        state["best_at"] = [*self.best_at] if self.best_at else None
         state["stage"] = self._stage
         return state
 
@@ -126,9 +126,9 @@ class RunCheckpoint(LastCheckpoint):
         stage = stages.names.get(self.metric or "", "")
         is_best = self._is_best(metrics, stage)
         if is_best:
-            # Exclude the last step's value of a metric that also has a mean over the epoch.
-            steps = {f"{name}_step" for name in metrics}
-            self.best = {name: value for name, value in metrics.items() if name not in steps}
+            self.best = dict(metrics)
+            for name in metrics:  # the last step's value of one that also has a mean over the epoch
+                self.best.pop(f"{name}_step", None)
             self._stage = stage
             self.best_at = Moment(trainer.current_epoch + 1, logged_steps(trainer) - 1)
         super().on_train_epoch_end(trainer, pl_module)
@@ -174,7 +174,8 @@ class RunCheckpoint(LastCheckpoint):
             content = SafeCheckpointIO().load_checkpoint(path)
             state = content["callbacks"][self.state_key]
             epoch, step = state["best_at"]
-            best = _as_metrics(state["best"]), Moment(int(epoch), int(step))
+            at = Moment(int(epoch), int(step))
+            best = _as_metrics(state["best"]), at
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
                 warn(

@@ -113,7 +113,8 @@ def evaluate_best(build: Build, path: Path, result: Result, split: str) -> Resul
     if isinstance(data, ModuleData):  # whose loaders are those of a module
         data = datamodule(build.cfg, module=module)
     callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    trainer.callbacks = _taking_part(callbacks, split)  # type: ignore[attr-defined]
+    kept = [each for each in callbacks if _takes_part(each, split)]
+    trainer.callbacks = kept  # type: ignore[attr-defined]
     try:
         measured = measure(trainer, module, data, path, split, build.cfg.seed)
     finally:
@@ -129,18 +130,14 @@ def evaluate_best(build: Build, path: Path, result: Result, split: str) -> Resul
 TEST_HOOKS = [name for name in dir(L.Callback) if name.startswith("on_test_")]
 
 
-def _taking_part(callbacks: Sequence[L.Callback], split: str) -> list[L.Callback]:
-    """Return the callbacks that take part in an evaluation at the end of a run.
+def _takes_part(callback: L.Callback, split: str) -> bool:
+    """Return whether a callback takes part in an evaluation at the end of a run.
 
     The others have been set up for the trained module, as one that prunes its layers.
     """
     if split == "val":  # whose pictures are drawn; no other callback sees a validation twice
-        return [each for each in callbacks if isinstance(each, OnEvaluation)]
-    listening = []
-    for each in callbacks:
-        if any(is_overridden(name, each, L.Callback) for name in TEST_HOOKS):
-            listening.append(each)
-    return listening
+        return isinstance(callback, OnEvaluation)
+    return any(is_overridden(name, callback, L.Callback) for name in TEST_HOOKS)
 
 
 def evaluated_splits(build: Build, *, test: bool) -> list[str]:
@@ -150,8 +147,9 @@ def evaluated_splits(build: Build, *, test: bool) -> list[str]:
         found.append("test")
     elif draws_outputs(build.trainer.callbacks, build.module):
         found.append("val")
-    further = [stage for stage in STAGES if stage not in ("train", "val", "test")]
-    splits = [stage for stage in [*found, *further] if has_split(build.data, stage)]
+    further = {*STAGES} - {"train", "val", "test"}
+    found += sorted(further, key=STAGES.index)
+    splits = [stage for stage in found if has_split(build.data, stage)]
     if is_overridden("test_step", build.module):
         return splits
     left_out = [stage for stage in splits if stage in further]
@@ -168,13 +166,15 @@ def draws_outputs(callbacks: Sequence[L.Callback], module: L.LightningModule) ->
 def partial_test_message(trainer: L.Trainer) -> str:
     """Return a message if the trainer tested on a part of the test set only; empty if it used every batch."""
     loaders = flatten_loaders(trainer.test_dataloaders)
-    pairs = list(zip(trainer.num_test_batches, map(length_of, loaders), strict=True))
+    num = sum(trainer.num_test_batches)
+    of = sum(map(length_of, loaders))
     fast: bool | int = trainer.fast_dev_run  # type: ignore[attr-defined]
-    if not fast and all(num >= of for num, of in pairs):
+    if fast:
+        key = f"fast_dev_run={fast}"
+    elif num < of:  # no loader gives more than it has
+        key = f"limit_test_batches={trainer.limit_test_batches}"
+    else:
         return ""
-    key = f"fast_dev_run={fast}" if fast else f"limit_test_batches={trainer.limit_test_batches}"
-    num = sum(each for each, _ in pairs)
-    of = sum(each for _, each in pairs)
     whole = f" of {of}" if of < UNKNOWN else ""
     return f"trainer.{key}: {num:.0f}{whole} test batches are not a test evaluation, and are not recorded as one"
 
@@ -220,23 +220,27 @@ def evaluate(
         UserError: The configuration or the checkpoint is refused, or the data are not available.
     """
     measured = [_measure_test(each, outputs, accelerator) for each in runs]
-    columns: dict[str, list[float]] = {}
-    for name in measured[0][0]:
-        columns[name] = [metrics[name] for metrics, _ in measured if name in metrics]
-    means = {name: statistics.fmean(values) for name, values in columns.items()}
-    if row:
-        shown = {name: mean_text(values, overlap) for name, values in columns.items()}
-    else:
-        shown = {name: metric_text(mean) for name, mean in means.items()}
     first = runs[0]
+    metrics, message = measured[0]
+    columns: dict[str, list[float]] = {}
+    means: dict[str, float] = {}
+    shown: dict[str, str] = {}
+    for name in metrics:
+        values = [found[name] for found, _ in measured if name in found]
+        columns[name] = values
+        means[name] = statistics.fmean(values)
+        if row:
+            shown[name] = mean_text(values, overlap)
+        else:
+            shown[name] = metric_text(means[name])
     number = None
-    message = measured[0][1]
     if not message:
         name = str(first.run.config.get("name"))
         checkpoint = first.path.stem
         number = record_test_evaluation(outputs, first.run, checkpoint, means, where=row or None)
         message = count_text(name, number)
-    return Evaluation(row or str(first.path), columns if row else means, shown, message, number)
+    where = row or str(first.path)
+    return Evaluation(where, columns if row else means, shown, message, number)
 
 
 def _measure_test(
@@ -264,11 +268,13 @@ def _check_splits(trained: Trained) -> None:
     Raises:
         UserError: A split differs, so that the test set may contain samples that were trained on.
     """
-    before = trained_on(trained.run)
+    before = dict(trained_on(trained.run))
     if trained.run.result:
-        before = {**before, **trained.run.result.test_batches}
-    here = {**first_batches(trained.data, "val"), **first_batches(trained.data, "test")}
-    if names := changed_names(before, here):
+        before |= trained.run.result.test_batches
+    here = first_batches(trained.data, "val")
+    here |= first_batches(trained.data, "test")
+    names = changed_names(before, here)
+    if names:
         raise UserError(
             f"{trained.run.directory}: {', '.join(names)} differs from that in training, so the test set may contain training "
             "samples: its data draw from the system's entropy, or have changed"
@@ -276,7 +282,12 @@ def _check_splits(trained: Trained) -> None:
 
 
 def runs_of_row(
-    directory: Path, number: int, checkpoint: str, *, data_root: str | None, trust: bool
+    directory: Path,
+    number: int,
+    checkpoint: str,
+    *,
+    data_root: str | None,
+    trust: bool,
 ) -> tuple[list[Trained], str, float]:
     """Return all runs of a sweep's setting, the setting in words, and the overlap of its values.
 
@@ -297,13 +308,14 @@ def runs_of_row(
     runs = [record.run for record in row.distinct]
     if not runs:
         raise UserError(f"row={number}: none of its runs has finished")
-    for run in runs:
-        run.trust = trust
     setting = row.setting
     named = f" ({setting.name})" if row.choices else ""
     num = len(setting.values) + setting.lost
     words = f"{directory} row {number}{named}, {len(runs)} of {num} runs"
-    trained = [Trained(run, checkpoint, data_root=data_root) for run in runs]
+    trained = []
+    for run in runs:
+        run.trust = trust
+        trained.append(Trained(run, checkpoint, data_root=data_root))
     return trained, words, setting.overlap
 
 
@@ -324,7 +336,8 @@ def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
     spread = statistics.stdev(values) if has_interval else 0.0
     if not spread:
         return f"{metric_text(mean)} (n = {num})"
-    half = t_quantile(LEVEL / 2, num - 1) * spread * math.sqrt(1 / num + overlap)
+    standard_error = spread * math.sqrt(1 / num + overlap)
+    half = t_quantile(LEVEL / 2, num - 1) * standard_error
     in_digits = metric_digits(mean, half)
     ends = f"{in_digits(mean - half)} to {in_digits(mean + half)}"
     return f"{in_digits(mean)} (95 % interval {ends}, n = {num})"

@@ -20,6 +20,7 @@ from leyden.config.checks import check_folder
 from leyden.config.errors import UserError, log_and_continue
 from leyden.config.paths import add_to_path, root
 from leyden.config.terminal import warn
+from leyden.config.values import dict_at
 from leyden.data.contract import (
     Facts,
     digests_of,
@@ -120,8 +121,10 @@ class Trained:
     def __init__(self, run: Run, checkpoint: str = "best", *, data_root: str | None = None) -> None:
         if data_root:
             check_folder("data_root", data_root)
-        self.run, self.checkpoint, self.data_root = run, checkpoint, data_root
+        self.run = run
         self.directory = run.directory
+        self.checkpoint = checkpoint
+        self.data_root = data_root
 
     @property
     def config(self) -> dict[str, Any]:
@@ -223,7 +226,8 @@ class Trained:
                 f"{self.cfg.data.get('root')}: not the dataset that {self.run.directory} was trained on"
             )
         with log_and_continue("comparing the data"):
-            if names := changed_names(trained_on(self.run), digests_of(data)):
+            names = changed_names(trained_on(self.run), digests_of(data))
+            if names:
                 warn(
                     f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}"
                 )
@@ -237,7 +241,8 @@ class Trained:
         """
         data = instantiate(self.cfg.data, "data")
         dataset = getattr(data, "dataset", data)
-        return getattr(getattr(dataset, "func", dataset), "read_image", None)
+        kind = getattr(dataset, "func", dataset)
+        return getattr(kind, "read_image", None)
 
     def trainer(self, accelerator: str | None) -> L.Trainer:
         """Return a trainer that evaluates on one device, without loggers and callbacks.
@@ -251,10 +256,12 @@ class Trained:
         """
         silence_lightning()
         self.run.check_owner()
-        is_on_cpu = (self.run.config.get("trainer") or {}).get("accelerator") == "cpu"
-        chosen = accelerator or ("cpu" if is_on_cpu else "auto")
+        if accelerator is None:
+            before = dict_at(self.run.config, "trainer").get("accelerator")
+            accelerator = "cpu" if before == "cpu" else "auto"
         options: Any = OmegaConf.to_container(self.cfg.trainer)
-        options |= {"_target_": "lightning.pytorch.Trainer", "accelerator": chosen}
+        options["_target_"] = "lightning.pytorch.Trainer"
+        options["accelerator"] = accelerator
         cfg = OmegaConf.create({"trainer": options})
         return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
@@ -280,7 +287,11 @@ def load(directory: str | Path, checkpoint: str = "best", *, trust: bool = False
 
 
 def load_runs(
-    directory: str | Path | None = None, *, where: str = "", sort: str = "age", trust: bool = False
+    directory: str | Path | None = None,
+    *,
+    where: str = "",
+    sort: str = "age",
+    trust: bool = False,
 ) -> list[Trained]:
     """Return the runs in or below a folder, as `leyden runs` lists them.
 
@@ -294,6 +305,5 @@ def load_runs(
         UserError: There is no run, or the condition is wrong.
     """
     folder = root() / "outputs" if directory is None else Path(directory)
-    return [
-        load(row["directory"], trust=trust) for row in list_runs(folder, where=where, sort=sort)[0]
-    ]
+    rows, *_ = list_runs(folder, where=where, sort=sort)
+    return [load(row["directory"], trust=trust) for row in rows]
