@@ -47,14 +47,13 @@ from leyden.report.tables import (
     compare_table,
     is_table,
     print_comparisons,
-    table_errors,
 )
 from leyden.verdict.comparison import Question
 
 
 def main() -> None:
     """Run the command."""
-    with ending(), without_garbage_collection(), table_errors():
+    with ending(), without_garbage_collection():
         defaults = {**ASKED, "format": "table", **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=2)
         form = parse_choice(options, "format", "table", "json")

@@ -34,13 +34,12 @@ from leyden.report.tables import (
     refuse_options,
     show_front_of_table,
     summarize_table,
-    table_errors,
 )
 
 
 def main() -> None:
     """Run the command."""
-    with ending(), without_garbage_collection(), table_errors():
+    with ending(), without_garbage_collection():
         defaults = {"format": "table", "front": "", "over": "", **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=1)
         form = parse_choice(options, "format", "table", "json")

@@ -20,7 +20,7 @@ objective.mode=best  =>  objective.mode=best: must be one of min, max
 data.normalize=none  =>  normalize=none: the samples are uint8 pixels; must be unit or standardize
 task=regression  =>  task: Regression trains on values; the targets of these data are classes
 task=autoencoder  =>  outputs of shape (2, 10) for inputs of (2, 1, 28, 28)
-~model.hidden_sizes ~model.dropout model._target_=torch.nn.Identity  =>  model, given samples of shape (2, 1, 28, 28): returns (2, 1, 28, 28); must be logits of shape (2, 10)
+~model.hidden_sizes ~model.dropout model._target_=torch.nn.Identity  =>  model, given samples of shape (2, 1, 28, 28): returns a Tensor of shape (2, 1, 28, 28); must be logits of shape (2, 10)
 trainer.max_epochs=null  =>  trainer.max_epochs=null: must be
 seed=abc  =>  could not be converted to Integer
 name=a/b  =>  name=a/b: must be letters

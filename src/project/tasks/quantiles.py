@@ -32,7 +32,7 @@ class Quantiles(Task):
         >>> task = Quantiles(network=nn.Identity(), quantiles=[0.9], num_outputs=1)
         >>> [round(task.step((torch.zeros(1, 1), torch.tensor([target]))).loss.item(), 2) for target in (1.0, -1.0)]
         [0.9, 0.1]
-        >>> task.predictions(torch.zeros(1, 1), Facts(target_names=("level",)))
+        >>> task.predict_rows(torch.zeros(1, 1), Facts(target_names=("level",)))
         [{'level at 0.9': 0.0}]
     """
 
@@ -65,7 +65,7 @@ class Quantiles(Task):
         predictions = forecasts_NTQ[..., middle].reshape(targets.shape)
         return Outcome(loss, predictions, targets, sums)
 
-    def predictions(self, inputs: Tensor, facts: Facts) -> list[dict[str, Any]]:
+    def predict_rows(self, inputs: Tensor, facts: Facts) -> list[dict[str, Any]]:
         """Return the quantiles of each target."""
         names = facts.target_names or ()
         quantiles = self.quantiles_Q.tolist()

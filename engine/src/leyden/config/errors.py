@@ -23,7 +23,6 @@ from typing import NoReturn
 from leyden.config.extras import missing_package, not_installed
 from leyden.config.paths import LIBRARY, prepare_process, project, root
 from leyden.config.terminal import printable, warn
-from leyden.exact import ExactError
 from leyden.exact.processes import DIED, RANKS, TOLD_S
 
 _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")]
@@ -32,6 +31,7 @@ _LIBRARIES = ("<", *_PYTHON)
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
 # Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
 _TOLD_BY_MESSAGE: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError)
+_OF_DOORS = ("leyden.exact.ExactError", "leyden.verdict.tables.TableError")
 _OF_HYDRA = ("hydra.errors.HydraException", "omegaconf.errors.OmegaConfBaseException")
 _OF_TRAINING = (
     "torch.OutOfMemoryError",
@@ -118,7 +118,7 @@ def ending() -> Iterator[None]:
 
 def _text_of_mistake(error: Exception) -> str | None:
     """Return what a command says of an error that needs no traceback; None for a bug."""
-    if isinstance(error, UserError | ExactError):
+    if isinstance(error, (UserError, *_imported(_OF_DOORS))):
         return str(error)
     if missing := missing_package(error):
         return not_installed(missing)

@@ -366,7 +366,7 @@ class SplitDataModule(L.LightningDataModule):
         check_integers(fold=(fold, 0))
         if num_folds is not None:
             check_integers(num_folds=(num_folds, 2))
-            if fold >= num_folds:
+            if fold >= num_folds:  # known before the data are read
                 raise ValueError(
                     f"fold={fold}: must be one from 0 to {num_folds - 1}, as num_folds={num_folds}"
                 )

@@ -1,7 +1,8 @@
-"""Files of a run: opened without following links, replaced as a whole, and what is wrong with a checkpoint.
+"""Files of a run: opened without following links, replaced as a whole, and checked for damage.
 
-A run directory may be a stranger's, or in a folder where others write. So all its files are opened here: a link isn't
-followed, and for a pipe or a device nobody waits. Links to folders above the run are the user's own.
+A run directory may be a stranger's, or in a folder where others write. So all its files are opened
+here: a link isn't followed, and for a pipe or a device nobody waits. Links to folders above the run
+are the user's own.
 """
 
 import contextlib
@@ -93,7 +94,9 @@ def read_bounded(path: Path | str, max_bytes: int) -> bytes:
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder of a run, unless it is there; the run directory itself, if it was deleted, isn't made again.
+    """Make a folder of a run, unless it is there.
+
+    The run directory itself, if it was deleted, isn't made again.
 
     Raises:
         OSError: The folder can't be made, or is a link, through which nothing is written.
@@ -105,10 +108,10 @@ def make_folder(path: Path) -> None:
 
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Open a new file that atomically replaces `path` when it is complete; after an error the old file stays.
+    """Open a new file that replaces `path` when it is complete; after an error the old one stays.
 
-    Links are not followed, neither at `path` nor at the temporary name, so that an untrusted directory can't
-    redirect the write to a file outside.
+    Links are not followed, neither at `path` nor at the temporary name, so that an untrusted
+    directory can't redirect the write to a file outside.
     """
     temporary = path.with_name(f"{path.name}.tmp")
     temporary.unlink(missing_ok=True)  # left behind by a killed process
@@ -120,7 +123,8 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
             os.fsync(file.fileno())
         temporary.replace(path)
     except BaseException as error:
-        # If this fails as well, for example in a read-only folder, the first error is the one to report.
+        # If this fails as well, for example in a read-only folder, the first error is the one to
+        # report.
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename is None:  # for example for a full disk
@@ -129,16 +133,18 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint file, which is a zip archive with checksums; None if it is intact."""
+    """Return what is wrong with a checkpoint, a zip archive with checksums; None if it is intact."""
     try:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
-            # A checkpoint holds archives: of one that is cut off, Python would find the last of these.
+            # A checkpoint holds archives: of one that is cut off, Python would find the last of
+            # these.
             if min(entry.header_offset for entry in entries) > 0:
                 return "is cut off"
             if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
                 return "is compressed, as PyTorch's files never are"
-            if sum(entry.file_size for entry in entries) > os.fstat(file.fileno()).st_size:
+            size = os.fstat(file.fileno()).st_size
+            if sum(entry.file_size for entry in entries) > size:
                 return "has parts that overlap"
             corrupt = archive.testzip()
             if corrupt is None:
@@ -150,30 +156,33 @@ def damage(path: Path) -> str | None:
 
 MAX_PICKLE_BYTES = 2**26
 MAX_CONTAINERS = 2**20  # in a pickle; a tensor takes seven
-MAX_VALUES = (
-    2**23
-)  # in a pickle; what is in two containers counts twice, as it does when it is copied or hashed
+# In a pickle; what is in two containers counts twice, as it does when it is copied or hashed.
+MAX_VALUES = 2**23
 TOO_MUCH = "is refused: its values are too many, or nested too deeply"
-GETS, PUTS = ("GET", "BINGET", "LONG_BINGET"), ("PUT", "BINPUT", "LONG_BINPUT")
-FILLS = (
-    "APPEND",
-    "APPENDS",
-    "SETITEM",
-    "SETITEMS",
-    "ADDITEMS",
-    "BUILD",
-)  # a container that is there
+GETS = ("GET", "BINGET", "LONG_BINGET")
+PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
+# Operations that fill a container that is there.
+FILLS = ("APPEND", "APPENDS", "SETITEM", "SETITEMS", "ADDITEMS", "BUILD")
 EMPTY = ("EMPTY_LIST", "EMPTY_DICT", "EMPTY_SET")
 # Of an operation's values, with the container first: those that it hashes, or gives to a function.
-HASHED = {"SETITEM": slice(1, 2), "SETITEMS": slice(1, None, 2), "ADDITEMS": slice(1, None)}
-HASHED |= {"REDUCE": slice(1, 2), "NEWOBJ": slice(1, 2), "BINPERSID": slice(0, 1)}
-PLAIN: list[Any] = [1]  # any value that is no container
+HASHED = {
+    "SETITEM": slice(1, 2),
+    "SETITEMS": slice(1, None, 2),
+    "ADDITEMS": slice(1, None),
+    "REDUCE": slice(1, 2),
+    "NEWOBJ": slice(1, 2),
+    "BINPERSID": slice(0, 1),
+}
+# A container, as a list that begins with 1.
+Container = list[Any]
+PLAIN: Container = [1]  # any value that is no container
 
 
 def check_bounds(file: BinaryIO) -> None:
-    """Check, before a checkpoint is parsed, that its values can be hashed, copied and compared in seconds.
+    """Check, before a checkpoint is parsed, that its values can be hashed and copied in seconds.
 
-    A tuple of two references to a tuple of two references, and so on, is tiny, and takes centuries to hash.
+    A tuple of two references to a tuple of two references, and so on, is tiny, and takes centuries
+    to hash.
 
     Raises:
         ValueError: They can't, or the file is no checkpoint.
@@ -188,12 +197,14 @@ def check_bounds(file: BinaryIO) -> None:
 
 
 def _check_pickles(archive: zipfile.ZipFile) -> None:
-    """Check each entry that PyTorch may take for the checkpoint's pickle: it ignores the case of names."""
+    """Check each entry that PyTorch may take for the pickle: it ignores the case of names."""
     for entry in archive.infolist():
-        if entry.filename.lower().endswith("data.pkl"):
-            if entry.file_size > MAX_PICKLE_BYTES:
-                raise ValueError(TOO_MUCH)
-            _check_pickle(archive.read(entry))
+        name = entry.filename.lower()
+        if not name.endswith("data.pkl"):
+            continue
+        if entry.file_size > MAX_PICKLE_BYTES:
+            raise ValueError(TOO_MUCH)
+        _check_pickle(archive.read(entry))
 
 
 def _check_pickle(content: bytes) -> None:
@@ -206,13 +217,13 @@ def _check_pickle(content: bytes) -> None:
         raise ValueError(TOO_MUCH)
 
 
-def _containers(content: bytes) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return the containers in a pickle, as lists that begin with 1, and those values that are hashed."""
-    stack: list[list[Any]] = []
+def _containers(content: bytes) -> tuple[list[Container], list[Container]]:
+    """Return the containers in a pickle, and those values that are hashed."""
+    stack: list[Container] = []
     marks: list[int] = []
-    memo: dict[int, list[Any]] = {}
-    found: list[list[Any]] = []
-    hashed: list[list[Any]] = []
+    memo: dict[int, Container] = {}
+    found: list[Container] = []
+    hashed: list[Container] = []
     argument: Any
     for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
         if number > MAX_VALUES or len(found) > MAX_CONTAINERS:
@@ -250,21 +261,23 @@ def _containers(content: bytes) -> tuple[list[list[Any]], list[list[Any]]]:
     return found, hashed
 
 
-def _measure(container: list[Any], sizes: dict[int, int]) -> None:
-    """Add the number of values in a container, and in all that it holds, to `sizes`, by their ids."""
+def _measure(container: Container, sizes: dict[int, int]) -> None:
+    """Add to `sizes`, by ids, the number of values in a container and in each that it holds."""
     pending = [container]
     while pending:
         each = pending[-1]
-        known = sizes.get(id(each))
+        key = id(each)
+        known = sizes.get(key)
         if known is None:
-            sizes[id(each)] = 0  # it is being measured
+            sizes[key] = 0  # it is being measured
             inner = [part for part in each[1:] if not sizes.get(id(part))]
             if any(id(part) in sizes for part in inner):
                 raise ValueError("is refused: a value in it holds itself")
             pending += inner
             continue
         if known == 0:
-            sizes[id(each)] = 1 + sum(sizes[id(part)] for part in each[1:])
-            if sizes[id(each)] > MAX_VALUES:
+            inner_sizes = (sizes[id(part)] for part in each[1:])
+            sizes[key] = 1 + sum(inner_sizes)
+            if sizes[key] > MAX_VALUES:
                 raise ValueError(TOO_MUCH)
         pending.pop()

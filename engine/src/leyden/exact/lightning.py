@@ -1,18 +1,18 @@
-"""Private parts of Lightning, each with the public way that is missing; no other file of the library names one.
+"""Private parts of Lightning, each with the public way that is missing; only this file names any.
 
-Lightning forgets its running results and the states of metrics when a run is stopped within an epoch:
-`self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. There is no public access to them, nor
-to the flags of its loops, by which a resumed epoch differs from one that was never stopped.
+Lightning forgets its running results and the states of metrics when a run is stopped within an
+epoch: `self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. There is
+no public access to them, nor to the flags of its loops, by which a resumed epoch differs from one
+that was never stopped.
 """
 
 import builtins
 import contextlib
-import functools
 from collections.abc import Callable, Iterator
 from typing import Any
 
-import lightning as L
 import torch
+from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.data import sized_len
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
@@ -32,7 +32,7 @@ OPTIONS = (
 )
 
 
-def logged_state(trainer: L.Trainer) -> dict[str, Any]:
+def logged_state(trainer: Trainer) -> dict[str, Any]:
     """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
 
     Of metric objects, whose states are saved separately, only the names are included.
@@ -59,19 +59,18 @@ def _logged_value(result: Any) -> dict[str, Any]:
         "reduce_fx": [reduce_fx.__name__, reduce_fx in (sum, max, min)],
         "sync": [meta.sync.should, meta.sync.rank_zero_only],
         "metric": metric_state(result),
-        "step": None if step is None else _copy_to(step, torch.device("cpu")),
+        "step": _copy_to(step),
     }
 
 
-def restore_logged(
-    trainer: L.Trainer, module: L.LightningModule, kept: dict[str, Any]
-) -> list[Any]:
-    """Restore a state of `logged_state` in Lightning, and return the module's metrics that were logged as objects.
+def restore_logged(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> list[Any]:
+    """Restore a state of `logged_state`, and return the metrics that were logged as objects.
 
     Raises:
         Exception: The state is damaged.
     """
-    results, device = _results(trainer), trainer.strategy.root_device
+    results = _results(trainer)
+    device = trainer.strategy.root_device
     for key, each in kept["values"].items():
         name, is_builtin = each["reduce_fx"]  # a function of torch, or the builtin of the same name
         if name not in ("mean", "sum", "max", "min"):
@@ -83,21 +82,19 @@ def restore_logged(
             "sync_dist_fn": trainer.strategy.reduce,
             "rank_zero_only": rank_zero_only,
         }
-        results.log(
-            value=torch.zeros((), device=device), reduce_fx=reduce_fx, batch_size=1, **options
-        )
+        zero = torch.zeros((), device=device)
+        results.log(value=zero, reduce_fx=reduce_fx, batch_size=1, **options)
         results[key].meta.sync.should = should  # not before, since it would gather this zero
         restore_metric(results[key], each["metric"])
         # The last step's value, which Lightning logs again at each step.
-        results[key]._forward_cache = (
-            None if each["step"] is None else _copy_to(each["step"], device)
-        )
+        results[key]._forward_cache = _copy_to(each["step"], device)
     # Otherwise the first logged value would reset them, as results of the previous epoch.
     trainer._logger_connector._first_loop_iter = True
-    return [module.get_submodule(name) for name in kept["metrics"] if name is not None]
+    names = [name for name in kept["metrics"] if name is not None]
+    return [module.get_submodule(name) for name in names]
 
 
-def discard_logged(trainer: L.Trainer, metrics: list[Any]) -> None:
+def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
     """Undo `restore_logged`, as the restored results belong to an epoch that is complete."""
     _results(trainer).clear()
     trainer._logger_connector._first_loop_iter = None
@@ -107,9 +104,7 @@ def discard_logged(trainer: L.Trainer, metrics: list[Any]) -> None:
 
 def metric_state(metric: Metric) -> dict[str, Any]:
     """Return the states of a metric, on the CPU, and its number of updates."""
-    states = {
-        name: _copy_to(value, torch.device("cpu")) for name, value in metric.metric_state.items()
-    }
+    states = {name: _copy_to(value) for name, value in metric.metric_state.items()}
     return {"states": states, "num_updates": metric.update_count}
 
 
@@ -122,7 +117,8 @@ def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
     for name, here in metric.metric_state.items():
         value = kept["states"][name]
         # A state may change its shape, such as R2Score's.
-        if not any(isinstance(value, kind) and isinstance(here, kind) for kind in (list, Tensor)):
+        expected = list if isinstance(here, list) else Tensor
+        if not isinstance(value, expected):
             raise TypeError(f"the state {name} of {type(metric).__name__} has the wrong type")
         setattr(metric, name, _copy_to(value, metric.device))
     if type(kept["num_updates"]) is not int:
@@ -132,101 +128,111 @@ def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
     metric._computed = None
 
 
-def _copy_to(value: Any, device: torch.device) -> Any:
-    """Return a copy of a state, a tensor or a list of tensors, on a device."""
+def _copy_to(value: Any, device: Any = "cpu") -> Any:
+    """Return a copy of a state on a device: a tensor, a list of tensors, or nothing."""
+    if value is None:
+        return None
     if isinstance(value, Tensor):
         return value.detach().to(device, copy=True)
     return [_copy_to(part, device) for part in value]
 
 
-def _results(trainer: L.Trainer) -> _ResultCollection:
+def _results(trainer: Trainer) -> _ResultCollection:
     results: _ResultCollection = trainer.fit_loop.epoch_loop._results
     return results
 
 
-def logged_steps(trainer: L.Trainer) -> int:
-    """Return the current step of `self.log`: the number of batches after which an optimizer has stepped.
+def logged_steps(trainer: Trainer) -> int:
+    """Return the current step of `self.log`: the batches after which an optimizer has stepped.
 
-    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no public name for
-    this number.
+    `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no
+    public name for this number.
     """
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
-def training_names(trainer: L.Trainer) -> set[str]:
-    """Return the names in `trainer.callback_metrics` that were logged in the current training epoch so far."""
+def training_names(trainer: Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` that this training epoch has logged so far."""
     return _metric_names(_results(trainer), steps=True)
 
 
-def validation_names(trainer: L.Trainer) -> set[str]:
-    """Return the names in `trainer.callback_metrics` that the last validation within training has logged."""
-    return _metric_names(trainer.fit_loop.epoch_loop.val_loop._results, steps=False)
+def validation_names(trainer: Trainer) -> set[str]:
+    """Return the names in `trainer.callback_metrics` that the last validation has logged."""
+    loop = trainer.fit_loop.epoch_loop.val_loop
+    return _metric_names(loop._results, steps=False)
 
 
 def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
     """Return Lightning's names of the means over an epoch and, with `steps`, of the step values."""
-    return {
-        name
-        for result in results.values()
-        if not result.has_reset and (steps or result.meta.on_epoch)
-        for on_step in {False, steps}
-        for name in results._forked_name(result, on_step)  # includes the dataloader index
-    }
+    names: set[str] = set()
+    for result in results.values():
+        if result.has_reset:
+            continue
+        # Each has two names, with and without the stage; both include the dataloader's index.
+        if steps or result.meta.on_epoch:
+            names.update(results._forked_name(result, False))
+        if steps:
+            names.update(results._forked_name(result, True))
+    return names
 
 
-def recreate_loaders(trainer: L.Trainer) -> None:
-    """Make Lightning create the training loaders again, if a schedule has already created them to count the steps.
+def recreate_loaders(trainer: Trainer) -> None:
+    """Make Lightning create the training loaders again, if a schedule has counted their steps.
 
-    Lightning restores the loaders' states when it creates them, and has no public way to postpone this. Loaders
-    created earlier would start a new epoch.
+    Lightning restores the loaders' states when it creates them, and has no public way to postpone
+    this. Loaders created earlier would start a new epoch.
     """
     trainer.fit_loop._combined_loader = None
 
 
-def resume_by_epochs(trainer: L.Trainer) -> None:
+def resume_by_epochs(trainer: Trainer) -> None:
     """Make Lightning resume from the end of an epoch as such, if steps are limited, too.
 
-    With `max_steps` it would take the epoch for an interrupted one, and end it twice. It asks a private method.
+    With `max_steps` it would take the epoch for an interrupted one, and end it twice. It asks a
+    private method.
     """
     fit_loop: Any = trainer.fit_loop
     fit_loop._iteration_based_training = lambda: False
 
 
-def prefetches(trainer: L.Trainer | None) -> bool:
-    """Return whether Lightning requests a training batch before it needs it, as it can't know otherwise which is the last.
+def prefetches(trainer: Trainer | None) -> bool:
+    """Return whether Lightning requests a training batch before it needs it.
 
-    It does if its loaders together have no length: a limit of batches gives them one, and one loader without a length can
-    take it from all. The loaders' combination has no public name.
+    It does if its loaders together have no length, as it can't know otherwise which batch is the
+    last: a limit of batches gives them one, and one loader without a length can take it from all.
+    The loaders' combination has no public name.
     """
-    combined = trainer.fit_loop._combined_loader if trainer else None
+    if not trainer:
+        return False
+    combined = trainer.fit_loop._combined_loader
     try:
         return combined is not None and sized_len(combined) is None
     except RuntimeError:  # Lightning does not iterate over them
         return False
 
 
-def forget_iterators(trainer: L.Trainer) -> None:
+def forget_iterators(trainer: Trainer) -> None:
     """Make Lightning create the loaders' iterators at the first batch of a new epoch.
 
-    It keeps those that it has made to restore the loaders' states, which drew numbers before the random states were
-    restored. The flag has no public name.
+    It keeps those that it has made to restore the loaders' states, which drew numbers before the
+    random states were restored. The flag has no public name.
     """
     trainer.fit_loop._resuming_from_checkpoint = False
 
 
-def step_schedules_again(trainer: L.Trainer) -> None:
-    """Make Lightning step schedules that follow a metric at the end of a resumed epoch, as of any other.
+def step_schedules_again(trainer: Trainer) -> None:
+    """Make Lightning step schedules that follow a metric at the end of a resumed epoch, too.
 
     Its public setter of this flag does not work if steps are limited.
     """
     trainer.fit_loop._restarting = False
 
 
-def count_skipped_batch(trainer: L.Trainer) -> None:
+def count_skipped_batch(trainer: Trainer) -> None:
     """Count a batch that is None as started, before a checkpoint is saved.
 
-    Lightning skips it, does not count it, and would take a resumed run for one that was stopped within a batch, and
-    leave out the validation of its epoch.
+    Lightning skips it, does not count it, and would take a resumed run for one that was stopped
+    within a batch, and leave out the validation of its epoch.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     each: Any
@@ -234,11 +240,11 @@ def count_skipped_batch(trainer: L.Trainer) -> None:
         each.started = each.ready
 
 
-def complete_last_batch(trainer: L.Trainer) -> None:
+def complete_last_batch(trainer: Trainer) -> None:
     """Count the last batch of an epoch as complete.
 
-    If `on_train_batch_start` has ended the epoch early, Lightning has counted it as ready but not as completed, and a
-    resumed run would be off by one batch.
+    If `on_train_batch_start` has ended the epoch early, Lightning has counted it as ready but not
+    as completed, and a resumed run would be off by one batch.
     """
     progress = trainer.fit_loop.epoch_loop.batch_progress
     each: Any
@@ -246,38 +252,40 @@ def complete_last_batch(trainer: L.Trainer) -> None:
         each.started = each.processed = each.completed = each.ready
 
 
+OfTrainer = Callable[[Trainer], None]
+
+
 @contextlib.contextmanager
-def after_each(
-    trainer: L.Trainer, batch: Callable[[L.Trainer], None], epoch: Callable[[L.Trainer], None]
-) -> Iterator[None]:
+def after_each(trainer: Trainer, batch: OfTrainer, epoch: OfTrainer) -> Iterator[None]:
     """Context in which functions are called after each batch and each epoch.
 
-    Lightning has no hook after a step's validation, after the schedules that follow a metric, or after the loggers have the
-    metrics.
+    Lightning has no hook after a step's validation, after the schedules that follow a metric, or
+    after the loggers have the metrics.
     """
-    loops: Any = {trainer.fit_loop: epoch, trainer.fit_loop.epoch_loop: batch}
-    for loop, call in loops.items():
-        loop.on_advance_end = _followed(loop.on_advance_end, functools.partial(call, trainer))
+    fit_loop: Any = trainer.fit_loop
+    batches = fit_loop.epoch_loop
+    fit_loop.on_advance_end = _followed(fit_loop.on_advance_end, epoch, trainer)
+    batches.on_advance_end = _followed(batches.on_advance_end, batch, trainer)
     try:
         yield
     finally:
-        for loop in loops:
-            del loop.on_advance_end
+        del fit_loop.on_advance_end
+        del batches.on_advance_end
 
 
-def _followed(hook: Callable[..., None], call: Callable[[], None]) -> Callable[..., None]:
+def _followed(hook: Callable[..., None], call: OfTrainer, trainer: Trainer) -> Any:
     def both(*args: Any) -> None:
         hook(*args)
-        call()
+        call(trainer)
 
     return both
 
 
 @contextlib.contextmanager
-def counted_as_in_hooks(trainer: L.Trainer, *, is_within_epoch: bool) -> Iterator[None]:
-    """Context in which the last batch, or the epoch, counts as in its last hook, where Lightning expects a checkpoint.
+def counted_as_in_hooks(trainer: Trainer, *, is_within_epoch: bool) -> Iterator[None]:
+    """Context in which the last batch, or the epoch, counts as in its last hook.
 
-    Otherwise a resumed run would count it twice.
+    Lightning expects a checkpoint there. Otherwise a resumed run would count it twice.
     """
     loop = trainer.fit_loop
     progress = loop.epoch_loop.batch_progress if is_within_epoch else loop.epoch_progress
@@ -295,17 +303,23 @@ def counted_as_in_hooks(trainer: L.Trainer, *, is_within_epoch: bool) -> Iterato
             each.completed += 1
 
 
-def ends_epoch(trainer: L.Trainer) -> bool:
+def ends_epoch(trainer: Trainer) -> bool:
     """Return whether the epoch ends with this batch."""
     return bool(trainer.is_last_batch or trainer.fit_loop.epoch_loop.done)
 
 
-def omit_validation(trainer: L.Trainer) -> None:
-    """Make Lightning not begin a validation that was complete when the checkpoint was saved: that would draw numbers."""
+def omit_validation(trainer: Trainer) -> None:
+    """Make Lightning not begin a validation that was complete when the checkpoint was saved.
+
+    That would draw numbers.
+    """
     loop: Any = trainer.fit_loop.epoch_loop.val_loop
     loop.increment_progress_to_evaluation_end = lambda: None
 
 
 def share_data_over_all(strategy: ModelParallelStrategy) -> None:
-    """Make all processes share the data; their number is not known where Lightning takes it, in the constructor."""
+    """Make all processes share the data.
+
+    Their number is not known where Lightning takes it, in the constructor.
+    """
     strategy._data_parallel_size = strategy.num_nodes * strategy.num_processes

@@ -6,7 +6,7 @@ import types
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import lightning as L
+from lightning import LightningDataModule
 from lightning.pytorch.utilities import CombinedLoader
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
@@ -21,9 +21,9 @@ PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
 
 
 class SameDraws:
-    """A sampler that draws the same numbers in all processes; those drawn elsewhere stay as they are.
+    """A sampler that draws the same numbers in all processes, and leaves those drawn elsewhere.
 
-    Whoever gives each process a part of a list, as Lightning does, needs the same list in each of them.
+    Whoever gives each process a part of a list, as Lightning does, needs the same list in each.
 
     Args:
         sampler: A sampler, of samples or of batches.
@@ -33,7 +33,10 @@ class SameDraws:
     """
 
     def __init__(self, sampler: Any, seed: int, stage: str, time: int) -> None:
-        self.sampler, self.seed, self.stage, self.time = sampler, seed, stage, time
+        self.sampler = sampler
+        self.seed = seed
+        self.stage = stage
+        self.time = time
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -53,10 +56,13 @@ class SameDraws:
 
 
 class OfProcesses:
-    """Mixin for a `DataLoader`; its sampler draws the same in each of several processes, if it is none of PyTorch's."""
+    """Mixin for a `DataLoader`; its own sampler draws the same in each of several processes.
+
+    PyTorch's samplers do so anyway.
+    """
 
     _kind: type  # the loader's original class
-    _of_data: L.LightningDataModule  # whose loader it is
+    _of_data: LightningDataModule  # whose loader it is
     _stage: str  # its hook and its number
     _seed: int
     batch_sampler: Any
@@ -64,22 +70,33 @@ class OfProcesses:
 
     @property
     def _index_sampler(self) -> Any:
-        """The sampler that an iteration takes its indices from; PyTorch has no public way to replace it for one."""
-        sampler = self.sampler if self.batch_sampler is None else self.batch_sampler
+        """The sampler that an iteration takes its indices from.
+
+        PyTorch has no public way to replace it for one iteration.
+        """
+        sampler = self.batch_sampler
+        if sampler is None:
+            sampler = self.sampler
         draws = self.draws()
+        if draws is None or not has_processes():
+            return sampler
         parts = (self.sampler, sampler, getattr(sampler, "sampler", None))
-        is_own = any(
-            type(each).__module__.partition(".")[0] not in ("torch", "builtins") for each in parts
-        )
-        if draws is None or not is_own or not has_processes():
+        packages = {type(each).__module__.partition(".")[0] for each in parts}
+        if packages <= {"torch", "builtins"}:
             return sampler
         seed, time = draws
         return SameDraws(sampler, seed, self._stage, time)
 
     def draws(self) -> Sequence[int] | None:
         """Return the seed, and the epoch or another time; None for draws of this process alone."""
-        trainer: Any = getattr(self._of_data, "trainer", None)
-        return (self._seed, trainer.current_epoch) if trainer else None
+        trainer = _trainer_of(self._of_data)
+        if not trainer:
+            return None
+        return self._seed, trainer.current_epoch
+
+
+def _trainer_of(data: LightningDataModule) -> Any:
+    return getattr(data, "trainer", None)
 
 
 def has_processes() -> bool:
@@ -88,53 +105,68 @@ def has_processes() -> bool:
 
 
 class Resumable:
-    """Mixin for a `DataLoader`; its state is the position, and the random states from the beginning of the epoch.
+    """Mixin for a `DataLoader`; its state is the position, and the epoch's first random states.
 
-    To resume, the epoch is replayed from these states, and the batches already trained on are skipped. So the order
-    and all random numbers drawn by workers are the same, at the cost of reading those batches again. Attributes of
-    the dataset, the sampler and `collate_fn` that change during an epoch, such as their own random generators, are
-    restored at the beginning of the epoch, too.
+    To resume, the epoch is replayed from these states, and the batches already trained on are
+    skipped. So the order and all random numbers drawn by workers are the same, at the cost of
+    reading those batches again. Attributes of the dataset, the sampler and `collate_fn` that change
+    during an epoch, such as their own random generators, are restored at the beginning of the
+    epoch, too.
     """
 
     _kind: type  # the loader's original class
-    _of_data: L.LightningDataModule  # whose loader it is
+    _of_data: LightningDataModule  # whose loader it is
     _seed: int
-    # The seed, and the number of batches trained on when this iteration began; None in checkpoints that had none yet.
+    # The seed, and the number of batches trained on when this iteration began; None in checkpoints
+    # that had none yet.
     _began: list[int] | None = None
-    # Of dataset, sampler etc. by their ids, as of the start of training. A memory holds its object, so that the id stays valid.
+    # Of dataset, sampler etc. by their ids, as of the start of training. A memory holds its object,
+    # so that the id stays valid.
     _known_memories: dict[int, Memory]
     _resume_state: dict[str, Any] | None = None  # state from which the next iteration resumes
     _epoch_states: dict[str, Any] | None = None  # random states at the beginning of this iteration
-    _prefetch_states: dict[str, Any] | None = (
-        None  # random states before a batch that Lightning prefetches
-    )
+    # Random states before a batch that Lightning prefetches.
+    _prefetch_states: dict[str, Any] | None = None
     _position = 0  # batches yielded
     replaying: Any = contextlib.nullcontext  # function that returns the context of a replay
 
     def __iter__(self) -> Iterator[Any]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and state.
-        resume_state, self._resume_state = self._resume_state, None
-        current_states, ahead, self._position = random_states(), None, 0
-        is_replay = resume_state is not None and resume_state["random"] is not None
-        trainer: Any = getattr(self._of_data, "trainer", None)
-        self._began = [self._seed, trainer.fit_loop.total_batch_idx + 1] if trainer else None
-        with self.replaying() if is_replay else contextlib.nullcontext():
-            if resume_state and is_replay:
-                restore_random_states(resume_state["random"])
-                self.restore_memory(resume_state["random"]["memory"])
-                self._began = resume_state["random"].get("began")
-            self._epoch_states = {**random_states(), "memory": self.changes(), "began": self._began}
+        resumed = self._resume_state
+        self._resume_state = None
+        if resumed and resumed["random"] is None:  # no batch was read before the stop
+            resumed = None
+        self._position = 0
+        current_states = random_states()
+        ahead = None
+        trainer = _trainer_of(self._of_data)
+        self._began = None
+        if trainer:
+            self._began = [self._seed, trainer.fit_loop.total_batch_idx + 1]
+        replaying = self.replaying if resumed else contextlib.nullcontext
+        with replaying():
+            if resumed:
+                before = resumed["random"]
+                restore_random_states(before)
+                self.restore_memory(before["memory"])
+                self._began = before.get("began")
+            states = random_states()
+            states["memory"] = self.changes()
+            states["began"] = self._began
+            self._epoch_states = states
             batches = iter(self._kind.__iter__(self))  # type: ignore[attr-defined]
-            if resume_state and is_replay:
-                for _ in range(resume_state["position"]):
+            if resumed:
+                self._position = resumed["position"]
+                for _ in range(self._position):
                     next(batches, None)
-                self._position, ahead = resume_state["position"], resume_state["ahead"]
+                ahead = resumed["ahead"]
                 restore_random_states(ahead or current_states)
                 if not ahead:  # restore the objects as saved, with changes made between the batches
-                    self.restore_memory(resume_state["memory"])
+                    self.restore_memory(resumed["memory"])
         while True:
-            is_prefetched = lightning.prefetches(getattr(self._of_data, "trainer", None))
-            self._prefetch_states = ahead or (random_states() if is_prefetched else None)
+            self._prefetch_states = ahead
+            if not ahead and lightning.prefetches(trainer):
+                self._prefetch_states = random_states()
             batch = next(batches, self)
             if ahead:
                 restore_random_states(current_states)
@@ -167,29 +199,44 @@ class Resumable:
         return self._position - (self._prefetch_states is not None)
 
     def draws(self) -> Sequence[int] | None:
-        """Return when this iteration began: a loader may begin again within an epoch, with another order."""
+        """Return when this iteration began.
+
+        A loader may begin again within an epoch, with another order.
+        """
         return self._began
 
     def memories(self) -> dict[str, Memory]:
-        """Return the memories of dataset, sampler etc. by attribute name; the first call is before the first epoch."""
-        parts = {name: part for name in PARTS if (part := getattr(self, name, None)) is not None}
+        """Return the memories of dataset, sampler etc. by attribute name.
 
-        def saved(own: Any) -> list[Any]:
-            trainer: Any = getattr(self._of_data, "trainer", None)
-            module = trainer.lightning_module if trainer else None
-            trained = [*saved_elsewhere(trainer, module), *module.modules()] if module else []
-            others = (
-                each for name, each in parts.items() if each is not own and name != "generator"
-            )
-            return [self._of_data, *trained, *others]
-
+        The first call is before the first epoch.
+        """
+        parts: dict[str, Any] = {}
+        for name in PARTS:
+            part = getattr(self, name, None)
+            if part is not None:
+                parts[name] = part
+        found: dict[str, Memory] = {}
         for name, part in parts.items():
-            if id(part) not in self._known_memories:
+            key = id(part)
+            if key not in self._known_memories:
                 owner = types.SimpleNamespace(**{name: part})
-                self._known_memories[id(part)] = Memory(
-                    {"data": owner}, functools.partial(saved, part)
-                )
-        return {name: self._known_memories[id(part)] for name, part in parts.items()}
+                known = functools.partial(self._saved_beside, part, parts)
+                self._known_memories[key] = Memory({"data": owner}, known)
+            found[name] = self._known_memories[key]
+        return found
+
+    def _saved_beside(self, own: Any, parts: dict[str, Any]) -> list[Any]:
+        """Return what is saved elsewhere, and not in the memory of one of these parts."""
+        found: list[Any] = [self._of_data]
+        trainer = _trainer_of(self._of_data)
+        module = trainer.lightning_module if trainer else None
+        if module:
+            found += saved_elsewhere(trainer, module)
+            found += module.modules()
+        for name, part in parts.items():
+            if part is not own and name != "generator":
+                found.append(part)
+        return found
 
     def changes(self) -> dict[str, Tensor]:
         """Return what has changed of dataset, sampler and `collate_fn`."""
@@ -213,17 +260,18 @@ def gather_from_processes(own_state: Any) -> list[Any]:
 
 def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     """Return this process's part of a loader's state."""
-    own_state: dict[str, Any] = state["processes"][
-        distributed.get_rank() if distributed.is_initialized() else 0
-    ]
+    rank = 0
+    if distributed.is_initialized():
+        rank = distributed.get_rank()
+    own_state: dict[str, Any] = state["processes"][rank]
     return own_state
 
 
-def make_resumable(data: L.LightningDataModule, seed: int) -> None:
-    """Make the training loaders of a data module resumable, if they are `DataLoader`s without a `state_dict`.
+def make_resumable(data: LightningDataModule, seed: int) -> None:
+    """Make a data module's training `DataLoader`s resumable, unless they have a `state_dict`.
 
-    Loaders of training and validation start new worker processes in each epoch, and their own samplers draw the same in
-    all processes.
+    Loaders of training and validation start new worker processes in each epoch, and their own
+    samplers draw the same in all processes.
 
     With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
     """
@@ -237,11 +285,12 @@ def make_resumable(data: L.LightningDataModule, seed: int) -> None:
             if not isinstance(loader, DataLoader):
                 continue
             _without_persistent_workers(loader, warned)
+            if hasattr(loader, "_known_memories"):  # it is derived already
+                continue
             mixins: list[type] = [OfProcesses]
             if hook == "train_dataloader" and not hasattr(loader, "state_dict"):
                 mixins.append(Resumable)
-            is_derived = hasattr(loader, "_known_memories")
-            if not is_derived and (Resumable in mixins or has_processes()):
+            if Resumable in mixins or has_processes():
                 own = {
                     "_of_data": data,
                     "_known_memories": memories,
@@ -252,37 +301,48 @@ def make_resumable(data: L.LightningDataModule, seed: int) -> None:
         return loaders
 
     for hook in ("train_dataloader", "val_dataloader"):
-        if is_overridden(hook, data, L.LightningDataModule):
-            setattr(data, hook, functools.partial(made_by, hook, getattr(data, hook)))
+        if is_overridden(hook, data, LightningDataModule):
+            make = getattr(data, hook)
+            setattr(data, hook, functools.partial(made_by, hook, make))
 
 
 def _derive(loader: Any, mixins: Sequence[type], own: dict[str, Any]) -> None:
-    """Make the loader's class a subclass of it, so that `isinstance` holds: Python allows that with the same single base."""
-    kind, members = type(loader), dict[str, Any]()
+    """Make the loader's class a subclass of it, so that `isinstance` holds.
+
+    Python allows that with the same single base.
+    """
+    kind = type(loader)
+    members: dict[str, Any] = {}
     for mixin in mixins:
-        named = vars(mixin)
-        members |= {name: named[name] for name in named if name == "__iter__" or name[:2] != "__"}
-    loader.__class__ = type(kind.__name__, (kind,), {**members, **own, "_kind": kind})
+        for name, member in vars(mixin).items():
+            if name == "__iter__" or not name.startswith("__"):
+                members[name] = member
+    members.update(own, _kind=kind)
+    loader.__class__ = type(kind.__name__, (kind,), members)
 
 
 def _without_persistent_workers(loader: Any, warned: list[bool]) -> None:
-    """Start new workers in each epoch; persistent ones keep states across epochs that no checkpoint can save."""
+    """Start new workers in each epoch; persistent ones keep states that no checkpoint can save."""
     if not loader.persistent_workers:
         return
     vars(loader)["persistent_workers"] = False  # PyTorch's setter refuses it
     if not warned:
         warned.append(True)
         say(
-            "persistent_workers: is ignored: each epoch has new workers, so that the run can resume bit for bit"
+            "persistent_workers: is ignored: each epoch has new workers, so that the run can "
+            "resume bit for bit"
         )
 
 
 def flatten_loaders(loaders: Any) -> list[Any]:
-    """Return a flat list of the loaders that a dataloader hook returned: one, or a nested collection."""
+    """Return a flat list of the loaders of a hook, which returned one or a nested collection."""
     if isinstance(loaders, CombinedLoader):  # to make one warns, with PyTorch 2.13
         return list(loaders.flattened)
     if isinstance(loaders, dict):
         loaders = list(loaders.values())
-    if isinstance(loaders, list | tuple):
-        return [loader for part in loaders for loader in flatten_loaders(part)]
-    return [loaders]
+    if not isinstance(loaders, list | tuple):
+        return [loaders]
+    found: list[Any] = []
+    for part in loaders:
+        found += flatten_loaders(part)
+    return found

@@ -1,13 +1,13 @@
 """Objects' own attributes, which no `state_dict` has: compared, kept and restored.
 
-Only the objects that it is given are looked at, and what they own: their submodules, nested datasets and samplers, objects
-of the user's own classes, and those with a `state_dict`. What belongs to a class, a file, a closure or an installed package
-is not; `stop.py` announces what comes of it. What may keep a run from exactness is one line (`Reporter`), or an error where
-the user has asked for it.
+Only the objects that it is given are looked at, and what they own: their submodules, nested
+datasets and samplers, objects of the user's own classes, and those with a `state_dict`. What
+belongs to a class, a file, a closure or an installed package is not; `stop.py` announces what comes
+of it. What may keep a run from exactness is one line (`Reporter`), or an error where the user has
+asked for it.
 """
 
 import argparse
-import collections
 import contextlib
 import enum
 import io
@@ -15,6 +15,7 @@ import random
 import sys
 import sysconfig
 import types
+from collections import Counter, OrderedDict, defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import PurePath
 from pickle import Pickler, UnpicklingError
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, Literal
 import lightning as L
 import numpy as np
 import torch
+from lightning import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.fabric.utilities.data import AttributeDict
 from lightning.pytorch.callbacks import SpikeDetection
 from lightning.pytorch.utilities import rank_zero_only
@@ -31,52 +33,68 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
 from leyden.exact import ExactError
-from leyden.exact.digest import PLAIN, attribute_names, digest, is_labelled, strided
+from leyden.exact.digest import MAX_DEPTH, PLAIN, attribute_names, digest, is_labelled, strided
 from leyden.exact.files import check_bounds
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
 MAX_BYTES = 2**28  # of a tensor or an array that a checkpoint holds
 MAX_ITEMS = 200_000  # of a container that a checkpoint holds
 MAX_TRAVERSED = 1000  # items; the objects in a larger container are not looked at
-MAX_DEPTH = 20
 MAX_REASON = 100  # characters
 MAX_NAMES = 8  # in a message
 # What a message says of attributes.
-NOT_SEEN, NOT_KEPT = "can't be looked at", "change and can't be kept in a checkpoint"
+NOT_SEEN = "can't be looked at"
+NOT_KEPT = "change and can't be kept in a checkpoint"
 NOT_RESTORED = "can't be restored from the checkpoint"
 
 # Attributes of PyTorch and Lightning, except `training` and `_hparams`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
-OF_LIGHTNING = {*vars(L.LightningModule()), *vars(L.LightningDataModule())} - {
-    "training",
-    "_hparams",
-}
-INSTALLED = tuple(
-    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+OF_LIGHTNING = {*vars(LightningModule()), *vars(LightningDataModule())}
+OF_LIGHTNING -= {"training", "_hparams"}
+INSTALLED = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+OWNERS = (
+    nn.Module,
+    Dataset,
+    Sampler,
+    types.SimpleNamespace,
+    argparse.Namespace,
 )
-OWNERS = (nn.Module, Dataset, Sampler, types.SimpleNamespace, argparse.Namespace)
 # Objects that are the trainer's, or have their own entry.
 SEPARATE = (
-    L.Trainer,
-    L.Callback,
+    Trainer,
+    Callback,
     L.pytorch.loggers.Logger,
     L.pytorch.strategies.Strategy,
     DataLoader,
 )
-REFILLED = (dict, list, set, collections.deque)
+REFILLED = (dict, list, set, deque)
 CONTAINERS = (*REFILLED, tuple, frozenset)
 BUILT_IN = (
     *CONTAINERS,
-    collections.OrderedDict,
-    collections.Counter,
-    collections.defaultdict,
+    OrderedDict,
+    Counter,
+    defaultdict,
     torch.Size,
 )
-GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-VALUES = (*PLAIN, enum.Enum, Tensor, np.ndarray, np.generic, *GENERATORS)
+GENERATORS = (
+    torch.Generator,
+    np.random.Generator,
+    np.random.RandomState,
+    random.Random,
+)
+VALUES = (
+    *PLAIN,
+    *GENERATORS,
+    enum.Enum,
+    Tensor,
+    np.ndarray,
+    np.generic,
+)
 FACTORIES = (int, float, list, dict, set, bool, str)  # of a `defaultdict`
 NOTHING = object()  # in place of an attribute that is missing
-Path = tuple[tuple[str, Any], ...]  # steps ("attribute", name) or ("item", key)
+Step = tuple[str, Any]  # ("attribute", name) or ("item", key)
+Path = tuple[Step, ...]
+Kept = dict[Path, tuple[str, Any]]  # how each value is restored, and the value
 Mode = Literal["report", "require", "off"]
 
 
@@ -85,17 +103,19 @@ class NotKeptError(ValueError):
 
 
 class Memory:
-    """The attributes of objects at the start, from which later changes are found, kept and restored.
+    """The attributes of objects at the start; later changes are found, kept and restored.
 
     Args:
         roots: The objects by name.
-        known: Returns objects whose state is saved elsewhere, such as parameters and metrics; they are skipped.
+        known: Returns objects whose state is saved elsewhere, such as parameters and metrics; they
+            are skipped.
     """
 
     def __init__(self, roots: Mapping[str, Any], known: Callable[[], Iterable[Any]] = list) -> None:
-        self.roots, self._known = roots, known
+        self.roots = roots
+        self._known = known
         # Names with reasons, by what is wrong: not looked at, not kept, or not restored.
-        self.problems: collections.defaultdict[str, list[str]] = collections.defaultdict(list)
+        self.problems = defaultdict[str, list[str]](list)
         self._owners: dict[Path, Any] = {}
         self._restored: set[Path] = set()  # kept once, so kept from then on
         # The values themselves are kept, too, so that no address is used again.
@@ -117,7 +137,7 @@ class Memory:
         return self._keep(lambda path, value: path in paths, what="")
 
     def _keep(self, is_wanted: Callable[[Path, Any], bool], what: str = NOT_KEPT) -> Tensor:
-        kept: dict[Path, tuple[str, Any]] = {}
+        kept: Kept = {}
         for path, value in self._leaves():
             try:
                 if is_wanted(path, value):
@@ -132,28 +152,25 @@ class Memory:
             return freeze({})
 
     def _note(self, what: str, path: Path, error: Exception) -> None:
-        """Note a problem with an attribute, or with all of them; without a name for it, ignore it."""
+        """Note a problem with an attribute, or with all; without a name for it, ignore it."""
         if what:
-            self.problems[what].append(
-                f"{path_name(path) or ', '.join(self.roots)} ({reason(error)})"
-            )
+            name = path_name(path) or ", ".join(self.roots)
+            self.problems[what].append(f"{name} ({reason(error)})")
 
     def _has_changed(self, path: Path, value: Any) -> bool:
-        if issubclass(
-            type(value), (*GENERATORS, Iterator)
-        ):  # one from the clock, one of an unknown position
+        # A generator may have been made from the clock; an iterator's position is unknown.
+        if issubclass(type(value), (*GENERATORS, Iterator)):
             return True
-        return (
-            path in self._restored
-            or path not in self._start
-            or self._start[path][1] != _digest(value)
-        )
+        if path in self._restored or path not in self._start:
+            return True
+        _, before = self._start[path]
+        return before != _digest(value)
 
     def _kept(self, path: Path, value: Any) -> tuple[str, Any]:
         """Return how a value is restored, and the value as the checkpoint holds it."""
         kind = type(value)
-        before = self._start[path][0] if path in self._start else None
-        is_same = path in self._start and before is value
+        before, _ = self._start.get(path, (NOTHING, ""))
+        is_same = before is value
         needs_class = issubclass(kind, (*GENERATORS, enum.Enum)) or is_labelled(kind)
         if _is_owner(value) or (needs_class and type(before) is not kind):
             raise NotKeptError(f"a {kind.__name__} that was first made in training")
@@ -161,13 +178,18 @@ class Memory:
             return "generator", _generator_state(value)
         how = "in place" if is_same else "value"
         if has_state_dict(kind):
-            how, value = "state_dict", value.state_dict()
+            how = "state_dict"
+            value = value.state_dict()
         elif issubclass(kind, enum.Enum):
-            how, value = "member", value.value
+            how = "member"
+            value = value.value
         elif is_labelled(kind):
-            how, value = "labelled", (how, Tensor.as_subclass(value, Tensor), dict(vars(value)))
+            data = Tensor.as_subclass(value, Tensor)
+            value = (how, data, dict(vars(value)))
+            how = "labelled"
         elif is_same and issubclass(kind, REFILLED) and _is_refillable(kind):
-            value = dict(value) if issubclass(kind, dict) else [*value]
+            plain = dict if issubclass(kind, dict) else list
+            value = plain(value)
         _check_kept(value)
         return how, value
 
@@ -178,7 +200,7 @@ class Memory:
         only_own: bool = False,
         with_generators: bool = True,
     ) -> None:
-        """Restore what `changes` or `values` returned, as far as these objects have such attributes.
+        """Restore what `changes` or `values` returned, where these objects have such attributes.
 
         Nothing is made but plain values: attributes of objects that stand here are set.
 
@@ -197,17 +219,20 @@ class Memory:
         for path, (how, value) in content.items():
             if how == "generator" and not with_generators:
                 continue
-            if only_own and path[:-1] not in self._owners:
+            *of_owner, step = path
+            place = tuple(of_owner)
+            if only_own and place not in self._owners:
                 continue
+            key = id(value)
             try:
-                owner = self._owners[path[:-1]]
-                here = dict(_parts(owner)).get(path[-1], NOTHING)
+                owner = self._owners[place]
+                here = dict(_parts(owner)).get(step, NOTHING)
                 if only_own and isinstance(here, nn.Parameter):  # of a pruned layer: a weight
                     continue
-                if id(value) not in used:
-                    used[id(value)] = _restored(how, value, here)
-                if used[id(value)] is not here:
-                    _set(owner, path[-1], used[id(value)])
+                if key not in used:
+                    used[key] = _restored(how, value, here)
+                if used[key] is not here:
+                    _set(owner, step, used[key])
                 self._restored.add(path)
             except Exception as error:
                 self._note(NOT_RESTORED, path, error)
@@ -219,9 +244,10 @@ class Memory:
         except Exception as error:
             self._note(NOT_SEEN, (), error)
             return
-        queue: collections.deque[tuple[Path, Any]] = collections.deque()
+        queue = deque[tuple[Path, Any]]()
         for name, root in self.roots.items():
-            queue.append(((("attribute", name),), root))
+            step = ("attribute", name)
+            queue.append(((step,), root))
             seen.add(id(root))
         is_start = not self._start
         while queue:
@@ -229,27 +255,27 @@ class Memory:
             if is_start:
                 self._owners[path] = owner
             elif type(self._owners.get(path)) is not type(owner):
-                yield (
-                    path,
-                    owner,
-                )  # whose attributes fit no object that stands there when a run resumes
+                # Its attributes fit no object that stands there when a run resumes.
+                yield path, owner
                 continue
+            parts = []
             try:
-                parts = [
-                    (step, value, _is_owner(value), _is_value(value, seen))
-                    for step, value in _parts(owner)
-                ]
+                for step, value in _parts(owner):
+                    is_owner = _is_owner(value)
+                    is_value = _is_value(value, seen)
+                    parts.append((step, value, is_owner, is_value))
             except Exception as error:  # of a class that raises when it is looked at
                 self._note(NOT_SEEN, path, error)
                 continue
             for step, value, is_owner, is_value in parts:
-                if id(value) in seen and type(value) not in PLAIN:
+                if _is_known(value, seen):
                     continue
+                place = (*path, step)
                 if is_owner:
                     seen.add(id(value))
-                    queue.append(((*path, step), value))
+                    queue.append((place, value))
                 elif is_value:
-                    yield (*path, step), value
+                    yield place, value
 
 
 def _is_owner(value: Any, depth: int = 0) -> bool:
@@ -259,99 +285,121 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
     """
     kind = type(value)
     if issubclass(kind, list | tuple | dict):
-        is_small = len(value) <= MAX_TRAVERSED and depth < MAX_DEPTH
-        return is_small and any(
-            _is_owner(each, depth + 1) or _is_separate(each) for each in _items(value)
-        )
+        if len(value) > MAX_TRAVERSED or depth >= MAX_DEPTH:
+            return False
+        items = _items(value)
+        return any(_is_owner(each, depth + 1) or _is_separate(each) for each in items)
     if issubclass(kind, (*VALUES, *CONTAINERS, *SEPARATE, type)):
         return False
-    return issubclass(kind, OWNERS) or not (
-        has_state_dict(kind) or not is_own(kind) or issubclass(kind, Iterator)
-    )
+    if issubclass(kind, OWNERS):
+        return True
+    if has_state_dict(kind) or issubclass(kind, Iterator):
+        return False
+    return is_own(kind)
 
 
 def _items(container: Any) -> list[Any]:
-    return [*container.values()] if issubclass(type(container), dict) else [*container]
+    if issubclass(type(container), dict):
+        return list(container.values())
+    return list(container)
 
 
 def _is_separate(value: Any) -> bool:
     """Return whether an item of a container can only be restored in its place."""
-    return issubclass(type(value), GENERATORS) or has_state_dict(type(value))
+    kind = type(value)
+    return issubclass(kind, GENERATORS) or has_state_dict(kind)
 
 
 def _is_value(value: Any, known: set[int]) -> bool:
-    """Return whether a value may hold state; a container of objects that are saved elsewhere is not built from copies."""
+    """Return whether a value may hold state.
+
+    A container of objects that are saved elsewhere is not built from copies.
+    """
     kind = type(value)
     if issubclass(kind, CONTAINERS):  # as an LSTM's list of its weights
-        few = _items(value) if len(value) <= MAX_TRAVERSED else []
-        return not any(id(each) in known and type(each) not in PLAIN for each in few)
-    is_iterator = issubclass(kind, Iterator) and not issubclass(kind, io.IOBase)
-    return not issubclass(kind, SEPARATE) and (
-        is_iterator or issubclass(kind, VALUES) or has_state_dict(kind)
-    )
+        if len(value) > MAX_TRAVERSED:
+            return True
+        return not any(_is_known(each, known) for each in _items(value))
+    if issubclass(kind, SEPARATE):
+        return False
+    if issubclass(kind, Iterator) and not issubclass(kind, io.IOBase):
+        return True
+    return issubclass(kind, VALUES) or has_state_dict(kind)
+
+
+def _is_known(value: Any, known: set[int]) -> bool:
+    """Return whether an object is one of these; plain values may share an address."""
+    return id(value) in known and type(value) not in PLAIN
 
 
 def is_own(kind: type) -> bool:
-    """Return whether a class is of the user's project, and neither of an installed package nor of this library."""
+    """Return whether a class is of the user's project: of no installed package, nor of Leyden."""
     module = sys.modules.get(kind.__module__)
     file: str | None = getattr(module, "__file__", None)
-    if kind.__module__ == "__main__" or (
-        module and file is None and hasattr(module, "__builtins__")
-    ):
-        return True  # also of a notebook
-    if module is None or file is None or kind.__module__.partition(".")[0] == "leyden":
+    if kind.__module__ == "__main__":
+        return True
+    if file is None:
+        return module is not None and hasattr(module, "__builtins__")  # as of a notebook
+    package = kind.__module__.partition(".")[0]
+    if package == "leyden" or file.startswith(INSTALLED):
         return False
-    return not file.startswith(INSTALLED) and {"site-packages", "dist-packages"}.isdisjoint(
-        PurePath(file).parts
-    )
+    folders = PurePath(file).parts
+    return "site-packages" not in folders and "dist-packages" not in folders
 
 
 def has_state_dict(kind: type) -> bool:
-    """Return whether objects of a class save their own state, like an optimizer; of modules, attributes are looked at."""
-    return not issubclass(kind, nn.Module | L.LightningDataModule | L.Callback | type) and all(
-        callable(getattr(kind, name, None)) for name in ("state_dict", "load_state_dict")
-    )
+    """Return whether objects of a class save their own state, like an optimizer.
+
+    Of modules, attributes are looked at.
+    """
+    if issubclass(kind, nn.Module | LightningDataModule | Callback | type):
+        return False
+    save = getattr(kind, "state_dict", None)
+    load = getattr(kind, "load_state_dict", None)
+    return callable(save) and callable(load)
 
 
-def _parts(owner: Any) -> Iterator[tuple[tuple[str, Any], Any]]:
+def _parts(owner: Any) -> Iterator[tuple[Step, Any]]:
     """Yield the attributes or items of an owner."""
     kind = type(owner)
     if issubclass(kind, dict):
-        yield from (
-            (("item", key), value)
-            for key, value in [*owner.items()]
-            if type(key) in (*PLAIN, tuple)
-        )
+        for key, value in [*owner.items()]:
+            if type(key) in (*PLAIN, tuple):
+                yield ("item", key), value
         return
     if issubclass(kind, list | tuple):
-        yield from ((("item", number), value) for number, value in enumerate([*owner]))
+        for number, value in enumerate([*owner]):
+            yield ("item", number), value
         return
-    left_out = OF_MODULES if issubclass(kind, nn.Module) else set()
-    if issubclass(kind, L.LightningModule | L.LightningDataModule):
-        left_out = left_out | OF_LIGHTNING
+    left_out = set[str]()
+    if issubclass(kind, nn.Module):
+        left_out |= OF_MODULES
+    if issubclass(kind, LightningModule | LightningDataModule):
+        left_out |= OF_LIGHTNING
     for name in attribute_names(owner):
+        if name in left_out:
+            continue
         with contextlib.suppress(AttributeError):  # an empty slot
-            if name not in left_out:
-                yield ("attribute", name), object.__getattribute__(owner, name)
+            yield ("attribute", name), object.__getattribute__(owner, name)
     if issubclass(kind, nn.Module):
         for group in (owner._parameters, owner._buffers, owner._modules):
-            yield from ((("attribute", name), value) for name, value in group.items())
+            for name, value in group.items():
+                yield ("attribute", name), value
 
 
-def _set(owner: Any, step: tuple[str, Any], value: Any) -> None:
+def _set(owner: Any, step: Step, value: Any) -> None:
     kind, key = step
     if kind == "item":
         owner[key] = value
     elif issubclass(type(owner), nn.Module):
         setattr(owner, key, value)
     else:
-        object.__setattr__(
-            owner, key, value
-        )  # the class may be frozen, or have a `__setattr__` of its own
+        # The class may be frozen, or have a `__setattr__` of its own.
+        object.__setattr__(owner, key, value)
 
 
 def _restored(how: str, value: Any, here: Any) -> Any:
-    """Return the value that an attribute gets: the object that stands there, if it can be set in place."""
+    """Return what an attribute gets: the object that stands there, if it can be set in place."""
     if how == "generator":
         _set_generator_state(here, value)
         return here
@@ -364,43 +412,49 @@ def _restored(how: str, value: Any, here: Any) -> Any:
         how_data, data, attributes = value
         plain = Tensor.as_subclass(here, Tensor)
         restored = _restored(how_data, data, plain)
-        made = here if restored is plain else Tensor.as_subclass(restored, type(here))
+        made = here
+        if restored is not plain:
+            made = Tensor.as_subclass(restored, type(here))
         vars(made).update(attributes)
         return made
-    if how == "in place" and isinstance(here, REFILLED) and isinstance(value, REFILLED):
-        here.clear()
-        (here.update if isinstance(here, dict | set) else here.extend)(value)
+    if how == "in place" and _fill(here, value):
         return here
-    if isinstance(value, Tensor | np.ndarray) and isinstance(here, Tensor | np.ndarray):
-        is_dense = (
-            getattr(here, "layout", torch.strided) == torch.strided
-        )  # a sparse one can't be written to
-        if (
-            how == "in place"
-            and is_dense
-            and here.shape == value.shape
-            and here.dtype == value.dtype
-        ):
-            with torch.no_grad():
-                here[...] = value  # type: ignore[assignment]
-            return here
-        return (
-            value.to(here.device)
-            if isinstance(value, Tensor) and isinstance(here, Tensor)
-            else value
-        )
+    if isinstance(value, Tensor) and isinstance(here, Tensor):
+        return value.to(here.device)
     return value
 
 
+def _fill(here: Any, value: Any) -> bool:
+    """Give an object the content of a value in place, and return whether it could be done."""
+    if isinstance(here, REFILLED) and isinstance(value, REFILLED):
+        here.clear()
+        if isinstance(here, dict | set):
+            here.update(value)
+        else:
+            here.extend(value)
+        return True
+    arrays = Tensor | np.ndarray
+    if not (isinstance(here, arrays) and isinstance(value, arrays)):
+        return False
+    is_dense = getattr(here, "layout", torch.strided) == torch.strided
+    if not is_dense or here.shape != value.shape or here.dtype != value.dtype:
+        return False  # as of a sparse one, which can't be written to
+    with torch.no_grad():
+        here[...] = value  # type: ignore[assignment]
+    return True
+
+
 def _is_refillable(kind: type) -> bool:
-    """Return whether a container of a class of its own may be emptied and filled again; a cache on a disk may not."""
-    return kind in (collections.defaultdict, AttributeDict) or is_own(kind)
+    """Return whether a container may be emptied and filled again; a cache on a disk may not."""
+    return kind in (defaultdict, AttributeDict) or is_own(kind)
 
 
 def _generator_state(generator: Any) -> Any:
     if isinstance(generator, np.random.Generator):
         return generator.bit_generator.state
-    return generator.getstate() if isinstance(generator, random.Random) else generator.get_state()
+    if isinstance(generator, random.Random):
+        return generator.getstate()
+    return generator.get_state()
 
 
 def _set_generator_state(generator: Any, state: Any) -> None:
@@ -413,27 +467,35 @@ def _set_generator_state(generator: Any, state: Any) -> None:
 
 
 def _digest(value: Any) -> str:
-    """Return a digest that changes with the value; of an object that can't be looked into, with the object."""
+    """Return a digest that changes with the value; with the object, if it can't be looked into."""
+    kind = type(value)
     try:
-        if issubclass(type(value), Iterator):
+        if issubclass(kind, Iterator):
             return ""  # its position is unknown
-        content = value.state_dict() if has_state_dict(type(value)) else value
-        written = (
-            f"{value._version}" if isinstance(value, Tensor) and not value.is_inference() else ""
-        )
-        return written + digest(content, MAX_WHOLE, _of_object)
+        content = value
+        if has_state_dict(kind):
+            content = value.state_dict()
+        found = digest(content, MAX_WHOLE, _of_object)
+        if isinstance(value, Tensor) and not value.is_inference():
+            found = f"{value._version}{found}"
+        return found
     except Exception:  # user code may raise anything
         return str(id(value))
 
 
 def _of_object(value: Any) -> str:
     """Return what stands for an object that can't be looked into."""
-    state = digest(_generator_state(value), None) if issubclass(type(value), GENERATORS) else ""
-    return f"{type(value)} {id(value)} {state}"
+    kind = type(value)
+    state = ""
+    if issubclass(kind, GENERATORS):
+        state = digest(_generator_state(value), None)
+    return f"{kind} {id(value)} {state}"
 
 
 def _array(raw: Tensor, kind: str, shape: tuple[int, ...] | None, order: Any) -> Any:
-    """Return a NumPy array of bytes, or a number; NumPy's own way trusts a file with addresses of objects.
+    """Return a NumPy array of bytes, or a number.
+
+    NumPy's own way trusts a file with addresses of objects.
 
     Raises:
         ValueError: It would hold objects.
@@ -441,21 +503,25 @@ def _array(raw: Tensor, kind: str, shape: tuple[int, ...] | None, order: Any) ->
     dtype = np.dtype(kind)
     if dtype.hasobject:
         raise ValueError("an array of objects")
-    raw = (
-        torch.zeros_like(raw, device="cpu") if raw.is_meta else raw.cpu()
-    )  # only checked whether it can be read
-    made = np.frombuffer(raw.numpy().tobytes(), dtype)
-    return made[0] if shape is None else made.reshape(shape, order=order).copy(order=order)
+    if raw.is_meta:  # only checked whether it can be read
+        raw = torch.zeros_like(raw, device="cpu")
+    content = raw.cpu().numpy().tobytes()
+    made = np.frombuffer(content, dtype)
+    if shape is None:
+        return made[0]
+    return made.reshape(shape, order=order).copy(order=order)
 
 
 # What a checkpoint may name besides what torch's reader takes anyway.
-PLAIN_NAMES: list[Any] = [_array, frozenset, collections.deque, collections.defaultdict, *FACTORIES]
+PLAIN_NAMES: list[Any] = [_array, frozenset, deque, defaultdict, *FACTORIES]
 
 
 def _is_array(value: Any) -> bool:
     """Return whether a value is a NumPy array or number, of neither objects nor fields."""
-    is_numpy = type(value) in (np.ndarray, np.memmap) or issubclass(type(value), np.generic)
-    return is_numpy and not value.dtype.hasobject and value.dtype.names is None
+    kind = type(value)
+    if kind not in (np.ndarray, np.memmap) and not issubclass(kind, np.generic):
+        return False
+    return value.dtype.names is None and not value.dtype.hasobject
 
 
 class _ArrayPickler(Pickler):
@@ -464,24 +530,25 @@ class _ArrayPickler(Pickler):
     def reducer_override(self, value: Any) -> Any:
         if not _is_array(value):
             return NotImplemented
-        order = "F" if value.flags.f_contiguous and not value.flags.c_contiguous else "C"
-        raw = torch.from_numpy(np.frombuffer(value.tobytes(order), np.uint8).copy())
-        return _array, (
-            raw,
-            value.dtype.str,
-            None if issubclass(type(value), np.generic) else value.shape,
-            order,
-        )
+        order: Literal["C", "F"] = "C"
+        if value.flags.f_contiguous and not value.flags.c_contiguous:
+            order = "F"
+        content = np.frombuffer(value.tobytes(order), np.uint8)
+        raw = torch.from_numpy(content.copy())
+        shape = value.shape
+        if issubclass(type(value), np.generic):
+            shape = None
+        return _array, (raw, value.dtype.str, shape, order)
 
 
 class _Pickler(_ArrayPickler):
-    """Pickles containers as what torch's reader takes, too, and of a tensor no more than its own values."""
+    """Pickles containers as torch's reader takes them, and of a tensor its own values alone."""
 
     def reducer_override(self, value: Any) -> Any:
         kind = type(value)
-        if kind is collections.deque:
+        if kind is deque:
             return kind, ([*value], value.maxlen)
-        if kind is collections.defaultdict:
+        if kind is defaultdict:
             return kind, (value.default_factory, dict(value))
         if kind in (Tensor, nn.Parameter):
             return value.detach().clone().__reduce_ex__(2)
@@ -499,18 +566,24 @@ def _check_kept(value: Any, depth: int = 0) -> None:
         raise NotKeptError("it contains itself, or is nested too deeply")
     if issubclass(kind, Iterator):
         raise NotKeptError("the position of an iterator is unknown")
-    if kind in BUILT_IN and getattr(value, "default_factory", None) in (None, *FACTORIES):
-        if len(value) > MAX_ITEMS:
-            raise NotKeptError("too many items")
-        items = value.items() if isinstance(value, dict) else value
-        for each in [*items]:
-            _check_kept(each, depth + 1)
-    elif kind in (Tensor, nn.Parameter) or _is_array(value):
-        parts = strided(value) if isinstance(value, Tensor) else [value]
-        if sum(each.nbytes for each in parts) > MAX_BYTES or getattr(value, "is_meta", False):
+    if kind in PLAIN:
+        return
+    if kind in (Tensor, nn.Parameter) or _is_array(value):
+        parts = [value]
+        if isinstance(value, Tensor):
+            parts = strided(value)
+        num_bytes = sum(each.nbytes for each in parts)
+        if num_bytes > MAX_BYTES or getattr(value, "is_meta", False):
             raise NotKeptError("too large, or without values")
-    elif kind not in PLAIN:
+        return
+    factory = getattr(value, "default_factory", None)
+    if kind not in BUILT_IN or factory not in (None, *FACTORIES):
         raise NotKeptError(f"a {kind.__name__}")
+    if len(value) > MAX_ITEMS:
+        raise NotKeptError("too many items")
+    items = value.items() if isinstance(value, dict) else value
+    for each in [*items]:
+        _check_kept(each, depth + 1)
 
 
 def read_plain(file: Any, map_location: Any) -> Any:
@@ -534,76 +607,90 @@ def check_names(file: BinaryIO) -> None:
         pickle.UnpicklingError: It names something else.
     """
     with torch.serialization.safe_globals(PLAIN_NAMES):
-        if names := torch.serialization.get_unsafe_globals_in_checkpoint(file):
-            raise UnpicklingError(", ".join(names))
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(file)
+    if names:
+        raise UnpicklingError(", ".join(names))
 
 
 def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler) -> None:
     """Write tensors, arrays and plain values, so that `read_plain` takes them."""
-    torch.save(
-        content, file, pickle_module=types.SimpleNamespace(__name__="pickle", Pickler=pickler)
-    )
+    module = types.SimpleNamespace(__name__="pickle", Pickler=pickler)
+    torch.save(content, file, pickle_module=module)
 
 
-def freeze(content: dict[Path, tuple[str, Any]]) -> Tensor:
+def freeze(content: Kept) -> Tensor:
     """Return values as a tensor of bytes, see `thaw`."""
     buffer = io.BytesIO()
     write_plain(content, buffer, _Pickler)
-    return torch.frombuffer(bytearray(buffer.getvalue()), dtype=torch.uint8)
+    frozen = bytearray(buffer.getvalue())
+    return torch.frombuffer(frozen, dtype=torch.uint8)
 
 
-def thaw(kept: Tensor) -> dict[Path, tuple[str, Any]]:
+def thaw(kept: Tensor) -> Kept:
     """Return the values in a tensor of bytes by their paths, each with how it is restored."""
-    where = None if torch.cuda.is_available() else "cpu"
+    where = None
+    if not torch.cuda.is_available():
+        where = "cpu"
     buffer = io.BytesIO(kept.numpy().tobytes())
     check_bounds(buffer)
-    found: dict[Path, tuple[str, Any]] = read_plain(buffer, where)
+    found: Kept = read_plain(buffer, where)
     return found
 
 
 def path_name(path: Path) -> str:
     """Return a path in dotted notation, such as `module.buffer` or `data.sampler.rngs[0]`."""
-    return "".join(
-        f".{key}" if kind == "attribute" else f"[{key!r}]" for kind, key in path
-    ).removeprefix(".")
+    name = ""
+    for kind, key in path:
+        if kind == "attribute":
+            name += f".{key}"
+        else:
+            name += f"[{key!r}]"
+    return name.removeprefix(".")
 
 
 def reason(error: Exception) -> str:
     """Return an error as a short reason: its class, and its first line."""
-    text = (
-        " ".join(str(error).partition("\n")[0].split()).encode("ascii", "backslashreplace").decode()
-    )
+    kind = type(error).__name__
+    line = str(error).partition("\n")[0]
+    words = " ".join(line.split())
+    text = words.encode("ascii", "backslashreplace").decode()
     if isinstance(error, NotKeptError):
         return text
-    return f"{type(error).__name__}: {text[:MAX_REASON]}" if text else type(error).__name__
+    if not text:
+        return kind
+    return f"{kind}: {text[:MAX_REASON]}"
 
 
-def saved_elsewhere(trainer: L.Trainer, module: L.LightningModule) -> list[Any]:
-    """Return the trainer, and the weights, buffers, metrics, optimizers and schedules of the module in training."""
-    optimizers = [*trainer.optimizers, *(each.scheduler for each in trainer.lr_scheduler_configs)]
-    return [trainer, *weights_and_metrics(module), *optimizers]
+def saved_elsewhere(trainer: Trainer, module: LightningModule) -> list[Any]:
+    """Return the trainer, and the module's weights, buffers, metrics, optimizers and schedules."""
+    schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
+    return [trainer, *weights_and_metrics(module), *trainer.optimizers, *schedules]
 
 
-def weights_and_metrics(module: L.LightningModule) -> list[Any]:
+def weights_and_metrics(module: LightningModule) -> list[Any]:
     """Return the weights, buffers and metrics of a module."""
-    metrics = [part for _, metric in metrics_of(module) for part in metric.modules()]
-    return [*module.parameters(), *module.state_dict(keep_vars=True).values(), *metrics]
+    found: list[Any] = list(module.parameters())
+    found += module.state_dict(keep_vars=True).values()
+    for _, metric in metrics_of(module):
+        found += metric.modules()
+    return found
 
 
-def foreign_callbacks(trainer: L.Trainer) -> dict[str, L.Callback]:
-    """Return the callbacks whose state nobody else saves, with their names: neither Lightning's nor of this library.
+def foreign_callbacks(trainer: Trainer) -> dict[str, Callback]:
+    """Return the callbacks whose state nobody else saves, with their names.
 
-    The state of Lightning's `SpikeDetection` lacks its running mean.
+    They are neither Lightning's nor of this library; the state of Lightning's `SpikeDetection`
+    lacks its running mean.
     """
-    return {
-        f"callbacks[{number}]": each
-        for number, each in enumerate(trainer.callbacks)  # type: ignore[attr-defined]
-        if isinstance(each, SpikeDetection)
-        or type(each).__module__.partition(".")[0] not in ("leyden", "lightning")
-    }
+    found: dict[str, Callback] = {}
+    for number, each in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
+        package = type(each).__module__.partition(".")[0]
+        if isinstance(each, SpikeDetection) or package not in ("leyden", "lightning"):
+            found[f"callbacks[{number}]"] = each
+    return found
 
 
-def metrics_of(module: L.LightningModule) -> list[tuple[str, Metric]]:
+def metrics_of(module: LightningModule) -> list[tuple[str, Metric]]:
     """Return the torchmetrics metrics of a module, with their names."""
     return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]
 
@@ -614,10 +701,14 @@ def is_rank_zero() -> bool:
 
 
 def say(text: str) -> None:
-    """Print a line to stderr, in the process of rank zero; characters that a terminal obeys are escaped."""
-    if is_rank_zero():
-        line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
-        print(f"leyden: {line}", file=sys.stderr)
+    """Print a line to stderr, in the process of rank zero.
+
+    Characters that a terminal obeys are escaped.
+    """
+    if not is_rank_zero():
+        return
+    line = "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
+    print(f"leyden: {line}", file=sys.stderr)
 
 
 class Reporter:
@@ -644,9 +735,17 @@ class Reporter:
 
     def name(self, names: list[str], what: str) -> None:
         """Announce what is wrong with these names, with reasons in parentheses; each name once."""
-        new = [name for name in dict.fromkeys(names) if name.partition(" (")[0] not in self._names]
-        self._names |= {name.partition(" (")[0] for name in new}
-        if new:
-            more = f" and {len(new) - MAX_NAMES} more" if len(new) > MAX_NAMES else ""
-            one = what.replace("change ", "changes ") if len(new) == 1 else what
-            self.announce(f"{', '.join(new[:MAX_NAMES])}{more} {one}")
+        new: list[str] = []
+        for name in names:
+            plain = name.partition(" (")[0]
+            if plain not in self._names:
+                self._names.add(plain)
+                new.append(name)
+        if not new:
+            return
+        text = ", ".join(new[:MAX_NAMES])
+        if len(new) > MAX_NAMES:
+            text += f" and {len(new) - MAX_NAMES} more"
+        if len(new) == 1:
+            what = what.replace("change ", "changes ")
+        self.announce(f"{text} {what}")

@@ -1,4 +1,4 @@
-"""Global random states of Python, NumPy and PyTorch: saving, restoring, and seeding of data hooks."""
+"""Global random states of Python, NumPy and PyTorch: saved, restored, and seeded for data hooks."""
 
 import contextlib
 import functools
@@ -11,12 +11,15 @@ from typing import Any
 import lightning as L
 import numpy as np
 import torch
+from lightning import LightningDataModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import get_worker_info
 
 
 class _Entropy:
-    """Source of the entropy of NumPy generators that are created without a seed: hashes of a key and a counter.
+    """Source of the entropy of NumPy generators that are created without a seed.
+
+    It hashes a key and a counter.
 
     Attributes:
         key: Text that determines the numbers; empty while NumPy uses its own source.
@@ -25,22 +28,29 @@ class _Entropy:
     """
 
     def __init__(self) -> None:
-        self.key, self.count, self.worker = "", 0, get_worker_info()
+        self.key = ""
+        self.count = 0
+        self.worker = get_worker_info()
         self._of_numpy = np.random.bit_generator.randbits  # type: ignore[attr-defined]
 
     def set(self, key: str, count: int = 0) -> None:
-        self.key, self.count, self.worker = key, count, get_worker_info()
+        self.key = key
+        self.count = count
+        self.worker = get_worker_info()
+        source = self.draw if key else self._of_numpy
         # NumPy asks this function, and has no public way to replace it.
-        np.random.bit_generator.randbits = self.draw if key else self._of_numpy  # type: ignore[attr-defined]
+        np.random.bit_generator.randbits = source  # type: ignore[attr-defined]
 
     def draw(self, num_bits: int) -> int:
         self.count += 1
-        # The worker processes of a loader are copies: each has a seed of its own, other ones in each epoch.
+        # The workers of a loader are copies: each has a seed of its own, other ones in each epoch.
         worker = get_worker_info()
-        text = (
-            f"{self.key} {self.count} {worker.seed if worker and worker is not self.worker else ''}"
-        )
-        content = hashlib.shake_256(text.encode()).digest((num_bits + 7) // 8)
+        seed = ""
+        if worker and worker is not self.worker:
+            seed = str(worker.seed)
+        text = f"{self.key} {self.count} {seed}"
+        num_bytes = (num_bits + 7) // 8
+        content = hashlib.shake_256(text.encode()).digest(num_bytes)
         return int.from_bytes(content, "little") >> (-num_bits % 8)
 
 
@@ -48,7 +58,9 @@ _entropy = _Entropy()
 
 
 def seed_everything(seed: int, stage: str) -> None:
-    """Seed the random numbers of Python, NumPy and PyTorch, and all NumPy generators created without a seed.
+    """Seed the random numbers of Python, NumPy and PyTorch.
+
+    NumPy generators that are created without a seed are seeded, too.
 
     Args:
         seed: The run's seed.
@@ -59,25 +71,26 @@ def seed_everything(seed: int, stage: str) -> None:
 
 
 def seed_entropy(seed: int, stage: str) -> None:
-    """Seed the NumPy generators that will be created without a seed, such as by `np.random.default_rng()`."""
+    """Seed the NumPy generators that will be created without one, as by `default_rng()`."""
     _entropy.set(f"seed {seed}, {stage}")
 
 
 def random_states() -> dict[str, Any]:
-    """Return the random states of Python, NumPy and PyTorch, on the CPU and a GPU in use, as tensors and plain values."""
-    _, keys, *rest = np.random.get_state()
-    of_gpu = {}
+    """Return the random states of Python, NumPy and PyTorch, as tensors and plain values.
+
+    They are those of the CPU and of a GPU in use.
+    """
+    states: dict[str, Any] = {}
     if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
-        of_gpu["cuda"] = torch.cuda.get_rng_state()
+        states["cuda"] = torch.cuda.get_rng_state()
     if torch.backends.mps.is_available():
-        of_gpu["mps"] = torch.mps.get_rng_state()
-    return {
-        **of_gpu,
-        "entropy": [_entropy.key, _entropy.count],
-        "python": random.getstate(),
-        "numpy": [np.asarray(keys).tolist(), *rest],
-        "torch": torch.get_rng_state(),
-    }
+        states["mps"] = torch.mps.get_rng_state()
+    states["entropy"] = [_entropy.key, _entropy.count]
+    states["python"] = random.getstate()
+    _, keys, *rest = np.random.get_state()
+    states["numpy"] = [np.asarray(keys).tolist(), *rest]
+    states["torch"] = torch.get_rng_state()
+    return states
 
 
 def restore_random_states(states: dict[str, Any]) -> None:
@@ -85,8 +98,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
     key, count = states["entropy"]
     _entropy.set(str(key), int(count))
     random.setstate(states["python"])
-    keys, *rest = states["numpy"]
-    np.random.set_state(("MT19937", np.array(keys, dtype=np.uint32), *rest))
+    numbers, *rest = states["numpy"]
+    keys = np.array(numbers, dtype=np.uint32)
+    np.random.set_state(("MT19937", keys, *rest))
     torch.set_rng_state(states["torch"])
     if "cuda" in states and torch.cuda.is_available():
         torch.cuda.set_rng_state(states["cuda"])
@@ -98,7 +112,9 @@ def restore_random_states(states: dict[str, Any]) -> None:
 def undisturbed() -> Iterator[None]:
     """Context that restores all random states at its end, and NumPy's own source of entropy."""
     before = random_states()
-    on_gpu = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None  # type: ignore[no-untyped-call]
+    on_gpu = None
+    if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+        on_gpu = torch.cuda.get_rng_state_all()
     try:
         yield
     finally:
@@ -122,7 +138,7 @@ def _seed(python: int, numpy: int, torch_seed: int, entropy: str) -> None:
 
 @contextlib.contextmanager
 def seeded_as_run(seed: int, stage: str) -> Iterator[None]:
-    """Context with the random states that `seed_everything` sets; restores the previous states at its end."""
+    """Context with the random states that `seed_everything` sets; it restores the previous ones."""
     with undisturbed():
         _seed(seed, seed, seed, "")
         seed_entropy(seed, stage)
@@ -131,70 +147,75 @@ def seeded_as_run(seed: int, stage: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
-    """Context with random states determined by the arguments alone; restores the previous states at its end.
+    """Context with random states by the arguments alone; it restores the previous ones.
 
-    NumPy generators that are created without a seed, such as by `np.random.default_rng()`, are determined by the
-    arguments, too, instead of the system's entropy.
+    NumPy generators that are created without a seed, such as by `np.random.default_rng()`, are
+    determined by the arguments, too, instead of the system's entropy.
 
     Args:
         seed: The run's seed.
         stage: Name of a data module's hook.
         epoch: Epoch for which the loaders are created.
     """
-    words = (
-        np.random.SeedSequence([seed, zlib.crc32(stage.encode()), epoch]).generate_state(4).tolist()
-    )
+    key = [seed, zlib.crc32(stage.encode()), epoch]
+    words = np.random.SeedSequence(key).generate_state(4).tolist()
+    python, numpy, torch_seed, entropy = words
     with undisturbed():
-        _seed(words[0], words[1], words[2], f"{stage} {words[3]}")
+        _seed(python, numpy, torch_seed, f"{stage} {entropy}")
         yield
 
 
 def seed_by_text(text: str) -> None:
-    """Seed the random numbers of this process, but not of a GPU, for a sample; `undisturbed` restores them."""
+    """Seed the random numbers of this process, but not of a GPU; `undisturbed` restores them."""
     random.seed(text)  # by its SHA-512, so similar texts give independent streams
     torch.default_generator.manual_seed(random.getrandbits(63))
     np.random.seed(random.getrandbits(32))
     _entropy.set(text)
 
 
-LOADER = "_dataloader"  # end of the names of hooks that return loaders, also of stages that Lightning does not know
+# End of the names of hooks that return loaders, also of stages that Lightning does not know.
+LOADER = "_dataloader"
 
 
 def has_hook(name: str, owner: Any, kind: type) -> bool:
     """Return whether an object has a hook that a class of Lightning's has not, or has empty."""
-    return is_overridden(name, owner, kind) if hasattr(kind, name) else hasattr(owner, name)
+    if hasattr(kind, name):
+        return is_overridden(name, owner, kind)
+    return hasattr(owner, name)
 
 
-def seed_stages(data: L.LightningDataModule, seed: int) -> None:
-    """Seed each hook of a data module, so that processes that train, evaluate or resume draw the same numbers.
+def seed_stages(data: LightningDataModule, seed: int) -> None:
+    """Seed each hook of a data module.
 
-    A random split in `setup` is therefore equal for all stages: no sample is in the test set of one stage and in
-    the training set of another. Loaders that Lightning reloads draw new numbers each time. `prepare_data` draws the
-    same numbers for all seeds, since the next run uses its files, whatever its seed.
+    So processes that train, evaluate or resume draw the same numbers.
+    A random split in `setup` is therefore equal for all stages: no sample is in the test set of one
+    stage and in the training set of another. Loaders that Lightning reloads draw new numbers each
+    time. `prepare_data` draws the same numbers for all seeds, since the next run uses its files,
+    whatever its seed.
     """
     loaders = [name for name in dir(data) if name.endswith(LOADER)]
     for name in ("prepare_data", "setup", *loaders):
-        if has_hook(name, data, L.LightningDataModule):
-            setattr(
-                data,
-                name,
-                _seeded_hook(
-                    data, name, getattr(data, name), 0 if name == "prepare_data" else seed
-                ),
-            )
+        if not has_hook(name, data, LightningDataModule):
+            continue
+        of_hook = seed
+        if name == "prepare_data":
+            of_hook = 0
+        hook = getattr(data, name)
+        setattr(data, name, _seeded_hook(data, name, hook, of_hook))
 
 
 def _seeded_hook(
-    data: L.LightningDataModule, name: str, hook: Callable[..., Any], seed: int
+    data: LightningDataModule, name: str, hook: Callable[..., Any], seed: int
 ) -> Callable[..., Any]:
     @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
-        reload = (
-            getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0)
-            if name.endswith(LOADER)
-            else 0
-        )
-        epoch = data.trainer.current_epoch // reload * reload if data.trainer and reload else 0
+        every_n_epochs = 0
+        if name.endswith(LOADER):
+            every_n_epochs = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0)
+        epoch = 0
+        if data.trainer and every_n_epochs:
+            current = data.trainer.current_epoch
+            epoch = current - current % every_n_epochs
         with seeded(seed, name, epoch):
             return hook(*args, **kwargs)
 

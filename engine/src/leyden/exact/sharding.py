@@ -1,7 +1,7 @@
-"""A model in parts: weights, gradients and optimizer states that are sharded over processes, by PyTorch's FSDP2.
+"""A model in parts: weights, gradients and optimizer states, sharded by PyTorch's FSDP2.
 
-Checkpoints hold all of them whole, in one file that the process of rank zero writes. So whatever reads a checkpoint needs
-no other process.
+Checkpoints hold all of them whole, in one file that the process of rank zero writes. So whatever
+reads a checkpoint needs no other process.
 """
 
 import sys
@@ -37,7 +37,10 @@ class FSDP2(ModelParallelStrategy):
         super().setup_environment()
 
     def training_step(self, *args: Any, **kwargs: Any) -> STEP_OUTPUT:
-        """Train on a batch, with equal buffers, such as running statistics, in all processes; as DDP does."""
+        """Train on a batch, with equal buffers in all processes, as DDP does.
+
+        Buffers are such as running statistics.
+        """
         self._share_buffers()
         return super().training_step(*args, **kwargs)
 
@@ -55,7 +58,10 @@ class FSDP2(ModelParallelStrategy):
     def load_checkpoint(
         self, checkpoint_path: Any, weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Load weights and optimizer states, and return what else a checkpoint holds; no code of it is executed."""
+        """Load weights and optimizer states, and return what else a checkpoint holds.
+
+        No code of it is executed.
+        """
         with torch.serialization.safe_globals(PLAIN_NAMES):
             content = super().load_checkpoint(checkpoint_path, weights_only=True)
         take_format("checkpoint", content)
@@ -65,29 +71,30 @@ class FSDP2(ModelParallelStrategy):
 def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
     """Shard a network over processes, each of its children with weights as a part of its own; once.
 
-    Weights that several children share, and those of lists of weights, are in the part of the network itself.
+    Weights that several children share, and those of lists of weights, are in the part of the
+    network itself.
 
     Args:
         network: The network.
         mesh: The mesh of the processes that share the data.
     """
-    from torch.distributed.fsdp import (
-        FSDPModule,
-        fully_shard,
-    )  # late, as few runs need it, and it takes a second
+    # Late, as few runs need it, and it takes a second.
+    from torch.distributed.fsdp import FSDPModule, fully_shard
 
     if isinstance(network, FSDPModule):
         return
-    uses = Counter(id(each) for _, each in network.named_parameters(remove_duplicate=False))
+    uses = Counter[int]()
+    for _, each in network.named_parameters(remove_duplicate=False):
+        uses[id(each)] += 1
     for block in _blocks(network):
-        weights = [*block.parameters()]
-        if weights and all(uses[id(each)] == 1 for each in weights):
+        counts = {uses[id(each)] for each in block.parameters()}
+        if counts == {1}:
             fully_shard(block, mesh=mesh)
     fully_shard(network, mesh=mesh)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
-    """Yield the children of a network, and those of children that are not called, but hold others in a list or a row."""
+    """Yield the children of a network; of a list or a row of children, these in its place."""
     for part in network.children():
         if isinstance(part, nn.Sequential | nn.ModuleList | nn.ModuleDict):
             yield from _blocks(part)
@@ -98,9 +105,9 @@ def _blocks(network: nn.Module) -> Iterator[nn.Module]:
 def is_sharded(module: nn.Module) -> bool:
     """Return whether a module has weights that are sharded."""
     tensor = sys.modules.get("torch.distributed.tensor")  # without it nothing is sharded
-    return tensor is not None and any(
-        isinstance(each, tensor.DTensor) for each in module.parameters()
-    )
+    if tensor is None:
+        return False
+    return any(isinstance(each, tensor.DTensor) for each in module.parameters())
 
 
 def load_whole(module: nn.Module, state: dict[str, Any]) -> None:

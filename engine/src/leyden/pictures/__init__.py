@@ -51,7 +51,12 @@ __all__ = [
 ]
 
 
-def publish(trainer: L.Trainer, figure: Figure, name: str, split: str) -> None:
+def publish(
+    trainer: L.Trainer,
+    figure: Figure,
+    name: str,
+    split: str,
+) -> None:
     """Write a figure as `NAME.png`, and log it wherever pictures can be logged."""
     pixels_HWC = save_picture(trainer, figure, f"{name}.png")
     if not trainer.is_global_zero:
@@ -259,12 +264,11 @@ class OnEvaluation(DisplayCallback):
         self._batches = []
         if not batches:
             return
-        predictions, targets = zip(*batches, strict=True)
+        parts = zip(*batches, strict=True)
+        predictions, targets = [gather(list(part), trainer.world_size) for part in parts]
         num = self.max_samples
-        all_predictions = gather(list(predictions), trainer.world_size)
-        all_targets = gather(list(targets), trainer.world_size)
         if trainer.is_global_zero:
-            self.draw(trainer, split, all_predictions[:num], all_targets[:num])
+            self.draw(trainer, split, predictions[:num], targets[:num])
 
 
 def gather(batches: list[Tensor], world_size: int) -> Tensor:
@@ -327,7 +331,9 @@ def _title_with_accuracy(split: str, predicted_N: Tensor, labels_N: Tensor) -> s
 
 
 def confusion_figure(
-    counts_KK: NDArray[np.int64], class_names: tuple[str, ...], title: str
+    counts_KK: NDArray[np.int64],
+    class_names: tuple[str, ...],
+    title: str,
 ) -> Figure:
     """Return a confusion matrix: rows are true classes, coloured by each prediction's share."""
     num_classes = len(counts_KK)
@@ -548,11 +554,9 @@ class Generated(DisplayCallback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the text for this epoch."""
-        if (
-            not trainer.is_global_zero
-            or not isinstance(pl_module, Task)
-            or pl_module.kind != "text"
-        ):
+        if not isinstance(pl_module, Task) or pl_module.kind != "text":
+            return
+        if not trainer.is_global_zero:
             return
         loggers = []
         for logger in trainer.loggers:
@@ -584,10 +588,12 @@ class Generated(DisplayCallback):
 
 
 MAX_PANELS = 4  # of curves
-COLOURS = {"train": "#1f77b4", "val": "#d95f02"}
-LINES = {"train": "-", "val": "--"}  # which differ in grey, too
-MARKERS = {"train": "o", "val": "s"}
-STEP_COLOUR = "#c6d8ea"  # curve of step values, behind the curve of epoch means
+# Lines and markers differ in grey, too. Step values lie behind the means of epochs.
+STYLES: dict[str, dict[str, Any]] = {
+    "train": {"color": "#1f77b4", "linestyle": "-", "marker": "o"},
+    "val": {"color": "#d95f02", "linestyle": "--", "marker": "s"},
+    "step": {"color": "#c6d8ea", "linestyle": "-"},
+}
 
 
 class Curves(DisplayCallback):
@@ -655,34 +661,18 @@ def draw_curves(
         names.sort(key=lambda name: (not name.endswith("_step"), stages[name]))
         for name in names:
             is_step = name.endswith("_step") and len(names) > 1
-            _draw_curve(axes, name, curves[name], stages[name], is_step=is_step)
+            style = dict(STYLES["step" if is_step else stages[name]])
+            points = sorted(curves[name])
+            if len(points) > 20:
+                style["marker"] = ""
+            steps, values = zip(*points, strict=True)
+            axes.plot(steps, values, label=plain(name), markersize=3, **style)
         if title == "loss":
-            values = [value for name in names for _, value in curves[name]]
-            if all(value > 0 for value in values):
+            losses = [value for name in names for _, value in curves[name]]
+            if all(loss > 0 for loss in losses):
                 use_log_scale(axes, "y")
         axes.legend()
     return figure
-
-
-def _draw_curve(
-    axes: Any,
-    name: str,
-    points: list[tuple[int, float]],
-    stage: str,
-    *,
-    is_step: bool,
-) -> None:
-    line = LINES[stage]
-    marker = MARKERS[stage]
-    colour = COLOURS[stage]
-    if is_step:
-        line = "-"
-        colour = STEP_COLOUR
-    if is_step or len(points) > 20:
-        marker = ""
-    steps, values = zip(*sorted(points), strict=True)
-    (curve,) = axes.plot(steps, values, line, color=colour, label=plain(name))
-    curve.set(marker=marker, markersize=3)
 
 
 class Monitor(L.Callback):

@@ -3,9 +3,8 @@
 Of what `leyden` alone brings, it needs no more.
 """
 
-import contextlib
 import fnmatch
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -120,19 +119,6 @@ def compare_each(
         one["mode"] = mode
         found.append(compare_one(one, asked))
     return found
-
-
-@contextlib.contextmanager
-def table_errors() -> Iterator[None]:
-    """Raise errors of a table as those of the user.
-
-    Raises:
-        UserError: A table can't be read, or can't be compared as asked.
-    """
-    try:
-        yield
-    except verdict.TableError as error:
-        raise UserError(str(error)) from error
 
 
 def compare_table(path: Path, options: Options, asked: Question) -> Comparison:

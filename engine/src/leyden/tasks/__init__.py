@@ -129,7 +129,7 @@ class Task(L.LightningModule):
     Validation and test steps return predictions and targets.
 
     Its `kind` names the pictures of its predictions (`OnEvaluation.kind`). `classes`, `values`,
-    `reconstruction` and `text` also decide what `predictions`, `output_name` and the checks do; a
+    `reconstruction` and `text` also decide what `predict_rows`, `output_name` and the checks do; a
     task of another kind defines them.
 
     Any other LightningModule can be trained, too.
@@ -202,7 +202,7 @@ class Task(L.LightningModule):
             f"{type(self).__name__} has no step(batch), which returns an Outcome"
         )
 
-    def predictions(self, inputs: Tensor, facts: Facts) -> list[Row]:
+    def predict_rows(self, inputs: Tensor, facts: Facts) -> list[Row]:
         """Return a row of values by name for each normalised sample, which `leyden predict` shows.
 
         Args:
@@ -211,14 +211,14 @@ class Task(L.LightningModule):
         """
         if self.kind not in ("classes", "values", "reconstruction"):
             raise NotImplementedError(
-                f"{type(self).__name__} has no predictions(inputs, facts), which returns rows"
+                f"{type(self).__name__} has no predict_rows(inputs, facts), which returns rows"
             )
         outputs = self.network(inputs)
         if isinstance(outputs, tuple):  # a reconstruction and its code
             outputs = outputs[0]
         outputs = outputs.cpu()
         if self.kind == "classes":
-            return _class_rows(outputs, facts.class_names or ())
+            return _class_rows(outputs, facts.class_names or range(outputs.shape[1]))
         if self.kind == "values":
             return _value_rows(outputs, facts.target_names or ())
         return _error_rows(outputs, inputs.cpu())
@@ -252,13 +252,14 @@ class Task(L.LightningModule):
             return
         if facts.vocabulary is not None:
             return
-        logits_NK = self.network(inputs)
-        found: Any = type(logits_NK).__name__
-        if isinstance(logits_NK, Tensor):
-            found = tuple(logits_NK.shape)
+        outputs = self.network(inputs)
+        shape = tuple(getattr(outputs, "shape", ()))
         expected = (len(inputs), facts.num_classes)
-        if found != expected:
-            raise ValueError(f"returns {found}; must be logits of shape {expected}, one per class")
+        if shape != expected:
+            raise ValueError(
+                f"returns a {type(outputs).__name__} of shape {shape}; must be logits of shape "
+                f"{expected}, one per class"
+            )
 
     def names_in(self, stage: str) -> set[str]:
         """Return the names logged per epoch in a stage: `train`, `val` or `test`."""
@@ -410,7 +411,7 @@ def _detached(predictions: Any) -> Any:
     return predictions
 
 
-def _class_rows(logits_NK: Tensor, names: Sequence[str]) -> list[Row]:
+def _class_rows(logits_NK: Tensor, names: Sequence[Any]) -> list[Row]:
     """Return the most probable class, and the probability of each."""
     rows = []
     shares_NK = logits_NK.softmax(dim=1)

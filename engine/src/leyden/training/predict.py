@@ -147,7 +147,7 @@ def _predictions(task: Task, facts: Facts, stored: Tensor) -> list[Row]:
     """Return the task's predictions for samples as they are stored in the data set."""
     with torch.inference_mode():
         inputs = facts.normalize(stored.to(task.device))
-        return task.predictions(inputs, facts)
+        return task.predict_rows(inputs, facts)
 
 
 BATCH_SIZE = 64
