@@ -180,7 +180,7 @@ def test_what_is_imported_is_declared_by_the_extra_that_has_it():
 
 def test_verbs_and_functions_are_short():
     lines = {verb: len((LIBRARY / f"{verb}.py").read_text().splitlines()) for verb in VERBS}
-    assert {verb: number for verb, number in lines.items() if number > 85} == {}
+    assert {verb: number for verb, number in lines.items() if number > 90} == {}
     for path in MODULES:
         for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
             assert node.end_lineno - node.lineno < 95, f"{path}: {node.name}"

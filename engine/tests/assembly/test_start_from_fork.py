@@ -180,6 +180,7 @@ fork={own}@1 'freeze=[*.bias]'  =>  freeze: [] there
 fork={averaged}@1 ~callbacks.averaging  =>  callbacks.averaging
 fork={own}@1 +callbacks/averaging=ema  =>  callbacks.averaging._ta
 fork={own}@step_16 seed=1  =>  seed can't be changed within an epoch; fork from the end of an epoch
+fork={own}@step_16 +trainer.overfit_batches=2  =>  trainer.overfit_batches can't be changed within an epoch
 fork={own}@step_16 data.batch_size=10  =>  data.batch_size can't be changed within an epoch
 fork={own}@1 seed=1 data.split_seed=1  =>  data.split_seed: 0 there, 1 here: a fork keeps its parent's splits
 fork={stochastic} model.hidden_sizes=[8]  =>  network.layers.1.weight is (16, 784) there and (8, 784) here

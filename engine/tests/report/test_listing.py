@@ -10,9 +10,9 @@ import time
 import pytest
 
 from leyden import runs
-from leyden.config.conditions import parse_condition
 from leyden.config.errors import UserError
 from leyden.config.values import ABSENT
+from leyden.run.conditions import parse_condition
 from leyden.run.lock import hold_directory
 from tests import mistakes, records
 from tests.report.test_summary import write

@@ -110,11 +110,11 @@ def test_a_path_is_that_of_the_first_start(tmp_path):
     """Not one of the folder in which the run is resumed."""
     (tmp_path / "tables").mkdir()
     config = {"seed": 0, "init_from": f"{tmp_path}/gone", "data": {"root": f"{tmp_path}/tables"}}
-    records.put(
-        tmp_path, config=config, starts=[{"overrides": ["data.root=tables", "init_from=gone"]}]
-    )
+    typed = ["data.root=tables", "init_from=gone", "outputs=other"]
+    records.put(tmp_path, config=config, starts=[{"overrides": typed, "directory": str(tmp_path)}])
     found = recorded_arguments(["seed=1", f"run_dir={tmp_path}"])
-    assert found[:3] == [f"data.root={tmp_path}/tables", f"init_from={tmp_path}/gone", "seed=1"]
+    whole = [f"data.root={tmp_path}/tables", f"init_from={tmp_path}/gone"]
+    assert found[:4] == [*whole, f"outputs={tmp_path}/other", "seed=1"]
 
 
 def test_a_name_that_is_mistyped_is_said(tmp_path, capsys):

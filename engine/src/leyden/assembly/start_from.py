@@ -22,7 +22,6 @@ from leyden.config.errors import UserError, as_line, is_mistake
 from leyden.config.terminal import relative_path, some_of, warn
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import Facts, facts_of
-from leyden.data.splits import SPLIT_KEYS
 from leyden.exact import ExactError
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import (
@@ -46,6 +45,7 @@ from leyden.run.files import (
 )
 from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
+from leyden.run.keys import Role, has
 from leyden.run.process import is_main_process
 from leyden.run.result import read_points, write_points
 from leyden.tasks import Task
@@ -326,19 +326,6 @@ def read_parent(cfg: DictConfig) -> InitFrom | None:
         return InitFrom(path, sha256, weights, exclude)
 
 
-# Keys of what a fork has from its parent, and can't change: splits, and parts whose state is in the checkpoint.
-FIXED_KEYS = (
-    "init_from",
-    "init_exclude",
-    "freeze",
-    "optimizer._target_",
-    "callbacks.averaging",
-    *SPLIT_KEYS,
-)
-# Keys that determine the batches and optimizer steps of an epoch.
-EPOCH_KEYS = ("seed", "data.", "trainer.limit_train_batches", "trainer.accumulate_grad_batches")
-
-
 class Fork(Resumed):
     """The state of another run that a fork starts from.
 
@@ -377,12 +364,13 @@ class Fork(Resumed):
         for key, (a, b) in differing(old, new).items():
             if key == "fork" or {repr(a), repr(b)} == nothing:
                 continue
-            if key.startswith(FIXED_KEYS) or (key.startswith("callbacks.") and key in old):
+            is_known_callback = key.startswith("callbacks.") and key in old
+            if has(key, Role.PARENT) or is_known_callback:
                 raise UserError(
                     f"fork: {self.path}: {key}: {a} there, {b} here: a fork keeps its parent's splits and the state of its parts; "
                     "init_from loads only the weights"
                 )
-            if self.is_within_epoch and key.startswith(EPOCH_KEYS):
+            if self.is_within_epoch and has(key, Role.EPOCH):
                 raise UserError(
                     f"fork: {self.path}: {key} can't be changed within an epoch; fork from the end of an epoch"
                 )

@@ -8,7 +8,6 @@ from typing import Any, TypeVar
 MAX_DEPTH = (
     500  # of nested values; before Python 3.14, the parser of JSON refuses a thousand itself
 )
-LIMIT = re.compile(r"trainer\.(limit_\w+_batches|overfit_batches|val_check_interval)")
 Path = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
@@ -158,11 +157,6 @@ def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]
     """
     pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
     return {key: pair for key, pair in pairs.items() if text_of(pair[0]) != text_of(pair[1])}
-
-
-def is_limit(key: str) -> bool:
-    """Return whether a key limits batches: its 1 is one batch, and its 1.0 all of them."""
-    return LIMIT.fullmatch(key) is not None
 
 
 def is_plain(node: Any) -> bool:

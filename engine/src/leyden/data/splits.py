@@ -144,23 +144,6 @@ class SplitLoader:
         self._start = state["position"]
 
 
-# Settings of data modules that the splits depend on. A fork can't change them: samples that its
-# parent was trained on would move into the validation split or the test set.
-SPLIT_KEYS = (
-    "data.val_size",
-    "data.num_folds",
-    "data.fold",
-    "data.split_seed",
-    "data.group",
-    "data.overlap",
-    "data.dataset.split",
-    "data.dataset.gap",
-    "data.dataset.group",
-    "data.dataset.test_size",
-    "data.dataset.test_file",
-)
-
-
 def is_of_training(split: str) -> bool:
     """Return whether a split is cut from the training set, as all are but the test set."""
     return split != "test"

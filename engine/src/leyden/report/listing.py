@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leyden.config.conditions import parse_condition
 from leyden.config.errors import UserError
 from leyden.config.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
@@ -20,7 +19,9 @@ from leyden.report.records import (
     refuse_test_metrics,
     threads_remark,
 )
-from leyden.run.identity import NOTES, shown_value
+from leyden.run.conditions import parse_condition
+from leyden.run.identity import shown_value
+from leyden.run.keys import NOTES
 from leyden.verdict.numbers import metric_text
 
 SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.config.checks import Objective
-from leyden.config.conditions import condition_of
 from leyden.config.errors import UserError, as_line
 from leyden.config.table import csv_text, json_text, print_table, short_names
 from leyden.config.terminal import leyden_command, show, warn
@@ -35,6 +34,7 @@ from leyden.report.records import (
     threads_remark,
     varying_keys,
 )
+from leyden.run.conditions import condition_of
 from leyden.run.files import write_whole
 from leyden.run.identity import shown_choices
 from leyden.run.result import plain, use_log_scale

@@ -23,7 +23,8 @@ from leyden.exact.files import damage, opened
 from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock
 from leyden.run.files import read_json, sha256_of, write_json, write_whole
-from leyden.run.identity import NOTES, RunIdentity, has_length, key_of
+from leyden.run.identity import RunIdentity, has_length, key_of
+from leyden.run.keys import NOTES
 from leyden.run.lock import check_held
 from leyden.run.owner import KEY
 from leyden.run.process import is_main_process

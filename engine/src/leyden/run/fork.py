@@ -6,8 +6,9 @@ They become arguments of the command itself, so that nothing else has to know of
 import functools
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
@@ -17,7 +18,8 @@ from leyden.config.paths import conf_files
 from leyden.config.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
-from leyden.run.identity import CONTROL_KEYS, NOTES, hydra_value, key_of, path_of
+from leyden.run.identity import hydra_value, key_of, path_of
+from leyden.run.keys import Role, has
 from leyden.run.lock import list_files
 from leyden.run.process import is_main_process
 from leyden.run.record import RECORD
@@ -38,17 +40,9 @@ def parse_parent(text: str, default: str = "last", *, trust: bool = False) -> tu
     return Run(directory, trust=trust), name
 
 
-OF_A_START = {"fork", *NOTES, *CONTROL_KEYS} - {
-    "test"
-}  # keys that name, note, place or limit a start
-# Of these, what a run that is resumed keeps.
-OF_A_RUN = {"fork", "exact", "outputs"}
-PATHS = (
-    "data.root",
-    "init_from",
-    "fork",
-)  # may have been typed relative to another working directory
 SPLITS = "data.split_seed"  # follows from `seed`, unless it is set
+# What a new run in an empty folder may be typed with, and yet be meant to resume one.
+OF_A_RUN_THERE = {"run_dir", "trainer.max_epochs"}
 
 
 def recorded_arguments(arguments: Sequence[str]) -> list[str]:
@@ -66,30 +60,14 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
     if directory and (Path(directory) / RECORD).exists():
         run = Run(directory, trust=trust)
         run.check_owner()
-        there = recorded_overrides(run, OF_A_START - OF_A_RUN)
+        there = recorded_overrides(run, Role.RESUMED)
     elif fork:
-        run = parse_parent(fork, trust=trust)[0]
-        run.check_owner()
-        there = recorded_overrides(run, OF_A_START)
-        seed = dict(flatten(run.config)).get(SPLITS)
-        if seed is not None and SPLITS not in map(path_of, there):
-            there.append(
-                f"{SPLITS}={seed}"
-            )  # the fork is not validated on what its parent was trained on
+        parent, _ = parse_parent(fork, trust=trust)
+        parent.check_owner()
+        there = _of_parent(parent)
     else:
-        is_alone = {*map(key_of, overrides)} <= {
-            "run_dir",
-            "trainer.max_epochs",
-        } and is_main_process()
-        # What holds something else is refused.
-        if (
-            directory
-            and is_alone
-            and not (Path(directory).is_file() or list_files(Path(directory)))
-        ):
-            warn(
-                f"{Path(directory).absolute()}: holds no run, so a new one begins; resume=must would refuse this"
-            )
+        if directory:
+            _warn_of_new_run(Path(directory), overrides)
         return list(arguments)
     recorded = _before(there, overrides)
     if recorded and not fork and is_main_process():
@@ -99,6 +77,15 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
     return [*arguments[:position], *recorded, *overrides, *others]
 
 
+def _warn_of_new_run(directory: Path, overrides: Sequence[str]) -> None:
+    """Warn that a new run begins where one may be meant to resume; what holds something else is refused later."""
+    if not OF_A_RUN_THERE.issuperset(map(key_of, overrides)) or not is_main_process():
+        return
+    if not directory.is_file() and not list_files(directory):
+        text = "holds no run, so a new one begins; resume=must would refuse this"
+        warn(f"{directory.absolute()}: {text}")
+
+
 def _text(overrides: Sequence[str], key: str) -> str | None:
     """Return the text to which overrides set a key; None if none does, or if Hydra will report an error.
 
@@ -106,52 +93,72 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
         UserError: Several parents are named.
     """
     typed = [each for each in overrides if key_of(each) == key and each[0] != "~"]
+    if not typed:
+        return None
     try:
-        parsed = OverridesParser.create().parse_override(typed[-1]) if typed else None
+        parsed = OverridesParser.create().parse_override(typed[-1])
     except HydraException:
         return None
-    if parsed and parsed.is_sweep_override() and key == "fork":
+    if not parsed.is_sweep_override():
+        value = parsed.value()
+        return value if isinstance(value, str) and value else None
+    if key == "fork":
         raise UserError(
             f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent"
         )
-    value = None if parsed is None or parsed.is_sweep_override() else parsed.value()
-    return value if isinstance(value, str) and value else None
+    return None
 
 
-def recorded_overrides(run: Run, without: set[str]) -> list[str]:
-    """Return the overrides of a run's last start, which repeats those of the first one, without some root keys."""
+def recorded_overrides(run: Run, role: Role) -> list[str]:
+    """Return those overrides of a run's last start, which repeats the first one's, whose keys have a role."""
+    if not run.starts:
+        return []
+    start = run.starts[-1]
     config = dict(flatten(run.config))
-    found = []
-    for each in (override for start in run.starts[-1:] for override in start["overrides"]):
-        key = key_of(each)
-        if key.split(".")[0] not in without:
-            is_path = key in PATHS and each[0] != "~" and isinstance(config.get(key), str)
-            found.append(f"{each.partition('=')[0]}={_quoted(config[key])}" if is_path else each)
-    return found
+    kept = [each for each in start["overrides"] if has(key_of(each), role)]
+    return [_with_whole_path(each, config, start) for each in kept]
+
+
+def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[str, Any]) -> str:
+    """Return an override of a start, whose path is no longer relative to the start's working directory."""
+    key = key_of(override)
+    if not has(key, Role.PATH) or override[0] == "~":
+        return override
+    path = config.get(key)
+    if not has(key, Role.RECORDED):
+        typed, folder = _text([override], key), start.get("directory")
+        if typed and folder and "$" not in typed:
+            path = str(Path(folder, typed))
+    if not isinstance(path, str):
+        return override
+    quoted = path if re.fullmatch("[A-Za-z0-9_./@-]+", path) else hydra_value(path)
+    return f"{override.partition('=')[0]}={quoted}"
+
+
+def _of_parent(parent: Run) -> list[str]:
+    """Return the overrides that a fork repeats, with the seed of the splits that its parent was trained on."""
+    there = recorded_overrides(parent, Role.FORKED)
+    seed = dict(flatten(parent.config)).get(SPLITS)
+    if seed is not None and SPLITS not in map(path_of, there):
+        there.append(f"{SPLITS}={seed}")
+    return there
 
 
 def _before(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return recorded overrides without those that are typed anew, and without those of a group whose file is chosen anew."""
-    chosen = {
-        key_of(each).partition("@")[0] for each in overrides if each not in there and each[0] != "~"
-    }
-    groups = [group.replace("/", ".") for group in chosen & _groups()]
-    replaced = {each.partition("=")[0] for each in overrides if each[0] != "~"}
-    return [
-        each
-        for each in there
-        if each not in overrides
-        and each.partition("=")[0] not in replaced
-        and not any(f"{path_of(each)}.".startswith(f"{group}.") for group in groups)
-    ]
+    """Return recorded overrides without those typed anew, and without those of a group whose file is chosen anew."""
+    typed = [each for each in overrides if each[0] != "~"]
+    replaced = {each.partition("=")[0] for each in typed}
+    chosen = {key_of(each).partition("@")[0] for each in typed if each not in there}
+    groups = tuple(f"{group.replace('/', '.')}." for group in chosen & _groups())
+    found = []
+    for each in there:
+        is_anew = each in overrides or each.partition("=")[0] in replaced
+        if not is_anew and not f"{path_of(each)}.".startswith(groups):
+            found.append(each)
+    return found
 
 
 @functools.cache
 def _groups() -> set[str]:
     """Return the names of the groups in `conf/`, such as `model` and `callbacks/stopping`."""
     return {name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}
-
-
-def _quoted(path: str) -> str:
-    """Return a path as a Hydra value, quoted if necessary."""
-    return path if re.fullmatch("[A-Za-z0-9_./@-]+", path) else hydra_value(path)

@@ -1,6 +1,5 @@
 """The identity of a run: the settings that determine its result, and distinguish it from other runs."""
 
-import functools
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,71 +9,15 @@ from hydra.core.override_parser.types import Quote, QuotedString
 from omegaconf import MISSING, DictConfig
 
 from leyden.config.checks import Objective, objective_of, prepare
-from leyden.config.values import differing, flatten, is_limit
+from leyden.config.values import differing, flatten
+from leyden.run.keys import Role, has, is_display
 
-# Keys that control a start of the program and are not part of a run's identity.
-CONTROL_KEYS = (
-    "run_dir",
-    "sweep_name",
-    "outputs",
-    "resume",
-    "exact",
-    "test",
-    "dry_run",
-    "trust",
-    "cluster",
-    "sweep",
-)
-NOTES = ("note", "tags")  # what the user says of a run
-# Keys of the same kind that stay in the record; they may change when a run is resumed.
-START_KEYS = ("data.root", "data.download", "data.num_workers", "picture_format", *NOTES)
-# Keys of names, logs and displays, which do not change a run's weights and metrics.
-DISPLAY_KEYS = (
-    "name",
-    "logger",
-    "trainer.log_every_n_steps",
-    "trainer.profiler",
-    "trainer.enable_progress_bar",
-    "trainer.enable_model_summary",
-)
-# Parts of keys of `data` that concern inputs and batches, and not the samples and targets that metrics are computed on.
-INPUT_PARTS = {
-    "batch_size",
-    "eval_batch_size",
-    "shuffle",
-    "pin_memory",
-    "prefetch_factor",
-    "persistent_workers",
-}
-INPUT_PARTS |= {
-    "num_workers",
-    "augment",
-    "normalize",
-    "image_size",
-    "channels",
-    "inputs",
-    "categories",
-}
-# Keys of the trainer that choose the validation samples.
 LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
-VALIDATION_LIMITS = (LIMIT_OF_VALIDATION, "trainer.overfit_batches")
-# Callbacks that never change weights or metrics: all of these modules, and these classes of Lightning's.
-DISPLAY_MODULES = ("leyden.callbacks.checkpoint", "leyden.callbacks.display", "leyden.pictures")
-OWN_DISPLAY_CALLBACKS = ("Fingerprints", "Progress", "RunCheckpoint", "Summary")
-DISPLAY_CALLBACKS = (
-    "RichProgressBar",
-    "TQDMProgressBar",
-    "RichModelSummary",
-    "ModelSummary",
-    "LearningRateMonitor",
-    "DeviceStatsMonitor",
-)
 
 
-@functools.cache  # thousands of runs have the same keys
 def is_launch_option(key: str) -> bool:
     """Return whether a key only controls how and where a run is started, and is not part of its identity."""
-    return key.split(".")[0] in CONTROL_KEYS or key in START_KEYS
+    return not has(key, Role.NAMED)
 
 
 def key_of(override: str) -> str:
@@ -89,9 +32,8 @@ def path_of(override: str) -> str:
 
 def is_set(key: str, keys: Collection[str]) -> bool:
     """Return whether one of these dotted keys is the key, a part that contains it, or a part of it."""
-    return any(
-        key == each or key.startswith(f"{each}.") or each.startswith(f"{key}.") for each in keys
-    )
+    whole = f"{key}."
+    return any(whole.startswith(f"{each}.") or each.startswith(whole) for each in keys)
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
@@ -101,8 +43,12 @@ def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
         >>> typed_overrides(["optimizer.lr=0.1", "+model.depth=3", "run_dir=x"])
         {'optimizer.lr': '0.1', 'model.depth': '3'}
     """
-    pairs = (override.lstrip("+~").partition("=") for override in overrides)
-    return {key: value for key, _, value in pairs if not is_launch_option(key)}
+    found = {}
+    for override in overrides:
+        key, _, value = override.lstrip("+~").partition("=")
+        if not is_launch_option(key):
+            found[key] = value
+    return found
 
 
 def has_length(config: Mapping[str, Any]) -> bool:
@@ -143,8 +89,8 @@ class RunIdentity:
 
     @property
     def saved_config(self) -> dict[str, Any]:
-        """The part of the configuration that is saved in the run directory, in the order of the record: groups come last."""
-        saved = {key: value for key, value in self.config.items() if key not in CONTROL_KEYS}
+        """The part of the configuration that is recorded, in the order of the record: groups come last."""
+        saved = {key: value for key, value in self.config.items() if has(key, Role.RECORDED)}
         return dict(sorted(saved.items(), key=lambda item: isinstance(item[1], dict)))
 
     @property
@@ -159,9 +105,14 @@ class RunIdentity:
 
     def is_longer_than(self, there: dict[str, Any]) -> bool:
         """Return whether this run has more epochs than a stored configuration; null and -1 mean no limit."""
-        values = (dict(flatten(there)).get("trainer.max_epochs"), self.max_epochs)
-        old, new = (math.inf if epochs in (None, -1) else epochs for epochs in values)
-        return all(isinstance(epochs, int | float) for epochs in (old, new)) and new > old
+        old = dict(flatten(there)).get("trainer.max_epochs")
+        new = self.max_epochs
+        if new in (None, -1):
+            new = math.inf
+        if old in (None, -1):
+            old = math.inf
+        are_numbers = isinstance(old, int | float) and isinstance(new, int | float)
+        return are_numbers and new > old
 
     def differences(
         self, there: dict[str, Any], started_by: Collection[str] = (), *, all_keys: bool = False
@@ -177,19 +128,20 @@ class RunIdentity:
             started_by: The overrides of the stored run.
             all_keys: Whether to report all keys that only this configuration has.
         """
-        old, new = (identity_values(dict(flatten(config))) for config in (there, self.config))
+        old = identity_values(dict(flatten(there)))
+        new = identity_values(dict(flatten(self.config)))
         may_grow = not has_length(self.config) and self.is_longer_than(there)
         typed = [each for each in self.overrides if each not in started_by]
-        typed += [
-            each for each in started_by if each.startswith("~") and each not in self.overrides
-        ]
-        keys = [path_of(each) for each in typed]
-        return [
-            f"{key}: {a!r} there, {b!r} here"
-            for key, (a, b) in differing(old, new).items()
-            if not (may_grow and key == "trainer.max_epochs")
-            and (key in old or all_keys or is_set(key, keys))
-        ]
+        no_longer = [each for each in started_by if each not in self.overrides]
+        deleted = [each for each in no_longer if each.startswith("~")]
+        keys = [path_of(each) for each in (*typed, *deleted)]
+        found = []
+        for key, (a, b) in differing(old, new).items():
+            if may_grow and key == "trainer.max_epochs":
+                continue
+            if key in old or all_keys or is_set(key, keys):
+                found.append(f"{key}: {a!r} there, {b!r} here")
+        return found
 
 
 def hydra_value(value: Any) -> str:
@@ -203,9 +155,11 @@ def hydra_value(value: Any) -> str:
         return QuotedString(value.replace("${", "\\${"), Quote.double).with_quotes()
     if isinstance(value, list):
         return f"[{','.join(map(hydra_value, value))}]"
-    return (
-        "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
-    )
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)
 
 
 def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
@@ -220,15 +174,14 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
     """Return whether a flat configuration has a key that can change the run's weights or metrics."""
-    return (
-        key in flat
-        and not is_launch_option(key)
-        and not any(key == shown or key.startswith(f"{shown}.") for shown in DISPLAY_KEYS)
-        and not (
-            key.split(".")[0] == "callbacks"
-            and (_is_display_callback(key, flat) or (key.count(".") < 2 and not flat[key]))
-        )
-    )
+    if key not in flat or not has(key, Role.BITS):
+        return False
+    group, *rest = key.split(".")
+    if group != "callbacks" or not rest:
+        return True
+    is_off = len(rest) == 1 and not flat[key]
+    class_path = flat.get(f"callbacks.{rest[0]}._target_")
+    return not is_off and not is_display(str(class_path))
 
 
 def shown_value(key: str, value: Any) -> Any:
@@ -238,7 +191,7 @@ def shown_value(key: str, value: Any) -> Any:
         >>> [shown_value("trainer.limit_val_batches", value) for value in (1, 1.0, 0.25)]
         [1, '1.0', 0.25]
     """
-    if is_limit(key) and isinstance(value, float) and value.is_integer():
+    if has(key, Role.LIMIT) and isinstance(value, float) and value.is_integer():
         return str(value)
     return value
 
@@ -256,17 +209,4 @@ def is_data_key(key: str, flat: Mapping[str, Any]) -> bool:
         >>> [key for key in flat if is_data_key(key, flat)]
         ['data._target_', 'data.val_size']
     """
-    first, *parts = key.split(".")
-    if key in VALIDATION_LIMITS:
-        return key in flat
-    return first == "data" and not INPUT_PARTS & {*parts} and is_identity_key(key, flat)
-
-
-def _is_display_callback(key: str, flat: Mapping[str, Any]) -> bool:
-    """Return whether a key belongs to a callback that never changes weights or metrics."""
-    module, _, name = str(flat.get(".".join([*key.split(".")[:2], "_target_"]))).rpartition(".")
-    if module.startswith("lightning.pytorch.callbacks"):
-        return name in DISPLAY_CALLBACKS
-    if module == "leyden.callbacks":
-        return name in OWN_DISPLAY_CALLBACKS
-    return module in DISPLAY_MODULES
+    return has(key, Role.SAMPLES) and is_identity_key(key, flat)

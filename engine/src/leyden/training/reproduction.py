@@ -23,7 +23,8 @@ from leyden.config.values import dict_at
 from leyden.exact.files import opened
 from leyden.run.directory import Run, changed_names
 from leyden.run.files import FINGERPRINTS_FILE, read_fingerprints, sha256_of, write_whole
-from leyden.run.identity import CONTROL_KEYS, hydra_value, is_launch_option, key_of
+from leyden.run.identity import hydra_value, is_launch_option, key_of
+from leyden.run.keys import Role, has
 from leyden.run.lock import list_files
 from leyden.run.process import end_with_parent
 from leyden.run.provenance import GIT_OF_COPY, VARIABLES, git
@@ -90,8 +91,10 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
-    left_out = {*CONTROL_KEYS, "logger"}
-    config = {key: value for key, value in run.config.items() if key not in left_out}
+    config = {}
+    for key, value in run.config.items():
+        if has(key, Role.RECORDED) and key != "logger":
+            config[key] = value
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(

@@ -46,6 +46,7 @@ from leyden.report.records import (
 from leyden.run.directory import Run, session
 from leyden.run.fork import parse_parent
 from leyden.run.identity import RunIdentity
+from leyden.run.keys import Role, has
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
 from leyden.scheduler import RequeueSignal, this_job
@@ -153,10 +154,6 @@ def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
         yield f"{command} starts from the checkpoint before it"
 
 
-# Keys of the configuration that decide on which test set a run is evaluated.
-OF_TEST_SET = ("data._target_", "data.root", "data.dataset", "data.train", "data.test")
-
-
 def wants_test(cfg: DictConfig, run: Run, *, is_job: bool) -> bool:
     """Return whether a run is evaluated on the test set at its end.
 
@@ -199,11 +196,14 @@ def _tested_before(cfg: DictConfig, run: Run) -> str:
 
 def _has_test_set_of(cfg: DictConfig, parent: Run) -> bool:
     """Return whether a run is evaluated on the test set of another one."""
-    config: Any = OmegaConf.to_container(cfg, resolve=True)
-    here = dict(flatten(config))
-    there = dict(flatten(parent.config))
+    here = _of_test_set(OmegaConf.to_container(cfg, resolve=True))
+    there = _of_test_set(parent.config)
     shared = here.keys() & there.keys()
-    return all(here[key] == there[key] for key in shared if key.startswith(OF_TEST_SET))
+    return all(here[key] == there[key] for key in shared)
+
+
+def _of_test_set(config: Any) -> dict[str, Any]:
+    return {key: value for key, value in flatten(config) if has(key, Role.TEST_SET)}
 
 
 def num_parameters(module: nn.Module) -> tuple[int, int]:

@@ -31,11 +31,9 @@ from leyden.exact.sharding import load_whole
 from leyden.exact.state import restore_module
 from leyden.report.listing import list_runs
 from leyden.run.directory import Run, changed_names, trained_on
+from leyden.run.keys import Role, has
 from leyden.run.result import Result, read_curves
 from leyden.tasks import Task, network_of
-
-# Settings of the trainer that evaluation takes from a run: plain values that change a metric.
-TRAINER_KEYS = ("precision", "limit_test_batches", "deterministic")
 
 
 def module_at(
@@ -160,7 +158,9 @@ class Trained:
             key: None if key == "augment" else value for key, value in config["data"].items()
         }
         parts["trainer"] = {
-            key: config["trainer"][key] for key in TRAINER_KEYS if config["trainer"].get(key)
+            key: value
+            for key, value in config["trainer"].items()
+            if value and has(f"trainer.{key}", Role.EVALUATED)
         }
         cfg = OmegaConf.create({"name": config.get("name"), "seed": config["seed"], **parts})
         import_targets(cfg)

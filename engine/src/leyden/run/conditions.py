@@ -7,7 +7,8 @@ from operator import contains, eq, ge, gt, le, lt, ne
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.values import ABSENT, is_limit
+from leyden.config.values import ABSENT
+from leyden.run.keys import Role, has
 from leyden.verdict.numbers import number_of
 
 Getter = Callable[[str], Any]  # returns the value of a key, or `ABSENT`
@@ -100,7 +101,7 @@ def condition_of(choices: Mapping[str, Any]) -> str:
 
 def _is_met(key: str, sign: Operator, found: Any, text: str) -> bool:
     """Return whether a run's value meets a comparison; a limit of 1, one batch, is not one of 1.0, all batches."""
-    if is_limit(key) and sign in (eq, ne):
+    if has(key, Role.LIMIT) and sign in (eq, ne):
         asked = number_of(text)
         kinds = {type(found), type(asked)}
         if kinds == {int, float}:
