@@ -34,6 +34,7 @@ from leyden.exact.random_state import has_hook, seeded
 from leyden.run.record import FIRST_BATCH
 from leyden.run.result import STAGES
 
+Names = tuple[str, ...]
 TARGET_KINDS = ("classes", "values", "text")  # values are numbers
 
 
@@ -60,12 +61,12 @@ class Facts:
 
     input_shape: tuple[int, ...] | None = None
     num_classes: int | None = None
-    class_names: tuple[str, ...] | None = None
+    class_names: Names | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     scale: float | None = None
-    target_names: tuple[str, ...] | None = None
-    vocabulary: tuple[str, ...] | None = None
+    target_names: Names | None = None
+    vocabulary: Names | None = None
     class_counts: tuple[int, ...] | None = field(default=None, compare=False)
     extra: Mapping[str, Any] = field(default_factory=dict)
 

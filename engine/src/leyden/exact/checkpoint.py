@@ -1,7 +1,7 @@
 """Checkpoints: how files are written and read, and when the last one is written.
 
-A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one. Reading a checkpoint
-executes no code from it.
+A checkpoint is written to a temporary file, so that a crash or a full disk leaves the previous one.
+Reading a checkpoint executes no code from it.
 """
 
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import lightning as L
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
@@ -36,17 +36,13 @@ from leyden.exact.memory import (
     write_plain,
 )
 
-# Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type and are in the
-# configuration.
+# Checkpoint keys of `save_hyperparameters`. They are left out, since their values can have any type
+# and are in the configuration.
 HYPERPARAMETERS: tuple[str, ...] = ("hyper_parameters", "hparams_name", "hparams_type")
 HYPERPARAMETERS += tuple(f"datamodule_{key}" for key in HYPERPARAMETERS)
 
-NEEDED = (
-    "state_dict",
-    "loops",
-    "optimizer_states",
-    "lr_schedulers",
-)  # without which no run resumes
+# Without these no run resumes.
+NEEDED = ("state_dict", "loops", "optimizer_states", "lr_schedulers")
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -55,7 +51,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
     Hyperparameters saved by a module are left out.
 
     Args:
-        reporter: Announces what is left out since it can't be read again, or that nothing can be written; None to raise.
+        reporter: Announces what is left out since it can't be read again, or that nothing can be
+            written; None to raise.
     """
 
     def __init__(self, reporter: Reporter | None = None) -> None:
@@ -67,7 +64,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None
     ) -> None:
-        """Write to a temporary file beside `path`, then rename it, so that a failure leaves the older checkpoint.
+        """Write to a temporary file beside `path`, and rename it: a failure leaves the older one.
 
         Raises:
             ExactError: The checkpoint contains a value that could not be read again.
@@ -115,7 +112,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
             self._write(checkpoint, file)
 
     def leave_out(self, content: dict[str, Any]) -> bool:
-        """Leave out of all checkpoints what could not be read again; return whether there is any in this content.
+        """Leave out of all checkpoints what could not be read again; return whether there is any.
 
         Raises:
             ExactError: There is, and no run can resume without it, or it can't be announced.
@@ -134,9 +131,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
             name, kind = culprit
             if self._reporter is None or place[0] in NEEDED:
                 raise ExactError(
-                    f"the checkpoint could not be read again: {name} is a {kind}; on_save_checkpoint and state_dict of a "
-                    "module or callback may save only tensors, arrays and plain values; override on_save_checkpoint in a "
-                    "subclass to leave it out"
+                    f"the checkpoint could not be read again: {name} is a {kind}; "
+                    "on_save_checkpoint and state_dict of a module or callback may save only "
+                    "tensors, arrays and plain values; override on_save_checkpoint in a subclass "
+                    "to leave it out"
                 )
             self._left_out.add(place)
             self._reporter.announce(
@@ -150,8 +148,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Read a checkpoint, always with `weights_only`.
 
         Raises:
-            ValueError: The file contains objects other than tensors and plain values (none of their code was
-                executed), more values than any checkpoint, or is not a run's checkpoint.
+            ValueError: The file contains objects other than tensors and plain values (none of their
+                code was executed), more values than any checkpoint, or is not a run's checkpoint.
         """
         try:
             with opened(path) as file:
@@ -180,12 +178,12 @@ class SafeCheckpointIO(TorchCheckpointIO):
         return checkpoint
 
 
-def content_of_hooks(trainer: L.Trainer) -> dict[str, Any]:
-    """Return what the hooks of module, data and callbacks add to a checkpoint, to check it before anything is trained.
+def content_of_hooks(trainer: Trainer) -> dict[str, Any]:
+    """Return what the hooks of module, data and callbacks add to a checkpoint, to check it before.
 
-    A hook may need attributes that are set only during training. So its errors are ignored here; writing the first checkpoint
-    raises them. A resumed run omits this check: hooks may draw random numbers or change attributes, and would do so
-    once more than in an uninterrupted run.
+    A hook may need attributes that are set only during training. So its errors are ignored here;
+    writing the first checkpoint raises them. A resumed run omits this check: hooks may draw random
+    numbers or change attributes, and would do so once more than in an uninterrupted run.
     """
     module = trainer.lightning_module
     callbacks = foreign_callbacks(trainer).values()
@@ -194,7 +192,7 @@ def content_of_hooks(trainer: L.Trainer) -> dict[str, Any]:
     for each in (module, getattr(trainer, "datamodule", None), *callbacks):
         content = dict(given)
         with contextlib.suppress(Exception):
-            if isinstance(each, L.Callback):
+            if isinstance(each, Callback):
                 added["callbacks"][each.state_key] = each.state_dict()
                 each.on_save_checkpoint(trainer, module, content)
             elif each is not None:
@@ -219,7 +217,7 @@ def _check_keys(content: Mapping[str, Any]) -> None:
 
 
 def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str] | None:
-    """Return key and type of the first value that a checkpoint can't hold; None if it can hold all of them.
+    """Return key and type of the first value that a checkpoint can't hold; None if there is none.
 
     Args:
         content: Content of a checkpoint.
@@ -242,18 +240,17 @@ def find_unreadable(content: Any, place: tuple[Any, ...] = ()) -> tuple[str, str
     return None
 
 
-LAST, PREPARED = (
-    "last.ckpt",
-    ".prepared",
-)  # the latter is the suffix of a checkpoint that is not at its path yet
+LAST = "last.ckpt"
+PREPARED = ".prepared"  # suffix of a checkpoint that is not at its path yet
 
 
 class LastCheckpoint(Checkpoint):
     """Writes `checkpoints/last.ckpt` at the end of each epoch, and every `every_n_steps`.
 
-    It is written when all that belongs to its step is done: validation, schedules that follow a metric, and the metrics,
-    since a run that resumes does none of this again. That is after all hooks of a step or an epoch, where Lightning calls
-    nobody: `after_batch` and `after_epoch` are called by `lightning.after_each`.
+    It is written when all that belongs to its step is done: validation, schedules that follow a
+    metric, and the metrics, since a run that resumes does none of this again. That is after all
+    hooks of a step or an epoch, where Lightning calls nobody: `after_batch` and `after_epoch` are
+    called by `lightning.after_each`.
 
     Args:
         every_n_steps: Optimizer steps between writes of `last.ckpt` within an epoch; None for none.
@@ -267,16 +264,18 @@ class LastCheckpoint(Checkpoint):
             raise ValueError(
                 f"every_n_steps={every_n_steps}: must be a positive whole number or null"
             )
-        self.every_n_steps, self.directory = every_n_steps, directory
+        self.every_n_steps = every_n_steps
+        self.directory = directory
         self.files = SafeCheckpointIO()
         self._is_refused = False
         self.is_over = False  # whether the run was stopped, for example by early stopping
         self._step = 0
-        self._due: str | None = (
-            None  # name of the copy to keep of the checkpoint that is due; None if none is
-        )
-        # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an epoch.
-        self.within_epochs, self._is_said = True, False
+        # Name of the copy to keep of the checkpoint that is due; None if none is.
+        self._due: str | None = None
+        # Whether a run can resume within an epoch; otherwise `last.ckpt` is from the end of an
+        # epoch.
+        self.within_epochs = True
+        self._is_said = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether training has been stopped."""
@@ -286,8 +285,8 @@ class LastCheckpoint(Checkpoint):
         """Restore the state."""
         self.is_over = bool(state_dict["is_over"])
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check hooks at the first start; end training again if it was stopped, for example by early stopping."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check hooks at the first start; end training again if it was stopped before its time."""
         if trainer.ckpt_path is None:
             self.files.leave_out(content_of_hooks(trainer))
         self.within_epochs = all(
@@ -296,14 +295,14 @@ class LastCheckpoint(Checkpoint):
         self._step = trainer.global_step
         trainer.should_stop = trainer.should_stop or self.is_over
 
-    def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_fit_start(self, trainer: Trainer, *args: Any) -> None:
         """Delete what a killed start has prepared."""
         if trainer.is_global_zero:
             self.path(trainer, LAST + PREPARED).unlink(missing_ok=True)
 
     on_exception: Any = on_fit_start
 
-    def on_train_batch_end(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         """Save every `every_n_steps`."""
         step = trainer.global_step
         # The steps differ only right after an optimizer step, when no gradients are accumulated.
@@ -311,7 +310,7 @@ class LastCheckpoint(Checkpoint):
             self.save_last(kept=f"step_{step}")  # a batch can take several steps
         self._step = step
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save at the end of an epoch."""
         self._due = f"epoch_{trainer.current_epoch + 1}"
 
@@ -323,7 +322,7 @@ class LastCheckpoint(Checkpoint):
         """
         self._due = self._due or kept
 
-    def after_batch(self, trainer: L.Trainer) -> None:
+    def after_batch(self, trainer: Trainer) -> None:
         """Save if a checkpoint is due, unless the end of the epoch follows, which saves."""
         if self._due is None or lightning.ends_epoch(trainer):
             return
@@ -332,23 +331,21 @@ class LastCheckpoint(Checkpoint):
         elif not self._is_said:
             self._is_said = True
             say(
-                "these data can't resume within an epoch: the run will resume from the end of the previous epoch"
+                "these data can't resume within an epoch: the run will resume from the end of the "
+                "previous epoch"
             )
 
-    def after_epoch(self, trainer: L.Trainer) -> None:
+    def after_epoch(self, trainer: Trainer) -> None:
         """Save."""
         self._save(trainer, is_within_epoch=False)
 
-    def _save(self, trainer: L.Trainer, *, is_within_epoch: bool) -> None:
-        kept, self._due = self._due or "", None
-        parts = (
-            part
-            for each in trainer.lightning_module.parameters()
-            for part in strided(each.detach())
-        )
-        is_finite = all(
-            part.isfinite().all() for part in parts
-        )  # of this process's part of a sharded weight
+    def _save(self, trainer: Trainer, *, is_within_epoch: bool) -> None:
+        kept = self._due or ""
+        self._due = None
+        is_finite = True  # this process's part of sharded weights
+        for weights in trainer.lightning_module.parameters():
+            parts = strided(weights.detach())
+            is_finite = is_finite and all(part.isfinite().all() for part in parts)
         if not trainer.strategy.reduce_boolean_decision(is_finite):
             self.refuse(f"weights are not finite at step {trainer.global_step}")
             return
@@ -357,21 +354,21 @@ class LastCheckpoint(Checkpoint):
             logger.save()
         path = self.path(trainer, LAST)
         prepared = self.path(trainer, LAST + PREPARED)
-        others, trainer.strategy.checkpoint_io = trainer.strategy.checkpoint_io, self.files
+        others = trainer.strategy.checkpoint_io
+        trainer.strategy.checkpoint_io = self.files
         try:
             with lightning.counted_as_in_hooks(trainer, is_within_epoch=is_within_epoch):
                 trainer.save_checkpoint(prepared)
         finally:
             trainer.strategy.checkpoint_io = others
         if trainer.is_global_zero:
-            with contextlib.suppress(
-                FileNotFoundError
-            ):  # it could not be written, which was reported
+            # It may be missing: that it could not be written was reported.
+            with contextlib.suppress(FileNotFoundError):
                 self.rename(prepared, path, kept)
         trainer.strategy.barrier()
 
     def refuse(self, why: str) -> None:
-        """Report that no checkpoint is written, so that the previous one is kept; a subclass may end the run."""
+        """Report that the previous checkpoint is kept; a subclass may end the run."""
         if not self._is_refused:
             self._is_refused = True
             say(f"{why}: the last checkpoint with finite weights is kept")
@@ -380,6 +377,6 @@ class LastCheckpoint(Checkpoint):
         """Rename a prepared checkpoint; a subclass may keep copies."""
         prepared.replace(path)
 
-    def path(self, trainer: L.Trainer, name: str) -> Path:
+    def path(self, trainer: Trainer, name: str) -> Path:
         """Return the path of a checkpoint."""
         return (self.directory or Path(trainer.default_root_dir)) / "checkpoints" / name

@@ -49,7 +49,8 @@ def opened(path: Path | str, mode: str = "rb", *, follow: bool = False) -> Any:
 
     buffering = 0 if mode == "rb" else -1
     file = open(path, mode, buffering, opener=opener)  # noqa: SIM115 - the caller closes it
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    kind = os.fstat(file.fileno()).st_mode
+    if not stat.S_ISREG(kind):
         file.close()
         raise OSError(errno.EINVAL, NO_FILE, str(path))
     return file
@@ -87,7 +88,8 @@ def read_bounded(path: Path | str, max_bytes: int) -> bytes:
         OSError: The file can't be read, or is larger than allowed.
     """
     with opened(path) as file:
-        if os.fstat(file.fileno()).st_size > max_bytes:
+        size = os.fstat(file.fileno()).st_size
+        if size > max_bytes:
             raise OSError(errno.EFBIG, f"is larger than {max_bytes // 2**20} MiB", str(path))
         content: bytes = file.read()
     return content
@@ -133,7 +135,7 @@ def replacing(path: Path) -> Iterator[BinaryIO]:
 
 
 def damage(path: Path) -> str | None:
-    """Return what is wrong with a checkpoint, a zip archive with checksums; None if it is intact."""
+    """Return what is wrong with a checkpoint, an archive with checksums; None if it is intact."""
     try:
         with opened(path) as file, zipfile.ZipFile(file) as archive:
             entries = archive.infolist()
@@ -150,7 +152,8 @@ def damage(path: Path) -> str | None:
             if corrupt is None:
                 _check_pickles(archive)
     except Exception as error:  # zipfile raises various types for a damaged file
-        return getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = getattr(error, "strerror", None) or str(error)
+        return text or type(error).__name__
     return f"{corrupt} is corrupt" if corrupt else None
 
 
@@ -276,8 +279,7 @@ def _measure(container: Container, sizes: dict[int, int]) -> None:
             pending += inner
             continue
         if known == 0:
-            inner_sizes = (sizes[id(part)] for part in each[1:])
-            sizes[key] = 1 + sum(inner_sizes)
+            sizes[key] = 1 + sum(sizes[id(part)] for part in each[1:])
             if sizes[key] > MAX_VALUES:
                 raise ValueError(TOO_MUCH)
         pending.pop()

@@ -1,4 +1,4 @@
-"""Training that resumes to the same bits: callbacks around those of a trainer, and one call in place of `trainer.fit`."""
+"""Training that resumes to the same bits: callbacks around a trainer's, and a call for `fit`."""
 
 import contextlib
 import os
@@ -30,8 +30,9 @@ from leyden.exact.stop import Steps, Stop, leave
 class Exact(L.Callback):
     """Makes a training resume to the same bits, for any LightningModule.
 
-    In the folder it writes `checkpoints/last.ckpt`, at the end of each epoch and every `every_n_steps`, and when SIGTERM,
-    SIGUSR1 or Ctrl-C ends the process. The trainer's other callbacks, loggers and checkpoints stay as they are.
+    In the folder it writes `checkpoints/last.ckpt`, at the end of each epoch and every
+    `every_n_steps`, and when SIGTERM, SIGUSR1 or Ctrl-C ends the process. The trainer's other
+    callbacks, loggers and checkpoints stay as they are.
 
     Create it before the module, since it seeds all random numbers.
 
@@ -39,8 +40,8 @@ class Exact(L.Callback):
         directory: Folder of the run.
         seed: Seed of all random numbers.
         every_n_steps: Optimizer steps between checkpoints within an epoch; None for none.
-        exact: What to do if something can't be kept, or a resumed step parts from that of the stopped run: `report` it in
-            a line, `require` (an error), or `off`.
+        exact: What to do if something can't be kept, or a resumed step parts from that of the
+            stopped run: `report` it in a line, `require` (an error), or `off`.
 
     The page on exact training has an example.
     """
@@ -57,8 +58,10 @@ class Exact(L.Callback):
             raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
         if exact not in ("report", "require", "off"):
             raise ValueError(f"exact={exact}: must be report, require or off")
-        self.directory, self.seed = Path(directory).absolute(), seed
-        self.every_n_steps, self.exact = every_n_steps, exact
+        self.directory = Path(directory).absolute()
+        self.seed = seed
+        self.every_n_steps = every_n_steps
+        self.exact = exact
         LastCheckpoint(every_n_steps)  # checks its argument
         self._is_fitting = False
         seed_everything(seed, "module")
@@ -67,7 +70,8 @@ class Exact(L.Callback):
         """Report a training that was started by `trainer.fit`."""
         if not self._is_fitting:
             say(
-                "this run can't resume: call exact.fit(trainer, module, data) in place of trainer.fit(module, data)"
+                "this run can't resume: call exact.fit(trainer, module, data) in place of "
+                "trainer.fit(module, data)"
             )
 
     def fit(
@@ -92,11 +96,14 @@ class Exact(L.Callback):
         if self not in callbacks:
             raise ValueError("the trainer needs this callback: L.Trainer(callbacks=[exact])")
         if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2):
+            name = type(trainer.strategy).__name__
             raise ExactError(
-                f"{type(trainer.strategy).__name__} may shard weights: only one device, DDP or leyden's FSDP2 can be resumed"
+                f"{name} may shard weights: only one device, DDP or leyden's FSDP2 can be resumed"
             )
-        if refusal := next(filter(None, map(refuse_search, callbacks)), ""):
-            raise ExactError(refusal)
+        for each in callbacks:
+            refusal = refuse_search(each)
+            if refusal:
+                raise ExactError(refusal)
         self._is_fitting = True
         try:
             if trainer.fast_dev_run:  # type: ignore[attr-defined]
@@ -104,11 +111,9 @@ class Exact(L.Callback):
                 trainer.fit(module, data, val_dataloaders)
             else:
                 _make_folders(self.directory)
-                with (
-                    only_training(self.directory, say)
-                    if is_rank_zero()
-                    else contextlib.nullcontext()
-                ):
+                with contextlib.ExitStack() as held:
+                    if is_rank_zero():
+                        held.enter_context(only_training(self.directory, say))
                     self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
         except LostError as error:
             say(f"{error}; the same command resumes")
@@ -131,7 +136,9 @@ class Exact(L.Callback):
         data.trainer = trainer
         seed_stages(data, self.seed)
         make_resumable(data, self.seed)
-        trainer.callbacks = [*parts.around(trainer.callbacks), checkpoint]  # type: ignore[attr-defined]
+        callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks = [*parts.around(callbacks), checkpoint]
+        trainer.callbacks = callbacks  # type: ignore[attr-defined]
         self._has_trained = False
         resumes = last is not None
         with torch.serialization.safe_globals(PLAIN_NAMES):
@@ -141,7 +148,8 @@ class Exact(L.Callback):
                 if isinstance(each, WeightAveraging):
                     each.on_train_end(trainer, module)  # the average takes the place of the weights
             say(
-                "this training had ended before: the module has its last weights, but not what training changed besides"
+                "this training had ended before: the module has its last weights, but not what "
+                "training changed besides"
             )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -150,8 +158,9 @@ class Exact(L.Callback):
 
 
 def _end_all(error: ExactError) -> NoReturn:
-    """End one of several processes, all of which have found the same, as a rule: then it is one line of rank zero.
+    """End one of several processes, all of which have found the same, as a rule.
 
+    Then it is one line of rank zero.
     Rank zero, or its launcher, ends the others while they wait.
     """
     if is_rank_zero():
@@ -184,20 +193,25 @@ def _last_of(directory: Path) -> Path | None:
     last = directory / "checkpoints" / LAST
     if not os.path.lexists(last):
         return None
-    if problem := damage(last):
+    problem = damage(last)
+    if problem:
         raise ExactError(
-            f"{last}: {problem}; nothing was changed: put an intact copy in its place, or delete it to train anew"
+            f"{last}: {problem}; nothing was changed: put an intact copy in its place, or delete "
+            "it to train anew"
         )
     return last
 
 
 def refuse_search(callback: L.Callback) -> str:
-    """Return why a callback can't be used, if it searches a learning rate or a batch size in each start; else nothing."""
+    """Return why a callback can't be used that searches in each start; nothing of any other.
+
+    What is searched is a learning rate or a batch size.
+    """
     if not isinstance(callback, LearningRateFinder | BatchSizeFinder):
         return ""
     return (
-        f"{type(callback).__name__} trains and goes back before the run begins, by a checkpoint of its own; find the value "
-        "once, by lightning.pytorch.tuner.Tuner, and set it"
+        f"{type(callback).__name__} trains and goes back before the run begins, by a checkpoint "
+        "of its own; find the value once, by lightning.pytorch.tuner.Tuner, and set it"
     )
 
 
@@ -226,7 +240,8 @@ class Parts:
         leave: Any = leave,
     ) -> None:
         self.checkpoint = checkpoint
-        self.stages, self.state = Stages(), RunState(seed, exact, is_fork=is_fork)
+        self.stages = Stages()
+        self.state = RunState(seed, exact, is_fork=is_fork)
         self.steps = Steps(directory, self.state.reporter)
         self.stop = Stop(checkpoint, self.steps, requeue, leave)
         self.peers = Peers(say)

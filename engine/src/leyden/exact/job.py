@@ -11,14 +11,18 @@ def job_id() -> str | None:
     """Return the id of this process's job; None outside of a job."""
     array = os.environ.get("SLURM_ARRAY_JOB_ID")
     task = os.environ.get("SLURM_ARRAY_TASK_ID")
-    # In an array's last task, SLURM_JOB_ID is the id of the whole array; a command would act on all tasks.
+    # In an array's last task, SLURM_JOB_ID is the id of the whole array; a command would act on all
+    # tasks.
     if array and task:
         return f"{array}_{task}"
     return os.environ.get("SLURM_JOB_ID")
 
 
 def requeue_job() -> bool:
-    """Requeue this process's job, print how that went, and return whether it was requeued; false outside of a job."""
+    """Requeue this process's job, print how that went, and return whether it was requeued.
+
+    Outside of a job it is not.
+    """
     job = job_id()
     if job is None:
         return False

@@ -32,12 +32,15 @@ OPTIONS = (
 )
 
 
-def logged_state(trainer: Trainer) -> dict[str, Any]:
+State = dict[str, Any]  # of a logged value or a metric
+
+
+def logged_state(trainer: Trainer) -> State:
     """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
 
     Of metric objects, whose states are saved separately, only the names are included.
     """
-    values: dict[str, Any] = {}
+    values: State = {}
     metrics = []
     for key, result in _results(trainer).items():
         if result.has_reset:
@@ -49,21 +52,21 @@ def logged_state(trainer: Trainer) -> dict[str, Any]:
     return {"values": values, "metrics": metrics}
 
 
-def _logged_value(result: Any) -> dict[str, Any]:
+def _logged_value(result: Any) -> State:
     """Return a logged number with its metadata."""
     meta = result.meta
     reduce_fx = meta.reduce_fx
-    step = result._forward_cache
+    is_builtin = reduce_fx in (sum, max, min)
     return {
         "options": {name: getattr(meta, name) for name in OPTIONS},
-        "reduce_fx": [reduce_fx.__name__, reduce_fx in (sum, max, min)],
+        "reduce_fx": [reduce_fx.__name__, is_builtin],
         "sync": [meta.sync.should, meta.sync.rank_zero_only],
         "metric": metric_state(result),
-        "step": _copy_to(step),
+        "step": _copy_to(result._forward_cache),
     }
 
 
-def restore_logged(trainer: Trainer, module: LightningModule, kept: dict[str, Any]) -> list[Any]:
+def restore_logged(trainer: Trainer, module: LightningModule, kept: State) -> list[Any]:
     """Restore a state of `logged_state`, and return the metrics that were logged as objects.
 
     Raises:
@@ -90,8 +93,11 @@ def restore_logged(trainer: Trainer, module: LightningModule, kept: dict[str, An
         results[key]._forward_cache = _copy_to(each["step"], device)
     # Otherwise the first logged value would reset them, as results of the previous epoch.
     trainer._logger_connector._first_loop_iter = True
-    names = [name for name in kept["metrics"] if name is not None]
-    return [module.get_submodule(name) for name in names]
+    metrics: list[Any] = []
+    for name in kept["metrics"]:
+        if name is not None:
+            metrics.append(module.get_submodule(name))
+    return metrics
 
 
 def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
@@ -102,13 +108,13 @@ def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
         metric.reset()
 
 
-def metric_state(metric: Metric) -> dict[str, Any]:
+def metric_state(metric: Metric) -> State:
     """Return the states of a metric, on the CPU, and its number of updates."""
     states = {name: _copy_to(value) for name, value in metric.metric_state.items()}
     return {"states": states, "num_updates": metric.update_count}
 
 
-def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
+def restore_metric(metric: Metric, kept: State) -> None:
     """Restore a metric's state, as returned by `metric_state`.
 
     Raises:
@@ -120,7 +126,8 @@ def restore_metric(metric: Metric, kept: dict[str, Any]) -> None:
         expected = list if isinstance(here, list) else Tensor
         if not isinstance(value, expected):
             raise TypeError(f"the state {name} of {type(metric).__name__} has the wrong type")
-        setattr(metric, name, _copy_to(value, metric.device))
+        copy = _copy_to(value, metric.device)
+        setattr(metric, name, copy)
     if type(kept["num_updates"]) is not int:
         raise TypeError(f"the number of updates of {type(metric).__name__} is not a number")
     # Without updates `compute` warns; there is no public way to set their number.
@@ -249,7 +256,9 @@ def complete_last_batch(trainer: Trainer) -> None:
     progress = trainer.fit_loop.epoch_loop.batch_progress
     each: Any
     for each in (progress.current, progress.total):
-        each.started = each.processed = each.completed = each.ready
+        each.started = each.ready
+        each.processed = each.ready
+        each.completed = each.ready
 
 
 OfTrainer = Callable[[Trainer], None]

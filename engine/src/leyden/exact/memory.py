@@ -513,7 +513,13 @@ def _array(raw: Tensor, kind: str, shape: tuple[int, ...] | None, order: Any) ->
 
 
 # What a checkpoint may name besides what torch's reader takes anyway.
-PLAIN_NAMES: list[Any] = [_array, frozenset, deque, defaultdict, *FACTORIES]
+PLAIN_NAMES: list[Any] = [
+    _array,
+    frozenset,
+    deque,
+    defaultdict,
+    *FACTORIES,
+]
 
 
 def _is_array(value: Any) -> bool:
@@ -622,8 +628,8 @@ def freeze(content: Kept) -> Tensor:
     """Return values as a tensor of bytes, see `thaw`."""
     buffer = io.BytesIO()
     write_plain(content, buffer, _Pickler)
-    frozen = bytearray(buffer.getvalue())
-    return torch.frombuffer(frozen, dtype=torch.uint8)
+    written = bytearray(buffer.getvalue())
+    return torch.frombuffer(written, dtype=torch.uint8)
 
 
 def thaw(kept: Tensor) -> Kept:

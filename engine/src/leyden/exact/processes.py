@@ -1,7 +1,7 @@
-"""Processes of one training: what is said when one of them dies, and the lock of a folder, which one training holds.
+"""Processes of one training: what is said when one dies, and the lock of a training's folder.
 
-The lock is a record lock of the operating system, as it ends with the process that holds it, also after SIGKILL and beside
-its worker processes, which a lock by `flock` would outlive with them.
+The lock is a record lock of the operating system, as it ends with the process that holds it, also
+after SIGKILL and beside its worker processes, which a lock by `flock` would outlive with them.
 """
 
 import contextlib
@@ -21,8 +21,8 @@ from typing import Any
 from leyden.exact import ExactError
 from leyden.exact.files import opened
 
-# Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that Lightning starts
-# within a job inherits the job's variables, too.
+# Environment variables of torchrun, of Lightning and of srun, in Lightning's order: a process that
+# Lightning starts within a job inherits the job's variables, too.
 RANKS = ("RANK", "LOCAL_RANK", "SLURM_PROCID")
 DIED = 71  # exit code where another process has died: EX_OSERR of sysexits.h
 REFUSED = 2  # exit code of several processes that can't resume
@@ -31,7 +31,8 @@ GLOO = re.compile(
 )
 WATCH_S = 0.2
 SEEN_S = 2.0  # from a connection that breaks to the end of the process at its other side
-TOLD_S = 10.0  # until rank zero, or what has started it, ends the processes that have found the same mistake
+# Until rank zero, or what has started it, ends the processes that have found the same mistake.
+TOLD_S = 10.0
 GRACE_S = 5.0  # for the main thread, which may have an error of its own
 MAX_REASON = 200  # characters of a connection's error
 LOCK = "checkpoints/lock"
@@ -52,7 +53,7 @@ class LostError(RuntimeError):
 
 
 def is_communication_error(error: BaseException, num_processes: int) -> bool:
-    """Return whether an error is a failure of communication between the processes of a run, or caused by one."""
+    """Return whether an error is, or comes from, failed communication between processes."""
     of_torch = getattr(sys.modules.get("torch.distributed"), "DistError", ())
     chain: list[BaseException] = []
     cause: BaseException | None = error
@@ -61,15 +62,16 @@ def is_communication_error(error: BaseException, num_processes: int) -> bool:
             return True
         if type(cause) is RuntimeError and num_processes > 1 and GLOO.match(str(cause)):
             return True
-        chain, cause = [*chain, cause], cause.__cause__
+        chain.append(cause)
+        cause = cause.__cause__
     return False
 
 
 class Peers:
     """The processes that Lightning's launcher has started beside this one, of rank zero.
 
-    Lightning looks after them in a thread, which ends this process by SIGKILL when one of them has failed, and prints
-    nothing. This class takes them over.
+    Lightning looks after them in a thread, which ends this process by SIGKILL when one of them has
+    failed, and prints nothing. This class takes them over.
 
     Args:
         say: Prints a line.
@@ -77,7 +79,8 @@ class Peers:
     """
 
     def __init__(self, say: Callable[[str], None], end: Callable[[int], Any] = os._exit) -> None:
-        self._say, self._end = say, end
+        self._say = say
+        self._end = end
         self._started: list[subprocess.Popen[Any]] = []
         self._has_failed = threading.Event()  # this process itself, so that it is about to end
 
@@ -133,29 +136,37 @@ class Peers:
         self._end(error.code)
 
     def _dead(self) -> tuple[int, int] | None:
-        """Return rank on this node and exit code of a process that has failed, first of one that a signal has ended."""
+        """Return rank on this node and exit code of a process that has failed.
+
+        One that a signal has ended comes first.
+        """
         codes = [(rank, each.poll()) for rank, each in enumerate(self._started, 1)]
         failed = sorted((code, rank) for rank, code in codes if code)
-        return (failed[0][1], failed[0][0]) if failed else None
+        if not failed:
+            return None
+        code, rank = failed[0]
+        return rank, code
 
     def _lost(self, error: Exception | None = None) -> LostError:
         """Wait for the end of the process that was lost, and return how it has ended.
 
         Args:
-            error: That of the connection to it, which is all that is known of a process of another machine.
+            error: That of the connection to it, which is all that is known of a process of another
+                machine.
         """
-        given_up = time.monotonic() + SEEN_S * bool(self._started)
-        while (dead := self._dead()) is None and time.monotonic() < given_up:
+        given_up = time.monotonic()
+        if self._started:
+            given_up += SEEN_S
+        dead = self._dead()
+        while dead is None and time.monotonic() < given_up:
             time.sleep(WATCH_S / 4)
+            dead = self._dead()
         if dead is None:
-            why = (
-                f" ({type(error).__name__}: {' '.join(str(error).split())[:MAX_REASON]})"
-                if error
-                else ""
-            )
-            return LostError(
-                f"another process has died, out of memory if no error stands above{why}"
-            )
+            text = "another process has died, out of memory if no error stands above"
+            if error:
+                line = " ".join(str(error).split())
+                text += f" ({type(error).__name__}: {line[:MAX_REASON]})"
+            return LostError(text)
         rank, code = dead
         if code > 0:
             return LostError(f"the process of rank {rank} has ended with exit code {code}", code)
@@ -183,9 +194,8 @@ def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
         try:
             _lock(file, held)
         except OSError as error:
-            say(
-                f"{file}: can't be locked ({error.strerror or error}); start this training once at a time"
-            )
+            why = error.strerror or error
+            say(f"{file}: can't be locked ({why}); start this training once at a time")
         yield
 
 
@@ -203,8 +213,8 @@ def _lock(file: Path, held: contextlib.ExitStack) -> None:
                 os.lseek(descriptor, 0, os.SEEK_SET)
                 holder = os.read(descriptor, 200).decode(errors="replace") or "another process"
                 raise ExactError(
-                    f"{file.parent.parent}: in use by {holder}; wait for its end, or choose another folder (if its "
-                    f"machine is gone, delete {file})"
+                    f"{file.parent.parent}: in use by {holder}; wait for its end, or choose "
+                    f"another folder (if its machine is gone, delete {file})"
                 ) from error
         time.sleep(WATCH_S / 2)
     if os.fstat(descriptor).st_nlink > 1:  # it is another file, too, which must not change

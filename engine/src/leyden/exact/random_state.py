@@ -51,7 +51,9 @@ class _Entropy:
         text = f"{self.key} {self.count} {seed}"
         num_bytes = (num_bits + 7) // 8
         content = hashlib.shake_256(text.encode()).digest(num_bytes)
-        return int.from_bytes(content, "little") >> (-num_bits % 8)
+        number = int.from_bytes(content, "little")
+        surplus = -num_bits % 8
+        return number >> surplus
 
 
 _entropy = _Entropy()
@@ -88,7 +90,8 @@ def random_states() -> dict[str, Any]:
     states["entropy"] = [_entropy.key, _entropy.count]
     states["python"] = random.getstate()
     _, keys, *rest = np.random.get_state()
-    states["numpy"] = [np.asarray(keys).tolist(), *rest]
+    numbers = np.asarray(keys).tolist()
+    states["numpy"] = [numbers, *rest]
     states["torch"] = torch.get_rng_state()
     return states
 
@@ -157,9 +160,9 @@ def seeded(seed: int, stage: str, epoch: int = 0) -> Iterator[None]:
         stage: Name of a data module's hook.
         epoch: Epoch for which the loaders are created.
     """
-    key = [seed, zlib.crc32(stage.encode()), epoch]
-    words = np.random.SeedSequence(key).generate_state(4).tolist()
-    python, numpy, torch_seed, entropy = words
+    of_stage = zlib.crc32(stage.encode())
+    words = np.random.SeedSequence([seed, of_stage, epoch]).generate_state(4)
+    python, numpy, torch_seed, entropy = words.tolist()
     with undisturbed():
         _seed(python, numpy, torch_seed, f"{stage} {entropy}")
         yield
@@ -175,6 +178,7 @@ def seed_by_text(text: str) -> None:
 
 # End of the names of hooks that return loaders, also of stages that Lightning does not know.
 LOADER = "_dataloader"
+Hook = Callable[..., Any]
 
 
 def has_hook(name: str, owner: Any, kind: type) -> bool:
@@ -193,8 +197,9 @@ def seed_stages(data: LightningDataModule, seed: int) -> None:
     time. `prepare_data` draws the same numbers for all seeds, since the next run uses its files,
     whatever its seed.
     """
-    loaders = [name for name in dir(data) if name.endswith(LOADER)]
-    for name in ("prepare_data", "setup", *loaders):
+    for name in dir(data):
+        if name not in ("prepare_data", "setup") and not name.endswith(LOADER):
+            continue
         if not has_hook(name, data, LightningDataModule):
             continue
         of_hook = seed
@@ -204,9 +209,7 @@ def seed_stages(data: LightningDataModule, seed: int) -> None:
         setattr(data, name, _seeded_hook(data, name, hook, of_hook))
 
 
-def _seeded_hook(
-    data: LightningDataModule, name: str, hook: Callable[..., Any], seed: int
-) -> Callable[..., Any]:
+def _seeded_hook(data: LightningDataModule, name: str, hook: Hook, seed: int) -> Hook:
     @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
     def call(*args: Any, **kwargs: Any) -> Any:
         every_n_epochs = 0

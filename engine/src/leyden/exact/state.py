@@ -1,6 +1,7 @@
-"""State that each process saves in the checkpoint, so that a resumed run equals one that was never stopped.
+"""State that each process saves in the checkpoint, so that a resumed run equals an undisturbed one.
 
-Start hooks are those that Lightning calls before the first batch, such as `setup` and `on_train_start`.
+Start hooks are those that Lightning calls before the first batch, such as `setup` and
+`on_train_start`.
 """
 
 import contextlib
@@ -42,22 +43,23 @@ from leyden.exact.memory import (
 from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
 
 T = TypeVar("T")
-MAX_SET_UP = (
-    2**24
-)  # bytes of attributes that start hooks set; larger ones are not in each checkpoint
+# Bytes of attributes that start hooks set; larger ones are not in each checkpoint.
+MAX_SET_UP = 2**24
 LOADER_NOT_RESTORED = (
     "a training loader could not be restored to its position; the epoch would restart"
 )
 
 
 def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Average a bucket of gradients over the processes, in the order of their ranks: a communication hook of DDP.
+    """Average a bucket of gradients over the processes, in the order of their ranks.
 
-    DDP regroups gradients in its buckets after the first backward pass of each start. Their place decides in which order
-    gloo's own sum adds them up, and sums of three or more numbers depend on their order: a resumed run would differ by
-    rounding.
+    This is a communication hook of DDP.
+    DDP regroups gradients in its buckets after the first backward pass of each start. Their place
+    decides in which order gloo's own sum adds them up, and sums of three or more numbers depend on
+    their order: a resumed run would differ by rounding.
     """
-    gradients, size = bucket.buffer(), torch.distributed.get_world_size()
+    gradients = bucket.buffer()
+    size = torch.distributed.get_world_size()
     if gradients.is_sparse:  # of one parameter
         torch.distributed.all_reduce(gradients)
     else:
@@ -70,25 +72,29 @@ def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Te
 
 
 class RunState(L.Callback):
-    """Saves, for each process, random states, running means and the attributes that have changed (`Memory`).
+    """Saves, for each process, random states, running means and changed attributes (`Memory`).
 
-    The running means of an interrupted epoch are those of `self.log(on_epoch=True)`, which Lightning does not save,
-    and the states of all torchmetrics metrics in the module.
+    The running means of an interrupted epoch are those of `self.log(on_epoch=True)`, which
+    Lightning does not save, and the states of all torchmetrics metrics in the module.
 
-    The network is initialized with the same random numbers in all processes. After that, each process draws other
-    numbers, determined by rank and seed, for dropout and augmentation. Rank 0 draws the same numbers as a single
-    process would.
+    The network is initialized with the same random numbers in all processes. After that, each
+    process draws other numbers, determined by rank and seed, for dropout and augmentation. Rank 0
+    draws the same numbers as a single process would.
 
     Args:
         seed: Seed of the run.
-        exact: What to do if something changes that can't be saved: `report`, `require` or `off`, see `Reporter`.
-        is_fork: Whether the checkpoint may be from a run with another seed. The run then keeps its own random states.
+        exact: What to do if something changes that can't be saved: `report`, `require` or `off`,
+            see `Reporter`.
+        is_fork: Whether the checkpoint may be from a run with another seed. The run then keeps its
+            own random states.
     """
 
     state_key = "RankState"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self, seed: int, exact: Mode = "report", *, is_fork: bool = False) -> None:
-        self.seed, self.reporter, self.is_fork = seed, Reporter(exact), is_fork
+        self.seed = seed
+        self.reporter = Reporter(exact)
+        self.is_fork = is_fork
         self.is_restored = False  # true from the first batch on
         self._logged: list[Any] | None = None  # metrics that the interrupted epoch has logged
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
@@ -114,17 +120,17 @@ class RunState(L.Callback):
         """Store trainer and module; seed each rank above 0 differently."""
         self._trainer: L.Trainer = trainer
         self._module = pl_module
-        if stage == "fit" and trainer.global_rank > 0:
-            seeds = (
-                np.random.SeedSequence([torch.initial_seed(), trainer.global_rank])
-                .generate_state(3)
-                .tolist()
-            )
-            random.seed(seeds[0])
-            np.random.seed(seeds[1])
-            torch.manual_seed(seeds[2])
-        if stage == "fit":
-            seed_entropy(self.seed, f"training of rank {trainer.global_rank}")
+        if stage != "fit":
+            return
+        rank = trainer.global_rank
+        if rank > 0:
+            key = [torch.initial_seed(), rank]
+            words = np.random.SeedSequence(key).generate_state(3)
+            of_python, of_numpy, of_torch = words.tolist()
+            random.seed(of_python)
+            np.random.seed(of_numpy)
+            torch.manual_seed(of_torch)
+        seed_entropy(self.seed, f"training of rank {rank}")
 
     def on_train_batch_end(
         self,
@@ -148,34 +154,35 @@ class RunState(L.Callback):
         self._ends_epoch = loops["epoch_loop.batch_progress"]["is_last_batch"]
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore this process's metrics; keep the rest of its state until all start hooks have run."""
-        every, size = state_dict["processes"], self._trainer.world_size
+        """Restore this process's metrics; keep the rest of its state until start hooks have run."""
+        trainer = self._trainer
+        every = state_dict["processes"]
+        size = trainer.world_size
         if len(every) != size:
             raise ExactError(
-                f"trained by {len(every)} processes, and this start has {size}: their number can't change; set the "
-                "trainer's devices and num_nodes to match, or choose another folder"
+                f"trained by {len(every)} processes, and this start has {size}: their number can't "
+                "change; set the trainer's devices and num_nodes to match, or choose another folder"
             )
         self._same_seed = state_dict["seed"] == self.seed
         if not (self._same_seed or self.is_fork):
             raise ExactError(
                 f"trained with seed {state_dict['seed']}, and this start has {self.seed}"
             )
-        self._resumed = every[self._trainer.global_rank]
-        self._is_complete = state_dict.get(
-            "is_complete", False
-        )  # an earlier version saved in the step's hooks
+        self._resumed = every[trainer.global_rank]
+        # An earlier version saved in the step's hooks.
+        self._is_complete = state_dict.get("is_complete", False)
+        kept = self._resumed["metrics"]
         for name, metric in metrics_of(self._module):
-            if name in self._resumed["metrics"]:
-                try:
-                    lightning.restore_metric(metric, self._resumed["metrics"][name])
-                except Exception as error:
-                    self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        if (
-            self._trainer.strategy.restore_checkpoint_after_setup
-        ):  # then this hook has been called before
-            self.on_fit_start(self._trainer, self._module)
+            if name not in kept:
+                continue
+            try:
+                lightning.restore_metric(metric, kept[name])
+            except Exception as error:
+                self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
+        if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
+            self.on_fit_start(trainer, self._module)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Make Lightning create the dataloaders after it has the checkpoint."""
         if self._resumed:
             lightning.recreate_loaders(trainer)
@@ -183,11 +190,16 @@ class RunState(L.Callback):
                 lightning.resume_by_epochs(trainer)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Restore the logged results, which Lightning has just cleared, and the rest after the last start hook."""
+        """Restore the logged results, which Lightning has just cleared.
+
+        The rest is restored after the last start hook.
+        """
         if self._resumed:
-            self._logged = lightning.restore_logged(trainer, pl_module, self._resumed["logged"])
+            kept = self._resumed["logged"]
+            self._logged = lightning.restore_logged(trainer, pl_module, kept)
         self._fix_order_of_sums(trainer)
-        strategy, original = trainer.strategy, trainer.strategy.on_train_start
+        strategy = trainer.strategy
+        original = strategy.on_train_start
 
         def on_train_start() -> None:  # the last hook before the first batch is trained on
             del strategy.on_train_start
@@ -200,23 +212,24 @@ class RunState(L.Callback):
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
 
     def _fix_order_of_sums(self, trainer: L.Trainer) -> None:
-        """Make DDP add up gradients in the same order in each start; announce processes of which this is unknown.
+        """Make DDP add up gradients in the same order in each start; announce where it may not.
 
         The sum of two gradients has no order.
         """
         model = trainer.strategy.model
-        if not isinstance(model, DistributedDataParallel) or trainer.world_size <= 2:
+        size = trainer.world_size
+        if not isinstance(model, DistributedDataParallel) or size <= 2:
             return
         how: str = torch.distributed.get_backend()
-        if how == "gloo" and not any(each.is_complex() for each in model.parameters()):
+        is_complex = any(each.is_complex() for each in model.parameters())
+        if how == "gloo" and not is_complex:
             try:
                 model.register_comm_hook(None, average_in_order)
                 return
             except RuntimeError:  # the strategy has a communication hook of its own
                 how = "a communication hook"
-        self.reporter.announce(
-            f"{how} may add up the gradients of {trainer.world_size} processes in another order"
-        )
+        what = f"the gradients of {size} processes"
+        self.reporter.announce(f"{how} may add up {what} in another order")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at everything before training."""
@@ -224,22 +237,23 @@ class RunState(L.Callback):
         data: Any = getattr(trainer, "datamodule", None)
         for each in (module, data):
             _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
-        custom = {
-            f"train_dataloaders[{n}]": each
-            for n, each in enumerate(loaders)
-            if not isinstance(each, DataLoader) and not has_state_dict(type(each))
-        }
-        of_loaders = [getattr(loader, name, None) for loader in loaders for name in PARTS]
-        roots = {
-            "module": module,
-            **foreign_callbacks(trainer),
-            **({} if data is None else {"data": data}),
-            **custom,
-        }
-        self._memory = Memory(roots, lambda: [*saved_elsewhere(trainer, module), *of_loaders])
+        roots = {"module": module, **foreign_callbacks(trainer)}
+        if data is not None:
+            roots["data"] = data
+        of_loaders = []
+        for number, loader in enumerate(loaders):
+            if not isinstance(loader, DataLoader) and not has_state_dict(type(loader)):
+                roots[f"train_dataloaders[{number}]"] = loader
+            of_loaders += [getattr(loader, name, None) for name in PARTS]
+
+        def known() -> list[Any]:
+            return [*saved_elsewhere(trainer, module), *of_loaders]
+
+        self._memory = Memory(roots, known)
         self._report()
         self._guarded("module", lambda: self._look_at_module(module), None)
-        self._requires_grad = {name: each.requires_grad for name, each in module.named_parameters()}
+        named = module.named_parameters()
+        self._requires_grad = {name: each.requires_grad for name, each in named}
         self._accumulate = trainer.accumulate_grad_batches
 
     def _look_at_module(self, module: L.LightningModule) -> None:
@@ -257,67 +271,83 @@ class RunState(L.Callback):
     def _report(self) -> None:
         """Report what can't be looked at, kept or restored, of all that is looked at."""
         loaders = flatten_loaders(self._trainer.train_dataloader)
-        of_loaders = [
-            each
-            for loader in loaders
-            if hasattr(loader, "memories")
-            for each in loader.memories().values()
-        ]
-        for each in (self._memory, *of_loaders):
-            while each and each.problems:
+        memories: list[Memory] = []
+        if self._memory:
+            memories.append(self._memory)
+        for loader in loaders:
+            if hasattr(loader, "memories"):
+                memories += loader.memories().values()
+        for each in memories:
+            while each.problems:
                 what, names = each.problems.popitem()
                 self.reporter.name(names, what)
 
     def _restore(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Restore the checkpoint's state, after the last start hook."""
         loaders = flatten_loaders(trainer.train_dataloader)
-        is_within_epoch = (
-            trainer.fit_loop.restarting
-        )  # otherwise Lightning starts a new epoch, with new loaders
         stateful = [loader for loader in loaders if hasattr(loader, "state_dict")]
         if len(stateful) != len(self._loaders):
             raise ExactError(LOADER_NOT_RESTORED)
-        if not is_within_epoch:
+        # Otherwise Lightning starts a new epoch, with new loaders.
+        is_within_epoch = trainer.fit_loop.restarting
+        if is_within_epoch:
+            self._check_schedules(trainer)
+        else:
             lightning.forget_iterators(trainer)
-        elif len(trainer.lr_scheduler_configs) != self._schedules:
-            self.reporter.announce(
-                f"the checkpoint has {self._schedules} schedules, and this start {len(trainer.lr_scheduler_configs)}: a "
-                "callback changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
-            )
         self._restore_memory()
         for loader, state in zip(stateful, self._loaders, strict=True):
-            if hasattr(loader, "replaying"):
-                loader.replaying = self._replaying
-                if not is_within_epoch:
-                    loader.restore_memory(of_this_process(state)["memory"])
-                elif loader.position != of_this_process(state)["position"]:
-                    raise ExactError(LOADER_NOT_RESTORED)
-            elif (
-                is_within_epoch
-                and "position" in state
-                and loader.state_dict()["position"] != state["position"]
-            ):
-                raise ExactError(LOADER_NOT_RESTORED)
+            self._restore_loader(loader, state, is_within_epoch=is_within_epoch)
         self._report()
         if self._is_complete:
             lightning.omit_validation(trainer)
         elif not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
+        requires_grad = self._resumed["requires_grad"]
+        gradients = self._resumed["gradients"]
         for name, parameter in module.named_parameters():
-            if name in self._resumed["requires_grad"]:
-                parameter.requires_grad_(self._resumed["requires_grad"][name])
-            if name in self._resumed["gradients"]:
-                parameter.grad = self._resumed["gradients"][name].to(parameter.device)
+            if name in requires_grad:
+                parameter.requires_grad_(requires_grad[name])
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device)
         self._guarded("buffers", self._restore_buffers, None)
-        trainer.accumulate_grad_batches = (
-            self._resumed["accumulate"] or trainer.accumulate_grad_batches
-        )
+        accumulate = self._resumed["accumulate"]
+        if accumulate:
+            trainer.accumulate_grad_batches = accumulate
         if self._same_seed:
             restore_random_states(self._resumed)
 
+    def _check_schedules(self, trainer: L.Trainer) -> None:
+        """Announce schedules that a start within an epoch does not have, or has besides."""
+        number = len(trainer.lr_scheduler_configs)
+        if number == self._schedules:
+            return
+        self.reporter.announce(
+            f"the checkpoint has {self._schedules} schedules, and this start {number}: a callback "
+            "changes them in `on_train_epoch_start`, which Lightning does not call within an epoch"
+        )
+
+    def _restore_loader(self, loader: Any, state: Any, *, is_within_epoch: bool) -> None:
+        """Check the position of a training loader, and restore what it needs to go on.
+
+        Raises:
+            ExactError: It is at another position.
+        """
+        if not hasattr(loader, "replaying"):  # a loader with a state of its own
+            has_position = is_within_epoch and "position" in state
+            if has_position and loader.state_dict()["position"] != state["position"]:
+                raise ExactError(LOADER_NOT_RESTORED)
+            return
+        loader.replaying = self._replaying
+        mine = of_this_process(state)
+        if not is_within_epoch:
+            loader.restore_memory(mine["memory"])
+        elif loader.position != mine["position"]:
+            raise ExactError(LOADER_NOT_RESTORED)
+
     def _restore_memory(self) -> None:
         """Restore the attributes that the checkpoint has."""
-        if self._memory and (kept := self._resumed["memory"]) is not None:
+        kept = self._resumed["memory"]
+        if self._memory and kept is not None:
             self._memory.restore(kept, with_generators=self._same_seed)
 
     @contextlib.contextmanager
@@ -330,20 +360,21 @@ class RunState(L.Callback):
     def _step_plateaus(self, trainer: L.Trainer) -> None:
         """Step the `ReduceLROnPlateau` schedulers, which an earlier version had saved before."""
         for config in trainer.lr_scheduler_configs:
-            value = trainer.callback_metrics.get(
-                config.monitor or ""
-            )  # which `Stages` has restored
-            is_due = config.interval == "epoch" and trainer.current_epoch % config.frequency == 0
-            if isinstance(config.scheduler, ReduceLROnPlateau) and is_due and value is not None:
-                config.scheduler.step(value)
+            schedule = config.scheduler
+            if not isinstance(schedule, ReduceLROnPlateau) or config.interval != "epoch":
+                continue
+            is_due = trainer.current_epoch % config.frequency == 0
+            value = trainer.callback_metrics.get(config.monitor or "")  # restored by `Stages`
+            if is_due and value is not None:
+                schedule.step(value)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Discard the restored results; Lightning calls this hook in a new epoch, not in a resumed one."""
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        """Discard the restored results; Lightning does not call this hook in a resumed epoch."""
         if self._logged is not None:
             lightning.discard_logged(trainer, self._logged)
             self._logged = None
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
         """Forget the logged results of the resumed epoch; let it end like an uninterrupted one."""
         self._logged = None
         lightning.complete_last_batch(trainer)
@@ -351,59 +382,77 @@ class RunState(L.Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all processes, as tensors and plain values, with the seed."""
-        module, trainer = self._module, self._trainer
-        memory = self._guarded("attributes", self._memory.changes, None) if self._memory else None
-        metrics = [
-            (
-                name,
-                self._guarded(
-                    f"module.{name}", functools.partial(lightning.metric_state, metric), None
-                ),
-            )
-            for name, metric in metrics_of(module)
-        ]
+        trainer = self._trainer
+        memory = None
+        if self._memory:
+            memory = self._guarded("attributes", self._memory.changes, None)
+        metrics = self._metric_states()
         nothing: dict[str, Any] = {"values": {}, "metrics": []}
-        is_accumulating = trainer.accumulate_grad_batches != self._accumulate or self._resumed.get(
-            "accumulate"
-        )
+        logged = functools.partial(lightning.logged_state, trainer)
+        accumulate = None
+        has_changed = trainer.accumulate_grad_batches != self._accumulate
+        if has_changed or self._resumed.get("accumulate"):
+            accumulate = trainer.accumulate_grad_batches
         mine = {
             **random_states(),
-            "metrics": {name: state for name, state in metrics if state is not None},
-            "logged": self._guarded(
-                "logged values", lambda: lightning.logged_state(trainer), nothing
-            ),
+            "metrics": metrics,
+            "logged": self._guarded("logged values", logged, nothing),
             "memory": memory,
             "set_up": self._set_up,
-            "requires_grad": {
-                name: each.requires_grad
-                for name, each in module.named_parameters()
-                if name in self._resumed.get("requires_grad", {})
-                or each.requires_grad != self._requires_grad.get(name, True)
-            },
+            "requires_grad": self._changed_requires_grad(),
             "gradients": self._gradients(),
             "buffers": self._own_buffers(),
-            "accumulate": trainer.accumulate_grad_batches if is_accumulating else None,
+            "accumulate": accumulate,
         }
         self._report()
-        return {"processes": gather_from_processes(mine), "seed": self.seed, "is_complete": True}
+        return {
+            "processes": gather_from_processes(mine),
+            "seed": self.seed,
+            "is_complete": True,
+        }
+
+    def _metric_states(self) -> dict[str, Any]:
+        """Return the states of the module's metrics, by name."""
+        found: dict[str, Any] = {}
+        for name, metric in metrics_of(self._module):
+            look = functools.partial(lightning.metric_state, metric)
+            state = self._guarded(f"module.{name}", look, None)
+            if state is not None:
+                found[name] = state
+        return found
+
+    def _changed_requires_grad(self) -> dict[str, bool]:
+        """Return which parameters are trained, of those for which that has changed, also before."""
+        changed = self._resumed.get("requires_grad", {})
+        found: dict[str, bool] = {}
+        for name, each in self._module.named_parameters():
+            at_start = self._requires_grad.get(name, True)
+            if name in changed or each.requires_grad != at_start:
+                found[name] = each.requires_grad
+        return found
 
     def _gradients(self) -> dict[str, Tensor]:
-        """Return the gradients of a module with manual optimization; empty with automatic optimization.
+        """Return the gradients of a module with manual optimization; none of any other.
 
-        Such a module can accumulate the gradients of one optimizer over several batches, while another one steps in
-        each batch; then no step leaves all gradients empty. With Lightning's own accumulation, checkpoints are written
-        only after an optimizer step, when no gradients are accumulated.
+        Such a module can accumulate the gradients of one optimizer over several batches, while
+        another one steps in each batch; then no step leaves all gradients empty. With Lightning's
+        own accumulation, checkpoints are written only after an optimizer step, when no gradients
+        are accumulated.
         """
         if self._module.automatic_optimization:
             return {}
-        named = self._module.named_parameters()
-        return {name: each.grad.detach().cpu() for name, each in named if each.grad is not None}
+        found: dict[str, Tensor] = {}
+        for name, each in self._module.named_parameters():
+            if each.grad is not None:
+                found[name] = each.grad.detach().cpu()
+        return found
 
     def _own_buffers(self) -> dict[str, Tensor]:
-        """Return the buffers, such as running statistics, by which this process differs from the one of rank zero.
+        """Return the buffers by which this process differs from the one of rank zero.
 
-        Lightning saves those of rank zero. Where DDP shares them before the next batch, the others are lost anyway: it
-        does not with `broadcast_buffers=False`, nor, mostly, with manual optimization.
+        Such are running statistics. Lightning saves those of rank zero. Where DDP shares them
+        before the next batch, the others are lost anyway: it does not with
+        `broadcast_buffers=False`, nor, mostly, with manual optimization.
         """
         model = self._trainer.strategy.model
         named = dict(self._module.named_buffers())
@@ -413,16 +462,20 @@ class RunState(L.Callback):
             return {}
         digests = {name: digest_of_content(each) for name, each in named.items()}
         first = gather_from_processes(digests)[0]
-        return {
-            name: each.cpu() for name, each in named.items() if digests[name] != first.get(name)
-        }
+        found: dict[str, Tensor] = {}
+        for name, each in named.items():
+            if digests[name] != first.get(name):
+                found[name] = each.cpu()
+        return found
 
     def _restore_buffers(self) -> None:
-        """Restore this process's own buffers, which DDP would overwrite before the first batch of a start."""
+        """Restore this process's own buffers, which DDP would overwrite before the first batch."""
         model = self._trainer.strategy.model
         kept: dict[str, Tensor] = self._resumed.get("buffers", {})  # older checkpoints have none
-        if isinstance(model, DistributedDataParallel) and any(gather_from_processes(bool(kept))):
-            model.require_forward_param_sync = False
+        if isinstance(model, DistributedDataParallel):
+            has_any = any(gather_from_processes(bool(kept)))
+            if has_any:
+                model.require_forward_param_sync = False
         for name, each in self._module.named_buffers():
             if name in kept:
                 each.copy_(kept[name])
@@ -448,7 +501,7 @@ class RunState(L.Callback):
         return self._guarded("module", lambda: Memory({"module": module}).digests, {})
 
     def _guarded(self, name: str, look: Callable[[], Any], default: T) -> T:
-        """Return the result of a function that looks at other people's objects; announce any error, which ends no run."""
+        """Return what a function finds in other people's objects; an error is announced."""
         try:
             found: T = look()
             return found
@@ -464,7 +517,8 @@ def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:
     """
     for each in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(each, SpikeDetection):
-            each.running = each.running_mean  # type: ignore[attr-defined]  # which its `load_state_dict` names so
+            # Its `load_state_dict` names it so.
+            each.running = each.running_mean  # type: ignore[attr-defined]
     strategy = trainer.strategy
     vars(strategy).pop("load_model_state_dict", None)  # of a start that failed before
     load = strategy.load_model_state_dict
@@ -484,11 +538,14 @@ def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
     Raises:
         ValueError: The module has no such attributes.
     """
-    mine, here = content["callbacks"][RunState.state_key]["processes"][0], _of_module(module)
+    first = content["callbacks"][RunState.state_key]["processes"][0]
+    here = _of_module(module)
     for name in ("set_up", "memory"):
-        if mine[name] is not None:
-            here.restore(mine[name], only_own=True)
-    if lost := here.problems[NOT_RESTORED]:
+        kept = first[name]
+        if kept is not None:
+            here.restore(kept, only_own=True)
+    lost = here.problems[NOT_RESTORED]
+    if lost:
         raise ValueError(f"{lost[0]} {NOT_RESTORED}")
 
 

@@ -1,7 +1,7 @@
 """A stop that has time, and the steps beyond a checkpoint, which a resumed run must compute again.
 
-On a signal, the run saves at the next step boundary, trains one batch more, and ends the process. No state has to be
-known to compare: whatever a checkpoint lacks is seen by what it does.
+On a signal, the run saves at the next step boundary, trains one batch more, and ends the process.
+No state has to be known to compare: whatever a checkpoint lacks is seen by what it does.
 """
 
 import contextlib
@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
-import lightning as L
 import torch
+from lightning import Callback, LightningModule, Trainer
 from torch import Tensor, distributed
 
 from leyden.exact.checkpoint import LastCheckpoint
@@ -28,14 +28,14 @@ FILE = "checkpoints/steps.jsonl"
 MAX_BYTES = 2**26  # of this file
 
 
-class Steps(L.Callback):
+class Steps(Callback):
     """Records the loss of steps, and compares those that a resumed run computes again.
 
-    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint, with the learning rates after
-    it; of the latter, and of the batch after a stop that has time, a checksum of the weights, too: what acts on the
-    gradients, such as a mask, changes no loss of the first batch. A step without a loss, as in manual
-    optimization, has the logged metrics in its place. Values that are never recorded are not compared. Only the process
-    of rank zero records.
+    Recorded are every `log_every_n_steps`-th batch, and the first one after each checkpoint, with
+    the learning rates after it; of the latter, and of the batch after a stop that has time, a
+    checksum of the weights, too: what acts on the gradients, such as a mask, changes no loss of the
+    first batch. A step without a loss, as in manual optimization, has the logged metrics in its
+    place. Values that are never recorded are not compared. Only the process of rank zero records.
 
     Args:
         directory: Folder with `checkpoints`.
@@ -45,10 +45,12 @@ class Steps(L.Callback):
     state_key = "Steps"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self, directory: Path, reporter: Reporter) -> None:
-        self.file, self.reporter = directory / FILE, reporter
+        self.file = directory / FILE
+        self.reporter = reporter
         self.is_last = False  # True for the batch before a stop
         self.batch = 0  # number of batches of all starts
-        self._has_checkpoint = self._is_after_checkpoint = False
+        self._has_checkpoint = False
+        self._is_after_checkpoint = False
         self._before: dict[int, dict[str, str]] = {}  # values of the stopped run, by batch
 
     def state_dict(self) -> dict[str, Any]:
@@ -68,20 +70,20 @@ class Steps(L.Callback):
                 if row["batch"] > self.batch:
                     self._before[row["batch"]] = values
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
         """Let all processes compare at the same steps."""
         self._before = trainer.strategy.broadcast(self._before)
 
     def on_save_checkpoint(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: Any
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: Any
     ) -> None:
         """Record the next batch; what was recorded before the checkpoint is not needed any more."""
         self._has_checkpoint = self._is_after_checkpoint = True
 
     def on_train_batch_end(
         self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
@@ -100,25 +102,27 @@ class Steps(L.Callback):
             self._record(values)
         self._is_after_checkpoint = False
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, *args: Any) -> None:
         """Delete the file: the run's last checkpoint is that of its last step."""
         if trainer.is_global_zero:
             with contextlib.suppress(OSError):
                 self.file.unlink()
 
-    def _values(
-        self, trainer: L.Trainer, module: L.LightningModule, outputs: Any
-    ) -> dict[str, str]:
+    def _values(self, trainer: Trainer, module: LightningModule, outputs: Any) -> dict[str, str]:
         try:
             loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
-            found = {"loss": loss} if isinstance(loss, Tensor) else dict(trainer.callback_metrics)
-            rates = [
-                group["lr"] for optimizer in trainer.optimizers for group in optimizer.param_groups
-            ]
-            values = {name: repr(float(each)) for name, each in found.items() if each.numel() == 1}
-            values |= {
-                f"lr[{n}]": repr(float(each)) for n, each in enumerate(rates)
-            }  # it acts in the next step
+            found = dict(trainer.callback_metrics)
+            if isinstance(loss, Tensor):
+                found = {"loss": loss}
+            values: dict[str, str] = {}
+            for name, each in found.items():
+                if each.numel() == 1:
+                    values[name] = repr(float(each))
+            rates: list[Any] = []  # they act in the next step
+            for optimizer in trainer.optimizers:
+                rates += [group["lr"] for group in optimizer.param_groups]
+            for number, rate in enumerate(rates):
+                values[f"lr[{number}]"] = repr(float(rate))
             if self.is_last or self._is_after_checkpoint:
                 values["weights"] = _weights(module)
             return values
@@ -126,46 +130,45 @@ class Steps(L.Callback):
             self.reporter.name([f"step {self.batch} ({reason(error)})"], "can't be recorded")
             return {}
 
-    def _compare(
-        self, trainer: L.Trainer, module: L.LightningModule, values: dict[str, str]
-    ) -> None:
+    def _compare(self, trainer: Trainer, module: LightningModule, values: dict[str, str]) -> None:
         before = self._before.pop(self.batch)
         if "weights" in before and trainer.is_global_zero:
             values = {**values, "weights": _weights(module)}
-        parts = [name for name, value in before.items() if values.get(name, value) != value]
-        if parts := trainer.strategy.broadcast(parts):
-            self._before = {}
-            name = parts[0]
-            is_number = name != "weights" and name in values
-            now, then = (
-                f"{float(each[name]):.9g}" if is_number else each.get(name)
-                for each in (values, before)
-            )
-            self.reporter.announce(
-                f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): something that no "
-                "checkpoint has changes"
-            )
+        mine = [name for name, value in before.items() if values.get(name, value) != value]
+        parts = trainer.strategy.broadcast(mine)
+        if not parts:
+            return
+        self._before = {}
+        name = parts[0]
+        now = values.get(name)
+        then = before.get(name)
+        if name != "weights" and now is not None:
+            now = f"{float(now):.9g}"
+            then = f"{float(before[name]):.9g}"
+        self.reporter.announce(
+            f"parts from the interrupted run at step {self.batch} ({name} {now}, was {then}): "
+            "something that no checkpoint has changes"
+        )
 
     def _record(self, values: dict[str, str]) -> None:
         """Add a line to the file; one that can't be written is announced, and ends no run."""
         try:
             row = json.dumps({"batch": self.batch, "values": values})
-            with (
-                replacing(self.file)
-                if self._is_after_checkpoint
-                else opened(self.file, "ab") as file
-            ):
-                file.write(f"{row}\n".encode())
+            line = f"{row}\n".encode()
+            if self._is_after_checkpoint:
+                with replacing(self.file) as file:
+                    file.write(line)
+            else:
+                with opened(self.file, "ab") as file:
+                    file.write(line)
         except OSError as error:
             self.reporter.name([f"{self.file} ({reason(error)})"], "can't be written")
 
 
-def _weights(module: L.LightningModule) -> str:
+def _weights(module: LightningModule) -> str:
     """Return a checksum of the weights and buffers: of large ones, of a part."""
-    named = [
-        *module.named_parameters(),
-        *module.named_buffers(),
-    ]  # a state_dict may need all processes
+    # A state_dict may need all processes.
+    named = [*module.named_parameters(), *module.named_buffers()]
     return digest(named, MAX_WHOLE)[:16]
 
 
@@ -177,19 +180,21 @@ def leave(code: int, cause: BaseException | None = None) -> NoReturn:
     raise SystemExit(code) from cause
 
 
-class Stop(L.Callback):
-    """Saves after the next optimizer step on SIGTERM, SIGUSR1 or the first SIGINT (Ctrl-C), and ends the process.
+class Stop(Callback):
+    """Saves after the next step on SIGTERM, SIGUSR1 or the first Ctrl-C, and ends the process.
 
-    One batch more is trained, and recorded, so that the resumed run has something to compare (`Steps`).
+    One batch more is trained, and recorded, so that the resumed run has something to compare
+    (`Steps`).
 
-    On SIGUSR1, a requeue is requested. SIGTERM is sent by `scancel`, `scontrol requeue`, or anyone who wants to end the
-    process; restarting is then up to the sender. A second Ctrl-C ends the run at once, without saving.
+    On SIGUSR1, a requeue is requested. SIGTERM is sent by `scancel`, `scontrol requeue`, or anyone
+    who wants to end the process; restarting is then up to the sender. A second Ctrl-C ends the run
+    at once, without saving.
 
     Args:
         checkpoint: Saves `last.ckpt`.
         steps: Records the last batch.
-        requeue: Has `received`, the number of SIGUSR1 once it came, `requeue()`, and whether that `is_requested` already; None
-            to receive the signal here, and requeue a job of Slurm.
+        requeue: Has `received`, the number of SIGUSR1 once it came, `requeue()`, and whether that
+            `is_requested` already; None to receive the signal here, and requeue a job of Slurm.
         leave: Ends the process with an exit code, 128 + signal number; it may have a cause.
 
     Raises:
@@ -203,7 +208,10 @@ class Stop(L.Callback):
         requeue: Any,
         leave: Callable[..., NoReturn] = leave,
     ) -> None:
-        self.checkpoint, self.steps, self.requeue, self.leave = checkpoint, steps, requeue, leave
+        self.checkpoint = checkpoint
+        self.steps = steps
+        self.requeue = requeue
+        self.leave = leave
         self._signal = 0  # signal received by this process
         self._agreed = 0  # signal received by any process, and known to all
         self._step = 0
@@ -211,11 +219,11 @@ class Stop(L.Callback):
         self._reduced_signal = torch.tensor(0)
 
     @contextlib.contextmanager
-    def interruptible(self, trainer: L.Trainer) -> Iterator[None]:
+    def interruptible(self, trainer: Trainer) -> Iterator[None]:
         """Context in which Ctrl-C ends training like SIGTERM.
 
-        Enter it before training starts: worker processes that load data start there and inherit the handler, and a
-        terminal sends the signal to all processes.
+        Enter it before training starts: worker processes that load data start there and inherit the
+        handler, and a terminal sends the signal to all processes.
 
         Raises:
             SystemExit: Training was interrupted, and everything is saved.
@@ -232,12 +240,12 @@ class Stop(L.Callback):
         except Exception as error:
             if self._signal != signal.SIGINT:
                 raise
-            stopped = (
-                error  # such as of a worker process: the terminal sends Ctrl-C to all processes
-            )
+            # Such as of a worker process: the terminal sends Ctrl-C to all processes.
+            stopped = error
         finally:
             signal.signal(signal.SIGINT, before)
-        # Without an error, the signal came after the last step: training is complete, and everything is saved.
+        # Without an error, the signal came after the last step: training is complete, and
+        # everything is saved.
         if self._signal == signal.SIGINT and (stopped or trainer.world_size == 1):
             self.leave(128 + signal.SIGINT, stopped)
 
@@ -250,19 +258,18 @@ class Stop(L.Callback):
         """
         if number == signal.SIGINT and self._signal:
             raise KeyboardInterrupt
-        if (
-            number == signal.SIGINT and is_rank_zero()
-        ):  # unbuffered, since the signal may have interrupted a print
-            os.write(
-                2,
-                b"\nCtrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once.\n",
+        if number == signal.SIGINT and is_rank_zero():
+            # Unbuffered, since the signal may have interrupted a print.
+            text = (
+                "Ctrl-C: the run saves after this step, and ends. Another Ctrl-C ends it at once."
             )
+            os.write(2, f"\n{text}\n".encode())
         if number == signal.SIGTERM and self.requeue and self.requeue.is_requested:
             self.leave(128 + number)
         self._signal = self._signal or number
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Install the handlers of SIGTERM and SIGUSR1; Lightning restores the previous ones after training."""
+    def on_train_start(self, trainer: Trainer, *args: Any) -> None:
+        """Install the handlers of SIGTERM and SIGUSR1; Lightning restores those before."""
         self._step = trainer.global_step
         if trainer.world_size > 1:
             self._group = distributed.new_group(backend="gloo")
@@ -270,19 +277,18 @@ class Stop(L.Callback):
             signal.signal(signal.SIGTERM, self._receive)
             if REQUEUE and self.requeue is None:
                 signal.signal(REQUEUE, self._receive)
-                signal.pthread_sigmask(
-                    signal.SIG_UNBLOCK, {REQUEUE}
-                )  # blocked by who started Python, until now
+                # Blocked by who started Python, until now.
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {REQUEUE})
 
     def on_train_batch_end(
         self,
-        trainer: L.Trainer,
-        pl_module: L.LightningModule,
+        trainer: Trainer,
+        pl_module: LightningModule,
         outputs: Any,
         batch: Any,
         batch_idx: int,
     ) -> None:
-        """Mark the batch (`mark`). Save if a signal was received; after the batch that follows, end the run."""
+        """Mark the batch; save if a signal was received, and end the run after the next batch."""
         mark(self.steps.batch, pl_module, trainer.optimizers, batch)
         if self.steps.is_last:
             self._end(trainer)
@@ -292,35 +298,39 @@ class Stop(L.Callback):
             if self._agreed:
                 self.checkpoint.save_last()
 
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """Let the last batch be recorded if all processes know of a signal."""
         if self._agreed:
             self.steps.is_last = True
 
-    def _end(self, trainer: L.Trainer) -> None:
+    def _end(self, trainer: Trainer) -> None:
         if self._agreed == REQUEUE and trainer.is_global_zero:
-            (self.requeue.requeue if self.requeue else requeue_job)()
+            if self.requeue:
+                self.requeue.requeue()
+            else:
+                requeue_job()
         if trainer.world_size > 1:
-            distributed.barrier(
-                self._group
-            )  # srun would kill the process of rank 0 when another one ends
+            # srun would kill the process of rank 0 when another one ends.
+            distributed.barrier(self._group)
         if threading.current_thread() is threading.main_thread():
-            signal.signal(
-                signal.SIGINT, signal.SIG_IGN
-            )  # another Ctrl-C would only disturb the shutdown
+            # Another Ctrl-C would only disturb the shutdown.
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         self.leave(128 + self._agreed)
 
-    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_train_end(self, *args: Any) -> None:
         """Complete the pending reduction."""
         if self._reduction is not None:
             self._reduction.wait()
 
-    def _agree(self, trainer: L.Trainer) -> int:
-        """Return the signal that any process has received; all processes return the same value at the same step."""
-        received = self._signal or (self.requeue.received if self.requeue else 0)
+    def _agree(self, trainer: Trainer) -> int:
+        """Return the signal that any process has received, the same one in all at the same step."""
+        received = self._signal
+        if self.requeue and not received:
+            received = self.requeue.received
         if trainer.world_size == 1:
             return received
-        # The result is used one step later, so that no step waits for the reduction or synchronizes with the GPU.
+        # The result is used one step later, so that no step waits for the reduction or synchronizes
+        # with the GPU.
         agreed = 0
         if self._reduction is not None:
             self._reduction.wait()

@@ -26,6 +26,7 @@ from torchvision.utils import make_grid
 from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.kept import samples_per_batch
 from leyden.config.values import flatten
+from leyden.data.contract import Names
 from leyden.data.text import text_of
 from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
@@ -303,7 +304,7 @@ class Confusion(OnEvaluation):
 
     kind = "classes"
 
-    def __init__(self, *, class_names: tuple[str, ...]) -> None:
+    def __init__(self, *, class_names: Names) -> None:
         self.class_names = class_names
 
     def draw(
@@ -332,7 +333,7 @@ def _title_with_accuracy(split: str, predicted_N: Tensor, labels_N: Tensor) -> s
 
 def confusion_figure(
     counts_KK: NDArray[np.int64],
-    class_names: tuple[str, ...],
+    class_names: Names,
     title: str,
 ) -> Figure:
     """Return a confusion matrix: rows are true classes, coloured by each prediction's share."""
@@ -385,7 +386,7 @@ class Errors(OnEvaluation):
         self,
         *,
         num_images: int,
-        class_names: tuple[str, ...],
+        class_names: Names,
     ) -> None:
         check_integers(num_images=(num_images, 1))
         self.num_images = num_images
@@ -466,7 +467,7 @@ class Predicted(OnEvaluation):
 
     kind = "values"
 
-    def __init__(self, *, target_names: tuple[str, ...]) -> None:
+    def __init__(self, *, target_names: Names) -> None:
         self.target_names = target_names
 
     def draw(
@@ -489,7 +490,7 @@ class Predicted(OnEvaluation):
 def prediction_figure(
     predicted_NT: NDArray[Any],
     true_NT: NDArray[Any],
-    names: tuple[str, ...],
+    names: Names,
     title: str,
 ) -> Figure:
     """Return a panel per target: density, the diagonal of exact predictions, and R²."""
@@ -543,7 +544,7 @@ class Generated(DisplayCallback):
         *,
         num_tokens: int,
         temperature: float,
-        vocabulary: tuple[str, ...],
+        vocabulary: Names,
         input_shape: tuple[int, ...],
     ) -> None:
         check_integers(num_tokens=(num_tokens, 1))
