@@ -11,6 +11,7 @@ import yaml
 from leyden.config.doors import MOVED
 from leyden.config.paths import LIBRARY
 from leyden.run.record import read_record, read_summary
+from leyden.tasks import Task
 from tests import ENGINE, ROOT, records
 from tests.conftest import QUICK
 
@@ -96,6 +97,20 @@ def test_a_public_name_that_goes_has_a_line_in_the_changelog():
 def test_what_has_moved_is_public_and_no_name_is_old_and_new():
     assert {*MOVED.values()} <= PUBLIC
     assert not {*MOVED} & PUBLIC
+
+
+def test_a_name_that_moved_is_imported_with_a_line(monkeypatch, capsys):
+    for door in ("leyden", "leyden.callbacks", "leyden.data", "leyden.run", "leyden.sweep"):
+        monkeypatch.setitem(MOVED, f"{door}.Old", "leyden.tasks.Task")
+        assert importlib.import_module(door).Old is Task
+        line = f"leyden: {door}.Old is now leyden.tasks.Task; leyden upgrade changes it\n"
+        assert capsys.readouterr().err == line
+
+
+def test_each_old_name_in_a_package_is_imported_from_there():
+    for old in MOVED:
+        package, _, name = old.rpartition(".")
+        assert package not in DOORS or getattr(importlib.import_module(package), name)
 
 
 def test_a_record_with_names_of_before_is_read_and_resumed(train):

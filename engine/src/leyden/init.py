@@ -19,21 +19,22 @@ def main() -> None:
     """Run the command."""
     with ending():
         _, given = parse_arguments(__doc__, {"task": "", "data": "module"}, max_folders=0)
-        here, task, data = Path.cwd(), given["task"], given["data"]
-        if project := find_project(here):
-            raise UserError(
-                f"{project / 'conf' / 'train.yaml'}: exists, so this is a project already"
-            )
+        task = given["task"]
+        data = given["data"]
+        project = find_project(Path.cwd())
+        if project:
+            file = project / "conf" / "train.yaml"
+            raise UserError(f"{file}: exists, so this is a project already")
         if not task:
             raise UserError(
                 "task=PACKAGE.MODULE.CLASS: name the LightningModule, such as task=lab.net.Net"
             )
-        write_train_config(here, task, data)
+        write_train_config(Path.cwd(), task, data)
+        data_shown = "its own data" if data == "module" else data
+        print(f"conf/train.yaml is written: it trains {task} on {data_shown}")
         print(
-            f"conf/train.yaml is written: it trains {task} on {'its own data' if data == 'module' else data}"
-        )
-        print(
-            "the arguments of your own Trainer(...) are not taken over: set trainer.KEY, callbacks and logger in conf/"
+            "the arguments of your own Trainer(...) are not taken over: "
+            "set trainer.KEY, callbacks and logger in conf/"
         )
         train = leyden_command("train")
         print(f"next steps:\n  check it:\n    {train} dry_run=true\n  train:\n    {train}")

@@ -28,16 +28,16 @@ SHORT = {
     },
     # Of any number of jobs, some are built.
     "engine/src/leyden/sweep/sweep.py": {
-        "CHECKED, NUM_DRAWN = 30, 10": "CHECKED, NUM_DRAWN = 1, 1"
+        "MAX_CHECKED = 30": "MAX_CHECKED = 1",
+        "NUM_DRAWN = 10": "NUM_DRAWN = 1",
     },
     "engine/src/leyden/conf/hydra/sweeper/optuna.yaml": {"num_trials: 20": "num_trials: 2"},
 }
 # Beginnings of commands that are not run, by why; their words are checked as far as that can be without running them.
 NOT_RUN = {
     "the copy in which the commands run is the clone": ("git clone", "cd ", "source "),
-    "scripts/mine.py leaves engine/ as it is (tests/test_extend.py), so that git takes a newer one": (
-        *("git remote", "git fetch", "git merge", "git rm -rq engine", "git checkout leyden"),
-        'git commit -m "Newer library"',
+    "tests/scaffold/test_upgrade.py does it, with a project of the last release": (
+        *("git remote", "git fetch", "git rm -rq engine", "git checkout leyden"),
     ),
     "needs the package index; .ci/run starts with what it does": (
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),

@@ -5,11 +5,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from leyden.config.extras import missing_package, not_installed
+from leyden.config.terminal import warn
 
 # Class paths of before, which records and YAML files name, and the public names in their place. An entry stays for two
 # minor versions after the one that it is in first; docs/versions.md has the promise.
 MOVED = {
     # until 0.2
+    "leyden.config.errors.UserError": "leyden.UserError",
+    "leyden.config.terminal.warn": "leyden.warn",
+    "leyden.training.loaded.load": "leyden.load",
+    "leyden.training.loaded.load_runs": "leyden.load_runs",
     "leyden.callbacks.averaging.EMAWeightAveraging": "leyden.callbacks.EMA",
     "leyden.callbacks.fingerprint.Fingerprints": "leyden.callbacks.Fingerprints",
     "leyden.loggers.metrics_csv.MetricsCSV": "leyden.loggers.MetricsCSV",
@@ -55,13 +60,29 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
     """
 
     def __getattr__(name: str) -> Any:  # noqa: N807 - what Python calls
-        if name not in homes:
+        if name in homes:
+            return _imported(homes[name], name, f"{package}.{name}")
+        old = f"{package}.{name}"
+        if old not in MOVED:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
-        try:
-            return getattr(importlib.import_module(homes[name]), name)
-        except ModuleNotFoundError as error:
-            if missing := missing_package(error):
-                raise ImportError(f"{package}.{name}: {not_installed(missing)}") from error
-            raise
+        moved = MOVED[old]
+        warn(f"{old} is now {moved}; leyden upgrade changes it")
+        module, _, new = moved.rpartition(".")
+        return _imported(module, new, moved)
 
     return __getattr__
+
+
+def _imported(module: str, name: str, public: str) -> Any:
+    """Return a name of a module; `public` is the whole name that a user knows.
+
+    Raises:
+        ImportError: A package is not installed; the message names the extra that brings it.
+    """
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        missing = missing_package(error)
+        if missing:
+            raise ImportError(f"{public}: {not_installed(missing)}") from error
+        raise

@@ -59,35 +59,36 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
         )
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
+    task, term, beside = TASKS[base]
     names = {
         "own": packages[0],
         "module": module,
         "name": name,
         "title": " ".join(words).capitalize(),
+        "choice": base,
+        "base": task,
+        "term": term,
+        "imports": ", ".join(sorted([task, "Outcome"])),
     }
-    names["choice"] = base
-    names["base"], names["term"], beside = TASKS[base]
-    names["imports"] = ", ".join(sorted([names["base"], "Outcome"]))
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", module) or {module, name} & {
-        *keyword.kwlist,
-        *NO_TEXTS,
-    }:
+    is_taken = any(each in (*keyword.kwlist, *NO_TEXTS) for each in (module, name))
+    if is_taken or not re.fullmatch(r"[a-z][a-z0-9_]*", module):
         raise UserError(
-            f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), such as capsule"
+            f"{kind}={module}: must be the name of a Python module (a-z, 0-9 and _), "
+            "such as capsule"
         )
     folder = (src() / packages[0]).relative_to(root()).as_posix()
-    files = {
-        root() / path.format(folder=folder, module=module): _filled(template, names)
-        for path, template in PARTS[kind].items()
-    }
-    for path in files:
+    files = {}
+    for place, template in PARTS[kind].items():
+        path = root() / place.format(folder=folder, module=module)
+        files[path] = _filled(template, names)
         if os.path.lexists(path):
             raise UserError(
                 f"{kind}={module}: {path.relative_to(root())} exists; choose another name"
             )
     for path, text in files.items():
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".py" and not os.path.lexists(package := path.with_name("__init__.py")):
+        package = path.with_name("__init__.py")
+        if path.suffix == ".py" and not os.path.lexists(package):
             package.touch()
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(root()).as_posix())
@@ -111,21 +112,22 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     Raises:
         UserError: A name is no dotted name, or there is something else of this file's name.
     """
-    for key, name in (("task", task), ("data", data)):
-        if not (
-            all(map(str.isidentifier, name.split(".")))
-            and ("." in name or (key, name) == ("data", "module"))
-        ):
-            raise UserError(
-                f"{key}={name}: must be a dotted name, such as lab.net.{'Net' if key == 'task' else 'Waves'}"
-            )
-    text = _filled(
-        "train.yaml", {"task": task, "data_choice": "module" if data == "module" else "own"}
-    )
-    if data != "module":
+    has_own_data = data != "module"
+    _check_dotted("task", task, "Net")
+    if has_own_data:
+        _check_dotted("data", data, "Waves")
+    choice = "own" if has_own_data else "module"
+    text = _filled("train.yaml", {"task": task, "data_choice": choice})
+    if has_own_data:
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"
     path = project / "conf" / "train.yaml"
     if os.path.lexists(path):
         raise UserError(f"{path}: must be a file; move away what has this name")
     path.parent.mkdir(exist_ok=True)
     path.write_text(text, encoding="utf-8")
+
+
+def _check_dotted(key: str, name: str, example: str) -> None:
+    parts = name.split(".")
+    if len(parts) < 2 or not all(map(str.isidentifier, parts)):
+        raise UserError(f"{key}={name}: must be a dotted name, such as lab.net.{example}")

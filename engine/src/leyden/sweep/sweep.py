@@ -64,7 +64,7 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
 
 
 MAX_CHECKED = 30
-NUM_DRAWN = 10  # of more jobs, so many are drawn and checked before the sweep starts
+NUM_DRAWN = 10  # of more jobs, so many are checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:

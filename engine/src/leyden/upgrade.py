@@ -1,0 +1,56 @@
+"""List what a project must change for this version of Leyden, or change it.
+
+leyden upgrade [write=true]
+
+Reads the project's Python files, conf/, pyproject.toml and Makefile, and prints
+each name, key and command of an earlier version with what takes its place.
+write=true edits the files; what it can't edit stays under "by hand". Runs are
+not touched. Call it after a newer library was installed or took the place of
+engine/.
+"""
+
+from typing import TYPE_CHECKING
+
+from leyden.config.errors import ending, parse_arguments, parse_choice, require_project
+from leyden.config.paths import root
+from leyden.config.terminal import show
+
+if TYPE_CHECKING:
+    from leyden.scaffold.upgrade import Change
+
+
+def main() -> None:
+    """Run the command."""
+    with ending():
+        _, options = parse_arguments(__doc__, {"write": "false"}, max_folders=0)
+        is_written = parse_choice(options, "write", "false", "true") == "true"
+        from leyden.scaffold.upgrade import find_changes, write_changes
+
+        require_project()
+        changes = find_changes(root())
+        edits = [change for change in changes if change.span is not None]
+        left = [change for change in changes if change.span is None]
+        if is_written:
+            write_changes(root(), edits)
+        for change in edits:
+            show(_line(change))
+        if left:
+            print("by hand:")
+        for change in left:
+            show(f"  {_line(change)}")
+        count = f"places: {len(edits)}, files: {len({change.path for change in edits})}"
+        if not changes:
+            print("nothing to change")
+        elif edits and is_written:
+            print(f"changed, as git diff shows ({count})")
+        elif edits:
+            print(f"leyden upgrade write=true changes them ({count})")
+
+
+def _line(change: "Change") -> str:
+    place = f"{change.path.relative_to(root())}:{change.line}"
+    return f"{place}: {change.old} → {change.new}"
+
+
+if __name__ == "__main__":
+    main()
