@@ -38,6 +38,7 @@ NOT_RUN = {
     "the copy in which the commands run is the clone": ("git clone", "cd ", "source "),
     "tests/scaffold/test_upgrade.py does it, with a project of the last release": (
         *("git remote", "git fetch", "git rm -rq engine", "git checkout leyden"),
+        "git diff HEAD leyden/main",
     ),
     "needs the package index; .ci/run starts with what it does": (
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),

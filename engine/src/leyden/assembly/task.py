@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities import CombinedLoader
 from omegaconf import DictConfig, OmegaConf
 from torch import nn
 from torch.optim import Optimizer
@@ -31,6 +30,7 @@ from leyden.config.errors import UserError
 from leyden.config.terminal import some_of, warn
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of, own_loaders, sizes_of
 from leyden.data.transforms import check_integers
+from leyden.exact.lightning import combining_mode
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import undisturbed
 from leyden.run.process import is_main_process
@@ -66,8 +66,7 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
         UserError: Lightning can't train on loaders that are combined in this mode.
     """
     loaders, limit = data.train_dataloader(), trainer.limit_train_batches
-    # Lightning has no public attribute for the mode.
-    mode = loaders._mode if isinstance(loaders, CombinedLoader) else None
+    mode = combining_mode(loaders)
     if mode == "sequential":
         raise UserError(
             "data: train_dataloader combines its loaders by mode=sequential, which Lightning supports for validation and test only; "

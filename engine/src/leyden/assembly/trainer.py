@@ -36,6 +36,7 @@ from leyden.config.errors import UserError, leave
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.fit import Parts, refuse_search
+from leyden.exact.lightning import logged_steps_at
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
@@ -403,4 +404,4 @@ def num_logged(content: dict[str, Any]) -> int:
     """
     loops = content["loops"]["fit_loop"]
     is_within = not loops["epoch_loop.batch_progress"]["is_last_batch"]
-    return int(loops["epoch_loop.state_dict"]["_batches_that_stepped"]) + is_within
+    return logged_steps_at(content) + is_within

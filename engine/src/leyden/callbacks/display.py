@@ -3,6 +3,7 @@
 import functools
 import inspect
 import itertools
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from lightning.pytorch.callbacks import RichProgressBar
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_only
 from rich import get_console
+from rich.progress import Task, TextColumn
+from rich.text import Text
 
 from leyden.config.errors import log_and_continue
 from leyden.config.table import print_table
@@ -70,9 +73,8 @@ class Summary(DisplayCallback):
         for name, module in network.named_modules():
             own = sum(parameter.numel() for parameter in module.parameters(recurse=False))
             if own > 0:
-                kind = type(module).__name__.removeprefix(
-                    "FSDP"
-                )  # PyTorch's name of a class that is sharded
+                # PyTorch has a name of its own for a class that is sharded.
+                kind = type(module).__name__.removeprefix("FSDP")
                 rows.append({"layer": name, "type": kind, "parameters": f"{own:,}"})
         total = sum(parameter.numel() for parameter in network.parameters())
         rows.append({"layer": "total", "type": type(network).__name__, "parameters": f"{total:,}"})
@@ -109,6 +111,25 @@ def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:
 BAR_WIDTH = 5  # characters
 
 
+class EpochColumn(TextColumn):
+    """Shows the epoch as the printed lines do, counted from 1, and what else is done by Lightning's own words.
+
+    Args:
+        num_epochs: Number of epochs; None if it is not limited.
+    """
+
+    def __init__(self, num_epochs: int | None) -> None:
+        super().__init__("{task.description}")
+        self.num_epochs = num_epochs
+
+    def render(self, task: Task) -> Text:
+        """Return the text of a bar."""
+        epoch = re.match(r"Epoch (\d+)", task.description)
+        if epoch is None:
+            return super().render(task)
+        return Text(f"epoch {int(epoch[1]) + 1}/{self.num_epochs}")
+
+
 class Progress(RichProgressBar):
     """Progress bar with the current loss and accuracy, and a printed line for each completed epoch.
 
@@ -128,13 +149,9 @@ class Progress(RichProgressBar):
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
         """Return the bar's columns, a short one and no speed, so that metrics fit into 80 characters."""
-        description, bar, batches, seconds, _ = super().configure_columns(trainer)
+        _, bar, batches, seconds, _ = super().configure_columns(trainer)
         bar.bar_width = BAR_WIDTH
-        return [description, bar, batches, seconds]
-
-    def _get_train_description(self, current_epoch: int) -> str:
-        """Return the epoch, counted from 1 as in the printed lines; Lightning has no public hook for this text."""
-        return f"epoch {current_epoch + 1}/{self.trainer.max_epochs}"
+        return [EpochColumn(trainer.max_epochs), bar, batches, seconds]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return the metrics logged for the bar, such as loss and accuracy over the last steps, by short names."""
@@ -159,10 +176,10 @@ class Progress(RichProgressBar):
         batch_idx: int,
     ) -> None:
         """Refresh the bar, if it is due; Lightning would collect the metrics after every batch."""
+        if not self.is_enabled:
+            return
         now = time.monotonic()
-        if self.is_enabled and (
-            now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch
-        ):
+        if now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch:
             self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
@@ -180,11 +197,8 @@ class Progress(RichProgressBar):
     def _print_epoch(self, trainer: L.Trainer) -> None:
         # Lightning's `callback_metrics` also contain those of earlier epochs.
         found = stages_of(trainer).epoch
-        metrics = {
-            name: value
-            for name, value in found.items()
-            if name not in {f"{each}_step" for each in found}
-        }
+        of_steps = {f"{name}_step" for name in found}
+        metrics = {name: value for name, value in found.items() if name not in of_steps}
         if self._has_lines and trainer.is_global_zero and metrics:
             seconds = time.monotonic() - self._start
             head = f"epoch {trainer.current_epoch}/{trainer.max_epochs}"
@@ -221,11 +235,8 @@ class Fingerprints(DisplayCallback):
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:
             directory = Path(trainer.default_root_dir)
-            kept = {
-                step: each
-                for step, each in read_fingerprints(directory).items()
-                if step <= self._step
-            }
+            found = read_fingerprints(directory)
+            kept = {step: each for step, each in found.items() if step <= self._step}
             check_held(directory)
             write_fingerprints(directory, kept)
             self._written = {*kept}
@@ -246,7 +257,7 @@ class Fingerprints(DisplayCallback):
         self._append_line(trainer)
 
     def _append_line(self, trainer: L.Trainer) -> None:
-        step, directory = trainer.global_step, Path(trainer.default_root_dir)
+        step = trainer.global_step
         if not self._writes or step in self._written:
             return
         found = Fingerprint(
@@ -254,6 +265,7 @@ class Fingerprints(DisplayCallback):
             optimizer=state_digest([optimizer.state_dict() for optimizer in trainer.optimizers]),
             random=state_digest(random_states()),
         )
+        directory = Path(trainer.default_root_dir)
         check_held(directory)
         append_fingerprint(directory, step, found)
         self._written.add(step)

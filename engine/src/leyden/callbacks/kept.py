@@ -19,6 +19,7 @@ from leyden.callbacks.display import state_digest
 from leyden.config.errors import UserError
 from leyden.data.contract import divides_batches, sizes_of
 from leyden.data.transforms import check_integers
+from leyden.exact.lightning import place_average
 from leyden.exact.loaders import flatten_loaders
 
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
@@ -76,12 +77,10 @@ class Hyperparameters(L.Callback):
         """Set the values that differ from the checkpoint's."""
         if not self.is_fork or self._restored == self._configured:
             return
-        for name, buffer in pl_module.named_buffers():
-            if (
-                name in self._loss_buffers
-                and self._restored["loss"].get(name) != self._configured["loss"][name]
-            ):
-                buffer.copy_(self._loss_buffers[name])
+        buffers = dict(pl_module.named_buffers())
+        for name, configured in self._configured["loss"].items():
+            if self._restored["loss"].get(name) != configured:
+                buffers[name].copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
             raise UserError(
@@ -106,9 +105,9 @@ class Hyperparameters(L.Callback):
                 optimizer.param_groups, restored["groups"], configured["groups"], strict=True
             )
             for group, old, new in groups:
-                group.update(
-                    {key: value for key, value in new.items() if reset_all or old.get(key) != value}
-                )
+                for key, value in new.items():
+                    if reset_all or old.get(key) != value:
+                        group[key] = value
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the optimizer takes no steps
             for config, start in zip(configs, self._schedules, strict=True):
@@ -144,11 +143,12 @@ def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
 
 def _description(optimizer: Optimizer) -> dict[str, Any]:
     kind = type(optimizer)
-    groups = [
-        {key: _to_plain(value) for key, value in group.items() if key not in STATE_KEYS}
-        for group in optimizer.param_groups
-    ]
+    groups = [_plain_group(group) for group in optimizer.param_groups]
     return {"class": f"{kind.__module__}.{kind.__qualname__}", "groups": groups}
+
+
+def _plain_group(group: dict[str, Any]) -> dict[str, Any]:
+    return {key: _to_plain(value) for key, value in group.items() if key not in STATE_KEYS}
 
 
 def _to_plain(value: Any) -> Any:
@@ -193,13 +193,11 @@ class SamplesSeen(L.Callback):
         batch_idx: int,
     ) -> None:
         """Look at the losses, if many are kept."""
-        parts = (
-            batch
-            if isinstance(batch, list | tuple)
-            else batch.values()
-            if isinstance(batch, dict)
-            else [batch]
-        )
+        parts = [batch]
+        if isinstance(batch, list | tuple):
+            parts = [*batch]
+        elif isinstance(batch, dict):
+            parts = [*batch.values()]
         sizes = [len(each) for each in parts if isinstance(each, torch.Tensor) and each.ndim]
         if sizes and not any(sizes) and self._losses:  # the mean of a process's empty part is NaN
             self._losses.pop()
@@ -208,13 +206,13 @@ class SamplesSeen(L.Callback):
 
     def bad_batch(self) -> tuple[int, int] | None:
         """Return epoch and index of this start's first batch whose loss was not finite; None if there was none."""
-        losses, self._losses = self._losses, []
-        if losses and not self._bad_batch:
+        losses = self._losses
+        self._losses = []
+        if losses and self._bad_batch is None:
             finite = torch.stack([loss.isfinite().all() for *_, loss in losses]).tolist()
-            bad = (
-                each[:2] for each, is_finite in zip(losses, finite, strict=True) if not is_finite
-            )
-            self._bad_batch = next(bad, None)
+            if not all(finite):
+                epoch, index, _ = losses[finite.index(False)]
+                self._bad_batch = epoch, index
         return self._bad_batch
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -244,8 +242,10 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
     with contextlib.suppress(
         Exception
     ):  # a user's loader may raise anything, and counting ends no run
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
         (loader,) = flatten_loaders(trainer.train_dataloader)
-        if num := sizes_of(trainer.datamodule, loader, []).get("train"):  # type: ignore[attr-defined]
+        num = sizes_of(data, loader, []).get("train")
+        if num:
             return num / len(loader)
     return None
 
@@ -255,7 +255,8 @@ def num_validated(trainer: L.Trainer) -> int | None:
     with contextlib.suppress(Exception):  # as above
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loaders = flatten_loaders(trainer.val_dataloaders)
-        total, is_whole = 0, True
+        total = 0
+        is_whole = True
         for loader, num in zip(loaders, trainer.num_val_batches, strict=True):
             total += int(num) * loader.batch_size
             is_whole = is_whole and num == len(loader)
@@ -281,10 +282,12 @@ class EMA(WeightAveraging):
 
     def __init__(self, *, decay: float, update_every_n_steps: int) -> None:
         check_integers(update_every_n_steps=(update_every_n_steps, 1))
-        moving, self.update_every_n_steps = get_ema_avg_fn(decay), update_every_n_steps  # type: ignore[no-untyped-call]
+        self.update_every_n_steps = update_every_n_steps
+        moving = get_ema_avg_fn(decay)  # type: ignore[no-untyped-call]
 
         def average(old: Tensor, new: Tensor, number: Any) -> Tensor:
-            return moving(old, new, number) if old.is_floating_point() or old.is_complex() else new
+            has_average = old.is_floating_point() or old.is_complex()
+            return moving(old, new, number) if has_average else new
 
         super().__init__(avg_fn=average)
 
@@ -292,14 +295,12 @@ class EMA(WeightAveraging):
         """Return whether so many steps were taken since the last update; several optimizers take several at once."""
         if step_idx is None:
             return False
-        since = step_idx + 1 - self._latest_update_step
-        return not self._latest_update_step or since >= self.update_every_n_steps
+        latest: int = self.state_dict()["latest_update_step"]
+        return latest == 0 or step_idx + 1 - latest >= self.update_every_n_steps
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Place the average on the device of the training; Lightning places it where the module was made."""
-        self._device = (
-            trainer.strategy.root_device
-        )  # Lightning takes it in the constructor, where it is not known
+        place_average(self, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
 
@@ -314,11 +315,12 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
         raise ValueError(
             "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
         )
-    if isinstance(callback, WeightAveraging) and (
-        any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs))
-        or not callback.should_update(step_idx=0)
-    ):
+    if not isinstance(callback, WeightAveraging):
+        return
+    is_by_epoch = any(callback.should_update(epoch_idx=epoch) for epoch in range(num_epochs))
+    if is_by_epoch or not callback.should_update(step_idx=0):
         raise ValueError(
-            f"{type(callback).__name__}: must average after steps, from the first one on, as +callbacks/averaging=ema; at the "
-            "end of an epoch its validation is over, and before the average begins the initial weights are validated"
+            f"{type(callback).__name__}: must average after steps, from the first one on, as "
+            "+callbacks/averaging=ema; at the end of an epoch its validation is over, and before "
+            "the average begins the initial weights are validated"
         )

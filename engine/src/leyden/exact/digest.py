@@ -199,6 +199,5 @@ def strided(value: Tensor) -> list[Tensor]:
         return [*value.unbind()]
     if value.layout == torch.strided:
         return [value]
-    sparse: Any = value.to_sparse_coo()  # type: ignore[no-untyped-call]
-    # `indices` refuses one that is not coalesced.
-    return [sparse._indices(), sparse._values()]
+    sparse: Tensor = value.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
+    return [sparse.indices(), sparse.values()]

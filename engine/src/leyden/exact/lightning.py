@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from lightning import LightningModule, Trainer
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
+from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -158,6 +160,11 @@ def logged_steps(trainer: Trainer) -> int:
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
+def logged_steps_at(content: dict[str, Any]) -> int:
+    """Return the step of `self.log` at a checkpoint, which has it by Lightning's private name."""
+    return int(content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
+
+
 def training_names(trainer: Trainer) -> set[str]:
     """Return the names in `trainer.callback_metrics` that this training epoch has logged so far."""
     return _metric_names(_results(trainer), steps=True)
@@ -233,6 +240,16 @@ def step_schedules_again(trainer: Trainer) -> None:
     Its public setter of this flag does not work if steps are limited.
     """
     trainer.fit_loop._restarting = False
+
+
+def combining_mode(loaders: Any) -> str | None:
+    """Return how loaders are combined, such as `min_size`; None for any other loader. It has no public name."""
+    return loaders._mode if isinstance(loaders, CombinedLoader) else None
+
+
+def place_average(callback: WeightAveraging, device: torch.device) -> None:
+    """Make Lightning place an average on a device, which is not known where it takes it, in the constructor."""
+    callback._device = device
 
 
 def count_skipped_batch(trainer: Trainer) -> None:

@@ -47,11 +47,13 @@ NOT_SEEN = "can't be looked at"
 NOT_KEPT = "change and can't be kept in a checkpoint"
 NOT_RESTORED = "can't be restored from the checkpoint"
 
-# Attributes of PyTorch and Lightning, except `training` and `_hparams`, which a run can change.
+# Attributes of PyTorch and Lightning, except `training`, which a run can change.
 OF_MODULES = {*vars(nn.Module())} - {"training"}
 OF_LIGHTNING = {*vars(LightningModule()), *vars(LightningDataModule())}
-OF_LIGHTNING -= {"training", "_hparams"}
-INSTALLED = tuple(map(sysconfig.get_path, ("stdlib", "platstdlib", "purelib", "platlib")))
+OF_LIGHTNING -= {"training"}
+INSTALLED = tuple(
+    {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
+)
 OWNERS = (
     nn.Module,
     Dataset,
@@ -382,9 +384,14 @@ def _parts(owner: Any) -> Iterator[tuple[Step, Any]]:
         with contextlib.suppress(AttributeError):  # an empty slot
             yield ("attribute", name), object.__getattribute__(owner, name)
     if issubclass(kind, nn.Module):
-        for group in (owner._parameters, owner._buffers, owner._modules):
-            for name, value in group.items():
-                yield ("attribute", name), value
+        # As PyTorch defines them, whatever a class of another has in their place.
+        members = [
+            *nn.Module.named_parameters(owner, recurse=False, remove_duplicate=False),
+            *nn.Module.named_buffers(owner, recurse=False, remove_duplicate=False),
+            *nn.Module.named_children(owner),
+        ]
+        for name, member in members:
+            yield ("attribute", name), member
 
 
 def _set(owner: Any, step: Step, value: Any) -> None:

@@ -27,7 +27,7 @@ from lightning.pytorch.loggers.logger import DummyLogger
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
-from tensorboard.summary.writer.event_file_writer import _AsyncWriterThread
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
 from leyden.config.errors import UserError
@@ -247,7 +247,7 @@ class TensorBoard(TensorBoardLogger):
 
 def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
     """Report exceptions of threads, except of event writers, which raise theirs (a full disk) at the next event."""
-    if not isinstance(args.thread, _AsyncWriterThread):
+    if type(args.thread).__module__ != EventFileWriter.__module__:
         threading.__excepthook__(args)
 
 
@@ -373,5 +373,8 @@ class Wandb(WandbLogger):
 
         Otherwise the next run would continue in it, and unsaved data would be lost.
         """
-        if self._experiment is not None:  # `self.experiment` would create one
-            self._experiment.finish()
+        import wandb
+
+        run = wandb.run  # the one of this process; `self.experiment` would create one
+        if run is not None and run.id == self.version:
+            run.finish()
