@@ -36,7 +36,7 @@ def main() -> None:
     """Run the command."""
     with ending():
         _, options = parse_arguments(__doc__, OPTIONS, max_folders=0)
-        from leyden.report.outcome import show_equality
+        from leyden.report.difference import show_equality
         from leyden.run.directory import Run
         from leyden.training.reproduction import reproduce
 

@@ -31,8 +31,8 @@ def main() -> None:
     with ending(), without_garbage_collection():
         defaults = {"where": "", "sort": "age", "format": "table", "diff": ""}
         folders, options = parse_arguments(__doc__, defaults, max_folders=1)
+        from leyden.report.difference import show_difference
         from leyden.report.listing import list_runs, print_runs
-        from leyden.report.outcome import show_difference
 
         if options["diff"]:
             form = parse_choice(options, "format", "table", "json")

@@ -6,9 +6,9 @@ leyden summarize results.csv metric=acc mode=min|max [seed=seed]
 leyden summarize DIR|results.csv front=val/acc:max,num_parameters:min
     [format=table|json]
 
-Writes summary.csv and summary.png: a table of all runs in or below a folder,
-best first, and a picture. The folder can be a sweep, such as
-outputs/sweeps/NAME, or any other. Of a table, only the verdict is printed.
+Writes summary.csv: a table of all runs in or below a folder, best first. The
+folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table,
+only the verdict is printed.
 
   front=...          the settings that no other one beats in each of these
                      metrics, by their means (Pareto front)

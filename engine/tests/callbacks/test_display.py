@@ -22,7 +22,7 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):
     for name in ("publish", "render", "save_picture"):
         monkeypatch.setattr(pictures, name, broken)
     monkeypatch.setattr("leyden.callbacks.display.print_table", broken)
-    monkeypatch.setattr("leyden.report.outcome.hparams_of", broken)
+    monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
     run, _, err = train("broken", *arguments)
     assert (run.result.status, run.result.metrics) == ("finished", whole.result.metrics)
     for name in ("Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"):

@@ -15,7 +15,13 @@ from tests.example import OWN, script
 from tests.pages.commands import PAGES
 
 AGENTS, NOTE = (PAGES[name].read_text() for name in ("AGENTS", "note"))
-MADE = ("run.json", "outputs/", "data/", "outputs/test_evaluations.csv")  # by the commands
+MADE = (
+    "run.json",
+    "starts.json",
+    "outputs/",
+    "data/",
+    "outputs/test_evaluations.csv",
+)  # by the commands
 
 
 def test_agents_md_is_short_and_its_paths_and_exit_codes_are_there():

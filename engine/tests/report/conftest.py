@@ -3,12 +3,6 @@ import pytest
 from tests.conftest import here
 
 
-@pytest.fixture(autouse=True)
-def undrawn(monkeypatch):
-    """The picture of a sweep takes longest."""
-    monkeypatch.setattr("leyden.report.summary.draw_summary", lambda *arguments: b"")
-
-
 @pytest.fixture
 def called(monkeypatch, capsys, tmp_path):
     """Runs a verb in a folder of its own; gives what it prints, or the line that it ends with."""

@@ -5,7 +5,8 @@ import hashlib
 import pytest
 from tensorboard.plugins.hparams import api_pb2, metadata
 
-from leyden.report.outcome import hparams_of, show_difference
+from leyden.report.difference import show_difference
+from leyden.report.hparams import hparams_of
 from tests import mistakes
 from tests.callbacks.events import best, hparams, metric, read, scalars
 from tests.conftest import QUICK, SMALL

@@ -1,22 +1,20 @@
-"""The table and the picture of a sweep: what they have of its runs, and which rows are said to be the best."""
+"""The table of a sweep: what it has of its runs, and which rows are said to be the best."""
 
 import functools
 import itertools
 import json
 import os
 import re
-import shlex
 
 import pytest
 import yaml
-from matplotlib.figure import Figure
 from omegaconf import OmegaConf
 
 from leyden import compare
 from leyden import summarize as command
 from leyden.config.checks import PARTS
 from leyden.report.records import varying_keys
-from leyden.report.summary import Point, _scatter, draw_summary, summarize
+from leyden.report.summary import summarize
 from leyden.run.identity import RunIdentity
 from leyden.testing.contracts import compose
 from tests import records
@@ -158,22 +156,15 @@ def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys)
     assert lines[2] == ["2", "0.1", "0.4250", "1", "3", "2", "finished"]
 
 
-def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, capsys, monkeypatch):
+def test_what_a_run_does_not_have_is_a_gap_and_null_a_value(called, tmp_path, capsys):
     """Of two optimizers one has a momentum, which one run has set to null."""
     for number, momentum in enumerate(("0.5", "0.9", "null", "")):
         typed = ["optimizer=sgd", f"optimizer.momentum={momentum}"] if momentum else []
         write(tmp_path / f"r{number}", [*typed, "seed=0"], value=0.1 * (number + 1))
-    drawn = []
-    monkeypatch.setattr("leyden.report.summary.draw_summary", draw_summary)
-    monkeypatch.setattr(
-        "leyden.report.summary._scatter", lambda axes, points, **_: drawn.append(points)
-    )
     summarize(tmp_path)
     momenta = [("sgd", "0.5"), ("sgd", "0.9"), ("sgd", "null"), ("", "")]
     assert cells(tmp_path, "optimizer", "optimizer.momentum") == momenta
     assert "None" not in capsys.readouterr().out
-    # Of the two keys one has a single value where it is: there is nothing to be seen of it.
-    assert drawn == [[(0.5, 0.1, False), (0.9, 0.2, False), (None, pytest.approx(0.3), False)]]
     assert varying_keys([{"a": None, "b": 1}, {"b": 1}]) == ["a"]
     (tmp_path / "study.journal").touch()
     line = f"The search in a browser, after pip install optuna-dashboard: optuna-dashboard {tmp_path}/study.journal"
@@ -311,24 +302,6 @@ def test_rows_that_may_be_the_best_are_marked_and_looks_are_counted(tmp_path, ca
     assert found == [("summary", "1", "9"), ("summary", "2", "12")]
 
 
-def test_the_next_command_compares_the_first_two_rows(called, tmp_path):
-    typed = ("model.hidden_sizes=[8,9]", "compile=true")
-    losses = {1: (0.3, 0.4, 0.5), 2: (0.31, 0.38, 0.52)}
-    grid(tmp_path / "s", losses, *typed)
-    grid(tmp_path / "s" / "others", {3: (1.3, 1.4, 1.6)})
-    *_, what, line = called(command, "s").splitlines()
-    assert what == "Rows 1 and 2 beside each other:"
-    said = " ".join(called(compare, *shlex.split(line.partition("compare ")[2])).split())
-    assert "Verdict: can't be told apart" in said
-    assert re.search("A model.* optimizer.lr=1 .* B model.* optimizer.lr=2 ", said)
-    # A condition that the runs of both rows meet is none of the first row.
-    grid(tmp_path / "t", {1: losses[1]})
-    grid(tmp_path / "t" / "other", {1: losses[2]}, "optimizer=sgd")
-    out = called(command, "t")
-    assert "row 1 or one marked ≈" in out
-    assert "beside each other" not in out
-
-
 def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_to(
     called, tmp_path
 ):
@@ -342,18 +315,13 @@ def test_nothing_is_written_to_a_folder_of_another_person_nor_to_what_is_linked_
     assert sorted(tmp_path.rglob("*")) == before
     grid(tmp_path / "s", {3: (0.3,)})  # one of one's own there
     (tmp_path / "mine").write_text("mine")
-    for name in ("summary.csv", "summary.png"):
+    for name in ("summary.csv", f"summary.csv.{os.getpid()}.tmp"):
         (tmp_path / "s" / name).symlink_to(tmp_path / "mine")
-        (tmp_path / "s" / f"{name}.{os.getpid()}.tmp").symlink_to(tmp_path / "mine")
     assert "written: s/summary.csv" in called(command, "s")
     called(compare, *sides)
     assert len((tmp_path / "s" / "looks.csv").read_text().splitlines()) == 3
     assert (tmp_path / "mine").read_text() == "mine"
-    assert {path.name for path in (tmp_path / "s").glob("*.*")} == {
-        "looks.csv",
-        "summary.csv",
-        "summary.png",
-    }
+    assert {path.name for path in (tmp_path / "s").glob("*.*")} == {"looks.csv", "summary.csv"}
     assert not any(path.is_symlink() for path in (tmp_path / "s").iterdir())
 
 
@@ -383,99 +351,3 @@ def test_a_run_that_is_damaged_is_named_and_stops_nothing(tmp_path, capsys):
             name,
             content,
         )
-
-
-@pytest.fixture
-def drawn(monkeypatch):
-    """Calls `draw_summary`, and returns the figure."""
-    figures = []
-    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: figures.append(figure))
-
-    def draw(points, *, log=None):
-        draw_summary(points, "val/acc", log=log, averaged=("seed",))
-        return figures.pop()
-
-    return draw
-
-
-def crossed(value=lambda choices: 0.5, **values):
-    """The points of all combinations."""
-    every = [dict(zip(values, each, strict=True)) for each in itertools.product(*values.values())]
-    return [Point(each, value(each)) for each in every]
-
-
-def ticks(axes, name="x"):
-    return [label.get_text() for label in getattr(axes, f"get_{name}ticklabels")()]
-
-
-def test_means_are_those_of_several_whole_runs_and_an_axis_is_in_order():
-    choices, means, trials = Figure().subplots(3)
-    along = [
-        (None, 1.0, False),
-        (10, 2.0, False),
-        (9, 3.0, False),
-        ("x", 4.0, False),
-        (9, 5.0, False),
-    ]
-    _scatter(choices, along, log=None)
-    assert ticks(choices) == ["9", "10", "null", "x"]
-    along = [
-        (0.001, 1.0, False),
-        (0.001, 3.0, False),
-        (0.1, 4.0, False),
-        (0.1, 6.0, False),
-        (0.1, 99.0, True),
-    ]
-    _scatter(means, along, log=True)
-    assert means.lines[0].get_xydata().tolist() == [
-        [0.001, 2],
-        [0.1, 5],
-    ]  # without the run that was pruned
-    assert ticks(means) == ["0.001", "0.1"]
-    assert means.containers[0].has_yerr
-    assert "±" in means.get_legend_handles_labels()[1][-1]
-    _scatter(trials, [(0.1 * n, 1.0, False) for n in range(9)], log=None)
-    assert not [*choices.lines, *trials.lines]  # single runs have no mean
-
-
-def test_ticks_are_the_values_that_were_tried_unless_they_are_many_and_pruned_runs_are_crosses(
-    drawn,
-):
-    few = drawn(crossed(lr=[0.0003, 0.001, 0.003], seed=[0, 1]))
-    assert ticks(few.axes[0]) == ["0.0003", "0.001", "0.003"]
-    many = drawn(
-        [Point({"lr": 0.001 * 1.1**n}, 0.1 * n, is_pruned=n > 20) for n in range(30)], log=["lr"]
-    )
-    assert len(many.axes[0].get_xticks()) < 30
-    (legend,) = many.legends
-    assert [text.get_text() for text in legend.get_texts()] == ["a run", "pruned"]
-    assert [len(each.get_offsets()) for each in many.axes[0].collections] == [21, 9]
-
-
-def test_two_numbers_of_three_values_each_have_a_heat_map_of_means_and_keys_of_a_zip_share_an_axis(
-    drawn,
-):
-    lr, width = [0.1, 0.2, 0.3], [8, 16, 32]
-    points = crossed(
-        lambda each: each["lr"] * each["width"] + each["seed"],
-        lr=lr,
-        width=[*width, 64],
-        seed=[0, 1],
-    )
-    figure = drawn(points)
-    assert [axes.get_xlabel() for axes in figure.axes][:3] == ["lr", "width", "lr"]
-    heat = figure.axes[2]
-    assert heat.images[0].get_array().tolist()[1] == pytest.approx([each * 16 + 0.5 for each in lr])
-    assert heat.texts[0].get_text() == "1.3"
-    assert ticks(heat, "y") == ["8", "16", "32", "64"]
-    both = [{"model": "mlp", "optimizer": "sgd"}, {"model": "cnn", "optimizer": "adamw"}]
-    zipped = drawn([Point({**each, "lr": lr}, 0.5) for each in both for lr in (0.1, 0.2)])
-    assert [axes.get_xlabel() for axes in zipped.axes] == ["model, optimizer", "lr"]
-    assert ticks(zipped.axes[0]) == ["cnn, adamw", "mlp, sgd"]
-    for log, num_panels in ((None, 1), ([], 2)):  # of a search, values go together by chance
-        once = drawn([Point(each, 0.5) for each in both], log=log)
-        assert len(once.axes) == num_panels
-    less, words = crossed(lr=lr, width=width)[1:], crossed(lr=lr, model=["a", "b", "c"])
-    lacking = [*crossed(lr=[1, 2, 3], width=[1, 2, 3]), Point({"lr": 1}, 0.5)]
-    for not_crossed in (crossed(lr=lr[:2], width=width), words, less, lacking):
-        assert not [axes for axes in drawn(not_crossed).axes if axes.images]

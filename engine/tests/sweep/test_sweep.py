@@ -69,7 +69,6 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     assert not (tmp_path / "test_evaluations.csv").exists()
     assert output.endswith(f"leyden evaluate runs={tmp_path / 'sweeps' / 's'}\nFalse\n")
     assert "4/4 jobs, 0 failed" in output
-    assert (tmp_path / "sweeps" / "s" / "summary.png").stat().st_size > 100
 
     # The same again runs nothing, more values run what is new, which draws if it is asked to.
     before = written(found)

@@ -227,7 +227,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        """Do nothing; `report/outcome.py` writes them with the results when the run ends."""
+        """Do nothing; `report/hparams.py` writes them with the results when the run ends."""
 
     @rank_zero_only
     def save(self) -> None:

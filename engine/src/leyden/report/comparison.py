@@ -19,6 +19,7 @@ from leyden.report.ranking import (
     merge_rows,
     plus_minus,
     read_sweep,
+    records_of,
 )
 from leyden.report.records import (
     NOT_OWN,
@@ -72,9 +73,8 @@ def compare_folders(
         return compare_runs_with_control(folders[0], options["control"], options)
     is_chosen = options["a"] and options["b"]
     if not folders or (len(folders) == 1 and not is_chosen):
-        raise UserError(
-            "two groups are needed: two folders, or one with a=CONDITION and b=CONDITION, or with control=CONDITION"
-        )
+        ways = "two folders, or one with a=CONDITION and b=CONDITION, or with control=CONDITION"
+        raise UserError(f"two groups are needed: {ways}")
     return compare_runs([folders[0], folders[-1]], options, asked)
 
 
@@ -93,14 +93,12 @@ def compare_runs(
         UserError: A group has no finished run, the groups share a run, or they have different objectives or data.
     """
     read = {directory: read_raw_records(directory) for directory in dict.fromkeys(directories)}
-    records = [record for of in read.values() for record in of]
+    records = [record for of_folder in read.values() for record in of_folder]
     if options["metric"] or options["mode"]:
         _judge(records, options["metric"], options["mode"])
     group_a = _group(read[directories[0]], options["a"], "a")
     group_b = _group(read[directories[1]], options["b"], "b")
-    shared = sorted(_paths_of(group_a) & _paths_of(group_b))
-    if shared:
-        raise UserError(f"{some_of(shared, 1)}: in both groups")
+    _refuse_shared_runs(group_a, group_b)
     objective = _shared_objective(group_a, group_b)
     alike = [each for each in records if aim_of(each) == objective]
     sides, rest = _rows_of(directories, [group_a, group_b], alike)
@@ -115,27 +113,45 @@ def compare_runs(
     found = compare_settings(every, settings, question)
     best = [row for setting in found.sides for row in both if row.setting is setting]
     conditions = [options["a"], options["b"]]
-    of_own = [each for each in read if are_own(read[each])]
-    own = min(of_own, key=lambda each: each.resolve().name, default=None)
+    own = _first_own(read)
     look = _look(own, directories, conditions, found.sides, objective.metric)
     if look > 1:
         found = compare_settings(every, settings, replace(question, look=look))
     if own is None:
         found.remarks.append(NOT_OWN)
-    if any(setting.deviation for setting in found.sides):
-        found.remarks.append(plus_minus(best))
-    if found.found.interval:
-        if look == 1:  # of a later one, `assumptions` says it
-            found.remarks.append(FIRST_LOOK)
-        found.remarks.extend(assumptions(best, look))
-    num_threads = [record.threads for row in best for record in row.finished]
-    found.remarks.extend(threads_remark(num_threads))
-    found.remarks.extend(test_set_remarks([record for row in both for record in row.records]))
+    found.remarks.extend(_remarks_on_runs(found, best, look))
+    found.remarks.extend(test_set_remarks(records_of(both)))
     return replace(found, metric=objective.metric)
+
+
+def _refuse_shared_runs(a: Sequence[Record], b: Sequence[Record]) -> None:
+    """Raise a `UserError` if two groups share a run."""
+    shared = sorted(_paths_of(a) & _paths_of(b))
+    if shared:
+        raise UserError(f"{some_of(shared, 1)}: in both groups")
 
 
 def _paths_of(records: Sequence[Record]) -> set[str]:
     return {os.path.realpath(record.directory) for record in records}
+
+
+def _first_own(read: Mapping[Path, Sequence[Record]]) -> Path | None:
+    """Return the first of one's own folders, by name, in which a look is counted; None if none is."""
+    own = [directory for directory, records in read.items() if are_own(records)]
+    return min(own, key=lambda directory: directory.resolve().name, default=None)
+
+
+def _remarks_on_runs(found: TableComparison, best: Sequence[Row], look: int) -> list[str]:
+    """Return remarks that need the runs of both sides, and not their values alone."""
+    remarks = []
+    if any(setting.deviation for setting in found.sides):
+        remarks.append(plus_minus(best))
+    if found.found.interval:
+        if look == 1:  # of a later one, `assumptions` says it
+            remarks.append(FIRST_LOOK)
+        remarks += assumptions(best, look)
+    remarks += threads_remark(record.threads for row in best for record in row.finished)
+    return remarks
 
 
 def _settings_of(rows: Sequence[Row]) -> list[Group]:
@@ -159,13 +175,15 @@ def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
 def _check_metrics(option: str, metrics: Collection[str], records: Sequence[Record]) -> None:
     """Raise a `UserError` if a metric is of the test set, or no run has it."""
     refuse_test_metrics(option, metrics, records)
-    results = [record.result for record in records if record.result]
-    known = {
-        name for result in results for name in {*result.metrics} - {*result.stages.get("test", ())}
-    }
-    if lacking := next((metric for metric in metrics if metric not in known), None):
-        there_are = ", ".join(sorted(known)) or "none"
-        raise UserError(f"{option}={lacking}: no run has this metric; there are {there_are}")
+    known: set[str] = set()
+    for record in records:
+        if record.result:
+            of_test = record.result.stages.get("test", ())
+            known.update({*record.result.metrics}.difference(of_test))
+    for metric in metrics:
+        if metric not in known:
+            there_are = ", ".join(sorted(known)) or "none"
+            raise UserError(f"{option}={metric}: no run has this metric; there are {there_are}")
 
 
 def _group(records: Sequence[Record], condition: str, option: str) -> list[Record]:
@@ -187,12 +205,13 @@ def _shared_objective(*groups: Sequence[Record]) -> Objective:
         UserError: The runs have different objectives, or none.
     """
     aims = {aim_of(record) for group in groups for record in group}
-    if len(aims) == 1 and (only := aims.pop()):
-        return only
-    names = sorted(f"{aim.metric} ({aim.mode})" if aim else "none" for aim in aims) or ["none"]
-    raise UserError(
-        f"the runs have the objective {' or '.join(names)}; metric= and mode= name one for all"
-    )
+    names = set()
+    for aim in aims:
+        if aim and len(aims) == 1:
+            return aim
+        names.add(f"{aim.metric} ({aim.mode})" if aim else "none")
+    have = f"the runs have the objective {' or '.join(sorted(names))}"
+    raise UserError(f"{have}; metric= and mode= name one for all")
 
 
 def _rows_of(
@@ -213,23 +232,25 @@ def _rows_of(
         averaged |= dict.fromkeys(read_sweep(directory)["average_over"])
     compare_configs(records)
     rows = merge_rows(records, [*averaged])
-
-    def within(ids: Collection[int]) -> list[Row]:
-        found = []
-        for row in rows:
-            kept = [each for each in row.records if id(each) in ids]
-            part = replace(row, records=kept)
-            if part.finished:
-                found.append(part)
-        return found
-
     known = [{*map(id, group)} for group in groups]
-    sides = [within(ids) for ids in known]
+    sides = [_finished_within(rows, ids) for ids in known]
     for directory, group, side in zip(directories, groups, sides, strict=True):
         if not side:
             raise UserError(_none_finished(directory, group))
-    rest = within({*map(id, records)}.difference(*known))
+    others = {id(record) for record in records}.difference(*known)
+    rest = _finished_within(rows, others)
     return sides, [row for row in rest if row.data == sides[0][0].data]
+
+
+def _finished_within(rows: Sequence[Row], ids: Collection[int]) -> list[Row]:
+    """Return the part of rows whose runs are among these, by `id`, and that have finished ones."""
+    found = []
+    for row in rows:
+        kept = [each for each in row.records if id(each) in ids]
+        part = replace(row, records=kept)
+        if part.finished:
+            found.append(part)
+    return found
 
 
 def _none_finished(directory: Path, records: Sequence[Record]) -> str:
@@ -248,10 +269,10 @@ def _look(
 
     The comparison is named by the metric, the folders, the settings, and the conditions, however these are spaced.
     """
-    names = sorted(
-        f"{directory.resolve().name} {setting.name} {compact(condition)}"
-        for directory, setting, condition in zip(directories, settings, conditions, strict=True)
-    )
+    names = []
+    for directory, setting, condition in zip(directories, settings, conditions, strict=True):
+        names.append(f"{directory.resolve().name} {setting.name} {compact(condition)}")
+    names.sort()
     return count_look(folder, f"{metric} {' and '.join(names)}", [settings])
 
 
@@ -279,7 +300,7 @@ def compare_runs_with_control(
         two = " and ".join(row.setting.name for row in sides[0][:2])
         raise UserError(f"control={control}: must be one setting, not {two}")
     row = sides[0][0]
-    settings = [row.setting, *(other.setting for other in rest)]
+    settings = _settings_of([row, *rest])
     folder = directory if are_own(records) else None
     name = f"{objective.metric} control {compact(control)}"
     look = count_look(folder, name, [settings])
@@ -287,9 +308,7 @@ def compare_runs_with_control(
     found.remarks.extend(assumptions([row, *rest], look))
     if folder is None:
         found.remarks.append(NOT_OWN)
-    found.remarks.extend(
-        test_set_remarks([record for one in [row, *rest] for record in one.records])
-    )
+    found.remarks.extend(test_set_remarks(records_of([row, *rest])))
     return replace(found, metric=objective.metric)
 
 

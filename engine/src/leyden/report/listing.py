@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,14 +50,28 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     records = read_raw_records(directory)
     found, keys = select(records, where, "where")
     _check_keys("sort", {key}, records)
-    asked = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
-    values = [value_of(record, key) for record in found]
-    places = [place for place, value in enumerate(values) if _is_sortable(value)]
-    if not all(isinstance(values[place], int | float) for place in places):
-        values = [*map(str, values)]
-    order = sorted(places, key=lambda place: values[place], reverse=sort.startswith("-"))
-    order += sorted({*range(len(found))} - {*places})
-    return [_row(found[place], asked) for place in order], asked
+    columns = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
+    ordered = _sorted(found, key, is_reversed=sort.startswith("-"))
+    return [_row(record, columns) for record in ordered], columns
+
+
+def _sorted(records: Sequence[Record], key: str, *, is_reversed: bool) -> list[Record]:
+    """Return runs sorted by a key: by numbers if all values are numbers, else by texts; those without a value last."""
+    with_value = []
+    others = []
+    for record in records:
+        value = value_of(record, key)
+        if _is_sortable(value):
+            with_value.append((value, record))
+        else:
+            others.append(record)
+    are_numbers = all(isinstance(value, int | float) for value, _ in with_value)
+
+    def place(item: tuple[Any, Record]) -> Any:
+        return item[0] if are_numbers else str(item[0])
+
+    with_value.sort(key=place, reverse=is_reversed)
+    return [*(record for _, record in with_value), *others]
 
 
 def select(records: Sequence[Record], condition: str, option: str) -> tuple[list[Record], set[str]]:
@@ -87,30 +101,45 @@ def _check_keys(option: str, keys: Iterable[str], records: Sequence[Record]) -> 
     refuse_test_metrics(option, {*keys}, records)
     for key in sorted(keys):
         if all(value_of(record, key) is ABSENT for record in records):
-            names = {
-                name for record in records for values in (OWN, *_values(record)) for name in values
-            }
-            close = difflib.get_close_matches(key, names, 1)
-            raise UserError(
-                f"{option}: no run has {key}" + (f"; did you mean {close[0]}?" if close else "")
-            )
+            message = f"{option}: no run has {key}"
+            close = difflib.get_close_matches(key, _keys_of(records), 1)
+            if close:
+                message += f"; did you mean {close[0]}?"
+            raise UserError(message)
 
 
-OWN: dict[str, Callable[[Record], Any]] = {
-    "status": lambda record: record.status,
-    "age": lambda record: None if (started := record.started) is None else time.time() - started,
-    "objective": lambda record: record.value,
-    "epochs": lambda record: record.epochs,
-    "seconds": lambda record: record.seconds,
-    "directory": lambda record: record.directory,
-    "threads": lambda record: record.threads,
+def _keys_of(records: Sequence[Record]) -> set[str]:
+    names = {*OWN}
+    for record in records:
+        for values in _values(record):
+            names.update(values)
+    return names
+
+
+def _age(record: Record) -> float | None:
+    """Return the seconds since a run's first start; None if unknown."""
+    started = record.started
+    return None if started is None else time.time() - started
+
+
+# Keys that a run has by itself, and the attribute of `Record`; `age` is computed.
+OWN = {
+    "status": "status",
+    "age": "",
+    "objective": "value",
+    "epochs": "epochs",
+    "seconds": "seconds",
+    "directory": "directory",
+    "threads": "threads",
 }
 
 
 def value_of(record: Record, key: str) -> Any:
     """Return a run's value of a key: its status, age or progress, a metric, or a setting; `ABSENT` if it has none."""
+    if key == "age":
+        return _age(record)
     if key in OWN:
-        return OWN[key](record)
+        return getattr(record, OWN[key])
     for values in _values(record):
         if key in values:
             return values[key]
@@ -124,26 +153,36 @@ def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
 
 def _is_sortable(value: Any) -> bool:
     """Return whether a value can be sorted; NaN and missing values can't."""
-    return (
-        value is not None
-        and value is not ABSENT
-        and not (isinstance(value, float) and math.isnan(value))
-    )
+    if value is None or value is ABSENT:
+        return False
+    return not isinstance(value, float) or not math.isnan(value)
 
 
-def _row(record: Record, asked: Sequence[str]) -> dict[str, Any]:
-    num = record.epochs
+def _row(record: Record, columns: Sequence[str]) -> dict[str, Any]:
     row = {
         "directory": record.directory,
         "status": record.status,
-        "age_s": OWN["age"](record),
-        "far": position(record) or "not begun" if num is None else f"{num} epoch{'s' * (num != 1)}",
+        "age_s": _age(record),
+        "far": _progress(record),
         "objective": record.value,
         "typed": " ".join(f"{key}={value}" for key, value in record.typed.items()),
-        **{key: record.config.get(key) for key in NOTES},
-        "threads": record.threads,
     }
-    return row | {key: value for key in asked if (value := value_of(record, key)) is not ABSENT}
+    for key in NOTES:
+        row[key] = record.config.get(key)
+    row["threads"] = record.threads
+    for key in columns:
+        value = value_of(record, key)
+        if value is not ABSENT:
+            row[key] = value
+    return row
+
+
+def _progress(record: Record) -> str:
+    """Return how far a run is, in words."""
+    num = record.epochs
+    if num is None:
+        return position(record) or "not begun"
+    return "1 epoch" if num == 1 else f"{num} epochs"
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:
@@ -151,45 +190,62 @@ def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) 
     if form == "json":
         print(json_text(rows))
     elif form == "csv":
-        # What is unknown is a gap; null is the value of a key.
-        known = [
-            {key: value for key, value in row.items() if value is not None or key in asked}
-            for row in rows
-        ]
-        print_csv(known, [*(name for name in COLUMNS if name not in asked), *asked])
-    elif not rows:
-        print("no run matches this")
+        _print_csv(rows, asked)
+    elif rows:
+        _print_table(rows, asked)
     else:
-        cwd = str(Path.cwd())
-        here = cwd if cwd.endswith(os.sep) else cwd + os.sep
-        remarks = threads_remark(row["threads"] for row in rows)
-        asked = [key for key in asked if key not in NOTES]
-        if remarks and "threads" not in asked:
-            asked.append("threads")
-        shown = [
-            {
-                "run": "." if row["directory"] == cwd else row["directory"].removeprefix(here),
-                "status": row["status"],
-                "age": _age_text(row["age_s"]),
-                "how far": row["far"],
-                "objective": "" if row["objective"] is None else metric_text(row["objective"]),
-                **{key: shown_value(key, row[key]) for key in asked if key in row},
-                "typed": row["typed"],
-                "note": " ".join(
-                    [str(row["note"] or ""), *(f"#{tag}" for tag in row["tags"] or [])]
-                ).strip(),
-            }
-            for row in rows
-        ]
-        noted = ["note"] if any(row["note"] for row in shown) else []
-        print_table(
-            shown, ["run", "status", "age", "how far", "objective", *asked, "typed", *noted]
-        )
-        for remark in remarks:
-            print(remark)
+        print("no run matches this")
 
 
-UNITS = (("d", 86400), ("h", 3600), ("min", 60), ("s", 1))
+def _print_csv(rows: Sequence[dict[str, Any]], asked: Sequence[str]) -> None:
+    known = []
+    for row in rows:
+        # What is unknown is a gap; null is the value of a key.
+        known.append({key: row[key] for key in row if row[key] is not None or key in asked})
+    columns = [name for name in COLUMNS if name not in asked]
+    print_csv(known, [*columns, *asked])
+
+
+def _print_table(rows: Sequence[dict[str, Any]], asked: Sequence[str]) -> None:
+    remarks = threads_remark(row["threads"] for row in rows)
+    columns = [key for key in asked if key not in NOTES]
+    if remarks and "threads" not in columns:
+        columns.append("threads")
+    cwd = str(Path.cwd())
+    here = os.path.join(cwd, "")  # noqa: PTH118 - of thousands of paths as texts
+    shown = []
+    for row in rows:
+        directory = row["directory"]
+        value = row["objective"]
+        cells = {
+            "run": "." if directory == cwd else directory.removeprefix(here),
+            "status": row["status"],
+            "age": _age_text(row["age_s"]),
+            "how far": row["far"],
+            "objective": "" if value is None else metric_text(value),
+            "typed": row["typed"],
+            "note": _note(row),
+        }
+        for key in columns:
+            if key in row:
+                cells[key] = shown_value(key, row[key])
+        shown.append(cells)
+    order = ["run", "status", "age", "how far", "objective", *columns, "typed"]
+    if any(cells["note"] for cells in shown):
+        order.append("note")
+    print_table(shown, order)
+    for remark in remarks:
+        print(remark)
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """Return a run's note and tags in a line."""
+    parts = [str(row["note"] or "")]
+    parts += [f"#{tag}" for tag in row["tags"] or []]
+    return " ".join(parts).strip()
+
+
+UNITS = {86400: "d", 3600: "h", 60: "min", 1: "s"}
 
 
 def _age_text(seconds: float | None) -> str:
@@ -201,6 +257,7 @@ def _age_text(seconds: float | None) -> str:
     """
     if seconds is None:
         return ""
-    return next(
-        (f"{seconds / size:.0f} {unit}" for unit, size in UNITS if seconds >= 2 * size), "now"
-    )
+    for size, unit in UNITS.items():
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return "now"

@@ -1,10 +1,10 @@
 """Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
 
 import functools
-import itertools
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,8 @@ from leyden.verdict.groups import Group
 from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
-FOLD, NUM_FOLDS = "data.fold", "data.num_folds"  # runs of different folds share training data
+FOLD = "data.fold"  # runs of different folds share training data
+NUM_FOLDS = "data.num_folds"
 SPLIT_SEED = "data.split_seed"
 
 
@@ -43,70 +44,76 @@ class Row:
 
     def key(self, record: Record) -> tuple[str, ...]:
         """Return a run's values of the averaged keys; runs with the same values repeat each other."""
-        return tuple(
-            repr(record.config[name]) if name in record.config else "" for name in self.averaged
-        )
+        config = record.config
+        return tuple(repr(config[name]) if name in config else "" for name in self.averaged)
 
     @property
     def finished(self) -> list[Record]:
         """The finished runs that have a value."""
-        return [
-            record
-            for record in self.records
-            if record.status == "finished" and record.value is not None
-        ]
+        return [each for each in self.records if _has_finished(each)]
 
     @property
     def distinct(self) -> list[Record]:
         """The finished runs, but only the first of runs that repeat each other."""
-        return [*{self.key(record): record for record in reversed(self.finished)}.values()][::-1]
+        by_key: dict[tuple[str, ...], Record] = {}
+        for record in self.finished:
+            by_key.setdefault(self.key(record), record)
+        return [*by_key.values()]
 
     @functools.cached_property
     def setting(self) -> Group:
         """The row as `leyden.verdict` has it: the values of the finished runs."""
-        finished = self.finished
-        folds = (
-            {repr(record.config.get(FOLD)) for record in finished}
-            if FOLD in self.averaged
-            else set()
-        )
-        recorded = [record.config.get(NUM_FOLDS) for record in finished]
+        values = []
+        for record in self.records:
+            value = record.value if _has_finished(record) else None
+            values.append((self.key(record), value))
+        return Group.of(shown_choices(self.choices), values, self._overlap())
+
+    def _overlap(self) -> float:
+        """Return the term by which folds that share training data widen the variance of the mean."""
+        if FOLD not in self.averaged:
+            return 0.0
+        configs = [record.config for record in self.finished]
+        folds = {repr(config.get(FOLD)) for config in configs}
+        if len(folds) < 2:
+            return 0.0
+        recorded = [config.get(NUM_FOLDS) for config in configs]
         num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
-        known = {id(record) for record in finished}
-        values = [
-            (self.key(record), record.value if id(record) in known else None)
-            for record in self.records
-        ]
-        return Group.of(
-            shown_choices(self.choices),
-            values,
-            overlap=1 / (num_folds - 1) if len(folds) > 1 else 0.0,
-        )
+        return 1 / (num_folds - 1)
 
     @functools.cached_property
     def shown(self) -> Group:
         """The values of the finished runs; if there are none, those of other runs, such as pruned ones."""
         if self.setting.values:
             return self.setting
-        return Group.of(
-            shown_choices(self.choices),
-            [(self.key(record), record.value) for record in self.records],
-        )
+        values = [(self.key(record), record.value) for record in self.records]
+        return Group.of(shown_choices(self.choices), values)
 
     def measured(self) -> dict[str, Any]:
         """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
-        states, shown = [record.status for record in self.records], self.shown
+        shown = self.shown
+        states = Counter(record.status for record in self.records)
+        status = ", ".join(f"{num} {state}" for state, num in states.items())
+        if len(self.records) == 1:
+            status = self.records[0].status
         return {
             "objective": shown.mean if shown.values else None,
             "deviation": shown.deviation,
             "n": len(shown.values),
             "epochs": _mean([record.epochs for record in self.records]),
             "seconds": _mean([record.seconds for record in self.records]),
-            "status": ", ".join(
-                f"{states.count(state)} {state}" if len(states) > 1 else state
-                for state in dict.fromkeys(states)
-            ),
+            "status": status,
         }
+
+
+def _has_finished(record: Record) -> bool:
+    return record.status == "finished" and record.value is not None
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    """Return the mean of the known values; None if there are none."""
+    known = [value for value in values if value is not None]
+    return statistics.fmean(known) if known else None
 
 
 def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
@@ -119,28 +126,63 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         records: The runs.
         averaged: Keys that the mean is taken over.
     """
-    keys = [
-        key for key in varying_keys([record.choices for record in records]) if key not in averaged
-    ]
+    choices = [record.choices for record in records]
+    rows = _group(records, choices, averaged)
+    while untyped := _untyped_differences(rows):
+        choices = [
+            {**chosen, **_part(record.config, untyped)}
+            for record, chosen in zip(records, choices, strict=True)
+        ]
+        rows = _group(records, choices, averaged)
+    return _best_first(rows)
+
+
+def _group(
+    records: Sequence[Record], choices: Sequence[Mapping[str, Any]], averaged: Sequence[str]
+) -> list[Row]:
+    """Return a row for each combination of choices, in the order of its first run."""
+    keys = [key for key in varying_keys(choices) if key not in averaged]
     rows: dict[str, Row] = {}
-    for record in records:
-        choices = {key: record.choices[key] for key in keys if key in record.choices}
-        alike = str({key: text_of(value) for key, value in choices.items()})
-        rows.setdefault(alike, Row(choices, [], averaged)).records.append(record)
-    if untyped := {key for row in rows.values() for key in _differing([row])}:
-        for record in records:
-            record.choices |= {key: record.config[key] for key in untyped if key in record.config}
-        return merge_rows(records, averaged)
-    sign = next((-1 for each in records if each.objective and each.objective.mode == "min"), 1)
+    for record, chosen in zip(records, choices, strict=True):
+        own = _part(chosen, keys)
+        name = str({key: text_of(value) for key, value in own.items()})
+        if name not in rows:
+            rows[name] = Row(own, [], averaged)
+        rows[name].records.append(record)
+    return [*rows.values()]
+
+
+def _untyped_differences(rows: Sequence[Row]) -> list[str]:
+    """Return the keys in which runs of one row differ."""
+    found: set[str] = set()
+    for row in rows:
+        found.update(_differing([row]))
+    return sorted(found)
+
+
+def _part(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    return {key: values[key] for key in keys if key in values}
+
+
+def _best_first(rows: list[Row]) -> list[Row]:
+    """Return rows sorted by their means, those of the same data together, and the best of all first."""
+    records = records_of(rows)
+    modes = [record.objective.mode for record in records if record.objective]
+    sign = -1 if modes[:1] == ["min"] else 1
 
     def place(row: Row) -> tuple[bool, float]:
-        return bool(row.setting.values), sign * row.shown.mean if row.shown.values else -math.inf
+        mean = sign * row.shown.mean if row.shown.values else -math.inf
+        return bool(row.setting.values), mean
 
-    assign_data([*rows.values()])
-    order = [*dict.fromkeys(row.data for row in rows.values())]
-    return sorted(
-        sorted(rows.values(), key=place, reverse=True), key=lambda row: order.index(row.data)
-    )
+    assign_data(rows)
+    order = [*dict.fromkeys(row.data for row in rows)]
+    best_first = sorted(rows, key=place, reverse=True)
+    return sorted(best_first, key=lambda row: order.index(row.data))
+
+
+def records_of(rows: Sequence[Row]) -> list[Record]:
+    """Return the runs of rows."""
+    return [record for row in rows for record in row.records]
 
 
 def assign_data(rows: Sequence[Row]) -> list[str]:
@@ -148,22 +190,22 @@ def assign_data(rows: Sequence[Row]) -> list[str]:
 
     Data are the settings that choose samples, targets and the validation split, and the digest of the data's content.
     """
-    keys = [
-        key
-        for key in _differing(rows)
-        if any(is_data_key(key, record.config) for row in rows for record in row.records)
-    ]
-    finished = [record for row in rows for record in row.finished]
+    records = records_of(rows)
+    keys = [key for key in _differing(rows) if _is_data_key(key, records)]
+    finished = [record for record in records if _has_finished(record)]
     if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
         keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
     for row in rows:
-        known = {
-            key: value for record in reversed(row.records) for key, value in record.varied.items()
-        }
+        known: dict[str, Any] = {}
+        for record in reversed(row.records):
+            known.update(record.varied)
         row.data = tuple(text_of(known.get(key)) for key in keys)
-    records = [record for row in rows for record in row.records]
     chosen = {record.typed.get("data", record.groups.get("data")) for record in records}
     return ["data"] if keys and len(chosen) > 1 and None not in chosen else keys
+
+
+def _is_data_key(key: str, records: Sequence[Record]) -> bool:
+    return any(is_data_key(key, record.config) for record in records)
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
@@ -171,25 +213,31 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
     A run that lacks a key that nobody has typed is older than the key.
     """
-    records = [record for row in rows for record in row.records]
-    varied, averaged = [record.varied for record in records], rows[0].averaged
-    typed = {key for record in records for key in record.typed}
+    records = records_of(rows)
+    averaged = rows[0].averaged
+    varied = [record.varied for record in records]
     keys = {*varying_keys(varied)} - {*averaged} - derived_keys(varied, averaged)
     for key in (DIGEST, VALIDATED):
         if key in keys and _follows_from_seeds(rows, key):
             keys.remove(key)
-    return sorted(
-        key
-        for key in keys
-        if any(is_identity_key(key, record.config) for record in records)
-        and (key in typed or len({text_of(each[key]) for each in varied if key in each}) > 1)
-    )
+    found = []
+    for key in sorted(keys):
+        if any(is_identity_key(key, record.config) for record in records):
+            is_typed = any(key in record.typed for record in records)
+            if is_typed or len({text_of(each[key]) for each in varied if key in each}) > 1:
+                found.append(key)
+    return found
 
 
 def _draws_data(row: Row) -> bool:
     """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
-    pairs = {(row.key(each), each.config[DIGEST]) for each in row.records if DIGEST in each.config}
-    return 1 < len(pairs) == len({key for key, _ in pairs}) == len({digest for _, digest in pairs})
+    pairs = set()
+    for record in row.records:
+        if DIGEST in record.config:
+            pairs.add((row.key(record), record.config[DIGEST]))
+    seeds = {seed for seed, _ in pairs}
+    digests = {digest for _, digest in pairs}
+    return 1 < len(pairs) == len(seeds) == len(digests)
 
 
 def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
@@ -211,37 +259,38 @@ def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
     """Return the varying keys whose value equals that of an averaged key, as `data.split_seed` equals `seed`."""
-    return {
-        key
-        for key in varying_keys(configs)
-        if any(
-            name != key
-            and all(key in config and config[key] == config.get(name, config) for config in configs)
-            for name in averaged
-        )
-    }
+    found = set()
+    for key in varying_keys(configs):
+        for name in averaged:
+            if name != key and all(_are_equal(config, key, name) for config in configs):
+                found.add(key)
+    return found
+
+
+def _are_equal(config: Mapping[str, Any], key: str, name: str) -> bool:
+    return key in config and name in config and bool(config[key] == config[name])
 
 
 def read_sweep(directory: Path) -> dict[str, Any]:
     """Return what a report needs of a sweep, from `sweep.json`.
 
     Returns:
-        `average_over`, the keys to average over; `log`, the keys that were searched on a logarithmic scale, None if
-        unknown; `excluded`, the settings that looks of `sweep.seeds=auto` have excluded, by name.
+        `average_over`, the keys to average over; `excluded`, the settings that looks of `sweep.seeds=auto` have
+        excluded, by name.
 
     Raises:
         UserError: The file is damaged.
     """
     path = directory / "sweep.json"
     found = read_json(path, {})
-    if isinstance(found, dict):
-        found = {"average_over": AVERAGED, "log": None, "excluded": [], **found}
-        lists = [found[key] or [] for key in ("average_over", "log", "excluded")]
-        if all(
-            isinstance(each, list) and all(isinstance(name, str) for name in each) for each in lists
-        ):
-            return found
-    raise UserError(f"{path}: is no description of a sweep")
+    if not isinstance(found, dict):
+        raise UserError(f"{path}: is no description of a sweep")
+    sweep = {"average_over": AVERAGED, "excluded": [], **found}
+    for key in ("average_over", "excluded"):
+        names = sweep[key]
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: is no description of a sweep")
+    return sweep
 
 
 def plus_minus(rows: Sequence[Row]) -> str:
@@ -251,15 +300,10 @@ def plus_minus(rows: Sequence[Row]) -> str:
 
 def _varied(rows: Sequence[Row]) -> str:
     """Return the averaged keys that vary among runs, in words."""
-    records = [record for row in rows for record in row.records]
-    values = [{key: record.config.get(key) for key in rows[0].averaged} for record in records]
+    values = []
+    for record in records_of(rows):
+        values.append({key: record.config.get(key) for key in rows[0].averaged})
     return " and ".join(varying_keys(values)) or "runs"
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    """Return the mean of the known values; None if there are none."""
-    known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
 
 
 def contenders(
@@ -273,22 +317,22 @@ def contenders(
         look: Number of this look at the table, as in `look_level`.
         excluded: Names of settings that an earlier look has excluded.
     """
-    whole, parts = Ranking([], [], []), by_data(rows)
-    remarks: dict[str, None] = {}
+    parts = by_data(rows)
+    like_best: list[bool | None] = []
+    remarks: list[str] = []
     if len(parts) > 1:
-        remarks[
-            f"Rows of different data are not compared: they differ in {' and '.join(assign_data(rows))}."
-        ] = None
+        keys = " and ".join(assign_data(rows))
+        remarks.append(f"Rows of different data are not compared: they differ in {keys}.")
     for part in parts:
         of_part = [*part.values()]
+        settings = [row.setting for row in of_part]
         number = min(part) + 1 if len(parts) > 1 else None
-        found = rank_settings([row.setting for row in of_part], mode, look, excluded, number)
-        whole.like_best.extend(found.like_best)
-        remarks |= dict.fromkeys(found.remarks)
+        found = rank_settings(settings, mode, look, excluded, number)
+        like_best += found.like_best
+        remarks += found.remarks
         if any(like is not None for like in found.like_best):
-            remarks |= dict.fromkeys(assumptions(of_part, look))
-    whole.remarks.extend(remarks)
-    return whole
+            remarks += assumptions(of_part, look)
+    return Ranking([], like_best, [*dict.fromkeys(remarks)])
 
 
 def look_at(
@@ -302,8 +346,8 @@ def look_at(
         mode: As in `contenders`.
         excluded: As in `contenders`.
     """
-    parts = [[row.setting for row in part.values()] for part in by_data(rows)]
-    return contenders(rows, mode, count_look(folder, "summary", parts), excluded)
+    look = count_look(folder, "summary", _settings_by_data(rows))
+    return contenders(rows, mode, look, excluded)
 
 
 def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> RankingOverSets:
@@ -314,30 +358,39 @@ def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> Ranki
         mode: As in `contenders`.
         folder: As in `count_look`.
     """
-    keys = {
-        key
-        for row in rows
-        for key in row.choices
-        if key == "data" or any(is_data_key(key, record.config) for record in row.records)
-    }
     means: dict[Hashable, dict[str, float]] = {}
-    parts = by_data(rows)
-    for number, part in enumerate(parts):
+    for number, part in enumerate(by_data(rows)):
         means[number] = {}
         for row in part.values():
-            choices = [f"{key}={value}" for key, value in row.choices.items() if key not in keys]
             if row.setting.values:
-                means[number][" ".join(choices)] = row.setting.mean
-    settings = [[row.setting for row in part.values()] for part in parts]
-    look = count_look(folder, "over data", settings, min_values=1)
+                means[number][_name_beside_data(row, rows)] = row.setting.mean
+    look = count_look(folder, "over data", _settings_by_data(rows), min_values=1)
     return rank_over_sets(means, mode, look)
+
+
+def _name_beside_data(row: Row, rows: Sequence[Row]) -> str:
+    """Return a row's choices as text, without those of the data."""
+    parts = []
+    for key, value in row.choices.items():
+        of_key = records_of([each for each in rows if key in each.choices])
+        if key != "data" and not _is_data_key(key, of_key):
+            parts.append(f"{key}={value}")
+    return " ".join(parts)
 
 
 def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
     """Return the rows of each data set, by index, from rows as `merge_rows` returns them."""
-    return [
-        dict(part) for _, part in itertools.groupby(enumerate(rows), key=lambda item: item[1].data)
-    ]
+    parts: dict[tuple[str, ...], dict[int, Row]] = {}
+    for number, row in enumerate(rows):
+        parts.setdefault(row.data, {})[number] = row
+    return [*parts.values()]
+
+
+def _settings_by_data(rows: Sequence[Row]) -> list[list[Group]]:
+    found = []
+    for part in by_data(rows):
+        found.append([row.setting for row in part.values()])
+    return found
 
 
 def assumptions(rows: Sequence[Row], look: int) -> list[str]:
@@ -349,12 +402,9 @@ def assumptions(rows: Sequence[Row], look: int) -> list[str]:
     """
     if any(row.setting.overlap for row in rows):
         remarks = ["The runs share training data, which widens this (Nadeau and Bengio, 2003)."]
-    elif any(map(_draws_data, rows)):
+    elif any(_draws_data(row) for row in rows):
         remarks = ["Each seed has data of its own, by their digests."]
-    elif any(
-        SPLIT_SEED in derived_keys([each.varied for each in row.finished], row.averaged)
-        for row in rows
-    ):
+    elif any(_splits_by_seed(row) for row in rows):
         remarks = ["Holds for this data set, over seeds and their splits."]
     else:
         remarks = [f"Holds for this data set and split, over {_varied(rows)}."]
@@ -362,3 +412,8 @@ def assumptions(rows: Sequence[Row], look: int) -> list[str]:
         spent = f"{100 * look_level(look):.2g} % of the {100 * LEVEL:g} % error rate"
         remarks.append(f"Look {look} at these settings ({looks.FILE}): it spends {spent}.")
     return remarks
+
+
+def _splits_by_seed(row: Row) -> bool:
+    varied = [record.varied for record in row.finished]
+    return SPLIT_SEED in derived_keys(varied, row.averaged)

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from operator import contains, eq, ge, gt, le, lt, ne
 from typing import Any
 
@@ -80,23 +80,6 @@ def _unquoted(text: str) -> str:
     if text[0] in "'\"":
         return text[1:-1]
     return text
-
-
-def condition_of(choices: Mapping[str, Any]) -> str:
-    """Return the condition that runs with these choices meet.
-
-    Example:
-        >>> condition_of({"optimizer.lr": 0.1, "model.hidden_sizes": [8, 9], "data.augment": True, "name": "a b"})
-        'optimizer.lr=0.1 and model.hidden_sizes=[8,9] and data.augment=true and name="a b"'
-    """
-    parts = []
-    for key, value in choices.items():
-        text = text_in_condition(value)
-        if not re.fullmatch(PLAIN, text):
-            quote = "'" if '"' in text else '"'
-            text = f"{quote}{text}{quote}"
-        parts.append(f"{key}={text}")
-    return " and ".join(parts)
 
 
 def _is_met(key: str, sign: Operator, found: Any, text: str) -> bool:

@@ -24,7 +24,7 @@ from leyden.config.errors import UserError
 from leyden.config.hydra import chosen_options, rename_targets
 from leyden.config.table import short_names
 from leyden.config.terminal import short_override
-from leyden.report.outcome import write_hparams
+from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import RunIdentity, is_launch_option, key_of

@@ -164,11 +164,11 @@ def sampler_for(sampler: Any, number: int) -> Any:
     return sampler()
 
 
-def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]:
+def try_sampler(sampler: Any, space: Space) -> list[list[str]]:
     """Let a copy of a sampler draw some trials after those of the bounds, to be checked before the search.
 
     Returns:
-        The overrides of each trial without the fixed ones, and the parameters that are numbers on a logarithmic scale.
+        The overrides of each trial without the fixed ones.
 
     Raises:
         UserError: The sampler does not support the space, or is not one of Optuna's.
@@ -180,14 +180,10 @@ def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]
     study.enqueue_trial({name: interval.low for name, interval in intervals.items()})
     study.enqueue_trial({name: interval.high for name, interval in intervals.items()})
     drawn = []
-    log_keys: dict[str, None] = {}  # in the order in which they come
     try:
         for number in range(NUM_DRAWN):
             trial = study.ask()
             drawn.append(space.suggest(trial))
-            for name, distribution in trial.distributions.items():
-                if getattr(distribution, "log", False):
-                    log_keys[name] = None
             # A sampler with nothing left to try stops the study.
             with contextlib.suppress(RuntimeError):
                 study.tell(trial, float(number))
@@ -195,7 +191,7 @@ def try_sampler(sampler: Any, space: Space) -> tuple[list[list[str]], list[str]]
         raise
     except Exception as error:
         raise UserError(f"hydra.sweeper.sampler: {as_line(error)}") from error
-    return drawn, [*log_keys]
+    return drawn
 
 
 class Search:
@@ -324,7 +320,7 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
         )
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     example = sampler_for(sampler, 0)
-    drawn, log_keys = try_sampler(example, space)
+    drawn = try_sampler(example, space)
     if space.function:  # what its trials set is known from now on
         keys = {key_of(each) for trial in drawn for each in trial}
         sweep.name_jobs([*space.fixed, *_shared(drawn)], keys)
@@ -332,7 +328,7 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     aim = objective_of(jobs[0].compose().objective)
     if not aim:
         raise UserError("objective=null: a search needs an objective")
-    if not sweep.check(jobs, {"fixed": space.fixed_choices}, log=log_keys):
+    if not sweep.check(jobs, {"fixed": space.fixed_choices}):
         return
     with lock.hold(sweep.directory / "locks" / "search", timeout_s=lock.LOCK_TIMEOUT_S):
         direction = "maximize" if aim.mode == "max" else "minimize"

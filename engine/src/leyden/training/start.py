@@ -37,7 +37,7 @@ from leyden.data.contract import has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.memory import say
 from leyden.exact.random_state import undisturbed
-from leyden.report.outcome import write_hparams
+from leyden.report.hparams import write_hparams
 from leyden.report.records import (
     check_test_evaluations,
     read_test_evaluations,

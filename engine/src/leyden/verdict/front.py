@@ -65,7 +65,10 @@ def front(
         for name, of_metric in settings.items():
             one[name] = of_metric[place].mean
         found.append(one)
-    kept = [one for one in found if not any(_beats(other, one, metrics) for other in found)]
+    kept = []
+    for one in found:
+        if not any(_beats(other, one, metrics) for other in found):
+            kept.append(one)
     return sorted(kept, key=lambda one: one[first], reverse=metrics[first] == "max")
 
 

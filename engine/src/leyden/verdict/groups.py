@@ -6,9 +6,10 @@ first can be decided by no other group, the second sees more in a table of few s
 """
 
 import math
+import operator
 import statistics
 from collections.abc import Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from leyden.verdict.numbers import metric_text, value_text
@@ -122,8 +123,20 @@ class Sample:
     own_variance: float
 
     def squared_error(self) -> float:
-        """Return the variance of the mean."""
+        """Return the variance of the mean (of folds: Nadeau and Bengio, Machine Learning 52, 2003)."""
         return self.variance * (1 / self.num + self.overlap)
+
+    def at_least(self, variance: float, freedom: float) -> "Sample":
+        """Return the sample with this variance or a larger one of its own, and its degrees of freedom.
+
+        Args:
+            variance: The least variance.
+            freedom: Its degrees of freedom; of a wider sample they count for the part that it lends.
+        """
+        if self.variance > variance:
+            lent = freedom * variance / self.variance
+            return replace(self, freedom=max(self.freedom, lent))
+        return replace(self, variance=variance, freedom=max(self.freedom, freedom))
 
 
 @dataclass(frozen=True)
@@ -146,11 +159,13 @@ class Samples:
     most_freedom: float = math.inf
 
     def freedom(self, a: int, b: int) -> float:
-        """Return the degrees of freedom of a difference of two means (Welch and Satterthwaite)."""
-        both = [self.each[a], self.each[b]]
-        whole = sum(sample.squared_error() for sample in both)
-        parts = [(sample.squared_error() / whole) ** 2 / sample.freedom for sample in both]
-        return min(self.most_freedom, 1 / sum(parts))
+        """Return the degrees of freedom of a difference of two means (Welch, Biometrika 34, 1947)."""
+        first = self.each[a].squared_error()
+        second = self.each[b].squared_error()
+        whole = first + second
+        share_of_first = (first / whole) ** 2 / self.each[a].freedom
+        share_of_second = (second / whole) ** 2 / self.each[b].freedom
+        return min(self.most_freedom, 1 / (share_of_first + share_of_second))
 
 
 def samples_of_two(a: Group, b: Group, min_pairs: int = MIN_PAIRS) -> Samples:
@@ -210,32 +225,37 @@ def samples_of_all(groups: Sequence[Group]) -> Samples:
     own, with fewer degrees of freedom. Groups that diverge can silence this test, hence
     `samples_of_two` beside it; tests/verdict/test_simulated.py has the error rates of both.
     """
-    shared = [key for key in groups[0].values if all(key in group.values for group in groups)]
+    shared = [key for key in groups[0].values if _all_have(groups, key)]
     overlap = max(group.overlap for group in groups)
     are_pairs = _are_pairs(groups, shared, overlap)
     columns = []
     for group in groups:
         keys = shared if are_pairs else group.values
         columns.append([group.values[key] for key in keys])
-    means = [statistics.fmean(column) for column in columns]
-    shapes = _without_effects(columns, means) if are_pairs else columns
-    lost = len(groups) / (len(groups) - 1) if are_pairs else 1.0  # to the effects
+    shapes = columns
+    lost = 1.0  # part of the variance that went to the effects
+    if are_pairs:
+        shapes = _without_effects(columns)
+        lost = len(groups) / (len(groups) - 1)
     own = []
-    for group, shape in zip(groups, shapes, strict=True):
-        own.append(lost * _variance(shape, _largest([group])))
-    freedoms = [len(column) - 1.0 for column in columns]
-    least, freedom = _quantile(own, freedoms, FLOOR)
-    usual, _ = _quantile(own, freedoms, TYPICAL)
-    each = []
-    for column, mean, variance, own_freedom in zip(columns, means, own, freedoms, strict=True):
-        lent = _lend(variance, least, own_freedom, freedom)
-        each.append(Sample(len(column), mean, *lent, overlap, tuple(column), variance))
+    for group, column, shape in zip(groups, columns, shapes, strict=True):
+        num = len(column)
+        variance = lost * _variance(shape, _largest([group]))
+        mean = statistics.fmean(column)
+        own.append(Sample(num, mean, variance, num - 1.0, overlap, tuple(column), variance))
+    least, freedom = _quantile(own, FLOOR)
+    usual, _ = _quantile(own, TYPICAL)
     typical = None
     if least:
-        num = statistics.median_low(len(column) for column in columns)
+        num = statistics.median_low(sample.num for sample in own)
         typical = Sample(num, 0.0, least, freedom, overlap, (), least)
+    each = tuple(sample.at_least(least, freedom) for sample in own)
     num_pairs = len(shared) if are_pairs else 0
-    return Samples(tuple(each), num_pairs, typical, math.sqrt(usual))
+    return Samples(each, num_pairs, typical, math.sqrt(usual))
+
+
+def _all_have(groups: Sequence[Group], key: Any) -> bool:
+    return all(key in group.values for group in groups)
 
 
 def _are_pairs(groups: Sequence[Group], shared: Sequence[Any], overlap: float) -> bool:
@@ -246,18 +266,13 @@ def _are_pairs(groups: Sequence[Group], shared: Sequence[Any], overlap: float) -
     return len(shared) >= MIN_VALUES and share_most and is_enough
 
 
-def _without_effects(
-    columns: Sequence[Sequence[float]], means: Sequence[float]
-) -> list[list[float]]:
+def _without_effects(columns: Sequence[Sequence[float]]) -> list[list[float]]:
     """Return groups of paired values without what each seed does to all of them."""
+    means = [statistics.fmean(column) for column in columns]
     effects = []
     for of_seed in zip(*columns, strict=True):
-        distances = [value - mean for value, mean in zip(of_seed, means, strict=True)]
-        effects.append(statistics.median(distances))
-    found = []
-    for column in columns:
-        found.append([value - effect for value, effect in zip(column, effects, strict=True)])
-    return found
+        effects.append(statistics.median(map(operator.sub, of_seed, means)))
+    return [[*map(operator.sub, column, effects)] for column in columns]
 
 
 def _largest(groups: Iterable[Group]) -> float:
@@ -270,28 +285,25 @@ def _variance(values: Sequence[float], largest: float) -> float:
     return variance if math.sqrt(variance) > ROUNDING * largest else 0.0
 
 
-def _quantile(
-    variances: Sequence[float], freedoms: Sequence[float], share: float
-) -> tuple[float, float]:
-    """Return the common variance of groups by a quantile of theirs, and its degrees of freedom."""
+def _quantile(samples: Sequence[Sample], share: float) -> tuple[float, float]:
+    """Return the common variance of groups by a quantile of theirs, and its degrees of freedom.
+
+    Of normal values of one variance, each variance is distributed as chi-squared: divided by the
+    same quantile of that, theirs estimates it.
+    """
     scaled = []
-    for variance, freedom in zip(variances, freedoms, strict=True):
-        scaled.append(variance * freedom / chi_squared_quantile(share, freedom))
+    for sample in samples:
+        of_chi_squared = chi_squared_quantile(share, sample.freedom)
+        scaled.append(sample.variance * sample.freedom / of_chi_squared)
     scaled.sort()
     place = share * (len(scaled) - 1)
-    below = math.floor(place)
-    above = math.ceil(place)
-    found = scaled[below] + (place - below) * (scaled[above] - scaled[below])
+    low = scaled[math.floor(place)]
+    high = scaled[math.ceil(place)]
+    found = low + (place - math.floor(place)) * (high - low)
+    freedoms = [sample.freedom for sample in samples]
     usual = statistics.median(freedoms)  # a group of many values knows its own spread
     freedom = FREEDOM_SHARE * min(sum(freedoms), usual * len(freedoms))
     return found, max(freedom, usual)
-
-
-def _lend(variance: float, least: float, own: float, of_least: float) -> tuple[float, float]:
-    """Return a group's variance, the least one or more, and its degrees of freedom."""
-    if variance <= least:
-        return least, max(own, of_least)
-    return variance, max(own, of_least * least / variance)
 
 
 def shape_remarks(samples: Samples, num: int = 0) -> list[str]:

@@ -6,13 +6,12 @@ from collections.abc import Callable, Sequence
 from decimal import Decimal
 from typing import Any
 
-MIN_DECIMALS, MAX_DECIMALS = 4, 8  # of a metric
+MIN_DECIMALS = 4  # of a metric
+MAX_DECIMALS = 8
 LARGEST = 1e150  # of a metric; squares of larger ones overflow
-MIN_USUAL, MAX_USUAL, MAX_PLAIN = (
-    1e-3,
-    1e3,
-    1e6,
-)  # sizes with these decimals; larger ones have an exponent
+MIN_USUAL = 1e-3  # sizes of a metric with these decimals
+MAX_USUAL = 1e3
+MAX_PLAIN = 1e6  # larger ones have an exponent
 
 
 def is_finite(value: float) -> bool:
@@ -30,16 +29,14 @@ def metric_text(value: float, spread: float | None = None) -> str:
         ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
     """
     if spread is None:  # of thousands of runs
-        return (
-            f"{value:.{MIN_DECIMALS}f}"
-            if MIN_USUAL <= abs(value) < MAX_USUAL
-            else metric_digits(value)(value)
-        )
+        if MIN_USUAL <= abs(value) < MAX_USUAL:
+            return f"{value:.{MIN_DECIMALS}f}"
+        return metric_digits(value)(value)
     in_digits = metric_digits(value, spread)
-    is_lost = (
-        abs(float(in_digits(spread)) - spread) > 0.1 * spread
-    )  # it needs more than MAX_DECIMALS
-    return f"{in_digits(value)} ± {(metric_digits(spread) if is_lost else in_digits)(spread)}"
+    shown = in_digits(spread)
+    if abs(float(shown) - spread) > 0.1 * spread:  # it needs more than MAX_DECIMALS
+        shown = metric_digits(spread)(spread)
+    return f"{in_digits(value)} ± {shown}"
 
 
 def metric_digits(value: float, spread: float | None = None) -> Callable[[float], str]:
@@ -62,7 +59,9 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
         decimals = 1 - math.floor(math.log10(spread)) + shift
     else:
         decimals = 0 if size < MAX_USUAL else 5 - order + shift
-    least = 1 if shift else MIN_DECIMALS if size < MAX_USUAL else 0
+    least = MIN_DECIMALS if size < MAX_USUAL else 0
+    if shift:
+        least = 1
     decimals = min(max(decimals, least), MAX_DECIMALS)
 
     def in_digits(each: float) -> str:
@@ -76,14 +75,16 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
 
 def number_of(text: str | None) -> Any:
     """Return a cell as a number if it is one; None if it is empty. Texts such as 007 and 1_2 are names."""
-    if text and (
-        "_" in text or (text.lstrip("-")[:1] == "0" and text.lstrip("-")[1:2].isdecimal())
-    ):
+    if not text:
+        return None
+    digits = text.lstrip("-")
+    is_padded = digits[:1] == "0" and digits[1:2].isdecimal()
+    if "_" in text or is_padded:
         return text
     try:
-        return int(text) if text and text.lstrip("-").isdecimal() else float(text or "")
+        return int(text) if digits.isdecimal() else float(text)
     except ValueError:
-        return text or None
+        return text
 
 
 def value_text(value: Any) -> str:
@@ -94,7 +95,9 @@ def value_text(value: Any) -> str:
         value = number_of(str(value))
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "null"
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
+    if isinstance(value, float) and value.is_integer():
+        return f"{value:.0f}"
+    return str(value)
 
 
 def printable(text: object) -> str:
@@ -106,7 +109,8 @@ def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
     rows = [[*map(printable, cells)] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
+    lines = []
+    for row in rows:
+        cells = map(str.ljust, row, widths)
+        lines.append("  ".join(cells).rstrip())
+    return lines

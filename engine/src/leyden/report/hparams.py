@@ -1,0 +1,94 @@
+"""A run's row in TensorBoard's HParams table."""
+
+import hashlib
+import time
+
+from leyden.config.errors import log_and_continue
+from leyden.config.values import flatten
+from leyden.exact.files import make_folder, replacing
+from leyden.run.directory import Run
+from leyden.run.identity import identity_values, shown_value, typed_overrides
+from leyden.run.process import is_main_process
+from leyden.run.result import BEST, Result, chart_tag
+
+HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
+HASH_LENGTH = 8  # hexadecimal digits
+
+
+def write_hparams(run: Run, result: Result) -> None:
+    """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
+
+    The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
+    then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
+    table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
+    of these curves. A row's name is that of the run directory, with a hash of its path: TensorBoard would merge rows of
+    one name.
+
+    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
+    arbitrary run, add points to the curves, and miss runs that were killed.
+
+    Nothing is written if the run does not log to TensorBoard.
+    """
+    if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
+        with log_and_continue("the row for TensorBoard's HParams"):
+            _write_hparams(run, result)
+
+
+def _write_hparams(run: Run, result: Result) -> None:
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
+    from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
+
+    # `api`, which hands it on, needs TensorFlow.
+    from tensorboard.plugins.hparams.summary_v2 import hparams_pb
+    from tensorboard.summary.writer.record_writer import RecordWriter
+
+    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:HASH_LENGTH]
+    name = f"{run.directory.name} {digest}"
+    start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
+    status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
+    info = plugin_data_pb2.SessionEndInfo(status=status)
+    ended = plugin_data_pb2.HParamsPluginData(session_end_info=info).SerializeToString()
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended)
+    end = SummaryMetadata(plugin_data=plugin)
+    values = [*start.value, Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=end)]
+    for tag, value in _selecting_metrics(result).items():
+        values.append(Summary.Value(tag=tag, simple_value=value))
+    path = run.directory / HPARAMS_FILE
+    make_folder(path.parent)
+    step = result.optimizer_steps if result.best_step is None else result.best_step
+    now = time.time()
+    version = Event(file_version="brain.Event:2", wall_time=now)
+    row = Event(step=step, wall_time=now, summary=Summary(value=values))
+    with replacing(path) as file:
+        records = RecordWriter(file)
+        for event in (version, row):
+            records.write(event.SerializeToString())
+
+
+def _selecting_metrics(result: Result) -> dict[str, float]:
+    """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
+    names = [*(result.stages.get("val") or result.stages.get("train", []))]
+    if result.objective:
+        names.insert(0, result.objective.metric)
+    found: dict[str, float] = {}
+    for name in reversed(names):
+        if name in result.metrics:
+            found[chart_tag(name)] = result.metrics[name]
+    return found
+
+
+def hparams_of(run: Run) -> dict[str, float | bool | str]:
+    """Return the resolved values of the first start's overrides that can change weights or metrics."""
+    flat = dict(flatten(run.config))
+    typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
+    matter = identity_values({**flat, **typed})
+    found: dict[str, float | bool | str] = {}
+    for key, value in typed.items():
+        if key not in matter:
+            continue
+        shown = shown_value(key, value)
+        if shown is None:
+            shown = "null"
+        found[key] = shown if isinstance(shown, bool | int | float) else str(shown)
+    return found
