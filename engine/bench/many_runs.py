@@ -21,7 +21,7 @@ import yaml
 
 from leyden.config.checks import Objective
 from leyden.config.paths import PROJECT, root
-from leyden.run.identity import CONTROL_KEYS
+from leyden.run.keys import Role, has
 from leyden.run.record import RunRecord
 from leyden.run.result import Result
 
@@ -51,7 +51,7 @@ def default_config() -> dict[str, Any]:
     """Return the configuration of the default run."""
     command = [sys.executable, "-m", "leyden.train", "--cfg", "job", "--resolve", "run_dir=x"]
     config = yaml.safe_load(subprocess.check_output(command, cwd=root(), text=True))
-    return {key: value for key, value in config.items() if key not in CONTROL_KEYS}
+    return {key: value for key, value in config.items() if has(key, Role.RECORDED)}
 
 
 def simulate(outputs: Path, num_runs: int) -> None:

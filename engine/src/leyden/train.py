@@ -67,7 +67,7 @@ def task(cfg: "DictConfig") -> None:
             test = wants_test(cfg, run, is_job=is_job)
             if cfg.dry_run:
                 silence_lightning()
-                dry_build(cfg, {}, overrides=overrides, test=test)
+                dry_build(cfg, overrides=overrides, test=test)
                 print("This would train. dry_run=true: nothing was trained.")
                 return
             pictures = not is_job or cfg.sweep.pictures == "all"

@@ -27,7 +27,7 @@ pytestmark = [
 ]
 TIMEOUT_S = 120
 # What the reader can't do without: where these are no files, a line refuses the run.
-NEEDED = ("run.json", ".lock.0", "checkpoints/last.ckpt")
+NEEDED = ("run.json", "starts.json", ".lock.0", "checkpoints/last.ckpt")
 
 
 def call(function, folder, trace=None):
@@ -212,6 +212,7 @@ def test_the_files_that_are_traced_are_those_of_a_run(by_exact, by_verbs):
     assert {"checkpoints/last.ckpt", "checkpoints/steps.jsonl"} <= {*by_exact.names}
     kept = {
         "run.json",
+        "starts.json",
         "config.yaml",
         "metrics.csv",
         "fingerprint.csv",

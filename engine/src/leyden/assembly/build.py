@@ -1,6 +1,5 @@
 """The parts of a run, built in one order: data, trainer, module; and what is checked before training."""
 
-import contextlib
 import inspect
 import multiprocessing
 import os
@@ -8,15 +7,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
 from lightning.pytorch.utilities.model_helpers import is_overridden
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
 from leyden.assembly.start_from import StartingPoint, starting_point
@@ -27,7 +24,7 @@ from leyden.assembly.task import (
     task,
     validates_at_epoch_end,
 )
-from leyden.assembly.trainer import RunTrainer, check_strategy, run_trainer
+from leyden.assembly.trainer import RunTrainer, check_loggers, check_strategy, run_trainer
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import ACCELERATORS, objective_of, require_choice
 from leyden.config.errors import UserError
@@ -277,6 +274,8 @@ def build(
     *,
     requeue_signal: RequeueSignal,
     pictures: bool,
+    read: dict[str, L.LightningDataModule] | None = None,
+    num_processes: int | None = None,
 ) -> Build:
     """Build the parts of a run that will train.
 
@@ -286,13 +285,15 @@ def build(
         beginning: Where the run starts from.
         requeue_signal: Receiver of the scheduler's signal.
         pictures: True if callbacks draw at the end of the run.
+        read: Data sets that were read before, to which this call adds; None to read them anew.
+        num_processes: Number of processes that the run will have; None for that of the trainer.
 
     Raises:
         UserError: A part is wrong, or the run was trained on other data.
     """
     check_strategy(cfg)
     seed_everything(cfg.seed, "data")
-    data = datamodule(cfg)
+    data = datamodule(cfg) if read is None else _read_once(cfg, read)
     with user_errors("data"):
         digests = digests_of(data)
         if cfg.exact != "off":
@@ -307,7 +308,9 @@ def build(
         requeue_signal=requeue_signal,
         pictures=pictures,
     )
-    check_world_size(data, trainer.trainer.world_size)
+    num_processes = num_processes or trainer.trainer.world_size
+    check_world_size(data, num_processes)
+    beginning.check_processes(num_processes)
     # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
     # creates no callbacks.
     seed_everything(cfg.seed, "task")
@@ -315,15 +318,19 @@ def build(
 
 
 def dry_build(
-    cfg: DictConfig, known: dict[str, Any], *, overrides: Sequence[str] = (), test: bool = False
+    cfg: DictConfig,
+    read: dict[str, L.LightningDataModule] | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    test: bool = False,
 ) -> None:
-    """Check a configuration by building all parts of its run, without training.
+    """Check a configuration by building its run on the CPU and in a temporary folder, without training.
 
-    This machine may lack the accelerator or the devices that the run will train on, so they are built for a CPU.
+    This machine, such as a cluster's login node, may lack the accelerator and the devices of the run.
 
     Args:
         cfg: The configuration.
-        known: A cache of data sets and starting points for checks of several configurations; this call adds to it.
+        read: Data sets that earlier checks have read, to which this call adds; None without any.
         overrides: The user's overrides, or those that a sweep tries.
         test: True if the run evaluates on the test set.
 
@@ -333,23 +340,26 @@ def dry_build(
     require_choice(cfg, "trainer.accelerator", *ACCELERATORS)
     check_strategy(cfg)
     check_overrides(cfg, overrides)
-    run = Run(cfg.run_dir, trust=cfg.trust)
-    with undisturbed():
-        data = _cached_data(cfg, known)
-        on_cpu = cfg.copy()
-        on_cpu.trainer.update(
-            {"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"}
+    check_loggers(cfg)
+    on_cpu = cfg.copy()
+    on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    on_cpu.logger = {}  # one may write elsewhere, as to a server
+    with undisturbed(), tempfile.TemporaryDirectory() as folder:
+        beginning = starting_point(cfg, Run(cfg.run_dir, trust=cfg.trust))
+        num_processes = beginning.num_processes
+        if isinstance(cfg.trainer.devices, int):  # the run resolves "auto"
+            num_processes = cfg.trainer.devices * cfg.trainer.num_nodes
+        parts = build(
+            on_cpu,
+            Run(folder),
+            beginning,
+            requeue_signal=RequeueSignal(0),
+            pictures=True,
+            read=read,
+            num_processes=num_processes,
         )
-        trainer = run_trainer(
-            on_cpu, Path(cfg.outputs), data, None, requeue_signal=RequeueSignal(0), dry=True
-        )
-        devices = (
-            cfg.trainer.devices if isinstance(cfg.trainer.devices, int) else 1
-        )  # the run resolves "auto"
-        check_world_size(data, devices * cfg.trainer.num_nodes)
-        build = Build(cfg, data, {}, trainer, _task_on_meta(cfg, data, trainer.trainer))
-        build.check(test=test)
-        starting_point(cfg, run, known).check_shapes(build.module, data)
+        replace(parts, cfg=cfg).check(test=test)
+        beginning.load(parts.module, parts.data)
 
 
 def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
@@ -375,38 +385,15 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 )
 
 
-def _task_on_meta(
-    cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer
-) -> L.LightningModule:
-    """Build the task on PyTorch's meta device, which takes no memory and draws no random numbers.
-
-    A task whose code needs values of tensors, which the meta device does not have, is built on the CPU.
-
-    Raises:
-        UserError: A part is wrong. Errors in the user's code are raised as in training.
-    """
-    if not isinstance(data, ModuleData):  # ModuleData has built its task already
-        with contextlib.suppress(Exception), torch.device("meta"):
-            return task(cfg, data, trainer)
-    return task(cfg, data, trainer)  # raises the error that training would raise
-
-
-def _cached_data(cfg: DictConfig, facts: dict[str, Any]) -> L.LightningDataModule:
-    """Return the data, read once for configurations that differ only in batch sizes and seeds."""
-    new = instantiate(cfg.data, "data")
-    if isinstance(new, ModuleData):  # depends on the module, so it can't be shared
+def _read_once(cfg: DictConfig, read: dict[str, L.LightningDataModule]) -> L.LightningDataModule:
+    """Return the data of a configuration, which others with the same settings of data and task may have read."""
+    kind = target(cfg.data, "data")
+    if inspect.isclass(kind) and issubclass(
+        kind, ModuleData
+    ):  # its loaders are those of one module
         return datamodule(cfg)
-    ignored: tuple[str, ...] = (
-        ("batch_size", "eval_batch_size", "augment") if divides_batches(new) else ()
-    )
-    if ignored and cfg.fork is None:  # a fork's facts must equal its parent's exactly
-        ignored += ("seed", "split_seed", "fold")
-    key = str({name: value for name, value in cfg.data.items() if name not in ignored})
-    if key not in facts:
-        facts[key] = datamodule(cfg)
-    data: L.LightningDataModule = facts[key]
-    if divides_batches(data):
-        is_same = getattr(target(cfg.task, "task"), "same_batch_size", False)
-        data.batch_size = new.batch_size  # type: ignore[attr-defined]
-        data.eval_batch_size = new.batch_size if is_same else new.eval_batch_size  # type: ignore[attr-defined]
-    return data
+    settings = OmegaConf.to_container(cfg.data, resolve=True)
+    key = repr((settings, cfg.seed, cfg.task.get("_target_")))
+    if key not in read:
+        read[key] = datamodule(cfg)
+    return read[key]

@@ -112,18 +112,20 @@ class StartingPoint:
     Attributes:
         content: Content of the checkpoint that training resumes from; None without one.
         step: Number of optimizer steps in this checkpoint.
+        num_processes: Number of processes that trained it.
         recorded: The parent, as recorded in a start; None without one.
     """
 
     content: dict[str, Any] | None = None
     step = 0
+    num_processes = 1
     recorded: dict[str, Any] | None = None
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Check the data, by what identifies them, before anything of the run directory changes."""
 
-    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that a module on any device, including the meta device, can start here."""
+    def check_processes(self, num: int) -> None:
+        """Check the number of processes that train together."""
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Load what a module takes before training, and check the rest; the run directory does not change."""
@@ -149,6 +151,7 @@ class Resumed(StartingPoint):
     def __init__(self, run: Run, path: Path, content: dict[str, Any]) -> None:
         self.run, self.path, self.content = run, path, content
         self.step: int = content["global_step"]
+        self.num_processes = num_processes(content)
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Check that the data are those that the run was trained on.
@@ -160,6 +163,19 @@ class Resumed(StartingPoint):
             raise UserError(
                 f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
                 "data to resume it, or choose another run_dir"
+            )
+
+    def check_processes(self, num: int) -> None:
+        """Check that the run has as many processes as before.
+
+        Raises:
+            UserError: Their number has changed.
+        """
+        if self.num_processes != num:
+            raise UserError(
+                f"{self.run.directory} was trained by {self.num_processes} processes, this run would have {num}, and "
+                "their number can't change; set trainer.devices and trainer.num_nodes to match, or "
+                "choose another run_dir"
             )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
@@ -193,43 +209,32 @@ class Resumed(StartingPoint):
         return self.path
 
 
-def starting_point(cfg: DictConfig, run: Run, known: dict[str, Any] | None = None) -> StartingPoint:
+def starting_point(cfg: DictConfig, run: Run) -> StartingPoint:
     """Return where a run starts from.
 
     Args:
         cfg: The run's configuration.
         run: Its directory.
-        known: For a dry build, a cache of other runs' states and weights, to which this call adds; checkpoints of the run's
-            own are not read then. None for a run that will train.
 
     Raises:
         UserError: A checkpoint can't be read, or the settings don't allow to start from it.
     """
-    fast, cache = cfg.trainer.get("fast_dev_run"), {} if known is None else known
-    if known is not None and run.result and run.result.is_complete:
-        return StartingPoint()
-    own = run.newest_checkpoint() if known is None or cfg.fork else None
-    if known is None and not own and run.result and run.result.is_complete and is_main_process():
-        warn(
-            f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is trained anew"
-        )
+    is_fast = cfg.trainer.get("fast_dev_run")
+    own = run.newest_checkpoint()
+    if own is None and run.result and run.result.is_complete and is_main_process():
+        text = "has finished, but no checkpoint is left to resume from, so it is trained anew"
+        warn(f"{run.directory}: {text}")
     if cfg.fork and not _has_begun(run, own):
-        if fast:
+        if is_fast:
             raise UserError(
                 "fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two"
             )
-        fork: Fork = cache.get(cfg.fork) or read_fork(cfg)
+        fork = read_fork(cfg)
         fork.check_changes(cfg)
-        cache[cfg.fork] = fork
         return fork
-    if own and known is None and not fast:
+    if own and not is_fast:
         return Resumed(run, own, read_checkpoint(own))
-    if known is not None and (cfg.fork or any((run.directory / "checkpoints").glob("*.ckpt"))):
-        return StartingPoint()
-    key = f"init_from={cfg.init_from}, init_exclude={cfg.init_exclude}"
-    if parent := cache.get(key) or read_parent(cfg):
-        cache[key] = parent
-    return parent or StartingPoint()
+    return read_parent(cfg) or StartingPoint()
 
 
 class InitFrom(StartingPoint):
@@ -247,10 +252,6 @@ class InitFrom(StartingPoint):
     ) -> None:
         self.path, self.weights, self.exclude = path, weights, list(exclude)
         self.recorded = {"checkpoint": str(path), "sha256": sha256}
-
-    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that the weights fit a module; see `fitting`."""
-        self.fitting(module)
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
         """Load the weights into a module, and release them; excluded ones stay as initialised.
@@ -383,8 +384,8 @@ class Fork(Resumed):
             warn(f"fork: the data differ from those of {self.run.directory}: {', '.join(names)}")
         self.run.warn_of_changed_code("the fork is trained with the code as it is now")
 
-    def check_shapes(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that the shapes of all weights and the facts of the data equal the parent's, and that something is left to train.
+    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
+        """Check that all shapes and the facts of the data equal the parent's, and the rest as a run that resumes.
 
         Raises:
             UserError: A shape or a fact differs, or the parent has ended.
@@ -403,10 +404,6 @@ class Fork(Resumed):
             raise UserError(
                 f"fork: {self.path}: has ended after {self.num_epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
             )
-
-    def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check the shapes, then as a run that resumes; see both."""
-        self.check_shapes(module, data)
         super().load(module, data)
 
     def begin(self, run: Run) -> Path:

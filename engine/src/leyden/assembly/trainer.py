@@ -304,7 +304,6 @@ def run_trainer(
     *,
     requeue_signal: RequeueSignal,
     pictures: bool = True,
-    dry: bool = False,
 ) -> RunTrainer:
     """Return the trainer of a run, with its callbacks and loggers.
 
@@ -315,10 +314,9 @@ def run_trainer(
         content: Content of the checkpoint to resume from; loggers delete their points from its step on.
         requeue_signal: Receiver of the scheduler's signal.
         pictures: True if callbacks draw at the end of the run.
-        dry: True to check the loggers only, since they write files when they are built.
 
     Raises:
-        UserError: A part is wrong, or the run was trained by another number of processes.
+        UserError: A part is wrong.
     """
     facts = facts_of(data)
     callbacks, checkpoint = callbacks_of(cfg, facts)
@@ -338,7 +336,7 @@ def run_trainer(
         callbacks=exact.around(
             [KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]
         ),
-        logger=_loggers(cfg, directory, content, dry=dry),
+        logger=_loggers(cfg, directory, content),
         default_root_dir=str(directory),
         use_distributed_sampler=not divides_batches(data),
     )
@@ -349,12 +347,6 @@ def run_trainer(
         hasattr(each, "state_dict") for each in flatten_loaders(data.train_dataloader())
     )
     check_unsharded(type(trainer.strategy), cfg.trainer.get("strategy", "auto"))
-    num = num_processes(content) if content else trainer.world_size
-    if num != trainer.world_size:
-        raise UserError(
-            f"{directory} was trained by {num} processes, this run would have {trainer.world_size}, and their "
-            "number can't change; set trainer.devices and trainer.num_nodes to match, or choose another run_dir"
-        )
     return RunTrainer(trainer, checkpoint, timer, seen, exact)
 
 
@@ -370,18 +362,24 @@ def _timer(cfg: DictConfig, callbacks: list[L.Callback]) -> Timer:
         return timers[0] if timers else Timer(duration)
 
 
-def _loggers(
-    cfg: DictConfig, directory: Path, content: dict[str, Any] | None, *, dry: bool
-) -> list[Any]:
-    """Return the loggers, which delete their points after a checkpoint; in a dry build, check them and return none."""
+def check_loggers(cfg: DictConfig) -> None:
+    """Check the loggers without creating them, which may write.
+
+    Raises:
+        UserError: A logger's package is not installed, or it has no such argument.
+    """
+    for name, node in switched_on(cfg.logger):
+        check_extra(node, f"logger.{name}")
+        check_keys(node, f"logger.{name}")
+
+
+def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None) -> list[Any]:
+    """Return the loggers, which delete their points after a checkpoint."""
     loggers: list[Any] = []
     step = num_logged(content) if content else 0
     logged = content.get("logged", {}) if content else {}
     for name, node in switched_on(cfg.logger):
         check_extra(node, f"logger.{name}")
-        if dry:
-            check_keys(node, f"logger.{name}")
-            continue
         given: dict[str, Any] = (
             {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
         )

@@ -107,7 +107,8 @@ class Run:
         Raises:
             UserError: The directory is not a run directory.
         """
-        if (record := self.record) is None:
+        record = self.record
+        if record is None:
             if (self.directory / EARLIER).is_file():
                 raise UserError(f"{self.directory}: is a run {OF_EARLIER}")
             raise UserError(f"{self.directory}: not a run directory, it has no {RECORD}")
@@ -150,7 +151,8 @@ class Run:
         Args:
             effect: The end of the sentence: what happens nevertheless.
         """
-        if is_main_process() and (names := self.changed_code):
+        names = self.changed_code if is_main_process() else ""
+        if names:
             warn(f"{self.directory}: {names} changed since the run was trained; {effect}")
 
     @property
@@ -160,7 +162,8 @@ class Run:
         Raises:
             UserError: `job.json` is damaged.
         """
-        found = read_json(path := self.directory / "job.json", {})
+        path = self.directory / "job.json"
+        found = read_json(path, {})
         texts = isinstance(found, dict) and all(isinstance(each, str) for each in found.values())
         if not texts or (found and "job_id" not in found):
             raise UserError(f"{path}: is damaged")
@@ -197,7 +200,8 @@ class Run:
         record = self.record
         if record is None or not record.is_own or name not in record.checkpoints:
             return ""
-        if _sha256(path := self._path(name)) == record.checkpoints[name]:
+        path = self._path(name)
+        if _sha256(path) == record.checkpoints[name]:
             return ""
         return f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in {RECORD})"
 
@@ -295,26 +299,20 @@ class Run:
         config = there.config
         overrides = [override for start in there.starts for override in start["overrides"]]
         if differences := identity.differences(config, overrides):
-            is_scheduled = has_length(identity.config) and identity.is_longer_than(config)
-            why = (
-                " (its learning rate schedule is made for that number: fork=DIR trains on)"
-                * is_scheduled
-            )
+            why = ""
+            if has_length(identity.config) and identity.is_longer_than(config):
+                why = " (its learning rate schedule is made for that number: fork=DIR trains on)"
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
                 f"choose another run_dir, or type the values that are there, as {differences[0].partition(':')[0]}=..."
             )
-        may_change = "changed" in (
-            resume,
-            identity.config.get("resume"),
-        )  # a job's own lock asks for `auto`
-        if (
-            may_change
-            or self.is_finished(identity)
-            or not any(self.directory.glob("checkpoints/*.ckpt"))
-        ):
+        # A job's own lock asks for `auto`.
+        may_change = "changed" in (resume, identity.config.get("resume"))
+        if may_change or self.is_finished(identity):
             return
-        if names := self.changed_code:
+        has_checkpoints = any(self.directory.glob("checkpoints/*.ckpt"))
+        names = self.changed_code if has_checkpoints else ""
+        if names:
             raise UserError(
                 f"{self.directory}: {names} changed since the run's last start, so it would end as another run; undo the change, "
                 "choose another run_dir, or resume with the new code by resume=changed"
@@ -596,16 +594,15 @@ def _report_stop(run: Run) -> None:
 
 def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
     """Return what changes bits and is another than at the last start that recorded it, in words."""
-    there, versions = (
-        next((found for start in reversed(starts) if isinstance(found := start.get(key), dict)), {})
-        for key in ("machine", "versions")
-    )
+    there: dict[str, Any] = {}
+    for key in ("machine", "versions"):
+        known = [start[key] for start in starts if isinstance(start.get(key), dict)]
+        if known:
+            there |= known[-1]
     here = {**here, **installed_versions()}
     names = ("cpu", "capability", "threads", "gpus", "torch", "lightning", "numpy")
     before = {
-        name: each
-        for name, each in {**there, **versions}.items()
-        if name in names and each != here.get(name)
+        name: each for name, each in there.items() if name in names and each != here.get(name)
     }
     return ", ".join(f"{name} {here.get(name)}, was {each}" for name, each in before.items())
 

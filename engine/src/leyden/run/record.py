@@ -1,17 +1,19 @@
 """The record of a run: `run.json` with its result and settings, and `starts.json` with its starts.
 
-Both are written as a whole at each start and at the end, and are all that other commands know of a run; `config.yaml` is
-for people. Both are signed (`run/owner.py`). docs/formats.md describes them.
+Both are written as a whole at each start and at the end, and are all that other commands know of a
+run; `config.yaml` is for people. Both are signed (`run/owner.py`). docs/formats.md describes them.
 
-`starts.json` is written first. So a run that is killed in between has a start that `run.json`, which has the time of
-each, does not know, and which is left out when the record is read; with fewer or others it is not the user's own.
+`starts.json` is written first. So a run that is killed in between has a start that `run.json`, which
+has the time of each, does not know, and which is left out when the record is read; with fewer or
+others it is not the user's own.
 """
 
+import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -53,11 +55,12 @@ class RunRecord:
 
     Args:
         config: The resolved configuration, exactly as recorded.
-        starts: The provenance of each start, as returned by `origin`, the first one first. `result` in a start is the
-            result that the run had when the next one replaced it.
+        starts: The provenance of each start, as returned by `origin`, the first one first. `result`
+            in a start is the result that the run had when the next one replaced it.
         result: The result; None if the run has not ended.
         is_own: Whether it was signed with this user's key.
-        checkpoints: SHA-256 of `best` and `last` when the record was written; empty if training may replace them.
+        checkpoints: SHA-256 of `best` and `last` when the record was written; empty if training may
+            replace them.
     """
 
     config: dict[str, Any]
@@ -95,25 +98,24 @@ class RunRecord:
         return json.dumps({**content, "signature": signed}, indent=1) + "\n"
 
     def _starts_text(self, directory: Path) -> str:
-        """Return the text of the starts: without changes of the code, if need be, then without all that is long."""
+        """Return the text of the starts, without changes of the code or all that is long if need be."""
         starts = list(self.starts)
         text = self._text(STARTS, {"starts": starts})
         if _fits(text):
             return text
         for shorten in (_without_diff, _without_details):
-            for number, start in enumerate(starts):
-                starts[number] = shorten(start)
-                is_last = number == len(starts) - 1
-                if not (is_last or _is_power_of_two(number + 1)):  # each text costs seconds
-                    continue
+            num = 1
+            while num < 2 * len(starts):
+                starts[:num] = map(shorten, starts[:num])
                 text = self._text(STARTS, {"starts": starts})
                 if _fits(text):
+                    mb = MAX_JSON_BYTES // 2**20
                     warn(
-                        f"{directory}: its record would be larger than "
-                        f"{MAX_JSON_BYTES // 2**20} MiB, so the changes of the code at its first "
-                        f"{number + 1} starts are left out"
+                        f"{directory}: its record would be larger than {mb} MiB, so the changes of "
+                        f"the code at its first {min(num, len(starts))} starts are left out"
                     )
                     return text
+                num *= 2
         raise UserError(f"{directory}: its starts are larger than a record may be")
 
 
@@ -124,10 +126,6 @@ def _signed_text(content: Mapping[str, Any]) -> str:
 
 def _fits(text: str) -> bool:
     return len(text) < MAX_JSON_BYTES - 2**10 and num_values(text) < MAX_VALUES - 2**10
-
-
-def _is_power_of_two(number: int) -> bool:
-    return number & (number - 1) == 0
 
 
 def _without_diff(start: dict[str, Any]) -> dict[str, Any]:
@@ -148,70 +146,81 @@ def read_record(directory: Path) -> RunRecord | None:
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
-    try:
-        text = read_bounded(directory / RECORD, MAX_JSON_BYTES).decode()
-        content = _parsed(RECORD, text)
-        if content["format"] == 0:
-            own = _is_own_of_before(text)
-            starts = _checked_starts(content)
-        else:
-            own = _is_signed(content)
-            starts = None
-        config = nested(_checked_config(content))
-        result = _result(content)
+    found = _read(directory)
+    if found is None:
+        return None
+    summary, content, text = found
+    times = summary.head["times"]
+    with _reading(directory, RECORD):
+        config = nested(summary.config)
         checkpoints = content.get("checkpoints", {})
         if not isinstance(checkpoints, dict):
             raise ValueError("it has no valid checkpoints")
-        if starts is None:
-            _check_head(content)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(directory, RECORD, error) from error
-    if starts is None:
-        starts, are_own = _read_starts(directory, content["times"])
-        own = own and are_own
-    return RunRecord(config, starts, result, own, checkpoints)
-
-
-def _read_starts(directory: Path, times: list[str]) -> tuple[list[dict[str, Any]], bool]:
-    """Return the starts that began at these times, and whether they are this user's own.
-
-    Raises:
-        UserError: They can't be read.
-    """
-    try:
-        text = read_bounded(directory / STARTS, MAX_JSON_BYTES).decode()
-        content = _parsed(STARTS, text)
-        starts = _checked_starts(content)[: len(times)]
+        if content["format"] == 0:
+            own = _is_own_of_before(text)
+            starts = _checked_starts(content)
+            return RunRecord(config, starts, summary.result, own, checkpoints)
+    with _reading(directory, STARTS):
+        content_of_starts = _parsed(STARTS, _text_of(f"{directory}/{STARTS}"))
+        starts = _checked_starts(content_of_starts)[: len(times)]
         are_those = [start["time"] for start in starts] == times
-        return starts, are_those and _is_signed(content)
-    except (OSError, ValueError, RecursionError) as error:
-        raise _unreadable(directory, STARTS, error) from error
+        own = are_those and _is_signed(content) and _is_signed(content_of_starts)
+        return RunRecord(config, starts, summary.result, own, checkpoints)
 
 
 def read_summary(directory: str) -> Summary | None:
-    """Return the part of a run's record that reports read; None if there is no record. The content is untrusted.
+    """Return the part of a record that reports read; None if there is none. It is untrusted.
 
     Raises:
         UserError: It can't be read, or is not the record of a run.
     """
+    found = _read(directory)
+    return found[0] if found else None
+
+
+def _read(directory: Path | str) -> tuple[Summary, dict[str, Any], str] | None:
+    """Return what `run.json` says, its content and text; None without one that can be seen."""
     path = f"{directory}/{RECORD}"
-    try:
-        content = _parsed(RECORD, read_bounded(path, MAX_JSON_BYTES).decode())
-        config = _checked_config(content)
-        _check_head(content)
-        head = {key: content.get(key) for key in HEAD}
-        return Summary(config, _result(content), head)
-    except (OSError, ValueError, RecursionError) as error:
-        # Also in a folder that is closed.
-        if isinstance(error, OSError) and not os.path.exists(path):  # noqa: PTH110
+    with _reading(directory, RECORD):
+        try:
+            text = _text_of(path)
+        except OSError:
+            if os.path.lexists(path):
+                raise
             return None
-        raise _unreadable(directory, RECORD, error) from error
+        content = _parsed(RECORD, text)
+        config = _checked_config(content)
+        result = None if content.get("status") is None else Result.from_dict(content)
+        head = {key: content.get(key) for key in HEAD}
+        for key, is_valid in HEAD.items():
+            if not is_valid(head[key]):
+                raise ValueError(f"it has no valid {key}")
+        return Summary(config, result, head), content, text
+
+
+@contextlib.contextmanager
+def _reading(directory: Path | str, name: str) -> Iterator[None]:
+    """Turn what is wrong with a file of the record into a line.
+
+    Raises:
+        UserError: It can't be read.
+    """
+    try:
+        yield
+    except FormatError as error:
+        raise UserError(f"{directory}/{name}: {error}") from error
+    except (OSError, ValueError, RecursionError) as error:
+        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        message = f"{directory}: not a run directory, {name} can't be read ({why})"
+        raise UserError(message) from error
+
+
+def _text_of(path: str) -> str:
+    return read_bounded(path, MAX_JSON_BYTES).decode()
 
 
 def _parsed(name: str, text: str) -> dict[str, Any]:
-    """Return the content of a file of the record, with the number of its format, 0 for one of before.
+    """Return the content of a file of the record, with its format's number, 0 for one of before.
 
     Raises:
         ValueError: It is not such a file, or its format is newer than this version.
@@ -231,16 +240,9 @@ def _is_signed(content: dict[str, Any]) -> bool:
 
 
 def _is_own_of_before(text: str) -> bool:
-    """Return whether a record from before formats had numbers is this user's own: its text was signed."""
+    """Return whether a record without a format's number, whose text was signed, is this user's."""
     signed_text, _, end = text.rpartition('"signature": ')
     return is_own(signed_text, end.strip('"\n}'))
-
-
-def _unreadable(directory: Path | str, name: str, error: Exception) -> UserError:
-    if isinstance(error, FormatError):
-        return UserError(f"{directory}/{name}: {error}")
-    why = " ".join(str(getattr(error, "strerror", None) or error).split())
-    return UserError(f"{directory}: not a run directory, {name} can't be read ({why})")
 
 
 def _checked_config(content: Mapping[str, Any]) -> dict[str, Any]:
@@ -270,7 +272,7 @@ def _checked_config(content: Mapping[str, Any]) -> dict[str, Any]:
 
 @functools.lru_cache(MAX_SHARED)
 def _keys_and_targets(keys: tuple[str, ...]) -> tuple[tuple[str, ...], list[str]]:
-    """Return keys, as the same objects for all runs that have equal ones, and which of them name classes."""
+    """Return keys, the same objects for all runs with equal ones, and those that name classes."""
     return keys, [key for key in keys if key.rpartition(".")[2] == "_target_"]
 
 
@@ -285,12 +287,6 @@ def _is_start(start: Any) -> bool:
     if not isinstance(start, dict) or not isinstance(start.get("job"), str | None):
         return False
     return _are_texts(start.get("overrides")) and isinstance(start.get("time"), str)
-
-
-def _result(content: Mapping[str, Any]) -> Result | None:
-    if content.get("status") is None:
-        return None
-    return Result.from_dict(content)
 
 
 def _is_text(value: Any) -> bool:
@@ -315,8 +311,8 @@ def _are_options(value: Any) -> bool:
     return isinstance(value, dict) and {*map(type, value.values())} <= {str, type(None)}
 
 
-# What `run.json` has of the starts, and whether a value that is read is valid. Records of earlier versions lack the
-# last two.
+# What `run.json` has of the starts, and whether a value that is read is valid. Records of earlier
+# versions lack the last two.
 HEAD: dict[str, Callable[[Any], bool]] = {
     "overrides": _are_texts,
     "times": _are_texts,
@@ -325,12 +321,6 @@ HEAD: dict[str, Callable[[Any], bool]] = {
     "groups": _are_options,
     "threads": _is_count_or_none,
 }
-
-
-def _check_head(content: Mapping[str, Any]) -> None:
-    for key, is_valid in HEAD.items():
-        if not is_valid(content.get(key)):
-            raise ValueError(f"it has no valid {key}")
 
 
 def _head(starts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -348,7 +338,7 @@ def _head(starts: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
-    """Return the hashes of the training data, by name, from the last of these starts that recorded them."""
+    """Return the hashes of the training data by name, from the last start that recorded them."""
     for start in reversed(starts):
         data = dict_at(start, "data")
         if data and all(map(_is_text, data.values())):
@@ -367,7 +357,7 @@ def _data_digest(starts: list[dict[str, Any]]) -> str:
 
 
 def _threads(starts: list[dict[str, Any]]) -> int | None:
-    """Return the number of threads of a process, of the last start that trained; None if it is unknown."""
+    """Return the threads of a process in the last start that trained; None if unknown."""
     for start in reversed(starts):
         threads = dict_at(start, "machine").get("threads")
         if isinstance(threads, int):

@@ -265,10 +265,10 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> User
         from leyden.assembly.build import dry_build
         from leyden.assembly.trainer import silence_lightning
     silence_lightning()
-    facts: dict[str, Any] = {}
+    read: dict[str, Any] = {}
     for name, config, overrides in configs:
         try:
-            dry_build(config, facts, overrides=overrides)
+            dry_build(config, read, overrides=overrides)
         except UserError as error:
             return UserError(f"{name}: {error}")
         except Exception as error:
