@@ -37,6 +37,7 @@ VERBS = sorted(path.stem for path in LIBRARY.glob("[a-z]*.py"))
 HEAVY = {*OF_TRAIN}
 DISTRIBUTIONS = {"_pytest": "pytest", "hydra": "hydra-core", "PIL": "pillow", "yaml": "pyyaml"}
 MODULES = sorted(LIBRARY.rglob("*.py"))
+TWICE = {"load", "states", "main"}
 
 
 def name_of(path):
@@ -165,6 +166,26 @@ def declared(*extras):
         if not extras or (extra[1] if extra else "") in extras:
             found.add(re.match(r"[\w-]+", text)[0].lower())
     return found
+
+
+def top_level_names(path):
+    """Public names of functions, classes and variables that a module defines."""
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name
+        elif isinstance(node, ast.Assign | ast.AnnAssign):
+            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+            for target in targets:
+                yield from (each.id for each in ast.walk(target) if isinstance(each, ast.Name))
+
+
+def test_no_two_modules_define_the_same_public_name():
+    homes = {}
+    for path in MODULES:
+        for name in {*top_level_names(path)}:
+            homes.setdefault(name, []).append(name_of(path))
+    several = {name: found for name, found in homes.items() if len(found) > 1}
+    assert {name: found for name, found in several.items() if name[0] != "_"}.keys() <= TWICE
 
 
 def test_what_is_imported_is_declared_by_the_extra_that_has_it():

@@ -33,14 +33,14 @@ from leyden.config.table import json_text, print_table
 from leyden.config.terminal import show
 from leyden.run.process import importing
 
-OPTIONS = dict.fromkeys(("run", "runs", "row", "accelerator", "data_root", "outputs"), "")
-OPTIONS |= {"checkpoint": "best", "format": "table", "trust": "false"}
+EVALUATE_OPTIONS = dict.fromkeys(("run", "runs", "row", "accelerator", "data_root", "outputs"), "")
+EVALUATE_OPTIONS |= {"checkpoint": "best", "format": "table", "trust": "false"}
 
 
 def main() -> None:
     """Print the test metrics, and record the test evaluation."""
     with ending():
-        _, options = parse_arguments(__doc__, OPTIONS, max_folders=0)
+        _, options = parse_arguments(__doc__, EVALUATE_OPTIONS, max_folders=0)
         from leyden.run.directory import Run
 
         require_project()

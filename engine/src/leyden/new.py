@@ -11,13 +11,15 @@ conf/model/capsule.yaml and conf/sweep/capsule.yaml.
 """
 
 from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
-from leyden.scaffold import PARTS, TASKS, write_part
+from leyden.scaffold import PART_FILES, TASKS, write_part
 
 
 def main() -> None:
     """Run the command."""
     with ending():
-        _, options = parse_arguments(__doc__, dict.fromkeys((*PARTS, "from"), ""), max_folders=0)
+        _, options = parse_arguments(
+            __doc__, dict.fromkeys((*PART_FILES, "from"), ""), max_folders=0
+        )
         require_project()
         base = options.pop("from") or "classification"
         given = {kind: name for kind, name in options.items() if name}

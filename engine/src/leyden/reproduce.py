@@ -28,14 +28,14 @@ from leyden.config.errors import (
     parse_number,
 )
 
-OPTIONS = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
-OPTIONS |= {"trust": "false"}
+REPRODUCE_OPTIONS = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
+REPRODUCE_OPTIONS |= {"trust": "false"}
 
 
 def main() -> None:
     """Run the command."""
     with ending():
-        _, options = parse_arguments(__doc__, OPTIONS, max_folders=0)
+        _, options = parse_arguments(__doc__, REPRODUCE_OPTIONS, max_folders=0)
         from leyden.report.difference import show_equality
         from leyden.run.directory import Run
         from leyden.training.reproduction import reproduce

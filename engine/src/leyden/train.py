@@ -14,7 +14,7 @@ def main() -> None:
     with ending():
         from leyden.run.command import run_command
 
-        run_command(task, sweep)
+        run_command(train_job, sweep)
 
 
 def sweep(config: "DictConfig", module: str) -> None:
@@ -25,7 +25,7 @@ def sweep(config: "DictConfig", module: str) -> None:
     run_sweep(config, launcher(config, module))
 
 
-def task(cfg: "DictConfig") -> None:
+def train_job(cfg: "DictConfig") -> None:
     """Train as configured, or print the result if the run directory already has one."""
     with importing():  # late, as `--help` and a mistyped key need none of it
         from hydra.core.hydra_config import HydraConfig
@@ -81,7 +81,7 @@ def task(cfg: "DictConfig") -> None:
             print_result(run, result, show_next_steps=show_next_steps)
 
 
-main.task = task  # type: ignore[attr-defined]  # a sweep's jobs call it
+main.task = train_job  # type: ignore[attr-defined]  # a sweep's jobs call it
 
 if __name__ == "__main__":
     main()

@@ -3,7 +3,7 @@ import functools
 import pytest
 import torch
 
-from leyden.data.text import BYTES, UNKNOWN, Text, encode_text, text_of
+from leyden.data.text import BYTES, UNKNOWN, Text, encode_text, text_of_tokens
 from tests.data import small
 
 GIVEN = {"file": "t.txt", "unit": "characters", "context": 4, "stride": 4, "test_size": 0.25}
@@ -54,8 +54,8 @@ def test_a_text_is_in_utf_8_or_bytes_and_what_is_wrong_is_named(root):
         with pytest.raises((ValueError, OSError), match=message):
             text(root, **changed)
     assert text(root, unit="bytes", train=False, file="latin.txt").data[-1].tolist()
-    assert text_of(torch.tensor([*"é€".encode()]), BYTES) == "é€"
-    assert text_of(torch.tensor([0, 1]), ("a", "b")) == "ab"
+    assert text_of_tokens(torch.tensor([*"é€".encode()]), BYTES) == "é€"
+    assert text_of_tokens(torch.tensor([0, 1]), ("a", "b")) == "ab"
 
 
 def test_no_window_of_training_has_a_token_of_validation(root):

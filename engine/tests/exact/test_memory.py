@@ -213,9 +213,9 @@ def raising(*_):
 
 
 def test_what_can_not_be_walked_or_written_is_named(monkeypatch):
-    real = memory_module.freeze
+    real = memory_module.freeze_content
     monkeypatch.setattr(
-        memory_module, "freeze", lambda content: real({1: lambda: 1} if content else {})
+        memory_module, "freeze_content", lambda content: real({1: lambda: 1} if content else {})
     )
     for value, of_known, what, problem in (
         (1, raising, NOT_SEEN, "it (RuntimeError: no end)"),
@@ -251,9 +251,9 @@ def test_the_users_classes_are_those_that_are_not_installed(monkeypatch):
         "/elsewhere/site-packages/a.py",
         "/x/dist-packages/a.py",
     ]
-    assert not any(memory_module.is_own(of("theirs", file)) for file in libraries)
-    assert not memory_module.is_own(of("leyden.mine", "/home/me/leyden/mine.py"))
-    assert memory_module.is_own(of("mine", "/home/me/mine.py"))
+    assert not any(memory_module.is_own_class(of("theirs", file)) for file in libraries)
+    assert not memory_module.is_own_class(of("leyden.mine", "/home/me/leyden/mine.py"))
+    assert memory_module.is_own_class(of("mine", "/home/me/mine.py"))
 
 
 def test_what_is_not_looked_at():

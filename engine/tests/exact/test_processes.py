@@ -79,7 +79,7 @@ def test_a_process_that_has_died_is_named_and_the_others_end(trainer, monkeypatc
 
 
 def test_a_process_that_hangs_beside_a_dead_one_is_ended(trainer, monkeypatch):
-    monkeypatch.setattr(processes, "GRACE_S", 0.1)
+    monkeypatch.setattr(processes, "ABORT_GRACE_S", 0.1)
     ended = threading.Event()
     say, end = Mock(), Mock(side_effect=lambda code: ended.set())
     with Peers(say, end).watched(trainer):
@@ -96,7 +96,7 @@ HELD, MISSING = OSError(errno.EAGAIN, "busy"), OSError(errno.ENOSYS, "Function n
 def test_a_folder_is_for_one_training_and_a_file_system_without_locks_is_said(
     tmp_path, monkeypatch, capsys
 ):
-    monkeypatch.setattr(processes, "LOCK_TIMEOUT_S", 0)
+    monkeypatch.setattr(processes, "START_LOCK_TIMEOUT_S", 0)
     monkeypatch.setattr("fcntl.lockf", Mock(side_effect=HELD))
     with pytest.raises(ExactError, match="in use by another process; wait for its end"):
         train_exactly(tmp_path, Net, both)
@@ -112,7 +112,7 @@ def test_a_lock_never_follows_a_link_nor_waits_for_a_pipe(tmp_path):
     (tmp_path / "mine").write_text("kept")
     (tmp_path / "checkpoints").mkdir()
     for make in (lambda path: path.symlink_to(tmp_path / "mine"), os.mkfifo):
-        make(file := tmp_path / processes.LOCK)
+        make(file := tmp_path / processes.LOCK_FILE)
         with only_training(tmp_path, say := Mock()):
             say.assert_called_once()
         file.unlink()

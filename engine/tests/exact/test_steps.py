@@ -9,7 +9,7 @@ import torch
 
 from leyden.exact import ExactError
 from leyden.exact.memory import Reporter
-from leyden.exact.stop import FILE, Steps
+from leyden.exact.stop import STEPS_FILE, Steps
 
 
 class Run:
@@ -44,7 +44,9 @@ class Run:
 @pytest.mark.parametrize("mode", ["report", "require", "off"])
 def test_the_first_step_that_parts_is_named_once(tmp_path, capsys, mode):
     state = Run(tmp_path).train(range(1, 13))
-    recorded = [json.loads(line)["batch"] for line in (tmp_path / FILE).read_text().splitlines()]
+    recorded = [
+        json.loads(line)["batch"] for line in (tmp_path / STEPS_FILE).read_text().splitlines()
+    ]
     assert recorded == [4, 5, 10]  # the first one after a checkpoint, and every fifth
     run, batches = (
         Run(tmp_path, state, mode),
@@ -68,9 +70,9 @@ def test_the_batch_after_a_stop_has_a_hash_of_the_weights(tmp_path, capsys):
     state = run.train(range(1, 4))
     run.steps.is_last = True
     run.end(torch.tensor(0.25))
-    file = (tmp_path / FILE).read_text()
+    file = (tmp_path / STEPS_FILE).read_text()
     for change in (0.0, 1.0):
-        (tmp_path / FILE).write_text(file)
+        (tmp_path / STEPS_FILE).write_text(file)
         run = Run(tmp_path, state)
         run.module.layer.weight.data += change
         run.end(torch.tensor(0.25))
@@ -89,10 +91,10 @@ def test_without_a_loss_logged_metrics_are_compared(tmp_path, capsys):
 def test_neither_an_output_nor_a_file_of_another_kind_ends_a_run(tmp_path, capsys):
     (tmp_path / "checkpoints").mkdir()
     for content in ("", "{", "[1]", '{"batch": 4}'):
-        (tmp_path / FILE).write_text(content)
+        (tmp_path / STEPS_FILE).write_text(content)
         Run(tmp_path, {"batch": 3}).train(range(4, 8), checkpoint=6)
     run = Run(tmp_path, every=1)
-    (tmp_path / FILE).unlink()
+    (tmp_path / STEPS_FILE).unlink()
     (tmp_path / "checkpoints").rmdir(), (tmp_path / "checkpoints").write_text("no folder")
     for outputs in (None, {}, {"loss": None}, {"loss": "x"}, torch.zeros(3), 5):
         run.steps.on_save_checkpoint(None, None, {})

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from leyden import compare, summarize
 from leyden.report.records import (
-    HEADER,
+    EVALUATIONS_HEADER,
     TEST_EVALUATIONS_FILE,
     read_test_evaluations,
     record_test_evaluation,
@@ -34,7 +34,10 @@ def add(place, *overrides, named="x", value=0.75):
 @given(st.binary(max_size=40))
 @example(b"x" * 200_000)
 def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factory, damage):
-    folder, header = tmp_path_factory.mktemp("outputs"), ",".join(HEADER).encode() + b"\r\n"
+    folder, header = (
+        tmp_path_factory.mktemp("outputs"),
+        ",".join(EVALUATIONS_HEADER).encode() + b"\r\n",
+    )
     records.put(folder / "x", config={"name": "x"})
     (folder / TEST_EVALUATIONS_FILE).write_bytes(header + damage)
     record_test_evaluation(str(folder), Run(folder / "x"), "best", {"test/acc": 0.75})

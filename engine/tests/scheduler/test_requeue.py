@@ -24,7 +24,7 @@ def job(monkeypatch):
     submitted = Mock(**{"requeue.return_value": True})
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     monkeypatch.setattr(slurm, "requeue", submitted.requeue)
-    monkeypatch.setattr(scheduler, "WATCH_S", 0.02)
+    monkeypatch.setattr(scheduler, "POLL_S", 0.02)
     monkeypatch.setattr(scheduler, "end_process", submitted.end)
     return submitted
 

@@ -78,7 +78,7 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
     for name, value in {
         "SLURM_JOB_ID": "7",
         "SLURMD_NODENAME": "n1",
-        slurm.REQUEUE: f"{tmp_path}/7.0.requeue",
+        slurm.REQUEUE_VARIABLE: f"{tmp_path}/7.0.requeue",
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(slurm, "requeue_job", by_slurm := Mock(return_value=True))

@@ -166,7 +166,7 @@ def test_a_run_of_a_folder_predicts_any_number_of_files_and_is_told_of_a_move(
     for n, path in enumerate([*root.glob("test/*/*")]):
         (images / f"{n:02d}{path.suffix}").symlink_to(path)
     arguments = (f"run={run.directory}", f"images={images}", f"output={output}")
-    monkeypatch.setattr(predict, "BATCH_SIZE", 4)
+    monkeypatch.setattr(predict, "PREDICTED_BATCH_SIZE", 4)
     monkeypatch.setattr(predict, "MAX_SHOWN", 6)
     out, _ = command("predict", *arguments)
     assert out.count(str(images)) == 6

@@ -22,7 +22,7 @@ REQUIRED = inspect.Parameter.empty
 _FURTHER = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)  # *args and **kwargs
 
 
-def signature(callee: Any) -> inspect.Signature:
+def callee_signature(callee: Any) -> inspect.Signature:
     """Return the signature of a class or function, even if its annotations can't be resolved.
 
     Annotations may name classes that are imported for type checkers only.
@@ -43,7 +43,7 @@ def arguments(callee: Any) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for part in inspect.getmro(callee) if inspect.isclass(callee) else [callee]:
         try:
-            parameters = signature(part).parameters.values()
+            parameters = callee_signature(part).parameters.values()
         except ValueError:  # a class written in C has no signature
             break
         # The default of a class counts before those of its base classes.
@@ -170,7 +170,7 @@ def check_keys(node: DictConfig, key: str) -> None:
     with user_errors(key, node):
         callee = get_object(node["_target_"])
         keys = map(str, node.keys())  # including keys whose value is missing
-        signature(callee).bind_partial(
+        callee_signature(callee).bind_partial(
             **dict.fromkeys(name for name in keys if not name.startswith("_"))
         )
 

@@ -14,7 +14,7 @@ from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.task import match_names
-from leyden.assembly.trainer import RunTrainer, num_logged, num_processes
+from leyden.assembly.trainer import RunTrainer, num_logged, num_processes_at
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.kept import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
@@ -78,7 +78,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"it has no valid {min(missing)}")
         # What is needed before Lightning restores its loops.
         num_logged(content)
-        num_processes(content)
+        num_processes_at(content)
         content["facts"] = Facts.from_state(content["facts"])
     return content
 
@@ -151,7 +151,7 @@ class Resumed(StartingPoint):
     def __init__(self, run: Run, path: Path, content: dict[str, Any]) -> None:
         self.run, self.path, self.content = run, path, content
         self.step: int = content["global_step"]
-        self.num_processes = num_processes(content)
+        self.num_processes = num_processes_at(content)
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Check that the data are those that the run was trained on.

@@ -49,14 +49,14 @@ def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     steps = per_epoch * (trainer.max_epochs or 1)
     if trainer.max_steps > 0:
         steps = min(steps, trainer.max_steps)
-    if steps >= UNKNOWN:
+    if steps >= UNKNOWN_LENGTH:
         raise UserError(
             "scheduler: the number of batches of these data is unknown; set trainer.max_steps"
         )
     return steps
 
 
-UNKNOWN = 2**60  # batches of a loader without a length
+UNKNOWN_LENGTH = 2**60  # batches of a loader without a length
 
 
 def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
@@ -74,10 +74,10 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
         )
     each = flatten_loaders(loaders)
     whole = (min if mode == "min_size" else max)(map(length_of, each), default=0)
-    if whole < UNKNOWN and not divides_batches(data) and all(map(_is_divided, each)):
+    if whole < UNKNOWN_LENGTH and not divides_batches(data) and all(map(_is_divided, each)):
         whole = math.ceil(whole / trainer.world_size)
     if isinstance(limit, float):
-        return whole if whole == UNKNOWN else int(whole * limit)
+        return whole if whole == UNKNOWN_LENGTH else int(whole * limit)
     return whole if limit is None else min(whole, limit)
 
 
@@ -94,7 +94,7 @@ def length_of(loader: Any) -> int:
     try:
         return len(loader)
     except (TypeError, NotImplementedError):
-        return UNKNOWN
+        return UNKNOWN_LENGTH
 
 
 def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
@@ -107,7 +107,7 @@ def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
         return False
     num_epochs = trainer.max_epochs or 1
     every = trainer.check_val_every_n_epoch
-    if batches >= UNKNOWN:
+    if batches >= UNKNOWN_LENGTH:
         return isinstance(interval, float) and (every or 0) <= num_epochs
     after = interval
     if isinstance(interval, float):

@@ -389,7 +389,7 @@ def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None) -
     return loggers
 
 
-def num_processes(content: dict[str, Any]) -> int:
+def num_processes_at(content: dict[str, Any]) -> int:
     """Return the number of processes that trained a checkpoint's run."""
     return len(content["callbacks"]["RankState"]["processes"])
 

@@ -23,7 +23,7 @@ from leyden import scheduler
 from leyden.cluster.bootstrap import extract
 from leyden.config.errors import UserError
 from leyden.config.extras import not_installed
-from leyden.config.paths import LIBRARY, NOT_OWN, conf, environment_of, root, src
+from leyden.config.paths import LIBRARY, NOT_OWN_PACKAGES, conf, environment_of, root, src
 from leyden.config.terminal import one_line, warn
 from leyden.exact.files import opened, replacing
 from leyden.run.directory import Run
@@ -57,7 +57,7 @@ def snapshot(directory: Path) -> Path:
         contents["src"] = src()
     else:
         for path in root().glob("*"):
-            is_package = path.name not in NOT_OWN and any(path.glob("*.py"))
+            is_package = path.name not in NOT_OWN_PACKAGES and any(path.glob("*.py"))
             if is_package or (path.suffix == ".py" and path.is_file()):
                 contents[path.name] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"

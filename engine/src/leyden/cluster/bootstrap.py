@@ -20,8 +20,8 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-PROJECT = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
-JOB = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
+PROJECT_VARIABLE = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
+JOB_VARIABLE = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -38,7 +38,7 @@ def unpack(archive: Path) -> Path:
     mine.mkdir(mode=0o700, exist_ok=True)
     if mine.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
         sys.exit(f"leyden: {mine}: belongs to another user; set TMPDIR")
-    folder = mine / os.environ.get(JOB, "") / f"code-{digest}"
+    folder = mine / os.environ.get(JOB_VARIABLE, "") / f"code-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(exist_ok=True)
@@ -83,7 +83,7 @@ def main() -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join(
         [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
     )
-    os.environ[PROJECT] = str(project)
+    os.environ[PROJECT_VARIABLE] = str(project)
     os.set_inheritable(
         descriptor, True
     )  # whatever has this path by then, it is the file that was checked

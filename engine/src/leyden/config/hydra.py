@@ -29,7 +29,7 @@ from leyden.config.values import leaves
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
 # Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
-DEFAULTS: dict[str, Any] = {} if SINCE_1_4 else {"version_base": "1.3"}
+HYDRA_DEFAULTS: dict[str, Any] = {} if SINCE_1_4 else {"version_base": "1.3"}
 # Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set them either.
 UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
 
@@ -58,7 +58,7 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
     logging.getLogger("hydra").addHandler(logging.NullHandler())  # its errors are raised, too
     LibrarySearchPath.config_dir = config_dir and config_dir.absolute()
     Plugins.instance().register(LibrarySearchPath)
-    with hydra.initialize_config_dir(str(conf()), job_name=job_name, **DEFAULTS):
+    with hydra.initialize_config_dir(str(conf()), job_name=job_name, **HYDRA_DEFAULTS):
         LibrarySearchPath.config_dir = None
         yield
 

@@ -9,7 +9,7 @@ LIBRARY = Path(__file__).resolve().parents[1]
 # Environment variable: the project's folder, for processes started elsewhere.
 PROJECT = "LEYDEN_PROJECT"
 # Packages beside `conf/` that are not the project's own code.
-NOT_OWN = (
+NOT_OWN_PACKAGES = (
     "leyden",
     "hydra_plugins",
     "engine",
@@ -168,6 +168,6 @@ def own_packages(folder: str = "") -> list[str]:
     files = src().glob("*/__init__.py")
     for path in sorted(files):
         package = path.parent
-        if package.name not in NOT_OWN and (package / folder).is_dir():
+        if package.name not in NOT_OWN_PACKAGES and (package / folder).is_dir():
             found.append(package.name)
     return found

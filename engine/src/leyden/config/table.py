@@ -17,14 +17,14 @@ from rich.cells import cell_len, set_cell_size
 
 from leyden.config.terminal import one_line, printable, without_escapes
 
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
+TableRow = Mapping[str, Any]
+TableRows = Sequence[TableRow]
 Columns = Sequence[str] | None
-GAP = "  "  # between columns
+COLUMN_GAP = "  "  # between columns
 MIN_WIDTH = 8  # of a column that is narrowed to fit a terminal
 
 
-def print_table(rows: Rows, columns: Columns = None, **options: Any) -> None:
+def print_table(rows: TableRows, columns: Columns = None, **options: Any) -> None:
     """Print a table; long cells lose their middle on a terminal, so that each row is one line, but not in a pipe or file.
 
     Args:
@@ -40,7 +40,7 @@ def print_table(rows: Rows, columns: Columns = None, **options: Any) -> None:
 
 
 def table_lines(
-    rows: Rows,
+    rows: TableRows,
     columns: Columns = None,
     *,
     names: Mapping[str, str] | None = None,
@@ -84,12 +84,12 @@ def table_lines(
         padded.append(_padded(column, right=right))
     lines = []
     for cells in zip(*padded, strict=True):
-        line = GAP.join(cells)
+        line = COLUMN_GAP.join(cells)
         lines.append(line.rstrip())
     return lines
 
 
-def _keys(rows: Rows) -> list[str]:
+def _keys(rows: TableRows) -> list[str]:
     keys: dict[str, None] = {}
     for row in rows:
         keys |= dict.fromkeys(row)
@@ -118,7 +118,7 @@ def _widest(column: Sequence[str]) -> int:
 
 def _limit(widths: Sequence[int], width: int) -> int:
     """Return the width to which the widest columns are narrowed, so that all fit into a line if that is possible."""
-    gaps = len(GAP) * (len(widths) - 1)
+    gaps = len(COLUMN_GAP) * (len(widths) - 1)
     room = width - gaps
     limit = room
     while limit > MIN_WIDTH:
@@ -171,7 +171,7 @@ def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str,
     return found
 
 
-def csv_text(rows: Rows, columns: Columns = None) -> str:
+def csv_text(rows: TableRows, columns: Columns = None) -> str:
     r"""Return a CSV file for people: no cell is an escape sequence of a terminal.
 
     Bytes of file names that are not UTF-8 stay surrogates, for `encode(errors="surrogateescape")`.
@@ -199,7 +199,7 @@ def _csv_cell(value: object) -> object:
     return without_escapes(str(value))
 
 
-def print_csv(rows: Rows, columns: Columns = None) -> None:
+def print_csv(rows: TableRows, columns: Columns = None) -> None:
     """Print a CSV file, with bytes of file names that are not UTF-8 escaped."""
     text = csv_text(rows, columns)
     lines = text.replace("\r\n", "\n")

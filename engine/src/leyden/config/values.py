@@ -8,14 +8,14 @@ from typing import Any, TypeVar
 MAX_DEPTH = (
     500  # of nested values; before Python 3.14, the parser of JSON refuses a thousand itself
 )
-Path = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
+KeyPath = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
 class Index(int):
     """A place in a list."""
 
 
-def leaves(node: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+def leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
     """Yield each plain value of a configuration with its path; a list of plain values counts as one value."""
     if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
         pairs: Any = ((Index(number), value) for number, value in enumerate(node))
@@ -52,7 +52,7 @@ PART = re.compile(
 )
 
 
-def _path(key: str) -> Path:
+def _path(key: str) -> KeyPath:
     """Return the path of a dotted key.
 
     Raises:

@@ -325,7 +325,7 @@ def num_samples(loaders: Any) -> int | None:
         return None
 
 
-MAX_BYTES = 2**16  # of a tensor in a batch, which are compared
+MAX_COMPARED_BYTES = 2**16  # of a tensor in a batch, which are compared
 
 
 def first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
@@ -356,5 +356,5 @@ def _read_first_batches(data: L.LightningDataModule, split: str) -> dict[str, st
             if not isinstance(loader, Iterator):  # whose first batch would be lost
                 batch = next(iter(loader), None)
             pair = (batch, num_samples([loader]))
-            found[f"{FIRST_BATCH}{split}{n or ''}"] = digest(pair, MAX_BYTES)[:16]
+            found[f"{FIRST_BATCH}{split}{n or ''}"] = digest(pair, MAX_COMPARED_BYTES)[:16]
     return found

@@ -24,19 +24,19 @@ from torchvision.datasets.folder import find_classes
 from leyden.config.errors import UserError
 from leyden.data.splits import is_of_training
 from leyden.data.streamed import StreamedDataModule
-from leyden.data.transforms import check_integers, number_of
+from leyden.data.transforms import check_integers, number_by_name
 
 # Suffixes of image files by their format, as Pillow names it.
-FORMATS = {
+IMAGE_FORMATS = {
     "PNG": (".png",),
     "JPEG": (".jpg", ".jpeg"),
     "WebP": (".webp",),
 }
-SUFFIXES: tuple[str, ...] = sum(FORMATS.values(), ())
+SUFFIXES: tuple[str, ...] = sum(IMAGE_FORMATS.values(), ())
 JPEG_END = b"\xff\xd9"
 # Limits up to which a folder is identified by its files' contents, and not by names and sizes
 # alone.
-MAX_FILES, MAX_BYTES = 1000, 2**25
+MAX_FILES, MAX_IMAGE_BYTES = 1000, 2**25
 
 
 class FolderDataModule(StreamedDataModule):
@@ -145,7 +145,7 @@ class Folder(ImageFolder):
                 raise ValueError(
                     f"{Path(directory, name)}: is not a class of the training images ({known})"
                 )
-        return self.known, number_of(self.known)
+        return self.known, number_by_name(self.known)
 
     def find_groups(self, pattern: re.Pattern[str]) -> list[str]:
         """Return the group of each image, which a pattern finds in its path below the class.
@@ -175,7 +175,7 @@ class Folder(ImageFolder):
             num_bytes += size
             name = os.fsencode(path.removeprefix(folder))
             sha256.update(b"%d %b\0" % (size, name))
-        if len(self.samples) > MAX_FILES or num_bytes > MAX_BYTES:
+        if len(self.samples) > MAX_FILES or num_bytes > MAX_IMAGE_BYTES:
             return f"{sha256.hexdigest()} (names and sizes)"
         for path, _ in self.samples:
             sha256.update(Path(path).read_bytes())
@@ -260,13 +260,13 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
                 raise OSError("is not a file")
             with open(path, "rb", buffering=0) as file:  # noqa: PTH123
                 content = file.read()
-            image = Image.open(io.BytesIO(content), formats=[*FORMATS])
+            image = Image.open(io.BytesIO(content), formats=[*IMAGE_FORMATS])
             yield content, image
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Warning) as error:
         # An UnidentifiedImageError has the address of an object in its text.
         why = "" if isinstance(error, UnidentifiedImageError) else f" ({error})"
         raise UserError(
-            f"{path}: not an image that can be read{why}; must be one of {', '.join(FORMATS)}"
+            f"{path}: not an image that can be read{why}; must be one of {', '.join(IMAGE_FORMATS)}"
         ) from error
 
 

@@ -13,8 +13,8 @@ from torch import Tensor
 
 Numbers = NDArray[np.float32]
 MIN_ROWS = 20
-MIN_VALUES = 5  # different ones, of a column by which rows are ordered; classes are fewer
-MAX_LENGTH = 40  # characters of a number or date
+MIN_DIFFERENT = 5  # different ones, of a column by which rows are ordered; classes are fewer
+MAX_VALUE_LENGTH = 40  # characters of a number or date
 NUM_PAIRS = 256
 SHARED = 0.5  # part of the values that neighbours have in common
 NEAR = 0.2  # distance of neighbours, as a part of that of other pairs
@@ -40,11 +40,11 @@ def _is_ordered(cells: Sequence[str]) -> bool:
         cells[:MIN_ROWS]
     ):  # most columns turn there, and a table may have millions of rows
         return False
-    return len(set(cells)) >= MIN_VALUES and _never_turns(cells)
+    return len(set(cells)) >= MIN_DIFFERENT and _never_turns(cells)
 
 
 def _never_turns(cells: Sequence[str]) -> bool:
-    if max(map(len, cells)) > MAX_LENGTH:
+    if max(map(len, cells)) > MAX_VALUE_LENGTH:
         return False
     values: NDArray[Any]
     if all(map(DATE.fullmatch, cells)):

@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 from leyden.config.terminal import one_line, warn
 from leyden.data.neighbours import ordered_by
 from leyden.data.splits import check_groups_apart, first_groups, group_numbers
-from leyden.data.transforms import check_integers, number_of
+from leyden.data.transforms import check_integers, number_by_name
 from leyden.files import decode_text, digest_of, read_file
 from leyden.run.process import is_main_process
 
@@ -131,7 +131,7 @@ class Cells:
                 numbers_N = torch.from_numpy(self.numbers(name)[rows])
                 parts.append(numbers_N[:, None])
         for name, known in categories.items():
-            number = number_of(known)
+            number = number_by_name(known)
             num = len(known)
             texts = self.texts(name)[rows]
             numbers_N = torch.tensor([number.get(text, num) for text in texts])
@@ -248,7 +248,7 @@ class Table(Dataset[None]):
             self.targets = columns[0] if len(names) == 1 else torch.stack(columns, 1)
 
     def _class_numbers(self, cells: Cells, name: str, rows: Any, file: str) -> Tensor:
-        number = number_of(self.classes)
+        number = number_by_name(self.classes)
         texts_N = cells.texts(name)[rows]
         strange = sorted({*texts_N} - {*number})
         if strange:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from leyden.data.transforms import check_integers, number_of
+from leyden.data.transforms import check_integers, number_by_name
 from leyden.files import decode_text, digest_of, read_file
 
 UNKNOWN = "\ufffd"  # stands for characters that are not in the training part
@@ -98,7 +98,7 @@ def encode_text(text: str, vocabulary: Sequence[str]) -> Tensor:
     Raises:
         ValueError: A character is missing, and the vocabulary does not contain `UNKNOWN`.
     """
-    numbers = number_of(vocabulary)
+    numbers = number_by_name(vocabulary)
     strange = numbers.get(UNKNOWN)
     tokens = [numbers.get(character, strange) for character in text]
     if None in tokens:
@@ -106,7 +106,7 @@ def encode_text(text: str, vocabulary: Sequence[str]) -> Tensor:
     return torch.tensor(tokens, dtype=torch.int64)
 
 
-def text_of(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:
+def text_of_tokens(tokens_T: Tensor, vocabulary: tuple[str, ...]) -> str:
     """Return the text of tokens, shape (T,)."""
     parts = [vocabulary[token] for token in tokens_T.tolist()]
     text = "".join(parts)

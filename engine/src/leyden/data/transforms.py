@@ -24,7 +24,7 @@ def check_integers(**named: tuple[Any, int]) -> None:
             raise ValueError(f"{name}={value}: must be a whole number, {least} or larger")
 
 
-def number_of(names: Iterable[str]) -> dict[str, int]:
+def number_by_name(names: Iterable[str]) -> dict[str, int]:
     """Return the number of each name, from 0."""
     return {name: number for number, name in enumerate(names)}
 

@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-MAX_DEPTH = 20  # levels of nesting
+MAX_DIGEST_DEPTH = 20  # levels of nesting
 MAX_ITEMS = 10_000  # of a larger container, evenly spaced items count
-PLAIN = (type(None), bool, int, float, complex, str, bytes)
+PLAIN_KINDS = (type(None), bool, int, float, complex, str, bytes)
 
 
 def digest_of_content(content: Any) -> str:
@@ -85,7 +85,7 @@ class _Digest:
     def add(self, content: Any, depth: int = 0) -> None:
         """Add content, at a depth of nesting."""
         kind = type(content)
-        if depth > MAX_DEPTH:  # it may hold itself
+        if depth > MAX_DIGEST_DEPTH:  # it may hold itself
             return
         inner = depth + 1
         if issubclass(kind, Tensor):
@@ -111,7 +111,7 @@ class _Digest:
             items = self._some(content, len(content))
             for each in items:
                 self.add(each, inner)
-        elif kind in PLAIN or issubclass(kind, enum.Enum):
+        elif kind in PLAIN_KINDS or issubclass(kind, enum.Enum):
             self._add_text(f"{kind.__name__} {content!r} ")
         else:
             other = self.of_object(content)

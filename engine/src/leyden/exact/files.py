@@ -160,7 +160,7 @@ def damage(path: Path) -> str | None:
 MAX_PICKLE_BYTES = 2**26
 MAX_CONTAINERS = 2**20  # in a pickle; a tensor takes seven
 # In a pickle; what is in two containers counts twice, as it does when it is copied or hashed.
-MAX_VALUES = 2**23
+MAX_CHECKPOINT_VALUES = 2**23
 TOO_MUCH = "is refused: its values are too many, or nested too deeply"
 GETS = ("GET", "BINGET", "LONG_BINGET")
 PUTS = ("PUT", "BINPUT", "LONG_BINPUT")
@@ -178,7 +178,7 @@ HASHED = {
 }
 # A container, as a list that begins with 1.
 Container = list[Any]
-PLAIN: Container = [1]  # any value that is no container
+PLAIN_VALUE: Container = [1]  # any value that is no container
 
 
 def check_bounds(file: BinaryIO) -> None:
@@ -213,10 +213,10 @@ def _check_pickles(archive: zipfile.ZipFile) -> None:
 def _check_pickle(content: bytes) -> None:
     """Check a pickle by what its operations would put into containers, without making anything."""
     containers, hashed = _containers(content)
-    sizes: dict[int, int] = {id(PLAIN): 1}
+    sizes: dict[int, int] = {id(PLAIN_VALUE): 1}
     for each in containers:
         _measure(each, sizes)
-    if sum(sizes[id(each)] for each in hashed) > MAX_VALUES:
+    if sum(sizes[id(each)] for each in hashed) > MAX_CHECKPOINT_VALUES:
         raise ValueError(TOO_MUCH)
 
 
@@ -229,7 +229,7 @@ def _containers(content: bytes) -> tuple[list[Container], list[Container]]:
     hashed: list[Container] = []
     argument: Any
     for number, (operation, argument, _) in enumerate(pickletools.genops(content)):
-        if number > MAX_VALUES or len(found) > MAX_CONTAINERS:
+        if number > MAX_CHECKPOINT_VALUES or len(found) > MAX_CONTAINERS:
             raise ValueError(TOO_MUCH)
         name: str = operation.name
         if name in PUTS:
@@ -243,7 +243,7 @@ def _containers(content: bytes) -> tuple[list[Container], list[Container]]:
             continue
         taken = operation.stack_before
         if not taken and name not in EMPTY:
-            stack.append(PLAIN)
+            stack.append(PLAIN_VALUE)
             continue
         if pickletools.markobject in taken:
             start = marks.pop() - taken.index(pickletools.markobject)
@@ -255,7 +255,7 @@ def _containers(content: bytes) -> tuple[list[Container], list[Container]]:
             hashed += values[HASHED[name]]
         if not operation.stack_after:
             continue
-        if name in FILLS and values[0] is not PLAIN:
+        if name in FILLS and values[0] is not PLAIN_VALUE:
             values[0].extend(values[1:])
             stack.append(values[0])
         else:
@@ -280,6 +280,6 @@ def _measure(container: Container, sizes: dict[int, int]) -> None:
             continue
         if known == 0:
             sizes[key] = 1 + sum(sizes[id(part)] for part in each[1:])
-            if sizes[key] > MAX_VALUES:
+            if sizes[key] > MAX_CHECKPOINT_VALUES:
                 raise ValueError(TOO_MUCH)
         pending.pop()

@@ -24,7 +24,7 @@ from leyden.exact.random_state import seed_everything, seed_stages
 from leyden.exact.sharding import FSDP2
 from leyden.exact.stages import Stages
 from leyden.exact.state import RunState, prepare_to_load
-from leyden.exact.stop import Steps, Stop, leave
+from leyden.exact.stop import Steps, Stop, leave_process
 
 
 class Exact(L.Callback):
@@ -117,7 +117,7 @@ class Exact(L.Callback):
                     self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
         except LostError as error:
             say(f"{error}; the same command resumes")
-            leave(error.code, error)
+            leave_process(error.code, error)
         except ExactError as error:
             if trainer.world_size == 1:
                 raise
@@ -168,7 +168,7 @@ def _end_all(error: ExactError) -> NoReturn:
     else:
         time.sleep(TOLD_S)
         print(f"leyden: {error}", file=sys.stderr)
-    leave(REFUSED, error)
+    leave_process(REFUSED, error)
 
 
 def _make_folders(directory: Path) -> None:
@@ -237,7 +237,7 @@ class Parts:
         exact: Mode,
         *,
         is_fork: bool = False,
-        leave: Any = leave,
+        leave: Any = leave_process,
     ) -> None:
         self.checkpoint = checkpoint
         self.stages = Stages()

@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 
-TIMEOUT_S = 60
+REQUEUE_TIMEOUT_S = 60
 
 
 def job_id() -> str | None:
@@ -29,7 +29,7 @@ def requeue_job() -> bool:
     command = ["scontrol", "requeue", job]
     try:
         done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+            command, capture_output=True, text=True, errors="replace", timeout=REQUEUE_TIMEOUT_S
         )
         problem = " ".join(done.stderr.split()) or "failed" if done.returncode else ""
     except (OSError, subprocess.TimeoutExpired) as error:  # such as a container without Slurm

@@ -34,15 +34,15 @@ OPTIONS = (
 )
 
 
-State = dict[str, Any]  # of a logged value or a metric
+LoggedState = dict[str, Any]  # of a logged value or a metric
 
 
-def logged_state(trainer: Trainer) -> State:
+def logged_state(trainer: Trainer) -> LoggedState:
     """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
 
     Of metric objects, whose states are saved separately, only the names are included.
     """
-    values: State = {}
+    values: LoggedState = {}
     metrics = []
     for key, result in _results(trainer).items():
         if result.has_reset:
@@ -54,7 +54,7 @@ def logged_state(trainer: Trainer) -> State:
     return {"values": values, "metrics": metrics}
 
 
-def _logged_value(result: Any) -> State:
+def _logged_value(result: Any) -> LoggedState:
     """Return a logged number with its metadata."""
     meta = result.meta
     reduce_fx = meta.reduce_fx
@@ -68,7 +68,7 @@ def _logged_value(result: Any) -> State:
     }
 
 
-def restore_logged(trainer: Trainer, module: LightningModule, kept: State) -> list[Any]:
+def restore_logged(trainer: Trainer, module: LightningModule, kept: LoggedState) -> list[Any]:
     """Restore a state of `logged_state`, and return the metrics that were logged as objects.
 
     Raises:
@@ -110,13 +110,13 @@ def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
         metric.reset()
 
 
-def metric_state(metric: Metric) -> State:
+def metric_state(metric: Metric) -> LoggedState:
     """Return the states of a metric, on the CPU, and its number of updates."""
     states = {name: _copy_to(value) for name, value in metric.metric_state.items()}
     return {"states": states, "num_updates": metric.update_count}
 
 
-def restore_metric(metric: Metric, kept: State) -> None:
+def restore_metric(metric: Metric, kept: LoggedState) -> None:
     """Restore a metric's state, as returned by `metric_state`.
 
     Raises:

@@ -17,7 +17,7 @@ from leyden.exact.memory import Memory, saved_elsewhere, say
 from leyden.exact.random_state import random_states, restore_random_states, seeded, undisturbed
 
 # Attributes of a `DataLoader` that may hold state.
-PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
+LOADER_PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
 
 
 class SameDraws:
@@ -211,7 +211,7 @@ class Resumable:
         The first call is before the first epoch.
         """
         parts: dict[str, Any] = {}
-        for name in PARTS:
+        for name in LOADER_PARTS:
             part = getattr(self, name, None)
             if part is not None:
                 parts[name] = part

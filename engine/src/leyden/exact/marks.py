@@ -9,7 +9,7 @@ from pathlib import Path
 
 MARKS = "LEYDEN_MARKS"  # environment variable: the file to which marks are appended
 KILL_AT = "LEYDEN_MARKS_KILL_AT"  # environment variable: the step at whose mark the process group kills itself
-PARTS = ("batch", "weights", "optimizer")
+MARKED_PARTS = ("batch", "weights", "optimizer")
 _warned: set[str] = set()
 
 
@@ -38,7 +38,7 @@ def mark(
         name = str(step.item() if hasattr(step, "item") else step)
         hashes = {
             part: _hash(part, value)
-            for part, value in zip(PARTS, (batch, model, optimizer), strict=True)
+            for part, value in zip(MARKED_PARTS, (batch, model, optimizer), strict=True)
         }
         with Path(path).open(
             "ab", buffering=0

@@ -33,12 +33,19 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torchmetrics import Metric
 
 from leyden.exact import ExactError
-from leyden.exact.digest import MAX_DEPTH, PLAIN, attribute_names, digest, is_labelled, strided
+from leyden.exact.digest import (
+    MAX_DIGEST_DEPTH,
+    PLAIN_KINDS,
+    attribute_names,
+    digest,
+    is_labelled,
+    strided,
+)
 from leyden.exact.files import check_bounds
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
-MAX_BYTES = 2**28  # of a tensor or an array that a checkpoint holds
-MAX_ITEMS = 200_000  # of a container that a checkpoint holds
+MAX_STATE_BYTES = 2**28  # of a tensor or an array that a checkpoint holds
+MAX_STATE_ITEMS = 200_000  # of a container that a checkpoint holds
 MAX_TRAVERSED = 1000  # items; the objects in a larger container are not looked at
 MAX_REASON = 100  # characters
 MAX_NAMES = 8  # in a message
@@ -85,7 +92,7 @@ GENERATORS = (
     random.Random,
 )
 VALUES = (
-    *PLAIN,
+    *PLAIN_KINDS,
     *GENERATORS,
     enum.Enum,
     Tensor,
@@ -95,8 +102,8 @@ VALUES = (
 FACTORIES = (int, float, list, dict, set, bool, str)  # of a `defaultdict`
 NOTHING = object()  # in place of an attribute that is missing
 Step = tuple[str, Any]  # ("attribute", name) or ("item", key)
-Path = tuple[Step, ...]
-Kept = dict[Path, tuple[str, Any]]  # how each value is restored, and the value
+StatePath = tuple[Step, ...]
+Kept = dict[StatePath, tuple[str, Any]]  # how each value is restored, and the value
 Mode = Literal["report", "require", "off"]
 
 
@@ -118,15 +125,15 @@ class Memory:
         self._known = known
         # Names with reasons, by what is wrong: not looked at, not kept, or not restored.
         self.problems = defaultdict[str, list[str]](list)
-        self._owners: dict[Path, Any] = {}
-        self._restored: set[Path] = set()  # kept once, so kept from then on
+        self._owners: dict[StatePath, Any] = {}
+        self._restored: set[StatePath] = set()  # kept once, so kept from then on
         # The values themselves are kept, too, so that no address is used again.
-        self._start: dict[Path, tuple[Any, str]] = {}
+        self._start: dict[StatePath, tuple[Any, str]] = {}
         for path, value in self._leaves():
             self._start[path] = (value, _digest(value))
 
     @property
-    def digests(self) -> dict[Path, str]:
+    def digests(self) -> dict[StatePath, str]:
         """The digest of each value at the start."""
         return {path: each for path, (_, each) in self._start.items()}
 
@@ -134,11 +141,11 @@ class Memory:
         """Return what has changed, as a tensor of bytes."""
         return self._keep(self._has_changed)
 
-    def values(self, paths: Collection[Path]) -> Tensor:
+    def values(self, paths: Collection[StatePath]) -> Tensor:
         """Return the values at some paths that a checkpoint can hold, as a tensor of bytes."""
         return self._keep(lambda path, value: path in paths, what="")
 
-    def _keep(self, is_wanted: Callable[[Path, Any], bool], what: str = NOT_KEPT) -> Tensor:
+    def _keep(self, is_wanted: Callable[[StatePath, Any], bool], what: str = NOT_KEPT) -> Tensor:
         kept: Kept = {}
         for path, value in self._leaves():
             try:
@@ -148,18 +155,18 @@ class Memory:
                 self._note(what, path, error)
         self._restored |= {*kept}
         try:
-            return freeze(kept)
+            return freeze_content(kept)
         except Exception as error:  # as of a dictionary that a thread changes
             self._note(what, (), error)
-            return freeze({})
+            return freeze_content({})
 
-    def _note(self, what: str, path: Path, error: Exception) -> None:
+    def _note(self, what: str, path: StatePath, error: Exception) -> None:
         """Note a problem with an attribute, or with all; without a name for it, ignore it."""
         if what:
             name = path_name(path) or ", ".join(self.roots)
             self.problems[what].append(f"{name} ({reason(error)})")
 
-    def _has_changed(self, path: Path, value: Any) -> bool:
+    def _has_changed(self, path: StatePath, value: Any) -> bool:
         # A generator may have been made from the clock; an iterator's position is unknown.
         if issubclass(type(value), (*GENERATORS, Iterator)):
             return True
@@ -168,7 +175,7 @@ class Memory:
         _, before = self._start[path]
         return before != _digest(value)
 
-    def _kept(self, path: Path, value: Any) -> tuple[str, Any]:
+    def _kept(self, path: StatePath, value: Any) -> tuple[str, Any]:
         """Return how a value is restored, and the value as the checkpoint holds it."""
         kind = type(value)
         before, _ = self._start.get(path, (NOTHING, ""))
@@ -239,14 +246,14 @@ class Memory:
             except Exception as error:
                 self._note(NOT_RESTORED, path, error)
 
-    def _leaves(self) -> Iterator[tuple[Path, Any]]:
+    def _leaves(self) -> Iterator[tuple[StatePath, Any]]:
         """Yield the path and the value of each attribute; each owner once."""
         try:
             seen = {id(each) for each in self._known()}
         except Exception as error:
             self._note(NOT_SEEN, (), error)
             return
-        queue = deque[tuple[Path, Any]]()
+        queue = deque[tuple[StatePath, Any]]()
         for name, root in self.roots.items():
             step = ("attribute", name)
             queue.append(((step,), root))
@@ -287,7 +294,7 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
     """
     kind = type(value)
     if issubclass(kind, list | tuple | dict):
-        if len(value) > MAX_TRAVERSED or depth >= MAX_DEPTH:
+        if len(value) > MAX_TRAVERSED or depth >= MAX_DIGEST_DEPTH:
             return False
         items = _items(value)
         return any(_is_owner(each, depth + 1) or _is_separate(each) for each in items)
@@ -297,7 +304,7 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
         return True
     if has_state_dict(kind) or issubclass(kind, Iterator):
         return False
-    return is_own(kind)
+    return is_own_class(kind)
 
 
 def _items(container: Any) -> list[Any]:
@@ -331,10 +338,10 @@ def _is_value(value: Any, known: set[int]) -> bool:
 
 def _is_known(value: Any, known: set[int]) -> bool:
     """Return whether an object is one of these; plain values may share an address."""
-    return id(value) in known and type(value) not in PLAIN
+    return id(value) in known and type(value) not in PLAIN_KINDS
 
 
-def is_own(kind: type) -> bool:
+def is_own_class(kind: type) -> bool:
     """Return whether a class is of the user's project: of no installed package, nor of Leyden."""
     module = sys.modules.get(kind.__module__)
     file: str | None = getattr(module, "__file__", None)
@@ -366,7 +373,7 @@ def _parts(owner: Any) -> Iterator[tuple[Step, Any]]:
     kind = type(owner)
     if issubclass(kind, dict):
         for key, value in [*owner.items()]:
-            if type(key) in (*PLAIN, tuple):
+            if type(key) in (*PLAIN_KINDS, tuple):
                 yield ("item", key), value
         return
     if issubclass(kind, list | tuple):
@@ -453,7 +460,7 @@ def _fill(here: Any, value: Any) -> bool:
 
 def _is_refillable(kind: type) -> bool:
     """Return whether a container may be emptied and filled again; a cache on a disk may not."""
-    return kind in (defaultdict, AttributeDict) or is_own(kind)
+    return kind in (defaultdict, AttributeDict) or is_own_class(kind)
 
 
 def _generator_state(generator: Any) -> Any:
@@ -575,24 +582,24 @@ def _check_kept(value: Any, depth: int = 0) -> None:
         NotKeptError: It can't.
     """
     kind = type(value)
-    if depth > MAX_DEPTH:
+    if depth > MAX_DIGEST_DEPTH:
         raise NotKeptError("it contains itself, or is nested too deeply")
     if issubclass(kind, Iterator):
         raise NotKeptError("the position of an iterator is unknown")
-    if kind in PLAIN:
+    if kind in PLAIN_KINDS:
         return
     if kind in (Tensor, nn.Parameter) or _is_array(value):
         parts = [value]
         if isinstance(value, Tensor):
             parts = strided(value)
         num_bytes = sum(each.nbytes for each in parts)
-        if num_bytes > MAX_BYTES or getattr(value, "is_meta", False):
+        if num_bytes > MAX_STATE_BYTES or getattr(value, "is_meta", False):
             raise NotKeptError("too large, or without values")
         return
     factory = getattr(value, "default_factory", None)
     if kind not in BUILT_IN or factory not in (None, *FACTORIES):
         raise NotKeptError(f"a {kind.__name__}")
-    if len(value) > MAX_ITEMS:
+    if len(value) > MAX_STATE_ITEMS:
         raise NotKeptError("too many items")
     items = value.items() if isinstance(value, dict) else value
     for each in [*items]:
@@ -631,7 +638,7 @@ def write_plain(content: Any, file: Any, pickler: type[Pickler] = _ArrayPickler)
     torch.save(content, file, pickle_module=module)
 
 
-def freeze(content: Kept) -> Tensor:
+def freeze_content(content: Kept) -> Tensor:
     """Return values as a tensor of bytes, see `thaw`."""
     buffer = io.BytesIO()
     write_plain(content, buffer, _Pickler)
@@ -650,7 +657,7 @@ def thaw(kept: Tensor) -> Kept:
     return found
 
 
-def path_name(path: Path) -> str:
+def path_name(path: StatePath) -> str:
     """Return a path in dotted notation, such as `module.buffer` or `data.sampler.rngs[0]`."""
     name = ""
     for kind, key in path:

@@ -33,10 +33,10 @@ WATCH_S = 0.2
 SEEN_S = 2.0  # from a connection that breaks to the end of the process at its other side
 # Until rank zero, or what has started it, ends the processes that have found the same mistake.
 TOLD_S = 10.0
-GRACE_S = 5.0  # for the main thread, which may have an error of its own
-MAX_REASON = 200  # characters of a connection's error
-LOCK = "checkpoints/lock"
-LOCK_TIMEOUT_S = 2.0  # a start before may be about to end
+ABORT_GRACE_S = 5.0  # for the main thread, which may have an error of its own
+MAX_ERROR_LENGTH = 200  # characters of a connection's error
+LOCK_FILE = "checkpoints/lock"
+START_LOCK_TIMEOUT_S = 2.0  # a start before may be about to end
 
 
 class LostError(RuntimeError):
@@ -129,7 +129,7 @@ class Peers:
             if all(each.poll() == 0 for each in self._started):
                 return
             time.sleep(WATCH_S)
-        if self._has_failed.wait(GRACE_S):
+        if self._has_failed.wait(ABORT_GRACE_S):
             return
         error = self._lost()
         self._say(f"{error}; the same command resumes")
@@ -165,7 +165,7 @@ class Peers:
             text = "another process has died, out of memory if no error stands above"
             if error:
                 line = " ".join(str(error).split())
-                text += f" ({type(error).__name__}: {line[:MAX_REASON]})"
+                text += f" ({type(error).__name__}: {line[:MAX_ERROR_LENGTH]})"
             return LostError(text)
         rank, code = dead
         if code > 0:
@@ -189,7 +189,7 @@ def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
     Raises:
         ExactError: Another training holds it.
     """
-    file = folder / LOCK
+    file = folder / LOCK_FILE
     with contextlib.ExitStack() as held:
         try:
             _lock(file, held)
@@ -201,7 +201,7 @@ def only_training(folder: Path, say: Callable[[str], None]) -> Iterator[None]:
 
 def _lock(file: Path, held: contextlib.ExitStack) -> None:
     descriptor = held.enter_context(opened(file, "ab+")).fileno()
-    given_up = time.monotonic() + LOCK_TIMEOUT_S
+    given_up = time.monotonic() + START_LOCK_TIMEOUT_S
     while True:
         try:
             _try_lock(descriptor)

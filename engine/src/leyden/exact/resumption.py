@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from leyden.exact import ExactError
-from leyden.exact.marks import KILL_AT, MARKS, PARTS
+from leyden.exact.marks import KILL_AT, MARKED_PARTS, MARKS
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
@@ -98,7 +98,7 @@ def read_marks(path: Path) -> Marks:
     try:
         for line in text.split("\n")[:-1]:
             found = json.loads(line)
-            mark = {key: str(found[key] or "") for key in ("rank", "step", *PARTS)}
+            mark = {key: str(found[key] or "") for key in ("rank", "step", *MARKED_PARTS)}
             marks.append(mark)
     except (ValueError, TypeError, KeyError, RecursionError) as error:
         raise ExactError("a mark of the command is damaged; is the disk full?") from error
@@ -126,8 +126,8 @@ def _marked_parts(marks: Marks) -> list[str]:
     """Return the parts of which some mark has a hash."""
     found: set[str] = set()
     for mark in marks:
-        found.update(part for part in PARTS if mark[part])
-    return [part for part in PARTS if part in found]
+        found.update(part for part in MARKED_PARTS if mark[part])
+    return [part for part in MARKED_PARTS if part in found]
 
 
 def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
@@ -211,8 +211,8 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     parts: list[str] = []
     for mark in marks:
         step = mark["step"]
-        same = expected.get((mark["rank"], step), dict.fromkeys(PARTS, ""))
-        for part in PARTS:
+        same = expected.get((mark["rank"], step), dict.fromkeys(MARKED_PARTS, ""))
+        for part in MARKED_PARTS:
             if mark[part] != same[part] and first in ("", step):
                 first = step
                 parts.append(part)
@@ -220,4 +220,4 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
         return ""
     if all(step != first for _, step in expected):
         return f"step {first}: the undisturbed run has no such step"
-    return f"step {first}: {', '.join(part for part in PARTS if part in parts)}"
+    return f"step {first}: {', '.join(part for part in MARKED_PARTS if part in parts)}"

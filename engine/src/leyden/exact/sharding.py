@@ -93,14 +93,14 @@ def shard(network: nn.Module, mesh: "DeviceMesh") -> None:
     fully_shard(network, mesh=mesh)
 
 
-ROWS = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
+CONTAINER_MODULES = (nn.Sequential, nn.ModuleList, nn.ModuleDict)
 LISTS_OF_WEIGHTS = (nn.ParameterList, nn.ParameterDict)
 
 
 def _blocks(network: nn.Module) -> Iterator[nn.Module]:
     """Yield the children of a network; of a list or a row of children, these in its place."""
     for part in network.children():
-        if isinstance(part, ROWS):
+        if isinstance(part, CONTAINER_MODULES):
             yield from _blocks(part)
         elif not isinstance(part, LISTS_OF_WEIGHTS):
             yield part

@@ -23,14 +23,19 @@ from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
 from leyden.exact.digest import digest_of_content
-from leyden.exact.loaders import PARTS, flatten_loaders, gather_from_processes, of_this_process
+from leyden.exact.loaders import (
+    LOADER_PARTS,
+    flatten_loaders,
+    gather_from_processes,
+    of_this_process,
+)
 from leyden.exact.memory import (
     NOT_RESTORED,
     NOT_SEEN,
     Memory,
     Mode,
-    Path,
     Reporter,
+    StatePath,
     foreign_callbacks,
     has_state_dict,
     metrics_of,
@@ -103,7 +108,9 @@ class RunState(L.Callback):
         self._schedules = 0  # their number in the checkpoint
         self._ends_epoch = False  # whether the checkpoint is from the end of an epoch
         self._memory: Memory | None = None
-        self.made: dict[Path, str] = {}  # digests of the module's attributes before the start hooks
+        self.made: dict[
+            StatePath, str
+        ] = {}  # digests of the module's attributes before the start hooks
         self._set_up: Tensor | None = None  # attributes of the module that start hooks have set
         self.late: list[str] = []  # what the module's own `on_train_end` has changed
         self._accumulate = 1
@@ -112,7 +119,7 @@ class RunState(L.Callback):
         )
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
 
-    def digests(self, module: L.LightningModule) -> dict[Path, str]:
+    def digests(self, module: L.LightningModule) -> dict[StatePath, str]:
         """Return the digests of a module's attributes."""
         return self._guarded("module", lambda: _of_module(module).digests, {})
 
@@ -244,7 +251,7 @@ class RunState(L.Callback):
         for number, loader in enumerate(loaders):
             if not isinstance(loader, DataLoader) and not has_state_dict(type(loader)):
                 roots[f"train_dataloaders[{number}]"] = loader
-            of_loaders += [getattr(loader, name, None) for name in PARTS]
+            of_loaders += [getattr(loader, name, None) for name in LOADER_PARTS]
 
         def known() -> list[Any]:
             return [*saved_elsewhere(trainer, module), *of_loaders]
@@ -496,7 +503,7 @@ class RunState(L.Callback):
 
         pl_module.on_train_end = on_train_end  # type: ignore[method-assign]
 
-    def _with_weights(self, module: L.LightningModule) -> dict[Path, str]:
+    def _with_weights(self, module: L.LightningModule) -> dict[StatePath, str]:
         """Return the digests of a module's attributes and weights."""
         return self._guarded("module", lambda: Memory({"module": module}).digests, {})
 

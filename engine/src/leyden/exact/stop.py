@@ -24,8 +24,8 @@ from leyden.exact.job import requeue_job
 from leyden.exact.marks import mark
 from leyden.exact.memory import MAX_WHOLE, Reporter, is_rank_zero, reason
 
-FILE = "checkpoints/steps.jsonl"
-MAX_BYTES = 2**26  # of this file
+STEPS_FILE = "checkpoints/steps.jsonl"
+MAX_STOP_BYTES = 2**26  # of this file
 
 
 class Steps(Callback):
@@ -45,7 +45,7 @@ class Steps(Callback):
     state_key = "Steps"  # fixed key in the checkpoint, independent of the class name
 
     def __init__(self, directory: Path, reporter: Reporter) -> None:
-        self.file = directory / FILE
+        self.file = directory / STEPS_FILE
         self.reporter = reporter
         self.is_last = False  # True for the batch before a stop
         self.batch = 0  # number of batches of all starts
@@ -62,7 +62,7 @@ class Steps(Callback):
         self.batch = int(state_dict["batch"])
         self._has_checkpoint = self._is_after_checkpoint = True
         with contextlib.suppress(Exception):  # there is none, or its last line is cut off
-            for line in read_bounded(self.file, MAX_BYTES).splitlines():
+            for line in read_bounded(self.file, MAX_STOP_BYTES).splitlines():
                 row = json.loads(line)
                 values = {str(name): str(value) for name, value in row["values"].items()}
                 for name in values.keys() - {"weights"}:
@@ -175,7 +175,7 @@ def _weights(module: LightningModule) -> str:
 REQUEUE: int | None = getattr(signal, "SIGUSR1", None)  # None on Windows
 
 
-def leave(code: int, cause: BaseException | None = None) -> NoReturn:
+def leave_process(code: int, cause: BaseException | None = None) -> NoReturn:
     """End this process with an exit code."""
     raise SystemExit(code) from cause
 
@@ -206,7 +206,7 @@ class Stop(Callback):
         checkpoint: LastCheckpoint,
         steps: Steps,
         requeue: Any,
-        leave: Callable[..., NoReturn] = leave,
+        leave: Callable[..., NoReturn] = leave_process,
     ) -> None:
         self.checkpoint = checkpoint
         self.steps = steps

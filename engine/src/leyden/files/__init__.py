@@ -57,7 +57,7 @@ def digest_of(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-TIMEOUT_S = 20.0
+DOWNLOAD_TIMEOUT_S = 20.0
 
 
 class MissingDatasetError(FileNotFoundError):
@@ -118,7 +118,7 @@ def _download(dataset: Callable[..., Any], root: Path, train: bool, held: lock.L
     partial.mkdir()
     before = socket.getdefaulttimeout()
     try:
-        socket.setdefaulttimeout(TIMEOUT_S)  # torchvision sets none
+        socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)  # torchvision sets none
         for part in (train, not train):  # the test set, too: it is needed at the end of the run
             dataset(root=str(partial), train=part, download=True)
         held.check()

@@ -27,7 +27,7 @@ from leyden.callbacks.display import DisplayCallback
 from leyden.callbacks.kept import samples_per_batch
 from leyden.config.values import flatten
 from leyden.data.contract import Names
-from leyden.data.text import text_of
+from leyden.data.text import text_of_tokens
 from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
 from leyden.exact.lightning import logged_steps
@@ -114,7 +114,7 @@ LINE_INCHES = 0.16  # height of a caption's line
 FONT_SIZE = 8
 TITLE_SIZE = 9
 LINE_CHARACTERS = 13  # characters per line at this font size; longer lines use a smaller font
-GAP = 0.1  # between tiles, as a fraction of the tile's width
+TILE_GAP = 0.1  # between tiles, as a fraction of the tile's width
 MIN_INCHES = 3.5  # minimum figure width, for the title
 
 
@@ -138,7 +138,7 @@ def sheet(
     lines = "\n".join(captions).splitlines()
     num_lines = len(lines) // max(1, len(captions))
     longest = max(map(len, lines), default=0)
-    gap = round(width * GAP)
+    gap = round(width * TILE_GAP)
     head = round(width * num_lines * LINE_INCHES / TILE_INCHES)
     tiles = torch.ones(1, 3, height, width)
     if num:
@@ -582,7 +582,7 @@ class Generated(DisplayCallback):
             )
         finally:
             network.train(was_training)
-        text = text_of(tokens_T, self.vocabulary)
+        text = text_of_tokens(tokens_T, self.vocabulary)
         verbatim = textwrap.indent(text, "    ", lambda _: True)  # as Markdown shows it
         step = logged_steps(trainer) - 1
         loggers[0].experiment.add_text("generated", verbatim, step)

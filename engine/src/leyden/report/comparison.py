@@ -22,7 +22,7 @@ from leyden.report.ranking import (
     records_of,
 )
 from leyden.report.records import (
-    NOT_OWN,
+    NOT_OF_OWNER,
     Record,
     aim_of,
     are_own,
@@ -52,7 +52,7 @@ from leyden.verdict.difference import LEVEL, look_level
 from leyden.verdict.groups import Group
 
 SPENT = f"{100 * look_level(1):.3g} % of the {100 * LEVEL:g} % error rate"
-FIRST_LOOK = f"The first look spends {SPENT}, hence not 95 %; later looks have the rest."
+FIRST_LOOK_TEXT = f"The first look spends {SPENT}, hence not 95 %; later looks have the rest."
 
 
 def compare_folders(
@@ -118,7 +118,7 @@ def compare_runs(
     if look > 1:
         found = compare_settings(every, settings, replace(question, look=look))
     if own is None:
-        found.remarks.append(NOT_OWN)
+        found.remarks.append(NOT_OF_OWNER)
     found.remarks.extend(_remarks_on_runs(found, best, look))
     found.remarks.extend(test_set_remarks(records_of(both)))
     return replace(found, metric=objective.metric)
@@ -148,7 +148,7 @@ def _remarks_on_runs(found: TableComparison, best: Sequence[Row], look: int) -> 
         remarks.append(plus_minus(best))
     if found.found.interval:
         if look == 1:  # of a later one, `assumptions` says it
-            remarks.append(FIRST_LOOK)
+            remarks.append(FIRST_LOOK_TEXT)
         remarks += assumptions(best, look)
     remarks += threads_remark(record.threads for row in best for record in row.finished)
     return remarks
@@ -307,7 +307,7 @@ def compare_runs_with_control(
     found = control_settings(settings, row.setting, objective.mode, look)
     found.remarks.extend(assumptions([row, *rest], look))
     if folder is None:
-        found.remarks.append(NOT_OWN)
+        found.remarks.append(NOT_OF_OWNER)
     found.remarks.extend(test_set_remarks(records_of([row, *rest])))
     return replace(found, metric=objective.metric)
 

@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leyden.config.errors import UserError
-from leyden.config.table import Row, json_text, print_table
+from leyden.config.table import TableRow, json_text, print_table
 from leyden.config.terminal import relative_path, show
 from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints
 
-Fingerprints = Mapping[int, Fingerprint]  # by optimizer step
+FingerprintsOfRun = Mapping[int, Fingerprint]  # by optimizer step
 
 
 def show_difference(*directories: str, form: str = "table") -> None:
@@ -36,7 +36,7 @@ def show_difference(*directories: str, form: str = "table") -> None:
         show("\n".join(lines))
 
 
-def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
+def _print_rows(a: Run, b: Run, rows: Sequence[TableRow]) -> None:
     """Print rows of differences, with values as JSON, which tells texts from numbers."""
     shown = []
     for row in rows:
@@ -51,13 +51,13 @@ def _print_rows(a: Run, b: Run, rows: Sequence[Row]) -> None:
     print_table(shown or [{"part": "nothing differs"}], names=names)
 
 
-def _difference_rows(a: Run, b: Run) -> list[Row]:
+def _difference_rows(a: Run, b: Run) -> list[TableRow]:
     """Return a row for each key in which two runs differ, by part; a gap if one lacks the key."""
     of_a = _facts(a)
     of_b = _facts(b)
     if not of_a["data"] or not of_b["data"]:  # what a run did not record can't be compared
         del of_a["data"]
-    rows: list[Row] = []
+    rows: list[TableRow] = []
     for part in of_a:
         for key, (value, other) in differing(of_a[part], of_b[part]).items():
             row: dict[str, Any] = {"part": part, "key": key}
@@ -132,11 +132,11 @@ def show_equality(there: Run, here: Run) -> bool:
     return is_equal
 
 
-def _is_other_result(row: Row) -> bool:
+def _is_other_result(row: TableRow) -> bool:
     return row["part"] == "result" and "a" in row and "b" in row
 
 
-def _fingerprint_lines(a: Fingerprints, b: Fingerprints) -> list[str]:
+def _fingerprint_lines(a: FingerprintsOfRun, b: FingerprintsOfRun) -> list[str]:
     """Return in words whether two runs' fingerprints are equal; empty without common steps."""
     common = sorted({*a} & {*b})
     if not common:

@@ -12,7 +12,7 @@ from leyden.run.process import is_main_process
 from leyden.run.result import BEST, Result, chart_tag
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
-HASH_LENGTH = 8  # hexadecimal digits
+NAME_HASH_LENGTH = 8  # hexadecimal digits
 
 
 def write_hparams(run: Run, result: Result) -> None:
@@ -43,7 +43,7 @@ def _write_hparams(run: Run, result: Result) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:HASH_LENGTH]
+    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_HASH_LENGTH]
     name = f"{run.directory.name} {digest}"
     start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
     status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS

@@ -24,7 +24,7 @@ from leyden.run.identity import shown_value
 from leyden.run.keys import NOTES
 from leyden.verdict.numbers import metric_text
 
-SHOWN = ("status", "age", "objective", "directory")  # keys with a column of their own
+SHOWN_COLUMNS = ("status", "age", "objective", "directory")  # keys with a column of their own
 # Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
 COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES, "threads")
 
@@ -50,7 +50,7 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
     records = read_raw_records(directory)
     found, keys = select(records, where, "where")
     _check_keys("sort", {key}, records)
-    columns = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN]
+    columns = [name for name in dict.fromkeys([*sorted(keys), key]) if name not in SHOWN_COLUMNS]
     ordered = _sorted(found, key, is_reversed=sort.startswith("-"))
     return [_row(record, columns) for record in ordered], columns
 

@@ -33,7 +33,7 @@ def count_look(
     path = folder / looks.FILE
     comparison = one_line(comparison)
     try:
-        with appending(path, looks.HEADER) as (rows, append):
+        with appending(path, looks.LOOKS_HEADER) as (rows, append):
             number, digest, is_new = looks.next_look(rows, comparison, values)
             if is_new:
                 num_runs = sum(len(each) for _, each in values)

@@ -27,7 +27,7 @@ from leyden.run.result import Result, read_points
 from leyden.verdict.numbers import is_finite, metric_text
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"
-HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
+EVALUATIONS_HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
 
 
 def read_test_evaluations(outputs: Path) -> list[list[str]]:
@@ -56,7 +56,7 @@ def check_test_evaluations(outputs: str) -> None:
         UserError: The list can't be written.
     """
     try:
-        with appending(Path(outputs) / TEST_EVALUATIONS_FILE, HEADER):
+        with appending(Path(outputs) / TEST_EVALUATIONS_FILE, EVALUATIONS_HEADER):
             pass
     except OSError as error:
         raise UserError(
@@ -80,12 +80,14 @@ def record_test_evaluation(
         The number of the experiment's test evaluations, this one included.
     """
     name = run.config.get("name", "")
-    with appending(Path(outputs) / TEST_EVALUATIONS_FILE, HEADER) as (rows, append):
+    with appending(Path(outputs) / TEST_EVALUATIONS_FILE, EVALUATIONS_HEADER) as (rows, append):
         append([now(), name, where or str(run.directory), checkpoint, json.dumps(metrics)])
     return 1 + num_test_evaluations(rows, name)
 
 
-NOT_OWN = "Nothing is written or counted here, since none of these runs is signed with your key."
+NOT_OF_OWNER = (
+    "Nothing is written or counted here, since none of these runs is signed with your key."
+)
 MAX_EARLIER = 3  # folders in messages
 DIGEST = "data.digest"  # key, in reports, of the digest of the training data's content
 VALIDATED = "data.val_samples"  # the number of samples that the validation metrics are of

@@ -20,7 +20,7 @@ from leyden.report.ranking import (
     read_sweep,
 )
 from leyden.report.records import (
-    NOT_OWN,
+    NOT_OF_OWNER,
     Record,
     are_own,
     position,
@@ -40,7 +40,7 @@ UNFINISHED = ("failed", "diverged", "pruned", "queued", "running", "interrupted"
 
 
 @dataclass
-class Summary:
+class SweepSummary:
     """The runs in or below a folder, and the verdict on them.
 
     Args:
@@ -86,7 +86,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
     Raises:
         UserError: There is no run.
     """
-    summary = read_summary(directory, over, trust=trust)
+    summary = read_sweep_summary(directory, over, trust=trust)
     if summary.is_own:
         write_table(summary)
     if form == "json":
@@ -95,7 +95,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
         print_text(summary)
 
 
-def read_summary(directory: Path, over: str = "", *, trust: bool = False) -> Summary:
+def read_sweep_summary(directory: Path, over: str = "", *, trust: bool = False) -> SweepSummary:
     """Return the summary of the runs below a directory; where rows are compared, this counts as a look.
 
     Args:
@@ -115,14 +115,14 @@ def read_summary(directory: Path, over: str = "", *, trust: bool = False) -> Sum
     ranking = _contenders(rows, objective, folder, sweep["excluded"])
     remarks = [*ranking.remarks]
     if not is_own:
-        remarks.append(NOT_OWN)
+        remarks.append(NOT_OF_OWNER)
     remarks += threads_remark(record.threads for record in records)
     if over and objective:
         found = over_data_sets(rows, objective.mode, folder)
         for name, rank in found.shown.items():
             remarks.append(f"mean rank {rank}: {name}")
         remarks += found.remarks
-    return Summary(directory, records, rows, objective, is_own, ranking.like_best, remarks)
+    return SweepSummary(directory, records, rows, objective, is_own, ranking.like_best, remarks)
 
 
 def _contenders(
@@ -141,7 +141,7 @@ def _contenders(
     return Ranking([], [None] * len(rows), remarks)
 
 
-def write_table(summary: Summary) -> None:
+def write_table(summary: SweepSummary) -> None:
     """Write `summary.csv`, whole: sweeps that share jobs can end together, in several processes."""
     rows = []
     for row, like in zip(summary.rows, summary.like_best, strict=True):
@@ -159,7 +159,7 @@ def _cells(row: Row, like: bool | None) -> dict[str, Any]:
     return {**measured, **row.choices, "like_best": LIKE_BEST[like]}
 
 
-def as_json(summary: Summary) -> str:
+def as_json(summary: SweepSummary) -> str:
     """Return a summary for other programs."""
     rows = []
     for row, like in zip(summary.rows, summary.like_best, strict=True):
@@ -171,7 +171,7 @@ def as_json(summary: Summary) -> str:
     return json_text({"objective": aim, "rows": rows, "remarks": remarks})
 
 
-def print_text(summary: Summary) -> None:
+def print_text(summary: SweepSummary) -> None:
     """Print the first rows, the verdict, the runs that did not finish, and how the best setting is tested."""
     best = [_first_tested(part) for part in summary.parts]
     columns = ["row", *summary.keys, *MEASURED]
@@ -194,7 +194,7 @@ def print_text(summary: Summary) -> None:
     show("\n".join(lines))
 
 
-def _printed_rows(summary: Summary, best: Collection[int]) -> list[dict[str, Any]]:
+def _printed_rows(summary: SweepSummary, best: Collection[int]) -> list[dict[str, Any]]:
     """Return the first rows as they are printed; those that may be the best are marked, but not the best."""
     printed = []
     for number, row in enumerate(summary.rows[:NUM_SHOWN]):
@@ -218,7 +218,7 @@ def _first_tested(rows: Mapping[int, Row]) -> int:
     return min(rows)
 
 
-def _unfinished_lines(summary: Summary) -> list[str]:
+def _unfinished_lines(summary: SweepSummary) -> list[str]:
     """Return how to view a search, and a line for each run that did not finish."""
     lines = []
     study = summary.directory / "study.journal"
@@ -234,7 +234,7 @@ def _unfinished_lines(summary: Summary) -> list[str]:
     return lines
 
 
-def _best_lines(summary: Summary, number: int) -> list[str]:
+def _best_lines(summary: SweepSummary, number: int) -> list[str]:
     """Return a line on the best row, and the command that evaluates it; empty without a finished run."""
     runs = summary.rows[number].distinct
     if not runs:

@@ -38,9 +38,9 @@ ASKED = {  # what is compared with what, and how
 }
 Comparison = TableComparison | ComparisonOverSets | ControlComparison
 Options = Mapping[str, str]
-Row = Mapping[str, Any]
-Rows = Sequence[Row]
-Parts = Sequence[Sequence[Group]]
+FileRow = Mapping[str, Any]
+FileRows = Sequence[FileRow]
+TableParts = Sequence[Sequence[Group]]
 OF_TABLES_ONLY = "is for a table in a file; runs record it"
 BY_MEANS = "By their means; leyden compare says whether a difference is more than chance."
 
@@ -57,11 +57,11 @@ def refuse_options(options: Options, defaults: Options, why: str = OF_TABLES_ONL
             raise UserError(f"{key}={options[key]}: {why}")
 
 
-def metrics_of(text: str, mode: str = "") -> dict[str, str]:
+def asked_metrics(text: str, mode: str = "") -> dict[str, str]:
     """Return metrics with their better directions; `mode` is that of those that have none.
 
     Example:
-        >>> metrics_of("val/acc:max,num_parameters", "min")
+        >>> asked_metrics("val/acc:max,num_parameters", "min")
         {'val/acc': 'max', 'num_parameters': 'min'}
 
     Raises:
@@ -101,7 +101,7 @@ def compare_each(
     Raises:
         UserError: An option has no effect.
     """
-    metrics = metrics_of(options["metric"], options["mode"])
+    metrics = asked_metrics(options["metric"], options["mode"])
     number = len(metrics)
     if number > 1 and asked.margin:
         why = f"is of one metric; metric= names {number}"
@@ -162,12 +162,12 @@ def compact(condition: str) -> str:
     return "".join(words)
 
 
-def _count_look(path: Path, name: str, parts: Parts, over: str) -> int:
+def _count_look(path: Path, name: str, parts: TableParts, over: str) -> int:
     least = 1 if over else MIN_VALUES
     return count_look(path.resolve().parent, name, parts, least)
 
 
-def _compared_groups(found: Comparison) -> Parts:
+def _compared_groups(found: Comparison) -> TableParts:
     """Return the settings that a comparison looks at, those of each data set apart."""
     if isinstance(found, ControlComparison):
         return [[found.control, *found.settings]]
@@ -203,7 +203,7 @@ def summarize_table(path: Path, options: Options) -> None:
     show(str(found))
 
 
-def _given(options: Options, rows: Rows) -> dict[str, Any]:
+def _given(options: Options, rows: FileRows) -> dict[str, Any]:
     """Return the options as arguments of `verdict`.
 
     Raises:
@@ -219,7 +219,7 @@ def _given(options: Options, rows: Rows) -> dict[str, Any]:
     }
 
 
-def _ignored(options: Options, rows: Rows) -> list[str]:
+def _ignored(options: Options, rows: FileRows) -> list[str]:
     """Return the names, or patterns, of a table's columns that are no settings.
 
     Raises:
@@ -237,7 +237,7 @@ def _ignored(options: Options, rows: Rows) -> list[str]:
     return ignore
 
 
-def _condition(options: Options, name: str, rows: Rows) -> Callable[[Row], bool]:
+def _condition(options: Options, name: str, rows: FileRows) -> Callable[[FileRow], bool]:
     """Return a condition on the settings of a table.
 
     Raises:
@@ -252,7 +252,7 @@ def _condition(options: Options, name: str, rows: Rows) -> Callable[[Row], bool]
         if key in outcomes or not is_column:
             raise UserError(f"{name}: {key} is no column with a setting")
 
-    def condition(row: Row) -> bool:
+    def condition(row: FileRow) -> bool:
         return is_met(lambda key: row.get(key, ABSENT))
 
     condition.columns = keys  # type: ignore[attr-defined]
@@ -265,7 +265,7 @@ def directions_of(options: Options) -> dict[str, str]:
     Raises:
         UserError: A direction is missing.
     """
-    metrics = metrics_of(options["front"])
+    metrics = asked_metrics(options["front"])
     if not all(metrics.values()):
         raise UserError("front: min or max is missing, as in front=val/acc:max,num_parameters:min")
     return metrics

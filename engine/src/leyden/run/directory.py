@@ -32,7 +32,7 @@ from leyden.run.provenance import changed_code, code_of, installed_versions, mac
 from leyden.run.record import EARLIER, OF_EARLIER, RECORD, RunRecord, data_hashes, read_record
 from leyden.run.result import Failure, Result
 
-MAX_NAMES = 5  # of files in a message
+MAX_FILE_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
 # Begins the message of an error of communication in gloo, which is a plain RuntimeError.
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
@@ -143,7 +143,7 @@ class Run:
     @property
     def changed_code(self) -> str:
         """The user's own files that have changed since the run's last start, as text; empty if none has."""
-        return some_of(changed_code(self.starts), MAX_NAMES)
+        return some_of(changed_code(self.starts), MAX_FILE_NAMES)
 
     def warn_of_changed_code(self, effect: str) -> None:
         """Warn in one line if the user's own files have changed.

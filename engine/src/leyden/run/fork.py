@@ -40,7 +40,7 @@ def parse_parent(text: str, default: str = "last", *, trust: bool = False) -> tu
     return Run(directory, trust=trust), name
 
 
-SPLITS = "data.split_seed"  # follows from `seed`, unless it is set
+KEY_OF_SPLITS = "data.split_seed"  # follows from `seed`, unless it is set
 # What a new run in an empty folder may be typed with, and yet be meant to resume one.
 OF_A_RUN_THERE = {"run_dir", "trainer.max_epochs"}
 
@@ -138,9 +138,9 @@ def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[st
 def _of_parent(parent: Run) -> list[str]:
     """Return the overrides that a fork repeats, with the seed of the splits that its parent was trained on."""
     there = recorded_overrides(parent, Role.FORKED)
-    seed = dict(flatten(parent.config)).get(SPLITS)
-    if seed is not None and SPLITS not in map(path_of, there):
-        there.append(f"{SPLITS}={seed}")
+    seed = dict(flatten(parent.config)).get(KEY_OF_SPLITS)
+    if seed is not None and KEY_OF_SPLITS not in map(path_of, there):
+        there.append(f"{KEY_OF_SPLITS}={seed}")
     return there
 
 

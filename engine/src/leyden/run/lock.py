@@ -38,9 +38,9 @@ MAX_PAUSE_S = 0.5
 ANNOUNCE_S = 5.0  # waiting for longer is announced
 LOCK_TIMEOUT_S = 2.0  # for a run directory
 LOCK = ".lock"  # in a run directory
-MAX_BYTES = 2**16  # of a lock's file
+MAX_LOCK_BYTES = 2**16  # of a lock's file
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
-State = Literal["free", "held", "unknown"]
+LockState = Literal["free", "held", "unknown"]
 _RANDOM = random.Random()  # so that processes that start together do not look together
 # The locks of this process by path. A thread touches their files, one for all: an array of jobs takes hundreds.
 _HELD: dict[Path, "Lock"] = {}
@@ -115,7 +115,7 @@ class Watch:
         self._seen: tuple[Path, tuple[int, int, bytes]] | None = None  # the newest file
         self._unchanged_s, self._looked_at, self._has_acted = 0.0, 0.0, False
 
-    def state(self) -> State:
+    def state(self) -> LockState:
         """Look at the lock and return its state.
 
         For a holder on another machine, it is `held` while the file changes, `free` when the file has not changed
@@ -373,7 +373,7 @@ def _read(file: Path) -> tuple[int, int, bytes] | None:
     try:
         with opened(file) as there:
             status = os.fstat(there.fileno())
-            return status.st_ino, status.st_mtime_ns, there.read(MAX_BYTES)
+            return status.st_ino, status.st_mtime_ns, there.read(MAX_LOCK_BYTES)
     except OSError as error:
         if error.errno in GONE:
             return None

@@ -29,7 +29,7 @@ COMMAND = "leyden.run.process"  # the name of this module, which is another one 
 JOB = (
     "LEYDEN_JOB"  # environment variable with the id of the cluster's job that Leyden has submitted
 )
-SIZES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+SIZE_VARIABLES = ("WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
 
 
 def is_main_process() -> bool:
@@ -46,7 +46,7 @@ def is_main_process() -> bool:
 
 def num_processes() -> int:
     """Return the number of processes that a launcher such as `torchrun` or `srun` has started for this run."""
-    found = [os.environ.get(name, "") for name in SIZES]
+    found = [os.environ.get(name, "") for name in SIZE_VARIABLES]
     return max([1, *(int(text) for text in found if text.isdecimal())])
 
 

@@ -35,7 +35,7 @@ MAX_SHARED = 2**10  # sets of keys that are kept
 FIRST_BATCH = "first batch of "  # begins a name, among the hashes of data, that tells splits apart
 
 
-class Summary(NamedTuple):
+class RecordSummary(NamedTuple):
     """The part of a record that reports read: `run.json`.
 
     Args:
@@ -168,7 +168,7 @@ def read_record(directory: Path) -> RunRecord | None:
         return RunRecord(config, starts, summary.result, own, checkpoints)
 
 
-def read_summary(directory: str) -> Summary | None:
+def read_summary(directory: str) -> RecordSummary | None:
     """Return the part of a record that reports read; None if there is none. It is untrusted.
 
     Raises:
@@ -178,7 +178,7 @@ def read_summary(directory: str) -> Summary | None:
     return found[0] if found else None
 
 
-def _read(directory: Path | str) -> tuple[Summary, dict[str, Any], str] | None:
+def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | None:
     """Return what `run.json` says, its content and text; None without one that can be seen."""
     path = f"{directory}/{RECORD}"
     with _reading(directory, RECORD):
@@ -195,7 +195,7 @@ def _read(directory: Path | str) -> tuple[Summary, dict[str, Any], str] | None:
         for key, is_valid in HEAD.items():
             if not is_valid(head[key]):
                 raise ValueError(f"it has no valid {key}")
-        return Summary(config, result, head), content, text
+        return RecordSummary(config, result, head), content, text
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from leyden.config.terminal import leyden_command
 NO_TEXTS = ("false", "inf", "nan", "no", "null", "off", "on", "true", "yes")  # for YAML or Hydra
 TEMPLATES = Path(__file__).with_name("templates")
 # The files of each kind of part, with their templates; `folder` is that of the project's package.
-PARTS = {
+PART_FILES = {
     "model": {
         "{folder}/models/{module}.py": "network.py.txt",
         "conf/model/{module}.yaml": "network.yaml",
@@ -78,7 +78,7 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
         )
     folder = (src() / packages[0]).relative_to(root()).as_posix()
     files = {}
-    for place, template in PARTS[kind].items():
+    for place, template in PART_FILES[kind].items():
         path = root() / place.format(folder=folder, module=module)
         files[path] = _filled(template, names)
         if os.path.lexists(path):

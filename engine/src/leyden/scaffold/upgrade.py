@@ -34,7 +34,7 @@ DOTTED = re.compile(r"leyden(?:\.[A-Za-z_]\w*)+", re.ASCII)
 IN_STRING = re.compile(rf"(?:[\w./@+]+=)?({DOTTED.pattern})")  # alone, or an override's value
 PACKAGE = re.compile(r"^# @package (\S+)", re.MULTILINE)
 VERB = re.compile(rf"leyden[. ]({'|'.join(GONE_VERBS)})\b")
-COMMAND = re.compile(rf"\t[@+-]*\S*{VERB.pattern}[^&|;\\]*")  # a line of a recipe that does no more
+RECIPE = re.compile(rf"\t[@+-]*\S*{VERB.pattern}[^&|;\\]*")  # a line of a recipe that does no more
 STRINGS = r"""(?:\s|,|\#[^\n]*|"[^"\n]*"|'[^'\n]*')*"""
 DEPENDENCIES = re.compile(rf"^dependencies\s*=\s*\[{STRINGS}\]", re.MULTILINE)
 REQUIREMENT = re.compile(r"(?<=[\"'])leyden(?:\[([^\]]*)\])?(?=\s*[\"'@<>=~!;])")
@@ -44,7 +44,7 @@ OF_RUNS = ("run.json", "result.json", "provenance.json", "sweep.json", "checkpoi
 OF_OTHERS = ("pyvenv.cfg", "conda-meta", "src/leyden/__init__.py")
 PYTHON = (".py",)
 YAML = (".yaml", ".yml")
-TEXT = (".sh", ".ipynb")
+OTHER_FILES = (".sh", ".ipynb")
 MAX_SIZE = 2**22  # bytes of a file
 
 
@@ -174,7 +174,7 @@ def _files(project: Path) -> Iterator[Path]:
         folders[:] = [name for name in entered if _is_searched(folder / name)]
         for name in files:
             path = folder / name
-            is_read = path.suffix in (*PYTHON, *YAML, *TEXT)
+            is_read = path.suffix in (*PYTHON, *YAML, *OTHER_FILES)
             is_read = is_read or name in ("Makefile", "pyproject.toml")
             if is_read and path.is_file() and path.stat().st_size <= MAX_SIZE:
                 yield path
@@ -390,7 +390,7 @@ def _in_text(source: Source) -> Iterator[Change]:
         span = source.whole_line(start)
         line = source.text[span[0] : span[1]]
         gone = VERB.search(line)
-        if gone and source.path.name == "Makefile" and COMMAND.fullmatch(line.rstrip()):
+        if gone and source.path.name == "Makefile" and RECIPE.fullmatch(line.rstrip()):
             yield source.edit(span, "", (line.strip(), f"nothing: {GONE_VERBS[gone[1]]}"))
         elif gone:
             yield source.by_hand(start, gone[0], f"is gone: {GONE_VERBS[gone[1]]}")

@@ -22,7 +22,7 @@ from leyden.run.process import is_main_process
 SCHEDULERS = [
     each.name for each in pkgutil.iter_modules(__path__)
 ]  # as in `conf/cluster/` and in `job.json`
-WATCH_S = 1.0
+POLL_S = 1.0
 SIGNAL: int | None = getattr(
     signal, "SIGUSR1", None
 )  # None on Windows, which can't block signals either
@@ -156,7 +156,7 @@ class RequeueSignal:
     def _watch(self) -> None:
         """Requeue the job when the signal came and no step; in a thread, as the main one may be busy for long."""
         while not self.received:
-            if self._ended.wait(WATCH_S):
+            if self._ended.wait(POLL_S):
                 return
         if self._ended.wait(self.patience_s):
             return

@@ -60,14 +60,18 @@ MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
 TOO_LARGE = "Invalid job array specification"  # what sbatch says then
 QUERIED = 200  # job ids per query, since a command line has a limit
 # Variable of a job's script: a file by which a process asks for a requeue.
-REQUEUE = "LEYDEN_REQUEUE"
+REQUEUE_VARIABLE = "LEYDEN_REQUEUE"
 ENDING = ".requeue"  # of that file's name
 # Variables by which sbatch takes an option, where they are not called `SBATCH_` and the option's name.
-VARIABLES = {"time": "SBATCH_TIMELIMIT", "mem": "SBATCH_MEM_PER_NODE", "array": "SBATCH_ARRAY_INX"}
+SBATCH_VARIABLES = {
+    "time": "SBATCH_TIMELIMIT",
+    "mem": "SBATCH_MEM_PER_NODE",
+    "array": "SBATCH_ARRAY_INX",
+}
 LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
 NO_ANSWER = "Slurm does not answer"
 NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
-SETTINGS = LIBRARY / "conf" / "cluster" / "slurm.yaml"
+SETTINGS_FILE = LIBRARY / "conf" / "cluster" / "slurm.yaml"
 
 
 def num_restarts() -> int:
@@ -110,7 +114,7 @@ def requeue(*, elsewhere: bool = False) -> bool:
     job = job_id()
     if job is None or os.environ.get(JOB) != job:
         return requeue_job()
-    file = Path(os.environ[REQUEUE])
+    file = Path(os.environ[REQUEUE_VARIABLE])
     is_alone = os.environ.get("SLURM_JOB_NUM_NODES") == "1"
     avoided = os.environ.get("SLURMD_NODENAME", "") if elsewhere and is_alone else ""
     problem = ""
@@ -233,7 +237,7 @@ def check_resources(cluster: DictConfig) -> None:
     Raises:
         UserError: A setting is wrong.
     """
-    defaults = OmegaConf.load(SETTINGS).cluster
+    defaults = OmegaConf.load(SETTINGS_FILE).cluster
     if unknown := [str(key) for key in cluster if key not in defaults]:  # in a YAML of a site
         raise UserError(
             f"cluster.{unknown[0]}: no such key; there are {', '.join(map(str, defaults))}"
@@ -264,7 +268,7 @@ def check_resources(cluster: DictConfig) -> None:
 def _warn_of_variables(cluster: DictConfig) -> None:
     """Name the variables of sbatch in whose place the settings count."""
     for option, value in _options(Path(), cluster, 1):
-        name = VARIABLES.get(option, f"SBATCH_{option.upper().replace('-', '_')}")
+        name = SBATCH_VARIABLES.get(option, f"SBATCH_{option.upper().replace('-', '_')}")
         given = os.environ.get(name, "")
         is_setting = value is not True and option not in ("job-name", "open-mode", "output")
         if is_setting and given not in ("", str(value)):
@@ -414,7 +418,7 @@ def _setup(folder: Path, cluster: DictConfig) -> list[str]:
         "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
         # In an array's last task, SLURM_JOB_ID is the id of the whole array.
         "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-        f"export {REQUEUE}={requeue}",
+        f"export {REQUEUE_VARIABLE}={requeue}",
         # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
         f"LEYDEN_FOLDER={NODE_FOLDER}",
         'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
@@ -432,11 +436,11 @@ def _teardown(cluster: DictConfig, call: str) -> list[str]:
         "code=$?",
         # `cluster.setup` may have set another TMPDIR.
         f'{each_node if num > 1 else ""}rm -rf "$LEYDEN_FOLDER" {NODE_FOLDER}',
-        f'if [ -e "${REQUEUE}" ]; then',
-        f'  avoid=$(cat "${REQUEUE}"); rm -f "${REQUEUE}"',
+        f'if [ -e "${REQUEUE_VARIABLE}" ]; then',
+        f'  avoid=$(cat "${REQUEUE_VARIABLE}"); rm -f "${REQUEUE_VARIABLE}"',
         # Slurm excludes a node once the job is back in the queue.
         '  if ! scontrol requeue "$LEYDEN_JOB"; then',
-        f'    echo >"${REQUEUE}"  # for the command that waits for the job, which submits it again',
+        f'    echo >"${REQUEUE_VARIABLE}"  # for the command that waits for the job, which submits it again',
         '  elif [ "$avoid" ]; then',
         "    for n in 1 2 3 4 5; do",
         '      scontrol update JobId="$LEYDEN_JOB" ExcNodeList="$avoid" 2>/dev/null && break; sleep 1',

@@ -123,7 +123,7 @@ def sweep_directory(config: DictConfig) -> Path:
 MAX_LENGTH = 60  # of a job's name
 ROOT_KEYS = tuple(each.name for each in dataclasses.fields(TrainConfig))
 # An override whose value is a word or a number.
-PLAIN = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)
+PLAIN_TEXT = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,7 @@ class JobNames:
 
     def _is_unambiguous(self, identifying: list[str], kept: list[str], parts: list[str]) -> bool:
         """Return whether no other job can have these parts of a name."""
-        are_plain = all(PLAIN.fullmatch(part) for part in parts)
+        are_plain = all(PLAIN_TEXT.fullmatch(part) for part in parts)
         are_whole = [self._with_short_key(each) for each in kept] == parts
         has_all_shared = len(identifying) - len(kept) == len(self.shared)
         keys = {key_of(each) for each in kept}

@@ -11,7 +11,7 @@ from leyden.assembly.instantiate import user_errors
 from leyden.exact.stages import stages_of
 from leyden.sweep.search import find_trial
 
-NEEDED = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"
+NEEDS_OBJECTIVE = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"
 
 
 class Pruning(L.Callback):
@@ -29,7 +29,7 @@ class Pruning(L.Callback):
 
     def __init__(self, *, metric: Any, pruner: Any) -> None:
         if not isinstance(metric, str):
-            raise ValueError(f"metric={metric}: {NEEDED}")
+            raise ValueError(f"metric={metric}: {NEEDS_OBJECTIVE}")
         if not isinstance(pruner, BasePruner):
             raise ValueError(f"pruner={pruner}: must be one of Optuna's pruners")
         self.metric, self.pruner = metric, pruner
@@ -45,7 +45,7 @@ class Pruning(L.Callback):
         """
         if self.metric not in names:
             logs = ", ".join(sorted(names)) or "nothing"
-            raise ValueError(f"metric={self.metric}: {NEEDED}; validation logs {logs}")
+            raise ValueError(f"metric={self.metric}: {NEEDS_OBJECTIVE}; validation logs {logs}")
 
     def state_dict(self) -> dict[str, Any]:
         """Return whether the run was pruned."""

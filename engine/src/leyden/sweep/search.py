@@ -32,9 +32,9 @@ from leyden.sweep.space import Space
 from leyden.sweep.sweep import Sweep
 
 STUDY = "study"  # Hyperband's brackets depend on this name
-LOCK_TIMEOUT_S = 120.0
+STUDY_LOCK_TIMEOUT_S = 120.0
 # Trials that are checked before a search; GPSampler would miss a package at its eleventh.
-NUM_DRAWN = 16
+NUM_TRIED = 16
 NUM_TRIALS = 10  # at once, where any number of jobs can be started
 
 
@@ -55,7 +55,7 @@ class JournalLock:
     def acquire(self) -> bool:
         """Hold the lock, and remove an incomplete last line."""
         place = self.path.parent / "locks" / "study"
-        self.held.enter_context(lock.hold(place, timeout_s=LOCK_TIMEOUT_S))
+        self.held.enter_context(lock.hold(place, timeout_s=STUDY_LOCK_TIMEOUT_S))
         with self.path.open("rb+") as file:
             num_bytes = file.seek(0, os.SEEK_END)
             file.seek(max(0, num_bytes - 1))
@@ -181,7 +181,7 @@ def try_sampler(sampler: Any, space: Space) -> list[list[str]]:
     study.enqueue_trial({name: interval.high for name, interval in intervals.items()})
     drawn = []
     try:
-        for number in range(NUM_DRAWN):
+        for number in range(NUM_TRIED):
             trial = study.ask()
             drawn.append(space.suggest(trial))
             # A sampler with nothing left to try stops the study.

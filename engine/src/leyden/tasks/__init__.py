@@ -116,7 +116,7 @@ class Outcome(NamedTuple):
         return {"predictions": self.predictions, "targets": self.targets}
 
 
-Row = dict[str, Any]
+Prediction = dict[str, Any]
 Loss = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -202,7 +202,7 @@ class Task(L.LightningModule):
             f"{type(self).__name__} has no step(batch), which returns an Outcome"
         )
 
-    def predict_rows(self, inputs: Tensor, facts: Facts) -> list[Row]:
+    def predict_rows(self, inputs: Tensor, facts: Facts) -> list[Prediction]:
         """Return a row of values by name for each normalised sample, which `leyden predict` shows.
 
         Args:
@@ -411,21 +411,21 @@ def _detached(predictions: Any) -> Any:
     return predictions
 
 
-def _class_rows(logits_NK: Tensor, names: Sequence[Any]) -> list[Row]:
+def _class_rows(logits_NK: Tensor, names: Sequence[Any]) -> list[Prediction]:
     """Return the most probable class, and the probability of each."""
     rows = []
     shares_NK = logits_NK.softmax(dim=1)
     for shares_K in shares_NK.tolist():
         largest = max(shares_K)
         best = shares_K.index(largest)
-        row: Row = {"class": names[best], "probability": largest}
+        row: Prediction = {"class": names[best], "probability": largest}
         for name, share in zip(names, shares_K, strict=True):
             row[f"p({name})"] = share
         rows.append(row)
     return rows
 
 
-def _value_rows(outputs: Tensor, names: Sequence[str]) -> list[Row]:
+def _value_rows(outputs: Tensor, names: Sequence[str]) -> list[Prediction]:
     keys = [f"predicted {name}" for name in names]
     numbers_NT = outputs.reshape(len(outputs), -1)
     rows = []
@@ -435,7 +435,7 @@ def _value_rows(outputs: Tensor, names: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _error_rows(outputs: Tensor, inputs: Tensor) -> list[Row]:
+def _error_rows(outputs: Tensor, inputs: Tensor) -> list[Prediction]:
     """Return the mean error of each reconstruction, over its normalised values."""
     squares = (outputs - inputs).square()
     errors = squares.flatten(1).mean(dim=1).tolist()

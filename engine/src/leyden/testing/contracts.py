@@ -196,7 +196,7 @@ FACTS = Facts(
     std=(1.0,),
 )
 ALL_FACTS = replace(FACTS, target_names=("height",), vocabulary=("a", "b"))
-PARTS = (
+COMPOSED_PARTS = (
     "model",
     "task",
     "optimizer",
@@ -328,7 +328,7 @@ def test_a_config_file_composes_and_creates_what_it_names(choice_file: Path) -> 
         OmegaConf.update(cfg, key, "given")
     validate_values(cfg)
     OmegaConf.to_container(cfg, resolve=True)
-    if choice_file.parts[0] in PARTS and choice_file.stem not in NO_CLASS:
+    if choice_file.parts[0] in COMPOSED_PARTS and choice_file.stem not in NO_CLASS:
         assembly.silence_lightning()
         _create_parts(choice_file)
 

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from leyden.assembly.build import Build, datamodule
 from leyden.assembly.instantiate import user_errors
 from leyden.assembly.start_from import read_checkpoint
-from leyden.assembly.task import UNKNOWN, length_of
+from leyden.assembly.task import UNKNOWN_LENGTH, length_of
 from leyden.config.errors import UserError
 from leyden.data.contract import ModuleData, first_batches, has_split
 from leyden.exact.loaders import flatten_loaders
@@ -175,7 +175,7 @@ def partial_test_message(trainer: L.Trainer) -> str:
         key = f"limit_test_batches={trainer.limit_test_batches}"
     else:
         return ""
-    whole = f" of {of}" if of < UNKNOWN else ""
+    whole = f" of {of}" if of < UNKNOWN_LENGTH else ""
     return f"trainer.{key}: {num:.0f}{whole} test batches are not a test evaluation, and are not recorded as one"
 
 

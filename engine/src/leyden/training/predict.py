@@ -28,7 +28,7 @@ from leyden.training.trained import Trained
 MAX_SHOWN = 200  # images on a terminal
 MAX_ROWS = 20  # of a table
 MAX_INPUTS = 4  # of its input columns
-Row = dict[str, Any]
+PredictedRow = dict[str, Any]
 
 
 def predict(
@@ -82,7 +82,7 @@ def predict_table(
     facts: Facts,
     path: Path,
     targets: Sequence[str] = (),
-) -> list[Row]:
+) -> list[PredictedRow]:
     """Return the rows of a table with their predictions.
 
     Args:
@@ -119,7 +119,7 @@ def predict_table(
         if name in cells.columns and key not in table:
             are_classes = facts.class_names is not None
             table[key] = _values(cells.columns[name], as_texts=are_classes)
-    predicted: list[Row] = []
+    predicted: list[PredictedRow] = []
     for part_NF in torch.split(inputs_NF, ROWS_PER_BATCH):
         predicted += _predictions(task, facts, part_NF)
     for name in predicted[0]:
@@ -143,14 +143,14 @@ def _values(cells: Sequence[str], *, as_texts: bool) -> list[Any]:
     return values
 
 
-def _predictions(task: Task, facts: Facts, stored: Tensor) -> list[Row]:
+def _predictions(task: Task, facts: Facts, stored: Tensor) -> list[PredictedRow]:
     """Return the task's predictions for samples as they are stored in the data set."""
     with torch.inference_mode():
         inputs = facts.normalize(stored.to(task.device))
         return task.predict_rows(inputs, facts)
 
 
-BATCH_SIZE = 64
+PREDICTED_BATCH_SIZE = 64
 
 
 def predict_images(
@@ -159,7 +159,7 @@ def predict_images(
     paths: Sequence[Path],
     *,
     invert: bool,
-) -> Iterator[Row]:
+) -> Iterator[PredictedRow]:
     """Yield a row per image: its name, and the task's prediction.
 
     Args:
@@ -173,8 +173,8 @@ def predict_images(
     """
     read = _image_reader(trained, invert=invert)
     with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
-        for start in range(0, len(paths), BATCH_SIZE):
-            part = paths[start : start + BATCH_SIZE]
+        for start in range(0, len(paths), PREDICTED_BATCH_SIZE):
+            part = paths[start : start + PREDICTED_BATCH_SIZE]
             pixels_NCHW = torch.stack([*pool.map(read, part)])
             predicted = _predictions(task, trained.facts, pixels_NCHW)
             for path, found in zip(part, predicted, strict=True):
@@ -198,7 +198,7 @@ def _image_reader(trained: Trained, *, invert: bool) -> Callable[[Path], Tensor]
 
 
 def show_rows(
-    rows: Iterable[Row],
+    rows: Iterable[PredictedRow],
     num: int,
     output: Path | None,
     *,
@@ -219,7 +219,7 @@ def show_rows(
     """
     console = Console(stderr=True)
     is_silent = not console.is_terminal
-    found: list[Row] = []
+    found: list[PredictedRow] = []
     for row in track(rows, total=num, console=console, transient=True, disable=is_silent):
         if output or len(found) < most:
             found.append(row)

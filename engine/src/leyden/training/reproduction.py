@@ -29,7 +29,7 @@ from leyden.run.lock import list_files
 from leyden.run.process import end_with_parent
 from leyden.run.provenance import GIT_OF_COPY, VARIABLES, git
 
-MAX_NAMES = 5  # of files in a message
+MAX_SHOWN_FILES = 5  # of files in a message
 
 
 def reproduce(
@@ -85,7 +85,7 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
     names = changed_names(dict_at(run.starts[-1], "code"), dict_at(reproduced.starts[-1], "code"))
     if names:
         raise UserError(
-            f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_NAMES)}"
+            f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_SHOWN_FILES)}"
         )
 
 
@@ -179,7 +179,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
         names = []
         for name in code.get("left_out") or ["all changes"]:
             names.append(f"{name} (a repository of its own)" if name.endswith("/") else name)
-        raise UserError(f"this code was not saved with the run: {some_of(names, MAX_NAMES)}")
+        raise UserError(f"this code was not saved with the run: {some_of(names, MAX_SHOWN_FILES)}")
     for number, start in enumerate(run.starts, 1):
         if start.get("git") != code:
             raise UserError(

@@ -11,7 +11,7 @@ from leyden.config.terminal import show
 from leyden.exact.resumption import DIR, Starts, compare_killed
 from leyden.run.process import num_processes
 
-TIMEOUT_S = 600  # of each start of a training of a few batches
+START_TIMEOUT_S = 600  # of each start of a training of a few batches
 KILLS = 2
 # Overrides of a training that is tested: two epochs of four batches, with a checkpoint after each.
 TESTED = {
@@ -40,7 +40,7 @@ def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
     tested = [f"{key}={value}" for key, value in TESTED.items()]
     command = [sys.executable, "-m", "leyden.train", *kept, *tested]
     with tempfile.TemporaryDirectory(prefix="leyden-") as folder:
-        starts = Starts(command, Path(folder), TIMEOUT_S, show)
+        starts = Starts(command, Path(folder), START_TIMEOUT_S, show)
         is_same, text = compare_killed(starts, KILLS, cfg.seed)
     show(text)
     if not is_same:

@@ -14,12 +14,18 @@ from leyden.verdict.groups import (
     samples_of_two,
     shape_remarks,
 )
-from leyden.verdict.numbers import metric_digits, metric_text, printable, table_lines, value_text
+from leyden.verdict.numbers import (
+    aligned_lines,
+    metric_digits,
+    metric_text,
+    printable_value,
+    value_text,
+)
 from leyden.verdict.ranking import EQUAL, REPEATED, RankingOverSets, rank_over_sets
 from leyden.verdict.tables import (
     Condition,
-    Row,
-    Rows,
+    DataRow,
+    DataRows,
     TableError,
     check_look,
     check_mode,
@@ -68,7 +74,7 @@ class TableComparison:
         verdict = f"Verdict: {self.found.in_words('A', 'B')}"
         if self.found.better and any(side.lost for side in self.sides):
             verdict += ", by the runs that finished"
-        lines = [*table_lines(rows), verdict]
+        lines = [*aligned_lines(rows), verdict]
         if self.found.interval:
             how = f"{self.found.num_pairs} pairs" if self.found.num_pairs else "not paired"
             level = f"{100 * (1 - self.found.level):.4g} %"
@@ -100,7 +106,7 @@ class ComparisonOverSets:
 
     def __str__(self) -> str:
         """Return the comparison on each data set, and the verdict over them."""
-        parts = [f"{printable(name)}\n{found}" for name, found in self.each.items()]
+        parts = [f"{printable_value(name)}\n{found}" for name, found in self.each.items()]
         like = self.over.like_best
         verdict = f"{like[0]} is better" if len(like) == 1 else "can't be told apart"
         lines = [*self.over.remarks]
@@ -110,7 +116,7 @@ class ComparisonOverSets:
 
 
 def compare(
-    rows: Rows,
+    rows: DataRows,
     metric: str,
     a: Condition,
     b: Condition,
@@ -162,7 +168,7 @@ def compare(
         sides = _both(settings, table, a, b)
         _refuse_mixed_data(sides, [*_columns_of(a), *_columns_of(b)])
         return replace(compare_settings(settings, sides, asked), metric=metric)
-    sets: dict[Hashable, list[Row]] = {}
+    sets: dict[Hashable, list[DataRow]] = {}
     for row in table:
         sets.setdefault(value_text(row.get(over)), []).append(row)
     each: dict[Hashable, TableComparison] = {}
@@ -181,7 +187,7 @@ def compare(
 
 
 def _both(
-    settings: Sequence[Group], table: Sequence[Row], a: Condition, b: Condition
+    settings: Sequence[Group], table: Sequence[DataRow], a: Condition, b: Condition
 ) -> list[list[Group]]:
     """Return the settings of both sides.
 
@@ -326,11 +332,11 @@ class ControlComparison:
             words = found.in_words("better", "worse").removesuffix(" is better")
             difference, span = difference_texts(found)
             rows.append((setting.name, setting.measured, setting.count, difference, span, words))
-        return "\n".join([*table_lines(rows), *self.remarks])
+        return "\n".join([*aligned_lines(rows), *self.remarks])
 
 
 def compare_with_control(
-    rows: Rows,
+    rows: DataRows,
     metric: str,
     control: Condition,
     *,

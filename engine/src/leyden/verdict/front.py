@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from leyden.verdict.tables import (
-    Rows,
+    DataRows,
     TableError,
     check_mode,
     metric_value,
@@ -15,7 +15,7 @@ from leyden.verdict.tables import (
 
 
 def front(
-    rows: Rows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)
+    rows: DataRows, metrics: Mapping[str, str], *, ignore: Sequence[str] = ("seed",)
 ) -> list[dict[str, Any]]:
     """Return the settings that no other one beats in one metric and equals in the others.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from leyden.verdict.groups import Group
 
 FILE = "looks.csv"
-HEADER = ("time", "comparison", "look", "runs", "values")
+LOOKS_HEADER = ("time", "comparison", "look", "runs", "values")
 Seen = list[tuple[str, list[float]]]  # the values of each setting
 
 
@@ -57,7 +57,7 @@ def next_look(
     digest = sha256.hexdigest()[:16]
     number = 1
     for row in rows:
-        is_whole = len(row) == len(HEADER)
+        is_whole = len(row) == len(LOOKS_HEADER)
         if is_whole and row[1] == comparison:
             if row[4] == digest:
                 return number, digest, False

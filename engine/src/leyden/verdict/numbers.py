@@ -100,14 +100,14 @@ def value_text(value: Any) -> str:
     return str(value)
 
 
-def printable(text: object) -> str:
+def printable_value(text: object) -> str:
     """Return a text of a table as one line without control characters."""
     return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
 
 
-def table_lines(rows: Sequence[Sequence[str]]) -> list[str]:
+def aligned_lines(rows: Sequence[Sequence[str]]) -> list[str]:
     """Return rows of cells as lines with aligned columns."""
-    rows = [[*map(printable, cells)] for cells in rows]
+    rows = [[*map(printable_value, cells)] for cells in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = []
     for row in rows:

@@ -14,10 +14,10 @@ from leyden.verdict.groups import (
     samples_of_two,
     shape_remarks,
 )
-from leyden.verdict.numbers import printable, table_lines, value_text
+from leyden.verdict.numbers import aligned_lines, printable_value, value_text
 from leyden.verdict.quantiles import expected_maximum, range_quantile
 from leyden.verdict.tables import (
-    Rows,
+    DataRows,
     check_look,
     check_mode,
     order_of,
@@ -66,7 +66,7 @@ class Ranking:
             if self.like_best[number] and number != self.first:
                 measured += f" {MARK}"
             rows.append((str(number + 1), setting.name, measured, setting.count))
-        return "\n".join([*table_lines(rows), *self.remarks])
+        return "\n".join([*aligned_lines(rows), *self.remarks])
 
 
 def rank_settings(
@@ -276,7 +276,7 @@ def optimism(samples: Samples, kept: Sequence[int]) -> float:
 
 
 def rank(
-    rows: Rows,
+    rows: DataRows,
     metric: str,
     *,
     mode: str,
@@ -355,10 +355,10 @@ class RankingOverSets:
 
     def __str__(self) -> str:
         """Return a table per data set, and the mean ranks."""
-        parts = [f"{printable(name)}\n{found}" for name, found in self.each.items()]
+        parts = [f"{printable_value(name)}\n{found}" for name, found in self.each.items()]
         rows = [("setting", "mean rank")]
         rows += [(str(name), each) for name, each in self.shown.items()]
-        return "\n\n".join([*parts, "\n".join([*table_lines(rows), *self.remarks])])
+        return "\n\n".join([*parts, "\n".join([*aligned_lines(rows), *self.remarks])])
 
     @property
     def shown(self) -> dict[Hashable, str]:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from leyden.verdict.groups import Group
-from leyden.verdict.numbers import is_finite, number_of, printable, value_text
+from leyden.verdict.numbers import is_finite, number_of, printable_value, value_text
 
-MAX_NAMED = 5  # columns in an error message
-ENDED = {"crashed", "failed", "killed", "preempted", "running", "error", "cancelled"}
-Row = dict[str, Any]
-Rows = Iterable[Mapping[str, Any]]
+MAX_NAMED_COLUMNS = 5  # columns in an error message
+NOT_FINISHED = {"crashed", "failed", "killed", "preempted", "running", "error", "cancelled"}
+DataRow = dict[str, Any]
+DataRows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
 
 
@@ -21,10 +21,10 @@ class TableError(ValueError):
     """A table can't be read, or can't be compared as asked."""
 
     def __init__(self, text: str) -> None:
-        super().__init__(printable(text))
+        super().__init__(printable_value(text))
 
 
-def read(path: str | Path) -> list[Row]:
+def read(path: str | Path) -> list[DataRow]:
     """Read a table, CSV with a header. Numbers become numbers; an empty cell is None.
 
     Cells may be separated by commas, semicolons or tabs. A column without a name, such as an index,
@@ -55,7 +55,7 @@ def read(path: str | Path) -> list[Row]:
     return table
 
 
-def records(rows: Any, metric: str, columns: Sequence[str]) -> list[Row]:
+def records(rows: Any, metric: str, columns: Sequence[str]) -> list[DataRow]:
     """Return a table's rows as dictionaries, after checking that they have the columns.
 
     Args:
@@ -87,13 +87,13 @@ def records(rows: Any, metric: str, columns: Sequence[str]) -> list[Row]:
         )
     for column in [metric, *columns]:
         if not any(column in row for row in table):
-            there_are = ", ".join(names_of(table))
+            there_are = ", ".join(column_names(table))
             raise TableError(f"no column is named {column}; there are {there_are}")
     return table
 
 
 def setting_columns(
-    table: Sequence[Row],
+    table: Sequence[DataRow],
     others: Iterable[str | None],
     ignore: Sequence[str],
     *,
@@ -108,16 +108,16 @@ def setting_columns(
     ignored = [ignore] if isinstance(ignore, str) else [*ignore]
     ignored += [name for name in others if name]
     num_values = {}
-    for name in names_of(table):
+    for name in column_names(table):
         num_values[name] = len({value_text(row.get(name)) for row in table})
     columns = []
     for name, num in num_values.items():
         if num > 1 and not _is_ignored(name, ignored):
             columns.append(name)
             _check_setting(table, name)
-    if is_repeated and len({key_of(row, columns) for row in table}) == len(table) > 1:
+    if is_repeated and len({row_key(row, columns) for row in table}) == len(table) > 1:
         unique = [name for name in columns if num_values[name] == len(table)] or columns
-        more = ", ".join(unique[:MAX_NAMED])
+        more = ", ".join(unique[:MAX_NAMED_COLUMNS])
         raise TableError(
             f"each row is a setting of its own; ignore= names columns that are none: {more}"
         )
@@ -128,10 +128,10 @@ def _is_ignored(name: str, ignored: Sequence[str]) -> bool:
     return name in ignored or any(fnmatch.fnmatchcase(name, str(each)) for each in ignored)
 
 
-def _check_setting(table: Sequence[Row], name: str) -> None:
+def _check_setting(table: Sequence[DataRow], name: str) -> None:
     """Raise a `TableError` if a column says how runs ended, such as `State` of Weights & Biases."""
     words = {str(row.get(name)).lower() for row in table}
-    if words & ENDED and name.lower() in ("state", "status", "_state"):
+    if words & NOT_FINISHED and name.lower() in ("state", "status", "_state"):
         raise TableError(
             f"{name}: says how runs ended, and is no setting: leave out those that did not finish, "
             f"or empty their cells of the metric, and say ignore={name}"
@@ -139,7 +139,7 @@ def _check_setting(table: Sequence[Row], name: str) -> None:
 
 
 def settings_of(
-    table: Sequence[Row], columns: Sequence[str], metric: str, seed: str | None
+    table: Sequence[DataRow], columns: Sequence[str], metric: str, seed: str | None
 ) -> list[Group]:
     """Return the settings of a table's rows; a gap is a run without a value.
 
@@ -147,9 +147,9 @@ def settings_of(
         TableError: A row has no seed, or a value that is no number.
     """
     runs: dict[tuple[str, ...], list[tuple[Any, float | None]]] = {}
-    choices: dict[tuple[str, ...], Row] = {}
+    choices: dict[tuple[str, ...], DataRow] = {}
     for number, row in enumerate(table):
-        key = key_of(row, columns)
+        key = row_key(row, columns)
         value = metric_value(row.get(metric), metric)
         name: Any = value_text(row.get(seed)) if seed else number
         if name == "null":
@@ -178,7 +178,7 @@ def metric_value(value: Any, metric: str) -> float | None:
 
 
 def sides_of(
-    settings: Sequence[Group], table: Sequence[Row], condition: Condition, name: str
+    settings: Sequence[Group], table: Sequence[DataRow], condition: Condition, name: str
 ) -> list[Group]:
     """Return the settings that meet a condition.
 
@@ -202,7 +202,7 @@ def sides_of(
             is_met = condition(row)
         else:
             _check_columns(condition, row, name)
-            is_met = key_of(row, [*condition]) == key_of(condition, [*condition])
+            is_met = row_key(row, [*condition]) == row_key(condition, [*condition])
         if is_met:
             found.append(setting)
     if not found:
@@ -211,7 +211,7 @@ def sides_of(
     return found
 
 
-def _check_columns(condition: Mapping[str, Any], row: Row, name: str) -> None:
+def _check_columns(condition: Mapping[str, Any], row: DataRow, name: str) -> None:
     for column in condition:
         if column not in row:
             raise TableError(f"{name}: {column} is no setting; there are {', '.join(row)}")
@@ -229,12 +229,12 @@ def check_mode(mode: str, *, is_needed: bool = True) -> None:
         raise TableError(f"mode={mode}: must be min or max")
 
 
-def names_of(table: Sequence[Row]) -> list[str]:
+def column_names(table: Sequence[DataRow]) -> list[str]:
     """Return the names of a table's columns."""
     return [*dict.fromkeys(name for row in table for name in row)]
 
 
-def key_of(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
+def row_key(row: Mapping[str, Any], columns: Sequence[str]) -> tuple[str, ...]:
     """Return a row's values of some columns as texts."""
     return tuple(value_text(row.get(column)) for column in columns)
 
