@@ -403,19 +403,12 @@ def test_set_remarks(runs: Collection[Record | Run]) -> list[str]:
     """
     names = dict.fromkeys(str(run.config.get("name")) for run in runs)
     parents = dict.fromkeys(Path(run.directory).parent for run in runs)
-    found = (
-        next(
-            (
-                folder
-                for folder in (parent, *parent.parents)
-                if (folder / TEST_EVALUATIONS_FILE).exists()
-            ),
-            None,
-        )
-        for parent in parents
-    )
+    folders = []
+    for parent in parents:
+        above = (parent, *parent.parents)
+        folders += [each for each in above if (each / TEST_EVALUATIONS_FILE).exists()][:1]
     lines = []
-    for folder in dict.fromkeys(filter(None, found)):
+    for folder in dict.fromkeys(folders):
         try:
             rows = read_test_evaluations(folder)
         except OSError as error:
