@@ -9,13 +9,17 @@ import warnings
 
 import lightning as L
 import pytest
+import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from lightning.pytorch.utilities import CombinedLoader
+from torch import nn
+from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
 from leyden.config.paths import LIBRARY
+from leyden.exact.lightning import logged_state
 from tests.test_imports import MODULES, name_of
 
 with warnings.catch_warnings():
@@ -137,3 +141,42 @@ def test_all_private_names_of_others_are_known_and_stand_in_one_file_for_a_libra
             found[place] = names
     assert found == known
     assert sum(map(len, found.values())) <= 20
+
+
+class LogsAMetric(L.LightningModule):
+    """Logs a number and a metric object, and looks at what Lightning keeps of them."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.mean = MeanMetric()
+
+    def training_step(self, batch, batch_idx):
+        loss = self.layer(batch).mean()
+        self.mean(loss)
+        self.log("mean", self.mean, on_step=False, on_epoch=True)
+        self.log("loss", loss, on_epoch=True)
+        return loss
+
+    def on_train_batch_end(self, *args):
+        self.logged = logged_state(self.trainer)
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+@pytest.mark.filterwarnings("ignore")  # of a scheduler, workers and devices of this machine
+def test_what_is_logged_in_an_epoch_is_kept_of_metric_objects_the_names(tmp_path):
+    module = LogsAMetric()
+    quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False}
+    trainer = L.Trainer(
+        max_steps=2,
+        accelerator="cpu",
+        enable_checkpointing=False,
+        default_root_dir=tmp_path,
+        **quiet,
+    )
+    trainer.fit(module, DataLoader(torch.ones(4, 2), batch_size=2))
+    assert module.logged["metrics"] == ["mean"]
+    (value,) = module.logged["values"].values()
+    assert (value["options"]["name"], value["metric"]["num_updates"]) == ("loss", 2)

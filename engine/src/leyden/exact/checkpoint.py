@@ -100,7 +100,6 @@ class SafeCheckpointIO(TorchCheckpointIO):
             else:
                 read_plain(file, "meta")
             self._can_be_read = True
-            file.seek(0, io.SEEK_END)
         except Exception as error:
             # That of a full disk, which torch's writer hides behind another one.
             if isinstance(error.__context__, OSError):
