@@ -177,7 +177,7 @@ def test_a_call_that_others_could_have_written_is_not_executed(tmp_path, monkeyp
 def test_settings_win_over_variables_of_sbatch(answer, monkeypatch, tmp_path, capsys):
     for name in ("PARTITION", "TIMELIMIT", "MEM_PER_NODE", "QOS"):
         monkeypatch.setenv(f"SBATCH_{name}", "17")
-    called = answer("Submitted batch job 7")
+    called = answer("Submitted batch job 7\n")
     slurm.submit(
         tmp_path,
         checked("cluster.partition=gpu"),

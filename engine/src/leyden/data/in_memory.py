@@ -236,7 +236,9 @@ def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Ha
 
     None for arguments that are objects.
     """
-    made: Any = functools.partial(dataset)  # of a partial one, too, its function and arguments
+    # Of a partial one, its function and arguments; Hydra's is of a class of its own.
+    is_partial = isinstance(dataset, functools.partial)
+    made: Any = dataset if is_partial else functools.partial(dataset)
     arguments = [made.args, made.keywords, str(root), train]
     try:
         return made.func, json.dumps(arguments, sort_keys=True)

@@ -54,7 +54,8 @@ NEVER |= {"AssocMaxWallDurationPerJobLimit", "QOSMaxWallDurationPerJobLimit"}
 STATE = re.compile(
     r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII
 )  # a line of `squeue`: job id, state, reason
-ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)", re.ASCII)
+# With what follows the id: an answer that is cut off within it would name another job.
+ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)\s", re.ASCII)
 JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
 TOO_LARGE = "Invalid job array specification"  # what sbatch says then
