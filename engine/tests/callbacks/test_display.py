@@ -2,10 +2,13 @@
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from leyden import pictures
+from leyden.callbacks import Fingerprints
 from leyden.pictures import OnEvaluation
 from leyden.run import files
 from leyden.run.files import first_difference, read_fingerprints
@@ -93,3 +96,12 @@ def test_what_is_no_line_of_fingerprints_is_left_out(tmp_path):
         with (tmp_path / files.FINGERPRINTS_FILE).open("a") as file:
             file.write(end)
         assert read_fingerprints(tmp_path) == {10: one}
+
+
+@pytest.mark.parametrize(("is_global_zero", "written"), [(True, True), (False, False)])
+def test_only_the_process_of_rank_zero_writes_fingerprints(tmp_path, is_global_zero, written):
+    strategy = SingleDeviceStrategy("cpu")
+    given = {"is_global_zero": is_global_zero, "strategy": strategy, "global_step": 0}
+    trainer = SimpleNamespace(default_root_dir=tmp_path, **given)
+    Fingerprints(every_n_steps=None).on_train_start(trainer, None)
+    assert (tmp_path / files.FINGERPRINTS_FILE).exists() == written

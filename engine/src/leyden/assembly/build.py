@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping, WeightAveraging
@@ -70,16 +71,13 @@ def datamodule(
         data: L.LightningDataModule = instantiate(cfg.data, "data")
     check_lightning_kind(data, L.LightningDataModule, "data")
     set_batch_size(cfg, data)
-    module_and_schedule = (
-        (module, None)
-        if module
-        else new_module(cfg, Facts())
-        if isinstance(data, ModuleData)
-        else None
-    )
+    if isinstance(data, ModuleData) and module is None:
+        attached: Any = new_module(cfg, Facts())
+    else:
+        attached = (module, None)
     with user_errors("data"):
-        if isinstance(data, ModuleData) and module_and_schedule:
-            data.attach(*module_and_schedule)
+        if isinstance(data, ModuleData):
+            data.attach(*attached)
         seed_stages(data, cfg.seed)
         if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
             # The lock makes the processes of a run call it one after another.

@@ -41,7 +41,8 @@ def arguments(callee: Any) -> dict[str, Any]:
         {'optimizer': 'adam', 'scheduler': None}
     """
     found: dict[str, Any] = {}
-    for part in inspect.getmro(callee) if inspect.isclass(callee) else [callee]:
+    parts = inspect.getmro(callee) if inspect.isclass(callee) else [callee]
+    for part in parts:
         try:
             parameters = callee_signature(part).parameters.values()
         except ValueError:  # a class written in C has no signature

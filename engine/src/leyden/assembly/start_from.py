@@ -197,10 +197,10 @@ class Resumed(StartingPoint):
             optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
             # Optimizer states are stored by parameter number; in another order, other parameters would get them.
             (state,) = content["optimizer_states"]
-            stored, own = (
-                [group.get("param_names") for group in each["param_groups"]]
-                for each in (state, optimizer.state_dict())
-            )
+            groups = state["param_groups"]
+            own_groups = optimizer.state_dict()["param_groups"]
+            stored = [group.get("param_names") for group in groups]
+            own = [group.get("param_names") for group in own_groups]
             if stored != own:
                 raise ValueError("the optimizer's groups have different parameters")
 
@@ -281,11 +281,10 @@ class InitFrom(StartingPoint):
         names = [name for name in {**self.weights, **own} if name not in settings]
         with user_errors("init_exclude"):
             excluded = {*match_names(names, self.exclude), *settings}
-        there, here = (
-            {name: each for name, each in state.items() if name not in excluded}
-            for state in (self.weights, own)
-        )
-        if wrong := _misfits(there, here):
+        there = {name: each for name, each in self.weights.items() if name not in excluded}
+        here = {name: each for name, each in own.items() if name not in excluded}
+        wrong = _misfits(there, here)
+        if wrong:
             raise UserError(
                 f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes weights"
             )
@@ -496,11 +495,10 @@ def _misfits(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     A lazy layer's weights get their shape by the first batch, or from the checkpoint.
     """
     lazy = {name for name, each in here.items() if is_lazy(each)}
-    shapes = (
-        {name: _shape(each) for name, each in state.items() if name not in lazy}
-        for state in (there, here)
-    )
-    return [f"{name} is {a} there and {b} here" for name, (a, b) in differing(*shapes).items()]
+    shapes_there = {name: _shape(each) for name, each in there.items() if name not in lazy}
+    shapes_here = {name: _shape(each) for name, each in here.items() if name not in lazy}
+    found = differing(shapes_there, shapes_here)
+    return [f"{name} is {a} there and {b} here" for name, (a, b) in found.items()]
 
 
 def _shape(each: Any) -> str:

@@ -90,7 +90,8 @@ def _last_word(target: object) -> str:
 def _name_of_data(data: Any) -> str:
     """Return the dataset's class name or else its folder's name, for `${name_of_data:${data}}`."""
     for part in ("dataset", "train"):
-        if isinstance(node := data.get(part), DictConfig) and node.get("_target_"):
+        node = data.get(part)
+        if isinstance(node, DictConfig) and node.get("_target_"):
             return _last_word(node["_target_"])
     folder = data.get("root")
     name = Path(folder).absolute().name if folder else _last_word(data.get("_target_"))

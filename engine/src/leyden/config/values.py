@@ -135,7 +135,8 @@ ABSENT: Any = _Absent()
 
 def dict_at(node: Mapping[str, Any], key: str) -> dict[str, Any]:
     """Return the dictionary at a key; empty if there is none, as in a damaged record, or in a stranger's."""
-    return part if isinstance(part := node.get(key), dict) else {}
+    part = node.get(key)
+    return part if isinstance(part, dict) else {}
 
 
 def text_of(value: Any) -> str:

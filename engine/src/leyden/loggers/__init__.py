@@ -183,11 +183,11 @@ class TensorBoard(TensorBoardLogger):
         """Return the sizes of the event files, by stage and name."""
         self._truncate()
         self.save()
-        folders = {stage: Path(self.log_dir) / stage for stage in STAGES}
-        return {
-            stage: {path.name: path.stat().st_size for path in folder.glob("events.out.tfevents.*")}
-            for stage, folder in folders.items()
-        }
+        sizes = {}
+        for stage in STAGES:
+            files = (Path(self.log_dir) / stage).glob("events.out.tfevents.*")
+            sizes[stage] = {path.name: path.stat().st_size for path in files}
+        return sizes
 
     def _check_folders(self) -> None:
         """Check that TensorBoard would write to no place outside.

@@ -124,9 +124,9 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         )
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
-    for text in (
-        options.overrides if is_main_process() else ()
-    ):  # Lightning starts the other ranks with its own
+    # Lightning starts the other ranks with overrides of its own.
+    overrides = options.overrides if is_main_process() else []
+    for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
             raise UserError(
@@ -221,7 +221,9 @@ def _known_keys(cause: BaseException | None) -> list[str]:
 
 def _keys(node: Any, prefix: str = "") -> Iterator[str]:
     """Yield the dotted keys of all nodes, inner nodes included."""
-    for key, value in node.items() if isinstance(node, dict) else ():
+    if not isinstance(node, dict):
+        return
+    for key, value in node.items():
         yield f"{prefix}{key}"
         yield from _keys(value, f"{prefix}{key}.")
 

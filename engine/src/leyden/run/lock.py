@@ -14,6 +14,7 @@ import contextlib
 import errno
 import functools
 import json
+import math
 import os
 import platform
 import random
@@ -267,10 +268,10 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
     watch, pause, began, is_announced = Watch(path, ended_job), 0.005, time.monotonic(), False
     while (state := watch.state()) != "free" or (taken := _create(watch)) is None:
         waited = time.monotonic() - began
-        limit = (
-            None if timeout_s is None else timeout_s if state == "held" else timeout_s + 2 * STALE_S
-        )
-        if limit is not None and waited >= limit:
+        limit = math.inf if timeout_s is None else timeout_s
+        if state != "held":
+            limit += 2 * STALE_S
+        if waited >= limit:
             raise InUseError(f"{path.parent}: in use by {watch.holder}")
         if waited > ANNOUNCE_S and not is_announced:
             is_announced = True
@@ -409,7 +410,8 @@ def _create(watch: Watch) -> Lock | None:
     try:
         with os.fdopen(descriptor, "wb") as opened:
             inode = os.fstat(descriptor).st_ino
-            opened.write(content := _this_process())
+            content = _this_process()
+            opened.write(content)
         numbers = _numbers(path)
         # Otherwise this process was suspended since it looked, and others were faster; or a suspended holder goes on.
         if max(numbers) == number and not watch.has_changed():
@@ -417,7 +419,9 @@ def _create(watch: Watch) -> Lock | None:
     finally:
         if taken is None:
             file.unlink(missing_ok=True)
-    for older in numbers - {number, -1} if taken else ():
+    if taken is None:
+        return None
+    for older in numbers - {number, -1}:
         with contextlib.suppress(OSError):  # of another user; it does not count any more
             _file(path, older).unlink()
     return taken
