@@ -36,6 +36,7 @@ FOLDER = (
     "model.hidden_sizes=[16]",
     "data/augment=affine_erasing",
     "trainer.log_every_n_steps=3",
+    "test=true",
 )
 DDP = ("trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2")
 NORMED = "model._target_=tests.callbacks.test_averaging.Normed"
