@@ -294,3 +294,11 @@ def test_a_name_with_a_bad_byte_is_no_curve(tmp_path):
         b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n"
     )
     assert read_points(path) == [(2, "val/loss", 0.25)]
+
+
+def test_a_run_that_was_killed_before_its_first_record_is_new(train, tmp_path):
+    """Its starts are written before it."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "starts.json").write_text("{}")
+    run, *_ = train("a")
+    assert (run.result.status, len(run.starts)) == ("finished", 1)

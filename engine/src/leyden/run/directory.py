@@ -29,7 +29,15 @@ from leyden.run.lock import check_held
 from leyden.run.owner import KEY
 from leyden.run.process import is_main_process
 from leyden.run.provenance import changed_code, code_of, installed_versions, machine, origin
-from leyden.run.record import EARLIER, OF_EARLIER, RECORD, RunRecord, data_hashes, read_record
+from leyden.run.record import (
+    EARLIER,
+    OF_EARLIER,
+    RECORD,
+    STARTS,
+    RunRecord,
+    data_hashes,
+    read_record,
+)
 from leyden.run.result import Failure, Result
 
 MAX_FILE_NAMES = 5  # of files in a message
@@ -278,10 +286,11 @@ class Run:
             UserError: The directory is refused; the message says why.
         """
         try:
-            is_new = not lock.list_files(self.directory)
+            found = lock.list_files(self.directory)
         except OSError as error:
             raise UserError(f"{self.directory}: can't be read ({error.strerror})") from error
-        if is_new:
+        # A run that was killed in its first start may have its starts alone, which are written first.
+        if found <= {STARTS}:
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
             return
