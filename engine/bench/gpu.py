@@ -38,7 +38,7 @@ from rounds import (
     table,
 )
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 from leyden.run.files import first_difference, read_fingerprints
 
 OUTPUTS = root() / "outputs" / "bench"

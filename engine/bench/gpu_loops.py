@@ -26,7 +26,7 @@ from torch.func import functional_call, grad, stack_module_state, vmap
 from torch.optim import Optimizer
 
 from leyden import assembly
-from leyden.assembly.task import make_optimizer
+from leyden.assembly.optimizers import make_optimizer
 from leyden.config.hydra import composing
 from leyden.data.contract import Facts
 

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from project.data.mnist import MNIST
 from torch import nn
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 from leyden.files import load
 
 warnings.filterwarnings("ignore")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, random_split
 from torchmetrics.classification import MulticlassAccuracy
 from torchvision import datasets, transforms
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 
 warnings.filterwarnings("ignore")
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

@@ -19,8 +19,8 @@ from typing import Any
 
 import yaml
 
+from leyden.base.paths import PROJECT, root
 from leyden.config.checks import Objective
-from leyden.config.paths import PROJECT, root
 from leyden.run.keys import Role, has
 from leyden.run.record import RunRecord
 from leyden.run.result import Result

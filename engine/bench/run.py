@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from project.data.mnist import MNIST
 from rounds import AS_TYPED, in_turn
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 from leyden.files import load
 
 HERE = Path(__file__).parent

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 from leyden.run.provenance import machine
 
 OUTPUTS = root() / "outputs" / "table"

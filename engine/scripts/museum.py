@@ -14,7 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from leyden.config.paths import PROJECT
+from leyden.base.paths import PROJECT
 from leyden.run.directory import Run
 from leyden.run.record import read_record
 

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.terminal_theme import DIMMED_MONOKAI
 from rich.text import Text
 
-from leyden.config.paths import root
+from leyden.base.paths import root
 
 TRAIN = ("train", "callbacks.checkpoint.every_n_steps=100")
 WIDTH = 80

@@ -12,7 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from leyden.config.paths import own_packages, root, src
+from leyden.base.paths import own_packages, root, src
 
 HEAD = re.compile(r"<!-- The head of README.md .*?-->")
 PAGES = {
@@ -27,7 +27,7 @@ PAGES = {
     "verdict": ("Verdicts", "tables groups"),
     "runs": (
         "Runs",
-        "leyden.run.directory leyden.run.result leyden.training.trained leyden.training.predict",
+        "leyden.run.directory leyden.run.result leyden.trained.loading leyden.trained.predict",
     ),
 }
 

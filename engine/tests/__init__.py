@@ -15,7 +15,7 @@ os.environ["PYTHONPATH"] = os.pathsep.join(
 
 def conf(folder: str) -> list[Path]:
     """Return the config files in a folder of `conf/`, the project's and the library's."""
-    from leyden.config.paths import conf_files
+    from leyden.base.paths import conf_files
 
     return sorted((path for _, path in conf_files(f"{folder}/*.yaml")), key=lambda path: path.stem)
 

@@ -7,7 +7,7 @@ import subprocess
 import yaml
 from hydra.utils import get_object
 
-from leyden.config.paths import own_packages
+from leyden.base.paths import own_packages
 from tests import CONF, ROOT
 
 OWN = own_packages()[0]

@@ -11,8 +11,8 @@ import pytest
 import torch
 import yaml
 
-from leyden.config.errors import UserError
-from leyden.config.paths import conf_files
+from leyden.base.errors import UserError
+from leyden.base.paths import conf_files
 from leyden.config.values import flatten
 from leyden.testing import contracts
 from leyden.testing.contracts import compose, create, step, suited_cases

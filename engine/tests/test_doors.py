@@ -8,8 +8,8 @@ import re
 import pytest
 import yaml
 
-from leyden.config.doors import MOVED
-from leyden.config.paths import LIBRARY
+from leyden.base.doors import MOVED
+from leyden.base.paths import LIBRARY
 from leyden.run.record import read_record, read_summary
 from leyden.tasks import Task
 from tests import ENGINE, ROOT, records

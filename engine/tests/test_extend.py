@@ -14,8 +14,8 @@ import yaml
 from matplotlib import pyplot
 
 from leyden import assembly, scaffold
-from leyden.config.errors import UserError
-from leyden.config.paths import conf_files, environment_of
+from leyden.base.errors import UserError
+from leyden.base.paths import conf_files, environment_of
 from leyden.scaffold import write_part
 from leyden.testing.contracts import compose
 from tests import ROOT, conf

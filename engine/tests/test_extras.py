@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from leyden.config.extras import OF_TRAIN
+from leyden.base.extras import OF_TRAIN
 from tests import ENGINE
 from tests.test_imports import VERBS
 

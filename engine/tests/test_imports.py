@@ -22,9 +22,10 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from leyden.config import paths
-from leyden.config.extras import OF_TRAIN
-from leyden.config.paths import LIBRARY, own_packages, prepare_process
+from leyden.base import paths
+from leyden.base.extras import OF_TRAIN
+from leyden.base.paths import LIBRARY, own_packages, prepare_process
+from leyden.config import paths as before  # which files of projects import
 from tests import ENGINE, ROOT
 
 SRC = LIBRARY.parent
@@ -75,7 +76,7 @@ def floor(name):
 def test_every_folder_has_its_floor_in_the_drawing_of_the_house_and_its_row_in_the_tour():
     folders = {path.parent.relative_to(LIBRARY).as_posix() for path in MODULES} - {".", "conf"}
     assert folders == {*FLOORS} - {"the verbs"}
-    assert FLOORS[:3] == ["exact", "verdict", "config"]
+    assert FLOORS[:3] == ["exact", "verdict", "base"]
     assert FLOORS[-1] == "the verbs"
     rows = re.findall(r"^\| `(\w+)/` \| (.*) \|$", (ENGINE / "CONTRIBUTING.md").read_text(), re.M)
     assert {folder for folder, _ in rows} >= {*FLOORS[:-1]}
@@ -143,7 +144,7 @@ finally:
 @pytest.mark.parametrize(
     ("typed", "needed", "unneeded"),
     [(f"train {each}", "run.command", UNNEEDED) for each in ("--help", "optimizer.lrr=1")]
-    + [("runs --help", "config.errors", (*UNNEEDED, "hydra"))],
+    + [("runs --help", "base.errors", (*UNNEEDED, "hydra"))],
 )
 def test_help_and_a_mistyped_key_import_no_more_than_they_need_and_set_how_threads_wait(
     typed, needed, unneeded
@@ -261,7 +262,7 @@ def changed_by_importing_all():
     before = state()
     for path in MODULES:
         importlib.import_module(name_of(path))
-    found = sys.modules["leyden.config.paths"]._found
+    found = sys.modules["leyden.base.paths"]._found
     changed = [name for name, value in state().items() if value != before[name]]
     return changed if found is None else [*changed, f"project {found}"]
 
@@ -278,7 +279,7 @@ def test_the_project_is_found_when_it_is_first_asked_for_and_stays(monkeypatch, 
     for folder, project in ((tmp_path, None), (ROOT / "conf" / "model", ROOT), (tmp_path, ROOT)):
         monkeypatch.chdir(folder)
         assert (paths.project(), paths.root()) == (project, project or tmp_path)
-    assert (paths.ROOT, paths.CONF) == (ROOT, ROOT / "conf")  # as files of projects import them
+    assert (before.ROOT, before.CONF) == (ROOT, ROOT / "conf")
 
 
 SET = {

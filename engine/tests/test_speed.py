@@ -23,8 +23,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from leyden import assembly
-from leyden.assembly.task import make_optimizer
-from leyden.config.errors import UserError
+from leyden.assembly.optimizers import make_optimizer
+from leyden.base.errors import UserError
 from leyden.config.hydra import composing
 from leyden.pictures import LoggedConfig, OnEvaluation
 from leyden.scheduler import RequeueSignal

@@ -10,13 +10,13 @@ In a Trainer of your own, `leyden.Exact` resumes to the same bits:
 
 from typing import TYPE_CHECKING
 
-from leyden.config.doors import lazily
+from leyden.base.doors import lazily
 
 if TYPE_CHECKING:
-    from leyden.config.errors import UserError
-    from leyden.config.terminal import warn
+    from leyden.base.errors import UserError
+    from leyden.base.terminal import warn
     from leyden.exact import Exact, mark
-    from leyden.training.trained import load, load_runs
+    from leyden.trained.loading import load, load_runs
 
 __all__ = ["Exact", "UserError", "__version__", "load", "load_runs", "mark", "warn"]
 __version__ = "0.3.0.dev0"
@@ -25,10 +25,10 @@ __getattr__ = lazily(
     __name__,
     {
         "Exact": "leyden.exact",
-        "UserError": "leyden.config.errors",
-        "load": "leyden.training.trained",
-        "load_runs": "leyden.training.trained",
+        "UserError": "leyden.base.errors",
+        "load": "leyden.trained.loading",
+        "load_runs": "leyden.trained.loading",
         "mark": "leyden.exact",
-        "warn": "leyden.config.terminal",
+        "warn": "leyden.base.terminal",
     },
 )

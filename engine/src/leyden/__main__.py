@@ -8,7 +8,7 @@ import textwrap
 from pathlib import Path
 
 from leyden import __version__
-from leyden.config.errors import UserError, ending
+from leyden.base.errors import UserError, ending
 
 HERE = Path(__file__).parent
 

@@ -31,14 +31,8 @@ all of them.
 
 from functools import partial
 
-from leyden.config.errors import (
-    ending,
-    parse_arguments,
-    parse_choice,
-    parse_flag,
-    parse_size,
-    without_garbage_collection,
-)
+from leyden.base.arguments import parse_arguments, parse_choice, parse_flag, parse_size
+from leyden.base.errors import ending, without_garbage_collection
 from leyden.report.tables import (
     AIM,
     ASKED,

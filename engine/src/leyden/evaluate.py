@@ -19,18 +19,11 @@ one test evaluation.
 
 from pathlib import Path
 
-from leyden.config.errors import (
-    UserError,
-    ending,
-    parse_arguments,
-    parse_choice,
-    parse_flag,
-    parse_number,
-    require_project,
-)
-from leyden.config.paths import root
-from leyden.config.table import json_text, print_table
-from leyden.config.terminal import show
+from leyden.base.arguments import parse_arguments, parse_choice, parse_flag, parse_number
+from leyden.base.errors import UserError, ending, require_project
+from leyden.base.paths import root
+from leyden.base.table import json_text, print_table
+from leyden.base.terminal import show
 from leyden.run.process import importing
 
 EVALUATE_OPTIONS = dict.fromkeys(("run", "runs", "row", "accelerator", "data_root", "outputs"), "")
@@ -58,8 +51,8 @@ def main() -> None:
             run.check_owner()
             run.checkpoint(checkpoint)  # both are refused before PyTorch is imported
         with importing():
-            from leyden.training.evaluation import evaluate, runs_of_row
-            from leyden.training.trained import Trained
+            from leyden.trained.evaluation import evaluate, runs_of_row
+            from leyden.trained.loading import Trained
         data_root = options["data_root"] or None
         row = ""
         overlap = 0.0

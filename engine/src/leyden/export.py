@@ -13,15 +13,9 @@ normalisation. pip install 'leyden[export]' installs what this needs.
 
 from pathlib import Path
 
-from leyden.config.errors import (
-    UserError,
-    ending,
-    parse_arguments,
-    parse_flag,
-    require_packages,
-    require_project,
-)
-from leyden.config.terminal import show
+from leyden.base.arguments import parse_arguments, parse_flag
+from leyden.base.errors import UserError, ending, require_packages, require_project
+from leyden.base.terminal import show
 from leyden.run.process import importing
 
 NEEDS = ("onnx", "onnxscript", "onnxruntime")
@@ -47,8 +41,8 @@ def main() -> None:
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         require_packages(NEEDS, "export")
         with importing():
-            from leyden.training.export import export
-            from leyden.training.trained import Trained
+            from leyden.trained.export import export
+            from leyden.trained.loading import Trained
         trained = Trained(run, options["checkpoint"], data_root=options["data_root"] or None)
         samples, difference = export(trained, path)
         show(f"{path}\nthe ONNX file agrees on {samples}, within {difference:.1e}")

@@ -9,9 +9,10 @@ LightningModule has its own data loaders.
 
 from pathlib import Path
 
-from leyden.config.errors import UserError, ending, parse_arguments
-from leyden.config.paths import find_project
-from leyden.config.terminal import leyden_command
+from leyden.base.arguments import parse_arguments
+from leyden.base.errors import UserError, ending
+from leyden.base.paths import find_project
+from leyden.base.terminal import leyden_command
 from leyden.scaffold import write_train_config
 
 

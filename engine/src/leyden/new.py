@@ -10,7 +10,8 @@ conf/model/capsule.yaml and conf/sweep/capsule.yaml.
                      the default, regression, autoencoder or language
 """
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_choice, require_project
+from leyden.base.arguments import parse_arguments, parse_choice
+from leyden.base.errors import UserError, ending, require_project
 from leyden.scaffold import PART_FILES, TASKS, write_part
 
 

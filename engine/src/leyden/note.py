@@ -7,8 +7,9 @@ tags=[moe]` gives them. note=null and tags=null remove them. Find runs by them
 with leyden runs where='tags~moe and note~wider'.
 """
 
-from leyden.config.errors import UserError, ending, parse_arguments, parse_list
-from leyden.config.terminal import show
+from leyden.base.arguments import parse_arguments, parse_list
+from leyden.base.errors import UserError, ending
+from leyden.base.terminal import show
 
 
 def main() -> None:

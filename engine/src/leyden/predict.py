@@ -20,14 +20,8 @@ of a table.
 
 from pathlib import Path
 
-from leyden.config.errors import (
-    UserError,
-    ending,
-    parse_arguments,
-    parse_flag,
-    parse_list,
-    require_project,
-)
+from leyden.base.arguments import parse_arguments, parse_flag, parse_list
+from leyden.base.errors import UserError, ending, require_project
 from leyden.run.process import importing
 
 
@@ -54,8 +48,8 @@ def main() -> None:
         run.check_owner()
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         with importing():
-            from leyden.training.predict import predict
-            from leyden.training.trained import Trained
+            from leyden.trained.loading import Trained
+            from leyden.trained.predict import predict
         images = [options["images"]] if options["images"] else []
         if options["images"].startswith("["):  # a name without brackets may have a comma
             images = parse_list(options, "images")

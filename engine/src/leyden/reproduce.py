@@ -18,15 +18,8 @@ equal.
 
 from pathlib import Path
 
-from leyden.config.errors import (
-    Exit,
-    UserError,
-    ending,
-    leave,
-    parse_arguments,
-    parse_flag,
-    parse_number,
-)
+from leyden.base.arguments import parse_arguments, parse_flag, parse_number
+from leyden.base.errors import Exit, UserError, ending, leave
 
 REPRODUCE_OPTIONS = dict.fromkeys(("run", "against", "output", "data_root", "threads"), "")
 REPRODUCE_OPTIONS |= {"trust": "false"}
@@ -38,7 +31,7 @@ def main() -> None:
         _, options = parse_arguments(__doc__, REPRODUCE_OPTIONS, max_folders=0)
         from leyden.report.difference import show_equality
         from leyden.run.directory import Run
-        from leyden.training.reproduction import reproduce
+        from leyden.trained.reproduction import reproduce
 
         if not options["run"]:
             raise UserError("run=DIR: is missing; name a run directory, such as run=outputs/a")

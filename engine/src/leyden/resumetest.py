@@ -19,16 +19,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from leyden.config.errors import (
-    Exit,
-    UserError,
-    ending,
-    leave,
-    parse_arguments,
-    parse_number,
-    require_packages,
-)
-from leyden.config.terminal import show
+from leyden.base.arguments import parse_arguments, parse_number
+from leyden.base.errors import Exit, UserError, ending, leave, require_packages
+from leyden.base.terminal import show
 
 DEFAULTS = {"kills": "3", "seed": "0", "timeout_min": "60"}
 

@@ -14,16 +14,9 @@ value, its overrides, and the keys that where= and sort= name.
                      show differences in configuration, code and result
 """
 
-from leyden.config.errors import (
-    UserError,
-    ending,
-    parse_arguments,
-    parse_choice,
-    parse_list,
-    require_project,
-    without_garbage_collection,
-)
-from leyden.config.paths import root
+from leyden.base.arguments import parse_arguments, parse_choice, parse_list
+from leyden.base.errors import UserError, ending, require_project, without_garbage_collection
+from leyden.base.paths import root
 
 
 def main() -> None:

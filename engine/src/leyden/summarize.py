@@ -20,13 +20,8 @@ Of a table, each row is a run; columns other than metric, seed and those of
 ignore= are its setting.
 """
 
-from leyden.config.errors import (
-    UserError,
-    ending,
-    parse_arguments,
-    parse_choice,
-    without_garbage_collection,
-)
+from leyden.base.arguments import parse_arguments, parse_choice
+from leyden.base.errors import UserError, ending, without_garbage_collection
 from leyden.report.tables import (
     AIM,
     OF_TABLES,

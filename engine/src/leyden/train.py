@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from leyden.config.errors import UserError, ending
+from leyden.base.errors import UserError, ending
 from leyden.run.process import importing, is_main_process, num_processes
 
 if TYPE_CHECKING:

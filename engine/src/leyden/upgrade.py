@@ -11,9 +11,10 @@ engine/.
 
 from typing import TYPE_CHECKING
 
-from leyden.config.errors import ending, parse_arguments, parse_choice, require_project
-from leyden.config.paths import root
-from leyden.config.terminal import show
+from leyden.base.arguments import parse_arguments, parse_choice
+from leyden.base.errors import ending, require_project
+from leyden.base.paths import root
+from leyden.base.terminal import show
 
 if TYPE_CHECKING:
     from leyden.scaffold.upgrade import Change

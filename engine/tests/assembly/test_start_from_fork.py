@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from leyden.assembly import start_from as forks
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.config.hydra import composing
 from leyden.run.directory import Run
 from leyden.run.files import first_difference, read_fingerprints

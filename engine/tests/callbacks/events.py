@@ -3,7 +3,7 @@
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import metadata
 
-from leyden.run.result import BEST, STAGES
+from leyden.base.metric_names import BEST, STAGES
 
 
 def read(run, folder="train"):

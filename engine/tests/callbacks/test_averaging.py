@@ -7,7 +7,7 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
-from leyden.callbacks.kept import EMA
+from leyden.callbacks.averaging import EMA
 
 
 class Normed(nn.Sequential):

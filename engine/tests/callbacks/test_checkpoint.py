@@ -7,8 +7,8 @@ from unittest.mock import Mock
 import pytest
 import torch
 
+from leyden.run.curves import read_points
 from leyden.run.directory import Run
-from leyden.run.result import read_points
 from tests.callbacks.events import scalars
 from tests.conftest import assert_same_bits
 from tests.records import forget_result

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.kept import SamplesSeen
+from leyden.callbacks.samples import SamplesSeen
 from leyden.tasks import Classification
 from leyden.training import start as training
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config.paths import environment_of
+from leyden.base.paths import environment_of
 from leyden.run.directory import Run
 from leyden.scheduler import slurm as of_library
 from tests import ENGINE, ROOT

@@ -10,8 +10,8 @@ import pytest
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from leyden.config.errors import Exit, UserError, ending
-from leyden.config.paths import LIBRARY
+from leyden.base.errors import Exit, UserError, ending
+from leyden.base.paths import LIBRARY
 from leyden.run.directory import Run
 from tests import ENGINE
 from tests.conftest import QUICK
@@ -154,7 +154,7 @@ def test_the_page_of_keys_has_the_table_of_exit_codes_and_a_process_ends_in_one_
         for path in LIBRARY.rglob("*.py")
     }
     assert {name: texts for name, texts in found.items() if texts} == {
-        "config/errors.py": ["raise SystemExit", "os._exit("],
+        "base/errors.py": ["raise SystemExit", "os._exit("],
         "exact/stop.py": ["raise SystemExit"],  # for a Trainer without Leyden's commands
         "cluster/bootstrap.py": ["sys.exit("] * 3,  # it runs before Leyden can be imported
     }

@@ -4,7 +4,7 @@ import re
 
 import yaml
 
-from leyden.config.paths import LIBRARY
+from leyden.base.paths import LIBRARY
 from tests import CONF
 
 

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from leyden.config.table import csv_text, json_text, table_lines
-from leyden.config.terminal import leyden_command
+from leyden.base.table import csv_text, json_text, table_lines
+from leyden.base.terminal import leyden_command
 
 RUNS = [
     {"run": "outputs/a/" + "x" * 40 + "-1", "n": 3, "lr": 0.1},

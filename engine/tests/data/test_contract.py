@@ -14,10 +14,10 @@ from torch.utils.data import (
 )
 
 from leyden import assembly
-from leyden.assembly.task import num_batches
+from leyden.assembly.lengths import num_batches
+from leyden.base.metric_names import STAGES
 from leyden.data.contract import Facts, digests_of, facts_of, num_samples
 from leyden.data.transforms import Normalize
-from leyden.run.result import STAGES
 from leyden.testing.contracts import compose
 from tests.strangers.plain import Plain, Rows
 from tests.tasks.test_table import BY_HAND

@@ -5,7 +5,7 @@ import torch
 import yaml
 
 from leyden import assembly
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.contract import Facts
 from leyden.files import load
 from leyden.testing.contracts import compose

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data import folder
 from leyden.data.contract import Facts
 from leyden.data.folder import FolderDataModule, read_image

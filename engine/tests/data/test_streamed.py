@@ -17,7 +17,7 @@ import torch
 from torch.utils.data import Dataset
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.contract import Facts
 from leyden.data.streamed import DatasetDataModule, SeededSamples, StreamLoader
 from tests.conftest import start

@@ -18,7 +18,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric
 
-from leyden.config.paths import LIBRARY
+from leyden.base.paths import LIBRARY
 from leyden.exact.lightning import logged_state
 from tests.test_imports import MODULES, name_of
 

@@ -17,9 +17,9 @@ from optuna.trial import TrialState
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 from tensorboard.plugins.hparams import api_pb2
 
+from leyden.run.curves import read_points
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
-from leyden.run.result import read_points
 from leyden.sweep.search import open_study
 from tests import records
 from tests.callbacks.events import hparams

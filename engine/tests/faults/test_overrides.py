@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from leyden.config.paths import conf_files
+from leyden.base.paths import conf_files
 from leyden.config.values import flatten
 from tests import conf
 from tests.example import OWN

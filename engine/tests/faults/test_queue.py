@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.scheduler import RejectedError, slurm
 from leyden.testing.contracts import compose
 

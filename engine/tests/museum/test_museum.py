@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from leyden.config import paths
+from leyden.base import paths
 from leyden.config.checks import Objective
 from leyden.exact.memory import read_plain
 from leyden.run import owner

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from leyden.config.paths import LIBRARY, environment_of
+from leyden.base.paths import LIBRARY, environment_of
 from tests import ENGINE, example
 from tests.conftest import start
 from tests.data import folders, small

@@ -12,7 +12,7 @@ import sys
 
 import pytest
 
-from leyden.config.paths import environment_of
+from leyden.base.paths import environment_of
 from tests.conftest import finish, start
 from tests.pages.commands import PAGES, steps
 from tests.pages.short import Project, copy_to

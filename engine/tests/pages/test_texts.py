@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 import leyden
-from leyden.config.errors import Exit
+from leyden.base.errors import Exit
 from tests import ENGINE, ROOT
 from tests.example import OWN, script
 from tests.pages.commands import PAGES

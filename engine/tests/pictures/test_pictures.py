@@ -6,10 +6,10 @@ import torch
 from PIL import Image
 
 from leyden import pictures
+from leyden.base.metric_names import STAGES
 from leyden.pictures import OnEvaluation, confusion_figure, prediction_figure, render
 from leyden.run.directory import Run
 from leyden.run.lock import list_files
-from leyden.run.result import STAGES
 from leyden.tasks import Task
 from leyden.training.evaluation import draws_outputs
 from tests import ENGINE

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from leyden.config.paths import LIBRARY, src
+from leyden.base.paths import LIBRARY, src
 from leyden.data.streamed import SeededSamples, StreamLoader
 from leyden.run.directory import Run
 from tests import ROOT

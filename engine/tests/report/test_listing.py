@@ -10,7 +10,7 @@ import time
 import pytest
 
 from leyden import runs
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.config.values import ABSENT
 from leyden.run.conditions import parse_condition
 from leyden.run.lock import hold_directory

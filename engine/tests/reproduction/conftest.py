@@ -4,7 +4,7 @@ import sys
 import pytest
 
 from leyden.run.provenance import installed_versions
-from leyden.training import reproduction
+from leyden.trained import reproduction
 from tests import ROOT, example, records
 from tests.conftest import here
 from tests.example import git

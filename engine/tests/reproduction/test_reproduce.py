@@ -8,10 +8,10 @@ import re
 import pytest
 from omegaconf import OmegaConf
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run import provenance
 from leyden.run.directory import Run
-from leyden.training import reproduction
+from leyden.trained import reproduction
 from tests import ENGINE, ROOT, conf, records
 from tests.conftest import SMALL
 from tests.example import git

@@ -10,7 +10,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from leyden.config.errors import Exit, UserError
+from leyden.base.errors import Exit, UserError
 from leyden.run import directory
 from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.identity import RunIdentity

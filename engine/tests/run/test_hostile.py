@@ -8,8 +8,8 @@ import zipfile
 import pytest
 import torch
 
-from leyden.config.errors import UserError
-from leyden.config.paths import find_project
+from leyden.base.errors import UserError
+from leyden.base.paths import find_project
 from leyden.exact.files import damage
 from leyden.run.directory import Run
 from leyden.run.files import parse_json

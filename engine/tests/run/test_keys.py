@@ -4,8 +4,8 @@ import dataclasses
 
 from omegaconf import OmegaConf
 
+from leyden.base.paths import conf_files
 from leyden.config.checks import PARTS, TrainConfig
-from leyden.config.paths import conf_files
 from leyden.config.values import flatten
 from leyden.run.keys import ROWS
 from tests import ENGINE

@@ -14,7 +14,7 @@ from unittest.mock import Mock
 
 import pytest
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run import lock
 from leyden.run.lock import acquire, check_held, hold, hold_directory, is_held
 from tests.forks import TIMEOUT_S

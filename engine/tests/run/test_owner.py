@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import leyden
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run import owner
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity

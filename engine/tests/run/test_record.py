@@ -10,16 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.config.values import flatten
 from leyden.exact.files import damage
 from leyden.loggers import MetricsCSV
 from leyden.report.ranking import read_sweep
+from leyden.run.curves import HEADER, read_curves, read_points
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints, write_json
 from leyden.run.lock import is_held
 from leyden.run.record import RunRecord, read_record, read_summary
-from leyden.run.result import HEADER, Result, read_curves, read_points
+from leyden.run.result import Result
 from tests import mistakes, records
 
 NUMBERS = {"epochs": 5, "optimizer_steps": 10, "seconds": 1.0, "samples_per_second": None}

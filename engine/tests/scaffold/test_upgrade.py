@@ -9,9 +9,9 @@ from subprocess import run
 
 import pytest
 
-from leyden.config.doors import MOVED
-from leyden.config.errors import as_line
-from leyden.config.paths import environment_of
+from leyden.base.doors import MOVED
+from leyden.base.errors import as_line
+from leyden.base.paths import environment_of
 from leyden.scaffold.names import exists, public_names, successor
 from leyden.scaffold.upgrade import find_changes
 from tests import ENGINE, ROOT
@@ -122,7 +122,7 @@ def project(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).touch()
     monkeypatch.setenv("LEYDEN_PROJECT", str(tmp_path))
-    monkeypatch.setattr("leyden.config.paths._found", None)
+    monkeypatch.setattr("leyden.base.paths._found", None)
     return tmp_path
 
 

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from torch.distributed import DistNetworkError
 
 from leyden import scheduler
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.exact.processes import is_communication_error
 from leyden.scheduler import RequeueSignal, slurm
 from leyden.training.start import _check_restarts

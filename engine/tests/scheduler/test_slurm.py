@@ -17,8 +17,8 @@ from omegaconf import OmegaConf
 
 from leyden import cluster
 from leyden.assembly.trainer import check_strategy, plain_trainer
+from leyden.base.errors import UserError
 from leyden.cluster import GRACE_S, QueueLauncher, bootstrap
-from leyden.config.errors import UserError
 from leyden.report.records import read_records
 from leyden.run.lock import InUseError
 from leyden.run.process import write_call

@@ -16,7 +16,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from leyden import cluster
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run.directory import Run
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure
@@ -44,7 +44,7 @@ def test_a_process_that_starts_jobs_and_is_killed_is_reported_in_a_line(tmp_path
     code = (
         "from leyden.sweep import launcher\nlauncher.CONTEXT.set_forkserver_preload(['killed'])\n"
     )
-    code += "from leyden.config.errors import ending\nwith ending():\n    launcher.start_process(print, environment={})\n"
+    code += "from leyden.base.errors import ending\nwith ending():\n    launcher.start_process(print, environment={})\n"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, capture_output=True, text=True

@@ -20,7 +20,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.samplers import RandomSampler
 from optuna.trial import TrialState
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.result import Failure

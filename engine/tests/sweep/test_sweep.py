@@ -15,7 +15,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.sweep import launcher

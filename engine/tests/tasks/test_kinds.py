@@ -6,11 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.contract import Facts
 from leyden.pictures import Confusion
 from leyden.tasks import Autoencoder, Classification, Language, Regression, Task
-from leyden.training import predict
+from leyden.trained import predict
 
 CLASSES = ("cat", "dog")
 FACTS = Facts((2,), 2, CLASSES, target_names=("a", "b"))

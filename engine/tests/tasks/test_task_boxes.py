@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.streamed import DatasetDataModule
 from leyden.tasks import Outcome, Task
 from tests.conftest import assert_same_bits

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from leyden.run.result import read_points
+from leyden.run.curves import read_points
 from leyden.tasks import Classification
-from leyden.training.trained import Trained
+from leyden.trained.loading import Trained
 from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, weights
 
 

@@ -4,7 +4,7 @@ import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import QuotedString
 
-from leyden.config.terminal import quoted_override
+from leyden.base.terminal import quoted_override
 from leyden.run import provenance
 from tests.conftest import QUICK, here
 from tests.example import commit, git

@@ -11,12 +11,13 @@ import torch
 from PIL import Image
 
 import leyden
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.run.directory import Run
-from leyden.training import evaluation, export, predict, trained
+from leyden.trained import export, loading, predict
+from leyden.training import evaluation
 from tests import records
 from tests.conftest import QUICK, here
 from tests.data import folders
@@ -202,7 +203,7 @@ def test_an_evaluation_has_the_precision_and_the_limits_of_the_run(runs, tmp_pat
     config = records.config(place)
     taken = {"precision": "bf16-true", "limit_test_batches": 3, "deterministic": True}
     records.put(place, config={**config, "trainer": {**config["trainer"], **taken}})
-    assert dict(trained.Trained(Run(place)).cfg.trainer) == taken
+    assert dict(loading.Trained(Run(place)).cfg.trainer) == taken
 
 
 def test_of_runs_that_repeat_each_other_one_is_evaluated(runs, tmp_path):

@@ -12,7 +12,7 @@ import statistics
 
 import pytest
 
-from leyden.training.evaluation import mean_text
+from leyden.trained.evaluation import mean_text
 from leyden.verdict import quantiles, ranking
 from leyden.verdict.comparison import compare, control_settings
 from leyden.verdict.difference import Asked, decide_among, look_level

@@ -9,7 +9,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from leyden import files
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from tests.data import small
 from tests.example import MNIST, mnist
 

@@ -17,19 +17,14 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
+from leyden.assembly.lengths import num_batches, validates_at_epoch_end
 from leyden.assembly.start_from import StartingPoint, starting_point
-from leyden.assembly.task import (
-    new_module,
-    num_batches,
-    taken_arguments,
-    task,
-    validates_at_epoch_end,
-)
+from leyden.assembly.task import new_module, taken_arguments, task
 from leyden.assembly.trainer import RunTrainer, check_loggers, check_strategy, run_trainer
+from leyden.base.errors import UserError
+from leyden.base.terminal import one_line, warn
 from leyden.callbacks.checkpoint import NO_VALIDATION
 from leyden.config.checks import ACCELERATORS, objective_of, require_choice
-from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, warn
 from leyden.data.contract import (
     Facts,
     ModuleData,

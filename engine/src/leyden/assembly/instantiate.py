@@ -11,7 +11,7 @@ from typing import Any
 from hydra.utils import get_object
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import UserError, as_line, cause_of, require_packages
+from leyden.base.errors import UserError, as_line, cause_of, require_packages
 from leyden.config.hydra import call_target, targets
 from leyden.exact.random_state import seeded
 

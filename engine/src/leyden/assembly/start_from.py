@@ -13,13 +13,13 @@ from torch import Tensor
 from torch.nn.parameter import is_lazy
 
 from leyden.assembly.instantiate import user_errors
-from leyden.assembly.task import match_names
+from leyden.assembly.optimizers import match_names
 from leyden.assembly.trainer import RunTrainer, num_logged, num_processes_at
+from leyden.base.errors import UserError, as_line, is_mistake
+from leyden.base.terminal import relative_path, some_of, warn
 from leyden.callbacks.checkpoint import RunCheckpoint
-from leyden.callbacks.kept import Hyperparameters, loss_buffers
+from leyden.callbacks.hyperparameters import Hyperparameters, loss_buffers
 from leyden.config.checks import objective_of
-from leyden.config.errors import UserError, as_line, is_mistake
-from leyden.config.terminal import relative_path, some_of, warn
 from leyden.config.values import ABSENT, differing, flatten
 from leyden.data.contract import Facts, facts_of
 from leyden.exact import ExactError
@@ -35,6 +35,7 @@ from leyden.exact.files import (
 )
 from leyden.exact.memory import read_plain
 from leyden.exact.processes import is_communication_error
+from leyden.run.curves import read_points, write_points
 from leyden.run.directory import Run, changed_names, trained_on
 from leyden.run.files import (
     MAX_TABLE_BYTES,
@@ -47,7 +48,6 @@ from leyden.run.fork import parse_parent
 from leyden.run.identity import identity_values
 from leyden.run.keys import Role, has
 from leyden.run.process import is_main_process
-from leyden.run.result import read_points, write_points
 from leyden.tasks import Task
 
 # What a run's checkpoint has at its root, with the types; and the callbacks whose states it has.

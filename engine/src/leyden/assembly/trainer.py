@@ -29,10 +29,12 @@ from leyden.assembly.instantiate import (
     target,
     user_errors,
 )
+from leyden.base.errors import UserError, leave
+from leyden.callbacks.averaging import check_averaging
 from leyden.callbacks.checkpoint import RunCheckpoint
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.kept import Hyperparameters, SamplesSeen, check_averaging
-from leyden.config.errors import UserError, leave
+from leyden.callbacks.hyperparameters import Hyperparameters
+from leyden.callbacks.samples import SamplesSeen
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.fit import Parts, refuse_search

@@ -11,12 +11,12 @@ A YAML in `conf/callbacks/` names them; a picture of one's own derives from `Dis
 
 from typing import TYPE_CHECKING
 
-from leyden.config.doors import lazily
+from leyden.base.doors import lazily
 
 if TYPE_CHECKING:
+    from leyden.callbacks.averaging import EMA
     from leyden.callbacks.checkpoint import RunCheckpoint
     from leyden.callbacks.display import DisplayCallback, Fingerprints, Progress, Summary
-    from leyden.callbacks.kept import EMA
 
 __all__ = ["EMA", "DisplayCallback", "Fingerprints", "Progress", "RunCheckpoint", "Summary"]
 
@@ -24,7 +24,7 @@ __getattr__ = lazily(
     __name__,
     {
         "DisplayCallback": "leyden.callbacks.display",
-        "EMA": "leyden.callbacks.kept",
+        "EMA": "leyden.callbacks.averaging",
         "Fingerprints": "leyden.callbacks.display",
         "Progress": "leyden.callbacks.display",
         "RunCheckpoint": "leyden.callbacks.checkpoint",

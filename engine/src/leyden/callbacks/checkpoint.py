@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 
 import lightning as L
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.files import damage, opened, replacing
 from leyden.exact.lightning import logged_steps

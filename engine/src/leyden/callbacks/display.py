@@ -17,9 +17,9 @@ from rich import get_console
 from rich.progress import Task, TextColumn
 from rich.text import Text
 
-from leyden.config.errors import log_and_continue
-from leyden.config.table import print_table
-from leyden.config.terminal import relative_path, show
+from leyden.base.errors import log_and_continue
+from leyden.base.table import print_table
+from leyden.base.terminal import relative_path, show
 from leyden.data.contract import sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.digest import digest_of_content

@@ -20,11 +20,11 @@ from typing import Any
 from omegaconf import DictConfig
 
 from leyden import scheduler
+from leyden.base.errors import UserError
+from leyden.base.extras import not_installed
+from leyden.base.paths import LIBRARY, NOT_OWN_PACKAGES, conf, environment_of, root, src
+from leyden.base.terminal import one_line, warn
 from leyden.cluster.bootstrap import extract
-from leyden.config.errors import UserError
-from leyden.config.extras import not_installed
-from leyden.config.paths import LIBRARY, NOT_OWN_PACKAGES, conf, environment_of, root, src
-from leyden.config.terminal import one_line, warn
 from leyden.exact.files import opened, replacing
 from leyden.run.directory import Run
 from leyden.run.files import files_below, read_end

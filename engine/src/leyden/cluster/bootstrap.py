@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 from pathlib import Path
 
-PROJECT_VARIABLE = "LEYDEN_PROJECT"  # as in `leyden.config.paths`
+PROJECT_VARIABLE = "LEYDEN_PROJECT"  # as in `leyden.base.paths`
 JOB_VARIABLE = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
 
 

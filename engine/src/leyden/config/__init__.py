@@ -1,1 +1,1 @@
-"""Configuration: its schema, checks and composition; paths, errors and terminal output."""
+"""Configuration: its schema, checks and composition."""

@@ -14,8 +14,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.utils import setup_globals
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from leyden.config.errors import UserError
-from leyden.config.paths import choices, conf_files, root
+from leyden.base.errors import UserError
+from leyden.base.paths import choices, conf_files, root
 from leyden.config.values import is_plain
 
 

@@ -20,11 +20,11 @@ from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from leyden.base.doors import MOVED
+from leyden.base.errors import UserError
+from leyden.base.paths import conf
+from leyden.base.terminal import warn
 from leyden.config.checks import register_resolvers
-from leyden.config.doors import MOVED
-from leyden.config.errors import UserError
-from leyden.config.paths import conf
-from leyden.config.terminal import warn
 from leyden.config.values import leaves
 
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")

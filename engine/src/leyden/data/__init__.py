@@ -10,7 +10,7 @@ A YAML in `conf/data/` names one of these, and a class of one's own derives from
 
 from typing import TYPE_CHECKING
 
-from leyden.config.doors import lazily
+from leyden.base.doors import lazily
 
 if TYPE_CHECKING:
     from leyden.data.contract import Facts, ModuleData

@@ -27,12 +27,12 @@ import lightning as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 
+from leyden.base.metric_names import STAGES
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.random_state import has_hook, seeded
 from leyden.run.record import FIRST_BATCH
-from leyden.run.result import STAGES
 
 Names = tuple[str, ...]
 TARGET_KINDS = ("classes", "values", "text")  # values are numbers

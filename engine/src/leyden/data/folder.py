@@ -21,7 +21,7 @@ from torchvision import io as torchvision_io
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import find_classes
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.splits import is_of_training
 from leyden.data.streamed import StreamedDataModule
 from leyden.data.transforms import check_integers, number_by_name

@@ -13,7 +13,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from leyden.config.terminal import warn
+from leyden.base.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.neighbours import likeness
 from leyden.data.splits import SplitDataModule, SplitLoader, group_numbers, is_of_training

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import some_of
+from leyden.base.errors import UserError
+from leyden.base.terminal import some_of
 from leyden.data.contract import Facts
 from leyden.data.transforms import Transform, check_integers
 

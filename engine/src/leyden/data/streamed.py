@@ -21,8 +21,8 @@ from lightning.fabric.utilities import move_data_to_device
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate, get_worker_info
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
 from leyden.data.contract import Facts
 from leyden.data.in_memory import names_of
 from leyden.data.splits import SplitDataModule, SplitLoader, check_groups_apart

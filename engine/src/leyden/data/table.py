@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.utils.data import Dataset
 
-from leyden.config.terminal import one_line, warn
+from leyden.base.terminal import one_line, warn
 from leyden.data.neighbours import ordered_by
 from leyden.data.splits import check_groups_apart, first_groups, group_numbers
 from leyden.data.transforms import check_integers, number_by_name

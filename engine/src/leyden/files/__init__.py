@@ -12,8 +12,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
 from leyden.run import lock
 
 

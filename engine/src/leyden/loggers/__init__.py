@@ -30,12 +30,13 @@ from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch.utils.tensorboard import SummaryWriter
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.metric_names import STAGES, chart_tag
+from leyden.base.terminal import warn
 from leyden.exact.files import opened, read_bounded
+from leyden.run.curves import HEADER, has_header, read_points, write_points
 from leyden.run.files import MAX_TABLE_BYTES, csv_lines, write_whole
 from leyden.run.lock import check_held
-from leyden.run.result import HEADER, STAGES, chart_tag, has_header, read_points, write_points
 from leyden.tasks import evaluated_stage
 
 __all__ = ["MetricsCSV", "TensorBoard", "Wandb"]

@@ -23,8 +23,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torchvision.utils import make_grid
 
+from leyden.base.figures import plain, save_pdf, use_log_scale
+from leyden.base.metric_names import chart_of
 from leyden.callbacks.display import DisplayCallback
-from leyden.callbacks.kept import samples_per_batch
+from leyden.callbacks.samples import samples_per_batch
 from leyden.config.values import flatten
 from leyden.data.contract import Names
 from leyden.data.text import text_of_tokens
@@ -32,9 +34,9 @@ from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
 from leyden.exact.lightning import logged_steps
 from leyden.exact.stages import stages_of
+from leyden.run.curves import read_curves
 from leyden.run.directory import Run
 from leyden.run.lock import check_held
-from leyden.run.result import chart_of, plain, read_curves, save_pdf, use_log_scale
 from leyden.tasks import Task, evaluated_stage, generate
 
 __all__ = [

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from leyden import verdict
+from leyden.base.errors import UserError
+from leyden.base.terminal import some_of
 from leyden.config.checks import Objective
-from leyden.config.errors import UserError
-from leyden.config.terminal import some_of
 from leyden.report.listing import select
 from leyden.report.looks import count_look
 from leyden.report.ranking import (

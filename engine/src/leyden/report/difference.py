@@ -5,9 +5,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from leyden.config.errors import UserError
-from leyden.config.table import TableRow, json_text, print_table
-from leyden.config.terminal import relative_path, show
+from leyden.base.errors import UserError
+from leyden.base.table import TableRow, json_text, print_table
+from leyden.base.terminal import relative_path, show
 from leyden.config.values import ABSENT, dict_at, differing, flatten
 from leyden.run.directory import Run, trained_on
 from leyden.run.files import Fingerprint, first_difference, read_fingerprints

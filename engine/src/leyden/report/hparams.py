@@ -3,13 +3,14 @@
 import hashlib
 import time
 
-from leyden.config.errors import log_and_continue
+from leyden.base.errors import log_and_continue
+from leyden.base.metric_names import BEST, chart_tag
 from leyden.config.values import flatten
 from leyden.exact.files import make_folder, replacing
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values, shown_value, typed_overrides
 from leyden.run.process import is_main_process
-from leyden.run.result import BEST, Result, chart_tag
+from leyden.run.result import Result
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
 NAME_HASH_LENGTH = 8  # hexadecimal digits

@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from leyden.config.errors import UserError
-from leyden.config.table import json_text, print_csv, print_table
+from leyden.base.errors import UserError
+from leyden.base.table import json_text, print_csv, print_table
 from leyden.config.values import ABSENT
 from leyden.report.records import (
     Record,

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from leyden.config.terminal import one_line, warn
+from leyden.base.terminal import one_line, warn
 from leyden.run.files import appending
 from leyden.run.provenance import now
 from leyden.verdict import looks

@@ -3,9 +3,9 @@
 import shlex
 from collections.abc import Iterator
 
-from leyden.config.paths import root
-from leyden.config.table import print_table
-from leyden.config.terminal import (
+from leyden.base.paths import root
+from leyden.base.table import print_table
+from leyden.base.terminal import (
     leyden_command,
     program_command,
     python_command,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.config.values import text_of
 from leyden.report.looks import count_look
 from leyden.report.records import DIGEST, VALIDATED, Record, varying_keys

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from leyden import scheduler
+from leyden.base.errors import UserError
+from leyden.base.terminal import one_line, some_of, warn
 from leyden.config.checks import Objective, objective_of
-from leyden.config.errors import UserError
-from leyden.config.terminal import one_line, some_of, warn
 from leyden.config.values import text_of
+from leyden.run.curves import read_points
 from leyden.run.directory import Run
 from leyden.run.files import appending, read_rows
 from leyden.run.identity import typed_overrides
 from leyden.run.lock import is_held
 from leyden.run.provenance import now
 from leyden.run.record import EARLIER, OF_EARLIER, read_summary
-from leyden.run.result import Result, read_points
+from leyden.run.result import Result
 from leyden.verdict.numbers import is_finite, metric_text
 
 TEST_EVALUATIONS_FILE = "test_evaluations.csv"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from leyden.base.table import csv_text, json_text, print_table, short_names
+from leyden.base.terminal import leyden_command, show
 from leyden.config.checks import Objective
-from leyden.config.table import csv_text, json_text, print_table, short_names
-from leyden.config.terminal import leyden_command, show
 from leyden.report.ranking import (
     Row,
     by_data,

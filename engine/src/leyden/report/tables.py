@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from leyden import verdict
-from leyden.config.errors import UserError
-from leyden.config.table import json_text, print_table, short_names
-from leyden.config.terminal import show, some_of
+from leyden.base.errors import UserError
+from leyden.base.table import json_text, print_table, short_names
+from leyden.base.terminal import show, some_of
 from leyden.config.values import ABSENT
 from leyden.report.looks import count_look
 from leyden.run.conditions import parse_condition

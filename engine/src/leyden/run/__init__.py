@@ -8,7 +8,7 @@ print(run.result.metrics["val/acc"])
 
 from typing import TYPE_CHECKING
 
-from leyden.config.doors import lazily
+from leyden.base.doors import lazily
 
 if TYPE_CHECKING:
     from leyden.run.directory import Run

@@ -14,7 +14,9 @@ from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.errors import UserError, as_line, is_told_by_its_message, require_project
+from leyden.base.errors import UserError, as_line, is_told_by_its_message, require_project
+from leyden.base.paths import choices
+from leyden.base.terminal import one_line, quoted_override, warn
 from leyden.config.hydra import (
     compose_command,
     composing,
@@ -22,8 +24,6 @@ from leyden.config.hydra import (
     run_task,
     shown_config,
 )
-from leyden.config.paths import choices
-from leyden.config.terminal import one_line, quoted_override, warn
 from leyden.run.process import is_main_process
 
 # The keys of Hydra's that have an effect.

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from operator import contains, eq, ge, gt, le, lt, ne
 from typing import Any
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.config.values import ABSENT
 from leyden.run.keys import Role, has
 from leyden.verdict.numbers import number_of

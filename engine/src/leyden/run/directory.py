@@ -17,8 +17,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from leyden.config.errors import Exit, UserError, is_mistake, leave
-from leyden.config.terminal import leyden_command, one_line, quoted_override, some_of, warn
+from leyden.base.errors import Exit, UserError, is_mistake, leave
+from leyden.base.terminal import leyden_command, one_line, quoted_override, some_of, warn
 from leyden.exact.files import damage, opened
 from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock

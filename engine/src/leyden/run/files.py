@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import one_line
+from leyden.base.errors import UserError
+from leyden.base.terminal import one_line
 from leyden.config.values import MAX_DEPTH, leaves
 from leyden.exact.files import (
     FORMATS,

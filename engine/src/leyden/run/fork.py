@@ -13,9 +13,9 @@ from typing import Any
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 
-from leyden.config.errors import UserError
-from leyden.config.paths import conf_files
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.paths import conf_files
+from leyden.base.terminal import warn
 from leyden.config.values import flatten
 from leyden.run.directory import Run
 from leyden.run.identity import hydra_value, key_of, path_of

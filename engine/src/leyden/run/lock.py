@@ -28,8 +28,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
 from leyden.exact.files import opened
 from leyden.run.process import JOB
 

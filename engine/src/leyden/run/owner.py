@@ -11,7 +11,7 @@ import secrets
 import shlex
 from pathlib import Path
 
-from leyden.config.terminal import warn
+from leyden.base.terminal import warn
 from leyden.exact.files import opened
 
 KEY = "LEYDEN_KEY"

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from leyden.config.errors import Exit, UserError, leave_at_once
+from leyden.base.errors import Exit, UserError, leave_at_once
 from leyden.exact.processes import RANKS
 
 COMMAND = "leyden.run.process"  # the name of this module, which is another one while it runs

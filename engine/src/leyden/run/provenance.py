@@ -19,8 +19,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leyden.config.errors import is_library
-from leyden.config.paths import LIBRARY, PROJECT, code_folders, root
+from leyden.base.errors import is_library
+from leyden.base.paths import LIBRARY, PROJECT, code_folders, root
 from leyden.run.files import read_json
 from leyden.run.process import num_cores
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from leyden.config.doors import MOVED
-from leyden.config.errors import UserError
-from leyden.config.terminal import warn
+from leyden.base.doors import MOVED
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
 from leyden.config.values import dict_at, flatten, nested
 from leyden.exact.files import FORMATS, FormatError, read_bounded, take_format
 from leyden.run.files import MAX_JSON_BYTES, MAX_VALUES, num_values, parse_json, write_whole

@@ -1,17 +1,11 @@
-"""Results of a run, the curves in `metrics.csv`, and the charts that show them."""
+"""Results of a run, and the failure that ended one."""
 
-import contextlib
-import re
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from leyden.base.errors import is_mistake, last_frame
 from leyden.config.checks import Objective
-from leyden.config.errors import is_mistake, last_frame
-from leyden.exact.files import opened
-from leyden.run.files import csv_rows, read_end, write_csv
 
 
 @dataclass(frozen=True)
@@ -184,135 +178,3 @@ def _is_count(value: Any) -> bool:
 
 
 MAX_NUMBER = 1e300
-HEADER = ["step", "metric", "value"]
-
-
-def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
-    """Return the rows of `metrics.csv`: step, metric and value, in the order in which they were logged.
-
-    The header, incomplete and damaged lines are skipped. An unreadable file has no rows.
-
-    Args:
-        path: Path of the file.
-        last_bytes: Read at most this many bytes, from the end of the file; None to read all.
-    """
-    found: list[tuple[int, str, float]] = []
-    try:
-        text = read_end(path, last_bytes)
-    except OSError:
-        return found
-    whole = text.split("\n")[:-1]  # a line without its line feed is incomplete
-    for row in csv_rows(whole):
-        with contextlib.suppress(ValueError):
-            step, metric, value = row
-            if "\ufffd" not in metric:
-                found.append((int(step), metric, float(value)))
-    return found
-
-
-def has_header(path: Path) -> bool:
-    """Return whether a file of curves is there, and begins as one."""
-    try:
-        with opened(path) as file:
-            begin: bytes = file.read(2**10)
-        return begin.startswith(",".join(HEADER).encode())
-    except OSError:
-        return False
-
-
-def write_points(path: Path, points: Iterable[tuple[int, str, float]]) -> None:
-    """Replace `metrics.csv` with these rows."""
-    write_csv(path, [HEADER, *points])
-
-
-def read_curves(path: Path) -> dict[str, list[tuple[int, float]]]:
-    """Return for each metric its points (step, value) in `metrics.csv`."""
-    curves = defaultdict(list)
-    for step, metric, value in read_points(path):
-        curves[metric].append((step, value))
-    return dict(curves)
-
-
-# The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
-# epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
-STAGES = ("train", "val", "test")
-# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
-STAGE_WORDS = {*STAGES, "training", "fit", "valid", "validation", "dev", "eval", "testing"}
-BEST = "best"
-# First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
-CHARTS, STEPS = "charts", "steps"
-
-
-def chart_of(name: str) -> str:
-    """Return the title of the chart that shows a metric's curves of all stages.
-
-    Example:
-        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
-        ['acc', 'acc', 'acc', 'acc']
-        >>> chart_of("val"), chart_of("f1_macro")
-        ('val', 'f1_macro')
-    """
-    return without_stage(
-        re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
-    )
-
-
-def without_stage(name: str) -> str:
-    """Return a metric's name without the word that denotes its stage; the name itself if nothing else is left.
-
-    Example:
-        >>> without_stage("train/loss_step"), without_stage("val_acc"), without_stage("val")
-        ('loss_step', 'acc', 'val')
-    """
-    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", name)  # with the separators
-    kept = next(
-        (words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS),
-        words,
-    )
-    return "".join(kept).strip("/_. -") or name
-
-
-def chart_tag(name: str) -> str:
-    """Return the tag of a metric, which is the same for all stages, so that one chart has all of their curves.
-
-    The values of single steps have a chart of their own. Names without a word for the stage remain.
-
-    Example:
-        >>> chart_tag("train/loss"), chart_tag("val_loss"), chart_tag("train/loss_step"), chart_tag("lr")
-        ('charts/loss', 'charts/loss', 'steps/loss', 'lr')
-    """
-    if (short := without_stage(name)) == name:
-        return name
-    return (
-        f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
-    )
-
-
-def plain(text: str) -> str:
-    """Return a text for matplotlib, which would read what is between two dollar signs as a formula."""
-    return text.replace("$", r"\$")
-
-
-def use_log_scale(axes: Any, name: str) -> None:
-    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
-
-    Args:
-        axes: Matplotlib's axes.
-        name: `x` or `y`.
-    """
-    from matplotlib.ticker import LogLocator
-
-    axes.set(**{f"{name}scale": "log"})
-    axis = getattr(axes, f"{name}axis")
-    axis.set_minor_locator(LogLocator(subs=(2, 5)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter("{x:g}")
-    axes.tick_params(axis=name, which="both", labelsize=8)
-
-
-def save_pdf(figure: Any, file: BinaryIO) -> None:
-    """Write a figure of matplotlib as PDF, with TrueType fonts: journals refuse its default, Type 3."""
-    from matplotlib import rc_context
-
-    with rc_context({"pdf.fonttype": 42}):
-        figure.savefig(file, format="pdf")

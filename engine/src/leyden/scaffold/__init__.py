@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from string import Template
 
-from leyden.config.errors import UserError
-from leyden.config.paths import own_packages, root, src
-from leyden.config.terminal import leyden_command
+from leyden.base.errors import UserError
+from leyden.base.paths import own_packages, root, src
+from leyden.base.terminal import leyden_command
 
 NO_TEXTS = ("false", "inf", "nan", "no", "null", "off", "on", "true", "yes")  # for YAML or Hydra
 TEMPLATES = Path(__file__).with_name("templates")

@@ -9,8 +9,8 @@ import functools
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from leyden.config.doors import MOVED
-from leyden.config.paths import LIBRARY
+from leyden.base.doors import MOVED
+from leyden.base.paths import LIBRARY
 
 # Names of before that another package has now.
 ELSEWHERE = {"leyden.config.console.Terminal": "rich.console.Console"}  # until 0.2

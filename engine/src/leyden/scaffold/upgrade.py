@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.scaffold.names import (
     GONE_FILES,
     GONE_VERBS,

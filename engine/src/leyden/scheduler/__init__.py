@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from leyden.config.errors import Exit, UserError, leave_at_once
-from leyden.config.terminal import one_line
+from leyden.base.errors import Exit, UserError, leave_at_once
+from leyden.base.terminal import one_line
 from leyden.run.directory import ThisJob
 from leyden.run.process import is_main_process
 

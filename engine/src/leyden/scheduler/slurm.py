@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from leyden.config.errors import UserError
-from leyden.config.paths import LIBRARY
-from leyden.config.terminal import warn
+from leyden.base.errors import UserError
+from leyden.base.paths import LIBRARY
+from leyden.base.terminal import warn
 from leyden.exact.job import job_id as job_id
 from leyden.exact.job import requeue_job
 from leyden.run.process import COMMAND, JOB, write_call

@@ -9,7 +9,7 @@ A YAML in `conf/callbacks/pruning/` names it:
 
 from typing import TYPE_CHECKING
 
-from leyden.config.doors import lazily
+from leyden.base.doors import lazily
 
 if TYPE_CHECKING:
     from leyden.sweep.pruning import Pruning

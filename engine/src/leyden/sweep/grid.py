@@ -11,10 +11,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig
 
+from leyden.base.errors import UserError
+from leyden.base.terminal import leyden_command, quoted_override
 from leyden.config.checks import objective_of
-from leyden.config.errors import UserError
 from leyden.config.hydra import task_overrides
-from leyden.config.terminal import leyden_command, quoted_override
 from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.files import read_json, write_json

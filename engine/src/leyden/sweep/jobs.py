@@ -19,11 +19,11 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from leyden.base.errors import UserError
+from leyden.base.table import short_names
+from leyden.base.terminal import short_override
 from leyden.config.checks import TrainConfig
-from leyden.config.errors import UserError
 from leyden.config.hydra import chosen_options, rename_targets
-from leyden.config.table import short_names
-from leyden.config.terminal import short_override
 from leyden.report.hparams import write_hparams
 from leyden.run.directory import Run
 from leyden.run.files import read_json

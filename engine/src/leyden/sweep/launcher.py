@@ -25,8 +25,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.checks import check_num_jobs, register_resolvers
-from leyden.config.errors import (
+from leyden.base.errors import (
     Exit,
     UserError,
     as_line,
@@ -35,9 +34,10 @@ from leyden.config.errors import (
     is_mistake,
     leave_at_once,
 )
+from leyden.base.paths import prepare_process
+from leyden.base.terminal import printable
+from leyden.config.checks import check_num_jobs, register_resolvers
 from leyden.config.hydra import run_task, targets
-from leyden.config.paths import prepare_process
-from leyden.config.terminal import printable
 from leyden.exact.files import opened
 from leyden.exact.processes import is_communication_error
 from leyden.run.directory import Run, wait_for_result

@@ -20,8 +20,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
+from leyden.base.errors import UserError, as_line
 from leyden.config.checks import objective_of
-from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import call_target
 from leyden.exact.files import opened
 from leyden.run import lock

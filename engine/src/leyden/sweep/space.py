@@ -22,8 +22,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Glob, IntervalSweep, Override, Quote, QuotedString
 from omegaconf import DictConfig, OmegaConf
 
+from leyden.base.errors import UserError
 from leyden.config.checks import MAX_JOBS
-from leyden.config.errors import UserError
 from leyden.config.values import is_plain
 from leyden.run.identity import (
     hydra_value,

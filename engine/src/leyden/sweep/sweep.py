@@ -20,8 +20,8 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.config.errors import UserError
-from leyden.config.terminal import printable, warn
+from leyden.base.errors import UserError
+from leyden.base.terminal import printable, warn
 from leyden.config.values import flatten
 from leyden.report.summary import summarize
 from leyden.run import lock

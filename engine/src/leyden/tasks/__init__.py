@@ -17,8 +17,8 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics import Metric, MetricCollection
 
+from leyden.base.metric_names import STAGES
 from leyden.data.contract import TARGET_KINDS, Facts
-from leyden.run.result import STAGES
 
 __all__ = [
     "Autoencoder",

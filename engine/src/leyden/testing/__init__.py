@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         if parameter not in metafunc.fixturenames:
             continue
         # In sessions without contracts, nothing of Leyden is imported.
-        from leyden.config.paths import conf, conf_files
+        from leyden.base.paths import conf, conf_files
 
         with_library = metafunc.config.getini("leyden_library")
         excluded = () if parameter == "choice_file" else NO_CLASS

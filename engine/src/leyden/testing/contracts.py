@@ -21,12 +21,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from leyden import assembly
 from leyden.assembly.instantiate import check_keys, target
-from leyden.assembly.task import check_step, make_optimizer, make_schedule
+from leyden.assembly.optimizers import make_optimizer, make_schedule
+from leyden.assembly.task import check_step
 from leyden.assembly.trainer import callbacks_of
+from leyden.base.errors import UserError, as_line
+from leyden.base.paths import conf, conf_files
 from leyden.config.checks import validate_values
-from leyden.config.errors import UserError, as_line
 from leyden.config.hydra import initialized, without_hydra
-from leyden.config.paths import conf, conf_files
 from leyden.data.contract import TARGET_KINDS, Facts, has_split, sizes_of
 from leyden.data.transforms import Normalize
 from leyden.files import MissingDatasetError

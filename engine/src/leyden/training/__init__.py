@@ -1,1 +1,1 @@
-"""Training a run from its configuration, and evaluation, prediction and export of trained runs."""
+"""Training a run from its configuration to its result."""

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from leyden.config.errors import Exit, UserError, leave
-from leyden.config.terminal import show
+from leyden.base.errors import Exit, UserError, leave
+from leyden.base.terminal import show
 from leyden.exact.resumption import DIR, Starts, compare_killed
 from leyden.run.process import num_processes
 

@@ -22,9 +22,8 @@ from leyden.assembly.start_from import (
     starting_point,
 )
 from leyden.assembly.trainer import silence_lightning
-from leyden.callbacks.kept import samples_per_batch
-from leyden.config.errors import UserError, log_and_continue
-from leyden.config.terminal import (
+from leyden.base.errors import UserError, log_and_continue
+from leyden.base.terminal import (
     leyden_command,
     one_line,
     quoted_override,
@@ -32,6 +31,7 @@ from leyden.config.terminal import (
     show,
     some_of,
 )
+from leyden.callbacks.samples import samples_per_batch
 from leyden.config.values import flatten
 from leyden.data.contract import has_split
 from leyden.data.splits import SplitLoader

@@ -15,7 +15,7 @@ from typing import Any
 
 from rich.cells import cell_len, set_cell_size
 
-from leyden.config.terminal import one_line, printable, without_escapes
+from leyden.base.terminal import one_line, printable, without_escapes
 
 TableRow = Mapping[str, Any]
 TableRows = Sequence[TableRow]

@@ -15,10 +15,10 @@ from typing import Any
 import yaml
 from omegaconf import OmegaConf
 
+from leyden.base.errors import UserError
+from leyden.base.paths import LIBRARY, environment_of, root
+from leyden.base.terminal import some_of
 from leyden.config.checks import check_folder
-from leyden.config.errors import UserError
-from leyden.config.paths import LIBRARY, environment_of, root
-from leyden.config.terminal import some_of
 from leyden.config.values import dict_at
 from leyden.exact.files import opened
 from leyden.run.directory import Run, changed_names

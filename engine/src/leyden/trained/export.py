@@ -8,11 +8,11 @@ import torch
 from torch import nn
 
 from leyden.assembly.trainer import silence_lightning
-from leyden.config.errors import UserError
+from leyden.base.errors import UserError
 from leyden.data.contract import has_split, num_samples, sizes_of
 from leyden.data.transforms import NormalizingNetwork
 from leyden.run.files import write_whole, writing
-from leyden.training.trained import Trained
+from leyden.trained.loading import Trained
 
 # Of an output in ONNX, relative to the largest one in its batch if that is above 1.
 TOLERANCE = 1e-4

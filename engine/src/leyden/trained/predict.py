@@ -15,15 +15,15 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor
 
-from leyden.config.errors import UserError
-from leyden.config.table import csv_text, json_text, print_table
-from leyden.config.terminal import show
+from leyden.base.errors import UserError
+from leyden.base.table import csv_text, json_text, print_table
+from leyden.base.terminal import show
 from leyden.data.contract import Facts
 from leyden.data.folder import find_images, read_image
 from leyden.data.table import NUMBER, Cells, as_list
 from leyden.run.files import write_whole, writing
 from leyden.tasks import Task
-from leyden.training.trained import Trained
+from leyden.trained.loading import Trained
 
 MAX_SHOWN = 200  # images on a terminal
 MAX_ROWS = 20  # of a table

@@ -4,8 +4,8 @@ import importlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from leyden.config.extras import missing_package, not_installed
-from leyden.config.terminal import warn
+from leyden.base.extras import missing_package, not_installed
+from leyden.base.terminal import warn
 
 # Class paths of before, which records and YAML files name, and the public names in their place. An entry stays for two
 # minor versions after the one that it is in first; docs/versions.md has the promise.

@@ -1,0 +1,63 @@
+"""Names of metrics: the word for their stage, and the chart that shows them."""
+
+import re
+
+# The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
+# epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
+STAGES = ("train", "val", "test")
+
+
+# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
+STAGE_WORDS = {*STAGES, "training", "fit", "valid", "validation", "dev", "eval", "testing"}
+
+
+BEST = "best"
+
+
+# First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
+CHARTS, STEPS = "charts", "steps"
+
+
+def chart_of(name: str) -> str:
+    """Return the title of the chart that shows a metric's curves of all stages.
+
+    Example:
+        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
+        ['acc', 'acc', 'acc', 'acc']
+        >>> chart_of("val"), chart_of("f1_macro")
+        ('val', 'f1_macro')
+    """
+    return without_stage(
+        re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
+    )
+
+
+def without_stage(name: str) -> str:
+    """Return a metric's name without the word that denotes its stage; the name itself if nothing else is left.
+
+    Example:
+        >>> without_stage("train/loss_step"), without_stage("val_acc"), without_stage("val")
+        ('loss_step', 'acc', 'val')
+    """
+    words = re.split(r"(?<=[/_. -])|(?=[/_. -])", name)  # with the separators
+    kept = next(
+        (words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS),
+        words,
+    )
+    return "".join(kept).strip("/_. -") or name
+
+
+def chart_tag(name: str) -> str:
+    """Return the tag of a metric, which is the same for all stages, so that one chart has all of their curves.
+
+    The values of single steps have a chart of their own. Names without a word for the stage remain.
+
+    Example:
+        >>> chart_tag("train/loss"), chart_tag("val_loss"), chart_tag("train/loss_step"), chart_tag("lr")
+        ('charts/loss', 'charts/loss', 'steps/loss', 'lr')
+    """
+    if (short := without_stage(name)) == name:
+        return name
+    return (
+        f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
+    )
