@@ -16,8 +16,7 @@ from leyden.exact import random_state
 from leyden.exact.digest import digest_of_content
 from leyden.exact.random_state import random_states
 from leyden.run.directory import Run
-from leyden.trained import export, loading, predict
-from leyden.training import evaluation
+from leyden.trained import evaluation, export, loading, predict
 from tests import records
 from tests.conftest import QUICK, here
 from tests.data import folders
