@@ -1,9 +1,9 @@
-"""Train n seeds of the Keras note's program in Keras and in Leyden, and print mean and deviation of the accuracies.
+"""Train the Keras note's program in Keras and in Leyden by n seeds, and print the accuracies.
 
     python scripts/compare_keras.py --seeds 10
 
-A seed's result is kept in outputs/compare_keras/, so that a second call goes on where the first one stopped; remove
-the folder to measure anew.
+A seed's result is kept in outputs/compare_keras/, so that a second call goes on where the first one
+stopped; remove the folder to measure anew.
 """
 
 import argparse

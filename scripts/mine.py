@@ -1,9 +1,10 @@
 """Make this template your own project: `make mine NAME=kanlab`.
 
-It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With ENGINE=git+URL (or the
-path of a wheel, or a release) the folder engine/ is removed, and the project depends on that instead. It is done
-as a whole or not at all, and this script is removed. Imports, strings that are a dotted name, and paths are renamed;
-lines that may still mean the package, such as comments, are printed.
+It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With
+ENGINE=git+URL (or the path of a wheel, or a release) the folder engine/ is removed, and the project
+depends on that instead. It is done as a whole or not at all, and this script is removed. Imports,
+strings that are a dotted name, and paths are renamed; lines that may still mean the package, such
+as comments, are printed.
 """
 
 import ast
@@ -33,7 +34,8 @@ LIBRARY = "leyden[train]"  # what the project depends on
 # Files that name the package; those of the library know it only by what conf/ names.
 PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", "AGENTS.md", ".github")
 OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml", ".github/workflows/nightly.yml")
-# Names of other folders of a project, also of those that come later or that linters and test runners skip.
+# Names of other folders of a project, also of those that come later or that linters and test
+# runners skip.
 FOLDERS = "build conf data dist docs engine leyden hydra_plugins node_modules outputs scripts site src tests venv"
 REST = r"(?:\.[\w*]+)+(?::[\w.]+)?"  # of a dotted name
 PATH = re.compile(rf"(?<![\w-])src/{OLD}(?![\w-])")
@@ -66,39 +68,52 @@ def git(*arguments: str) -> str:
 
 
 def check(name: str, engine: str) -> str:
-    """Return the requirement for the library, empty to keep engine/; exit if an argument is wrong or the tree dirty."""
-    if (
-        not re.fullmatch(r"[a-z](\w{0,18}[a-z0-9])?", name, re.ASCII)
-        or name != name.lower()
-        or keyword.iskeyword(name)
-    ):
+    """Return the requirement for the library, empty to keep engine/.
+
+    Exit if an argument is wrong or the tree dirty.
+    """
+    if not re.fullmatch(r"[a-z]([a-z0-9_]{0,18}[a-z0-9])?", name) or keyword.iskeyword(name):
         sys.exit(
-            f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as kanlab"
+            f"NAME={name}: must be the name of a Python package (a-z, 0-9, _, at most 20), such as "
+            "kanlab"
         )
-    taken = name in (*FOLDERS.split(), *sys.stdlib_module_names) or importlib.util.find_spec(name)
-    taken = taken or any(importlib.metadata.distributions(name=name))
-    pins = (ROOT / "constraints.txt").read_text() if (ROOT / "constraints.txt").is_file() else ""
-    taken = taken or re.search(
-        rf"^{name}==", pins.replace("-", "_"), re.MULTILINE | re.IGNORECASE
-    )  # a logger's
-    if taken or (ROOT / name).exists() or (ROOT / "src" / name).exists():
+    if is_taken(name):
         sys.exit(f"NAME={name}: is taken, by a package or folder of that name; choose another name")
     if not (ROOT / "src" / OLD).is_dir():
         sys.exit(f"src/{OLD}/ is missing: this is a project of its own already")
-    if changes := git("status", "--porcelain", "--untracked-files=normal"):
+    changes = git("status", "--porcelain", "--untracked-files=normal").rstrip()
+    if changes:
         sys.exit(
-            f"the working tree has changes; commit them first, so that git can undo this\n{changes.rstrip()}"
+            "the working tree has changes; commit them first, so that git can undo this\n" + changes
         )
+    return requirement_of(engine)
+
+
+def is_taken(name: str) -> bool:
+    """Return whether a package or a folder has this name."""
+    if name in FOLDERS.split() or (ROOT / name).exists() or (ROOT / "src" / name).exists():
+        return True
+    if name in sys.stdlib_module_names or importlib.util.find_spec(name):
+        return True
+    pins = ROOT / "constraints.txt"  # which has loggers that are not installed
+    pinned = pins.read_text().lower().replace("-", "_") if pins.is_file() else ""
+    is_pinned = any(line.startswith(f"{name}==") for line in pinned.splitlines())
+    return is_pinned or any(importlib.metadata.distributions(name=name))
+
+
+def requirement_of(engine: str) -> str:
+    """Return the requirement for the library, empty to keep engine/; exit if it is wrong."""
+    if not engine:
+        return ""
     if engine.startswith("git+"):
         return f"{LIBRARY} @ {engine}"
     if engine.endswith(".whl"):
-        if not Path(engine).is_file():
+        path = Path(engine).resolve()
+        if not path.is_file():
             sys.exit(f"ENGINE={engine}: there is no such file")
-        if (ROOT / "engine") in (path := Path(engine).resolve()).parents:
+        if ROOT / "engine" in path.parents:
             sys.exit(f"ENGINE={engine}: lies in engine/, which will be removed; move it elsewhere")
         return f"{LIBRARY} @ {path.as_uri()}"
-    if not engine:
-        return ""
     version = re.fullmatch(r"leyden(?:\[train\])?\s*([=<>~!].+)", engine)
     if version is None:
         sys.exit(f"ENGINE={engine}: must be a version, such as leyden==0.3, a wheel, or git+URL")
@@ -106,7 +121,7 @@ def check(name: str, engine: str) -> str:
 
 
 def in_python(text: str, name: str) -> str:
-    """Return Python code with the package renamed in imports, in the names that they bind, and in dotted strings."""
+    """Return Python code with the package renamed in imports, their names, and dotted strings."""
     nodes = list(ast.walk(ast.parse(text)))
     places: list[tuple[Any, str]] = []  # a node, and what precedes the name there
     names = []
@@ -116,30 +131,31 @@ def in_python(text: str, name: str) -> str:
             aliases = [alias for alias in node.names if alias.name.split(".")[0] == OLD]
             places += [(alias, "") for alias in aliases]
             bound = bound or any(alias.asname is None for alias in aliases)
-        elif (
-            isinstance(node, ast.ImportFrom)
-            and not node.level
-            and (node.module or "").split(".")[0] == OLD
-        ):
-            places.append((node, r"from[\s\\]+"))
+        elif isinstance(node, ast.ImportFrom):
+            root = (node.module or "").split(".")[0]
+            if root == OLD and not node.level:
+                places.append((node, r"from[\s\\]+"))
         elif isinstance(node, ast.Constant) and re.fullmatch(OLD + REST, str(node.value)):
             places.append((node, r"[rRuU]?(?:\"{3}|'{3}|\"|')"))
-        elif (isinstance(node, ast.Name) and node.id == OLD) or (
-            isinstance(node, ast.arg) and node.arg == OLD
-        ):
+        elif isinstance(node, ast.Name) and node.id == OLD:
+            names.append(node)
+        elif isinstance(node, ast.arg) and node.arg == OLD:
             names.append(node)
     if bound:
-        if any(isinstance(node, ast.arg) or not isinstance(node.ctx, ast.Load) for node in names):
-            raise ValueError(f"{OLD} is the package and a variable, too; rename the variable")
+        for node in names:
+            if not isinstance(getattr(node, "ctx", None), ast.Load):
+                raise ValueError(f"{OLD} is the package and a variable, too; rename the variable")
         places += [(node, "") for node in names]
     code = text.encode()
-    lines = list(itertools.accumulate(map(len, code.splitlines(keepends=True)), initial=0))
-    found = [
-        (lines[node.lineno - 1] + node.col_offset, f"{start}(?={OLD}\\b)".encode())
-        for node, start in places
-    ]
+    lengths = map(len, code.splitlines(keepends=True))
+    begins = list(itertools.accumulate(lengths, initial=0))
+    found = []
+    for node, start in places:
+        at = begins[node.lineno - 1] + node.col_offset
+        found.append((at, f"{start}(?={OLD}\\b)".encode()))
     for at, pattern in sorted(found, reverse=True):
-        if match := re.compile(pattern).match(code, at):  # else a string in parts
+        match = re.compile(pattern).match(code, at)
+        if match:  # else a string in parts
             code = code[: match.end()] + name.encode() + code[match.end() + len(OLD) :]
     return code.decode()
 
@@ -159,7 +175,7 @@ def in_yaml(text: str, name: str) -> str:
 
 
 def in_toml(text: str, name: str) -> str:
-    """Return TOML in which the name of the project and each value that is a dotted name in the package are renamed."""
+    """Return TOML with the project's name and each value that is a dotted name in it renamed."""
 
     def renamed(value: Any) -> Any:
         if isinstance(value, dict):
@@ -196,8 +212,7 @@ def depends_on(text: str, requirement: str) -> str:
             del tool["uv"]["sources"]
         if not tool["uv"]:
             del tool["uv"]
-    before, found, after = text.partition(f'"{LIBRARY}"')
-    return verified(before + (f'"{requirement}"' if found else "") + after, wanted)
+    return verified(text.replace(f'"{LIBRARY}"', f'"{requirement}"', 1), wanted)
 
 
 def verified(text: str, wanted: dict[str, Any]) -> str:
@@ -210,7 +225,10 @@ def verified(text: str, wanted: dict[str, Any]) -> str:
 
 
 def rename(name: str) -> list[str]:
-    """Rename the package in all files that name it, and then its folder; return lines that may still name it."""
+    """Rename the package in all files that name it, and then its folder.
+
+    Return lines that may still name it.
+    """
     left = []
     kinds = {".py": in_python, ".yaml": in_yaml, ".yml": in_yaml, ".toml": in_toml}
     for file in git("ls-files", "-z", "--", *PLACES).split("\0")[:-1]:
@@ -224,9 +242,9 @@ def rename(name: str) -> list[str]:
         if OLD not in text:
             continue
         try:
-            new = PATH.sub(
-                f"src/{name}", kinds.get(path.suffix, lambda text, name: text)(text, name)
-            )
+            change = kinds.get(path.suffix)
+            new = change(text, name) if change else text
+            new = PATH.sub(f"src/{name}", new)
         except (SyntaxError, ValueError, yaml.YAMLError) as error:
             raise ValueError(f"{file}: {' '.join(str(error).split())}") from error
         if new != text:
@@ -242,12 +260,12 @@ def main(name: str, engine: str) -> None:
     """Do it all; if anything fails, the tree is as before."""
     requirement = check(name, engine)
     tracked = git("ls-files", "-z").split("\0")
-    own = [
-        file
-        for file in ("README.md", "CITATION.cff")
-        if file in tracked or not os.path.lexists(ROOT / file)
-    ]
-    own += [] if os.path.lexists(ROOT / "CHANGELOG.md") else ["CHANGELOG.md"]
+    texts = {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}
+    own = []
+    for file in texts:
+        is_templates = file in tracked and file != "CHANGELOG.md"
+        if is_templates or not os.path.lexists(ROOT / file):
+            own.append(file)
     done = False
     try:
         left = rename(name)
@@ -256,31 +274,25 @@ def main(name: str, engine: str) -> None:
             "today": date.today().isoformat(),
             "leyden": "https://pypi.org/project/leyden",
         }
-        texts = {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}
         for file in own:
             (ROOT / file).write_text(texts[file].format(**fields), encoding="utf-8")
         if requirement:
             for file in OF_ENGINE:
-                shutil.rmtree(ROOT / file) if (ROOT / file).is_dir() else (ROOT / file).unlink(
-                    missing_ok=True
-                )
+                path = ROOT / file
+                if path.is_dir():
+                    shutil.rmtree(path)
+                path.unlink(missing_ok=True)
             path = ROOT / "pyproject.toml"
             path.write_bytes(depends_on(path.read_bytes().decode(), requirement).encode())
         Path(__file__).unlink()
         path = ROOT / "Makefile"
-        path.write_text(
-            re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE).replace(
-                " mine ", " "
-            )
-        )
+        text = re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE)
+        path.write_text(text.replace(" mine ", " "))
         git("add", "--all")
         # Another name sorts elsewhere among imports, and makes lines longer or shorter.
-        for command in (["check", "--select", "I", "--fix-only"], ["format"]):
-            subprocess.run(
-                [sys.executable, "-m", "ruff", *command, "--quiet", "src", "tests", "scripts"],
-                cwd=ROOT,
-                check=True,
-            )
+        for command in ("check --select I --fix-only", "format"):
+            ruff = [sys.executable, "-m", "ruff", *command.split(), "--quiet"]
+            subprocess.run([*ruff, "src", "tests", "scripts"], cwd=ROOT, check=True)
         done = True
     except (OSError, ValueError, subprocess.CalledProcessError) as error:
         sys.exit(f"NAME={name}: nothing was changed: {error}")
@@ -291,9 +303,11 @@ def main(name: str, engine: str) -> None:
             git("reset", "--hard", "--quiet")
             for file in set(own) - set(tracked):
                 (ROOT / file).unlink(missing_ok=True)
-    print(*left, sep="\n", end="\n" if left else "")
+    for line in left:
+        print(line)
     print(
-        f"src/{OLD} is now src/{name}, and README.md, CHANGELOG.md and CITATION.cff are yours to write."
+        f"src/{OLD} is now src/{name}, and README.md, CHANGELOG.md and CITATION.cff are yours to "
+        "write."
     )
     print('Next: make check test && git add -A && git commit -m "Begin"')
 

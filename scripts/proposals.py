@@ -2,8 +2,9 @@
 
     .venv/bin/python scripts/proposals.py outputs/proposals trainer.max_epochs=2
 
-Each proposal is a sweep over the same seeds; one that is refused or crashes has its line in the ledger, too. All are in one
-folder, so that `leyden compare` knows how many there are. Started again, it resumes. No run sees the test set.
+Each proposal is a sweep over the same seeds; one that is refused or crashes has its line in the
+ledger, too. All are in one folder, so that `leyden compare` knows how many there are. Started
+again, it resumes. No run sees the test set.
 """
 
 import json

@@ -22,8 +22,8 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 EPOCH = 469  # updates: 468 batches of 128, and one of 96
-# Of the long comparisons. The whole program with more seeds takes minutes, and prints what is found:
-#   KERAS_UPDATES=2345 KERAS_SEEDS=3 make test ARGS="-rP -k precision"
+# Of the long comparisons. The whole program with more seeds takes minutes, and prints what is
+# found:   KERAS_UPDATES=2345 KERAS_SEEDS=3 make test ARGS="-rP -k precision"
 NUM_UPDATES = int(os.environ.get("KERAS_UPDATES", EPOCH + 31))
 SEEDS = range(int(os.environ.get("KERAS_SEEDS", 1)))
 KERAS_RMSPROP = functools.partial(RMSprop, lr=1e-3, rho=0.9, eps=1e-7)
@@ -57,7 +57,7 @@ def perceptron():
 
 @pytest.fixture(scope="module", autouse=True)
 def imported():
-    """The first model of a process imports more of Keras, which draws random numbers: its weights are others."""
+    """The first model imports more of Keras, which draws random numbers."""
     keras_model()
 
 
@@ -68,7 +68,7 @@ def pairs(network, model):
 
 
 def batches(num_samples, num, seed):
-    """Indices of the samples of each of `num` batches; the order is that of the files, and another one in each later epoch."""
+    """Indices of the samples of `num` batches: at first in the order of the files."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.arange(num_samples)
     found = []
@@ -93,7 +93,7 @@ def accuracy(outputs, targets):
 
 
 def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch.float32):
-    """Largest differences from Keras, in the loss and in the weights, after each update from equal weights."""
+    """Largest differences from Keras, of loss and weights, after each update from equal weights."""
     data = MNIST(str(mnist_root), train=True)
     model = keras_model(seed)
     network = perceptron().to(dtype)
@@ -134,8 +134,8 @@ def in_double_precision(monkeypatch):
 
     keras.config.set_floatx("float64")  # of the loss, the metrics and the learning rate
     keras.config.set_dtype_policy("float64")  # of the layers
-    # Keras multiplies matrices and sums in the type of `keras.backend.result_type`, which is 32 bits wide for 64 bits
-    # on any backend but TensorFlow; no public setting changes this.
+    # Keras multiplies matrices and sums in the type of `keras.backend.result_type`, which is 32
+    # bits wide for 64 bits on any backend but TensorFlow; no public setting changes this.
     monkeypatch.setitem(dtypes.BIT64_TO_BIT32_DTYPE, "float64", "float64")
     # The loss clips probabilities to [1e-7, 1 - 1e-7], where it has no gradient.
     before = keras.config.epsilon()
@@ -146,7 +146,8 @@ def in_double_precision(monkeypatch):
     keras.config.set_dtype_policy("float32")
 
 
-# So it is with each seed from 0 to 15 but 12, where rounding puts a unit on the other side of ReLU's kink in update 26.
+# So it is with each seed from 0 to 15 but 12, where rounding puts a unit on the other side of
+# ReLU's kink in update 26.
 @pytest.mark.parametrize("seed", [1, 2])
 def test_a_hundred_updates_are_those_of_keras(mnist_root, seed):
     losses, weights = differences(mnist_root, KERAS_RMSPROP, 100, seed=seed)

@@ -205,7 +205,7 @@ def test_verbs_and_functions_are_short():
     assert {verb: number for verb, number in lines.items() if number > 90} == {}
     for path in MODULES:
         for node in nodes(path, ast.FunctionDef, ast.AsyncFunctionDef):
-            assert node.end_lineno - node.lineno < 95, f"{path}: {node.name}"
+            assert node.end_lineno - node.lineno < 80, f"{path}: {node.name}"
 
 
 def test_one_module_instantiates_and_checkpoints_are_read_as_weights_only():

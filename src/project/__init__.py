@@ -1,1 +1,1 @@
-"""The worked example: read it, change it, replace it with your own work. The library that runs it is `leyden`."""
+"""The worked example, run by the library `leyden`: replace it with your own work."""

@@ -1,4 +1,4 @@
-"""Spaces of searches in which a key depends on others; `sweep.space` names one by its dotted name."""
+"""Spaces of searches in which a key depends on others; `sweep.space` names one."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from optuna import Trial
 
 
 def optimizers(trial: Trial) -> dict[str, Any]:
-    """SGD against AdamW: momentum for SGD only, and 256 samples for each update, in 1 to 4 batches."""
+    """SGD, with momentum, against AdamW; 256 samples for each update, in 1 to 4 batches."""
     optimizer = trial.suggest_categorical("optimizer", ["sgd", "adamw"])
     batch_size = trial.suggest_categorical("data.batch_size", [64, 128, 256])
     found = {

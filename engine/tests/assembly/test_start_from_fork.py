@@ -230,3 +230,18 @@ def test_what_is_typed_changes_what_was_typed_for_the_parent_and_what_follows_fr
     )
     assert found["trainer"]["gradient_clip_val"] == 0.5
     assert found["scheduler"]["max_lr"] == found["optimizer"]["lr"] == 0.5
+
+
+def test_the_checks_of_a_sweep_read_a_forks_checkpoint_once(parents, monkeypatch):
+    fork = f"fork={parents / 'stochastic'}@1"
+    paths = []
+    load = forks.read_checkpoint
+    monkeypatch.setattr(forks, "read_checkpoint", lambda path: paths.append(path) or load(path))
+    read = {}
+    for rate in ("0.01", "0.02"):
+        cfg = OmegaConf.create(inherited(fork, f"optimizer.lr={rate}"))
+        begun = forks.starting_point(cfg, Run(parents / "none"), read)
+        assert begun.content is not None
+        begun.content = None  # as the check of one job releases it
+        assert begun.has_best
+    assert [path.name for path in paths] == ["epoch_1.ckpt"]

@@ -157,7 +157,10 @@ def test_jobs_read_the_same_data_once(monkeypatch, partial):
 def samples(num_samples, epoch=0, **kwargs):
     samples = torch.arange(num_samples)
     made = BatchLoader(
-        samples, samples, **{"batch_size": 4, "transform": lambda each: each, "seed": 0, **kwargs}
+        samples,
+        samples,
+        samples,
+        **{"batch_size": 4, "transform": lambda each: each, "seed": 0, **kwargs},
     )
     made.order.set_epoch(epoch)
     batches = [labels.tolist() for _, labels in made]
@@ -257,7 +260,7 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed():
         made = SimpleNamespace(data=torch.zeros(20, 3), targets=torch.zeros(20, 1))
         data = small.in_memory(lambda **_: made, seed=seed, split_seed=split_seed)
         data.setup("fit")
-        return data.indices["val"].tolist(), data.train_dataloader().order.permutation().tolist()
+        return data.indices["val"].tolist(), data.train_dataloader().order.permutation(0).tolist()
 
     assert parts(0) == parts(0, 0)
     assert parts(1, 0)[0] == parts(0)[0] != parts(1)[0]

@@ -129,7 +129,7 @@ def test_it_resumes_where_it_was_and_reads_nothing_again():
             if not num_workers and batches is not expected:
                 assert (
                     resumed.samples.dataset.read
-                    == resumed.order.permutation()[4 * position :].tolist()
+                    == resumed.order.permutation(resumed.order.epoch)[4 * position :].tolist()
                 )
     with pytest.raises(UserError, match="there were 22 training samples, now there are 23"):
         loader().load_state_dict({"position": 1, "num_samples": 22})

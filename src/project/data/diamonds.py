@@ -14,9 +14,9 @@ FILE = "diamonds.csv"
 class Diamonds(Table):
     """Prices of diamonds, with six measurements each.
 
-    `data` has shape (N, 6), float32, with N = 48,546 for training and 5,394 for the test: carats, depth and table
-    in percent, length, width and height in mm. `targets` has shape (N,), float32: prices in 1,000 US dollars. The
-    test set is a random tenth of the diamonds.
+    `data` has shape (N, 6), float32, with N = 48,546 for training and 5,394 for the test: carats,
+    depth and table in percent, length, width and height in mm. `targets` has shape (N,), float32:
+    prices in 1,000 US dollars. The test set is a random tenth of the diamonds.
 
     Source: Wickham, ggplot2: Elegant graphics for data analysis (2009), from the package plotnine.
 

@@ -17,9 +17,10 @@ INK = 0.3  # share of the strongest difference from the ground; weaker ones are 
 def read_digit(path: Path) -> Tensor:
     """Return a digit as MNIST has it: light on black, cut out, scaled, and centered by its mass.
 
-    The ground is the median of the image's border; the ink is what is darker than it, or lighter, whichever is more. The
-    ink is cut out, scaled to fit a box of 20 of 28 pixels, and placed with its center of mass in the middle, as Le Cun
-    describes it (http://yann.lecun.com/exdb/mnist). An image of 28 x 28 pixels on dark ground is one of MNIST's already.
+    The ground is the median of the image's border; the ink is what is darker than it, or lighter,
+    whichever is more. The ink is cut out, scaled to fit a box of 20 of 28 pixels, and placed with
+    its center of mass in the middle, as Le Cun describes it (http://yann.lecun.com/exdb/mnist). An
+    image of 28 x 28 pixels on dark ground is one of MNIST's already.
 
     Args:
         path: An image file.
@@ -30,53 +31,64 @@ def read_digit(path: Path) -> Tensor:
     Raises:
         UserError: The file is not an image, can't be read, or is of one colour.
     """
-    grey_HW = np.asarray(open_image(path, 1), dtype=np.float64)
+    image = open_image(path, 1)
+    grey_HW = np.asarray(image, dtype=np.float64)
     border = np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
     ground = np.median(border)
     if grey_HW.shape == (SIDE, SIDE) and ground < 128:
-        return torch.from_numpy(grey_HW.astype(np.uint8))[None]
+        return _as_tensor(grey_HW)
     ink_HW = _ink(grey_HW - ground)
-    if not ink_HW.any():
+    strongest = ink_HW.max()
+    if strongest == 0:
         raise UserError(f"{path}: has one colour; a digit is drawn on a ground")
-    ink_HW = np.where(ink_HW < INK * ink_HW.max(), 0, ink_HW / ink_HW.max())
-    small_HW = _scaled(_cut_out(ink_HW))
+    ink_HW = np.where(ink_HW < INK * strongest, 0, ink_HW / strongest)
+    cut_HW = ink_HW[_extent(ink_HW.any(axis=1)), _extent(ink_HW.any(axis=0))]
+    small_HW = _scaled(cut_HW)
     # Its center of mass comes to the middle, as far as the image allows.
     rows = _centered(small_HW.sum(axis=1))
     columns = _centered(small_HW.sum(axis=0))
-    pixels_HW = np.zeros((SIDE, SIDE), dtype=np.uint8)
+    pixels_HW = np.zeros((SIDE, SIDE))
     pixels_HW[rows, columns] = small_HW.round()
-    return torch.from_numpy(pixels_HW)[None]
+    return _as_tensor(pixels_HW)
+
+
+def _as_tensor(pixels_HW: np.ndarray) -> Tensor:
+    pixels = torch.from_numpy(pixels_HW.astype(np.uint8))
+    return pixels[None]
 
 
 def _ink(difference_HW: np.ndarray) -> np.ndarray:
-    """Return the stronger side of a difference from the ground: what is lighter, or what is darker."""
+    """Return the stronger side of a difference from the ground: what is lighter, or darker."""
     lighter_HW = np.maximum(difference_HW, 0)
     darker_HW = np.maximum(-difference_HW, 0)
-    if np.square(lighter_HW).sum() >= np.square(darker_HW).sum():
+    strength = np.square(lighter_HW).sum()
+    if strength >= np.square(darker_HW).sum():
         return lighter_HW
     return darker_HW
 
 
-def _cut_out(ink_HW: np.ndarray) -> np.ndarray:
-    rows = np.flatnonzero(ink_HW.any(axis=1))
-    columns = np.flatnonzero(ink_HW.any(axis=0))
-    return ink_HW[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+def _extent(has_ink: np.ndarray) -> slice:
+    """Return the slice from the first row (or column) with ink to the last one."""
+    (found,) = has_ink.nonzero()
+    return slice(found[0], found[-1] + 1)
 
 
 def _scaled(ink_HW: np.ndarray) -> np.ndarray:
     """Return ink in [0, 1], scaled to the box and to 255 where it is strongest."""
-    height, width = ink_HW.shape
-    scale = BOX / max(height, width)
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    image = Image.fromarray((255 * ink_HW).astype(np.uint8))
-    small_HW = np.asarray(image.resize(size, Image.Resampling.BILINEAR), dtype=np.float64)
+    scale = BOX / max(ink_HW.shape)
+    height, width = [max(1, round(side * scale)) for side in ink_HW.shape]
+    stored_HW = (255 * ink_HW).astype(np.uint8)
+    image = Image.fromarray(stored_HW)
+    small = image.resize((width, height), Image.Resampling.BILINEAR)
+    small_HW = np.asarray(small, dtype=np.float64)
     return small_HW * (255 / small_HW.max())
 
 
 def _centered(weights: np.ndarray) -> slice:
-    """Return where rows (or columns) of such weights are placed, so that their mean is in the middle."""
+    """Return where rows (or columns) of such weights have their mean in the middle."""
     num = len(weights)
-    mean = float(weights @ np.arange(num)) / float(weights.sum())
+    moment = float(weights @ np.arange(num))
+    mean = moment / float(weights.sum())
     start = round((SIDE - 1) / 2 - mean)
     start = min(max(start, 0), SIDE - num)
     return slice(start, start + num)

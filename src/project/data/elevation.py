@@ -11,8 +11,8 @@ TEST_EVERY = 10  # every tenth point is in the test set
 class Elevation(Dataset[None]):
     """Elevations of 138,632 grid points around Jacksboro, Tennessee, from 236 to 1,076 m.
 
-    `data` has shape (N, 2), float32: longitude and latitude in degrees. `targets` has shape (N,), float32: height
-    in hundreds of metres. Every tenth point is in the test set.
+    `data` has shape (N, 2), float32: longitude and latitude in degrees. `targets` has shape (N,),
+    float32: height in hundreds of metres. Every tenth point is in the test set.
 
     Source: U.S. Geological Survey's elevation data, from matplotlib's `jacksboro_fault_dem.npz`.
 
@@ -33,8 +33,11 @@ class Elevation(Dataset[None]):
             num_rows, num_columns = heights_HW.shape
             longitudes = np.linspace(file["xmin"], file["xmax"], num_columns, dtype=np.float32)
             latitudes = np.linspace(file["ymin"], file["ymax"], num_rows, dtype=np.float32)
-        grid_HW2 = np.stack(np.meshgrid(longitudes, latitudes), axis=-1)
-        is_test = np.arange(heights_HW.size) % TEST_EVERY == 0
-        is_in_split = ~is_test if train else is_test
-        self.data = torch.from_numpy(grid_HW2.reshape(-1, 2)[is_in_split])
-        self.targets = torch.from_numpy(heights_HW.reshape(-1)[is_in_split])
+        grid = np.meshgrid(longitudes, latitudes)
+        points_N2 = np.stack(grid, axis=-1).reshape(-1, 2)
+        heights_N = heights_HW.reshape(-1)
+        chosen_N = np.arange(len(heights_N)) % TEST_EVERY == 0
+        if train:
+            chosen_N = ~chosen_N
+        self.data = torch.from_numpy(points_N2[chosen_N])
+        self.targets = torch.from_numpy(heights_N[chosen_N])

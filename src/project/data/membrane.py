@@ -12,10 +12,11 @@ NUM_TEST = 2000  # samples, the last ones
 
 
 class Membrane(Dataset[None]):
-    """Windows of a membrane's potential, 12,000 samples in 6 s, and single samples after each window.
+    """Windows of a membrane's potential, 12,000 samples in 6 s, and samples after each window.
 
-    `data` has shape (N, context), float32; `targets` (N, H), float32, in mV. Training and test set share no sample. By
-    `overlap`, nor do training and validation: the latter is the end, and the windows that reach into it are left out.
+    `data` has shape (N, context), float32; `targets` (N, H), float32, in mV. Training and test set
+    share no sample. By `overlap`, nor do training and validation: the latter is the end, and the
+    windows that reach into it are left out.
 
     Source: matplotlib's sample data `membrane.dat`.
 

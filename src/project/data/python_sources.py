@@ -13,11 +13,13 @@ class PythonSources(Text):
     """
 
     def read(self, root: Path, file: str) -> bytes:
-        """Return the text of the modules that match a pattern, such as `*.py`; `root` is not used."""
-        if {"/", "\\", ".."} & {*file, file[:2]}:
+        """Return the text of the modules that match a pattern as `*.py`; `root` is not used."""
+        if "/" in file or "\\" in file or file.startswith(".."):
             raise ValueError(f"file={file}: must be a pattern of names of modules, as *.py")
-        found = sorted(Path(sysconfig.get_path("stdlib")).glob(file))
+        folder = Path(sysconfig.get_path("stdlib"))
+        found = sorted(folder.glob(file))
         if not found:
             raise FileNotFoundError(f"file={file}: no module of the standard library")
         texts = [path.read_text("utf-8", errors="replace") for path in found]
-        return b"\n".join(text.encode("ascii", "replace") for text in texts)
+        text = "\n".join(texts)
+        return text.encode("ascii", "replace")

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 class CNN(nn.Module):
     """5×5 convolutions with batch normalisation and 2×2 max pooling, then two dense layers.
 
-    A wider LeNet-5 with batch normalisation, ReLU and dropout. Source: LeCun, Bottou, Bengio and Haffner,
-    Gradient-based learning applied to document recognition (1998).
+    A wider LeNet-5 with batch normalisation, ReLU and dropout. Source: LeCun, Bottou, Bengio and
+    Haffner, Gradient-based learning applied to document recognition (1998).
 
     Args:
-        input_shape: Shape of an image, (C, H, W); a convolution with its pooling reduces a side h to (h - 4) / 2.
+        input_shape: Shape of an image, (C, H, W); a convolution with its pooling reduces a side h
+            to (h - 4) / 2.
         num_classes: Number of logits.
         num_channels: Number of output channels of each convolution.
         hidden_size: Units of the dense hidden layer.

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 
 class MLP(nn.Module):
-    """Dense layers with ReLU between them, initialised as in Keras: Glorot-uniform weights, zero biases.
+    """Dense layers with ReLU between them; weights are Glorot-uniform, biases zero, as in Keras.
 
-    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural networks (2010).
+    Source: Glorot and Bengio, Understanding the difficulty of training deep feedforward neural
+    networks (2010).
 
     Args:
         input_shape: Shape of a sample, such as (C, H, W) for images; samples are flattened.

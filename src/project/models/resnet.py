@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 
 class Block(nn.Module):
-    """Residual block: two 3×3 convolutions plus a shortcut; stride 2 halves the sides, rounded up."""
+    """Residual block: two 3×3 convolutions plus a shortcut; stride 2 halves the sides."""
 
     def __init__(self, num_inputs: int, num_outputs: int, stride: int) -> None:
         super().__init__()
@@ -26,17 +26,20 @@ class Block(nn.Module):
             )
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
-        """Map features of shape (N, num_inputs, H, W) to shape (N, num_outputs, H / stride, W / stride)."""
-        y_NCHW = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x_NCHW)))))
+        """Map features, shape (N, C, H, W), to num_outputs channels of H / stride by W / stride."""
+        y_NCHW = self.conv1(x_NCHW)
+        y_NCHW = F.relu(self.norm1(y_NCHW))
+        y_NCHW = self.conv2(y_NCHW)
+        y_NCHW = self.norm2(y_NCHW)
         return F.relu(y_NCHW + self.shortcut(x_NCHW))
 
 
 class ResNet(nn.Module):
     """Residual network for images of 28×28 to 32×32 pixels.
 
-    A 3×3 convolution, stages of residual blocks, global average pooling and a dense layer. Each stage after the
-    first starts with stride 2. Source: He, Zhang, Ren and Sun, Deep residual learning for image recognition (2016),
-    section 4.2, with 1×1 convolutions as shortcuts.
+    A 3×3 convolution, stages of residual blocks, global average pooling and a dense layer. Each
+    stage after the first starts with stride 2. Source: He, Zhang, Ren and Sun, Deep residual
+    learning for image recognition (2016), section 4.2, with 1×1 convolutions as shortcuts.
 
     Args:
         input_shape: Shape of an image, (C, H, W), with sides from 28 to 32.
@@ -48,7 +51,8 @@ class ResNet(nn.Module):
         ValueError: The images are too small or too large, or an argument is out of its range.
 
     Example:
-        >>> network = ResNet(input_shape=(3, 32, 32), num_classes=10, num_channels=[16, 32, 64], num_blocks=3)
+        >>> sizes = {"num_channels": [16, 32, 64], "num_blocks": 3}
+        >>> network = ResNet(input_shape=(3, 32, 32), num_classes=10, **sizes)
         >>> sum(p.numel() for p in network.parameters())
         272474
     """
@@ -62,11 +66,11 @@ class ResNet(nn.Module):
         num_blocks: int,
     ) -> None:
         super().__init__()
-        is_list = isinstance(num_channels, Sequence)
-        are_numbers = is_list and all(type(num) is int and num > 0 for num in num_channels)
-        if not num_channels or not are_numbers:
-            found = f"num_channels={num_channels}"
-            raise ValueError(f"{found}: must be a list of positive whole numbers, as [16, 32]")
+        is_list = isinstance(num_channels, Sequence) and len(num_channels) > 0
+        if not is_list or not all(type(num) is int and num > 0 for num in num_channels):
+            raise ValueError(
+                f"num_channels={num_channels}: must be a list of positive whole numbers"
+            )
         if type(num_blocks) is not int or num_blocks < 1:
             raise ValueError(f"num_blocks={num_blocks}: must be a positive whole number")
         num_inputs, *sides = input_shape

@@ -48,7 +48,8 @@ class RGB(nn.Module):
             found = f"{type(error).__name__}: {error}"
             raise ValueError(f"network: can't be created from its settings ({found})") from error
         for norm in self.network.modules():
-            # BatchNorm2d does not check its arguments; a momentum of None is valid (cumulative average).
+            # BatchNorm2d does not check its arguments; a momentum of None is valid (cumulative
+            # average).
             if isinstance(norm, nn.BatchNorm2d):
                 _check_share("eps", norm.eps)
                 if norm.momentum is not None:

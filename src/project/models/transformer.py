@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 
 class Transformer(nn.Module):
-    """Decoder-only transformer with causal attention, as GPT-2: pre-norm blocks and learned position embeddings.
+    """Decoder-only transformer with causal attention, as GPT-2: pre-norm blocks, learned positions.
 
-    Source: Vaswani et al., Attention is all you need (2017); Radford et al., Language models are unsupervised
-    multitask learners (2019).
+    Source: Vaswani et al., Attention is all you need (2017); Radford et al., Language models are
+    unsupervised multitask learners (2019).
 
     Args:
         input_shape: (T,), the maximum context length in tokens.
@@ -63,15 +63,17 @@ class Transformer(nn.Module):
             nn.init.normal_(embedding.weight, std=0.02)
 
     def forward(self, tokens_NT: Tensor) -> Tensor:
-        """Return logits of the next token at each position, shape (N, T, K), for tokens, shape (N, T), int64."""
+        """Return logits of each next token, shape (N, T, K), for tokens, shape (N, T), int64."""
         positions_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
-        hidden_NTD = self.blocks(self.tokens(tokens_NT) + self.positions(positions_T))
-        logits_NTK: Tensor = self.head(self.norm(hidden_NTD))
+        hidden_NTD = self.tokens(tokens_NT) + self.positions(positions_T)
+        hidden_NTD = self.blocks(hidden_NTD)
+        hidden_NTD = self.norm(hidden_NTD)
+        logits_NTK: Tensor = self.head(hidden_NTD)
         return logits_NTK
 
 
 class Block(nn.Module):
-    """Transformer block: causal self-attention, then a two-layer MLP, each with a residual connection.
+    """Transformer block: causal self-attention, then a two-layer MLP, both residual.
 
     Args:
         hidden_size: D, a multiple of `num_heads`.
@@ -95,13 +97,13 @@ class Block(nn.Module):
 
     def forward(self, hidden_NTD: Tensor) -> Tensor:
         """Map features of shape (N, T, D) to the same shape."""
-        parts_NTD = self.attend(self.norm1(hidden_NTD)).chunk(3, dim=2)
-        query, key, value = [self._by_head(part_NTD) for part_NTD in parts_NTD]
+        parts = self.attend(self.norm1(hidden_NTD))
+        query, key, value = map(self._by_head, parts.chunk(3, dim=2))
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended_NTD = attended.transpose(1, 2).flatten(2)
-        hidden_NTD = hidden_NTD + self.dropout(self.project(attended_NTD))
-        update_NTD: Tensor = self.dropout(self.dense(self.norm2(hidden_NTD)))
-        return hidden_NTD + update_NTD
+        update_NTD: Tensor = self.project(attended.transpose(1, 2).flatten(2))
+        hidden_NTD = hidden_NTD + self.dropout(update_NTD)
+        update_NTD = self.dense(self.norm2(hidden_NTD))
+        return hidden_NTD + self.dropout(update_NTD)
 
     def _by_head(self, part_NTD: Tensor) -> Tensor:
         """Return features by head, shape (N, heads, T, D / heads)."""

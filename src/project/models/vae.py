@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 
 class VAE(nn.Module):
-    """Variational autoencoder with one hidden dense layer in encoder and decoder; outputs are in (0, 1), as pixels.
+    """Variational autoencoder with one hidden dense layer each way; outputs are in (0, 1).
 
-    In training, the code is sampled from the encoder's normal distribution; in evaluation, it is the mean.
-    Source: Kingma and Welling, Auto-encoding variational Bayes (2014).
+    In training, the code is sampled from the encoder's normal distribution; in evaluation, it is
+    the mean. Source: Kingma and Welling, Auto-encoding variational Bayes (2014).
 
     Args:
         input_shape: Shape of a sample, such as (C, H, W) for images; samples are flattened.
@@ -51,8 +51,9 @@ class VAE(nn.Module):
         )
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return reconstructions, shape (N, ...), and the mean and log variance of the codes, shape (N, Z)."""
-        mean_NZ, log_variance_NZ = self.encoder(inputs).chunk(2, dim=1)
+        """Return reconstructions, and the mean and log variance of the codes, shape (N, Z)."""
+        encoded = self.encoder(inputs)
+        mean_NZ, log_variance_NZ = encoded.chunk(2, dim=1)
         code_NZ = mean_NZ
         if self.training:
             deviation_NZ = (0.5 * log_variance_NZ).exp()

@@ -14,11 +14,11 @@ class RMSprop(Optimizer):
         v ← ρ v + (1 - ρ) g²
         w ← w - lr · g / √(v + ε)
 
-    `torch.optim.RMSprop` divides by √v + ε instead, which makes much larger steps while v is small, as in the first
-    steps. So did Keras 2: its RMSprop is `optimizer=rmsprop`.
+    `torch.optim.RMSprop` divides by √v + ε instead, which makes much larger steps while v is small,
+    as in the first steps. So did Keras 2: its RMSprop is `optimizer=rmsprop`.
 
-    Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5 (2012); the place of ε as in
-    `keras.optimizers.RMSprop` since TensorFlow 2.11 and Keras 3.
+    Source: Tieleman and Hinton, Neural Networks for Machine Learning, lecture 6.5 (2012); the place
+    of ε as in `keras.optimizers.RMSprop` since TensorFlow 2.11 and Keras 3.
 
     Args:
         params: Parameters, or parameter groups.
@@ -47,13 +47,13 @@ class RMSprop(Optimizer):
         self._buffers: dict[Tensor, Tensor] = {}  # scratch memory, not part of the state dict
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Restore a pickled or copied optimizer, whose parameters are new and need new scratch memory."""
+        """Restore a copied optimizer, whose parameters are new and need new scratch memory."""
         super().__setstate__(state)
         self._buffers = {}
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Update the parameters once, and return the loss of `closure`, which computes loss and gradients."""
+        """Update the parameters once, and return the loss of `closure`."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -67,7 +67,8 @@ class RMSprop(Optimizer):
                     state["mean_square"] = torch.zeros_like(w)
                 if w not in self._buffers:
                     self._buffers[w] = torch.empty_like(w)
-                # Five passes over memory without allocation: on a CPU, these limit the step of a small network.
+                # Five passes over memory without allocation: on a CPU, these limit the step of a
+                # small network.
                 v, buffer = state["mean_square"], self._buffers[w]
                 torch.mul(w.grad, w.grad, out=buffer)
                 v.lerp_(buffer, 1 - group["rho"])

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 
 class Quantiles(Task):
-    """Predicts quantiles of each target: the network's number, and a learned distance from it for each quantile.
+    """Predicts quantiles of each target: the network's number plus a learned distance for each.
 
-    Logs the part of the targets between the first quantile and the last as `train/coverage`, and the mean absolute error
-    of the middle one as `train/mae`.
+    Logs the part of the targets between the first quantile and the last as `train/coverage`, and
+    the mean absolute error of the middle one as `train/mae`.
 
     Source: Koenker and Bassett, Regression quantiles (1978).
 
@@ -30,9 +30,10 @@ class Quantiles(Task):
 
     Example:
         >>> task = Quantiles(network=nn.Identity(), quantiles=[0.9], num_outputs=1)
-        >>> [round(task.step((torch.zeros(1, 1), torch.tensor([target]))).loss.item(), 2) for target in (1.0, -1.0)]
-        [0.9, 0.1]
-        >>> task.predict_rows(torch.zeros(1, 1), Facts(target_names=("level",)))
+        >>> inputs = torch.zeros(1, 1)
+        >>> round(task.step((inputs, torch.tensor([1.0]))).loss.item(), 2)
+        0.9
+        >>> task.predict_rows(inputs, Facts(target_names=("level",)))
         [{'level at 0.9': 0.0}]
     """
 
@@ -54,24 +55,32 @@ class Quantiles(Task):
         """Return the quantile loss, and the middle quantile for metrics and pictures."""
         inputs, targets = batch
         forecasts_NTQ = self._forecasts(inputs)
-        errors_NTQ = targets.reshape(forecasts_NTQ.shape[:2])[..., None] - forecasts_NTQ
+        targets_NT1 = targets.reshape(len(targets), -1, 1)
+        errors_NTQ = targets_NT1 - forecasts_NTQ
         above_NTQ = self.quantiles_Q * errors_NTQ
         below_NTQ = (self.quantiles_Q - 1) * errors_NTQ
         loss = torch.maximum(above_NTQ, below_NTQ).mean()
-        are_inside_NT = (errors_NTQ[..., 0] >= 0) & (errors_NTQ[..., -1] <= 0)
+        first_NT = errors_NTQ[..., 0]
+        last_NT = errors_NTQ[..., -1]
+        are_inside_NT = (first_NT >= 0) & (last_NT <= 0)
+        coverage_N = are_inside_NT.float().mean(dim=1)
         middle = len(self.quantiles_Q) // 2
-        mae_N = errors_NTQ[..., middle].detach().abs().mean(dim=1)
-        sums = {"mae": mae_N.sum(), "coverage": are_inside_NT.float().mean(dim=1).sum()}
-        predictions = forecasts_NTQ[..., middle].reshape(targets.shape)
-        return Outcome(loss, predictions, targets, sums)
+        errors_NT = errors_NTQ[..., middle].detach()
+        mae_N = errors_NT.abs().mean(dim=1)
+        sums = {"mae": mae_N.sum(), "coverage": coverage_N.sum()}
+        predictions_NT = forecasts_NTQ[..., middle]
+        return Outcome(loss, predictions_NT.reshape(targets.shape), targets, sums)
 
     def predict_rows(self, inputs: Tensor, facts: Facts) -> list[dict[str, Any]]:
         """Return the quantiles of each target."""
-        names = facts.target_names or ()
-        quantiles = self.quantiles_Q.tolist()
-        keys = [f"{name} at {quantile:.3g}" for name in names for quantile in quantiles]
-        rows = self._forecasts(inputs).flatten(1).tolist()
+        keys = []
+        for name in facts.target_names or ():
+            for quantile in self.quantiles_Q.tolist():
+                keys.append(f"{name} at {quantile:.3g}")
+        forecasts_NTQ = self._forecasts(inputs)
+        rows = forecasts_NTQ.flatten(1).tolist()
         return [dict(zip(keys, row, strict=True)) for row in rows]
 
     def _forecasts(self, inputs: Tensor) -> Tensor:
-        return self(inputs)[..., None] + self.distances_TQ
+        numbers_NT = self(inputs)
+        return numbers_NT[..., None] + self.distances_TQ

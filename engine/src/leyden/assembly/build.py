@@ -1,4 +1,4 @@
-"""The parts of a run, built in one order: data, trainer, module; and what is checked before training."""
+"""The parts of a run, built in one order: data, trainer, module; and checks before training."""
 
 import inspect
 import multiprocessing
@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.assembly.instantiate import check_lightning_kind, instantiate, target, user_errors
 from leyden.assembly.lengths import num_batches, validates_at_epoch_end
-from leyden.assembly.start_from import StartingPoint, starting_point
+from leyden.assembly.start_from import StartingPoint, once, starting_point
 from leyden.assembly.task import new_module, taken_arguments, task
 from leyden.assembly.trainer import RunTrainer, check_loggers, check_strategy, run_trainer
 from leyden.base.errors import UserError
@@ -49,14 +49,14 @@ from leyden.tasks import Task
 
 
 def datamodule(
-    cfg: DictConfig, *, prepare: bool = True, module: L.LightningModule | None = None
+    cfg: DictConfig, *, module: L.LightningModule | None = None
 ) -> L.LightningDataModule:
     """Return the data of a run, downloaded and set up for training.
 
     Args:
         cfg: The configuration.
-        prepare: True to call `prepare_data`, which may write to the data folder.
-        module: The module to train or evaluate, if it exists already; `data=module` uses its loaders.
+        module: The module to train or evaluate, if it exists already; `data=module` uses its
+            loaders.
 
     Raises:
         UserError: The data are not available, or `cfg.data` makes no LightningDataModule.
@@ -74,7 +74,7 @@ def datamodule(
         if isinstance(data, ModuleData):
             data.attach(*attached)
         seed_stages(data, cfg.seed)
-        if prepare and is_overridden("prepare_data", data, L.LightningDataModule):
+        if is_overridden("prepare_data", data, L.LightningDataModule):
             # The lock makes the processes of a run call it one after another.
             # On Windows, each user has a temporary folder of their own.
             user = os.getuid() if hasattr(os, "getuid") else ""
@@ -83,11 +83,12 @@ def datamodule(
         data.setup("fit")
         # Checkpoints hold the facts, from which evaluation builds the network.
         facts = facts_of(data)
-        if culprit := find_unreadable({**facts.to_state(), **facts.extra}):
-            key, kind = culprit
+        unreadable = find_unreadable({**facts.to_state(), **facts.extra})
+        if unreadable:
+            key, kind = unreadable
             raise UserError(
-                f"data.facts: {key.removeprefix('extra.')} is a {kind}; facts must be tensors, arrays and plain values, which "
-                "a checkpoint can hold"
+                f"data.facts: {key.removeprefix('extra.')} is a {kind}; facts must be tensors, "
+                "arrays and plain values, which a checkpoint can hold"
             )
         if not divides_batches(data):
             make_resumable(data, cfg.seed)
@@ -104,13 +105,13 @@ def set_batch_size(cfg: DictConfig, data: L.LightningDataModule) -> None:
     kind = target(cfg.task, "task")
     if not getattr(kind, "same_batch_size", False):
         return
-    if not isinstance(data, SplitDataModule):
-        text = f"must evaluate on batches of the size of training; {type(data).__name__} chooses its own"
-    elif data.eval_batch_size != data.batch_size:
-        text = f"evaluates on batches of {data.batch_size}, as in training, not of {data.eval_batch_size}"
-        data.eval_batch_size = data.batch_size
-    else:
-        return
+    text = "must evaluate on batches of the size of training; the data choose their own"
+    if isinstance(data, SplitDataModule):
+        size, before = data.batch_size, data.eval_batch_size
+        if before == size:
+            return
+        text = f"evaluates on batches of {size}, as in training, not of {before}"
+        data.eval_batch_size = size
     if is_main_process():
         warn(f"data: {kind.__name__} {text} (same_batch_size)")
 
@@ -118,7 +119,8 @@ def set_batch_size(cfg: DictConfig, data: L.LightningDataModule) -> None:
 def _fork_workers() -> None:
     """Make DataLoader workers start by `fork`, the default on Linux before Python 3.14.
 
-    The new default, `forkserver`, starts workers from a server process. If this process is killed, the workers stay
+    The new default, `forkserver`, starts workers from a server process. If this process is killed,
+    the workers stay
     alive: they only check that their parent, the server, is alive, and the server waits for them.
     """
     method = multiprocessing.get_start_method(allow_none=True)
@@ -167,14 +169,19 @@ class Build:
         Raises:
             UserError: Names the key.
         """
-        test = self._evaluates_test_set(test)
+        test = test and self._can_be_tested()
         self._check_limits(test)
-        self._check_objective()
+        checkpoint = self.trainer.checkpoint
+        if checkpoint.every_n_steps and not checkpoint.within_epochs:
+            raise UserError(
+                f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since "
+                "a run can't resume within an epoch of these data: their loader has no state_dict "
+                "and is not a DataLoader"
+            )
         if self.cfg.trainer.get("strategy") == "fsdp2":
             self._check_sharding()
-        if isinstance(
-            self.module, Task
-        ):  # names that another LightningModule logs are unknown before it does
+        # Names that another LightningModule logs are unknown before it does.
+        if isinstance(self.module, Task):
             self._check_monitors(self.module)
         return test
 
@@ -183,39 +190,24 @@ class Build:
         batches = num_batches(trainer, data)
         if batches < 1:
             raise UserError(
-                f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training batch"
+                f"trainer.limit_train_batches={trainer.limit_train_batches}: leaves no training "
+                "batch"
             )
         if test:
             with user_errors("data"):
-                data.setup(
-                    "test"
-                )  # checks that the test set exists and counts it; nothing is evaluated
+                data.setup("test")  # which must exist; nothing is evaluated
             check_world_size(data, trainer.world_size)
-        for split in ("val", *["test"] * test):
-            if has_split(data, split) and getattr(trainer, f"limit_{split}_batches") == 0:
+        validates = has_split(data, "val")
+        limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
+        for split, is_used in (("val", validates), ("test", test)):
+            if is_used and limits[split] == 0:
                 raise UserError(f"trainer.limit_{split}_batches=0: leaves no batch to evaluate on")
-        self.trainer.checkpoint.validates = (
-            has_split(data, "val")
-            and is_overridden("validation_step", self.module)
-            and validates_at_epoch_end(trainer, batches)
-        )
-
-    def _check_objective(self) -> None:
-        checkpoint = self.trainer.checkpoint
-        aim = objective_of(self.cfg.objective)
-        is_measured = (
-            aim and isinstance(self.module, Task) and aim.metric in self.module.names_in("val")
-        )
-        if aim and is_measured and not checkpoint.validates:
-            raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
-        if checkpoint.every_n_steps and not checkpoint.within_epochs:
-            raise UserError(
-                f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since a run can't resume within "
-                "an epoch of these data: their loader has no state_dict and is not a DataLoader"
-            )
+        validates &= is_overridden("validation_step", self.module)
+        self.trainer.checkpoint.validates = validates and validates_at_epoch_end(trainer, batches)
 
     def _check_sharding(self) -> None:
-        name, lacking = type(self.module).__name__, ""
+        name = type(self.module).__name__
+        lacking = ""
         if not is_overridden("configure_model", self.module):
             lacking = f"{name} has no configure_model, in which it shards its layers"
         elif not self.module.automatic_optimization:
@@ -228,31 +220,32 @@ class Build:
             )
 
     def _check_monitors(self, module: Task) -> None:
-        known = module.logged_on(sizes_of(self.data))
+        logged = module.names_in("val")
+        aim = objective_of(self.cfg.objective)
+        if aim and aim.metric in logged and not self.trainer.checkpoint.validates:
+            raise UserError(f"objective.metric={aim.metric}: {NO_VALIDATION}")
+        known = sorted(module.logged_on(sizes_of(self.data)))
         for callback in self.trainer.callbacks:
             if isinstance(callback, FollowsValidation):
                 with user_errors("callbacks"):
-                    callback.check_logged(module.names_in("val"))
-            monitor = getattr(callback, "monitor", None)
-            if isinstance(callback, EarlyStopping) and monitor not in known:
+                    callback.check_logged(logged)
+            if isinstance(callback, EarlyStopping) and callback.monitor not in known:
                 raise UserError(
-                    f"callbacks: EarlyStopping has monitor={monitor}; must be one of {', '.join(sorted(known))}"
+                    f"callbacks: EarlyStopping has monitor={callback.monitor}; must be one of "
+                    f"{', '.join(known)}"
                 )
 
-    def _evaluates_test_set(self, test: bool) -> bool:
-        """Return whether the run can evaluate on the test set, if `test` asks for it.
-
-        With `test=auto`, a line is printed if the test set or the task's `test_step` is missing.
+    def _can_be_tested(self) -> bool:
+        """Return whether the run can be evaluated on the test set; a line says why not.
 
         Raises:
-            UserError: The run can't be evaluated, and `test=true` asks for it.
+            UserError: It can't, and `test=true` asks for it.
         """
-        if not test:
-            return False
-        lacking = "" if has_split(self.data, "test") else "the data have no test_dataloader"
-        lacking = lacking or (
-            "" if is_overridden("test_step", self.module) else "the task has no test_step"
-        )
+        lacking = ""
+        if not has_split(self.data, "test"):
+            lacking = "the data have no test_dataloader"
+        elif not is_overridden("test_step", self.module):
+            lacking = "the task has no test_step"
         if lacking and self.cfg.test != "auto":
             raise UserError(f"test={str(self.cfg.test).lower()}: {lacking}")
         if lacking and is_main_process():
@@ -267,7 +260,7 @@ def build(
     *,
     requeue_signal: RequeueSignal,
     pictures: bool,
-    read: dict[str, L.LightningDataModule] | None = None,
+    read: dict[str, Any] | None = None,
     num_processes: int | None = None,
 ) -> Build:
     """Build the parts of a run that will train.
@@ -278,7 +271,7 @@ def build(
         beginning: Where the run starts from.
         requeue_signal: Receiver of the scheduler's signal.
         pictures: True if callbacks draw at the end of the run.
-        read: Data sets that were read before, to which this call adds; None to read them anew.
+        read: What earlier checks have read, to which this call adds; None to read anew.
         num_processes: Number of processes that the run will have; None for that of the trainer.
 
     Raises:
@@ -304,26 +297,28 @@ def build(
     num_processes = num_processes or trainer.trainer.world_size
     check_world_size(data, num_processes)
     beginning.check_processes(num_processes)
-    # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at this point, but
-    # creates no callbacks.
+    # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at
+    # this point, but creates no callbacks.
     seed_everything(cfg.seed, "task")
     return Build(cfg, data, digests, trainer, task(cfg, data, trainer.trainer))
 
 
 def dry_build(
     cfg: DictConfig,
-    read: dict[str, L.LightningDataModule] | None = None,
+    read: dict[str, Any] | None = None,
     *,
     overrides: Sequence[str] = (),
     test: bool = False,
 ) -> None:
-    """Check a configuration by building its run on the CPU and in a temporary folder, without training.
+    """Check a configuration by building its run, untrained, on the CPU in a temporary folder.
 
-    This machine, such as a cluster's login node, may lack the accelerator and the devices of the run.
+    This machine, such as a cluster's login node, may lack the accelerator and the devices of the
+    run.
 
     Args:
         cfg: The configuration.
-        read: Data sets that earlier checks have read, to which this call adds; None without any.
+        read: Data sets and a fork's checkpoint of earlier checks, to which this call adds; None
+            without any.
         overrides: The user's overrides, or those that a sweep tries.
         test: True if the run evaluates on the test set.
 
@@ -338,7 +333,7 @@ def dry_build(
     on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
     on_cpu.logger = {}  # one may write elsewhere, as to a server
     with undisturbed(), tempfile.TemporaryDirectory() as folder:
-        beginning = starting_point(cfg, Run(cfg.run_dir, trust=cfg.trust))
+        beginning = starting_point(cfg, Run(cfg.run_dir, trust=cfg.trust), read)
         num_processes = beginning.num_processes
         if isinstance(cfg.trainer.devices, int):  # the run resolves "auto"
             num_processes = cfg.trainer.devices * cfg.trainer.num_nodes
@@ -358,7 +353,8 @@ def dry_build(
 def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
     """Check that the task takes the network and the optimizer that overrides choose or set.
 
-    `overrides` are those of the user or of a sweep only, since `conf/train.yaml` and recipes always choose both.
+    `overrides` are those of the user or of a sweep only, since `conf/train.yaml` and recipes always
+    choose both.
 
     Raises:
         UserError: An override would have no effect.
@@ -378,15 +374,12 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
                 )
 
 
-def _read_once(cfg: DictConfig, read: dict[str, L.LightningDataModule]) -> L.LightningDataModule:
-    """Return the data of a configuration, which others with the same settings of data and task may have read."""
+def _read_once(cfg: DictConfig, read: dict[str, Any]) -> L.LightningDataModule:
+    """Return a configuration's data, read once for all with the same settings of data and task."""
     kind = target(cfg.data, "data")
-    if inspect.isclass(kind) and issubclass(
-        kind, ModuleData
-    ):  # its loaders are those of one module
+    if inspect.isclass(kind) and issubclass(kind, ModuleData):  # its loaders are of one module
         return datamodule(cfg)
     settings = OmegaConf.to_container(cfg.data, resolve=True)
     key = repr((settings, cfg.seed, cfg.task.get("_target_")))
-    if key not in read:
-        read[key] = datamodule(cfg)
-    return read[key]
+    data: L.LightningDataModule = once(read, key, lambda: datamodule(cfg))
+    return data

@@ -33,7 +33,9 @@ def callee_signature(callee: Any) -> inspect.Signature:
 
 
 def arguments(callee: Any) -> dict[str, Any]:
-    """Return a callable's arguments with their defaults, `REQUIRED` for none; also those that base classes get by `**kwargs`.
+    """Return a callable's arguments with their defaults, `REQUIRED` for none.
+
+    Also those that base classes get by `**kwargs`.
 
     Example:
         >>> def net(hidden, optimizer="adam", *, scheduler=None, **further): ...
@@ -47,11 +49,10 @@ def arguments(callee: Any) -> dict[str, Any]:
             parameters = callee_signature(part).parameters.values()
         except ValueError:  # a class written in C has no signature
             break
-        # The default of a class counts before those of its base classes.
-        found = {
-            **{each.name: each.default for each in parameters if each.kind not in _FURTHER},
-            **found,
-        }
+        for each in parameters:
+            if each.kind not in _FURTHER:
+                # The default of a class counts before those of its base classes.
+                found.setdefault(each.name, each.default)
         if all(each.kind != inspect.Parameter.VAR_KEYWORD for each in parameters):
             break
     return found
@@ -60,7 +61,8 @@ def arguments(callee: Any) -> dict[str, Any]:
 def import_targets(cfg: DictConfig) -> None:
     """Import the classes that a configuration names; errors are left to those who use the classes.
 
-    The random numbers that a file draws when it is imported follow from the run's seed and the file's name.
+    The random numbers that a file draws when it is imported follow from the run's seed and the
+    file's name.
     """
     for name in targets(cfg):
         with (
@@ -78,7 +80,7 @@ def instantiate(
     without: Sequence[str] = (),
     **given: Any,
 ) -> Any:
-    """Instantiate a node, with arguments that the program supplies and the configuration must not set.
+    """Instantiate a node, with arguments that the program alone supplies.
 
     Args:
         node: A node with a `_target_`.
@@ -90,17 +92,13 @@ def instantiate(
     Raises:
         UserError: The node is invalid, or sets an argument that the program supplies.
     """
-    for name in {*given} - {*without}:
-        if name in node and not OmegaConf.is_missing(node, name):
-            raise UserError(f"{key}.{name}={node[name]}: is passed by the program and can't be set")
     values = _resolved_values(node, key, (*without, *given))
     with user_errors(key, node):
         constructor: functools.partial[Any] = call_target(values, partial=True)
     named = {name: value for name, value in facts.items() if name in arguments(constructor.func)}
-    if both := sorted({*named} & {*constructor.keywords}):
-        raise UserError(
-            f"{key}.{both[0]}={node[both[0]]}: is passed by the program and can't be set"
-        )
+    for name in sorted({*given, *named} - {*without}):
+        if name in node and not OmegaConf.is_missing(node, name):
+            raise UserError(f"{key}.{name}={node[name]}: is passed by the program and can't be set")
     if node.get("_partial_") and not given:  # called later, such as a loss function
         return functools.partial(constructor, **named)
     with user_errors(key, node):
@@ -108,7 +106,7 @@ def instantiate(
 
 
 def target(node: DictConfig, key: str) -> Any:
-    """Return the class or function that a node names, without instantiating it or the nodes below it."""
+    """Return the class or function that a node names, without calling it."""
     with user_errors(key, node):
         return get_object(_target_name(node, key))
 
@@ -122,9 +120,10 @@ def _target_name(node: DictConfig, key: str) -> str:
 
 def _resolved_values(node: DictConfig, key: str, without: Sequence[str]) -> dict[str, Any]:
     _target_name(node, key)
-    missing = sorted(name.removeprefix(f"{key}.") for name in OmegaConf.missing_keys(node))
-    if missing := [name for name in missing if name.split(".")[0] not in without]:
-        raise UserError(f"{key}.{missing[0]}: is missing and must be set")
+    for missing in sorted(OmegaConf.missing_keys(node)):
+        name = missing.removeprefix(f"{key}.")
+        if name.split(".")[0] not in without:
+            raise UserError(f"{key}.{name}: is missing and must be set")
     values: Any = OmegaConf.to_container(node, resolve=True)
     return {name: value for name, value in values.items() if name not in without}
 
@@ -133,18 +132,19 @@ def check_lightning_kind(instance: Any, kind: type, key: str) -> None:
     """Check that an instantiated object is of the class of `lightning` that its key needs.
 
     Raises:
-        UserError: The object is of another class. The message names the package `pytorch_lightning` if the class is
-            from there, since its classes have the same names as those of `lightning`.
+        UserError: The object is of another class. The message names the package `pytorch_lightning`
+            if the class is from there, since its classes have the same names as those of
+            `lightning`.
     """
     if isinstance(instance, kind):
         return
     name = type(instance).__name__
-    if any(
-        base.__module__.partition(".")[0] == "pytorch_lightning" for base in type(instance).__mro__
-    ):
+    packages = [base.__module__.partition(".")[0] for base in type(instance).__mro__]
+    if "pytorch_lightning" in packages:
         raise UserError(
-            f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes are not those of lightning; "
-            "in its file, write `import lightning.pytorch as pl` (for an installed library see docs/tasks.md)"
+            f"{key}: {name} is a {kind.__name__} of the package pytorch_lightning, whose classes "
+            "are not those of lightning; in its file, write `import lightning.pytorch as pl` (for "
+            "an installed library see docs/tasks.md)"
         )
     raise UserError(f"{key}: creates a {name}; must be a {kind.__name__}")
 
@@ -170,15 +170,14 @@ def check_keys(node: DictConfig, key: str) -> None:
     """Check that a node's target accepts the node's keys, without instantiating it."""
     with user_errors(key, node):
         callee = get_object(node["_target_"])
-        keys = map(str, node.keys())  # including keys whose value is missing
-        callee_signature(callee).bind_partial(
-            **dict.fromkeys(name for name in keys if not name.startswith("_"))
-        )
+        # Including keys whose value is missing.
+        keys = [str(name) for name in node if not str(name).startswith("_")]
+        callee_signature(callee).bind_partial(**dict.fromkeys(keys))
 
 
 @contextlib.contextmanager
 def user_errors(key: str, node: DictConfig | None = None) -> Iterator[None]:
-    """Re-raise any error as a `UserError` of one line: the part's key, the message and the user's line that raised it.
+    """Re-raise any error as a `UserError` of one line: key, message, and the user's line.
 
     Args:
         key: The part's key.

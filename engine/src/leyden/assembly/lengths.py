@@ -13,13 +13,13 @@ from leyden.exact.loaders import flatten_loaders
 
 
 def num_steps(trainer: L.Trainer, data: L.LightningDataModule) -> int:
-    """Return the number of optimizer steps of a run: those of its epochs, or `max_steps` if that is fewer.
+    """Return the number of optimizer steps of a run, by its epochs and `max_steps`.
 
     Raises:
         UserError: Neither the data nor `max_steps` determine the number.
     """
-    # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would then not restore
-    # their position within an epoch.
+    # Not by `trainer.estimated_stepping_batches`: it sets up the loaders, and a resumed run would
+    # then not restore their position within an epoch.
     per_epoch = math.ceil(num_batches(trainer, data) / trainer.accumulate_grad_batches)
     steps = per_epoch * (trainer.max_epochs or 1)
     if trainer.max_steps > 0:
@@ -35,7 +35,7 @@ UNKNOWN_LENGTH = 2**60  # batches of a loader without a length
 
 
 def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
-    """Return the number of training batches per epoch and process, within the trainer's limits; `UNKNOWN` if it is unknown.
+    """Return the number of training batches per epoch and process; `UNKNOWN` if it is unknown.
 
     Raises:
         UserError: Lightning can't train on loaders that are combined in this mode.
@@ -73,7 +73,7 @@ def length_of(loader: Any) -> int:
 
 
 def validates_at_epoch_end(trainer: L.Trainer, batches: int) -> bool:
-    """Return whether a run validates at the end of at least one epoch, where the best epoch is selected.
+    """Return whether a run validates at the end of an epoch, where the best one is selected.
 
     `batches` is the number of training batches per epoch.
     """

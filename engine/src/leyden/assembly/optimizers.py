@@ -66,7 +66,8 @@ class ScheduleFactory:
 def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRScheduler:
     """Return the schedule that a node describes, with the number of steps for a missing value.
 
-    With `warmup_steps`, the learning rate rises linearly for so many steps, and the schedule is that much shorter.
+    With `warmup_steps`, the learning rate rises linearly for so many steps, and the schedule is
+    that much shorter.
     """
     num_rising = node.get("warmup_steps") or 0
     check_integers(warmup_steps=(num_rising, 0))
@@ -89,7 +90,7 @@ def make_schedule(node: DictConfig, num_steps: int, optimizer: Optimizer) -> LRS
 
 
 class ScheduleLength(L.Callback):
-    """Has a schedule that is as long as the run stepped per optimizer step, whatever interval the module names.
+    """Has a schedule that is as long as the run stepped per optimizer step.
 
     Args:
         schedule: The factory that built the schedule.
@@ -102,11 +103,12 @@ class ScheduleLength(L.Callback):
         self.schedule = schedule
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Set the intervals, which are known only after Lightning has called `configure_optimizers`."""
+        """Set the intervals, known only after Lightning has called `configure_optimizers`."""
         # Those of the last call alone.
         built = [each for each in self.schedule.built if each.optimizer in trainer.optimizers]
         optimizers = [each.optimizer for each in built]
-        # Compare optimizers, since a module may have wrapped the schedule, for example in a SequentialLR.
+        # Compare optimizers, since a module may have wrapped the schedule, for example in a
+        # SequentialLR.
         configs = []
         for config in trainer.lr_scheduler_configs:
             if config.scheduler.optimizer in optimizers:
@@ -154,9 +156,10 @@ def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
 def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
     """Freeze the matching parameters and running statistics, independently of the optimizer.
 
-    A layer whose `running_mean` matches is kept in evaluation mode during training, so that it normalises by its
-    running statistics and does not update them. For a BatchNorm, `network.layers.1.*` matches it, and `*.weight`
-    does not. If only such a layer's parameters match, they are frozen, but its statistics are still updated.
+    A layer whose `running_mean` matches is kept in evaluation mode during training, so that it
+    normalises by its running statistics and does not update them. For a BatchNorm,
+    `network.layers.1.*` matches it, and `*.weight` does not. If only such a layer's parameters
+    match, they are frozen, but its statistics are still updated.
 
     Args:
         module: Module with the parameters and running statistics.
@@ -191,16 +194,18 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
 def parameter_groups(
     named: Iterable[tuple[str, nn.Parameter]], groups: Mapping[str, Mapping[str, Any]]
 ) -> list[dict[str, Any]]:
-    """Return an optimizer's parameter groups: the ungrouped parameters, then each group with its options.
+    """Return an optimizer's parameter groups: ungrouped parameters, then groups with options.
 
     Args:
-        named: Names and parameters, from the task's `named_parameters()`: `network.layers.1.weight`.
-        groups: Groups by arbitrary name: `match`, a pattern or a list of patterns (`*.bias`), and options of the
-            optimizer (`lr`, `weight_decay`). A parameter belongs to the first group that it matches.
+        named: Names and parameters, from the task's `named_parameters()`:
+            `network.layers.1.weight`.
+        groups: Groups by arbitrary name: `match`, a pattern or a list of patterns (`*.bias`), and
+            options of the optimizer (`lr`, `weight_decay`). A parameter belongs to the first group
+            that it matches.
 
     Raises:
-        ValueError: A group has no `match`, one of its patterns matches none of the parameters left by earlier
-            groups, or it has the option `freeze`, which is not an optimizer's.
+        ValueError: A group has no `match`, one of its patterns matches none of the parameters left
+            by earlier groups, or it has the option `freeze`, which is not an optimizer's.
 
     Example:
         >>> groups = {"biases": {"match": "*.bias", "weight_decay": 0.0}}
@@ -237,7 +242,7 @@ def parameter_groups(
 
 
 def make_optimizer(node: DictConfig) -> Callable[..., Optimizer]:
-    """Return a function that builds a node's optimizer from named parameters, divided into the node's `groups`."""
+    """Return a function that builds a node's optimizer, with its `groups`, of named parameters."""
     build: Callable[..., Optimizer] = instantiate(node, "optimizer", without=("groups",))
     if not node.get("groups"):
         return build

@@ -1,9 +1,10 @@
-"""The starting point of a run: nothing, its own checkpoint (resume), or another run's state (`fork`) or weights (`init_from`)."""
+"""The starting point of a run: nothing, its checkpoint, or another run's state or weights."""
 
 import contextlib
+import copy
 import pickle
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,7 @@ STATES = {"RankState", Hyperparameters.state_key, RunCheckpoint.state_key}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the content of a run's checkpoint, with the facts of the data that it was trained on as `Facts`.
+    """Return the content of a run's checkpoint, with the facts of its data as `Facts`.
 
     Raises:
         UserError: The file is not the checkpoint of a run.
@@ -85,10 +86,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def reporting_restore_errors(trainer: RunTrainer, path: Path | None) -> Iterator[None]:
-    """Context that reports an error before the first batch of a run that resumes, as `Resumed.load` does.
+    """Context that reports errors before the first batch of a resumed run, as `Resumed.load` does.
 
-    Lightning restores its loops and callbacks when it loads the checkpoint. Leyden's callbacks restore a part in their
-    start hooks.
+    Lightning restores its loops and callbacks when it loads the checkpoint. Leyden's callbacks
+    restore a part in their start hooks.
 
     Raises:
         UserError: The checkpoint can't be resumed from, or not exactly.
@@ -128,10 +129,16 @@ class StartingPoint:
         """Check the number of processes that train together."""
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Load what a module takes before training, and check the rest; the run directory does not change."""
+        """Load what a module takes before training, and check the rest.
+
+        The run directory does not change.
+        """
 
     def begin(self, run: Run) -> Path | None:
-        """Prepare a run directory in the main process; return the checkpoint to resume from, None without one."""
+        """Prepare a run directory in the main process.
+
+        Return the checkpoint to resume from, None without one.
+        """
         return None
 
     def in_words(self) -> str:
@@ -149,7 +156,9 @@ class Resumed(StartingPoint):
     """
 
     def __init__(self, run: Run, path: Path, content: dict[str, Any]) -> None:
-        self.run, self.path, self.content = run, path, content
+        self.run = run
+        self.path = path
+        self.content = content
         self.step: int = content["global_step"]
         self.num_processes = num_processes_at(content)
 
@@ -179,23 +188,26 @@ class Resumed(StartingPoint):
             )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that the run can resume here, but for the weights, which Lightning checks; its content is released.
+        """Check that the run can resume here, but for the weights, which Lightning checks.
+
+        Its content is released.
 
         Raises:
-            UserError: The checkpoint is damaged, of other data, or its optimizer has other parameters.
+            UserError: The checkpoint is damaged, of other data, or its optimizer has other
+                parameters.
         """
         assert self.content is not None
         content, self.content = self.content, None  # which frees its memory
         with user_errors(str(self.path)):
             if content["facts"] != facts_of(data):
                 raise ValueError("the data set is not the one that this run was trained on")
-            if not isinstance(
-                module, Task
-            ):  # its optimizers are known once Lightning has configured them
+            # Of another module, they are known once Lightning has configured them.
+            if not isinstance(module, Task):
                 return
             configured = module.configure_optimizers()
             optimizer = configured["optimizer"] if isinstance(configured, dict) else configured
-            # Optimizer states are stored by parameter number; in another order, other parameters would get them.
+            # Optimizer states are stored by parameter number; in another order, other parameters
+            # would get them.
             (state,) = content["optimizer_states"]
             groups = state["param_groups"]
             own_groups = optimizer.state_dict()["param_groups"]
@@ -209,12 +221,25 @@ class Resumed(StartingPoint):
         return self.path
 
 
-def starting_point(cfg: DictConfig, run: Run) -> StartingPoint:
+def once(read: dict[str, Any] | None, key: str, make: Callable[[], Any]) -> Any:
+    """Return what `make` makes, or what earlier checks have read by this key.
+
+    None: read it anew.
+    """
+    if read is None:
+        return make()
+    if key not in read:
+        read[key] = make()
+    return read[key]
+
+
+def starting_point(cfg: DictConfig, run: Run, read: dict[str, Any] | None = None) -> StartingPoint:
     """Return where a run starts from.
 
     Args:
         cfg: The run's configuration.
         run: Its directory.
+        read: What earlier checks have read, to which this call adds a fork's checkpoint.
 
     Raises:
         UserError: A checkpoint can't be read, or the settings don't allow to start from it.
@@ -229,9 +254,7 @@ def starting_point(cfg: DictConfig, run: Run) -> StartingPoint:
             raise UserError(
                 "fork: trainer.fast_dev_run never starts from a checkpoint; remove one of the two"
             )
-        fork = read_fork(cfg)
-        fork.check_changes(cfg)
-        return fork
+        return read_fork(cfg, read)
     if own and not is_fast:
         return Resumed(run, own, read_checkpoint(own))
     return read_parent(cfg) or StartingPoint()
@@ -272,10 +295,12 @@ class InitFrom(StartingPoint):
     def fitting(self, module: L.LightningModule) -> dict[str, Any]:
         """Return the weights that a module takes, without the excluded ones.
 
-        Buffers of the module's `loss`, such as class weights, are settings of the run and are never taken.
+        Buffers of the module's `loss`, such as class weights, are settings of the run and are never
+        taken.
 
         Raises:
-            UserError: A pattern matches nothing; or a weight is missing in one of the two modules, or has another shape.
+            UserError: A pattern matches nothing; or a weight is missing in one of the two modules,
+                or has another shape.
         """
         own, settings = module.state_dict(), loss_buffers(module)
         names = [name for name in {**self.weights, **own} if name not in settings]
@@ -332,24 +357,25 @@ class Fork(Resumed):
     Args:
         parent: The other run.
         path: Path of its checkpoint.
-        content: Content of the checkpoint.
-        sha256: SHA-256 of the file.
-        best: The checkpoint of the best epoch up to that state; None if it was not kept.
+
+    Raises:
+        UserError: The checkpoint can't be read.
     """
 
-    def __init__(
-        self, parent: Run, path: Path, content: dict[str, Any], sha256: str, best: Path | None
-    ) -> None:
+    def __init__(self, parent: Run, path: Path) -> None:
+        with opened(path) as file:
+            self.sha256 = sha256_of(file)
+        content = read_checkpoint(path)
         super().__init__(parent, path, content)
-        loops = content["loops"]["fit_loop"]
-        self.is_within_epoch = not loops["epoch_loop.batch_progress"]["is_last_batch"]
-        self.num_epochs = int(loops["epoch_progress"]["current"]["processed"])
-        self.is_over = bool(content["callbacks"][RunCheckpoint.state_key]["is_over"])
-        self.logged = content.get("logged", {}).get(
-            "MetricsCSV"
-        )  # bytes of the parent's curves at this step
-        self.sha256, self.best = sha256, best
-        self.recorded = {"checkpoint": str(path), "sha256": sha256, "step": self.step}
+        with user_errors(f"fork: {path}: not the checkpoint of a run"):
+            loops = content["loops"]["fit_loop"]
+            self.is_within_epoch = not loops["epoch_loop.batch_progress"]["is_last_batch"]
+            self.num_epochs = int(loops["epoch_progress"]["current"]["processed"])
+            self.selection = content["callbacks"][RunCheckpoint.state_key]
+            self.is_over = bool(self.selection["is_over"])
+            # Bytes of the parent's curves at this step.
+            self.logged = content.get("logged", {}).get("MetricsCSV")
+        self.recorded = {"checkpoint": str(path), "sha256": self.sha256, "step": self.step}
 
     def check_changes(self, cfg: DictConfig) -> None:
         """Check that each setting that differs from the parent's takes effect in the fork.
@@ -367,14 +393,35 @@ class Fork(Resumed):
             is_known_callback = key.startswith("callbacks.") and key in old
             if has(key, Role.PARENT) or is_known_callback:
                 raise UserError(
-                    f"fork: {self.path}: {key}: {a} there, {b} here: a fork keeps its parent's splits and the state of its parts; "
-                    "init_from loads only the weights"
+                    f"fork: {self.path}: {key}: {a} there, {b} here: a fork keeps its parent's "
+                    "splits and the state of its parts; init_from loads only the weights"
                 )
             if self.is_within_epoch and has(key, Role.EPOCH):
                 raise UserError(
-                    f"fork: {self.path}: {key} can't be changed within an epoch; fork from the end of an epoch"
+                    f"fork: {self.path}: {key} can't be changed within an epoch; fork from the end "
+                    "of an epoch"
                 )
         self.has_ended = self.is_over or self.num_epochs >= cfg.trainer.max_epochs
+        # By another objective, another epoch may have been the best, whose checkpoint was not kept.
+        objective = objective_of(self.run.config["objective"])
+        self.has_best = bool(self.selection["best"]) and objective == objective_of(cfg.objective)
+
+    def _best_checkpoint(self) -> Path | None:
+        """Return the checkpoint of the best epoch up to this state; None if it was not kept."""
+        if not self.has_best:
+            return None
+        best_at = self.selection["best_at"]
+        for name in ("best", f"epoch_{best_at[0]}"):
+            other = self.path.with_name(f"{name}.ckpt")
+            if damage(other) or self.run.other_checkpoint(name):
+                continue
+            if read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"] == best_at:
+                return other
+        warn(
+            f"fork: {self.path.parent}: the best epoch until then is not kept; the best epoch from "
+            "here on is used instead"
+        )
+        return None
 
     def check_data(self, digests: Mapping[str, str]) -> None:
         """Warn if the data or the code differ from the parent's."""
@@ -384,32 +431,33 @@ class Fork(Resumed):
         self.run.warn_of_changed_code("the fork is trained with the code as it is now")
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
-        """Check that all shapes and the facts of the data equal the parent's, and the rest as a run that resumes.
+        """Check that shapes and facts are the parent's, and the rest as a resumed run does.
 
         Raises:
             UserError: A shape or a fact differs, or the parent has ended.
         """
         assert self.content is not None
         module.configure_model()  # may create the network; Lightning's second call changes nothing
-        if wrong := _misfits(self.content["state_dict"], module.state_dict()):
-            raise UserError(
-                f"fork: {self.path}: {some_of(wrong)}; a fork must keep the network of its parent"
+        why = ""
+        wrong = _misfits(self.content["state_dict"], module.state_dict())
+        if wrong:
+            why = f"{some_of(wrong)}; a fork must keep the network of its parent"
+        elif self.content["facts"] != facts_of(data):
+            why = "the data set is not the one that it was trained on"
+        elif self.has_ended:
+            why = (
+                f"has ended after {self.num_epochs} epochs; set a larger trainer.max_epochs, or "
+                "fork from an earlier checkpoint"
             )
-        if self.content["facts"] != facts_of(data):
-            raise UserError(
-                f"fork: {self.path}: the data set is not the one that it was trained on"
-            )
-        if self.has_ended:
-            raise UserError(
-                f"fork: {self.path}: has ended after {self.num_epochs} epochs; set a larger trainer.max_epochs, or fork from an earlier checkpoint"
-            )
+        if why:
+            raise UserError(f"fork: {self.path}: {why}")
         super().load(module, data)
 
     def begin(self, run: Run) -> Path:
         """Fill a run directory as if its run had been interrupted at this step.
 
-        Curves and fingerprints up to the step are copied from the parent. `last.ckpt` is written last: if it is
-        missing, the next start does all of this again.
+        Curves and fingerprints up to the step are copied from the parent. `last.ckpt` is written
+        last: if it is missing, the next start does all of this again.
 
         Raises:
             UserError: The parent's checkpoint has changed since it was read.
@@ -417,80 +465,58 @@ class Fork(Resumed):
         folder = run.directory / "checkpoints"
         if not is_main_process():
             return folder / "last.ckpt"
-        source, curves = self.run.directory / "metrics.csv", run.directory / "metrics.csv"
+        source = self.run.directory / "metrics.csv"
+        curves = run.directory / "metrics.csv"
         if self.logged is not None and source.exists():
             write_whole(curves, read_bounded(source, MAX_TABLE_BYTES)[: self.logged])
         else:
             write_points(curves, [point for point in read_points(source) if point[0] < self.step])
         known = read_fingerprints(self.run.directory)
-        write_fingerprints(
-            run.directory, {step: each for step, each in known.items() if step <= self.step}
-        )
+        until = {step: each for step, each in known.items() if step <= self.step}
+        write_fingerprints(run.directory, until)
         make_folder(folder)
-        for kept, name in ((self.best, "best"), (self.path, "last")):
-            if kept:
-                with replacing(folder / f"{name}.ckpt") as file, opened(kept) as original:
-                    if kept == self.path and sha256_of(original) != self.sha256:
-                        raise UserError(
-                            f"fork: {kept}: has changed since it was read; run the same command again"
-                        )
-                    original.seek(0)
-                    shutil.copyfileobj(original, file)
+        best = self._best_checkpoint()
+        if best:
+            _copy(best, folder / "best.ckpt")
+        _copy(self.path, folder / "last.ckpt", self.sha256)
         return folder / "last.ckpt"
 
 
+def _copy(source: Path, target: Path, sha256: str = "") -> None:
+    with opened(source) as original, replacing(target) as file:
+        if sha256 and sha256_of(original) != sha256:
+            raise UserError(
+                f"fork: {source}: has changed since it was read; run the same command again"
+            )
+        original.seek(0)
+        shutil.copyfileobj(original, file)
+
+
 def _has_begun(run: Run, newest: Path | None) -> bool:
-    """Return whether a fork has been filled with its parent's state, and resumes from its own checkpoint."""
-    begun = [
-        start["parent"]["step"] for start in run.starts if "step" in (start.get("parent") or {})
-    ]
-    if newest is None or not begun:
+    """Return whether a fork has its parent's state, and resumes from its own checkpoint."""
+    if newest is None:
         return False
-    return bool(read_checkpoint(newest)["global_step"] >= begun[0])
+    parents = [start.get("parent") or {} for start in run.starts]
+    begun = [parent["step"] for parent in parents if "step" in parent]
+    return bool(begun and read_checkpoint(newest)["global_step"] >= begun[0])
 
 
-def read_fork(cfg: DictConfig) -> Fork:
+def read_fork(cfg: DictConfig, read: dict[str, Any] | None) -> Fork:
     """Return the state that a new fork starts from.
 
     Raises:
-        UserError: It can't be read.
+        UserError: It can't be read, or a changed setting would have no effect.
     """
     parent, name = parse_parent(cfg.fork, trust=cfg.trust)
     parent.check_owner()
     path = parent.checkpoint(name)
-    with opened(path) as file:
-        sha256 = sha256_of(file)
-    content = read_checkpoint(path)
-    # With another objective, another epoch may have been the best, whose checkpoint was not kept.
-    same = objective_of(parent.config["objective"]) == objective_of(cfg.objective)
-    with user_errors(f"fork: {path}: not the checkpoint of a run"):
-        return Fork(
-            parent, path, content, sha256, _best_checkpoint(path, content) if same else None
-        )
-
-
-def _best_checkpoint(path: Path, content: dict[str, Any]) -> Path | None:
-    """Return the checkpoint of the best epoch up to that of `path`; None if it was not kept."""
-    state = content["callbacks"][RunCheckpoint.state_key]
-    if not state["best"]:
-        return None
-    for name in ("best", f"epoch_{state['best_at'][0]}"):
-        other = path.with_name(f"{name}.ckpt")
-        if (
-            not damage(other)
-            and not Run(path.parent.parent).other_checkpoint(name)
-            and read_checkpoint(other)["callbacks"][RunCheckpoint.state_key]["best_at"]
-            == state["best_at"]
-        ):
-            return other
-    warn(
-        f"fork: {path.parent}: the best epoch until then is not kept; the best epoch from here on is used instead"
-    )
-    return None
+    fork: Fork = copy.copy(once(read, f"fork {path}", lambda: Fork(parent, path)))
+    fork.check_changes(cfg)
+    return fork
 
 
 def _misfits(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Return in words which weights are in one of two state dicts alone, or have another shape in each.
+    """Return in words which weights only one of two state dicts has, or in another shape.
 
     A lazy layer's weights get their shape by the first batch, or from the checkpoint.
     """

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics import MetricCollection
 
 from leyden.assembly.instantiate import (
     REQUIRED,
@@ -36,7 +37,8 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
     module: torch.nn.Module = instantiate(cfg.model, "model", facts.by_name)
     if not isinstance(module, torch.nn.Module):
         raise UserError(f"model: creates a {type(module).__name__}; must be a torch.nn.Module")
-    # Faster for convolutions, on a CPU and on a GPU in half precision; it does not change other layers.
+    # Faster for convolutions, on a CPU and on a GPU in half precision; it does not change other
+    # layers.
     return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
 
@@ -48,37 +50,34 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
     Args:
         module: The task.
         facts: Facts of the data.
-        with_targets: Whether batches are samples and targets, so that the task's step can be tried, too.
+        with_targets: Whether batches are samples and targets, so that the task's step can be tried,
+            too.
 
     Returns:
         The outcome of the batch; None if the step was not tried.
 
     Raises:
-        UserError: The targets are of another kind, the output has another shape, or the code raises an error.
+        UserError: The targets are of another kind, the output has another shape, or the code raises
+            an error.
     """
     with user_errors("task"):
         module.check_facts(facts)
-    outcome: Outcome | None = None
     if facts.input_shape is None or not facts.num_outputs:
-        return outcome
-    device = next((parameter.device for parameter in module.parameters()), torch.device("cpu"))
-    is_text = facts.vocabulary is not None
-    inputs = torch.zeros(
-        2, *facts.input_shape, device=device, dtype=torch.int64 if is_text else torch.float32
-    )
-    if facts.num_classes is not None:
+        return None
+    device = next((parameter.device for parameter in module.parameters()), None)
+    inputs = torch.zeros(2, *facts.input_shape, device=device)
+    if facts.vocabulary is not None:
+        inputs = inputs.long()
+    targets = inputs
+    if facts.kind == "classes":
         targets = inputs.new_zeros(2, dtype=torch.int64)
-    else:
-        targets = (
-            inputs
-            if is_text
-            else inputs.new_zeros(2, *([] if facts.num_outputs == 1 else [facts.num_outputs]))
-        )
+    elif facts.kind == "values":
+        targets = inputs.new_zeros(2, facts.num_outputs).squeeze(1)
     given = f"given samples of shape {tuple(inputs.shape)}"
+    outcome = None
     module.eval()  # draw no random numbers, and leave running means unchanged
-    eager = torch.compiler.set_stance("force_eager")  # don't compile for this batch of two
-    # What the meta device does not support is checked again when the run starts.
-    with torch.no_grad(), eager, contextlib.suppress(NotImplementedError):
+    # Don't compile for this batch of two.
+    with torch.no_grad(), torch.compiler.set_stance("force_eager"):
         with user_errors(f"model, {given}"):
             module.check_network(inputs, facts)
         if with_targets:
@@ -88,43 +87,30 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
     return outcome
 
 
-def check_single_values(cfg: DictConfig, facts: Facts, outcome: Outcome) -> None:
-    """Check that each metric that the configuration describes is one number, by an outcome of zeros.
+def check_single_values(module: Task, outcome: Outcome) -> None:
+    """Check that each of a task's metrics is one number, by the outcome of a batch of zeros.
 
-    What a metric can't compute from zeros is left to the training.
+    What a metric can't compute from that is left to the training.
 
     Raises:
         UserError: A metric has several values, such as one per class.
     """
-    zeros = []
-    for each in (outcome.predictions, outcome.targets):
-        if not isinstance(each, torch.Tensor):
-            return
-        # The network may be on the meta device, which has shapes only.
-        zeros.append(torch.zeros_like(each, device="cpu"))
-    for name, node in (cfg.task.get("metrics") or {}).items():
+    collection: Any = module.val_metrics or MetricCollection({})
+    for name, metric in collection.items(keep_base=True):
         shape: tuple[int, ...] = ()
-        with (
-            contextlib.suppress(Exception),
-            warnings.catch_warnings(),
-            undisturbed(),
-            torch.device("cpu"),
-        ):
+        with contextlib.suppress(Exception), warnings.catch_warnings(), undisturbed():
             warnings.simplefilter("ignore")
-            metric = instantiate(node, f"task.metrics.{name}", facts.by_name)
-            if not list(
-                metric.parameters()
-            ):  # not a network, such as that of a perceptual distance
-                metric.update(*zeros)
-                found = metric.compute()
-                if isinstance(found, tuple | list):
-                    shape = (len(found),)
-                else:
-                    shape = tuple(getattr(found, "shape", ()))
+            if not [*metric.parameters()]:  # not a network's, as a perceptual distance
+                tried = metric.clone()
+                tried.update(outcome.predictions, outcome.targets)
+                found = tried.compute()
+                is_several = isinstance(found, tuple | list)
+                shape = (len(found),) if is_several else tuple(getattr(found, "shape", ()))
         if math.prod(shape) > 1:
             raise UserError(
-                f"task.metrics.{name}: gives values of shape {shape}, and a metric is one number: choose average=macro, or "
-                "torchmetrics.ClasswiseWrapper, with this metric and its num_classes as metric, to log one per class"
+                f"task.metrics.{name}: gives values of shape {shape}, and a metric is one number: "
+                "choose average=macro, or torchmetrics.ClasswiseWrapper, with this metric and its "
+                "num_classes as metric, to log one per class"
             )
 
 
@@ -141,34 +127,29 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
         own = own_loaders(module)
         if own:
             raise UserError(
-                f"task: {type(module).__name__} defines {' and '.join(own)}, which {type(data).__name__} would "
-                "replace; set data=module to use those of the task"
+                f"task: {type(module).__name__} defines {' and '.join(own)}, which "
+                f"{type(data).__name__} would replace; set data=module to use those of the task"
             )
     if scheduler:
         scheduler.num_steps = num_steps(trainer, data)
         if "monitor" in cfg.scheduler:
             every = trainer.check_val_every_n_epoch or 1
-            scheduler.options = {
-                "interval": "epoch",
-                "frequency": every,
-                "monitor": cfg.scheduler.monitor,
-            }
+            monitor = cfg.scheduler.monitor
+            scheduler.options = {"interval": "epoch", "frequency": every, "monitor": monitor}
         if scheduler.has_length:
             trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
     if isinstance(module, Task):
-        facts = facts_of(data)
-        outcome = check_step(module, facts, with_targets=divides_batches(data))
+        outcome = check_step(module, facts_of(data), with_targets=divides_batches(data))
         if outcome:
-            check_single_values(cfg, facts, outcome)
-    with user_errors("freeze"):
-        freeze(module, list(cfg.freeze))
-    if isinstance(module, Task):
-        with user_errors("optimizer", cfg.optimizer):
-            # Build the optimizer once now, so that an invalid value is reported before training.
-            optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
+            check_single_values(module, outcome)
         _check_metrics(cfg, module, data)
+        # Build the optimizer once now, so that an invalid value is reported before training.
+        with user_errors("optimizer", cfg.optimizer):
+            optimizer = make_optimizer(cfg.optimizer)(module.named_parameters())
         if scheduler:
             scheduler.check(optimizer)
+    with user_errors("freeze"):
+        freeze(module, list(cfg.freeze))
     return module
 
 
@@ -200,7 +181,8 @@ def task_module(
 ) -> L.LightningModule:
     """Return the LightningModule that `cfg.task` describes.
 
-    It receives the `taken_arguments`. Its loss and its metrics receive the facts that their constructors name.
+    It receives the `taken_arguments`. Its loss and its metrics receive the facts that their
+    constructors name.
 
     Raises:
         UserError: A part of the configuration is wrong.
@@ -209,16 +191,12 @@ def task_module(
     for name, node in cfg.task.items():
         if _is_part(node):
             parts[str(name)] = _part(node, f"task.{name}", facts)
-    offered = facts.by_name
-    offered["optimizer"] = optimizer
-    offered["scheduler"] = scheduler
+    offered = {**facts.by_name, "optimizer": optimizer, "scheduler": scheduler}
     taken = taken_arguments(cfg, facts)
     offered = {name: value for name, value in offered.items() if name in taken}
     if "network" in taken:
         offered["network"] = network(cfg, facts)
-    module: L.LightningModule = instantiate(
-        cfg.task, "task", offered, without=tuple(parts), **parts
-    )
+    module: L.LightningModule = instantiate(cfg.task, "task", offered, without=[*parts], **parts)
     check_lightning_kind(module, L.LightningModule, "task")
     loss = getattr(module, "loss", None)
     if isinstance(module, Task) and loss is not None and not callable(loss):
@@ -231,10 +209,10 @@ def task_module(
 
 
 def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
-    """Return the arguments that the task's constructor takes from the program: facts, and network, optimizer, scheduler.
+    """Return the facts and parts (`network` …) that the task's constructor takes from the program.
 
-    A `Task` takes all that it names. Any other module may use these names for settings of its own: it takes those
-    that neither its signature nor the configuration gives a value.
+    A `Task` takes all that it names. Any other module may use these names for settings of its own:
+    it takes those that neither its signature nor the configuration gives a value.
     """
     offered = {*facts.by_name, "network", "optimizer", "scheduler"}
     callee = target(cfg.task, "task")
@@ -250,7 +228,7 @@ def taken_arguments(cfg: DictConfig, facts: Facts) -> set[str]:
 
 
 def _is_part(node: Any) -> bool:
-    """Return whether a node of a task describes an object (a loss), or several by name (metrics)."""
+    """Return whether a node of a task describes an object (a loss), or several (metrics)."""
     if not isinstance(node, DictConfig):
         return False
     if "_target_" in node:
@@ -269,19 +247,16 @@ def _part(node: DictConfig, key: str, facts: Facts) -> Any:
 
 
 def _check_metrics(cfg: DictConfig, module: Task, data: L.LightningDataModule) -> None:
-    """Check that a task logs the metrics of the objective, and the one that the schedule follows."""
+    """Check that a task logs the metrics of the objective and of the schedule."""
     sizes = sizes_of(data)
-    allowed = module.logged_on(sizes)
+    allowed = sorted(module.logged_on(sizes))
     if "monitor" in cfg.scheduler:
-        monitor = str(cfg.scheduler.monitor)
-        if monitor not in allowed:
-            metrics = ", ".join(sorted(allowed))
-            raise UserError(f"scheduler.monitor={monitor}: must be one of {metrics}")
+        require_choice(cfg, "scheduler.monitor", *allowed)
         require_choice(cfg, "scheduler.mode", "max", "min")
     objective = objective_of(cfg.objective)
     if objective and objective.metric not in allowed:
-        why = "; data.val_size=0 leaves no validation split" if "val" not in sizes else ""
+        why = "" if "val" in sizes else "; data.val_size=0 leaves no validation split"
         raise UserError(
-            f"objective.metric={objective.metric}: must be one of {', '.join(sorted(allowed))}{why}\n"
+            f"objective.metric={objective.metric}: must be one of {', '.join(allowed)}{why}\n"
             "objective=null selects nothing and keeps the last epoch"
         )

@@ -1,4 +1,4 @@
-"""Lightning's trainer: with its callbacks and its strategy as all commands use it, and with what a run records."""
+"""Lightning's trainer, with callbacks and strategy, and with what a run records."""
 
 import functools
 import inspect
@@ -83,7 +83,8 @@ def callbacks_of(cfg: DictConfig, facts: Facts) -> tuple[list[L.Callback], RunCh
     checkpoints = [callback for callback in callbacks if isinstance(callback, RunCheckpoint)]
     if len(checkpoints) != 1:
         raise UserError(
-            "callbacks: must have one RunCheckpoint, such as callbacks.checkpoint, without which there is no result"
+            "callbacks: must have one RunCheckpoint, such as callbacks.checkpoint, without which "
+            "there is no result"
         )
     return callbacks, checkpoints[0]
 
@@ -98,7 +99,7 @@ def _lacks_facts(node: DictConfig, key: str, facts: Facts) -> bool:
 
 
 def check_strategy(cfg: DictConfig) -> None:
-    """Check the strategy: its processes can be started on all nodes, and its checkpoints can be resumed from.
+    """Check that a strategy's processes can be started, and its checkpoints resumed from.
 
     Raises:
         UserError: The strategy is unknown or not supported.
@@ -128,7 +129,7 @@ def check_strategy(cfg: DictConfig) -> None:
 
 
 def check_unsharded(kind: Any, strategy: Any) -> None:
-    """Check that each process of a strategy holds all weights and optimizer states, as checkpoints do.
+    """Check that each process of a strategy holds all weights and optimizer states.
 
     A function that makes the strategy is not known yet; the trainer's is checked again.
 
@@ -150,9 +151,7 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
 
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
-    plugins: list[Any] = [SafeCheckpointIO()]
-    if environment := scheduler.own().environment():
-        plugins.append(environment)
+    plugins = [SafeCheckpointIO(), scheduler.own().environment()]
     without = ["max_time"]  # which the callback Timer applies
     if cfg.trainer.get("strategy") == "fsdp2":
         without.append("strategy")
@@ -162,26 +161,27 @@ def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -
         "trainer",
         without=without,
         callbacks=[without_empty_hooks(callback) for callback in callbacks],
-        plugins=plugins,
+        plugins=[*filter(None, plugins)],
         # No progress bar of Lightning's if the configuration has none.
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),
         num_sanity_val_steps=0,
         enable_model_summary=False,
         **{"use_distributed_sampler": False, **kwargs},
     )
-    strategy = trainer.strategy
     for name in ("training_step", "validation_step", "test_step"):
-        setattr(strategy, name, _without_stop_iteration(getattr(strategy, name)))
+        step = getattr(trainer.strategy, name)
+        setattr(trainer.strategy, name, _without_stop_iteration(step))
     for logger in trainer.loggers:
         if hasattr(logger, "attach_trainer"):  # Leyden's for TensorBoard, which needs the stage
             logger.attach_trainer(trainer)
-    # Deterministic mode would also fill new tensors, at the cost of a pass over each; it is not needed here.
+    # Deterministic mode would also fill new tensors, at the cost of a pass over each; it is not
+    # needed here.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     return trainer
 
 
 def _without_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
-    """Return a step whose StopIteration is another error: Lightning would take it for the end of the data."""
+    """Return a step whose StopIteration, for Lightning the end of the data, is another error."""
 
     @functools.wraps(step)
     def call(*args: Any, **kwargs: Any) -> Any:
@@ -198,8 +198,8 @@ def _without_stop_iteration(step: Callable[..., Any]) -> Callable[..., Any]:
 def without_empty_hooks(callback: L.Callback) -> L.Callback:
     """Return a callback after disabling the per-step hooks that its class does not override.
 
-    Lightning calls empty hooks, too: together they take 4 % of the default run's training time (median of 9 pairs
-    of runs, 2 CPU cores). Callbacks from outside the library stay unchanged.
+    Lightning calls empty hooks, too: together they take 4 % of the default run's training time
+    (median of 9 pairs of runs, 2 CPU cores). Callbacks from outside the library stay unchanged.
     """
     if not type(callback).__module__.startswith("leyden."):
         return callback  # it may call its hooks itself, or set them later
@@ -227,15 +227,14 @@ def silence_lightning() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
     # A profiler reports by its logger.
     logging.getLogger("lightning.pytorch.profilers").setLevel(logging.INFO)
-    warnings.filterwarnings(
-        "ignore", ".*LeafSpec.*is deprecated", FutureWarning
-    )  # Lightning 2.6 on torch 2.13
+    # Of Lightning 2.6 on torch 2.13.
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated", FutureWarning)
     for text in NOT_FOR_USERS:
         warnings.filterwarnings("ignore", text)
 
 
 class KeptFacts(L.Callback):
-    """Saves the facts of the data in the checkpoint, so that the network can be built without the data."""
+    """Saves the facts of the data in the checkpoint, by which the network is built without them."""
 
     def __init__(self, facts: Facts) -> None:
         self._facts = facts.to_state()
@@ -267,7 +266,7 @@ class RunTrainer:
 
     @property
     def state(self) -> RunState:
-        """The callback that saves state other than weights in checkpoints, such as random states."""
+        """The callback that saves what checkpoints hold besides weights, as random states."""
         return self.exact.state
 
     @property
@@ -278,7 +277,7 @@ class RunTrainer:
 
     @property
     def position(self) -> Position:
-        """The progress of training: epochs, optimizer steps, and whether training has started, and processes."""
+        """The progress of training: epochs, optimizer steps, whether it has started, processes."""
         return Position(
             self.seen.num_epochs,
             self.trainer.global_step,
@@ -288,14 +287,11 @@ class RunTrainer:
 
     @property
     def status(self) -> str:
-        """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` if a callback pruned it."""
+        """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` by a callback."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "fast_dev_run"
-        return (
-            "pruned"
-            if any(getattr(callback, "pruned", False) for callback in self.callbacks)
-            else "finished"
-        )
+        is_pruned = any(getattr(callback, "pruned", False) for callback in self.callbacks)
+        return "pruned" if is_pruned else "finished"
 
 
 def run_trainer(
@@ -313,7 +309,8 @@ def run_trainer(
         cfg: The configuration of the run.
         directory: The run directory, which callbacks and loggers write to.
         data: The data of the run.
-        content: Content of the checkpoint to resume from; loggers delete their points from its step on.
+        content: Content of the checkpoint to resume from; loggers delete their points from its step
+            on.
         requeue_signal: Receiver of the scheduler's signal.
         pictures: True if callbacks draw at the end of the run.
 
@@ -328,16 +325,13 @@ def run_trainer(
     seen = SamplesSeen()
     is_fork = cfg.fork is not None
     timer = _timer(cfg, callbacks)
-    if timer not in callbacks:
-        callbacks.append(timer)
     exact = Parts(
         cfg.seed, checkpoint, directory, requeue_signal, cfg.exact, is_fork=is_fork, leave=leave
     )
+    own = [KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]
     trainer = plain_trainer(
         cfg,
-        callbacks=exact.around(
-            [KeptFacts(facts), *callbacks, seen, Hyperparameters(is_fork=is_fork)]
-        ),
+        callbacks=exact.around(own),
         logger=_loggers(cfg, directory, content),
         default_root_dir=str(directory),
         use_distributed_sampler=not divides_batches(data),
@@ -353,15 +347,22 @@ def run_trainer(
 
 
 def _timer(cfg: DictConfig, callbacks: list[L.Callback]) -> Timer:
-    """Return the run's Timer: its own, or one for `max_time`, since Lightning's would be out of reach."""
-    timers = [each for each in callbacks if isinstance(each, Timer)]
+    """Return the Timer among the callbacks; without one, one for `max_time` joins them.
+
+    Lightning's own would be out of reach.
+    """
     duration: Any = cfg.trainer.get("max_time")
-    if timers and duration:
-        raise UserError("trainer.max_time: callbacks has a Timer already; remove one of the two")
+    for each in callbacks:
+        if isinstance(each, Timer):
+            if duration:
+                raise UserError("trainer.max_time: callbacks has a Timer; remove one of the two")
+            return each
     if OmegaConf.is_config(duration):
         duration = OmegaConf.to_container(duration)
     with user_errors("trainer.max_time"):
-        return timers[0] if timers else Timer(duration)
+        timer = Timer(duration)
+    callbacks.append(timer)
+    return timer
 
 
 def check_loggers(cfg: DictConfig) -> None:
@@ -381,13 +382,15 @@ def _loggers(cfg: DictConfig, directory: Path, content: dict[str, Any] | None) -
     step = num_logged(content) if content else 0
     logged = content.get("logged", {}) if content else {}
     for name, node in switched_on(cfg.logger):
-        check_extra(node, f"logger.{name}")
-        given: dict[str, Any] = (
-            {"purge_step": step} if OmegaConf.is_missing(node, "purge_step") else {}
-        )
-        loggers.append(instantiate(node, f"logger.{name}", save_dir=str(directory), **given))
-        if hasattr(loggers[-1], "kept"):
-            loggers[-1].kept = logged.get(type(loggers[-1]).__name__)
+        key = f"logger.{name}"
+        check_extra(node, key)
+        given: dict[str, Any] = {"save_dir": str(directory)}
+        if OmegaConf.is_missing(node, "purge_step"):
+            given["purge_step"] = step
+        logger = instantiate(node, key, **given)
+        if hasattr(logger, "kept"):
+            logger.kept = logged.get(type(logger).__name__)
+        loggers.append(logger)
     return loggers
 
 
@@ -399,8 +402,8 @@ def num_processes_at(content: dict[str, Any]) -> int:
 def num_logged(content: dict[str, Any]) -> int:
     """Return the number of logged steps at a checkpoint: batches in which an optimizer stepped.
 
-    `global_step` may be larger, as it counts each of several optimizers. Lightning counts a batch after its last
-    hook, so 1 is added for a checkpoint within an epoch.
+    `global_step` may be larger, as it counts each of several optimizers. Lightning counts a batch
+    after its last hook, so 1 is added for a checkpoint within an epoch.
     """
     loops = content["loops"]["fit_loop"]
     is_within = not loops["epoch_loop.batch_progress"]["is_last_batch"]

@@ -18,8 +18,9 @@ Splits are called as their stages; the test set is read only on `setup("test")`.
 """
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from numbers import Number
 from typing import Any
 
@@ -80,21 +81,17 @@ class Facts:
             if value is None or name == "extra":
                 continue
             parts = value if isinstance(value, tuple | list) else (value,)
-            allowed: Any = Number
-            words = "numbers"
-            if name in ("class_names", "target_names", "vocabulary"):
-                allowed = str | Number
-                words = "names"
-            if not all(isinstance(part, allowed) for part in parts):
-                raise ValueError(f"facts.{name}: must be {words} or None")
-        num_names = len(self.class_names or ())
-        if num_names and self.num_classes not in (None, num_names):
-            raise ValueError(
-                f"facts.class_names: has {num_names} names of {self.num_classes} classes"
-            )
-        for name in self.extra:
-            if name in self._named:
-                raise ValueError(f"facts.{name}: is Leyden's own name; give your fact another one")
+            are_names = name in ("class_names", "target_names", "vocabulary")
+            for part in parts:
+                is_name = are_names and isinstance(part, str)
+                if not is_name and not isinstance(part, Number):
+                    words = "names" if are_names else "numbers"
+                    raise ValueError(f"facts.{name}: must be {words} or None")
+        num = len(self.class_names or ())
+        if num and self.num_classes not in (None, num):
+            raise ValueError(f"facts.class_names: has {num} names of {self.num_classes} classes")
+        for name in {*self.extra} & {*self._named}:
+            raise ValueError(f"facts.{name}: is Leyden's own name; give your fact another one")
 
     @property
     def num_outputs(self) -> int | None:
@@ -131,18 +128,12 @@ class Facts:
         for name in ("mean", "std", "scale", "extra"):  # a network may have settings of these names
             del named[name]
         named["num_outputs"] = self.num_outputs
-        named["vocab_size"] = None
-        if self.vocabulary is not None:
-            named["vocab_size"] = len(self.vocabulary)
+        named["vocab_size"] = None if self.vocabulary is None else len(self.vocabulary)
         return named
 
     def to_state(self) -> dict[str, Any]:
         """Return the facts as plain values, for a checkpoint."""
-        state = asdict(self)
-        for name, value in state.items():
-            if isinstance(value, tuple):
-                state[name] = list(value)
-        return state
+        return asdict(self)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Facts":
@@ -209,19 +200,9 @@ class ModuleData(L.LightningDataModule):
 
 
 def _once(hook: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a hook so that it runs once per stage."""
-    called: set[str | None] = set()
-
-    def once(stage: str | None = None) -> None:
-        if stage in called:
-            return
-        called.add(stage)
-        if stage is None:
-            hook()
-        else:
-            hook(stage)
-
-    return once
+    """Wrap a hook so that it runs once per stage, given by position or by name."""
+    cached = functools.cache(hook)
+    return lambda *stage, **named: cached(*stage, *named.values())
 
 
 def facts_of(data: L.LightningDataModule) -> Facts:
@@ -232,12 +213,10 @@ def facts_of(data: L.LightningDataModule) -> Facts:
     """
     found = getattr(data, "facts", None) or Facts()
     if isinstance(found, Mapping):
-        known = {field.name for field in fields(Facts)} - {"extra"}
-        state: dict[str, Any] = {"extra": {}}
-        for name, value in found.items():
-            part = state if name in known else state["extra"]
-            part[name] = value
-        return Facts.from_state(state)
+        known = {*vars(Facts())} - {"extra"}
+        extra = {name: value for name, value in found.items() if name not in known}
+        named = {name: value for name, value in found.items() if name in known}
+        return Facts.from_state({**named, "extra": extra})
     if not isinstance(found, Facts):
         raise ValueError(
             f"facts are {type(found).__name__}; must be Facts, or a dictionary of plain values"
@@ -250,10 +229,8 @@ def digests_of(data: L.LightningDataModule) -> dict[str, str]:
     found = getattr(data, "digests", None)
     if not isinstance(found, Mapping):
         return {}
-    for text in (*found, *found.values()):
-        if not isinstance(text, str):
-            return {}
-    return dict(found)
+    are_texts = all(isinstance(text, str) for text in (*found, *found.values()))
+    return dict(found) if are_texts else {}
 
 
 def sizes_of(
@@ -303,15 +280,17 @@ def _num_drawn(loader: Any) -> int:
     Raises:
         TypeError: The number is unknown, as for a custom batch sampler.
     """
-    sampler = getattr(loader, "sampler", None)
     batches = getattr(loader, "batch_sampler", None)
+    holder = loader
     if isinstance(batches, BatchSampler):
-        sampler = batches.sampler
+        holder = batches
     elif batches is not None:
         raise TypeError("a batch sampler of one's own")
-    if isinstance(sampler, DistributedSampler) or isinstance(loader.dataset, IterableDataset):
-        sampler = None
-    return len(loader.dataset if sampler is None else sampler)
+    drawn = getattr(holder, "sampler", None)
+    is_divided = isinstance(drawn, DistributedSampler)
+    if drawn is None or is_divided or isinstance(loader.dataset, IterableDataset):
+        drawn = loader.dataset
+    return len(drawn)
 
 
 def num_samples(loaders: Any) -> int | None:
@@ -338,9 +317,8 @@ def first_batches(data: L.LightningDataModule, split: str) -> dict[str, str]:
     is_own = is_overridden(f"{split}_dataloader", data, L.LightningDataModule)
     if divides_batches(data) or not is_own:
         return {}
-    with contextlib.suppress(
-        Exception
-    ):  # of a user's class; if the loaders fail, so will the validation
+    # A user's class may raise anything; if the loaders fail, so will the validation.
+    with contextlib.suppress(Exception):
         once = _read_first_batches(data, split)
         again = _read_first_batches(data, split)
         return {name: each for name, each in once.items() if again.get(name) == each}

@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from torchvision import io as torchvision_io
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import find_classes
+from torchvision.transforms.functional import pil_to_tensor
 
 from leyden.base.errors import UserError
 from leyden.data.splits import is_of_training
@@ -223,7 +224,7 @@ def read_image(
             pixels_CHW = _decode_jpeg(content, image, channels)
         if pixels_CHW is None:
             converted = _converted(image, channels, 255 if invert else 0)
-            pixels_CHW = _pixels(converted)
+            pixels_CHW = pil_to_tensor(converted)
     _, rows, columns = pixels_CHW.shape
     scale = min(rows / height, columns / width)
     num_rows = max(1, round(height * scale))
@@ -250,9 +251,7 @@ def _opened(path: str | Path) -> Iterator[tuple[bytes, Image.Image]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # raised for damaged EXIF data
-            warnings.simplefilter(
-                "ignore", DeprecationWarning
-            )  # of torchvision's decoder since 0.29
+            warnings.simplefilter("ignore", DeprecationWarning)  # of torchvision's decoder
             # A small file can decode to an image that exhausts the memory.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             # By pathlib both would take twice as long, a tenth of the time of a small image.
@@ -308,13 +307,6 @@ def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | 
     except (RuntimeError, AttributeError):  # damaged, or a torchvision without a decoder of JPEG
         return None
     return pixels_CHW
-
-
-def _pixels(image: Image.Image) -> Tensor:
-    """Return the pixels of a grey or RGB image, shape (C, H, W), uint8."""
-    pixels = torch.from_numpy(np.array(image))
-    pixels_HWC = pixels.reshape(image.height, image.width, -1)
-    return pixels_HWC.permute(2, 0, 1)
 
 
 def find_images(images: Sequence[str]) -> list[Path]:

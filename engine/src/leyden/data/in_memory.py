@@ -8,13 +8,13 @@ import json
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from leyden.base.terminal import warn
-from leyden.data.contract import Facts
+from leyden.data.contract import Facts, Names
 from leyden.data.neighbours import likeness
 from leyden.data.splits import SplitDataModule, SplitLoader, group_numbers, is_of_training
 from leyden.data.transforms import Normalize, Transform
@@ -74,10 +74,8 @@ def to_tensors(source: Any) -> Tensors:
             f"data are {_describe(data)}, targets {_describe(targets)}; must be one target per "
             "sample"
         )
-    names = names_of(source, targets)
-    num_tokens = None
-    if names["vocabulary"] is not None:
-        num_tokens = len(names["vocabulary"])
+    facts = Facts(extra=getattr(source, "facts", {}), **names_of(source, targets))
+    num_tokens = None if facts.vocabulary is None else len(facts.vocabulary)
     if num_tokens is not None or data.dtype != torch.uint8:
         inputs = _checked("data", data, num_tokens, 2)
     elif data.ndim == 3:
@@ -88,19 +86,17 @@ def to_tensors(source: Any) -> Tensors:
         raise ValueError(
             f"data are {_describe(data)}; pixels must have shape (N, H, W) or (N, H, W, C)"
         )
-    if names["num_classes"] is None:
+    if facts.num_classes is None:
         targets = _checked("targets", targets, num_tokens, 2)
     else:
-        targets = _checked("targets", targets, names["num_classes"], 1)
+        targets = _checked("targets", targets, facts.num_classes, 1)
     groups = getattr(source, "groups", None)
     if groups is not None:
         groups = group_numbers(groups, len(inputs))
     looks = getattr(source, "looks", None)
     if getattr(source, "random_split", False):
         looks = ""
-    extra = dict(getattr(source, "facts", {}))
-    shape = tuple(inputs.shape[1:])
-    facts = Facts(shape, extra=extra, **names)
+    facts = replace(facts, input_shape=tuple(inputs.shape[1:]))
     overlap = getattr(source, "overlap", None)
     return Tensors(inputs, targets, facts, overlap, groups=groups, looks=looks)
 
@@ -144,25 +140,25 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
     Raises:
         ValueError: The number of target names is not that of the targets.
     """
-    found: dict[str, Any] = {}
-    for attribute in ("classes", "target_names", "vocabulary"):
-        names = getattr(source, attribute, None)
-        found[attribute] = None if names is None else tuple(map(str, names))
-    classes = found.pop("classes")
-    found["class_names"] = classes
-    found["num_classes"] = None if classes is None else len(classes)
+    found = {"vocabulary": _texts(source, "vocabulary")}
+    classes = _texts(source, "classes")
+    if classes is not None:
+        return {**found, "class_names": classes, "num_classes": len(classes)}
     are_numbers = isinstance(targets, Tensor) and targets.is_floating_point()
-    if classes is not None or not are_numbers or targets.ndim not in (1, 2):
-        found["target_names"] = None
+    if not are_numbers or targets.ndim not in (1, 2):
         return found
-    num = 1 if targets.ndim == 1 else targets.shape[1]
-    if not found["target_names"]:
-        numbered = tuple(f"target_{n}" for n in range(num))
-        found["target_names"] = ("target",) if num == 1 else numbered
-    num_names = len(found["target_names"])
-    if num_names != num:
-        raise ValueError(f"target_names are {num_names}; must be {num}, one per number")
-    return found
+    num = targets[0].numel()
+    names = _texts(source, "target_names")
+    if not names:
+        names = ("target",) if num == 1 else tuple(f"target_{n}" for n in range(num))
+    if len(names) != num:
+        raise ValueError(f"target_names are {len(names)}; must be {num}, one per number")
+    return {**found, "target_names": names}
+
+
+def _texts(source: Any, attribute: str) -> Names | None:
+    names = getattr(source, attribute, None)
+    return None if names is None else tuple(map(str, names))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -197,38 +193,26 @@ def read_tensors(
     Raises:
         OSError, ValueError: Raised by `load` and `to_tensors`.
     """
-    if _cache is None:
-        return _read(dataset, root, train=train, download=download)
     key = _cache_key(dataset, root, train)
-    if key in _cache:
+    if _cache and key in _cache:
         return _cache[key]
     before = digest_of_content(random_states())
-    found = _read(dataset, root, train=train, download=download)
+    source = load(dataset, root, train=train, download=download)
+    found = to_tensors(source)
+    if train:
+        found = replace(found, digests=getattr(source, "digests", None) or _digests(source, found))
     # Data that draw random numbers depend on the job's seed, and are not cached.
-    if key is not None and before == digest_of_content(random_states()):
+    if _cache is not None and key and before == digest_of_content(random_states()):
         _cache[key] = found
     return found
 
 
-def _read(
-    dataset: Callable[..., Any],
-    root: str | Path,
-    *,
-    train: bool,
-    download: bool,
-) -> Tensors:
-    source = load(dataset, root, train=train, download=download)
-    found = to_tensors(source)
-    if not train:
-        return found
-    digests = getattr(source, "digests", None)
-    if not digests:
-        name = type(source).__name__
-        digests = {
-            f"{name}.data": digest_of_content(found.inputs),
-            f"{name}.targets": digest_of_content(found.targets),
-        }
-    return replace(found, digests=digests)
+def _digests(source: Any, found: Tensors) -> dict[str, str]:
+    name = type(source).__name__
+    return {
+        f"{name}.data": digest_of_content(found.inputs),
+        f"{name}.targets": digest_of_content(found.targets),
+    }
 
 
 def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Hashable:
@@ -246,7 +230,6 @@ def _cache_key(dataset: Callable[..., Any], root: str | Path, train: bool) -> Ha
         return None
 
 
-Scale = Literal["none", "unit", "standardize"]
 CHUNK = 4096  # samples that are counted at a time
 
 
@@ -259,13 +242,12 @@ class BatchLoader(SplitLoader):
         inputs: Samples, shape (M, ...), of any type that `transform` accepts.
         targets: One per sample, shape (M, ...).
         transform: Applied to the inputs of each batch.
-        indices: Indices of the N samples to use, shape (N,), on the samples' device; None for all.
-        batch_size: Samples of a batch, over all processes.
-        options: `seed`, `rank` and `world_size`, as in `SplitLoader`.
+        indices: Indices of the N samples to use, shape (N,), on the samples' device.
+        options: `batch_size`, `seed`, `rank` and `world_size`, as in `SplitLoader`.
 
     Example:
         >>> numbers = torch.arange(5)
-        >>> loader = BatchLoader(numbers, numbers, batch_size=2, transform=lambda x: x / 10)
+        >>> loader = BatchLoader(numbers, numbers, numbers, transform=lambda x: x / 10, batch_size=2)
         >>> [labels.tolist() for images, labels in loader]
         [[0, 1], [2, 3], [4]]
     """
@@ -274,15 +256,12 @@ class BatchLoader(SplitLoader):
         self,
         inputs: Tensor,
         targets: Tensor,
+        indices: Tensor,
         *,
         transform: Transform,
-        batch_size: int,
-        indices: Tensor | None = None,
         **options: Any,
     ) -> None:
-        if indices is None:
-            indices = torch.arange(len(targets), device=targets.device)
-        super().__init__(indices, batch_size=batch_size, **options)
+        super().__init__(indices, **options)
         self.inputs = inputs
         self.targets = targets
         self.transform = transform
@@ -308,16 +287,16 @@ class InMemoryDataModule(SplitDataModule):
             numeric targets, or tokens.
         root: Folder of the downloads.
         download: Whether to download missing files.
-        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the
-            training split, per image channel or table column; `none`: unchanged, for data that are
-            not pixels.
-        kwargs: Arguments of `SplitDataModule`; `augment` gets a batch's raw samples.
+        kwargs: Arguments of `SplitDataModule`; `augment` gets a batch's raw samples. `normalize` is
+            `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the training
+            split, per image channel or table column; or `none`: unchanged, for data that are not
+            pixels.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
-    SCALES = get_args(Scale)
+    SCALES = ("none", "unit", "standardize")
 
     def __init__(
         self,
@@ -325,10 +304,9 @@ class InMemoryDataModule(SplitDataModule):
         dataset: Callable[..., Any],
         root: str,
         download: bool,
-        normalize: Scale,
         **kwargs: Any,
     ) -> None:
-        super().__init__(normalize=normalize, **kwargs)
+        super().__init__(**kwargs)
         self.dataset = dataset
         self.root = root
         self.download = download
@@ -417,4 +395,4 @@ class InMemoryDataModule(SplitDataModule):
         normalize = self.facts.normalize.on(device)
         transform = (lambda inputs: normalize(augment(inputs))) if augment else normalize
         indices = self.indices[split].to(device)
-        return BatchLoader(inputs, targets, transform=transform, indices=indices, **options)
+        return BatchLoader(inputs, targets, indices, transform=transform, **options)

@@ -36,18 +36,15 @@ class Order:
         """Set the epoch (from 0) of the next permutation."""
         self.epoch = epoch
 
-    def permutation(self) -> Tensor | None:
-        """Return shuffled indices, shape (num_samples,), int64, on the CPU.
-
-        None if the samples stay in order.
-        """
+    def permutation(self, epoch: int) -> Tensor:
+        """Return the indices of an epoch, shape (num_samples,), int64, on the CPU."""
         if self.seed is None:
-            return None
+            return torch.arange(self.num_samples)
         # Each pair (seed, epoch) has its own stream, so runs with neighbouring seeds share no
         # epoch's order.
         generator = torch.Generator().manual_seed(self.seed)
         offset = int(torch.randint(2**62, (1,), generator=generator))
-        generator.manual_seed(offset + self.epoch)
+        generator.manual_seed(offset + epoch)
         return torch.randperm(self.num_samples, generator=generator)
 
 
@@ -98,23 +95,19 @@ class SplitLoader:
 
     def samples_of(self, epoch: int, batch: int) -> list[int]:
         """Return the indices of a batch's samples, of all processes, in their data set."""
-        order = Order(len(self.indices), self.order.seed)
-        order.set_epoch(epoch)
         begin = batch * self.batch_size
-        chosen = self._ordered(order)[begin : begin + self.batch_size]
+        chosen = self._ordered(epoch)[begin : begin + self.batch_size]
         found: list[int] = chosen.tolist()
         return found
 
-    def _ordered(self, order: Order) -> Tensor:
+    def _ordered(self, epoch: int) -> Tensor:
         """Return the indices in the order of an epoch."""
-        permutation = order.permutation()
-        if permutation is None:
-            return self.indices
+        permutation = self.order.permutation(epoch)
         return self.indices[permutation.to(self.indices.device)]
 
     def __iter__(self) -> Iterator[tuple[Any, Any]]:
         # A generator, so this runs at the first batch, when Lightning has set epoch and position.
-        indices = self._ordered(self.order)
+        indices = self._ordered(self.order.epoch)
         start = self._start
         self._start = 0
         size = self.batch_size
@@ -340,13 +333,11 @@ class SplitDataModule(L.LightningDataModule):
         split_seed: int | None = None,
     ) -> None:
         super().__init__()
-        if val_size is None:
-            val_size = 0
-        if split_seed is None:
-            split_seed = seed
+        val_size = 0 if val_size is None else val_size
+        split_seed = seed if split_seed is None else split_seed
         check_integers(batch_size=(batch_size, 1), eval_batch_size=(eval_batch_size, 1))
-        check_integers(val_size=(val_size, 0), seed=(seed, 0), split_seed=(split_seed, 0))
-        check_integers(fold=(fold, 0))
+        check_integers(val_size=(val_size, 0), fold=(fold, 0))
+        check_integers(seed=(seed, 0), split_seed=(split_seed, 0))
         if num_folds is not None:
             check_integers(num_folds=(num_folds, 2))
             if fold >= num_folds:  # known before the data are read
@@ -371,7 +362,8 @@ class SplitDataModule(L.LightningDataModule):
         self.num_folds = num_folds
         self.fold = fold
         self.split_seed = split_seed
-        self.indices: dict[str, Tensor] = {}  # of each split's samples, within its dataset
+        # Of each split's samples, within its dataset.
+        self.indices: dict[str, Tensor] = {}
         self.how_split = ""  # in words, if `val` is cut from the training set
         self._facts: Facts | None = None
 

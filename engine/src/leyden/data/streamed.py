@@ -6,6 +6,7 @@ channels, H rows and W columns of an image.
 
 import atexit
 import contextlib
+import functools
 import inspect
 import signal
 import sys
@@ -14,7 +15,7 @@ import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from lightning.fabric.utilities import move_data_to_device
@@ -170,14 +171,13 @@ class StreamLoader(SplitLoader):
         # Epoch and indices of each batch of the iteration under way.
         self._tasks: list[tuple[int, list[int]]] = []
         self._loader: DataLoader[Any] | None = None
-        self._batches: Iterator[Any] | None = None
+        self._batches: Any = None
 
     def read(self, shares: Iterator[Tensor]) -> Iterator[Any]:
         """Yield the samples of each share, on the device."""
         self._tasks[:] = [(self.order.epoch, share.tolist()) for share in shares]
         self._start_reading()
         for task in list(self._tasks):
-            assert self._batches is not None
             batch = next(self._batches)
             if isinstance(batch, str):
                 self.samples[task]
@@ -232,10 +232,10 @@ class StreamedDataModule(SplitDataModule):
     Args:
         num_workers: Worker processes for each split and training process; 0: the training process
             reads. Affects only speed and memory.
-        normalize: `unit`: pixels / 255; `standardize`: mean 0 and standard deviation 1 over the
-            training split, which is read once to compute them.
-        kwargs: Arguments of `SplitDataModule`; `augment` gets one sample, shape (1, ...), and
-            `seed` determines each sample's random numbers, too.
+        kwargs: Arguments of `SplitDataModule`; `augment` gets one sample, shape (1, ...), `seed`
+            determines each sample's random numbers, too, and `normalize` is `unit`: pixels / 255;
+            or `standardize`: mean 0 and standard deviation 1 over the training split, which is read
+            once to compute them.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -243,14 +243,8 @@ class StreamedDataModule(SplitDataModule):
 
     overlap: int | None = None  # as in `split`
 
-    def __init__(
-        self,
-        *,
-        num_workers: int,
-        normalize: Literal["unit", "standardize"],
-        **kwargs: Any,
-    ) -> None:
-        super().__init__(normalize=normalize, **kwargs)
+    def __init__(self, *, num_workers: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
         check_integers(num_workers=(num_workers, 0))
         self.num_workers = num_workers
         self.datasets: dict[str, Dataset[Any]] = {}  # by split
@@ -321,10 +315,12 @@ class StreamedDataModule(SplitDataModule):
         """
         dataset: Any = self.datasets["train"]
         batch: Any = None
+        cpu = torch.device("cpu")
+        read = functools.partial(self.loader, "train", None, cpu, transform=None)
         if not hasattr(dataset, "collate_fn"):
             # A worker reads, since a dataset may open its files at the first sample, which a fork
             # must not share.
-            with contextlib.closing(self._raw("train", 1)) as first:
+            with contextlib.closing(read(batch_size=1)) as first:
                 batch = next(iter(first))
         if not is_pair(batch):
             if self.augment is not None or self.normalize != "unit":
@@ -354,7 +350,7 @@ class StreamedDataModule(SplitDataModule):
                     f"data.normalize=standardize: all {num_samples:,} training images are read "
                     "once for this"
                 )
-            with contextlib.closing(self._raw("train", self.eval_batch_size)) as every:
+            with contextlib.closing(read(batch_size=self.eval_batch_size)) as every:
                 scale = Normalize.standardize_pixels(inputs_NCHW for inputs_NCHW, _ in every)
         return Facts(shape, mean=scale.mean, std=scale.std, scale=255.0, **names)
 
@@ -381,25 +377,15 @@ class StreamedDataModule(SplitDataModule):
         device: torch.device,
         **options: Any,
     ) -> StreamLoader:
-        """Return the batches of a split, which workers read."""
-        if self.facts.mean is not None:
+        """Return the batches of a split, which workers read; with `transform`, by that one."""
+        if "transform" not in options and self.facts.mean is not None:
             options["transform"] = self.facts.normalize.on(device)
-        return self._raw(split, augment=augment, device=device, **options)
-
-    def _raw(
-        self,
-        split: str,
-        batch_size: int,
-        augment: Any = None,
-        **options: Any,
-    ) -> StreamLoader:
-        """Return the batches of a split, without a transform unless it is given."""
         samples = SeededSamples(self.datasets[split], self.seed, augment)
         loader = StreamLoader(
             samples,
             self.indices[split],
-            batch_size=batch_size,
             num_workers=self.num_workers,
+            device=device,
             **options,
         )
         self._loaders.add(loader)

@@ -107,7 +107,7 @@ def wrapped(title: str, width_inches: float, font_size: float) -> str:
     """Return a title with line breaks, so that it fits a figure of this width."""
     # The mean width of a character is 0.55 of its size.
     num = int(width_inches * 72 / (0.55 * font_size))
-    lines = [textwrap.fill(line, max(10, num)) for line in title.split("\n")]
+    lines = [textwrap.fill(line, max(10, num)) for line in title.splitlines()]
     return plain("\n".join(lines))
 
 
@@ -132,36 +132,31 @@ def sheet(
     Args:
         images_NCHW: Images, shape (N, C, H, W), of any range; the smallest value of all is black,
             the largest white.
-        captions: N captions of as many lines, or none.
+        captions: A caption for each image, all of as many lines; or none.
         title: Title of the sheet.
         num_columns: Images per row.
     """
     num, _, height, width = images_NCHW.shape
+    inches = TILE_INCHES / width  # of a pixel
     lines = "\n".join(captions).splitlines()
     num_lines = len(lines) // max(1, len(captions))
-    longest = max(map(len, lines), default=0)
     gap = round(width * TILE_GAP)
-    head = round(width * num_lines * LINE_INCHES / TILE_INCHES)
-    tiles = torch.ones(1, 3, height, width)
-    if num:
-        tiles = as_colours(images_NCHW)
+    head = round(num_lines * LINE_INCHES / inches)
+    tiles = as_colours(images_NCHW) if num else torch.ones(1, 3, height, width)
     tiles = F.pad(tiles, (0, 0, head, 0), value=1.0)  # room for the caption
     # One image for all tiles, since creating axes costs as much as a hundred tiles.
     canvas_CHW = make_grid(tiles, nrow=num_columns, padding=gap, pad_value=1.0)
-    sheet_height = canvas_CHW.shape[1] * TILE_INCHES / width
-    sheet_width = canvas_CHW.shape[2] * TILE_INCHES / width
-    figure_width = max(sheet_width, MIN_INCHES)
+    canvas_HWC = canvas_CHW.permute(1, 2, 0)
+    figure_width = max(canvas_HWC.shape[1] * inches, MIN_INCHES)
     title = wrapped(title, figure_width, TITLE_SIZE)
-    title_height = 0.1 + 0.2 * (title.count("\n") + 1)
-    figure_height = sheet_height + title_height
+    sheet_height = len(canvas_HWC) * inches
+    figure_height = sheet_height + 0.3 + 0.2 * title.count("\n")
     figure = Figure(figsize=(figure_width, figure_height))
     axes = figure.add_axes((0.0, 0.0, 1.0, sheet_height / figure_height))
-    canvas_HWC = canvas_CHW.permute(1, 2, 0)
     axes.imshow(canvas_HWC.numpy(), interpolation="nearest")
     axes.set_axis_off()
-    size: float = FONT_SIZE
-    if longest > LINE_CHARACTERS:
-        size *= LINE_CHARACTERS / longest
+    longest = max(map(len, lines), default=1)
+    size = FONT_SIZE * min(1, LINE_CHARACTERS / longest)
     for n, caption in enumerate(captions):
         row, column = divmod(n, num_columns)
         x = gap + column * (width + gap) + width / 2
@@ -343,9 +338,7 @@ def confusion_figure(
     has_counts = num_classes <= MAX_COUNTED_CLASSES
     totals_K1 = counts_KK.sum(axis=1, keepdims=True)
     shares_KK = counts_KK / np.maximum(totals_K1, 1)
-    longest = 3
-    if has_counts:
-        longest = max(map(len, class_names))
+    longest = max(map(len, class_names)) if has_counts else 3
     margin = 0.08 + 0.013 * longest  # without a layout engine, which would draw twice
     figure = Figure(figsize=(6, 6))
     width = 0.95 - margin
@@ -355,9 +348,7 @@ def confusion_figure(
     axes.imshow(shares_KK, cmap="Blues", norm=root)
     if has_counts:
         names = [plain(name) for name in class_names]
-        turned = 0
-        if max(map(len, names)) > 2:
-            turned = 90
+        turned = 90 if longest > 2 else 0
         axes.set_xticks(range(num_classes), names, rotation=turned)
         axes.set_yticks(range(num_classes), names)
         middle = {"ha": "center", "va": "center", "fontsize": 8}
@@ -507,17 +498,15 @@ def prediction_figure(
         # Points would hide each other.
         cells = axes.hexbin(true, predicted, gridsize=60, cmap="viridis", mincnt=1, linewidths=0.1)
         figure.colorbar(cells, ax=axes, label="samples per cell", fraction=0.046, pad=0.03)
-        both = np.concatenate([true, predicted])
-        low = both.min()
-        high = both.max()
-        ends = [low, high]
-        axes.plot(ends, ends, color="#d95f02", linewidth=1, linestyle="--", label="exact")
+        low = min(true.min(), predicted.min())
+        high = max(true.max(), predicted.max())
+        axes.axline(
+            (low, low), slope=1, color="#d95f02", linewidth=1, linestyle="--", label="exact"
+        )
         axes.legend(loc="upper left", fontsize=8)
-        deviations = true - true.mean()
-        spread = np.square(deviations).sum()
-        errors = np.square(predicted - true).sum()
-        if spread > 0:
-            r2 = 1 - errors / spread
+        variance = true.var()
+        if variance > 0:
+            r2 = 1 - np.square(predicted - true).mean() / variance
             axes.set_title(f"R² {r2:.4f}", fontsize=10)
         axes.set_xlabel(plain(f"true {name}"))
         axes.set_ylabel(plain(f"predicted {name}"))
@@ -561,15 +550,10 @@ class Generated(DisplayCallback):
             return
         if not trainer.is_global_zero:
             return
-        loggers = []
-        for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                loggers.append(logger)
+        loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
         if not loggers:
             return
-        first = 0
-        if "\n" in self.vocabulary:
-            first = self.vocabulary.index("\n")
+        first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
         network = pl_module.network
         was_training = network.training
         network.eval()
@@ -612,10 +596,11 @@ class Curves(DisplayCallback):
         if not trainer.is_global_zero:
             return
         directory = Path(trainer.default_root_dir)
+        stages = stages_of(trainer).names
         curves = read_curves(directory / "metrics.csv")
+        curves = {name: points for name, points in curves.items() if name in stages}
         if curves:
-            title = f"{directory.parent.name}/{directory.name}"
-            figure = draw_curves(curves, stages_of(trainer).names, title)
+            figure = draw_curves(curves, stages, f"{directory.parent.name}/{directory.name}")
             save_picture(trainer, figure, "curves.png")
 
     def on_exception(
@@ -630,22 +615,19 @@ class Curves(DisplayCallback):
 
 
 def draw_curves(
-    curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str = ""
+    curves: dict[str, list[tuple[int, float]]], stages: Mapping[str, str], run: str
 ) -> Figure:
     """Return a panel per metric, the loss first: training and validation over optimizer steps.
 
     Args:
         curves: Points of each curve, as from `read_curves`.
-        stages: Stage that logged each metric; metrics without one are not drawn.
+        stages: Stage that logged each metric.
         run: Name of the run, the figure's title.
     """
     panels: dict[str, list[str]] = {}
     for name in curves:
-        if name in stages:
-            panel = panels.setdefault(chart_of(name), [])
-            panel.append(name)
-    titles = sorted(panels, key=lambda title: title != "loss")
-    titles = titles[:MAX_PANELS] or ["loss"]
+        panels.setdefault(chart_of(name), []).append(name)
+    titles = sorted(panels, key=lambda title: title != "loss")[:MAX_PANELS]
     width = max(9, 4.5 * len(titles))
     run = wrapped(run, width, 10)
     figure = Figure(figsize=(width, 3.5))
@@ -658,10 +640,7 @@ def draw_curves(
         axes.set_xlabel("optimizer steps")
         axes.set_ylabel(plain(title))
         axes.grid(alpha=0.3)
-        names = panels.get(title)
-        if not names:
-            continue
-        names.sort(key=lambda name: (not name.endswith("_step"), stages[name]))
+        names = sorted(panels[title], key=lambda name: (not name.endswith("_step"), stages[name]))
         for name in names:
             is_step = name.endswith("_step") and len(names) > 1
             style = dict(STYLES["step" if is_step else stages[name]])
@@ -724,20 +703,18 @@ class Monitor(L.Callback):
         num = trainer.fit_loop.total_batch_idx if several else trainer.global_step
         if (num + 1) % trainer.log_every_n_steps != 0:  # type: ignore[attr-defined]
             return
-        groups: list[dict[str, Any]] = []
-        for each in trainer.optimizers:
-            groups += each.param_groups
-        values = {}
-        for n, group in enumerate(groups):
-            name = "lr" if len(groups) == 1 else f"lr_{n}"
-            values[name] = float(group["lr"])
+        groups = [group for each in trainer.optimizers for group in each.param_groups]
+        values = {f"lr_{n}": float(group["lr"]) for n, group in enumerate(groups)}
+        if len(groups) == 1:
+            values = {"lr": values["lr_0"]}
         name = "grad_norm"
-        parameters: list[Any] = list(pl_module.parameters())
+        parameters = [*pl_module.parameters()]
         if several:
-            name = f"grad_norm_{_optimizer_index(trainer, optimizer)}"
-            parameters = []
-            for group in optimizer.param_groups:
-                parameters += group["params"]
+            # By its parameter groups, as Lightning may have wrapped the optimizer.
+            own = optimizer.param_groups
+            are_own = [each.param_groups is own for each in trainer.optimizers]
+            name = f"grad_norm_{are_own.index(True)}"
+            parameters = [parameter for group in own for parameter in group["params"]]
         gradients = [p.grad for p in parameters if p.grad is not None]
         norm: Any = torch.nn.utils.get_total_norm(gradients)
         if hasattr(norm, "full_tensor"):  # of a sharded network
@@ -750,31 +727,19 @@ class Monitor(L.Callback):
             values["time/samples_per_second"] = num_samples * self._num_batches / seconds
         self._num_batches = 0
         self._since = now
-        self._log_directly(trainer, values, logged_steps(trainer))
+        _log_directly(trainer, values, logged_steps(trainer))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's duration."""
         seconds = time.monotonic() - self._start
         step = logged_steps(trainer) - 1
-        self._log_directly(trainer, {"time/epoch_seconds": seconds}, step)
-
-    def _log_directly(
-        self,
-        trainer: L.Trainer,
-        values: dict[str, float],
-        step: int,
-    ) -> None:
-        # Not `pl_module.log`, which would make them metrics of the run, like loss and accuracy.
-        for logger in trainer.loggers:
-            logger.log_metrics(values, step)
+        _log_directly(trainer, {"time/epoch_seconds": seconds}, step)
 
 
-def _optimizer_index(trainer: L.Trainer, optimizer: Optimizer) -> int:
-    """Return an optimizer's index, by its parameter groups, as Lightning may have wrapped it."""
-    for n, each in enumerate(trainer.optimizers):
-        if each.param_groups is optimizer.param_groups:
-            return n
-    raise ValueError("the optimizer is not the trainer's")
+def _log_directly(trainer: L.Trainer, values: dict[str, float], step: int) -> None:
+    # Not `pl_module.log`, which would make them metrics of the run, like loss and accuracy.
+    for logger in trainer.loggers:
+        logger.log_metrics(values, step)
 
 
 class LoggedConfig(DisplayCallback):

@@ -639,8 +639,7 @@ class Autoencoder(Task):
         inputs: Tensor = batch
         if isinstance(batch, list | tuple):
             inputs = batch[0]
-        is_known = len(inputs) > 0 and inputs.device.type != "meta"
-        if is_known and not self._checked:
+        if len(inputs) and not self._checked:
             self._checked = True
             if not 0 <= inputs.min() <= inputs.max() <= 1:
                 raise ValueError(

@@ -55,7 +55,8 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate checkpoints on the test set, and record this as one test evaluation.
 
-    An evaluation is not recorded if a run's `limit_test_batches` restricts it to a part of the test set.
+    An evaluation is not recorded if a run's `limit_test_batches` restricts it to a part of the test
+    set.
 
     Args:
         runs: A run and its checkpoint, or all runs of a sweep's setting.
@@ -71,16 +72,13 @@ def evaluate(
     first = runs[0]
     metrics, message = measured[0]
     columns: dict[str, list[float]] = {}
-    means: dict[str, float] = {}
-    shown: dict[str, str] = {}
     for name in metrics:
-        values = [found[name] for found, _ in measured if name in found]
-        columns[name] = values
-        means[name] = statistics.fmean(values)
-        if row:
-            shown[name] = mean_text(values, overlap)
-        else:
-            shown[name] = metric_text(means[name])
+        columns[name] = [found[name] for found, _ in measured if name in found]
+    means = {name: statistics.fmean(values) for name, values in columns.items()}
+    if row:
+        shown = {name: mean_text(values, overlap) for name, values in columns.items()}
+    else:
+        shown = {name: metric_text(mean) for name, mean in means.items()}
     number = None
     if not message:
         name = str(first.run.config.get("name"))
@@ -124,8 +122,9 @@ def _check_splits(trained: Trained) -> None:
     names = changed_names(before, here)
     if names:
         raise UserError(
-            f"{trained.run.directory}: {', '.join(names)} differs from that in training, so the test set may contain training "
-            "samples: its data draw from the system's entropy, or have changed"
+            f"{trained.run.directory}: {', '.join(names)} differs from that in training, so the "
+            "test set may contain training samples: its data draw from the system's entropy, or "
+            "have changed"
         )
 
 
@@ -160,15 +159,16 @@ def runs_of_row(
     named = f" ({setting.name})" if row.choices else ""
     num = len(setting.values) + setting.lost
     words = f"{directory} row {number}{named}, {len(runs)} of {num} runs"
-    trained = []
     for run in runs:
         run.trust = trust
-        trained.append(Trained(run, checkpoint, data_root=data_root))
+    trained = [Trained(run, checkpoint, data_root=data_root) for run in runs]
     return trained, words, setting.overlap
 
 
 def mean_text(values: Sequence[float], overlap: float = 0.0) -> str:
-    """Return a mean with its 95 % interval by Student's t, as text; without the interval if there is none.
+    """Return a mean with its 95 % interval by Student's t, as text.
+
+    Without the interval if there is none.
 
     Args:
         values: The values.

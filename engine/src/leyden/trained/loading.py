@@ -1,4 +1,7 @@
-"""A trained run put to use: its module, data and evaluation; and `leyden.load` for notebooks and scripts."""
+"""A trained run put to use: its module, data and evaluation.
+
+And `leyden.load` for notebooks and scripts.
+"""
 
 import contextlib
 import functools
@@ -35,9 +38,10 @@ from leyden.training.weights import module_at
 
 
 class Trained:
-    """A trained run and one of its checkpoints, without Hydra. Its parts are made when they are first used.
+    """A trained run and one of its checkpoints; its parts are made when they are first used.
 
-    Random states stay as they are. The project's packages are added to `sys.path`, if they are not installed.
+    Random states stay as they are. The project's packages are added to `sys.path`, if they are not
+    installed.
 
     Args:
         run: The run.
@@ -45,7 +49,8 @@ class Trained:
         data_root: Folder of the data set; None for the folder used in training.
 
     Raises:
-        UserError: When a part is made: the run is not the user's own, or a part is missing or does not fit the others.
+        UserError: When a part is made: the run is not the user's own, or a part is missing or does
+            not fit the others.
 
     Example:
         A run of the worked example, whose network takes images of shape (N, 1, 28, 28):
@@ -76,7 +81,10 @@ class Trained:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The metrics of the best epoch and of a test evaluation; empty if the run has not ended."""
+        """The metrics of the best epoch and of a test evaluation.
+
+        Empty if the run has not ended.
+        """
         return dict(self.result.metrics) if self.result else {}
 
     @property
@@ -86,9 +94,10 @@ class Trained:
 
     @functools.cached_property
     def cfg(self) -> DictConfig:
-        """The part of the run's configuration that its use needs: what makes the module and the data, without augmentation.
+        """The part of the run's configuration that makes the module and the data, unaugmented.
 
-        The files that define its classes are imported, with the random numbers that they draw in the run.
+        The files that define its classes are imported, with the random numbers that they draw in
+        the run.
         """
         self.run.check_owner()
         add_to_path()
@@ -122,7 +131,10 @@ class Trained:
 
     @property
     def module(self) -> L.LightningModule:
-        """The module with the checkpoint's weights, in evaluation mode; made on the CPU, without the data set."""
+        """The module with the checkpoint's weights, in evaluation mode.
+
+        Made on the CPU, without the data set.
+        """
         return self._restored[0]
 
     @property
@@ -151,7 +163,9 @@ class Trained:
 
     @functools.cached_property
     def data(self) -> L.LightningDataModule:
-        """The data that it was trained on, with the same splits; with `data=module`, those of the module.
+        """The data that it was trained on, with the same splits.
+
+        With `data=module`, those of the module.
 
         A warning names files that have changed.
         """
@@ -175,7 +189,9 @@ class Trained:
 
     @property
     def read_image(self) -> Callable[[Path], torch.Tensor] | None:
-        """The `read_image` of the run's data, so that prediction reads image files as training did; None without one.
+        """The `read_image` of the run's data, so that prediction reads image files as training did.
+
+        None without one.
 
         It returns pixels, shape (C, H, W), uint8.
         """
@@ -188,8 +204,8 @@ class Trained:
         """Return a trainer that evaluates on one device, without loggers and callbacks.
 
         Args:
-            accelerator: Lightning's name of an accelerator; None for the processor if that was the run's, else for the
-                best device of this machine.
+            accelerator: Lightning's name of an accelerator; None for the processor if that was the
+                run's, else for the best device of this machine.
 
         Raises:
             UserError: This machine lacks the accelerator.
@@ -206,7 +222,7 @@ class Trained:
         return plain_trainer(cfg, callbacks=[], logger=False, enable_checkpointing=False, devices=1)
 
     def seeded(self) -> contextlib.AbstractContextManager[None]:
-        """Return a context in which a network that draws random numbers draws the same ones each time."""
+        """Return a context in which a network draws the same random numbers each time."""
         return seeded_as_run(self.cfg.seed, "task")
 
 

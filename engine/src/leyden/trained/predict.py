@@ -5,7 +5,7 @@ Shapes: N images or rows, C channels, H rows, W columns of an image; F columns, 
 """
 
 import functools
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -54,18 +54,20 @@ def predict(
         UserError: The run has learned another kind of task, or a file can't be read or written.
     """
     paths = find_images(images) if images else []
+    most = MAX_SHOWN
+    hidden: Sequence[str] = ()
     with trained.seeded():
         task = trained.task(accelerator)
         try:
             if paths:
                 rows = predict_images(trained, task, paths, invert=invert)
-                show_rows(rows, len(paths), output, most=MAX_SHOWN)
-                return
-            found = predict_table(task, trained.facts, Path(table), targets_of(trained))
+            else:
+                rows = predict_table(task, trained.facts, Path(table), targets_of(trained))
+                most = MAX_ROWS
+                hidden = (trained.facts.extra.get("column_names") or ())[MAX_INPUTS:]
         except NotImplementedError as error:
             raise UserError(f"{trained.directory}: {error}") from error
-        inputs = trained.facts.extra.get("column_names") or ()
-        show_rows(found, len(found), output, hidden=inputs[MAX_INPUTS:], most=MAX_ROWS)
+    show_rows(rows, output, hidden=hidden, most=most)
 
 
 ROWS_PER_BATCH = 10_000
@@ -111,26 +113,22 @@ def predict_table(
         raise UserError(f"table: {error}") from error
     if inputs_NF.shape[1:] != shape:
         raise UserError(f"table: {path}: has {len(names)} columns; the network takes {shape[0]}")
-    table: dict[str, list[Any]] = {}
-    for name in names:
-        table[name] = _values(cells.columns[name], as_texts=name in categories)
+    table = {name: _values(cells.columns[name], as_texts=name in categories) for name in names}
+    are_classes = facts.class_names is not None
     for name in targets:
-        key = f"true {name}"
-        if name in cells.columns and key not in table:
-            are_classes = facts.class_names is not None
-            table[key] = _values(cells.columns[name], as_texts=are_classes)
+        if name in cells.columns:
+            truth = _values(cells.columns[name], as_texts=are_classes)
+            table.setdefault(f"true {name}", truth)
     predicted: list[PredictedRow] = []
     for part_NF in torch.split(inputs_NF, ROWS_PER_BATCH):
         predicted += _predictions(task, facts, part_NF)
-    for name in predicted[0]:
-        if name in table:
-            raise UserError(
-                f"table: {path}: has a column {name}, which is the name of the prediction; "
-                "rename it"
-            )
+    for name in {*predicted[0]} & {*table}:
+        raise UserError(
+            f"table: {path}: has a column {name}, which is the name of the prediction; rename it"
+        )
     rows = []
-    for n, found in enumerate(predicted):
-        row = {name: column[n] for name, column in table.items()}
+    for values, found in zip(zip(*table.values(), strict=True), predicted, strict=True):
+        row = dict(zip(table, values, strict=True))
         rows.append(row | found)
     return rows
 
@@ -159,8 +157,8 @@ def predict_images(
     paths: Sequence[Path],
     *,
     invert: bool,
-) -> Iterator[PredictedRow]:
-    """Yield a row per image: its name, and the task's prediction.
+) -> list[PredictedRow]:
+    """Return a row per image: its name, and the task's prediction.
 
     Args:
         trained: The run and its checkpoint.
@@ -172,13 +170,18 @@ def predict_images(
         UserError: A file is not an image, or the network does not take images from files.
     """
     read = _image_reader(trained, invert=invert)
+    console = Console(stderr=True)
+    starts = range(0, len(paths), PREDICTED_BATCH_SIZE)
+    is_silent = not console.is_terminal
+    rows = []
     with ThreadPoolExecutor() as pool:  # Pillow decodes without Python's lock
-        for start in range(0, len(paths), PREDICTED_BATCH_SIZE):
+        for start in track(starts, console=console, transient=True, disable=is_silent):
             part = paths[start : start + PREDICTED_BATCH_SIZE]
             pixels_NCHW = torch.stack([*pool.map(read, part)])
             predicted = _predictions(task, trained.facts, pixels_NCHW)
             for path, found in zip(part, predicted, strict=True):
-                yield {"image": str(path), **found}
+                rows.append({"image": str(path), **found})
+    return rows
 
 
 def _image_reader(trained: Trained, *, invert: bool) -> Callable[[Path], Tensor]:
@@ -198,8 +201,7 @@ def _image_reader(trained: Trained, *, invert: bool) -> Callable[[Path], Tensor]
 
 
 def show_rows(
-    rows: Iterable[PredictedRow],
-    num: int,
+    rows: Sequence[PredictedRow],
     output: Path | None,
     *,
     most: int,
@@ -209,7 +211,6 @@ def show_rows(
 
     Args:
         rows: The rows, which have the same keys.
-        num: Number of the rows.
         output: A .csv or .json file; None for none.
         most: Number of rows that are printed.
         hidden: Columns that are not printed.
@@ -217,18 +218,12 @@ def show_rows(
     Raises:
         UserError: The file can't be written.
     """
-    console = Console(stderr=True)
-    is_silent = not console.is_terminal
-    found: list[PredictedRow] = []
-    for row in track(rows, total=num, console=console, transient=True, disable=is_silent):
-        if output or len(found) < most:
-            found.append(row)
     if output:
-        text = json_text(found) if output.suffix == ".json" else csv_text(found)
+        text = json_text(rows) if output.suffix == ".json" else csv_text(rows)
         with writing("output", output):
             write_whole(output, text.encode(errors="surrogateescape"))
     shown = []
-    for row in found[:most]:
+    for row in rows[:most]:
         cells = {}
         for name, value in row.items():
             if name not in hidden and not name.startswith("p("):
@@ -236,8 +231,8 @@ def show_rows(
         shown.append(cells)
     print_table(shown)
     left_out = []
-    if num > most:
-        left_out.append(f"{num - most:,} further rows")
+    if len(rows) > most:
+        left_out.append(f"{len(rows) - most:,} further rows")
     if hidden:
         left_out.append(f"{len(hidden):,} further columns")
     if left_out:

@@ -1,4 +1,4 @@
-"""Reproduction of a run: its code in a work tree, trained by its recorded settings in a process of its own."""
+"""Reproduction of a run: its code in a work tree, trained by its recorded settings."""
 
 import contextlib
 import json
@@ -73,7 +73,7 @@ def reproduce(
 
 
 def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
-    """Record the overrides that the new run is resumed by, and check that it has imported the code of the run.
+    """Record the overrides that resume the new run, and check that it has imported the run's code.
 
     Raises:
         UserError: It has imported other code, as where a package is found elsewhere first.
@@ -90,7 +90,7 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
 
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
-    """Return the root of a Hydra configuration: all settings as recorded, but the project's own loggers."""
+    """Return the root of a Hydra configuration: all recorded settings but the loggers."""
     config = {}
     for key, value in run.config.items():
         if has(key, Role.RECORDED) and key != "logger":
@@ -102,8 +102,8 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
             )
         check_folder("data_root", data_root)
         config["data"] = {**config["data"], "root": str(Path(data_root).absolute())}
-    # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did record is used, since
-    # it could add keys that the run did not have.
+    # Keys that the run did not record come from `conf/train.yaml`. No file of a group that it did
+    # record is used, since it could add keys that the run did not have.
     groups = [key for key in config if (LIBRARY / "conf" / key).is_dir()]
     overridden = [{f"override {group}": None} for group in groups]
     settings = {
@@ -138,7 +138,7 @@ def _write(settings: dict[str, Any], path: Path) -> None:
 
 
 def _check_parent(run: Run) -> None:
-    """Check that the checkpoint that a run started from (`fork` or `init_from`) is there, and unchanged.
+    """Check that the checkpoint of `fork` or `init_from` is there, and unchanged.
 
     Raises:
         UserError: It is unknown, missing or changed.
@@ -199,7 +199,8 @@ def _checked_out(run: Run) -> Iterator[Path]:
                     f"the run's changes of the code can't be applied to its commit {sha[:12]}"
                 )
             project = tree / prefix.strip()
-            # The new run records the code as the run did: git writes the same changes in several ways.
+            # The new run records the code as the run did: git writes the same changes in several
+            # ways.
             write_whole(
                 project / GIT_OF_COPY, json.dumps(code)
             )  # through no link that the run's diff has made
@@ -209,7 +210,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
 
 
 def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
-    """Return the environment of a training process on a run's machine: its variables, threads and kind of processor.
+    """Return the environment of a run's processes: its variables, threads, kind of processor.
 
     Other variables that can change bits are left as they are here: the comparison lists them.
     """

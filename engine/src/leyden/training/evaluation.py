@@ -57,7 +57,7 @@ def measure(
 
 
 def _load_in_setup(trainer: L.Trainer, module: L.LightningModule, path: Path) -> None:
-    """Make a trainer load a checkpoint's weights where it would by `ckpt_path`: after the module's `setup`.
+    """Make a trainer load a checkpoint's weights after the module's `setup`, as by `ckpt_path`.
 
     With `ckpt_path`, it would also take its callbacks back to the checkpoint.
     """
@@ -126,21 +126,19 @@ def _takes_part(callback: L.Callback, split: str) -> bool:
 
 
 def evaluated_splits(build: Build, *, test: bool) -> list[str]:
-    """Return the splits on which a run's best checkpoint is evaluated: without a test the validation split, for pictures."""
-    found = []
-    if test:
-        found.append("test")
-    elif draws_outputs(build.trainer.callbacks, build.module):
-        found.append("val")
-    further = {*STAGES} - {"train", "val", "test"}
-    found += sorted(further, key=STAGES.index)
-    splits = [stage for stage in found if has_split(build.data, stage)]
-    if is_overridden("test_step", build.module):
-        return splits
-    left_out = [stage for stage in splits if stage in further]
-    if left_out and is_main_process():
-        print(f"no evaluation on {', '.join(left_out)}: the task has no test_step")
-    return [stage for stage in splits if stage not in further]
+    """Return the splits on which a run's best checkpoint is evaluated, `val` for pictures."""
+    draws = draws_outputs(build.trainer.callbacks, build.module)
+    wanted = {"train": False, "val": draws and not test, "test": test}
+    splits = []
+    for stage in STAGES:
+        if wanted.get(stage, True) and has_split(build.data, stage):
+            splits.append(stage)
+    further = [stage for stage in splits if stage not in wanted]
+    if further and not is_overridden("test_step", build.module):
+        splits = [stage for stage in splits if stage in wanted]
+        if is_main_process():
+            print(f"no evaluation on {', '.join(further)}: the task has no test_step")
+    return splits
 
 
 def draws_outputs(callbacks: Sequence[L.Callback], module: L.LightningModule) -> bool:
@@ -149,7 +147,10 @@ def draws_outputs(callbacks: Sequence[L.Callback], module: L.LightningModule) ->
 
 
 def partial_test_message(trainer: L.Trainer) -> str:
-    """Return a message if the trainer tested on a part of the test set only; empty if it used every batch."""
+    """Return a message if the trainer tested on a part of the test set only.
+
+    Empty if it used every batch.
+    """
     loaders = flatten_loaders(trainer.test_dataloaders)
     num = sum(trainer.num_test_batches)
     of = sum(map(length_of, loaders))
@@ -161,4 +162,7 @@ def partial_test_message(trainer: L.Trainer) -> str:
     else:
         return ""
     whole = f" of {of}" if of < UNKNOWN_LENGTH else ""
-    return f"trainer.{key}: {num:.0f}{whole} test batches are not a test evaluation, and are not recorded as one"
+    return (
+        f"trainer.{key}: {num:.0f}{whole} test batches are not a test evaluation, and are not "
+        "recorded as one"
+    )

@@ -27,7 +27,9 @@ TESTED = {
 
 
 def test_resume(cfg: DictConfig, overrides: list[str], *, is_job: bool) -> None:
-    """Train a few batches undisturbed and with kills, compare each step, and print what was found; nothing is kept.
+    """Train a few batches undisturbed and with kills, compare each step, and print what was found.
+
+    Nothing is kept.
 
     Raises:
         UserError: This can't be tested.

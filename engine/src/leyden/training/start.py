@@ -32,7 +32,7 @@ from leyden.base.terminal import (
     some_of,
 )
 from leyden.callbacks.samples import samples_per_batch
-from leyden.config.values import flatten
+from leyden.config.values import dict_at, flatten
 from leyden.data.contract import has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.memory import say
@@ -53,9 +53,8 @@ from leyden.scheduler import RequeueSignal, this_job
 from leyden.tasks import Task
 from leyden.training.evaluation import evaluate_best, evaluated_splits, partial_test_message
 
-SIGNAL_DELAY_S = (
-    120  # seconds between the signal and the end of a job that `scripts/slurm.sh` submits
-)
+# Seconds between the signal and the end of a job that `scripts/slurm.sh` submits.
+SIGNAL_DELAY_S = 120
 
 
 def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Result:
@@ -84,10 +83,11 @@ def fit(build: Build, run: Run, *, checkpoint: Path | None, test: bool) -> Resul
             lines = [str(error), *_where_not_finite(build, run)]
             error.args = ("; ".join(lines),)
         raise
-    if late := trainer.state.late:
+    late = trainer.state.late
+    if late:
         say(
-            f"{some_of(late)}: changed by on_train_end, after the last checkpoint, so the test evaluation, evaluate, "
-            "predict and export do without"
+            f"{some_of(late)}: changed by on_train_end, after the last checkpoint, so the test "
+            "evaluation, evaluate, predict and export do without"
         )
     result = _result_of_training(build)
     # The list that decides it may have changed between the starts of the processes.
@@ -141,14 +141,14 @@ def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
     bad = build.trainer.seen.bad_batch()
     if bad:
         epoch, batch = bad
-        line = f"first in batch {batch + 1} of epoch {epoch + 1}"
         loader = build.trainer.trainer.train_dataloader
+        samples = ""
         if isinstance(loader, SplitLoader):
-            line += f", of the samples {some_of(loader.samples_of(epoch, batch), 8)}"
-        yield line
+            samples = f", of the samples {some_of(loader.samples_of(epoch, batch), 8)}"
+        yield f"first in batch {batch + 1} of epoch {epoch + 1}{samples}"
     if run.newest_checkpoint():
         command = f"{leyden_command('train')} {quoted_override('fork', run.directory)}"
-        rate = (run.config.get("optimizer") or {}).get("lr")
+        rate = dict_at(run.config, "optimizer").get("lr")
         if isinstance(rate, float) and isinstance(build.module, Task):
             command += f" optimizer.lr={rate / 10:g}"
         yield f"{command} starts from the checkpoint before it"
@@ -157,16 +157,17 @@ def _where_not_finite(build: Build, run: Run) -> Iterator[str]:
 def wants_test(cfg: DictConfig, run: Run, *, is_job: bool) -> bool:
     """Return whether a run is evaluated on the test set at its end.
 
-    With `test=auto`, a job of a sweep is not, also where it is resumed by itself. Nor is a run of an experiment that was
-    evaluated already, or that starts from such a run: a line then asks for `test=true`.
+    With `test=auto`, a job of a sweep is not, also where it is resumed by itself. Nor is a run of
+    an experiment that was evaluated already, or that starts from such a run: a line then asks for
+    `test=true`.
     """
     if cfg.test != "auto":
         return bool(cfg.test)
     if is_job or run.is_of_sweep:
         return False
-    if cfg.trainer.get("fast_dev_run"):  # no test evaluation, but its code is tried
-        return True
-    before = _tested_before(cfg, run)
+    before = ""
+    if not cfg.trainer.get("fast_dev_run"):  # no test evaluation, but its code is tried
+        before = _tested_before(cfg, run)
     if before and is_main_process():
         show(f"not evaluated on the test set: {before}; test=true evaluates again")
     return not before
@@ -179,10 +180,10 @@ def _tested_before(cfg: DictConfig, run: Run) -> str:
     with contextlib.suppress(OSError):  # which `check_test_evaluations` reports
         rows = read_test_evaluations(Path(cfg.outputs))
     # This run's own may have been killed after it, before its end was recorded.
-    is_tested = run.result is not None and run.result.is_tested
+    own = [] if run.result and run.result.is_tested else [one_line(run.directory)]
     for row in reversed(rows):
         of_run = row[2:3]
-        if row[1:2] == [name] and (is_tested or of_run != [one_line(run.directory)]):
+        if row[1:2] == [name] and of_run != own:
             return f"{name} was already, at {row[0][:19]} ({''.join(of_run)})"
     for key in ("fork", "init_from"):
         if cfg[key] is None:
@@ -196,18 +197,19 @@ def _tested_before(cfg: DictConfig, run: Run) -> str:
 
 def _has_test_set_of(cfg: DictConfig, parent: Run) -> bool:
     """Return whether a run is evaluated on the test set of another one."""
-    here = _of_test_set(OmegaConf.to_container(cfg, resolve=True))
-    there = _of_test_set(parent.config)
-    shared = here.keys() & there.keys()
-    return all(here[key] == there[key] for key in shared)
-
-
-def _of_test_set(config: Any) -> dict[str, Any]:
-    return {key: value for key, value in flatten(config) if has(key, Role.TEST_SET)}
+    here: Any = OmegaConf.to_container(cfg, resolve=True)
+    there = dict(flatten(parent.config))
+    for key, value in flatten(here):
+        if has(key, Role.TEST_SET) and there.get(key, value) != value:
+            return False
+    return True
 
 
 def num_parameters(module: nn.Module) -> tuple[int, int]:
-    """Return the number of a module's parameters, and of those that are trained; lazy ones are not counted."""
+    """Return the number of a module's parameters, and of those that are trained.
+
+    Lazy ones are not counted.
+    """
     parameters = [each for each in module.parameters() if not is_lazy(each)]
     trained = [each for each in parameters if each.requires_grad]
     num = sum(each.numel() for each in parameters)
@@ -215,7 +217,7 @@ def num_parameters(module: nn.Module) -> tuple[int, int]:
 
 
 def _print_weights(beginning: StartingPoint, module: nn.Module) -> None:
-    """Print which weights were taken from another run, and how many are trained if some are frozen."""
+    """Print which weights are another run's, and how many are trained if some are frozen."""
     num, num_trained = num_parameters(module)
     parts = [beginning.in_words()]
     if num_trained < num:
@@ -245,7 +247,8 @@ def start(
         overrides: The user's overrides.
 
     Raises:
-        UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full disk.
+        UserError: A part is wrong, or the run fails for a reason that is not a bug, such as a full
+            disk.
     """
     with contextlib.ExitStack() as at_the_end:
         requeue_signal = at_the_end.enter_context(
@@ -263,10 +266,9 @@ def start(
         if test and is_main_process():
             check_test_evaluations(cfg.outputs)
         trainer = parts.trainer.trainer
-        if trainer.world_size > 1 and not any(
-            argument.startswith("run_dir=") for argument in sys.argv
-        ):
-            # Lightning starts the other processes with these arguments; a default run_dir would contain another time.
+        if trainer.world_size > 1 and not any(each.startswith("run_dir=") for each in sys.argv):
+            # Lightning starts the other processes with these arguments; a default run_dir would
+            # contain another time.
             sys.argv += shlex.split(quoted_override("run_dir", run.directory))
         for logger in trainer.loggers:
             if hasattr(logger, "close"):  # Lightning's own loggers have no `close`
@@ -289,8 +291,8 @@ def start(
         checkpoint = beginning.begin(run)
         if is_main_process():
             _print_weights(beginning, parts.module)
-        if isinstance(beginning, Fork) and is_main_process():
-            _print_changes(beginning, identity)
+            if isinstance(beginning, Fork):
+                _print_changes(beginning, identity)
         result = fit(parts, run, checkpoint=checkpoint, test=test)
         if test and is_main_process():
             _record_evaluation(cfg, run, trainer, result)
@@ -302,21 +304,23 @@ def _check_restarts(cfg: DictConfig, run: Run) -> None:
     """Check that the job of this process was not requeued too often, and makes progress.
 
     Raises:
-        UserError: The job was requeued more than `cluster.max_requeues` times, or twice at the same step.
+        UserError: The job was requeued more than `cluster.max_requeues` times, or twice at the same
+            step.
     """
     job = this_job()
-    if job.restarts > cfg.cluster.max_requeues:
+    most = cfg.cluster.max_requeues
+    if job.restarts > most:
+        raise UserError(f"requeued {job.restarts} times, more than cluster.max_requeues={most}")
+    if job.id is None or job.restarts < 2:
+        return
+    of_job = [start.get("step") for start in run.starts if start.get("job") == job.id]
+    steps = [step for step in of_job if step is not None][-3:]
+    if len(steps) == 3 and len({*steps}) == 1:
         raise UserError(
-            f"requeued {job.restarts} times, more than cluster.max_requeues={cfg.cluster.max_requeues}"
+            f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a "
+            "validation or the test evaluation takes longer than the time limit of the job, raise "
+            "cluster.time_min"
         )
-    if job.id is not None:
-        of_job = [start for start in run.starts if start.get("job") == job.id]
-        steps = [start["step"] for start in of_job if start.get("step") is not None][-3:]
-        if job.restarts >= 2 and len(steps) == 3 and len({*steps}) == 1:
-            raise UserError(
-                f"requeued twice without a checkpoint after step {steps[0]}; if reading the data, a validation or the test "
-                "evaluation takes longer than the time limit of the job, raise cluster.time_min"
-            )
 
 
 def _print_changes(fork: Fork, identity: RunIdentity) -> None:
@@ -327,7 +331,7 @@ def _print_changes(fork: Fork, identity: RunIdentity) -> None:
 
 
 def _record_evaluation(cfg: DictConfig, run: Run, trainer: L.Trainer, result: Result) -> None:
-    """Add the run's test evaluation to the list, or print a message if it used a part of the test set only."""
+    """Add the run's test evaluation to the list, or print why it is none."""
     message = partial_test_message(trainer)
     if message:
         print(message)

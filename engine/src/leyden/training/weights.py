@@ -22,7 +22,7 @@ from leyden.exact.state import restore_module
 def module_at(
     cfg: DictConfig, path: Path, *, with_weights: bool = True
 ) -> tuple[L.LightningModule, Facts]:
-    """Return a new module at a run's checkpoint, made without the data set, and the facts of its data.
+    """Return a new module at a run's checkpoint, and the facts of its data, which are not read.
 
     Args:
         cfg: The run's configuration, or the part of it that makes the module.
@@ -34,7 +34,8 @@ def module_at(
     """
     content = read_checkpoint(path)
     facts: Facts = content["facts"]
-    # As in training, since no checkpoint has random numbers that a constructor keeps in an attribute.
+    # As in training, since no checkpoint has random numbers that a constructor keeps in an
+    # attribute.
     with seeded_as_run(cfg.seed, "task"):
         module = task_module(cfg, facts)
         with fitting(path):
@@ -46,11 +47,11 @@ def module_at(
 
 
 def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
-    """Load a checkpoint's weights into a module and call its `on_load_checkpoint`, as Lightning does.
+    """Load a checkpoint's weights into a module, after its `on_load_checkpoint`.
 
     Raises:
-        ValueError: The module lacks some of the weights. PyTorch itself does not report weights of a submodule that
-            is None.
+        ValueError: The module lacks some of the weights. PyTorch itself does not report weights of
+            a submodule that is None.
     """
     module.on_load_checkpoint(content)
     lacking = {*content["state_dict"]} - {*module.state_dict()}
@@ -63,7 +64,9 @@ def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def fitting(path: Path) -> Iterator[None]:
-    """Context that reports any error as a checkpoint that does not fit; one may come from a stranger.
+    """Context that reports any error as a checkpoint that does not fit.
+
+    One may come from a stranger.
 
     Raises:
         UserError: The checkpoint does not fit.
