@@ -196,7 +196,8 @@ def test_every_network_and_every_optimizer_takes_steps(model, optimizer):
     made = make_optimizer(cfg.optimizer)(module.named_parameters())
     batch = tuple(part.to(META) for part in case.batch)
     for _ in range(2):  # the second one has a state
-        with watched(found := []):
+        found = []
+        with watched(found):
             made.zero_grad()
             module.training_step(batch).backward()
             made.step()
@@ -218,10 +219,11 @@ def test_every_metric_takes_batches(metrics, request):
         except (UserError, ValueError, RuntimeError, TypeError):
             continue
         module, batch = module.to(META), tuple(part.to(META) for part in case.batch)
-        waits = (
-            pytest.raises(NotImplementedError) if metrics in WAITING else contextlib.nullcontext()
-        )
-        with waits, watched(found := []):
+        waits = contextlib.nullcontext()
+        if metrics in WAITING:
+            waits = pytest.raises(NotImplementedError)
+        found = []
+        with waits, watched(found):
             module.validation_step(batch)
         assert metrics in WAITING or found == [], case
         return

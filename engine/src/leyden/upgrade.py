@@ -11,36 +11,42 @@ engine/.
 
 from typing import TYPE_CHECKING
 
-from leyden.base.arguments import parse_arguments, parse_choice
+from leyden.base.arguments import parse_arguments, parse_flag
 from leyden.base.errors import ending, require_project
 from leyden.base.paths import root
 from leyden.base.terminal import show
 
 if TYPE_CHECKING:
-    from leyden.scaffold.upgrade import Change
+    from leyden.scaffold.upgrade import Change, Source
 
 
 def main() -> None:
     """Run the command."""
     with ending():
         _, options = parse_arguments(__doc__, {"write": "false"}, max_folders=0)
-        is_written = parse_choice(options, "write", "false", "true") == "true"
+        is_written = parse_flag(options, "write")
         from leyden.scaffold.upgrade import find_changes, write_changes
 
         require_project()
-        changes = find_changes(root())
-        edits = [change for change in changes if change.span is not None]
-        left = [change for change in changes if change.span is None]
+        sources = find_changes(root())
+        edited = [source for source in sources if source.edits]
+        edits = [_line(source, change) for source in edited for change in source.edits]
+        left = [
+            _line(source, change)
+            for source in sources
+            for change in source.changes
+            if change.end is None
+        ]
         if is_written:
-            write_changes(root(), edits)
-        for change in edits:
-            show(_line(change))
+            write_changes(root(), edited)
+        for line in edits:
+            show(line)
         if left:
             print("by hand:")
-        for change in left:
-            show(f"  {_line(change)}")
-        count = f"places: {len(edits)}, files: {len({change.path for change in edits})}"
-        if not changes:
+        for line in left:
+            show(f"  {line}")
+        count = f"places: {len(edits)}, files: {len(edited)}"
+        if not sources:
             print("nothing to change")
         elif edits and is_written:
             print(f"changed, as git diff shows ({count})")
@@ -48,8 +54,8 @@ def main() -> None:
             print(f"leyden upgrade write=true changes them ({count})")
 
 
-def _line(change: "Change") -> str:
-    place = f"{change.path.relative_to(root())}:{change.line}"
+def _line(source: "Source", change: "Change") -> str:
+    place = f"{source.path.relative_to(root())}:{change.line}"
     return f"{place}: {change.old} → {change.new}"
 
 

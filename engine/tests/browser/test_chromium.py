@@ -151,9 +151,10 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard
         starts = [place for place, text in enumerate(full) if text in ("Trial ID", *expected)]
         head, *lines = (full[a:b] for a, b in itertools.pairwise([*starts, len(full)]))
         found = {line[0]: dict(zip(head, line, strict=False)) for line in lines}
-        return {
-            name: tuple(row.get(column, "") for column in columns) for name, row in found.items()
-        }
+        shown = {}
+        for name, row in found.items():
+            shown[name] = tuple(row.get(column, "") for column in columns)
+        return shown
 
     for _ in range(20):
         if (found := rows()) == expected:

@@ -26,24 +26,30 @@ def scalars(run):
     """Its curves by the metric's name, a list of (step, value)."""
     found = {}
     for stage, events in by_stage(run).items():
-        for tag in events.Tags()["scalars"]:
+        for tag, points in _points(events).items():
             name = metric(stage, tag)
             assert name not in found
-            found[name] = [(event.step, event.value) for event in events.Scalars(tag)]
+            found[name] = points
+    return found
+
+
+def _points(events):
+    found = {}
+    for tag in events.Tags()["scalars"]:
+        found[tag] = [(event.step, event.value) for event in events.Scalars(tag)]
     return found
 
 
 def best(run):
-    events = read(run, BEST)
-    return {
-        tag: [(event.step, event.value) for event in events.Scalars(tag)]
-        for tag in events.Tags()["scalars"]
-    }
+    return _points(read(run, BEST))
 
 
 def images(run):
-    every = [(events, tag) for events in by_stage(run).values() for tag in events.Tags()["images"]]
-    return {tag: [event.step for event in events.Images(tag)] for events, tag in every}
+    found = {}
+    for events in by_stage(run).values():
+        for tag in events.Tags()["images"]:
+            found[tag] = [event.step for event in events.Images(tag)]
+    return found
 
 
 def hparams(run):

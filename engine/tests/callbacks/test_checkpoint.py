@@ -51,12 +51,9 @@ def test_points_come_before_the_name(train, tmp_path, monkeypatch, accumulate, e
         if Path(target).name == "last.ckpt":
             step = torch.load(target, weights_only=True)["global_step"]
             events = scalars(Run(tmp_path / "a")).items()
-            tags = {name for name, points in events if any(at == step - 1 for at, _ in points)}
-            table = {
-                name
-                for at, name, _ in read_points(tmp_path / "a" / "metrics.csv")
-                if at == step - 1
-            }
+            tags = {name for name, points in events if step - 1 in dict(points)}
+            points = read_points(tmp_path / "a" / "metrics.csv")
+            table = {name for at, name, _ in points if at == step - 1}
             seen[step] = table, tags
 
     monkeypatch.setattr(Path, "replace", watched)

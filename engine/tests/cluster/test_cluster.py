@@ -431,7 +431,8 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
 
 @pytest.mark.nightly  # a job without an account is refused by day
 def test_what_does_not_fit_is_said_in_slurms_words(slurm, tmp_path):
-    slurm.wait(failed := slurm.submit("exit 1"), "FAILED")
+    failed = slurm.submit("exit 1")
+    slurm.wait(failed, "FAILED")
     for why, *arguments in (
         ("MaxSubmit", "cluster.qos=limited", "seed=0,1,2,3"),
         ("Slurm rejects the job: sbatch: error: Memory", "cluster.mem_gb=1000"),
@@ -471,7 +472,8 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_
         slurm.wait_for(lambda: any(run.submission for run in runs(tmp_path)), "the submission")
         process.send_signal(signal.SIGSTOP)
         job_id, *_ = [run.submission["job_id"] for run in runs(tmp_path) if run.submission]
-        slurm.wait(cancelled := slurm.submit("sleep 60"), "RUNNING")
+        cancelled = slurm.submit("sleep 60")
+        slurm.wait(cancelled, "RUNNING")
         slurm.run("scancel", cancelled)
         listed, both = ("squeue", "-h", "--me", "--states=all", "-o", "%i"), {job_id, cancelled}
         slurm.wait_for(lambda: not both & {*slurm.run(*listed).split()}, "Slurm to forget the jobs")

@@ -211,7 +211,8 @@ def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_back
 
 
 def test_any_mode_and_depth_is_the_same_picture(tmp_path):
-    rgb = Image.fromarray(array := folders.pixels(60, 60, 1))
+    array = folders.pixels(60, 60, 1)
+    rgb = Image.fromarray(array)
     grey, opaque = rgb.convert("L"), Image.new("L", rgb.size, 255)
     modes = {
         "rgba.png": Image.merge("RGBA", (*rgb.split(), opaque)),

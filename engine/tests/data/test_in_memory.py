@@ -116,7 +116,8 @@ def test_texts_are_views_of_their_tokens_also_where_they_are_moved():
 
 @pytest.mark.gpu
 def test_what_is_moved_to_a_gpu_is_the_same():
-    there = to_device(part := WINDOWS_NT[3:, 1:], torch.device("cuda"))
+    part = WINDOWS_NT[3:, 1:]
+    there = to_device(part, torch.device("cuda"))
     assert there.untyped_storage().nbytes() == 8 * 1000
     assert torch.equal(there[[5, 2]].cpu(), part[[5, 2]])
 

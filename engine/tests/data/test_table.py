@@ -378,10 +378,9 @@ def as_csv(rng, rows):
     separator = rng.choice([",", ",", ",", ",", ";", "\t", "|"])
     quoting, end = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL]), rng.choice(["\n", "\r\n"])
     file = io.StringIO(newline="")
-    rows = (
-        [cell.replace("\0", "\ue000") for cell in row] for row in rows
-    )  # Python 3.10 writes no NUL
-    csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end).writerows(rows)
+    writer = csv.writer(file, delimiter=separator, quoting=quoting, lineterminator=end)
+    for row in rows:
+        writer.writerow([cell.replace("\0", "\ue000") for cell in row])  # Python 3.10 writes no NUL
     encoding = rng.choice(
         ["utf-8", "utf-8", "utf-8-sig", "utf-16", "utf-32", "utf-16-le", "latin-1", "cp1252"]
     )
@@ -433,7 +432,8 @@ def test_a_table_is_read_right_or_refused_in_a_line_that_names_it(tmp_path, draw
         must_be_read &= (
             not is_cut and file == "t.csv" and all(None not in column for column in expected)
         )
-        (tmp_path / file).write_bytes(content := content[:length])
+        content = content[:length]
+        (tmp_path / file).write_bytes(content)
         print(f"{file} {content[:80]!r} {x=} {y=} {classes=} {must_be_read=}")  # shown if it fails
         refused = ""
         try:

@@ -18,8 +18,9 @@ from lightning.pytorch.loggers import CSVLogger
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler
 
 from leyden import Exact
-from leyden.exact import ExactError
+from leyden.exact import ExactError, state
 from leyden.exact.digest import digest_of_content
+from leyden.exact.memory import Memory
 from tests import records
 from tests.conftest import here
 from tests.strangers.plain import Plain, PlainData, Rows
@@ -135,7 +136,8 @@ class Curriculum(Plain):
         self.level = self.current_epoch
 
     def train_dataloader(self):
-        return DataLoader(samples := Harder(self), 16, sampler=Popping(samples))
+        samples = Harder(self)
+        return DataLoader(samples, 16, sampler=Popping(samples))
 
 
 class KilledError(BaseException):
@@ -424,11 +426,44 @@ def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):
         start(tmp_path, Net, both, seed=1)
 
 
+class Counting:
+    """A loader of one's own, without a state that it saves."""
+
+    def __init__(self):
+        self.loader, self.seen = loader(), 0
+
+    def __len__(self):
+        return len(self.loader)
+
+    def __iter__(self):
+        for batch in self.loader:
+            self.seen += 1
+            yield batch
+
+
+class Stateful(Counting):
+    def state_dict(self):
+        return {"seen": self.seen}
+
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+
+def test_of_loaders_only_ones_own_without_a_state_are_looked_at(tmp_path, monkeypatch):
+    for make, looked_at in ((loader, False), (Counting, True), (Stateful, False)):
+        made = Mock(side_effect=Memory)
+        monkeypatch.setattr(state, "Memory", made)
+        start(tmp_path / make.__name__, data=lambda make=make: [make()], options={"max_epochs": 1})
+        roots = [name for call in made.call_args_list for name in call.args[0]]
+        assert ("train_dataloaders[0]" in roots) == looked_at
+
+
 def test_the_same_object_can_begin_anew(tmp_path):
     """As in a notebook, whose cell is executed again, with the folder deleted."""
     mine, steps = Exact(tmp_path / "run", every_n_steps=4), []
     for n in range(3):
-        mine.fit(trainer := trainer_of(mine, max_epochs=1), Net(), *both())
+        trainer = trainer_of(mine, max_epochs=1)
+        mine.fit(trainer, Net(), *both())
         steps.append(trainer.global_step)
         if n == 1:
             shutil.rmtree(tmp_path / "run")

@@ -112,8 +112,10 @@ def test_a_lock_never_follows_a_link_nor_waits_for_a_pipe(tmp_path):
     (tmp_path / "mine").write_text("kept")
     (tmp_path / "checkpoints").mkdir()
     for make in (lambda path: path.symlink_to(tmp_path / "mine"), os.mkfifo):
-        make(file := tmp_path / processes.LOCK_FILE)
-        with only_training(tmp_path, say := Mock()):
+        file = tmp_path / processes.LOCK_FILE
+        make(file)
+        say = Mock()
+        with only_training(tmp_path, say):
             say.assert_called_once()
         file.unlink()
     assert (tmp_path / "mine").read_text() == "kept"
@@ -145,7 +147,8 @@ def test_a_killed_training_holds_no_lock_though_its_workers_live(tmp_path):
     ):
         pass
     holder.kill()
-    with only_training(tmp_path, say := Mock()):
+    say = Mock()
+    with only_training(tmp_path, say):
         say.assert_not_called()
         os.kill(worker, signal.SIGKILL)
     holder.communicate()

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import os
+import re
 import signal
 import sys
 import threading
@@ -81,11 +82,9 @@ def is_clean(code, output):
 def ends_clearly(code, output):
     """Whether a training that something happened to has succeeded, or says in a line or two what it failed by."""
     said = [line for line in output.splitlines() if line.startswith("leyden: ")]
-    of_a_guard = (
-        "continues without it",
-        "exact resume is not guaranteed",
-    )  # of a picture, or of what is recorded
-    told = [line for line in said if not any(words in line for words in of_a_guard)]
+    # Of a picture, or of what is recorded.
+    of_a_guard = re.compile("continues without it|exact resume is not guaranteed")
+    told = [line for line in said if not of_a_guard.search(line)]
     return "Traceback" not in output and (code == 0 or (code == 2 and 1 <= len(told) <= 2))
 
 
@@ -134,7 +133,8 @@ def on_operations(below, act, *, only_writes=False):
         ):
             return
         of_path = event in OPERATIONS and args and isinstance(args[0], str | bytes | os.PathLike)
-        if of_path and Path(path := os.fsdecode(args[0])).is_relative_to(below):
+        path = os.fsdecode(args[0]) if of_path else ""
+        if path and Path(path).is_relative_to(below):
             seen += 1
             act(seen, f"{event} {path}")
 

@@ -75,7 +75,8 @@ class Place:
     @contextlib.contextmanager
     def damaged(self, begun, name, how, damage=None):
         """Copy a folder, and damage a file in the copy, which is there within the context."""
-        print(what := f"{begun.name} {name} {how}")
+        what = f"{begun.name} {name} {how}"
+        print(what)
         shutil.copytree(begun, self.folder)
         (damage or DAMAGES[how])(self.folder / name, random.Random(f"{self.seed} {what}"))
         yield
@@ -157,7 +158,8 @@ def mutated(path, rng):
     content = torch.load(path, weights_only=True)
 
     def places(part):
-        for key in list(part) if isinstance(part, dict) else range(len(part)):
+        keys = part if isinstance(part, dict) else range(len(part))
+        for key in [*keys]:
             yield part, key
             if isinstance(part[key], dict | list):
                 yield from places(part[key])

@@ -230,7 +230,9 @@ def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(
     for n in range(max(4, trials // 3)):
         (folder := tmp_path / str(n)).mkdir()
         number, pauses = rng.choice(SIGNALS), [rng.uniform(0, 1.1 * whole.seconds)]
-        pauses += [rng.uniform(0, 0.1)] * (rng.random() < 0.5)
+        again = rng.uniform(0, 0.1)
+        if rng.random() < 0.5:
+            pauses.append(again)
         started = Started("train", *whole.arguments(folder), directory=folder)
         for pause in pauses:
             time.sleep(pause)

@@ -101,6 +101,5 @@ def test_nothing_stands_for_what_no_page_has():
     assert [typed for typed in SHORTER if typed not in words] == []
     assert [typed for typed in NOT_HERE if typed not in TYPED] == []
     assert [typed for typed in NOT_RUN if typed not in TYPED] == []
-    assert [
-        pattern for pattern in STANDS_FOR if not any(re.search(pattern, word) for word in words)
-    ] == []
+    for pattern in STANDS_FOR:
+        assert any(re.search(pattern, word) for word in words), pattern

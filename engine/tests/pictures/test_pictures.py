@@ -51,9 +51,8 @@ def test_curves_are_those_of_the_table_and_have_their_steps_and_values(run):
         ([9, 19], "train/loss train/acc val/loss val/acc time/epoch_seconds"),
         ([20], "test/loss test/acc"),
     ):
-        assert [[step for step, _ in found[name]] for name in names.split()] == [steps] * len(
-            names.split()
-        )
+        for name in names.split():
+            assert [step for step, _ in found[name]] == steps, name
     assert all(value == pytest.approx(0.01) for _, value in found["lr"])
     assert all(value > 0 for name in found if name.startswith("time/") for _, value in found[name])
     assert found["train/loss"][0][1] > found["train/loss"][1][1]
@@ -174,7 +173,9 @@ def test_a_run_is_evaluated_for_the_pictures_of_its_kind(kind):
 def test_the_processes_take_turns_within_a_batch(monkeypatch):
     batches = [torch.arange(7), torch.arange(7, 14), torch.arange(14, 15)]
     for world_size in (1, 3):
-        parts = [[batch[rank::world_size] for batch in batches] for rank in range(world_size)]
+        parts = []
+        for rank in range(world_size):
+            parts.append([batch[rank::world_size] for batch in batches])
         parts[-1].append(torch.tensor([99]))  # its parts are smaller: it has kept one more batch
 
         def gathered(every, mine, parts=parts):

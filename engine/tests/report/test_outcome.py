@@ -79,7 +79,7 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
         "trainer.gradient_clip_val": "null",
         "trainer.deterministic": True,
     }
-    typed = (f"{'++' * ('.' in key)}{key}={value}" for key, value in given.items())
+    typed = [f"++{key}={value}" if "." in key else f"{key}={value}" for key, value in given.items()]
     run, *_ = train("a", *SMALL, "callbacks=default", "resume=auto", *typed)
     # Not `trainer.log_every_n_steps`, which changes nothing that is learned.
     given |= {"callbacks": "default", "data.val_size": 59000, "data.batch_size": 100}

@@ -77,7 +77,10 @@ def rows(directory):
 
 
 def cells(directory, *columns):
-    return [tuple(row[column] for column in columns) for row in rows(directory)]
+    found = []
+    for row in rows(directory):
+        found.append(tuple(row[column] for column in columns))
+    return found
 
 
 def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repetition(tmp_path):
@@ -200,9 +203,9 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(
 ):
     """An easy and a difficult data set."""
     for place, (typed, digest, worse) in enumerate(zip((a, b), digests, (0.0, 1.0), strict=True)):
-        losses = {
-            lr: [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)] for lr in (0.1, 0.2)
-        }
+        losses = {}
+        for lr in (0.1, 0.2):
+            losses[lr] = [worse + lr + 0.1 + 0.01 * seed**2 * lr for seed in range(3)]
         grid(tmp_path / str(place), losses, typed, data=digest)
     summarize(tmp_path)
     out = " ".join(capsys.readouterr().out.split())

@@ -202,7 +202,8 @@ def test_the_configuration_is_that_of_the_run_value_by_value(make, given):
         "data": {"root": "/nowhere", "a": odd, "1e5": 1, "1": odd, "b": [{"c": [1e5]}]},
         "logger": {"a": {}},
     }
-    reproduction.reproduce(Run(run := make(config=config)))
+    run = make(config=config)
+    reproduction.reproduce(Run(run))
     assert repr(given["settings"]["data"]) == repr(config["data"])
     assert "logger" not in given["settings"]
     with pytest.raises(

@@ -74,6 +74,14 @@ def test_a_new_run_holds_its_config_and_where_it_comes_from(run, monkeypatch):
         assert run.starts[-1]["code"] == ({"a.py": "1"} | code)
 
 
+def test_a_run_keeps_its_name_and_its_note_until_others_are_typed(run):
+    reopen(run, {**CONFIG, "note": "n"}, overrides=["note=n"])
+    reopen(run, {**CONFIG, "name": "renamed_class", "note": None})
+    assert (run.config["name"], run.config["note"]) == ("x", "n")
+    reopen(run, {**CONFIG, "name": "y", "note": None}, overrides=["name=y", "note=null"])
+    assert (run.config["name"], run.config["note"]) == ("y", None)
+
+
 def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
     refuse(run, CONFIG, "resume=never", resume="never")
     reopen(Run(tmp_path / "new"), CONFIG, resume="never")

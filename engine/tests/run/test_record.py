@@ -207,7 +207,7 @@ def test_nothing_waits_for_a_pipe_or_reads_a_device(tmp_path, make):
             read(tmp_path)
 
 
-def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(
+def test_a_record_that_none_could_read_loses_the_changes_of_its_earlier_starts(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("leyden.run.record.MAX_JSON_BYTES", 2**16)
@@ -216,9 +216,9 @@ def test_a_record_that_none_could_read_loses_the_changes_of_its_oldest_starts(
     ]
     RunRecord({"a": 1}, starts).write(tmp_path)
     read = [start["git"] for start in read_record(tmp_path).starts]
-    assert [git["diff"] for git in read] == [None] * 4 + [starts[0]["git"]["diff"]] * 2
+    assert [git["diff"] for git in read] == [None] * 5 + [starts[0]["git"]["diff"]]
     assert read[0]["left_out"] == ["all changes"]
-    assert "the changes of the code at its first 4 starts are left out" in capsys.readouterr().err
+    assert "the changes of the code at its first 5 starts are left out" in capsys.readouterr().err
     RunRecord({"a": 1}, starts * 20).write(tmp_path)
     assert len(read_record(tmp_path).starts) == 120
     with pytest.raises(UserError, match="larger than a record may be"):

@@ -81,7 +81,8 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
         slurm.REQUEUE_VARIABLE: f"{tmp_path}/7.0.requeue",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(slurm, "requeue_job", by_slurm := Mock(return_value=True))
+    by_slurm = Mock(return_value=True)
+    monkeypatch.setattr(slurm, "requeue_job", by_slurm)
     cases = [
         ("8", 1, True, []),
         ("7", 1, False, [""]),
@@ -127,7 +128,9 @@ def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_b
     tools.mkdir()
     work.mkdir()
     programs = {"srun": SRUN, "scontrol": f'#!/bin/bash\necho "$*" >{tmp_path}/told\n'}
-    for name in ("srun", "scontrol") if has_scontrol else ("srun",):
+    if not has_scontrol:
+        del programs["scontrol"]
+    for name in programs:
         (tools / name).write_text(programs[name])
         (tools / name).chmod(0o755)
     seen = f'echo "$LEYDEN_KEY $MINE $SLURM_EXPORT_ENV" >{tmp_path}/seen; {does}'
@@ -502,7 +505,8 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
 ):
     """Another job that runs from the same archive keeps its own."""
     (tmp_path / "train.py").write_text("mine")
-    with tarfile.open(archive := tmp_path / "code.tar.gz", "w:gz") as opened:
+    archive = tmp_path / "code.tar.gz"
+    with tarfile.open(archive, "w:gz") as opened:
         opened.add(tmp_path / "train.py", "src/train.py")
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
     folders = []

@@ -54,7 +54,8 @@ class Work(NamedTuple):
     @property
     def names(self):
         kind, _, names = self.comes_to.partition(": ")
-        return (*[PARTED] * (kind == "seen"), *filter(None, names.split(", ")))
+        parted = [PARTED] if kind == "seen" else []
+        return (*parted, *filter(None, names.split(", ")))
 
     @property
     def arguments(self):

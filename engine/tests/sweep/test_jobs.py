@@ -185,8 +185,10 @@ def test_no_two_lists_of_real_overrides_share_a_name(first, second):
     except HydraException:
         assume(False)
     by_key = [sorted(each, key=lambda override: override.key_or_group) for each in parsed]
-    first_lines, second_lines = ([override.input_line for override in each] for each in by_key)
-    same = first_lines == second_lines
+    lines = []
+    for overrides in by_key:
+        lines.append([override.input_line for override in overrides])
+    same = lines[0] == lines[1]
     for names in (
         JobNames(),
         JobNames.of(["seed=1"], ["model.a", "optimizer.betas", "data/augment", "seed"]),

@@ -299,9 +299,8 @@ def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_pa
 
 
 def sampler(path):
-    return pytest.param(
-        path, marks=[pytest.mark.scipy] * ("leyden[gp]" in path.read_text()), id=path.stem
-    )
+    marks = [pytest.mark.scipy] if "leyden[gp]" in path.read_text() else []
+    return pytest.param(path, marks=marks, id=path.stem)
 
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")

@@ -75,10 +75,9 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all", OMP_NUM_THREADS="3"))
     assert "threads each, these have 3" in output
     assert " and 3 threads (OMP_NUM_THREADS)" in output
-    drawn = {
-        key: sorted(path.stem for path in run.directory.glob("*.png"))
-        for key, run in runs(tmp_path).items()
-    }
+    drawn = {}
+    for key, run in runs(tmp_path).items():
+        drawn[key] = sorted(path.stem for path in run.directory.glob("*.png"))
     assert [drawn.pop((0.1, seed)) for seed in (0, 1)] == 2 * [["confusion", "curves", "errors"]]
     assert drawn == {key: [] for key in before}
     assert written(found) == before
@@ -310,7 +309,8 @@ def test_a_job_that_can_not_be_composed_fails_alone():
 def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(
     monkeypatch, tmp_path, num, key, built
 ):
-    monkeypatch.setattr("leyden.sweep.sweep.call_in_process", build := Mock(return_value=None))
+    build = Mock(return_value=None)
+    monkeypatch.setattr("leyden.sweep.sweep.call_in_process", build)
     identity = Mock(return_value=SimpleNamespace(config={"resume": "auto"}))
     for directory, expected in ((tmp_path / "new", built), (tmp_path, min(num, NUM_DRAWN))):
         place = Mock(directory=directory, **{"is_finished.return_value": False})

@@ -51,9 +51,8 @@ def read():
     """The table of the page: for each kind of work, by column, what the cell says."""
     text = (ENGINE / "docs" / "tasks.md").read_text()
     (table,) = re.findall(r"\| kind of work .*?(?=\n\n)", text, re.DOTALL)
-    head, _, *rows = (
-        [cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()
-    )
+    lines = [re.split(r"\s*\|\s*", line)[1:-1] for line in table.splitlines()]
+    head, _, *rows = lines
     return {row[0]: dict(zip(head[1:], row[1:], strict=True)) for row in rows}
 
 
@@ -148,7 +147,7 @@ def cells():
     trained = set()
     for row, column in ((row, column) for row in LEARNED for column in COLUMNS):
         is_slow = learns(row, column) and {row, column} <= trained
-        yield pytest.param(row, column, marks=[pytest.mark.slow] * is_slow)
+        yield pytest.param(row, column, marks=[pytest.mark.slow] if is_slow else [])
         trained |= {row, column} if learns(row, column) else set()
 
 

@@ -86,7 +86,8 @@ def test_a_run_is_not_resumed_on_changed_data_and_all_else_is_announced(
     command, tmp_path, small_root
 ):
     run, path = tmp_path / "run", tmp_path / "houses.csv"
-    path.write_bytes(whole := (small_root / path.name).read_bytes())
+    whole = (small_root / path.name).read_bytes()
+    path.write_bytes(whole)
     typed = (f"run_dir={run}", *TABLE.split(), f"data.root={path.parent}")
     command("train", *typed, "trainer.max_epochs=1")
     differ = "the data differ from those that it was trained on: houses.csv"

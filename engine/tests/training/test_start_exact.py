@@ -189,9 +189,11 @@ def test_several_processes_resume_exactly(tmp_path, mnist_root, command, kind, n
     assert curves(whole) == curves(killed)
     assert whole.result.best_epoch == killed.result.best_epoch is not None
     kept = [torch.load(run.checkpoint("last"), weights_only=True) for run in (whole, killed)]
-    first, again = (
-        [state["torch"] for state in each["callbacks"]["RankState"]["processes"]] for each in kept
-    )
+    found = []
+    for each in kept:
+        processes = each["callbacks"]["RankState"]["processes"]
+        found.append([state["torch"] for state in processes])
+    first, again = found
     assert not torch.equal(first[0], first[1])  # dropout and augmentation of their own
     assert all(map(torch.equal, first, again))
     # One process evaluates the checkpoint, which holds the weights whole.

@@ -124,13 +124,17 @@ def test_a_run_directory_is_all_that_it_takes(runs, command, mnist_root, tmp_pat
     loaded = leyden.load(moved)
     with torch.inference_mode():
         logits = loaded.network(loaded.facts.normalize(digits[:, None]))
-    expected = [[f"{p:.5f}" for p in row] for row in logits.softmax(dim=1).tolist()]
+    expected = []
+    for row in logits.softmax(dim=1).tolist():
+        expected.append([f"{p:.5f}" for p in row])
 
     def predicted(images, output):
         out, _ = command("predict", f"run={moved}", f"images={images}", f"output={output}")
         assert "0.png" in out
         rows = json.loads(output.read_text()) if output.suffix == ".json" else records.table(output)
-        found = [[f"{float(row[f'p({k})']):.5f}" for k in range(10)] for row in rows]
+        found = []
+        for row in rows:
+            found.append([f"{float(row[f'p({k})']):.5f}" for k in range(10)])
         assert [int(row["class"]) for row in rows] == [row.index(max(row)) for row in found]
         return found
 

@@ -351,3 +351,8 @@ def test_settings_are_compared_with_a_control():
     assert lines[2].endswith("better")
     assert lines[4].endswith("worse")
     assert lines[-1] == "Intervals of 99.06 %, together 96.25 %: 4 comparisons with the control."
+    few = "Settings with fewer than 3 runs, not compared: 1."
+    assert few not in lines
+    rows += runs("few", [0.9])
+    again = verdict.compare_with_control(rows, "acc", {"model": "base"}, mode="max")
+    assert few in str(again).splitlines()

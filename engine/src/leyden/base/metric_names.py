@@ -5,17 +5,12 @@ import re
 # The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
 # epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
 STAGES = ("train", "val", "test")
-
-
 # Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
 STAGE_WORDS = {*STAGES, "training", "fit", "valid", "validation", "dev", "eval", "testing"}
-
-
 BEST = "best"
-
-
 # First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
-CHARTS, STEPS = "charts", "steps"
+CHARTS = "charts"
+STEPS = "steps"
 
 
 def chart_of(name: str) -> str:
@@ -27,9 +22,8 @@ def chart_of(name: str) -> str:
         >>> chart_of("val"), chart_of("f1_macro")
         ('val', 'f1_macro')
     """
-    return without_stage(
-        re.sub(r"/dataloader_idx_[0-9]+$", "", name).removesuffix("_step").removesuffix("_epoch")
-    )
+    whole = re.sub(r"/dataloader_idx_[0-9]+$", "", name)
+    return without_stage(whole.removesuffix("_step").removesuffix("_epoch"))
 
 
 def without_stage(name: str) -> str:
@@ -40,11 +34,11 @@ def without_stage(name: str) -> str:
         ('loss_step', 'acc', 'val')
     """
     words = re.split(r"(?<=[/_. -])|(?=[/_. -])", name)  # with the separators
-    kept = next(
-        (words[:n] + words[n + 1 :] for n, word in enumerate(words) if word.lower() in STAGE_WORDS),
-        words,
-    )
-    return "".join(kept).strip("/_. -") or name
+    for number, word in enumerate(words):
+        if word.lower() in STAGE_WORDS:
+            del words[number]
+            break
+    return "".join(words).strip("/_. -") or name
 
 
 def chart_tag(name: str) -> str:
@@ -56,8 +50,9 @@ def chart_tag(name: str) -> str:
         >>> chart_tag("train/loss"), chart_tag("val_loss"), chart_tag("train/loss_step"), chart_tag("lr")
         ('charts/loss', 'charts/loss', 'steps/loss', 'lr')
     """
-    if (short := without_stage(name)) == name:
+    short = without_stage(name)
+    if short == name:
         return name
-    return (
-        f"{STEPS}/{short.removesuffix('_step')}" if short.endswith("_step") else f"{CHARTS}/{short}"
-    )
+    if short.endswith("_step"):
+        return f"{STEPS}/{short.removesuffix('_step')}"
+    return f"{CHARTS}/{short}"

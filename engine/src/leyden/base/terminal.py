@@ -60,6 +60,12 @@ def without_escapes(text: str) -> str:
     return _UNSAFE.sub(escaped, text)
 
 
+def reason_of(error: BaseException) -> str:
+    """Return why an error was raised, in one line: the system's words, or else the error's message."""
+    text = str(getattr(error, "strerror", None) or error)
+    return " ".join(text.split())
+
+
 def some_of(texts: Sequence[object], most: int = 6) -> str:
     """Return texts joined by commas; the first ones, and how many more there are, if they are many.
 

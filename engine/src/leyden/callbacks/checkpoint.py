@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import lightning as L
 
 from leyden.base.errors import UserError
-from leyden.base.terminal import warn
+from leyden.base.terminal import reason_of, warn
 from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
 from leyden.exact.files import damage, opened, replacing
 from leyden.exact.lightning import logged_steps
@@ -154,9 +154,8 @@ class RunCheckpoint(LastCheckpoint):
             _copy(prepared, path.with_name("best.ckpt"))
         if self._keeps_all and kept:
             copy = path.with_name(f"{kept}.ckpt")
-            copy.unlink(
-                missing_ok=True
-            )  # exists if an earlier start was interrupted after this training step
+            # It exists if an earlier start was interrupted after this training step.
+            copy.unlink(missing_ok=True)
             try:
                 copy.hardlink_to(prepared)
             except OSError:  # the file system has no hard links
@@ -178,9 +177,8 @@ class RunCheckpoint(LastCheckpoint):
             best = _as_metrics(state["best"]), at
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
-                warn(
-                    f"{path} is lost ({' '.join(str(error).split())}): the best epoch from here on is used instead"
-                )
+                effect = "the best epoch from here on is used instead"
+                warn(f"{path} is lost ({reason_of(error)}): {effect}")
         trainer.strategy.barrier()  # so that all processes have read the same file
         return best
 

@@ -2,9 +2,9 @@
 
 import functools
 import inspect
-import itertools
 import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -101,11 +101,12 @@ def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:
         >>> [*metric_texts({"val/acc": 0.9, "val/loss": 0.3, "fid": 7.0})]
         ['fid 7.0000', 'val acc 0.9000 loss 0.3000']
     """
-    for stage, names in itertools.groupby(sorted(metrics), lambda name: name.rpartition("/")[0]):
-        values = [
-            f"{name.removeprefix(f'{stage}/')} {metric_text(metrics[name])}" for name in names
-        ]
-        yield " ".join([stage, *values] if stage else values)
+    by_stage: dict[str, list[str]] = defaultdict(list)
+    for name in sorted(metrics):
+        stage, _, short = name.rpartition("/")
+        by_stage[stage].append(f"{short} {metric_text(metrics[name])}")
+    for stage, texts in by_stage.items():
+        yield " ".join([stage, *texts]).lstrip()
 
 
 BAR_WIDTH = 5  # characters
@@ -156,11 +157,11 @@ class Progress(RichProgressBar):
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
         """Return the metrics logged for the bar, such as loss and accuracy over the last steps, by short names."""
         metrics = super().get_metrics(trainer, pl_module)
-        return {
-            name.removeprefix("train/").removesuffix("_step"): value
-            for name, value in metrics.items()
-            if name != "v_num"  # added by the logger
-        }
+        metrics.pop("v_num", None)  # added by the logger
+        shown = {}
+        for name, value in metrics.items():
+            shown[name.removeprefix("train/").removesuffix("_step")] = value
+        return shown
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; a run resumed within an epoch gets no `on_train_epoch_start`."""
@@ -218,10 +219,8 @@ class Fingerprints(DisplayCallback):
     """
 
     def __init__(self, *, every_n_steps: int | None) -> None:
-        if every_n_steps is not None and (type(every_n_steps) is not int or every_n_steps < 1):
-            raise ValueError(
-                f"every_n_steps={every_n_steps}: must be a positive whole number or null"
-            )
+        if every_n_steps is not None:
+            check_integers(every_n_steps=(every_n_steps, 1))
         self.every_n_steps = every_n_steps
         self._writes = False
         self._written: set[int] = set()  # steps that have a line

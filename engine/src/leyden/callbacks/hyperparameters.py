@@ -14,6 +14,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from leyden.base.errors import UserError
 from leyden.callbacks.display import state_digest
 
+WEIGHTS_ALONE = "init_from loads only the weights"
 STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are not hyperparameters
 
 
@@ -75,31 +76,18 @@ class Hyperparameters(L.Callback):
                 buffers[name].copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
-            raise UserError(
-                "fork: a schedule that follows a metric can't be recomputed for different settings of the optimizer; "
-                "init_from loads only the weights"
-            )
+            what = "a schedule that follows a metric can't be recomputed for different settings of the optimizer"
+            raise UserError(f"fork: {what}; {WEIGHTS_ALONE}")
         # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
         reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
-        pairs = zip(
+        optimizers = zip(
             trainer.optimizers,
             self._restored["optimizers"],
             self._configured["optimizers"],
             strict=True,
         )
-        for optimizer, restored, configured in pairs:
-            if restored["class"] != configured["class"]:
-                raise UserError(
-                    f"fork: the optimizer is {restored['class']} there, {configured['class']} here, whose state is different; "
-                    "init_from loads only the weights"
-                )
-            groups = zip(
-                optimizer.param_groups, restored["groups"], configured["groups"], strict=True
-            )
-            for group, old, new in groups:
-                for key, value in new.items():
-                    if reset_all or old.get(key) != value:
-                        group[key] = value
+        for optimizer, restored, configured in optimizers:
+            _set_again(optimizer, restored, configured, reset_all=reset_all)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # PyTorch warns that the optimizer takes no steps
             for config, start in zip(configs, self._schedules, strict=True):
@@ -107,6 +95,26 @@ class Hyperparameters(L.Callback):
                 config.scheduler.load_state_dict(copy.deepcopy(start))
                 for _ in range(num_steps):
                     config.scheduler.step()  # type: ignore[call-arg]  # schedules that follow a metric were refused above
+
+
+def _set_again(
+    optimizer: Optimizer, restored: dict[str, Any], configured: dict[str, Any], *, reset_all: bool
+) -> None:
+    """Set an optimizer's values that differ from those of the checkpoint, or all of them.
+
+    Raises:
+        UserError: The optimizer's class has changed.
+    """
+    there = restored["class"]
+    here = configured["class"]
+    if there != here:
+        what = f"the optimizer is {there} there, {here} here, whose state is different"
+        raise UserError(f"fork: {what}; {WEIGHTS_ALONE}")
+    groups = zip(optimizer.param_groups, restored["groups"], configured["groups"], strict=True)
+    for group, old, new in groups:
+        for key, value in new.items():
+            if reset_all or old.get(key) != value:
+                group[key] = value
 
 
 def loss_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:

@@ -24,9 +24,8 @@ class SamplesSeen(L.Callback):
     def __init__(self) -> None:
         self.num_epochs = 0
         self.num_validated: int | None = None  # samples of the last validation
-        self._losses: list[
-            tuple[int, int, torch.Tensor]
-        ] = []  # of batches, with their epoch and index
+        # Of batches, with their epoch and index.
+        self._losses: list[tuple[int, int, torch.Tensor]] = []
         self._bad_batch: tuple[int, int] | None = None
 
     def on_before_backward(
@@ -90,9 +89,7 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
 
     None if it is unknown, as for several loaders or one without a length.
     """
-    with contextlib.suppress(
-        Exception
-    ):  # a user's loader may raise anything, and counting ends no run
+    with contextlib.suppress(Exception):  # a user's loader may raise any, and counting ends no run
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         (loader,) = flatten_loaders(trainer.train_dataloader)
         num = sizes_of(data, loader, []).get("train")

@@ -62,6 +62,8 @@ CHOICES: dict[str, tuple[Any, ...]] = {
     "exact": ("report", "require", "off", "test"),
     "sweep.pictures": ("all", "none"),
     "picture_format": ("png", "pdf"),
+    "trainer.deterministic": (True, False, "warn", None),
+    "data.download": (True, False, None),
 }
 ConfigStore.instance().store("train_schema", TrainConfig)
 
@@ -187,33 +189,35 @@ def validate_values(cfg: DictConfig) -> None:
         UserError: A value is wrong; the message names the key, the value and the allowed values.
     """
     known = {field.name for field in fields(TrainConfig)}
-    if unknown := set(map(str, cfg)) - known:
+    there = {*map(str, cfg)}
+    unknown = there - known
+    if unknown:
         raise UserError(f"{min(unknown)}: no such key; the root has {', '.join(sorted(known))}")
-    if missing := known - set(map(str, cfg)):
+    missing = known - there
+    if missing:
         raise UserError(f"~{min(missing)}: can't be removed")
-    for key in known & PARTS:
+    for key in PARTS:
         if not isinstance(cfg[key], DictConfig):
-            raise UserError(
-                f"{key}={cfg[key]}: must be a choice of conf/{key}/; its keys are set by {key}.KEY=VALUE"
-            )
-    for name, allowed in CHOICES.items():
-        require_choice(cfg, name, *allowed)
+            allowed = f"must be a choice of conf/{key}/; its keys are set by {key}.KEY=VALUE"
+            raise UserError(f"{key}={cfg[key]}: {allowed}")
+    for name, values in CHOICES.items():
+        require_choice(cfg, name, *values)
     objective_of(cfg.objective)
     for key in ("name", "sweep_name"):
-        if not re.fullmatch(r"[A-Za-z0-9_.-]{1,200}", cfg[key]) or set(cfg[key]) == {"."}:
-            raise UserError(
-                f"{key}={cfg[key]}: must be letters, digits, '_', '-' and '.', since it names a folder"
-            )
-    for key in ("outputs", "run_dir", "data.root"):
-        if OmegaConf.select(cfg, key) in (None, "") and (key != "data.root" or "root" in cfg.data):
+        if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9_.-]{1,200}", cfg[key]):
+            allowed = "must be letters, digits, '_', '-' and '.', since it names a folder"
+            raise UserError(f"{key}={cfg[key]}: {allowed}")
+    paths = {"outputs": cfg.outputs, "run_dir": cfg.run_dir}
+    if "root" in cfg.data:
+        paths["data.root"] = cfg.data.root
+    for key, path in paths.items():
+        if not path:
             raise UserError(f"{key}: is empty; must be the path of a folder")
     for key in ("init_from", "fork"):
         if cfg[key] == "":
             raise UserError(f"{key}: is empty; must be a run directory, or null")
     if not 0 <= cfg.seed < 2**32:
         raise UserError(f"seed={cfg.seed}: must be a whole number from 0 to {2**32 - 1}")
-    require_choice(cfg, "trainer.deterministic", True, False, "warn", None)
-    require_choice(cfg, "data.download", True, False, None)
     check_num_jobs(cfg.cluster.get("num_jobs"))
     _check_counts(cfg)
 
@@ -265,19 +269,19 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if not is_plain(config):
-        raise UserError(
-            "the configuration can't be saved: it holds a value that is not a number, text, list or dictionary with texts as keys"
-        )
+        what = "a value that is not a number, text, list or dictionary with texts as keys"
+        raise UserError(f"the configuration can't be saved: it holds {what}")
     return config
 
 
 def require_choice(cfg: DictConfig, key: str, *allowed: object) -> None:
     """Raise a `UserError` unless the value at `key` is one of `allowed`."""
     value = OmegaConf.select(cfg, key)
-    if not any(value is a or (isinstance(a, str) and value == a) for a in allowed):
-        raise UserError(
-            f"{key}={value}: must be one of {', '.join(str(a).lower() for a in allowed)}"
-        )
+    for each in allowed:
+        if value is each or (isinstance(each, str) and value == each):
+            return
+    names = ", ".join(str(each).lower() for each in allowed)
+    raise UserError(f"{key}={value}: must be one of {names}")
 
 
 def check_folder(key: str, path: str) -> None:

@@ -65,7 +65,9 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
 
 def initialized() -> contextlib.AbstractContextManager[Any]:
     """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
-    return contextlib.nullcontext() if GlobalHydra.instance().is_initialized() else composing()
+    if GlobalHydra.instance().is_initialized():
+        return contextlib.nullcontext()
+    return composing()
 
 
 def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
@@ -81,10 +83,10 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
         config_name, list(overrides), run_mode=RunMode.MULTIRUN, validate_sweep_overrides=False
     )
     for key in UNUSED:
-        if value := OmegaConf.select(cfg.hydra, key):
-            raise UserError(
-                f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it"
-            )
+        value = OmegaConf.select(cfg.hydra, key)
+        if value:
+            why = "has no effect in Leyden, which runs jobs itself; remove it"
+            raise UserError(f"hydra.{key}={value}: {why}")
     rename_targets(cfg)
     HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
@@ -128,9 +130,12 @@ def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def targets(config: Any) -> list[str]:
     """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
     plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
-    first = {key: plain[key] for key in ("model", "data", "task") if key in plain}
-    found = [value for path, value in leaves({**first, **plain}) if path and path[-1] == "_target_"]
-    return [name for name in dict.fromkeys(found) if isinstance(name, str) and name != "???"]
+    parts = {key: plain[key] for key in ("model", "data", "task") if key in plain} | plain
+    found = {}
+    for path, value in leaves(parts):
+        if path and path[-1] == "_target_" and isinstance(value, str) and value != "???":
+            found[value] = True
+    return [*found]
 
 
 def call_target(node: Any, *, partial: bool = False) -> Any:
@@ -140,18 +145,17 @@ def call_target(node: Any, *, partial: bool = False) -> Any:
     written it (docs/security.md), so its targets are, and what they return; of the standard library nothing else is.
     """
     # In the node, as Hydra would copy the node once more to merge keyword arguments into it.
-    node = {**node, "_convert_": "all", **({"_partial_": True} if partial else {})}
-    further = {}
-    if SINCE_1_4:
-        named = targets(node)
-        packages = {name.partition(".")[0] for name in (*named, *sys.modules)} - {
-            *sys.stdlib_module_names
-        }
-        further["_execution_whitelist_"] = [
-            *named,
-            *(f"{each}.*" for each in packages if each.isidentifier()),
-        ]
-    return hydra.utils.instantiate(node, **further)
+    node = {**node, "_convert_": "all"}
+    if partial:
+        node["_partial_"] = True
+    if not SINCE_1_4:
+        return hydra.utils.instantiate(node)
+    allowed = targets(node)
+    packages = {name.partition(".")[0] for name in (*allowed, *sys.modules)}
+    for package in packages - sys.stdlib_module_names:
+        if package.isidentifier():
+            allowed.append(f"{package}.*")
+    return hydra.utils.instantiate(node, _execution_whitelist_=allowed)
 
 
 def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
@@ -162,11 +166,11 @@ def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
         kind: `job` for the command's own keys, `hydra` for Hydra's, `all` for both.
         resolve: Whether interpolations are resolved.
     """
-    shown = {
-        "job": without_hydra(cfg),
-        "hydra": OmegaConf.create({"hydra": cfg.hydra}),
-        "all": cfg,
-    }[kind]
+    shown: Any = cfg
+    if kind == "job":
+        shown = without_hydra(cfg)
+    if kind == "hydra":
+        shown = OmegaConf.create({"hydra": cfg.hydra})
     return OmegaConf.to_yaml(shown, resolve=resolve)
 
 

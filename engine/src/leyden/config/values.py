@@ -5,9 +5,8 @@ import re
 from collections.abc import Hashable, Iterator, Mapping
 from typing import Any, TypeVar
 
-MAX_DEPTH = (
-    500  # of nested values; before Python 3.14, the parser of JSON refuses a thousand itself
-)
+# Of nested values; before Python 3.14, the parser of JSON refuses a thousand itself.
+MAX_DEPTH = 500
 KeyPath = tuple[Any, ...]  # keys from the root down; an `Index` is a place in a list
 
 
@@ -156,16 +155,19 @@ def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]
         >>> differing({"seed": 0, "limit": 1, "x": None}, {"seed": 0, "limit": 1.0})
         {'limit': (1, 1.0), 'x': (None, absent)}
     """
-    pairs = {key: (a.get(key, ABSENT), b.get(key, ABSENT)) for key in {**a, **b}}
-    return {key: pair for key, pair in pairs.items() if text_of(pair[0]) != text_of(pair[1])}
+    found = {}
+    for key in {**a, **b}:
+        one = a.get(key, ABSENT)
+        other = b.get(key, ABSENT)
+        if text_of(one) != text_of(other):
+            found[key] = one, other
+    return found
 
 
 def is_plain(node: Any) -> bool:
     """Return whether a configuration has only types that YAML and JSON share."""
     if isinstance(node, dict):
         return all(isinstance(key, str) and is_plain(value) for key, value in node.items())
-    return (
-        node is None
-        or isinstance(node, str | int | float)
-        or (isinstance(node, list) and all(map(is_plain, node)))
-    )
+    if isinstance(node, list):
+        return all(map(is_plain, node))
+    return node is None or isinstance(node, str | int | float)

@@ -44,31 +44,31 @@ __all__ = ["MetricsCSV", "TensorBoard", "Wandb"]
 MAX_EVENT_BYTES = 2**32  # of a file of events
 
 
-def truncate_events(directory: Path, step: int, sizes: dict[str, int] | None = None) -> int:
-    """Remove what was logged after a checkpoint from the event files, and return the last step that is left, or -1.
+def truncate_events(directory: Path, sizes: dict[str, int]) -> None:
+    """Remove what was logged after a checkpoint from the event files.
 
     TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
     change of the clock, it would hide the wrong events.
 
     Args:
         directory: Folder of the event files.
-        step: Without sizes, the events from this step on are removed, and incomplete records of a killed run.
         sizes: Sizes of the files at the checkpoint, by name: whoever logs chooses a step of their own.
     """
-    paths = _event_files(directory)
-    if sizes is None:
-        _truncate_by_step(paths, step)
-    else:
-        for path in paths:
-            size = sizes.get(path.name, 0)
-            if size == 0:
-                path.unlink()
-            elif path.stat().st_size > size:
-                write_whole(path, read_bounded(path, MAX_EVENT_BYTES)[:size])
+    for path in _event_files(directory):
+        size = sizes.get(path.name, 0)
+        if size == 0:
+            path.unlink()
+        elif path.stat().st_size > size:
+            write_whole(path, read_bounded(path, MAX_EVENT_BYTES)[:size])
+
+
+def last_step(directory: Path) -> int:
+    """Return the last step in the event files of a folder; -1 without any."""
     steps = [-1]
     for path in _event_files(directory):
-        content = read_bounded(path, MAX_EVENT_BYTES)
-        steps += [event.step for _, event in _records(content) if event.HasField("summary")]
+        for event in _events(read_bounded(path, MAX_EVENT_BYTES)):
+            if event.HasField("summary"):
+                steps.append(event.step)
     return max(steps)
 
 
@@ -78,47 +78,24 @@ def _event_files(directory: Path) -> list[Path]:
     return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
-def _truncate_by_step(paths: list[Path], step: int) -> None:
-    """Truncate files of a run whose checkpoints know no sizes."""
-    contents = [read_bounded(path, MAX_EVENT_BYTES) for path in paths]
-    records_by_file = [list(_records(content)) for content in contents]
-    # Each start records the step from which it resumed; the files of earlier starts are truncated there.
-    limits = [step]
-    for records in reversed(records_by_file[1:]):
-        starts = [event.step for _, event in records if event.HasField("session_log")]
-        limits.insert(0, min([limits[0], *starts]))
-    for path, content, records, limit in zip(
-        paths, contents, records_by_file, limits, strict=False
-    ):
-        kept = b"".join(record for record, event in records if _is_kept(event, limit))
-        if kept != content:
-            write_whole(path, kept)
-
-
-def _records(content: bytes) -> Iterator[tuple[bytes, Event]]:
-    """Yield the complete records of a file: length, its checksum, event, and its checksum."""
-    offset = 0
-    while offset + 12 <= len(content):
-        length, length_checksum = content[offset : offset + 8], content[offset + 8 : offset + 12]
-        end = offset + 12 + struct.unpack("<Q", length)[0] + 4
-        if end > len(content) or length_checksum != _checksum(length):
+def _events(content: bytes) -> Iterator[Event]:
+    """Yield the whole events of a file; each record has a length, its checksum, an event, and its checksum."""
+    start = 0
+    while start + 12 <= len(content):
+        length = content[start : start + 8]
+        begin = start + 12
+        end = begin + struct.unpack("<Q", length)[0]
+        if end + 4 > len(content) or content[start + 8 : begin] != _checksum(length):
             return
-        record = content[offset:end]
-        if record[-4:] == _checksum(record[12:-4]):
+        event = content[begin:end]
+        if content[end : end + 4] == _checksum(event):
             with contextlib.suppress(Exception):  # protobuf raises many types for invalid data
-                yield record, Event.FromString(record[12:-4])
-        offset = end
+                yield Event.FromString(event)
+        start = end + 4
 
 
 def _checksum(data: bytes) -> bytes:
     return struct.pack("<I", masked_crc32c(data))
-
-
-def _is_kept(event: Event, step: int) -> bool:
-    """Return whether to keep an event; markers of earlier starts are dropped, as their deletions are done."""
-    return event.HasField("file_version") or (
-        event.step < step and not event.HasField("session_log")
-    )
 
 
 class TensorBoard(TensorBoardLogger):
@@ -128,15 +105,14 @@ class TensorBoard(TensorBoardLogger):
 
     Args:
         save_dir: The run directory.
-        purge_step: The step from which the run resumes; the events from there on are removed.
+        purge_step: The step from which the run resumes; 0 for a new run.
     """
 
     def __init__(self, *, save_dir: str, purge_step: int) -> None:
         super().__init__(save_dir, name="", version="", default_hp_metric=False)
         self.purge_step = purge_step
-        self.kept: dict[str, dict[str, int]] | None = (
-            None  # sizes of the files at the checkpoint, by stage
-        )
+        # Sizes of the files at the checkpoint, by stage; None if it has none of this logger's.
+        self.kept: dict[str, dict[str, int]] | None = None
         self._trainer: L.Trainer | None = None
         self._first_steps: dict[str, int] = {}  # of this start, by stage
         self._writers: dict[str, SummaryWriter] = {}  # by stage
@@ -162,9 +138,8 @@ class TensorBoard(TensorBoardLogger):
         if stage not in self._writers:
             # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
             directory = str(Path(self.log_dir) / stage)
-            self._writers[stage] = SummaryWriter(
-                directory, purge_step=self._first_steps[stage] or None
-            )
+            step = self._first_steps[stage] or None
+            self._writers[stage] = SummaryWriter(directory, purge_step=step)
         return self._writers[stage]
 
     def _truncate(self) -> None:
@@ -175,10 +150,12 @@ class TensorBoard(TensorBoardLogger):
         if self._first_steps:
             return
         threading.excepthook = _ignore_event_writers
+        is_kept = self.purge_step > 0 and self.kept is None  # an earlier start has logged there
         for stage in STAGES:
-            sizes = None if self.kept is None else self.kept.get(stage, {})
-            last = truncate_events(directory / stage, self.purge_step, sizes)
-            self._first_steps[stage] = max(self.purge_step, last + 1)
+            folder = directory / stage
+            if not is_kept:
+                truncate_events(folder, (self.kept or {}).get(stage, {}))
+            self._first_steps[stage] = max(self.purge_step, last_step(folder) + 1)
 
     def sizes(self) -> dict[str, dict[str, int]]:
         """Return the sizes of the event files, by stage and name."""
@@ -210,21 +187,19 @@ class TensorBoard(TensorBoardLogger):
         Raises:
             OSError: The writer's file can't be made, for example on a full disk.
         """
+        values = {self._tag(name): value for name, value in metrics.items() if name != "epoch"}
         try:
-            super().log_metrics(
-                {self._tag(name): value for name, value in metrics.items() if name != "epoch"}, step
-            )
-        except ValueError as error:
-            if isinstance(
-                error.__cause__, OSError
-            ):  # Lightning blames the value, whatever has failed
+            super().log_metrics(values, step)
+        except ValueError as error:  # Lightning blames the value, whatever has failed
+            if isinstance(error.__cause__, OSError):
                 raise error.__cause__ from None
             raise
 
     def _tag(self, name: str) -> str:
         """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
         tag = chart_tag(name)
-        return tag if self._names.setdefault((self.stage, tag), name) == name else name
+        first = self._names.setdefault((self.stage, tag), name)
+        return tag if first == name else name
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -354,11 +329,8 @@ class Wandb(WandbLogger):
         import wandb
 
         # Checked here, before training starts.
-        if (
-            not offline
-            and os.environ.get("WANDB_MODE", "online") == "online"
-            and not wandb.login(prompt=False)
-        ):
+        is_online = not offline and os.environ.get("WANDB_MODE", "online") == "online"
+        if is_online and not wandb.login(prompt=False):
             raise ValueError("not logged in; run `wandb login`, or set logger.wandb.offline=true")
         identity = hashlib.sha256(save_dir.encode()).hexdigest()[:12]
         super().__init__(

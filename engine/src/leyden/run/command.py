@@ -62,7 +62,7 @@ def _run(
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
     with composing(options.config_dir, job_name=options.config_name):
-        of_record = ("fork=",) if options.multirun else ("fork=", "run_dir=")
+        of_record = "fork=" if options.multirun else ("fork=", "run_dir=")
         if any(each.lstrip("+").startswith(of_record) for each in options.overrides):
             from leyden.run.fork import recorded_arguments  # late, as it imports much
 
@@ -82,11 +82,13 @@ def _run(
             print(shown_config(cfg, options.cfg, resolve=options.resolve), end="")
         elif is_sweep(cfg):
             sweep(cfg, _module(task))
-        elif several := [each.input_line for each in parsed if each.is_sweep_override()]:
-            raise UserError(
-                f"{several[0]}: several values make a sweep, which needs -m; a text with a comma is quoted"
-            )
         else:
+            for each in parsed:
+                if each.is_sweep_override():
+                    why = (
+                        "several values make a sweep, which needs -m; a text with a comma is quoted"
+                    )
+                    raise UserError(f"{each.input_line}: {why}")
             run_task(task, cfg)
 
 
@@ -143,22 +145,24 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
     Raises:
         UserError: An override is refused.
     """
-    parser, parsed = OverridesParser.create(), []
+    parser = OverridesParser.create()
+    parsed = []
     for text in overrides:
-        if "=" not in text and text[:1] != "~":
+        key, sign, value = text.partition("=")
+        if not sign and text[:1] != "~":
             raise UserError(f"{one_line(text)}: must be key=value")
         if any("\ud800" <= character <= "\udfff" for character in text):
             raise UserError(f"{text}: holds bytes that are not UTF-8; rename the file or folder")
         try:
             override = parser.parse_override(text)
         except HydraException as error:
-            key, _, value = text.partition("=")
-            quoted = (
-                "" if value[:1] in "[{" else f"; a text is quoted as {quoted_override(key, value)}"
-            )
-            raise UserError(f"{one_line(text)}: {str(error).splitlines()[0]}{quoted}") from error
+            why = str(error).splitlines()[0]
+            if value[:1] not in ("[", "{"):
+                why += f"; a text is quoted as {quoted_override(key, value)}"
+            raise UserError(f"{one_line(text)}: {why}") from error
         is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
-        if is_number and (names := _choices(override.key_or_group)):
+        names = _choices(override.key_or_group) if is_number else []
+        if names:
             raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
         parsed.append(override)
     return parsed
@@ -166,44 +170,49 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
 
 def _explain(error: Exception) -> str:
     """Return an explanation, in one or two lines, of an error of Hydra or OmegaConf about the configuration."""
-    text, cause = str(error).strip(), error.__cause__
+    text = str(error).strip()
+    cause = error.__cause__
     first = text.splitlines()[0] if text else type(error).__name__
-    if (
-        isinstance(error, MissingConfigException)
-        and error.options is not None
-        and error.missing_cfg_file
-    ):
+    why = str(cause).splitlines()[0] if cause and str(cause) else ""
+    is_missing = isinstance(error, MissingConfigException) and error.options is not None
+    if is_missing and error.missing_cfg_file:
         group, _, name = error.missing_cfg_file.rpartition("/")
         return f"{group}={name}: no such choice{_sources(group)}"
     # The class of these two is that of all errors of composition, and only their texts name the override.
-    if found := re.search(r"Could not override '(.+)'", text):
-        key = (
-            getattr(cause, "full_key", None) or found[1]
-        )  # perhaps a key inside a value that is a mapping
+    unknown = re.search(r"Could not override '(.+)'", text)
+    if unknown:
+        # Perhaps a key inside a value that is a mapping.
+        key = getattr(cause, "full_key", None) or unknown[1]
         return f"{key}: no such key{_nearest(key, _known_keys(cause))}"
-    if found := re.search(r"Error merging override (.+)", text):
-        return f"{found[1]}: {str(cause).splitlines()[0]}"
+    unmerged = re.search(r"Error merging override (.+)", text)
+    if unmerged:
+        return f"{unmerged[1]}: {why}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {first}"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return f"{first} ({str(cause).splitlines()[0]})" if cause and str(cause) else first
+        return f"{first} ({why})" if why else first
     return as_line(error)
 
 
 def _choices(group: str) -> list[str]:
     """Return the names of a config group's files; empty if there is no such group."""
-    own, library = (
-        choices(group) if re.fullmatch(r"\w+(/\w+)*", group) else ([], [])
-    )  # no pattern, no other folder
+    if not re.fullmatch(r"\w+(/\w+)*", group):  # a pattern, or another folder
+        return []
+    own, library = choices(group)
     return [*own, *library]
 
 
 def _sources(group: str) -> str:
     """Return the choices of a config group in words, with the folder that each one comes from; empty without any."""
-    own, library = choices(group.lstrip("+~")) if ".." not in group else ([], [])
-    named = [(own, "in conf/"), (library, "the library's")]
-    found = " and ".join(f"{', '.join(names)} ({where})" for names, where in named if names)
-    return f"; there are {found}" if found else ""
+    if ".." in group:
+        return ""
+    own, library = choices(group.lstrip("+~"))
+    found = []
+    if own:
+        found.append(f"{', '.join(own)} (in conf/)")
+    if library:
+        found.append(f"{', '.join(library)} (the library's)")
+    return f"; there are {' and '.join(found)}" if found else ""
 
 
 def _known_keys(cause: BaseException | None) -> list[str]:
@@ -211,9 +220,8 @@ def _known_keys(cause: BaseException | None) -> list[str]:
     node = getattr(cause, "parent_node", None)
     if node is None:
         return []
-    root: Any = OmegaConf.to_container(
-        node._get_root()
-    )  # OmegaConf has no public way from a node to its root
+    # OmegaConf has no public way from a node to its root.
+    root: Any = OmegaConf.to_container(node._get_root())
     if not str(getattr(cause, "full_key", "")).startswith("hydra."):
         del root["hydra"]
     return [*_keys(root)]
@@ -230,18 +238,19 @@ def _keys(node: Any, prefix: str = "") -> Iterator[str]:
 
 def _nearest(key: str, known: Sequence[str]) -> str:
     """Return the end of a message about an unknown key: a suggestion, and the keys beside it."""
-    names = [name for name in known if not name.endswith("_")]
     parent = key.rpartition(".")[0]
+    names = [name for name in known if not name.endswith("_")]
     siblings = [name for name in names if name.rpartition(".")[0] == parent]
-    same = [name for name in names if name.endswith(f".{key}")]  # lr for optimizer.lr
-    close = (
-        difflib.get_close_matches(key, siblings, 1)
-        or same
-        or difflib.get_close_matches(key, names, 1)
-    )
-    found = f"; did you mean {close[0]}?" if close else ""
+    close = difflib.get_close_matches(key, siblings, 1)
+    close += [name for name in names if name.endswith(f".{key}")]  # optimizer.lr for lr
+    close += difflib.get_close_matches(key, names, 1)
+    remarks = []
+    if close:
+        remarks.append(f"did you mean {close[0]}?")
     if f"{parent}._target_" in known:  # whose class may take more
-        found += f"{'' if close else ';'} +{key}=... adds one"
+        remarks.append(f"+{key}=... adds one")
+    found = f"; {' '.join(remarks)}" if remarks else ""
     if siblings:
-        found += f"\n{parent or 'the root'} has {', '.join(name.rpartition('.')[2] for name in siblings)}"
+        beside = ", ".join(name.rpartition(".")[2] for name in siblings)
+        found += f"\n{parent or 'the root'} has {beside}"
     return found

@@ -19,6 +19,7 @@ import yaml
 
 from leyden.base.errors import Exit, UserError, is_mistake, leave
 from leyden.base.terminal import leyden_command, one_line, quoted_override, some_of, warn
+from leyden.config.values import dict_at
 from leyden.exact.files import damage, opened
 from leyden.exact.processes import LostError, is_communication_error
 from leyden.run import lock
@@ -42,7 +43,6 @@ from leyden.run.result import Failure, Result
 
 MAX_FILE_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
-# Begins the message of an error of communication in gloo, which is a plain RuntimeError.
 PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
 
 
@@ -80,7 +80,8 @@ class Run:
     def _check_own(self, record: RunRecord | None) -> None:
         """Check a record as `check_owner` does."""
         if record and not record.is_own and not self.trust:
-            host = str(record.starts[-1].get("host") if record.starts else None)[:MAX_HOST]
+            hosts = [str(start.get("host")) for start in record.starts] or ["None"]
+            host = hosts[-1][:MAX_HOST]
             raise UserError(
                 f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
                 f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
@@ -191,15 +192,15 @@ class Run:
             UserError: The checkpoint is missing or damaged.
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
-            raise UserError(
-                f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3"
-            )
+            allowed = "must be best, last, or a kept one, such as epoch_3"
+            raise UserError(f"checkpoint={name}: {allowed}")
         path = self._path(name)
-        if self.config and (problem := damage(path)):
-            available = (
-                ", ".join(sorted(other.stem for other in path.parent.glob("*.ckpt"))) or "none"
-            )
-            raise UserError(f"{path}: {problem} (checkpoints there: {available})")
+        self.require()
+        problem = damage(path)
+        if problem:
+            available = sorted(other.stem for other in path.parent.glob("*.ckpt"))
+            found = ", ".join(available) or "none"
+            raise UserError(f"{path}: {problem} (checkpoints there: {found})")
         self._check_saved(name)
         return path
 
@@ -214,7 +215,8 @@ class Run:
         return f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in {RECORD})"
 
     def _check_saved(self, name: str) -> None:
-        if not self.trust and (other := self.other_checkpoint(name)):
+        other = "" if self.trust else self.other_checkpoint(name)
+        if other:
             raise UserError(f"{other}, so it is not used; trust=true uses it")
 
     def _path(self, name: str) -> Path:
@@ -307,13 +309,15 @@ class Run:
             raise UserError(f"resume=never: {self.directory} already holds a run")
         config = there.config
         overrides = [override for start in there.starts for override in start["overrides"]]
-        if differences := identity.differences(config, overrides):
+        differences = identity.differences(config, overrides)
+        if differences:
             why = ""
             if has_length(identity.config) and identity.is_longer_than(config):
                 why = " (its learning rate schedule is made for that number: fork=DIR trains on)"
+            key, _, _ = differences[0].partition(":")
             raise UserError(
                 f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
-                f"choose another run_dir, or type the values that are there, as {differences[0].partition(':')[0]}=..."
+                f"choose another run_dir, or type the values that are there, as {key}=..."
             )
         # A job's own lock asks for `auto`.
         may_change = "changed" in (resume, identity.config.get("resume"))
@@ -347,20 +351,18 @@ class Run:
         if is_main_process():
             before = self.record
             self._check_own(before)
-            starts = list(before.starts) if before else []
+            config = identity.saved_config
+            starts: list[dict[str, Any]] = []
+            if before:
+                starts = [*before.starts]
+                typed = set(map(key_of, overrides))
+                for key in ("name", *NOTES):  # these stay until others are typed
+                    if key in before.config and key not in typed:
+                        config[key] = before.config[key]
             if before and before.result:
                 self._previous = before
-                starts[-1:] = [
-                    {**start, "result": before.result.to_dict()} for start in starts[-1:]
-                ]
-            config = identity.saved_config
-            if before:  # a note stays until another one is typed
-                typed = set(map(key_of, overrides))
-                config |= {
-                    key: before.config[key]
-                    for key in NOTES
-                    if key in before.config and key not in typed
-                }
+                if starts:
+                    starts[-1] = {**starts[-1], "result": before.result.to_dict()}
             starts.append(origin(overrides, groups=identity.groups, code=code_of(), **facts))
             self._write(RunRecord(config, starts))
 
@@ -371,7 +373,8 @@ class Run:
 
     def note(self, identity: RunIdentity, overrides: Sequence[str]) -> None:
         """Set a note or tags that are typed for a run that has finished."""
-        if new := {*NOTES} & set(map(key_of, overrides)):
+        new = {*NOTES} & {*map(key_of, overrides)}
+        if new:
             self.annotate({key: identity.config.get(key) for key in new})
 
     def annotate(self, notes: Mapping[str, Any]) -> None:
@@ -382,8 +385,7 @@ class Run:
         """
         self.require()
         with lock.hold_directory(self.directory, timeout_s=0):
-            if (record := self.record) is None:
-                raise UserError(f"{self.directory}: {RECORD} is gone")
+            record = self.require()
             self._write(replace(record, config={**record.config, **notes}))
 
     def restore_result(self) -> bool:
@@ -392,36 +394,43 @@ class Run:
         Returns:
             Whether the run had a result.
         """
-        if self._previous is None:
+        before = self._previous
+        if before is None:
             return False
-        self._write(replace(self._previous, starts=[*self._previous.starts, *self.starts[-1:]]))
+        starts = [*before.starts, *self.starts[-1:]]
+        self._write(replace(before, starts=starts))
         return True
 
     def end(self, result: Result) -> None:
         """Record the result, which marks the run as ended; only an error is recorded by any process, the first one."""
-        if (record := self.record) is None:
+        record = self.record
+        if record is None:
             raise UserError(f"{self.directory}: {RECORD} is gone")
-        if is_main_process() or (result.error and record.result is None):
-            imported = code_of()  # also what was imported while it trained
-            last = [
-                {**each, "code": {**(each.get("code") or {}), **imported}}
-                for each in record.starts[-1:]
-            ]
-            saved = self._saved() if is_main_process() else {}  # another process may still save
-            starts = [*record.starts[:-1], *last]
-            replace(record, result=result, starts=starts, checkpoints=saved).write(self.directory)
+        is_main = is_main_process()
+        if is_main or (result.error and record.result is None):
+            saved = self._saved() if is_main else {}  # another process may still save
+            known = record.starts[-1].get("code") or {}
+            code = {**known, **code_of()}  # with what was imported while it trained
+            self._change(record, {"code": code}, result=result, checkpoints=saved)
 
     def stop(self) -> None:
         """Record the checkpoints of a run that a signal has ended."""
-        if is_main_process() and (record := self.record):
+        record = self.record
+        if record and is_main_process():
             check_held(self.directory)
-            replace(record, checkpoints=self._saved()).write(self.directory)
+            self._change(record, {}, checkpoints=self._saved())
 
     def set_overrides(self, overrides: list[str], groups: Mapping[str, Any]) -> None:
         """Record other overrides for the last start, with which the run can be resumed, and the chosen options."""
-        if record := self.record:
-            last = {**record.starts[-1], "overrides": overrides, "groups": groups}
-            replace(record, starts=[*record.starts[:-1], last]).write(self.directory)
+        record = self.record
+        if record:
+            self._change(record, {"overrides": overrides, "groups": groups})
+
+    def _change(self, record: RunRecord, of_last: Mapping[str, Any], **changes: Any) -> None:
+        """Write a record with other parts, and another provenance of the last start."""
+        *earlier, last = record.starts
+        starts = [*earlier, {**last, **of_last}]
+        replace(record, starts=starts, **changes).write(self.directory)
 
 
 def _sha256(path: Path) -> str:
@@ -524,34 +533,36 @@ def session(
         return valued
 
     here = machine(position().num_processes)
-    if is_main_process() and (changed := _changes_here(run.starts, here)):
+    changed = _changes_here(run.starts, here) if is_main_process() else ""
+    if changed:
         warn(f"{run.directory}: {changed}; the last bits may differ from those of the start before")
     run.begin(identity, overrides, machine=here, job=job.id, **facts)
     try:
         yield end
     except Exception as error:
-        is_lost = is_communication_error(error, position().num_processes)
+        reached = position()
+        is_lost = is_communication_error(error, reached.num_processes)
         if is_lost:
-            _leave_lost(run, error, position().num_processes, job)
-        mistaken = is_mistake(error)
-        if is_main_process() or (position().has_trained and not is_lost):
-            progress = {
-                "epochs": position().epochs,
-                "num_steps": position().num_steps,
-                "requeues": job.restarts,
-            }
+            _leave_lost(run, error, reached.num_processes, job)
+        if is_main_process() or (reached.has_trained and not is_lost):
+            failed = Result.failed(
+                identity.objective,
+                Failure.of(error),
+                epochs=reached.epochs,
+                num_steps=reached.num_steps,
+                requeues=job.restarts,
+            )
             try:
-                if position().has_trained or not run.restore_result():
-                    end(Result.failed(identity.objective, Failure.of(error), **progress))
+                if reached.has_trained or not run.restore_result():
+                    end(failed)
             except (OSError, UserError) as second:
                 warn(f"the failure can't be recorded: {second}")
-        if mistaken:
-            message = " ".join(str(error).split()) or type(error).__name__
-            names_run = message.startswith(f"{run.directory}:")
-            raise UserError(
-                message if names_run else f"{run.directory} failed: {message}"
-            ) from error
-        raise
+        if not is_mistake(error):
+            raise
+        message = " ".join(str(error).split()) or type(error).__name__
+        if not message.startswith(f"{run.directory}:"):
+            message = f"{run.directory} failed: {message}"
+        raise UserError(message) from error
     except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
         if is_main_process():
             _report_stop(run)
@@ -604,16 +615,15 @@ def _report_stop(run: Run) -> None:
 def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:
     """Return what changes bits and is another than at the last start that recorded it, in words."""
     there: dict[str, Any] = {}
-    for key in ("machine", "versions"):
-        known = [start[key] for start in starts if isinstance(start.get(key), dict)]
-        if known:
-            there |= known[-1]
-    here = {**here, **installed_versions()}
-    names = ("cpu", "capability", "threads", "gpus", "torch", "lightning", "numpy")
-    before = {
-        name: each for name, each in there.items() if name in names and each != here.get(name)
-    }
-    return ", ".join(f"{name} {here.get(name)}, was {each}" for name, each in before.items())
+    for start in starts:
+        for key in ("machine", "versions"):
+            there |= dict_at(start, key)
+    now = {**here, **installed_versions()}
+    changed = []
+    for name in ("cpu", "capability", "threads", "gpus", "torch", "lightning", "numpy"):
+        if name in there and there[name] != now.get(name):
+            changed.append(f"{name} {now.get(name)}, was {there[name]}")
+    return ", ".join(changed)
 
 
 def wait_for_result(run: Run) -> Result | None:
@@ -621,7 +631,8 @@ def wait_for_result(run: Run) -> Result | None:
     end = time.monotonic() + PEER_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError, UserError):  # it is damaged
-            if (result := run.result) is not None:
+            result = run.result
+            if result is not None:
                 return result
         time.sleep(0.1)
     return None

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 from leyden.base.errors import UserError
-from leyden.base.terminal import one_line
+from leyden.base.terminal import one_line, reason_of
 from leyden.config.values import MAX_DEPTH, leaves
 from leyden.exact.files import (
     FORMATS,
@@ -144,15 +144,17 @@ def read_json(path: Path, missing: Any) -> Any:
     except FormatError as error:
         raise UserError(f"{path}: {error}") from error
     except (OSError, ValueError, RecursionError) as error:
-        why = getattr(error, "strerror", None) or str(error)
-        raise UserError(f"{path}: can't be read ({why})") from error
+        raise UserError(f"{path}: can't be read ({reason_of(error)})") from error
 
 
 def files_below(folder: Path) -> Iterator[Path]:
     """Yield the files below a folder, also those in folders that links lead to; a link that leads nowhere is no file."""
     for place, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
-        yield from (path for name in sorted(names) if (path := Path(place, name)).is_file())
+        for name in sorted(names):
+            path = Path(place, name)
+            if path.is_file():
+                yield path
 
 
 FINGERPRINTS_FILE = "fingerprint.csv"
@@ -181,13 +183,13 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
     """
     path = directory / FINGERPRINTS_FILE
     text = read_end(path, None) if path.exists() else ""
-    rows = csv_rows(text.splitlines())
-    whole = [row for row in rows if len(row) == 4 and {*map(len, row[1:])} == {HASH_LENGTH}]
-    return {
-        int(step): Fingerprint(*hashes)
-        for step, *hashes in whole
-        if step.isdecimal() and len(step) < 19
-    }
+    found = {}
+    for row in csv_rows(text.splitlines()):
+        step, *hashes = row or [""]
+        is_whole = [*map(len, hashes)] == [HASH_LENGTH] * len(Fingerprint._fields)
+        if is_whole and step.isdecimal() and len(step) < 19:
+            found[int(step)] = Fingerprint(*hashes)
+    return found
 
 
 def write_fingerprints(directory: Path, found: Mapping[int, Fingerprint]) -> None:
@@ -215,11 +217,8 @@ def first_difference(
     """
     for step in sorted({*a} & {*b}):
         if a[step] != b[step]:
-            return step, [
-                name
-                for name in Fingerprint._fields
-                if getattr(a[step], name) != getattr(b[step], name)
-            ]
+            pairs = zip(Fingerprint._fields, a[step], b[step], strict=True)
+            return step, [name for name, one, other in pairs if one != other]
     return None
 
 

@@ -55,7 +55,8 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: The record can't be read or is not the user's own; several parents are named, or no run is there.
     """
     overrides = [each for each in arguments if each[:1] == "~" or ("=" in each and each[0] != "-")]
-    directory, fork = _text(overrides, "run_dir"), _text(overrides, "fork")
+    directory = _text(overrides, "run_dir")
+    fork = _text(overrides, "fork")
     trust = any(key_of(each) == "trust" and each.lower().endswith("=true") for each in overrides)
     if directory and (Path(directory) / RECORD).exists():
         run = Run(directory, trust=trust)
@@ -72,9 +73,9 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
     recorded = _before(there, overrides)
     if recorded and not fork and is_main_process():
         warn(f"{directory}: as recorded, with {shlex.join(recorded)}")
-    position = list(arguments).index(overrides[0])
-    others = [each for each in arguments[position:] if each not in overrides]
-    return [*arguments[:position], *recorded, *overrides, *others]
+    first = arguments.index(overrides[0])
+    others = [each for each in arguments[first:] if each not in overrides]
+    return [*arguments[:first], *recorded, *overrides, *others]
 
 
 def _warn_of_new_run(directory: Path, overrides: Sequence[str]) -> None:
@@ -99,14 +100,13 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
         parsed = OverridesParser.create().parse_override(typed[-1])
     except HydraException:
         return None
-    if not parsed.is_sweep_override():
-        value = parsed.value()
-        return value if isinstance(value, str) and value else None
-    if key == "fork":
-        raise UserError(
-            f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent"
-        )
-    return None
+    if parsed.is_sweep_override():
+        if key == "fork":
+            why = "the jobs of a sweep have one parent; start a sweep for each parent"
+            raise UserError(f"{typed[-1]}: {why}")
+        return None
+    value = parsed.value()
+    return value if isinstance(value, str) and value else None
 
 
 def recorded_overrides(run: Run, role: Role) -> list[str]:
@@ -146,14 +146,18 @@ def _of_parent(parent: Run) -> list[str]:
 
 def _before(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
     """Return recorded overrides without those typed anew, and without those of a group whose file is chosen anew."""
-    typed = [each for each in overrides if each[0] != "~"]
-    replaced = {each.partition("=")[0] for each in typed}
-    chosen = {key_of(each).partition("@")[0] for each in typed if each not in there}
-    groups = tuple(f"{group.replace('/', '.')}." for group in chosen & _groups())
+    replaced = set()
+    groups = []
+    for each in overrides:
+        if each[0] != "~":
+            replaced.add(each.partition("=")[0])
+            group = key_of(each).partition("@")[0]
+            if each not in there and group in _groups():
+                groups.append(f"{path_of(each)}.")
     found = []
     for each in there:
         is_anew = each in overrides or each.partition("=")[0] in replaced
-        if not is_anew and not f"{path_of(each)}.".startswith(groups):
+        if not is_anew and not f"{path_of(each)}.".startswith(tuple(groups)):
             found.append(each)
     return found
 

@@ -32,8 +32,10 @@ def path_of(override: str) -> str:
 
 def is_set(key: str, keys: Collection[str]) -> bool:
     """Return whether one of these dotted keys is the key, a part that contains it, or a part of it."""
-    whole = f"{key}."
-    return any(whole.startswith(f"{each}.") or each.startswith(whole) for each in keys)
+    for each in keys:
+        if f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}."):
+            return True
+    return False
 
 
 def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
@@ -90,8 +92,13 @@ class RunIdentity:
     @property
     def saved_config(self) -> dict[str, Any]:
         """The part of the configuration that is recorded, in the order of the record: groups come last."""
-        saved = {key: value for key, value in self.config.items() if has(key, Role.RECORDED)}
-        return dict(sorted(saved.items(), key=lambda item: isinstance(item[1], dict)))
+        values: dict[str, Any] = {}
+        groups: dict[str, Any] = {}
+        for key, value in self.config.items():
+            if has(key, Role.RECORDED):
+                part = groups if isinstance(value, dict) else values
+                part[key] = value
+        return values | groups
 
     @property
     def objective(self) -> Objective | None:
@@ -106,13 +113,11 @@ class RunIdentity:
     def is_longer_than(self, there: dict[str, Any]) -> bool:
         """Return whether this run has more epochs than a stored configuration; null and -1 mean no limit."""
         old = dict(flatten(there)).get("trainer.max_epochs")
-        new = self.max_epochs
-        if new in (None, -1):
-            new = math.inf
-        if old in (None, -1):
-            old = math.inf
-        are_numbers = isinstance(old, int | float) and isinstance(new, int | float)
-        return are_numbers and new > old
+        limits = []
+        for num in (old, self.max_epochs):
+            limits.append(math.inf if num in (None, -1) else num)
+        are_numbers = all(isinstance(limit, int | float) for limit in limits)
+        return are_numbers and limits[1] > limits[0]
 
     def differences(
         self, there: dict[str, Any], started_by: Collection[str] = (), *, all_keys: bool = False
@@ -130,15 +135,14 @@ class RunIdentity:
         """
         old = identity_values(dict(flatten(there)))
         new = identity_values(dict(flatten(self.config)))
-        may_grow = not has_length(self.config) and self.is_longer_than(there)
-        typed = [each for each in self.overrides if each not in started_by]
-        no_longer = [each for each in started_by if each not in self.overrides]
-        deleted = [each for each in no_longer if each.startswith("~")]
-        keys = [path_of(each) for each in (*typed, *deleted)]
+        if not has_length(self.config) and self.is_longer_than(there):
+            old["trainer.max_epochs"] = new["trainer.max_epochs"]
+        keys = [path_of(each) for each in self.overrides if each not in started_by]
+        for each in started_by:
+            if each.startswith("~") and each not in self.overrides:
+                keys.append(path_of(each))
         found = []
         for key, (a, b) in differing(old, new).items():
-            if may_grow and key == "trainer.max_epochs":
-                continue
             if key in old or all_keys or is_set(key, keys):
                 found.append(f"{key}: {a!r} there, {b!r} here")
         return found

@@ -11,7 +11,7 @@ import secrets
 import shlex
 from pathlib import Path
 
-from leyden.base.terminal import warn
+from leyden.base.terminal import reason_of, warn
 from leyden.exact.files import opened
 
 KEY = "LEYDEN_KEY"
@@ -40,7 +40,7 @@ def key() -> str:
             content: bytes = file.read(MAX_KEY_BYTES)
         return _long_enough(content.decode().strip())
     except (OSError, ValueError, RuntimeError) as error:  # the last where no home is known
-        why = " ".join(str(getattr(error, "strerror", None) or error).split())
+        why = reason_of(error)
         warn(f"{place}: {why}: runs are not signed, and using them needs trust=true; {advice}")
         return ""
 

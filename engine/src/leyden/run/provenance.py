@@ -36,25 +36,21 @@ def git(
         environment: Environment variables; None for those of this process.
         stdin: Text for git's standard input.
     """
-    environment = {
-        **(environment or os.environ),
-        "GIT_OPTIONAL_LOCKS": "0",
-    }  # reading commands write nothing
+    environment = dict(environment or os.environ)
+    environment["GIT_OPTIONAL_LOCKS"] = "0"  # reading commands write nothing
+    given = None if stdin is None else stdin.encode(errors="surrogateescape")
+    command = ["git", "-C", str(at), *arguments]
     try:
-        completed = subprocess.run(
-            ["git", "-C", str(at), *arguments],
-            capture_output=True,
-            env=environment,
-            input=None if stdin is None else stdin.encode(errors="surrogateescape"),
-        )
+        done = subprocess.run(command, capture_output=True, env=environment, input=given)
     except (OSError, ValueError):
         return None
-    return completed.stdout.decode(errors="surrogateescape") if completed.returncode == 0 else None
+    if done.returncode:
+        return None
+    return done.stdout.decode(errors="surrogateescape")
 
 
-GIT_OF_COPY = (
-    "git.json"  # the commit and the diff, in the copy of the code that a cluster's jobs run
-)
+# The commit and the diff, in the copy of the code that a cluster's jobs run.
+GIT_OF_COPY = "git.json"
 MAX_FILE_BYTES, MAX_DIFF_BYTES = 2**20, 2**24
 # Options for a diff that `git apply` accepts, whatever the user has configured.
 DIFF_OPTIONS = (
@@ -147,11 +143,11 @@ def installed_versions() -> dict[str, str]:
     for package in importlib.metadata.distributions(path=places):
         with contextlib.suppress(Exception):  # a damaged installation must not end a run
             source = json.loads(package.read_text("direct_url.json") or "{}")
-            digest = source.get("vcs_info", {}).get("commit_id") or source.get(
-                "archive_info", {}
-            ).get("hash")
+            commit = source.get("vcs_info", {}).get("commit_id")
+            digest = commit or source.get("archive_info", {}).get("hash")
             name = re.sub(r"[-_.]+", "-", package.name).lower()
-            found.setdefault(name, f"{package.version} @ {digest}" if digest else package.version)
+            version = f"{package.version} @ {digest}" if digest else package.version
+            found.setdefault(name, version)
     return dict(sorted(found.items()))
 
 
@@ -173,16 +169,17 @@ def state_of_code() -> dict[str, Any]:
         return {"sha": None, "dirty": None, "diff": None, "left_out": []}
     sha, index = found.splitlines()
     diff, small, left_out = _changes(Path(index), listed)
-    is_whole = diff is not None and len(diff) <= MAX_DIFF_BYTES
+    if diff is None or len(diff) > MAX_DIFF_BYTES:
+        return {"sha": sha, "dirty": True, "diff": None, "left_out": ["all changes"]}
     staged = (git(folder, "ls-files", "--stage", "-z") or "").split("\0")
-    modules = {
-        each.partition("\t")[2] + "/" for each in staged if each.startswith("160000 ")
-    }  # submodules
-    left_out = sorted({*left_out, *modules} - {*small}) if is_whole else ["all changes"]
+    # Submodules, among what is staged.
+    names = [each.partition("\t")[2] for each in staged if each.startswith("160000 ")]
+    modules = [f"{name}/" for name in names]
+    left_out = sorted({*left_out, *modules} - {*small})
     return {
         "sha": sha,
         "dirty": diff != "" or bool(left_out),
-        "diff": diff if is_whole else None,
+        "diff": diff,
         "left_out": left_out,
     }
 
@@ -199,20 +196,18 @@ def _changes(index: Path, listed: str) -> tuple[str | None, list[str], list[str]
         index: Path of the repository's index.
         listed: Names of untracked files, and of repositories, which end in a slash, by git.
     """
-    names = listed.split("\0")
-    folders = [name for name in names if name.endswith("/")]
-    sizes = _sizes(name for name in names if name and not name.endswith("/"))
-    large = [name for name, size in sizes.items() if size > MAX_FILE_BYTES]
-    diff = None
+    names = [name for name in listed.split("\0") if name]
+    left_out = [name for name in names if name.endswith("/")]
+    files = [name for name in names if not name.endswith("/")]
     for _ in range(NUM_TRIES):
+        sizes = _sizes(files)
         small = [name for name, size in sizes.items() if size <= MAX_FILE_BYTES]
-        if sum(sizes[name] for name in small) <= MAX_DIFF_BYTES:
-            diff = _diff(index, small)
-        there = _sizes(sizes)
-        if diff is not None or there == sizes:
+        if sum(sizes[name] for name in small) > MAX_DIFF_BYTES:
+            return None, small, left_out
+        diff = _diff(index, small)
+        if diff is not None:
             break
-        sizes = there
-    return diff, small, [*large, *folders]
+    return diff, small, [*left_out, *sizes.keys() - {*small}]
 
 
 def _sizes(names: Iterable[str]) -> dict[str, int]:
@@ -258,20 +253,21 @@ def machine(num_processes: int = 1) -> dict[str, Any]:
     """
     import torch
 
-    cuda = range(torch.cuda.device_count()) if torch.cuda.is_available() else ()
-    divided = num_processes > 1 and "OMP_NUM_THREADS" not in os.environ
+    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_threads = torch.get_num_threads()
+    if num_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
+        num_threads = max(1, num_cores() // num_processes)
     found = {
         "system": platform.platform(),
         "cpu": _cpu(),
         "capability": torch.backends.cpu.get_cpu_capability(),
         "cores": num_cores(),
-        "threads": max(1, num_cores() // num_processes) if divided else torch.get_num_threads(),
-        "gpus": [torch.cuda.get_device_name(number) for number in cuda],
+        "threads": num_threads,
+        "gpus": [torch.cuda.get_device_name(number) for number in range(num_gpus)],
         "variables": {name: os.environ[name] for name in VARIABLES if name in os.environ},
     }
-    with contextlib.suppress(
-        Exception
-    ):  # PyTorch raises for some that its build lacks; a run that needs none must not end
+    # PyTorch raises for some that its build lacks; a run that needs none must not end.
+    with contextlib.suppress(Exception):
         found["flags"] = _flags()
     return found
 
@@ -304,9 +300,8 @@ def _cpu() -> str:
     return platform.processor() or platform.machine()
 
 
-_preloaded = (
-    ""  # name of the last module that was imported in the process that this one is a fork of
-)
+# Name of the last module that was imported in the process that this one is a fork of.
+_preloaded = ""
 
 
 def skip_preloaded() -> None:
@@ -321,19 +316,24 @@ def code_of() -> dict[str, str]:
     Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy.
     """
     found = {}
-    for name in [*itertools.takewhile(lambda name: name != _preloaded, reversed(sys.modules))]:
-        path = getattr(sys.modules.get(name), "__file__", None) or ""
-        is_own = path.endswith(".py") and not path.startswith(str(LIBRARY)) and not is_library(path)
-        is_test = name.partition(".")[0] in (
-            "tests",
-            "conftest",
-        )  # what pytest has imported is not the run's code
-        if is_own and not is_test and Path(path).is_absolute():
-            place = name.replace(".", "/")
-            if Path(path).name == "__init__.py":
-                place += "/__init__"
-            found[f"{place}.py"] = _digest(path)
+    # What was imported before this process was forked is not the user's.
+    names = itertools.takewhile(lambda name: name != _preloaded, reversed(sys.modules))
+    for name in [*names]:
+        file = getattr(sys.modules.get(name), "__file__", None) or ""
+        if name.partition(".")[0] in ("tests", "conftest") or not _is_own(file):
+            continue  # what pytest has imported is not the run's code
+        place = name.replace(".", "/")
+        if Path(file).name == "__init__.py":
+            place += "/__init__"
+        found[f"{place}.py"] = _digest(file)
     return dict(sorted(found.items()))
+
+
+def _is_own(file: str) -> bool:
+    """Return whether a file is a module of the user's."""
+    if not file.endswith(".py") or not Path(file).is_absolute():
+        return False
+    return not file.startswith(str(LIBRARY)) and not is_library(file)
 
 
 def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -341,13 +341,16 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
 
     Files that are not here are left out.
     """
-    recorded: dict[str, str] = next(
-        (code for start in reversed(starts) if (code := start.get("code"))), {}
-    )
+    recorded: dict[str, str] = {}
+    for start in starts:
+        recorded = start.get("code") or recorded
     imported = code_of()
-    found = {name: _first_in_path(name) for name in recorded}
-    here = {name: imported.get(name) or (path and _digest(path)) for name, path in found.items()}
-    return [name for name, digest in here.items() if digest and digest != recorded[name]]
+    changed = []
+    for name, digest in recorded.items():
+        here = imported.get(name) or _digest(_first_in_path(name))
+        if here and here != digest:
+            changed.append(name)
+    return changed
 
 
 def _first_in_path(name: str) -> str:

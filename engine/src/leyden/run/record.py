@@ -8,19 +8,18 @@ has the time of each, does not know, and which is left out when the record is re
 others it is not the user's own.
 """
 
-import contextlib
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from leyden.base.doors import MOVED
 from leyden.base.errors import UserError
-from leyden.base.terminal import warn
+from leyden.base.terminal import reason_of, warn
 from leyden.config.values import dict_at, flatten, nested
 from leyden.exact.files import FORMATS, FormatError, read_bounded, take_format
 from leyden.run.files import MAX_JSON_BYTES, MAX_VALUES, num_values, parse_json, write_whole
@@ -72,23 +71,18 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Of starts that would be too large to be read, the oldest are shortened, which is announced.
+        Of starts that would be too large to be read, the earlier ones are shortened, which is announced.
 
         Raises:
             UserError: The record is too large nevertheless.
         """
         result = self.result.to_dict() if self.result else {"status": None}
-        run = {
-            **result,
-            **_head(self.starts),
-            "checkpoints": self.checkpoints,
-            "config": dict(flatten(self.config)),
-        }
-        text = self._text(RECORD, run)
+        config = dict(flatten(self.config))
+        rest = {"checkpoints": self.checkpoints, "config": config}
+        text = self._text(RECORD, {**result, **_head(self.starts), **rest})
         if not _fits(text):
-            raise UserError(
-                f"{directory}: its settings and results are larger than a record may be"
-            )
+            what = "its settings and results are larger than a record may be"
+            raise UserError(f"{directory}: {what}")
         write_whole(directory / STARTS, self._starts_text(directory))
         write_whole(directory / RECORD, text)
 
@@ -98,24 +92,19 @@ class RunRecord:
         return json.dumps({**content, "signature": signed}, indent=1) + "\n"
 
     def _starts_text(self, directory: Path) -> str:
-        """Return the text of the starts, without changes of the code or all that is long if need be."""
-        starts = list(self.starts)
-        text = self._text(STARTS, {"starts": starts})
+        """Return the text of the starts; if need be, of the earlier ones without all that is long."""
+        text = self._text(STARTS, {"starts": self.starts})
         if _fits(text):
             return text
+        *earlier, last = self.starts
         for shorten in (_without_diff, _without_details):
-            num = 1
-            while num < 2 * len(starts):
-                starts[:num] = map(shorten, starts[:num])
-                text = self._text(STARTS, {"starts": starts})
-                if _fits(text):
-                    mb = MAX_JSON_BYTES // 2**20
-                    warn(
-                        f"{directory}: its record would be larger than {mb} MiB, so the changes of "
-                        f"the code at its first {min(num, len(starts))} starts are left out"
-                    )
-                    return text
-                num *= 2
+            shortened = [shorten(start) for start in earlier]
+            text = self._text(STARTS, {"starts": [*shortened, last]})
+            if _fits(text):
+                size = f"{MAX_JSON_BYTES // 2**20} MiB"
+                lost = f"the changes of the code at its first {len(earlier)} starts are left out"
+                warn(f"{directory}: its record would be larger than {size}, so {lost}")
+                return text
         raise UserError(f"{directory}: its starts are larger than a record may be")
 
 
@@ -129,10 +118,7 @@ def _fits(text: str) -> bool:
 
 
 def _without_diff(start: dict[str, Any]) -> dict[str, Any]:
-    git = start.get("git")
-    if not isinstance(git, dict) or not git.get("diff"):
-        return start
-    return {**start, "git": {**git, "diff": None, "left_out": ["all changes"]}}
+    return {**start, "git": {**dict_at(start, "git"), "diff": None, "left_out": ["all changes"]}}
 
 
 def _without_details(start: dict[str, Any]) -> dict[str, Any]:
@@ -150,22 +136,25 @@ def read_record(directory: Path) -> RunRecord | None:
     if found is None:
         return None
     summary, content, text = found
-    times = summary.head["times"]
-    with _reading(directory, RECORD):
+    name = RECORD
+    try:
         config = nested(summary.config)
         checkpoints = content.get("checkpoints", {})
         if not isinstance(checkpoints, dict):
             raise ValueError("it has no valid checkpoints")
         if content["format"] == 0:
-            own = _is_own_of_before(text)
             starts = _checked_starts(content)
-            return RunRecord(config, starts, summary.result, own, checkpoints)
-    with _reading(directory, STARTS):
-        content_of_starts = _parsed(STARTS, _text_of(f"{directory}/{STARTS}"))
-        starts = _checked_starts(content_of_starts)[: len(times)]
-        are_those = [start["time"] for start in starts] == times
-        own = are_those and _is_signed(content) and _is_signed(content_of_starts)
+            own = _is_own_of_before(text)
+        else:
+            name = STARTS
+            times = summary.head["times"]
+            of_starts = _parsed(STARTS, _text_of(f"{directory}/{STARTS}"))
+            starts = _checked_starts(of_starts)[: len(times)]
+            are_those = [start["time"] for start in starts] == times
+            own = are_those and _is_signed(content) and _is_signed(of_starts)
         return RunRecord(config, starts, summary.result, own, checkpoints)
+    except UNREADABLE as error:
+        raise _unreadable(directory, name, error) from error
 
 
 def read_summary(directory: str) -> RecordSummary | None:
@@ -181,38 +170,32 @@ def read_summary(directory: str) -> RecordSummary | None:
 def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | None:
     """Return what `run.json` says, its content and text; None without one that can be seen."""
     path = f"{directory}/{RECORD}"
-    with _reading(directory, RECORD):
-        try:
-            text = _text_of(path)
-        except OSError:
-            if os.path.lexists(path):
-                raise
-            return None
+    try:
+        text = _text_of(path)
         content = _parsed(RECORD, text)
         config = _checked_config(content)
         result = None if content.get("status") is None else Result.from_dict(content)
         head = {key: content.get(key) for key in HEAD}
-        for key, is_valid in HEAD.items():
-            if not is_valid(head[key]):
+        for key, kind in HEAD.items():
+            if not _is_of(head[key], kind):
                 raise ValueError(f"it has no valid {key}")
         return RecordSummary(config, result, head), content, text
+    except UNREADABLE as error:
+        if isinstance(error, OSError) and not os.path.lexists(path):
+            return None
+        raise _unreadable(directory, RECORD, error) from error
 
 
-@contextlib.contextmanager
-def _reading(directory: Path | str, name: str) -> Iterator[None]:
-    """Turn what is wrong with a file of the record into a line.
+# What is raised of a file that is damaged, or a stranger's.
+UNREADABLE = (OSError, ValueError, RecursionError)
 
-    Raises:
-        UserError: It can't be read.
-    """
-    try:
-        yield
-    except FormatError as error:
-        raise UserError(f"{directory}/{name}: {error}") from error
-    except (OSError, ValueError, RecursionError) as error:
-        why = " ".join(str(getattr(error, "strerror", None) or error).split())
-        message = f"{directory}: not a run directory, {name} can't be read ({why})"
-        raise UserError(message) from error
+
+def _unreadable(directory: Path | str, name: str, error: BaseException) -> UserError:
+    """Return the line about a file of the record that can't be read."""
+    if isinstance(error, FormatError):
+        return UserError(f"{directory}/{name}: {error}")
+    why = reason_of(error)
+    return UserError(f"{directory}: not a run directory, {name} can't be read ({why})")
 
 
 def _text_of(path: str) -> str:
@@ -284,43 +267,30 @@ def _checked_starts(content: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def _is_start(start: Any) -> bool:
-    if not isinstance(start, dict) or not isinstance(start.get("job"), str | None):
+    kinds = {"overrides": list, "time": str, "job": str | None}
+    if not isinstance(start, dict):
         return False
-    return _are_texts(start.get("overrides")) and isinstance(start.get("time"), str)
+    return all(_is_of(start.get(key), kind) for key, kind in kinds.items())
 
 
-def _is_text(value: Any) -> bool:
-    return type(value) is str
-
-
-def _are_texts(values: Any) -> bool:
-    return isinstance(values, list) and {*map(type, values)} <= {str}
-
-
-def _is_text_or_none(value: Any) -> bool:
-    return isinstance(value, str | None)
-
-
-def _is_count_or_none(value: Any) -> bool:
-    return isinstance(value, int | None)
-
-
-def _are_options(value: Any) -> bool:
-    if value is None:
-        return True
-    return isinstance(value, dict) and {*map(type, value.values())} <= {str, type(None)}
-
-
-# What `run.json` has of the starts, and whether a value that is read is valid. Records of earlier
-# versions lack the last two.
-HEAD: dict[str, Callable[[Any], bool]] = {
-    "overrides": _are_texts,
-    "times": _are_texts,
-    "data": _is_text,
-    "job": _is_text_or_none,
-    "groups": _are_options,
-    "threads": _is_count_or_none,
+# What `run.json` has of the starts, and the types of the values. Records of earlier versions lack the last two.
+HEAD: dict[str, Any] = {
+    "overrides": list,
+    "times": list,
+    "data": str,
+    "job": str | None,
+    "groups": dict | None,
+    "threads": int | None,
 }
+
+
+def _is_of(value: Any, kind: Any) -> bool:
+    """Return whether a value is of a type: of a list of texts, or of a dictionary with texts and null."""
+    if isinstance(value, list):
+        return kind is list and {*map(type, value)} <= {str}
+    if isinstance(value, dict) and not {*map(type, value.values())} <= {str, type(None)}:
+        return False
+    return isinstance(value, kind)
 
 
 def _head(starts: list[dict[str, Any]]) -> dict[str, Any]:
@@ -341,7 +311,7 @@ def data_hashes(starts: list[dict[str, Any]]) -> Mapping[str, str]:
     """Return the hashes of the training data by name, from the last start that recorded them."""
     for start in reversed(starts):
         data = dict_at(start, "data")
-        if data and all(map(_is_text, data.values())):
+        if data and all(isinstance(each, str) for each in data.values()):
             return data
     return {}
 

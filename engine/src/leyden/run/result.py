@@ -26,7 +26,8 @@ class Failure:
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
         """Return the failure of an exception, without its place if it is a mistake in the configuration."""
-        return cls(type(error).__name__, str(error), "" if is_mistake(error) else last_frame(error))
+        where = "" if is_mistake(error) else last_frame(error)
+        return cls(type(error).__name__, str(error), where)
 
     def __str__(self) -> str:
         place = f"\n    at {self.where}" if self.where else ""
@@ -109,13 +110,12 @@ class Result:
 
         One whose name was also logged in another stage gets the stage as prefix, as in `test/acc`.
         """
-        named = {
-            f"{stage}/{name}" if name in self.metrics else name: value
-            for name, value in measured.items()
-        }
-        return replace(
-            self, metrics={**self.metrics, **named}, stages={**self.stages, stage: [*named]}
-        )
+        named = {}
+        for name, value in measured.items():
+            is_taken = name in self.metrics
+            named[f"{stage}/{name}" if is_taken else name] = value
+        stages = {**self.stages, stage: [*named]}
+        return replace(self, metrics={**self.metrics, **named}, stages=stages)
 
     def with_objective(self, objective: Objective | None) -> "Result":
         """Return the result with this objective, whose value is taken from `metrics`; None if the metric is missing."""

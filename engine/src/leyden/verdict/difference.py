@@ -33,7 +33,7 @@ def look_level(look: int) -> float:
 
 @dataclass(frozen=True)
 class Asked:
-    """What is asked of a difference.
+    """The question that a difference answers.
 
     Args:
         mode: `min` or `max`, the better direction; empty if it is unknown.
