@@ -123,9 +123,7 @@ def test_a_broken_file_is_named(root):
         else:
             path.write_bytes(content)
         data = module(root, num_workers=num_workers)
-        with pytest.raises(
-            UserError, match=r"pets/train/dog/001\.png: not an image that can be read"
-        ):
+        with pytest.raises(UserError, match=r"train/dog/001\.png: not an image that can be read"):
             list(data.train_dataloader())
         data.teardown("fit")
 
@@ -162,18 +160,17 @@ def test_arguments_that_are_none_are_refused(tmp_path):
     wrong |= {"group": ["(", 1]}
     wrong |= {"batch_size": [0, 1.5, True, "1", None], "num_workers": [-1, 1.5, "1"]}
     wrong |= {"normalize": ["none", None], "augment": ["affine", 1]}
-    for argument, value in (
-        (argument, value) for argument, values in wrong.items() for value in values
-    ):
-        with pytest.raises(ValueError, match=f"{argument}="):
-            module(tmp_path, **{argument: value})
+    for argument, values in wrong.items():
+        for value in values:
+            with pytest.raises(ValueError, match=f"{argument}="):
+                module(tmp_path, **{argument: value})
 
 
 def test_a_folder_is_identified_by_names_and_sizes_and_a_small_one_by_contents(root, monkeypatch):
     path = root / "train" / "dog" / "000.jpg"
     content = path.read_bytes()
-    for large in (False, True):
-        monkeypatch.setattr(folder, "MAX_FILES", 1 if large else 1000)
+    for large, most in ((False, 1000), (True, 1)):
+        monkeypatch.setattr(folder, "MAX_FILES", most)
         found = []
         for each in (content, content, content[:-1] + b"x", content + b"x"):
             path.write_bytes(each)
@@ -194,13 +191,8 @@ def test_the_middle_part_of_its_aspect_is_cut_out_and_transparent_parts_are_back
     for array in (marked, marked.transpose(1, 0, 2)):
         found = read_image(save(tmp_path / "x.png", array), (3, 20, 20))
         assert (found[:, 6:14, 6:14] == 255).all()
-        assert (
-            found[:, :4].sum()
-            == found[:, -4:].sum()
-            == found[:, :, :4].sum()
-            == found[:, :, -4:].sum()
-            == 0
-        )
+        found[:, 4:-4, 4:-4] = 0
+        assert not found.any()
     array, path = folders.pixels(20, 16, 0), tmp_path / "x.png"
     for invert, expected in ((False, array), (True, 255 - array)):
         found = read_image(save(path, array), (3, 20, 16), invert=invert)
@@ -236,10 +228,8 @@ def test_a_jpeg_is_upright_and_a_large_one_nearly_what_all_its_pixels_are(tmp_pa
     upright = Image.fromarray(folders.pixels(*size, 3))
     upright.save(tmp_path / "e.png")
     expected = read_image(tmp_path / "e.png", (3, 18, 12)).int()
-    for orientation, turn in {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 2, 7: 6, 8: 4}.items():
-        lying = (
-            upright if turn is None else upright.transpose(Image.Transpose(turn))
-        )  # as a camera was held
+    turned = [upright, *(upright.transpose(Image.Transpose(n)) for n in (0, 3, 1, 5, 2, 6, 4))]
+    for orientation, lying in enumerate(turned, start=1):  # as a camera was held
         exif = Image.Exif()
         exif[0x112] = orientation
         lying.save(tmp_path / "x.jpg", quality=100, subsampling=0, exif=exif)

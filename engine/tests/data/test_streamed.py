@@ -251,20 +251,16 @@ def test_a_data_set_of_any_kind_is_split_in_order_or_by_group():
 
 def test_samples_that_are_no_pairs_are_the_data_sets_own():
     ones = torch.ones(2)
-    for make in (lambda n: {"a": ones, "b": n}, lambda n: ones, lambda n: (ones, n, n)):
+    everything = slice(None)
+    for make, part in (
+        (lambda n: {"a": ones, "b": n}, "b"),
+        (lambda n: ones, everything),
+        (lambda n: (ones, n, n), 0),
+    ):
         data = module(Made(make))
         assert data.facts.input_shape is data.inputs is None
         first = next(iter(data.train_dataloader()))
-        assert (
-            len(
-                first["b"]
-                if isinstance(first, dict)
-                else first[0]
-                if isinstance(first, list)
-                else first
-            )
-            == 5
-        )
+        assert len(first[part]) == 5
         for changed in ({"augment": noise}, {"normalize": "standardize"}):
             with pytest.raises(ValueError, match="the samples of Made are not pairs of tensors"):
                 module(Made(make), **changed).setup("fit")

@@ -22,18 +22,17 @@ def root(tmp_path):
 def test_windows_and_the_token_that_follows_each(root):
     for stride in (1, 3, 4, 7):
         made = text(root, stride=stride)
-        for n, rows in enumerate(zip(made.data.tolist(), made.targets.tolist(), strict=True)):
-            row, then = ("".join(made.vocabulary[token] for token in tokens) for tokens in rows)
-            assert row == ("abcdefgh" * 4)[n * stride : n * stride + 4]
-            assert then == ("abcdefgh" * 4)[n * stride + 1 : n * stride + 5]
-        shares = [
-            k for k in range(1, len(made.data)) if k * stride <= 4
-        ]  # with the token that follows
-        assert made.overlap == len(shares)
+        whole = "abcdefgh" * 4
+        for n, (row, then) in enumerate(zip(made.data, made.targets, strict=True)):
+            start = n * stride
+            assert text_of_tokens(row, made.vocabulary) == whole[start : start + 4]
+            assert text_of_tokens(then, made.vocabulary) == whole[start + 1 : start + 5]
+        # With the token that follows.
+        assert made.overlap == len([k for k in range(1, len(made.data)) if k * stride <= 4])
         assert made.data.untyped_storage().data_ptr() == made.targets.untyped_storage().data_ptr()
     # The last part is the test set, and what it alone has is unknown.
     made = text(root, train=False)
-    assert {made.vocabulary[token] for token in made.data.flatten().tolist()} == {UNKNOWN}
+    assert {*text_of_tokens(made.data.flatten(), made.vocabulary)} == {UNKNOWN}
     assert "ä" not in made.vocabulary
     with pytest.raises(ValueError, match="'y': is not in the vocabulary"):
         encode_text("y", ["x"])
@@ -64,8 +63,9 @@ def test_no_window_of_training_has_a_token_of_validation(root):
         made = functools.partial(Text, **{**GIVEN, "stride": stride})
         data = small.in_memory(made, root=str(root), val_size=10)
         data.setup("fit")
-        held, parts = data.held[True], (data.indices["train"], data.indices["val"])
-        assert not torch.isin(
-            *(torch.cat([held.inputs[rows], held.targets[rows]]) for rows in parts)
-        ).any()
-        assert torch.equal(parts[1], torch.arange(len(held.inputs) - 10, len(held.inputs)))
+        held = data.held[True]
+        num = len(held.inputs)
+        tokens = torch.cat([held.inputs, held.targets], dim=1)
+        train, val = (tokens[data.indices[split]] for split in ("train", "val"))
+        assert not torch.isin(train, val).any()
+        assert data.indices["val"].tolist() == list(range(num - 10, num))

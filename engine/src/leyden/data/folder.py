@@ -78,10 +78,8 @@ class FolderDataModule(StreamedDataModule):
         rows, columns = image_size
         self.root = root
         self.input_shape = (channels, rows, columns)
-        self.group: re.Pattern[str] | None = None
         try:
-            if group is not None:
-                self.group = re.compile(group)
+            self.group = None if group is None else re.compile(group)
         except (re.error, TypeError) as error:
             raise ValueError(f"group={group}: must be a regular expression ({error})") from None
 
@@ -91,8 +89,7 @@ class FolderDataModule(StreamedDataModule):
         found = {}
         for split, dataset in self.datasets.items():
             if is_of_training(split) and isinstance(dataset, Folder):
-                folder = Path(dataset.root).name
-                found[f"{folder}/"] = dataset.digest
+                found[f"{Path(dataset.root).name}/"] = dataset.digest
         return found
 
     def read_image(self, path: Path) -> Tensor:
@@ -107,12 +104,9 @@ class FolderDataModule(StreamedDataModule):
         classes = class_names(Path(self.root, "train"))
         return Folder(folder, classes, self.input_shape)
 
-    def groups_of(self, dataset: Any) -> list[str] | None:
+    def groups_of(self, dataset: Any) -> Any:
         """Return the group of each image, which `group` finds in its path."""
-        if self.group is None:
-            return None
-        groups: list[str] = dataset.find_groups(self.group)
-        return groups
+        return None if self.group is None else dataset.find_groups(self.group)
 
 
 class Folder(ImageFolder):
@@ -319,12 +313,11 @@ def find_images(images: Sequence[str]) -> list[Path]:
     for path in map(Path, images):
         if not path.exists():
             raise UserError(f"images={path}: no such file or folder")
-        if not path.is_dir():
+        if path.is_dir():
+            files = sorted(path.iterdir())
+            found += [file for file in files if file.suffix.lower() in SUFFIXES]
+        else:
             found.append(path)
-            continue
-        for file in sorted(path.iterdir()):
-            if file.suffix.lower() in SUFFIXES:
-                found.append(file)
     if not found:
         raise UserError(f"images={','.join(images)}: no {', '.join(SUFFIXES)} file")
     return found

@@ -205,9 +205,10 @@ class Table(Dataset[None]):
             raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
         check_split(split, gap, group)
         cells = Cells(Path(root, file))
+        others = [name for name in cells.columns if name not in names]
         if inputs is None:
-            inputs = [name for name in cells.columns if name not in (*names, group)]
-        inputs = list(inputs)
+            inputs = [name for name in others if name != group]
+        inputs = [*inputs]
         _check_inputs(cells.path, inputs, names, chosen)
         used = [*inputs, *names, *as_list(group)]
         cells.require(used)
@@ -220,12 +221,14 @@ class Table(Dataset[None]):
         self.random_split = split == "random"
         if split == "order":
             self.overlap = gap
-        others = [name for name in cells.columns if name not in names]
         column = ordered_by(cells.columns, others)
         if column:
             self.looks = f"{file}: rows look ordered by {one_line(column)}"
         self.facts: dict[str, Any] = {"column_names": inputs}
-        self.categories = _find_categories(cells, chosen, in_training)
+        self.categories: dict[str, list[str]] = {}
+        for name in chosen:
+            texts = cells.texts(name)[in_training]
+            self.categories[name] = sorted_classes({*texts})
         if chosen:
             self.facts["categories"] = self.categories
         if classes:
@@ -261,19 +264,6 @@ def as_list(names: str | Sequence[str] | None) -> list[str]:
     if isinstance(names, str):
         return [names]
     return list(names or ())
-
-
-def _find_categories(
-    cells: Cells,
-    names: Sequence[str],
-    rows: NDArray[Any],
-) -> dict[str, list[str]]:
-    """Return the categories that some rows have, by column."""
-    found = {}
-    for name in names:
-        texts = cells.texts(name)[rows]
-        found[name] = sorted_classes({*texts})
-    return found
 
 
 def _check_inputs(
@@ -329,20 +319,19 @@ def cut_test_set(
     num_rows = cells.num_rows
     num_test = max(1, round(test_size * num_rows))
     random = np.random.default_rng(0)
+    is_test = np.zeros(num_rows, dtype=bool)
     if groups is not None:
         numbers_N = group_numbers(groups.tolist(), num_rows)
         order = random.permutation(int(numbers_N.max()) + 1)
         is_test = first_groups(numbers_N, torch.from_numpy(order), num_test).numpy()
-        in_training = np.flatnonzero(~is_test)
-        in_test = np.flatnonzero(is_test)
     elif split == "order":
-        begin = num_rows - num_test
-        in_training = np.arange(max(0, begin - gap))
-        in_test = np.arange(begin, num_rows)
+        is_test[-num_test:] = True
     else:
         order = random.permutation(num_rows)
-        in_training = np.sort(order[num_test:])
-        in_test = np.sort(order[:num_test])
+        is_test[order[:num_test]] = True
+    (in_test,) = is_test.nonzero()
+    (in_training,) = (~is_test).nonzero()
+    in_training = in_training[: max(0, len(in_training) - gap)]
     if not len(in_training):
         raise ValueError(
             f"{cells.path}: test_size={test_size} of {num_rows} rows leaves nothing to train on"

@@ -109,10 +109,8 @@ class Normalize:
         # images.
         count_CV = torch.zeros((), dtype=torch.int64)
         for pixels_NCHW in batches:
-            counts = []
-            for pixels in pixels_NCHW.transpose(0, 1):
-                count_V = torch.bincount(pixels.flatten(), minlength=256)
-                counts.append(count_V)
+            channels = pixels_NCHW.transpose(0, 1).flatten(1)
+            counts = [channel.bincount(minlength=256) for channel in channels]
             count_CV = torch.stack(counts) + count_CV
         total_C1 = count_CV.sum(dim=1, keepdim=True, dtype=torch.float64)
         part_CV = count_CV / total_C1
@@ -141,9 +139,8 @@ class NormalizingNetwork(nn.Module):
     def forward(self, raw: Tensor) -> Tensor:
         """Return the network's output; the first one of a tuple (a reconstruction and its code)."""
         outputs: Any = self.network(self.normalize(raw))
-        if isinstance(outputs, tuple):
-            outputs = outputs[0]
-        return outputs  # type: ignore[no-any-return]
+        first: Tensor = outputs[0] if isinstance(outputs, tuple) else outputs
+        return first
 
 
 class Augment:

@@ -174,10 +174,10 @@ def _explain(error: Exception) -> str:
     cause = error.__cause__
     first = text.splitlines()[0] if text else type(error).__name__
     why = str(cause).splitlines()[0] if cause and str(cause) else ""
-    is_missing = isinstance(error, MissingConfigException) and error.options is not None
-    if is_missing and error.missing_cfg_file:
-        group, _, name = error.missing_cfg_file.rpartition("/")
-        return f"{group}={name}: no such choice{_sources(group)}"
+    if isinstance(error, MissingConfigException):
+        group, _, name = (error.missing_cfg_file or "").rpartition("/")
+        if name and error.options is not None:
+            return f"{group}={name}: no such choice{_sources(group)}"
     # The class of these two is that of all errors of composition, and only their texts name the override.
     unknown = re.search(r"Could not override '(.+)'", text)
     if unknown:

@@ -29,7 +29,7 @@ from pathlib import Path
 from typing import Literal
 
 from leyden.base.errors import UserError
-from leyden.base.terminal import warn
+from leyden.base.terminal import reason_of, warn
 from leyden.exact.files import opened
 from leyden.run.process import JOB
 
@@ -85,13 +85,11 @@ class Holder:
 
     def is_alive(self) -> bool | None:
         """Return whether the process is alive on this machine; None if that can't be told."""
-        if (
-            not self.machine
-            or self.machine != _machine()
-            or sys.platform == "win32"
-            or not 0 < self.pid < 2**31
-        ):
-            return None  # on Windows, `os.kill` would end the process
+        if sys.platform == "win32":  # where `os.kill` would end the process
+            return None
+        is_here = bool(self.machine) and self.machine == _machine()
+        if not is_here or not 0 < self.pid < 2**31:
+            return None
         try:
             os.kill(self.pid, 0)
         except ProcessLookupError:
@@ -111,10 +109,14 @@ class Watch:
     """
 
     def __init__(self, path: Path, ended_job: str = "") -> None:
-        self.path, self.ended_job = path, ended_job
-        self.holder, self.number = Holder(), -1  # number of the newest file; -1 if there is none
+        self.path = path
+        self.ended_job = ended_job
+        self.holder = Holder()
+        self.number = -1  # of the newest file; -1 if there is none
         self._seen: tuple[Path, tuple[int, int, bytes]] | None = None  # the newest file
-        self._unchanged_s, self._looked_at, self._has_acted = 0.0, 0.0, False
+        self._unchanged_s = 0.0
+        self._looked_at = 0.0
+        self._has_acted = False
 
     def state(self) -> LockState:
         """Look at the lock and return its state.
@@ -125,14 +127,18 @@ class Watch:
         Raises:
             OSError: The folder or the file can't be read.
         """
-        started, before, self._seen = time.monotonic(), self._seen, None
+        started = time.monotonic()
+        before = self._seen
+        self._seen = None
         self.number = max(_numbers(self.path))
         if self.number < 0:
             return "free"
         file = _file(self.path, self.number)
-        if (content := _read(file)) is None:  # just replaced
+        content = _read(file)
+        if content is None:  # just replaced
             return "unknown"
-        self._seen, self.holder = (file, content), Holder.of(content[2])
+        self._seen = file, content
+        self.holder = Holder.of(content[2])
         is_alive = self.holder.is_alive()
         if is_alive is False or (self.ended_job and self.holder.job == self.ended_job):
             return "free"
@@ -142,11 +148,15 @@ class Watch:
         # this process may have been suspended between them.
         between = min(started - self._looked_at, 1.5 * HEARTBEAT_S)
         self._looked_at = time.monotonic()
-        self._unchanged_s = self._unchanged_s + between if before == self._seen else 0.0
-        self._has_acted |= before not in (None, self._seen)
+        if before == self._seen:
+            self._unchanged_s += between
+        else:
+            self._unchanged_s = 0.0
+            self._has_acted |= before is not None
         if self._unchanged_s >= STALE_S:
             return "free"
-        return "held" if self._has_acted and self._unchanged_s < 2 * HEARTBEAT_S else "unknown"
+        is_acting = self._has_acted and self._unchanged_s < 2 * HEARTBEAT_S
+        return "held" if is_acting else "unknown"
 
     def has_changed(self) -> bool:
         """Return whether the file that was looked at last has been touched, replaced or removed since."""
@@ -163,14 +173,13 @@ class Lock:
     """
 
     def __init__(self, path: Path, number: int, content: tuple[int, bytes]) -> None:
-        self.path, self.number, self.file, self._content = (
-            path,
-            number,
-            _file(path, number),
-            content,
-        )
+        self.path = path
+        self.number = number
+        self.file = _file(path, number)
+        self._content = content
         self.is_lost = False
-        self.pid, self._beaten_at = os.getpid(), time.monotonic()
+        self.pid = os.getpid()
+        self._beaten_at = time.monotonic()
         _start_heartbeats()
         _HELD[path] = self
 
@@ -188,10 +197,11 @@ class Lock:
                 self.is_lost = True
         except OSError as error:
             if is_late and not self.is_lost:
-                return f"another process may have taken over, since this one can't reach it ({error.strerror or error})"
-        return (
-            "was taken over by another process while this one was suspended" if self.is_lost else ""
-        )
+                why = f"since this one can't reach it ({reason_of(error)})"
+                return f"another process may have taken over, {why}"
+        if self.is_lost:
+            return "was taken over by another process while this one was suspended"
+        return ""
 
     def _is_late(self) -> bool:
         return time.monotonic() - self._beaten_at > STALE_S / 2
@@ -216,7 +226,8 @@ class Lock:
             is_there = self._is_there()
         if is_there and not (self.is_lost or self._is_late()):
             return
-        if problem := self.beat():
+        problem = self.beat()
+        if problem:
             raise UserError(f"{self.path.parent}: {problem}")
 
     def release(self) -> bool:
@@ -265,8 +276,15 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
         InUseError: Another process holds it.
         OSError: The folder can't be written to.
     """
-    watch, pause, began, is_announced = Watch(path, ended_job), 0.005, time.monotonic(), False
-    while (state := watch.state()) != "free" or (taken := _create(watch)) is None:
+    watch = Watch(path, ended_job)
+    began = time.monotonic()
+    pause = 0.005
+    is_announced = False
+    while True:
+        state = watch.state()
+        taken = _create(watch) if state == "free" else None
+        if taken is not None:
+            return taken
         waited = time.monotonic() - began
         limit = math.inf if timeout_s is None else timeout_s
         if state != "held":
@@ -278,7 +296,6 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
             warn(f"{path.parent}: waiting for {watch.holder}")
         time.sleep(pause * (0.5 + _RANDOM.random()))
         pause = min(1.5 * pause, MAX_PAUSE_S)
-    return taken
 
 
 @contextlib.contextmanager
@@ -327,7 +344,8 @@ def check_held(directory: Path) -> None:
     Raises:
         UserError: It does not; without effect if it never did, for example as rank 0 holds it.
     """
-    if held := _HELD.get(directory / LOCK):
+    held = _HELD.get(directory / LOCK)
+    if held:
         held.check()
 
 
@@ -338,18 +356,22 @@ def is_held(directory: Path) -> bool:
     """
     watch = Watch(directory / LOCK)
     with contextlib.suppress(OSError):
-        if (state := watch.state()) != "unknown":
+        state = watch.state()
+        if state != "unknown":
             return state == "held"
-        return abs(time.time() - _file(watch.path, watch.number).stat().st_mtime) < 2 * STALE_S
+        touched = _file(watch.path, watch.number).stat().st_mtime
+        return abs(time.time() - touched) < 2 * STALE_S
     return False
 
 
 def list_files(directory: Path) -> set[str]:
     """Return the names in a directory, without the lock and temporary files; empty if it does not exist."""
-    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
-    return {
-        name for name in names if _number(directory / LOCK, name) < 0 and not name.endswith(".tmp")
-    }
+    found: set[str] = set()
+    if directory.is_dir():
+        for path in directory.iterdir():
+            if _number(directory / LOCK, path.name) < 0 and not path.name.endswith(".tmp"):
+                found.add(path.name)
+    return found
 
 
 def _file(path: Path, number: int) -> Path:
@@ -383,30 +405,27 @@ def _read(file: Path) -> tuple[int, int, bytes] | None:
 
 def _create(watch: Watch) -> Lock | None:
     """Create the next file of a lock that is free; return None if another process was faster."""
-    path, number = watch.path, watch.number + 1
+    path = watch.path
+    number = watch.number + 1
     file = _file(path, number)
-    if (
-        watch.has_changed()
-    ):  # the lock is in use: with a new file, its holder would take it for lost
+    if watch.has_changed():  # it is in use: with a new file, its holder would take it for lost
         return None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-    except (
-        FileNotFoundError
-    ):  # others have removed the folder above, or nothing can be created in it, as in /proc
+    except FileNotFoundError:
+        # Others have removed the folder above, or nothing can be created in it, as in /proc.
         if path.parent.parent.is_dir():
             raise
         return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except (
-        FileExistsError,
-        FileNotFoundError,
-    ):  # others have created the file, or created and removed the folder
+    except (FileExistsError, FileNotFoundError):
+        # Others have created the file, or created and removed the folder.
         if os.path.lexists(path.parent) and not path.parent.is_dir():
             raise
         return None
-    taken, numbers = None, set()
+    taken = None
+    numbers: set[int] = set()
     try:
         with os.fdopen(descriptor, "wb") as opened:
             inode = os.fstat(descriptor).st_ino
@@ -443,9 +462,8 @@ def _machine() -> str:
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         processes = Path("/proc/self/ns/pid").readlink()
-        is_own = str(Path("/proc/self").readlink()) == str(
-            os.getpid()
-        )  # not /proc of an outer container
+        # Not /proc of an outer container.
+        is_own = str(Path("/proc/self").readlink()) == str(os.getpid())
     except OSError:
         return ""
     return f"{platform.node()} {boot} {processes}" if is_own else ""
@@ -454,12 +472,8 @@ def _machine() -> str:
 def _began(pid: int) -> str:
     """Return when a process began, in the kernel's ticks; `ended` for a zombie, empty if that can't be told."""
     try:
-        fields = (
-            Path(f"/proc/{pid}/stat")
-            .read_text(encoding="ascii", errors="replace")
-            .rpartition(")")[2]
-            .split()
-        )
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
+    fields = text.rpartition(")")[2].split()
     return "ended" if fields[0] in "ZX" else fields[19]

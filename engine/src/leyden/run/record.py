@@ -153,7 +153,7 @@ def read_record(directory: Path) -> RunRecord | None:
             are_those = [start["time"] for start in starts] == times
             own = are_those and _is_signed(content) and _is_signed(of_starts)
         return RunRecord(config, starts, summary.result, own, checkpoints)
-    except UNREADABLE as error:
+    except OF_DAMAGE as error:
         raise _unreadable(directory, name, error) from error
 
 
@@ -180,14 +180,14 @@ def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | 
             if not _is_of(head[key], kind):
                 raise ValueError(f"it has no valid {key}")
         return RecordSummary(config, result, head), content, text
-    except UNREADABLE as error:
+    except OF_DAMAGE as error:
         if isinstance(error, OSError) and not os.path.lexists(path):
             return None
         raise _unreadable(directory, RECORD, error) from error
 
 
 # What is raised of a file that is damaged, or a stranger's.
-UNREADABLE = (OSError, ValueError, RecursionError)
+OF_DAMAGE = (OSError, ValueError, RecursionError)
 
 
 def _unreadable(directory: Path | str, name: str, error: BaseException) -> UserError:

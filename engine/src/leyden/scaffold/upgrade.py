@@ -48,8 +48,10 @@ STRINGS = r"""(?:\s|,|\#[^\n]*|"[^"\n]*"|'[^'\n]*')*"""
 DEPENDENCIES = re.compile(rf"^dependencies\s*=\s*\[{STRINGS}\]", re.MULTILINE)
 REQUIREMENT = re.compile(r"(?<=[\"'])leyden(?:\[([^\]]*)\])?(?=\s*[\"'@<>=~!;])")
 # Of runs, sweeps, environments of Python, and the library: a folder with one is neither read nor changed.
-OF_OTHERS = ("run.json", "result.json", "provenance.json", "sweep.json", "checkpoints")
-OF_OTHERS += ("pyvenv.cfg", "conda-meta", "src/leyden/__init__.py")
+OF_OTHERS = (
+    *("run.json", "result.json", "provenance.json", "sweep.json", "checkpoints"),
+    *("pyvenv.cfg", "conda-meta", "src/leyden/__init__.py"),
+)
 OF_YAML = (".yaml", ".yml")
 READ_SUFFIXES = (".py", ".sh", ".ipynb", *OF_YAML)
 MAX_SIZE = 2**22  # bytes of a file

@@ -91,10 +91,8 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
 
 def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     """Return the root of a Hydra configuration: all recorded settings but the loggers."""
-    config = {}
-    for key, value in run.config.items():
-        if has(key, Role.RECORDED) and key != "logger":
-            config[key] = value
+    recorded = run.config.items()
+    config = {key: each for key, each in recorded if has(key, Role.RECORDED) and key != "logger"}
     if data_root:
         if "root" not in dict_at(config, "data"):
             raise UserError(
@@ -215,9 +213,8 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
     Other variables that can change bits are left as they are here: the comparison lists them.
     """
     found = dict(os.environ)
-    for name, value in dict_at(there, "variables").items():
-        if name in VARIABLES:
-            found[name] = value
+    variables = dict_at(there, "variables")
+    found |= {name: value for name, value in variables.items() if name in VARIABLES}
     number = threads or there.get("threads")
     if type(number) is int and number > 0:
         found["OMP_NUM_THREADS"] = str(number)
@@ -233,17 +230,10 @@ def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
     Raises:
         UserError: It has failed.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "leyden.train",
-        "--config-dir",
-        folder,
-        "--config-name",
-        "recorded",
-    ]
-    exit_code = subprocess.run(
-        command, cwd=tree, env=environment, preexec_fn=end_with_parent
-    ).returncode
-    if exit_code:
-        raise UserError(f"the run could not be reproduced: its training ended with {exit_code}")
+    command = [sys.executable, "-m", "leyden.train", "--config-name=recorded"]
+    command.append(f"--config-dir={folder}")
+    ended = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent)
+    if ended.returncode:
+        raise UserError(
+            f"the run could not be reproduced: its training ended with {ended.returncode}"
+        )
