@@ -44,6 +44,7 @@ AIM = (TABLE, "metric=acc", "mode=max")
 GIVEN = {  # what is typed of a verb, and what is said where `leyden` alone is installed
     "compare": ([*AIM, "a=model=mlp", "b=model=moe"], "Verdict: B is better"),
     "summarize": (AIM, "best setting is row 1."),
+    "plan": ([TABLE, "metric=acc", "difference=0.02"], "then a difference of 0.02 shows."),
     "init": ([], "task=PACKAGE.MODULE.CLASS: name the LightningModule"),
     "new": ([], "give one of model=NAME"),
     "resumetest": (

@@ -1,8 +1,8 @@
 """Compare two groups of runs, or two settings of a table: which is better.
 
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
-leyden compare DIR a=CONDITION b=CONDITION [format=table|json]
-leyden compare DIR control=CONDITION [format=table|json]
+leyden compare DIR a=CONDITION b=CONDITION [format=table|json|markdown|latex]
+leyden compare DIR control=CONDITION [format=...] [pdf=FILE]
 leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max]
     [seed=seed] [ignore=time,id] [over=data] [control=model=mlp]
 
@@ -21,8 +21,11 @@ results; planned=true if they were named before.
                      a condition, as in leyden runs where=...
   pairs=true         four shared seeds are compared in pairs, not only six; if
                      that was decided before the results were seen
+  estimand=iqm       interquartile means, of the middle half of the runs, where
+                     some collapse; of eight or more runs of each
   control=CONDITION  each other setting is compared with this one, in place of
                      a= and b=: as many comparisons as there are others
+  pdf=FILE           the intervals of the differences as a picture
 
 Of a table, each row is a run; columns other than metric, seed and those of
 ignore= are its setting. over=COLUMN compares the two on each data set, and over
@@ -37,23 +40,27 @@ from leyden.report.tables import (
     AIM,
     ASKED,
     OF_TABLES,
+    PRINT_FORMATS,
+    PRINTED,
     compare_each,
     compare_table,
     is_table,
-    print_comparisons,
+    print_reports,
 )
-from leyden.verdict.comparison import Question
+from leyden.verdict.comparison import ESTIMANDS, Question
 
 
 def main() -> None:
     """Run the command."""
     with ending(), without_garbage_collection():
-        defaults = {**ASKED, "format": "table", **AIM, **OF_TABLES}
+        defaults = {**ASKED, **PRINTED, **AIM, **OF_TABLES}
         folders, options = parse_arguments(__doc__, defaults, max_folders=2)
-        form = parse_choice(options, "format", "table", "json")
+        form = parse_choice(options, "format", *PRINT_FORMATS)
+        estimand = parse_choice(options, "estimand", *ESTIMANDS)
         planned = parse_flag(options, "planned")
         pairs = parse_flag(options, "pairs")
-        asked = Question(margin=parse_size(options, "margin"), planned=planned, pairs=pairs)
+        margin = parse_size(options, "margin")
+        asked = Question(margin=margin, planned=planned, pairs=pairs, estimand=estimand)
         of_table = len(folders) == 1 and is_table(folders[0])
         if of_table:
             compare_one = partial(compare_table, folders[0])
@@ -61,7 +68,8 @@ def main() -> None:
             from leyden.report.comparison import compare_folders  # late, as runs need more
 
             compare_one = partial(compare_folders, folders)
-        print_comparisons(compare_each(options, asked, compare_one, of_table=of_table), form)
+        found = compare_each(options, asked, compare_one, of_table=of_table)
+        print_reports(found, form, options["pdf"])
 
 
 if __name__ == "__main__":

@@ -27,18 +27,21 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     text = called(compare, "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.3")
     assert "A optimizer.lr=0.1 0.4500 ± 0.1291 4" in " ".join(text.split())
     assert "Verdict: A is better" in text
-    assert "Widened, since the two may be chosen among 3 settings; planned=true if not." in text
+    assert "Add planned=true if both were named before any result: now all 3 pairs count." in text
     assert "Holds for this data set, over seeds and their splits." in text
     assert "±: standard deviation of a setting's runs, over seed." in text
     assert "best" not in text
     alike = ("s", "b=optimizer.lr=0.1", "a=optimizer.lr=0.2")
     text = called(compare, *alike)
     assert "Verdict: can't be told apart" in text
-    assert "Four of five differences of " in text
+    assert " shows in four of five cases." in text
     assert "the same within 0.2" in called(compare, *alike, "margin=0.2")
     text = called(compare, *alike, "planned=true")
     assert "96.25 % interval" in text
-    assert "The first look spends 3.75 % of the 5 % error rate, hence not 95 %" in text
+    assert (
+        "An interval of the first look has 96.25 %, as later looks need the rest of the 5 %."
+        in text
+    )
     assert "planned=true: right only if the two were named before any result was seen." in text
     # The same for other programs.
     found = json.loads(
@@ -288,7 +291,6 @@ summarize a b  =>  b: at most 1 folder can be given
 summarize s format=csv  =>  format=csv: must be one of
 summarize results.csv front=acc:max,lr:min ignore=x*  =>  no column is named x*
 summarize . mode=max  =>  mode=max: is for a table in a file
-summarize results.csv metric=acc mode=max format=json  =>  format=json: is for runs; verdict.rank in Python
 summarize results.csv front=acc:max,loss:min  =>  no column is named loss
 summarize results.csv front=acc:max,lr  =>  front: min or max is missing
 summarize results.csv front=acc:max over=lr  =>  over=lr: has no effect on front=

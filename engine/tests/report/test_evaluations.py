@@ -1,5 +1,6 @@
 """The list of test evaluations: one record each, whatever stands in it, and what reports say of it."""
 
+import itertools
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from leyden import compare, summarize
+from leyden.report.outcome import print_result
 from leyden.report.records import (
     EVALUATIONS_HEADER,
     TEST_EVALUATIONS_FILE,
@@ -181,3 +183,14 @@ def test_a_run_that_was_killed_after_its_test_evaluation_makes_it_again(train):
     forget_result(run.directory)
     train("a", *few)
     assert run.result.metrics == whole
+
+
+def test_of_several_seeds_that_were_tested_the_mean_is_to_be_reported(tmp_path, capsys):
+    for lr, seed in itertools.product((1, 2), range(3)):
+        place = tmp_path / f"{lr}{seed}"
+        add(place, f"optimizer.lr={lr}", f"seed={seed}")
+        run = Run(place)
+        print_result(run, run.result, show_next_steps=False)
+    out = capsys.readouterr().out
+    said = re.findall(r"(\d) seeds of this setting were tested: report their mean", out)
+    assert said == ["2", "3", "2", "3"]

@@ -7,6 +7,7 @@ import pytest
 from leyden.config.checks import Objective
 from leyden.report.ranking import Row, contenders
 from leyden.report.records import Record
+from leyden.verdict.difference import Look
 from leyden.verdict.ranking import MARK
 
 
@@ -21,13 +22,14 @@ def row(values, *, status="finished", name="", averaged=("seed",), **config):
 
 BEST, OF_THREE = "With 95 % confidence the best setting", "of those with 3 runs"
 GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
-LAST = ["3 runs are few: a failure in 1 of 10 would", "Holds for"]
+LAST = ["Add runs up to 16 to see failures in 1 of 10: 3 miss", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
 TOO_FEW = ["n too small to tell which row is best"]
 MARKED = f"{BEST} is row 1 or one marked {MARK}."
-ALIKE_SAID = [MARKED, "Four of five rows worse by 0.0", "Row 1 was chosen by", *LAST]
+POWER = ["A row worse by 0.0", "Add 7 more runs to each, and 0.0"]
+ALIKE_SAID = [MARKED, *POWER, "Measure row 1 anew: it was chosen by its mean,", *LAST]
 LUCKY_SAID = [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST]
-WIDE = "Row 2: no spread, or too wide a one, to be excluded; more runs would tell."
+WIDE = "Add runs to row 2: without spread, or too wide to be excluded."
 EQUAL = "Rows 1, 2: all values are equal; does the seed take effect?"
 WIDE_SAID = [f"{BEST} is row 1, or row 2.", WIDE, EQUAL, *LAST]
 LOST_SAID = [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST]
@@ -61,7 +63,7 @@ def test_what_is_said_of_rows(rows, like, remarks):
 
 def test_what_an_earlier_look_has_excluded_stays_so_and_runs_that_pruned_failed_or_repeat_do_not_count():
     rows = [row(GOOD, name="a"), row(ALIKE, name="b"), row([0.5, 0.9, 0.53], name="c")]
-    found = contenders(rows, "max", 2, ["name=b", "name=c"])
+    found = contenders(rows, "max", Look(2), ["name=b", "name=c"])
     assert (found.like_best, found.remarks[0]) == ([True, False, False], f"{BEST} is row 1.")
     pruned, copies, again = row([0.8, 0.7, 0.75], status="pruned"), row([0.8, 0.8, 0.8]), row(WORSE)
     for record in copies.records:
@@ -86,7 +88,7 @@ def test_runs_of_folds_are_told_apart_less_easily():
     found = contenders(rows(**{"data.num_folds": 3}), "max")
     assert found.like_best == [True, True]
     assert "Nadeau and Bengio" in found.remarks[-1]
-    assert "10 runs: " in found.remarks[1]
+    assert "Add 4 more runs to each" in found.remarks[2]
     assert rows(**{"data.num_folds": 10})[0].setting.overlap == pytest.approx(1 / 9)
     # Data of one's own may tell no number of folds: then it is as many as there are.
     assert rows(own=1)[0].setting.overlap == pytest.approx(1 / 5)

@@ -149,11 +149,9 @@ def test_more_seeds_detect_smaller_differences_and_later_looks_larger_ones():
     assert found.detectable(30) < found.detectable(10) < found.detectable()
     later = verdict(*apart(*columns), "max", next_level=look_level(2))
     assert later.detectable(10) > found.detectable(10)  # the next look spends less
-    line = found.power_in_words()
-    assert line.startswith(
-        f"Four of five differences of {found.detectable():.2g} are told apart (10 runs: "
-    )
-    assert len(line) <= 80
+    now, more = found.power_in_words()
+    assert now == f"A difference of {found.detectable():.2g} shows in four of five cases."
+    assert more == f"Add 6 more runs to each, and {found.detectable(10):.2g} is enough for that."
 
 
 def test_folds_tell_less_than_as_many_independent_runs():

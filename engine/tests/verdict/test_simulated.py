@@ -15,8 +15,16 @@ import pytest
 from leyden.trained.evaluation import mean_text
 from leyden.verdict import quantiles, ranking
 from leyden.verdict.comparison import compare, control_settings
-from leyden.verdict.difference import Asked, decide_among, look_level
-from leyden.verdict.groups import Group, not_normal, samples_of_all, samples_of_two, shape_remarks
+from leyden.verdict.difference import Asked, Look, decide, decide_among, look_level
+from leyden.verdict.groups import (
+    Group,
+    not_normal,
+    samples_of_all,
+    samples_of_two,
+    shape_remarks,
+    trimmed_samples,
+)
+from leyden.verdict.planning import detectable_by
 from leyden.verdict.ranking import optimism, rank_over_sets, rank_settings
 from tests.report.test_ranking import contenders, row
 from tests.verdict.test_difference import apart, draw, paired, verdict
@@ -82,12 +90,12 @@ def _student(source, freedom):
     return source.gauss(0, 1) / math.sqrt(scale) / math.sqrt(freedom / (freedom - 2))
 
 
-def excluded(groups, number, look=1):
+def excluded(groups, number, look=1, looks=0):
     """Whether a row is excluded from a table that is sorted by its means."""
     order = sorted(
         range(len(groups)), key=lambda each: -statistics.fmean(groups[each].values.values())
     )
-    found = rank_settings([groups[each] for each in order], "max", look=look)
+    found = rank_settings([groups[each] for each in order], "max", look=Look(look, looks))
     return found.like_best[order.index(number)] is False
 
 
@@ -206,6 +214,39 @@ def is_covered_over_splits(source, num, overlap):
     return low <= 0.0 <= high
 
 
+def is_iqm_covered(source, num, rate):
+    """Of a setting of which a run in ten collapses, the interquartile mean, beside one of which none does."""
+    a, b = ([_collapsing(source, each) for _ in range(num)] for each in (rate, 0.0))
+    found = decide(trimmed_samples(*apart(a, b)), 0, 1, Asked("max"))
+    low, high = found.interval
+    return low <= IQM[rate] <= high
+
+
+def _collapsing(source, rate):
+    return source.gauss(0, 1) if source.random() > rate else -50.0
+
+
+def middle_mean(rate):
+    """The interquartile mean of all values of which some collapse and the others are normal, exactly."""
+    normal = statistics.NormalDist()
+    low, high = ((share - rate) / (1 - rate) for share in (0.25, 0.75))
+    density = [normal.pdf(normal.inv_cdf(share)) for share in (low, high)]
+    return (density[0] - density[1]) / (high - low)
+
+
+IQM = {rate: middle_mean(rate) for rate in (0.0, 0.1)}
+
+
+def is_ever_excluded_by_plan(source, num_rows, looks):
+    """Of equal settings the first is excluded at some look of a plan."""
+    whole = table(source, [0.0] * num_rows, 4 * looks)
+    for look in range(1, looks + 1):
+        groups = [Group({n: of.values[n] for n in range(4 * look)}) for of in whole]
+        if excluded(groups, 0, look, looks):
+            return True
+    return False
+
+
 def is_mean_covered(source):
     low, high = re.search(r"interval (\S+) to ([-0-9.]+)", mean_text(draw(source, 5, 1.0))).groups()
     return float(low) <= 1.0 <= float(high)
@@ -301,6 +342,14 @@ SENTENCES = [
     *(
         (is_covered_over_splits, {"num": num, "overlap": 0.0}, NUM, (0, 0.9)) for num in (5, 10)
     ),  # and it must be
+    *(
+        (is_iqm_covered, {"num": num, "rate": rate}, NUM, (0.93, 1))
+        for num, rate in itertools.product((8, 12, 20), IQM)
+    ),
+    *(
+        (is_ever_excluded_by_plan, {"num_rows": num_rows, "looks": looks}, 1000, (0, 0.05))
+        for num_rows, looks in ((5, 4), (2, 10), (20, 2))
+    ),
     (is_mean_covered, {}, NUM, (0.935, 1)),
 ]
 
@@ -327,12 +376,12 @@ def test_a_sentence_is_as_often_wrong_as_is_claimed(number, sentence):
     holds(f"{holds_of.__name__} {shown}", hits, num, low=low, high=high)
 
 
-def sizes(line):
-    """The sizes that a line about power prints, by number of seeds; of today's number by 0."""
-    now = re.match(r"Four of five .*? (?:by|of) ([0-9.e+-]+) are", line)[1]
-    return {0: float(now)} | {
-        int(num): float(size) for num, size in re.findall(r"(\d+)(?: runs)?: ([0-9.e+-]+)", line)
-    }
+def sizes(lines, num):
+    """The sizes that lines about power print, by number of seeds; of today's number by 0."""
+    text = " ".join(lines)
+    now = re.match(r"A .*? (?:by|of) ([0-9.e+-]+) ", text)[1]
+    more, size = re.search(r"Add (\d+) more runs? to each, and ([0-9.e+-]+) is", text).groups()
+    return {0: float(now), num + int(more): float(size)}
 
 
 @pytest.mark.parametrize(
@@ -346,16 +395,14 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
     for _ in range(repetitions):
         groups = table(source, [0.0] * num_rows, num, shared=shared)
         if num_rows == 2:
-            line = verdict(*groups, "max", look_level(1), look_level(2)).power_in_words()
+            lines = verdict(*groups, "max", look_level(1), look_level(2)).power_in_words()
         else:
-            line = next(
-                (each for each in rank_settings(groups, "max").remarks if each.startswith("Four")),
-                None,
-            )
-            if line is None:
+            remarks = rank_settings(groups, "max").remarks
+            lines = [each for each in remarks if re.match("A row worse|Add .* to each", each)]
+            if not lines:
                 now, later = now + 0.8, later + 0.8  # nothing is printed
                 continue
-        size, means = sizes(line), [0.0] * (num_rows - 1)
+        size, means = sizes(lines, num), [0.0] * (num_rows - 1)
         more = min(each for each in size if each)
         for key, of, look in ((0, num, 1), (more, more, 2)):
             fresh = table(source, [*means, -size[key]], of, shared=shared)
@@ -367,6 +414,21 @@ def test_differences_of_the_printed_size_are_seen_in_four_of_five_cases_or_more(
     name = f"seen at the printed size, {num_rows} rows, n = {num}, shared {shared:g}"
     holds(f"{name}, now", now, repetitions, low=0.76)
     holds(f"{name}, with more seeds", later, repetitions, low=0.72)
+
+
+@pytest.mark.parametrize(
+    ("num_rows", "num", "looks"), cells((5, 5, 1), at_night=[(2, 6, 1), (20, 3, 1), (5, 10, 2)])
+)
+@pytest.mark.usefixtures("marks_alone")
+def test_a_planned_difference_is_seen_in_four_of_five_sweeps(num_rows, num, looks):
+    source = random.Random(20)
+    size = detectable_by(num, num_rows, looks)
+    seen = 0
+    for _ in range(10_000):
+        groups = table(source, [size] + [0.0] * (num_rows - 1), num)
+        seen += excluded(groups, 1, looks, looks)
+    print(f"plan: {num_rows} settings, {num} seeds, {looks} looks: seen in {seen / 100:.1f} %")
+    assert seen / 10_000 == pytest.approx(0.8, abs=0.02)
 
 
 @pytest.mark.parametrize(("num_rows", "num"), cells((5, 3), at_night=[(2, 3), (20, 3), (20, 10)]))
@@ -440,7 +502,8 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
         low=0.9**num,
         high=0.9**num,
     )
-    said = f"{num} runs are few: a failure in 1 of 10 would go unnoticed with probability {100 * 0.9**num:.0f} %."
+    missed = f"{num} miss one with probability {100 * 0.9**num:.0f} %"
+    said = f"Add runs up to 16 to see failures in 1 of 10: {missed}."
     both = samples_of_two(*apart(draw(source, num), draw(source, num)))
     assert shape_remarks(both)[-1] == said
 
@@ -485,5 +548,5 @@ def open_rows(whole, rows, num, look):
     """The rows that may be the best by their first values."""
     groups = {each: Group({seed: whole[each].values[seed] for seed in range(num)}) for each in rows}
     order = sorted(groups, key=lambda each: -statistics.fmean(groups[each].values.values()))
-    found = rank_settings([groups[each] for each in order], "max", look=look)
+    found = rank_settings([groups[each] for each in order], "max", look=Look(look))
     return [each for each, like in zip(order, found.like_best, strict=True) if like is not False]

@@ -35,7 +35,7 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
     text = str(compared).splitlines()
     assert text[3] == "Verdict: B is better"
     assert text[4].endswith("(3 pairs)")
-    assert "Widened, since the two may be chosen among 6 settings; planned=true if not." in text
+    assert "Add planned=true if both were named before any result: now all 15 pairs count." in text
     assert max(map(len, text)) <= 80
     assert verdict.compare(*sides, mode="max", planned=True).found.level > compared.found.level
     assert "B is higher" in str(verdict.compare(*sides))
@@ -140,7 +140,10 @@ def test_gaps_repetitions_and_equal_values_are_named():
         verdict.compare(rows, "acc", {"model": "moe"}, {"model": "cnn", "lr": 0.1}, mode="max")
     )
     assert "B: all values are equal; does the seed take effect?" in compared.splitlines()
-    assert "5 runs are few: a failure in 1 of 10 would" in compared
+    assert (
+        "Add runs up to 16 to see failures in 1 of 10: 5 miss one with probability 59 %."
+        in compared
+    )
 
 
 def test_values_of_any_size_end_in_a_verdict_that_promises_nothing():

@@ -12,6 +12,7 @@ from leyden.base.terminal import (
     relative_path,
     show,
 )
+from leyden.report.ranking import tested_seeds
 from leyden.report.records import test_set_remarks
 from leyden.run.directory import Run
 from leyden.run.identity import key_of
@@ -32,7 +33,7 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     if where not in steps:
         show(f"run directory: {where}")
     if result.is_tested:
-        show("\n".join(test_set_remarks([run])))
+        show("\n".join([*test_set_remarks([run]), *tested_seeds(run)]))
         later = f"later runs of {run.config.get('name')}"
         show(f"{later} are evaluated on the test set only by test=true")
     if steps:

@@ -1,5 +1,6 @@
 """Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
 
+import contextlib
 import functools
 import math
 import statistics
@@ -10,13 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from leyden.base.errors import UserError
+from leyden.base.terminal import one_line
 from leyden.config.values import text_of
-from leyden.report.looks import count_look
-from leyden.report.records import DIGEST, VALIDATED, Record, varying_keys
+from leyden.report.looks import LOOKS_FILE, PLAN_FILE, count_look
+from leyden.report.records import (
+    DIGEST,
+    EVALUATIONS_HEADER,
+    VALIDATED,
+    Record,
+    compare_configs,
+    evaluations_folder,
+    read_one,
+    read_test_evaluations,
+    varying_keys,
+)
+from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_key, shown_choices
-from leyden.verdict import looks
-from leyden.verdict.difference import LEVEL, look_level
+from leyden.verdict.difference import FIRST, LEVEL, Look
 from leyden.verdict.groups import Group
 from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
 
@@ -83,19 +95,19 @@ class Row:
 
     @functools.cached_property
     def shown(self) -> Group:
-        """The values of the finished runs; if there are none, those of other runs, such as pruned ones."""
+        """The values of the finished runs; without one, those of other runs, such as pruned ones."""
         if self.setting.values:
             return self.setting
         values = [(self.key(record), record.value) for record in self.records]
         return Group.of(shown_choices(self.choices), values)
 
     def measured(self) -> dict[str, Any]:
-        """Return the mean and the deviation of the objective, and n, epochs, seconds, status; what is unknown is None."""
+        """Return mean and deviation of the objective, n, epochs, seconds, status; unknown is None."""
         shown = self.shown
-        states = Counter(record.status for record in self.records)
-        status = ", ".join(f"{num} {state}" for state, num in states.items())
-        if len(self.records) == 1:
-            status = self.records[0].status
+        status = self.records[0].status
+        if len(self.records) > 1:
+            states = Counter(record.status for record in self.records)
+            status = ", ".join(f"{num} {state}" for state, num in states.items())
         return {
             "objective": shown.mean if shown.values else None,
             "deviation": shown.deviation,
@@ -119,21 +131,22 @@ def _mean(values: Sequence[float | None]) -> float | None:
 def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
     """Return a row for each combination of varying choices, without the averaged keys.
 
-    Rows of the same data are together, best row first. Runs that differ in a key that no override sets, for example
-    after a config file was edited, or in the content of their data, are separate settings. The key becomes a choice.
+    Rows of the same data are together, best row first. Runs that differ in a key that no override
+    sets, for example after a config file was edited, or in the content of their data, are separate
+    settings. The key becomes a choice.
 
     Args:
         records: The runs.
         averaged: Keys that the mean is taken over.
     """
-    choices = [record.choices for record in records]
+    choices: list[Mapping[str, Any]] = [record.choices for record in records]
     rows = _group(records, choices, averaged)
-    while untyped := _untyped_differences(rows):
-        choices = [
-            {**chosen, **_part(record.config, untyped)}
-            for record, chosen in zip(records, choices, strict=True)
-        ]
+    untyped = _untyped_differences(rows)
+    while untyped:
+        for number, record in enumerate(records):
+            choices[number] = {**choices[number], **_part(record.config, untyped)}
         rows = _group(records, choices, averaged)
+        untyped = _untyped_differences(rows)
     return _best_first(rows)
 
 
@@ -186,9 +199,10 @@ def records_of(rows: Sequence[Row]) -> list[Record]:
 
 
 def assign_data(rows: Sequence[Row]) -> list[str]:
-    """Set each row's `data`, and return the keys in which they differ; none if all rows have the same data.
+    """Set each row's `data`, and return the keys in which they differ; none if all have the same.
 
-    Data are the settings that choose samples, targets and the validation split, and the digest of the data's content.
+    Data are the settings that choose samples, targets and the validation split, and the digest of
+    the data's content.
     """
     records = records_of(rows)
     keys = [key for key in _differing(rows) if _is_data_key(key, records)]
@@ -200,8 +214,11 @@ def assign_data(rows: Sequence[Row]) -> list[str]:
         for record in reversed(row.records):
             known.update(record.varied)
         row.data = tuple(text_of(known.get(key)) for key in keys)
+    if not keys:
+        return keys
     chosen = {record.typed.get("data", record.groups.get("data")) for record in records}
-    return ["data"] if keys and len(chosen) > 1 and None not in chosen else keys
+    is_chosen = len(chosen) > 1 and None not in chosen
+    return ["data"] if is_chosen else keys
 
 
 def _is_data_key(key: str, records: Sequence[Record]) -> bool:
@@ -209,8 +226,9 @@ def _is_data_key(key: str, records: Sequence[Record]) -> bool:
 
 
 def _differing(rows: Sequence[Row]) -> list[str]:
-    """Return the keys that can change results and differ among runs, but those that are averaged or follow from these.
+    """Return the keys that can change results and differ among runs.
 
+    Those that are averaged, or follow from these, are left out.
     A run that lacks a key that nobody has typed is older than the key.
     """
     records = records_of(rows)
@@ -222,10 +240,11 @@ def _differing(rows: Sequence[Row]) -> list[str]:
             keys.remove(key)
     found = []
     for key in sorted(keys):
-        if any(is_identity_key(key, record.config) for record in records):
-            is_typed = any(key in record.typed for record in records)
-            if is_typed or len({text_of(each[key]) for each in varied if key in each}) > 1:
-                found.append(key)
+        if not any(is_identity_key(key, record.config) for record in records):
+            continue
+        values = {text_of(each[key]) for each in varied if key in each}
+        if len(values) > 1 or any(key in record.typed for record in records):
+            found.append(key)
     return found
 
 
@@ -241,7 +260,10 @@ def _draws_data(row: Row) -> bool:
 
 
 def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
-    """Return whether a value differs within a row, but not among runs of one seed and fold: of drawn data, of a fold's size."""
+    """Return whether a value differs within a row, but not among runs of one seed and fold.
+
+    So do digests of drawn data, and sizes of folds.
+    """
     by_seed: dict[tuple[str, ...], Any] = {}
     varies = False
     for row in rows:
@@ -262,7 +284,8 @@ def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) 
     found = set()
     for key in varying_keys(configs):
         for name in averaged:
-            if name != key and all(_are_equal(config, key, name) for config in configs):
+            are_equal = all(_are_equal(config, key, name) for config in configs)
+            if name != key and are_equal:
                 found.add(key)
     return found
 
@@ -275,8 +298,8 @@ def read_sweep(directory: Path) -> dict[str, Any]:
     """Return what a report needs of a sweep, from `sweep.json`.
 
     Returns:
-        `average_over`, the keys to average over; `excluded`, the settings that looks of `sweep.seeds=auto` have
-        excluded, by name.
+        `average_over`, the keys to average over; `excluded`, the settings that looks of
+        `sweep.seeds=auto` have excluded, by name.
 
     Raises:
         UserError: The file is damaged.
@@ -307,14 +330,14 @@ def _varied(rows: Sequence[Row]) -> str:
 
 
 def contenders(
-    rows: Sequence[Row], mode: str, look: int = 1, excluded: Sequence[str] = ()
+    rows: Sequence[Row], mode: str, look: Look = FIRST, excluded: Sequence[str] = ()
 ) -> Ranking:
-    """Compare the first row that has enough runs with each other row that has, apart for each data set.
+    """Compare the first row that has enough runs with each other one that has, on each data set.
 
     Args:
         rows: Rows of a table, as `merge_rows` returns them.
         mode: `min` or `max`, the better direction.
-        look: Number of this look at the table, as in `look_level`.
+        look: The look at the table.
         excluded: Names of settings that an earlier look has excluded.
     """
     parts = by_data(rows)
@@ -325,9 +348,8 @@ def contenders(
         remarks.append(f"Rows of different data are not compared: they differ in {keys}.")
     for part in parts:
         of_part = [*part.values()]
-        settings = [row.setting for row in of_part]
         number = min(part) + 1 if len(parts) > 1 else None
-        found = rank_settings(settings, mode, look, excluded, number)
+        found = rank_settings(groups_of(of_part), mode, look, excluded, number)
         like_best += found.like_best
         remarks += found.remarks
         if any(like is not None for like in found.like_best):
@@ -365,7 +387,7 @@ def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> Ranki
             if row.setting.values:
                 means[number][_name_beside_data(row, rows)] = row.setting.mean
     look = count_look(folder, "over data", _settings_by_data(rows), min_values=1)
-    return rank_over_sets(means, mode, look)
+    return rank_over_sets(means, mode, look.number, look.planned)
 
 
 def _name_beside_data(row: Row, rows: Sequence[Row]) -> str:
@@ -386,19 +408,21 @@ def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
     return [*parts.values()]
 
 
+def groups_of(rows: Sequence[Row]) -> list[Group]:
+    """Return rows as `leyden.verdict` has them."""
+    return [row.setting for row in rows]
+
+
 def _settings_by_data(rows: Sequence[Row]) -> list[list[Group]]:
-    found = []
-    for part in by_data(rows):
-        found.append([row.setting for row in part.values()])
-    return found
+    return [groups_of([*part.values()]) for part in by_data(rows)]
 
 
-def assumptions(rows: Sequence[Row], look: int) -> list[str]:
+def assumptions(rows: Sequence[Row], look: Look) -> list[str]:
     """Return what the verdicts on rows hold for, beside the values' distribution.
 
     Args:
         rows: The compared rows.
-        look: Number of this look.
+        look: The look at them.
     """
     if any(row.setting.overlap for row in rows):
         remarks = ["The runs share training data, which widens this (Nadeau and Bengio, 2003)."]
@@ -408,10 +432,40 @@ def assumptions(rows: Sequence[Row], look: int) -> list[str]:
         remarks = ["Holds for this data set, over seeds and their splits."]
     else:
         remarks = [f"Holds for this data set and split, over {_varied(rows)}."]
-    if look > 1:
-        spent = f"{100 * look_level(look):.2g} % of the {100 * LEVEL:g} % error rate"
-        remarks.append(f"Look {look} at these settings ({looks.FILE}): it spends {spent}.")
+    number = look.number
+    if look.planned:
+        plan = f"Look {number} of {look.planned} planned ({PLAN_FILE})"
+        remarks.append(f"{plan}: it spends {100 * look.level:.2g} % of the {100 * LEVEL:g} %.")
+    elif number > 1:
+        spent = f"{100 * look.level:.2g} % of the {100 * LEVEL:g} % error rate"
+        remarks.append(f"Look {number} at these settings ({LOOKS_FILE}): it spends {spent}.")
     return remarks
+
+
+def tested_seeds(run: Run) -> list[str]:
+    """Return a line if several seeds of a run's setting were evaluated on the test set."""
+    outputs = evaluations_folder(run.directory)
+    if outputs is None:
+        return []
+    own = str(run.directory)
+    name = one_line(run.config.get("name", ""))
+    places = {own: None}
+    for row in read_test_evaluations(outputs):
+        if len(row) == len(EVALUATIONS_HEADER) and row[1] == name:
+            places[row[2]] = None
+    records = []
+    for place in places:
+        with contextlib.suppress(UserError, OSError):  # it may be gone, or be a row of a sweep
+            record = read_one(place)
+            if record:
+                records.append(record)
+    compare_configs(records)
+    for row in merge_rows(records, AVERAGED):
+        seeds = {row.key(record) for record in row.records}
+        is_own = any(record.directory == own for record in row.records)
+        if is_own and len(seeds) > 1:
+            return [f"{len(seeds)} seeds of this setting were tested: report their mean"]
+    return []
 
 
 def _splits_by_seed(row: Row) -> bool:

@@ -265,7 +265,7 @@ def read_raw_records(directory: Path) -> list[Record]:
     while pending:
         folder = pending.pop()
         try:
-            record = _read_record(folder)
+            record = read_one(folder)
             if record and record.result is None:
                 jobs.append((record, record.run.submission))
         # The files are untrusted, so any of these can occur.
@@ -328,16 +328,20 @@ def aim_of(record: Record) -> Objective | None:
     return record.objective and replace(record.objective, value=None)
 
 
-def _read_record(directory: str) -> Record | None:
+def read_one(directory: str) -> Record | None:
     """Return the record of a run, without a status if it has no result; None if the directory holds no record.
 
     Raises:
         UserError: A file is damaged. Untrusted content can raise other types as well.
     """
-    if (read := read_summary(directory)) is None:
+    read = read_summary(directory)
+    if read is None:
         return None
-    config, result, typed = read.config, read.result, typed_overrides(read.head["overrides"])
-    if digest := read.head["data"]:
+    config = read.config
+    result = read.result
+    typed = typed_overrides(read.head["overrides"])
+    digest = read.head["data"]
+    if digest:
         config[DIGEST] = sys.intern(digest[:8])  # most values of runs are the very same object
     if result and result.val_samples is not None:
         config[VALIDATED] = result.val_samples
@@ -387,37 +391,53 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
     Raises:
         UserError: One of the keys is a metric of the test set.
     """
-    metrics = {
-        name for record in records if record.result for name in record.result.stages.get("test", ())
-    }
-    if chosen := sorted(metrics & {*keys}):
-        raise UserError(
-            f"{option}: {chosen[0]} is a metric of the test set, by which nothing may be selected; choose one of "
-            "validation, and then evaluate the best setting once by leyden evaluate"
-        )
+    chosen = sorted(metrics_of_test(records) & {*keys})
+    if chosen:
+        why = f"{chosen[0]} is a metric of the test set, by which nothing may be selected"
+        then = "choose one of validation, and then evaluate the best setting once"
+        raise UserError(f"{option}: {why}; {then} by leyden evaluate")
+
+
+def metrics_of_test(records: Sequence[Record]) -> set[str]:
+    """Return the metrics of the test set that runs have."""
+    found: set[str] = set()
+    for record in records:
+        if record.result:
+            found.update(record.result.stages.get("test", ()))
+    return found
+
+
+def evaluations_folder(directory: Path) -> Path | None:
+    """Return the closest folder above a run that has a list of test evaluations; None without one."""
+    for folder in directory.parents:
+        if (folder / TEST_EVALUATIONS_FILE).exists():
+            return folder
+    return None
 
 
 def test_set_remarks(runs: Collection[Record | Run]) -> list[str]:
-    """Return how often the experiments of runs have been evaluated on the test set, in words; empty if never.
+    """Return how often the experiments of runs have been evaluated on the test set, in words.
 
-    The list of a run's evaluations is the closest one in a folder above it.
+    It is empty if that was never so.
     """
     names = dict.fromkeys(str(run.config.get("name")) for run in runs)
-    parents = dict.fromkeys(Path(run.directory).parent for run in runs)
-    folders = []
-    for parent in parents:
-        above = (parent, *parent.parents)
-        folders += [each for each in above if (each / TEST_EVALUATIONS_FILE).exists()][:1]
+    places = {Path(run.directory).parent: Path(run.directory) for run in runs}
+    folders = dict.fromkeys(map(evaluations_folder, places.values()))
     lines = []
-    for folder in dict.fromkeys(folders):
+    for folder in folders:
+        if folder is None:
+            continue
+        path = folder / TEST_EVALUATIONS_FILE
         try:
             rows = read_test_evaluations(folder)
         except OSError as error:
-            warn(f"{folder}/{TEST_EVALUATIONS_FILE} can't be read ({error.strerror})")
+            warn(f"{path} can't be read ({error.strerror})")
             continue
-        nums = [f"{name} {num}" for name in names if (num := num_test_evaluations(rows, name))]
+        nums = []
+        for name in names:
+            num = num_test_evaluations(rows, name)
+            if num:
+                nums.append(f"{name} {num}")
         if nums:
-            lines.append(
-                f"Test evaluations so far: {', '.join(nums)} ({folder}/{TEST_EVALUATIONS_FILE})"
-            )
+            lines.append(f"Test evaluations so far: {', '.join(nums)} ({path})")
     return lines

@@ -2,17 +2,18 @@
 
 import os
 import shlex
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from leyden.base.table import csv_text, json_text, print_table, short_names
-from leyden.base.terminal import leyden_command, show
+from leyden.base.table import cell_text, csv_text, short_names
+from leyden.base.terminal import leyden_command
 from leyden.config.checks import Objective
 from leyden.report.ranking import (
     Row,
     by_data,
+    groups_of,
     look_at,
     merge_rows,
     over_data_sets,
@@ -29,9 +30,11 @@ from leyden.report.records import (
     threads_remark,
     varying_keys,
 )
+from leyden.report.tables import print_reports
 from leyden.run.files import write_whole
-from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.groups import MIN_VALUES, Group
 from leyden.verdict.ranking import MARK, Ranking
+from leyden.verdict.reports import Report, TextRow
 
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
@@ -40,13 +43,13 @@ UNFINISHED = ("failed", "diverged", "pruned", "queued", "running", "interrupted"
 
 
 @dataclass
-class SweepSummary:
+class SweepSummary(Report):
     """The runs in or below a folder, and the verdict on them.
 
     Args:
         directory: The folder.
         records: The runs.
-        rows: The settings, best first, those of each data set together.
+        rows_of_runs: The settings, best first, those of each data set together.
         objective: What the runs are compared by; None if they have no objective.
         is_own: Whether the folder is this user's own, who may write to it.
         like_best: For each row whether it may be the best; None if that can't be told.
@@ -55,7 +58,7 @@ class SweepSummary:
 
     directory: Path
     records: Sequence[Record]
-    rows: Sequence[Row]
+    rows_of_runs: Sequence[Row]
     objective: Objective | None
     is_own: bool
     like_best: Sequence[bool | None]
@@ -64,23 +67,85 @@ class SweepSummary:
     @property
     def keys(self) -> list[str]:
         """The settings that vary between the rows."""
-        return varying_keys([row.choices for row in self.rows])
+        return varying_keys([row.choices for row in self.rows_of_runs])
 
     @property
-    def parts(self) -> list[dict[int, Row]]:
-        """The rows of each data set, by index; empty without an objective."""
-        return by_data(self.rows) if self.objective else []
+    def best(self) -> list[int]:
+        """Index of the best row on each data set; empty without an objective."""
+        if not self.objective:
+            return []
+        return [_first_tested(part) for part in by_data(self.rows_of_runs)]
+
+    def cells(self) -> list[TextRow]:
+        """Return the first rows; those that may be the best are marked, but not the best."""
+        keys = self.keys
+        columns = ["row", *keys, *MEASURED]
+        columns.remove("deviation")
+        names = short_names(keys, taken=columns)
+        if self.objective:
+            names["objective"] = self.objective.metric
+        best = self.best
+        cells: list[TextRow] = [[names.get(key, key) for key in columns]]
+        for number, row in enumerate(self.rows_of_runs[:NUM_SHOWN]):
+            like = self.like_best[number]
+            shown = row.shown
+            values = {**_cells(row, like), **shown.choices}
+            values |= {"row": number + 1, "n": shown.count, "objective": shown.measured}
+            if like and number not in best:
+                values["objective"] += f" {MARK}"
+            cells.append([cell_text(values.get(key, "")) for key in columns])
+        return cells
+
+    def lines(self) -> list[str]:
+        """Return the verdict, the runs that did not finish, and how the best setting is tested."""
+        lines = []
+        num_more = len(self.rows_of_runs) - NUM_SHOWN
+        if num_more > 0:
+            lines.append(f"... and {num_more} more rows")
+        if any(row.shown.deviation is not None for row in self.rows_of_runs):
+            lines.append(plus_minus(self.rows_of_runs))
+        lines += self.remarks
+        lines += _unfinished_lines(self)
+        lines += test_set_remarks(self.records)
+        if self.is_own:
+            lines.append(f"written: {self.directory}/summary.csv")
+        for number in self.best:
+            lines += _best_lines(self, number)
+        return lines
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the rows of `summary.csv`; what a row lacks is absent."""
+        pairs = zip(self.rows_of_runs, self.like_best, strict=True)
+        return [_cells(row, like) for row, like in pairs]
+
+    def contents(self) -> dict[str, Any]:
+        """Return the objective, the rows with their runs, and the remarks."""
+        rows = []
+        for row, like in zip(self.rows_of_runs, self.like_best, strict=True):
+            runs = [record.directory for record in row.records]
+            rows.append({"choices": row.choices, **row.measured(), "like_best": like, "runs": runs})
+        aim = self.objective
+        objective = {"metric": aim.metric, "mode": aim.mode} if aim else None
+        remarks = [*self.remarks, *test_set_remarks(self.records)]
+        return {"objective": objective, "rows": rows, "remarks": remarks}
+
+    def compared(self) -> list[Sequence[Group]]:
+        """Return the settings on each data set."""
+        return [groups_of([*part.values()]) for part in by_data(self.rows_of_runs)]
 
 
-def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bool = False) -> None:
+def summarize(
+    directory: Path, form: str = "table", over: str = "", pdf: str = "", *, trust: bool = False
+) -> None:
     """Write `summary.csv` for the runs below a directory, and print the table.
 
     Nothing is written to a folder without a run of one's own.
 
     Args:
         directory: Any folder with runs in or below it.
-        form: Format of the printed table, `table` or `json`.
+        form: Format of the printed table, as in `print_reports`.
         over: `data` to rank also over several data sets.
+        pdf: File for the intervals as a picture; empty for none.
         trust: Whether the folder is one's own in any case, as that of a sweep that has run.
 
     Raises:
@@ -89,10 +154,7 @@ def summarize(directory: Path, form: str = "table", over: str = "", *, trust: bo
     summary = read_sweep_summary(directory, over, trust=trust)
     if summary.is_own:
         write_table(summary)
-    if form == "json":
-        print(as_json(summary))
-    else:
-        print_text(summary)
+    print_reports([summary], form, pdf)
 
 
 def read_sweep_summary(directory: Path, over: str = "", *, trust: bool = False) -> SweepSummary:
@@ -128,7 +190,7 @@ def read_sweep_summary(directory: Path, over: str = "", *, trust: bool = False) 
 def _contenders(
     rows: Sequence[Row], objective: Objective | None, folder: Path | None, excluded: Sequence[str]
 ) -> Ranking:
-    """Return which rows may be the best, and count this as a look; nothing while runs have not ended."""
+    """Return which rows may be the best, and count this as a look; none while runs are going."""
     statuses = [record.status for row in rows for record in row.records]
     num_open = statuses.count("queued") + statuses.count("running")
     if objective and not num_open:
@@ -143,10 +205,7 @@ def _contenders(
 
 def write_table(summary: SweepSummary) -> None:
     """Write `summary.csv`, whole: sweeps that share jobs can end together, in several processes."""
-    rows = []
-    for row, like in zip(summary.rows, summary.like_best, strict=True):
-        rows.append(_cells(row, like))
-    table = csv_text(rows, [*summary.keys, *MEASURED, "like_best"])
+    table = csv_text(summary.rows(), [*summary.keys, *MEASURED, "like_best"])
     path = summary.directory / "summary.csv"
     own = path.with_name(f"{path.name}.{os.getpid()}")
     write_whole(own, table.encode(errors="backslashreplace"))
@@ -154,64 +213,13 @@ def write_table(summary: SweepSummary) -> None:
 
 
 def _cells(row: Row, like: bool | None) -> dict[str, Any]:
-    """Return the cells of a row; what it lacks is absent."""
+    """Return the values of a row; what it lacks is absent."""
     measured = {name: value for name, value in row.measured().items() if value is not None}
     return {**measured, **row.choices, "like_best": LIKE_BEST[like]}
 
 
-def as_json(summary: SweepSummary) -> str:
-    """Return a summary for other programs."""
-    rows = []
-    for row, like in zip(summary.rows, summary.like_best, strict=True):
-        runs = [record.directory for record in row.records]
-        rows.append({"choices": row.choices, **row.measured(), "like_best": like, "runs": runs})
-    objective = summary.objective
-    aim = {"metric": objective.metric, "mode": objective.mode} if objective else None
-    remarks = [*summary.remarks, *test_set_remarks(summary.records)]
-    return json_text({"objective": aim, "rows": rows, "remarks": remarks})
-
-
-def print_text(summary: SweepSummary) -> None:
-    """Print the first rows, the verdict, the runs that did not finish, and how the best setting is tested."""
-    best = [_first_tested(part) for part in summary.parts]
-    columns = ["row", *summary.keys, *MEASURED]
-    columns.remove("deviation")
-    names = short_names(summary.keys, taken=columns)
-    names["objective"] = summary.objective.metric if summary.objective else "objective"
-    print_table(_printed_rows(summary, best), columns, names=names)
-    lines = []
-    if len(summary.rows) > NUM_SHOWN:
-        lines.append(f"... and {len(summary.rows) - NUM_SHOWN} more rows")
-    if any(row.shown.deviation is not None for row in summary.rows):
-        lines.append(plus_minus(summary.rows))
-    lines += summary.remarks
-    lines += _unfinished_lines(summary)
-    lines += test_set_remarks(summary.records)
-    if summary.is_own:
-        lines.append(f"written: {summary.directory}/summary.csv")
-    for number in best:
-        lines += _best_lines(summary, number)
-    show("\n".join(lines))
-
-
-def _printed_rows(summary: SweepSummary, best: Collection[int]) -> list[dict[str, Any]]:
-    """Return the first rows as they are printed; those that may be the best are marked, but not the best."""
-    printed = []
-    for number, row in enumerate(summary.rows[:NUM_SHOWN]):
-        like = summary.like_best[number]
-        shown = row.shown
-        cells = {**_cells(row, like), **shown.choices}
-        cells["row"] = number + 1
-        cells["n"] = shown.count
-        cells["objective"] = shown.measured
-        if like and number not in best:
-            cells["objective"] += f" {MARK}"
-        printed.append(cells)
-    return printed
-
-
 def _first_tested(rows: Mapping[int, Row]) -> int:
-    """Return the index of a data set's best row with enough runs to be compared; without any, of the best row."""
+    """Return the index of a data set's best row with enough runs to be compared, or of the best."""
     for number, row in rows.items():
         if len(row.setting.values) >= MIN_VALUES:
             return number
@@ -236,7 +244,7 @@ def _unfinished_lines(summary: SweepSummary) -> list[str]:
 
 def _best_lines(summary: SweepSummary, number: int) -> list[str]:
     """Return a line on the best row, and the command that evaluates it; empty without a finished run."""
-    runs = summary.rows[number].distinct
+    runs = summary.rows_of_runs[number].distinct
     if not runs:
         return []
     first = runs[0]

@@ -1,4 +1,4 @@
-"""Verdicts that `compare` and `summarize` print of a table in a file, and how comparisons and fronts are printed.
+"""Verdicts that `compare` and `summarize` print of a table in a file, and how verdicts are printed.
 
 Of what `leyden` alone brings, it needs no more.
 """
@@ -13,7 +13,7 @@ from leyden.base.errors import UserError
 from leyden.base.table import json_text, print_table, short_names
 from leyden.base.terminal import show, some_of
 from leyden.config.values import ABSENT
-from leyden.report.looks import count_look
+from leyden.report.looks import at_its_look
 from leyden.run.conditions import parse_condition
 from leyden.verdict.comparison import (
     ComparisonOverSets,
@@ -21,12 +21,16 @@ from leyden.verdict.comparison import (
     Question,
     TableComparison,
 )
-from leyden.verdict.difference import Verdict
-from leyden.verdict.groups import MIN_VALUES, Group
-from leyden.verdict.ranking import RankingOverSets
+from leyden.verdict.difference import Look
+from leyden.verdict.groups import MIN_VALUES
+from leyden.verdict.numbers import printable_value
+from leyden.verdict.ranking import Ranking, RankingOverSets
+from leyden.verdict.reports import Report
+from leyden.verdict.tables import RunTable, column_names
 
 AIM = {"metric": "", "mode": ""}  # options with their defaults
 OF_TABLES = {"seed": "seed", "ignore": ""}  # those that runs don't have
+PRINTED = {"format": "table", "pdf": ""}
 ASKED = {  # what is compared with what, and how
     "a": "",
     "b": "",
@@ -35,12 +39,13 @@ ASKED = {  # what is compared with what, and how
     "margin": "0",
     "planned": "false",
     "pairs": "false",
+    "estimand": "mean",
 }
+PRINT_FORMATS = ("table", "json", "markdown", "latex")
 Comparison = TableComparison | ComparisonOverSets | ControlComparison
 Options = Mapping[str, str]
 FileRow = Mapping[str, Any]
 FileRows = Sequence[FileRow]
-TableParts = Sequence[Sequence[Group]]
 OF_TABLES_ONLY = "is for a table in a file; runs record it"
 BY_MEANS = "By their means; leyden compare says whether a difference is more than chance."
 
@@ -51,7 +56,7 @@ def is_table(place: Path) -> bool:
 
 
 def refuse_options(options: Options, defaults: Options, why: str = OF_TABLES_ONLY) -> None:
-    """Raise a `UserError` if one of some options is given where it has no effect, such as those of tables for runs."""
+    """Raise a `UserError` if an option is given where it has no effect, as one of tables for runs."""
     for key, default in defaults.items():
         if options[key] != default:
             raise UserError(f"{key}={options[key]}: {why}")
@@ -136,10 +141,11 @@ def compare_table(path: Path, options: Options, asked: Question) -> Comparison:
     rows = verdict.read(path)
     given = _given(options, rows)
     over = options["over"]
+    compare: Callable[..., Comparison] = verdict.compare
     if options["control"]:
+        compare = verdict.compare_with_control
         given["control"] = _condition(options, "control", rows)
         name = f"control {compact(options['control'])}"
-        compare: Callable[..., Comparison] = verdict.compare_with_control
     else:
         given = {**vars(asked), **given, "over": over}
         given["a"] = _condition(options, "a", rows)
@@ -148,12 +154,27 @@ def compare_table(path: Path, options: Options, asked: Question) -> Comparison:
         name = " and ".join(sides)
         if over:
             name += f" over {over}"
-        compare = verdict.compare
-    given["look"] = 1
-    found = compare(rows, **given)
-    parts = _compared_groups(found)
-    given["look"] = _count_look(path, f"{path.name} {options['metric']} {name}", parts, over)
-    return found if given["look"] == 1 else compare(rows, **given)
+    return _at_its_look(path, f"{options['metric']} {name}", over, compare, rows, given)
+
+
+def _at_its_look(
+    path: Path,
+    name: str,
+    over: str,
+    ask: Callable[..., Any],
+    rows: FileRows,
+    given: Mapping[str, Any],
+) -> Any:
+    """Return a function's verdict on a table, at the look that it is."""
+
+    def ask_at(look: Look) -> Report:
+        found: Report = ask(rows, **{**given, "look": look.number, "looks": look.planned})
+        return found
+
+    least = 1 if over else MIN_VALUES
+    folder = path.resolve().parent
+    found, _ = at_its_look(folder, lambda _: f"{path.name} {name}", ask_at, least)
+    return found
 
 
 def compact(condition: str) -> str:
@@ -162,45 +183,38 @@ def compact(condition: str) -> str:
     return "".join(words)
 
 
-def _count_look(path: Path, name: str, parts: TableParts, over: str) -> int:
-    least = 1 if over else MIN_VALUES
-    return count_look(path.resolve().parent, name, parts, least)
-
-
-def _compared_groups(found: Comparison) -> TableParts:
-    """Return the settings that a comparison looks at, those of each data set apart."""
-    if isinstance(found, ControlComparison):
-        return [[found.control, *found.settings]]
-    if isinstance(found, ComparisonOverSets):
-        return [each.sides for each in found.each.values()]
-    return [found.sides]
-
-
-def summarize_table(path: Path, options: Options) -> None:
-    """Print which settings of a table can't be told apart from the best; the look is counted in a list beside it.
+def summarize_table(path: Path, options: Options) -> Ranking | RankingOverSets:
+    """Return which settings of a table can't be told apart from the best; the look is counted.
 
     Args:
         path: The file.
-        options: `metric`, `mode`, `seed`, `ignore`, `over` and `format`, as typed.
+        options: `metric`, `mode`, `seed`, `ignore` and `over`, as typed.
 
     Raises:
-        UserError: The metric is missing, or the format is not `table`.
+        UserError: The metric is missing.
         TableError: The file is no table, or an option does not fit it.
     """
-    if options["format"] != "table":
-        why = "is for runs; verdict.rank in Python returns a table's verdict"
-        raise UserError(f"format={options['format']}: {why}")
     rows = verdict.read(path)
     over = options["over"]
-    given = _given(options, rows)
-    found = verdict.rank(rows, over=over, **given)
-    each = found.each.values() if isinstance(found, RankingOverSets) else [found]
-    parts = [ranking.settings for ranking in each]
-    name = f"{path.name} {options['metric']} {over}"
-    look = _count_look(path, name.rstrip(), parts, over)
-    if look > 1:
-        found = verdict.rank(rows, over=over, look=look, **given)
-    show(str(found))
+    given = {**_given(options, rows), "over": over}
+    name = f"{options['metric']} {over}".rstrip()
+    found: Ranking | RankingOverSets = _at_its_look(path, name, over, verdict.rank, rows, given)
+    return found
+
+
+def table_of(path: Path, options: Options) -> RunTable:
+    """Return the settings of a table in a file.
+
+    Args:
+        path: The file.
+        options: `metric`, `seed` and `ignore`, as typed.
+
+    Raises:
+        UserError: As in `summarize_table`.
+        TableError: As in `summarize_table`.
+    """
+    rows = verdict.read(path)
+    return RunTable.of(rows, options["metric"], options["seed"] or None, _ignored(options, rows))
 
 
 def _given(options: Options, rows: FileRows) -> dict[str, Any]:
@@ -225,15 +239,11 @@ def _ignored(options: Options, rows: FileRows) -> list[str]:
     Raises:
         UserError: The table has no such column.
     """
-    columns: dict[str, None] = {}
-    for row in rows:
-        columns |= dict.fromkeys(row)
-    ignore = []
-    for name in options["ignore"].split(","):
-        if name and not fnmatch.filter(columns, name) and name not in columns:
-            raise UserError(f"no column is named {name}; there are {some_of(list(columns))}")
-        if name:
-            ignore.append(name)
+    columns = column_names(rows)
+    ignore = [name for name in options["ignore"].split(",") if name]
+    for name in ignore:
+        if name not in columns and not fnmatch.filter(columns, name):
+            raise UserError(f"no column is named {name}; there are {some_of(columns)}")
     return ignore
 
 
@@ -246,10 +256,9 @@ def _condition(options: Options, name: str, rows: FileRows) -> Callable[[FileRow
     if not options[name]:
         raise UserError(f"{name}= is missing: the setting of this side, such as {name}=model=mlp")
     is_met, keys = parse_condition(options[name], name)
-    outcomes = (options["metric"], options["seed"])
+    columns = {*column_names(rows)} - {options["metric"], options["seed"]}
     for key in sorted(keys):
-        is_column = any(key in row for row in rows)
-        if key in outcomes or not is_column:
+        if key not in columns:
             raise UserError(f"{name}: {key} is no column with a setting")
 
     def condition(row: FileRow) -> bool:
@@ -305,64 +314,36 @@ def print_front(front: list[dict[str, Any]], metrics: Options, form: str) -> Non
     show(BY_MEANS)
 
 
-def print_comparisons(comparisons: Sequence[Comparison], form: str) -> None:
-    """Print comparisons, one per metric, as `table` or `json`."""
-    if form == "table":
-        texts = [str(found) for found in comparisons]
-        show("\n\n".join(texts))
-        return
-    contents = [_content(found) for found in comparisons]
-    shown = contents if len(contents) > 1 else contents[0]
-    print(json_text(shown))
+def print_reports(reports: Sequence[Report], form: str, pdf: str = "") -> None:
+    """Print verdicts, one per metric, in one of `PRINT_FORMATS`, and draw the first one.
+
+    Raises:
+        UserError: The picture can't be drawn or written.
+    """
+    if pdf:
+        from leyden.report.diagrams import draw
+
+        draw(reports[0], pdf)
+    if form == "json":
+        contents = [report.contents() for report in reports]
+        print(json_text(contents if len(contents) > 1 else contents[0]))
+    elif form == "table":
+        for number, report in enumerate(reports):
+            if number:
+                print()
+            _print_report(report)
+    else:
+        show("\n\n".join(report.in_format(form) for report in reports))
 
 
-def _content(compared: Comparison) -> dict[str, Any]:
-    if isinstance(compared, ControlComparison):
-        return _control_content(compared)
-    if isinstance(compared, ComparisonOverSets):
-        each = {}
-        for name, of_set in compared.each.items():
-            each[str(name)] = _content(of_set)
-        return {"sets": each, "over": _content_over_sets(compared.over)}
-    a, b = compared.sides
-    return {
-        "metric": compared.metric,
-        "a": _side(a),
-        "b": _side(b),
-        **_found(compared.found, "a", "b"),
-        "remarks": compared.remarks,
-    }
-
-
-def _content_over_sets(over: RankingOverSets) -> dict[str, Any]:
-    best = over.like_best
-    return {
-        "better": best[0] if len(best) == 1 else "",
-        "num_sets": over.num_sets,
-        "p_value": over.p_value,
-        "level": over.level,
-        "remarks": over.remarks,
-    }
-
-
-def _found(found: Verdict, a: str, b: str) -> dict[str, Any]:
-    confidence = 1 - found.level
-    return {**vars(found), "confidence": confidence, "verdict": found.in_words(a, b)}
-
-
-def _control_content(compared: ControlComparison) -> dict[str, Any]:
-    settings = []
-    for setting, found in zip(compared.settings, compared.found, strict=True):
-        words = _found(found, "setting", "control")
-        settings.append({**_side(setting), **words})
-    return {
-        "metric": compared.metric,
-        "control": _side(compared.control),
-        "settings": settings,
-        "remarks": compared.remarks,
-    }
-
-
-def _side(side: Group) -> dict[str, Any]:
-    mean = side.mean if side.values else None
-    return {"choices": side.choices, "mean": mean, "n": len(side.values), "lost": side.lost}
+def _print_report(report: Report) -> None:
+    """Print a verdict's table, as wide as the terminal, and its lines."""
+    for name, part in report.parts().items():
+        show(printable_value(name))
+        _print_report(part)
+        print()
+    header, *cells = report.cells() or [()]
+    if header:
+        names = {str(number): name for number, name in enumerate(header)}
+        print_table([dict(zip(names, row, strict=True)) for row in cells], names=names)
+    show("\n".join(report.lines()))

@@ -11,7 +11,7 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from leyden.assembly.instantiate import user_errors
 from leyden.base.errors import UserError
 from leyden.data.contract import first_batches, has_split
-from leyden.report.ranking import merge_rows, read_sweep
+from leyden.report.ranking import merge_rows, read_sweep, tested_seeds
 from leyden.report.records import (
     check_test_evaluations,
     count_text,
@@ -84,7 +84,10 @@ def evaluate(
         name = str(first.run.config.get("name"))
         checkpoint = first.path.stem
         number = record_test_evaluation(outputs, first.run, checkpoint, means, where=row or None)
-        message = count_text(name, number)
+        lines = [count_text(name, number)]
+        if not row:
+            lines += tested_seeds(first.run)
+        message = "\n".join(lines)
     where = row or str(first.path)
     return Evaluation(where, columns if row else means, shown, message, number)
 

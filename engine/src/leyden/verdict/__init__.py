@@ -4,6 +4,7 @@ rows = verdict.read("results.csv")
 print(verdict.compare(rows, "acc", a={"model": "mlp"}, b={"model": "moe"}, mode="max"))
 print(verdict.compare_with_control(rows, "acc", {"model": "mlp"}, mode="max"))
 print(verdict.rank(rows, "acc", mode="max"))
+print(verdict.plan(0.004, settings=6, difference=0.01))
 """
 
 from leyden.verdict.comparison import (
@@ -15,12 +16,14 @@ from leyden.verdict.comparison import (
 )
 from leyden.verdict.difference import Verdict
 from leyden.verdict.front import front
+from leyden.verdict.planning import Plan, plan
 from leyden.verdict.ranking import Ranking, RankingOverSets, rank
 from leyden.verdict.tables import TableError, read
 
 __all__ = [
     "ComparisonOverSets",
     "ControlComparison",
+    "Plan",
     "Ranking",
     "RankingOverSets",
     "TableComparison",
@@ -29,6 +32,7 @@ __all__ = [
     "compare",
     "compare_with_control",
     "front",
+    "plan",
     "rank",
     "read",
 ]

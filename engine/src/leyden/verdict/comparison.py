@@ -3,40 +3,42 @@
 import math
 from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from leyden.verdict.difference import Asked, Verdict, decide_among, decide_two, look_level
+from leyden.verdict.difference import (
+    FIRST,
+    Look,
+    Verdict,
+    decide,
+    decide_among,
+)
 from leyden.verdict.groups import (
     MIN_PAIRS,
     MIN_PLANNED_PAIRS,
+    MIN_TRIMMED,
     MIN_VALUES,
     Group,
+    Samples,
     samples_of_all,
     samples_of_two,
     shape_remarks,
+    trimmed_samples,
 )
-from leyden.verdict.numbers import (
-    aligned_lines,
-    metric_digits,
-    metric_text,
-    printable_value,
-    value_text,
-)
+from leyden.verdict.numbers import metric_digits, metric_text, value_text
 from leyden.verdict.ranking import EQUAL, REPEATED, RankingOverSets, rank_over_sets
+from leyden.verdict.reports import Report, TextRow
 from leyden.verdict.tables import (
     Condition,
-    DataRow,
     DataRows,
+    RunTable,
     TableError,
     check_look,
     check_mode,
     order_of,
-    records,
-    setting_columns,
-    settings_of,
-    sides_of,
 )
 
 DATA_NAMES = {"data", "dataset", "data_set", "benchmark"}  # columns whose values can't be mixed
+ESTIMANDS = ("mean", "iqm")
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,13 @@ class Question:
     mode: str = ""
     margin: float = 0.0
     planned: bool = False
-    look: int = 1
+    look: Look = FIRST
     pairs: bool = False
+    estimand: str = "mean"
 
 
 @dataclass(frozen=True)
-class TableComparison:
+class TableComparison(Report):
     """Two settings of a table and the verdict on them; `str` gives the text.
 
     Args:
@@ -66,21 +69,72 @@ class TableComparison:
     remarks: list[str]
     metric: str = ""
 
-    def __str__(self) -> str:
-        """Return both settings, the verdict, what it is based on and what it assumes."""
-        rows = [("", "setting", self.metric, "n")]
+    def cells(self) -> list[TextRow]:
+        """Return both settings with their values."""
+        cells: list[TextRow] = [("", "setting", self.metric, "n")]
         for name, side in zip("AB", self.sides, strict=True):
-            rows.append((name, side.name, side.measured, side.count))
+            cells.append((name, side.name, side.measured, side.count))
+        return cells
+
+    def lines(self) -> list[str]:
+        """Return the verdict, its interval, and what it assumes."""
         verdict = f"Verdict: {self.found.in_words('A', 'B')}"
         if self.found.better and any(side.lost for side in self.sides):
             verdict += ", by the runs that finished"
-        lines = [*aligned_lines(rows), verdict]
+        lines = [verdict]
         if self.found.interval:
             how = f"{self.found.num_pairs} pairs" if self.found.num_pairs else "not paired"
             level = f"{100 * (1 - self.found.level):.4g} %"
             difference, span = difference_texts(self.found)
             lines.append(f"A - B: {difference}, {level} interval {span} ({how})")
-        return "\n".join([*lines, *self.remarks])
+        return [*lines, *self.remarks]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the verdict as a row, with both means and the interval of their difference."""
+        return [_row(*self.sides, self.found, "A", "B")]
+
+    def contents(self) -> dict[str, Any]:
+        """Return both sides, all of the verdict, and the remarks."""
+        a, b = self.sides
+        return {
+            "metric": self.metric,
+            "a": _side(a),
+            "b": _side(b),
+            **_found(self.found, "a", "b"),
+            "remarks": self.remarks,
+        }
+
+    def compared(self) -> list[Sequence[Group]]:
+        """Return both sides."""
+        return [self.sides]
+
+
+def _row(a: Group, b: Group, found: Verdict, name: str, other: str) -> dict[str, Any]:
+    low, high = found.interval or (None, None)
+    return {
+        "a": a.name,
+        "b": b.name,
+        "mean_a": a.mean,
+        "mean_b": b.mean,
+        "n_a": len(a.values),
+        "n_b": len(b.values),
+        "num_pairs": found.num_pairs,
+        "difference": found.difference,
+        "low": low,
+        "high": high,
+        "better": found.better,
+        "verdict": found.in_words(name, other),
+    }
+
+
+def _side(side: Group) -> dict[str, Any]:
+    mean = side.mean if side.values else None
+    return {"choices": side.choices, "mean": mean, "n": len(side.values), "lost": side.lost}
+
+
+def _found(found: Verdict, a: str, b: str) -> dict[str, Any]:
+    confidence = 1 - found.level
+    return {**vars(found), "confidence": confidence, "verdict": found.in_words(a, b)}
 
 
 def difference_texts(found: Verdict) -> tuple[str, str]:
@@ -93,7 +147,7 @@ def difference_texts(found: Verdict) -> tuple[str, str]:
 
 
 @dataclass(frozen=True)
-class ComparisonOverSets:
+class ComparisonOverSets(Report):
     """Two settings compared on each data set of a table, and over all; `str` gives the text.
 
     Args:
@@ -104,15 +158,22 @@ class ComparisonOverSets:
     each: Mapping[Hashable, TableComparison]
     over: RankingOverSets
 
-    def __str__(self) -> str:
-        """Return the comparison on each data set, and the verdict over them."""
-        parts = [f"{printable_value(name)}\n{found}" for name, found in self.each.items()]
+    def parts(self) -> Mapping[Hashable, Report]:
+        """Return the comparison on each data set."""
+        return self.each
+
+    def lines(self) -> list[str]:
+        """Return the verdict over the data sets."""
         like = self.over.like_best
+        if not like:
+            return self.over.remarks
         verdict = f"{like[0]} is better" if len(like) == 1 else "can't be told apart"
-        lines = [*self.over.remarks]
-        if like:
-            lines = [f"Verdict over {self.over.num_sets} data sets: {verdict}", *lines]
-        return "\n\n".join([*parts, "\n".join(lines)])
+        return [f"Verdict over {self.over.num_sets} data sets: {verdict}", *self.over.remarks]
+
+    def facts(self) -> dict[str, Any]:
+        """Return the verdict over all data sets."""
+        best = self.over.like_best
+        return {"better": best[0] if len(best) == 1 else "", **self.over.facts()}
 
 
 def compare(
@@ -128,7 +189,9 @@ def compare(
     margin: float = 0.0,
     planned: bool = False,
     look: int = 1,
+    looks: int = 0,
     pairs: bool = False,
+    estimand: str = "mean",
 ) -> TableComparison | ComparisonOverSets:
     """Compare two settings of a table; a side with several settings is represented by its best one.
 
@@ -148,8 +211,10 @@ def compare(
             matters. Otherwise they count as chosen among all pairs of the table's settings, and the
             interval is as much wider.
         look: Number of this look at the two, if runs were added since; it widens the interval.
+        looks: Number of looks that were planned before the first one; 0 without a plan.
         pairs: Whether it was decided beforehand to compare in pairs: then four seeds are enough for
             that, as they are with `planned`, in place of six.
+        estimand: `mean`, or `iqm` for the interquartile mean, of eight or more runs of each.
 
     Raises:
         TableError: A column is missing, a side has no rows, the sides share a setting, or their
@@ -159,46 +224,33 @@ def compare(
     check_look(look)
     if not 0 <= margin < math.inf:
         raise TableError(f"margin={margin}: must be a positive number")
-    named = [name for name in (seed, over) if name]
-    table = records(rows, metric, named)
-    columns = setting_columns(table, [metric, *named], ignore)
-    asked = Question(mode, margin, planned, look, pairs)
-    if not over:
-        settings = settings_of(table, columns, metric, seed)
-        sides = _both(settings, table, a, b)
-        _refuse_mixed_data(sides, [*_columns_of(a), *_columns_of(b)])
-        return replace(compare_settings(settings, sides, asked), metric=metric)
-    sets: dict[Hashable, list[DataRow]] = {}
-    for row in table:
-        sets.setdefault(value_text(row.get(over)), []).append(row)
+    if estimand not in ESTIMANDS:
+        raise TableError(f"estimand={estimand}: must be mean or iqm")
+    table = RunTable.of(rows, metric, seed, ignore, over)
+    asked = Question(mode, margin, planned, Look(look, looks), pairs, estimand)
     each: dict[Hashable, TableComparison] = {}
     means: dict[Hashable, dict[str, float]] = {}
-    for name, of_set in sets.items():
-        settings = settings_of(of_set, columns, metric, seed)
-        sides = _both(settings, table, a, b)
-        for letter, side in zip("ab", sides, strict=True):
-            if len(side) > 1:
-                two = " and ".join(setting.name for setting in side[:2])
-                raise TableError(f"{letter}: over={over} takes one setting a side, not {two}")
+    for name, settings in table.sets.items():
+        sides = [table.side(settings, a, "a"), table.side(settings, b, "b")]
+        _refuse_shared(*sides)
+        if over:
+            for letter, side in (("a", a), ("b", b)):
+                table.one(settings, side, letter, f"over={over} takes one setting a side")
+        else:
+            _refuse_mixed_data(sides, [*_columns_of(a), *_columns_of(b)])
         each[name] = replace(compare_settings(settings, sides, asked), metric=metric)
         both = zip("AB", each[name].sides, strict=True)
         means[name] = {letter: side.mean for letter, side in both if side.values}
-    return ComparisonOverSets(each, rank_over_sets(means, mode, look))
+    if not over:
+        return each[""]
+    return ComparisonOverSets(each, rank_over_sets(means, mode, look, looks))
 
 
-def _both(
-    settings: Sequence[Group], table: Sequence[DataRow], a: Condition, b: Condition
-) -> list[list[Group]]:
-    """Return the settings of both sides.
-
-    Raises:
-        TableError: A side has none, or they share one.
-    """
-    sides = [sides_of(settings, table, a, "a"), sides_of(settings, table, b, "b")]
-    for setting in sides[0]:
-        if any(setting is other for other in sides[1]):
+def _refuse_shared(a: Sequence[Group], b: Sequence[Group]) -> None:
+    """Raise a `TableError` if both sides have a setting."""
+    for setting in a:
+        if any(setting is other for other in b):
             raise TableError(f"a and b share the setting {setting.name}")
-    return sides
 
 
 def _columns_of(condition: Condition) -> Iterable[str]:
@@ -209,14 +261,15 @@ def _columns_of(condition: Condition) -> Iterable[str]:
 
 def _refuse_mixed_data(sides: Sequence[Sequence[Group]], named: Sequence[str]) -> None:
     """Raise a `TableError` if the sides are of several data sets, and nobody asked for that."""
-    settings = [setting for side in sides for setting in side]
+    settings = [*sides[0], *sides[1]]
     for name in settings[0].choices:
         if name.rpartition(".")[2].lower() not in DATA_NAMES or name in named:
             continue
-        values = [*dict.fromkeys(value_text(setting.choices[name]) for setting in settings)]
+        values = dict.fromkeys(value_text(setting.choices[name]) for setting in settings)
         if len(values) > 1:
+            first, second, *_ = values
             raise TableError(
-                f"a and b have several values of {name}, such as {values[0]} and {values[1]}: "
+                f"a and b have several values of {name}, such as {first} and {second}: "
                 f"over={name} compares on each, {name} in both conditions chooses one, and "
                 f"ignore={name} is for a column that is no setting"
             )
@@ -237,38 +290,59 @@ def compare_settings(
     b = _best(sides[1], asked.mode)
     remarks = _about_sides(a, b, sides)
     nums = (len(a.values), len(b.values))
-    if min(nums) < MIN_VALUES:
-        return TableComparison((a, b), Verdict(nums), remarks)
+    least = MIN_TRIMMED if asked.estimand == "iqm" else MIN_VALUES
+    if min(nums) < least:
+        return TableComparison((a, b), Verdict(nums, least=least), remarks)
     for name, side in (("A", a), ("B", b)):
         if not side.deviation:
             remarks.append(f"{name}: {EQUAL}")
+    min_pairs = MIN_PLANNED_PAIRS if asked.planned or asked.pairs else MIN_PAIRS
+    samples = samples_of_two(a, b, min_pairs)
+    if asked.estimand == "iqm":
+        samples = trimmed_samples(a, b)
+    found = _decided(settings, sides, (a, b), asked, samples)
+    remarks += _about_verdict(found, a, b, asked, samples)
+    num_pairs = math.comb(len(settings), 2)
+    if asked.planned:
+        remarks.append("planned=true: right only if the two were named before any result was seen.")
+    elif num_pairs > 1:
+        why = f"now all {num_pairs} pairs count"
+        remarks.append(f"Add planned=true if both were named before any result: {why}.")
+    if asked.pairs:
+        remarks.append("pairs=true: right only if decided before any result was seen.")
+    remarks += shape_remarks(samples, min(nums))
+    return TableComparison((a, b), found, remarks)
+
+
+def _decided(
+    settings: Sequence[Group],
+    sides: Sequence[Sequence[Group]],
+    two: tuple[Group, Group],
+    asked: Question,
+    samples: Samples,
+) -> Verdict:
+    """Return the verdict on two of some settings, of which all lend spread if nobody chose before.
+
+    Args:
+        settings: As in `compare_settings`.
+        sides: As in `compare_settings`.
+        two: The two.
+        asked: The arguments of `compare`.
+        samples: The two as they are tested alone.
+    """
     num_chosen = len(sides[0]) * len(sides[1])  # Bonferroni: the pair was chosen among so many
     if not asked.planned:
         num_chosen = max(num_chosen, math.comb(len(settings), 2))
-    level = look_level(asked.look) / num_chosen
-    next_level = look_level(asked.look + 1) / num_chosen
-    question = Asked(asked.mode, level, next_level, asked.margin)
-    min_pairs = MIN_PLANNED_PAIRS if asked.planned or asked.pairs else MIN_PAIRS
-    groups = [a, b]
-    if not asked.planned:
-        for setting in settings:
-            is_other = setting is not a and setting is not b
-            if is_other and len(setting.values) >= MIN_VALUES:
-                groups.append(setting)
-    if len(groups) > 2:
-        found = decide_among(groups, samples_of_all(groups), 0, 1, question, min_pairs)
-    else:
-        found = decide_two(a, b, question, min_pairs)
-    remarks += _about_verdict(found, a, b)
-    if asked.planned:
-        remarks.append("planned=true: right only if the two were named before any result was seen.")
-    elif len(settings) > 2:
-        among = f"among {len(settings)} settings; planned=true if not."
-        remarks.append(f"Widened, since the two may be chosen {among}")
-    if asked.pairs:
-        remarks.append("pairs=true: right only if decided before any result was seen.")
-    remarks += shape_remarks(samples_of_two(a, b, min_pairs), min(nums))
-    return TableComparison((a, b), found, remarks)
+    question = asked.look.asked(asked.mode, num_chosen, asked.margin)
+    others = []
+    for setting in settings:
+        if len(setting.values) >= MIN_VALUES and not any(setting is one for one in two):
+            others.append(setting)
+    if asked.planned or asked.estimand == "iqm" or not others:
+        return decide(samples, 0, 1, question)
+    groups = [*two, *others]
+    min_pairs = MIN_PLANNED_PAIRS if asked.pairs else MIN_PAIRS
+    return decide_among(groups, samples_of_all(groups), 0, 1, question, min_pairs)
 
 
 def _best(side: Sequence[Group], mode: str) -> Group:
@@ -290,23 +364,52 @@ def _about_sides(a: Group, b: Group, sides: Sequence[Sequence[Group]]) -> list[s
     return remarks
 
 
-def _about_verdict(found: Verdict, a: Group, b: Group) -> list[str]:
+def _about_verdict(
+    found: Verdict, a: Group, b: Group, asked: Question, samples: Samples
+) -> list[str]:
     """Return remarks on the values that the verdict stands on, and what it would have seen."""
     remarks = []
-    if found.num_pairs and max(len(a.values), len(b.values)) > found.num_pairs:
-        shared = [key for key in a.values if key in b.values]
-        means = []
-        for name, side in (("A", a), ("B", b)):
-            mean = sum(side.values[key] for key in shared) / len(shared)
-            means.append(f"{name} {metric_text(mean)}")
-        remarks.append(f"Over the {len(shared)} seeds that both have: {', '.join(means)}.")
+    means = []
+    for name, sample in zip("AB", samples.each, strict=True):
+        means.append(f"{name} {metric_text(sample.mean)}")
+    if asked.estimand == "iqm":
+        what = "interquartile means, of the middle half of the runs"
+        remarks.append(f"Compared are {what}: {', '.join(means)}.")
+    elif found.num_pairs and max(len(a.values), len(b.values)) > found.num_pairs:
+        remarks.append(f"Over the {found.num_pairs} seeds that both have: {', '.join(means)}.")
     if found.interval and not found.better and not found.is_same:
-        remarks.append(found.power_in_words())
+        remarks += found.power_in_words()
+    if found.interval and asked.mode:
+        wins = num_wins(a, b, asked.mode)
+        pairs = len(a.values) * len(b.values)
+        chance = f"{100 * wins / pairs:.0f} %"
+        remarks.append(
+            f"Expect A's next run to beat B's in {chance}: {wins:g} of {pairs} pairs do."
+        )
     return remarks
 
 
+def num_wins(a: Group, b: Group, mode: str) -> float:
+    """Return in how many pairs of runs a's is better than b's, a tie being half.
+
+    Their share is an unbiased estimate of the probability that a's next run is better (Mann and
+    Whitney, Annals of Mathematical Statistics 18, 1947).
+
+    Example:
+        >>> num_wins(Group({0: 0.9, 1: 0.7}), Group({0: 0.8, 1: 0.7}), "max")
+        2.5
+    """
+    sign = -1 if mode == "min" else 1
+    total = 0.0
+    for value in a.values.values():
+        for other in b.values.values():
+            gain = sign * (value - other)
+            total += 0.5 if not gain else gain > 0
+    return total
+
+
 @dataclass(frozen=True)
-class ControlComparison:
+class ControlComparison(Report):
     """Settings of a table, each compared with one control; `str` gives the text.
 
     Args:
@@ -323,16 +426,45 @@ class ControlComparison:
     remarks: list[str] = field(default_factory=list)
     metric: str = ""
 
-    def __str__(self) -> str:
-        """Return a table with the difference from the control of each setting."""
-        rows = [("setting", self.metric, "n", "minus control", "interval", "verdict")]
+    def cells(self) -> list[TextRow]:
+        """Return each setting with its difference from the control."""
         control = self.control
-        rows.append((control.name, control.measured, control.count, "", "", "control"))
+        cells: list[TextRow] = [
+            ("setting", self.metric, "n", "minus control", "interval", "verdict"),
+            (control.name, control.measured, control.count, "", "", "control"),
+        ]
         for setting, found in zip(self.settings, self.found, strict=True):
             words = found.in_words("better", "worse").removesuffix(" is better")
             difference, span = difference_texts(found)
-            rows.append((setting.name, setting.measured, setting.count, difference, span, words))
-        return "\n".join([*aligned_lines(rows), *self.remarks])
+            cells.append((setting.name, setting.measured, setting.count, difference, span, words))
+        return cells
+
+    def lines(self) -> list[str]:
+        """Return what the verdicts assume."""
+        return self.remarks
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row per setting: `a` is the setting, `b` the control."""
+        rows = []
+        for setting, found in zip(self.settings, self.found, strict=True):
+            rows.append(_row(setting, self.control, found, "setting", "control"))
+        return rows
+
+    def contents(self) -> dict[str, Any]:
+        """Return the control, each setting with its verdict, and the remarks."""
+        settings = []
+        for setting, found in zip(self.settings, self.found, strict=True):
+            settings.append({**_side(setting), **_found(found, "setting", "control")})
+        return {
+            "metric": self.metric,
+            "control": _side(self.control),
+            "settings": settings,
+            "remarks": self.remarks,
+        }
+
+    def compared(self) -> list[Sequence[Group]]:
+        """Return the control and the settings."""
+        return [[self.control, *self.settings]]
 
 
 def compare_with_control(
@@ -344,37 +476,36 @@ def compare_with_control(
     seed: str | None = "seed",
     ignore: Sequence[str] = (),
     look: int = 1,
+    looks: int = 0,
 ) -> ControlComparison:
-    """Compare each setting of a table with one of them, the control (Dunnett, JASA 50, 1955).
+    """Compare each setting of a table with one of them, the control (Dunnett's question).
 
-    Only comparisons with the control count, so that they are widened less than those of any two.
+    There are as many comparisons as other settings (Bonferroni), fewer than pairs, so differences
+    from a control show with fewer runs.
 
     Args:
-        rows: The table, a row per run; or a data frame of pandas or Polars.
-        metric: Column of the metric.
+        rows: As in `compare`.
+        metric: As in `compare`.
         control: Values by column that the rows of the control have, or a function of a row.
         mode: `min` or `max`, the better direction.
         seed: As in `compare`.
         ignore: As in `compare`.
         look: As in `compare`.
+        looks: As in `compare`.
 
     Raises:
         TableError: A column is missing, or the control is no or several settings.
     """
     check_mode(mode)
     check_look(look)
-    table = records(rows, metric, [seed] if seed else [])
-    columns = setting_columns(table, [metric, seed], ignore)
-    settings = settings_of(table, columns, metric, seed)
-    found = sides_of(settings, table, control, "control")
-    if len(found) > 1:
-        two = " and ".join(setting.name for setting in found[:2])
-        raise TableError(f"control: must be one setting, not {two}")
-    return replace(control_settings(settings, found[0], mode, look), metric=metric)
+    table = RunTable.of(rows, metric, seed, ignore)
+    settings = table.sets[""]
+    chosen = table.one(settings, control, "control", "must be one setting")
+    return replace(control_settings(settings, chosen, mode, Look(look, looks)), metric=metric)
 
 
 def control_settings(
-    settings: Sequence[Group], control: Group, mode: str, look: int = 1
+    settings: Sequence[Group], control: Group, mode: str, look: Look = FIRST
 ) -> ControlComparison:
     """Compare settings with a control.
 
@@ -382,7 +513,7 @@ def control_settings(
         settings: All settings, in any order.
         control: One of them.
         mode: `min` or `max`, the better direction.
-        look: Number of this look, as in `look_level`.
+        look: The look at them.
     """
     others = [one for one in settings if one is not control and len(one.values) >= MIN_VALUES]
     others.sort(key=lambda one: order_of(one, mode))
@@ -392,19 +523,17 @@ def control_settings(
         remarks.append(f"Settings with fewer than {MIN_VALUES} runs, not compared: {num_few}.")
     if len(control.values) < MIN_VALUES:
         remarks.append(f"The control has too few runs; it takes {MIN_VALUES}.")
-        return ControlComparison(control, [], [], remarks)
+        others = []
     if not others:
         return ControlComparison(control, [], [], remarks)
+    asked = look.asked(mode, len(others))
+    found = []
     groups = [control, *others]
     samples = samples_of_all(groups) if len(groups) > 2 else None
-    level = look_level(look) / len(others)
-    asked = Asked(mode, level, look_level(look + 1) / len(others))
-    found = []
     for number in range(1, len(groups)):
         found.append(decide_among(groups, samples, number, 0, asked))
     count = "one comparison" if len(others) == 1 else f"{len(others)} comparisons"
-    intervals = (
-        f"Intervals of {100 * (1 - level):.4g} %, together {100 * (1 - look_level(look)):.4g} %"
-    )
-    remarks.append(f"{intervals}: {count} with the control.")
+    each = f"{100 * (1 - asked.level):.4g} %"
+    together = f"{100 * (1 - look.level):.4g} %"
+    remarks.append(f"Intervals of {each}, together {together}: {count} with the control.")
     return ControlComparison(control, others, found, remarks)

@@ -9,26 +9,61 @@ from leyden.verdict.quantiles import detectable_size, t_quantile
 
 LEVEL = 0.05  # significance level: the rate of false positives, over all looks at a comparison
 FIRST_LOOK = 0.75  # share of the level that the first look at a comparison spends
+PLANNED_LOOKS = 0.95  # share of the level that the looks of a plan spend together
 POWER = 0.8  # probability with which a difference of a stated size is detected
 LATER_NUMS = (10, 30)  # of values per group, for which detectable differences are stated, too
 
 
-def look_level(look: int) -> float:
+def look_level(look: int, planned: int = 0) -> float:
     """Return the part of the significance level that one look at a comparison spends.
 
     Who adds runs and looks again tests repeatedly. The parts of all looks add up to the level, so
     its error rate holds however often one looks: 3/4 for the first look, then 1/8, 1/24, 1/48, ...
+    The looks of a plan that was written before the first one share 95 % of the level equally.
 
     Args:
         look: Number of the look, from 1 on.
+        planned: Number of the looks that were planned; 0 without a plan.
 
     Example:
         >>> [round(look_level(look), 5) for look in (1, 2, 3)]
         [0.0375, 0.00625, 0.00208]
+        >>> [round(look_level(look, planned=2), 5) for look in (1, 2, 3)]
+        [0.02375, 0.02375, 0.00125]
     """
+    if look <= planned:
+        return LEVEL * PLANNED_LOOKS / planned
     if look == 1:
         return LEVEL * FIRST_LOOK
-    return LEVEL * (1 - FIRST_LOOK) / (look * (look - 1))
+    left = 1 - (PLANNED_LOOKS if planned else FIRST_LOOK)
+    place = look - planned + 1 if planned else look
+    return LEVEL * left / (place * (place - 1))
+
+
+@dataclass(frozen=True)
+class Look:
+    """A look at a comparison; asking again after more values spends a further part of the level.
+
+    Args:
+        number: Its number, from 1 on.
+        planned: Number of looks that were planned before the first one; 0 without a plan.
+    """
+
+    number: int = 1
+    planned: int = 0
+
+    @property
+    def level(self) -> float:
+        """Part of the significance level that it spends."""
+        return look_level(self.number, self.planned)
+
+    def asked(self, mode: str, num: float = 1, margin: float = 0.0) -> "Asked":
+        """Return what is asked of each of some comparisons that share the level (Bonferroni)."""
+        later = look_level(self.number + 1, self.planned)
+        return Asked(mode, self.level / num, later / num, margin)
+
+
+FIRST = Look()
 
 
 @dataclass(frozen=True)
@@ -70,6 +105,7 @@ class Verdict:
         next_level: Significance level of the next look at this comparison, with more runs.
         mode: `min` or `max`, the better direction; empty if it is unknown.
         share: Part of the level that the test has spent which decides; 1/2 if there were two tests.
+        least: Number of values of each that it takes.
     """
 
     nums: tuple[int, int]
@@ -86,11 +122,12 @@ class Verdict:
     next_level: float = LEVEL
     mode: str = ""
     share: float = 1.0
+    least: int = MIN_VALUES
 
     def in_words(self, a: str, b: str) -> str:
         """Return the verdict in one line, with these names of the groups."""
-        if min(self.nums) < MIN_VALUES:
-            return f"n too small to tell; at least {MIN_VALUES} of each are needed"
+        if min(self.nums) < self.least:
+            return f"n too small to tell; at least {self.least} of each are needed"
         if not self.interval:
             return "can't be decided: the values don't vary"
         winner = a if self.better == "a" else b
@@ -123,15 +160,17 @@ class Verdict:
         error = self.error * math.sqrt(shrinks)
         return error * detectable_size(self.share * level, self.freedom, freedom, POWER)
 
-    def power_in_words(self, claim: str = "Four of five differences of {} are told apart") -> str:
-        """Return which true differences are detected in four of five cases, now and later."""
-        later: list[str] = []
-        for num in LATER_NUMS:
-            if num > self.num:
-                unit = "" if later else " runs"
-                later.append(f"{num}{unit}: {self.detectable(num):.2g}")
-        text = claim.format(f"{self.detectable():.2g}")
-        return f"{text} ({', '.join(later)})." if later else f"{text}."
+    def power_in_words(self, claim: str = "A difference of {} shows") -> list[str]:
+        """Return the true difference that is detected in four of five cases, now and later."""
+        now = claim.format(f"{self.detectable():.2g}")
+        lines = [f"{now} in four of five cases."]
+        later = [num for num in LATER_NUMS if num > self.num]
+        if later:
+            more = later[0] - self.num
+            runs = "1 more run" if more == 1 else f"{more} more runs"
+            size = f"{self.detectable(later[0]):.2g}"
+            lines.append(f"Add {runs} to each, and {size} is enough for that.")
+        return lines
 
 
 def decide(samples: Samples, a: int, b: int, asked: Asked, share: float = 1.0) -> Verdict:
@@ -221,10 +260,11 @@ def stronger(one: Verdict, other: Verdict) -> Verdict:
         return other
     if bool(one.better) != bool(other.better):
         return one if one.better else other
-    return one if _width(one) <= _width(other) else other
+    return one if width(one) <= width(other) else other
 
 
-def _width(found: Verdict) -> float:
+def width(found: Verdict) -> float:
+    """Return the width of a verdict's interval."""
     if not found.interval:
         return math.inf
     low, high = found.interval

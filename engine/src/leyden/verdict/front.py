@@ -53,18 +53,18 @@ def front(
     columns = setting_columns(table, metrics, ignore, is_repeated=False)
     whole = []
     for row in table:
-        if all(metric_value(row.get(name), name) is not None for name in metrics):
+        values = [metric_value(row.get(name), name) for name in metrics]
+        if None not in values:
             whole.append(row)
     if not whole:
         raise TableError(f"no row has a value of {' and '.join(metrics)}")
-    settings = {name: settings_of(whole, columns, name, None) for name in metrics}
-    found = []
-    for place, setting in enumerate(settings[first]):
+    found: list[dict[str, Any]] = []
+    for setting in settings_of(whole, columns, first, None):
         num = setting.choices.get("n", len(setting.values))
-        one: dict[str, Any] = {**setting.choices, "n": num}
-        for name, of_metric in settings.items():
-            one[name] = of_metric[place].mean
-        found.append(one)
+        found.append({**setting.choices, "n": num, first: setting.mean})
+    for name in others:
+        for one, setting in zip(found, settings_of(whole, columns, name, None), strict=True):
+            one[name] = setting.mean
     kept = []
     for one in found:
         if not any(_beats(other, one, metrics) for other in found):

@@ -17,6 +17,7 @@ from leyden.verdict.quantiles import chi_squared_quantile, t_quantile
 
 MIN_VALUES = 3  # per group; with fewer, the deviation is meaningless
 MIN_PAIRS = 6  # of two groups; with fewer, pairs lose more than they gain
+MIN_TRIMMED = 8  # values per group of an interquartile mean
 MIN_PLANNED_PAIRS = 4  # of two groups that were to be compared in pairs from the start
 MIN_FREEDOM = 5  # of a comparison of all groups in pairs, (values - 1) * (groups - 1)
 FLOOR = 0.85  # quantile of the variances of a table's groups that each group has at least
@@ -147,14 +148,12 @@ class Samples:
         each: The samples, in the order of the groups.
         num_pairs: Number of values that all groups share and that are compared in pairs; 0 if they
             are not.
-        typical: A sample with the least variance of all groups; None for two groups, or if it is 0.
         usual_deviation: Standard deviation that counts as usual in remarks; 0 for two groups.
         most_freedom: Largest allowed number of degrees of freedom of a difference.
     """
 
     each: tuple[Sample, ...]
     num_pairs: int
-    typical: Sample | None = None
     usual_deviation: float = 0.0
     most_freedom: float = math.inf
 
@@ -166,6 +165,26 @@ class Samples:
         share_of_first = (first / whole) ** 2 / self.each[a].freedom
         share_of_second = (second / whole) ** 2 / self.each[b].freedom
         return min(self.most_freedom, 1 / (share_of_first + share_of_second))
+
+
+def trimmed_samples(a: Group, b: Group) -> Samples:
+    """Return two groups of eight or more finite values, by the middle half of each.
+
+    These are interquartile means with Yuen's error, that of values whose outer quarters are drawn
+    in to the middle half (Biometrika 61, 1974). A run that collapses among eight changes little.
+    """
+    each = []
+    for group in (a, b):
+        values = sorted(group.values.values())
+        cut = len(values) // 4
+        middle = values[cut : len(values) - cut]
+        drawn_in = [*cut * [middle[0]], *middle, *cut * [middle[-1]]]
+        num = len(middle)
+        whole = _variance(drawn_in, _largest([group]))
+        variance = whole * (len(values) - 1) / (num - 1)
+        mean = statistics.fmean(middle)
+        each.append(Sample(num, mean, variance, num - 1, group.overlap, tuple(middle), variance))
+    return Samples(tuple(each), 0)
 
 
 def samples_of_two(a: Group, b: Group, min_pairs: int = MIN_PAIRS) -> Samples:
@@ -245,13 +264,9 @@ def samples_of_all(groups: Sequence[Group]) -> Samples:
         own.append(Sample(num, mean, variance, num - 1.0, overlap, tuple(column), variance))
     least, freedom = _quantile(own, FLOOR)
     usual, _ = _quantile(own, TYPICAL)
-    typical = None
-    if least:
-        num = statistics.median_low(sample.num for sample in own)
-        typical = Sample(num, 0.0, least, freedom, overlap, (), least)
     each = tuple(sample.at_least(least, freedom) for sample in own)
     num_pairs = len(shared) if are_pairs else 0
-    return Samples(each, num_pairs, typical, math.sqrt(usual))
+    return Samples(each, num_pairs, math.sqrt(usual))
 
 
 def _all_have(groups: Sequence[Group], key: Any) -> bool:
@@ -316,15 +331,14 @@ def shape_remarks(samples: Samples, num: int = 0) -> list[str]:
     remarks = []
     why = not_normal(samples)
     if why:
-        remarks.append(f"Not normal: {why}.")
-        remarks.append("Student's t assumes normal values; it may claim too much.")
+        remarks.append(f"Look at the values, which are not normal: {why}.")
+        remarks.append("Then this may claim too much, as Student's t assumes normal values.")
     num = num or min(sample.num for sample in samples.each)
     unseen = (1 - RARE) ** num
     if unseen >= MAX_UNSEEN:
-        probability = f"with probability {100 * unseen:.0f} %"
-        remarks.append(
-            f"{num} runs are few: a failure in 1 of 10 would go unnoticed {probability}."
-        )
+        enough = math.ceil(math.log(MAX_UNSEEN) / math.log(1 - RARE))
+        missed = f"{num} miss one with probability {100 * unseen:.0f} %"
+        remarks.append(f"Add runs up to {enough} to see failures in 1 of 10: {missed}.")
     return remarks
 
 

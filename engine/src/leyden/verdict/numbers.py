@@ -1,8 +1,8 @@
-"""Numbers as text: metrics with as many digits as their spread gives meaning to, the cells of tables, and its lines."""
+"""Numbers as text: metrics with the digits that their spread gives meaning to, and cells."""
 
 import math
 import numbers
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from decimal import Decimal
 from typing import Any
 
@@ -15,7 +15,7 @@ MAX_PLAIN = 1e6  # larger ones have an exponent
 
 
 def is_finite(value: float) -> bool:
-    """Return whether a metric is a number that can be computed with; a loss of 1e300 counts as infinite."""
+    """Return whether a metric can be computed with; a loss of 1e300 counts as infinite."""
     return abs(value) < LARGEST
 
 
@@ -23,10 +23,12 @@ def metric_text(value: float, spread: float | None = None) -> str:
     """Return a metric as text, with its spread, such as a standard deviation, if that is known.
 
     Example:
-        >>> metric_text(0.9795), metric_text(0.97951, 0.0014), metric_text(0.97951, 0.000012), metric_text(12345.67)
-        ('0.9795', '0.9795 ± 0.0014', '0.979510 ± 0.000012', '12345.7')
-        >>> metric_text(2e-5), metric_text(2e-5, 1e-6), metric_text(12345.67, 321), metric_text(0.5, 1e-12)
-        ('2.0e-5', '2.00e-5 ± 0.10e-5', '12346 ± 321', '0.50000000 ± 1.0e-12')
+        >>> metric_text(0.9795), metric_text(0.97951, 0.0014), metric_text(0.97951, 0.000012)
+        ('0.9795', '0.9795 ± 0.0014', '0.979510 ± 0.000012')
+        >>> metric_text(2e-5), metric_text(2e-5, 1e-6), metric_text(0.5, 1e-12)
+        ('2.0e-5', '2.00e-5 ± 0.10e-5', '0.50000000 ± 1.0e-12')
+        >>> metric_text(12345.67), metric_text(12345.67, 321)
+        ('12345.7', '12346 ± 321')
     """
     if spread is None:  # of thousands of runs
         if MIN_USUAL <= abs(value) < MAX_USUAL:
@@ -42,8 +44,8 @@ def metric_text(value: float, spread: float | None = None) -> str:
 def metric_digits(value: float, spread: float | None = None) -> Callable[[float], str]:
     """Return a function that formats a metric and the ends of its interval alike.
 
-    A metric has four decimals, and more where two digits of its spread need them. Very small and very large ones have
-    an exponent.
+    A metric has four decimals, and more where two digits of its spread need them. Very small and
+    very large ones have an exponent.
 
     Args:
         value: The metric.
@@ -102,15 +104,7 @@ def value_text(value: Any) -> str:
 
 def printable_value(text: object) -> str:
     """Return a text of a table as one line without control characters."""
-    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in str(text))
-
-
-def aligned_lines(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return rows of cells as lines with aligned columns."""
-    rows = [[*map(printable_value, cells)] for cells in rows]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
-    for row in rows:
-        cells = map(str.ljust, row, widths)
-        lines.append("  ".join(cells).rstrip())
-    return lines
+    shown = []
+    for each in str(text):
+        shown.append(each if each.isprintable() else ascii(each)[1:-1])
+    return "".join(shown)

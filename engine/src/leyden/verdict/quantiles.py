@@ -74,7 +74,7 @@ def range_quantile(tail: float, num: int) -> float:
             total += NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - size)) ** (num - 1)
         return num * total / 50
 
-    return _smallest(lambda size: below(size) >= 1 - tail, 1e-6)
+    return smallest(lambda size: below(size) >= 1 - tail, 1e-6)
 
 
 @functools.cache
@@ -118,10 +118,10 @@ def detectable_size(level: float, freedom: float, later: float, power: float) ->
             total += sum(NORMAL.cdf(size * each - critical * other) for other in tested)
         return total / NUM_PARTS**2
 
-    return _smallest(lambda size: detected(size) >= power, 1e-3)
+    return smallest(lambda size: detected(size) >= power, 1e-3)
 
 
-def _smallest(is_enough: Callable[[float], bool], precision: float) -> float:
+def smallest(is_enough: Callable[[float], bool], precision: float) -> float:
     """Return the smallest positive number, to a relative precision, from which on all are enough."""
     low = 0.0
     high = 1.0

@@ -4,8 +4,17 @@ import math
 import statistics
 from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
-from leyden.verdict.difference import LEVEL, Asked, Verdict, decide, decide_among, look_level
+from leyden.verdict.difference import (
+    FIRST,
+    LEVEL,
+    Look,
+    Verdict,
+    decide_among,
+    look_level,
+    width,
+)
 from leyden.verdict.groups import (
     MIN_VALUES,
     Group,
@@ -14,17 +23,9 @@ from leyden.verdict.groups import (
     samples_of_two,
     shape_remarks,
 )
-from leyden.verdict.numbers import aligned_lines, printable_value, value_text
 from leyden.verdict.quantiles import expected_maximum, range_quantile
-from leyden.verdict.tables import (
-    DataRows,
-    check_look,
-    check_mode,
-    order_of,
-    records,
-    setting_columns,
-    settings_of,
-)
+from leyden.verdict.reports import Report, TextRow
+from leyden.verdict.tables import DataRows, RunTable, check_look, check_mode, order_of
 
 MAX_NAMED = 5  # rows in a sentence
 MARK = "≈"
@@ -35,7 +36,7 @@ REPEATED = "Runs that repeat another one count once in n, with their mean."
 
 
 @dataclass(frozen=True)
-class Ranking:
+class Ranking(Report):
     """The settings of a table, best first, and which of them may be the best; `str` gives the text.
 
     Args:
@@ -48,6 +49,7 @@ class Ranking:
         samples: The values of the tested rows, the first one and those with a verdict; None if
             there are fewer than two.
         metric: Name of the metric.
+        mode: `min` or `max`, the better direction.
     """
 
     settings: Sequence[Group]
@@ -57,22 +59,63 @@ class Ranking:
     verdicts: Mapping[int, Verdict] = field(default_factory=dict)
     samples: Samples | None = None
     metric: str = ""
+    mode: str = ""
 
-    def __str__(self) -> str:
-        """Return a table and the verdict."""
-        rows = [("row", "setting", self.metric, "n")]
+    def cells(self) -> list[TextRow]:
+        """Return the settings, those marked that may be the best, too."""
+        cells: list[TextRow] = [("row", "setting", self.metric, "n")]
         for number, setting in enumerate(self.settings):
             measured = setting.measured
             if self.like_best[number] and number != self.first:
                 measured += f" {MARK}"
-            rows.append((str(number + 1), setting.name, measured, setting.count))
-        return "\n".join([*aligned_lines(rows), *self.remarks])
+            cells.append((str(number + 1), setting.name, measured, setting.count))
+        return cells
+
+    def lines(self) -> list[str]:
+        """Return the findings in words."""
+        return self.remarks
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row per setting, with the interval of its difference from the best one."""
+        rows = []
+        for number, setting in enumerate(self.settings):
+            row = {**setting.choices, **self._measured(number)}
+            verdict = self.verdicts.get(number)
+            if verdict and verdict.interval:
+                low, high = verdict.interval
+                best = self.settings[self.first].name
+                row |= {"a": setting.name, "b": best, "low": -high, "high": -low}
+                row["difference"] = -(verdict.difference or 0.0)
+            rows.append(row)
+        return rows
+
+    def _measured(self, number: int) -> dict[str, Any]:
+        setting = self.settings[number]
+        return {
+            "objective": setting.mean if setting.values else None,
+            "deviation": setting.deviation,
+            "n": len(setting.values),
+            "lost": setting.lost,
+            "like_best": self.like_best[number],
+        }
+
+    def contents(self) -> dict[str, Any]:
+        """Return the settings and the findings, as `leyden summarize` does of runs."""
+        rows = []
+        for number, setting in enumerate(self.settings):
+            rows.append({"choices": setting.choices, **self._measured(number)})
+        objective = {"metric": self.metric, "mode": self.mode}
+        return {"objective": objective, "rows": rows, "remarks": self.remarks}
+
+    def compared(self) -> list[Sequence[Group]]:
+        """Return the settings."""
+        return [self.settings]
 
 
 def rank_settings(
     settings: Sequence[Group],
     mode: str,
-    look: int = 1,
+    look: Look = FIRST,
     excluded: Collection[str] = (),
     number: int | None = None,
 ) -> Ranking:
@@ -86,7 +129,7 @@ def rank_settings(
     Args:
         settings: The rows, best mean first; their values are finite.
         mode: `min` or `max`, the better direction.
-        look: Number of this look at the table, as in `look_level`.
+        look: The look at the table.
         excluded: Names of settings that an earlier look has excluded; they are not tested again.
         number: Number of the first row in a table that has others, too, for the remarks; None if it
             has none.
@@ -101,11 +144,12 @@ def rank_settings(
     is_alone = len(tested) == 1 and bool(excluded)  # all others were excluded earlier
     if len(settings) < 2 or not tested or (len(tested) < 2 and not is_alone):
         first = tested[0] if tested else -1
-        return Ranking(settings, like_best, _too_few(settings), first)
+        return Ranking(settings, like_best, _too_few(settings), first, mode=mode)
     first = tested[0]
     groups = [settings[place] for place in tested]
     samples = samples_of_all(groups) if len(groups) > 2 else None
-    asked = _asked(mode, look, len(groups) - 1)
+    # A one-sided level is half of a two-sided one.
+    asked = look.asked(mode, max(len(groups) - 1, 1) / 2)
     verdicts = {}
     for among_tested, place in enumerate(tested[1:], start=1):
         verdicts[place] = decide_among(groups, samples, 0, among_tested, asked)
@@ -113,28 +157,19 @@ def rank_settings(
     like_best = _marked(like_best, verdicts)
     if len(groups) == 2:
         samples = samples_of_two(groups[0], groups[1])
-    ranking = Ranking(settings, like_best, [], first, verdicts, samples)
-    ranking.remarks.extend(_remarks(ranking, groups, number))
+    ranking = Ranking(settings, like_best, [], first, verdicts, samples, mode=mode)
+    ranking.remarks.extend(_remarks(ranking, number))
     return ranking
 
 
 def _too_few(settings: Sequence[Group]) -> list[str]:
     remarks = []
     if len(settings) > 1:
-        remarks.append(
-            f"n too small to tell which row is best: that takes {MIN_VALUES} runs per row."
-        )
+        takes = f"that takes {MIN_VALUES} runs per row"
+        remarks.append(f"n too small to tell which row is best: {takes}.")
     if any(setting.is_repeated for setting in settings):
         remarks.append(REPEATED)
     return remarks
-
-
-def _asked(mode: str, look: int, num_others: int) -> Asked:
-    """Return what is asked of each other row; a one-sided level is half of a two-sided one."""
-    if not num_others:
-        return Asked(mode)
-    level = 2 * look_level(look) / num_others
-    return Asked(mode, level, 2 * look_level(look + 1) / num_others)
 
 
 def _marked(like_best: list[bool | None], verdicts: Mapping[int, Verdict]) -> list[bool | None]:
@@ -150,113 +185,90 @@ def _marked(like_best: list[bool | None], verdicts: Mapping[int, Verdict]) -> li
     return found
 
 
-def _remarks(ranking: Ranking, groups: Sequence[Group], number: int | None) -> list[str]:
+def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     """Return all remarks on a ranking."""
-    remarks = [_confidence(ranking, number), *_exceptions(ranking, number)]
-    kept = [
-        among_tested
-        for among_tested, place in enumerate([ranking.first, *ranking.verdicts])
-        if ranking.like_best[place] is not False
-    ]
+    settings = ranking.settings
+    tested = [ranking.first, *ranking.verdicts]
+    unclear = [place for place in ranking.verdicts if ranking.like_best[place] is None]
+    remarks = [_confidence(ranking, tested, unclear, number)]
+    remarks += _exceptions(settings, tested, unclear, number)
+    kept = []
+    for among_tested, place in enumerate(tested):
+        if ranking.like_best[place] is not False:
+            kept.append(among_tested)
     if len(kept) > 1 and ranking.samples:
-        power = _power(ranking, groups)
+        power = _power(ranking.verdicts.values())
         if power:
-            remarks.append(power.power_in_words("Four of five rows worse by {} are excluded"))
+            remarks += power.power_in_words("A row worse by {} is excluded")
         bias = optimism(ranking.samples, kept)
         if bias:
-            best = f"Row {_name(ranking.first, number)} was chosen by its values"
-            remarks.append(f"{best}: its mean is up to {bias:.2g} too good on average.")
-    if any(setting.is_repeated for setting in ranking.settings):
+            row = _name_rows([ranking.first], number)
+            why = f"it was chosen by its mean, which is up to {bias:.2g} too good"
+            remarks.append(f"Measure {row} anew: {why}.")
+    if any(setting.is_repeated for setting in settings):
         remarks.append(REPEATED)
     if ranking.samples:
-        remarks.extend(shape_remarks(ranking.samples))
+        remarks += shape_remarks(ranking.samples)
     return remarks
 
 
-def _name(place: int, number: int | None) -> int:
-    """Return the number of a row, as it is printed."""
-    return place + (number or 1)
-
-
-def _confidence(ranking: Ranking, number: int | None) -> str:
+def _confidence(
+    ranking: Ranking, tested: Sequence[int], unclear: Sequence[int], number: int | None
+) -> str:
     """Return the claim about the best row, limited to the runs that have a value."""
     settings = ranking.settings
-    tested = [ranking.first, *ranking.verdicts]
     of = ""
     if number is not None:
-        of += f" of rows {number} to {_name(len(settings) - 1, number)}"
+        of += f" of rows {number} to {number + len(settings) - 1}"
     if any(len(setting.values) < MIN_VALUES for setting in settings):
         of += f" of those with {MIN_VALUES} runs"
     if any(settings[place].lost for place in tested):
         of += ", by the runs that finished,"
-    best = f"row {_name(ranking.first, number)}"
+    best = _name_rows([ranking.first], number)
     if any(ranking.like_best[place] for place in ranking.verdicts):
         best += f" or one marked {MARK}"
-    unclear = _unclear(ranking)
     if unclear:
-        best += f", or {_name_rows(unclear, number).lower()}"
+        best += f", or {_name_rows(unclear, number)}"
     return f"With {100 * (1 - LEVEL):g} % confidence the best setting{of} is {best}."
 
 
-def _unclear(ranking: Ranking) -> list[int]:
-    """Return the tested rows that are neither excluded nor marked."""
-    return [place for place in ranking.verdicts if ranking.like_best[place] is None]
-
-
-def _exceptions(ranking: Ranking, number: int | None) -> list[str]:
+def _exceptions(
+    settings: Sequence[Group], tested: Sequence[int], unclear: Sequence[int], number: int | None
+) -> list[str]:
     """Return what limits the claim: lost runs, rows too wide or too small, rows without spread."""
-    settings = ranking.settings
-    tested = [ranking.first, *ranking.verdicts]
     remarks = []
     lost = sum(settings[place].lost for place in tested)
     if lost:
         remarks.append(f"Runs without a value, which are not counted: {lost}.")
-    unclear = _unclear(ranking)
     if unclear:
         rows = _name_rows(unclear, number)
-        why = "no spread, or too wide a one, to be excluded; more runs would tell."
-        remarks.append(f"{rows}: {why}")
+        remarks.append(f"Add runs to {rows}: without spread, or too wide to be excluded.")
     few = [place for place, each in enumerate(settings) if len(each.values) < MIN_VALUES]
     if few:
-        rows = _name_rows(few, number)
+        rows = _name_rows(few, number).capitalize()
         remarks.append(f"{rows}: fewer than {MIN_VALUES} runs with a value, not compared.")
     equal = [place for place in tested if not settings[place].deviation]
     if equal:
-        remarks.append(f"{_name_rows(equal, number)}: {EQUAL}")
+        remarks.append(f"{_name_rows(equal, number).capitalize()}: {EQUAL}")
     return remarks
 
 
 def _name_rows(places: Sequence[int], number: int | None) -> str:
-    """Return rows in words, such as `Row 3` or `Rows 1, 4`; of many rows the first ones."""
-    shown = ", ".join(str(_name(place, number)) for place in places[:MAX_NAMED])
+    """Return rows in words, such as `row 3` or `rows 1, 4`; of many rows the first ones."""
+    begin = number or 1
+    shown = ", ".join(str(place + begin) for place in places[:MAX_NAMED])
     if len(places) == 1:
-        return f"Row {shown}"
+        return f"row {shown}"
     if len(places) > MAX_NAMED:
-        return f"Rows {shown} and {len(places) - MAX_NAMED} more"
-    return f"Rows {shown}"
+        return f"rows {shown} and {len(places) - MAX_NAMED} more"
+    return f"rows {shown}"
 
 
-def _power(ranking: Ranking, groups: Sequence[Group]) -> Verdict | None:
-    """Return the comparison of two usual rows that differ in nothing, of the test that sees more."""
-    found = [*ranking.verdicts.values()]
-    usual = found[0]
-    if len(groups) == 2:
-        return usual if usual.interval else None
-    asked = Asked(usual.mode, usual.level, usual.next_level)
-    alone = []
-    for other in groups[1:]:
-        verdict = decide(samples_of_two(groups[0], other), 0, 1, asked, share=0.5)
-        if verdict.interval:
-            alone.append(verdict)
-    alone.sort(key=lambda verdict: verdict.error)
-    candidates = alone[len(alone) // 2 : len(alone) // 2 + 1]
-    samples = ranking.samples
-    if samples and samples.typical:
-        pair = (samples.typical, samples.typical)
-        most = samples.typical.freedom
-        both = Samples(pair, samples.num_pairs, most_freedom=most)
-        candidates.append(decide(both, 0, 1, asked, share=0.5))
-    return min(candidates, key=lambda verdict: verdict.detectable(), default=None)
+def _power(verdicts: Collection[Verdict]) -> Verdict | None:
+    """Return the comparison whose interval is of the usual width."""
+    known = [verdict for verdict in verdicts if verdict.interval]
+    known.sort(key=width)
+    return known[len(known) // 2] if known else None
 
 
 def optimism(samples: Samples, kept: Sequence[int]) -> float:
@@ -284,6 +296,7 @@ def rank(
     ignore: Sequence[str] = (),
     over: str = "",
     look: int = 1,
+    looks: int = 0,
 ) -> "Ranking | RankingOverSets":
     """Rank the settings of a table: which can't be told apart from the best.
 
@@ -298,6 +311,7 @@ def rank(
             empty for one.
         look: Number of this look at the same settings, if runs or data sets were added since; it
             widens the verdict.
+        looks: Number of looks that were planned before the first one; 0 without a plan.
 
     Raises:
         TableError: A column is missing, or each row is a setting of its own.
@@ -312,26 +326,20 @@ def rank(
     """
     check_mode(mode)
     check_look(look)
-    named = [name for name in (seed, over) if name]
-    table = records(rows, metric, named)
-    columns = setting_columns(table, [metric, *named], ignore)
-    sets: dict[Hashable, list[dict[str, object]]] = {}
-    for row in table:
-        sets.setdefault(value_text(row.get(over)) if over else "", []).append(row)
+    table = RunTable.of(rows, metric, seed, ignore, over)
     each: dict[Hashable, Ranking] = {}
     means: dict[Hashable, dict[str, float]] = {}
-    for name, of_set in sets.items():
-        settings = settings_of(of_set, columns, metric, seed)
-        settings.sort(key=lambda setting: order_of(setting, mode))
-        each[name] = replace(rank_settings(settings, mode, look), metric=metric)
+    for name, of_set in table.sets.items():
+        settings = sorted(of_set, key=lambda setting: order_of(setting, mode))
+        each[name] = replace(rank_settings(settings, mode, Look(look, looks)), metric=metric)
         means[name] = {setting.name: setting.mean for setting in settings if setting.values}
     if not over:
         return each[""]
-    return replace(rank_over_sets(means, mode, look), each=each)
+    return replace(rank_over_sets(means, mode, look, looks), each=each)
 
 
 @dataclass(frozen=True)
-class RankingOverSets:
+class RankingOverSets(Report):
     """Settings ranked over several data sets.
 
     Args:
@@ -353,12 +361,35 @@ class RankingOverSets:
     p_value: float | None = None
     level: float = LEVEL
 
-    def __str__(self) -> str:
-        """Return a table per data set, and the mean ranks."""
-        parts = [f"{printable_value(name)}\n{found}" for name, found in self.each.items()]
-        rows = [("setting", "mean rank")]
-        rows += [(str(name), each) for name, each in self.shown.items()]
-        return "\n\n".join([*parts, "\n".join([*aligned_lines(rows), *self.remarks])])
+    def parts(self) -> Mapping[Hashable, Report]:
+        """Return the ranking on each data set."""
+        return self.each
+
+    def cells(self) -> list[TextRow]:
+        """Return the mean rank of each setting."""
+        return [("setting", "mean rank"), *((str(name), rank) for name, rank in self.shown.items())]
+
+    def lines(self) -> list[str]:
+        """Return the findings in words."""
+        return self.remarks
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return a row per setting, with its mean rank."""
+        rows = []
+        for name, rank in self.mean_ranks.items():
+            rows.append({"setting": name, "rank": rank, "like_best": name in self.like_best})
+        return rows
+
+    def facts(self) -> dict[str, Any]:
+        """Return the mean ranks and the test."""
+        return {
+            "mean_ranks": {str(name): rank for name, rank in self.mean_ranks.items()},
+            "critical": self.critical,
+            "num_sets": self.num_sets,
+            "p_value": self.p_value,
+            "level": self.level,
+            "remarks": self.remarks,
+        }
 
     @property
     def shown(self) -> dict[Hashable, str]:
@@ -373,24 +404,25 @@ class RankingOverSets:
     @property
     def remarks(self) -> list[str]:
         """The findings in words."""
+        num = self.num_sets
         if self.p_value is not None:
             return [
-                f"Over {self.num_sets} data sets, the exact signed-rank test has p = {self.p_value:.2g}",
+                f"Over {num} data sets, the exact signed-rank test has p = {self.p_value:.2g}",
                 f"(Wilcoxon; significant below {self.level:.2g}; Demšar, 2006).",
             ]
         if self.critical is None:
             least = MIN_SETS_OF_TWO if len(self.mean_ranks) == 2 else MIN_SETS
-            few = f"Too few data sets have all settings, {self.num_sets}"
+            few = f"Too few data sets have all settings, {num}"
             return [f"{few}: to rank over them takes {least}."]
         closer = f"mean ranks closer than {self.critical:.2f} can't be told apart"
         return [
-            f"Over {self.num_sets} data sets, {closer}",
+            f"Over {num} data sets, {closer}",
             f"(critical difference of Nemenyi's test at {100 * self.level:.2g} %; Demšar, 2006).",
         ]
 
 
 def rank_over_sets(
-    means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1
+    means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1, looks: int = 0
 ) -> RankingOverSets:
     """Rank settings over several data sets (Demšar, JMLR 7, 2006).
 
@@ -402,6 +434,7 @@ def rank_over_sets(
             do not count.
         mode: `min` or `max`, the better direction.
         look: Number of this look, as in `look_level`.
+        looks: Number of planned looks, as in `look_level`.
 
     Example:
         >>> sets = {n: {"a": 0.9 + n / 100, "b": 0.8, "c": 0.7 - n / 100} for n in range(14)}
@@ -412,31 +445,38 @@ def rank_over_sets(
     settings = [*dict.fromkeys(setting for values in means.values() for setting in values)]
     whole = [values for values in means.values() if len(values) == len(settings)]
     num = len(settings)
-    ranks: dict[str, list[float]] = {setting: [] for setting in settings}
-    for values in whole:
-        for setting, value in values.items():
-            ranks[setting].append(_rank_of(value, [*values.values()], mode))
-    mean_ranks = {name: statistics.fmean(of_name) for name, of_name in ranks.items() if of_name}
-    ordered: dict[Hashable, float] = dict(sorted(mean_ranks.items(), key=lambda item: item[1]))
-    level = look_level(look)
+    mean_ranks = _mean_ranks(settings, whole, mode)
+    level = look_level(look, looks)
+    found = RankingOverSets(mean_ranks, None, len(whole), (), level=level)
     least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
     if num < 2 or len(whole) < least:
-        return RankingOverSets(
-            ordered or dict.fromkeys(settings, math.nan), None, len(whole), (), level=level
-        )
+        return found
     if num == 2:
         first, second = settings
         differences = [values[first] - values[second] for values in whole]
         p_value = signed_rank_p_value(differences)
-        like_best = [*ordered] if p_value > level else [_better(differences, settings, mode)]
-        return RankingOverSets(
-            ordered, None, len(whole), tuple(like_best), p_value=p_value, level=level
-        )
+        is_first_better = (_signed_sum(differences) > 0) == (mode == "max")
+        better = first if is_first_better else second
+        like_best = (better,) if p_value <= level else (*mean_ranks,)
+        return replace(found, like_best=like_best, p_value=p_value)
     error = math.sqrt(num * (num + 1) / (6 * len(whole)))
     critical = range_quantile(level, num) / math.sqrt(2) * error
-    best = min(ordered.values())
-    like_best = [setting for setting, each in ordered.items() if each - best < critical]
-    return RankingOverSets(ordered, critical, len(whole), tuple(like_best), level=level)
+    best = min(mean_ranks.values())
+    near = [setting for setting, each in mean_ranks.items() if each - best < critical]
+    return replace(found, critical=critical, like_best=tuple(near))
+
+
+def _mean_ranks(
+    settings: Sequence[str], sets: Sequence[Mapping[str, float]], mode: str
+) -> dict[Hashable, float]:
+    """Return the mean rank of each setting, best first; not a number without a data set."""
+    ranks: dict[Hashable, float] = {}
+    for setting in settings:
+        of_setting = []
+        for values in sets:
+            of_setting.append(_rank_of(values[setting], [*values.values()], mode))
+        ranks[setting] = statistics.fmean(of_setting) if of_setting else math.nan
+    return dict(sorted(ranks.items(), key=lambda item: item[1]))
 
 
 def _rank_of(value: float, values: Sequence[float], mode: str) -> float:
@@ -444,12 +484,6 @@ def _rank_of(value: float, values: Sequence[float], mode: str) -> float:
     num_better = sum(each > value if mode == "max" else each < value for each in values)
     num_equal = sum(each == value for each in values)
     return num_better + (num_equal + 1) / 2
-
-
-def _better(differences: Sequence[float], settings: Sequence[str], mode: str) -> Hashable:
-    """Return which of two settings has the larger sum of signed ranks."""
-    is_first_higher = _signed_sum(differences) > 0
-    return settings[0] if is_first_higher == (mode == "max") else settings[1]
 
 
 def _doubled_ranks(differences: Sequence[float]) -> list[tuple[float, int]]:

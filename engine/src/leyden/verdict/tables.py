@@ -3,7 +3,8 @@
 import csv
 import fnmatch
 import io
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ class TableError(ValueError):
 def read(path: str | Path) -> list[DataRow]:
     """Read a table, CSV with a header. Numbers become numbers; an empty cell is None.
 
-    Cells may be separated by commas, semicolons or tabs. A column without a name, such as an index,
+    TextRow may be separated by commas, semicolons or tabs. A column without a name, such as an index,
     is left out.
 
     Raises:
@@ -55,6 +56,79 @@ def read(path: str | Path) -> list[DataRow]:
     return table
 
 
+@dataclass(frozen=True)
+class RunTable:
+    """The runs of a table, by setting.
+
+    Args:
+        rows: The rows.
+        metric: Column of the metric.
+        sets: The settings on each data set, by its name; one alone without a name.
+    """
+
+    rows: Sequence[DataRow]
+    metric: str
+    sets: Mapping[Hashable, Sequence[Group]]
+
+    @classmethod
+    def of(
+        cls, rows: DataRows, metric: str, seed: str | None, ignore: Sequence[str], over: str = ""
+    ) -> "RunTable":
+        """Return a table, with arguments as `verdict.rank` has them."""
+        named = [name for name in (seed, over) if name]
+        table = records(rows, metric, named)
+        columns = setting_columns(table, [metric, *named], ignore)
+        by_set: dict[Hashable, list[DataRow]] = {}
+        for row in table:
+            name = value_text(row.get(over)) if over else ""
+            by_set.setdefault(name, []).append(row)
+        sets = {}
+        for name, of_set in by_set.items():
+            sets[name] = settings_of(of_set, columns, metric, seed)
+        return cls(table, metric, sets)
+
+    def side(self, settings: Sequence[Group], condition: Condition, name: str) -> list[Group]:
+        """Return the settings that meet a condition.
+
+        Args:
+            settings: Those of a data set.
+            condition: Values by column, those that do not vary among them; or a function of a row.
+            name: The side, as in errors.
+
+        Raises:
+            TableError: There is none, or a column of the condition does not exist.
+        """
+        alike = {}
+        for column, value in self.rows[0].items():
+            if len({value_text(row.get(column)) for row in self.rows}) == 1:
+                alike[column] = value
+        found = []
+        for setting in settings:
+            row = {**alike, **setting.choices}
+            if callable(condition):
+                is_met = condition(row)
+            else:
+                _check_columns(condition, row, name)
+                is_met = row_key(row, [*condition]) == row_key(condition, [*condition])
+            if is_met:
+                found.append(setting)
+        if not found:
+            shown = "…" if callable(condition) else str(condition)
+            raise TableError(f"{name}={shown}: no row matches this")
+        return found
+
+    def one(self, settings: Sequence[Group], condition: Condition, name: str, why: str) -> Group:
+        """Return the one setting that meets a condition.
+
+        Raises:
+            TableError: There is none, or several.
+        """
+        found = self.side(settings, condition, name)
+        if len(found) > 1:
+            raise TableError(f"{name}: {why}, not {found[0].name} and {found[1].name}")
+        return found[0]
+
+
 def records(rows: Any, metric: str, columns: Sequence[str]) -> list[DataRow]:
     """Return a table's rows as dictionaries, after checking that they have the columns.
 
@@ -66,7 +140,8 @@ def records(rows: Any, metric: str, columns: Sequence[str]) -> list[DataRow]:
     Raises:
         TableError: It is no table, or a column is missing.
     """
-    if hasattr(rows, "collect") and not hasattr(rows, "iter_rows"):
+    is_lazy = hasattr(rows, "collect") and not hasattr(rows, "iter_rows")
+    if is_lazy:
         raise TableError("a lazy frame has no rows yet: call collect() on it")
     if hasattr(rows, "to_dicts"):  # of Polars
         rows = rows.to_dicts()
@@ -78,17 +153,17 @@ def records(rows: Any, metric: str, columns: Sequence[str]) -> list[DataRow]:
             raise TableError(
                 "a table is a list of dictionaries, or a data frame; verdict.read reads a file"
             )
-        table.append({str(name): row[name] for name in row.keys()})  # noqa: SIM118 - not all iterate over them
+        # Not all kinds of rows iterate over their keys.
+        table.append({str(name): row[name] for name in row.keys()})  # noqa: SIM118
     if not table:
         raise TableError("the table has no rows")
-    if len({metric, *columns}) <= len(columns):
-        raise TableError(
-            f"{metric}: the metric, the seed and the data set must be different columns"
-        )
+    if metric in columns or len({*columns}) < len(columns):
+        why = "the metric, the seed and the data set must be different columns"
+        raise TableError(f"{metric}: {why}")
+    names = column_names(table)
     for column in [metric, *columns]:
-        if not any(column in row for row in table):
-            there_are = ", ".join(column_names(table))
-            raise TableError(f"no column is named {column}; there are {there_are}")
+        if column not in names:
+            raise TableError(f"no column is named {column}; there are {', '.join(names)}")
     return table
 
 
@@ -107,20 +182,22 @@ def setting_columns(
     """
     ignored = [ignore] if isinstance(ignore, str) else [*ignore]
     ignored += [name for name in others if name]
-    num_values = {}
-    for name in column_names(table):
-        num_values[name] = len({value_text(row.get(name)) for row in table})
     columns = []
-    for name, num in num_values.items():
-        if num > 1 and not _is_ignored(name, ignored):
-            columns.append(name)
-            _check_setting(table, name)
-    if is_repeated and len({row_key(row, columns) for row in table}) == len(table) > 1:
-        unique = [name for name in columns if num_values[name] == len(table)] or columns
-        more = ", ".join(unique[:MAX_NAMED_COLUMNS])
-        raise TableError(
-            f"each row is a setting of its own; ignore= names columns that are none: {more}"
-        )
+    unique = []  # columns of which each row has its own value
+    for name in column_names(table):
+        values = {value_text(row.get(name)) for row in table}
+        if len(values) < 2 or _is_ignored(name, ignored):
+            continue
+        _check_setting(table, name)
+        columns.append(name)
+        if len(values) == len(table):
+            unique.append(name)
+    if is_repeated and len(table) > 1:
+        settings = {row_key(row, columns) for row in table}
+        if len(settings) == len(table):
+            named = ", ".join((unique or columns)[:MAX_NAMED_COLUMNS])
+            why = "each row is a setting of its own"
+            raise TableError(f"{why}; ignore= names columns that are none: {named}")
     return columns
 
 
@@ -132,9 +209,9 @@ def _check_setting(table: Sequence[DataRow], name: str) -> None:
     """Raise a `TableError` if a column says how runs ended, such as `State` of Weights & Biases."""
     words = {str(row.get(name)).lower() for row in table}
     if words & NOT_FINISHED and name.lower() in ("state", "status", "_state"):
+        why = "says how runs ended, and is no setting: leave out those that did not finish"
         raise TableError(
-            f"{name}: says how runs ended, and is no setting: leave out those that did not finish, "
-            f"or empty their cells of the metric, and say ignore={name}"
+            f"{name}: {why}, or empty their cells of the metric, and say ignore={name}"
         )
 
 
@@ -153,11 +230,12 @@ def settings_of(
         value = metric_value(row.get(metric), metric)
         name: Any = value_text(row.get(seed)) if seed else number
         if name == "null":
-            raise TableError(
-                f"{seed}: a row has none, so its pairs are unknown; seed= ignore={seed} is for runs without seeds"
-            )
-        choices.setdefault(key, {column: row.get(column) for column in columns})
-        runs.setdefault(key, []).append((name, value))
+            why = "a row has none, so its pairs are unknown"
+            raise TableError(f"{seed}: {why}; seed= ignore={seed} is for runs without seeds")
+        if key not in runs:
+            choices[key] = {column: row.get(column) for column in columns}
+            runs[key] = []
+        runs[key].append((name, value))
     return [Group.of(choices[key], of_setting) for key, of_setting in runs.items()]
 
 
@@ -175,40 +253,6 @@ def metric_value(value: Any, metric: str) -> float | None:
             raise TableError(f"{metric}: {text[:20]} is no number, such as 0.98") from None
         return None
     return number if is_finite(number) else None
-
-
-def sides_of(
-    settings: Sequence[Group], table: Sequence[DataRow], condition: Condition, name: str
-) -> list[Group]:
-    """Return the settings that meet a condition.
-
-    Args:
-        settings: All settings.
-        table: The rows, whose columns that do not vary can be named, too.
-        condition: Values by column, or a function of a row.
-        name: The side, as in errors.
-
-    Raises:
-        TableError: There is none, or a column of the condition does not exist.
-    """
-    alike = {}
-    for column, value in table[0].items():
-        if len({value_text(row.get(column)) for row in table}) == 1:
-            alike[column] = value
-    found = []
-    for setting in settings:
-        row = {**alike, **setting.choices}
-        if callable(condition):
-            is_met = condition(row)
-        else:
-            _check_columns(condition, row, name)
-            is_met = row_key(row, [*condition]) == row_key(condition, [*condition])
-        if is_met:
-            found.append(setting)
-    if not found:
-        shown = "…" if callable(condition) else str(condition)
-        raise TableError(f"{name}={shown}: no row matches this")
-    return found
 
 
 def _check_columns(condition: Mapping[str, Any], row: DataRow, name: str) -> None:

@@ -1,0 +1,88 @@
+"""Pictures of verdicts for a paper: intervals of differences, and mean ranks over data sets."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from leyden.base.errors import UserError
+from leyden.base.figures import plain, save_pdf
+from leyden.run.files import writing
+from leyden.verdict.ranking import RankingOverSets
+from leyden.verdict.reports import Report
+
+ROW_HEIGHT = 0.3  # inches
+WIDTH = 6.0
+
+
+def draw(report: Report, path: str) -> None:
+    """Draw a verdict as PDF: mean ranks over data sets, or else the intervals of its differences.
+
+    Raises:
+        UserError: It has neither, or the file can't be written.
+    """
+    from matplotlib.figure import Figure
+
+    num_rows = len(report.rows())
+    figure = Figure(figsize=(WIDTH, 1 + ROW_HEIGHT * num_rows), layout="constrained")
+    axes = figure.subplots()
+    if isinstance(report, RankingOverSets):
+        _draw_ranks(axes, report)
+    else:
+        _draw_intervals(axes, report.rows())
+    with writing("pdf", Path(path)), Path(path).open("wb") as file:
+        save_pdf(figure, file)
+
+
+def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
+    """Draw each interval of a difference as a line, with the difference as a point (forest plot)."""
+    names = []
+    for row in rows:
+        if row.get("low") is None:
+            continue
+        place = len(names)
+        axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
+        axes.plot([row["difference"]], [place], "s", color="black", markersize=4)
+        names.append(plain(_name(row)))
+    if not names:
+        raise UserError("pdf: there is no interval to draw, as with too few runs")
+    axes.axvline(0, color="gray", linewidth=0.8)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel("difference of the means")
+
+
+def _name(row: dict[str, Any]) -> str:
+    name = f"{row['a']} − {row['b']}"
+    return f"{row['over']}: {name}" if "over" in row else name
+
+
+def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
+    """Draw mean ranks on an axis, and a bar over those closer than the critical difference."""
+    ranks = report.mean_ranks
+    if not report.like_best:
+        raise UserError("pdf: too few data sets have all settings to rank over them")
+    for place, (name, rank) in enumerate(ranks.items(), start=1):
+        axes.plot([rank, rank], [0, -place], color="black", linewidth=0.8)
+        axes.text(rank, -place, plain(f" {name} ({rank:.2f})"), va="center", fontsize=8)
+    if report.critical is not None:
+        _draw_bars(axes, [*ranks.values()], report.critical)
+        axes.set_title(f"critical difference {report.critical:.2f}", fontsize=9)
+    axes.set_xlim(0.8, len(ranks) + 0.2)
+    axes.set_ylim(-len(ranks) - 0.5, 1.2)
+    axes.xaxis.set_ticks_position("top")
+    axes.set_yticks([])
+    for side in ("left", "right", "bottom"):
+        axes.spines[side].set_visible(False)
+    axes.set_xlabel("mean rank")
+
+
+def _draw_bars(axes: Any, ranks: Sequence[float], critical: float) -> None:
+    """Draw a bar over each largest group of ranks that can't be told apart."""
+    end = 0.0
+    height = 0.2
+    for first in ranks:
+        last = max(rank for rank in ranks if rank - first < critical)
+        if last > max(first, end):
+            axes.plot([first, last], [height, height], color="black", linewidth=3)
+            height += 0.2
+            end = last

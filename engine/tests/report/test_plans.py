@@ -1,0 +1,140 @@
+"""`plan` of a sweep, by a pilot or a typed deviation; and forms of verdicts for a paper."""
+
+import json
+import re
+
+import pytest
+
+from leyden import compare, plan, summarize, verdict
+from tests import mistakes, records
+from tests.report.test_comparison import results  # noqa: F401 - a fixture
+from tests.report.test_summary import grid, write
+from tests.verdict.test_tables import GOOD, NEAR, over_sets, runs
+
+TYPED = ("deviation=0.01", "settings=2")
+
+
+def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
+    grid(tmp_path / "s", {0.1: (0.3, 0.4, 0.5), 0.2: (0.3, 0.4, 0.5), 0.3: (0.9,)}, seconds=1800.0)
+    found = json.loads(called(plan, "s", "difference=0.5", "format=json"))
+    assert (found["deviation"], found["settings"]) == (pytest.approx(0.1), 3)
+    last = next(row for row in found["rows"] if row["seeds"] == found["seeds"])
+    assert last["seen"] <= 0.5
+    assert last["hours"] == pytest.approx(found["seeds"] * 3 / 2)
+    text = called(plan, "s", "difference=0.5")
+    assert f"Run {found['seeds']} seeds of each of 3 settings" in text
+    assert "Add runs to the pilot: the deviation may be 1.9 times as large." in text
+    lines = [f"{model},{seed},{0.5 + 0.1 * seed}" for model in "ab" for seed in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["model,seed,acc", *lines]))
+    text = called(plan, "t.csv", "metric=acc", "runs=12")
+    assert "Run 6 seeds of each of 2 settings, 12 runs: then a difference of" in text
+    few = called(plan, *TYPED, "runs=8", "difference=0.001")
+    assert "Allow more runs: these don't show a difference of 0.001." in few
+
+
+def test_what_is_seen_grows_with_deviations_and_settings_and_shrinks_with_seeds():
+    one = verdict.plan(1.0, settings=2, runs=40)
+    twice = verdict.plan(2.0, settings=2, runs=40)
+    assert twice.seen == {num: 2 * size for num, size in one.seen.items()}
+    assert [*one.seen.values()] == sorted(one.seen.values(), reverse=True)
+    assert verdict.plan(1.0, settings=5, runs=50).seen[10] > one.seen[10]
+    needed = verdict.plan(1.0, settings=2, difference=one.seen[10])
+    assert needed.num_seeds == 10
+
+
+def test_the_looks_of_a_plan_share_the_error_rate(called, tmp_path):
+    text = called(plan, *TYPED, "runs=12", "looks=2", "write=s")
+    assert "Look after 3, 6 seeds: each look spends 2.4 % of the 5 %." in text
+    assert records.content(tmp_path / "s", "plan.json")["looks_at"] == [3, 6]
+    sides = ("s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2", "format=json")
+    levels = []
+    for num in (3, 4, 5):
+        losses = (0.3, 0.4, 0.5, 0.6, 0.7)[:num]
+        grid(tmp_path / "s", {0.1: losses, 0.2: losses[::-1]})
+        found = json.loads(called(compare, *sides))
+        levels.append(found["level"])
+        assert f"Look {num - 2} of 2 planned (plan.json)" in " ".join(found["remarks"])
+    assert levels == pytest.approx([0.02375, 0.02375, 0.00125])
+    late = called(plan, *TYPED, "runs=12", "write=s")
+    assert "results were looked at already, so a plan comes too late" in late
+    (tmp_path / "s" / "plan.json").write_text('{"looks": -1}')
+    assert "plan.json: looks= must be a whole number up to 20" in called(summarize, "s")
+
+
+MISTAKES = """
+plan  =>  either a pilot, a folder with runs or a table, or deviation= is needed
+plan deviation=0  =>  deviation=0.0: must be a positive number
+plan deviation=1  =>  difference= or runs= is missing
+plan deviation=1 runs=5  =>  runs=5: 2 settings take 6 or more
+plan deviation=1 runs=9 settings=1  =>  settings=1: must be from 2 to 100
+plan deviation=1 runs=9 looks=99  =>  looks=99: must be at most 20
+plan one difference=1  =>  the pilot has no deviation: it takes two runs
+plan nowhere difference=1  =>  nowhere: there is no such folder
+"""
+
+
+def test_what_can_not_be_planned_is_a_line(called, tmp_path):
+    write(tmp_path / "one", ["seed=0"], value=0.5)
+    for typed, said in mistakes(MISTAKES):
+        text = called(plan, *typed.split()[1:])
+        assert re.fullmatch(f"leyden: .*{re.escape(said)}.*\n", text), (typed, text)
+
+
+def test_a_verdict_is_printed_for_a_paper_and_drawn(called, results):  # noqa: F811
+    sides = ("results.csv", "metric=acc", "mode=max", "a=model=mlp", "b=model=cnn")
+    for verb, given in ((compare, sides), (summarize, sides[:3])):
+        table = called(verb, *given)
+        latex = called(verb, *given, "format=latex", "pdf=a.pdf").splitlines()
+        first = table.splitlines()[1].split()
+        assert [cell in latex[4] for cell in first if cell not in "±≈"] == [True] * (len(first) - 1)
+        assert (latex[0], latex[1]) == (r"\begin{tabular}{llll}", r"\toprule")
+        assert r"95 \%" in "\n".join(latex) or verb is compare
+        lines = called(verb, *given, "format=markdown").splitlines()
+        assert lines[1] == "|---|---|---|---|"
+        assert (results / "a.pdf").read_bytes().startswith(b"%PDF")
+        (results / "a.pdf").unlink()
+        assert "remarks" in json.loads(called(verb, *given, "format=json"))
+    assert "pdf=no/a.pdf: can't be written" in called(compare, *sides, "pdf=no/a.pdf")
+    rows = over_sets(6)
+    text = "\n".join(",".join(map(str, row.values())) for row in ({k: k for k in rows[0]}, *rows))
+    (results / "sets.csv").write_text(text)
+    over = ("sets.csv", "metric=acc", "mode=max", "over=data")
+    called(summarize, *over, "pdf=ranks.pdf")
+    assert (results / "ranks.pdf").read_bytes().startswith(b"%PDF")
+    found = json.loads(called(compare, *over, "a=model=a", "b=model=b", "format=json"))
+    assert [*found["sets"]] == [f"d{number}" for number in range(6)]
+    few = called(summarize, *sides[:3], "over=lr", "pdf=few.pdf")
+    assert "pdf: too few data sets have all settings" in few
+
+
+def test_verdicts_are_rows_of_a_data_frame():
+    rows = [*runs("a", GOOD), *runs("b", NEAR), *runs("c", GOOD[::-1])]
+    (one,) = verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="max").rows()
+    assert one["low"] < one["difference"] < one["high"]
+    assert (one["a"], one["better"], one["n_a"]) == ("model=a", "a", 5)
+    ranked = verdict.rank(rows, "acc", mode="max").rows()
+    assert [row["model"] for row in ranked][2] == "b"
+    assert ranked[2]["high"] < 0 < ranked[1]["high"]
+    controlled = verdict.compare_with_control(rows, "acc", {"model": "a"}, mode="max").rows()
+    assert [row["b"] for row in controlled] == ["model=a"] * 2
+    sets = verdict.compare(
+        over_sets(6), "acc", {"model": "a"}, {"model": "b"}, mode="max", over="data"
+    )
+    assert [row["over"] for row in sets.rows()] == [f"d{number}" for number in range(6)]
+
+
+def test_interquartile_means_and_the_next_run():
+    good = [0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.1]  # one collapsed
+    rows = [*runs("a", good), *runs("b", [value - 0.08 for value in good[:7]] + [0.85])]
+    sides = rows, "acc", {"model": "a"}, {"model": "b"}
+    assert verdict.compare(*sides, mode="max").found.better == ""
+    found = verdict.compare(*sides, mode="max", estimand="iqm")
+    assert found.found.better == "a"
+    assert "Compared are interquartile means, of the middle half of the runs: A 0.9250" in str(
+        found
+    )
+    assert "Expect A's next run to beat B's in 88 %: 56 of 64 pairs do." in str(found)
+    few = verdict.compare([*runs("a", GOOD), *runs("b", NEAR)], *sides[1:], estimand="iqm")
+    assert "n too small to tell; at least 8 of each are needed" in str(few)
+    with pytest.raises(verdict.TableError, match="estimand=median: must be mean or iqm"):
+        verdict.compare(*sides, estimand="median")
