@@ -27,7 +27,7 @@ from leyden.assembly.optimizers import make_optimizer
 from leyden.base.errors import UserError
 from leyden.config.hydra import composing
 from leyden.pictures import LoggedConfig, OnEvaluation
-from leyden.scheduler import RequeueSignal
+from leyden.queue import RequeueSignal
 from leyden.tasks import Classification
 from leyden.testing.contracts import compose, create, suited_cases
 from tests import conf

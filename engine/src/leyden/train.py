@@ -19,10 +19,11 @@ def main() -> None:
 
 def sweep(config: "DictConfig", module: str) -> None:
     """Run a sweep on this machine or on a cluster; `main.task` of the module runs a job."""
-    from leyden.cluster import launcher
+    from leyden.queue.loop import launcher
     from leyden.sweep.grid import run_sweep
+    from leyden.sweep.jobs import sweep_directory
 
-    run_sweep(config, launcher(config, module))
+    run_sweep(config, launcher(config, module, sweep_directory(config)))
 
 
 def train_job(cfg: "DictConfig") -> None:

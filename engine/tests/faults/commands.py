@@ -13,7 +13,8 @@ from pathlib import Path
 
 import torch
 
-from leyden.sweep import launcher
+from leyden.queue import here
+from leyden.sweep import grid, work
 from leyden.tasks import Classification
 from leyden.training import start  # noqa: F401 - what takes seconds to import is imported once
 from tests.forks import TIMEOUT_S, end_with
@@ -90,8 +91,8 @@ def ends_clearly(code, output):
 
 def in_forks():
     """Let the jobs of a sweep be copies of its process: nothing is imported anew."""
-    launcher.CONTEXT = launcher.get_context("fork")
-    launcher.warm_up = lambda data: None
+    here.CONTEXT = work.CONTEXT = here.get_context("fork")
+    grid.warm_up = lambda config: None
 
 
 def at_operation(below, number, act):

@@ -1,12 +1,11 @@
 """Slurm's commands answer in pieces, with other lines between, late or not at all: no traceback, and no job is taken for ended."""
 
 import os
-import re
 
 import pytest
 
 from leyden.base.errors import UserError
-from leyden.scheduler import RejectedError, slurm
+from leyden.queue import Work, slurm
 from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults
@@ -91,14 +90,14 @@ def test_no_job_is_taken_for_ended(answer, trials, rng):
         told = f"trial {n}: {truth}\n{out!r}, {code}"
         pause = 0 if n else 9
         answer("squeue", out, rng.choice([b"", b"slurm_load_jobs error: \xff\n"]), code, pause)
-        for job, state in slurm.states([*truth]).items():
+        for job, state in slurm.slurm_states([*truth]).items():
             assert (state.phase == "ended") == (truth[job][0] in slurm.ENDED), told
             assert pause == 0, told
 
 
 def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_path):
-    """It would be submitted again."""
-    cluster = compose("cluster=slurm_cpu").cluster
+    """What may have been accepted ends at once: its files are gone."""
+    config = compose("cluster=slurm_cpu")
     for n in range(trials):
         out, code = damaged(
             rng, [rng.choice(["Submitted batch job 71", "Submitted batch job", ""])]
@@ -106,21 +105,15 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_pat
         error = rng.choice([b"", b"sbatch: error: QOSMaxSubmitJobPerUserLimit\n", b"\xff\n"])
         told = f"trial {n}: {out!r}, {error!r}, {code}"
         answer("sbatch", out, error, code)
-        calls = [(f"exit {number}",) for number in range(rng.choice([1, 3]))]
+        works = [Work(os.system, ("exit",), None, None) for _ in range(rng.choice([1, 3]))]
+        jobs, problem = [], ""
         try:
-            jobs, problem = (
-                slurm.submit(
-                    tmp_path / str(n), cluster, os.system, calls, python="python3", variables={}
-                ),
-                None,
-            )
+            jobs = slurm.Slurm(config, tmp_path / str(n)).submit(works, "r", "python3")
         except UserError as raised:
-            jobs, problem = [], raised
-        if problem is None:
-            assert {job["job_id"].partition("_")[0] for job in jobs} == {"71"}, told
-        elif isinstance(problem, RejectedError):
-            assert code, told
+            problem = str(raised)
+        if problem:
+            assert code or "see squeue before you try again" in problem, told
+            assert len(problem.splitlines()) == 1, told
+            assert not [*(tmp_path / str(n)).iterdir()], told
         else:
-            assert re.fullmatch(".*see squeue before you try again.*", str(problem)), (
-                told
-            )  # one line
+            assert {job["job_id"].partition("_")[0] for job in jobs} == {"71"}, told

@@ -42,7 +42,7 @@ def on(platform, *arguments, modules=()):
 def test_every_module_is_imported_and_a_run_is_the_run_that_it_is_on_linux(
     platform, train, tmp_path
 ):
-    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.cluster"} <= {*NAMES}
+    assert {"leyden.train", f"{OWN}.models.mlp", "leyden.queue.loop"} <= {*NAMES}
     out, err = on(platform, f"outputs={tmp_path}", f"run_dir={tmp_path / platform}", modules=NAMES)
     assert f"imported {len(NAMES)}\n" in out
     assert Run(tmp_path / platform).result.metrics["test/acc"] > 0

@@ -18,9 +18,8 @@ from hypothesis import strategies as st
 from leyden.base.errors import UserError
 from leyden.run import lock
 from leyden.run.directory import Run
-from leyden.sweep import launcher
+from leyden.sweep import grid
 from leyden.sweep.grid import Seeds
-from leyden.sweep.launcher import Launcher
 from leyden.sweep.sweep import MAX_CHECKED, NUM_DRAWN, Sweep, claim_directory, validate_jobs
 from tests import conf, records
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
@@ -173,7 +172,7 @@ def dry(command, monkeypatch):
     """Lists the jobs of a sweep, of which two are built."""
     monkeypatch.setattr("leyden.sweep.sweep.MAX_CHECKED", 2)
     monkeypatch.setattr("leyden.sweep.sweep.NUM_DRAWN", 2)
-    monkeypatch.setattr(launcher, "warm_up", lambda data: pytest.fail("it starts a process"))
+    monkeypatch.setattr(grid, "warm_up", lambda config: pytest.fail("it starts a process"))
     return lambda name: command("train", "-m", f"sweep={name}", "sweep_name=s", "dry_run=true")
 
 
@@ -219,10 +218,11 @@ def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
     assert all("# the bug" in log.read_text() for log in (folder / "logs").iterdir())
 
 
-class Clock(Launcher):
+class Clock:
     """A launcher whose time passes when it is waited for; a queue, so that no lock is looked at."""
 
-    is_queue = True
+    outlives = waits = True
+    note = ""
 
     def __init__(self):
         self.now, self.ends = 0, []
@@ -289,7 +289,7 @@ def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finish
         lock, "Watch", lambda path: Mock(state=lambda: states.get(path.parent.name, "free"))
     )
     jobs, launcher = [job(number, 1) for number in range(4)], Clock()
-    launcher.is_queue, jobs[1].run.is_finished = False, Mock(side_effect=[False, True])
+    launcher.outlives, jobs[1].run.is_finished = False, Mock(side_effect=[False, True])
     assert run_jobs(jobs, 1, launcher) == ([2, 3, 0, 1], {})
     # The first one waits for its lock.
     assert [hasattr(one, "started") for one in jobs] == [True, False, True, True]

@@ -1,4 +1,4 @@
-"""Each cell of the table in docs/tasks.md, but for the cluster's, which are in tests/cluster."""
+"""Each cell of the table in docs/tasks.md, but for the cluster's, which are in tests/queue."""
 
 import re
 

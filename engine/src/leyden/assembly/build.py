@@ -40,11 +40,11 @@ from leyden.exact.checkpoint import find_unreadable
 from leyden.exact.loaders import make_resumable
 from leyden.exact.random_state import seed_everything, seed_stages, seeded, undisturbed
 from leyden.exact.stages import FollowsValidation
+from leyden.queue import RequeueSignal
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.identity import key_of
 from leyden.run.process import is_main_process
-from leyden.scheduler import RequeueSignal
 from leyden.tasks import Task
 
 

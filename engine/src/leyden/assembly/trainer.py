@@ -17,7 +17,6 @@ from lightning.pytorch.callbacks import ProgressBar, Timer
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
-from leyden import scheduler
 from leyden.assembly.instantiate import (
     REQUIRED,
     arguments,
@@ -42,8 +41,8 @@ from leyden.exact.lightning import logged_steps_at
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
+from leyden.queue import RequeueSignal, slurm
 from leyden.run.directory import Position
-from leyden.scheduler import RequeueSignal
 
 STEP_HOOKS = (
     "on_train_batch_start",
@@ -117,7 +116,7 @@ def check_strategy(cfg: DictConfig) -> None:
             "weights and optimizer states whole, and each process is started by its own command"
         )
     launched = (
-        scheduler.own().environment()
+        slurm.environment()
         or TorchElasticEnvironment.detect()
         or LightningEnvironment().creates_processes_externally
     )
@@ -151,7 +150,7 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
 
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
-    plugins = [SafeCheckpointIO(), scheduler.own().environment()]
+    plugins = [SafeCheckpointIO(), slurm.environment()]
     without = ["max_time"]  # which the callback Timer applies
     if cfg.trainer.get("strategy") == "fsdp2":
         without.append("strategy")

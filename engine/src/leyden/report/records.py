@@ -12,7 +12,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from leyden import scheduler
+from leyden import queue
 from leyden.base.errors import UserError
 from leyden.base.terminal import one_line, some_of, warn
 from leyden.config.checks import Objective, objective_of
@@ -291,7 +291,7 @@ def read_raw_records(directory: Path) -> list[Record]:
         warn(f"skipped: {len(earlier) - MAX_EARLIER} more runs of this kind")
     if not records:
         raise UserError(_no_run(directory))
-    states = scheduler.states([job for _, job in jobs if job])
+    states = queue.states([job for _, job in jobs if job])
     for record, job in jobs:
         record.status, record.reason = _status_without_result(record, job, states)
     return records
@@ -354,7 +354,7 @@ def read_one(directory: str) -> Record | None:
 
 
 def _status_without_result(
-    record: Record, job: dict[str, str], states: Mapping[str, scheduler.JobState]
+    record: Record, job: dict[str, str], states: Mapping[str, queue.JobState]
 ) -> tuple[str, str]:
     """Return the status of a run without a result, and why its cluster's job waits, if it does."""
     if is_held(record.run.directory):

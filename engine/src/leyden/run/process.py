@@ -1,6 +1,6 @@
 """The current process: its rank, cores and threads, parent process and imports; and a function in a process of its own.
 
-`python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables, which `cluster.bootstrap`
+`python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables, which `queue.bootstrap`
 sets, then the function and its arguments, written by the process that starts the command. A run with several processes needs a command, since Lightning starts the other processes by repeating the command
 line of the first one; so does a job of a cluster.
 """

@@ -15,14 +15,15 @@ from leyden.base.errors import UserError
 from leyden.base.terminal import leyden_command, quoted_override
 from leyden.config.checks import objective_of
 from leyden.config.hydra import task_overrides
+from leyden.queue.loop import Launcher
 from leyden.report.ranking import by_data, look_at, merge_rows, read_sweep
 from leyden.report.records import read_records
 from leyden.run.files import read_json, write_json
 from leyden.run.identity import key_of
 from leyden.sweep.jobs import Job
-from leyden.sweep.launcher import Launcher
 from leyden.sweep.space import Space, check_sweep_size, read_space
 from leyden.sweep.sweep import Sweep
+from leyden.sweep.work import warm_up
 from leyden.verdict.groups import MIN_VALUES
 
 GROWTH = 2  # factor by which the seeds of the open settings grow from look to look
@@ -38,6 +39,8 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     Raises:
         UserError: A setting is wrong, or jobs have failed.
     """
+    if not launcher.outlives and not config.dry_run:
+        warm_up(config)
     sweeper = config.hydra.sweeper
     if "_target_" in sweeper:  # Hydra's own, or a plugin's
         choice = config.hydra.runtime.choices["hydra/sweeper"]
@@ -91,6 +94,7 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
         if sweep.launcher.waits:
             sweep.conclude()
         else:
+            sweep.conclude_later()
             command = f"{leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
             print(f"their status: {command}")
 

@@ -1,6 +1,5 @@
 """The jobs of a sweep: their composition, their directory names, and the record of their failures."""
 
-import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -10,7 +9,6 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,17 +17,16 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.base.errors import UserError
 from leyden.base.table import short_names
 from leyden.base.terminal import short_override
 from leyden.config.checks import TrainConfig
 from leyden.config.hydra import chosen_options, rename_targets
-from leyden.report.hparams import write_hparams
+from leyden.queue import Work
+from leyden.queue.here import is_of_one_process
 from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import RunIdentity, is_launch_option, key_of
-from leyden.run.result import Failure, Result
-from leyden.scheduler import this_job
+from leyden.sweep.work import command_of_job, run_job
 
 
 class Composer:
@@ -253,12 +250,13 @@ class Job:
             del config["hydra"]
         return RunIdentity.of(config, self.overrides, self.run.directory, groups)
 
-    def call(self, module: str, *, on_node: bool = False) -> "Call":
-        """Return the arguments of `run_job`, with all values resolved: another process could resolve them differently.
+    def work(self, module: str, *, on_node: bool = False, is_each_started: bool = False) -> Work:
+        """Return what a process of the job calls, with all values resolved: another process could resolve them differently.
 
         Args:
             module: Name of the module whose `main.task` runs the job.
             on_node: Whether the configuration is for a node of a cluster.
+            is_each_started: Whether each process of the job is started, not only the first one.
         """
         config = self.compose()
         identity = self.identified or self.identity()
@@ -270,45 +268,6 @@ class Job:
             config.data.download = False
         if on_node and config.resume != "changed":
             config.resume = "auto"  # a requeued job must resume in its own directory
-        return Call(module, config, identity, self.overrides)
-
-
-class Call(NamedTuple):
-    """A job as another process runs it.
-
-    Args:
-        module: Name of the module whose `main.task` runs the job.
-        config: The job's configuration, including the node `hydra`.
-        identity: The settings that identify the job's run.
-        overrides: The overrides that the job was composed with.
-    """
-
-    module: str
-    config: DictConfig
-    identity: RunIdentity
-    overrides: list[str]
-
-
-def record_failure(
-    identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0
-) -> None:
-    """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
-
-    Args:
-        identity: The job's identity.
-        overrides: The overrides that the job was composed with.
-        failure: Its error.
-        num_starts: Number of starts that the run had before this one.
-    """
-    run = Run(identity.config["run_dir"], trust=bool(identity.config.get("trust")))
-    with (
-        contextlib.suppress(UserError),
-        run.locked(identity, resume="auto", ended_job=run.submission.get("job_id", "")),
-    ):
-        has_begun = len(run.starts) > num_starts
-        if run.result is None or not has_begun:
-            if run.record is None or run.result:
-                run.begin(identity, overrides, job=this_job().id)
-            result = Result.failed(identity.objective, failure, requeues=this_job().restarts)
-            write_hparams(run, result)
-            run.end(result)
+        is_alone = is_each_started or is_of_one_process(config.trainer)
+        function = run_job if is_alone else command_of_job
+        return Work(function, (module, config, identity, self.overrides), identity, self.log)

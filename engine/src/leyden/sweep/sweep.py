@@ -6,7 +6,9 @@ summary, with mean values.
 
 import dataclasses
 import math
+import os
 import random
+import subprocess
 import sys
 import time
 from collections import deque
@@ -20,17 +22,19 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from leyden.base.errors import UserError
+from leyden.base.errors import UserError, ending
 from leyden.base.terminal import printable, warn
 from leyden.config.values import flatten
+from leyden.queue.here import call_in_process
+from leyden.queue.loop import Launcher
 from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.run.files import read_json, write_json
 from leyden.run.identity import RunIdentity, key_of
 from leyden.run.result import Failure
-from leyden.sweep.jobs import Composer, Job, JobNames, record_failure, sweep_directory
-from leyden.sweep.launcher import Launcher, call_in_process, dry_build_jobs
+from leyden.sweep.jobs import Composer, Job, JobNames, sweep_directory
+from leyden.sweep.work import dry_build_jobs, record_failure
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
@@ -121,6 +125,7 @@ def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
     return list(keys)
 
 
+NOTIFY_S = 60  # for the command `cluster.notify`
 NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
 
 
@@ -338,7 +343,7 @@ class Sweep:
             if is_finished:
                 record(job, None)
                 continue
-            if self.launcher.is_queue:  # perhaps thousands at once
+            if self.launcher.outlives:  # perhaps thousands at once
                 return job
             if is_last or lock.Watch(job.run.directory / lock.LOCK).state() == "free":
                 job.identified = identity
@@ -351,6 +356,8 @@ class Sweep:
         Raises:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
+        if self.launcher.has_jobs:
+            notify_user(self.config.cluster.get("notify"), self.directory)
         try:
             summarize(self.directory, trust=True)
         except UserError:
@@ -361,3 +368,43 @@ class Sweep:
             raise UserError(
                 "\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())])
             )
+
+    def conclude_later(self) -> None:
+        """Submit a job that writes the summary once all others have ended, in place of one of an earlier start."""
+        path = self.launcher.queue.folder / "summary.json"
+        notify = self.config.cluster.get("notify")
+        try:
+            job = self.launcher.follow(conclude_left, str(self.directory), notify)
+        except UserError as error:
+            warn(f"no job will write the summary: {error}")
+            return
+        if not job:
+            return
+        match read_json(path, {}):
+            case {"job_id": str(earlier)}:
+                self.launcher.queue.cancel([earlier])
+        write_json(path, {"job_id": job})
+        print(f"job {job}: the summary, once the others have ended")
+
+
+def conclude_left(directory: str, notify: str | None) -> None:
+    """Write the summary of a sweep whose jobs have ended and whose command has not waited, and tell the user."""
+    with ending():
+        try:
+            summarize(Path(directory), trust=True)
+        finally:
+            notify_user(notify, Path(directory))
+
+
+def notify_user(command: str | None, directory: Path) -> None:
+    """Run the command that tells the user of a sweep's end; its failure is a line."""
+    if not command:
+        return
+    environment = {**os.environ, "LEYDEN_SWEEP": str(directory)}
+    try:
+        done = subprocess.run(["bash", "-c", command], env=environment, timeout=NOTIFY_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        warn(f"cluster.notify: {error}")
+        return
+    if done.returncode:
+        warn(f"cluster.notify: {command}: ended with {done.returncode}")

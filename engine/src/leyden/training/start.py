@@ -37,6 +37,7 @@ from leyden.data.contract import has_split
 from leyden.data.splits import SplitLoader
 from leyden.exact.memory import say
 from leyden.exact.random_state import undisturbed
+from leyden.queue import RequeueSignal, this_job
 from leyden.report.hparams import write_hparams
 from leyden.report.records import (
     check_test_evaluations,
@@ -49,7 +50,6 @@ from leyden.run.identity import RunIdentity
 from leyden.run.keys import Role, has
 from leyden.run.process import is_main_process
 from leyden.run.result import Result
-from leyden.scheduler import RequeueSignal, this_job
 from leyden.tasks import Task
 from leyden.training.evaluation import evaluate_best, evaluated_splits, partial_test_message
 

@@ -12,10 +12,10 @@ import pytest
 from omegaconf import OmegaConf
 from torch.distributed import DistNetworkError
 
-from leyden import scheduler
+from leyden import queue
 from leyden.base.errors import UserError
 from leyden.exact.processes import is_communication_error
-from leyden.scheduler import RequeueSignal, slurm
+from leyden.queue import RequeueSignal
 from leyden.training.start import _check_restarts
 
 
@@ -23,9 +23,9 @@ from leyden.training.start import _check_restarts
 def job(monkeypatch):
     submitted = Mock(**{"requeue.return_value": True})
     monkeypatch.setenv("SLURM_JOB_ID", "7")
-    monkeypatch.setattr(slurm, "requeue", submitted.requeue)
-    monkeypatch.setattr(scheduler, "POLL_S", 0.02)
-    monkeypatch.setattr(scheduler, "end_process", submitted.end)
+    monkeypatch.setattr(queue, "requeue", submitted.requeue)
+    monkeypatch.setattr(queue, "POLL_S", 0.02)
+    monkeypatch.setattr(queue, "end_process", submitted.end)
     return submitted
 
 

@@ -9,15 +9,15 @@ import tarfile
 from pathlib import Path
 
 import pytest
+from leyden.scheduler import slurm as of_library
 
 from leyden.base.paths import environment_of
 from leyden.run.directory import Run
-from leyden.scheduler import slurm as of_library
 from tests import ENGINE, ROOT
 from tests.callbacks.events import scalars
-from tests.cluster.conftest import WORKER, running
 from tests.conftest import QUICK, SMALL, assert_same_bits, finish, start
 from tests.example import commit, git
+from tests.queues.conftest import WORKER, running
 from tests.sweep.test_sweep import BUGGY, PLACE_OF_BUG
 from tests.training.test_start import curves
 
@@ -32,7 +32,7 @@ LONG = (
     "trainer.log_every_n_steps=20",
     "trainer.max_epochs=3",
 )
-LONG = (*LONG, "+callbacks.slow={_target_:tests.cluster.slow.SlowSteps,seconds:0.02}")
+LONG = (*LONG, "+callbacks.slow={_target_:tests.queues.slow.SlowSteps,seconds:0.02}")
 NUM_STEPS = 200  # an epoch
 IN_SECOND_EPOCH = NUM_STEPS + 40
 SHORT = (*QUICK, "trainer.max_epochs=1")
@@ -43,7 +43,7 @@ NODES = (
     "cluster.mem_gb=1",
 )
 NODES = (*NODES, "trainer.accelerator=cpu")
-BROKEN = "+callbacks.broken={_target_:tests.cluster.slow.Broken,where:%s,how:%s}"
+BROKEN = "+callbacks.broken={_target_:tests.queues.slow.Broken,where:%s,how:%s}"
 USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
 
 
@@ -135,7 +135,7 @@ def test_an_array_of_two(slurm, tmp_path, monkeypatch):
 
 
 def test_a_task_of_an_array_by_exact_alone_requeues_itself_alone(slurm, tmp_path):
-    command = f"srun {sys.executable} -u {ENGINE}/tests/cluster/exact.py {tmp_path}"
+    command = f"srun {sys.executable} -u {ENGINE}/tests/queues/exact.py {tmp_path}"
     options = (
         "--array=0-1",
         "--cpus-per-task=1",
@@ -155,7 +155,7 @@ def test_a_task_of_an_array_by_exact_alone_requeues_itself_alone(slurm, tmp_path
     assert [log.read_text().count("step 3\n") for log in logs] == [1, 1]  # none has begun anew
 
 
-@pytest.mark.nightly  # what one command does then, tests/scheduler/test_slurm.py has by day
+@pytest.mark.nightly  # what one command does then, tests/queues/test_slurm.py has by day
 def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(slurm, tmp_path):
     both = [submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5") for _ in range(2)]
     outputs = [finish(process) for process in both]
@@ -169,7 +169,7 @@ def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(sl
     assert sorted(mine) == sorted(run.submission["job_id"] for run in runs(tmp_path))
 
 
-@pytest.mark.nightly  # the script and the launcher have theirs by day, in tests/scheduler/test_slurm.py
+@pytest.mark.nightly  # the script and the launcher have theirs by day, in tests/queues/test_slurm.py
 def test_without_scontrol_on_the_nodes_the_waiting_command_submits_again(slurm, tmp_path, whole):
     process, run = training(slurm, tmp_path, "cluster.setup=['scontrol() { return 127; }']")
     first = run.submission["job_id"]
@@ -216,7 +216,7 @@ def test_a_signal_while_python_is_importing_is_not_lost(slurm, tmp_path, whole):
 
 
 def test_a_signal_in_a_long_validation_requeues_without_saving(slurm, tmp_path):
-    slow = "+callbacks.slow={_target_:tests.cluster.slow.SlowValidation,seconds:12}"
+    slow = "+callbacks.slow={_target_:tests.queues.slow.SlowValidation,seconds:12}"
     slow = (*SHORT, "trainer.max_epochs=2", slow)
     process = submit(tmp_path, *slow, "cluster.signal_delay_s=6")
     run = the_run(slurm, tmp_path)
@@ -464,7 +464,7 @@ def test_a_sweep_runs_within_a_job(slurm, tmp_path):
     assert [run.result.status for run in runs(tmp_path)] == 2 * ["finished"]
 
 
-@pytest.mark.nightly  # the answers of such a Slurm are those of tests/scheduler/test_slurm.py
+@pytest.mark.nightly  # the answers of such a Slurm are those of tests/queues/test_slurm.py
 def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_path):
     """The sweep looks again only when a second Slurm has purged a job, as on a login node that was asleep."""
     with running(request, number=10 + WORKER, min_job_age=2) as slurm:

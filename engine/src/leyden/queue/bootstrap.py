@@ -4,7 +4,7 @@ It is run by its path with any Python of the node, before Leyden can be imported
 alone.
 
 Args:
-    ARCHIVE: Archive with the project, as made by `leyden.cluster.snapshot`; or a project's folder.
+    ARCHIVE: Archive with the project, as made by `leyden.queue.snapshot.snapshot`; or a project's folder.
     FOLDERS: Folders of the project to import from, separated by colons.
     ARGUMENT: Arguments of Python.
     CALL: The last argument of Python, a file of `leyden.run.process.write_call`.

@@ -15,15 +15,28 @@ from unittest.mock import MagicMock, Mock
 import pytest
 from omegaconf import OmegaConf
 
-from leyden import cluster
+from leyden import queue
 from leyden.assembly.trainer import check_strategy, plain_trainer
 from leyden.base.errors import UserError
-from leyden.cluster import GRACE_S, QueueLauncher, bootstrap
+from leyden.queue import (
+    REQUEUE_VARIABLE,
+    ArrayError,
+    JobState,
+    Queue,
+    RejectedError,
+    Work,
+    bootstrap,
+    loop,
+    script,
+    slurm,
+    snapshot,
+)
+from leyden.queue.loop import GRACE_S, Launcher
+from leyden.queue.slurm import Slurm
 from leyden.report.records import read_records
 from leyden.run.lock import InUseError
 from leyden.run.process import write_call
 from leyden.run.result import Failure
-from leyden.scheduler import ArrayError, JobState, RejectedError, slurm
 from leyden.testing.contracts import compose
 from tests import ENGINE, mistakes
 from tests.report.test_summary import write
@@ -56,11 +69,11 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "12": JobState("ended", "PREEMPTED", is_completed=True),
         "11": JobState("ended", f"waiting for ever ({never})", reason=never),
     }
-    assert slurm.states([*states]) == states
-    slurm.cancel_stuck(states)
+    assert slurm.slurm_states([*states]) == states
+    slurm_of().cancel(["11", "--all"])
     # Of the one that it has forgotten, the accounting.
     assert [command[-1] for command in called] == ["10,11,12,7,8,9", "10", "11"]
-    slurm.states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
+    slurm.slurm_states([str(number) for number in range(100, 100 + slurm.QUERIED + 1)])
     assert [command[0] for command in called[2:]] == [
         "scancel",
         "squeue",
@@ -69,20 +82,20 @@ def test_jobs_are_asked_for_by_their_arrays(answer):
         "sacct",
     ]
     answer("", "slurm_load_jobs error: Invalid job id specified")
-    assert slurm.states(["5"]) == {"5": JobState("ended", "GONE")}
+    assert slurm.slurm_states(["5"]) == {"5": JobState("ended", "GONE")}
     answer("", "Unable to contact slurm controller")
-    assert slurm.states(["5"]) == {}
+    assert slurm.slurm_states(["5"]) == {}
 
 
 def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypatch, tmp_path):
     for name, value in {
         "SLURM_JOB_ID": "7",
         "SLURMD_NODENAME": "n1",
-        slurm.REQUEUE_VARIABLE: f"{tmp_path}/7.0.requeue",
+        REQUEUE_VARIABLE: f"{tmp_path}/7.0.requeue",
     }.items():
         monkeypatch.setenv(name, value)
     by_slurm = Mock(return_value=True)
-    monkeypatch.setattr(slurm, "requeue_job", by_slurm)
+    monkeypatch.setattr(queue.of_slurm, "requeue_job", by_slurm)
     cases = [
         ("8", 1, True, []),
         ("7", 1, False, [""]),
@@ -92,11 +105,11 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
     for of_script, num_nodes, elsewhere, written in cases:
         monkeypatch.setenv("LEYDEN_JOB", of_script)
         monkeypatch.setenv("SLURM_JOB_NUM_NODES", str(num_nodes))
-        assert slurm.requeue(elsewhere=elsewhere)
+        assert queue.requeue(elsewhere=elsewhere)
         assert [path.read_text() for path in tmp_path.iterdir()] == written
         assert by_slurm.call_count == 1
     # What its script could not do either, the waiting command is told once.
-    assert [slurm.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [
+    assert [script.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [
         False,
         False,
         True,
@@ -140,7 +153,7 @@ def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_b
         write_call(files[-1], os.system, (seen,), {"LEYDEN_KEY": "k", "MINE": "theirs"})
         assert stat.S_IMODE(files[-1].stat().st_mode) == 0o600
     python = f"{sys.executable} {bootstrap.__file__} {ENGINE} src"
-    text = slurm.script(work, checked(), 2, python, calls=str(work / (12 * "a")))
+    text = slurm_of(folder=work).script(2, python, calls=str(work / (12 * "a")))
     of_slurm = {
         "SLURM_ARRAY_JOB_ID": "7",
         "SLURM_ARRAY_TASK_ID": "1",
@@ -181,14 +194,8 @@ def test_settings_win_over_variables_of_sbatch(answer, monkeypatch, tmp_path, ca
     for name in ("PARTITION", "TIMELIMIT", "MEM_PER_NODE", "QOS"):
         monkeypatch.setenv(f"SBATCH_{name}", "17")
     called = answer("Submitted batch job 7\n")
-    slurm.submit(
-        tmp_path,
-        checked("cluster.partition=gpu"),
-        os.system,
-        [("true",)],
-        python="python3",
-        variables={},
-    )
+    of_gpu = slurm_of("cluster.partition=gpu", folder=tmp_path)
+    of_gpu.submit([Work(os.system, ("true",), None, None)], "r", "python3")
     assert {"--partition=gpu", "--time=60", "--mem=8GB", "--requeue"} < {*called[0]}
     lost = re.findall(r"SBATCH_(\w+)=17 has no effect, since .* (--\w+)", capsys.readouterr().err)
     assert lost == [
@@ -198,11 +205,13 @@ def test_settings_win_over_variables_of_sbatch(answer, monkeypatch, tmp_path, ca
     ]
 
 
-def checked(*overrides, cluster="slurm"):
+def slurm_of(*overrides, cluster="slurm", folder=Path("/work")):
+    """The queue, whose settings were checked."""
     config = compose(f"cluster={cluster}", *overrides)
-    slurm.check_resources(config.cluster)
-    slurm.check_trainer(config.cluster, config.trainer)
-    return config.cluster
+    found = Slurm(config, folder)
+    found._check_resources()
+    found._check_trainer(config.trainer)
+    return found
 
 
 WRONG = r"""
@@ -220,7 +229,7 @@ cluster.gpus_per_task=1  =>  accelerator=cpu: with cluster.gpus_per_task=1 must 
 @pytest.mark.parametrize(("override", "message"), mistakes(WRONG))
 def test_wrong_resources_are_refused(override, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        checked("trainer.accelerator=cpu", override)
+        slurm_of("trainer.accelerator=cpu", override)
 
 
 def test_each_process_has_a_gpu(tmp_path):
@@ -229,9 +238,8 @@ def test_each_process_has_a_gpu(tmp_path):
     of_four = ("gpus-per-node=4", "cpus-per-task=3", "array=0-4%5")
     cases = [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
     for overrides, num_jobs, expected, absent in cases:
-        lines = slurm.script(
-            tmp_path, checked(*overrides, cluster="slurm_gpu"), num_jobs, "python3"
-        ).splitlines()
+        asked = slurm_of(*overrides, cluster="slurm_gpu", folder=tmp_path)
+        lines = asked.script(num_jobs, "python3").splitlines()
         assert {f"#SBATCH --{option}" for option in expected} <= {*lines}
         assert not [line for line in lines if f"--{absent}" in line]
 
@@ -243,8 +251,8 @@ SITES = re.findall("(?ms)^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").
 def test_the_site_files_of_the_page_make_a_script(tmp_path, site):
     (tmp_path / "cluster").mkdir()
     (tmp_path / "cluster" / "site.yaml").write_text(site)
-    asked = checked(f"hydra.searchpath=[file://{tmp_path}]", cluster="site")
-    script = slurm.script(tmp_path, asked, 4, asked.python or "python3")
+    asked = slurm_of(f"hydra.searchpath=[file://{tmp_path}]", cluster="site", folder=tmp_path)
+    script = asked.script(4, asked.cluster.python or "python3")
     given = OmegaConf.create(site).cluster
     for line in (
         f"{given.get('python', 'python3')} -u -m leyden.run.process",
@@ -294,39 +302,39 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
 DONE, FAILED = JobState("ended", "COMPLETED", is_completed=True), JobState("ended", "NODE_FAIL")
 
 
-class Limited:
-    MAX_ARRAY = 4
-    leave_job = cancel_stuck = Mock()
+class Limited(Queue):
+    several = 4
+    room, max_array = 9, 4
 
-    def __init__(self, room, max_array=4):
-        self.room, self.max_array = room, max_array
+    def __init__(self, config, folder):
+        super().__init__(config, folder)
         self.jobs, self.num_queries, self.asked, self.arrays = {}, 0, [], []
+        self.cancel = Mock()
 
     def states(self, ids):
         self.num_queries += 1
         return {job: self.jobs[job] for job in ids}
 
-    def take_requeue(self, folder, job):
-        return job in self.asked
+    def has_asked(self, submission):
+        return submission.get("job_id") in self.asked
 
-    def submit(self, folder, cluster, work, arguments, *, python, variables):
-        assert variables["LEYDEN_KEY"] == os.environ["LEYDEN_KEY"]
-        if len(arguments) > self.max_array:
+    def submit(self, works, name, python, *, after=()):
+        if len(works) > self.max_array:
             raise ArrayError("too large")
-        if sum(state.phase != "ended" for state in self.jobs.values()) + len(arguments) > self.room:
+        if sum(state.phase != "ended" for state in self.jobs.values()) + len(works) > self.room:
             raise RejectedError("too many jobs")
-        ids = [f"j{len(self.jobs) + number}" for number in range(len(arguments))]
+        ids = [f"j{len(self.jobs) + number}" for number in range(len(works))]
         self.arrays.append(len(ids))
         self.jobs |= dict.fromkeys(ids, JobState("running", "RUNNING"))
-        return [{"scheduler": "slurm", "job_id": job, "log": f"{folder}/{job}"} for job in ids]
+        return [{"scheduler": "slurm", "job_id": job, "log": f"{self.folder}/{job}"} for job in ids]
 
 
 @pytest.fixture
 def clock(monkeypatch):
     """Time that passes when somebody sleeps."""
     now = SimpleNamespace(s=1000.0)
-    monkeypatch.setattr(cluster.time, "monotonic", lambda: now.s)
-    monkeypatch.setattr(cluster.time, "sleep", lambda seconds: setattr(now, "s", now.s + seconds))
+    monkeypatch.setattr(loop.time, "monotonic", lambda: now.s)
+    monkeypatch.setattr(loop.time, "sleep", lambda seconds: setattr(now, "s", now.s + seconds))
     return now
 
 
@@ -337,11 +345,10 @@ def jobs(num):
 
 
 @pytest.fixture
-def started(tmp_path, clock, monkeypatch):
-    """Starts jobs by a launcher of its own beside a scheduler."""
+def started(tmp_path, clock):
+    """Starts jobs by a launcher of its own, in a queue with limits or in that of an earlier launcher."""
 
-    def start(scheduler, mine, **settings):
-        monkeypatch.setattr(cluster.scheduler, "named", {"limited": scheduler}.get)
+    def start(mine, *, beside=None, room=9, max_array=4, **settings):
         of_site = {
             "launcher": "limited",
             "snapshot": False,
@@ -349,9 +356,11 @@ def started(tmp_path, clock, monkeypatch):
             "num_jobs": None,
             "max_requeues": 2,
         }
-        of_site = OmegaConf.create({**of_site, **settings})
-        config = SimpleNamespace(cluster=of_site, outputs=tmp_path, sweep_name="s")
-        (running := QueueLauncher(config, "leyden.train")).start(mine)
+        config = SimpleNamespace(cluster=OmegaConf.create({**of_site, **settings}))
+        limits = type("OfSite", (Limited,), {"room": room, "max_array": max_array})
+        running = Launcher(config, "leyden.train", limits, tmp_path)
+        running.queue = beside.queue if beside else running.queue
+        running.start(mine)
         return running
 
     return start
@@ -359,39 +368,41 @@ def started(tmp_path, clock, monkeypatch):
 
 @pytest.fixture
 def one(started):
-    """A launcher, its only job, and its scheduler."""
-    (mine,), scheduler = jobs(1), Limited(room=9)
-    return started(scheduler, [mine]), mine, scheduler
+    """A launcher, its only job, and its queue."""
+    (mine,) = jobs(1)
+    running = started([mine])
+    return running, mine, running.queue
 
 
 def test_what_is_not_accepted_yet_is_submitted_as_others_end(started):
-    mine, scheduler, done = jobs(9), Limited(room=6), []
-    running = started(scheduler, mine)
+    mine, done = jobs(9), []
+    running = started(mine, room=6)
+    scheduler = running.queue
     assert (len(running.running), running.note) == (4, "5 not accepted yet")
-    again = started(scheduler, mine)  # the same command, while the jobs of the first one run
+    again = started(mine, beside=running)  # the same command, while the jobs of the first one run
     assert (len(again.running), again.waiting) == (4, mine[4:])
     while running.running or running.waiting:
         for number in running.running:
             scheduler.jobs[number] = DONE
-            for job in running.running[number]:
+            for job in running.running[number].jobs:
                 job.run.result = SimpleNamespace(error=None)
         over, _ = running.wait()
         assert not any(error for _, error in over)
         done += [job.run.directory.name for job, _ in over]
     assert (done, running.note) == ([f"r{n}" for n in range(9)], "")
     with pytest.raises(RejectedError, match="too many jobs"):
-        started(Limited(room=3), jobs(9))
+        started(jobs(9), room=3)
 
 
 def test_arrays_become_smaller_where_a_site_limits_them(started, capsys):
-    running = started(Limited(room=99, max_array=2), jobs(5), wait=False, num_jobs=3)
-    assert (running.scheduler.arrays, len(running.running), running.waiting) == ([2, 2, 1], 5, [])
+    running = started(jobs(5), room=99, max_array=2, wait=False, num_jobs=3)
+    assert (running.queue.arrays, len(running.running), running.waiting) == ([2, 2, 1], 5, [])
     assert (
         "(MaxArraySize): 2 jobs in each; cluster.num_jobs=3 limits each array"
         in capsys.readouterr().err
     )
     with pytest.raises(ArrayError):
-        started(Limited(room=99, max_array=0), jobs(1))
+        started(jobs(1), room=99, max_array=0)
 
 
 def faster(job, number):
@@ -403,24 +414,22 @@ def faster(job, number):
 
 
 def test_what_another_command_submits_meanwhile_is_not_submitted_again(started):
-    mine, scheduler = jobs(2), Limited(room=9)
-    scheduler.jobs["j7"] = JobState("running", "RUNNING")
+    mine, running = jobs(2), started([])
+    running.queue.jobs["j7"] = JobState("running", "RUNNING")
     faster(mine[0], "j7")
-    running = started(scheduler, mine)
-    assert {number: [*map(mine.index, each)] for number, each in running.running.items()} == {
-        "j7": [0],
-        "j1": [1],
-    }
+    running.start(mine)
+    found = {number: [*map(mine.index, each.jobs)] for number, each in running.running.items()}
+    assert found == {"j7": [0], "j1": [1]}
 
 
 def test_a_run_in_use_is_looked_at_again(started, clock):
-    (mine,), scheduler = jobs(1), Limited(room=9)
+    (mine,) = jobs(1)
     mine.run.locked.side_effect = InUseError("r0: in use by process 7")
-    running = started(scheduler, [mine])
+    running = started([mine])
     running.wait()
     assert (running.running, running.note) == ({}, "1 in use by other processes")
     with pytest.raises(InUseError, match="process 7"):
-        started(scheduler, [mine], wait=False)
+        started([mine], wait=False)
     mine.run.locked.side_effect = None
     running.wait()
     assert ([*running.running], running.note) == (["j0"], "")
@@ -517,7 +526,7 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
         assert bootstrap.unpack(archive) == folders[-1]
         assert (folders[-1] / "src" / "train.py").read_text() == "mine"
     environment = {"TMPDIR": str(tmp_path), "LEYDEN_JOB": "7_0", "PATH": os.environ["PATH"]}
-    subprocess.run(["bash", "-c", f"rm -rf {slurm.NODE_FOLDER}"], env=environment, check=True)
+    subprocess.run(["bash", "-c", f"rm -rf {script.NODE_FOLDER}"], env=environment, check=True)
     assert [folder.exists() for folder in folders] == [False, True]
     (tmp_path / "leyden-54321" / "7_1" / folders[1].name).mkdir(
         parents=True
@@ -549,9 +558,9 @@ def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     (mine / "net.py").symlink_to(nested / "net.py")
     (project / layout / ".#net.py").symlink_to("me@here.4711")  # of an editor; it leads nowhere
     for name, path in {"root": project, "src": project / layout, "conf": project / "conf"}.items():
-        monkeypatch.setattr(cluster, name, lambda path=path: path)
+        monkeypatch.setattr(snapshot, name, lambda path=path: path)
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
-    folder = bootstrap.unpack(cluster.snapshot(tmp_path / "code"))
+    folder = bootstrap.unpack(snapshot.snapshot(tmp_path / "code"))
     found = [path for path in folder.rglob("*") if "engine" not in path.parts and not path.is_dir()]
     assert not any(path.is_symlink() for path in folder.rglob("*"))
     names = ("__init__.py", "net.py", "shared/nested/__init__.py", "shared/nested/net.py")

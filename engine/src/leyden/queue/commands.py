@@ -1,0 +1,382 @@
+"""A queue of a site's own commands, as a YAML in `conf/cluster/` names them: one submits, one says states, one cancels.
+
+No shell reads them. A field such as `{script}` stands for a value, and a list such as `{ids}` for several words. In a word
+with spaces, which is a program for some shell, fields are quoted.
+"""
+
+import json
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from leyden.base.errors import UserError
+from leyden.base.terminal import one_line, warn
+from leyden.queue import (
+    REQUEUE_VARIABLE,
+    RESTARTS_VARIABLE,
+    JobLike,
+    JobState,
+    RejectedError,
+    Work,
+)
+from leyden.queue.script import (
+    ENDING,
+    Batch,
+    ScriptQueue,
+    check_accelerator,
+    check_keys,
+    plain,
+    python_command,
+    quoted,
+    take_requeue,
+)
+from leyden.run.owner import is_own, signature
+from leyden.run.process import JOB
+
+ANSWER_S = 60  # for a command to end
+ID_S = 120  # for the file with a job's id to be seen on its node
+SHOWN = 200  # characters of what a command says
+FIELD = re.compile(r"\{(\w+)\}")
+# An id that no command takes for an option, nor a shell for anything else.
+SAFE_ID = re.compile(r"\w[\w.:@\[\]-]{0,127}", re.ASCII)
+# What comes before a job's id in an answer, as in `Job Id: 7` or `submission_id='x'`.
+BEFORE_ID = r"(?:^[^\S\n]*\W?|id\W{1,3}|number>)"
+COLOR = re.compile(r"\x1b\[[\d;]*m")
+STATES = {
+    "queued": JobState("queued", "queued"),
+    "running": JobState("running", "running"),
+    "done": JobState("ended", "done", is_completed=True),
+    "failed": JobState("ended", "failed"),
+    "lost": JobState("ended", "lost", is_lost=True),
+    "stuck": JobState("ended", "stuck", reason="it will never start"),
+}
+NO_JOB = "gone"  # in place of a state: what the command says where it knows no such job
+UNKNOWN = JobState("queued", "unknown")
+VANISHED = JobState("ended", "GONE", is_completed=True)  # as many queues forget what has ended
+NEEDED = ("submit", "id", "state", "cancel")
+
+
+def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
+    """Return the words of a command with values in place of its fields.
+
+    Example:
+        >>> filled("qdel -v {ids}", {"ids": ["7", "8"]})
+        ['qdel', '-v', '7', '8']
+        >>> filled("ssh n1 'bash {script} &'", {"script": "my file; rm"})
+        ['ssh', 'n1', "bash 'my file; rm' &"]
+    """
+    words: list[str] = []
+    for word in shlex.split(command):
+        whole = FIELD.fullmatch(word)
+        value = fields.get(whole[1]) if whole else None
+        if isinstance(value, list):
+            words += map(str, value)
+            continue
+        is_program = any(map(str.isspace, word))
+
+        def text(match: re.Match[str], is_program: bool = is_program) -> str:
+            found = fields.get(match[1], match[0])
+            values = [str(each) for each in (found if isinstance(found, list) else [found])]
+            return shlex.join(values) if is_program else ",".join(values)
+
+        words.append(FIELD.sub(text, word))
+    return words
+
+
+def _call(words: Sequence[str]) -> tuple[str, str]:
+    """Run a command; return its output and an error message, empty on success."""
+    try:
+        done = subprocess.run(
+            words,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=ANSWER_S,
+        )
+    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
+        return "", _shown(error)
+    out = COLOR.sub("", done.stdout)
+    if not done.returncode:
+        return out, ""
+    return out, f"{_shown(done.stderr.strip() or out)} (exit code {done.returncode})"
+
+
+def _shown(text: object) -> str:
+    """Return what a command says as one short line."""
+    return one_line(" ".join(str(text).split()))[-SHOWN:]
+
+
+def ask(
+    command: Sequence[str], patterns: Mapping[str, str], ids: Iterable[str]
+) -> tuple[dict[str, JobState], str]:
+    """Return the state of each job, and why there is no answer; empty for an answer.
+
+    Args:
+        command: The words of the command, with the field `{ids}`.
+        patterns: A pattern for each state, of which the first one counts that is found in what the command says of a job.
+        ids: The jobs. One that the command does not name has ended.
+    """
+    ids = [job for job in ids if SAFE_ID.fullmatch(job)]
+    if not ids:
+        return {}, ""
+    out, problem = _call(filled(shlex.join(command), {"ids": ids}))
+    knows_none = patterns.get(NO_JOB)
+    if problem and not (knows_none and re.search(knows_none, problem)):
+        return {}, problem
+    names = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
+    after_id = r"(?![\w.-]*\w)"
+    starts = [*re.finditer(f"(?m){BEFORE_ID}({names}){after_id}", out)]
+    if out.strip() and not starts and not _is_known(out, patterns):
+        return {}, f"it says {_shown(out)!r}"
+    found = dict.fromkeys(ids, VANISHED)
+    ends = [*(match.start() for match in starts[1:]), len(out)]
+    for match, end in zip(starts, ends, strict=False):
+        found[match[1]] = _state(out[match.start(1) : end], patterns)
+    return found, ""
+
+
+def _is_known(out: str, patterns: Mapping[str, str]) -> bool:
+    """Return whether a command speaks of jobs, though of none that was asked for."""
+    kinds = [pattern for name, pattern in patterns.items() if name in STATES]
+    return any(re.search(pattern, line.strip()) for pattern in kinds for line in out.splitlines())
+
+
+def _state(said: str, patterns: Mapping[str, str]) -> JobState:
+    """Return the state of a job by what a command says of it."""
+    for name, pattern in patterns.items():
+        if name in STATES and re.search(pattern, said):
+            return STATES[name]
+    return UNKNOWN
+
+
+def states_of(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
+    """Return the states of jobs by id; of each its `job.json`, whose command is run only if this user has signed it."""
+    ids = defaultdict(list)
+    for job in jobs:
+        command = job.get("ask", "")
+        if is_own(command, job.get("signed", "")):
+            ids[command].append(job["job_id"])
+    found: dict[str, JobState] = {}
+    for command, asked in ids.items():
+        words, patterns = json.loads(command)
+        answer, _ = ask(words, patterns, asked)
+        found |= answer
+    return found
+
+
+class Commands(ScriptQueue):
+    """A queue of commands, of which one takes one job."""
+
+    @property
+    def num_threads(self) -> int | None:
+        """Number of threads of a job's process."""
+        num: int = self.cluster.cpus
+        return num
+
+    @property
+    def patterns(self) -> dict[str, str]:
+        """The pattern of each state; by default the state's name, as a program of one's own prints it."""
+        given: dict[str, str] = plain(self.cluster.states)
+        return given or {name: rf"\b{name}\b" for name in STATES}
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """Values by field: the keys of `cluster`, and what follows from them."""
+        keys = plain(self.cluster)
+        walltime = timedelta(minutes=keys["time_min"])
+        hours, rest = divmod(int(walltime.total_seconds()), 3600)
+        of_all = {"walltime": f"{hours:02}:{rest // 60:02}:00", "this_python": sys.executable}
+        return {**keys, **of_all, "folder": str(self.folder)}
+
+    def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
+        """Check the commands and the jobs; for `cluster.dry_run`, print the command and script, and return False."""
+        cluster = self.cluster
+        check_keys(cluster, "queue", are_own=True)
+        self._check_commands()
+        if cluster.nodes != 1:
+            why = "nothing starts the processes of other nodes here; cluster=slurm does"
+            raise UserError(f"cluster.nodes={cluster.nodes}: must be 1, since {why}")
+        if cluster.notify and not cluster.wait:
+            raise UserError("cluster.notify: nobody calls it with cluster.wait=false, but on Slurm")
+        for job in jobs:
+            check_accelerator(job.compose().trainer, cluster.gpus, "gpus")
+        if cluster.dry_run:
+            words = filled(
+                cluster.submit, self._fields_of(Path("BATCH"), jobs[0].run.directory.name)
+            )
+            print(f"# {shlex.join(words)}")
+            print(self.script(python))
+            return False
+        for key in ("submit", "state"):
+            program = filled(cluster[key], self.fields)[0]
+            if shutil.which(program) is None:
+                raise UserError(f"cluster.{key}: {program} is not installed on this machine")
+        return True
+
+    def _check_commands(self) -> None:
+        """Check what the YAML says of commands.
+
+        Raises:
+            UserError: A command or a pattern is missing or wrong.
+        """
+        of_job = ("name", "script", "log", "unique", "ids")
+        known = {*self.fields, *of_job}
+        for key in (*NEEDED, "requeue"):
+            command = self.cluster[key]
+            if not command and key in NEEDED:
+                raise UserError(f"cluster.{key}: is needed, such as in conf/cluster/pbs.yaml")
+            try:
+                words = shlex.split(command or "")
+            except ValueError as error:
+                raise UserError(f"cluster.{key}: {error}") from error
+            unknown = {*FIELD.findall(" ".join(words))} - known
+            if unknown and key != "id":
+                allowed = ", ".join(of_job)
+                field = min(unknown)
+                raise UserError(
+                    f"cluster.{key}: no field {{{field}}}; there are {allowed}, "
+                    "walltime, folder, this_python, and the keys of cluster"
+                )
+        if unknown := {*self.patterns} - {*STATES, NO_JOB}:
+            allowed = ", ".join([*STATES, NO_JOB])
+            raise UserError(f"cluster.states.{min(unknown)}: must be one of {allowed}")
+        for key, pattern in {"id": self.cluster.id, **self.patterns}.items():
+            try:
+                re.compile(pattern)
+            except (re.error, TypeError) as error:
+                raise UserError(f"cluster: the pattern of {key}, {pattern}: {error}") from error
+
+    def _fields_of(self, batch: Path, name: str) -> dict[str, Any]:
+        """Return the fields of a job's own submission."""
+        return {
+            **self.fields,
+            "name": re.sub(r"[^A-Za-z0-9_-]+", "-", f"leyden-{name}")[:60],
+            "script": str(batch.with_suffix(".sh")),
+            "log": str(batch.with_suffix(".out")),
+            "unique": batch.name,
+        }
+
+    def submit(
+        self, works: Sequence[Work], name: str, python: str, *, after: Sequence[str] = ()
+    ) -> list[dict[str, str]]:
+        """Submit a job, which waits on its node until its id stands in a file."""
+        self._check_folder()
+        batch = Batch(self.folder, works)
+        batch.script.write_text(self.script(python, str(batch.path)))
+        batch.script.chmod(0o755)
+        out, problem = _call(filled(self.cluster.submit, self._fields_of(batch.path, name)))
+        found = re.search(self.cluster.id, out, re.MULTILINE)
+        job = found[found.re.groups and 1] if found else ""
+        if problem or not SAFE_ID.fullmatch(job):
+            batch.remove()
+            why = problem or f"there is no id in what it says, {_shown(out)!r}"
+            effect = "a job that it has taken nevertheless ends at once"
+            raise RejectedError(f"cluster.submit: {why}; {effect}")
+        with batch.path.with_suffix(".id").open("x") as file:
+            file.write(f"{job}\n")
+        asks = json.dumps([filled(self.cluster.state, self.fields), self.patterns])
+        return [
+            {
+                "scheduler": "commands",
+                "job_id": job,
+                "log": str(batch.path.with_suffix(".log")),
+                "call": batch.calls[0].name,
+                "ask": asks,
+                "signed": signature(asks),
+            }
+        ]
+
+    def _check_folder(self) -> None:
+        """Check that nobody else can change the scripts, which nodes run from the folder.
+
+        Raises:
+            UserError: It is a link, or others may write to it.
+        """
+        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        if self.folder.is_symlink() or self.folder.stat().st_mode & 0o022:
+            why = "nodes run the scripts in it; it must be a folder that you alone may write to"
+            raise UserError(f"{self.folder}: {why} (chmod go-w)")
+
+    def states(self, ids: Sequence[str]) -> dict[str, JobState]:
+        """Return the state of each job; empty, with a line, if the queue does not answer."""
+        found, problem = ask(filled(self.cluster.state, self.fields), self.patterns, ids)
+        unknown = [job for job, state in found.items() if state is UNKNOWN]
+        if problem:
+            warn(f"cluster.state: no answer: {problem}")
+        elif unknown:
+            warn(f"cluster.states: none is found in what is said of job {unknown[0]}")
+        return found
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs."""
+        safe = [job for job in ids if SAFE_ID.fullmatch(job)]
+        _, problem = _call(filled(self.cluster.cancel, {**self.fields, "ids": safe}))
+        if problem:
+            warn(f"cluster.cancel: {problem}")
+
+    def script(self, python: str, batch: str = "BATCH") -> str:
+        """Return the script of a job.
+
+        Args:
+            python: Shell command that starts Python on a node.
+            batch: Path of the job's files, without their suffixes.
+        """
+        cluster = self.cluster
+        call = quoted(f"{batch}_0.call")
+        file_of_id = quoted(f"{batch}.id")
+        seconds = 60 * cluster.time_min - cluster.signal_delay_s
+        command = python_command(python, call)
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                f"exec >>{quoted(f'{batch}.log')} 2>&1",
+                # Python would take itself for a process of srun, on a Slurm behind other commands.
+                'for name in "${!SLURM_@}"; do [ "$name" = SLURM_CONF ] || unset "$name"; done',
+                f"for n in {{1..{ID_S}}}; do [ -s {file_of_id} ] && break; sleep 1; done",
+                f"if [ ! -s {file_of_id} ]; then",
+                '  echo "leyden: error: nobody waits for this job; the same command submits another one"',
+                "  exit 1",
+                "fi",
+                f"export {JOB}=$(head -n 1 {file_of_id})",
+                f"export {RESTARTS_VARIABLE}=$(($(wc -l <{file_of_id}) - 1))",
+                f"echo >>{file_of_id}",
+                f"export {REQUEUE_VARIABLE}={quoted(batch)}.${RESTARTS_VARIABLE}{ENDING}",
+                f"export OMP_NUM_THREADS={cluster.cpus}",
+                *self.setup,
+                # As Slurm does: a signal before the time limit, at which the run saves.
+                f"timeout --foreground --preserve-status --signal=USR1 {max(1, seconds)} {command} &",
+                "pid=$!",
+                "trap 'kill -USR1 $pid 2>/dev/null' USR1 USR2",
+                "trap 'stopped=1; kill -TERM $pid 2>/dev/null' TERM",
+                "wait $pid; code=$?",
+                "while kill -0 $pid 2>/dev/null; do wait $pid; code=$?; done",
+                *self.teardown("", self._requeue(), f"{call} {file_of_id}"),
+            ]
+        )
+
+    def has_asked(self, submission: Mapping[str, str]) -> bool:
+        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        return take_requeue(self.folder, submission.get("call", "").partition("_")[0])
+
+    def _requeue(self) -> list[str]:
+        """Return the commands of a script that put its job back into the queue, or ask the waiting command for that."""
+        again = f'  echo >"${REQUEUE_VARIABLE}"'
+        if not self.cluster.requeue:
+            return [again]
+        mark = "LEYDEN-ID"
+        words = filled(self.cluster.requeue, {**self.fields, "ids": [mark]})
+        command = " ".join(f"'{_inside(word)}'" for word in words).replace(mark, f"'\"${JOB}\"'")
+        return [f"  if ! {command}; then", again, "  fi"]
+
+
+def _inside(word: str) -> str:
+    """Return a word as it stands between single quotes."""
+    return word.replace("'", "'\"'\"'")

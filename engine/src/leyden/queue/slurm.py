@@ -1,0 +1,414 @@
+"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources."""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from leyden.base.errors import UserError
+from leyden.base.terminal import warn
+from leyden.exact.job import job_id
+from leyden.queue import (
+    GONE,
+    REQUEUE_VARIABLE,
+    RESTARTS_VARIABLE,
+    ArrayError,
+    JobLike,
+    JobState,
+    RejectedError,
+    Work,
+)
+from leyden.queue.script import (
+    ENDING,
+    Batch,
+    ScriptQueue,
+    check_accelerator,
+    check_keys,
+    plain,
+    python_command,
+    quoted,
+    take_requeue,
+)
+
+if TYPE_CHECKING:
+    from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+
+TIMEOUT_S = 60
+EARLY_S = 60  # before the time at which Slurm is told to send a signal
+# States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
+ENDED = {
+    "BOOT_FAIL",
+    "CANCELLED",
+    "COMPLETED",
+    "DEADLINE",
+    "FAILED",
+    "GONE",
+    "NODE_FAIL",
+    "OUT_OF_MEMORY",
+    "PREEMPTED",
+    "REVOKED",
+    "TIMEOUT",
+}
+# Slurm calls a job so, too, that was preempted and requeued, and then has completed.
+MAY_HAVE_COMPLETED = {"COMPLETED", "PREEMPTED"}
+# Reasons of a job that simply waits for its turn.
+PATIENT = {"None", "Priority", "Resources", "JobArrayTaskLimit", "BeginTime", "Dependency"}
+# Reasons of a job that will never start; it is cancelled.
+NEVER = {
+    "AssocMaxWallDurationPerJobLimit",
+    "BadConstraints",
+    "DependencyNeverSatisfied",
+    "InvalidAccount",
+    "InvalidQOS",
+    "PartitionTimeLimit",
+    "QOSMaxWallDurationPerJobLimit",
+}
+# A line of `squeue`: job id, state, reason.
+STATE = re.compile(r"([\w+]+)\|([A-Z_]+)\|([^|]*)\|", re.ASCII)
+# With what follows the id: an answer that is cut off within it would name another job.
+ACCEPTED = re.compile(r"Submitted batch job ([0-9]+)\s", re.ASCII)
+JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
+MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
+TOO_LARGE = "Invalid job array specification"  # what sbatch says then
+QUERIED = 5000  # job ids per query: Linux allows an argument of 128 KiB
+# Variables by which sbatch takes an option, where they are not called `SBATCH_` and the option's name.
+SBATCH_VARIABLES = {
+    "time": "SBATCH_TIMELIMIT",
+    "mem": "SBATCH_MEM_PER_NODE",
+    "array": "SBATCH_ARRAY_INX",
+}
+LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
+NO_ANSWER = "Slurm does not answer"
+SQUEUE = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|", "--jobs")
+SACCT = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs")
+
+
+def environment() -> "ClusterEnvironment | None":
+    """Return Lightning's environment of a process that `srun` has started; None for any other, such as torchrun's."""
+    # Late: few commands need Lightning.
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+    from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+
+    is_of_srun = job_id() is not None and SLURMEnvironment.detect()
+    is_of_other = TorchElasticEnvironment.detect() or RESTARTS_VARIABLE in os.environ
+    if not is_of_srun or is_of_other:
+        return None
+    return SLURMEnvironment(auto_requeue=False)  # `exact.stop` requeues, and not Lightning
+
+
+def states_of(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
+    """Return the states of jobs by id; of each its `job.json`."""
+    return slurm_states([job["job_id"] for job in jobs])
+
+
+def slurm_states(ids: Sequence[str]) -> dict[str, JobState]:
+    """Return the state of each job; empty if Slurm does not answer.
+
+    A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
+    """
+    # Ids of a record may be a stranger's.
+    ids = [job for job in ids if JOB_ID.fullmatch(str(job))]
+    arrays = sorted({job.partition("_")[0] for job in ids})
+    known: dict[str, JobState] = {}
+    for start in range(0, len(arrays), QUERIED):
+        out, problem = _call(*SQUEUE, ",".join(arrays[start : start + QUERIED]))
+        found, is_whole = _parse_states(out)
+        if (problem and "Invalid job id" not in problem) or not is_whole:
+            return {}
+        known |= found
+    known |= _ended([job for job in ids if job not in known])
+    return {job: known.get(job, GONE) for job in ids}
+
+
+def _ended(ids: Sequence[str]) -> dict[str, JobState]:
+    """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
+    found = {}
+    for start in range(0, len(ids), QUERIED):
+        out, _ = _call(*SACCT, ",".join(ids[start : start + QUERIED]))
+        for line in out.splitlines():
+            job, _, text = line.partition("|")
+            state = text.partition(" ")[0]  # CANCELLED by whom
+            if job in ids and state in ENDED:
+                found[job] = JobState("ended", state, is_completed=state in MAY_HAVE_COMPLETED)
+    return found
+
+
+def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
+    """Return the states in lines of job id, state and reason, and whether no line is damaged or cut.
+
+    A line without `|` that does not begin with a job's id is not Slurm's.
+    """
+    found = {}
+    is_whole = output[-1:] in ("", "\n")
+    for line in map(str.strip, output.splitlines()):
+        if parts := STATE.fullmatch(line):
+            job, text, reason = parts.groups()
+            found[job] = _state(text, reason)
+        elif "|" in line or line[:1].isdigit():
+            is_whole = False
+    return found, is_whole
+
+
+def _state(text: str, reason: str) -> JobState:
+    """Return a state by Slurm's names of it and of its reason."""
+    if text in ENDED:
+        return JobState("ended", text, is_completed=text in MAY_HAVE_COMPLETED)
+    if text == "RUNNING":
+        return JobState("running", text)
+    if reason in PATIENT:
+        return JobState("queued", text)
+    reason = reason.strip("()")
+    if reason in NEVER:
+        return JobState("ended", f"waiting for ever ({reason})", reason=reason)
+    return JobState("queued", text, reason=reason)
+
+
+def _call(*command: str) -> tuple[str, str]:
+    """Run a Slurm command; return its output and an error message, empty on success."""
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return "", f"{NO_ANSWER} ({error})"
+    problem = done.stderr.strip() or "failed"
+    return done.stdout, problem if done.returncode else ""
+
+
+class Slurm(ScriptQueue):
+    """The queue of Slurm; several jobs are an array, and `srun` starts the processes of each."""
+
+    several = MAX_ARRAY
+    is_each_started = True
+    can_follow = True
+
+    @property
+    def num_threads(self) -> int | None:
+        """Number of threads of a job's process."""
+        num: int = self.cluster.cpus_per_task
+        return num
+
+    def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
+        """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
+        self._check_resources()
+        for job in jobs:
+            self._check_trainer(job.compose().trainer)
+        if self.cluster.dry_run:
+            print(self.script(min(num, MAX_ARRAY), python))
+            return False
+        if shutil.which("sbatch") is None:
+            raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
+        return True
+
+    def _check_resources(self) -> None:
+        """Check the keys of the node `cluster`.
+
+        Raises:
+            UserError: A setting is wrong.
+        """
+        cluster = self.cluster
+        if cluster.get("gpus_per_task") not in (0, 1, None):
+            allowed = "must be 0 or 1, one device for each process"
+            raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: {allowed}")
+        check_keys(cluster, "slurm", are_own=False)
+        # A job would save at its first step, and be requeued.
+        if cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S:
+            limit = f"cluster.time_min={cluster.time_min}"
+            why = f"must be a minute less than {limit}, as Slurm sends the signal up to a minute early"
+            raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: {why}")
+        _gpus_per_node(cluster)
+        self._warn_of_variables()
+
+    def _warn_of_variables(self) -> None:
+        """Name the variables of sbatch in whose place the settings count."""
+        for option, value in self._options(1):
+            name = SBATCH_VARIABLES.get(option, f"SBATCH_{option.upper().replace('-', '_')}")
+            given = os.environ.get(name, "")
+            is_setting = value is not True and option not in ("job-name", "open-mode", "output")
+            if is_setting and given not in ("", str(value)):
+                effect = f"no effect, since the settings of cluster are --{option}={value}"
+                warn(f"{name}={given} has {effect}")
+
+    def _check_trainer(self, trainer: DictConfig) -> None:
+        """Check that the trainer uses the resources that a job requests.
+
+        Raises:
+            UserError: The trainer uses others.
+        """
+        for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
+            if trainer[key] != self.cluster[source]:
+                origin = f"follows from cluster.{source}={self.cluster[source]}; set that"
+                raise UserError(f"trainer.{key}={trainer[key]}: {origin}")
+        check_accelerator(trainer, self.cluster.gpus_per_task, "gpus_per_task")
+
+    def submit(
+        self, works: Sequence[Work], name: str, python: str, *, after: Sequence[str] = ()
+    ) -> list[dict[str, str]]:
+        """Submit an array with one job for each work."""
+        num = len(works)
+        batch = Batch(self.folder, works)
+        batch.script.write_text(self.script(num, python, str(batch.path)))
+        # On the command line, since variables such as SBATCH_PARTITION win over the script's options.
+        flags = [f"--{_option(key, value)}" for key, value in self._options(num)]
+        if after:
+            arrays = sorted({job.partition("_")[0] for job in after})
+            flags.append(f"--dependency=afterany:{':'.join(arrays)}")
+        out, problem = _call("sbatch", *flags, str(batch.script))
+        found = ACCEPTED.search(out)  # a site's banner may stand around it
+        if not problem and found:
+            accepted = []
+            for number, file in enumerate(batch.calls):
+                job = f"{found[1]}_{number}" if num > 1 else found[1]
+                log = str(self.folder / LOG.format(job, 0))
+                job_json = {"scheduler": "slurm", "job_id": job, "log": log, "call": file.name}
+                accepted.append(job_json)
+            return accepted
+        batch.remove()  # a job that was accepted nevertheless ends at once
+        if not problem or problem.startswith(NO_ANSWER):
+            why = problem or f"it says {out.strip()!r}"
+            advice = "see squeue before you try again"
+            raise RejectedError(f"cluster: sbatch may have failed; {advice}: {why}")
+        error = ArrayError if TOO_LARGE in problem else RejectedError
+        raise error(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
+
+    def states(self, ids: Sequence[str]) -> dict[str, JobState]:
+        """Return the state of each job; empty if Slurm does not answer."""
+        return slurm_states(ids)
+
+    def cancel(self, ids: Sequence[str]) -> None:
+        """End jobs."""
+        _call("scancel", *[job for job in ids if JOB_ID.fullmatch(job)])
+
+    def has_asked(self, submission: Mapping[str, str]) -> bool:
+        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        return take_requeue(self.folder, submission.get("job_id", ""))
+
+    def script(self, num_jobs: int, python: str, calls: str = "CALLS") -> str:
+        """Return the script of a job, or of an array.
+
+        Args:
+            num_jobs: Number of jobs; more than one are an array.
+            python: Shell command that starts Python on a node.
+            calls: Path of the jobs' files of `write_call`, without their number and suffix.
+        """
+        lines = []
+        for key, value in self._options(num_jobs):
+            lines.append(f"#SBATCH --{_option(key, value, quote=True)}")
+        log = quoted(self._log(num_jobs, "%t"))
+        call = f"{quoted(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}.call"
+        of_user = shlex.join(self.cluster.srun_args)
+        # If a process fails, srun ends the others, which would wait for it.
+        srun = f"srun --unbuffered --output={log} --kill-on-bad-exit=1 {of_user}"
+        num = self.cluster.nodes
+        one_each = f"--nodes={num} --ntasks={num} --ntasks-per-node=1"
+        on_node = f"timeout 60 srun {one_each} {of_user} " if num > 1 else ""
+        return "\n".join(
+            [
+                "#!/bin/bash",
+                *lines,
+                *self._begin(),
+                *self.setup,
+                f"{srun} {python_command(python, call)}",
+                "code=$?",
+                *self.teardown(on_node, REQUEUE, call),
+            ]
+        )
+
+    def _begin(self) -> list[str]:
+        """Return the first commands of a script."""
+        requeue = f"{quoted(self.folder)}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}{ENDING}"
+        return [
+            "unset SLURM_EXPORT_ENV  # otherwise, where a site sets SBATCH_EXPORT=NONE, srun hands on none of these variables",
+            "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+            # In an array's last task, SLURM_JOB_ID is the id of the whole array.
+            "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+            f"export {REQUEUE_VARIABLE}={requeue}",
+            "trap 'stopped=1' TERM  # this script ends after its processes, which may save",
+        ]
+
+    def _log(self, num_jobs: int, process: int | str) -> Path:
+        """Return the path of a process's log, with Slurm's pattern for the job's id."""
+        return self.folder / LOG.format("%A_%a" if num_jobs > 1 else "%j", process)
+
+    def _options(self, num_jobs: int) -> list[tuple[str, Any]]:
+        """Return the options of sbatch, sorted; those of `cluster.options` replace others, or remove them by null."""
+        cluster = self.cluster
+        names = ("partition", "account", "qos", "constraint", "wckey")
+        options: dict[str, Any] = {name: cluster[name] for name in names}
+        if cluster.mem_gb is not None:
+            options["mem"] = f"{cluster.mem_gb}GB"
+        options["gpus-per-node"] = _gpus_per_node(cluster)
+        if num_jobs > 1:
+            most = min(num_jobs, cluster.num_jobs or num_jobs)
+            options["array"] = f"0-{num_jobs - 1}%{most}"
+        options |= {
+            "job-name": "leyden",
+            "nodes": cluster.nodes,
+            "ntasks-per-node": cluster.tasks_per_node,
+            "cpus-per-task": cluster.cpus_per_task,
+            "time": cluster.time_min,
+            "output": self._log(num_jobs, 0),
+            "open-mode": "append",
+            "signal": f"USR1@{cluster.signal_delay_s}",
+            "requeue": True,
+        }
+        for key, value in plain(cluster.options).items():
+            options[str(key).replace("_", "-")] = value
+        given = [(key, value) for key, value in options.items() if value is not None]
+        return sorted((key, _as_list(value)) for key, value in given)
+
+
+# Commands of a script that put its job back into the queue.
+REQUEUE = [
+    # Slurm excludes a node once the job is back in the queue.
+    '  if ! scontrol requeue "$LEYDEN_JOB"; then',
+    # For the command that waits for the job, which submits it again.
+    f'    echo >"${REQUEUE_VARIABLE}"',
+    '  elif [ "$avoid" ]; then',
+    "    for n in 1 2 3 4 5; do",
+    '      scontrol update JobId="$LEYDEN_JOB" ExcNodeList="$avoid" 2>/dev/null && break; sleep 1',
+    "    done",
+    "  fi",
+]
+
+
+def _as_list(value: Any) -> Any:
+    """Return a list of names, such as of partitions, as Slurm has it."""
+    values = plain(value)
+    return ",".join(map(str, values)) if isinstance(values, list) else values
+
+
+def _option(key: str, value: Any, *, quote: bool = False) -> str:
+    """Return an option of sbatch without its dashes."""
+    if value is True:
+        return key
+    text = quoted(str(value)) if quote else str(value)
+    return f"{key}={text}"
+
+
+def _gpus_per_node(cluster: DictConfig) -> str | int | None:
+    """Return the GPUs of a node, by type where the user asks for one.
+
+    Raises:
+        UserError: Their number is not that of the processes.
+    """
+    num: int = cluster.gpus_per_task * cluster.tasks_per_node
+    given = plain(cluster.gpus_per_node)
+    if given is None:
+        if not num:
+            return None
+        return f"{cluster.gpu_type}:{num}" if cluster.gpu_type else num
+    by_type = given.items() if isinstance(given, dict) else [str(given).rpartition(":")[::2]]
+    parts = [f"{kind}:{count}" if kind else str(count) for kind, count in by_type]
+    counts = [str(count) for _, count in by_type]
+    if not all(map(str.isdecimal, counts)) or sum(map(int, counts)) != num:
+        wanted = "cluster.gpus_per_task x cluster.tasks_per_node"
+        example = "such as a100:4 or {a100: 2, h100: 2}"
+        raise UserError(f"cluster.gpus_per_node={given}: must be {num} ({wanted}), {example}")
+    return ",".join(parts)
