@@ -20,7 +20,7 @@ from tests.conftest import QUICK, finish, start
 from tests.exact.test_fit import Net, both
 from tests.exact.test_fit import start as train_exactly
 from tests.forks import TIMEOUT_S
-from tests.scheduler.test_requeue import BY_A_PEER
+from tests.queues.test_requeue import BY_A_PEER
 from tests.training.test_start_exact import DDP
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Lightning's own

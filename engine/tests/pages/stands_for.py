@@ -43,7 +43,7 @@ NOT_RUN = {
     "needs the package index; .ci/run starts with what it does": (
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),
     ),
-    "needs a cluster, tests/queue has one; its overrides are composed": ("sbatch ",),
+    "needs a cluster, tests/queues has one; its overrides are composed": ("sbatch ",),
     "needs a registry of images; tests/pages/test_texts.py reads the files": (
         "docker ",
         "apptainer ",
@@ -64,5 +64,5 @@ NOT_RUN = tuple(beginning for beginnings in NOT_RUN.values() for beginning in be
 # Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
 NOT_HERE = {
     "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
-    "cluster=": "needs a cluster: tests/queue has one",
+    "cluster=": "needs a cluster: tests/queues has one",
 }

@@ -14,15 +14,24 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from tests.forks import TIMEOUT_S
+from tests.queues.conftest import NEEDS as OF_SLURM
+from tests.queues.conftest import running as slurm_cluster
 
 NEEDS = {
     "condor": ("condor_master", "htcondor"),
     "sge": ("sge_qmaster", "gridengine-master gridengine-exec gridengine-client"),
     "ssh": ("sshd", "openssh-server openssh-client"),
+    "slurm": ("slurmctld", " ".join(OF_SLURM)),
+    "pbs": (
+        "slurmctld",
+        " ".join([*OF_SLURM, "libslurm-perl", "libslurmdb-perl", "libswitch-perl"]),
+    ),
+    "ray": ("unshare", "util-linux"),
 }
 QUIET = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
 NET = "10.99.7"
@@ -370,7 +379,66 @@ def ssh(stack, root):
     return site
 
 
-STARTS = {"condor": condor, "sge": sge, "ssh": ssh}
+def slurm(stack, root, name="slurm_cpu"):
+    """Slurm, which starts the jobs of a node again that is down."""
+    of_session = SimpleNamespace(session=SimpleNamespace(testsfailed=0))
+    started = stack.enter_context(slurm_cluster(of_session, number=12))
+    site = Site(root, name)
+    site.daemons = dict.fromkeys(("n1", "n2"))
+    site.cancel = ("scancel",)
+    site.lose = lambda node: started.run(
+        "scontrol", "update", f"nodename={node}", "state=down", "reason=dead"
+    )
+    if name == "slurm_cpu":
+        site.arguments = (f"cluster={name}", "cluster.cpus_per_task=1", "cluster.mem_gb=1")
+    return site
+
+
+def pbs(stack, root):
+    """PBS's commands for Slurm; their package can't be installed beside Grid Engine's, and need not be."""
+    site = slurm(stack, root, "pbs")
+    there = root / "package"
+    there.mkdir()
+    subprocess.run(["apt-get", "download", "slurm-wlm-torque"], cwd=there, check=True, **QUIET)
+    (package,) = there.glob("*.deb")
+    subprocess.run(["dpkg", "-x", package, there], check=True)
+    for path in (there / "usr" / "bin").iterdir():
+        (root / "bin" / path.name).symlink_to(path)
+    for name in ("sbatch", "salloc", "srun", "scancel", "squeue", "scontrol"):  # beside them
+        (there / "usr" / "bin" / name).symlink_to(shutil.which(name))
+    site.cancel = ("qdel",)
+    return site
+
+
+RAY_PORT, RAY_PAGE = 6399, 8299
+
+
+def ray(stack, root):
+    """Ray, of the newest package, or of a virtual environment that `RAY_VENV` names."""
+    site = Site(root, "ray")
+    place = Path(os.environ.get("RAY_VENV", root / "venv"))
+    if not place.exists():
+        subprocess.run([sys.executable, "-m", "venv", place], check=True)
+        pip = (place / "bin" / "pip", "install", "--quiet", "ray[default]")
+        subprocess.run(pip, check=True)
+    program = str(place / "bin" / "ray")
+    site.command("ray", f'exec {program} "$@"')
+    common = ("--block", "--disable-usage-stats")
+    head = ("--head", f"--port={RAY_PORT}", f"--dashboard-port={RAY_PAGE}", "--num-cpus=0")
+    site.daemons["head"] = daemon(stack, program, "start", *head, *common, host="head")
+    address = f"127.0.0.1:{RAY_PORT}"
+    wait_for(lambda: succeeds(site, "ray", "job", "list", "--address", address), "Ray")
+    for node in ("n1", "n2"):
+        joins = ("start", f"--address={address}", "--num-cpus=4")
+        site.daemons[node] = daemon(stack, program, *joins, *common, host=node)
+    nodes = ("ray", "status", "--address", address)
+    wait_for(lambda: succeeds(site, *nodes, says="/8.0 CPU"), "two nodes of Ray")
+    site.arguments = ("cluster=ray", "cluster.cpus=1", f"cluster.address={address}")
+    site.cancel = ("ray", "job", "stop", "--no-wait", "--address", address)
+    return site
+
+
+STARTS = {"condor": condor, "sge": sge, "ssh": ssh, "slurm": slurm, "pbs": pbs, "ray": ray}
 
 
 @contextlib.contextmanager

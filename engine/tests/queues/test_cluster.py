@@ -9,9 +9,9 @@ import tarfile
 from pathlib import Path
 
 import pytest
-from leyden.scheduler import slurm as of_library
 
 from leyden.base.paths import environment_of
+from leyden.queue import slurm as of_library
 from leyden.run.directory import Run
 from tests import ENGINE, ROOT
 from tests.callbacks.events import scalars
@@ -345,6 +345,8 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     commit(project)
     arguments = (*CLUSTER, *SHORT, f"data.root={mnist_root}", f"outputs={tmp_path}", "sweep_name=s")
     held = ("-m", "cluster=slurm_cpu", "cluster.wait=false", "+cluster.options.hold=true")
+    # Either of two partitions; the summary is written, and told of, once the job has ended.
+    held = (*held, "cluster.partition=test,urgent", f"cluster.notify='touch {tmp_path}/told'")
     output = finish(start(*held, *arguments, cwd=project, **environment_of(project)))
     (run,) = runs(tmp_path)
     assert f"job {run.submission['job_id']}: {run.directory.name}\n" in output
@@ -354,6 +356,9 @@ def test_later_edits_do_not_change_waiting_jobs(slurm, tmp_path, mnist_root):
     slurm.run("scontrol", "release", run.submission["job_id"])
     slurm.wait_for(lambda: run.result, "the end of the job")
     assert run.result.status == "finished"
+    assert "the summary, once the others have ended" in output
+    slurm.wait_for((tmp_path / "told").exists, "the end of the summary's job")
+    assert (tmp_path / "sweeps" / "s" / "summary.csv").exists()
     archive, bootstrap = sorted((tmp_path / "sweeps" / "s" / "code").iterdir(), reverse=True)
     assert bootstrap.suffix == ".py"
     with tarfile.open(archive) as opened:  # the only other file
@@ -478,6 +483,6 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_
         listed, both = ("squeue", "-h", "--me", "--states=all", "-o", "%i"), {job_id, cancelled}
         slurm.wait_for(lambda: not both & {*slurm.run(*listed).split()}, "Slurm to forget the jobs")
         told = {cancelled: "CANCELLED", "999999": "GONE"}  # the first one by its accounting
-        assert {job: state.text for job, state in of_library.states([*told]).items()} == told
+        assert {job: state.text for job, state in of_library.slurm_states([*told]).items()} == told
         process.send_signal(signal.SIGCONT)
         assert "2/2 jobs, 0 failed" in finish(process)

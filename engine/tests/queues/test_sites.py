@@ -8,6 +8,7 @@ import pytest
 
 from leyden.run.directory import Run
 from tests.conftest import QUICK, assert_same_bits, finish, start
+from tests.forks import TIMEOUT_S
 from tests.queues import sites
 
 pytestmark = pytest.mark.cluster
@@ -40,7 +41,8 @@ def under_way(folder):
 def alone(tmp_path_factory, mnist_root):
     """The same sweep on this machine."""
     folder = tmp_path_factory.mktemp("alone")
-    finish(start(*SWEEP, f"outputs={folder}", "callbacks.slow.seconds=0", OMP_NUM_THREADS="1"))
+    quick = ("callbacks.slow.seconds=0", f"outputs={folder}")
+    finish(start(*SWEEP, *quick, OMP_NUM_THREADS="1"))
     return folder
 
 
@@ -53,6 +55,9 @@ SITES = [
     "condor",
     pytest.param("sge", marks=pytest.mark.nightly),
     pytest.param("ssh", marks=pytest.mark.nightly),
+    pytest.param("slurm", marks=pytest.mark.nightly),
+    pytest.param("pbs", marks=pytest.mark.nightly),
+    pytest.param("ray", marks=pytest.mark.nightly(alone=True)),
 ]
 
 
@@ -69,14 +74,15 @@ def test_a_sweep_that_loses_a_job_a_node_and_its_command_ends_as_on_one_machine(
         site.lose([*site.daemons][-1])
         process.send_signal(signal.SIGKILL)
         process.communicate()
-        output = finish(typed(site, tmp_path))
+        process = typed(site, tmp_path)
+        output, _ = process.communicate(timeout=TIMEOUT_S + 20 * NUM)
         print(output)
+        assert process.returncode == 0
     assert f"{NUM}/{NUM} jobs, 0 failed" in output
     found = runs(tmp_path)
     assert [run.result.status for run in found] == NUM * ["finished"]
     for run in found:
         assert_same_bits(run.directory, alone / "sweeps" / "s" / run.directory.name)
     assert sum(len(run.starts) > 2 for run in found) >= 1  # with the submission; one was resumed
-    left = [path for path in (tmp_path / "sweeps/s/queue").iterdir() if path.suffix == ".call"]
-    assert not left  # they have the key
+    assert not [*tmp_path.rglob("*.call")]  # they have the key
     assert not re.search("Traceback", output)

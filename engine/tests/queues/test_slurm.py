@@ -222,6 +222,7 @@ cluster.setup=module  =>  cluster.setup=module: must be of the same kind as []
 cluster.signal_delay_s=3541  =>  must be a minute less than cluster.time_min=60, as Slurm
 trainer.devices=4  =>  trainer.devices=4: follows from cluster.tasks_per_node=1; set that
 trainer.accelerator=gpu  =>  with cluster.gpus_per_task=0 must be cpu or auto
+cluster.gpus_per_node=a100:2  =>  cluster.gpus_per_node=a100:2: must be 0 (cluster.gpus_per_task x
 cluster.gpus_per_task=1  =>  accelerator=cpu: with cluster.gpus_per_task=1 must be gpu
 """
 
@@ -236,7 +237,12 @@ def test_each_process_has_a_gpu(tmp_path):
     four = ("cluster.tasks_per_node=4", "cluster.cpus_per_task=3")
     gres = ("+cluster.options.gres=gpu:a100:1", "+cluster.options.gpus_per_node=null")
     of_four = ("gpus-per-node=4", "cpus-per-task=3", "array=0-4%5")
-    cases = [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
+    several = ("cluster.partition=[a,b]", "cluster.tasks_per_node=4")
+    types = (*several, "cluster.gpus_per_node={a100: 3, h100: 1}")
+    of_types = ("partition=a,b", "gpus-per-node=a100:3,h100:1")
+    one_type = (*several, "cluster.gpus_per_node=a100:4")
+    cases = [(types, 1, of_types, "gres"), (one_type, 1, ("gpus-per-node=a100:4",), "gres")]
+    cases += [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
     for overrides, num_jobs, expected, absent in cases:
         asked = slurm_of(*overrides, cluster="slurm_gpu", folder=tmp_path)
         lines = asked.script(num_jobs, "python3").splitlines()
@@ -453,6 +459,40 @@ def test_a_job_that_could_not_be_requeued_is_submitted_again(one, clock, capsys)
         assert clock.s < 2000
     assert over == [(mine, Failure("Scheduler", "job j2 is NODE_FAIL without a result"))]
     assert "cluster.max_requeues=2 is reached" in capsys.readouterr().err
+
+
+def test_a_job_that_is_lost_with_its_machine_is_submitted_again(one, capsys):
+    running, _, scheduler = one
+    scheduler.jobs["j0"] = JobState("ended", "lost", is_lost=True)
+    while "j1" not in running.running:
+        assert running.wait()[0] == []
+    assert "r0: job j0 is lost with its machine: submitted again, 1 of 2" in capsys.readouterr().err
+
+
+def test_a_job_that_its_queue_does_not_name_runs_if_it_says_so_itself(one, monkeypatch, clock):
+    running, mine, scheduler = one
+    held = [True]
+    monkeypatch.setattr(loop, "is_held", lambda directory: held[0])
+    scheduler.jobs["j0"], began = JobState("ended", "GONE", is_completed=True), clock.s
+    while clock.s < began + 900:
+        assert running.wait()[0] == []
+    held[0] = False
+    while not (over := running.wait()[0]):
+        assert clock.s < began + 1200
+    assert over == [(mine, Failure("Scheduler", "job j0 is GONE without a result"))]
+
+
+@pytest.mark.parametrize("num", [1, 300])
+def test_a_queue_is_asked_once_a_minute_in_the_mean_whatever_goes_on(started, clock, num):
+    """The worst case: results that are seen late, one after the other, and jobs that are not accepted."""
+    mine = jobs(num)
+    running = started(mine, room=max(1, num - 4))
+    began, asked = clock.s, running.queue.num_queries
+    while clock.s < began + 3600:
+        running.wait()
+        ended = int(clock.s - began) // 60
+        running.queue.jobs |= dict.fromkeys([f"j{n}" for n in range(min(ended, num - 5))], DONE)
+    assert running.queue.num_queries - asked <= 60 + loop.AT_ONCE
 
 
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])

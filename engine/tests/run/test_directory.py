@@ -16,8 +16,8 @@ from leyden.run.directory import Position, Run, ThisJob
 from leyden.run.identity import RunIdentity
 from leyden.run.result import Failure, Result
 from tests import ROOT, records
+from tests.queues.test_requeue import BY_A_PEER
 from tests.records import files
-from tests.scheduler.test_requeue import BY_A_PEER
 
 CONFIG = {
     "name": "x",

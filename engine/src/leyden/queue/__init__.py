@@ -12,18 +12,21 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from omegaconf import DictConfig
 
 from leyden.base.errors import Exit, UserError, leave_at_once
 from leyden.base.terminal import one_line
 from leyden.exact import job as of_slurm
-from leyden.run.directory import Run, ThisJob
+from leyden.run.directory import ThisJob
 from leyden.run.identity import RunIdentity
 from leyden.run.process import JOB, is_main_process
 
-SHARED = ("slurm", "commands")  # modules of queues that outlive a command, as `job.json` names them
+LASTING = (
+    "slurm",
+    "commands",
+)  # modules of queues that outlive a command, as `job.json` names them
 # Variables of a job's script: a file by which a process asks for a requeue; the number of restarts,
 # where the queue does not count them.
 REQUEUE_VARIABLE = "LEYDEN_REQUEUE"
@@ -54,7 +57,10 @@ class JobState:
     is_lost: bool = False
 
 
-GONE = JobState("ended", "GONE")
+NOT_NAMED = JobState("ended", "GONE")
+
+
+JobLike = Any  # `leyden.sweep.jobs.Job`, which is above: its run, log, overrides, `compose`, `identity`, `work`
 
 
 class RejectedError(UserError):
@@ -75,27 +81,10 @@ class Work(NamedTuple):
         log: The file for the output of a job on this machine.
     """
 
-    function: Callable[..., int | None]
+    function: Callable[..., Any]
     arguments: tuple[Any, ...]
     identity: RunIdentity
     log: Path
-
-
-class JobLike(Protocol):
-    """A job of a sweep, as a queue sees it."""
-
-    run: Run
-    log: Path
-    overrides: list[str]
-
-    def compose(self) -> DictConfig:
-        """Return the configuration, including the node `hydra`."""
-
-    def identity(self) -> RunIdentity:
-        """Return the settings that identify the job's run."""
-
-    def work(self, module: str, *, on_node: bool, is_each_started: bool) -> Work:
-        """Return what a process of the job calls."""
 
 
 class Queue:
@@ -182,13 +171,13 @@ def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
         jobs: Of each its `job.json`, which may be a stranger's.
     """
     found: dict[str, JobState] = {}
-    for name in SHARED:
+    for name in LASTING:
         if mine := [job for job in jobs if job.get("scheduler") == name]:
-            found |= module_of(name).states_of(mine)
+            found |= module_of(name).states(mine)
     return found
 
 
-def job_id() -> str | None:
+def current_job() -> str | None:
     """Return the id of this process's job; None outside of a job."""
     if RESTARTS_VARIABLE in os.environ:
         return os.environ.get(JOB)
@@ -221,7 +210,7 @@ def requeue(*, elsewhere: bool = False) -> bool:
     Returns:
         Whether it was requeued; false outside of a job.
     """
-    job = job_id()
+    job = current_job()
     if job is None or os.environ.get(JOB) != job:
         return of_slurm.requeue_job()
     file = Path(os.environ[REQUEUE_VARIABLE])
@@ -239,7 +228,7 @@ def requeue(*, elsewhere: bool = False) -> bool:
 
 def this_job() -> ThisJob:
     """Return the cluster's job of this process."""
-    return ThisJob(job_id(), num_restarts(), requeue_after)
+    return ThisJob(current_job(), num_restarts(), requeue_after)
 
 
 def requeue_after(error: BaseException) -> bool:
@@ -248,7 +237,7 @@ def requeue_after(error: BaseException) -> bool:
     Returns:
         Whether the job was requeued; false outside of a job.
     """
-    if job_id() is None:
+    if current_job() is None:
         return False
     print(f"{type(error).__name__}: {one_line(error)}", file=sys.stderr)
     return requeue(elsewhere=True)
@@ -285,7 +274,7 @@ class RequeueSignal:
         if SIGNAL is not None and self._is_active:
             self._handler = signal.signal(SIGNAL, self._receive)
             self._mask = signal.pthread_sigmask(signal.SIG_UNBLOCK, {SIGNAL})
-            if job_id() and is_main_process():
+            if current_job() and is_main_process():
                 threading.Thread(target=self._watch, daemon=True).start()
         return self
 
@@ -301,7 +290,7 @@ class RequeueSignal:
         Returns:
             Whether this call has done so.
         """
-        if self.is_requested or job_id() is None:
+        if self.is_requested or current_job() is None:
             return False
         self.is_requested = True
         return requeue()

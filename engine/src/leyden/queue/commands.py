@@ -28,12 +28,12 @@ from leyden.queue import (
 )
 from leyden.queue.script import (
     ENDING,
-    Batch,
+    JobFiles,
     ScriptQueue,
     check_accelerator,
-    check_keys,
-    plain,
-    python_command,
+    check_cluster,
+    line_of_process,
+    plain_value,
     quoted,
     take_requeue,
 )
@@ -42,14 +42,14 @@ from leyden.run.process import JOB
 
 ANSWER_S = 60  # for a command to end
 ID_S = 120  # for the file with a job's id to be seen on its node
-SHOWN = 200  # characters of what a command says
+MAX_SAID = 200  # characters of what a command says
 FIELD = re.compile(r"\{(\w+)\}")
 # An id that no command takes for an option, nor a shell for anything else.
 SAFE_ID = re.compile(r"\w[\w.:@\[\]-]{0,127}", re.ASCII)
 # What comes before a job's id in an answer, as in `Job Id: 7` or `submission_id='x'`.
-BEFORE_ID = r"(?:^[^\S\n]*\W?|id\W{1,3}|number>)"
+BEFORE_ID = r"(?:^[^\S\n]*\W?|[Ii]d\W{1,3}|number>)"
 COLOR = re.compile(r"\x1b\[[\d;]*m")
-STATES = {
+PHASES = {
     "queued": JobState("queued", "queued"),
     "running": JobState("running", "running"),
     "done": JobState("ended", "done", is_completed=True),
@@ -57,10 +57,10 @@ STATES = {
     "lost": JobState("ended", "lost", is_lost=True),
     "stuck": JobState("ended", "stuck", reason="it will never start"),
 }
-NO_JOB = "gone"  # in place of a state: what the command says where it knows no such job
-UNKNOWN = JobState("queued", "unknown")
+KNOWS_NONE = "gone"  # in place of a state: what the command says where it knows no such job
+NOT_KNOWN = JobState("queued", "unknown")
 VANISHED = JobState("ended", "GONE", is_completed=True)  # as many queues forget what has ended
-NEEDED = ("submit", "id", "state", "cancel")
+GIVEN = ("submit", "id", "state", "cancel")
 
 
 def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
@@ -83,8 +83,9 @@ def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
 
         def text(match: re.Match[str], is_program: bool = is_program) -> str:
             found = fields.get(match[1], match[0])
-            values = [str(each) for each in (found if isinstance(found, list) else [found])]
-            return shlex.join(values) if is_program else ",".join(values)
+            values = found if isinstance(found, list) else [found]
+            texts = [str(each) for each in values]
+            return shlex.join(texts) if is_program else ",".join(texts)
 
         words.append(FIELD.sub(text, word))
     return words
@@ -111,7 +112,7 @@ def _call(words: Sequence[str]) -> tuple[str, str]:
 
 def _shown(text: object) -> str:
     """Return what a command says as one short line."""
-    return one_line(" ".join(str(text).split()))[-SHOWN:]
+    return one_line(" ".join(str(text).split()))[-MAX_SAID:]
 
 
 def ask(
@@ -128,7 +129,7 @@ def ask(
     if not ids:
         return {}, ""
     out, problem = _call(filled(shlex.join(command), {"ids": ids}))
-    knows_none = patterns.get(NO_JOB)
+    knows_none = patterns.get(KNOWS_NONE)
     if problem and not (knows_none and re.search(knows_none, problem)):
         return {}, problem
     names = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
@@ -145,19 +146,19 @@ def ask(
 
 def _is_known(out: str, patterns: Mapping[str, str]) -> bool:
     """Return whether a command speaks of jobs, though of none that was asked for."""
-    kinds = [pattern for name, pattern in patterns.items() if name in STATES]
+    kinds = [pattern for name, pattern in patterns.items() if name in PHASES]
     return any(re.search(pattern, line.strip()) for pattern in kinds for line in out.splitlines())
 
 
 def _state(said: str, patterns: Mapping[str, str]) -> JobState:
     """Return the state of a job by what a command says of it."""
     for name, pattern in patterns.items():
-        if name in STATES and re.search(pattern, said):
-            return STATES[name]
-    return UNKNOWN
+        if name in PHASES and re.search(pattern, said):
+            return PHASES[name]
+    return NOT_KNOWN
 
 
-def states_of(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
+def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
     """Return the states of jobs by id; of each its `job.json`, whose command is run only if this user has signed it."""
     ids = defaultdict(list)
     for job in jobs:
@@ -184,13 +185,13 @@ class Commands(ScriptQueue):
     @property
     def patterns(self) -> dict[str, str]:
         """The pattern of each state; by default the state's name, as a program of one's own prints it."""
-        given: dict[str, str] = plain(self.cluster.states)
-        return given or {name: rf"\b{name}\b" for name in STATES}
+        given: dict[str, str] = plain_value(self.cluster.states)
+        return given or {name: rf"\b{name}\b" for name in PHASES}
 
     @property
     def fields(self) -> dict[str, Any]:
         """Values by field: the keys of `cluster`, and what follows from them."""
-        keys = plain(self.cluster)
+        keys = plain_value(self.cluster)
         walltime = timedelta(minutes=keys["time_min"])
         hours, rest = divmod(int(walltime.total_seconds()), 3600)
         of_all = {"walltime": f"{hours:02}:{rest // 60:02}:00", "this_python": sys.executable}
@@ -199,7 +200,7 @@ class Commands(ScriptQueue):
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
         """Check the commands and the jobs; for `cluster.dry_run`, print the command and script, and return False."""
         cluster = self.cluster
-        check_keys(cluster, "queue", are_own=True)
+        check_cluster(cluster, "queue", are_own=True)
         self._check_commands()
         if cluster.nodes != 1:
             why = "nothing starts the processes of other nodes here; cluster=slurm does"
@@ -229,9 +230,9 @@ class Commands(ScriptQueue):
         """
         of_job = ("name", "script", "log", "unique", "ids")
         known = {*self.fields, *of_job}
-        for key in (*NEEDED, "requeue"):
+        for key in (*GIVEN, "requeue"):
             command = self.cluster[key]
-            if not command and key in NEEDED:
+            if not command and key in GIVEN:
                 raise UserError(f"cluster.{key}: is needed, such as in conf/cluster/pbs.yaml")
             try:
                 words = shlex.split(command or "")
@@ -245,8 +246,8 @@ class Commands(ScriptQueue):
                     f"cluster.{key}: no field {{{field}}}; there are {allowed}, "
                     "walltime, folder, this_python, and the keys of cluster"
                 )
-        if unknown := {*self.patterns} - {*STATES, NO_JOB}:
-            allowed = ", ".join([*STATES, NO_JOB])
+        if unknown := {*self.patterns} - {*PHASES, KNOWS_NONE}:
+            allowed = ", ".join([*PHASES, KNOWS_NONE])
             raise UserError(f"cluster.states.{min(unknown)}: must be one of {allowed}")
         for key, pattern in {"id": self.cluster.id, **self.patterns}.items():
             try:
@@ -269,7 +270,7 @@ class Commands(ScriptQueue):
     ) -> list[dict[str, str]]:
         """Submit a job, which waits on its node until its id stands in a file."""
         self._check_folder()
-        batch = Batch(self.folder, works)
+        batch = JobFiles(self.folder, works)
         batch.script.write_text(self.script(python, str(batch.path)))
         batch.script.chmod(0o755)
         out, problem = _call(filled(self.cluster.submit, self._fields_of(batch.path, name)))
@@ -308,7 +309,7 @@ class Commands(ScriptQueue):
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Return the state of each job; empty, with a line, if the queue does not answer."""
         found, problem = ask(filled(self.cluster.state, self.fields), self.patterns, ids)
-        unknown = [job for job, state in found.items() if state is UNKNOWN]
+        unknown = [job for job, state in found.items() if state is NOT_KNOWN]
         if problem:
             warn(f"cluster.state: no answer: {problem}")
         elif unknown:
@@ -333,7 +334,7 @@ class Commands(ScriptQueue):
         call = quoted(f"{batch}_0.call")
         file_of_id = quoted(f"{batch}.id")
         seconds = 60 * cluster.time_min - cluster.signal_delay_s
-        command = python_command(python, call)
+        command = line_of_process(python, call)
         return "\n".join(
             [
                 "#!/bin/bash",

@@ -9,24 +9,24 @@ import shlex
 import subprocess
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 NAME = "leyden-job"  # of a script's process, by which its machine counts them
 UNREACHABLE = 255  # exit code of ssh
-TIMEOUT_S = 40
+SSH_S = 40
 # The time at which a process began tells it from a later one with its number.
 BEGAN = "cut -d' ' -f22 /proc/$p/stat 2>/dev/null"
-START = f"""
+TO_START = f"""
 [ "$(pgrep -cf '^{NAME}')" -lt %s ] || exit 7
 setsid bash -c 'exec -a {NAME} bash "$0"' %s >>%s 2>&1 </dev/null & p=$!
 sleep 0.1; echo "$p:$({BEGAN})"
 """
-LOOK = f"""
+TO_LOOK = f"""
 for each in %s; do p=${{each%%%%:*}}
 [ "$p:$({BEGAN})" = $each ] && echo $each running || echo $each done
 done
 """
-END = f"""
+TO_END = f"""
 for each in %s; do p=${{each%%%%:*}}
 [ "$p:$({BEGAN})" = $each ] && kill -- -$p
 done
@@ -42,7 +42,7 @@ def on_host(ssh: Sequence[str], host: str, program: str) -> tuple[str, int]:
             capture_output=True,
             text=True,
             errors="replace",
-            timeout=TIMEOUT_S,
+            timeout=SSH_S,
         )
     except subprocess.TimeoutExpired:
         return "", UNREACHABLE
@@ -53,7 +53,7 @@ def on_host(ssh: Sequence[str], host: str, program: str) -> tuple[str, int]:
 
 def start_on(ssh: Sequence[str], num_slots: str, script: str, log: str, *hosts: str) -> int:
     """Start a script on a machine that has room for it, and print its id; return the exit code."""
-    program = START % (int(num_slots), shlex.quote(script), shlex.quote(log))
+    program = TO_START % (int(num_slots), shlex.quote(script), shlex.quote(log))
     for host in random.sample(hosts, len(hosts)):
         out, code = on_host(ssh, host, program)
         if not code:
@@ -79,7 +79,7 @@ def look(ssh: Sequence[str], *ids: str) -> int:
     """Print the state of each script."""
     for host, processes in by_host(ids).items():
         for _ in range(2):
-            out, code = on_host(ssh, host, LOOK % " ".join(processes))
+            out, code = on_host(ssh, host, TO_LOOK % " ".join(processes))
             if code != UNREACHABLE:
                 break
         lines = out.splitlines()
@@ -92,14 +92,14 @@ def look(ssh: Sequence[str], *ids: str) -> int:
 def end(ssh: Sequence[str], *ids: str) -> int:
     """End scripts."""
     for host, processes in by_host(ids).items():
-        on_host(ssh, host, END % " ".join(processes))
+        on_host(ssh, host, TO_END % " ".join(processes))
     return 0
 
 
 def main() -> None:
     """Run the command."""
     verb, ssh, *arguments = sys.argv[1:]
-    calls = {"submit": start_on, "state": look, "cancel": end}
+    calls: dict[str, Callable[..., int]] = {"submit": start_on, "state": look, "cancel": end}
     sys.exit(calls[verb](shlex.split(ssh), *arguments))
 
 

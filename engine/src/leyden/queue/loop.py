@@ -35,7 +35,6 @@ from leyden.run.result import Failure
 MAX_POLL_S = 15.0  # between looks at the runs' results
 # Between queries. Many sites allow one a minute; a sweep asks that often in the mean, some at once.
 MIN_QUERY_S = 5.0
-QUERY_S = 75.0
 MEAN_QUERY_S = 60.0
 AT_ONCE = 5
 AGAIN_S = 60.0  # after which a queue is tried again that has not accepted a job
@@ -285,7 +284,8 @@ class Launcher:
         except InUseError as error:
             self.in_use[job.run.directory] = error
             return False
-        return job.run.submission.get("job_id", "") == ended
+        is_still: bool = job.run.submission.get("job_id", "") == ended
+        return is_still
 
     def wait(self) -> tuple[list[tuple[JobLike, Failure | None]], int]:
         """Wait for a job to end, but only for a short time.
@@ -313,7 +313,9 @@ class Launcher:
                 remove_call(self.queue.folder, run.submission)
             over += [(job, failure) for job in submitted.jobs]
         if self.waiting and (over or self.in_use or time.monotonic() >= self.try_at):
-            self._submit_waiting()
+            is_asked = any(job.run.submission for job in self.waiting)
+            if not is_asked or self._may_ask():
+                self._submit_waiting()
         running = [number for number in self.running if number in self.states]
         return over, [self.states[number].phase for number in running].count("running")
 
@@ -384,15 +386,23 @@ class Launcher:
         now = time.monotonic()
         if self.outlives:
             pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, 5 * self.pause_s)
-            refilled = self.queries + (now - self.counted_at) / MEAN_QUERY_S
-            self.queries, self.counted_at = min(AT_ONCE, refilled), now
-            if now < self.queried_at + pause_s or self.queries < 1:
+            if now < self.queried_at + pause_s or not self._may_ask():
                 return
-            self.queries -= 1
         states = self.queue.states(list(self.running))
         if states:
             self.states = states
             self.queried_at = now
+
+    def _may_ask(self) -> bool:
+        """Return whether the queue may be asked now, and count that it is."""
+        now = time.monotonic()
+        refilled = self.queries + (now - self.counted_at) / MEAN_QUERY_S
+        self.queries = min(AT_ONCE, refilled)
+        self.counted_at = now
+        if self.queries < 1:
+            return False
+        self.queries -= 1
+        return True
 
     def stop(self) -> None:
         """End the running jobs, unless they outlive this command."""
@@ -414,7 +424,15 @@ class Launcher:
         return queue.submit([work], "summary", self.python, after=after)[0]["job_id"]
 
 
-ALONE = {"nodes": 1, "tasks_per_node": 1, "gpus_per_task": 0, "gpus_per_node": None}
+# Of a job that writes a summary, beside the settings of the others.
+ALONE: dict[str, Any] = {
+    "nodes": 1,
+    "tasks_per_node": 1,
+    "cpus_per_task": 1,
+    "gpus_per_task": 0,
+    "gpus_per_node": None,
+    "options": {},
+}
 
 
 def _failure_here(run: Run, state: JobState, num_starts: int) -> Failure | None:

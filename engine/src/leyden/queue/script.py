@@ -36,7 +36,7 @@ def variables_of_user() -> dict[str, str]:
     return found
 
 
-class Batch:
+class JobFiles:
     """Files of jobs that are submitted at once.
 
     Args:
@@ -81,7 +81,7 @@ def take_requeue(folder: Path, name: str) -> bool:
     return bool(asked)
 
 
-def check_keys(cluster: DictConfig, file: str, *, are_own: bool) -> None:
+def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
     """Check that the keys of the node `cluster` have values of the types that `conf/cluster/FILE.yaml` has.
 
     Args:
@@ -154,7 +154,7 @@ class ScriptQueue(Queue):
         ]
 
 
-def python_command(python: str, call: str) -> str:
+def line_of_process(python: str, call: str) -> str:
     """Return the shell command of a job's process.
 
     Args:
@@ -164,7 +164,7 @@ def python_command(python: str, call: str) -> str:
     return f"{python} -u -m {COMMAND} {call}"
 
 
-def plain(node: Any) -> Any:
+def plain_value(node: Any) -> Any:
     """Return a node of the configuration as plain values."""
     return OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
 

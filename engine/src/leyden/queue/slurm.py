@@ -15,7 +15,7 @@ from leyden.base.errors import UserError
 from leyden.base.terminal import warn
 from leyden.exact.job import job_id
 from leyden.queue import (
-    GONE,
+    NOT_NAMED,
     REQUEUE_VARIABLE,
     RESTARTS_VARIABLE,
     ArrayError,
@@ -26,12 +26,12 @@ from leyden.queue import (
 )
 from leyden.queue.script import (
     ENDING,
-    Batch,
+    JobFiles,
     ScriptQueue,
     check_accelerator,
-    check_keys,
-    plain,
-    python_command,
+    check_cluster,
+    line_of_process,
+    plain_value,
     quoted,
     take_requeue,
 )
@@ -102,7 +102,7 @@ def environment() -> "ClusterEnvironment | None":
     return SLURMEnvironment(auto_requeue=False)  # `exact.stop` requeues, and not Lightning
 
 
-def states_of(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
+def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
     """Return the states of jobs by id; of each its `job.json`."""
     return slurm_states([job["job_id"] for job in jobs])
 
@@ -123,7 +123,7 @@ def slurm_states(ids: Sequence[str]) -> dict[str, JobState]:
             return {}
         known |= found
     known |= _ended([job for job in ids if job not in known])
-    return {job: known.get(job, GONE) for job in ids}
+    return {job: known.get(job, NOT_NAMED) for job in ids}
 
 
 def _ended(ids: Sequence[str]) -> dict[str, JobState]:
@@ -216,7 +216,7 @@ class Slurm(ScriptQueue):
         if cluster.get("gpus_per_task") not in (0, 1, None):
             allowed = "must be 0 or 1, one device for each process"
             raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: {allowed}")
-        check_keys(cluster, "slurm", are_own=False)
+        check_cluster(cluster, "slurm", are_own=False)
         # A job would save at its first step, and be requeued.
         if cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S:
             limit = f"cluster.time_min={cluster.time_min}"
@@ -252,7 +252,7 @@ class Slurm(ScriptQueue):
     ) -> list[dict[str, str]]:
         """Submit an array with one job for each work."""
         num = len(works)
-        batch = Batch(self.folder, works)
+        batch = JobFiles(self.folder, works)
         batch.script.write_text(self.script(num, python, str(batch.path)))
         # On the command line, since variables such as SBATCH_PARTITION win over the script's options.
         flags = [f"--{_option(key, value)}" for key, value in self._options(num)]
@@ -314,9 +314,9 @@ class Slurm(ScriptQueue):
                 *lines,
                 *self._begin(),
                 *self.setup,
-                f"{srun} {python_command(python, call)}",
+                f"{srun} {line_of_process(python, call)}",
                 "code=$?",
-                *self.teardown(on_node, REQUEUE, call),
+                *self.teardown(on_node, PUT_BACK, call),
             ]
         )
 
@@ -358,14 +358,14 @@ class Slurm(ScriptQueue):
             "signal": f"USR1@{cluster.signal_delay_s}",
             "requeue": True,
         }
-        for key, value in plain(cluster.options).items():
+        for key, value in plain_value(cluster.options).items():
             options[str(key).replace("_", "-")] = value
         given = [(key, value) for key, value in options.items() if value is not None]
         return sorted((key, _as_list(value)) for key, value in given)
 
 
 # Commands of a script that put its job back into the queue.
-REQUEUE = [
+PUT_BACK = [
     # Slurm excludes a node once the job is back in the queue.
     '  if ! scontrol requeue "$LEYDEN_JOB"; then',
     # For the command that waits for the job, which submits it again.
@@ -380,7 +380,7 @@ REQUEUE = [
 
 def _as_list(value: Any) -> Any:
     """Return a list of names, such as of partitions, as Slurm has it."""
-    values = plain(value)
+    values = plain_value(value)
     return ",".join(map(str, values)) if isinstance(values, list) else values
 
 
@@ -399,7 +399,7 @@ def _gpus_per_node(cluster: DictConfig) -> str | int | None:
         UserError: Their number is not that of the processes.
     """
     num: int = cluster.gpus_per_task * cluster.tasks_per_node
-    given = plain(cluster.gpus_per_node)
+    given = plain_value(cluster.gpus_per_node)
     if given is None:
         if not num:
             return None

@@ -86,6 +86,7 @@ def compare_folders(
     alike = [record for record in records if aim_of(record) == objective]
     sides, rest = _rows_of([*places.values()], groups, alike)
     own = _first_own(read)
+    found: TableComparison | verdict.ControlComparison
     if len(sides) == 2:
         asked = replace(asked, mode=objective.mode)
         conditions = [options[name] for name in names]
@@ -211,7 +212,7 @@ def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
 def _check_metrics(option: str, metrics: Collection[str], records: Sequence[Record]) -> None:
     """Raise a `UserError` if a metric is of the test set, or no run has it."""
     refuse_test_metrics(option, metrics, records)
-    known = set()
+    known: set[str] = set()
     for record in records:
         if record.result:
             known.update(record.result.metrics)

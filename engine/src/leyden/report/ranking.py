@@ -450,9 +450,9 @@ def tested_seeds(run: Run) -> list[str]:
     own = str(run.directory)
     name = one_line(run.config.get("name", ""))
     places = {own: None}
-    for row in read_test_evaluations(outputs):
-        if len(row) == len(EVALUATIONS_HEADER) and row[1] == name:
-            places[row[2]] = None
+    for cells in read_test_evaluations(outputs):
+        if len(cells) == len(EVALUATIONS_HEADER) and cells[1] == name:
+            places[cells[2]] = None
     records = []
     for place in places:
         with contextlib.suppress(UserError, OSError):  # it may be gone, or be a row of a sweep

@@ -154,7 +154,9 @@ def compare_table(path: Path, options: Options, asked: Question) -> Comparison:
         name = " and ".join(sides)
         if over:
             name += f" over {over}"
-    return _at_its_look(path, f"{options['metric']} {name}", over, compare, rows, given)
+    name = f"{options['metric']} {name}"
+    found: Comparison = _at_its_look(path, name, over, compare, rows, given)
+    return found
 
 
 def _at_its_look(

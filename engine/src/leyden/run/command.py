@@ -27,6 +27,7 @@ from leyden.config.hydra import (
 from leyden.run.process import is_main_process
 
 # The keys of Hydra's that have an effect.
+PARTITIONS = re.compile(r"^(cluster\.partition=)([\w.-]+(?:,[\w.-]+)+)$")  # not a sweep over them
 OF_HYDRA = ("hydra.sweeper", "hydra.help", "hydra.searchpath")
 
 
@@ -127,6 +128,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if options.config_dir and not options.config_dir.is_dir():
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     # Lightning starts the other ranks with overrides of its own.
+    options.overrides = [PARTITIONS.sub(r"\1[\2]", text) for text in options.overrides]
     overrides = options.overrides if is_main_process() else []
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")

@@ -69,7 +69,7 @@ class JournalLock:
         self.held.close()
 
 
-UNREADABLE = (  # by Optuna, of a journal that is damaged
+OF_DAMAGED_JOURNAL = (  # by Optuna, of a journal that is damaged
     OSError,
     ValueError,
     LookupError,
@@ -93,7 +93,7 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
             opened(path).close()  # no link or pipe, which Optuna would write to
         storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
-    except UNREADABLE as error:
+    except OF_DAMAGED_JOURNAL as error:
         found = f"{type(error).__name__}: {error}"
         raise UserError(f"{path}: the study can't be read ({found})") from error
 

@@ -371,7 +371,7 @@ class Sweep:
 
     def conclude_later(self) -> None:
         """Submit a job that writes the summary once all others have ended, in place of one of an earlier start."""
-        path = self.launcher.queue.folder / "summary.json"
+        path = self.launcher.queue.folder / "job.json"
         notify = self.config.cluster.get("notify")
         try:
             job = self.launcher.follow(conclude_left, str(self.directory), notify)

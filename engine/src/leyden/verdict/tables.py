@@ -80,11 +80,11 @@ class RunTable:
         columns = setting_columns(table, [metric, *named], ignore)
         by_set: dict[Hashable, list[DataRow]] = {}
         for row in table:
-            name = value_text(row.get(over)) if over else ""
-            by_set.setdefault(name, []).append(row)
-        sets = {}
-        for name, of_set in by_set.items():
-            sets[name] = settings_of(of_set, columns, metric, seed)
+            of_row: Hashable = value_text(row.get(over)) if over else ""
+            by_set.setdefault(of_row, []).append(row)
+        sets: dict[Hashable, list[Group]] = {}
+        for set_name, of_set in by_set.items():
+            sets[set_name] = settings_of(of_set, columns, metric, seed)
         return cls(table, metric, sets)
 
     def side(self, settings: Sequence[Group], condition: Condition, name: str) -> list[Group]:
@@ -273,7 +273,7 @@ def check_mode(mode: str, *, is_needed: bool = True) -> None:
         raise TableError(f"mode={mode}: must be min or max")
 
 
-def column_names(table: Sequence[DataRow]) -> list[str]:
+def column_names(table: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the names of a table's columns."""
     return [*dict.fromkeys(name for row in table for name in row)]
 
