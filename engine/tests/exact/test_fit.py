@@ -419,8 +419,6 @@ def test_what_is_wrong_or_could_not_resume_is_refused(tmp_path):
         ExactError, match="LearningRateFinder trains and goes back before the run begins"
     ):
         start(tmp_path, Net, both, callbacks=[of_lightning.LearningRateFinder()])
-    with pytest.raises(ValueError, match="callbacks="):
-        Exact(tmp_path).fit(trainer_of(), Net(), loader())
     start(tmp_path, Net, both, at=9)
     with pytest.raises(ExactError, match="trained with seed 0, and this start has 1"):
         start(tmp_path, Net, both, seed=1)
@@ -473,7 +471,7 @@ def test_the_same_object_can_begin_anew(tmp_path):
 def test_a_training_by_the_trainer_alone_is_reported(tmp_path, capsys):
     mine = Exact(tmp_path / "run")
     trainer_of(mine, max_epochs=1).fit(Net(), loader())
-    assert "this run can't resume: call exact.fit" in capsys.readouterr().err
+    assert "this run can't resume: write `with exact: trainer.fit(" in capsys.readouterr().err
     mine.fit(trainer_of(mine, fast_dev_run=True), Net(), loader())
     assert "fast_dev_run: nothing is kept" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()

@@ -10,7 +10,7 @@ import warnings
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import WeightAveraging
+from lightning.pytorch.callbacks import LearningRateFinder, WeightAveraging
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.connectors.logger_connector import result
 from lightning.pytorch.utilities import CombinedLoader
@@ -50,7 +50,14 @@ NAMES = {
     "_batches_that_stepped": (TRAINER.fit_loop.epoch_loop, "the step of a logged value is unknown"),
     "_logger_connector": (TRAINER, FIRST),
     "_first_loop_iter": (TRAINER._logger_connector, FIRST),
-    "_ResultCollection": (result, "means over an epoch can't be kept"),
+    "_early_exit": (
+        LearningRateFinder(),
+        "a Tuner's search is taken for the training that follows it",
+    ),
+    "_start_method": (
+        L.pytorch.strategies.DDPStrategy(start_method="spawn"),
+        "processes that are spawned fail to pickle the trainer",
+    ),
     "_forward_cache": (VALUE, "the last step's value can't be kept"),
     "_forked_name": (
         result._ResultCollection,

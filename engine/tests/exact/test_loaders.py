@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from torch.utils.data import BatchSampler, DataLoader, Sampler, SubsetRandomSampler
 
-from leyden.exact import loaders
+from leyden.exact import hooks, loaders
 
 NUM = 24
 
@@ -57,7 +57,7 @@ def test_processes_share_the_list_that_an_own_sampler_draws(monkeypatch, hook, n
     for rank in (0, 1):
         data = L.LightningDataModule()
         setattr(data, hook, lambda rank=rank: DataLoader(range(NUM), **OWN[name](rank)))
-        loaders.make_resumable(data, 0)
+        hooks.make_resumable(data, 0)
         loader = getattr(data, hook)()
         L.seed_everything(rank, verbose=False)
         for epoch in (0, 1):
@@ -70,10 +70,10 @@ def test_processes_share_the_list_that_an_own_sampler_draws(monkeypatch, hook, n
 
 
 def test_a_batch_that_is_read_ahead_again_leaves_the_random_numbers_of_training(monkeypatch):
-    monkeypatch.setattr(loaders.lightning, "prefetches", lambda trainer: True)
+    monkeypatch.setattr(hooks.lightning, "prefetches", lambda trainer: True)
     data = L.LightningDataModule()
     data.train_dataloader = lambda: DataLoader(range(NUM), shuffle=True)
-    loaders.make_resumable(data, 0)
+    hooks.make_resumable(data, 0)
     first, again = data.train_dataloader(), data.train_dataloader()
     batches = iter(first)
     _, ahead = next(batches), next(batches)

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from leyden.exact.digest import digest_of_content
-from leyden.exact.random_state import random_states, restore_random_states, seed_stages, seeded
+from leyden.exact.hooks import seed_stages
+from leyden.exact.random_state import random_states, restore_random_states, seeded
 from leyden.exact.state import RunState
 
 

@@ -186,3 +186,14 @@ def test_a_signal_ends_the_command_too(tmp_path):
     assert process.wait() == 143
     wait_for_end([pid])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("forgets", [False, True])
+def test_a_function_is_asked_in_new_processes_for_its_first_steps(forgets):
+    command = [sys.executable, str(HERE / "exact_test.py"), *["--forget"][:forgets]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    last = done.stdout.splitlines()[-1]
+    assert done.returncode == forgets, done.stderr
+    expected = "start 3 parts at step " if forgets else "the same bits in all 24 steps, "
+    assert last.startswith(expected)

@@ -9,7 +9,8 @@ import torch
 
 from leyden.exact import ExactError
 from leyden.exact.memory import Reporter
-from leyden.exact.stop import STEPS_FILE, Steps
+from leyden.exact.steps import STEPS_FILE
+from leyden.exact.stop import Steps
 
 
 class Run:

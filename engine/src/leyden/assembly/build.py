@@ -37,8 +37,8 @@ from leyden.data.contract import (
 )
 from leyden.data.splits import SplitDataModule
 from leyden.exact.checkpoint import find_unreadable
-from leyden.exact.loaders import make_resumable
-from leyden.exact.random_state import seed_everything, seed_stages, seeded, undisturbed
+from leyden.exact.hooks import make_resumable, seed_stages
+from leyden.exact.random_state import seed_everything, seeded, undisturbed
 from leyden.exact.stages import FollowsValidation
 from leyden.queue import RequeueSignal
 from leyden.run import lock

@@ -14,6 +14,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy, DeepSpeedStrategy, SingleDeviceStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -37,7 +38,7 @@ from leyden.callbacks.samples import SamplesSeen
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.fit import Parts, refuse_search
-from leyden.exact.lightning import logged_steps_at
+from leyden.exact.lightning import derived, logged_steps_at
 from leyden.exact.loaders import flatten_loaders
 from leyden.exact.sharding import FSDP2
 from leyden.exact.state import RunState
@@ -150,7 +151,7 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
 
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
-    plugins = [SafeCheckpointIO(), slurm.environment()]
+    plugins = [derived(SafeCheckpointIO, TorchCheckpointIO)(), slurm.environment()]
     without = ["max_time"]  # which the callback Timer applies
     if cfg.trainer.get("strategy") == "fsdp2":
         without.append("strategy")

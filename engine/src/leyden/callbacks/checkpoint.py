@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
 
 from leyden.base.errors import UserError
 from leyden.base.terminal import reason_of, warn
-from leyden.exact.checkpoint import LastCheckpoint, SafeCheckpointIO
+from leyden.exact.checkpoint import SafeCheckpointIO
 from leyden.exact.files import damage, opened, replacing
+from leyden.exact.last import LastCheckpoint
 from leyden.exact.lightning import logged_steps
 from leyden.exact.stages import Stages, stages_of
 from leyden.run.lock import check_held
@@ -40,7 +42,7 @@ NO_VALIDATION = (
 )
 
 
-class RunCheckpoint(LastCheckpoint):
+class RunCheckpoint(LastCheckpoint, Checkpoint):
     """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `checkpoints/best.ckpt` in the run directory.
 
     `best.ckpt` is a copy of it at the end of an epoch with the best objective so far, or of every epoch if there is no

@@ -31,8 +31,9 @@ from torch.utils.data import BatchSampler, DistributedSampler, IterableDataset
 from leyden.base.metric_names import STAGES
 from leyden.data.transforms import Normalize
 from leyden.exact.digest import digest
+from leyden.exact.hooks import has_hook
 from leyden.exact.loaders import flatten_loaders
-from leyden.exact.random_state import has_hook, seeded
+from leyden.exact.random_state import seeded
 from leyden.run.record import FIRST_BATCH
 
 Names = tuple[str, ...]

@@ -7,12 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from leyden.exact.fit import Exact
+    from leyden.exact.loop import Loop
     from leyden.exact.marks import mark
+    from leyden.exact.resumption import test
     from leyden.exact.sharding import FSDP2, shard
 
-__all__ = ["FSDP2", "Exact", "ExactError", "mark", "shard"]
+__all__ = ["FSDP2", "Exact", "ExactError", "Loop", "mark", "shard", "test"]
 _PACKAGES = ("lightning", "numpy", "torch", "torchmetrics")
-_NAMES = {"FSDP2": "sharding", "Exact": "fit", "mark": "marks", "shard": "sharding"}
+_NAMES = {
+    "FSDP2": "sharding",
+    "Exact": "fit",
+    "Loop": "loop",
+    "mark": "marks",
+    "shard": "sharding",
+    "test": "resumption",
+}
 
 
 class ExactError(Exception):

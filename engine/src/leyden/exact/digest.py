@@ -201,3 +201,12 @@ def strided(value: Tensor) -> list[Tensor]:
         return [value]
     sparse: Tensor = value.to_sparse_coo().coalesce()  # type: ignore[no-untyped-call]
     return [sparse.indices(), sparse.values()]
+
+
+def is_finite_module(module: nn.Module) -> bool:
+    """Return whether all weights are finite; of sharded ones, this process's part."""
+    for weights in module.parameters():
+        for part in strided(weights.detach()):
+            if not part.isfinite().all():
+                return False
+    return True

@@ -1,40 +1,56 @@
-"""Training that resumes to the same bits: callbacks around a trainer's, and a call for `fit`."""
+"""Training that resumes to the same bits: what a block takes, and callbacks around a trainer's."""
+
+from __future__ import annotations
 
 import contextlib
-import os
+import functools
+import inspect
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
-import lightning as L
 import torch
-from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder, WeightAveraging
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from leyden.exact import ExactError, lightning
-from leyden.exact.checkpoint import LAST, LastCheckpoint, SafeCheckpointIO
-from leyden.exact.files import damage, make_folder
-from leyden.exact.loaders import make_resumable
-from leyden.exact.memory import PLAIN_NAMES, Mode, is_rank_zero, say
+from leyden.exact.checkpoint import SafeCheckpointIO, check_every_n_steps, last_of, make_folders
+from leyden.exact.hooks import as_data_module, make_resumable, seed_stages
+from leyden.exact.last import LastCheckpoint
+from leyden.exact.lightning import of_trees, tree_of
+from leyden.exact.marks import every_n_steps_of
+from leyden.exact.memory import PLAIN_NAMES, Mode, check_mode, is_rank_zero, say
 from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_training
-from leyden.exact.random_state import seed_everything, seed_stages
-from leyden.exact.sharding import FSDP2
+from leyden.exact.random_state import check_seed, seed_everything
+from leyden.exact.signals import leave_process
 from leyden.exact.stages import Stages
 from leyden.exact.state import RunState, prepare_to_load
-from leyden.exact.stop import Steps, Stop, leave_process
+from leyden.exact.stop import Steps, Stop
+
+if TYPE_CHECKING:
+    import lightning as L
+
+    _Callback = L.Callback
+else:
+    _Callback = object
+
+Fit = Callable[..., None]  # a trainer's own `fit`
 
 
-class Exact(L.Callback):
-    """Makes a training resume to the same bits, for any LightningModule.
+class Exact(_Callback):
+    """Makes a training resume to the same bits, for any LightningModule, whoever makes its Trainer.
 
     In the folder it writes `checkpoints/last.ckpt`, at the end of each epoch and every
     `every_n_steps`, and when SIGTERM, SIGUSR1 or Ctrl-C ends the process. The trainer's other
     callbacks, loggers and checkpoints stay as they are.
 
-    Create it before the module, since it seeds all random numbers.
+    Create it before the module, since it seeds all random numbers. As a context, it takes the first
+    `Trainer.fit` that is called inside, of `lightning.pytorch` or `pytorch_lightning`:
+
+        with Exact("runs/a", seed=0, every_n_steps=500):
+            model.fit(series)
 
     Args:
         directory: Folder of the run.
@@ -42,9 +58,15 @@ class Exact(L.Callback):
         every_n_steps: Optimizer steps between checkpoints within an epoch; None for none.
         exact: What to do if something can't be kept, or a resumed step parts from that of the
             stopped run: `report` it in a line, `require` (an error), or `off`.
+        each: Whether a context takes each `Trainer.fit`, in folders `fit_1`, `fit_2`, ….
 
     The page on exact training has an example.
     """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Exact:
+        """Create a callback of each tree that is imported, since a trainer takes no other object."""
+        kind: Any = lightning.derived(cls, *of_trees("Callback"))
+        return object.__new__(kind)  # type: ignore[no-any-return]
 
     def __init__(
         self,
@@ -53,25 +75,32 @@ class Exact(L.Callback):
         seed: int = 0,
         every_n_steps: int | None = None,
         exact: Mode = "report",
+        each: bool = False,
     ) -> None:
-        if type(seed) is not int or not 0 <= seed < 2**32:
-            raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
-        if exact not in ("report", "require", "off"):
-            raise ValueError(f"exact={exact}: must be report, require or off")
+        check_seed(seed)
+        check_mode(exact)
+        check_every_n_steps(every_n_steps)
         self.directory = Path(directory).absolute()
         self.seed = seed
-        self.every_n_steps = every_n_steps
+        self.every_n_steps = every_n_steps_of(every_n_steps)
         self.exact = exact
-        LastCheckpoint(every_n_steps)  # checks its argument
-        self._is_fitting = False
+        self.each = each
+        self._num_fits = 0  # of the open context
         seed_everything(seed, "module")
 
+    def __enter__(self) -> Exact:
+        self._num_fits = 0
+        _blocks.open(self)
+        return self
+
+    def __exit__(self, *args: object) -> None:
+        _blocks.close(self)
+
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Report a training that was started by `trainer.fit`."""
-        if not self._is_fitting:
+        """Report a training that nothing of this object has taken."""
+        if not _blocks.is_taken(trainer):
             say(
-                "this run can't resume: call exact.fit(trainer, module, data) in place of "
-                "trainer.fit(module, data)"
+                "this run can't resume: write `with exact: trainer.fit(...)`, as a callback is not enough"
             )
 
     def fit(
@@ -84,7 +113,7 @@ class Exact(L.Callback):
         """Train, or resume where the last start stopped.
 
         Args:
-            trainer: The trainer, with this callback.
+            trainer: The trainer.
             module: The module.
             data: A data module, training loaders, or None if the module has loaders of its own.
             val_dataloaders: Loaders of validation, beside training loaders.
@@ -92,29 +121,52 @@ class Exact(L.Callback):
         Raises:
             ExactError: The run can't resume to the same bits, and must not otherwise.
         """
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        if self not in callbacks:
-            raise ValueError("the trainer needs this callback: L.Trainer(callbacks=[exact])")
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2):
-            name = type(trainer.strategy).__name__
-            raise ExactError(
-                f"{name} may shard weights: only one device, DDP or leyden's FSDP2 can be resumed"
+        given = {"model": module, "train_dataloaders": data, "val_dataloaders": val_dataloaders}
+        with _blocks.taking(trainer):
+            self._train(trainer, trainer.fit, given, self.directory)
+
+    def take(self, trainer: L.Trainer, fit: Fit, given: dict[str, Any]) -> None:
+        """Train what `trainer.fit` was called for in the context of this object.
+
+        Args:
+            trainer: The trainer.
+            fit: Its own `fit`.
+            given: The arguments.
+
+        Raises:
+            ExactError: See `fit`.
+        """
+        directory = self.directory
+        if lightning.is_search(trainer):  # of a Tuner, before the training
+            fit(**given)
+            return
+        self._num_fits += 1
+        if self.each:
+            directory /= f"fit_{self._num_fits}"
+        elif self._num_fits > 1:
+            say(
+                f"fit number {self._num_fits} in this block can't resume: "
+                "Exact(..., each=True) keeps each in a folder of its own"
             )
-        for each in callbacks:
-            refusal = refuse_search(each)
-            if refusal:
-                raise ExactError(refusal)
-        self._is_fitting = True
+            fit(**given)
+            return
+        self._train(trainer, fit, given, directory)
+        if self.each:  # what follows draws the same, whether this fit had ended before or not
+            seed_everything(self.seed, f"after {directory.name}")
+
+    def _train(self, trainer: L.Trainer, fit: Fit, given: dict[str, Any], directory: Path) -> None:
+        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        check_trainer(trainer)
         try:
             if trainer.fast_dev_run:  # type: ignore[attr-defined]
                 say("fast_dev_run: nothing is kept")
-                trainer.fit(module, data, val_dataloaders)
-            else:
-                _make_folders(self.directory)
-                with contextlib.ExitStack() as held:
-                    if is_rank_zero():
-                        held.enter_context(only_training(self.directory, say))
-                    self._fit(trainer, module, _as_data_module(module, data, val_dataloaders))
+                fit(**given)
+                return
+            make_folders(directory)
+            with contextlib.ExitStack() as held:
+                if is_rank_zero():
+                    held.enter_context(only_training(directory, say))
+                self._train_in(directory, trainer, fit, given)
         except LostError as error:
             say(f"{error}; the same command resumes")
             leave_process(error.code, error)
@@ -123,38 +175,138 @@ class Exact(L.Callback):
                 raise
             _end_all(error)
         finally:
-            self._is_fitting = False
             trainer.callbacks = callbacks  # type: ignore[attr-defined]
 
-    def _fit(
-        self, trainer: L.Trainer, module: L.LightningModule, data: L.LightningDataModule
+    def _train_in(
+        self, directory: Path, trainer: L.Trainer, fit: Fit, given: dict[str, Any]
     ) -> None:
-        checkpoint = LastCheckpoint(self.every_n_steps, self.directory)
-        parts = Parts(self.seed, checkpoint, self.directory, None, self.exact)
+        module = lightning.uncompiled(given["model"])
+        data = given.pop("datamodule", None)
+        if data is None:
+            data = given.pop("train_dataloaders", None)
+        data = as_data_module(module, data, given.pop("val_dataloaders", None))
+        kind = lightning.derived(LastCheckpoint, *of_trees("callbacks.Checkpoint"))
+        checkpoint = kind(self.every_n_steps, directory)
+        parts = Parts(self.seed, checkpoint, directory, None, self.exact)
         checkpoint.files = SafeCheckpointIO(parts.state.reporter)
-        last = _last_of(self.directory)
+        last = last_of(directory)
         data.trainer = trainer
         seed_stages(data, self.seed)
         make_resumable(data, self.seed)
         callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]
         callbacks = [*parts.around(callbacks), checkpoint]
         trainer.callbacks = callbacks  # type: ignore[attr-defined]
-        self._has_trained = False
-        resumes = last is not None
-        with torch.serialization.safe_globals(PLAIN_NAMES):
-            parts.fit(trainer, module, data, last)
-        if resumes and not self._has_trained:
-            for each in trainer.callbacks:  # type: ignore[attr-defined]
-                if isinstance(each, WeightAveraging):
-                    each.on_train_end(trainer, module)  # the average takes the place of the weights
-            say(
-                "this training had ended before: the module has its last weights, but not what "
-                "training changed besides"
-            )
+        given["datamodule"] = data
+        if last:
+            parts.steps.resumes_from = last
+            given |= {"ckpt_path": last, "weights_only": True}
+        with (
+            torch.serialization.safe_globals(PLAIN_NAMES),
+            parts.watching(trainer, module, given.get("ckpt_path")),
+        ):
+            fit(**given)
+        if last and not parts.state.is_restored:
+            _end_again(trainer, module)
 
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Note that there is something left to train."""
-        self._has_trained = True
+
+def _end_again(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Leave the module as a training has that had ended before, and report it."""
+    each: Any
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(each, of_trees("callbacks.WeightAveraging")):
+            each.on_train_end(trainer, module)  # the average takes the place of the weights
+    say(
+        "this training had ended before: the module has its last weights, but not what training "
+        "changed besides"
+    )
+
+
+class _Blocks:
+    """The open contexts. While there is any, each tree's `Trainer.fit` asks the innermost one.
+
+    It also finds the module of a tree's trainer that is imported meanwhile (`sys.meta_path`).
+    """
+
+    def __init__(self) -> None:
+        self._open: list[Exact] = []
+        self._patched: dict[Any, tuple[Fit, Fit]] = {}  # the method before, and this one, by class
+        self._taken: list[int] = []  # ids of trainers that are in their `fit`
+        self._lock = threading.RLock()
+
+    def open(self, block: Exact) -> None:
+        """Begin a context."""
+        with self._lock:
+            if not self._open:
+                for tree in lightning.imported_trees():
+                    self._patch(tree.Trainer)
+                sys.meta_path.insert(0, self)
+            self._open.append(block)
+
+    def close(self, block: Exact) -> None:
+        """End a context; the last one leaves each class as it was before the first."""
+        with self._lock:
+            from_last = self._open[::-1].index(block)
+            del self._open[-1 - from_last]
+            if self._open:
+                return
+            sys.meta_path.remove(self)
+            while self._patched:
+                kind, (before, mine) = self._patched.popitem()
+                if vars(kind)["fit"] is mine:  # else somebody has wrapped it meanwhile
+                    kind.fit = before
+
+    def is_taken(self, trainer: L.Trainer) -> bool:
+        """Return whether a trainer's `fit` was taken, and has not returned."""
+        return id(trainer) in self._taken
+
+    @contextlib.contextmanager
+    def taking(self, trainer: L.Trainer) -> Iterator[None]:
+        """Context in which a trainer's own `fit` is called."""
+        self._taken.append(id(trainer))
+        try:
+            yield
+        finally:
+            self._taken.remove(id(trainer))
+
+    def _patch(self, kind: Any) -> None:
+        before = kind.fit
+        signature = inspect.signature(before)
+
+        @functools.wraps(before)
+        def fit(trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+            block = self._open[-1] if self._open else None
+            if block is None or self.is_taken(trainer):
+                before(trainer, *args, **kwargs)
+                return
+            given = signature.bind(trainer, *args, **kwargs).arguments
+            of_trainer, *_ = signature.parameters
+            del given[of_trainer]
+            with self.taking(trainer):
+                block.take(trainer, functools.partial(before, trainer), given)
+
+        self._patched[kind] = (before, fit)
+        kind.fit = fit
+
+    def find_spec(self, name: str, path: Any = None, target: Any = None) -> ModuleSpec | None:
+        """Find the module of a tree's trainer, which is patched once it was executed."""
+        if name not in [f"{tree}.trainer.trainer" for tree in lightning.TREES]:
+            return None
+        found = PathFinder.find_spec(name, path, target)
+        if found is None or found.loader is None:
+            return None
+        execute = found.loader.exec_module
+
+        def exec_module(module: Any) -> None:
+            execute(module)
+            with self._lock:
+                if self._open:
+                    self._patch(module.Trainer)
+
+        found.loader.exec_module = exec_module  # type: ignore[method-assign]
+        return found
+
+
+_blocks = _Blocks()
 
 
 def _end_all(error: ExactError) -> NoReturn:
@@ -171,35 +323,31 @@ def _end_all(error: ExactError) -> NoReturn:
     leave_process(REFUSED, error)
 
 
-def _make_folders(directory: Path) -> None:
-    """Make the folder of a training, and that of its checkpoints.
+def check_trainer(trainer: L.Trainer) -> None:
+    """Check that a trainer's checkpoints can be resumed from.
 
     Raises:
-        ExactError: One can't be made, or is a link, through which nothing is written.
+        ExactError: They can't.
     """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        make_folder(directory / "checkpoints")
-    except OSError as error:
-        raise ExactError(f"{error.filename}: {error.strerror}") from error
-
-
-def _last_of(directory: Path) -> Path | None:
-    """Return the checkpoint to resume from; None without one.
-
-    Raises:
-        ExactError: The checkpoint is damaged.
-    """
-    last = directory / "checkpoints" / LAST
-    if not os.path.lexists(last):
-        return None
-    problem = damage(last)
-    if problem:
+    strategy = trainer.strategy
+    is_whole = isinstance(
+        strategy,
+        (*of_trees("strategies.SingleDeviceStrategy"), *of_trees("strategies.DDPStrategy")),
+    )
+    if not is_whole and not getattr(strategy, "writes_whole_checkpoints", False):
+        name = type(strategy).__name__
         raise ExactError(
-            f"{last}: {problem}; nothing was changed: put an intact copy in its place, or delete "
-            "it to train anew"
+            f"{name} may shard weights: only one device, DDP or leyden's FSDP2 can be resumed"
         )
-    return last
+    if lightning.pickles(strategy):
+        raise ExactError(
+            "a strategy that spawns processes pickles the trainer, which can't be resumed: choose "
+            'strategy="ddp", whose processes are started by the same command'
+        )
+    for each in trainer.callbacks:  # type: ignore[attr-defined]
+        refusal = refuse_search(each)
+        if refusal and not lightning.is_search(trainer):
+            raise ExactError(refusal)
 
 
 def refuse_search(callback: L.Callback) -> str:
@@ -207,7 +355,7 @@ def refuse_search(callback: L.Callback) -> str:
 
     What is searched is a learning rate or a batch size.
     """
-    if not isinstance(callback, LearningRateFinder | BatchSizeFinder):
+    if not isinstance(callback, lightning.searches()):
         return ""
     return (
         f"{type(callback).__name__} trains and goes back before the run begins, by a checkpoint "
@@ -220,7 +368,7 @@ class Parts:
 
     Args:
         seed: Seed of the run.
-        checkpoint: Saves `last.ckpt`.
+        checkpoint: Saves `last.ckpt`; the others are callbacks of its tree, too.
         directory: Folder of the run.
         requeue: See `Stop`.
         exact: See `Exact`.
@@ -239,14 +387,15 @@ class Parts:
         is_fork: bool = False,
         leave: Any = leave_process,
     ) -> None:
+        of_tree = functools.partial(_made, tree_of(checkpoint).Callback)
         self.checkpoint = checkpoint
-        self.stages = Stages()
-        self.state = RunState(seed, exact, is_fork=is_fork)
-        self.steps = Steps(directory, self.state.reporter)
-        self.stop = Stop(checkpoint, self.steps, requeue, leave)
+        self.stages: Stages = of_tree(Stages)
+        self.state: RunState = of_tree(RunState, seed, exact, is_fork=is_fork)
+        self.steps: Steps = of_tree(Steps, directory, self.state.reporter)
+        self.stop: Stop = of_tree(Stop, checkpoint, self.steps, requeue, leave)
         self.peers = Peers(say)
-        self.before = [self.stages, self.steps]  # others read from the first one
-        self.after = [self.state, self.stop]
+        self.before: list[Any] = [self.stages, self.steps]  # others read from the first one
+        self.after: list[Any] = [self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
         """Return these callbacks around others."""
@@ -264,6 +413,18 @@ class Parts:
         Raises:
             LostError: Another process has died.
         """
+        with self.watching(trainer, module, checkpoint):
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+
+    @contextlib.contextmanager
+    def watching(
+        self, trainer: L.Trainer, module: L.LightningModule, checkpoint: Any
+    ) -> Iterator[None]:
+        """Context of a trainer's `fit`, from a checkpoint if there is one.
+
+        Raises:
+            LostError: Another process has died.
+        """
         self.state.made = self.state.digests(module)
         if checkpoint:
             prepare_to_load(trainer, module)
@@ -273,17 +434,9 @@ class Parts:
             self.peers.watched(trainer),
             lightning.after_each(trainer, *saves),
         ):
-            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+            yield
 
 
-def _as_data_module(module: L.LightningModule, data: Any, val: Any) -> L.LightningDataModule:
-    """Return a data module of what `trainer.fit` takes."""
-    if isinstance(data, L.LightningDataModule):
-        return data
-    made: Any = L.LightningDataModule()  # Lightning asks an object for its hooks, not its class
-    made.train_dataloader = module.train_dataloader if data is None else lambda: data
-    if val is not None:
-        made.val_dataloader = lambda: val
-    elif is_overridden("val_dataloader", module):
-        made.val_dataloader = module.val_dataloader
-    return made  # type: ignore[no-any-return]
+def _made(base: type, kind: type, *args: Any, **kwargs: Any) -> Any:
+    """Return a callback of a tree."""
+    return lightning.derived(kind, base)(*args, **kwargs)

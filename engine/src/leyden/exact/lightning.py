@@ -1,4 +1,8 @@
-"""Private parts of Lightning, each with the public way that is missing; only this file names any.
+"""Lightning's two trees, and its private parts, each with the public way that is missing.
+
+Only this file names any. `lightning.pytorch` and `pytorch_lightning` are the same code, with
+classes of their own: a trainer takes only those of its tree. Neither is imported here; what is
+asked for is taken from the tree that the program has imported.
 
 Lightning forgets its running results and the states of metrics when a run is stopped within an
 epoch: `self.log(on_epoch=True)` would then return a mean over the rest of the epoch only. There is
@@ -8,18 +12,24 @@ that was never stopped.
 
 import builtins
 import contextlib
+import functools
+import operator
+import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning import LightningModule, Trainer
-from lightning.fabric.utilities.data import sized_len
-from lightning.pytorch.callbacks import WeightAveraging
-from lightning.pytorch.strategies import ModelParallelStrategy
-from lightning.pytorch.trainer.connectors.logger_connector.result import _ResultCollection
-from lightning.pytorch.utilities import CombinedLoader
 from torch import Tensor
-from torchmetrics import Metric
+
+from leyden.exact.memory import lightning_bases, weights_and_metrics
+
+if TYPE_CHECKING:
+    from lightning import Callback, LightningModule, Trainer
+    from lightning.pytorch.callbacks import WeightAveraging
+    from lightning.pytorch.strategies import ModelParallelStrategy
+    from torchmetrics import Metric
+
+TREES = ("lightning.pytorch", "pytorch_lightning")
 
 # Metadata of a logged value, from the arguments of `self.log`; plain values only.
 OPTIONS = (
@@ -37,7 +47,97 @@ OPTIONS = (
 LoggedState = dict[str, Any]  # of a logged value or a metric
 
 
-def logged_state(trainer: Trainer) -> LoggedState:
+def imported_trees() -> list[Any]:
+    """Return the trees that the program has imported."""
+    trees = [sys.modules.get(name) for name in TREES]
+    return [each for each in trees if hasattr(each, "Trainer")]
+
+
+def tree_of(value: Any) -> Any:
+    """Return the tree of an object's class, or of the one that it derives from.
+
+    Raises:
+        TypeError: It derives from none.
+    """
+    for base in type(value).__mro__:
+        for name in TREES:
+            if base.__module__.startswith(f"{name}."):
+                return sys.modules[name]
+    raise TypeError(f"{type(value).__name__} is of none of {', '.join(TREES)}")
+
+
+def of_trees(path: str) -> tuple[type, ...]:
+    """Return a class of Lightning, such as `callbacks.Timer`, of each imported tree."""
+    found: list[type] = []
+    for tree in imported_trees():
+        with contextlib.suppress(AttributeError):  # an older version
+            found.append(operator.attrgetter(path)(tree))
+    return tuple(found)
+
+
+@functools.cache
+def derived(kind: Any, *bases: Any) -> Any:
+    """Return a class as one that derives from classes of a tree, too, of the same name."""
+    return type(kind.__name__, (kind, *bases), {"__module__": kind.__module__})
+
+
+def searches() -> tuple[type, ...]:
+    """Return the callbacks that search a learning rate or a batch size in each start."""
+    return (*of_trees("callbacks.LearningRateFinder"), *of_trees("callbacks.BatchSizeFinder"))
+
+
+def is_search(trainer: "Trainer") -> bool:
+    """Return whether a `Tuner` has called `trainer.fit`, to search before a training.
+
+    It adds a callback, which it marks by a private name.
+    """
+    found: list[Any] = [each for each in trainer.callbacks if isinstance(each, searches())]  # type: ignore[attr-defined]
+    return any(each._early_exit for each in found)
+
+
+def pickles(strategy: Any) -> bool:
+    """Return whether a strategy's processes get the trainer by pickling it.
+
+    The launcher's way to start them has no public name.
+    """
+    return getattr(strategy.launcher, "_start_method", "") in ("spawn", "forkserver")
+
+
+def uncompiled(module: Any) -> Any:
+    """Return the LightningModule that `torch.compile` was called for, or the module itself."""
+    if type(module).__name__ == "OptimizedModule":
+        module, *_ = module.children()
+    return module
+
+
+def is_overridden(name: str, owner: Any) -> bool:
+    """Return whether a hook of a module or a data module is not Lightning's empty one."""
+    return bool(tree_of(owner).utilities.model_helpers.is_overridden(name, owner))
+
+
+def saved_elsewhere(trainer: "Trainer", module: "LightningModule") -> list[Any]:
+    """Return the trainer, and the module's weights, buffers, metrics, optimizers and schedules."""
+    schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
+    return [trainer, *weights_and_metrics(module), *trainer.optimizers, *schedules]
+
+
+def foreign_callbacks(trainer: "Trainer") -> dict[str, "Callback"]:
+    """Return the callbacks whose state nobody else saves, with their names.
+
+    They are neither Lightning's nor of this library; the state of Lightning's `SpikeDetection`
+    lacks its running mean.
+    """
+    found: dict[str, Callback] = {}
+    for number, each in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
+        kind: Any = type(each)
+        package = kind.__module__.partition(".")[0]
+        is_known = package == "leyden" or kind in lightning_bases(kind).values()
+        if not is_known or "SpikeDetection" in lightning_bases(kind):
+            found[f"callbacks[{number}]"] = each
+    return found
+
+
+def logged_state(trainer: "Trainer") -> LoggedState:
     """Return the values logged in the current training epoch, with metadata, by Lightning's keys.
 
     Of metric objects, whose states are saved separately, only the names are included.
@@ -68,7 +168,7 @@ def _logged_value(result: Any) -> LoggedState:
     }
 
 
-def restore_logged(trainer: Trainer, module: LightningModule, kept: LoggedState) -> list[Any]:
+def restore_logged(trainer: "Trainer", module: "LightningModule", kept: LoggedState) -> list[Any]:
     """Restore a state of `logged_state`, and return the metrics that were logged as objects.
 
     Raises:
@@ -102,7 +202,7 @@ def restore_logged(trainer: Trainer, module: LightningModule, kept: LoggedState)
     return metrics
 
 
-def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
+def discard_logged(trainer: "Trainer", metrics: list[Any]) -> None:
     """Undo `restore_logged`, as the restored results belong to an epoch that is complete."""
     _results(trainer).clear()
     trainer._logger_connector._first_loop_iter = None
@@ -110,13 +210,13 @@ def discard_logged(trainer: Trainer, metrics: list[Any]) -> None:
         metric.reset()
 
 
-def metric_state(metric: Metric) -> LoggedState:
+def metric_state(metric: "Metric") -> LoggedState:
     """Return the states of a metric, on the CPU, and its number of updates."""
     states = {name: _copy_to(value) for name, value in metric.metric_state.items()}
     return {"states": states, "num_updates": metric.update_count}
 
 
-def restore_metric(metric: Metric, kept: LoggedState) -> None:
+def restore_metric(metric: "Metric", kept: LoggedState) -> None:
     """Restore a metric's state, as returned by `metric_state`.
 
     Raises:
@@ -146,12 +246,11 @@ def _copy_to(value: Any, device: Any = "cpu") -> Any:
     return [_copy_to(part, device) for part in value]
 
 
-def _results(trainer: Trainer) -> _ResultCollection:
-    results: _ResultCollection = trainer.fit_loop.epoch_loop._results
-    return results
+def _results(trainer: "Trainer") -> Any:
+    return trainer.fit_loop.epoch_loop._results
 
 
-def logged_steps(trainer: Trainer) -> int:
+def logged_steps(trainer: "Trainer") -> int:
     """Return the current step of `self.log`: the batches after which an optimizer has stepped.
 
     `trainer.global_step` counts each step if several optimizers step in a batch. Lightning has no
@@ -165,18 +264,18 @@ def logged_steps_at(content: dict[str, Any]) -> int:
     return int(content["loops"]["fit_loop"]["epoch_loop.state_dict"]["_batches_that_stepped"])
 
 
-def training_names(trainer: Trainer) -> set[str]:
+def training_names(trainer: "Trainer") -> set[str]:
     """Return the names in `trainer.callback_metrics` that this training epoch has logged so far."""
     return _metric_names(_results(trainer), steps=True)
 
 
-def validation_names(trainer: Trainer) -> set[str]:
+def validation_names(trainer: "Trainer") -> set[str]:
     """Return the names in `trainer.callback_metrics` that the last validation has logged."""
     loop = trainer.fit_loop.epoch_loop.val_loop
     return _metric_names(loop._results, steps=False)
 
 
-def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
+def _metric_names(results: Any, *, steps: bool) -> set[str]:
     """Return Lightning's names of the means over an epoch and, with `steps`, of the step values."""
     names: set[str] = set()
     for result in results.values():
@@ -190,7 +289,7 @@ def _metric_names(results: _ResultCollection, *, steps: bool) -> set[str]:
     return names
 
 
-def recreate_loaders(trainer: Trainer) -> None:
+def recreate_loaders(trainer: "Trainer") -> None:
     """Make Lightning create the training loaders again, if a schedule has counted their steps.
 
     Lightning restores the loaders' states when it creates them, and has no public way to postpone
@@ -199,7 +298,7 @@ def recreate_loaders(trainer: Trainer) -> None:
     trainer.fit_loop._combined_loader = None
 
 
-def resume_by_epochs(trainer: Trainer) -> None:
+def resume_by_epochs(trainer: "Trainer") -> None:
     """Make Lightning resume from the end of an epoch as such, if steps are limited, too.
 
     With `max_steps` it would take the epoch for an interrupted one, and end it twice. It asks a
@@ -209,7 +308,7 @@ def resume_by_epochs(trainer: Trainer) -> None:
     fit_loop._iteration_based_training = lambda: False
 
 
-def prefetches(trainer: Trainer | None) -> bool:
+def prefetches(trainer: "Trainer | None") -> bool:
     """Return whether Lightning requests a training batch before it needs it.
 
     It does if its loaders together have no length, as it can't know otherwise which batch is the
@@ -220,12 +319,15 @@ def prefetches(trainer: Trainer | None) -> bool:
         return False
     combined = trainer.fit_loop._combined_loader
     try:
-        return combined is not None and sized_len(combined) is None
+        len(combined)  # type: ignore[arg-type]
     except RuntimeError:  # Lightning does not iterate over them
         return False
+    except (TypeError, NotImplementedError):
+        return combined is not None
+    return False
 
 
-def forget_iterators(trainer: Trainer) -> None:
+def forget_iterators(trainer: "Trainer") -> None:
     """Make Lightning create the loaders' iterators at the first batch of a new epoch.
 
     It keeps those that it has made to restore the loaders' states, which drew numbers before the
@@ -234,7 +336,7 @@ def forget_iterators(trainer: Trainer) -> None:
     trainer.fit_loop._resuming_from_checkpoint = False
 
 
-def step_schedules_again(trainer: Trainer) -> None:
+def step_schedules_again(trainer: "Trainer") -> None:
     """Make Lightning step schedules that follow a metric at the end of a resumed epoch, too.
 
     Its public setter of this flag does not work if steps are limited.
@@ -244,15 +346,16 @@ def step_schedules_again(trainer: Trainer) -> None:
 
 def combining_mode(loaders: Any) -> str | None:
     """Return how loaders are combined, such as `min_size`; None for any other loader. It has no public name."""
-    return loaders._mode if isinstance(loaders, CombinedLoader) else None
+    kind: Any = type(loaders)
+    return loaders._mode if "CombinedLoader" in lightning_bases(kind) else None
 
 
-def place_average(callback: WeightAveraging, device: torch.device) -> None:
+def place_average(callback: "WeightAveraging", device: torch.device) -> None:
     """Make Lightning place an average on a device, which is not known where it takes it, in the constructor."""
     callback._device = device
 
 
-def count_skipped_batch(trainer: Trainer) -> None:
+def count_skipped_batch(trainer: "Trainer") -> None:
     """Count a batch that is None as started, before a checkpoint is saved.
 
     Lightning skips it, does not count it, and would take a resumed run for one that was stopped
@@ -264,7 +367,7 @@ def count_skipped_batch(trainer: Trainer) -> None:
         each.started = each.ready
 
 
-def complete_last_batch(trainer: Trainer) -> None:
+def complete_last_batch(trainer: "Trainer") -> None:
     """Count the last batch of an epoch as complete.
 
     If `on_train_batch_start` has ended the epoch early, Lightning has counted it as ready but not
@@ -278,11 +381,11 @@ def complete_last_batch(trainer: Trainer) -> None:
         each.completed = each.ready
 
 
-OfTrainer = Callable[[Trainer], None]
+OfTrainer = Callable[["Trainer"], None]
 
 
 @contextlib.contextmanager
-def after_each(trainer: Trainer, batch: OfTrainer, epoch: OfTrainer) -> Iterator[None]:
+def after_each(trainer: "Trainer", batch: OfTrainer, epoch: OfTrainer) -> Iterator[None]:
     """Context in which functions are called after each batch and each epoch.
 
     Lightning has no hook after a step's validation, after the schedules that follow a metric, or
@@ -299,7 +402,7 @@ def after_each(trainer: Trainer, batch: OfTrainer, epoch: OfTrainer) -> Iterator
         del batches.on_advance_end
 
 
-def _followed(hook: Callable[..., None], call: OfTrainer, trainer: Trainer) -> Any:
+def _followed(hook: Callable[..., None], call: OfTrainer, trainer: "Trainer") -> Any:
     def both(*args: Any) -> None:
         hook(*args)
         call(trainer)
@@ -308,7 +411,7 @@ def _followed(hook: Callable[..., None], call: OfTrainer, trainer: Trainer) -> A
 
 
 @contextlib.contextmanager
-def counted_as_in_hooks(trainer: Trainer, *, is_within_epoch: bool) -> Iterator[None]:
+def counted_as_in_hooks(trainer: "Trainer", *, is_within_epoch: bool) -> Iterator[None]:
     """Context in which the last batch, or the epoch, counts as in its last hook.
 
     Lightning expects a checkpoint there. Otherwise a resumed run would count it twice.
@@ -329,12 +432,12 @@ def counted_as_in_hooks(trainer: Trainer, *, is_within_epoch: bool) -> Iterator[
             each.completed += 1
 
 
-def ends_epoch(trainer: Trainer) -> bool:
+def ends_epoch(trainer: "Trainer") -> bool:
     """Return whether the epoch ends with this batch."""
     return bool(trainer.is_last_batch or trainer.fit_loop.epoch_loop.done)
 
 
-def omit_validation(trainer: Trainer) -> None:
+def omit_validation(trainer: "Trainer") -> None:
     """Make Lightning not begin a validation that was complete when the checkpoint was saved.
 
     That would draw numbers.
@@ -343,7 +446,15 @@ def omit_validation(trainer: Trainer) -> None:
     loop.increment_progress_to_evaluation_end = lambda: None
 
 
-def share_data_over_all(strategy: ModelParallelStrategy) -> None:
+def show_epoch(trainer: "Trainer", module: "LightningModule") -> None:
+    """Let Lightning's progress bar begin within an epoch, whose first hook it has not seen."""
+    bar = trainer.progress_bar_callback
+    begin = getattr(type(bar), "on_train_epoch_start", None)
+    if getattr(begin, "__module__", "").startswith(TREES):  # no other one's, as it may do more
+        bar.on_train_epoch_start(trainer, module)  # type: ignore[union-attr]
+
+
+def share_data_over_all(strategy: "ModelParallelStrategy") -> None:
     """Make all processes share the data.
 
     Their number is not known where Lightning takes it, in the constructor.

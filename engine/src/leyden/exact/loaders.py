@@ -3,21 +3,34 @@
 import contextlib
 import functools
 import types
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
 
-from lightning import LightningDataModule
-from lightning.pytorch.utilities import CombinedLoader
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
-from leyden.exact import lightning
-from leyden.exact.memory import Memory, saved_elsewhere, say
+from leyden.exact import ExactError
+from leyden.exact.memory import Memory, lightning_bases, say
 from leyden.exact.random_state import random_states, restore_random_states, seeded, undisturbed
 
 # Attributes of a `DataLoader` that may hold state.
 LOADER_PARTS = ("dataset", "sampler", "batch_sampler", "collate_fn", "generator")
+
+
+class Reader(Protocol):
+    """Training that reads loaders, of one adapter."""
+
+    def epoch(self) -> int | None:
+        """Return the number of the epoch; None while nothing trains."""
+
+    def num_batches(self) -> int:
+        """Return the number of batches that were trained on."""
+
+    def prefetches(self) -> bool:
+        """Return whether a training batch is requested before it is needed."""
+
+    def saved(self) -> list[Any]:
+        """Return objects whose state is saved beside that of the loaders."""
 
 
 class SameDraws:
@@ -62,7 +75,7 @@ class OfProcesses:
     """
 
     _kind: type  # the loader's original class
-    _of_data: LightningDataModule  # whose loader it is
+    _reader: Reader
     _stage: str  # its hook and its number
     _seed: int
     batch_sampler: Any
@@ -89,14 +102,10 @@ class OfProcesses:
 
     def draws(self) -> Sequence[int] | None:
         """Return the seed, and the epoch or another time; None for draws of this process alone."""
-        trainer = _trainer_of(self._of_data)
-        if not trainer:
+        epoch = self._reader.epoch()
+        if epoch is None:
             return None
-        return self._seed, trainer.current_epoch
-
-
-def _trainer_of(data: LightningDataModule) -> Any:
-    return getattr(data, "trainer", None)
+        return self._seed, epoch
 
 
 def has_processes() -> bool:
@@ -115,7 +124,7 @@ class Resumable:
     """
 
     _kind: type  # the loader's original class
-    _of_data: LightningDataModule  # whose loader it is
+    _reader: Reader
     _seed: int
     # The seed, and the number of batches trained on when this iteration began; None in checkpoints
     # that had none yet.
@@ -139,10 +148,9 @@ class Resumable:
         self._position = 0
         current_states = random_states()
         ahead = None
-        trainer = _trainer_of(self._of_data)
         self._began = None
-        if trainer:
-            self._began = [self._seed, trainer.fit_loop.total_batch_idx + 1]
+        if self._reader.epoch() is not None:
+            self._began = [self._seed, self._reader.num_batches()]
         replaying = self.replaying if resumed else contextlib.nullcontext
         with replaying():
             if resumed:
@@ -165,7 +173,7 @@ class Resumable:
                     self.restore_memory(resumed["memory"])
         while True:
             self._prefetch_states = ahead
-            if not ahead and lightning.prefetches(trainer):
+            if not ahead and self._reader.prefetches():
                 self._prefetch_states = random_states()
             batch = next(batches, self)
             if ahead:
@@ -227,12 +235,7 @@ class Resumable:
 
     def _saved_beside(self, own: Any, parts: dict[str, Any]) -> list[Any]:
         """Return what is saved elsewhere, and not in the memory of one of these parts."""
-        found: list[Any] = [self._of_data]
-        trainer = _trainer_of(self._of_data)
-        module = trainer.lightning_module if trainer else None
-        if module:
-            found += saved_elsewhere(trainer, module)
-            found += module.modules()
+        found = self._reader.saved()
         for name, part in parts.items():
             if part is not own and name != "generator":
                 found.append(part)
@@ -258,6 +261,19 @@ def gather_from_processes(own_state: Any) -> list[Any]:
     return every
 
 
+def check_number(before: int, now: int) -> None:
+    """Check the number of processes at a resume.
+
+    Raises:
+        ExactError: It has changed.
+    """
+    if before != now:
+        raise ExactError(
+            f"trained by {before} processes, and this start has {now}: their number can't change; "
+            "set the trainer's devices and num_nodes to match, or choose another folder"
+        )
+
+
 def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     """Return this process's part of a loader's state."""
     rank = 0
@@ -267,43 +283,42 @@ def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
     return own_state
 
 
-def make_resumable(data: LightningDataModule, seed: int) -> None:
-    """Make a data module's training `DataLoader`s resumable, unless they have a `state_dict`.
+class Derived:
+    """The loaders that were derived for a reader, to draw the same again.
 
-    Loaders of training and validation start new worker processes in each epoch, and their own
-    samplers draw the same in all processes.
-
-    With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
+    Args:
+        reader: Who reads them.
+        seed: The run's seed.
     """
-    warned: list[bool] = []
-    memories: dict[int, Memory] = {}
 
-    def made_by(hook: str, make: Callable[[], Any]) -> Any:
-        """Return the loaders of a hook."""
-        loaders = make()
+    def __init__(self, reader: Reader, seed: int) -> None:
+        self._shared = {"_reader": reader, "_seed": seed, "_known_memories": {}}
+        self._warned: list[bool] = []
+
+    def derive(self, loaders: Any, stage: str, *, are_training: bool) -> Any:
+        """Derive loaders, of PyTorch's, that have no `state_dict`, and return them all.
+
+        Those of training become resumable. They and those of validation start new worker processes
+        in each epoch, and their own samplers draw the same in all processes.
+        With other loaders without a `state_dict`, a run can resume only from the end of an epoch.
+
+        Args:
+            loaders: A loader, or a nested collection of loaders.
+            stage: Name of the hook that has returned them.
+            are_training: Whether they are loaders of training.
+        """
         for number, loader in enumerate(flatten_loaders(loaders)):
             if not isinstance(loader, DataLoader):
                 continue
-            _without_persistent_workers(loader, warned)
+            _without_persistent_workers(loader, self._warned)
             if hasattr(loader, "_known_memories"):  # it is derived already
                 continue
             mixins: list[type] = [OfProcesses]
-            if hook == "train_dataloader" and not hasattr(loader, "state_dict"):
+            if are_training and not hasattr(loader, "state_dict"):
                 mixins.append(Resumable)
             if Resumable in mixins or has_processes():
-                own = {
-                    "_of_data": data,
-                    "_known_memories": memories,
-                    "_seed": seed,
-                    "_stage": f"{hook} {number}",
-                }
-                _derive(loader, mixins, own)
+                _derive(loader, mixins, {**self._shared, "_stage": f"{stage} {number}"})
         return loaders
-
-    for hook in ("train_dataloader", "val_dataloader"):
-        if is_overridden(hook, data, LightningDataModule):
-            make = getattr(data, hook)
-            setattr(data, hook, functools.partial(made_by, hook, make))
 
 
 def _derive(loader: Any, mixins: Sequence[type], own: dict[str, Any]) -> None:
@@ -336,7 +351,8 @@ def _without_persistent_workers(loader: Any, warned: list[bool]) -> None:
 
 def flatten_loaders(loaders: Any) -> list[Any]:
     """Return a flat list of the loaders of a hook, which returned one or a nested collection."""
-    if isinstance(loaders, CombinedLoader):  # to make one warns, with PyTorch 2.13
+    kind: Any = type(loaders)
+    if "CombinedLoader" in lightning_bases(kind):  # to make one warns, with PyTorch 2.13
         return list(loaders.flattened)
     if isinstance(loaders, dict):
         loaders = list(loaders.values())

@@ -9,6 +9,7 @@ from pathlib import Path
 
 MARKS = "LEYDEN_MARKS"  # environment variable: the file to which marks are appended
 KILL_AT = "LEYDEN_MARKS_KILL_AT"  # environment variable: the step at whose mark the process group kills itself
+EVERY = "LEYDEN_MARKS_EVERY"  # environment variable: steps between checkpoints, in a test
 MARKED_PARTS = ("batch", "weights", "optimizer")
 _warned: set[str] = set()
 
@@ -48,6 +49,12 @@ def mark(
             os.killpg(0, signal.SIGKILL)
     except Exception as error:
         _warn("this step is not marked", error)
+
+
+def every_n_steps_of(given: int | None) -> int | None:
+    """Return the steps between checkpoints; while a short training is tested, those of the test."""
+    tested = os.environ.get(EVERY)
+    return int(tested) if tested else given
 
 
 def _warn(what: str, error: Exception) -> None:

@@ -10,7 +10,9 @@ asked for it.
 import argparse
 import contextlib
 import enum
+import functools
 import io
+import os
 import random
 import sys
 import sysconfig
@@ -21,16 +23,10 @@ from pathlib import PurePath
 from pickle import Pickler, UnpicklingError
 from typing import Any, BinaryIO, Literal
 
-import lightning as L
 import numpy as np
 import torch
-from lightning import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.fabric.utilities.data import AttributeDict
-from lightning.pytorch.callbacks import SpikeDetection
-from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
-from torchmetrics import Metric
 
 from leyden.exact import ExactError
 from leyden.exact.digest import (
@@ -42,6 +38,7 @@ from leyden.exact.digest import (
     strided,
 )
 from leyden.exact.files import check_bounds
+from leyden.exact.processes import RANKS
 
 MAX_WHOLE = 2**24  # bytes; of a larger tensor or array, a part is compared
 MAX_STATE_BYTES = 2**28  # of a tensor or an array that a checkpoint holds
@@ -54,10 +51,15 @@ NOT_SEEN = "can't be looked at"
 NOT_KEPT = "change and can't be kept in a checkpoint"
 NOT_RESTORED = "can't be restored from the checkpoint"
 
-# Attributes of PyTorch and Lightning, except `training`, which a run can change.
-OF_MODULES = {*vars(nn.Module())} - {"training"}
-OF_LIGHTNING = {*vars(LightningModule()), *vars(LightningDataModule())}
-OF_LIGHTNING -= {"training"}
+# Classes of Lightning's packages are known by their names: none is imported for it.
+LIGHTNING = ("lightning", "lightning_fabric", "pytorch_lightning")
+HAVE_OWN_ENTRY = {
+    "Callback",
+    "Logger",
+    "Strategy",
+    "Trainer",
+}  # in a checkpoint, or are the trainer's
+HAVE_HOOKS = {"Callback", "LightningDataModule"}  # of which `state_dict` is one
 INSTALLED = tuple(
     {sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")}
 )
@@ -67,14 +69,6 @@ OWNERS = (
     Sampler,
     types.SimpleNamespace,
     argparse.Namespace,
-)
-# Objects that are the trainer's, or have their own entry.
-SEPARATE = (
-    Trainer,
-    Callback,
-    L.pytorch.loggers.Logger,
-    L.pytorch.strategies.Strategy,
-    DataLoader,
 )
 REFILLED = (dict, list, set, deque)
 CONTAINERS = (*REFILLED, tuple, frozenset)
@@ -105,6 +99,16 @@ Step = tuple[str, Any]  # ("attribute", name) or ("item", key)
 StatePath = tuple[Step, ...]
 Kept = dict[StatePath, tuple[str, Any]]  # how each value is restored, and the value
 Mode = Literal["report", "require", "off"]
+
+
+def check_mode(mode: str) -> None:
+    """Check a mode.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if mode not in ("report", "require", "off"):
+        raise ValueError(f"exact={mode}: must be report, require or off")
 
 
 class NotKeptError(ValueError):
@@ -298,7 +302,7 @@ def _is_owner(value: Any, depth: int = 0) -> bool:
             return False
         items = _items(value)
         return any(_is_owner(each, depth + 1) or _is_separate(each) for each in items)
-    if issubclass(kind, (*VALUES, *CONTAINERS, *SEPARATE, type)):
+    if issubclass(kind, (*VALUES, *CONTAINERS, type)) or _has_own_entry(kind):
         return False
     if issubclass(kind, OWNERS):
         return True
@@ -329,7 +333,7 @@ def _is_value(value: Any, known: set[int]) -> bool:
         if len(value) > MAX_TRAVERSED:
             return True
         return not any(_is_known(each, known) for each in _items(value))
-    if issubclass(kind, SEPARATE):
+    if _has_own_entry(kind):
         return False
     if issubclass(kind, Iterator) and not issubclass(kind, io.IOBase):
         return True
@@ -339,6 +343,20 @@ def _is_value(value: Any, known: set[int]) -> bool:
 def _is_known(value: Any, known: set[int]) -> bool:
     """Return whether an object is one of these; plain values may share an address."""
     return id(value) in known and type(value) not in PLAIN_KINDS
+
+
+@functools.cache
+def lightning_bases(kind: type) -> dict[str, type]:
+    """Return the classes of Lightning that a class derives from, or is, by name."""
+    found: dict[str, type] = {}
+    for base in kind.__mro__:
+        if base.__module__.partition(".")[0] in LIGHTNING:
+            found.setdefault(base.__name__, base)
+    return found
+
+
+def _has_own_entry(kind: Any) -> bool:
+    return issubclass(kind, DataLoader) or not HAVE_OWN_ENTRY.isdisjoint(lightning_bases(kind))
 
 
 def is_own_class(kind: type) -> bool:
@@ -356,21 +374,33 @@ def is_own_class(kind: type) -> bool:
     return "site-packages" not in folders and "dist-packages" not in folders
 
 
-def has_state_dict(kind: type) -> bool:
+def has_state_dict(kind: Any) -> bool:
     """Return whether objects of a class save their own state, like an optimizer.
 
     Of modules, attributes are looked at.
     """
-    if issubclass(kind, nn.Module | LightningDataModule | Callback | type):
+    if issubclass(kind, nn.Module | type) or not HAVE_HOOKS.isdisjoint(lightning_bases(kind)):
         return False
     save = getattr(kind, "state_dict", None)
     load = getattr(kind, "load_state_dict", None)
     return callable(save) and callable(load)
 
 
+@functools.cache
+def _left_out(kind: type) -> frozenset[str]:
+    """Return the attributes of PyTorch and Lightning, except `training`, which a run can change."""
+    found = set[str]()
+    if issubclass(kind, nn.Module):
+        found.update(vars(nn.Module()))
+    for name, base in lightning_bases(kind).items():
+        if name in ("LightningModule", "LightningDataModule"):
+            found.update(vars(base()))
+    return frozenset(found - {"training"})
+
+
 def _parts(owner: Any) -> Iterator[tuple[Step, Any]]:
     """Yield the attributes or items of an owner."""
-    kind = type(owner)
+    kind: Any = type(owner)
     if issubclass(kind, dict):
         for key, value in [*owner.items()]:
             if type(key) in (*PLAIN_KINDS, tuple):
@@ -380,11 +410,7 @@ def _parts(owner: Any) -> Iterator[tuple[Step, Any]]:
         for number, value in enumerate([*owner]):
             yield ("item", number), value
         return
-    left_out = set[str]()
-    if issubclass(kind, nn.Module):
-        left_out |= OF_MODULES
-    if issubclass(kind, LightningModule | LightningDataModule):
-        left_out |= OF_LIGHTNING
+    left_out = _left_out(kind)
     for name in attribute_names(owner):
         if name in left_out:
             continue
@@ -458,9 +484,10 @@ def _fill(here: Any, value: Any) -> bool:
     return True
 
 
-def _is_refillable(kind: type) -> bool:
+def _is_refillable(kind: Any) -> bool:
     """Return whether a container may be emptied and filled again; a cache on a disk may not."""
-    return kind in (defaultdict, AttributeDict) or is_own_class(kind)
+    is_of_hyperparameters = lightning_bases(kind).get("AttributeDict") is kind
+    return kind is defaultdict or is_of_hyperparameters or is_own_class(kind)
 
 
 def _generator_state(generator: Any) -> Any:
@@ -681,13 +708,7 @@ def reason(error: Exception) -> str:
     return f"{kind}: {text[:MAX_REASON]}"
 
 
-def saved_elsewhere(trainer: Trainer, module: LightningModule) -> list[Any]:
-    """Return the trainer, and the module's weights, buffers, metrics, optimizers and schedules."""
-    schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
-    return [trainer, *weights_and_metrics(module), *trainer.optimizers, *schedules]
-
-
-def weights_and_metrics(module: LightningModule) -> list[Any]:
+def weights_and_metrics(module: nn.Module) -> list[Any]:
     """Return the weights, buffers and metrics of a module."""
     found: list[Any] = list(module.parameters())
     found += module.state_dict(keep_vars=True).values()
@@ -696,28 +717,21 @@ def weights_and_metrics(module: LightningModule) -> list[Any]:
     return found
 
 
-def foreign_callbacks(trainer: Trainer) -> dict[str, Callback]:
-    """Return the callbacks whose state nobody else saves, with their names.
-
-    They are neither Lightning's nor of this library; the state of Lightning's `SpikeDetection`
-    lacks its running mean.
-    """
-    found: dict[str, Callback] = {}
-    for number, each in enumerate(trainer.callbacks):  # type: ignore[attr-defined]
-        package = type(each).__module__.partition(".")[0]
-        if isinstance(each, SpikeDetection) or package not in ("leyden", "lightning"):
-            found[f"callbacks[{number}]"] = each
-    return found
-
-
-def metrics_of(module: LightningModule) -> list[tuple[str, Metric]]:
+def metrics_of(module: nn.Module) -> list[tuple[str, Any]]:
     """Return the torchmetrics metrics of a module, with their names."""
-    return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, Metric)]
+    kind = getattr(sys.modules.get("torchmetrics"), "Metric", ())
+    return [(name, metric) for name, metric in module.named_modules() if isinstance(metric, kind)]
 
 
 def is_rank_zero() -> bool:
-    """Return whether this is the process of rank zero, as far as Lightning knows."""
-    return getattr(rank_zero_only, "rank", 0) == 0
+    """Return whether this is the process of rank zero, as far as is known."""
+    of_lightning = sys.modules.get("lightning_utilities.core.rank_zero")
+    rank = getattr(getattr(of_lightning, "rank_zero_only", None), "rank", None)
+    if rank is None and torch.distributed.is_initialized():
+        rank = torch.distributed.get_rank()
+    if rank is None:
+        rank = next((os.environ[name] for name in RANKS if name in os.environ), 0)
+    return int(rank) == 0
 
 
 def say(text: str) -> None:

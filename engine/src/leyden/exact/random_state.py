@@ -1,19 +1,18 @@
 """Global random states of Python, NumPy and PyTorch: saved, restored, and seeded for data hooks."""
 
 import contextlib
-import functools
 import hashlib
+import os
 import random
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import lightning as L
 import numpy as np
 import torch
-from lightning import LightningDataModule
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch.utils.data import get_worker_info
+
+from leyden.exact import ExactError
 
 
 class _Entropy:
@@ -59,6 +58,26 @@ class _Entropy:
 _entropy = _Entropy()
 
 
+def check_seed(seed: Any) -> None:
+    """Check a seed.
+
+    Raises:
+        ValueError: It is none.
+    """
+    if type(seed) is not int or not 0 <= seed < 2**32:
+        raise ValueError(f"seed={seed}: must be a whole number from 0 to {2**32 - 1}")
+
+
+def check_same_seed(before: int, now: int) -> None:
+    """Check the seed at a resume.
+
+    Raises:
+        ExactError: It has changed.
+    """
+    if before != now:
+        raise ExactError(f"trained with seed {before}, and this start has {now}")
+
+
 def seed_everything(seed: int, stage: str) -> None:
     """Seed the random numbers of Python, NumPy and PyTorch.
 
@@ -68,7 +87,11 @@ def seed_everything(seed: int, stage: str) -> None:
         seed: The run's seed.
         stage: What is created next: generators without a seed draw other numbers in each stage.
     """
-    L.seed_everything(seed, verbose=False)
+    # By these, Lightning seeds the processes that it starts, and leaves workers as they are.
+    os.environ.update(PL_GLOBAL_SEED=str(seed), PL_SEED_WORKERS="0")
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
     seed_entropy(seed, stage)
 
 
@@ -174,52 +197,3 @@ def seed_by_text(text: str) -> None:
     torch.default_generator.manual_seed(random.getrandbits(63))
     np.random.seed(random.getrandbits(32))
     _entropy.set(text)
-
-
-# End of the names of hooks that return loaders, also of stages that Lightning does not know.
-LOADER = "_dataloader"
-Hook = Callable[..., Any]
-
-
-def has_hook(name: str, owner: Any, kind: type) -> bool:
-    """Return whether an object has a hook that a class of Lightning's has not, or has empty."""
-    if hasattr(kind, name):
-        return is_overridden(name, owner, kind)
-    return hasattr(owner, name)
-
-
-def seed_stages(data: LightningDataModule, seed: int) -> None:
-    """Seed each hook of a data module.
-
-    So processes that train, evaluate or resume draw the same numbers.
-    A random split in `setup` is therefore equal for all stages: no sample is in the test set of one
-    stage and in the training set of another. Loaders that Lightning reloads draw new numbers each
-    time. `prepare_data` draws the same numbers for all seeds, since the next run uses its files,
-    whatever its seed.
-    """
-    for name in dir(data):
-        if name not in ("prepare_data", "setup") and not name.endswith(LOADER):
-            continue
-        if not has_hook(name, data, LightningDataModule):
-            continue
-        of_hook = seed
-        if name == "prepare_data":
-            of_hook = 0
-        hook = getattr(data, name)
-        setattr(data, name, _seeded_hook(data, name, hook, of_hook))
-
-
-def _seeded_hook(data: LightningDataModule, name: str, hook: Hook, seed: int) -> Hook:
-    @functools.wraps(hook)  # Lightning inspects the wrapped function to see what is overridden
-    def call(*args: Any, **kwargs: Any) -> Any:
-        every_n_epochs = 0
-        if name.endswith(LOADER):
-            every_n_epochs = getattr(data.trainer, "reload_dataloaders_every_n_epochs", 0)
-        epoch = 0
-        if data.trainer and every_n_epochs:
-            current = data.trainer.current_epoch
-            epoch = current - current % every_n_epochs
-        with seeded(seed, name, epoch):
-            return hook(*args, **kwargs)
-
-    return call

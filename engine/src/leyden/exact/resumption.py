@@ -3,20 +3,25 @@
 import contextlib
 import itertools
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
 import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from leyden.exact import ExactError
-from leyden.exact.marks import KILL_AT, MARKED_PARTS, MARKS
+from leyden.exact.marks import EVERY, KILL_AT, MARKED_PARTS, MARKS
 
 DIR = "{dir}"  # in a command: the folder of its checkpoints
+CALL_TIMEOUT_S = 600  # of each start of a function
 _PATIENCE_S = 5  # for a command that ends its own children, as torchrun does
 Marks = list[dict[str, str]]
 
@@ -56,14 +61,7 @@ class Starts:
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
         environment = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        with self.output.open("wb") as to:
-            process = subprocess.Popen(
-                self.command,
-                stdout=to,
-                stderr=subprocess.STDOUT,
-                env=environment,
-                start_new_session=True,
-            )
+        process = self.launch(environment)
         try:
             code = process.wait(self.timeout_s)
         except subprocess.TimeoutExpired as error:
@@ -80,6 +78,21 @@ class Starts:
         end = "killed" if is_killed else f"exit code {code}"
         self._say(f"start {self.number}: {steps}, {end}, {time.monotonic() - began:.0f} s")
         return marks, code
+
+    def launch(self, environment: dict[str, str]) -> Any:
+        """Return the process of a start, which leads a group of its own."""
+        with self.output.open("wb") as to:
+            return subprocess.Popen(
+                self.command,
+                stdout=to,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def draw(self, marks: Marks, kills: int, seed: int) -> list[str]:
+        """Return the steps at which to kill, see `draw_kills`."""
+        return draw_kills(marks, kills, seed)
 
     def tail(self) -> str:
         """Return the last lines that the last start has printed."""
@@ -105,7 +118,7 @@ def read_marks(path: Path) -> Marks:
     return marks
 
 
-def _end(process: "subprocess.Popen[bytes]") -> None:
+def _end(process: Any) -> None:
     """End a command that still runs, and what it has left behind."""
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
@@ -169,7 +182,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
     whole, code = starts.start()
     if code:
         raise ExactError(f"undisturbed, the command ends with exit code {code}\n{starts.tail()}")
-    drawn = draw_kills(whole, kills, seed)
+    drawn = starts.draw(whole, kills, seed)
     steps = steps_of(whole)
     shutil.rmtree(starts.folder / "run")  # the next start is a new run
     expected = {(mark["rank"], mark["step"]): mark for mark in whole}
@@ -221,3 +234,100 @@ def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, st
     if all(step != first for _, step in expected):
         return f"step {first}: the undisturbed run has no such step"
     return f"step {first}: {', '.join(part for part in MARKED_PARTS if part in parts)}"
+
+
+class Calls(Starts):
+    """Starts a function again and again, each time in a new process, for its first steps.
+
+    Args:
+        make: The function; it gets the folder.
+        folder: Empty folder for marks, output and checkpoints.
+        num_steps: Steps of a start, at whose end it is killed.
+    """
+
+    def __init__(self, make: Callable[[Path], Any], folder: Path, num_steps: int) -> None:
+        super().__init__([sys.executable, DIR], folder, CALL_TIMEOUT_S, print)
+        self.make = make
+        self.num_steps = num_steps
+
+    def start(self, kill_at: str = "") -> tuple[Marks, int]:
+        """Return the marks and the exit code of a start, which is 0 if all steps were trained."""
+        last = str(self.num_steps)
+        marks, code = super().start(kill_at or last)
+        if not kill_at and last in steps_of(marks):
+            code = 0
+        return marks, code
+
+    def draw(self, marks: Marks, kills: int, seed: int) -> list[str]:
+        """Return the step at two thirds, which comes after a few checkpoints."""
+        draw_kills(marks, kills, seed)  # checks that there is something to compare
+        steps = steps_of(marks)
+        return [steps[len(steps) * 2 // 3]]
+
+    def launch(self, environment: dict[str, str]) -> Any:
+        """Return the process of a start."""
+        is_in_file = hasattr(sys.modules["__main__"], "__file__")
+        context = multiprocessing.get_context("spawn" if is_in_file else "fork")
+        environment[EVERY] = str(max(1, self.num_steps // 8))
+        given = (self.make, self.folder / "run", environment, self.output)
+        return _Called(context.Process(target=_call, args=given))
+
+
+class _Called:
+    """A process of `multiprocessing` as `subprocess` has it."""
+
+    def __init__(self, process: Any) -> None:
+        process.start()
+        self._process = process
+        self.pid = process.pid
+
+    def wait(self, timeout_s: float | None = None) -> int:
+        self._process.join(timeout_s)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("the function", timeout_s or 0)
+        return int(self._process.exitcode)
+
+
+def _call(
+    make: Callable[[Path], Any], folder: Path, environment: dict[str, str], output: Path
+) -> None:
+    """Call a function in this new process."""
+    os.setsid()
+    os.environ.update(environment)
+    with output.open("wb") as to:
+        os.dup2(to.fileno(), 1)
+        os.dup2(to.fileno(), 2)
+    sys.stdout = sys.stderr = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115 - of a notebook
+    make(folder)
+
+
+def test(make: Callable[[Path], Any], *, num_steps: int = 24) -> bool:  # noqa: PT028
+    """Train twice in new processes, the second time with a kill, and compare the first steps.
+
+    What was found is printed: that all steps have the same bits, or the first step that differs.
+    While it is tested, `Exact` and `Loop` save every few steps. In a script, call it below
+    `if __name__ == "__main__":`, as each process imports the script.
+
+    Example of a function:
+
+        def make(folder):
+            with Exact(folder, seed=0):
+                model.fit(series)
+
+    Args:
+        make: Trains in a folder, by `Exact` or `Loop`, from its first line on.
+        num_steps: Number of steps that are compared.
+
+    Returns:
+        Whether all steps have the same bits.
+
+    Raises:
+        ExactError: Nothing can be compared.
+    """
+    with tempfile.TemporaryDirectory(prefix="leyden-", ignore_cleanup_errors=True) as folder:
+        is_same, text = compare_killed(Calls(make, Path(folder), num_steps), 1, 0)
+    print(text)
+    return is_same
+
+
+test.__test__ = False  # type: ignore[attr-defined]  # pytest takes it for none of its own

@@ -28,6 +28,8 @@ class FSDP2(ModelParallelStrategy):
     The module shards its layers in `configure_model`, as `shard` does.
     """
 
+    writes_whole_checkpoints = True
+
     def __init__(self) -> None:
         super().__init__(tensor_parallel_size=1, save_distributed_checkpoint=False)
 

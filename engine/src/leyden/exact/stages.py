@@ -1,17 +1,22 @@
 """The stage that logged each metric, and the metrics of an epoch."""
 
-from collections.abc import Collection
-from typing import Any, Protocol, runtime_checkable
+from __future__ import annotations
 
-from lightning import Callback, LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
+from collections.abc import Collection
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
+
 from torch import Tensor
 
 from leyden.exact.lightning import training_names, validation_names
 from leyden.exact.memory import say
 
+if TYPE_CHECKING:
+    from lightning import LightningModule, Trainer
 
-class Stages(Callback):
+FITTING = "fit"  # the value of Lightning's `TrainerFn`, a text
+
+
+class Stages:
     """Records the stage in which each metric was logged, and returns the metrics of an epoch.
 
     Lightning merges all logged values into `trainer.callback_metrics`, where a value remains until
@@ -80,7 +85,7 @@ class Stages(Callback):
 
     def on_validation_end(self, trainer: Trainer, *args: Any) -> None:
         """Record the validation's metrics, and the step that they belong to."""
-        if trainer.state.fn != TrainerFn.FITTING:
+        if trainer.state.fn != FITTING:
             return
         found = trainer.callback_metrics
         names = validation_names(trainer)
@@ -94,7 +99,7 @@ class Stages(Callback):
 
     def on_exception(self, trainer: Trainer, *args: Any) -> None:
         """Record the names logged in an incomplete epoch, since its curves are drawn."""
-        if trainer.state.fn == TrainerFn.FITTING:
+        if trainer.state.fn == FITTING:
             self._record(training_names(trainer), "train")
 
     def by_stage(self, names: Collection[str]) -> dict[str, list[str]]:

@@ -4,27 +4,27 @@ Start hooks are those that Lightning calls before the first batch, such as `setu
 `on_train_start`.
 """
 
+from __future__ import annotations
+
 import contextlib
 import functools
 import random
 from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import lightning as L
 import numpy as np
 import torch
-from lightning.pytorch.callbacks import SpikeDetection
-from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
-from torch.distributed import GradBucket  # type: ignore[attr-defined]
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
 from leyden.exact.digest import digest_of_content
+from leyden.exact.lightning import foreign_callbacks, is_overridden, of_trees, saved_elsewhere
 from leyden.exact.loaders import (
     LOADER_PARTS,
+    check_number,
     flatten_loaders,
     gather_from_processes,
     of_this_process,
@@ -36,16 +36,23 @@ from leyden.exact.memory import (
     Mode,
     Reporter,
     StatePath,
-    foreign_callbacks,
     has_state_dict,
     metrics_of,
     path_name,
     reason,
-    saved_elsewhere,
     say,
     weights_and_metrics,
 )
-from leyden.exact.random_state import random_states, restore_random_states, seed_entropy
+from leyden.exact.random_state import (
+    check_same_seed,
+    random_states,
+    restore_random_states,
+    seed_entropy,
+)
+from leyden.exact.sums import fix_order_of_sums
+
+if TYPE_CHECKING:
+    import lightning as L
 
 T = TypeVar("T")
 # Bytes of attributes that start hooks set; larger ones are not in each checkpoint.
@@ -55,28 +62,7 @@ LOADER_NOT_RESTORED = (
 )
 
 
-def average_in_order(state: None, bucket: GradBucket) -> torch.futures.Future[Tensor]:
-    """Average a bucket of gradients over the processes, in the order of their ranks.
-
-    This is a communication hook of DDP.
-    DDP regroups gradients in its buckets after the first backward pass of each start. Their place
-    decides in which order gloo's own sum adds them up, and sums of three or more numbers depend on
-    their order: a resumed run would differ by rounding.
-    """
-    gradients = bucket.buffer()
-    size = torch.distributed.get_world_size()
-    if gradients.is_sparse:  # of one parameter
-        torch.distributed.all_reduce(gradients)
-    else:
-        parts = [torch.empty_like(gradients) for _ in range(size)]
-        torch.distributed.all_gather(parts, gradients)
-        gradients.copy_(functools.reduce(torch.add, parts))
-    future: torch.futures.Future[Tensor] = torch.futures.Future()
-    future.set_result(gradients.div_(size))
-    return future
-
-
-class RunState(L.Callback):
+class RunState:
     """Saves, for each process, random states, running means and changed attributes (`Memory`).
 
     The running means of an interrupted epoch are those of `self.log(on_epoch=True)`, which
@@ -164,17 +150,10 @@ class RunState(L.Callback):
         """Restore this process's metrics; keep the rest of its state until start hooks have run."""
         trainer = self._trainer
         every = state_dict["processes"]
-        size = trainer.world_size
-        if len(every) != size:
-            raise ExactError(
-                f"trained by {len(every)} processes, and this start has {size}: their number can't "
-                "change; set the trainer's devices and num_nodes to match, or choose another folder"
-            )
+        check_number(len(every), trainer.world_size)
         self._same_seed = state_dict["seed"] == self.seed
-        if not (self._same_seed or self.is_fork):
-            raise ExactError(
-                f"trained with seed {state_dict['seed']}, and this start has {self.seed}"
-            )
+        if not self.is_fork:
+            check_same_seed(state_dict["seed"], self.seed)
         self._resumed = every[trainer.global_rank]
         # An earlier version saved in the step's hooks.
         self._is_complete = state_dict.get("is_complete", False)
@@ -204,7 +183,7 @@ class RunState(L.Callback):
         if self._resumed:
             kept = self._resumed["logged"]
             self._logged = lightning.restore_logged(trainer, pl_module, kept)
-        self._fix_order_of_sums(trainer)
+        fix_order_of_sums(trainer.strategy.model, self.reporter)
         strategy = trainer.strategy
         original = strategy.on_train_start
 
@@ -217,26 +196,6 @@ class RunState(L.Callback):
             self.is_restored = True
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
-
-    def _fix_order_of_sums(self, trainer: L.Trainer) -> None:
-        """Make DDP add up gradients in the same order in each start; announce where it may not.
-
-        The sum of two gradients has no order.
-        """
-        model = trainer.strategy.model
-        size = trainer.world_size
-        if not isinstance(model, DistributedDataParallel) or size <= 2:
-            return
-        how: str = torch.distributed.get_backend()
-        is_complex = any(each.is_complex() for each in model.parameters())
-        if how == "gloo" and not is_complex:
-            try:
-                model.register_comm_hook(None, average_in_order)
-                return
-            except RuntimeError:  # the strategy has a communication hook of its own
-                how = "a communication hook"
-        what = f"the gradients of {size} processes"
-        self.reporter.announce(f"{how} may add up {what} in another order")
 
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at everything before training."""
@@ -299,6 +258,7 @@ class RunState(L.Callback):
         is_within_epoch = trainer.fit_loop.restarting
         if is_within_epoch:
             self._check_schedules(trainer)
+            lightning.show_epoch(trainer, module)
         else:
             lightning.forget_iterators(trainer)
         self._restore_memory()
@@ -523,7 +483,7 @@ def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:
     It converts the module after it has loaded weights, which would round those of 64 bits.
     """
     for each in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(each, SpikeDetection):
+        if isinstance(each, of_trees("callbacks.SpikeDetection")):
             # Its `load_state_dict` names it so.
             each.running = each.running_mean  # type: ignore[attr-defined]
     strategy = trainer.strategy
