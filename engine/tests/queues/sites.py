@@ -193,7 +193,7 @@ DISCARD_SESSION_KEYRING_ON_STARTUP=False
 def condor(stack, root):
     """HTCondor refuses to run jobs as root, so that all of it is another user of a namespace."""
     site = Site(root, "condor")
-    site.arguments += ("cluster.lease_s=20",)
+    site.arguments += ("cluster.lease_s=10",)
     site.cancel = ("condor_rm",)
     (root / "spool").mkdir()
     users = root / "users"
@@ -391,6 +391,9 @@ def slurm(stack, root, name="slurm_cpu"):
     )
     if name == "slurm_cpu":
         site.arguments = (f"cluster={name}", "cluster.cpus_per_task=1", "cluster.mem_gb=1")
+    # Both nodes are one machine; where a job starts again, its code is not what the first node removes.
+    place = f"export TMPDIR={root}/$SLURMD_NODENAME; mkdir -p $TMPDIR"
+    site.arguments = (*site.arguments, f"cluster.setup=['{place}']")
     return site
 
 
@@ -428,8 +431,12 @@ def ray(stack, root):
     site.daemons["head"] = daemon(stack, program, "start", *head, *common, host="head")
     address = f"127.0.0.1:{RAY_PORT}"
     wait_for(lambda: succeeds(site, "ray", "job", "list", "--address", address), "Ray")
-    for node in ("n1", "n2"):
-        joins = ("start", f"--address={address}", "--num-cpus=4")
+    for number, node in enumerate(("n1", "n2"), start=1):
+        ports = [
+            f"--dashboard-agent-{kind}-port={RAY_PAGE + 10 * number + place}"
+            for place, kind in enumerate(("listen", "grpc"))
+        ]
+        joins = ("start", f"--address={address}", "--num-cpus=4", *ports)
         site.daemons[node] = daemon(stack, program, *joins, *common, host=node)
     nodes = ("ray", "status", "--address", address)
     wait_for(lambda: succeeds(site, *nodes, says="/8.0 CPU"), "two nodes of Ray")

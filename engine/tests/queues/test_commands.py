@@ -17,7 +17,7 @@ from leyden.queue.hosts import by_host
 from leyden.report.records import read_records
 from leyden.run.owner import signature
 from leyden.testing.contracts import compose
-from tests import mistakes
+from tests import ENGINE, mistakes
 from tests.report.test_summary import write
 
 SITE = (
@@ -149,6 +149,23 @@ def test_the_shipped_files_read_what_their_queues_say(site, tmp_path, name, line
     site("state", f"cat {tmp_path}/says")
     found, _ = ask(["site-state"], made.patterns, [*jobs])
     assert [state.text for state in found.values()] == (states or EXPECTED[name]).split()
+
+
+PAGE = (ENGINE / "docs" / "cluster.md").read_text()
+OF_PAGE = [site for site in re.findall("(?ms)^```yaml\n(.*?)^```", PAGE) if "- queue" in site]
+SAID = ["7 RUN\n8 PEND\n9 EXIT\n", "7 1 <none> <none>\n8 <none> <none> <none>\n9 <none> <none> 1\n"]
+
+
+@pytest.mark.parametrize(("text", "says"), [*zip(OF_PAGE, SAID, strict=True)])
+def test_the_files_of_the_page_read_what_their_queues_say(site, tmp_path, text, says):
+    (tmp_path / "cluster").mkdir()
+    (tmp_path / "cluster" / "mine.yaml").write_text(text)
+    made = Commands(compose("cluster=mine", f"hydra.searchpath=[file://{tmp_path}]"), tmp_path)
+    made._check_commands()
+    (tmp_path / "says").write_text(says)
+    site("state", f"cat {tmp_path}/says")
+    found, _ = ask(["site-state"], made.patterns, ["7", "8", "9", "10"])
+    assert [state.text for state in found.values()] == ["running", "queued", "failed", "GONE"]
 
 
 WRONG = r"""

@@ -13,7 +13,7 @@ from tests.queues import sites
 
 pytestmark = pytest.mark.cluster
 
-NUM = int(os.environ.get("SITES_N", "6"))  # jobs of the sweep
+NUM = int(os.environ.get("SITES_N", "3"))  # jobs of the sweep
 SWEEP = (
     "-m",
     *QUICK,

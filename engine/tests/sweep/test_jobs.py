@@ -16,6 +16,7 @@ from omegaconf import OmegaConf, open_dict
 from leyden.config.hydra import composing
 from leyden.sweep.jobs import Composer, JobNames
 from leyden.sweep.sweep import Sweep
+from leyden.sweep.work import command_of_job, run_job
 from tests.composed import Loader
 
 CHOICES = {
@@ -98,10 +99,15 @@ def test_another_process_gets_values_and_a_node_neither_downloads_nor_begins_ane
     typed = ["data.eval_batch_size=${data.batch_size}", "data.download=true"]
     for resume, on_node in (("never", "auto"), ("changed", "changed")):
         (job,) = Sweep(composer.config, launcher=None).new_jobs([[*typed, f"resume={resume}"]])
-        here, there = job.call("leyden.train").config, job.call("leyden.train", on_node=True).config
+        here, there = (
+            job.work("leyden.train", on_node=node).arguments[1] for node in (False, True)
+        )
         assert OmegaConf.to_container(here)["data"]["eval_batch_size"] == here.data.batch_size
         assert (here.resume, here.data.download) == (resume, True)
         assert (there.resume, there.data.download) == (on_node, False)
+    (job,) = Sweep(composer.config, launcher=None).new_jobs([["trainer.devices=2"]])
+    several = [job.work("leyden.train", is_each_started=each).function for each in (True, False)]
+    assert several == [run_job, command_of_job]
 
 
 SHARED = ["model=cnn", "trainer.max_epochs=3"]

@@ -114,8 +114,9 @@ class Queue:
 
     @property
     def num_threads(self) -> int | None:
-        """Number of threads of a job's process, known after `check`; None if it is unknown."""
-        raise NotImplementedError
+        """Number of threads of a job's process, known after `check`."""
+        num: int = self.cluster.get("cpus_per_task") or self.cluster.cpus
+        return num
 
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
         """Check that these of `num` jobs can run here; return False if the user asked for the check only."""

@@ -132,9 +132,11 @@ def ask(
     knows_none = patterns.get(KNOWS_NONE)
     if problem and not (knows_none and re.search(knows_none, problem)):
         return {}, problem
-    names = "|".join(map(re.escape, sorted(ids, key=len, reverse=True)))
+    longest_first = sorted(ids, key=len, reverse=True)
+    names = "|".join(map(re.escape, longest_first))
     after_id = r"(?![\w.-]*\w)"
-    starts = [*re.finditer(f"(?m){BEFORE_ID}({names}){after_id}", out)]
+    pattern = f"(?m){BEFORE_ID}({names}){after_id}"
+    starts = [*re.finditer(pattern, out)]
     if out.strip() and not starts and not _is_known(out, patterns):
         return {}, f"it says {_shown(out)!r}"
     found = dict.fromkeys(ids, VANISHED)
@@ -146,8 +148,8 @@ def ask(
 
 def _is_known(out: str, patterns: Mapping[str, str]) -> bool:
     """Return whether a command speaks of jobs, though of none that was asked for."""
-    kinds = [pattern for name, pattern in patterns.items() if name in PHASES]
-    return any(re.search(pattern, line.strip()) for pattern in kinds for line in out.splitlines())
+    states = [_state(line.strip(), patterns) for line in out.splitlines()]
+    return any(state is not NOT_KNOWN for state in states)
 
 
 def _state(said: str, patterns: Mapping[str, str]) -> JobState:
@@ -175,12 +177,6 @@ def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
 
 class Commands(ScriptQueue):
     """A queue of commands, of which one takes one job."""
-
-    @property
-    def num_threads(self) -> int | None:
-        """Number of threads of a job's process."""
-        num: int = self.cluster.cpus
-        return num
 
     @property
     def patterns(self) -> dict[str, str]:
@@ -273,7 +269,8 @@ class Commands(ScriptQueue):
         batch = JobFiles(self.folder, works)
         batch.script.write_text(self.script(python, str(batch.path)))
         batch.script.chmod(0o755)
-        out, problem = _call(filled(self.cluster.submit, self._fields_of(batch.path, name)))
+        fields = self._fields_of(batch.path, name)
+        out, problem = _call(filled(self.cluster.submit, fields))
         found = re.search(self.cluster.id, out, re.MULTILINE)
         job = found[found.re.groups and 1] if found else ""
         if problem or not SAFE_ID.fullmatch(job):
@@ -283,7 +280,8 @@ class Commands(ScriptQueue):
             raise RejectedError(f"cluster.submit: {why}; {effect}")
         with batch.path.with_suffix(".id").open("x") as file:
             file.write(f"{job}\n")
-        asks = json.dumps([filled(self.cluster.state, self.fields), self.patterns])
+        command = filled(self.cluster.state, self.fields)
+        asks = json.dumps([command, self.patterns])
         return [
             {
                 "scheduler": "commands",
@@ -308,7 +306,8 @@ class Commands(ScriptQueue):
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Return the state of each job; empty, with a line, if the queue does not answer."""
-        found, problem = ask(filled(self.cluster.state, self.fields), self.patterns, ids)
+        command = filled(self.cluster.state, self.fields)
+        found, problem = ask(command, self.patterns, ids)
         unknown = [job for job, state in found.items() if state is NOT_KNOWN]
         if problem:
             warn(f"cluster.state: no answer: {problem}")
@@ -319,7 +318,8 @@ class Commands(ScriptQueue):
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs."""
         safe = [job for job in ids if SAFE_ID.fullmatch(job)]
-        _, problem = _call(filled(self.cluster.cancel, {**self.fields, "ids": safe}))
+        fields = {**self.fields, "ids": safe}
+        _, problem = _call(filled(self.cluster.cancel, fields))
         if problem:
             warn(f"cluster.cancel: {problem}")
 
@@ -365,7 +365,8 @@ class Commands(ScriptQueue):
 
     def has_asked(self, submission: Mapping[str, str]) -> bool:
         """Return, once, whether an ended job has asked for a requeue that its script could not get."""
-        return take_requeue(self.folder, submission.get("call", "").partition("_")[0])
+        name, _, _ = submission.get("call", "").partition("_")
+        return take_requeue(self.folder, name)
 
     def _requeue(self) -> list[str]:
         """Return the commands of a script that put its job back into the queue, or ask the waiting command for that."""

@@ -159,9 +159,14 @@ def worker_environments(
         ['0', '1', '0']
     """
     num = num_jobs or len(devices) or num_cores
-    threads = {"OMP_NUM_THREADS": str(num_threads(num_cores // num))}
-    device = [{"CUDA_VISIBLE_DEVICES": name} for name in devices] or [{}]
-    return [{**threads, **device[n % len(device)]} for n in range(num)]
+    share = num_threads(num_cores // num)
+    slots = []
+    for number in range(num):
+        slot = {"OMP_NUM_THREADS": str(share)}
+        if devices:
+            slot["CUDA_VISIBLE_DEVICES"] = devices[number % len(devices)]
+        slots.append(slot)
+    return slots
 
 
 def num_devices(requested: Any, devices: Sequence[str]) -> int:
@@ -171,9 +176,11 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
         >>> [num_devices(requested, ["0", "1"]) for requested in (2, [0, 3, 5], "2", "auto")]
         [2, 3, 2, 2]
     """
-    if isinstance(requested, int | str) and str(requested).isdecimal():
+    is_single = isinstance(requested, int | str)
+    if is_single and str(requested).isdecimal():
         return int(requested)
-    return max(1, len(devices) if isinstance(requested, int | str) else len(requested))
+    chosen = devices if is_single else requested
+    return max(1, len(chosen))
 
 
 def is_of_one_process(trainer: DictConfig) -> bool:
@@ -218,12 +225,14 @@ class Here(Queue):
     ) -> list[dict[str, str]]:
         """Start jobs in free slots."""
         taken = {slot for slot, _ in self.processes.values()}
-        free = [slot for slot in range(len(self.slots)) if slot not in taken]
+        free = sorted({*range(len(self.slots))} - taken)
         started = []
         for work, slot in zip(works, free, strict=False):
-            environment = self.slots[slot]
             process = start_process(
-                work.function, *work.arguments, environment=environment, log=work.log
+                work.function,
+                *work.arguments,
+                environment=self.slots[slot],
+                log=work.log,
             )
             job = str(self.num_started)
             self.num_started += 1
@@ -252,4 +261,5 @@ class Here(Queue):
 
     def pause(self, seconds: float) -> None:
         """Wait up to a second for a job to end."""
-        connection.wait([process.sentinel for _, process in self.processes.values()], timeout=1)
+        sentinels = [process.sentinel for _, process in self.processes.values()]
+        connection.wait(sentinels, timeout=1)

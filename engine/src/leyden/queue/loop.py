@@ -118,9 +118,16 @@ class Launcher:
     @property
     def note(self) -> str:
         """Why jobs wait, except for their turn in the queue; empty if none does."""
-        reasons = Counter(self.states[job].reason for job in self.running if job in self.states)
-        parts = [f"{num} wait ({reason})" for reason, num in reasons.items() if reason]
-        if num_rejected := len(self.waiting) - len(self.in_use):
+        reasons: Counter[str] = Counter()
+        for job in self.running:
+            if job in self.states:
+                reasons[self.states[job].reason] += 1
+        parts = []
+        for reason, num in reasons.items():
+            if reason:
+                parts.append(f"{num} wait ({reason})")
+        num_rejected = len(self.waiting) - len(self.in_use)
+        if num_rejected:
             parts.append(f"{num_rejected} not accepted yet")
         if self.in_use:
             parts.append(f"{len(self.in_use)} in use by other processes")
@@ -169,10 +176,16 @@ class Launcher:
     def _submit_once(self) -> None:
         # Those of one directory are submitted once.
         by_directory = {job.run.directory: job for job in self.waiting}
-        known = {path: job.run.submission.get("job_id", "") for path, job in by_directory.items()}
+        known = {}
+        for path, job in by_directory.items():
+            known[path] = job.run.submission.get("job_id", "")
         alive = self._alive({*known.values()} - {""})
-        todo = [by_directory[path] for path, number in known.items() if number not in alive]
-        self.has_jobs |= bool(alive)
+        if alive:
+            self.has_jobs = True
+        todo = []
+        for path, number in known.items():
+            if number not in alive:
+                todo.append(by_directory[path])
         self.in_use = {}
         several = self.several
         while todo:
@@ -194,7 +207,8 @@ class Launcher:
         if self.several < several:
             self._report_smaller_arrays()
         self.try_at = time.monotonic() + AGAIN_S
-        left = {job.run.directory for job in todo} | {*self.in_use}
+        left = {*self.in_use}
+        left.update(job.run.directory for job in todo)
         jobs = self.waiting
         self.waiting = []
         for job in jobs:
@@ -209,7 +223,8 @@ class Launcher:
         job.log = Path(submission["log"])
         number = submission["job_id"]
         if number not in self.running:
-            self.running[number] = _Submitted([], len(job.run.starts))
+            num_starts = len(job.run.starts)
+            self.running[number] = _Submitted([], num_starts)
         self.running[number].jobs.append(job)
 
     def _report_rejection(self, error: RejectedError) -> None:
@@ -232,8 +247,10 @@ class Launcher:
         Raises:
             UserError: The queue does not answer.
         """
-        states = self.queue.states(sorted(ids)) if ids else {}
-        if ids and not states:
+        if not ids:
+            return set()
+        states = self.queue.states(sorted(ids))
+        if not states:
             advice = "some of the jobs may be in its queue; try again"
             raise UserError(f"cluster: its scheduler does not answer, and {advice}")
         self._cancel_stuck(states)
@@ -241,7 +258,10 @@ class Launcher:
 
     def _cancel_stuck(self, states: Mapping[str, JobState]) -> None:
         """Cancel those of some jobs that will never start; they would stay in the queue."""
-        stuck = [job for job, state in states.items() if state.phase == "ended" and state.reason]
+        stuck = []
+        for job, state in states.items():
+            if state.phase == "ended" and state.reason:
+                stuck.append(job)
         if stuck:
             self.queue.cancel(stuck)
 
@@ -254,9 +274,11 @@ class Launcher:
         """
         queue = self.queue
         with contextlib.ExitStack() as locks:  # a job that starts meanwhile waits for its lock
-            free = [*jobs]
-            if self.outlives:
-                free = [job for job in jobs if self._lock(job, ended[job.run.directory], locks)]
+            free = []
+            for job in jobs:
+                before = ended.get(job.run.directory, "")
+                if not self.outlives or self._lock(job, before, locks):
+                    free.append(job)
             if not free:
                 return
             if self.outlives and self.cluster.snapshot and self.code is None:
@@ -266,21 +288,25 @@ class Launcher:
                 each = queue.is_each_started
                 work = job.work(self.module, on_node=self.outlives, is_each_started=each)
                 works.append(work)
-            accepted = queue.submit(works, free[0].run.directory.name, self.python)
+            name = free[0].run.directory.name
+            accepted = queue.submit(works, name, self.python)
             for job, work, submission in zip(free, works, accepted, strict=True):
                 if self.outlives:
                     remove_call(queue.folder, job.run.submission)
                     job.run.begin(work.identity, job.overrides)
                     job.run.submission = submission
                 else:
-                    self.running[submission["job_id"]] = _Submitted([job], len(job.run.starts))
+                    number = submission["job_id"]
+                    num_starts = len(job.run.starts)
+                    self.running[number] = _Submitted([job], num_starts)
 
     def _lock(self, job: JobLike, ended: str, locks: contextlib.ExitStack) -> bool:
         """Lock a run, and return whether it is to be submitted; the same sweep may be typed on two machines at once."""
         if job.run.submission.get("job_id", "") != ended:
             return False
         try:
-            locks.enter_context(job.run.locked(job.identity(), resume="auto", ended_job=ended))
+            locked = job.run.locked(job.identity(), resume="auto", ended_job=ended)
+            locks.enter_context(locked)
         except InUseError as error:
             self.in_use[job.run.directory] = error
             return False
@@ -312,12 +338,17 @@ class Launcher:
             if self.outlives and run.submission.get("job_id") == number:
                 remove_call(self.queue.folder, run.submission)
             over += [(job, failure) for job in submitted.jobs]
-        if self.waiting and (over or self.in_use or time.monotonic() >= self.try_at):
+        is_time = time.monotonic() >= self.try_at
+        if self.waiting and (over or self.in_use or is_time):
             is_asked = any(job.run.submission for job in self.waiting)
             if not is_asked or self._may_ask():
                 self._submit_waiting()
-        running = [number for number in self.running if number in self.states]
-        return over, [self.states[number].phase for number in running].count("running")
+        num_running = 0
+        for number in self.running:
+            state = self.states.get(number)
+            if state is not None and state.phase == "running":
+                num_running += 1
+        return over, num_running
 
     def _end_of(self, number: str, submitted: _Submitted) -> tuple[Failure | None, bool]:
         """Return the failure of a job, None on success, and whether the job has ended."""
@@ -342,12 +373,16 @@ class Launcher:
         for path in {log.with_suffix(".out"): None, log: None}:  # of the queue, and of the job
             with contextlib.suppress(OSError):
                 lines += read_end(path, LOG_BYTES).splitlines()
-        errors = [
-            line for line in lines if "error: " in line.lower() or line.startswith("leyden: ")
-        ]
-        # The scheduler's program that starts processes says last that one of them has ended.
-        causes = [line for line in errors if not line.startswith("srun: ")] or errors
-        return Failure("Scheduler", ": ".join([what, *map(one_line, causes[-1:])]))
+        cause = ""
+        for line in lines:
+            is_error = "error: " in line.lower() or line.startswith("leyden: ")
+            # The scheduler's program that starts processes says last that one of them has ended.
+            is_last = line.startswith("srun: ") and bool(cause)
+            if is_error and not is_last:
+                cause = line
+        if not cause:
+            return Failure("Scheduler", what)
+        return Failure("Scheduler", f"{what}: {one_line(cause)}")
 
     def _is_submitted_again(self, number: str, run: Run) -> bool:
         """Return whether a job that has ended is submitted in place of the requeue that it could not get."""
@@ -404,6 +439,11 @@ class Launcher:
         self.queries -= 1
         return True
 
+    def tidy(self, job: JobLike) -> None:
+        """Remove the file with the user's key of a job that has ended while nobody waited."""
+        if self.outlives:
+            remove_call(self.queue.folder, job.run.submission)
+
     def stop(self) -> None:
         """End the running jobs, unless they outlive this command."""
         if not self.outlives:
@@ -421,7 +461,8 @@ class Launcher:
         after = [*self.running]
         work = Work(function, arguments, None, self.directory)  # type: ignore[arg-type]
         queue = type(self.queue)(config, self.queue.folder)
-        return queue.submit([work], "summary", self.python, after=after)[0]["job_id"]
+        (accepted,) = queue.submit([work], "summary", self.python, after=after)
+        return accepted["job_id"]
 
 
 # Of a job that writes a summary, beside the settings of the others.

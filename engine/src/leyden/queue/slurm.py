@@ -188,12 +188,6 @@ class Slurm(ScriptQueue):
     is_each_started = True
     can_follow = True
 
-    @property
-    def num_threads(self) -> int | None:
-        """Number of threads of a job's process."""
-        num: int = self.cluster.cpus_per_task
-        return num
-
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
         """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
         self._check_resources()

@@ -341,6 +341,7 @@ class Sweep:
                 record(job, Failure.of(error))
                 continue
             if is_finished:
+                self.launcher.tidy(job)
                 record(job, None)
                 continue
             if self.launcher.outlives:  # perhaps thousands at once
