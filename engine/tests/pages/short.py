@@ -177,7 +177,11 @@ class Project:
                 ]  # is refused when all else is read: nothing is trained
                 return self.python(["-m", "leyden.reproduce", *words], (2,), "threads=0")
             self.has_reproduced = True
-        if verb == "resumetest":
+        if verb == "bisect":  # tests/reproduction/test_bisection.py does it
+            words = ["--help"]
+        if verb == "propose":
+            words = ["proposals=1", "seeds=4", *words]
+        if verb in ("propose", "resumetest"):
             words = [sys.executable if word == "python" else word for word in words]
         may_differ = verb in ("reproduce", "resumetest")
         return self.python(["-m", f"leyden.{verb}", *words], (0, 1) if may_differ else (0,))

@@ -141,7 +141,7 @@ def given(repository, monkeypatch):
     """What the training of a run that is written by hand is given: the configuration and the environment."""
     found = {}
 
-    def take(tree, folder, environment):
+    def take(tree, folder, environment, python):
         settings = OmegaConf.to_container(OmegaConf.load(f"{folder}/recorded.yaml"))
         found.update(
             settings=settings,
@@ -150,7 +150,8 @@ def given(repository, monkeypatch):
         )
 
     monkeypatch.setattr(reproduction, "_train", take)
-    monkeypatch.setattr(reproduction, "_conclude", lambda *arguments: None)
+    monkeypatch.setattr(reproduction, "_record_overrides", lambda *arguments: None)
+    monkeypatch.setattr(reproduction, "_check_imported", lambda *arguments: None)
     for name in ("OMP_NUM_THREADS", "ATEN_CPU_CAPABILITY", "MKL_CBWR", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return found

@@ -13,7 +13,7 @@ from leyden.run.directory import Run
 from leyden.testing.contracts import compose
 from tests import ROOT, records
 from tests.conftest import weights
-from tests.example import RMSprop, script
+from tests.example import RMSprop
 
 
 @pytest.mark.slow
@@ -56,29 +56,6 @@ def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(command,
     assert run.config["trainer"]["max_epochs"] == 1
     best = weights(run_dir, "best")
     assert all(torch.equal(best[key], value) for key, value in weights(run_dir, "last").items())
-
-
-TINY = ("trainer.max_epochs=1", "trainer.limit_train_batches=3", "trainer.limit_val_batches=1")
-TINY = (*TINY, "callbacks=bare", "trainer.log_every_n_steps=1")
-
-
-@pytest.mark.slow(minutes=0.3)
-def test_the_ledger_has_each_proposal(tmp_path, monkeypatch, capsys):
-    proposals = script(ROOT / "scripts" / "proposals.py")
-    some = ("wider", "diverges", "no_units")
-    assert len(proposals.PROPOSALS) == 10
-    monkeypatch.setattr(proposals, "PROPOSALS", {name: proposals.PROPOSALS[name] for name in some})
-    monkeypatch.chdir(ROOT)
-    proposals.main(tmp_path, *TINY)
-    ledger = {row["proposal"]: row for row in json.loads((tmp_path / "ledger.json").read_text())}
-    assert [*ledger] == [*some]
-    assert ledger["wider"]["interval"]
-    assert ledger["diverges"]["verdict"].startswith("exit code ")
-    assert ledger["no_units"]["verdict"].startswith("exit code 2: ")
-    assert ledger["diverges"]["interval"] is None
-    out = capsys.readouterr().out
-    assert [line.split()[0] for line in out.splitlines()] == ["base", *some, *some]
-    assert not list(tmp_path.rglob("test_evaluations.csv"))
 
 
 def assert_follows(gradients, optimizer_of, step, rho, **close):

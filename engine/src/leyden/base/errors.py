@@ -61,6 +61,7 @@ class Exit(IntEnum):
     DIFFERENT = 1  # of `reproduce` and `resumetest`: the runs are not equal
     MISTAKE = 2
     DIED = DIED  # another process of the run
+    SKIPPED = 125  # of `reproduce exit=bisect`: git bisect takes another commit
     REQUEUED = 75  # EX_TEMPFAIL of sysexits.h
     INTERRUPTED = 128 + signal.SIGINT
     NO_READER = 128 + 13  # SIGPIPE, which Windows lacks

@@ -69,7 +69,7 @@ class Starts:
             text = f"start {self.number} did not end within {limit}"
             raise ExactError(f"{text}\n{self.tail()}") from error
         finally:
-            _end(process)
+            end_group(process)
         marks = read_marks(path) if path.exists() else []
         steps = "no step"
         if marks:
@@ -118,7 +118,7 @@ def read_marks(path: Path) -> Marks:
     return marks
 
 
-def _end(process: Any) -> None:
+def end_group(process: Any) -> None:
     """End a command that still runs, and what it has left behind."""
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):

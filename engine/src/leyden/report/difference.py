@@ -95,15 +95,27 @@ def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
 
 
 def show_equality(there: Run, here: Run) -> bool:
-    """Print whether two runs are equal bit for bit, and their other differences.
+    """Print whether two runs are equal bit for bit, and their other differences; return whether they are.
+
+    Raises:
+        UserError: As in `equality`.
+    """
+    is_equal, lines, rows = equality(there, here)
+    show("\n".join(lines))
+    if rows:
+        _print_rows(there, here, rows)
+    return is_equal
+
+
+def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
+    """Return whether two runs are equal bit for bit, in words, and their other differences.
+
+    They are if all common fingerprints are equal, the reproduced run has as many steps as the original, and
+    their results are equal.
 
     Args:
         there: The original run.
         here: The reproduced run.
-
-    Returns:
-        Whether all common fingerprints are equal, the reproduced run has as many steps as the original, and their
-        results are equal.
 
     Raises:
         UserError: A directory is not a run directory, or the runs have no fingerprints in common.
@@ -126,10 +138,7 @@ def show_equality(there: Run, here: Run) -> bool:
             why = "though the fingerprints are: the metrics were computed differently"
             lines.append(f"the results are not equal, {why}")
         is_equal = False
-    show("\n".join(lines))
-    if rows:
-        _print_rows(there, here, rows)
-    return is_equal
+    return is_equal, lines, rows
 
 
 def _is_other_result(row: TableRow) -> bool:

@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,11 @@ MAX_SHOWN_FILES = 5  # of files in a message
 
 
 def reproduce(
-    run: Run, output: Path | None = None, data_root: str = "", threads: int | None = None
+    run: Run,
+    output: Path | None = None,
+    data_root: str = "",
+    threads: int | None = None,
+    code: Mapping[str, Any] | None = None,
 ) -> Run:
     """Train a run again with its recorded code, configuration, threads and environment variables.
 
@@ -42,6 +46,7 @@ def reproduce(
         output: The new run directory; None for one below `outputs/reproduced/`.
         data_root: Replacement for `data.root`; empty for the recorded one.
         threads: Threads per process; None for the recorded number.
+        code: Other code than the recorded one, as of `state_of_code`.
 
     Returns:
         The new run.
@@ -54,34 +59,24 @@ def reproduce(
     directory = (output or root() / "outputs" / "reproduced" / run.directory.name / name).absolute()
     if list_files(directory):
         raise UserError(f"output={directory}: is not empty; must be a new folder")
-    settings = _settings(run, directory, data_root)
-    if not run.starts:
-        raise UserError(f"{run.directory}: has no record of a start, which names the code")
+    settings = recorded_settings(run, directory, data_root)
+    recorded = recorded_code(run)
     if not read_fingerprints(run.directory):
         raise UserError(
             f"{run.directory}: has no {FINGERPRINTS_FILE}, with which the new run could be compared"
         )
-    _check_parent(run)
-    with _checked_out(run) as tree, tempfile.TemporaryDirectory() as folder:
-        _write(settings, Path(folder) / "recorded.yaml")
-        environment = _environment(dict_at(run.starts[-1], "machine"), threads)
-        environment |= environment_of(tree)
-        _train(tree, folder, environment)
-    reproduced = Run(directory)
-    _conclude(run, reproduced, dict_at(settings, "data").get("root"))
+    reproduced = train_again(run, settings, code or recorded, threads=threads)
+    if not code:
+        _check_imported(run, reproduced)
     return reproduced
 
 
-def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
-    """Record the overrides that resume the new run, and check that it has imported the run's code.
+def _check_imported(run: Run, reproduced: Run) -> None:
+    """Check that the new run has imported the code of the run.
 
     Raises:
         UserError: It has imported other code, as where a package is found elsewhere first.
     """
-    kept = [each for each in run.overrides if not is_launch_option(key_of(each))]
-    if data_root:
-        kept.append(f"data.root={hydra_value(data_root)}")
-    reproduced.set_overrides(kept, dict_at(run.starts[-1], "groups"))
     names = changed_names(dict_at(run.starts[-1], "code"), dict_at(reproduced.starts[-1], "code"))
     if names:
         raise UserError(
@@ -89,7 +84,47 @@ def _conclude(run: Run, reproduced: Run, data_root: str | None) -> None:
         )
 
 
-def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
+def train_again(
+    run: Run,
+    settings: Mapping[str, Any],
+    code: Mapping[str, Any],
+    *,
+    threads: int | None = None,
+    python: str = sys.executable,
+) -> Run:
+    """Train with a run's settings and some code, in a process of its own, and return the new run.
+
+    Args:
+        run: The run, which is the user's own.
+        settings: Settings by `recorded_settings`, perhaps changed.
+        code: Commit and changes, as of `state_of_code`.
+        threads: As in `reproduce`.
+        python: The Python that trains.
+
+    Raises:
+        UserError: The code is not available, or its training has failed.
+    """
+    _check_parent(run)
+    with checked_out(code) as tree, tempfile.TemporaryDirectory() as folder:
+        _write(settings, Path(folder) / "recorded.yaml")
+        environment = _environment(dict_at(run.starts[-1], "machine"), threads)
+        environment |= environment_of(tree)
+        _train(tree, folder, environment, python)
+    again = Run(settings["run_dir"])
+    _record_overrides(run, again, settings)
+    return again
+
+
+def _record_overrides(run: Run, again: Run, settings: Mapping[str, Any]) -> None:
+    """Record the overrides that a new run is resumed by."""
+    kept = [each for each in run.overrides if not is_launch_option(key_of(each))]
+    data_root = dict_at(settings, "data").get("root")
+    if data_root:
+        kept.append(f"data.root={hydra_value(data_root)}")
+    again.set_overrides(kept, dict_at(run.starts[-1], "groups"))
+
+
+def recorded_settings(run: Run, directory: Path, data_root: str = "") -> dict[str, Any]:
     """Return the root of a Hydra configuration: all recorded settings but the loggers."""
     recorded = run.config.items()
     config = {key: each for key, each in recorded if has(key, Role.RECORDED) and key != "logger"}
@@ -117,18 +152,18 @@ def _settings(run: Run, directory: Path, data_root: str) -> dict[str, Any]:
     return settings
 
 
-def _write(settings: dict[str, Any], path: Path) -> None:
+def _write(settings: Mapping[str, Any], path: Path) -> None:
     """Write a configuration to a YAML file.
 
     Raises:
         UserError: It is read back as another one, such as a text that is an interpolation.
     """
     # Quoted and tagged, since a bare 1e5 is a text for PyYAML, but a number for OmegaConf.
-    text = yaml.safe_dump(settings, default_style='"', sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(dict(settings), default_style='"', sort_keys=False, allow_unicode=True)
     path.write_text(text, encoding="utf-8")
     with contextlib.suppress(Exception):  # a resolver is anybody's, and can raise anything
         read = OmegaConf.to_container(OmegaConf.load(path), resolve=True)
-        if repr(read) == repr(settings):
+        if repr(read) == repr(dict(settings)):
             return
     raise UserError(
         "the configuration of the run can't be written so that Hydra reads it unchanged"
@@ -155,14 +190,33 @@ def _check_parent(run: Run) -> None:
     )
 
 
-@contextlib.contextmanager
-def _checked_out(run: Run) -> Iterator[Path]:
-    """Check out a run's code in a temporary work tree; yield the path of the project in it.
+def recorded_code(run: Run) -> Mapping[str, Any]:
+    """Return the code of a run, as of `state_of_code`.
 
     Raises:
-        UserError: The code is unknown, recorded only in part, or not available.
+        UserError: It is unknown, or not the same at each start.
     """
+    if not run.starts:
+        raise UserError(f"{run.directory}: has no record of a start, which names the code")
     code = dict_at(run.starts[0], "git")
+    for number, start in enumerate(run.starts, 1):
+        if start.get("git") != code:
+            raise UserError(
+                f"start {number} used different code than start 1; the run can't be reproduced"
+            )
+    return code
+
+
+@contextlib.contextmanager
+def checked_out(code: Mapping[str, Any]) -> Iterator[Path]:
+    """Check out code in a temporary work tree; yield the path of the project in it.
+
+    Args:
+        code: Commit and changes, as of `state_of_code`.
+
+    Raises:
+        UserError: The code is unknown, known only in part, or not available.
+    """
     prefix = git(
         root(), "rev-parse", "--show-prefix"
     )  # the project may be a subfolder of its repository
@@ -178,11 +232,6 @@ def _checked_out(run: Run) -> Iterator[Path]:
         for name in code.get("left_out") or ["all changes"]:
             names.append(f"{name} (a repository of its own)" if name.endswith("/") else name)
         raise UserError(f"this code was not saved with the run: {some_of(names, MAX_SHOWN_FILES)}")
-    for number, start in enumerate(run.starts, 1):
-        if start.get("git") != code:
-            raise UserError(
-                f"start {number} used different code than start 1; the run can't be reproduced"
-            )
     if git(root(), "cat-file", "-e", f"{sha}^{{commit}}") is None:
         raise UserError(
             f"commit {sha[:12]} of the run is not in this repository; git fetch may get it"
@@ -200,7 +249,7 @@ def _checked_out(run: Run) -> Iterator[Path]:
             # The new run records the code as the run did: git writes the same changes in several
             # ways.
             write_whole(
-                project / GIT_OF_COPY, json.dumps(code)
+                project / GIT_OF_COPY, json.dumps(dict(code))
             )  # through no link that the run's diff has made
             yield project
         finally:
@@ -224,13 +273,13 @@ def _environment(there: dict[str, Any], threads: int | None) -> dict[str, str]:
     return found
 
 
-def _train(tree: Path, folder: str, environment: dict[str, str]) -> None:
-    """Run `leyden.train` in a work tree, with the configuration in a folder.
+def _train(tree: Path, folder: str, environment: dict[str, str], python: str) -> None:
+    """Run `leyden.train` by a Python in a work tree, with the configuration in a folder.
 
     Raises:
         UserError: It has failed.
     """
-    command = [sys.executable, "-m", "leyden.train", "--config-name=recorded"]
+    command = [python, "-m", "leyden.train", "--config-name=recorded"]
     command.append(f"--config-dir={folder}")
     ended = subprocess.run(command, cwd=tree, env=environment, preexec_fn=end_with_parent)
     if ended.returncode:
