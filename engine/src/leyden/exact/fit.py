@@ -65,7 +65,7 @@ class Exact(_Callback):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Exact:
         """Create a callback of each tree that is imported, since a trainer takes no other object."""
-        kind: Any = lightning.derived(cls, *of_trees("Callback"))
+        kind: Any = lightning.derived(cls, *of_trees("Callback"))  # type: ignore[arg-type]
         return object.__new__(kind)  # type: ignore[no-any-return]
 
     def __init__(
@@ -211,10 +211,11 @@ class Exact(_Callback):
 
 def _end_again(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Leave the module as a training has that had ended before, and report it."""
-    each: Any
-    for each in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(each, of_trees("callbacks.WeightAveraging")):
-            each.on_train_end(trainer, module)  # the average takes the place of the weights
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
+        is_average = isinstance(callback, of_trees("callbacks.WeightAveraging"))
+        if is_average:
+            callback.on_train_end(trainer, module)  # the average takes the place of the weights
     say(
         "this training had ended before: the module has its last weights, but not what training "
         "changed besides"

@@ -267,7 +267,7 @@ class Calls(Starts):
     def launch(self, environment: dict[str, str]) -> Any:
         """Return the process of a start."""
         is_in_file = hasattr(sys.modules["__main__"], "__file__")
-        context = multiprocessing.get_context("spawn" if is_in_file else "fork")
+        context: Any = multiprocessing.get_context("spawn" if is_in_file else "fork")
         environment[EVERY] = str(max(1, self.num_steps // 8))
         given = (self.make, self.folder / "run", environment, self.output)
         return _Called(context.Process(target=_call, args=given))

@@ -112,8 +112,8 @@ class Record:
         rates: list[Any] = []  # they act in the next step
         for optimizer in optimizers:
             rates += [group["lr"] for group in optimizer.param_groups]
-        for number, rate in enumerate(rates):
-            values[f"lr[{number}]"] = repr(float(rate))
+        for index, rate in enumerate(rates):
+            values[f"lr[{index}]"] = repr(float(rate))
         if self._has_weights("weights") or "weights" in self._before.get(self.batch, {}):
             values["weights"] = _weights(modules)
         return values
