@@ -214,7 +214,7 @@ def test_each_name_of_before_has_one_of_today():
         new = successor(name)
         assert new.rpartition(".")[2] in public_names(new.rpartition(".")[0])
         assert exists(new)
-    assert exists("leyden.base.paths.ROOT")
+    assert exists("leyden.config.paths.ROOT")
     assert not exists("leyden.data.facts")
     assert successor("leyden.data.Facts") is None
 
