@@ -99,7 +99,7 @@ for door, name in (("exact", "Exact"), ("exact", "mark"), ("data", "Table"), ("r
     done = refusing(script)
     installs = "is not installed; pip install 'leyden[EXTRA]' installs it"
     assert done.stdout.splitlines() == [
-        f"leyden.exact.Exact: lightning {installs.replace('EXTRA', 'exact')}",
+        f"leyden.exact.Exact: torch {installs.replace('EXTRA', 'exact')}",
         "mark",
         f"leyden.data.Table: numpy {installs.replace('EXTRA', 'train')}",
         f"leyden.run.Run: yaml {installs.replace('EXTRA', 'train')}",

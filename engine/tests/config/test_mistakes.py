@@ -106,7 +106,7 @@ data=own data._target_=torch.nn.Identity task=own task._target_=tests.tasks.own.
 -m optimizer.lr=0.1,0.2 sweep.seeds=2 sweep.settings=[{seed:1},{seed:2}]  =>  sweep.seeds=2: the sweep is over seed itself
 -m optimizer.lr=0.1,0.2 sweep.seeds=automatic  =>  sweep.seeds=automatic: must be a positive whole number, or auto
 -m optimizer.lr=0.1,0.2 sweep.seeds=auto sweep.max_runs=60 objective=null  =>  objective=null: sweep.seeds=auto needs an objective
--m cluster=ray seed=0,1  =>  ray is not installed; pip install 'leyden[ray]' installs it
+-m cluster=ray seed=0,1  =>  cluster.submit: ray is not installed on this machine
 -m sweep=random sweep.space=tests.sweep.spaces.wrong  =>  optimizer.lrr
 -m sweep.settings=[]  =>  sweep.settings=[]: must be a list of values by key
 -m sweep.settings=[{seed:1,model:mlp},{model:cnm}]  =>  model=cnm: no such choice

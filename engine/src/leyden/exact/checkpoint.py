@@ -138,13 +138,13 @@ class SafeCheckpointIO:
             ValueError: The file contains objects other than tensors and plain values (none of their
                 code was executed), more values than any checkpoint, or is not a run's checkpoint.
         """
-        checkpoint = read_checkpoint(path, map_location)
+        checkpoint = read_training(path, map_location)
         if not {"state_dict", "global_step", "callbacks"} <= set(checkpoint):
             raise ValueError(f"{path}: not the checkpoint of a run")
         return checkpoint
 
 
-def read_checkpoint(path: Any, map_location: Any = "cpu") -> dict[str, Any]:
+def read_training(path: Any, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint, of tensors and plain values.
 
     Raises:

@@ -21,7 +21,7 @@ from leyden.exact.hooks import as_data_module, make_resumable, seed_stages
 from leyden.exact.last import LastCheckpoint
 from leyden.exact.lightning import of_trees, tree_of
 from leyden.exact.marks import every_n_steps_of
-from leyden.exact.memory import PLAIN_NAMES, Mode, check_mode, is_rank_zero, say
+from leyden.exact.memory import PLAIN_NAMES, Mode, check_exact, is_rank_zero, say
 from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_training
 from leyden.exact.random_state import check_seed, seed_everything
 from leyden.exact.signals import leave_process
@@ -78,7 +78,7 @@ class Exact(_Callback):
         each: bool = False,
     ) -> None:
         check_seed(seed)
-        check_mode(exact)
+        check_exact(exact)
         check_every_n_steps(every_n_steps)
         self.directory = Path(directory).absolute()
         self.seed = seed

@@ -19,7 +19,7 @@ from leyden.exact.checkpoint import (
     check_every_n_steps,
     last_of,
     make_folders,
-    read_checkpoint,
+    read_training,
 )
 from leyden.exact.digest import digest_of_content, is_finite_module
 from leyden.exact.loaders import LOADER_PARTS, Derived, check_number, gather_from_processes
@@ -28,7 +28,7 @@ from leyden.exact.memory import (
     Memory,
     Mode,
     Reporter,
-    check_mode,
+    check_exact,
     is_own_class,
     is_rank_zero,
     say,
@@ -42,7 +42,7 @@ from leyden.exact.random_state import (
     seed_by_text,
 )
 from leyden.exact.signals import Signals, in_main_thread
-from leyden.exact.steps import Record, resume_line
+from leyden.exact.steps import StepRecord, resume_line
 from leyden.exact.sums import fix_order_of_sums
 
 
@@ -86,7 +86,7 @@ class Loop:
         **objects: Any,
     ) -> None:
         check_seed(seed)
-        check_mode(exact)
+        check_exact(exact)
         check_every_n_steps(every_n_steps)
         _check_objects(objects)
         self.step = 0
@@ -100,7 +100,7 @@ class Loop:
         self._logged: dict[str, Any] = {}
         self._directory = Path(directory).absolute()
         self._reporter = Reporter(exact)
-        self._record = Record(self._directory, self._reporter)
+        self._record = StepRecord(self._directory, self._reporter)
         self._files = SafeCheckpointIO(self._reporter)
         self._signals = Signals()
         self._reader = _OfLoop(self)
@@ -124,7 +124,7 @@ class Loop:
         found = gather_from_processes(last)
         if last is None:
             return {}
-        content = read_checkpoint(last)
+        content = read_training(last)
         if "objects" not in content:
             raise ExactError(f"{last}: is not of a Loop; choose another folder")
         check_number(len(content["processes"]), len(found))

@@ -101,7 +101,7 @@ Kept = dict[StatePath, tuple[str, Any]]  # how each value is restored, and the v
 Mode = Literal["report", "require", "off"]
 
 
-def check_mode(mode: str) -> None:
+def check_exact(mode: str) -> None:
     """Check a mode.
 
     Raises:

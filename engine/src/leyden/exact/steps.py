@@ -22,7 +22,7 @@ STEPS_FILE = "checkpoints/steps.jsonl"
 MAX_STOP_BYTES = 2**26  # of this file
 
 
-class Record:
+class StepRecord:
     """Records values of steps, and compares those that a resumed run computes again.
 
     Recorded are every so many batches, and the first one after each checkpoint, with the learning

@@ -17,13 +17,13 @@ from leyden.exact.last import LastCheckpoint
 from leyden.exact.marks import mark
 from leyden.exact.memory import say
 from leyden.exact.signals import Signals, in_main_thread, leave_process
-from leyden.exact.steps import Record, resume_line
+from leyden.exact.steps import StepRecord, resume_line
 
 if TYPE_CHECKING:
     from lightning import LightningModule, Trainer
 
 
-class Steps(Record):
+class Steps(StepRecord):
     """The record of a trainer's steps.
 
     Recorded are losses of every `log_every_n_steps`-th batch, among others. A step without a loss,
