@@ -42,7 +42,9 @@ def read_digit(path: Path) -> Tensor:
     if strongest == 0:
         raise UserError(f"{path}: has one colour; a digit is drawn on a ground")
     ink_HW = np.where(ink_HW < INK * strongest, 0, ink_HW / strongest)
-    cut_HW = ink_HW[_extent(ink_HW.any(axis=1)), _extent(ink_HW.any(axis=0))]
+    has_ink_H = np.any(ink_HW, axis=1)
+    has_ink_W = np.any(ink_HW, axis=0)
+    cut_HW = ink_HW[_extent(has_ink_H), _extent(has_ink_W)]
     small_HW = _scaled(cut_HW)
     # Its center of mass comes to the middle, as far as the image allows.
     rows = _centered(small_HW.sum(axis=1))
