@@ -12,6 +12,7 @@ from leyden.verdict.reports import Report
 
 ROW_HEIGHT = 0.3  # inches
 WIDTH = 6.0
+AXIS = 1.0  # height of the axis of ranks, above the names
 
 
 def draw(report: Report, path: str) -> None:
@@ -35,44 +36,54 @@ def draw(report: Report, path: str) -> None:
 
 def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     """Draw each interval of a difference as a line, with the difference as a point (forest plot)."""
-    names: list[str] = []
-    for row in rows:
-        if row.get("low") is None:
-            continue
-        place = len(names)
+    drawn = [row for row in rows if row.get("low") is not None]
+    if not drawn:
+        raise UserError("pdf: there is no interval to draw, as with too few runs")
+    references = {row["b"] for row in drawn}
+    has_one_reference = len(references) == 1
+    for place, row in enumerate(drawn):
         axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
         axes.plot([row["difference"]], [place], "s", color="black", markersize=4)
-        names.append(plain(_name(row)))
-    if not names:
-        raise UserError("pdf: there is no interval to draw, as with too few runs")
+    names = [plain(_name(row, with_reference=not has_one_reference)) for row in drawn]
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.set_xlabel("difference of the means")
+    axes.locator_params(axis="x", nbins=5)
+    of = f" from {references.pop()}" if has_one_reference else ""
+    axes.set_xlabel(plain(f"difference of the means{of}"))
 
 
-def _name(row: dict[str, Any]) -> str:
-    name = f"{row['a']} − {row['b']}"
+def _name(row: dict[str, Any], *, with_reference: bool) -> str:
+    name = f"{row['a']} − {row['b']}" if with_reference else str(row["a"])
     return f"{row['over']}: {name}" if "over" in row else name
 
 
 def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
-    """Draw mean ranks on an axis, and a bar over those closer than the critical difference."""
+    """Draw mean ranks on an axis, and a bar over those closer than the critical difference.
+
+    The names of the better half stand on the left of their lines, the others on the right; the
+    outermost line is the shortest, so that no name crosses a line.
+    """
     ranks = report.mean_ranks
     if not report.like_best:
         raise UserError("pdf: too few data sets have all settings to rank over them")
-    for place, (name, rank) in enumerate(ranks.items(), start=1):
-        axes.plot([rank, rank], [0, -place], color="black", linewidth=0.8)
-        axes.text(rank, -place, plain(f" {name} ({rank:.2f})"), va="center", fontsize=8)
+    half = (len(ranks) + 1) // 2
+    for place, (name, rank) in enumerate(ranks.items()):
+        is_left = place < half
+        depth = place + 1 if is_left else len(ranks) - place
+        axes.plot([rank, rank], [AXIS, -depth], color="black", linewidth=0.8)
+        text = plain(f" {name} ({rank:.2f}) ")
+        side = "right" if is_left else "left"
+        axes.text(rank, -depth, text, ha=side, va="center", fontsize=8)
     if report.critical is not None:
         _draw_bars(axes, [*ranks.values()], report.critical)
         axes.set_title(f"critical difference {report.critical:.2f}", fontsize=9)
     axes.set_xlim(0.8, len(ranks) + 0.2)
-    axes.set_ylim(-len(ranks) - 0.5, 1.2)
+    axes.set_ylim(-half - 0.5, AXIS)
     axes.xaxis.set_ticks_position("top")
     axes.set_yticks([])
-    for side in ("left", "right", "bottom"):
-        axes.spines[side].set_visible(False)
+    for edge in ("left", "right", "bottom"):
+        axes.spines[edge].set_visible(False)
     axes.set_xlabel("mean rank")
 
 
