@@ -49,6 +49,8 @@ def table_lines(
 ) -> list[str]:
     """Return a table's lines without control characters; rich's tables take seconds for thousands of rows.
 
+    `aligned_lines` of `verdict.reports` aligns texts that are formatted, without a terminal or rich.
+
     Args:
         rows: The rows.
         columns: The columns in order; None for all keys of the rows.

@@ -19,6 +19,9 @@ _UNSAFE = re.compile(
 def printable(text: str) -> str:
     r"""Return a text with its unsafe characters escaped.
 
+    Tabs, line feeds and what does no harm, such as a no-break space, stay; `printable_value` of
+    `verdict.numbers` escapes them, too.
+
     Example:
         >>> printable("red \x1b[31m")
         'red \\x1b[31m'

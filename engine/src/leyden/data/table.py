@@ -204,6 +204,7 @@ class Table(Dataset[None]):
         if not names or (classes and len(names) > 1):
             raise ValueError(f"targets={targets}: must be a column, or several columns of numbers")
         check_split(split, gap, group)
+        # Read the file, and check that it has the columns.
         cells = Cells(Path(root, file))
         others = [name for name in cells.columns if name not in names]
         if inputs is None:
@@ -212,11 +213,13 @@ class Table(Dataset[None]):
         _check_inputs(cells.path, inputs, names, chosen)
         used = [*inputs, *names, *as_list(group)]
         cells.require(used)
+        # Choose the rows.
         groups = None if group is None else cells.texts(group)
         in_training = rows = np.arange(cells.num_rows)
         if test_file is None:
             in_training, in_test = cut_test_set(cells, test_size, split, gap, groups)
             rows = in_training if train else in_test
+        # Note what the file and its training rows say of the data.
         self.digests = {file: cells.digest}
         self.random_split = split == "random"
         if split == "order":
@@ -225,30 +228,23 @@ class Table(Dataset[None]):
         if column:
             self.looks = f"{file}: rows look ordered by {one_line(column)}"
         self.facts: dict[str, Any] = {"column_names": inputs}
-        self.categories: dict[str, list[str]] = {}
-        for name in chosen:
-            texts = cells.texts(name)[in_training]
-            self.categories[name] = sorted_classes({*texts})
+        self.categories = _categories_in(cells, chosen, in_training)
         if chosen:
             self.facts["categories"] = self.categories
         if classes:
             self.classes = sorted_classes({*cells.texts(names[0])})
+        # Take the rows, of the test set perhaps from a file of its own.
         if test_file is not None and not train:
-            cells = Cells(Path(root, test_file))
-            cells.require(used)
+            cells = _test_cells(Path(root, test_file), used, group, groups)
             rows = np.arange(cells.num_rows)
-            if group is not None and groups is not None:
-                check_groups_apart(f"{cells.path}: {group}", groups, cells.columns[group])
-                groups = cells.texts(group)
-        if groups is not None:
-            self.groups = groups[rows].tolist()
+        if group is not None:
+            self.groups = cells.texts(group)[rows].tolist()
         self.data = cells.inputs(inputs, self.categories, rows)
         if classes:
             self.targets = self._class_numbers(cells, names[0], rows, file)
         else:
             self.target_names = names
-            columns = [torch.from_numpy(cells.numbers(name)[rows]) for name in names]
-            self.targets = columns[0] if len(names) == 1 else torch.stack(columns, 1)
+            self.targets = _target_numbers(cells, names, rows)
 
     def _class_numbers(self, cells: Cells, name: str, rows: Any, file: str) -> Tensor:
         number = number_by_name(self.classes)
@@ -257,6 +253,34 @@ class Table(Dataset[None]):
         if strange:
             raise ValueError(f"{cells.path}: {name} is {strange[0]}, which {file} does not have")
         return torch.tensor([number[text] for text in texts_N])
+
+
+def _categories_in(cells: Cells, names: Sequence[str], rows: Any) -> dict[str, list[str]]:
+    """Return the categories that rows have, sorted, by column."""
+    found = {}
+    for name in names:
+        texts = cells.texts(name)[rows]
+        found[name] = sorted_classes({*texts})
+    return found
+
+
+def _test_cells(
+    path: Path, used: Sequence[str], group: str | None, groups: NDArray[Any] | None
+) -> Cells:
+    """Return the cells of a test set's own file; no group of the training set may be in it."""
+    cells = Cells(path)
+    cells.require(used)
+    if group is not None and groups is not None:
+        check_groups_apart(f"{path}: {group}", groups, cells.columns[group])
+    return cells
+
+
+def _target_numbers(cells: Cells, names: Sequence[str], rows: Any) -> Tensor:
+    """Return the targets of rows, shape (N,), or (N, T) for several columns."""
+    columns = [torch.from_numpy(cells.numbers(name)[rows]) for name in names]
+    if len(names) == 1:
+        return columns[0]
+    return torch.stack(columns, 1)
 
 
 def as_list(names: str | Sequence[str] | None) -> list[str]:

@@ -204,21 +204,34 @@ def assign_data(rows: Sequence[Row]) -> list[str]:
     Data are the settings that choose samples, targets and the validation split, and the digest of
     the data's content.
     """
-    records = records_of(rows)
-    keys = [key for key in _differing(rows) if _is_data_key(key, records)]
-    finished = [record for record in records if _has_finished(record)]
-    if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
-        keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
+    keys = _data_keys(rows)
     for row in rows:
         known: dict[str, Any] = {}
         for record in reversed(row.records):
             known.update(record.varied)
         row.data = tuple(text_of(known.get(key)) for key in keys)
-    if not keys:
-        return keys
-    chosen = {record.typed.get("data", record.groups.get("data")) for record in records}
-    is_chosen = len(chosen) > 1 and None not in chosen
-    return ["data"] if is_chosen else keys
+    if keys and _differ_in_group(records_of(rows)):
+        return ["data"]
+    return keys
+
+
+def _data_keys(rows: Sequence[Row]) -> list[str]:
+    """Return the keys of the data in which rows differ."""
+    records = records_of(rows)
+    keys = [key for key in _differing(rows) if _is_data_key(key, records)]
+    finished = [record for record in records if _has_finished(record)]
+    if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
+        keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
+    return keys
+
+
+def _differ_in_group(records: Sequence[Record]) -> bool:
+    """Return whether runs are known to have different options of the group `data`."""
+    options = set()
+    for record in records:
+        recorded = record.groups.get("data")
+        options.add(record.typed.get("data", recorded))
+    return len(options) > 1 and None not in options
 
 
 def _is_data_key(key: str, records: Sequence[Record]) -> bool:

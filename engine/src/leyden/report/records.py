@@ -227,29 +227,25 @@ def are_own(records: Sequence[Record]) -> bool:
 def varying_keys(choices: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return the keys that have several values, or are missing in some mappings."""
     first: Mapping[str, Any] = choices[0] if choices else {}
-    keys: dict[str, None] = {}
+    order = dict.fromkeys(first)
+    varying: set[str] = set()
     for chosen in choices:
         if chosen.keys() != first.keys():
-            keys |= dict.fromkeys(
-                key for key in (*first, *chosen) if key not in first or key not in chosen
-            )
+            order.update(dict.fromkeys(chosen))
+            varying.update(chosen.keys() ^ first.keys())
+        # Of thousands of runs most values are the very same object: a call for each takes seconds.
         others = [key for key, value in chosen.items() if value is not first.get(key)]
-        keys |= dict.fromkeys([key for key in others if not _is_equal(chosen[key], first.get(key))])
-    order = dict.fromkeys(first) | keys
-    return [key for key in order if key in keys and _varies(key, choices)]
+        for key in others:
+            if key not in varying and not _is_same(chosen[key], first[key]):
+                varying.add(key)
+    return [key for key in order if key in varying]
 
 
-def _is_equal(value: Any, other: Any) -> bool:
-    """Return, in no time, whether two values are surely equal by `text_of`."""
-    return type(value) is type(other) and type(value) is not list and bool(value == other)
-
-
-def _varies(key: str, choices: Sequence[Mapping[str, Any]]) -> bool:
-    """Return whether a key has several values, by `text_of`, or is missing in some mappings."""
-    first = text_of(choices[0].get(key))
-    return any(
-        (key in each) != (key in choices[0]) or text_of(each.get(key)) != first for each in choices
-    )
+def _is_same(value: Any, other: Any) -> bool:
+    """Return whether two values have one text by `text_of`; equal scalars of one type have."""
+    if type(value) is type(other) and not isinstance(value, list | dict) and value == other:
+        return True
+    return text_of(value) == text_of(other)
 
 
 def read_raw_records(directory: Path) -> list[Record]:

@@ -25,7 +25,8 @@ def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int,
         text = read_end(path, last_bytes)
     except OSError:
         return found
-    whole = text.split("\n")[:-1]  # a line without its line feed is incomplete
+    # A line without its line feed is incomplete, and its number may be cut: not `read_rows`.
+    whole = text.split("\n")[:-1]
     for row in csv_rows(whole):
         with contextlib.suppress(ValueError):
             step, metric, value = row

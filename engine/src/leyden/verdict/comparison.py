@@ -293,23 +293,16 @@ def compare_settings(
     least = MIN_TRIMMED if asked.estimand == "iqm" else MIN_VALUES
     if min(nums) < least:
         return TableComparison((a, b), Verdict(nums, least=least), remarks)
-    for name, side in (("A", a), ("B", b)):
-        if not side.deviation:
-            remarks.append(f"{name}: {EQUAL}")
-    min_pairs = MIN_PLANNED_PAIRS if asked.planned or asked.pairs else MIN_PAIRS
-    samples = samples_of_two(a, b, min_pairs)
     if asked.estimand == "iqm":
         samples = trimmed_samples(a, b)
+    else:
+        is_planned = asked.planned or asked.pairs
+        samples = samples_of_two(a, b, MIN_PLANNED_PAIRS if is_planned else MIN_PAIRS)
     found = _decided(settings, sides, (a, b), asked, samples)
-    remarks += _about_verdict(found, a, b, asked, samples)
-    num_pairs = math.comb(len(settings), 2)
-    if asked.planned:
-        remarks.append("planned=true: right only if the two were named before any result was seen.")
-    elif num_pairs > 1:
-        why = f"now all {num_pairs} pairs count"
-        remarks.append(f"Add planned=true if both were named before any result: {why}.")
-    if asked.pairs:
-        remarks.append("pairs=true: right only if decided before any result was seen.")
+    remarks += _about_spread(a, b)
+    remarks += _about_values(found, a, b, asked, samples)
+    remarks += _about_chance(found, a, b, asked.mode)
+    remarks += _about_plan(asked, len(settings))
     remarks += shape_remarks(samples, min(nums))
     return TableComparison((a, b), found, remarks)
 
@@ -334,11 +327,14 @@ def _decided(
     if not asked.planned:
         num_chosen = max(num_chosen, math.comb(len(settings), 2))
     question = asked.look.asked(asked.mode, num_chosen, asked.margin)
+    if asked.planned or asked.estimand == "iqm":
+        return decide(samples, 0, 1, question)
     others = []
     for setting in settings:
-        if len(setting.values) >= MIN_VALUES and not any(setting is one for one in two):
+        is_other = not any(setting is one for one in two)
+        if is_other and len(setting.values) >= MIN_VALUES:
             others.append(setting)
-    if asked.planned or asked.estimand == "iqm" or not others:
+    if not others:
         return decide(samples, 0, 1, question)
     groups = [*two, *others]
     min_pairs = MIN_PLANNED_PAIRS if asked.pairs else MIN_PAIRS
@@ -364,28 +360,60 @@ def _about_sides(a: Group, b: Group, sides: Sequence[Sequence[Group]]) -> list[s
     return remarks
 
 
-def _about_verdict(
+def _about_spread(a: Group, b: Group) -> list[str]:
+    """Return a remark on each setting whose values are all equal."""
+    remarks = []
+    for name, side in (("A", a), ("B", b)):
+        if not side.deviation:
+            remarks.append(f"{name}: {EQUAL}")
+    return remarks
+
+
+def _about_values(
     found: Verdict, a: Group, b: Group, asked: Question, samples: Samples
 ) -> list[str]:
-    """Return remarks on the values that the verdict stands on, and what it would have seen."""
-    remarks = []
+    """Return a remark on the means that are compared, if they are not those of all runs."""
     means = []
     for name, sample in zip("AB", samples.each, strict=True):
         means.append(f"{name} {metric_text(sample.mean)}")
+    shown = ", ".join(means)
     if asked.estimand == "iqm":
         what = "interquartile means, of the middle half of the runs"
-        remarks.append(f"Compared are {what}: {', '.join(means)}.")
-    elif found.num_pairs and max(len(a.values), len(b.values)) > found.num_pairs:
-        remarks.append(f"Over the {found.num_pairs} seeds that both have: {', '.join(means)}.")
-    if found.interval and not found.better and not found.is_same:
+        return [f"Compared are {what}: {shown}."]
+    most = max(len(a.values), len(b.values))
+    if found.num_pairs and most > found.num_pairs:
+        return [f"Over the {found.num_pairs} seeds that both have: {shown}."]
+    return []
+
+
+def _about_chance(found: Verdict, a: Group, b: Group, mode: str) -> list[str]:
+    """Return remarks on the difference that would have been seen, and on a next run."""
+    remarks: list[str] = []
+    if not found.interval:
+        return remarks
+    if not found.better and not found.is_same:
         remarks += found.power_in_words()
-    if found.interval and asked.mode:
-        wins = num_wins(a, b, asked.mode)
+    if mode:
+        wins = num_wins(a, b, mode)
         pairs = len(a.values) * len(b.values)
         chance = f"{100 * wins / pairs:.0f} %"
         remarks.append(
             f"Expect A's next run to beat B's in {chance}: {wins:g} of {pairs} pairs do."
         )
+    return remarks
+
+
+def _about_plan(asked: Question, num_settings: int) -> list[str]:
+    """Return remarks on what was decided before the results, and what that takes."""
+    remarks = []
+    num_pairs = math.comb(num_settings, 2)
+    if asked.planned:
+        remarks.append("planned=true: right only if the two were named before any result was seen.")
+    elif num_pairs > 1:
+        why = f"now all {num_pairs} pairs count"
+        remarks.append(f"Add planned=true if both were named before any result: {why}.")
+    if asked.pairs:
+        remarks.append("pairs=true: right only if decided before any result was seen.")
     return remarks
 
 

@@ -103,7 +103,11 @@ def value_text(value: Any) -> str:
 
 
 def printable_value(text: object) -> str:
-    """Return a text of a table as one line without control characters."""
+    """Return a text of a table as one line without control characters.
+
+    All that is not printable is escaped; `one_line` of `base.terminal` keeps what does no harm in a
+    path, such as a no-break space.
+    """
     shown = []
     for each in str(text):
         shown.append(each if each.isprintable() else ascii(each)[1:-1])

@@ -442,28 +442,59 @@ def rank_over_sets(
         >>> found.mean_ranks, round(found.critical, 2), found.like_best
         ({'a': 1.0, 'b': 2.0, 'c': 3.0}, 0.93, ('a',))
     """
-    settings = [*dict.fromkeys(setting for values in means.values() for setting in values)]
+    settings: dict[str, None] = {}
+    for values in means.values():
+        settings.update(dict.fromkeys(values))
     whole = [values for values in means.values() if len(values) == len(settings)]
-    num = len(settings)
-    mean_ranks = _mean_ranks(settings, whole, mode)
-    level = look_level(look, looks)
-    found = RankingOverSets(mean_ranks, None, len(whole), (), level=level)
-    least = MIN_SETS_OF_TWO if num == 2 else MIN_SETS
-    if num < 2 or len(whole) < least:
+    found = RankingOverSets(
+        mean_ranks=_mean_ranks([*settings], whole, mode),
+        critical=None,
+        num_sets=len(whole),
+        like_best=(),
+        level=look_level(look, looks),
+    )
+    least = MIN_SETS_OF_TWO if len(settings) == 2 else MIN_SETS
+    if len(settings) < 2 or len(whole) < least:
         return found
-    if num == 2:
+    if len(settings) == 2:
         first, second = settings
         differences = [values[first] - values[second] for values in whole]
-        p_value = signed_rank_p_value(differences)
-        is_first_better = (_signed_sum(differences) > 0) == (mode == "max")
-        better = first if is_first_better else second
-        like_best = (better,) if p_value <= level else (*mean_ranks,)
-        return replace(found, like_best=like_best, p_value=p_value)
-    error = math.sqrt(num * (num + 1) / (6 * len(whole)))
-    critical = range_quantile(level, num) / math.sqrt(2) * error
-    best = min(mean_ranks.values())
-    near = [setting for setting, each in mean_ranks.items() if each - best < critical]
-    return replace(found, critical=critical, like_best=tuple(near))
+        return _signed_rank_test(found, first, second, differences, mode)
+    return _nemenyi_test(found)
+
+
+def _signed_rank_test(
+    ranking: RankingOverSets, first: str, second: str, differences: Sequence[float], mode: str
+) -> RankingOverSets:
+    """Return a ranking of two settings with Wilcoxon's test (Demšar, section 3.1.3).
+
+    Args:
+        ranking: The ranking without a test.
+        first: A setting.
+        second: The other one.
+        differences: By how much the first one's mean is larger, on each data set.
+        mode: `min` or `max`, the better direction.
+    """
+    p_value = signed_rank_p_value(differences)
+    if p_value > ranking.level:
+        return replace(ranking, like_best=(*ranking.mean_ranks,), p_value=p_value)
+    is_first_larger = _signed_sum(differences) > 0
+    better = first if is_first_larger == (mode == "max") else second
+    return replace(ranking, like_best=(better,), p_value=p_value)
+
+
+def _nemenyi_test(ranking: RankingOverSets) -> RankingOverSets:
+    """Return a ranking of three or more settings with Nemenyi's test (Demšar, section 3.2.2)."""
+    num = len(ranking.mean_ranks)
+    quantile = range_quantile(ranking.level, num) / math.sqrt(2)
+    error = math.sqrt(num * (num + 1) / (6 * ranking.num_sets))
+    critical = quantile * error
+    best = min(ranking.mean_ranks.values())
+    near = []
+    for setting, mean_rank in ranking.mean_ranks.items():
+        if mean_rank - best < critical:
+            near.append(setting)
+    return replace(ranking, critical=critical, like_best=tuple(near))
 
 
 def _mean_ranks(

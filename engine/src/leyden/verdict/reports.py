@@ -73,7 +73,10 @@ class Report:
 
 
 def aligned_lines(rows: Sequence[TextRow]) -> list[str]:
-    """Return rows of cells as lines with aligned columns."""
+    """Return rows of texts as lines with aligned columns.
+
+    `table_lines` of `base.table` formats values and fits a terminal, which takes rich.
+    """
     shown = []
     for cells in rows:
         shown.append([*map(printable_value, cells)])
