@@ -3,6 +3,7 @@
 import random
 import subprocess
 import sys
+import zipfile
 from types import SimpleNamespace
 
 import pytest
@@ -127,21 +128,24 @@ def test_git_bisect_skips_what_can_not_be_trained(make, call, repository, monkey
 
 @pytest.mark.slow(minutes=0.3)
 def test_packages_are_those_of_the_lock_file_and_else_those_here(tmp_path, monkeypatch):
-    package = tmp_path / "wheels" / "small-2.0"
-    package.mkdir(parents=True)
-    (package / "small.py").write_text("VERSION = 2\n")
-    (package / "pyproject.toml").write_text(
-        '[project]\nname = "small"\nversion = "2.0"\n[tool.setuptools]\npy-modules = ["small"]\n'
-    )
+    wheel = tmp_path / "small-2.0-py3-none-any.whl"
+    files = {
+        "small.py": "VERSION = 2\n",
+        "small-2.0.dist-info/METADATA": "Metadata-Version: 2.1\nName: small\nVersion: 2.0\n",
+        "small-2.0.dist-info/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        "small-2.0.dist-info/RECORD": "",
+    }
+    with zipfile.ZipFile(wheel, "w") as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
     lock = tmp_path / "requirements.txt"
     git(tmp_path, "init", "-q")
     monkeypatch.setattr(bisection, "root", lambda: tmp_path)
     lock.write_text("")
     example.commit(tmp_path)
     assert python_of("HEAD", tmp_path / "environments") == sys.executable
-    lock.write_text(f"{package}\n")
+    lock.write_text(f"{wheel}\n")
     example.commit(tmp_path)
-    monkeypatch.setenv("PIP_NO_BUILD_ISOLATION", "1")
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     python = python_of("HEAD", tmp_path / "environments")
     code = "import small, torch; print(small.VERSION)"

@@ -18,7 +18,6 @@ Splits are called as their stages; the test set is read only on `setup("test")`.
 """
 
 import contextlib
-import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from numbers import Number
@@ -201,9 +200,19 @@ class ModuleData(L.LightningDataModule):
 
 
 def _once(hook: Callable[..., None]) -> Callable[..., None]:
-    """Wrap a hook so that it runs once per stage, given by position or by name."""
-    cached = functools.cache(hook)
-    return lambda *stage, **named: cached(*stage, *named.values())
+    """Wrap a hook so that it runs once per stage, whether this is a text or Lightning's enum."""
+    called: set[str | None] = set()
+
+    def once(stage: str | None = None) -> None:
+        if stage in called:
+            return
+        called.add(stage)
+        if stage is None:
+            hook()
+        else:
+            hook(stage)
+
+    return once
 
 
 def facts_of(data: L.LightningDataModule) -> Facts:

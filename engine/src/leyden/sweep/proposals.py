@@ -1,5 +1,8 @@
 """A night of proposals: a command proposes changes of a run, and a verdict keeps those that are better.
 
+if sys.platform != "win32":
+    import resource
+
 The error of the verdicts is shared by all proposals of the night. What has happened stands in a
 ledger, of which each line is signed; a night that was killed is replayed from it, and goes on.
 """
@@ -9,7 +12,6 @@ import json
 import math
 import os
 import re
-import resource
 import shlex
 import signal
 import statistics
@@ -43,6 +45,9 @@ from leyden.trained.reproduction import checked_out
 from leyden.verdict.difference import LEVEL, Asked, Verdict, decide_two
 from leyden.verdict.groups import MIN_PLANNED_PAIRS, Group
 from leyden.verdict.quantiles import t_quantile
+
+if sys.platform != "win32":
+    import resource
 
 MIN_CHANCE = 0.05  # of being kept; a proposal with less is trained with no further seed
 MAX_PRINTED_BYTES = 2**20
