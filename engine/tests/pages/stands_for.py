@@ -5,6 +5,7 @@ STANDS_FOR = {
     r"…/outputs/proof/NAME": "outputs/proof/NAME",
     r"…": "",
     r"(?<==)DIR\b|^DIR$": "outputs/mnist_mlp/a",
+    r"^COMMAND$": "true",  # a proposer that proposes nothing
     r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
     r"^B$|(?<=,)B(?=\])": "outputs/mnist_mlp/b",
     r"outputs/mnist_mlp/2026-11-24_12-00-00_000000": "outputs/mnist_mlp/a",
@@ -40,6 +41,8 @@ NOT_RUN = {
         *("git remote", "git fetch", "git rm -rq engine", "git checkout leyden"),
         "git diff HEAD leyden/main",
     ),
+    "tests/reproduction/test_bisection.py does it": ("git bisect",),
+    "needs a night that kept something": ("git apply",),
     "needs the package index; .ci/run starts with what it does": (
         *("pip install", ".venv/bin/python -m pip", "python -m venv", "uv sync", "make setup"),
     ),
