@@ -183,7 +183,7 @@ class Project:
             words = [re.sub(r"^outputs/.*", "deviation=0.006", word) for word in words]
         if verb == "propose":
             begin = [word for word in words if not word.startswith("seeds=")]
-            words = ["proposals=1", "seeds=4", *begin]
+            words = ["proposals=1", "seeds=4", *begin] if "--" in words else ["--help"]
         if verb in ("propose", "resumetest"):
             words = [sys.executable if word == "python" else word for word in words]
         may_differ = verb in ("reproduce", "resumetest")
