@@ -1,1 +1,1 @@
-"""What all of the library stands on: errors and arguments, the project's paths, tables, terminal output and doors."""
+"""The ground of the library: errors and arguments, the project's paths, tables, terminal output and doors."""

@@ -63,13 +63,11 @@ class Starts:
         environment = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
         process = self.launch(environment)
         try:
-            code = process.wait(self.timeout_s)
+            code = wait_for_group(process, self.timeout_s)
         except subprocess.TimeoutExpired as error:
             limit = f"{self.timeout_s / 60:g} min; timeout_min= is the limit"
             text = f"start {self.number} did not end within {limit}"
             raise ExactError(f"{text}\n{self.tail()}") from error
-        finally:
-            end_group(process)
         marks = read_marks(path) if path.exists() else []
         steps = "no step"
         if marks:
@@ -118,8 +116,20 @@ def read_marks(path: Path) -> Marks:
     return marks
 
 
-def end_group(process: Any) -> None:
-    """End a command that still runs, and what it has left behind."""
+def wait_for_group(process: Any, timeout_s: float) -> int:
+    """Return the exit code of a command, and end what still runs of its process group.
+
+    Raises:
+        subprocess.TimeoutExpired: It does not end; it is ended.
+    """
+    try:
+        code: int = process.wait(timeout_s)
+        return code
+    finally:
+        _end_group(process)
+
+
+def _end_group(process: Any) -> None:
     try:
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             os.killpg(process.pid, signal.SIGTERM)

@@ -26,7 +26,7 @@ def in_main_thread() -> bool:
 
 
 class Signals:
-    """What ends a training: SIGTERM, SIGUSR1, or the first Ctrl-C.
+    """Ends a training on SIGTERM, SIGUSR1, or the first Ctrl-C.
 
     On SIGUSR1, a requeue is requested. SIGTERM is sent by `scancel`, `scontrol requeue`, or anyone
     who wants to end the process; restarting is then up to the sender. A second Ctrl-C ends the run

@@ -1,4 +1,4 @@
-"""Where jobs run: this machine, Slurm, or a queue of a site's own commands; and the job that this process belongs to.
+"""Places where jobs run: this machine, Slurm, or a queue of a site's own commands; and the job that this process belongs to.
 
 Each place is a `Queue`: it takes jobs, and says how they are. `loop` asks, waits and submits again.
 """
@@ -72,7 +72,7 @@ class ArrayError(RejectedError):
 
 
 class Work(NamedTuple):
-    """What a process of a job calls.
+    """The call of a job's process.
 
     Args:
         function: Function that can be pickled, defined in a module.

@@ -102,7 +102,7 @@ class Launcher:
 
     @property
     def outlives(self) -> bool:
-        """Whether jobs outlive this command."""
+        """True if jobs outlive this command."""
         return self.queue.outlives
 
     @property

@@ -1,8 +1,5 @@
 """A night of proposals: a command proposes changes of a run, and a verdict keeps those that are better.
 
-if sys.platform != "win32":
-    import resource
-
 The error of the verdicts is shared by all proposals of the night. What has happened stands in a
 ledger, of which each line is signed; a night that was killed is replayed from it, and goes on.
 """
@@ -32,7 +29,7 @@ from leyden.base.terminal import one_line, show, some_of
 from leyden.config.hydra import compose_command, composing
 from leyden.config.values import differing, flatten
 from leyden.exact.files import read_bounded
-from leyden.exact.resumption import end_group
+from leyden.exact.resumption import wait_for_group
 from leyden.run.directory import Run
 from leyden.run.files import MAX_JSON_BYTES, parse_json, read_rows, write_whole
 from leyden.run.identity import hydra_value, key_of, path_of
@@ -373,11 +370,9 @@ class Night:
             except OSError as error:
                 raise UserError(f"{command[0]}: {error.strerror}") from error
             try:
-                code = process.wait(60 * self.timeout_min)
+                code = wait_for_group(process, 60 * self.timeout_min)
             except subprocess.TimeoutExpired as error:
                 raise ValueError(f"no end within {self.timeout_min:g} min") from error
-            finally:
-                end_group(process)
             printed.seek(0)
             output = printed.read(MAX_PRINTED_BYTES).decode(errors="replace")
         if code in STOPPED:

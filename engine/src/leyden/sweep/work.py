@@ -1,4 +1,4 @@
-"""What the process of a job does, and the process that others are forked from.
+"""The work of a job's process, and the process that others are forked from.
 
 The latter imports this module first, and with it what jobs need. PyTorch is imported inside of functions only.
 """

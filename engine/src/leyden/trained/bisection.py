@@ -225,8 +225,8 @@ def python_of(commit: str, folder: Path) -> str:
         return sys.executable
     environment = folder / hashlib.sha256(lock.encode()).hexdigest()[:12]
     python = str(environment / "bin" / "python")
-    is_done = environment / "done"
-    if not is_done.exists():
+    done = environment / "done"
+    if not done.exists():
         venv.create(environment, clear=True)
         # What is here, too, and is as the file wants it, or is not in it, is not installed again.
         packages = next(environment.glob("lib/*/site-packages"))
@@ -237,5 +237,5 @@ def python_of(commit: str, folder: Path) -> str:
         pip = [sys.executable, "-m", "pip", "--python", python, "install", "--quiet", "--no-deps"]
         if subprocess.run([*pip, "--requirement", str(path)], stdin=subprocess.DEVNULL).returncode:
             raise UserError(f"pip can't install its {name}")
-        is_done.touch()
+        done.touch()
     return python

@@ -1,4 +1,4 @@
-"""How many seeds a sweep takes, before it is run."""
+"""The number of seeds that a sweep takes, before it is run."""
 
 import math
 import random
