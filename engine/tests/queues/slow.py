@@ -16,6 +16,17 @@ class SlowSteps(L.Callback):
         time.sleep(self.seconds)
 
 
+class Held(L.Callback):
+    """Waits after a step until there is a file, so that several runs are under way on any machine."""
+
+    def __init__(self, step: int, until: str) -> None:
+        self.step, self.until = step, until
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        while trainer.global_step == self.step and not os.path.exists(self.until):
+            time.sleep(0.1)
+
+
 class SlowValidation(L.Callback):
     """Sleeps in validation, but not after a requeue."""
 

@@ -24,7 +24,9 @@ SWEEP = (
     "trainer.accelerator=cpu",
     "callbacks.checkpoint.every_n_steps=20",
     "+callbacks.slow={_target_:tests.queues.slow.SlowSteps,seconds:0.02}",
+    "+callbacks.held={_target_:tests.queues.slow.Held,step:21}",
 )
+GO = "go"  # a file of the folder, for which runs wait
 
 
 def runs(folder):
@@ -37,18 +39,23 @@ def under_way(folder):
     return [run for run in saved if not run.result]
 
 
+def held_in(folder):
+    return f"outputs={folder}", f"+callbacks.held.until={folder / GO}"
+
+
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory, mnist_root):
     """The same sweep on this machine."""
     folder = tmp_path_factory.mktemp("alone")
-    quick = ("callbacks.slow.seconds=0", f"outputs={folder}")
+    (folder / GO).touch()
+    quick = ("callbacks.slow.seconds=0", *held_in(folder))
     finish(start(*SWEEP, *quick, OMP_NUM_THREADS="1"))
     return folder
 
 
 def typed(site, folder):
     environment = {**site.environment, "PATH": sites.path_of(site)}
-    return start(*SWEEP, *site.arguments, f"outputs={folder}", anew=True, **environment)
+    return start(*SWEEP, *site.arguments, *held_in(folder), anew=True, **environment)
 
 
 SITES = [
@@ -74,6 +81,7 @@ def test_a_sweep_that_loses_a_job_a_node_and_its_command_ends_as_on_one_machine(
         site.lose([*site.daemons][-1])
         process.send_signal(signal.SIGKILL)
         process.communicate()
+        (tmp_path / GO).touch()
         process = typed(site, tmp_path)
         output, _ = process.communicate(timeout=TIMEOUT_S + 20 * NUM)
         print(output)

@@ -164,6 +164,7 @@ def test_a_planted_mistake_is_found_behind_a_planted_rounding(tmp_path, monkeypa
     folder = tmp_path / "project"
     folder.mkdir()
     monkeypatch.chdir(folder)
+    monkeypatch.delenv("LEYDEN_PROJECT", raising=False)  # the tests' own
     planted.copy_to(folder)
     few = ["trainer.limit_train_batches=20", f"data.root={ROOT / 'data'}", "run_dir=outputs/run"]
     commits = [planted.commit(None)]
