@@ -3,6 +3,7 @@
 import os
 import signal
 import time
+from pathlib import Path
 
 import lightning as L
 from torch.distributed import DistNetworkError
@@ -23,7 +24,7 @@ class Held(L.Callback):
         self.step, self.until = step, until
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
-        while trainer.global_step == self.step and not os.path.exists(self.until):
+        while trainer.global_step == self.step and not Path(self.until).exists():
             time.sleep(0.1)
 
 

@@ -120,6 +120,21 @@ def test_the_sweep_says_what_a_mean_is_over_and_what_nobody_has_typed_is_no_repe
     assert {*rows(tmp_path / "t")[0]} & {"data.seed", "data.root", "seed"} == set()
 
 
+def test_a_parent_per_seed_is_one_setting(tmp_path):
+    for seed in range(3):
+        for parents in ("a", "b"):
+            typed = [f"init_from=/{parents}" r"/seed-$\{seed\}", f"seed={seed}"]
+            write(
+                tmp_path / f"{parents}{seed}",
+                [f"init_from=/{parents}/seed-{seed}", typed[1]],
+                value=0.1,
+                begun={"overrides": typed},
+            )
+    summarize(tmp_path)
+    found = cells(tmp_path, "init_from", "n")
+    assert found == [("/a/seed-${seed}", "3"), ("/b/seed-${seed}", "3")]
+
+
 def test_the_table_has_what_varies_best_first_and_seeds_merged(tmp_path, capsys):
     write(
         tmp_path / "a", ["optimizer.lr=0.01", "model.dropout=0"], value=0.3

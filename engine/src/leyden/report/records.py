@@ -5,6 +5,7 @@ import difflib
 import functools
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -202,7 +203,8 @@ def read_records(directory: Path) -> list[Record]:
 def compare_configs(records: Sequence[Record]) -> None:
     """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`.
 
-    A group that a run has not typed has the option that a recipe or the defaults chose, if all runs recorded it.
+    A group that a run has not typed has the option that a recipe or the defaults chose, if all runs recorded it. A value
+    that was typed by other settings, as `init_from=parents/seed-${seed}`, is what was typed: these settings are compared, too.
     """
     typed_keys = dict.fromkeys(key for record in records for key in record.typed)
     varying = varying_keys([record.config for record in records])
@@ -210,9 +212,28 @@ def compare_configs(records: Sequence[Record]) -> None:
     for record in records:
         config = record.config
         groups = record.groups if know_groups else {}
-        values = {**groups, **record.typed, **config}
+        made = _made_of_settings(record.typed)
+        values = {**groups, **record.typed, **config, **made}
         record.choices = {key: values[key] for key in typed_keys if key in values}
-        record.varied = {key: config[key] for key in varying if key in config}
+        record.varied = {key: config[key] for key in varying if key in config and key not in made}
+
+
+def _made_of_settings(typed: Mapping[str, str]) -> dict[str, str]:
+    r"""Return the typed values that name other settings, as `${seed}`; not those of resolvers, as `${oc.env:HOME}`.
+
+    Example:
+        >>> _made_of_settings({"init_from": r"a/seed-$\{seed\}", "name": "${oc.env:USER}", "seed": "0"})
+        {'init_from': 'a/seed-${seed}'}
+    """
+    found = {}
+    for key, text in typed.items():
+        if "$" not in text:
+            continue
+        plain = text.replace("\\{", "{").replace("\\}", "}")
+        names = re.findall(r"\$\{([^}]*)", plain)
+        if names and not any(":" in name for name in names):
+            found[key] = plain
+    return found
 
 
 def are_own(records: Sequence[Record]) -> bool:

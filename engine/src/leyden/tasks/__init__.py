@@ -371,6 +371,11 @@ class Task(L.LightningModule):
 
     def _update_means(self, stage: str, batch: Any) -> Outcome:
         outcome = self.step(batch)
+        if outcome.targets is None:
+            raise TypeError(
+                f"{type(self).__name__}.step: the outcome's targets are None; must be one per sample, "
+                "as their number is that of the means: the labels, or the inputs"
+            )
         num = len(outcome.targets)
         if not num:  # a process can get an empty part of the last batch, whose mean is NaN
             return outcome
