@@ -5,7 +5,7 @@ import os
 import pytest
 
 from leyden.base.errors import UserError
-from leyden.queue import Work, slurm
+from leyden.queue import Work, script, slurm
 from leyden.testing.contracts import compose
 
 pytestmark = pytest.mark.faults
@@ -36,16 +36,16 @@ def answer(tmp_path, monkeypatch):
     """A function that sets what a command prints and how it ends."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "TIMEOUT_S", 5)
+    monkeypatch.setattr(script, "ANSWER_S", 5)
 
     def set_answer(command, out=b"", error=b"", code=0, pause=0):
-        script = tmp_path / "bin" / command
-        script.with_suffix(".out").write_bytes(out)
-        script.with_suffix(".error").write_bytes(error)
-        script.write_text(
-            f"#!/bin/sh\nsleep {pause}\ncat {script}.out\ncat {script}.error >&2\nexit {code}\n"
+        path = tmp_path / "bin" / command
+        path.with_suffix(".out").write_bytes(out)
+        path.with_suffix(".error").write_bytes(error)
+        path.write_text(
+            f"#!/bin/sh\nsleep {pause}\ncat {path}.out\ncat {path}.error >&2\nexit {code}\n"
         )
-        script.chmod(0o755)
+        path.chmod(0o755)
 
     return set_answer
 

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import pytest
 
 from leyden import queue
 from leyden.base.errors import UserError
-from leyden.queue import RejectedError, Work, commands
-from leyden.queue.commands import PHASES, Commands, ask, filled
+from leyden.queue import RejectedError, Work, commands, hosts, loop, script
+from leyden.queue.commands import Commands, ask, filled
 from leyden.queue.hosts import by_host
 from leyden.report.records import read_records
 from leyden.run.owner import signature
@@ -34,7 +35,8 @@ def site(tmp_path, monkeypatch):
     """Sets what a command does, and returns what it was told."""
     (tmp_path / "bin").mkdir()
     monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}:{os.environ['PATH']}")
-    monkeypatch.setattr(commands, "ANSWER_S", 3)
+    monkeypatch.setattr(script, "ANSWER_S", 1)
+    monkeypatch.setattr(script, "MAX_OUTPUT", 10**6)
 
     def set_command(name, does):
         path = tmp_path / "bin" / f"site-{name}"
@@ -62,7 +64,8 @@ NO_ANSWER = {
     "echo 'job ../../x'": "no id",
     "echo 'job 7;reboot'": "no id",
     "printf 'job \\xff\\x1b[31m'; exit 3": "exit code 3",
-    "sleep 9": "timed out",
+    "sleep 9": "no answer within 1 s",
+    "yes": "or too long a one",
 }
 
 
@@ -75,12 +78,101 @@ def test_without_an_id_nothing_is_left_that_a_job_could_run(site, tmp_path, does
     assert len(str(raised.value).splitlines()) == 1
     assert "\x1b" not in str(raised.value)
     assert not [*made.folder.iterdir()]
-    told = site("submit", "echo banner; echo job 7.head; echo bye")  # once and then not again
+    # Once, and then not again; what it leaves running holds its output.
+    told = site("submit", "sleep 3 & echo banner; echo job 7.head; echo bye")
     accepted = submit(made, name="lr=$(x) 'y'")
     assert (accepted["scheduler"], accepted["job_id"]) == ("commands", "7.head")
     assert told()[:2] == ["-N", "leyden-lr-x-y-"]
     assert Path(told()[-1]).parent == made.folder  # as one word, and no shell has read it
     assert not (tmp_path / "harm").exists()
+
+
+def test_an_id_is_that_of_one_job(site, tmp_path):
+    """A pattern may find the number of a banner, and a queue may begin anew with its numbers."""
+    made = queue_of(tmp_path)
+    site("state", "echo 5 done")
+    made.states(["5"])
+    site("submit", "echo job 7")
+    submit(made)
+    files = {*made.folder.iterdir()}
+    for number in (5, 7):
+        site("submit", f"echo job {number}")
+        with pytest.raises(RejectedError, match=f"{number} in what it says is the id of another"):
+            submit(made)
+    assert {*made.folder.iterdir()} == files
+
+
+@pytest.fixture
+def typed(tmp_path):
+    """Types a sweep of one job, and returns its launcher; and the job."""
+    work = Work(print, ("trained",), None, None)
+    run = MagicMock(directory=tmp_path / "r", submission={}, result=None)
+    job = Mock(run=run, work=lambda *_, **__: work)
+    config = compose(*SITE, "cluster.snapshot=false")
+
+    def type_it():
+        launcher = loop.Launcher(config, "leyden.train", Commands, tmp_path)
+        launcher.pause_s = 0
+        launcher.start([job])
+        return launcher
+
+    return type_it, job
+
+
+def test_whatever_is_said_of_a_job_it_is_submitted_once_and_not_lost(site, typed, tmp_path, capsys):
+    type_it, job = typed
+    site("submit", f"echo >>{tmp_path}/submitted; echo job 7")
+    launcher = type_it()
+    for does in (None, "sleep 9", "exit 1", "echo Welcome"):
+        if does:
+            site("state", does)
+        with pytest.raises(UserError, match="does not answer, and some of the jobs may be in its"):
+            type_it()
+        assert launcher.wait() == ([], 0)
+        assert len(capsys.readouterr().err.splitlines()) == 2
+        launcher.pause_s = launcher.queried_at = 0
+    site("state", "echo 7 thinking")
+    assert launcher.wait() == ([], 0)
+    assert "none is found in what is said of job 7" in capsys.readouterr().err
+    site("state", "echo 7 running")
+    again = type_it()
+    assert [*again.running] == [*launcher.running] == ["7"]
+    assert (tmp_path / "submitted").read_text() == "\n"
+    assert [*again.queue.folder.glob("*.call")]
+    again.tidy(job)  # it has finished while nobody waited; the file has the key
+    assert not [*again.queue.folder.glob("*.call")]
+
+
+def test_without_ids_nothing_is_cancelled(site, tmp_path):
+    told = site("cancel", "")
+    made = queue_of(tmp_path)
+    made.cancel(["--all", "a b"])
+    with pytest.raises(FileNotFoundError):
+        told()
+    made.cancel(["--all", "7"])
+    assert told() == ["7"]
+
+
+HOSTS = [
+    (hosts.start_on, ("1", "script", "log", "dead", "good"), 0, "good:1:2\n"),
+    (hosts.start_on, ("1", "script", "log", "full"), 1, ""),
+    (hosts.start_on, ("1", "script", "log", "hangs", "good"), 1, ""),  # it may have started there
+    (hosts.look, ("good:1:2",), 0, "good:1:2\n"),
+    (hosts.look, ("dead:1:2", "hangs:3:4"), 0, "dead:1:2 lost\nhangs:3:4 lost\n"),
+    (hosts.look, ("good:1:2", "broken:1:2"), 127, "good:1:2\n"),  # no answer
+]
+
+
+@pytest.mark.parametrize(("function", "given", "code", "says"), HOSTS)
+def test_a_host_that_is_dead_hangs_or_is_broken(
+    site, tmp_path, monkeypatch, capsys, function, given, code, says
+):
+    hosts_do = "hangs) sleep 9;; dead) exit 255;; full) exit 7;; broken) exit 127;; *) echo 1:2;;"
+    site("ssh", f"case $2 in {hosts_do} esac")
+    monkeypatch.setattr(hosts, "SSH_S", 0.5)
+    monkeypatch.setattr(hosts.random, "sample", lambda names, num: names)
+    assert function(["site-ssh"], *given) == code
+    assert capsys.readouterr().out == says
 
 
 def test_a_command_that_is_missing_is_said_before_anything_is_submitted(site, tmp_path):
@@ -93,33 +185,39 @@ def test_a_command_that_is_missing_is_said_before_anything_is_submitted(site, tm
 
 STATED = "7 running\n8 done\n9 queued\n"
 ANSWERS = [
-    (STATED, 0, ["running", "done", "queued"]),
-    (f"banner\n{STATED}bye\n", 0, ["running", "done", "queued"]),
-    ("7 running\n", 0, ["running", "GONE", "GONE"]),
-    ("77 running\n7.8 done\n", 0, ["GONE", "GONE", "GONE"]),  # of others
-    ("", 0, ["GONE", "GONE", "GONE"]),
-    ("7 thinking\n8 done\n", 0, ["unknown", "done", "GONE"]),
-    (STATED, 1, []),
-    ("Welcome to the cluster!\n", 0, []),
-    ("\x1b[31m\x00\xff", 0, []),
+    (STATED, "", ["running", "done", "queued"]),
+    (f"banner\n{STATED}bye\n", "", ["running", "done", "queued"]),
+    ("7 running\n", "", ["running", "GONE", "GONE"]),
+    ("77 running\n7.8 done\n", "", ["GONE", "GONE", "GONE"]),  # of others
+    ("", "", ["GONE", "GONE", "GONE"]),
+    ("7 thinking\n8 done\n", "", ["unknown", "done", "GONE"]),
+    # Strangers' jobs stand between.
+    ("7 queued\n5 running\n8 done\n     4 failed\n", "", ["queued", "done", "GONE"]),
+    (STATED, "exit 1", []),
+    (STATED, "sleep 9", []),
+    (STATED, "yes", []),
+    ("Welcome to the cluster!\n", "", []),
+    ("All of it is running again, what was lost is done.\n", "", []),
+    ("\x1b[31m\x00\xff", "", []),
 ]
 
 
-@pytest.mark.parametrize(("says", "code", "states"), ANSWERS)
-def test_what_a_command_says_of_jobs_and_what_is_no_answer(site, tmp_path, says, code, states):
+@pytest.mark.parametrize(("says", "then", "states"), ANSWERS)
+def test_what_a_command_says_of_jobs_and_what_is_no_answer(site, tmp_path, says, then, states):
     (tmp_path / "says").write_text(says)
-    told = site("state", f"cat {tmp_path}/says; exit {code}")
-    patterns = {name: rf"\b{name}\b" for name in PHASES}
+    told = site("state", f"cat {tmp_path}/says; {then}")
+    patterns = queue_of(tmp_path).patterns
     found, problem = ask(["site-state", "{ids}"], patterns, ["7", "8", "9", "--help", "a b"])
     assert [state.text for state in found.values()] == states
-    assert bool(problem) == (not states)
+    assert len(problem.splitlines()) == (not states)
     assert told() == ["7", "8", "9"]
 
 
 OF_PBS = "Job Id: {}\n    Job_Name = 8 running\n    job_state = {}\n    comment = é\n\n"
 OF_SGE = " {} 0.5 leyden-l root  {}  12/02/2026 18:27:24 all.q@g1     1\n"
 OF_RAY = (
-    "INFO [JobDetails(job_id=None, submission_id='{}', status=<JobStatus.{}: ''>, message='{}')]\n"
+    "JobDetails(job_id='01', submission_id='{}', driver_info=DriverInfo(id='01', pid='7'), "
+    "status=<JobStatus.{}: ''>, message='{}'), "
 )
 LOST = ("FAILED", "Job supervisor actor died because of a node failure")
 SHIPPED = [
@@ -144,7 +242,11 @@ EXPECTED = {
 def test_the_shipped_files_read_what_their_queues_say(site, tmp_path, name, line, jobs, states):
     made = Commands(compose(f"cluster={name}"), tmp_path)
     made._check_commands()
-    says = "".join(line.format(job, *values) for job, values in jobs.items())
+    strangers = {"pbs": "6.head", "condor": "6.0", "ray": "raysubmit_a"}.get(name, "6")
+    first = next(iter(jobs.values()))
+    says = ""
+    for job, values in jobs.items():
+        says += line.format(job, *values) + line.format(strangers, *first)
     (tmp_path / "says").write_text("header of it\n" + says)
     site("state", f"cat {tmp_path}/says")
     found, _ = ask(["site-state"], made.patterns, [*jobs])
@@ -177,13 +279,21 @@ cluster.id='('  =>  cluster: the pattern of id, (: missing )
 cluster.nodes=2  =>  cluster.nodes=2: must be 1
 cluster.cpus=many  =>  cluster.cpus=many: must be of the same kind as 2
 cluster.wait=false  =>  cluster.notify: nobody calls it
+cluster.submit=[qsub,x]  =>  cluster.submit=['qsub', 'x']: must be a text
+cluster.cancel=7  =>  cluster.cancel=7: must be a text
+cluster.state=' '  =>  cluster.state: is needed
+cluster.notify=true  =>  cluster.notify=True: must be a text
+cluster.states=done  =>  cluster.states=done: must be of the same kind as {}
++cluster.states.done=7  =>  cluster: the pattern of done, 7:
+cluster.submit='q {mem_gb}'  cluster.mem_gb=null  =>  cluster.mem_gb=null: cluster.submit needs a value
+cluster.time_min=2  =>  cluster.signal_delay_s=120: must be a minute less than cluster.time_min=2
 """
 
 
 @pytest.mark.parametrize(("overrides", "message"), mistakes(WRONG))
 def test_wrong_commands_are_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=re.escape(message)):
-        queue_of(tmp_path, overrides, "cluster.notify=true").check([], 0, "python3")
+        queue_of(tmp_path, "cluster.notify=date", *overrides.split("  ")).check([], 0, "python3")
 
 
 def test_fields_in_a_program_for_a_shell_are_quoted_and_no_shell_reads_the_others(tmp_path):
@@ -223,9 +333,9 @@ def test_a_job_that_nobody_has_recorded_ends_and_another_one_is_told_who_it_is(
 ):
     monkeypatch.setattr(commands, "ID_S", 1)
     site("submit", "echo job 7")
-    made = queue_of(tmp_path)
     seen = 'echo "$LEYDEN_JOB $LEYDEN_RESTARTS $SLURM_JOB_ID $OMP_NUM_THREADS"'
     for asks, requeue, code in (("", None, 0), ('; echo >"$LEYDEN_REQUEUE"', "exit 99", 99)):
+        made = queue_of(tmp_path)
         made.cluster.requeue = requeue
         work = Work(os.system, (seen + asks,), None, None)
         (accepted,) = made.submit([work], "r", "python3")

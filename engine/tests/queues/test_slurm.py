@@ -49,7 +49,7 @@ def answer(monkeypatch):
     def set_answer(out, problem=""):
         called = []
         monkeypatch.setattr(
-            slurm, "_call", lambda *command, **_: called.append(command) or (out, problem)
+            slurm, "call", lambda *command, **_: called.append(command) or (out, problem)
         )
         return called
 
@@ -109,12 +109,12 @@ def test_a_job_is_requeued_by_its_script_as_a_container_has_no_scontrol(monkeypa
         assert [path.read_text() for path in tmp_path.iterdir()] == written
         assert by_slurm.call_count == 1
     # What its script could not do either, the waiting command is told once.
-    assert [script.take_requeue(tmp_path, job) for job in ("*", "7_0", "7", "7")] == [
-        False,
-        False,
-        True,
-        False,
-    ]
+    batch = 12 * "a"
+    (tmp_path / f"{batch}_0.1.requeue").touch()
+    asked = slurm_of(folder=tmp_path)
+    told = [asked.has_asked({"call": f"{name}.call"}) for name in ("*", batch, f"{batch}_1")]
+    assert told == [False, False, False]
+    assert [asked.has_asked({"call": f"{batch}_0.call"}) for _ in range(2)] == [True, False]
 
 
 SRUN = """#!/bin/bash
@@ -209,8 +209,8 @@ def slurm_of(*overrides, cluster="slurm", folder=Path("/work")):
     """The queue, whose settings were checked."""
     config = compose(f"cluster={cluster}", *overrides)
     found = Slurm(config, folder)
-    found._check_resources()
-    found._check_trainer(config.trainer)
+    found.check_settings()
+    found.check_trainer(config.trainer)
     return found
 
 
@@ -219,7 +219,7 @@ cluster.gpus_per_task=0.5  =>  gpus_per_task=0.5: must be 0 or 1, one device for
 cluster.snapshot=1  =>  cluster.snapshot=1: must be of the same kind as True, the default
 cluster.setup=module  =>  cluster.setup=module: must be of the same kind as []
 +cluster.use_srun=false  =>  cluster.use_srun: no such key; there are launcher, partition, account
-cluster.signal_delay_s=3541  =>  must be a minute less than cluster.time_min=60, as Slurm
+cluster.signal_delay_s=3541  =>  must be a minute less than cluster.time_min=60
 trainer.devices=4  =>  trainer.devices=4: follows from cluster.tasks_per_node=1; set that
 trainer.accelerator=gpu  =>  with cluster.gpus_per_task=0 must be cpu or auto
 cluster.gpus_per_node=a100:2  =>  cluster.gpus_per_node=a100:2: must be 0 (cluster.gpus_per_task x
@@ -248,9 +248,12 @@ def test_each_process_has_a_gpu(tmp_path):
         lines = asked.script(num_jobs, "python3").splitlines()
         assert {f"#SBATCH --{option}" for option in expected} <= {*lines}
         assert not [line for line in lines if f"--{absent}" in line]
+    asked.cluster.options = {"comment": "two\nlines"}  # the second one would be a command
+    assert "#SBATCH --comment='two lines'" in asked.script(1, "python3").splitlines()
 
 
-SITES = re.findall("(?ms)^```yaml\n(.*?)^```", (ENGINE / "docs" / "cluster.md").read_text())
+PAGE = (ENGINE / "docs" / "cluster.md").read_text()
+SITES = re.findall("(?ms)^```yaml\n(.*?)^```", PAGE)
 
 
 @pytest.mark.parametrize("site", [site for site in SITES if "- slurm" in site])
@@ -363,7 +366,11 @@ def started(tmp_path, clock):
             "max_requeues": 2,
         }
         config = SimpleNamespace(cluster=OmegaConf.create({**of_site, **settings}))
-        limits = type("OfSite", (Limited,), {"room": room, "max_array": max_array})
+        limits = type(
+            "OfSite",
+            (Limited,),
+            {"room": room, "max_array": max_array, "several": max(4, max_array)},
+        )
         running = Launcher(config, "leyden.train", limits, tmp_path)
         running.queue = beside.queue if beside else running.queue
         running.start(mine)
@@ -495,6 +502,23 @@ def test_a_queue_is_asked_once_a_minute_in_the_mean_whatever_goes_on(started, cl
     assert running.queue.num_queries - asked <= 60 + loop.AT_ONCE
 
 
+@pytest.mark.parametrize(("column", "several"), [(1, 500), (2, 1)])
+def test_how_often_each_command_is_called_says_the_page(started, clock, column, several):
+    """A hundred jobs of an hour, all at once, whose results come before the queue says that they have ended."""
+    mine = jobs(100)
+    running = started(mine, room=100, max_array=several)
+    queue, end = running.queue, clock.s + 3600
+    while running.running:
+        running.wait()
+        if clock.s >= end:
+            for job in mine:
+                job.run.result = SimpleNamespace(error=None)
+    counts = (len(queue.arrays), queue.num_queries, queue.cancel.call_count)
+    for name, count in zip(("submit", "state", "cancel"), counts, strict=True):
+        (line,) = [line for line in PAGE.splitlines() if line.startswith(f"| {name} |")]
+        assert int(line.split("|")[column + 1]) == count
+
+
 @pytest.mark.parametrize(("state", "lies"), [(DONE, 80.0), (FAILED, 3.0)])
 def test_a_result_may_be_seen_after_the_end_of_its_job(one, clock, state, lies):
     running, mine, scheduler = one
@@ -559,13 +583,13 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
         opened.add(tmp_path / "train.py", "src/train.py")
     monkeypatch.setattr(bootstrap.tempfile, "gettempdir", lambda: str(tmp_path))
     folders = []
-    for job in ("7_0", "7_1"):
+    for job in ("g1:7:0", "7_1"):
         monkeypatch.setenv("LEYDEN_JOB", job)
         folders.append(bootstrap.unpack(archive))
-        assert folders[-1].parent.name == job
+        assert folders[-1].parent.name == job.replace(":", "_")  # as PYTHONPATH is cut at a colon
         assert bootstrap.unpack(archive) == folders[-1]
         assert (folders[-1] / "src" / "train.py").read_text() == "mine"
-    environment = {"TMPDIR": str(tmp_path), "LEYDEN_JOB": "7_0", "PATH": os.environ["PATH"]}
+    environment = {"TMPDIR": str(tmp_path), "LEYDEN_JOB": "g1:7:0", "PATH": os.environ["PATH"]}
     subprocess.run(["bash", "-c", f"rm -rf {script.NODE_FOLDER}"], env=environment, check=True)
     assert [folder.exists() for folder in folders] == [False, True]
     (tmp_path / "leyden-54321" / "7_1" / folders[1].name).mkdir(

@@ -14,8 +14,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 
 from leyden.base.errors import UserError
+from leyden.queue import script
 from leyden.run import lock
 from leyden.run.directory import Run
 from leyden.sweep import grid
@@ -225,10 +227,10 @@ class Clock:
     note = ""
 
     def __init__(self):
-        self.now, self.ends = 0, []
+        self.now, self.ends, self.tidied = 0, [], []
 
     def tidy(self, job):
-        pass
+        self.tidied.append(job.number)
 
     def start(self, jobs):
         for job in jobs:
@@ -263,8 +265,10 @@ def run_jobs(jobs, at_once, launcher=None):
 )
 def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
     jobs = [job(number, seconds, is_finished=done) for number, (seconds, done) in enumerate(made)]
-    told, _ = run_jobs(jobs, at_once)
+    launcher = Clock()
+    told, _ = run_jobs(jobs, at_once, launcher)
     assert sorted(told) == [one.number for one in jobs]
+    assert launcher.tidied == [one.number for one in jobs if one.run.is_finished(None)]
     # As somebody would hand them out by hand: each job goes to the place that is free first.
     places = [0] * (at_once or 99)
     for one in (one for one in jobs if not one.run.is_finished(None)):
@@ -296,6 +300,23 @@ def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finish
     assert run_jobs(jobs, 1, launcher) == ([2, 3, 0, 1], {})
     # The first one waits for its lock.
     assert [hasattr(one, "started") for one in jobs] == [True, False, True, True]
+
+
+@pytest.mark.parametrize("command", ["exit 3", "sleep 9", "yes", "nothing-of-that-name"])
+def test_who_is_told_of_the_end_finds_the_summary_and_a_failure_is_a_line(
+    tmp_path, monkeypatch, capsys, command
+):
+    monkeypatch.setattr(script, "ANSWER_S", 1)
+    made = object.__new__(Sweep)
+    config = OmegaConf.create({"cluster": {"notify": f'cat "$LEYDEN_SWEEP/table" && {command}'}})
+    vars(made).update(config=config, directory=tmp_path, failures={})
+    made.launcher = SimpleNamespace(has_jobs=True)
+    write = lambda directory, trust: (directory / "table").touch()  # noqa: E731
+    monkeypatch.setattr("leyden.sweep.sweep.summarize", write)
+    made.conclude()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "cluster.notify: " in line
+    assert "table" not in line
 
 
 def test_a_job_that_can_not_be_composed_fails_alone():

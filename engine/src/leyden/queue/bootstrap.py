@@ -38,7 +38,8 @@ def unpack(archive: Path) -> Path:
     mine.mkdir(mode=0o700, exist_ok=True)
     if mine.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
         sys.exit(f"leyden: {mine}: belongs to another user; set TMPDIR")
-    folder = mine / os.environ.get(JOB_VARIABLE, "") / f"code-{digest}"
+    job = os.environ.get(JOB_VARIABLE, "").replace(":", "_")  # a path of Python has no colon
+    folder = mine / job / f"code-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(exist_ok=True)

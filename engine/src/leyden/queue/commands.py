@@ -7,8 +7,6 @@ with spaces, which is a program for some shell, fields are quoted.
 import json
 import re
 import shlex
-import shutil
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,12 +14,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from leyden.base.errors import UserError
 from leyden.base.terminal import one_line, warn
 from leyden.queue import (
     REQUEUE_VARIABLE,
     RESTARTS_VARIABLE,
-    JobLike,
     JobState,
     RejectedError,
     Work,
@@ -30,25 +29,23 @@ from leyden.queue.script import (
     ENDING,
     JobFiles,
     ScriptQueue,
+    call,
     check_accelerator,
     check_cluster,
     line_of_process,
     plain_value,
     quoted,
-    take_requeue,
+    shown,
 )
 from leyden.run.owner import is_own, signature
 from leyden.run.process import JOB
 
-ANSWER_S = 60  # for a command to end
 ID_S = 120  # for the file with a job's id to be seen on its node
-MAX_SAID = 200  # characters of what a command says
 FIELD = re.compile(r"\{(\w+)\}")
 # An id that no command takes for an option, nor a shell for anything else.
 SAFE_ID = re.compile(r"\w[\w.:@\[\]-]{0,127}", re.ASCII)
-# What comes before a job's id in an answer, as in `Job Id: 7` or `submission_id='x'`.
-BEFORE_ID = r"(?:^[^\S\n]*\W?|[Ii]d\W{1,3}|number>)"
-COLOR = re.compile(r"\x1b\[[\d;]*m")
+# What comes before a job's id in an answer: an indentation, or a label as in `Job Id: 7` or `submission_id='x'`.
+BEFORE_ID = r"(?:^([^\S\n]*)\W?|(\b\w*(?:[Ii]d|number)\W{1,3}))"
 PHASES = {
     "queued": JobState("queued", "queued"),
     "running": JobState("running", "running"),
@@ -91,30 +88,6 @@ def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
     return words
 
 
-def _call(words: Sequence[str]) -> tuple[str, str]:
-    """Run a command; return its output and an error message, empty on success."""
-    try:
-        done = subprocess.run(
-            words,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=ANSWER_S,
-        )
-    except (OSError, ValueError, subprocess.TimeoutExpired) as error:
-        return "", _shown(error)
-    out = COLOR.sub("", done.stdout)
-    if not done.returncode:
-        return out, ""
-    return out, f"{_shown(done.stderr.strip() or out)} (exit code {done.returncode})"
-
-
-def _shown(text: object) -> str:
-    """Return what a command says as one short line."""
-    return one_line(" ".join(str(text).split()))[-MAX_SAID:]
-
-
 def ask(
     command: Sequence[str], patterns: Mapping[str, str], ids: Iterable[str]
 ) -> tuple[dict[str, JobState], str]:
@@ -128,22 +101,26 @@ def ask(
     ids = [job for job in ids if SAFE_ID.fullmatch(job)]
     if not ids:
         return {}, ""
-    out, problem = _call(filled(shlex.join(command), {"ids": ids}))
+    out, problem = call(*filled(shlex.join(command), {"ids": ids}))
     knows_none = patterns.get(KNOWS_NONE)
     if problem and not (knows_none and re.search(knows_none, problem)):
         return {}, problem
     longest_first = sorted(ids, key=len, reverse=True)
     names = "|".join(map(re.escape, longest_first))
     after_id = r"(?![\w.-]*\w)"
-    pattern = f"(?m){BEFORE_ID}({names}){after_id}"
-    starts = [*re.finditer(pattern, out)]
-    if out.strip() and not starts and not _is_known(out, patterns):
-        return {}, f"it says {_shown(out)!r}"
-    found = dict.fromkeys(ids, VANISHED)
-    ends = [*(match.start() for match in starts[1:]), len(out)]
-    for match, end in zip(starts, ends, strict=False):
-        found[match[1]] = _state(out[match.start(1) : end], patterns)
-    return found, ""
+    found: dict[str, JobState] = {}
+    for match in re.finditer(f"(?m){BEFORE_ID}({names}){after_id}", out):
+        indent, label, job = match.groups()
+        # The next job may be a stranger's.
+        after = rf"^(?!{indent}[^\S\n])|^[^\S\n]*\d"
+        if label:
+            after = rf"(?<!\w){re.escape(label)}"
+        end = re.compile(after, re.MULTILINE).search(out, match.end())
+        said = out[match.start(3) : end.start() if end else None]
+        found[job] = _state(said, patterns)
+    if out.strip() and not found and not _is_known(out, patterns):
+        return {}, f"it says {shown(out)!r}"
+    return dict.fromkeys(ids, VANISHED) | found, ""
 
 
 def _is_known(out: str, patterns: Mapping[str, str]) -> bool:
@@ -178,11 +155,15 @@ def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
 class Commands(ScriptQueue):
     """A queue of commands, of which one takes one job."""
 
+    def __init__(self, config: DictConfig, folder: Path) -> None:
+        super().__init__(config, folder)
+        self.known: set[str] = set()  # ids of jobs
+
     @property
     def patterns(self) -> dict[str, str]:
-        """The pattern of each state; by default the state's name, as a program of one's own prints it."""
+        """The pattern of each state; by default `ID STATE`, as a program of one's own prints it."""
         given: dict[str, str] = plain_value(self.cluster.states)
-        return given or {name: rf"\b{name}\b" for name in PHASES}
+        return given or {name: rf"^\S+\s+{name}\b" for name in PHASES}
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -193,8 +174,14 @@ class Commands(ScriptQueue):
         of_all = {"walltime": f"{hours:02}:{rest // 60:02}:00", "this_python": sys.executable}
         return {**keys, **of_all, "folder": str(self.folder)}
 
-    def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check the commands and the jobs; for `cluster.dry_run`, print the command and script, and return False."""
+    @property
+    def programs(self) -> dict[str, str]:
+        """Programs that must be installed, by what needs them."""
+        commands = {f"cluster.{key}": self.cluster[key] for key in ("submit", "state")}
+        return {key: filled(command, self.fields)[0] for key, command in commands.items()}
+
+    def check_settings(self) -> None:
+        """Check the commands and the resources."""
         cluster = self.cluster
         check_cluster(cluster, "queue", are_own=True)
         self._check_commands()
@@ -203,20 +190,10 @@ class Commands(ScriptQueue):
             raise UserError(f"cluster.nodes={cluster.nodes}: must be 1, since {why}")
         if cluster.notify and not cluster.wait:
             raise UserError("cluster.notify: nobody calls it with cluster.wait=false, but on Slurm")
-        for job in jobs:
-            check_accelerator(job.compose().trainer, cluster.gpus, "gpus")
-        if cluster.dry_run:
-            words = filled(
-                cluster.submit, self._fields_of(Path("BATCH"), jobs[0].run.directory.name)
-            )
-            print(f"# {shlex.join(words)}")
-            print(self.script(python))
-            return False
-        for key in ("submit", "state"):
-            program = filled(cluster[key], self.fields)[0]
-            if shutil.which(program) is None:
-                raise UserError(f"cluster.{key}: {program} is not installed on this machine")
-        return True
+
+    def check_trainer(self, trainer: DictConfig) -> None:
+        """Check that the trainer uses the resources that a job requests."""
+        check_accelerator(trainer, self.cluster.gpus, "gpus")
 
     def _check_commands(self) -> None:
         """Check what the YAML says of commands.
@@ -228,20 +205,21 @@ class Commands(ScriptQueue):
         known = {*self.fields, *of_job}
         for key in (*GIVEN, "requeue"):
             command = self.cluster[key]
-            if not command and key in GIVEN:
+            if key in GIVEN and not (command or "").strip():
                 raise UserError(f"cluster.{key}: is needed, such as in conf/cluster/pbs.yaml")
+            if key == "id" or not command:
+                continue
             try:
-                words = shlex.split(command or "")
+                fields = FIELD.findall(" ".join(shlex.split(command)))
             except ValueError as error:
                 raise UserError(f"cluster.{key}: {error}") from error
-            unknown = {*FIELD.findall(" ".join(words))} - known
-            if unknown and key != "id":
-                allowed = ", ".join(of_job)
-                field = min(unknown)
-                raise UserError(
-                    f"cluster.{key}: no field {{{field}}}; there are {allowed}, "
-                    "walltime, folder, this_python, and the keys of cluster"
-                )
+            for field in fields:
+                if field not in known:
+                    allowed = f"{', '.join(of_job)}, walltime, folder, this_python"
+                    there_are = f"there are {allowed}, and the keys of cluster"
+                    raise UserError(f"cluster.{key}: no field {{{field}}}; {there_are}")
+                if self.fields.get(field, "") is None:
+                    raise UserError(f"cluster.{field}=null: cluster.{key} needs a value")
         if unknown := {*self.patterns} - {*PHASES, KNOWS_NONE}:
             allowed = ", ".join([*PHASES, KNOWS_NONE])
             raise UserError(f"cluster.states.{min(unknown)}: must be one of {allowed}")
@@ -267,17 +245,20 @@ class Commands(ScriptQueue):
         """Submit a job, which waits on its node until its id stands in a file."""
         self._check_folder()
         batch = JobFiles(self.folder, works)
-        batch.script.write_text(self.script(python, str(batch.path)))
+        batch.script.write_text(self.script(1, python, str(batch.path)))
         batch.script.chmod(0o755)
         fields = self._fields_of(batch.path, name)
-        out, problem = _call(filled(self.cluster.submit, fields))
+        out, problem = call(*filled(self.cluster.submit, fields))
         found = re.search(self.cluster.id, out, re.MULTILINE)
         job = found[found.re.groups and 1] if found else ""
-        if problem or not SAFE_ID.fullmatch(job):
+        if problem or not SAFE_ID.fullmatch(job) or job in self.known:
             batch.remove()
-            why = problem or f"there is no id in what it says, {_shown(out)!r}"
+            why = problem or f"there is no id in what it says, {shown(out)!r}"
+            if job in self.known:
+                why = f"{job} in what it says is the id of another job"
             effect = "a job that it has taken nevertheless ends at once"
             raise RejectedError(f"cluster.submit: {why}; {effect}")
+        self.known.add(job)
         with batch.path.with_suffix(".id").open("x") as file:
             file.write(f"{job}\n")
         command = filled(self.cluster.state, self.fields)
@@ -306,11 +287,12 @@ class Commands(ScriptQueue):
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Return the state of each job; empty, with a line, if the queue does not answer."""
+        self.known.update(ids)
         command = filled(self.cluster.state, self.fields)
         found, problem = ask(command, self.patterns, ids)
         unknown = [job for job, state in found.items() if state is NOT_KNOWN]
         if problem:
-            warn(f"cluster.state: no answer: {problem}")
+            warn(f"cluster.state: {problem}")
         elif unknown:
             warn(f"cluster.states: none is found in what is said of job {unknown[0]}")
         return found
@@ -318,27 +300,26 @@ class Commands(ScriptQueue):
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs."""
         safe = [job for job in ids if SAFE_ID.fullmatch(job)]
+        if not safe:
+            return
         fields = {**self.fields, "ids": safe}
-        _, problem = _call(filled(self.cluster.cancel, fields))
+        _, problem = call(*filled(self.cluster.cancel, fields))
         if problem:
             warn(f"cluster.cancel: {problem}")
 
-    def script(self, python: str, batch: str = "BATCH") -> str:
-        """Return the script of a job.
-
-        Args:
-            python: Shell command that starts Python on a node.
-            batch: Path of the job's files, without their suffixes.
-        """
+    def script(self, num_jobs: int, python: str, calls: str = "CALLS") -> str:
+        """Return the script of a job, which begins with the command that submits it."""
         cluster = self.cluster
-        call = quoted(f"{batch}_0.call")
-        file_of_id = quoted(f"{batch}.id")
+        submits = filled(cluster.submit, self._fields_of(Path(calls), "NAME"))
+        call = quoted(f"{calls}_0.call")
+        file_of_id = quoted(f"{calls}.id")
         seconds = 60 * cluster.time_min - cluster.signal_delay_s
         command = line_of_process(python, call)
         return "\n".join(
             [
                 "#!/bin/bash",
-                f"exec >>{quoted(f'{batch}.log')} 2>&1",
+                f"# {one_line(shlex.join(submits))}",
+                f"exec >>{quoted(f'{calls}.log')} 2>&1",
                 # Python would take itself for a process of srun, on a Slurm behind other commands.
                 'for name in "${!SLURM_@}"; do [ "$name" = SLURM_CONF ] || unset "$name"; done',
                 f"for n in {{1..{ID_S}}}; do [ -s {file_of_id} ] && break; sleep 1; done",
@@ -349,7 +330,7 @@ class Commands(ScriptQueue):
                 f"export {JOB}=$(head -n 1 {file_of_id})",
                 f"export {RESTARTS_VARIABLE}=$(($(wc -l <{file_of_id}) - 1))",
                 f"echo >>{file_of_id}",
-                f"export {REQUEUE_VARIABLE}={quoted(batch)}.${RESTARTS_VARIABLE}{ENDING}",
+                f"export {REQUEUE_VARIABLE}={quoted(f'{calls}_0')}.${RESTARTS_VARIABLE}{ENDING}",
                 f"export OMP_NUM_THREADS={cluster.cpus}",
                 *self.setup,
                 # As Slurm does: a signal before the time limit, at which the run saves.
@@ -362,11 +343,6 @@ class Commands(ScriptQueue):
                 *self.teardown("", self._requeue(), f"{call} {file_of_id}"),
             ]
         )
-
-    def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
-        name, _, _ = submission.get("call", "").partition("_")
-        return take_requeue(self.folder, name)
 
     def _requeue(self) -> list[str]:
         """Return the commands of a script that put its job back into the queue, or ask the waiting command for that."""

@@ -6,13 +6,14 @@
 
 import random
 import shlex
-import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 
+from leyden.queue.script import run_within
+
 NAME = "leyden-job"  # of a script's process, by which its machine counts them
-UNREACHABLE = 255  # exit code of ssh
+SILENT = (255, None)  # exit codes of ssh without an answer
 SSH_S = 40
 # The time at which a process began tells it from a later one with its number.
 BEGAN = "cut -d' ' -f22 /proc/$p/stat 2>/dev/null"
@@ -33,22 +34,12 @@ done
 """
 
 
-def on_host(ssh: Sequence[str], host: str, program: str) -> tuple[str, int]:
-    """Run a program of bash on a machine; return its output and exit code, `UNREACHABLE` without an answer."""
-    try:
-        done = subprocess.run(
-            [*ssh, "--", host, "bash -s"],
-            input=program,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=SSH_S,
-        )
-    except subprocess.TimeoutExpired:
-        return "", UNREACHABLE
-    if done.returncode:
-        print(f"{host}: {done.stderr.strip()}", file=sys.stderr)
-    return done.stdout.strip(), done.returncode
+def on_host(ssh: Sequence[str], host: str, program: str) -> tuple[str, int | None]:
+    """Run a program of bash on a machine; return its output and exit code, None without an answer."""
+    out, error, code = run_within([*ssh, "--", host, "bash -s"], SSH_S, program)
+    if code != 0:
+        print(f"{host}: {error.strip() or 'no answer'}", file=sys.stderr)
+    return out.strip(), code
 
 
 def start_on(ssh: Sequence[str], num_slots: str, script: str, log: str, *hosts: str) -> int:
@@ -56,7 +47,9 @@ def start_on(ssh: Sequence[str], num_slots: str, script: str, log: str, *hosts: 
     program = TO_START % (int(num_slots), shlex.quote(script), shlex.quote(log))
     for host in random.sample(hosts, len(hosts)):
         out, code = on_host(ssh, host, program)
-        if not code:
+        if code is None:  # it may have started
+            return 1
+        if code == 0:
             print(f"{host}:{out}")
             return 0
     print(
@@ -80,10 +73,12 @@ def look(ssh: Sequence[str], *ids: str) -> int:
     for host, processes in by_host(ids).items():
         for _ in range(2):
             out, code = on_host(ssh, host, TO_LOOK % " ".join(processes))
-            if code != UNREACHABLE:
+            if code not in SILENT:
                 break
+        if code and code not in SILENT:
+            return code
         lines = out.splitlines()
-        if code == UNREACHABLE:
+        if code in SILENT:
             lines = [f"{each} lost" for each in processes]
         print("".join(f"{host}:{line}\n" for line in lines), end="")
     return 0

@@ -1,9 +1,15 @@
 """The files of jobs: a file of what each one calls, for its owner alone, and the script that a node runs."""
 
+import contextlib
 import os
 import re
 import secrets
 import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,18 +18,97 @@ from omegaconf import DictConfig, OmegaConf
 
 from leyden.base.errors import UserError
 from leyden.base.paths import LIBRARY
-from leyden.queue import REQUEUE_VARIABLE, Queue, Work
+from leyden.base.terminal import one_line
+from leyden.queue import REQUEUE_VARIABLE, JobLike, Queue, Work
 from leyden.run.owner import KEY, key
 from leyden.run.process import COMMAND, JOB, write_call
 from leyden.run.provenance import VARIABLES
 
 CALL = re.compile(r"[0-9a-f]{12}_[0-9]+\.call", re.ASCII)  # name of a file of `write_call`
 ENDING = ".requeue"  # of the name of the file that `REQUEUE_VARIABLE` has
-NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${JOB}"'
+# As `bootstrap` has it: a path of Python has no colon.
+NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${{{JOB}//:/_}}"'
+ANSWER_S = 60.0  # for a command of the queue to end
+MAX_OUTPUT = 2**26  # bytes that one may print
+MAX_SAID = 500  # characters of them in a message
+NO_ANSWER = "no answer"
+COLOR = re.compile(r"\x1b\[[\d;]*m")
+# Keys of `cluster` that are null, or a text.
+TEXTS = ("submit", "id", "state", "cancel", "requeue", "notify", "python")
+EARLY_S = 60  # before the time at which a queue is told to send a signal
 OF_GPU = {
     False: ("gpu", "cuda"),
     True: ("auto", "cpu"),
 }  # accelerators that a job refuses, with GPUs or without
+
+
+def run_within(
+    words: Sequence[str], timeout_s: float, given: str = ""
+) -> tuple[str, str, int | None]:
+    """Run a command that may hang, print without end, or leave processes that hold its output.
+
+    Args:
+        words: The command.
+        timeout_s: Time after which it is killed.
+        given: Its standard input.
+
+    Returns:
+        Its output, its messages, and its exit code; None if it was killed.
+    """
+    with (
+        tempfile.TemporaryFile() as standard_input,
+        tempfile.TemporaryFile() as out,
+        tempfile.TemporaryFile() as error,
+    ):
+        standard_input.write(given.encode())
+        standard_input.seek(0)
+        process = subprocess.Popen(
+            words, stdin=standard_input, stdout=out, stderr=error, start_new_session=True
+        )
+        try:
+            code = _code_within(process, timeout_s, (out, error))
+        finally:
+            if process.returncode is None:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        return _text(out), _text(error), code
+
+
+def _code_within(process: Any, timeout_s: float, files: Sequence[Any]) -> int | None:
+    """Return the exit code of a process; None if it runs too long, or writes too much."""
+    end = time.monotonic() + timeout_s
+    while time.monotonic() < end:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            code: int = process.wait(0.05)
+            return code
+        if sum(os.fstat(file.fileno()).st_size for file in files) > MAX_OUTPUT:
+            break
+    return None
+
+
+def _text(file: Any) -> str:
+    file.seek(0)
+    text: str = file.read(MAX_OUTPUT).decode(errors="replace")
+    return text
+
+
+def call(*words: str) -> tuple[str, str]:
+    """Run a command of the queue; return its output and an error message of one line, empty on success."""
+    try:
+        out, error, code = run_within(words, ANSWER_S)
+    except (OSError, ValueError) as problem:
+        return "", f"{NO_ANSWER} ({shown(problem)})"
+    out = COLOR.sub("", out)
+    if code is None:
+        return "", f"{NO_ANSWER} within {ANSWER_S:.0f} s, or too long a one"
+    if code:
+        return out, f"{shown(error.strip() or out)} (exit code {code})"
+    return out, ""
+
+
+def shown(text: object) -> str:
+    """Return what a command says as one short line."""
+    return one_line(" ".join(str(text).split()))[-MAX_SAID:]
 
 
 def variables_of_user() -> dict[str, str]:
@@ -67,20 +152,6 @@ def remove_call(folder: Path, submission: Mapping[str, str]) -> None:
         (folder / name).unlink(missing_ok=True)
 
 
-def take_requeue(folder: Path, name: str) -> bool:
-    """Return, once, whether an ended job has asked for a requeue that its script could not get.
-
-    Args:
-        folder: Folder of scripts and logs.
-        name: The beginning of the file's name, up to the first dot.
-    """
-    is_plain = re.fullmatch(r"\w+", name, re.ASCII)
-    asked = [*folder.glob(f"{name}.*{ENDING}")] if is_plain else []
-    for file in asked:
-        file.unlink(missing_ok=True)
-    return bool(asked)
-
-
 def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
     """Check that the keys of the node `cluster` have values of the types that `conf/cluster/FILE.yaml` has.
 
@@ -103,6 +174,13 @@ def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
         if default is not None and type(value) is not type(default) and not is_null:
             kind = f"must be of the same kind as {default}, the default"
             raise UserError(f"cluster.{name}={value}: {kind}")
+    for name in TEXTS:
+        if not isinstance(cluster.get(name), str | None):
+            raise UserError(f"cluster.{name}={cluster[name]}: must be a text")
+    # Otherwise a job would save at its first step, and be requeued.
+    if cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S:
+        limit = f"must be a minute less than cluster.time_min={cluster.time_min}"
+        raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: {limit}")
 
 
 def check_accelerator(trainer: DictConfig, num_gpus: int, key: str) -> None:
@@ -119,6 +197,60 @@ def check_accelerator(trainer: DictConfig, num_gpus: int, key: str) -> None:
 
 class ScriptQueue(Queue):
     """A queue whose jobs are scripts."""
+
+    def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
+        """Check the settings of the jobs; for `cluster.dry_run`, print the script and return False."""
+        self.check_settings()
+        for job in jobs:
+            self.check_trainer(job.compose().trainer)
+        if self.cluster.dry_run:
+            print(self.script(min(num, self.several), python))
+            return False
+        for needs, program in self.programs.items():
+            if shutil.which(program) is None:
+                raise UserError(f"{needs}: {program} is not installed on this machine")
+        return True
+
+    @property
+    def programs(self) -> dict[str, str]:
+        """Programs that must be installed, by what needs them."""
+        raise NotImplementedError
+
+    def check_settings(self) -> None:
+        """Check the keys of the node `cluster`.
+
+        Raises:
+            UserError: A setting is wrong.
+        """
+        raise NotImplementedError
+
+    def check_trainer(self, trainer: DictConfig) -> None:
+        """Check that the trainer uses the resources that a job requests.
+
+        Raises:
+            UserError: It uses others.
+        """
+        raise NotImplementedError
+
+    def script(self, num_jobs: int, python: str, calls: str = "CALLS") -> str:
+        """Return the script of a job, or of an array.
+
+        Args:
+            num_jobs: Number of jobs; more than one are an array.
+            python: Shell command that starts Python on a node.
+            calls: Path of the jobs' files of `write_call`, without their number and suffix.
+        """
+        raise NotImplementedError
+
+    def has_asked(self, submission: Mapping[str, str]) -> bool:
+        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        name = submission.get("call", "")
+        asked: list[Path] = []
+        if CALL.fullmatch(name):  # in a record that others may have written
+            asked = [*self.folder.glob(f"{Path(name).stem}.*{ENDING}")]
+        for file in asked:
+            file.unlink(missing_ok=True)
+        return bool(asked)
 
     @property
     def setup(self) -> list[str]:

@@ -3,8 +3,6 @@
 import os
 import re
 import shlex
-import shutil
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,28 +17,27 @@ from leyden.queue import (
     REQUEUE_VARIABLE,
     RESTARTS_VARIABLE,
     ArrayError,
-    JobLike,
     JobState,
     RejectedError,
     Work,
 )
 from leyden.queue.script import (
     ENDING,
+    NO_ANSWER,
     JobFiles,
     ScriptQueue,
+    call,
     check_accelerator,
     check_cluster,
     line_of_process,
     plain_value,
     quoted,
-    take_requeue,
+    shown,
 )
 
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-TIMEOUT_S = 60
-EARLY_S = 60  # before the time at which Slurm is told to send a signal
 # States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
 ENDED = {
     "BOOT_FAIL",
@@ -84,7 +81,6 @@ SBATCH_VARIABLES = {
     "array": "SBATCH_ARRAY_INX",
 }
 LOG = "{}_{}_log.out"  # of a process, by the id of its job and its number
-NO_ANSWER = "Slurm does not answer"
 SQUEUE = ("squeue", "--noheader", "--array", "--states=all", "--format=%i|%T|%r|", "--jobs")
 SACCT = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,State", "--jobs")
 
@@ -117,7 +113,7 @@ def slurm_states(ids: Sequence[str]) -> dict[str, JobState]:
     arrays = sorted({job.partition("_")[0] for job in ids})
     known: dict[str, JobState] = {}
     for start in range(0, len(arrays), QUERIED):
-        out, problem = _call(*SQUEUE, ",".join(arrays[start : start + QUERIED]))
+        out, problem = call(*SQUEUE, ",".join(arrays[start : start + QUERIED]))
         found, is_whole = _parse_states(out)
         if (problem and "Invalid job id" not in problem) or not is_whole:
             return {}
@@ -130,7 +126,7 @@ def _ended(ids: Sequence[str]) -> dict[str, JobState]:
     """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
     found = {}
     for start in range(0, len(ids), QUERIED):
-        out, _ = _call(*SACCT, ",".join(ids[start : start + QUERIED]))
+        out, _ = call(*SACCT, ",".join(ids[start : start + QUERIED]))
         for line in out.splitlines():
             job, _, text = line.partition("|")
             state = text.partition(" ")[0]  # CANCELLED by whom
@@ -169,18 +165,6 @@ def _state(text: str, reason: str) -> JobState:
     return JobState("queued", text, reason=reason)
 
 
-def _call(*command: str) -> tuple[str, str]:
-    """Run a Slurm command; return its output and an error message, empty on success."""
-    try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=TIMEOUT_S
-        )
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return "", f"{NO_ANSWER} ({error})"
-    problem = done.stderr.strip() or "failed"
-    return done.stdout, problem if done.returncode else ""
-
-
 class Slurm(ScriptQueue):
     """The queue of Slurm; several jobs are an array, and `srun` starts the processes of each."""
 
@@ -188,19 +172,12 @@ class Slurm(ScriptQueue):
     is_each_started = True
     can_follow = True
 
-    def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check the resources of the jobs; for `cluster.dry_run`, print the script and return False."""
-        self._check_resources()
-        for job in jobs:
-            self._check_trainer(job.compose().trainer)
-        if self.cluster.dry_run:
-            print(self.script(min(num, MAX_ARRAY), python))
-            return False
-        if shutil.which("sbatch") is None:
-            raise UserError("cluster: there is no Slurm on this machine (sbatch is not installed)")
-        return True
+    @property
+    def programs(self) -> dict[str, str]:
+        """Programs that must be installed, by what needs them."""
+        return {"cluster": "sbatch"}
 
-    def _check_resources(self) -> None:
+    def check_settings(self) -> None:
         """Check the keys of the node `cluster`.
 
         Raises:
@@ -211,11 +188,6 @@ class Slurm(ScriptQueue):
             allowed = "must be 0 or 1, one device for each process"
             raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: {allowed}")
         check_cluster(cluster, "slurm", are_own=False)
-        # A job would save at its first step, and be requeued.
-        if cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S:
-            limit = f"cluster.time_min={cluster.time_min}"
-            why = f"must be a minute less than {limit}, as Slurm sends the signal up to a minute early"
-            raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: {why}")
         _gpus_per_node(cluster)
         self._warn_of_variables()
 
@@ -229,12 +201,8 @@ class Slurm(ScriptQueue):
                 effect = f"no effect, since the settings of cluster are --{option}={value}"
                 warn(f"{name}={given} has {effect}")
 
-    def _check_trainer(self, trainer: DictConfig) -> None:
-        """Check that the trainer uses the resources that a job requests.
-
-        Raises:
-            UserError: The trainer uses others.
-        """
+    def check_trainer(self, trainer: DictConfig) -> None:
+        """Check that the trainer uses the resources that a job requests."""
         for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
             if trainer[key] != self.cluster[source]:
                 origin = f"follows from cluster.{source}={self.cluster[source]}; set that"
@@ -253,7 +221,7 @@ class Slurm(ScriptQueue):
         if after:
             arrays = sorted({job.partition("_")[0] for job in after})
             flags.append(f"--dependency=afterany:{':'.join(arrays)}")
-        out, problem = _call("sbatch", *flags, str(batch.script))
+        out, problem = call("sbatch", *flags, str(batch.script))
         found = ACCEPTED.search(out)  # a site's banner may stand around it
         if not problem and found:
             accepted = []
@@ -265,11 +233,11 @@ class Slurm(ScriptQueue):
             return accepted
         batch.remove()  # a job that was accepted nevertheless ends at once
         if not problem or problem.startswith(NO_ANSWER):
-            why = problem or f"it says {out.strip()!r}"
+            why = problem or f"it says {shown(out)!r}"
             advice = "see squeue before you try again"
             raise RejectedError(f"cluster: sbatch may have failed; {advice}: {why}")
         error = ArrayError if TOO_LARGE in problem else RejectedError
-        raise error(f"cluster: Slurm rejects the job: {' '.join(problem.split())}")
+        raise error(f"cluster: Slurm rejects the job: {problem}")
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Return the state of each job; empty if Slurm does not answer."""
@@ -277,25 +245,18 @@ class Slurm(ScriptQueue):
 
     def cancel(self, ids: Sequence[str]) -> None:
         """End jobs."""
-        _call("scancel", *[job for job in ids if JOB_ID.fullmatch(job)])
-
-    def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
-        return take_requeue(self.folder, submission.get("job_id", ""))
+        call("scancel", *[job for job in ids if JOB_ID.fullmatch(job)])
 
     def script(self, num_jobs: int, python: str, calls: str = "CALLS") -> str:
-        """Return the script of a job, or of an array.
-
-        Args:
-            num_jobs: Number of jobs; more than one are an array.
-            python: Shell command that starts Python on a node.
-            calls: Path of the jobs' files of `write_call`, without their number and suffix.
-        """
+        """Return the script of a job, or of an array."""
         lines = []
         for key, value in self._options(num_jobs):
-            lines.append(f"#SBATCH --{_option(key, value, quote=True)}")
+            option = _option(key, value, quote=True).replace(
+                "\n", " "
+            )  # or the next line would be a command
+            lines.append(f"#SBATCH --{option}")
         log = quoted(self._log(num_jobs, "%t"))
-        call = f"{quoted(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}.call"
+        files = f"{quoted(calls)}_${{SLURM_ARRAY_TASK_ID:-0}}"
         of_user = shlex.join(self.cluster.srun_args)
         # If a process fails, srun ends the others, which would wait for it.
         srun = f"srun --unbuffered --output={log} --kill-on-bad-exit=1 {of_user}"
@@ -306,25 +267,14 @@ class Slurm(ScriptQueue):
             [
                 "#!/bin/bash",
                 *lines,
-                *self._begin(),
+                *BEGIN,
+                f"export {REQUEUE_VARIABLE}={files}.${{SLURM_RESTART_COUNT:-0}}{ENDING}",
                 *self.setup,
-                f"{srun} {line_of_process(python, call)}",
+                f"{srun} {line_of_process(python, f'{files}.call')}",
                 "code=$?",
-                *self.teardown(on_node, PUT_BACK, call),
+                *self.teardown(on_node, PUT_BACK, f"{files}.call"),
             ]
         )
-
-    def _begin(self) -> list[str]:
-        """Return the first commands of a script."""
-        requeue = f"{quoted(self.folder)}/$LEYDEN_JOB.${{SLURM_RESTART_COUNT:-0}}{ENDING}"
-        return [
-            "unset SLURM_EXPORT_ENV  # otherwise, where a site sets SBATCH_EXPORT=NONE, srun hands on none of these variables",
-            "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
-            # In an array's last task, SLURM_JOB_ID is the id of the whole array.
-            "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
-            f"export {REQUEUE_VARIABLE}={requeue}",
-            "trap 'stopped=1' TERM  # this script ends after its processes, which may save",
-        ]
 
     def _log(self, num_jobs: int, process: int | str) -> Path:
         """Return the path of a process's log, with Slurm's pattern for the job's id."""
@@ -358,6 +308,15 @@ class Slurm(ScriptQueue):
         return sorted((key, _as_list(value)) for key, value in given)
 
 
+BEGIN = [  # the first commands of a script
+    # Otherwise, where a site sets SBATCH_EXPORT=NONE, srun hands on none of these variables.
+    "unset SLURM_EXPORT_ENV",
+    "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
+    # In an array's last task, SLURM_JOB_ID is the id of the whole array.
+    "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    # This script ends after its processes, which may save.
+    "trap 'stopped=1' TERM",
+]
 # Commands of a script that put its job back into the queue.
 PUT_BACK = [
     # Slurm excludes a node once the job is back in the queue.

@@ -6,9 +6,7 @@ summary, with mean values.
 
 import dataclasses
 import math
-import os
 import random
-import subprocess
 import sys
 import time
 from collections import deque
@@ -27,6 +25,7 @@ from leyden.base.terminal import printable, warn
 from leyden.config.values import flatten
 from leyden.queue.here import call_in_process
 from leyden.queue.loop import Launcher
+from leyden.queue.script import call
 from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -125,7 +124,6 @@ def averaged_keys(config: DictConfig, identity: RunIdentity) -> list[str]:
     return list(keys)
 
 
-NOTIFY_S = 60  # for the command `cluster.notify`
 NOT_COMPOSED = (UserError, HydraException, OmegaConfBaseException)
 
 
@@ -357,13 +355,14 @@ class Sweep:
         Raises:
             UserError: Jobs have failed; the message lists them with their errors and logs.
         """
-        if self.launcher.has_jobs:
-            notify_user(self.config.cluster.get("notify"), self.directory)
         try:
             summarize(self.directory, trust=True)
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
+        finally:
+            if self.launcher.has_jobs:
+                notify_user(self.config.cluster.get("notify"), self.directory)
         if self.failures:
             head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
             raise UserError(
@@ -401,11 +400,6 @@ def notify_user(command: str | None, directory: Path) -> None:
     """Run the command that tells the user of a sweep's end; its failure is a line."""
     if not command:
         return
-    environment = {**os.environ, "LEYDEN_SWEEP": str(directory)}
-    try:
-        done = subprocess.run(["bash", "-c", command], env=environment, timeout=NOTIFY_S)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        warn(f"cluster.notify: {error}")
-        return
-    if done.returncode:
-        warn(f"cluster.notify: {command}: ended with {done.returncode}")
+    _, problem = call("env", f"LEYDEN_SWEEP={directory}", "bash", "-c", command)
+    if problem:
+        warn(f"cluster.notify: {problem}")
