@@ -408,7 +408,11 @@ def pbs(stack, root):
     for path in (there / "usr" / "bin").iterdir():
         (root / "bin" / path.name).symlink_to(path)
     for name in ("sbatch", "salloc", "srun", "scancel", "squeue", "scontrol"):  # beside them
-        (there / "usr" / "bin" / name).symlink_to(shutil.which(name))
+        (root / "bin" / name).symlink_to(shutil.which(name))
+    # The package's qstat fails at a job that runs, as it calls what its Slurm does not have.
+    (root / "bin" / "qstat").unlink()
+    missing = "sub Slurm::job_cpus_allocated_on_node_id { 1 } $0 = shift; do $0"
+    site.command("qstat", f"exec perl -MSlurm -e '{missing}' {there}/usr/bin/qstat \"$@\"")
     site.cancel = ("qdel",)
     return site
 
