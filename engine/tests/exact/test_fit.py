@@ -261,6 +261,13 @@ class Unreadable(Net):
         checkpoint["mine"] = {"list": [1, object()]}
 
 
+class NeedsUnreadable(Unreadable):
+    """As darts' modules do: its own object of this start is what it gets."""
+
+    def on_load_checkpoint(self, checkpoint):
+        assert len(checkpoint["mine"]["list"]) == 2
+
+
 class LateUnreadable(Net):
     def on_save_checkpoint(self, checkpoint):
         if self.global_step > 4:
@@ -316,6 +323,7 @@ def test_what_can_not_be_saved_ends_no_run(tmp_path, module, capsys, monkeypatch
 
 LEFT_OUT = {
     Unreadable: "mine, as mine.list.1 is a builtins.object",
+    NeedsUnreadable: "mine, as mine.list.1 is a builtins.object",
     KeepsAnObject: "callbacks.KeepsAnObject, as callbacks.KeepsAnObject.metric is a builtins.object",
     LateUnreadable: "late, as late is a builtins.object",
 }

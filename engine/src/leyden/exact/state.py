@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
 from leyden.exact.digest import digest_of_content
+from leyden.exact.last import content_of_hooks
 from leyden.exact.lightning import foreign_callbacks, is_overridden, of_trees, saved_elsewhere
 from leyden.exact.loaders import (
     LOADER_PARTS,
@@ -480,7 +481,8 @@ class RunState:
 def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Make Lightning load a checkpoint's states as they are.
 
-    It converts the module after it has loaded weights, which would round those of 64 bits.
+    It converts the module after it has loaded weights, which would round those of 64 bits. Where
+    the module's hook asks for an object that was left out, this start's own takes its place.
     """
     for each in trainer.callbacks:  # type: ignore[attr-defined]
         if isinstance(each, of_trees("callbacks.SpikeDetection")):
@@ -495,6 +497,23 @@ def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:
         load(*args, **kwargs)
 
     strategy.load_model_state_dict = converted  # type: ignore[method-assign]
+    if not is_overridden("on_load_checkpoint", module):
+        return
+    hook = module.on_load_checkpoint
+
+    def completed(checkpoint: dict[str, Any]) -> None:
+        del module.on_load_checkpoint
+        try:
+            hook(checkpoint)
+        except KeyError:
+            own = content_of_hooks(trainer)
+            left_out = own.keys() - checkpoint.keys()
+            if not left_out:
+                raise
+            checkpoint.update({key: own[key] for key in left_out})
+            hook(checkpoint)
+
+    module.on_load_checkpoint = completed  # type: ignore[method-assign]
 
 
 def restore_module(module: L.LightningModule, content: dict[str, Any]) -> None:
