@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable
 
 NORMAL = statistics.NormalDist()
+NUM_TERMS = 20  # and more with the degrees of freedom, in a continued fraction
 NUM_PARTS = 24  # of a distribution, in a mean over it
 GRID = [-8 + each / 50 for each in range(801)]  # of a standard normal value, in an integral over it
 
@@ -25,28 +26,45 @@ def t_quantile(tail: float, freedom: float) -> float:
         >>> round(t_quantile(0.025, 2), 4)
         4.3027
     """
-    # Start from a lower bound; the tail is convex, so Newton's iterates stay below the root.
-    t = NORMAL.inv_cdf(1 - tail)
-    log_ratio = math.lgamma((freedom + 1) / 2) - math.lgamma(freedom / 2)
-    scale = math.exp(log_ratio) / math.sqrt(freedom * math.pi)
-    step = t
-    while step > 1e-12 * t:
-        density = scale * (1 + t * t / freedom) ** (-(freedom + 1) / 2)
-        step = (_t_tail(t, freedom) - tail) / density
-        t += step
+    t = -NORMAL.inv_cdf(tail)
+    step = 1.0
+    while abs(step) > 1e-8:  # the next one would be its square
+        found, slope = _t_tail(t, freedom)
+        # The tail's logarithm is concave in that of t: Newton's iterates fall to the root.
+        step = math.log(found / tail) * found / slope
+        t *= math.exp(step)
     return t
 
 
-def _t_tail(t: float, freedom: float) -> float:
-    """Return the probability that Student's t exceeds a positive number."""
-    from mpmath import betainc
+def _t_tail(t: float, freedom: float) -> tuple[float, float]:
+    """Return the probability that Student's t exceeds a positive number, and t times its density.
 
-    x = freedom / (freedom + t * t)
-    if x * (freedom + 5) > freedom + 2:  # the complement's series converges faster
-        return 0.5 - float(betainc(0.5, freedom / 2, 0, 1 - x, regularized=True)) / 2
-    return float(betainc(freedom / 2, 0.5, 0, x, regularized=True)) / 2
+    The first is an incomplete beta function of half of the freedom and 1/2, of which the second is
+    the leading factor.
+    """
+    half = freedom / 2
+    whole = freedom + t * t
+    log_beta = math.lgamma(half) + math.lgamma(0.5) - math.lgamma(half + 0.5)
+    log_power = -half * math.log1p(t * t / freedom)
+    slope = t / math.sqrt(whole) * math.exp(log_power - log_beta)
+    x = freedom / whole
+    if x * (half + 2.5) > half + 1:  # the complement's fraction converges faster
+        return 0.5 - slope * _beta_fraction(t * t / whole, 0.5, half), slope
+    return slope * _beta_fraction(x, half, 0.5) / freedom, slope
 
 
+def _beta_fraction(x: float, a: float, b: float) -> float:
+    """Return the continued fraction of the incomplete beta function (DLMF 8.17.22)."""
+    found = 1.0
+    for m in range(NUM_TERMS + int(4 * math.sqrt(max(a, b))), 0, -1):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        before = a + m - 1
+        odd = -before * (before + b) * x / ((before + m - 1) * (before + m))
+        found = 1 + odd / (1 + even / found)
+    return 1 / found
+
+
+@functools.cache
 def chi_squared_quantile(probability: float, freedom: float) -> float:
     """Return an approximate quantile of chi-squared (Wilson and Hilferty, PNAS 17, 1931).
 
