@@ -1,13 +1,15 @@
 """What other programs say of the same ten tables, and how often each is wrong and right in simulations.
 
 pip install scipy statsmodels scikit-posthocs autorank rliable baycomp    # and R, for t.test and TukeyHSD
-python engine/bench/beside_others.py [REPETITIONS]
+python engine/bench/beside_others.py [REPETITIONS [BEGINNING OF A CASE'S NAME]]
 
 Each table has settings of which one is better, or none. "Wrong" is a setting that is called worse than another one
-though it is not; "right" is the truly worse one that is called worse than the best. Prints rows of Markdown.
+though it is not, of equal ones; "one of them" the same of a certain setting, as the truly best one would be. "Right"
+is the truly worse one that is called worse than the best. Prints rows of Markdown.
 """
 
 import contextlib
+import functools
 import io
 import itertools
 import os
@@ -76,19 +78,32 @@ def welch_holm(values: Values) -> Found:
     from scipy import stats
     from statsmodels.stats.multitest import multipletests
 
-    keys = [*itertools.combinations(range(len(values)), 2)]
-    p_values = [stats.ttest_ind(values[a], values[b], equal_var=False).pvalue for a, b in keys]
+    table = np.array(values)
+    first, second = np.triu_indices(len(values), 1)
+    keys = [*zip(first.tolist(), second.tolist(), strict=True)]
+    p_values = stats.ttest_ind(table[first], table[second], axis=1, equal_var=False).pvalue
     corrected = multipletests(p_values, method="holm")[1]
     return pairs(dict(zip(keys, corrected, strict=False)), np.mean(values, axis=1))
 
 
 def tukey(values: Values) -> Found:
-    """Return Tukey's honestly significant differences, by statsmodels."""
+    """Return Tukey's honestly significant differences: where SciPy's p-values are below 5 %."""
+    table = np.array(values)
+    num_rows, num = table.shape
+    error = np.sqrt(table.var(axis=1, ddof=1).mean() / num)
+    least = error * tukey_quantile(num_rows, num_rows * (num - 1))
+    means = table.mean(axis=1)
+    return {
+        (a, b) for a, b in itertools.permutations(range(num_rows), 2) if means[a] - means[b] > least
+    }
+
+
+@functools.cache
+def tukey_quantile(num_rows: int, freedom: int) -> float:
+    """Return the 95 % quantile of the studentized range."""
     from scipy import stats
 
-    p_values = stats.tukey_hsd(*values).pvalue
-    keys = itertools.combinations(range(len(values)), 2)
-    return pairs({(a, b): p_values[a, b] for a, b in keys}, np.mean(values, axis=1))
+    return float(stats.studentized_range.isf(LEVEL, num_rows, freedom))
 
 
 def nemenyi(values: Values) -> Found:
@@ -228,7 +243,13 @@ CASES = [
     Case("six, 5 seeds", MORE, 3.0, ONES, 5),
     Case("six, 5 seeds, two 5 times as wide", MORE, 3.0, THIRD, 5),
     Case("six, 5 seeds, shared 0.9", MORE, 1.0, ONES, 5, 0.9),
+    *(Case(f"{num}, 5 seeds", MORE, 3.0, [1.0] * num, 5) for num in (10, 20, 50)),
+    *(
+        Case(f"{3 * num}, 5 seeds, a third 5 times as wide", MORE, 3.0, [1.0, 5.0, 1.0] * num, 5)
+        for num in (2, 7, 17)
+    ),
     Case("five on 12 data sets", SETS, 2.0, ONES[:5], 12),
+    *(Case(f"{num} on 30 data sets", SETS, 1.0, [1.0] * num, 30) for num in (2, 5, 10)),
 ]
 
 
@@ -258,14 +279,25 @@ def main() -> None:
     warnings.simplefilter("ignore")
     os.environ["TQDM_DISABLE"] = "1"
     print(r_agrees())
-    print("| table | test | the first table | wrong, % | right, % | n |\n|---|---|---|---|---|---|")
+    begin = sys.argv[2] if len(sys.argv) > 2 else ""
+    head = "| table | test | the first table | wrong, % | one of them, % | right, % | n |"
+    print(f"{head}\n|---|---|---|---|---|---|---|")
     for case in CASES:
+        if not case.name.startswith(begin):
+            continue
         for name, test in case.tests.items():
             num = repetitions if test not in (autorank, rliable) else min(repetitions, NUM_SLOW)
-            wrong = sum(bool(test(case.draw(seed, equal=True))) for seed in range(num))
+            wrong = 0
+            of_first = 0
+            for seed in range(num):
+                found = test(case.draw(seed, equal=True))
+                wrong += bool(found)
+                of_first += any(worse == 0 for _, worse in found)
             right = sum(case.is_seen(test, seed) for seed in range(num))
             called = "better" if case.is_seen(test, 0) else "the same"
-            rates = f"{100 * wrong / num:.1f} | {100 * right / num:.0f}"
+            rates = (
+                f"{100 * wrong / num:.1f} | {100 * of_first / num:.1f} | {100 * right / num:.0f}"
+            )
             print(f"| {case.name} | {name} | {called} | {rates} | {num} |", flush=True)
 
 
