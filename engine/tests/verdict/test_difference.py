@@ -88,6 +88,18 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
     )
 
 
+@pytest.mark.parametrize("tail", [1e-8, 1e-4, 0.01, 0.05, 0.2, 0.45])
+def test_quantiles_are_the_closed_forms_of_one_two_and_many_degrees_of_freedom(tail):
+    of_two = (1 - 2 * tail) / math.sqrt(2 * tail * (1 - tail))
+    wanted = {1: 1 / math.tan(math.pi * tail), 2: of_two, 1e7: -quantiles.NORMAL.inv_cdf(tail)}
+    for freedom, value in wanted.items():
+        assert t_quantile(tail, freedom) == pytest.approx(value, rel=1e-5)
+    four = t_quantile(tail, 4)
+    part = math.sqrt(1 / (1 + four**2 / 4))
+    below = 0.5 + math.sqrt(1 - part**2) * (1 + part**2 / 2) / 2
+    assert 1 - below == pytest.approx(tail, rel=1e-6)
+
+
 def test_pairs_see_what_groups_do_not():
     seeds = [0.1, 0.5, 0.9, 0.3, 0.7, 0.2]
     better = [value + 0.05 + 0.001 * n for n, value in enumerate(seeds)]

@@ -80,7 +80,8 @@ def table_lines(
         widths = [_widest(column) for column in table]
         limit = _limit(widths, width)
         for column in table:
-            column[:] = [_shorten(cell, limit) for cell in column]
+            if _widest(column) > limit:
+                column[:] = [_shorten(cell, limit) for cell in column]
     padded = []
     for column, right in zip(table, are_whole, strict=True):
         padded.append(_padded(column, right=right))
@@ -114,8 +115,14 @@ def _width(text: str) -> int:
     return cell_len(text)
 
 
+def _widths(column: Sequence[str]) -> list[int]:
+    if "".join(column).isascii():
+        return [*map(len, column)]
+    return [*map(_width, column)]
+
+
 def _widest(column: Sequence[str]) -> int:
-    return max(map(_width, column), default=0)
+    return max(_widths(column), default=0)
 
 
 def _limit(widths: Sequence[int], width: int) -> int:
@@ -146,11 +153,11 @@ def _shorten(text: str, limit: int) -> str:
 
 def _padded(column: Sequence[str], *, right: bool) -> list[str]:
     """Return the cells of a column with spaces, after their texts or, of whole numbers, before."""
-    width = _widest(column)
+    widths = _widths(column)
+    widest = max(widths, default=0)
     padded = []
-    for cell in column:
-        missing = width - _width(cell)
-        space = " " * missing
+    for cell, width in zip(column, widths, strict=True):
+        space = " " * (widest - width)
         padded.append(space + cell if right else cell + space)
     return padded
 

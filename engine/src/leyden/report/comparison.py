@@ -75,7 +75,8 @@ def compare_folders(
         ways = "two folders, or one with a=CONDITION and b=CONDITION, or with control=CONDITION"
         raise UserError(f"two groups are needed: {ways}")
     places = dict(zip(names, [folders[0], folders[-1]], strict=False))
-    read = {directory: read_raw_records(directory) for directory in places.values()}
+    directories = dict.fromkeys(places.values())  # both groups may be of one folder, read once
+    read = {directory: read_raw_records(directory) for directory in directories}
     records = [record for of_folder in read.values() for record in of_folder]
     if options["metric"] or options["mode"]:
         _judge(records, options["metric"], options["mode"])
