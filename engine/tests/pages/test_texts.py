@@ -57,6 +57,13 @@ def test_no_link_is_dead(path):
         assert target.startswith("https://") or (path.parent / target).exists(), target
 
 
+def test_llms_txt_has_each_page_once():
+    """What a language model is given first; the site has it, too."""
+    text = (ENGINE / "docs" / "llms.txt").read_text()
+    pages = {path.name for path in (ENGINE / "docs").glob("*.md")} - {"index.md"}
+    assert sorted(re.findall(r"\((\S+\.md)\)", text)) == sorted(pages)
+
+
 SHORT = (
     "trainer.max_epochs=2",
     "trainer.limit_train_batches=120",
