@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from leyden.exact import ExactError
-from leyden.exact.resumption import Starts, compare_killed, read_marks
+from leyden.exact.resumption import Starts, compare_killed, read_marks, run_group
 from tests import mistakes
 from tests.conftest import here
 from tests.forks import wait_for_end
@@ -186,6 +186,19 @@ def test_a_signal_ends_the_command_too(tmp_path):
     assert process.wait() == 143
     wait_for_end([pid])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_signal_that_comes_as_a_command_starts_ends_it():
+    started = []
+
+    def launch():
+        started.append(subprocess.Popen(["sleep", "600"], start_new_session=True))
+        os.kill(os.getpid(), signal.SIGINT)
+        return started[0]
+
+    with pytest.raises(KeyboardInterrupt):
+        run_group(launch, 600)
+    assert started[0].poll() == -signal.SIGTERM
 
 
 @pytest.mark.slow

@@ -11,9 +11,10 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,8 @@ class Starts:
         path = self.folder / f"marks-{self.number}"
         (self.folder / "run").mkdir(exist_ok=True)
         environment = {**os.environ, MARKS: str(path), KILL_AT: kill_at}
-        process = self.launch(environment)
         try:
-            code = wait_for_group(process, self.timeout_s)
+            code = run_group(lambda: self.launch(environment), self.timeout_s)
         except subprocess.TimeoutExpired as error:
             limit = f"{self.timeout_s / 60:g} min; timeout_min= is the limit"
             text = f"start {self.number} did not end within {limit}"
@@ -116,17 +116,56 @@ def read_marks(path: Path) -> Marks:
     return marks
 
 
-def wait_for_group(process: Any, timeout_s: float) -> int:
-    """Return the exit code of a command, and end what still runs of its process group.
+def run_group(launch: Callable[[], Any], timeout_s: float) -> int:
+    """Start a command, return its exit code, and end what still runs of its process group.
+
+    Args:
+        launch: Returns the process that it starts, which leads a group of its own.
+        timeout_s: Time limit.
 
     Raises:
         subprocess.TimeoutExpired: It does not end; it is ended.
     """
+    with _signals_held() as release:
+        process = launch()
+        try:
+            release()
+            code: int = process.wait(timeout_s)
+            return code
+        finally:
+            _end_group(process)
+
+
+@contextlib.contextmanager
+def _signals_held() -> Iterator[Callable[[], None]]:
+    """Hold back signals until what is given is called, so that none comes between a start and its `try`."""
+    before: dict[int, Any] = {}
+    received: list[int] = []
+    parent = os.getpid()
+
+    def hold(number: int, _: Any) -> None:
+        if os.getpid() == parent:
+            received.append(number)
+        else:  # in a fork
+            signal.signal(number, before[number])
+            os.kill(os.getpid(), number)
+
+    def release() -> None:
+        while before:
+            signal.signal(*before.popitem())
+        while received:
+            os.kill(parent, received.pop())
+
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+            found = signal.getsignal(number)
+            if found not in (None, signal.SIG_IGN):  # ignored ones, as by nohup, stay so
+                before[number] = found
+                signal.signal(number, hold)
     try:
-        code: int = process.wait(timeout_s)
-        return code
+        yield release
     finally:
-        _end_group(process)
+        release()
 
 
 def _end_group(process: Any) -> None:

@@ -29,7 +29,7 @@ from leyden.base.terminal import one_line, show, some_of
 from leyden.config.hydra import compose_command, composing
 from leyden.config.values import differing, flatten
 from leyden.exact.files import read_bounded
-from leyden.exact.resumption import wait_for_group
+from leyden.exact.resumption import run_group
 from leyden.run.directory import Run
 from leyden.run.files import MAX_JSON_BYTES, parse_json, read_rows, write_whole
 from leyden.run.identity import hydra_value, key_of, path_of
@@ -365,12 +365,11 @@ class Night:
             ledger.seek(0)
             options |= {"cwd": folder, "env": {**os.environ, **variables}}
             options |= {"stdin": ledger, "stdout": printed, "start_new_session": True}
+            launch = functools.partial(subprocess.Popen, command, **options)
             try:
-                process = subprocess.Popen(command, **options)
+                code = run_group(launch, 60 * self.timeout_min)
             except OSError as error:
                 raise UserError(f"{command[0]}: {error.strerror}") from error
-            try:
-                code = wait_for_group(process, 60 * self.timeout_min)
             except subprocess.TimeoutExpired as error:
                 raise ValueError(f"no end within {self.timeout_min:g} min") from error
             printed.seek(0)
