@@ -12,13 +12,13 @@ class Cause:
     Args:
         text: The cause.
         cells: The scenarios of each framework.
-        is_promised: Whether the framework's pages promise otherwise; None: open.
+        is_promised: Whether the framework's pages promise otherwise.
         reproducer: Its script in `reproducers/`.
     """
 
     text: str
     cells: dict[str, tuple[str, ...]]
-    is_promised: bool | None
+    is_promised: bool
     reproducer: str = ""
 
 
@@ -34,12 +34,6 @@ CAUSES = (
         {"lightning_stateful": ("plateau",)},
         True,
         "lightning_plateau_within",
-    ),
-    Cause(
-        "In two processes the resumed loader gives other batches. Not understood, so it may be the "
-        "script's fault.",
-        {"lightning_stateful": ("ddp",)},
-        None,
     ),
     Cause(
         "Random states are saved, but a batch is read ahead: its numbers were drawn before.",

@@ -102,7 +102,7 @@ def reasons():
     lines = [row(["why", "cells", "promised", "reproducer"]), "|---|---|---|---|"]
     for cause in CAUSES:
         places = [f"`{key}`: {', '.join(scenarios)}" for key, scenarios in cause.cells.items()]
-        promised = {True: "**yes**", False: "no", None: "open"}[cause.is_promised]
+        promised = "**yes**" if cause.is_promised else "no"
         reproducer = f"`{cause.reproducer}.py`" if cause.reproducer else "none yet"
         lines.append(row([cause.text, "; ".join(places), promised, reproducer]))
     return lines
