@@ -29,6 +29,9 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
     assert text[0].split() == ["row", "setting", "acc", "n"]
     assert [line.split()[1] for line in text[1:3]] == ["model=cnn", "model=cnn"]
     assert text[7] == "With 95 % confidence the best setting is row 1 or one marked ≈."
+    assert text[8] == "To claim that a certain row is worse, ask leyden compare."
+    of_four = [row for row in table() if row["model"] != "moe"]
+    assert "leyden compare" not in str(verdict.rank(of_four, "acc", mode="max"))
     assert max(map(len, text)) <= 80
     sides = table(), "acc", {"model": "mlp"}, {"model": "cnn"}
     compared = verdict.compare(*sides, mode="max")

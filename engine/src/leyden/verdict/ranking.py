@@ -29,6 +29,9 @@ from leyden.verdict.tables import DataRows, RunTable, check_look, check_mode, or
 
 MAX_NAMED = 5  # rows in a sentence
 MARK = "≈"
+# Of so many equal rows, some one is excluded more often than the level; a certain one is not.
+MANY = 6
+ABOUT_THE_BEST = "To claim that a certain row is worse, ask leyden compare."
 MIN_SETS = 5  # data sets over which more than two settings are ranked
 MIN_SETS_OF_TWO = 6  # and two; with five, no exact test can tell
 EQUAL = "all values are equal; does the seed take effect?"
@@ -191,11 +194,13 @@ def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     tested = [ranking.first, *ranking.verdicts]
     unclear = [place for place in ranking.verdicts if ranking.like_best[place] is None]
     remarks = [_confidence(ranking, tested, unclear, number)]
-    remarks += _exceptions(settings, tested, unclear, number)
     kept = []
     for among_tested, place in enumerate(tested):
         if ranking.like_best[place] is not False:
             kept.append(among_tested)
+    if len(kept) < len(tested) and len(tested) >= MANY:
+        remarks.append(ABOUT_THE_BEST)
+    remarks += _exceptions(settings, tested, unclear, number)
     if len(kept) > 1 and ranking.samples:
         power = _power(ranking.verdicts.values())
         if power:
