@@ -1,91 +1,132 @@
-"""Seconds per step of a plain loop with `leyden.exact.Loop` beside the same loop without: python bench/loop.py [ROUNDS].
+"""Seconds per step with `leyden.exact` beside the same training without: python bench/loop.py [ROUNDS] [loop | trainer].
 
-Seconds are those of the CPU, of one thread. Each round's quotient is of neighbours, so that a busy machine acts on both.
+Of a plain loop with `Loop`, or of a plain Trainer with `Exact`. Seconds are those of the CPU, of one thread. Each round's
+quotient is of neighbours, so that a busy machine acts on both. A checkpoint costs what follows the last step more than alone.
 """
 
+import contextlib
+import logging
 import statistics
 import sys
 import tempfile
 import time
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from leyden.exact import Loop
+from leyden.exact import Exact, Loop
 
 NUM_STEPS, BATCH = 400, 128
 
 
-def make() -> Any:
-    """Return a network, its optimizer and its data."""
+def make() -> tuple[nn.Module, DataLoader[Any]]:
+    """Return a network and its data."""
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(BATCH * NUM_STEPS, 64), torch.randn(BATCH * NUM_STEPS, 1))
-    net = torch.nn.Sequential(
-        torch.nn.Linear(64, 256),
-        torch.nn.ReLU(),
-        torch.nn.Linear(256, 256),
-        torch.nn.ReLU(),
-        torch.nn.Linear(256, 1),
-    )
-    return net, torch.optim.Adam(net.parameters()), DataLoader(data, BATCH, shuffle=True)
+    first, second = nn.Linear(64, 256), nn.Linear(256, 256)
+    net = nn.Sequential(first, nn.ReLU(), second, nn.ReLU(), nn.Linear(256, 1))
+    return net, DataLoader(data, BATCH, shuffle=True)
 
 
-def train(net: Any, optimizer: Any, batch: Any) -> torch.Tensor:
-    """Train on a batch."""
-    optimizer.zero_grad()
-    inputs, targets = batch
-    loss = torch.nn.functional.mse_loss(net(inputs), targets)
-    loss.backward()
-    optimizer.step()
-    return loss
+class Clock:
+    """The CPU seconds between the first batch and the last, and from there to the end."""
+
+    def __init__(self) -> None:
+        self.began = self.ended = self.num = 0.0
+
+    def step(self) -> None:
+        """Note that a batch has come."""
+        self.num += 1
+        now = time.thread_time()
+        if self.num == 1:
+            self.began = now
+        self.ended = now
+
+    def seconds(self) -> tuple[float, float]:
+        """Return those of a step, and those after the last batch came."""
+        of_steps = (self.ended - self.began) / (NUM_STEPS - 1)
+        return of_steps, time.thread_time() - self.ended
 
 
-def bare() -> float:
-    """Return the seconds per step without it."""
-    net, optimizer, loader = make()
-    for step, batch in enumerate(loader, 1):
-        if step == 1:
-            began = time.thread_time()
-        if step == NUM_STEPS:
-            seconds = (time.thread_time() - began) / (NUM_STEPS - 1)
-        train(net, optimizer, batch)
-    return seconds
-
-
-def with_loop() -> tuple[float, float]:
-    """Return the seconds per step, from the first batch to the last, and those of a checkpoint."""
-    net, optimizer, loader = make()
-    with tempfile.TemporaryDirectory() as folder:
+def of_loop(folder: str | None) -> tuple[float, float]:
+    """Train in a plain loop; with a folder, by `Loop`."""
+    clock, (net, loader) = Clock(), make()
+    optimizer = torch.optim.Adam(net.parameters())
+    steps: Iterator[Any] = enumerate(loader, 1)
+    if folder:
         loop = Loop(folder, model=net, optimizer=optimizer)
-        for step, batch in loop.steps(loader, epochs=1):
-            if step == 1:
-                began = time.thread_time()
-            if step == NUM_STEPS:
-                seconds = (time.thread_time() - began) / (NUM_STEPS - 1)
-            loop.log(step, loss=train(net, optimizer, batch))
-            ended = time.thread_time()
-    return seconds, time.thread_time() - ended
+        steps = loop.steps(loader, epochs=1)
+    for step, (inputs, targets) in steps:
+        clock.step()
+        optimizer.zero_grad()
+        loss = nn.functional.mse_loss(net(inputs), targets)
+        loss.backward()
+        optimizer.step()
+        if folder:
+            loop.log(step, loss=loss)
+    return clock.seconds()
 
 
-def main(rounds: int) -> None:
+def of_trainer(folder: str | None) -> tuple[float, float]:
+    """Train by a plain Trainer; with a folder, in a block of `Exact`."""
+    import lightning as L
+
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    clock = Clock()
+
+    class Module(L.LightningModule):
+        def __init__(self, net: nn.Module) -> None:
+            super().__init__()
+            self.net = net
+
+        def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+            clock.step()
+            inputs, targets = batch
+            loss = nn.functional.mse_loss(self.net(inputs), targets)
+            self.log("loss", loss)
+            return loss
+
+        def configure_optimizers(self) -> Any:
+            return torch.optim.Adam(self.parameters())
+
+    quiet = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+    options = {"accelerator": "cpu", "max_epochs": 1, **dict.fromkeys(quiet, False)}
+    with contextlib.ExitStack() as stack:
+        if folder:
+            stack.enter_context(Exact(folder))
+        net, loader = make()
+        L.Trainer(**options).fit(Module(net), loader)
+    return clock.seconds()
+
+
+def main(rounds: int, way: str) -> None:
     """Measure, and print."""
+    warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
-    bare(), with_loop()
-    quotients, saves, steps = [], [], []
-    for _ in range(rounds):
-        first = bare()
-        seconds, save = with_loop()
-        second = bare()
-        quotients.append(2 * seconds / (first + second))
-        saves.append(save)
-        steps.append((first + second) / 2)
-    print(f"bare: {1e3 * statistics.median(steps):.3f} ms a step")
+    train = {"loop": of_loop, "trainer": of_trainer}[way]
+    steps, quotients, saves = [], [], []
+    for number in range(rounds + 1):
+        before, end_before = train(None)
+        with tempfile.TemporaryDirectory() as folder:
+            seconds, end = train(folder)
+        after, end_after = train(None)
+        if number == 0:  # what is done for the first time
+            continue
+        steps.append((before + after) / 2)
+        quotients.append(2 * seconds / (before + after))
+        saves.append(end - (end_before + end_after) / 2)
+    span = f"{min(quotients):.3f} to {max(quotients):.3f}"
+    print(f"{way} alone: {1e3 * statistics.median(steps):.3f} ms a step")
     print(
-        f"Loop / bare: {statistics.median(quotients):.3f} (median, n={rounds}; {min(quotients):.3f} to {max(quotients):.3f})"
+        f"with leyden.exact: {statistics.median(quotients):.3f} of it (median, n={rounds}; {span})"
     )
     print(f"a checkpoint: {1e3 * statistics.median(saves):.1f} ms")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 15)
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 15
+    main(rounds, sys.argv[2] if len(sys.argv) > 2 else "loop")
