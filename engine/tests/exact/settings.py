@@ -269,6 +269,9 @@ RUN_BY_TWO = (
 for each in RUN_BY_TWO:
     SETTINGS[each] = SETTINGS[each]._replace(expected=(SAME, SAME))
 
+for each in ("reload", "spikes"):
+    SETTINGS[each] = SETTINGS[each]._replace(expected=(TO_RUN, TO_RUN))
+
 
 class Kill(L.Callback):
     """Kills this process before a batch, counted through all epochs; of two, the second one."""
