@@ -1,11 +1,13 @@
 """Seconds per step with `leyden.exact` beside the same training without: python bench/loop.py [ROUNDS] [loop | trainer].
 
-Of a plain loop with `Loop`, or of a plain Trainer with `Exact`. Seconds are those of the CPU, of one thread. Each round's
-quotient is of neighbours, so that a busy machine acts on both. A checkpoint costs what follows the last step more than alone.
+Of a plain loop with `Loop`, or of a plain Trainer with `Exact`. Seconds are those of the CPU, of one thread, and those of a
+clock. Each round's quotient is of neighbours, so that a busy machine acts on both. A checkpoint costs what follows the last
+step more than alone.
 """
 
 import contextlib
 import logging
+import os
 import statistics
 import sys
 import tempfile
@@ -33,26 +35,30 @@ def make() -> tuple[nn.Module, DataLoader[Any]]:
 
 
 class Clock:
-    """The CPU seconds between the first batch and the last, and from there to the end."""
+    """The seconds between the first batch and the last, and from there to the end, of the CPU and of a clock."""
 
     def __init__(self) -> None:
-        self.began = self.ended = self.num = 0.0
+        self.began = self.ended = (0.0, 0.0)
 
     def step(self) -> None:
         """Note that a batch has come."""
-        self.num += 1
-        now = time.thread_time()
-        if self.num == 1:
-            self.began = now
-        self.ended = now
+        self.ended = _now()
+        if not any(self.began):
+            self.began = self.ended
 
-    def seconds(self) -> tuple[float, float]:
-        """Return those of a step, and those after the last batch came."""
-        of_steps = (self.ended - self.began) / (NUM_STEPS - 1)
-        return of_steps, time.thread_time() - self.ended
+    def seconds(self) -> list[tuple[float, float]]:
+        """Return those of a step, and those after the last batch came; of the CPU, then of a clock."""
+        found = []
+        for began, ended, now in zip(self.began, self.ended, _now(), strict=True):
+            found.append(((ended - began) / (NUM_STEPS - 1), now - ended))
+        return found
 
 
-def of_loop(folder: str | None) -> tuple[float, float]:
+def _now() -> tuple[float, float]:
+    return time.thread_time(), time.perf_counter()
+
+
+def of_loop(folder: str | None) -> list[tuple[float, float]]:
     """Train in a plain loop; with a folder, by `Loop`."""
     clock, (net, loader) = Clock(), make()
     optimizer = torch.optim.Adam(net.parameters())
@@ -71,7 +77,7 @@ def of_loop(folder: str | None) -> tuple[float, float]:
     return clock.seconds()
 
 
-def of_trainer(folder: str | None) -> tuple[float, float]:
+def of_trainer(folder: str | None) -> list[tuple[float, float]]:
     """Train by a plain Trainer; with a folder, in a block of `Exact`."""
     import lightning as L
 
@@ -108,23 +114,29 @@ def main(rounds: int, way: str) -> None:
     warnings.filterwarnings("ignore")
     torch.set_num_threads(1)
     train = {"loop": of_loop, "trainer": of_trainer}[way]
-    steps, quotients, saves = [], [], []
-    for number in range(rounds + 1):
-        before, end_before = train(None)
+    measured = []
+    for _ in range(rounds + 1):
+        before = train(None)
         with tempfile.TemporaryDirectory() as folder:
-            seconds, end = train(folder)
-        after, end_after = train(None)
-        if number == 0:  # what is done for the first time
-            continue
-        steps.append((before + after) / 2)
-        quotients.append(2 * seconds / (before + after))
-        saves.append(end - (end_before + end_after) / 2)
-    span = f"{min(quotients):.3f} to {max(quotients):.3f}"
-    print(f"{way} alone: {1e3 * statistics.median(steps):.3f} ms a step")
-    print(
-        f"with leyden.exact: {statistics.median(quotients):.3f} of it (median, n={rounds}; {span})"
-    )
-    print(f"a checkpoint: {1e3 * statistics.median(saves):.1f} ms")
+            between = train(folder)
+        measured.append((before, between, train(None)))
+    load = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"{way}, n={rounds}, load {load}")
+    for kind, unit in enumerate(("CPU", "clock")):
+        steps, quotients, saves = [], [], []
+        for number, each in enumerate(measured):
+            (before, end_before), (seconds, end), (after, end_after) = [of[kind] for of in each]
+            if number == 0:  # what is done for the first time
+                continue
+            steps.append((before + after) / 2)
+            quotients.append(2 * seconds / (before + after))
+            saves.append(end - (end_before + end_after) / 2)
+        span = f"{min(quotients):.3f} to {max(quotients):.3f}"
+        alone, times = 1e3 * statistics.median(steps), statistics.median(quotients)
+        print(
+            f"by {unit}: {alone:.3f} ms a step alone; with leyden.exact {times:.3f} of it ({span})"
+        )
+        print(f"    a checkpoint: {1e3 * statistics.median(saves):.1f} ms")
 
 
 if __name__ == "__main__":

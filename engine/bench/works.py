@@ -124,6 +124,43 @@ def pytorch_forecasting() -> None:
     pl.Trainer(max_epochs=4, **QUIET).fit(model, loader)
 
 
+@work
+def rectools() -> None:
+    """SASRec on drawn sessions."""
+    import pandas as pd
+    from rectools.dataset import Dataset
+    from rectools.models import SASRecModel
+
+    drawn = np.random.default_rng(0)
+    columns = {"user_id": np.arange(640) % 40, "item_id": drawn.integers(0, 30, 640), "weight": 1}
+    frame = pd.DataFrame({**columns, "datetime": pd.date_range("2020", periods=640)})
+    small = {"n_blocks": 1, "n_heads": 1, "n_factors": 8, "session_max_len": 8, "batch_size": 8}
+    SASRecModel(epochs=6, verbose=0, **small).fit(Dataset.construct(frame))
+
+
+@work
+def neuralprophet() -> None:
+    """A trend, a season and lags, by the library's `fit`."""
+    import pandas as pd
+    from neuralprophet import NeuralProphet
+
+    frame = pd.DataFrame({"ds": pd.date_range("2020", periods=200), "y": series(200)})
+    model = NeuralProphet(epochs=4, batch_size=16, n_lags=5, learning_rate=0.01)
+    model.fit(frame, freq="D", progress=None)
+
+
+@work
+def careamics() -> None:
+    """Noise2Void, whose patches are masked at random."""
+    from careamics import CAREamist
+    from careamics.config import create_n2v_config
+
+    images = series(20 * 64 * 64).reshape(20, 64, 64)
+    sizes = {"patch_size": [32, 32], "batch_size": 8, "num_epochs": 3}
+    config = create_n2v_config("drawn", data_type="array", axes="SYX", **sizes)
+    CAREamist(config).train(train_data=images)
+
+
 def classifier(net: nn.Module, loss_of: Callable[[nn.Module, Any], torch.Tensor]) -> Any:
     """Return a module of `pytorch_lightning` around a network, as these libraries' pages have it."""
     import pytorch_lightning as pl
@@ -243,7 +280,10 @@ def torch_geometric() -> None:
 
 @work
 def rl4co() -> None:
-    """An attention model for tours, against a copy of itself, by the library's own Trainer."""
+    """An attention model for tours, by the library's own Trainer.
+
+    Its other baseline is kept nowhere: a resumed start ends in an assertion of the library.
+    """
     from rl4co.envs import TSPEnv
     from rl4co.models import AttentionModel
     from rl4co.utils import RL4COTrainer
@@ -251,7 +291,7 @@ def rl4co() -> None:
     small = {"embed_dim": 16, "num_encoder_layers": 1, "num_heads": 2}
     sizes = {"batch_size": 16, "train_data_size": 128, "val_data_size": 32, "test_data_size": 16}
     env = TSPEnv(generator_params={"num_loc": 6})
-    model = AttentionModel(env, policy_kwargs=small, **sizes)
+    model = AttentionModel(env, baseline="exponential", policy_kwargs=small, **sizes)
     RL4COTrainer(max_epochs=4, precision="32-true", logger=None, **QUIET).fit(model)
 
 
@@ -267,7 +307,7 @@ def torch_uncertainty() -> None:
     data = TensorDataset(inputs, (inputs[:, 0] > 0).long())
     net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, 2))
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)
-    mixed = {"mixtype": "mixup", "mixmode": "batch", "mixup_alpha": 0.5, "cutmix_alpha": 0.0}
+    mixed = {"mixtype": "mixup", "mixup_alpha": 0.5, "cutmix_alpha": 0.0}
     routine = ClassificationRoutine(
         net, 2, nn.CrossEntropyLoss(), optim_recipe=optimizer, mixup_params=mixed
     )
@@ -304,6 +344,9 @@ WORKS = {
     "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}", GLOBAL),
     "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}", "its own"),
     "deeptab": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
+    "rectools": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
+    "neuralprophet": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
+    "careamics": Work(f"`CAREamist.train`{MAKES_ITS_OWN}", GLOBAL),
     "pytorch-forecasting": Work("`Trainer.fit`", GLOBAL),
     "lightly": Work("`Trainer.fit`", "global, in workers", 2),
     "torchsurv": Work("`Trainer.fit`", GLOBAL),
@@ -348,7 +391,7 @@ class Told(Starts):
         """Return the marks and the exit code of a start, see `Starts`."""
         found = super().start(kill_at)
         text = self.output.read_text(errors="replace")
-        self.lines += [line for line in text.splitlines() if line.startswith("leyden: ")]
+        self.lines += re.findall(r"leyden: .*", text)  # also behind a progress bar
         self.num_steps += re.findall(r"optimizer steps: (\d+)", text)
         return found
 

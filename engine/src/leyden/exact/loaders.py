@@ -10,7 +10,8 @@ from torch import Tensor, distributed
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError
-from leyden.exact.memory import Memory, lightning_bases, say
+from leyden.exact.digest import digest
+from leyden.exact.memory import MAX_WHOLE, Memory, lightning_bases, say
 from leyden.exact.random_state import random_states, restore_random_states, seeded, undisturbed
 
 # Attributes of a `DataLoader` that may hold state.
@@ -259,6 +260,21 @@ def gather_from_processes(own_state: Any) -> list[Any]:
     every: list[Any] = [None] * distributed.get_world_size()
     distributed.all_gather_object(every, own_state)
     return every
+
+
+def apart_from_first(states: dict[str, Any]) -> dict[str, Any]:
+    """Return those states by which this process differs from the one of rank zero, and no others.
+
+    All processes must call this. Of large tensors a part is compared.
+    """
+    if not has_processes():
+        return {}
+    digests: dict[str, str] = {}
+    for name, each in states.items():
+        with contextlib.suppress(Exception):  # of a user's own class
+            digests[name] = digest(each, MAX_WHOLE)
+    first = gather_from_processes(digests)[0]
+    return {name: states[name] for name in digests if digests[name] != first.get(name)}
 
 
 def check_number(before: int, now: int) -> None:

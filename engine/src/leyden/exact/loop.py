@@ -21,8 +21,14 @@ from leyden.exact.checkpoint import (
     make_folders,
     read_training,
 )
-from leyden.exact.digest import digest_of_content, is_finite_module
-from leyden.exact.loaders import LOADER_PARTS, Derived, check_number, gather_from_processes
+from leyden.exact.digest import is_finite_module
+from leyden.exact.loaders import (
+    LOADER_PARTS,
+    Derived,
+    apart_from_first,
+    check_number,
+    gather_from_processes,
+)
 from leyden.exact.marks import every_n_steps_of, mark
 from leyden.exact.memory import (
     Memory,
@@ -305,17 +311,13 @@ class Loop:
     def _of_process(self, states: dict[str, Any]) -> dict[str, Any]:
         """Return the state of this process alone."""
         assert self._memory is not None
-        digests: dict[str, str] = {}
-        if distributed.is_initialized():
-            digests = {name: digest_of_content(state) for name, state in states.items()}
-        first = gather_from_processes(digests)[0]
         parameters: dict[str, nn.Parameter] = {}
         for name, module in self._modules.items():
             parameters.update(module.named_parameters(prefix=name))
         return {
             **random_states(),
             "memory": self._memory.changes(),
-            "objects": {name: states[name] for name in digests if digests[name] != first[name]},
+            "objects": apart_from_first(states),
             "frozen": [name for name, each in parameters.items() if not each.requires_grad],
             "gradients": {
                 name: each.grad.cpu() for name, each in parameters.items() if each.grad is not None

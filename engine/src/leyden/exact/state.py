@@ -20,11 +20,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from torch.utils.data import DataLoader
 
 from leyden.exact import ExactError, lightning
-from leyden.exact.digest import digest_of_content
 from leyden.exact.last import content_of_hooks
 from leyden.exact.lightning import foreign_callbacks, is_overridden, of_trees, saved_elsewhere
 from leyden.exact.loaders import (
     LOADER_PARTS,
+    apart_from_first,
     check_number,
     flatten_loaders,
     gather_from_processes,
@@ -277,7 +277,8 @@ class RunState:
                 parameter.requires_grad_(requires_grad[name])
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
-        self._guarded("buffers", self._restore_buffers, None)
+        self._guarded("weights", self._restore_weights, None)
+        self._guarded("optimizers", self._restore_steppers, None)
         accumulate = self._resumed["accumulate"]
         if accumulate:
             trainer.accumulate_grad_batches = accumulate
@@ -369,7 +370,8 @@ class RunState:
             "set_up": self._set_up,
             "requires_grad": self._changed_requires_grad(),
             "gradients": self._gradients(),
-            "buffers": self._own_buffers(),
+            "buffers": self._own_weights(),
+            "steppers": self._own_steppers(),
             "accumulate": accumulate,
         }
         self._report()
@@ -415,38 +417,59 @@ class RunState:
                 found[name] = each.grad.detach().cpu()
         return found
 
-    def _own_buffers(self) -> dict[str, Tensor]:
-        """Return the buffers by which this process differs from the one of rank zero.
+    def _own_weights(self) -> dict[str, Tensor]:
+        """Return the weights and buffers by which this process differs from the one of rank zero.
 
-        Such are running statistics. Lightning saves those of rank zero. Where DDP shares them
-        before the next batch, the others are lost anyway: it does not with
-        `broadcast_buffers=False`, nor, mostly, with manual optimization.
+        Such are running statistics, and weights that each process steps by a rate of its own.
+        Lightning saves those of rank zero. Buffers that DDP shares before the next batch are lost
+        anyway: it does not with `broadcast_buffers=False`, nor, mostly, with manual optimization.
         """
         model = self._trainer.strategy.model
-        named = dict(self._module.named_buffers())
-        if not named or not isinstance(model, DistributedDataParallel):
+        if not isinstance(model, DistributedDataParallel):
             return {}
-        if model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
-            return {}
-        digests = {name: digest_of_content(each) for name, each in named.items()}
-        first = gather_from_processes(digests)[0]
-        found: dict[str, Tensor] = {}
-        for name, each in named.items():
-            if digests[name] != first.get(name):
-                found[name] = each.cpu()
-        return found
+        named: dict[str, Tensor] = dict(self._module.named_parameters())
+        if not model.will_sync_module_buffers():  # type: ignore[no-untyped-call]
+            named.update(self._module.named_buffers())
+        found = apart_from_first({name: each.detach() for name, each in named.items()})
+        return {name: each.cpu() for name, each in found.items()}
 
-    def _restore_buffers(self) -> None:
-        """Restore this process's own buffers, which DDP would overwrite before the first batch."""
+    def _restore_weights(self) -> None:
+        """Restore this process's own weights, and buffers, which DDP would overwrite."""
         model = self._trainer.strategy.model
         kept: dict[str, Tensor] = self._resumed.get("buffers", {})  # older checkpoints have none
+        buffers = dict(self._module.named_buffers())
         if isinstance(model, DistributedDataParallel):
-            has_any = any(gather_from_processes(bool(kept)))
+            has_any = any(gather_from_processes(not kept.keys().isdisjoint(buffers)))
             if has_any:
                 model.require_forward_param_sync = False
-        for name, each in self._module.named_buffers():
+        for name, each in [*self._module.named_parameters(), *buffers.items()]:
             if name in kept:
-                each.copy_(kept[name])
+                each.detach().copy_(kept[name])
+
+    def _steppers(self) -> dict[str, Any]:
+        """Return the optimizers and schedules by name; none of sharded ones."""
+        found: dict[str, Any] = {}
+        if isinstance(self._trainer.strategy.model, DistributedDataParallel):
+            for number, optimizer in enumerate(self._trainer.optimizers):
+                if not hasattr(optimizer, "consolidate_state_dict"):
+                    found[f"optimizer {number}"] = optimizer
+            for number, config in enumerate(self._trainer.lr_scheduler_configs):
+                found[f"schedule {number}"] = config.scheduler
+        return found
+
+    def _own_steppers(self) -> dict[str, Any]:
+        """Return the states of those by which this process differs from the one of rank zero.
+
+        They follow a metric of each process.
+        """
+        return apart_from_first({key: each.state_dict() for key, each in self._steppers().items()})
+
+    def _restore_steppers(self) -> None:
+        """Restore this process's own optimizers and schedules."""
+        kept = self._resumed.get("steppers", {})  # older checkpoints have none
+        for key, each in self._steppers().items():
+            if key in kept:
+                each.load_state_dict(kept[key])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the module before and after its own hook of this name, which no checkpoint follows."""
