@@ -330,31 +330,45 @@ def lightning_uq_box() -> None:
 
 
 class Work(NamedTuple):
-    """What the page says of a package, beside what is measured."""
+    """What the page says of a package, beside what is measured, and how it is installed."""
 
     how: str
-    seeds: str
+    seeds: str = "global"
     workers: int = 0
+    needs: str = ""  # what is installed with it
+    pins: bool = False  # whether it asks for older packages, and is installed without any
 
 
 MAKES_ITS_OWN = ", which makes its Trainer"
-GLOBAL = "global"
+OLD_TREE = " of `pytorch_lightning`"
+OLD = "pytorch-lightning"
 WORKS = {
-    "darts": Work(f"`model.fit`{MAKES_ITS_OWN}", "`random_state`"),
-    "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}", GLOBAL),
-    "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}", "its own"),
-    "deeptab": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
-    "rectools": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
-    "neuralprophet": Work(f"`model.fit`{MAKES_ITS_OWN}", GLOBAL),
-    "careamics": Work(f"`CAREamist.train`{MAKES_ITS_OWN}", GLOBAL),
-    "pytorch-forecasting": Work("`Trainer.fit`", GLOBAL),
-    "lightly": Work("`Trainer.fit`", "global, in workers", 2),
-    "torchsurv": Work("`Trainer.fit`", GLOBAL),
-    "segmentation_models_pytorch": Work("`Trainer.fit`", GLOBAL),
-    "torch-geometric": Work("`Trainer.fit`", GLOBAL),
-    "rl4co": Work("`RL4COTrainer.fit`", GLOBAL),
-    "torch-uncertainty": Work("`TUTrainer.fit`", GLOBAL),
-    "lightning-uq-box": Work("`Trainer.fit`", GLOBAL),
+    "darts": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "`random_state`", needs=OLD),
+    "rectools": Work(
+        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}",
+        needs=f"{OLD} fastrlock pm-implicit typeguard pydantic pandas",
+        pins=True,
+    ),
+    "neuralprophet": Work(
+        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", needs=f"{OLD} captum holidays", pins=True
+    ),
+    "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "its own"),
+    "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}"),
+    "deeptab": Work(f"`model.fit`{MAKES_ITS_OWN}"),
+    "careamics": Work(
+        f"`CAREamist.train`{MAKES_ITS_OWN}",
+        "global, and a generator of its own",
+        needs="bioimageio-core microssim scikit-image tifffile zarr pydantic psutil",
+        pins=True,
+    ),
+    "pytorch-forecasting": Work("`Trainer.fit`"),
+    "torch-geometric": Work("`Trainer.fit`"),
+    "rl4co": Work("`RL4COTrainer.fit`"),
+    "torch-uncertainty": Work("`TUTrainer.fit`"),
+    "lightning-uq-box": Work("`Trainer.fit`"),
+    "lightly": Work(f"`Trainer.fit`{OLD_TREE}", "global, in workers", 2),
+    "torchsurv": Work(f"`Trainer.fit`{OLD_TREE}", needs=OLD),
+    "segmentation_models_pytorch": Work(f"`Trainer.fit`{OLD_TREE}", needs=OLD),
 }
 
 
@@ -432,7 +446,8 @@ def main(packages: list[str]) -> None:
             continue
         kind, line = outcome(package)
         said = line.removeprefix("leyden: exact resume is not guaranteed: ").replace("|", "/")
-        cells = (f"{package} {version}", *WORKS[package], said, kind, today)
+        how, seeds, workers, *_ = WORKS[package]
+        cells = (f"{package} {version}", how, seeds, workers, said, kind, today)
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
 
 
