@@ -56,6 +56,35 @@ def test_a_run_is_loaded_with_all_that_a_notebook_needs(runs):
     assert leyden.load(runs / "0", "last").network is not found.network
 
 
+def test_a_notebook_shows_metrics_and_pictures_and_escapes_what_a_stranger_has_named(
+    runs, tmp_path, monkeypatch
+):
+    place = tmp_path / "<b>"
+    shutil.copytree(runs / "0", place)
+    text = (place / "run.json").read_text().replace('"val/acc"', '"<script>&"')
+    (place / "run.json").write_text(text)
+    (place / "<i>.png").write_bytes(b"picture")
+    (place / "huge.png").write_bytes(b"too large")
+    (place / "a link.png").symlink_to(place / "<i>.png")
+    monkeypatch.setattr(loading, "MAX_PICTURE_BYTES", len(b"picture"))
+    shown = leyden.load(place)._repr_html_()
+    assert not [each for each in ("<b>", "<script>", "<i>") if each in shown]
+    assert "&lt;b&gt;: finished" in shown
+    assert re.search("&lt;script&gt;&amp; +0[.]", shown)
+    assert 'alt="&lt;i&gt;.png" src="data:image/png;base64,cGljdHVyZQ=="' in shown
+    for name, reason in (("huge.png", "is larger than"), ("a link.png", "is a link")):
+        assert f"<pre>{name}: {reason}" in shown
+    monkeypatch.setattr(loading, "MAX_PICTURES", 1)
+    assert (
+        f"and {len([*place.glob('*.png')]) - 1} more pictures" in leyden.load(place)._repr_html_()
+    )
+    found = leyden.load(place)
+    (place / "run.json").write_text("<u>")
+    assert "run.json can&#x27;t be read" in found._repr_html_()
+    shutil.rmtree(place)
+    assert "<pre>" in found._repr_html_()
+
+
 def test_loading_leaves_random_numbers_as_they_are(train, tmp_path):
     random_state._entropy.set("")  # as a test before may have left it
     own = np.random.bit_generator.randbits

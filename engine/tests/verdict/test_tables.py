@@ -51,6 +51,13 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
             assert not found.found.better or like is False
 
 
+def test_a_notebook_shows_the_text_escaped():
+    rows = [{**row, "model": f"<b>{row['model']}&"} for row in table()]
+    found = verdict.rank(rows, "acc", mode="max")._repr_html_()
+    assert "model=&lt;b&gt;cnn&amp;" in found
+    assert (found.count("<"), found[:5], found[-6:]) == (2, "<pre>", "</pre>")
+
+
 def test_files_and_data_frames_are_the_same_table(tmp_path):
     rows = table()
     lines = [[*rows[0]], *(row.values() for row in rows)]

@@ -3,8 +3,10 @@
 And `leyden.load` for notebooks and scripts.
 """
 
+import base64
 import contextlib
 import functools
+import html
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,8 @@ from leyden.assembly.instantiate import import_targets, instantiate
 from leyden.assembly.trainer import plain_trainer, silence_lightning
 from leyden.base.errors import UserError, log_and_continue
 from leyden.base.paths import add_to_path, root
-from leyden.base.terminal import warn
+from leyden.base.table import table_lines
+from leyden.base.terminal import printable, reason_of, relative_path, warn
 from leyden.config.checks import check_folder
 from leyden.config.values import dict_at
 from leyden.data.contract import (
@@ -27,6 +30,7 @@ from leyden.data.contract import (
     digests_of,
     facts_of,
 )
+from leyden.exact.files import read_bounded
 from leyden.exact.random_state import seeded_as_run, undisturbed
 from leyden.report.listing import list_runs
 from leyden.run.curves import read_curves
@@ -35,6 +39,10 @@ from leyden.run.keys import Role, has
 from leyden.run.result import Result
 from leyden.tasks import Task, network_of
 from leyden.training.weights import module_at
+from leyden.verdict.numbers import metric_text
+
+MAX_PICTURES = 12  # of a run in a notebook, which keeps them in its file
+MAX_PICTURE_BYTES = 2**22
 
 
 class Trained:
@@ -68,6 +76,33 @@ class Trained:
         self.directory = run.directory
         self.checkpoint = checkpoint
         self.data_root = data_root
+
+    def __repr__(self) -> str:
+        try:
+            status = self.result.status if self.result else "without a result"
+            rows = [
+                {"metric": name, "value": metric_text(self.metrics[name])} for name in self.metrics
+            ]
+        except UserError as error:  # its record is damaged, or gone
+            return printable(str(error))
+        head = f"{relative_path(self.directory)}: {status}"
+        return "\n".join([printable(head), *table_lines(rows)])
+
+    def _repr_html_(self) -> str:
+        """Return metrics and pictures as a notebook shows them; of one that can't be read, why."""
+        parts = [f"<pre>{html.escape(repr(self))}</pre>"]
+        paths = sorted(self.directory.glob("*.png"))
+        for path in paths[:MAX_PICTURES]:
+            name = html.escape(printable(path.name))
+            try:
+                content = base64.b64encode(read_bounded(path, MAX_PICTURE_BYTES)).decode()
+            except OSError as error:
+                parts.append(f"<pre>{name}: {html.escape(reason_of(error))}</pre>")
+                continue
+            parts.append(f'<img alt="{name}" src="data:image/png;base64,{content}">')
+        if len(paths) > MAX_PICTURES:
+            parts.append(f"<pre>and {len(paths) - MAX_PICTURES} more pictures</pre>")
+        return "\n".join(parts)
 
     @property
     def config(self) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The form that all verdicts share: a table with lines below it, as text, Markdown, LaTeX or JSON."""
 
+import html
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
@@ -70,6 +71,10 @@ class Report:
     def __str__(self) -> str:
         """Return the table and the sentences below it."""
         return self.in_format("table")
+
+    def _repr_html_(self) -> str:
+        """Return the text as a notebook shows it."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def aligned_lines(rows: Sequence[TextRow]) -> list[str]:
