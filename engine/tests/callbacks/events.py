@@ -52,6 +52,13 @@ def images(run):
     return found
 
 
+def row_name(run):
+    """The name of its row, by which TensorBoard sorts."""
+    content = read(run, BEST).summary_metadata[metadata.SESSION_START_INFO_TAG]
+    found = metadata.parse_session_start_info_plugin_data(content.plugin_data.content)
+    return found.group_name
+
+
 def hparams(run):
     """What was chosen, each value in its type, and the state of the session."""
     content = {

@@ -3,13 +3,16 @@
 import hashlib
 
 import pytest
-from tensorboard.plugins.hparams import api_pb2, metadata
+from tensorboard.plugins.hparams import api_pb2
 
+from leyden.report import hparams as of_tensorboard
 from leyden.report.difference import show_difference
-from leyden.report.hparams import hparams_of
+from leyden.report.hparams import HPARAMS_FILE, hparams_of, sort_hparams
+from leyden.run.directory import Run
 from tests import mistakes
-from tests.callbacks.events import best, hparams, metric, read, scalars
+from tests.callbacks.events import best, hparams, metric, row_name, scalars
 from tests.conftest import QUICK, SMALL
+from tests.report.test_summary import write
 from tests.reproduction.conftest import call, commit, make, start  # noqa: F401 - fixtures
 
 FINGERPRINTS = """
@@ -96,12 +99,8 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
     for name, (point,) in selecting.items():
         assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
-    content = (
-        read(run, "best").summary_metadata[metadata.SESSION_START_INFO_TAG].plugin_data.content
-    )
-    name = metadata.parse_session_start_info_plugin_data(content).group_name
     digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
-    assert name == f"a {digest}"  # equal names would be one row
+    assert row_name(run) == f"a {digest}"  # equal names would be one row
     # The curves have no point more than they had.
     assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
     run, out, _ = train(
@@ -111,3 +110,29 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     assert hparams_of(run)["trainer.limit_train_batches"] == "1.0"
     assert "best epoch" not in out
     assert not list(run.directory.rglob("hparams*"))
+
+
+def test_a_sweeps_rows_have_readable_names_the_best_first_and_are_as_many_as_its_runs(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.setattr(of_tensorboard, "root", lambda: tmp_path)
+    sweep = tmp_path / "outputs" / "sweeps" / "s"
+    losses = [0.3, 0.1, None, *[0.5] * 8]
+    for number, loss in enumerate(losses):
+        run = sweep / f"lr-{number}-1a2b3c4d"
+        write(run, [f"optimizer.lr={number / 7!r}", "seed=1"], value=loss)
+        (run / HPARAMS_FILE).parent.mkdir()
+        (run / HPARAMS_FILE).touch()
+    kept = sweep / "lr-3-1a2b3c4d" / HPARAMS_FILE
+    kept.unlink()  # logged by CSV alone
+    sort_hparams(sweep)
+    shown = {}
+    for run in sorted(map(Run, sweep.iterdir()), key=lambda run: run.directory):
+        if (run.directory / HPARAMS_FILE).exists():
+            shown[row_name(run)] = run.directory.name.split("-")[1]
+    assert [shown[name] for name in sorted(shown)][:2] == ["1", "0"]
+    assert shown["s 01 lr=0.1429"] == "1"
+    assert (len(shown), max(shown), kept.exists()) == (10, "s 11 lr=0.2857", False)
+    monkeypatch.setattr(of_tensorboard, "_write_hparams", None)  # a guard never harms
+    sort_hparams(sweep)
+    assert "the order of TensorBoard's HParams failed (TypeError)" in capsys.readouterr().err

@@ -1,12 +1,17 @@
-"""A run's row in TensorBoard's HParams table."""
+"""A run's row in TensorBoard's HParams table, and the order of a sweep's rows."""
 
 import hashlib
 import time
+from collections.abc import Sequence
+from pathlib import Path
 
 from leyden.base.errors import log_and_continue
 from leyden.base.metric_names import BEST, chart_tag
+from leyden.base.paths import root
+from leyden.base.table import cell_text, short_names
 from leyden.config.values import flatten
 from leyden.exact.files import make_folder, replacing
+from leyden.report.records import Record, read_records, varying_keys
 from leyden.run.directory import Run
 from leyden.run.identity import identity_values, shown_value, typed_overrides
 from leyden.run.process import is_main_process
@@ -14,6 +19,7 @@ from leyden.run.result import Result
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
 NAME_HASH_LENGTH = 8  # hexadecimal digits
+MAX_NAME_LENGTH = 100
 
 
 def write_hparams(run: Run, result: Result) -> None:
@@ -22,8 +28,8 @@ def write_hparams(run: Run, result: Result) -> None:
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
     then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
-    of these curves. A row's name is that of the run directory, with a hash of its path: TensorBoard would merge rows of
-    one name.
+    of these curves. A row's name is the path below `outputs/`, or elsewhere the run directory's name with a hash of its path:
+    TensorBoard would merge rows of one name.
 
     Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
     arbitrary run, add points to the curves, and miss runs that were killed.
@@ -32,10 +38,50 @@ def write_hparams(run: Run, result: Result) -> None:
     """
     if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
         with log_and_continue("the row for TensorBoard's HParams"):
-            _write_hparams(run, result)
+            _write_hparams(run, result, _name_of(run.directory))
 
 
-def _write_hparams(run: Run, result: Result) -> None:
+def sort_hparams(directory: Path) -> None:
+    """Name the rows of a sweep's finished runs so that TensorBoard, which sorts by name, shows the best first."""
+    with log_and_continue("the order of TensorBoard's HParams"):
+        records = read_records(directory)
+        keys = varying_keys([record.choices for record in records])
+        short = short_names(keys)
+        ordered = _best_first(records)
+        width = len(str(len(ordered)))
+        for number, record in enumerate(ordered, 1):
+            run = record.run
+            is_row = (run.directory / HPARAMS_FILE).exists()
+            if not record.result or not is_row or not run.record or not run.record.is_own:
+                continue
+            parts = []
+            for key in keys:
+                if key in record.choices:
+                    parts.append(f"{short[key]}={cell_text(record.choices[key])}")
+            name = f"{_name_of(directory)} {number:0{width}d} {' '.join(parts)}"
+            _write_hparams(run, record.result, name[:MAX_NAME_LENGTH])
+
+
+def _best_first(records: Sequence[Record]) -> list[Record]:
+    """Return runs sorted by their objective, those without a value last."""
+    found = [record for record in records if record.value is not None]
+    others = [record for record in records if record.value is None]
+    aim = next((record.objective for record in found), None)
+    is_max = aim is not None and aim.mode == "max"
+    found.sort(key=lambda record: record.value or 0.0, reverse=is_max)
+    return [*found, *others]
+
+
+def _name_of(directory: Path) -> str:
+    """Return a folder's unique name: its path below `outputs/`, or else its name with a hash of its path."""
+    outputs = root() / "outputs"
+    if directory.is_relative_to(outputs):
+        return str(directory.relative_to(outputs)).removeprefix("sweeps/")
+    digest = hashlib.sha256(str(directory).encode()).hexdigest()[:NAME_HASH_LENGTH]
+    return f"{directory.name} {digest}"
+
+
+def _write_hparams(run: Run, result: Result, name: str) -> None:
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.proto.summary_pb2 import Summary, SummaryMetadata
     from tensorboard.plugins.hparams import api_pb2, metadata, plugin_data_pb2
@@ -44,8 +90,6 @@ def _write_hparams(run: Run, result: Result) -> None:
     from tensorboard.plugins.hparams.summary_v2 import hparams_pb
     from tensorboard.summary.writer.record_writer import RecordWriter
 
-    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:NAME_HASH_LENGTH]
-    name = f"{run.directory.name} {digest}"
     start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
     status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
     info = plugin_data_pb2.SessionEndInfo(status=status)

@@ -26,6 +26,7 @@ from leyden.config.values import flatten
 from leyden.queue.here import call_in_process
 from leyden.queue.loop import Launcher
 from leyden.queue.script import call
+from leyden.report.hparams import sort_hparams
 from leyden.report.summary import summarize
 from leyden.run import lock
 from leyden.run.directory import Run
@@ -357,6 +358,7 @@ class Sweep:
         """
         try:
             summarize(self.directory, trust=True)
+            sort_hparams(self.directory)
         except UserError:
             if not self.failures:  # otherwise the error below explains why there is no summary
                 raise
@@ -392,6 +394,7 @@ def conclude_left(directory: str, notify: str | None) -> None:
     with ending():
         try:
             summarize(Path(directory), trust=True)
+            sort_hparams(Path(directory))
         finally:
             notify_user(notify, Path(directory))
 
