@@ -9,7 +9,7 @@ from torch.utils.data import TensorDataset
 
 from leyden.data.splits import count_classes
 from leyden.data.streamed import DatasetDataModule
-from leyden.tasks import Autoencoder, Classification, Language, Regression, generate
+from leyden.tasks import Autoencoder, Classification, Language, Outcome, Regression, generate
 from tests.data import folders, small
 
 INPUTS = torch.rand(5, 1, 4, 4, generator=torch.Generator().manual_seed(0))
@@ -119,3 +119,57 @@ def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
 def test_predictions_of_another_shape_than_their_targets_are_refused():
     with pytest.raises(ValueError, match="predictions of shape"):
         Regression(network=nn.Linear(4, 2)).step((torch.zeros(5, 4), torch.zeros(5)))
+
+
+class Shares(Classification):
+    """Logs its accuracy again, by each batch's mean and by each sample's value."""
+
+    logs = ("mean", "samples")
+
+    def step(self, batch):
+        outcome = super().step(batch)
+        is_right = outcome.predictions.argmax(1) == batch[1]
+        return outcome.log(mean=is_right.float().mean(), samples=is_right)
+
+
+class Misspelt(Shares):
+    logs = "share"  # beside those of the base
+
+    def step(self, batch):
+        return super().step(batch).log(shares=0.5)
+
+
+def batches(*sizes):
+    generator = torch.Generator().manual_seed(0)
+    for size in sizes:
+        labels = torch.randint(3, (size,), generator=generator)
+        yield torch.randn(size, 2, generator=generator), labels
+
+
+def test_a_mean_that_is_logged_is_one_over_samples_whatever_the_batches():
+    task = Shares(network=nn.Linear(2, 3))
+    for batch in batches(7, 0, 2, 1):
+        task.validation_step(batch)
+    found = task.val_means.compute()
+    assert 0 < found["acc"] < 1
+    assert found["mean"] == pytest.approx(found["acc"].item())
+    assert found["samples"] == found["acc"]
+
+
+def test_what_is_logged_must_be_named_and_what_a_base_sums_may_be_left_out():
+    (batch,) = batches(4)
+    task = Misspelt(network=nn.Linear(2, 3))
+    assert task.names_in("val") == {
+        f"val/{name}" for name in ("loss", "acc", "mean", "samples", "share")
+    }
+    with pytest.raises(ValueError, match=r'Misspelt.step logs shares: .* logs = \("shares",\)'):
+        task.validation_step(batch)
+    few = type("Few", (Classification,), {"sums": {}})(network=nn.Linear(2, 3))
+    few.validation_step(batch)
+    assert [*few.val_means.compute()] == ["loss"]
+    few.step = lambda batch: Outcome(torch.tensor(0.0), None, None)
+    with pytest.raises(TypeError, match="targets are None"):
+        few.validation_step(batch)
+    few.step = lambda batch: torch.tensor(0.0)
+    with pytest.raises(TypeError, match="returns a Tensor; must be an Outcome"):
+        few.validation_step(batch)

@@ -83,6 +83,7 @@ def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outc
         if with_targets:
             with user_errors(f"task, {given} and targets of shape {tuple(targets.shape)}"):
                 outcome = module.step((inputs, targets))
+                module.check_outcome(outcome)
     module.train()
     return outcome
 

@@ -93,7 +93,7 @@ class Means(Metric):
 
 
 class Outcome(NamedTuple):
-    """Result of a task for one batch.
+    """Result of a task for one batch; `log` adds what is logged beside the loss.
 
     Args:
         loss: Mean over the samples of the batch; the value that training minimizes.
@@ -101,14 +101,47 @@ class Outcome(NamedTuple):
             dictionary of boxes for each image. None if this batch has none: it then adds nothing to
             the metrics.
         targets: One per sample, to compare the predictions with: a tensor or a list.
-        sums: Additional values, each summed over the samples; their means are logged beside the
-            loss.
+        sums: Additional values, each summed over the samples, as `log` makes them.
     """
 
     loss: Tensor
     predictions: Any
     targets: Any
     sums: Mapping[str, Tensor] = {}
+
+    @property
+    def num_samples(self) -> int:
+        """Number of samples of the batch, by its targets.
+
+        Raises:
+            TypeError: There are no targets.
+        """
+        if self.targets is None:
+            raise TypeError(
+                "the outcome's targets are None; must be one per sample, as their number is that "
+                "of the means: the labels, or the inputs"
+            )
+        return len(self.targets)
+
+    def log(self, **means: Tensor | float) -> "Outcome":
+        """Return the outcome with values to log beside the loss, as means over samples.
+
+        Their names stand in the task's `logs`.
+
+        Args:
+            means: The batch's mean of each value, or one value per sample.
+
+        Example:
+            >>> labels = torch.tensor([0, 2])
+            >>> outcome = Outcome(torch.tensor(0.3), None, labels).log(acc=labels == 0, size=2.0)
+            >>> outcome.sums
+            {'acc': tensor(1.), 'size': tensor(4.)}
+        """
+        sums = {**self.sums}
+        for name, value in means.items():
+            mean = torch.as_tensor(value).detach().float().mean()
+            sums[name] = mean * self.num_samples
+        return self._replace(sums=sums)
 
     @property
     def step_output(self) -> dict[str, Any]:
@@ -149,17 +182,22 @@ class Task(L.LightningModule):
 
     Example:
         >>> class Regression(Task):
+        ...     logs = ("mae",)
+        ...
         ...     def step(self, batch):
         ...         inputs, targets = batch
         ...         predictions = self.network(inputs)
         ...         loss = nn.functional.mse_loss(predictions, targets)
-        ...         return Outcome(loss, predictions, targets)
-        >>> Regression(network=nn.Linear(1, 1)).names_in("val")
-        {'val/loss'}
+        ...         mae = (predictions - targets).abs().mean()
+        ...         return Outcome(loss, predictions, targets).log(mae=mae)
+        >>> sorted(Regression(network=nn.Linear(1, 1)).names_in("val"))
+        ['val/loss', 'val/mae']
     """
 
     kind = ""
-    # Initial sums of the outcome's additional values: 0.0, or 0 for counts.
+    # Names that `Outcome.log` is given, beside those of the base classes.
+    logs: Sequence[str] = ()
+    # Initial sums of additional values that the outcome sums itself: 0.0, or 0 for counts.
     sums: Mapping[str, float] = {}
     # True for a loss over the pairs of a batch, as InfoNCE, whose value depends on how many there
     # are.
@@ -179,7 +217,8 @@ class Task(L.LightningModule):
         self.network = network
         self.optimizer = optimizer
         self.scheduler = scheduler
-        zeros = {"loss": 0.0, **self.sums}
+        logged = dict.fromkeys(_declared(self, "logs"), 0.0)
+        zeros = {"loss": 0.0, **logged, **self.sums}
         for name in metrics or ():
             if name in zeros:
                 raise ValueError(
@@ -259,6 +298,27 @@ class Task(L.LightningModule):
             raise ValueError(
                 f"returns a {type(outputs).__name__} of shape {shape}; must be logits of shape "
                 f"{expected}, one per class"
+            )
+
+    def check_outcome(self, outcome: Outcome) -> None:
+        """Check that `step` returns an outcome, and that the class names what it logs.
+
+        Raises:
+            TypeError: It is something else.
+            ValueError: A value is named nowhere, and would not be logged.
+        """
+        kind = type(self).__name__
+        if not isinstance(outcome, Outcome):
+            found = type(outcome).__name__
+            raise TypeError(
+                f"{kind}.step returns a {found}; must be an Outcome(loss, predictions, targets)"
+            )
+        unknown = outcome.sums.keys() - self.train_means.names
+        unknown.difference_update(_declared(self, "sums"))  # those that a derived class leaves out
+        if unknown:
+            name = min(unknown)
+            raise ValueError(
+                f'{kind}.step logs {name}: name it in the class, as logs = ("{name}",)'
             )
 
     def names_in(self, stage: str) -> set[str]:
@@ -371,12 +431,8 @@ class Task(L.LightningModule):
 
     def _update_means(self, stage: str, batch: Any) -> Outcome:
         outcome = self.step(batch)
-        if outcome.targets is None:
-            raise TypeError(
-                f"{type(self).__name__}.step: the outcome's targets are None; must be one per sample, "
-                "as their number is that of the means: the labels, or the inputs"
-            )
-        num = len(outcome.targets)
+        self.check_outcome(outcome)
+        num = outcome.num_samples
         if not num:  # a process can get an empty part of the last batch, whose mean is NaN
             return outcome
         loss_sum = outcome.loss.detach() * num
@@ -402,6 +458,18 @@ class Task(L.LightningModule):
         if metrics:
             metrics.reset()
         return values["loss"]
+
+
+def _declared(task: Task, attribute: str) -> dict[str, None]:
+    """Return the names in an attribute of a task's class and of its bases, the bases' first."""
+    names: dict[str, None] = {}
+    of_bases = [vars(base).get(attribute) for base in reversed(type(task).__mro__)]
+    for given in (*of_bases, getattr(task, attribute)):
+        if isinstance(given, str):
+            names[given] = None
+        elif isinstance(given, Iterable):  # no property
+            names |= dict.fromkeys(given)
+    return names
 
 
 def _detached(predictions: Any) -> Any:
