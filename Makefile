@@ -54,7 +54,7 @@ tensorboard: .venv/.train ## view the newest run or sweep on localhost, or all b
 new-model: .venv/.train ## write a network: NAME=capsule makes models/capsule.py, its YAML
 	@$(BIN)/leyden new model="$(NAME)"
 
-new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML; FROM=regression
+new-task: .venv/.train ## write a task: NAME=ranking makes tasks/ranking.py, its YAML; FROM=forecast, …
 	@$(BIN)/leyden new task="$(NAME)" $(if $(FROM),from="$(FROM)")
 
 new-data: .venv/.train ## write a dataset: NAME=birds makes data/birds.py, its YAML

@@ -167,8 +167,9 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
     (copy / "src" / "aside" / "__init__.py").write_text("")
     commit(copy)
     assert "leyden train data=birds" in call(copy, "-m", "leyden.new", "data=birds")
-    for part in ("model=capsule_net", "task=ranking"):
-        call(copy, "-m", "leyden.new", part)
+    call(copy, "-m", "leyden.new", "model=capsule_net")
+    said = call(copy, "-m", "leyden.new", "task=ranking")
+    assert "from=TASK begins as another: regression, forecast" in said
     new = [
         f"conf/{kind}.yaml"
         for kind in ("data/birds", "model/capsule_net", "sweep/capsule_net", "task/ranking")
@@ -195,16 +196,51 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
     assert f"{learned:.4f}" in call(copy, "-m", "leyden.evaluate", "run=run")
 
 
+BATCHES = {
+    "forecast": (torch.zeros(4, 2), torch.zeros(4, 3)),
+    "regression": (torch.zeros(4, 2), torch.zeros(4)),
+    "language": (torch.zeros(4, 5, 3), torch.zeros(4, 5).long()),
+    "autoencoder": [torch.rand(4, 1, 4, 4)],
+    "contrastive": (torch.rand(4, 1, 8, 8), torch.zeros(4)),
+    "classification": (torch.rand(4, 3), torch.tensor([0, 1, 2, 0])),
+}
+
+
+class Coder(torch.nn.Module):
+    """Returns a reconstruction, and a code of no bits."""
+
+    def forward(self, inputs):
+        return inputs, torch.zeros(4, 2), torch.zeros(4, 2)
+
+
+LAST = [torch.nn.Flatten(), torch.nn.Linear(64, 3), torch.nn.ReLU(), torch.nn.Linear(3, 2)]
+NETWORKS = {
+    "forecast": torch.nn.Linear(2, 3),
+    "regression": torch.nn.Linear(2, 1),
+    "autoencoder": Coder(),
+    "contrastive": torch.nn.ModuleDict({"layers": torch.nn.Sequential(*LAST)}),
+}
+
+
 @pytest.mark.parametrize("base", scaffold.TASKS)
-def test_a_new_task_is_derived_from_any_of_the_librarys(base, tmp_path, monkeypatch, capsys):
+def test_a_new_task_begins_as_any_of_the_librarys(base, tmp_path, monkeypatch, capsys):
     for name, value in {"root": tmp_path, "src": tmp_path / "src", "own_packages": ["lab"]}.items():
         monkeypatch.setattr(scaffold, name, lambda *_, value=value: value)
     write_part("task", "ranking", base)
-    assert "train task=ranking" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "train experiment=ranking" in out or "train task=ranking" in out
+    for line in filter(None, out.partition("next steps")[0].splitlines()):
+        text = (tmp_path / line).read_text()
+        assert "$" not in text, line
     made = {}
     exec((tmp_path / "src" / "lab" / "tasks" / "ranking.py").read_text(), made)
-    assert made["Ranking"].__base__.__name__ == base.capitalize()
-    assert f"\n  - {base}\n" in (tmp_path / "conf" / "task" / "ranking.yaml").read_text()
+    settings = yaml.safe_load((tmp_path / "conf" / "task" / "ranking.yaml").read_text())
+    assert settings.pop("_target_") == "lab.tasks.ranking.Ranking"
+    if base == "forecast":
+        settings["num_outputs"] = 3
+    task = made["Ranking"](network=NETWORKS.get(base, torch.nn.Identity()), **settings)
+    task.validation_step(BATCHES[base])
+    assert task.val_means.compute().keys() == {"loss", *task.logs}
 
 
 def test_a_name_that_can_not_be_used_is_refused(capsys):

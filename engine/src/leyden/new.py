@@ -6,8 +6,9 @@ Writes a class that works as it is, and the YAML that chooses it. For example,
 leyden new model=capsule writes models/capsule.py in the project's package,
 conf/model/capsule.yaml and conf/sweep/capsule.yaml.
 
-  from=TASK          what a new task is derived from: classification, which is
-                     the default, regression, autoencoder or language
+  from=TASK          what a new task begins as: classification, which is the
+                     default, regression, forecast (with data and a recipe),
+                     contrastive (with a probe), autoencoder or language
 """
 
 from leyden.base.arguments import parse_arguments, parse_choice
@@ -22,14 +23,18 @@ def main() -> None:
             __doc__, dict.fromkeys((*PART_FILES, "from"), ""), max_folders=0
         )
         require_project()
-        base = options.pop("from") or "classification"
+        asked = options.pop("from")
+        base = asked or "classification"
         given = {kind: name for kind, name in options.items() if name}
         if len(given) != 1:
             raise UserError("give one of model=NAME, task=NAME and data=NAME")
         ((kind, name),) = given.items()
-        if base != "classification" and kind != "task":
-            raise UserError(f"from={base}: is for task=NAME")
+        if asked and kind != "task":
+            raise UserError(f"from={asked}: is for task=NAME")
         write_part(kind, name, parse_choice({"from": base}, "from", *TASKS))
+        if kind == "task" and not asked:
+            others = ", ".join(TASKS).removeprefix("classification, ")
+            print(f"it begins as classification; from=TASK begins as another: {others}")
 
 
 if __name__ == "__main__":

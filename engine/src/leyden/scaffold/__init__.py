@@ -24,20 +24,36 @@ PART_FILES = {
         "conf/model/{module}.yaml": "network.yaml",
         "conf/sweep/{module}.yaml": "search.yaml",
     },
-    "task": {"{folder}/tasks/{module}.py": "task.py.txt", "conf/task/{module}.yaml": "task.yaml"},
+    "task": {
+        "{folder}/tasks/{module}.py": "{base}.py.txt",
+        "conf/task/{module}.yaml": "{base}.yaml",
+    },
     "data": {
         "{folder}/data/{module}.py": "dataset.py.txt",
         "conf/data/{module}.yaml": "dataset.yaml",
     },
 }
 
-
-# The tasks from which a new one can be derived: class, a term of its predictions, and what is typed beside it.
+# What is typed to train each task that a new one can begin as; a word in capitals stands for the reader's.
 TASKS = {
-    "classification": ("Classification", "logsumexp(dim=1).square().mean()  # of the logits", ""),
-    "regression": ("Regression", "square().mean()  # of the predictions", " data=DATA"),
-    "autoencoder": ("Autoencoder", "square().mean()  # of the reconstructions", " model=MODEL"),
-    "language": ("Language", "square().mean()  # of the logits", " data=DATA model=MODEL"),
+    "classification": ["task={module}"],
+    "regression": ["task={module} data=DATA"],
+    "forecast": ["experiment={module}"],
+    "contrastive": [
+        "task={module} model=cnn model.dropout=0 test=false run_dir=outputs/{module}/features",
+        "experiment={module}_probe init_from=outputs/{module}/features",
+    ],
+    "autoencoder": ["task={module} model=MODEL"],
+    "language": ["task={module} data=DATA model=MODEL"],
+}
+# Files that one needs besides.
+BESIDE = {
+    "forecast": {
+        "{folder}/data/{module}.py": "series.py.txt",
+        "conf/data/{module}.yaml": "series.yaml",
+        "conf/experiment/{module}.yaml": "forecast_recipe.yaml",
+    },
+    "contrastive": {"conf/experiment/{module}_probe.yaml": "probe.yaml"},
 }
 
 
@@ -47,7 +63,7 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     Args:
         kind: `model`, `task` or `data`.
         module: Name of the new module.
-        base: The task of `TASKS` from which a new one is derived.
+        base: The task of `TASKS` that a new one begins as.
 
     Raises:
         UserError: The name can't be used, or one of the files exists.
@@ -59,16 +75,11 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
         )
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
-    task, term, beside = TASKS[base]
     names = {
         "own": packages[0],
         "module": module,
         "name": name,
         "title": " ".join(words).capitalize(),
-        "choice": base,
-        "base": task,
-        "term": term,
-        "imports": ", ".join(sorted([task, "Outcome"])),
     }
     is_taken = any(each in (*keyword.kwlist, *NO_TEXTS) for each in (module, name))
     if is_taken or not re.fullmatch(r"[a-z][a-z0-9_]*", module):
@@ -77,10 +88,15 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
             "such as capsule"
         )
     folder = (src() / packages[0]).relative_to(root()).as_posix()
+    typed = [f"{kind}={module}"]
+    templates = {**PART_FILES[kind]}
+    if kind == "task":
+        typed = [each.format(module=module) for each in TASKS[base]]
+        templates |= BESIDE.get(base, {})
     files = {}
-    for place, template in PART_FILES[kind].items():
+    for place, template in templates.items():
         path = root() / place.format(folder=folder, module=module)
-        files[path] = _filled(template, names)
+        files[path] = _filled(template.format(base=base), names)
         if os.path.lexists(path):
             raise UserError(
                 f"{kind}={module}: {path.relative_to(root())} exists; choose another name"
@@ -92,7 +108,9 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
             package.touch()
         path.write_text(text, encoding="utf-8")
         print(path.relative_to(root()).as_posix())
-    print(f"next steps:\n  {leyden_command('train')} {kind}={module}{beside}")
+    print("next steps:")
+    for each in typed:
+        print(f"  {leyden_command('train')} {each}")
     if (root() / "Makefile").exists():
         print(f"  make test ARGS={shlex.quote(f'-k {module}')}")
 
