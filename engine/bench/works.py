@@ -346,11 +346,11 @@ WORKS = {
     "darts": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "`random_state`", needs=OLD),
     "rectools": Work(
         f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}",
-        needs=f"{OLD} fastrlock pm-implicit typeguard pydantic pandas",
+        needs=f"{OLD} fastrlock pm-implicit typeguard pydantic pandas<3",
         pins=True,
     ),
     "neuralprophet": Work(
-        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", needs=f"{OLD} captum holidays", pins=True
+        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", needs=f"{OLD} captum holidays pandas<3", pins=True
     ),
     "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "its own"),
     "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}"),

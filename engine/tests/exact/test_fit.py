@@ -140,6 +140,11 @@ class Curriculum(Plain):
         return DataLoader(samples, 16, sampler=Popping(samples))
 
 
+class SetsWeights(Net):
+    def on_train_start(self):
+        torch.nn.init.ones_(self.net[0].weight)
+
+
 class KilledError(BaseException):
     """In place of a kill: nothing of the run is saved."""
 
@@ -191,6 +196,7 @@ ROWS = {
     "curriculum": (Curriculum, None),
     "validated within": (Following, both, {"val_check_interval": 2}),
     "limited": (Net, both, {"max_steps": 25}),
+    "set weights": (SetsWeights, both),
     "averaged": (Net, both, {"made": [lambda: of_lightning.EMAWeightAveraging(decay=0.9)]}),
     "double": (Net, both, {"precision": "64-true"}),
 }

@@ -32,6 +32,7 @@ CELLS = {
         "resume": ANNOUNCED,
         "fork": ANEW,
     },  # not looked at; a fork has no interrupted run to be compared with
+    "not in a fork": {"fork": ANEW},
     "not seen": {"resume": NOT_SEEN, "fork": ANEW},
     "only resumed": {"evaluate": REFUSED, "fork": REFUSED},
     "never": dict.fromkeys(FEATURES, REFUSED),
@@ -121,7 +122,7 @@ growing  =>  MadeLate +task.way=epoch  =>  a network that grows  =>  never
 configured  =>  MadeLate +task.way=configure_model  =>  lazy layers and an LSTM, made in `configure_model`  =>  same
 setup  =>  MadeLate +task.way=setup  =>  a network that is made in `setup`  =>  only resumed
 denoising  =>  Denoising  =>  random numbers in all stages; `seed_everything` in `on_train_start`  =>  same
-train_start  =>  Denoising +task.way=sets  =>  weights that are set in `on_train_start`  =>  seen
+train_start  =>  Denoising +task.way=sets  =>  weights that are set in `on_train_start`  =>  not in a fork
 changed_late  =>  ChangedLate objective.mode=min  =>  attributes that change, or come, after the best epoch  =>  same
 estimated  =>  Scheduled +task.way=sequence FORK=trainer.limit_test_batches=1  =>  schedules in sequence, over `estimated_stepping_batches`  =>  same
 metric  =>  Scheduled +task.way=metric  =>  a schedule that follows a metric  =>  same

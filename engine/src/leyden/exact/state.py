@@ -105,6 +105,7 @@ class RunState:
             True  # whether the checkpoint was saved after its step's validation and schedules
         )
         self._requires_grad: dict[str, bool] = {}  # by parameter name, at the start
+        self._loaded: dict[str, Tensor] = {}  # weights of the checkpoint, while start hooks run
 
     def digests(self, module: L.LightningModule) -> dict[StatePath, str]:
         """Return the digests of a module's attributes."""
@@ -166,6 +167,9 @@ class RunState:
                 lightning.restore_metric(metric, kept[name])
             except Exception as error:
                 self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
+        if not self.is_fork:
+            named = self._module.named_parameters()
+            self._loaded = {name: each.detach().clone() for name, each in named}
         if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
             self.on_fit_start(trainer, self._module)
 
@@ -277,6 +281,7 @@ class RunState:
                 parameter.requires_grad_(requires_grad[name])
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
+        self._guarded("weights", self._undo_start_hooks, None)
         self._guarded("weights", self._restore_weights, None)
         self._guarded("optimizers", self._restore_steppers, None)
         accumulate = self._resumed["accumulate"]
@@ -416,6 +421,13 @@ class RunState:
             if each.grad is not None:
                 found[name] = each.grad.detach().cpu()
         return found
+
+    def _undo_start_hooks(self) -> None:
+        """Restore the weights that start hooks have set, as in the first start."""
+        loaded, self._loaded = self._loaded, {}
+        for name, each in self._module.named_parameters():
+            if name in loaded and loaded[name].shape == each.shape:
+                each.detach().copy_(loaded[name])
 
     def _own_weights(self) -> dict[str, Tensor]:
         """Return the weights and buffers by which this process differs from the one of rank zero.
