@@ -350,7 +350,9 @@ WORKS = {
         pins=True,
     ),
     "neuralprophet": Work(
-        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", needs=f"{OLD} captum holidays pandas<3", pins=True
+        f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}",
+        needs=f"{OLD} captum holidays plotly pandas<3",
+        pins=True,
     ),
     "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "its own"),
     "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}"),
