@@ -2,7 +2,7 @@
 
 It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With
 ENGINE=git+URL (or the path of a wheel, or a release) the folder engine/ is removed, and the project
-depends on that instead. It is done as a whole or not at all, and this script is removed. Imports,
+depends on that instead; else its pages get the new name, too. It is done as a whole or not at all, and this script is removed. Imports,
 strings that are a dotted name, and paths are renamed; lines that may still mean the package, such
 as comments, are printed.
 """
@@ -11,6 +11,7 @@ import ast
 import importlib.metadata
 import importlib.util
 import itertools
+import json
 import keyword
 import os
 import re
@@ -33,12 +34,14 @@ OLD = "project"
 LIBRARY = "leyden[train]"  # what the project depends on
 # Files that name the package; those of the library know it only by what conf/ names.
 PLACES = ("src", "tests", "conf", "scripts", "pyproject.toml", "Makefile", "AGENTS.md", ".github")
+PAGES = "engine/docs/*.md"  # of which the examples are the reader's
 OF_ENGINE = ("engine", ".ci", ".github/workflows/library.yml", ".github/workflows/nightly.yml")
 # Names of other folders of a project, also of those that come later or that linters and test
 # runners skip.
 FOLDERS = "build conf data dist docs engine leyden hydra_plugins node_modules outputs scripts site src tests venv"
 REST = r"(?:\.[\w*]+)+(?::[\w.]+)?"  # of a dotted name
 PATH = re.compile(rf"(?<![\w-])src/{OLD}(?![\w-])")
+ON_PAGE = re.compile(rf"(?<![\w.]){OLD}(?=\.[a-z_])")
 LEFT = re.compile(rf"(?<![\w.\[]){OLD}\.\w|[\"']{OLD}[\"']|\b(?:from|import) {OLD}\b|^{OLD} *=")
 README = """# {name}
 
@@ -48,7 +51,17 @@ A research project on [Leyden]({leyden}): runs that resume bit for bit, sweeps, 
 make train    # sets up .venv, gets the data, trains
 make test     # the same set-up, then the tests
 ```
+
+{pages}
 """
+# Of the library, where its folder stays.
+PAGES_HERE = """[The library's pages](engine/docs/index.md): [your own idea](engine/docs/idea.md), \
+[loss, metric, picture](engine/docs/own.md), [data](engine/docs/data.md), \
+[runs](engine/docs/runs.md), [sweeps](engine/docs/sweeps.md), \
+[which is better?](engine/docs/verdict.md), [questions](engine/docs/questions.md). \
+Coding agents read [AGENTS.md](AGENTS.md)."""
+PAGES_ELSEWHERE = """`leyden VERB --help` explains each verb, `leyden train --help` lists the \
+choices. Coding agents read [AGENTS.md](AGENTS.md)."""
 CHANGELOG = "# Changelog\n\n## Unreleased\n\n- Begun from the Leyden template.\n"
 CITATION = """cff-version: 1.2.0
 message: If you use this software, please cite it as below.
@@ -256,6 +269,33 @@ def rename(name: str) -> list[str]:
     return left
 
 
+def rename_pages(name: str) -> None:
+    """Rename the package in the examples of the library's pages."""
+    for file in git("ls-files", "-z", "--", PAGES).split("\0")[:-1]:
+        path = ROOT / file
+        text = path.read_bytes().decode()
+        new = PATH.sub(f"src/{name}", ON_PAGE.sub(name, text))
+        path.write_bytes(new.encode())
+
+
+def without_engine(text: str) -> str:
+    """Return AGENTS.md for a project without engine/."""
+    kept = [line for line in text.splitlines() if not line.startswith("| `engine/`")]
+    return "\n".join(kept).replace("`engine/docs/", "the library's `docs/") + "\n"
+
+
+def uninstall_old() -> None:
+    """Uninstall this folder's distribution of before, which nothing else would."""
+    try:
+        found = importlib.metadata.distribution(OLD)
+    except importlib.metadata.PackageNotFoundError:
+        return
+    origin = json.loads(found.read_text("direct_url.json") or "{}")
+    if origin.get("url") == ROOT.as_uri():
+        pip = [sys.executable, "-m", "pip", "uninstall", "--yes", "--quiet", OLD]
+        subprocess.run(pip, cwd=ROOT)
+
+
 def main(name: str, engine: str) -> None:
     """Do it all; if anything fails, the tree is as before."""
     requirement = check(name, engine)
@@ -273,6 +313,7 @@ def main(name: str, engine: str) -> None:
             "name": name,
             "today": date.today().isoformat(),
             "leyden": "https://pypi.org/project/leyden",
+            "pages": PAGES_ELSEWHERE if requirement else PAGES_HERE,
         }
         for file in own:
             (ROOT / file).write_text(texts[file].format(**fields), encoding="utf-8")
@@ -284,6 +325,11 @@ def main(name: str, engine: str) -> None:
                 path.unlink(missing_ok=True)
             path = ROOT / "pyproject.toml"
             path.write_bytes(depends_on(path.read_bytes().decode(), requirement).encode())
+            path = ROOT / "AGENTS.md"
+            if path.is_file():
+                path.write_text(without_engine(path.read_text()))
+        else:
+            rename_pages(name)
         Path(__file__).unlink()
         path = ROOT / "Makefile"
         text = re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE)
@@ -303,6 +349,8 @@ def main(name: str, engine: str) -> None:
             git("reset", "--hard", "--quiet")
             for file in set(own) - set(tracked):
                 (ROOT / file).unlink(missing_ok=True)
+    shutil.rmtree(ROOT / "src" / f"{OLD}.egg-info", ignore_errors=True)
+    uninstall_old()
     for line in left:
         print(line)
     print(

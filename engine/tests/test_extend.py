@@ -152,14 +152,23 @@ def test_a_project_of_ones_own_has_its_name_everywhere_and_new_parts_are_files_t
     ):
         assert (copy / path.lstrip("!")).exists() is not path.startswith("!")
     changed = git(copy, "diff", "--name-only", "HEAD").splitlines()
-    assert not [file for file in changed if file.startswith("engine/")]
+    of_library = [file for file in changed if file.startswith("engine/")]
+    assert all(re.fullmatch(r"engine/docs/[\w-]+\.md", file) for file in of_library)
+    assert f"src/{name}/tasks/sure.py" in (copy / "engine/docs/own.md").read_text()
+    readme = (copy / "README.md").read_text()
+    links = re.findall(r"\]\((engine/.+?)\)", readme)
+    assert len(links) > 5
+    assert all((copy / link).is_file() for link in links)
     left = rf"\b{OWN}\.[a-z_]+\.|src/{OWN}\b|(from|import) {OWN}\b|^name = .{OWN}"
     found = subprocess.run(
-        ["git", "grep", "-nE", left, "--", ":!engine"], cwd=copy, capture_output=True, text=True
+        ["git", "grep", "-nE", left, "--", ".", ":!engine", "engine/docs/*.md"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
     )
     assert not found.stdout
     assert "mine" not in (copy / "Makefile").read_text()
-    assert f"# {name}" in (copy / "README.md").read_text()
+    assert f"# {name}" in readme
     call(copy, "-m", "ruff", "check", ".")
     call(copy, "-m", "ruff", "format", "--check", ".")
     package = copy / "src" / name
@@ -344,6 +353,29 @@ def test_a_release_takes_the_place_of_the_folder():
         )
     with pytest.raises(ValueError, match="which ENGINE replaces"):  # a dependency that is no folder
         MINE.depends_on('[project]\ndependencies = ["leyden>=0.1"]\n', "leyden==2")
+
+
+@pytest.mark.parametrize("is_here", [True, False])
+def test_the_distribution_of_before_is_uninstalled_if_it_is_of_this_folder(
+    is_here, tmp_path, monkeypatch
+):
+    info = tmp_path / f"{MINE.OLD}-0.1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Name: {MINE.OLD}\n")
+    place = tmp_path if is_here else tmp_path / "elsewhere"
+    (info / "direct_url.json").write_text(json.dumps({"url": place.as_uri()}))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(MINE, "ROOT", tmp_path)
+    called = []
+    monkeypatch.setattr(MINE.subprocess, "run", lambda words, **how: called.append(words[3:]))
+    MINE.uninstall_old()
+    wanted = ["uninstall", "--yes", "--quiet", MINE.OLD]
+    assert called == ([wanted] if is_here else [])
+
+
+def test_a_project_without_the_library_names_no_page_of_it_that_is_gone():
+    text = MINE.without_engine((ROOT / "AGENTS.md").read_text())
+    assert "engine/" not in text
 
 
 def test_what_can_not_be_made_ones_own_leaves_the_tree_as_it_was(copy):
