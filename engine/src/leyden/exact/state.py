@@ -167,9 +167,10 @@ class RunState:
                 lightning.restore_metric(metric, kept[name])
             except Exception as error:
                 self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        if not self.is_fork:
+        # Of a sharded module the weights are not held twice.
+        if not self.is_fork and not trainer.strategy.restore_checkpoint_after_setup:
             named = self._module.named_parameters()
-            self._loaded = {name: each.detach().clone() for name, each in named}
+            self._loaded = {name: each.detach().to("cpu", copy=True) for name, each in named}
         if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
             self.on_fit_start(trainer, self._module)
 
