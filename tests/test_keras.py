@@ -24,8 +24,10 @@ pytestmark = pytest.mark.filterwarnings(
 EPOCH = 469  # updates: 468 batches of 128, and one of 96
 # Of the long comparisons. The whole program with more seeds takes minutes, and prints what is
 # found:   KERAS_UPDATES=2345 KERAS_SEEDS=3 make test ARGS="-rP -k precision"
-NUM_UPDATES = int(os.environ.get("KERAS_UPDATES", EPOCH + 31))
-SEEDS = range(int(os.environ.get("KERAS_SEEDS", 1)))
+UPDATES = os.environ.get("KERAS_UPDATES", EPOCH + 31)
+NUM_UPDATES = int(UPDATES)
+NUM_SEEDS = os.environ.get("KERAS_SEEDS", 1)
+SEEDS = range(int(NUM_SEEDS))
 KERAS_RMSPROP = functools.partial(RMSprop, lr=1e-3, rho=0.9, eps=1e-7)
 TORCH_RMSPROP = functools.partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-7)
 
@@ -52,7 +54,8 @@ def keras_model(seed=0):
 
 
 def perceptron():
-    return MLP(input_shape=(1, 28, 28), num_outputs=10, hidden_sizes=[512], dropout=0.0)
+    shape = (1, 28, 28)
+    return MLP(input_shape=shape, num_outputs=10, hidden_sizes=[512], dropout=0.0)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -63,8 +66,12 @@ def imported():
 
 def pairs(network, model):
     """Each layer with weights, here and in Keras."""
-    layers = [layer for layer in network.layers if isinstance(layer, torch.nn.Linear)]
-    return [*zip(layers, model.layers, strict=True)]
+    layers = []
+    for layer in network.layers:
+        if isinstance(layer, torch.nn.Linear):
+            layers.append(layer)
+    both = zip(layers, model.layers, strict=True)
+    return [*both]
 
 
 def batches(num_samples, num, seed):
@@ -83,7 +90,8 @@ def largest_difference(network, model):
     found = []
     for layer, dense in pairs(network, model):
         difference = layer.weight - dense.kernel.value.T
-        found.append(difference.abs().max().item())
+        largest = difference.abs().max()
+        found.append(largest.item())
     return max(found)
 
 
@@ -115,13 +123,16 @@ def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch
         one_hot_NK = keras.utils.to_categorical(labels_N.numpy(), 10)
         keras_loss, _ = model.train_on_batch(pixels_ND, one_hot_NK, return_dict=False)
         model.reset_metrics()  # train_on_batch reports the running mean over the batches since then
-        losses.append(abs(loss.item() - float(keras_loss)))
+        difference = loss.item() - float(keras_loss)
+        losses.append(abs(difference))
         weights.append(largest_difference(network, model))
     test = MNIST(str(mnist_root), train=False)
     images_NCHW = test.data[:, None].to(dtype) / 255
     with torch.no_grad():
         ours = accuracy(network(images_NCHW), test.targets)
-        theirs = accuracy(torch.as_tensor(model(images_NCHW.flatten(1).numpy())), test.targets)
+        pixels_ND = images_NCHW.flatten(1).numpy()
+        outputs_NK = torch.as_tensor(model(pixels_ND))
+        theirs = accuracy(outputs_NK, test.targets)
     print(f"\nseed {seed}, {dtype}, {num_updates} updates:", end=" ")
     print(f"accuracies {ours:.4f} and {theirs:.4f}, weights {weights[-1]:.1e} apart")
     return losses, weights
@@ -181,13 +192,17 @@ def test_cross_entropy_is_categorical_cross_entropy_on_one_hot_labels():
     logits_NK = 3 * torch.randn(64, 10, generator=generator)
     labels_N = torch.randint(10, (64,), generator=generator)
     one_hot_NK = keras.utils.to_categorical(labels_N.numpy(), 10)
-    theirs = keras.losses.CategoricalCrossentropy()(one_hot_NK, logits_NK.softmax(dim=1).numpy())
-    assert F.cross_entropy(logits_NK, labels_N).item() == pytest.approx(float(theirs), abs=1e-6)
+    shares_NK = logits_NK.softmax(dim=1).numpy()
+    loss = keras.losses.CategoricalCrossentropy()
+    theirs = float(loss(one_hot_NK, shares_NK))
+    ours = F.cross_entropy(logits_NK, labels_N).item()
+    assert ours == pytest.approx(theirs, abs=1e-6)
 
 
 def distribution(sample, values):
     """Share of a sample that is at most each of the values."""
-    num_below = torch.searchsorted(sample.sort().values, values, right=True)
+    ordered = sample.sort().values
+    num_below = torch.searchsorted(ordered, values, right=True)
     return num_below / len(sample)
 
 
@@ -196,10 +211,13 @@ def test_initial_weights_have_the_distribution_of_keras():
     for layer, dense in pairs(perceptron(), keras_model()):
         assert not layer.bias.any()
         assert not dense.bias.value.any()
+        kernel = dense.kernel.value.detach()
         ours = layer.weight.detach().flatten().double()
-        theirs = dense.kernel.value.detach().flatten().double()
+        theirs = kernel.flatten().double()
         # Two-sample Kolmogorov-Smirnov: 1.95 sqrt(2/n) is the bound for a level of 0.001.
         values = torch.cat([ours, theirs])
         apart = distribution(ours, values) - distribution(theirs, values)
-        assert apart.abs().max() < 1.95 * (2 / len(ours)) ** 0.5
-        assert ours.abs().max() == pytest.approx(theirs.abs().max().item(), rel=0.01)
+        bound = 1.95 * (2 / len(ours)) ** 0.5
+        assert apart.abs().max() < bound
+        largest = theirs.abs().max().item()
+        assert ours.abs().max() == pytest.approx(largest, rel=0.01)

@@ -33,15 +33,19 @@ def read_digit(path: Path) -> Tensor:
     """
     image = open_image(path, 1)
     grey_HW = np.asarray(image, dtype=np.float64)
-    border = np.concatenate([grey_HW[0], grey_HW[-1], grey_HW[:, 0], grey_HW[:, -1]])
+    top_and_bottom = [grey_HW[0], grey_HW[-1]]
+    sides = [grey_HW[:, 0], grey_HW[:, -1]]
+    border = np.concatenate(top_and_bottom + sides)
     ground = np.median(border)
-    if grey_HW.shape == (SIDE, SIDE) and ground < 128:
+    is_prepared = grey_HW.shape == (SIDE, SIDE)
+    if is_prepared and ground < 128:
         return _as_tensor(grey_HW)
     ink_HW = _ink(grey_HW - ground)
     strongest = ink_HW.max()
     if strongest == 0:
         raise UserError(f"{path}: has one colour; a digit is drawn on a ground")
-    ink_HW = np.where(ink_HW < INK * strongest, 0, ink_HW / strongest)
+    is_noise_HW = ink_HW < INK * strongest
+    ink_HW = np.where(is_noise_HW, 0, ink_HW / strongest)
     has_ink_H = np.any(ink_HW, axis=1)
     has_ink_W = np.any(ink_HW, axis=0)
     cut_HW = ink_HW[_extent(has_ink_H), _extent(has_ink_W)]
@@ -55,7 +59,8 @@ def read_digit(path: Path) -> Tensor:
 
 
 def _as_tensor(pixels_HW: np.ndarray) -> Tensor:
-    pixels = torch.from_numpy(pixels_HW.astype(np.uint8))
+    stored_HW = pixels_HW.astype(np.uint8)
+    pixels = torch.from_numpy(stored_HW)
     return pixels[None]
 
 
@@ -72,13 +77,19 @@ def _ink(difference_HW: np.ndarray) -> np.ndarray:
 def _extent(has_ink: np.ndarray) -> slice:
     """Return the slice from the first row (or column) with ink to the last one."""
     (found,) = has_ink.nonzero()
-    return slice(found[0], found[-1] + 1)
+    first = found[0]
+    last = found[-1]
+    return slice(first, last + 1)
 
 
 def _scaled(ink_HW: np.ndarray) -> np.ndarray:
     """Return ink in [0, 1], scaled to the box and to 255 where it is strongest."""
     scale = BOX / max(ink_HW.shape)
-    height, width = [max(1, round(side * scale)) for side in ink_HW.shape]
+    sides = []
+    for side in ink_HW.shape:
+        scaled = round(side * scale)
+        sides.append(max(1, scaled))
+    height, width = sides
     stored_HW = (255 * ink_HW).astype(np.uint8)
     image = Image.fromarray(stored_HW)
     small = image.resize((width, height), Image.Resampling.BILINEAR)
@@ -92,5 +103,6 @@ def _centered(weights: np.ndarray) -> slice:
     moment = float(weights @ np.arange(num))
     mean = moment / float(weights.sum())
     start = round((SIDE - 1) / 2 - mean)
-    start = min(max(start, 0), SIDE - num)
+    last = SIDE - num
+    start = min(max(start, 0), last)
     return slice(start, start + num)

@@ -66,8 +66,9 @@ class ResNet(nn.Module):
         num_blocks: int,
     ) -> None:
         super().__init__()
-        is_list = isinstance(num_channels, Sequence) and len(num_channels) > 0
-        if not is_list or not all(type(num) is int and num > 0 for num in num_channels):
+        is_list = isinstance(num_channels, Sequence)
+        are_numbers = is_list and all(type(num) is int and num > 0 for num in num_channels)
+        if not num_channels or not are_numbers:
             raise ValueError(
                 f"num_channels={num_channels}: must be a list of positive whole numbers"
             )
@@ -86,11 +87,12 @@ class ResNet(nn.Module):
         for stage, num_outputs in enumerate(num_channels):
             for block in range(num_blocks):
                 is_smaller = stage > 0 and block == 0
-                layers.append(Block(num_inputs, num_outputs, stride=2 if is_smaller else 1))
+                stride = 2 if is_smaller else 1
+                layers.append(Block(num_inputs, num_outputs, stride))
                 num_inputs = num_outputs
-        self.layers = nn.Sequential(
-            *layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(num_inputs, num_classes)
-        )
+        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+        layers.append(nn.Linear(num_inputs, num_classes))
+        self.layers = nn.Sequential(*layers)
 
     def forward(self, images_NCHW: Tensor) -> Tensor:
         """Return logits, shape (N, num_classes), for images, shape (N, C, H, W)."""

@@ -64,7 +64,8 @@ class Transformer(nn.Module):
 
     def forward(self, tokens_NT: Tensor) -> Tensor:
         """Return logits of each next token, shape (N, T, K), for tokens, shape (N, T), int64."""
-        positions_T = torch.arange(tokens_NT.shape[1], device=tokens_NT.device)
+        num_tokens = tokens_NT.shape[1]
+        positions_T = torch.arange(num_tokens, device=tokens_NT.device)
         hidden_NTD = self.tokens(tokens_NT) + self.positions(positions_T)
         hidden_NTD = self.blocks(hidden_NTD)
         hidden_NTD = self.norm(hidden_NTD)
@@ -100,11 +101,13 @@ class Block(nn.Module):
         parts = self.attend(self.norm1(hidden_NTD))
         query, key, value = map(self._by_head, parts.chunk(3, dim=2))
         attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        update_NTD: Tensor = self.project(attended.transpose(1, 2).flatten(2))
+        attended_NTD = attended.transpose(1, 2).flatten(2)
+        update_NTD: Tensor = self.project(attended_NTD)
         hidden_NTD = hidden_NTD + self.dropout(update_NTD)
         update_NTD = self.dense(self.norm2(hidden_NTD))
         return hidden_NTD + self.dropout(update_NTD)
 
     def _by_head(self, part_NTD: Tensor) -> Tensor:
         """Return features by head, shape (N, heads, T, D / heads)."""
-        return part_NTD.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        part_NTHD = part_NTD.unflatten(2, (self.num_heads, -1))
+        return part_NTHD.transpose(1, 2)

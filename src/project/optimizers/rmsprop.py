@@ -69,7 +69,8 @@ class RMSprop(Optimizer):
                     self._buffers[w] = torch.empty_like(w)
                 # Five passes over memory without allocation: on a CPU, these limit the step of a
                 # small network.
-                v, buffer = state["mean_square"], self._buffers[w]
+                v = state["mean_square"]
+                buffer = self._buffers[w]
                 torch.mul(w.grad, w.grad, out=buffer)
                 v.lerp_(buffer, 1 - group["rho"])
                 torch.add(v, group["eps"], out=buffer)

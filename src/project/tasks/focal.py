@@ -44,11 +44,14 @@ class FocalLoss(nn.Module):
                 f"class_weights={class_weights}: must be {num_classes} positive numbers, or null"
             )
         self.gamma = gamma
-        self.register_buffer("weights_K", torch.tensor(weights, dtype=torch.float32))
+        weights_K = torch.tensor(weights, dtype=torch.float32)
+        self.register_buffer("weights_K", weights_K)
 
     def forward(self, logits_NK: Tensor, labels_N: Tensor) -> Tensor:
         """Return the mean loss for logits, shape (N, K), and class indices, shape (N,)."""
         losses_N = F.cross_entropy(logits_NK, labels_N, reduction="none")
         probabilities_N = torch.exp(-losses_N)
         focus_N = (1 - probabilities_N) ** self.gamma
-        return (self.weights_K[labels_N] * focus_N * losses_N).mean()
+        weights_N = self.weights_K[labels_N]
+        weighted_N = weights_N * focus_N * losses_N
+        return weighted_N.mean()

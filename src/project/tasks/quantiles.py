@@ -46,10 +46,12 @@ class Quantiles(Task):
         super().__init__(**kwargs)
         chosen = list(quantiles)
         are_numbers = all(isinstance(each, float) and 0 < each < 1 for each in chosen)
-        if not chosen or not are_numbers or sorted({*chosen}) != chosen:
+        is_increasing = are_numbers and sorted({*chosen}) == chosen
+        if not chosen or not is_increasing:
             raise ValueError(f"quantiles={chosen}: must be increasing numbers between 0 and 1")
         self.register_buffer("quantiles_Q", torch.tensor(chosen))
-        self.distances_TQ = nn.Parameter(torch.zeros(num_outputs, len(chosen)))
+        zeros_TQ = torch.zeros(num_outputs, len(chosen))
+        self.distances_TQ = nn.Parameter(zeros_TQ)
 
     def step(self, batch: tuple[Tensor, Tensor]) -> Outcome:
         """Return the quantile loss, and the middle quantile for metrics and pictures."""
@@ -68,8 +70,8 @@ class Quantiles(Task):
         errors_NT = errors_NTQ[..., middle].detach()
         mae_N = errors_NT.abs().mean(dim=1)
         sums = {"mae": mae_N.sum(), "coverage": coverage_N.sum()}
-        predictions_NT = forecasts_NTQ[..., middle]
-        return Outcome(loss, predictions_NT.reshape(targets.shape), targets, sums)
+        predictions = forecasts_NTQ[..., middle].reshape(targets.shape)
+        return Outcome(loss, predictions, targets, sums)
 
     def predict_rows(self, inputs: Tensor, facts: Facts) -> list[dict[str, Any]]:
         """Return the quantiles of each target."""
@@ -79,7 +81,11 @@ class Quantiles(Task):
                 keys.append(f"{name} at {quantile:.3g}")
         forecasts_NTQ = self._forecasts(inputs)
         rows = forecasts_NTQ.flatten(1).tolist()
-        return [dict(zip(keys, row, strict=True)) for row in rows]
+        found = []
+        for row in rows:
+            pairs = zip(keys, row, strict=True)
+            found.append(dict(pairs))
+        return found
 
     def _forecasts(self, inputs: Tensor) -> Tensor:
         numbers_NT = self(inputs)

@@ -313,7 +313,7 @@ class Task(L.LightningModule):
             raise TypeError(
                 f"{kind}.step returns a {found}; must be an Outcome(loss, predictions, targets)"
             )
-        unknown = outcome.sums.keys() - self._means("train").names
+        unknown = outcome.sums.keys() - {*self._means("train").names}
         unknown.difference_update(_declared(self, "sums"))  # those that a derived class leaves out
         if unknown:
             name = min(unknown)
