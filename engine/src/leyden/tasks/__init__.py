@@ -141,7 +141,7 @@ class Outcome(NamedTuple):
         for name, value in means.items():
             mean = torch.as_tensor(value).detach().float().mean()
             sums[name] = mean * self.num_samples
-        return self._replace(sums=sums)
+        return Outcome(self.loss, self.predictions, self.targets, sums)
 
     @property
     def step_output(self) -> dict[str, Any]:
