@@ -129,12 +129,11 @@ def test_the_table_of_choices_has_a_row_a_run_with_true_values(page, tensorboard
     for run in runs.values():
         rate = run.config["optimizer"]["lr"]
         values = (rate, *map(run.result.metrics.get, ("val/acc", "val/loss")))
-        # Of a sweep the best is the first; the other one has failed.
-        of_sweep = run.directory.parent.name == "s"
-        place = run.directory.parent if of_sweep else run.directory
-        name = f"{place.name} {hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
-        if of_sweep:
-            name += f" {2 if run.result.status == 'failed' else 1} lr={rate:.4g}"
+        name = run.directory.name
+        place = run.directory.parent
+        if place.name == "s":  # of a sweep the best is the first; the other one has failed
+            name = f"{2 if run.result.status == 'failed' else 1} lr={rate:.4g}"
+        name += f" ({place.name} {hashlib.sha256(str(place).encode()).hexdigest()[:8]})"
         expected[name] = tuple("" if value is None else format(value, "#.5g") for value in values)
 
     def cells():

@@ -99,8 +99,9 @@ def test_choices_have_their_types_and_metrics_their_true_values(train):
     assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
     for name, (point,) in selecting.items():
         assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
-    digest = hashlib.sha256(str(run.directory).encode()).hexdigest()[:8]
-    assert row_name(run) == f"a {digest}"  # equal names would be one row
+    folder = run.directory.parent
+    digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
+    assert row_name(run) == f"a ({folder.name} {digest})"  # equal names would be one row
     # The curves have no point more than they had.
     assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
     run, out, _ = train(
@@ -131,8 +132,8 @@ def test_a_sweeps_rows_have_readable_names_the_best_first_and_are_as_many_as_its
         if (run.directory / HPARAMS_FILE).exists():
             shown[row_name(run)] = run.directory.name.split("-")[1]
     assert [shown[name] for name in sorted(shown)][:2] == ["1", "0"]
-    assert shown["s 01 lr=0.1429"] == "1"
-    assert (len(shown), max(shown), kept.exists()) == (10, "s 11 lr=0.2857", False)
+    assert shown["01 lr=0.1429 (s)"] == "1"
+    assert (len(shown), max(shown), kept.exists()) == (10, "11 lr=0.2857 (s)", False)
     monkeypatch.setattr(of_tensorboard, "_write_hparams", None)  # a guard never harms
     sort_hparams(sweep)
     assert "the order of TensorBoard's HParams failed (TypeError)" in capsys.readouterr().err

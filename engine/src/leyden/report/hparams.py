@@ -19,7 +19,7 @@ from leyden.run.result import Result
 
 HPARAMS_FILE = f"{BEST}/hparams.tfevents"  # TensorBoard reads each file with "tfevents" in its name
 NAME_HASH_LENGTH = 8  # hexadecimal digits
-MAX_NAME_LENGTH = 100
+MAX_NAME_LENGTH = 100  # of a row, without its folder
 
 
 def write_hparams(run: Run, result: Result) -> None:
@@ -28,8 +28,8 @@ def write_hparams(run: Run, result: Result) -> None:
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
     then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
     table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
-    of these curves. A row's name is the path below `outputs/`, or elsewhere the run directory's name with a hash of its path:
-    TensorBoard would merge rows of one name.
+    of these curves. A row's name begins with that of the run directory, as TensorBoard shows some 14 characters, and
+    ends with the folder's path below `outputs/`, or elsewhere a hash of it: TensorBoard would merge rows of one name.
 
     Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
     arbitrary run, add points to the curves, and miss runs that were killed.
@@ -38,7 +38,8 @@ def write_hparams(run: Run, result: Result) -> None:
     """
     if is_main_process() and any(run.directory.glob("*/events.out.tfevents.*")):
         with log_and_continue("the row for TensorBoard's HParams"):
-            _write_hparams(run, result, _name_of(run.directory))
+            place = _place_of(run.directory.parent)
+            _write_hparams(run, result, f"{run.directory.name} ({place})")
 
 
 def sort_hparams(directory: Path) -> None:
@@ -58,8 +59,8 @@ def sort_hparams(directory: Path) -> None:
             for key in keys:
                 if key in record.choices:
                     parts.append(f"{short[key]}={cell_text(record.choices[key])}")
-            name = f"{_name_of(directory)} {number:0{width}d} {' '.join(parts)}"
-            _write_hparams(run, record.result, name[:MAX_NAME_LENGTH])
+            name = f"{number:0{width}d} {' '.join(parts)}"
+            _write_hparams(run, record.result, f"{name[:MAX_NAME_LENGTH]} ({_place_of(directory)})")
 
 
 def _best_first(records: Sequence[Record]) -> list[Record]:
@@ -72,7 +73,7 @@ def _best_first(records: Sequence[Record]) -> list[Record]:
     return [*found, *others]
 
 
-def _name_of(directory: Path) -> str:
+def _place_of(directory: Path) -> str:
     """Return a folder's unique name: its path below `outputs/`, or else its name with a hash of its path."""
     outputs = root() / "outputs"
     if directory.is_relative_to(outputs):
