@@ -55,6 +55,10 @@ sweep.settings=[{model:mlp}]  =>  is for a sweep, which needs -m
 task=own task._target_=mine.GAN task.latent_size=2  =>  leyden: task.latent_size: no such key; +task.latent_size=... adds one
 trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  too few for 2 processes
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
+trainer=elastic trainer.accelerator=cpu trainer.devices=3  =>  virtual_ranks=8: can't be shared by 3 processes
+trainer=elastic trainer.devices=1 trainer.virtual_ranks=x  =>  virtual_ranks=x: must be a positive whole number
++trainer.virtual_ranks=8  =>  trainer.virtual_ranks=8: needs trainer.strategy=elastic, not auto
+trainer=elastic cluster=slurm_ddp cluster.partition=a -m  =>  needs trainer.strategy=elastic, not ddp
 trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2
 +callbacks.es._target_=lightning.pytorch.callbacks.EarlyStopping +callbacks.es.monitor=x  =>  monitor=x; must
 +task.metrics.each={_target_:torchmetrics.classification.MulticlassF1Score,average:null}  =>  task.metrics.each: gives values of shape (10,), and a metric is one number ... torchmetrics.ClasswiseWrapper

@@ -69,5 +69,6 @@ NOT_RUN = tuple(beginning for beginnings in NOT_RUN.values() for beginning in be
 # Overrides that need what this machine lacks: a command with one of them is composed and checked, never run.
 NOT_HERE = {
     "trainer=ddp": "is several processes: tests/test_main.py and tests/sweep run them",
+    "trainer=elastic": "is several processes: tests/exact/test_elastic.py runs them",
     "cluster=": "needs a cluster: tests/queues has one",
 }

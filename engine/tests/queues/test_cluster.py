@@ -258,6 +258,27 @@ def test_two_nodes_are_one_process_of_the_same_batch(slurm, tmp_path, killed):
     assert_the_same(run, undisturbed)
 
 
+@pytest.mark.nightly  # other numbers of processes have theirs by day, in tests/exact/test_elastic.py
+@pytest.mark.parametrize("how", ["requeued", "submitted anew"])
+def test_preempted_at_two_nodes_an_elastic_run_has_the_same_bits_with_one(slurm, tmp_path, how):
+    ranks = ("trainer=elastic", "trainer.strategy=elastic", "trainer.virtual_ranks=2")
+    two = (*NODES, *ranks, "+cluster.options.nodes=1-2")
+    process, run = training(slurm, tmp_path, *two)
+    urgent = ("--partition=urgent", "--nodelist=n2", "--exclusive", "--mem=1G")
+    preempting = slurm.submit("sleep 1000", *urgent)
+    if how == "requeued":  # on the node that is left
+        finish(process)
+        assert run.result.requeues == 1
+    else:
+        slurm.run("scancel", run.submission["job_id"])
+        finish(process, code=2)
+        finish(submit(tmp_path, *LONG, *NODES, *ranks, "cluster.nodes=1"))
+    slurm.run("scancel", preempting)
+    logs = "".join(path.read_text() for path in (tmp_path / "sweeps").rglob("*_log.out"))
+    assert re.findall(r"(\d) x cpu", logs) == ["2", "1"]
+    assert_the_same(run, alone(tmp_path / "alone", *LONG, *ranks, "trainer.devices=1"))
+
+
 def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
     """The other fails, too, since it has broken the connection; nothing is requeued."""
     output = finish(

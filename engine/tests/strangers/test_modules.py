@@ -134,7 +134,7 @@ FACTS = "data.facts: tokenizer is a builtins.object; facts must be tensors, arra
 THEIRS = """task: OfTheirs is a LightningModule of the package pytorch_lightning, whose classes are not those of lightning; \
 in its file, write `import lightning.pytorch as pl`"""
 DDP = "ddp, ddp_find_unused_parameters_true, ddp_find_unused_parameters_false"
-STRATEGIES = f"must be one of auto, {DDP}, fsdp2, or a"
+STRATEGIES = f"must be one of auto, {DDP}, fsdp2, elastic, or a"
 DEEP_SPEED = "DeepSpeedStrategy may shard weights or optimizer states; checkpoints hold"
 
 

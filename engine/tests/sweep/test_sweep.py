@@ -190,8 +190,9 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(dry, command, tmp_path):
     assert "17: " in out
     assert err == "These would run. dry_run=true: nothing was done.\n"
     assert dry("tpe")[1].startswith("These are settings of the space that would be searched.")
-    out, _ = command("train", f"run_dir={tmp_path / 'run'}", "dry_run=true")
-    assert "nothing was trained" in out
+    for typed in ((), ("trainer=elastic", "trainer.devices=2")):
+        out, _ = command("train", f"run_dir={tmp_path / 'run'}", "dry_run=true", *typed)
+        assert "nothing was trained" in out
     assert not [path for path in tmp_path.rglob("*") if path.name in ("run", "config.yaml")]
 
 

@@ -131,6 +131,30 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
     assert all(f"{two.result.metrics[name]:.4f}" in out for name in ("test/acc", "test/loss"))
 
 
+@pytest.mark.slow
+def test_an_elastic_run_goes_on_and_is_forked_with_another_number_of_processes(
+    tmp_path, mnist_root
+):
+    few = ("data.val_size=501", "trainer.limit_train_batches=6", "model.dropout=0.2")
+    few = (*few, "trainer=elastic", "trainer.virtual_ranks=4", "trainer.accelerator=cpu")
+
+    def trained(name, processes, epochs, *arguments):
+        run = Run(tmp_path / name)
+        of_start = (f"trainer.devices={processes}", f"trainer.max_epochs={epochs}", "test=true")
+        finish(start(f"run_dir={run.directory}", *arguments, *of_start))
+        return run
+
+    outputs = f"outputs={tmp_path}"
+    whole = trained("whole", 1, 3, *few, outputs)
+    stopped = trained("stopped", 2, 2, *few, outputs)
+    forked = trained("forked", 4, 3, f"fork={stopped.directory}", outputs)
+    resumed = trained("stopped", 1, 3)
+    for run in (forked, resumed):
+        assert run.result.metrics == whole.result.metrics
+        before = weights(whole.directory)
+        assert all(torch.equal(before[key], each) for key, each in weights(run.directory).items())
+
+
 @pytest.mark.nightly  # Lightning's own processes run by day
 @pytest.mark.slow
 def test_torchrun_starts_the_same_run(tmp_path, mnist_root, command, monkeypatch):

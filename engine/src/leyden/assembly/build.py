@@ -38,6 +38,7 @@ from leyden.data.contract import (
 from leyden.data.splits import SplitDataModule
 from leyden.exact.checkpoint import find_unreadable
 from leyden.exact.hooks import make_resumable, seed_stages
+from leyden.exact.lightning import num_ranks
 from leyden.exact.random_state import seed_everything, seeded, undisturbed
 from leyden.exact.stages import FollowsValidation
 from leyden.queue import RequeueSignal
@@ -196,7 +197,7 @@ class Build:
         if test:
             with user_errors("data"):
                 data.setup("test")  # which must exist; nothing is evaluated
-            check_world_size(data, trainer.world_size)
+            check_world_size(data, num_ranks(trainer))
         validates = has_split(data, "val")
         limits = {"val": trainer.limit_val_batches, "test": trainer.limit_test_batches}
         for split, is_used in (("val", validates), ("test", test)):
@@ -294,7 +295,7 @@ def build(
         requeue_signal=requeue_signal,
         pictures=pictures,
     )
-    num_processes = num_processes or trainer.trainer.world_size
+    num_processes = num_processes or num_ranks(trainer.trainer)
     check_world_size(data, num_processes)
     beginning.check_processes(num_processes)
     # Seed again, since the callbacks may have drawn random numbers. An evaluation also seeds at
@@ -331,11 +332,15 @@ def dry_build(
     check_loggers(cfg)
     on_cpu = cfg.copy()
     on_cpu.trainer.update({"accelerator": "cpu", "devices": 1, "num_nodes": 1, "strategy": "auto"})
+    if "virtual_ranks" in on_cpu.trainer:
+        on_cpu.trainer.virtual_ranks = None
     on_cpu.logger = {}  # one may write elsewhere, as to a server
     with undisturbed(), tempfile.TemporaryDirectory() as folder:
         beginning = starting_point(cfg, Run(cfg.run_dir, trust=cfg.trust), read)
         num_processes = beginning.num_processes
-        if isinstance(cfg.trainer.devices, int):  # the run resolves "auto"
+        if cfg.trainer.get("strategy") == "elastic":
+            num_processes = cfg.trainer.virtual_ranks
+        elif isinstance(cfg.trainer.devices, int):  # the run resolves "auto"
             num_processes = cfg.trainer.devices * cfg.trainer.num_nodes
         parts = build(
             on_cpu,

@@ -8,7 +8,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from leyden.base.errors import UserError
 from leyden.data.contract import divides_batches
-from leyden.exact.lightning import combining_mode
+from leyden.exact.lightning import combining_mode, num_ranks
 from leyden.exact.loaders import flatten_loaders
 
 
@@ -50,7 +50,7 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     each = flatten_loaders(loaders)
     whole = (min if mode == "min_size" else max)(map(length_of, each), default=0)
     if whole < UNKNOWN_LENGTH and not divides_batches(data) and all(map(_is_divided, each)):
-        whole = math.ceil(whole / trainer.world_size)
+        whole = math.ceil(whole / num_ranks(trainer))
     if isinstance(limit, float):
         return whole if whole == UNKNOWN_LENGTH else int(whole * limit)
     return whole if limit is None else min(whole, limit)

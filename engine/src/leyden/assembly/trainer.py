@@ -37,6 +37,7 @@ from leyden.callbacks.hyperparameters import Hyperparameters
 from leyden.callbacks.samples import SamplesSeen
 from leyden.data.contract import Facts, ModuleData, divides_batches, facts_of
 from leyden.exact.checkpoint import SafeCheckpointIO
+from leyden.exact.elastic import Elastic, check_ranks
 from leyden.exact.fit import Parts, refuse_search
 from leyden.exact.lightning import derived, logged_steps_at
 from leyden.exact.loaders import flatten_loaders
@@ -59,6 +60,7 @@ STRATEGIES = (
     "ddp_find_unused_parameters_true",
     "ddp_find_unused_parameters_false",
     "fsdp2",
+    "elastic",
 )
 
 
@@ -116,6 +118,7 @@ def check_strategy(cfg: DictConfig) -> None:
             f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with a _target_; checkpoints hold "
             "weights and optimizer states whole, and each process is started by its own command"
         )
+    _check_virtual_ranks(cfg.trainer)
     launched = (
         slurm.environment()
         or TorchElasticEnvironment.detect()
@@ -126,6 +129,26 @@ def check_strategy(cfg: DictConfig) -> None:
             f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
             "would wait for them forever; use a cluster with cluster.nodes, such as cluster=slurm_multinode, or torchrun on each node"
         )
+
+
+def _check_virtual_ranks(trainer: DictConfig) -> None:
+    """Check that the strategy elastic, and no other, has virtual ranks, which its processes share.
+
+    Raises:
+        UserError: It has none, or its processes can't share them.
+    """
+    number = trainer.get("virtual_ranks")
+    kind = trainer.get("strategy", "auto")
+    if kind != "elastic":
+        if number is not None:
+            raise UserError(
+                f"trainer.virtual_ranks={number}: needs trainer.strategy=elastic, not {kind}"
+            )
+        return
+    with user_errors("trainer"):
+        check_ranks(number)
+        if isinstance(trainer.devices, int) and isinstance(trainer.num_nodes, int):
+            check_ranks(number, trainer.devices * trainer.num_nodes)
 
 
 def check_unsharded(kind: Any, strategy: Any) -> None:
@@ -140,6 +163,8 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
         return
     if issubclass(kind, FSDP2) and strategy != "fsdp2":
         raise UserError(f"trainer.strategy={strategy}: must be fsdp2")
+    if issubclass(kind, Elastic) and strategy != "elastic":
+        raise UserError(f"trainer.strategy={strategy}: must be elastic, with trainer.virtual_ranks")
     if not issubclass(kind, SingleDeviceStrategy | DDPStrategy | FSDP2) or issubclass(
         kind, DeepSpeedStrategy
     ):
@@ -152,10 +177,15 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
 def plain_trainer(cfg: DictConfig, callbacks: list[L.Callback], **kwargs: Any) -> L.Trainer:
     """Return a trainer with these callbacks, and with the plugins and options of all commands."""
     plugins = [derived(SafeCheckpointIO, TorchCheckpointIO)(), slurm.environment()]
-    without = ["max_time"]  # which the callback Timer applies
+    without = ["max_time", "virtual_ranks"]  # which the callback Timer and the strategy apply
     if cfg.trainer.get("strategy") == "fsdp2":
         without.append("strategy")
         kwargs = {"strategy": FSDP2(), **kwargs}
+    if cfg.trainer.get("strategy") == "elastic":
+        without += ["strategy", "num_nodes"]
+        nodes = slurm.num_nodes() or cfg.trainer.num_nodes
+        strategy = Elastic(cfg.trainer.virtual_ranks)
+        kwargs = {"strategy": strategy, "num_nodes": nodes, **kwargs}
     trainer: L.Trainer = instantiate(
         cfg.trainer,
         "trainer",

@@ -7,6 +7,7 @@ import lightning as L
 import torch
 
 from leyden.data.contract import divides_batches, sizes_of
+from leyden.exact.lightning import num_ranks
 from leyden.exact.loaders import flatten_loaders
 
 MAX_LOSSES = 1000  # that are kept before they are looked at
@@ -112,5 +113,5 @@ def num_validated(trainer: L.Trainer) -> int | None:
             return sizes_of(data, [], loaders)["val"]
         if divides_batches(data):
             return total
-        return total * trainer.world_size
+        return total * num_ranks(trainer)
     return None

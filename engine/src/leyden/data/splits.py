@@ -83,8 +83,16 @@ class SplitLoader:
             self.batch_sampler = None
         self.rank = rank
         self.world_size = world_size
+        self.num_shares = 1  # of each batch that are yielded one after another
         self._position = 0  # batches yielded in this epoch
         self._start = 0  # position at which the next iteration starts
+
+    def for_ranks(self, ranks: range, total: int) -> "SplitLoader":
+        """Yield the shares of each of these virtual ranks of a batch, of `total`; return itself."""
+        self.rank = ranks[0]
+        self.num_shares = len(ranks)
+        self.world_size = total
+        return self
 
     def read(self, shares: Iterator[Tensor]) -> Iterator[tuple[Any, Any]]:
         """Yield a batch for each share: the indices of this process's samples of the batch."""
@@ -110,12 +118,16 @@ class SplitLoader:
         indices = self._ordered(self.order.epoch)
         start = self._start
         self._start = 0
-        size = self.batch_size
-        begins = range(start * size, len(indices), size)
-        shares = (indices[begin + self.rank : begin + size : self.world_size] for begin in begins)
-        for position, batch in enumerate(self.read(shares), start + 1):
-            self._position = position
+        shares = self._shares(indices, start)
+        for number, batch in enumerate(self.read(shares)):
+            self._position = start + number // self.num_shares + 1
             yield batch
+
+    def _shares(self, indices: Tensor, start: int) -> Iterator[Tensor]:
+        size = self.batch_size
+        for begin in range(start * size, len(indices), size):
+            for rank in range(self.rank, self.rank + self.num_shares):
+                yield indices[begin + rank : begin + size : self.world_size]
 
     def state_dict(self) -> dict[str, int]:
         """Return the number of batches yielded in this epoch, and of samples per epoch."""

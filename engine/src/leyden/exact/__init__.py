@@ -6,16 +6,18 @@ Importing it changes nothing: no random state, no signal handler, no class of an
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from leyden.exact.elastic import Elastic
     from leyden.exact.fit import Exact
     from leyden.exact.loop import Loop
     from leyden.exact.marks import mark
     from leyden.exact.resumption import test
     from leyden.exact.sharding import FSDP2, shard
 
-__all__ = ["FSDP2", "Exact", "ExactError", "Loop", "mark", "shard", "test"]
+__all__ = ["FSDP2", "Elastic", "Exact", "ExactError", "Loop", "mark", "shard", "test"]
 _PACKAGES = ("lightning", "numpy", "torch", "torchmetrics")
 _NAMES = {
     "FSDP2": "sharding",
+    "Elastic": "elastic",
     "Exact": "fit",
     "Loop": "loop",
     "mark": "marks",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from leyden.exact import lightning
 from leyden.exact.lightning import is_overridden, saved_elsewhere, tree_of
-from leyden.exact.loaders import Derived
+from leyden.exact.loaders import Derived, has_processes
 from leyden.exact.random_state import seeded
 
 if TYPE_CHECKING:
@@ -83,6 +83,10 @@ class OfData:
     def prefetches(self) -> bool:
         """Return whether Lightning requests a batch before it needs it."""
         return lightning.prefetches(self._trainer)
+
+    def shares(self) -> bool:
+        """Return whether there are several processes or virtual ranks."""
+        return has_processes() or lightning.virtual_ranks(self._trainer) is not None
 
     def saved(self) -> list[Any]:
         """Return the data module, the module, and what these and the trainer save."""

@@ -115,6 +115,21 @@ def is_overridden(name: str, owner: Any) -> bool:
     return bool(tree_of(owner).utilities.model_helpers.is_overridden(name, owner))
 
 
+def virtual_ranks(trainer: "Trainer | None") -> int | None:
+    """Return the number of virtual ranks; None with a strategy that has none."""
+    return getattr(getattr(trainer, "strategy", None), "virtual_ranks", None)
+
+
+def num_ranks(trainer: "Trainer") -> int:
+    """Return the number of virtual ranks, or else of processes, that share the data."""
+    return virtual_ranks(trainer) or trainer.world_size
+
+
+def kind_of_ranks(trainer: "Trainer") -> str:
+    """Return what shares the data, in words."""
+    return "virtual ranks" if virtual_ranks(trainer) else "processes"
+
+
 def saved_elsewhere(trainer: "Trainer", module: "LightningModule") -> list[Any]:
     """Return the trainer, and the module's weights, buffers, metrics, optimizers and schedules."""
     schedules = [each.scheduler for each in trainer.lr_scheduler_configs]
@@ -452,6 +467,16 @@ def show_epoch(trainer: "Trainer", module: "LightningModule") -> None:
     begin = getattr(type(bar), "on_train_epoch_start", None)
     if getattr(begin, "__module__", "").startswith(TREES):  # no other one's, as it may do more
         bar.on_train_epoch_start(trainer, module)  # type: ignore[union-attr]
+
+
+def results_of(owner: Any) -> Any:
+    """Return the values logged in a loop, or in that which the trainer is in."""
+    return owner._results
+
+
+def set_results(loop: Any, results: Any) -> None:
+    """Let a loop log to other values."""
+    loop._results = results
 
 
 def share_data_over_all(strategy: "ModelParallelStrategy") -> None:

@@ -30,6 +30,9 @@ class Reader(Protocol):
     def prefetches(self) -> bool:
         """Return whether a training batch is requested before it is needed."""
 
+    def shares(self) -> bool:
+        """Return whether several processes, or virtual ranks, each have a part of the data."""
+
     def saved(self) -> list[Any]:
         """Return objects whose state is saved beside that of the loaders."""
 
@@ -92,7 +95,7 @@ class OfProcesses:
         if sampler is None:
             sampler = self.sampler
         draws = self.draws()
-        if draws is None or not has_processes():
+        if draws is None or not self._reader.shares():
             return sampler
         parts = (self.sampler, sampler, getattr(sampler, "sampler", None))
         packages = {type(each).__module__.partition(".")[0] for each in parts}
@@ -188,17 +191,24 @@ class Resumable:
 
     def state_dict(self) -> dict[str, Any]:
         """Return, per process, the number of batches used in this epoch, and the random states."""
-        own_state = self._resume_state or {
+        return {"processes": gather_from_processes(self.own_state())}
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what `state_dict` has of this process."""
+        return self._resume_state or {
             "position": self.position,
             "random": self._epoch_states,
             "memory": self.changes(),
             "ahead": self._prefetch_states,
         }
-        return {"processes": gather_from_processes(own_state)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Resume the next iteration after the batches that were already used."""
-        self._resume_state = of_this_process(state)
+        self.resume_from(of_this_process(state))
+
+    def resume_from(self, own_state: dict[str, Any]) -> None:
+        """Resume the next iteration from what `own_state` returned."""
+        self._resume_state = own_state
 
     @property
     def position(self) -> int:
@@ -277,17 +287,23 @@ def apart_from_first(states: dict[str, Any]) -> dict[str, Any]:
     return {name: states[name] for name in digests if digests[name] != first.get(name)}
 
 
-def check_number(before: int, now: int) -> None:
-    """Check the number of processes at a resume.
+def check_number(
+    before: int, now: int, kind_before: str = "processes", kind_now: str = "processes"
+) -> None:
+    """Check the number of processes, or of virtual ranks, at a resume.
 
     Raises:
-        ExactError: It has changed.
+        ExactError: It has changed, or one is of the former and the other of the latter.
     """
-    if before != now:
-        raise ExactError(
-            f"trained by {before} processes, and this start has {now}: their number can't change; "
-            "set the trainer's devices and num_nodes to match, or choose another folder"
-        )
+    if (before, kind_before) == (now, kind_now):
+        return
+    what = "strategy"
+    if kind_before == kind_now == "processes":
+        what = "devices and num_nodes"
+    raise ExactError(
+        f"trained by {before} {kind_before}, and this start has {now} {kind_now}: their number "
+        f"can't change; set the trainer's {what} to match, or choose another folder"
+    )
 
 
 def of_this_process(state: dict[str, Any]) -> dict[str, Any]:
@@ -308,6 +324,7 @@ class Derived:
     """
 
     def __init__(self, reader: Reader, seed: int) -> None:
+        self._reader = reader
         self._shared = {"_reader": reader, "_seed": seed, "_known_memories": {}}
         self._warned: list[bool] = []
 
@@ -332,7 +349,7 @@ class Derived:
             mixins: list[type] = [OfProcesses]
             if are_training and not hasattr(loader, "state_dict"):
                 mixins.append(Resumable)
-            if Resumable in mixins or has_processes():
+            if Resumable in mixins or self._reader.shares():
                 _derive(loader, mixins, {**self._shared, "_stage": f"{stage} {number}"})
         return loaders
 

@@ -28,6 +28,7 @@ from leyden.exact.loaders import (
     apart_from_first,
     check_number,
     gather_from_processes,
+    has_processes,
 )
 from leyden.exact.marks import every_n_steps_of, mark
 from leyden.exact.memory import (
@@ -354,6 +355,9 @@ class _OfLoop:
 
     def prefetches(self) -> bool:
         return False
+
+    def shares(self) -> bool:
+        return has_processes()
 
     def saved(self) -> list[Any]:
         found = [self._loop, *self._loop._objects.values()]

@@ -141,6 +141,37 @@ class Memory:
         """The digest of each value at the start."""
         return {path: each for path, (_, each) in self._start.items()}
 
+    def now(self) -> dict[StatePath, tuple[Any, str]]:
+        """Return the values that stand there now, with their digests."""
+        return {path: (value, _digest(value)) for path, value in self._leaves()}
+
+    def glance(self) -> dict[tuple[StatePath, str], Any]:
+        """Return what quickly tells most values from others, by owner and name."""
+        found: dict[tuple[StatePath, str], Any] = {}
+        for path, owner in self._owners.items():
+            kind: Any = type(owner)
+            left_out = _left_out(kind)
+            for name, value in [*getattr(owner, "__dict__", {}).items()]:
+                if name not in left_out:
+                    found[path, name] = _glance(value)
+        return found
+
+    def get(self, path: StatePath) -> Any:
+        """Return what stands at a path; `NOTHING` without anything."""
+        *of_owner, step = path
+        return dict(_parts(self._owners[tuple(of_owner)])).get(step, NOTHING)
+
+    def put(self, path: StatePath, value: Any) -> None:
+        """Let a value stand at a path, or `NOTHING`."""
+        *of_owner, step = path
+        owner = self._owners[tuple(of_owner)]
+        if value is not NOTHING:
+            _set(owner, step, value)
+        elif step[0] == "attribute":
+            delattr(owner, step[1])
+        else:
+            del owner[step[1]]
+
     def changes(self) -> Tensor:
         """Return what has changed, as a tensor of bytes."""
         return self._keep(self._has_changed)
@@ -518,10 +549,27 @@ def _digest(value: Any) -> str:
             content = value.state_dict()
         found = digest(content, MAX_WHOLE, _of_object)
         if isinstance(value, Tensor) and not value.is_inference():
-            found = f"{value._version}{found}"
+            found = f"{version_of(value)}{found}"
         return found
     except Exception:  # user code may raise anything
         return str(id(value))
+
+
+def _glance(value: Any) -> Any:
+    """Return what stands for an object, or a container's items, or a version of a tensor."""
+    kind = type(value)
+    if issubclass(kind, Tensor) and not value.is_inference():
+        return id(value), version_of(value)
+    if issubclass(kind, CONTAINERS) and len(value) <= MAX_TRAVERSED:
+        return id(value), *map(id, _items(value))
+    if issubclass(kind, CONTAINERS):
+        return id(value), len(value)
+    return id(value)
+
+
+def version_of(tensor: Tensor) -> int:
+    """Return how often a tensor was written to; PyTorch has no public name for it."""
+    return tensor._version
 
 
 def _of_object(value: Any) -> str:

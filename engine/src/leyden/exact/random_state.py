@@ -197,3 +197,50 @@ def seed_by_text(text: str) -> None:
     torch.default_generator.manual_seed(random.getrandbits(63))
     np.random.seed(random.getrandbits(32))
     _entropy.set(text)
+
+
+class Stream:
+    """Random states that take turns with others in a process, such as those of a virtual rank.
+
+    Begins as a copy of those at hand. To exchange NumPy's generator is quick; its state is slow.
+    """
+
+    def __init__(self) -> None:
+        self._python = random.getstate()
+        self._torch = torch.get_rng_state()
+        self._cuda: torch.Tensor | None = None
+        self._entropy = (_entropy.key, _entropy.count)
+        self._numpy: Any = np.random.MT19937()
+        self._numpy.state = np.random.get_bit_generator().state  # type: ignore[attr-defined, assignment]
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            self._cuda = torch.cuda.get_rng_state()
+
+    def keep(self) -> None:
+        """Take the states at hand."""
+        self._python = random.getstate()
+        self._torch = torch.get_rng_state()
+        self._entropy = (_entropy.key, _entropy.count)
+        if torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
+            self._cuda = torch.cuda.get_rng_state()
+
+    def load(self) -> None:
+        """Let others draw from these states."""
+        random.setstate(self._python)
+        torch.set_rng_state(self._torch)
+        _entropy.set(*self._entropy)
+        np.random.set_bit_generator(self._numpy)  # type: ignore[attr-defined]
+        if self._cuda is not None:
+            torch.cuda.set_rng_state(self._cuda)
+
+
+def seed_rank(rank: int) -> None:
+    """Seed the random numbers of one of several processes; rank 0 draws as a single one would."""
+    if rank == 0:
+        return
+    key = [torch.initial_seed(), rank]
+    words = np.random.SeedSequence(key).generate_state(3)
+    of_python, of_numpy, of_torch = words.tolist()
+    random.seed(of_python)
+    np.random.seed(of_numpy)
+    torch.manual_seed(of_torch)
+    _entropy.set(f"{_entropy.key}, rank {rank}")

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import random
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.parallel import DistributedDataParallel
@@ -42,6 +40,7 @@ from leyden.exact.memory import (
     path_name,
     reason,
     say,
+    thaw,
     weights_and_metrics,
 )
 from leyden.exact.random_state import (
@@ -49,7 +48,9 @@ from leyden.exact.random_state import (
     random_states,
     restore_random_states,
     seed_entropy,
+    seed_rank,
 )
+from leyden.exact.shares import Shares
 from leyden.exact.sums import fix_order_of_sums
 
 if TYPE_CHECKING:
@@ -90,6 +91,8 @@ class RunState:
         self.is_restored = False  # true from the first batch on
         self._logged: list[Any] | None = None  # metrics that the interrupted epoch has logged
         self._resumed: dict[str, Any] = {}  # this process's part of the checkpoint
+        self._of_ranks: dict[int, dict[str, Any]] = {}  # those of its virtual ranks
+        self._common: dict[str, Any] | None = None  # random states outside of their turns
         self._same_seed = True
         self._loaders: list[Any] = []  # states of the dataloaders in the checkpoint
         self._schedules = 0  # their number in the checkpoint
@@ -118,13 +121,10 @@ class RunState:
         if stage != "fit":
             return
         rank = trainer.global_rank
-        if rank > 0:
-            key = [torch.initial_seed(), rank]
-            words = np.random.SeedSequence(key).generate_state(3)
-            of_python, of_numpy, of_torch = words.tolist()
-            random.seed(of_python)
-            np.random.seed(of_numpy)
-            torch.manual_seed(of_torch)
+        if lightning.virtual_ranks(trainer):  # which the strategy seeds
+            rank = 0
+            trainer.strategy.reporter = self.reporter  # type: ignore[attr-defined]
+        seed_rank(rank)
         seed_entropy(self.seed, f"training of rank {rank}")
 
     def on_train_batch_end(
@@ -152,14 +152,32 @@ class RunState:
         """Restore this process's metrics; keep the rest of its state until start hooks have run."""
         trainer = self._trainer
         every = state_dict["processes"]
-        check_number(len(every), trainer.world_size)
+        kinds = [state_dict.get("kind", "processes"), lightning.kind_of_ranks(trainer)]
+        check_number(len(every), lightning.num_ranks(trainer), *kinds)
+        ranks = own_ranks(trainer)
+        self._of_ranks = {rank: every[rank] for rank in ranks}
+        self._common = state_dict.get("common")
+        threads = state_dict.get("threads", torch.get_num_threads())
+        if threads != torch.get_num_threads():
+            self.reporter.announce(
+                f"trained with OMP_NUM_THREADS={threads}, and this start has "
+                f"{torch.get_num_threads()}: sums may be rounded otherwise"
+            )
         self._same_seed = state_dict["seed"] == self.seed
         if not self.is_fork:
             check_same_seed(state_dict["seed"], self.seed)
-        self._resumed = every[trainer.global_rank]
+        self._resumed = every[ranks[0]]
         # An earlier version saved in the step's hooks.
         self._is_complete = state_dict.get("is_complete", False)
-        kept = self._resumed["metrics"]
+        self._restore_metrics(self._resumed["metrics"])
+        # Of a sharded module the weights are not held twice.
+        if not self.is_fork and not trainer.strategy.restore_checkpoint_after_setup:
+            named = self._module.named_parameters()
+            self._loaded = {name: each.detach().to("cpu", copy=True) for name, each in named}
+        if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
+            self.on_fit_start(trainer, self._module)
+
+    def _restore_metrics(self, kept: dict[str, Any]) -> None:
         for name, metric in metrics_of(self._module):
             if name not in kept:
                 continue
@@ -167,12 +185,13 @@ class RunState:
                 lightning.restore_metric(metric, kept[name])
             except Exception as error:
                 self.reporter.name([f"module.{name} ({reason(error)})"], NOT_RESTORED)
-        # Of a sharded module the weights are not held twice.
-        if not self.is_fork and not trainer.strategy.restore_checkpoint_after_setup:
-            named = self._module.named_parameters()
-            self._loaded = {name: each.detach().to("cpu", copy=True) for name, each in named}
-        if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
-            self.on_fit_start(trainer, self._module)
+
+    def _each(self, call: Callable[[int], T]) -> list[T]:
+        """Call a function in the turn of each virtual rank of this process, or once."""
+        ranks = getattr(self._trainer.strategy, "ranks", None)
+        if ranks:
+            return list(ranks.run(call).values())
+        return [call(self._trainer.global_rank)]
 
     def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Make Lightning create the dataloaders after it has the checkpoint."""
@@ -187,8 +206,12 @@ class RunState:
         The rest is restored after the last start hook.
         """
         if self._resumed:
-            kept = self._resumed["logged"]
-            self._logged = lightning.restore_logged(trainer, pl_module, kept)
+
+            def restore(rank: int) -> list[Any]:
+                kept = self._of_ranks[rank]["logged"]
+                return lightning.restore_logged(trainer, pl_module, kept)
+
+            self._logged = self._each(restore)[0]
         fix_order_of_sums(trainer.strategy.model, self.reporter)
         strategy = trainer.strategy
         original = strategy.on_train_start
@@ -268,6 +291,12 @@ class RunState:
         else:
             lightning.forget_iterators(trainer)
         self._restore_memory()
+        if lightning.virtual_ranks(trainer):
+            changed: set[StatePath] = set()
+            for each in self._of_ranks.values():
+                changed |= {*thaw(each["memory"])}
+            trainer.strategy.split_attributes(changed)  # type: ignore[attr-defined]
+            self._each(self._restore_rank)
         for loader, state in zip(stateful, self._loaders, strict=True):
             self._restore_loader(loader, state, is_within_epoch=is_within_epoch)
         self._report()
@@ -288,8 +317,16 @@ class RunState:
         accumulate = self._resumed["accumulate"]
         if accumulate:
             trainer.accumulate_grad_batches = accumulate
-        if self._same_seed:
-            restore_random_states(self._resumed)
+        if not self._same_seed:
+            return
+        self._each(lambda rank: restore_random_states(self._of_ranks[rank]))
+        if self._common:
+            restore_random_states(self._common)
+
+    def _restore_rank(self, rank: int) -> None:
+        """Restore what a virtual rank has of its own."""
+        self._restore_metrics(self._of_ranks[rank]["metrics"])
+        self._restore_memory()
 
     def _check_schedules(self, trainer: L.Trainer) -> None:
         """Announce schedules that a start within an epoch does not have, or has besides."""
@@ -307,21 +344,31 @@ class RunState:
         Raises:
             ExactError: It is at another position.
         """
+        if isinstance(loader, Shares) and "processes" in state:
+            for rank, part in loader.loaders.items():
+                of_rank = [state["processes"][rank]]
+                self._restore_loader(part, {"processes": of_rank}, is_within_epoch=is_within_epoch)
+            return
         if not hasattr(loader, "replaying"):  # a loader with a state of its own
             has_position = is_within_epoch and "position" in state
             if has_position and loader.state_dict()["position"] != state["position"]:
                 raise ExactError(LOADER_NOT_RESTORED)
             return
         loader.replaying = self._replaying
-        mine = of_this_process(state)
+        every = state["processes"]
+        mine = every[0] if len(every) == 1 else of_this_process(state)
         if not is_within_epoch:
             loader.restore_memory(mine["memory"])
         elif loader.position != mine["position"]:
             raise ExactError(LOADER_NOT_RESTORED)
 
     def _restore_memory(self) -> None:
-        """Restore the attributes that the checkpoint has."""
-        kept = self._resumed["memory"]
+        """Restore the attributes that the checkpoint has, in a turn those of the virtual rank."""
+        ranks = getattr(self._trainer.strategy, "ranks", None)
+        mine = self._resumed
+        if ranks and ranks.current is not None:
+            mine = self._of_ranks[ranks.current]
+        kept = mine["memory"]
         if self._memory and kept is not None:
             self._memory.restore(kept, with_generators=self._same_seed)
 
@@ -345,8 +392,9 @@ class RunState:
 
     def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
         """Discard the restored results; Lightning does not call this hook in a resumed epoch."""
-        if self._logged is not None:
-            lightning.discard_logged(trainer, self._logged)
+        logged = self._logged
+        if logged is not None:
+            self._each(lambda rank: lightning.discard_logged(trainer, logged))
             self._logged = None
 
     def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
@@ -357,6 +405,21 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all processes, as tensors and plain values, with the seed."""
+        mine = self._each(lambda rank: self._own_state())
+        processes: list[Any] = []
+        for each in gather_from_processes(mine):
+            processes += each
+        self._report()
+        state = {"processes": processes, "seed": self.seed, "is_complete": True}
+        if lightning.virtual_ranks(self._trainer):
+            state["kind"] = lightning.kind_of_ranks(self._trainer)
+            state["common"] = random_states()
+            state["threads"] = torch.get_num_threads()
+            self._trainer.strategy.check_weights()  # type: ignore[attr-defined]
+        return state
+
+    def _own_state(self) -> dict[str, Any]:
+        """Return the state of this process, or of a virtual rank in its turn."""
         trainer = self._trainer
         memory = None
         if self._memory:
@@ -368,7 +431,7 @@ class RunState:
         has_changed = trainer.accumulate_grad_batches != self._accumulate
         if has_changed or self._resumed.get("accumulate"):
             accumulate = trainer.accumulate_grad_batches
-        mine = {
+        return {
             **random_states(),
             "metrics": metrics,
             "logged": self._guarded("logged values", logged, nothing),
@@ -379,12 +442,6 @@ class RunState:
             "buffers": self._own_weights(),
             "steppers": self._own_steppers(),
             "accumulate": accumulate,
-        }
-        self._report()
-        return {
-            "processes": gather_from_processes(mine),
-            "seed": self.seed,
-            "is_complete": True,
         }
 
     def _metric_states(self) -> dict[str, Any]:
@@ -512,6 +569,13 @@ class RunState:
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], NOT_SEEN)
             return default
+
+
+def own_ranks(trainer: L.Trainer) -> range:
+    """Return the parts of a checkpoint that are this process's."""
+    rank = trainer.global_rank
+    found: range = getattr(trainer.strategy, "own_ranks", range(rank, rank + 1))
+    return found
 
 
 def prepare_to_load(trainer: L.Trainer, module: L.LightningModule) -> None:

@@ -33,6 +33,7 @@ from leyden.data.text import text_of_tokens
 from leyden.data.transforms import check_integers
 from leyden.exact.files import replacing
 from leyden.exact.lightning import logged_steps
+from leyden.exact.loaders import gather_from_processes
 from leyden.exact.stages import stages_of
 from leyden.run.curves import read_curves
 from leyden.run.directory import Run
@@ -238,14 +239,18 @@ class OnEvaluation(DisplayCallback):
     ) -> None:
         """Keep the predictions and targets of a batch."""
         if batch_idx == 0 and dataloader_idx == 0:
-            self._batches: list[tuple[Tensor, Tensor]] = []
+            self._batches: list[list[dict[str, Tensor]]] = []  # each by virtual rank
+            self._num_kept = 0
         if not outputs or not self.draws(pl_module):
             return
-        num_kept = sum(len(predictions) for predictions, _ in self._batches)
-        if self.max_samples is None or num_kept < self.max_samples:
-            predictions = outputs["predictions"].cpu()
-            targets = outputs["targets"].cpu()
-            self._batches.append((predictions, targets))
+        if self.max_samples is not None and self._num_kept >= self.max_samples:
+            return
+        by_rank = getattr(trainer.strategy, "outputs", {0: outputs})  # of virtual ranks
+        kept = []
+        for each in by_rank.values():
+            kept.append({name: each[name].cpu() for name in ("predictions", "targets")})
+            self._num_kept += len(each["predictions"])
+        self._batches.append(kept)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Draw, if this was the validation at the end of the run."""
@@ -262,29 +267,35 @@ class OnEvaluation(DisplayCallback):
         self._batches = []
         if not batches:
             return
-        parts = zip(*batches, strict=True)
-        predictions, targets = [gather(list(part), trainer.world_size) for part in parts]
+        by_rank = list(zip(*batches, strict=True))
+        predictions, targets = [
+            gather([[batch[name] for batch in each] for each in by_rank])
+            for name in ("predictions", "targets")
+        ]
         num = self.max_samples
         if trainer.is_global_zero:
             self.draw(trainer, split, predictions[:num], targets[:num])
 
 
-def gather(batches: list[Tensor], world_size: int) -> Tensor:
+def gather(own: list[list[Tensor]]) -> Tensor:
     """Return the batches of all processes as one tensor, in the dataset's order.
 
-    Each process has every `world_size`-th sample of each batch.
+    Each process, or each of its virtual ranks, has every `n`-th sample of each batch.
+
+    Args:
+        own: The batches of this process's ranks.
     """
-    if world_size == 1:
-        return torch.cat(batches)
-    batches_by_rank: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(batches_by_rank, batches)
+    batches_by_rank: list[list[Tensor]] = []
+    for each in gather_from_processes(own):
+        batches_by_rank += each
+    num_ranks = len(batches_by_rank)
     merged = []
     # A process with smaller parts may have kept one more batch.
     for parts in zip(*batches_by_rank, strict=False):
         num = sum(map(len, parts))
         whole = parts[0].new_empty(num, *parts[0].shape[1:])
         for rank, part in enumerate(parts):
-            whole[rank::world_size] = part
+            whole[rank::num_ranks] = part
         merged.append(whole)
     return torch.cat(merged)
 

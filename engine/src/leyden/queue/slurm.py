@@ -98,6 +98,13 @@ def environment() -> "ClusterEnvironment | None":
     return SLURMEnvironment(auto_requeue=False)  # `exact.stop` requeues, and not Lightning
 
 
+def num_nodes() -> int | None:
+    """Return the nodes of this process's job, which can be others after a requeue; None without one."""
+    if environment() is None:
+        return None
+    return int(os.environ["SLURM_NNODES"])
+
+
 def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
     """Return the states of jobs by id; of each its `job.json`."""
     return slurm_states([job["job_id"] for job in jobs])
@@ -260,9 +267,9 @@ class Slurm(ScriptQueue):
         of_user = shlex.join(self.cluster.srun_args)
         # If a process fails, srun ends the others, which would wait for it.
         srun = f"srun --unbuffered --output={log} --kill-on-bad-exit=1 {of_user}"
-        num = self.cluster.nodes
+        num = "$SLURM_JOB_NUM_NODES"  # of an elastic run, a requeue may have others
         one_each = f"--nodes={num} --ntasks={num} --ntasks-per-node=1"
-        on_node = f"timeout 60 srun {one_each} {of_user} " if num > 1 else ""
+        on_node = f"timeout 60 srun {one_each} {of_user} " if self.cluster.nodes > 1 else ""
         return "\n".join(
             [
                 "#!/bin/bash",

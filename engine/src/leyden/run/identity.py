@@ -10,7 +10,7 @@ from omegaconf import MISSING, DictConfig
 
 from leyden.config.checks import Objective, objective_of, prepare
 from leyden.config.values import differing, flatten
-from leyden.run.keys import Role, has, is_display
+from leyden.run.keys import PLACES, Role, has, is_display
 
 LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
 
@@ -179,6 +179,8 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
 def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
     """Return whether a flat configuration has a key that can change the run's weights or metrics."""
     if key not in flat or not has(key, Role.BITS):
+        return False
+    if key in PLACES and flat.get("trainer.strategy") == "elastic":
         return False
     group, *rest = key.split(".")
     if group != "callbacks" or not rest:

@@ -120,6 +120,8 @@ KEYS = {
     "data.download": LAUNCH,
     "data.root": LAUNCH | Role.PATH | Role.TEST_SET,
 }
+# Where an elastic run's processes are; what they compute is the same.
+PLACES = ("trainer.devices", "trainer.num_nodes")
 NOTES = tuple(key for key, roles in KEYS.items() if Role.NOTE in roles)
 
 # Callbacks that never change weights or metrics, by their class paths.
