@@ -10,7 +10,6 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
-from torch.nn import functional
 
 Node = tuple[int, int]
 _T = TypeVar("_T")
@@ -77,36 +76,17 @@ class Tree:
         return every[self.root]
 
     def _total_in_pairs(self, mine: Tensor) -> Tensor:
-        """Return the sum of all leaves, where each process holds one node of the same level.
-
-        Two processes each add up one half of what both hold, level by level, and then return it.
-        """
-        num = mine.numel()
-        too_few = max(0, self.size - num)  # no part may be empty
-        held = [functional.pad(mine, (0, too_few))]
-        distances = [2**level for level in range((self.size - 1).bit_length())]
-        for distance in distances:
-            kept, given = self._halves(held[-1], distance)
-            received = torch.empty_like(kept)
-            self._exchange(given, received, distance)
-            held.append(kept.add_(received))  # the sum of two numbers has no order
-        for distance in reversed(distances):
-            held.pop()
-            kept, received = self._halves(held[-1], distance)
-            self._exchange(kept, received, distance)
-        return held[0][:num]
-
-    def _halves(self, tensor: Tensor, distance: int) -> tuple[Tensor, Tensor]:
-        """Return the half of which this process computes the sum, and the other's at a distance."""
-        middle = tensor.numel() // 2
-        lower, upper = tensor[:middle], tensor[middle:]
-        return (upper, lower) if self.rank & distance else (lower, upper)
-
-    def _exchange(self, given: Tensor, received: Tensor, distance: int) -> None:
-        peer = self.rank ^ distance
-        pair = [
-            distributed.P2POp(distributed.isend, given, peer),
-            distributed.P2POp(distributed.irecv, received, peer),
-        ]
-        for work in distributed.batch_isend_irecv(pair):
-            work.wait()
+        """Return the sum of all leaves, where each process holds one node of the same level."""
+        other = torch.empty_like(mine)
+        distance = 1
+        while distance < self.size:
+            peer = self.rank ^ distance
+            pair = [
+                distributed.P2POp(distributed.isend, mine, peer),
+                distributed.P2POp(distributed.irecv, other, peer),
+            ]
+            for work in distributed.batch_isend_irecv(pair):
+                work.wait()
+            mine.add_(other)  # the sum of two numbers has no order
+            distance *= 2
+        return mine
