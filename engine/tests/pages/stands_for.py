@@ -5,7 +5,6 @@ STANDS_FOR = {
     r"…/outputs/proof/NAME": "outputs/proof/NAME",
     r"…": "",
     r"(?<==)DIR\b|^DIR$": "outputs/mnist_mlp/a",
-    r"^COMMAND$": "true",  # a proposer that proposes nothing
     r"^A$|(?<=\[)A\b": "outputs/mnist_mlp/a",
     r"^B$|(?<=,)B(?=\])": "outputs/mnist_mlp/b",
     r"outputs/mnist_mlp/2026-11-24_12-00-00_000000": "outputs/mnist_mlp/a",
