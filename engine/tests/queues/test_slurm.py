@@ -586,13 +586,16 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
     for job in ("g1:7:0", "7_1"):
         monkeypatch.setenv("LEYDEN_JOB", job)
         folders.append(bootstrap.unpack(archive))
-        assert folders[-1].parent.name == job.replace(":", "_")  # as PYTHONPATH is cut at a colon
+        name = job.replace(":", "_")  # as PYTHONPATH is cut at a colon
+        assert folders[-1].parent.name == f"{name}.0"
         assert bootstrap.unpack(archive) == folders[-1]
         assert (folders[-1] / "src" / "train.py").read_text() == "mine"
     environment = {"TMPDIR": str(tmp_path), "LEYDEN_JOB": "g1:7:0", "PATH": os.environ["PATH"]}
     subprocess.run(["bash", "-c", f"rm -rf {script.NODE_FOLDER}"], env=environment, check=True)
     assert [folder.exists() for folder in folders] == [False, True]
-    (tmp_path / "leyden-54321" / "7_1" / folders[1].name).mkdir(
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    assert bootstrap.unpack(archive).parent.name == "7_1.1"  # the start before may end late
+    (tmp_path / "leyden-54321" / "7_1.1" / folders[1].name).mkdir(
         parents=True
     )  # with other code in it
     monkeypatch.setattr(bootstrap.os, "getuid", lambda: 54321)

@@ -21,7 +21,9 @@ import tempfile
 from pathlib import Path
 
 PROJECT_VARIABLE = "LEYDEN_PROJECT"  # as in `leyden.base.paths`
-JOB_VARIABLE = "LEYDEN_JOB"  # variable with the name of the job's folder on the node, which the job's script removes
+# Variables of the name of the job's folder on the node, which the job's script removes.
+JOB_VARIABLE = "LEYDEN_JOB"
+RESTARTS_VARIABLE = "LEYDEN_RESTARTS"
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -39,7 +41,9 @@ def unpack(archive: Path) -> Path:
     if mine.stat().st_uid != os.getuid():  # anybody can make a folder there, with other code in it
         sys.exit(f"leyden: {mine}: belongs to another user; set TMPDIR")
     job = os.environ.get(JOB_VARIABLE, "").replace(":", "_")  # a path of Python has no colon
-    folder = mine / job / f"code-{digest}"
+    of_slurm = os.environ.get("SLURM_RESTART_COUNT", "0")
+    start = os.environ.get(RESTARTS_VARIABLE, of_slurm)
+    folder = mine / f"{job}.{start}" / f"code-{digest}"
     if folder.is_dir():
         return folder
     folder.parent.mkdir(exist_ok=True)

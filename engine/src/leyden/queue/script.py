@@ -26,8 +26,10 @@ from leyden.run.provenance import VARIABLES
 
 CALL = re.compile(r"[0-9a-f]{12}_[0-9]+\.call", re.ASCII)  # name of a file of `write_call`
 ENDING = ".requeue"  # of the name of the file that `REQUEUE_VARIABLE` has
-# As `bootstrap` has it: a path of Python has no colon.
-NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${{{JOB}//:/_}}"'
+# As `bootstrap` has it: a path of Python has no colon. A start that a lost node ends late does not
+# remove the folder of the next one.
+_RESTARTS = "${LEYDEN_RESTARTS:-${SLURM_RESTART_COUNT:-0}}"
+NODE_FOLDER = f'"${{TMPDIR:-/tmp}}/leyden-$UID/${{{JOB}//:/_}}.{_RESTARTS}"'
 ANSWER_S = 60.0  # for a command of the queue to end
 MAX_OUTPUT = 2**26  # bytes that one may print
 MAX_SAID = 500  # characters of them in a message

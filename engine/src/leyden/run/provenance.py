@@ -325,7 +325,9 @@ def code_of() -> dict[str, str]:
         place = name.replace(".", "/")
         if Path(file).name == "__init__.py":
             place += "/__init__"
-        found[f"{place}.py"] = _digest(file)
+        digest = _digest(file)
+        if digest:  # a file that has gone is not compared at a resume
+            found[f"{place}.py"] = digest
     return dict(sorted(found.items()))
 
 
@@ -347,6 +349,8 @@ def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
     imported = code_of()
     changed = []
     for name, digest in recorded.items():
+        if not digest:  # an earlier version recorded files that had gone
+            continue
         here = imported.get(name) or _digest(_first_in_path(name))
         if here and here != digest:
             changed.append(name)
