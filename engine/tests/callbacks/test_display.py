@@ -8,11 +8,13 @@ import pytest
 from lightning.pytorch.strategies import SingleDeviceStrategy
 
 from leyden import pictures
-from leyden.callbacks import Fingerprints
+from leyden.callbacks import Fingerprints, display
 from leyden.pictures import OnEvaluation
 from leyden.run import files
 from leyden.run.files import first_difference, read_fingerprints
 from tests.conftest import assert_same_bits
+
+TWO_EPOCHS = ("trainer.max_epochs=2", "logger=none")  # of ten batches each
 
 
 def broken(*args, **kwargs):
@@ -36,6 +38,33 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):
     run, _, err = train("a", "callbacks=default", *diverging, code=2)
     assert run.result.error.type == "FloatingPointError"
     assert "Curves failed" in err
+
+
+def test_an_epoch_of_minutes_has_a_few_lines_with_speed_and_remaining_time(train, monkeypatch):
+    clock = SimpleNamespace(now=0.0)
+
+    def batch_of(seconds):
+        def end(self, trainer, module, outputs, batch, batch_idx):
+            clock.now += seconds
+            return on_batch_end(self, trainer, module, outputs, batch, batch_idx)
+
+        return end
+
+    on_batch_end = display.Progress.on_train_batch_end
+    monkeypatch.setattr(display, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    said = {}
+    for seconds in (30, 1):
+        monkeypatch.setattr(display.Progress, "on_train_batch_end", batch_of(seconds))
+        _, out, _ = train(f"of {seconds}", "callbacks.progress.refresh_rate=1", *TWO_EPOCHS)
+        said[seconds] = [line for line in out.splitlines() if "steps/s" in line]
+    first, second, third, *others = said[30]
+    begin = "epoch 1/2  batch 2/10  0.0333 steps/s  4 min left of this epoch, 9 min in all"
+    assert first == begin
+    assert second.startswith("epoch 1/2  batch 6/10 ")  # twice as long after the first
+    assert third.startswith("epoch 2/2  batch 2/10 ")
+    assert third.endswith(" 4 min left of this epoch")
+    assert len(others) == 1
+    assert said[1] == []
 
 
 def test_whatever_is_made_of_them_is_one_of_them_and_a_full_disk_a_line(capfd):

@@ -1,9 +1,11 @@
 """The list of runs: what it says of each, in which order, and what differs between two of them."""
 
+import contextlib
 import csv
 import functools
 import io
 import json
+import os
 import re
 import time
 
@@ -14,6 +16,7 @@ from leyden.base.errors import UserError
 from leyden.config.values import ABSENT
 from leyden.run.conditions import parse_condition
 from leyden.run.lock import hold_directory
+from leyden.run.record import read_summary
 from tests import mistakes, records
 from tests.report.test_summary import write
 
@@ -136,6 +139,18 @@ def test_each_run_is_a_line_with_what_was_typed_and_what_is_asked_for(call, thre
         ]
     assert (found["status"], found["far"]) == ("running", "step 99")
     assert found["age_s"] == pytest.approx(10_000, abs=60)
+    # After an epoch it is known how many steps there are; a run that lives and writes nothing may stand still.
+    with (run / "metrics.csv").open("a") as file:
+        file.write("99,val/loss,0.5\n149,train/loss,0.7\n")
+    before = time.time() - 3000
+    for name in ("metrics.csv", "starts.json"):
+        os.utime(run / name, (before, before))
+    num = read_summary(str(run)).config["trainer.max_epochs"] * 100
+    for is_held, end in ((True, ", nothing logged for 50 min"), (False, "")):
+        with hold_directory(run, 1) if is_held else contextlib.nullcontext():
+            rows = json.loads(call("format=json"))
+        (far,) = [each["far"] for each in rows if each["directory"] == str(run)]
+        assert far == f"step 149 of {num}, val/loss 0.5000{end}"
 
 
 def test_what_differs_is_told_by_part(call, three):

@@ -127,6 +127,22 @@ def short_override(override: str) -> str:
     return key + equals + short_number(value)
 
 
+UNITS = {86400: "d", 3600: "h", 60: "min"}
+
+
+def time_text(seconds: float) -> str:
+    """Return a length of time in the largest unit in which it is 2 or more.
+
+    Example:
+        >>> time_text(2 * 86400), time_text(5400), time_text(1.2)
+        ('2 d', '90 min', '1 s')
+    """
+    for size, unit in UNITS.items():
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
 def relative_path(path: Path) -> Path:
     """Return a path relative to the working directory if it is below, else unchanged."""
     here = Path.cwd()

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 import re
 import time
 from collections import defaultdict
@@ -19,7 +20,7 @@ from rich.text import Text
 
 from leyden.base.errors import log_and_continue
 from leyden.base.table import print_table
-from leyden.base.terminal import relative_path, show
+from leyden.base.terminal import relative_path, show, time_text
 from leyden.data.contract import sizes_of
 from leyden.data.transforms import check_integers
 from leyden.exact.digest import digest_of_content
@@ -110,6 +111,10 @@ def metric_texts(metrics: Mapping[str, float]) -> Iterator[str]:
 
 
 BAR_WIDTH = 5  # characters
+FIRST_LINE_S = (
+    60.0  # after which a long epoch has a line within; each further one takes twice as long
+)
+MAX_BETWEEN_S = 600.0
 
 
 class EpochColumn(TextColumn):
@@ -134,7 +139,8 @@ class EpochColumn(TextColumn):
 class Progress(RichProgressBar):
     """Progress bar with the current loss and accuracy, and a printed line for each completed epoch.
 
-    Where nobody would see the bar, such as in a file, there are the lines alone.
+    Where nobody would see the bar, such as in a file, there are the lines alone, and within an epoch of minutes a few
+    with the speed and the remaining time.
 
     Args:
         refresh_rate: Refreshes per second; 0: neither bar nor lines.
@@ -147,6 +153,16 @@ class Progress(RichProgressBar):
         super().__init__(refresh_rate=refresh_rate if is_seen else 0, leave=False)
         self._has_lines = refresh_rate > 0
         self._refreshed = 0.0
+        self._epoch_s: float | None = None  # of the epoch before, with its validation
+        self._begin()
+
+    def _begin(self, step: int = 0) -> None:
+        """Start the clock of an epoch, or of the rest of one."""
+        self._start = time.monotonic()
+        self._first_step = step
+        self._num_batches = 0
+        self._wait = FIRST_LINE_S
+        self._line_at = self._start + self._wait
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
         """Return the bar's columns, a short one and no speed, so that metrics fit into 80 characters."""
@@ -166,7 +182,7 @@ class Progress(RichProgressBar):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock; a run resumed within an epoch gets no `on_train_epoch_start`."""
         super().on_train_start(trainer, pl_module)
-        self._start = time.monotonic()
+        self._begin(trainer.global_step)
 
     def on_train_batch_end(
         self,
@@ -177,9 +193,15 @@ class Progress(RichProgressBar):
         batch_idx: int,
     ) -> None:
         """Refresh the bar, if it is due; Lightning would collect the metrics after every batch."""
-        if not self.is_enabled:
-            return
         now = time.monotonic()
+        self._num_batches += 1
+        if not self.is_enabled:
+            if self._has_lines and now >= self._line_at and trainer.is_global_zero:
+                self._wait = min(2 * self._wait, MAX_BETWEEN_S)
+                self._line_at = now + self._wait
+                with log_and_continue("the line on the speed"):
+                    self._print_speed(trainer, batch_idx + 1, now - self._start)
+            return
         if now - self._refreshed >= 1 / self.refresh_rate or trainer.is_last_batch:
             self._refreshed = now
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
@@ -188,12 +210,32 @@ class Progress(RichProgressBar):
         """Print the previous epoch's line."""
         super().on_train_epoch_start(trainer, pl_module)
         self._print_epoch(trainer)
-        self._start = time.monotonic()
+        if self._num_batches:
+            self._epoch_s = time.monotonic() - self._start
+        self._begin(trainer.global_step)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the last epoch's line."""
         self._print_epoch(trainer)
         super().on_train_end(trainer, pl_module)
+
+    def _print_speed(self, trainer: L.Trainer, num_done: int, seconds: float) -> None:
+        """Print where an epoch is, how fast, and how long the rest takes, as far as that is known."""
+        num = trainer.num_training_batches
+        steps_per_s = (trainer.global_step - self._first_step) / seconds
+        of_num = f"/{num}" if math.isfinite(num) else ""
+        head = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
+        line = f"{head}  batch {num_done}{of_num}  {steps_per_s:.3g} steps/s"
+        if math.isfinite(num):
+            batch_s = seconds / self._num_batches
+            rest_s = batch_s * (num - num_done)
+            line += f"  {time_text(rest_s)} left of this epoch"
+            num_epochs = trainer.max_epochs or 0
+            more = num_epochs - trainer.current_epoch - 1
+            if more > 0 and trainer.max_steps < 0:
+                epoch_s = self._epoch_s or batch_s * num
+                line += f", {time_text(rest_s + more * epoch_s)} in all"
+        get_console().print(line, highlight=False, markup=False, soft_wrap=True)
 
     def _print_epoch(self, trainer: L.Trainer) -> None:
         # Lightning's `callback_metrics` also contain those of earlier epochs.

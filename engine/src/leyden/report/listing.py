@@ -1,5 +1,6 @@
 """Lists of the runs below a folder, sorted, and filtered by conditions such as `val/acc > 0.97 and optimizer.lr < 0.01`."""
 
+import contextlib
 import difflib
 import functools
 import math
@@ -11,6 +12,7 @@ from typing import Any
 
 from leyden.base.errors import UserError
 from leyden.base.table import json_text, print_csv, print_table
+from leyden.base.terminal import time_text
 from leyden.config.values import ABSENT
 from leyden.report.records import (
     Record,
@@ -24,6 +26,8 @@ from leyden.run.identity import shown_value
 from leyden.run.keys import NOTES
 from leyden.verdict.numbers import metric_text
 
+STANDSTILL_S = 600  # a run that lives and logs nothing for so long may stand still
+WRITTEN = ("metrics.csv", "checkpoints/last.ckpt", "starts.json")
 SHOWN_COLUMNS = ("status", "age", "objective", "directory")  # keys with a column of their own
 # Of CSV; a further one is also made in `_row`, and shown in `print_runs`.
 COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES, "threads")
@@ -180,9 +184,23 @@ def _row(record: Record, columns: Sequence[str]) -> dict[str, Any]:
 def _progress(record: Record) -> str:
     """Return how far a run is, in words."""
     num = record.epochs
-    if num is None:
-        return position(record) or "not begun"
-    return "1 epoch" if num == 1 else f"{num} epochs"
+    if num is not None:
+        return "1 epoch" if num == 1 else f"{num} epochs"
+    text = position(record) or "not begun"
+    if record.status == "running":
+        idle = _idle(record)
+        if idle >= STANDSTILL_S:
+            text += f", nothing logged for {time_text(idle)}"
+    return text
+
+
+def _idle(record: Record) -> float:
+    """Return the seconds since a run has written a metric or a checkpoint, or else has started."""
+    times = []
+    for name in WRITTEN:
+        with contextlib.suppress(OSError):
+            times.append(os.stat(f"{record.directory}/{name}").st_mtime)  # noqa: PTH116
+    return time.time() - max(times, default=time.time())
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:
@@ -245,19 +263,7 @@ def _note(row: Mapping[str, Any]) -> str:
     return " ".join(parts).strip()
 
 
-UNITS = {86400: "d", 3600: "h", 60: "min", 1: "s"}
-
-
 def _age_text(seconds: float | None) -> str:
-    """Return an age in the largest unit in which it is 2 or more.
-
-    Example:
-        >>> _age_text(2 * 86400), _age_text(5400), _age_text(1)
-        ('2 d', '90 min', 'now')
-    """
     if seconds is None:
         return ""
-    for size, unit in UNITS.items():
-        if seconds >= 2 * size:
-            return f"{seconds / size:.0f} {unit}"
-    return "now"
+    return time_text(seconds) if seconds >= 2 else "now"

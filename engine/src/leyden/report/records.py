@@ -176,11 +176,40 @@ class Record:
 
 
 def position(record: Record) -> str:
-    """Return the last logged step and objective of a run that has not ended, from `metrics.csv`."""
+    """Return the last logged step of a run that has not ended, of how many, and its objective, from `metrics.csv`."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
+    if not found:
+        return ""
+    last = found[-1][0]
     metric = record.objective.metric if record.objective else None
-    reached = [f"{metric} {metric_text(value)}" for _, name, value in found if name == metric]
-    return ", ".join([f"step {step}" for step, *_ in found[-1:]] + reached[-1:])
+    reached = [(step, value) for step, name, value in found if name == metric]
+    parts = [f"step {last}"]
+    num_steps = _num_steps(record, [step for step, _ in reached])
+    if num_steps and last < num_steps:
+        parts[0] += f" of {num_steps}"
+    if reached:
+        parts.append(f"{metric} {metric_text(reached[-1][1])}")
+    return ", ".join(parts)
+
+
+def _num_steps(record: Record, validated: Sequence[int]) -> int | None:
+    """Return about how many optimizer steps a run has; None if unknown.
+
+    Args:
+        record: The run.
+        validated: The last steps at which it was validated, counted from 0: the last one of each epoch.
+    """
+    config = record.config
+    most = config.get("trainer.max_steps")
+    if isinstance(most, int) and most > 0:
+        return most
+    epochs = config.get("trainer.max_epochs")
+    is_each_epoch = config.get("trainer.check_val_every_n_epoch", 1) == 1
+    is_each_epoch &= config.get("trainer.val_check_interval") in (None, 1.0)
+    if not validated or not is_each_epoch or not isinstance(epochs, int) or epochs < 1:
+        return None
+    before = validated[-2] if len(validated) > 1 else -1
+    return epochs * (validated[-1] - before)
 
 
 def read_records(directory: Path) -> list[Record]:
