@@ -268,13 +268,14 @@ class OnEvaluation(DisplayCallback):
         if not batches:
             return
         by_rank = list(zip(*batches, strict=True))
-        predictions, targets = [
-            gather([[batch[name] for batch in each] for each in by_rank])
-            for name in ("predictions", "targets")
-        ]
-        num = self.max_samples
+        gathered = {}
+        for name in ("predictions", "targets"):
+            own = []
+            for of_rank in by_rank:
+                own.append([batch[name] for batch in of_rank])
+            gathered[name] = gather(own)[: self.max_samples]
         if trainer.is_global_zero:
-            self.draw(trainer, split, predictions[:num], targets[:num])
+            self.draw(trainer, split, gathered["predictions"], gathered["targets"])
 
 
 def gather(own: list[list[Tensor]]) -> Tensor:
