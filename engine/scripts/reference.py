@@ -1,4 +1,4 @@
-"""Hooks of mkdocs: the first page gets the README's head, and the pages of the reference are written from docstrings.
+"""Hooks of mkdocs: each page has the version, the first one the README's head; the reference is written from docstrings.
 
 A page has what a researcher derives from, calls or configures: some modules of the engine, and all that the packages
 beside it have in the folder of the same name.
@@ -12,6 +12,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+import leyden
 from leyden.base.paths import own_packages, root, src
 
 HEAD = re.compile(r"<!-- The head of README.md .*?-->")
@@ -30,6 +31,12 @@ PAGES = {
         "leyden.run.directory leyden.run.result leyden.trained.loading leyden.trained.predict",
     ),
 }
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """Put the version at the foot of each page."""
+    config.copyright = f"Leyden {leyden.__version__}"
+    return config
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:

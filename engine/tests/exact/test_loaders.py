@@ -51,7 +51,7 @@ OWN = {
 @pytest.mark.parametrize("name", OWN)
 @pytest.mark.parametrize("hook", ["train_dataloader", "val_dataloader"])
 def test_processes_share_the_list_that_an_own_sampler_draws(monkeypatch, hook, name):
-    monkeypatch.setattr(loaders, "has_processes", lambda: True)
+    monkeypatch.setattr(hooks, "has_processes", lambda: True)
     monkeypatch.setattr(loaders, "gather_from_processes", lambda mine: [mine])
     epochs = []
     for rank in (0, 1):

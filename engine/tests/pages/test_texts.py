@@ -1,5 +1,6 @@
 """Pages and files that are read, and not done: what they name is there, and what they show is as it is."""
 
+import importlib.util
 import re
 import shutil
 import subprocess
@@ -103,6 +104,27 @@ def test_what_is_cited_is_this_version_and_data_and_results_are_not_copied_into_
     changelog = (ENGINE / "CHANGELOG.md").read_text()
     assert f"This will be {leyden.__version__.removesuffix('.dev0')}," in changelog
     assert f"Leyden {leyden.__version__}" in PAGES["README"].read_text()
+
+
+def test_a_release_has_its_notes_and_what_it_runs_exists(tmp_path, monkeypatch):
+    spec = importlib.util.spec_from_file_location("release", ENGINE / "scripts" / "release.py")
+    release = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(release)
+    tag = f"v{leyden.__version__}"
+    for other in (tag, "v9.9"):  # no section of the CHANGELOG, another version
+        with pytest.raises(SystemExit, match=other):
+            release.notes_of(other)
+    changelog = tmp_path / "CHANGELOG.md"
+    section = f"## [{leyden.__version__}] - 2026-12-03"
+    changelog.write_text(f"## [Unreleased]\n\n{section}\n\n### Added\n\n- A.\n\n## [0.2.0]\n")
+    monkeypatch.setattr(release, "CHANGELOG", changelog)
+    assert release.notes_of(tag) == "### Added\n\n- A."
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "release.yml").read_text())
+    runs = [step["run"] for step in workflow["jobs"]["release"]["steps"] if "run" in step]
+    targets = re.findall("^([a-z-]+):", (ENGINE / "Makefile").read_text(), re.MULTILINE)
+    (made,) = [run.split()[3:] for run in runs if run.startswith("make -C engine")]
+    assert {*made} <= {*targets}
+    assert any("engine/scripts/release.py" in run for run in runs)
 
 
 def test_no_page_installs_what_is_not_released():

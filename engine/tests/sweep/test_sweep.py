@@ -314,6 +314,7 @@ def test_who_is_told_of_the_end_finds_the_summary_and_a_failure_is_a_line(
     made.launcher = SimpleNamespace(has_jobs=True)
     write = lambda directory, trust: (directory / "table").touch()  # noqa: E731
     monkeypatch.setattr("leyden.sweep.sweep.summarize", write)
+    monkeypatch.setattr("leyden.sweep.sweep.sort_hparams", lambda directory: None)
     made.conclude()
     (line,) = capsys.readouterr().err.splitlines()
     assert "cluster.notify: " in line

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from lightning.pytorch.strategies import ModelParallelStrategy
     from torchmetrics import Metric
 
+    from leyden.exact.ranks import Ranks
+
 TREES = ("lightning.pytorch", "pytorch_lightning")
 
 # Metadata of a logged value, from the arguments of `self.log`; plain values only.
@@ -117,7 +119,16 @@ def is_overridden(name: str, owner: Any) -> bool:
 
 def virtual_ranks(trainer: "Trainer | None") -> int | None:
     """Return the number of virtual ranks; None with a strategy that has none."""
-    return getattr(getattr(trainer, "strategy", None), "virtual_ranks", None)
+    found = getattr(getattr(trainer, "strategy", None), "virtual_ranks", None)
+    return found if isinstance(found, int) else None
+
+
+def ranks_of(trainer: "Trainer") -> "Ranks | None":
+    """Return this process's virtual ranks; None without them, and outside of training."""
+    if virtual_ranks(trainer) is None:
+        return None
+    found: Ranks | None = trainer.strategy.ranks  # type: ignore[attr-defined]
+    return found
 
 
 def num_ranks(trainer: "Trainer") -> int:

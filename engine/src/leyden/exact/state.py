@@ -188,7 +188,7 @@ class RunState:
 
     def _each(self, call: Callable[[int], T]) -> list[T]:
         """Call a function in the turn of each virtual rank of this process, or once."""
-        ranks = getattr(self._trainer.strategy, "ranks", None)
+        ranks = lightning.ranks_of(self._trainer)
         if ranks:
             return list(ranks.run(call).values())
         return [call(self._trainer.global_rank)]
@@ -364,7 +364,7 @@ class RunState:
 
     def _restore_memory(self) -> None:
         """Restore the attributes that the checkpoint has, in a turn those of the virtual rank."""
-        ranks = getattr(self._trainer.strategy, "ranks", None)
+        ranks = lightning.ranks_of(self._trainer)
         mine = self._resumed
         if ranks and ranks.current is not None:
             mine = self._of_ranks[ranks.current]

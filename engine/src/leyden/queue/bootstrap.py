@@ -23,7 +23,7 @@ from pathlib import Path
 PROJECT_VARIABLE = "LEYDEN_PROJECT"  # as in `leyden.base.paths`
 # Variables of the name of the job's folder on the node, which the job's script removes.
 JOB_VARIABLE = "LEYDEN_JOB"
-RESTARTS_VARIABLE = "LEYDEN_RESTARTS"
+START_VARIABLE = "LEYDEN_RESTARTS"
 
 
 def extract(archive: Path, folder: Path) -> None:
@@ -42,7 +42,7 @@ def unpack(archive: Path) -> Path:
         sys.exit(f"leyden: {mine}: belongs to another user; set TMPDIR")
     job = os.environ.get(JOB_VARIABLE, "").replace(":", "_")  # a path of Python has no colon
     of_slurm = os.environ.get("SLURM_RESTART_COUNT", "0")
-    start = os.environ.get(RESTARTS_VARIABLE, of_slurm)
+    start = os.environ.get(START_VARIABLE, of_slurm)
     folder = mine / f"{job}.{start}" / f"code-{digest}"
     if folder.is_dir():
         return folder
