@@ -243,8 +243,8 @@ def ends_of(kinds, ranks, folder, *schedule, **environment):
         for rank in range(processes):
             of_rank = {"LOCAL_RANK": str(rank), **shared}
             started.append(start(*arguments, script=script, cwd=ENGINE, **of_rank))
-        for each in started:
-            output, _ = each.communicate(timeout=TIMEOUT_S)
+        outputs = [each.communicate(timeout=TIMEOUT_S)[0] for each in started]
+        for each, output in zip(started, outputs, strict=True):
             assert (each.returncode == 0) == (kill_at < 0), output
             assert "not guaranteed" not in output
     return {kind: (folder / kind / "end.txt").read_text() for kind in kinds}
@@ -265,9 +265,10 @@ def test_any_number_of_processes_gives_the_same_bits(tmp_path, ranks, processes)
     assert ends_of(elastic.CASES, ranks, tmp_path / "others", (processes, -1)) == alone
 
 
+LATER = {"few": 1}  # it has fewer exchanges left
 SCHEDULES = (
     ("stranger", 4, ((2, 3), (4, 7), (1, -1))),
-    *[(kind, 4, ((1, 3), (4, 5), (2, -1))) for kind in elastic.CASES],
+    *[(kind, 4, ((1, 3), (4, LATER.get(kind, 5)), (2, -1))) for kind in elastic.CASES],
     *[(kind, 8, ((8, 3), (4, 5), (2, 9), (1, -1))) for kind in elastic.KINDS],
 )
 
