@@ -145,6 +145,57 @@ class SetsWeights(Net):
         torch.nn.init.ones_(self.net[0].weight)
 
 
+class SetsABuffer(Net):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("level", torch.zeros(1))
+
+    def train_loss(self, batch, batch_idx):
+        self.level += 1
+        return super().train_loss(batch, batch_idx) * (1 + self.level.item() / 100)
+
+    def on_train_start(self):
+        self.level.fill_(5.0)
+
+
+class Checked(SetsABuffer):
+    """The check of a few batches before training changes what training uses."""
+
+    def __init__(self):
+        super().__init__()
+        self.num_batches, self.scale = 0, None
+
+    def validation_step(self, batch, batch_idx):
+        self.num_batches += 1
+        self.level = self.level + 1
+        if self.scale is None:
+            self.scale = 1 + self.num_batches / 10
+        super().validation_step(batch, batch_idx)
+
+    def train_loss(self, batch, batch_idx):
+        return super().train_loss(batch, batch_idx) * self.scale * (1 + self.num_batches / 100)
+
+
+class Counts(L.Callback):
+    """Its own state counts validations, and it makes an attribute in the check."""
+
+    def __init__(self):
+        self.number, self.checked = 0, 0
+
+    def on_sanity_check_start(self, trainer, module):
+        self.checked = 1
+
+    def on_validation_end(self, trainer, module):
+        self.number += 1
+        module.seen += self.number + self.checked
+
+    def state_dict(self):
+        return {"number": self.number}
+
+    def load_state_dict(self, state_dict):
+        self.number = state_dict["number"]
+
+
 class KilledError(BaseException):
     """In place of a kill: nothing of the run is saved."""
 
@@ -197,6 +248,8 @@ ROWS = {
     "validated within": (Following, both, {"val_check_interval": 2}),
     "limited": (Net, both, {"max_steps": 25}),
     "set weights": (SetsWeights, both),
+    "set a buffer": (SetsABuffer, both),
+    "checked before": (Checked, both, {"made": [Counts]}),
     "averaged": (Net, both, {"made": [lambda: of_lightning.EMAWeightAveraging(decay=0.9)]}),
     "double": (Net, both, {"precision": "64-true"}),
 }
@@ -260,6 +313,37 @@ def test_a_trainers_own_parts_stay_as_they_are(tmp_path):
     assert "hyper_parameters" not in torch.load(
         tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True
     )
+
+
+class MakesAnObject(Net):
+    tool = None
+
+    def validation_step(self, batch, batch_idx):
+        if self.tool is None:
+            self.tool = Tool()
+        super().validation_step(batch, batch_idx)
+
+
+class Tool:
+    pass
+
+
+def test_an_object_that_the_check_before_training_makes_is_announced(tmp_path, capsys):
+    start(tmp_path, MakesAnObject, both, at=6)
+    line = "module.tool (a Tool that was first made in training)"
+    assert line in capsys.readouterr().err
+
+
+def test_a_trainer_that_resumed_checks_its_next_training(tmp_path):
+    start(tmp_path / "run", Checked, both, at=6)
+    trainer = trainer_of(max_epochs=3)
+    for folder, expected in (("run", False), ("next", True)):
+        module = Checked()
+        checked = Mock()
+        trainer.callbacks.append(L.pytorch.callbacks.LambdaCallback(on_sanity_check_end=checked))
+        trainer.fit_loop.epoch_progress.reset()
+        Exact(tmp_path / folder, every_n_steps=4).fit(trainer, module, *both())
+        assert checked.called == expected
 
 
 class Unreadable(Net):

@@ -156,6 +156,23 @@ class Memory:
                     found[path, name] = _glance(value)
         return found
 
+    def changed(self) -> set[StatePath]:
+        """Return the paths at which something else stands now, or something has been made."""
+        found: set[StatePath] = set()
+        for path, value in self._leaves():
+            if path not in self._start or self._start[path][1] != _digest(value):
+                found.add(path)
+        return found
+
+    def count_from(self, earlier: "Memory", paths: Collection[StatePath]) -> None:
+        """Let what stands at some paths count as changed since an earlier look."""
+        for path in paths:
+            self._start.pop(path, None)
+            if path in earlier._start:
+                self._start[path] = earlier._start[path]
+            if path not in earlier._owners:
+                self._owners.pop(path, None)
+
     def get(self, path: StatePath) -> Any:
         """Return what stands at a path; `NOTHING` without anything."""
         *of_owner, step = path

@@ -98,6 +98,9 @@ class RunState:
         self._schedules = 0  # their number in the checkpoint
         self._ends_epoch = False  # whether the checkpoint is from the end of an epoch
         self._memory: Memory | None = None
+        self._unchecked: Memory | None = None  # from before the sanity check
+        self._changed_by_check: set[StatePath] = set()
+        self._num_sanity_val_steps: int | float = 0  # if a resumed start has omitted them
         self.made: dict[
             StatePath, str
         ] = {}  # digests of the module's attributes before the start hooks
@@ -170,12 +173,25 @@ class RunState:
         # An earlier version saved in the step's hooks.
         self._is_complete = state_dict.get("is_complete", False)
         self._restore_metrics(self._resumed["metrics"])
-        # Of a sharded module the weights are not held twice.
-        if not self.is_fork and not trainer.strategy.restore_checkpoint_after_setup:
-            named = self._module.named_parameters()
-            self._loaded = {name: each.detach().to("cpu", copy=True) for name, each in named}
+        if not self.is_fork:
+            self._loaded = self._guarded("weights", self._loaded_weights, {})
         if trainer.strategy.restore_checkpoint_after_setup:  # then this was called before
             self.on_fit_start(trainer, self._module)
+
+    def _loaded_weights(self) -> dict[str, Tensor]:
+        """Return copies of the weights and buffers that Lightning has just loaded.
+
+        Those of a sharded module are not held twice. Buffers that are in no `state_dict` are not
+        loaded: what start hooks set there is meant.
+        """
+        if self._trainer.strategy.restore_checkpoint_after_setup:
+            return {}
+        named: dict[str, Tensor] = dict(self._module.named_parameters())
+        saved = self._module.state_dict().keys()
+        for name, each in self._module.named_buffers():
+            if name in saved:
+                named[name] = each
+        return {name: each.detach().to("cpu", copy=True) for name, each in named.items()}
 
     def _restore_metrics(self, kept: dict[str, Any]) -> None:
         for name, metric in metrics_of(self._module):
@@ -194,11 +210,36 @@ class RunState:
         return [call(self._trainer.global_rank)]
 
     def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint."""
+        """Make Lightning create the dataloaders after it has the checkpoint, and check nothing.
+
+        It omits its sanity check within an epoch only, and the first start's changes are restored.
+        """
         if self._resumed:
             lightning.recreate_loaders(trainer)
+            if trainer.num_sanity_val_steps:
+                self._num_sanity_val_steps = trainer.num_sanity_val_steps
+                trainer.num_sanity_val_steps = 0
             if self._ends_epoch:
                 lightning.resume_by_epochs(trainer)
+
+    def look_before_check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        """Look at everything before the sanity check; called before all callbacks' hooks."""
+
+        def look() -> Memory:
+            known = functools.partial(saved_elsewhere, trainer, module)
+            return Memory(self._roots(trainer, module), known)
+
+        self._unchecked = self._guarded("module", look, None)
+
+    def on_sanity_check_end(self, trainer: L.Trainer, *args: Any) -> None:
+        """Note what the sanity check has changed, in any virtual rank."""
+        before = self._unchecked
+        if before is None:
+            return
+        nothing: set[StatePath] = set()
+        look = functools.partial(self._guarded, "module", before.changed, nothing)
+        for changed in self._each(lambda rank: look()):
+            self._changed_by_check |= changed
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared.
@@ -222,6 +263,8 @@ class RunState:
             self._look(trainer, pl_module)
             if self._resumed:
                 self._restore(trainer, pl_module)
+            if self._num_sanity_val_steps:  # for another `fit` of this trainer
+                trainer.num_sanity_val_steps = self._num_sanity_val_steps
             self.is_restored = True
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
@@ -229,12 +272,7 @@ class RunState:
     def _look(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         """Look at everything before training."""
         loaders = flatten_loaders(trainer.train_dataloader)
-        data: Any = getattr(trainer, "datamodule", None)
-        for each in (module, data):
-            _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
-        roots = {"module": module, **foreign_callbacks(trainer)}
-        if data is not None:
-            roots["data"] = data
+        roots = self._roots(trainer, module)
         of_loaders = []
         for number, loader in enumerate(loaders):
             if not isinstance(loader, DataLoader) and not has_state_dict(type(loader)):
@@ -245,11 +283,24 @@ class RunState:
             return [*saved_elsewhere(trainer, module), *of_loaders]
 
         self._memory = Memory(roots, known)
+        if self._unchecked is not None:
+            self._memory.count_from(self._unchecked, self._changed_by_check)
+            self._unchecked = None
         self._report()
         self._guarded("module", lambda: self._look_at_module(module), None)
         named = module.named_parameters()
         self._requires_grad = {name: each.requires_grad for name, each in named}
         self._accumulate = trainer.accumulate_grad_batches
+
+    def _roots(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
+        """Return the objects that are looked at, besides loaders, by name."""
+        data: Any = getattr(trainer, "datamodule", None)
+        for each in (module, data):
+            _ = getattr(each, "hparams", None)  # Lightning creates it at the first access
+        roots = {"module": module, **foreign_callbacks(trainer)}
+        if data is not None:
+            roots["data"] = data
+        return roots
 
     def _look_at_module(self, module: L.LightningModule) -> None:
         """Keep the module's attributes that start hooks have set, which evaluation needs."""
@@ -481,9 +532,10 @@ class RunState:
         return found
 
     def _undo_start_hooks(self) -> None:
-        """Restore the weights that start hooks have set, as in the first start."""
-        loaded, self._loaded = self._loaded, {}
-        for name, each in self._module.named_parameters():
+        """Restore the weights and buffers that start hooks have set, as in the first start."""
+        loaded = self._loaded
+        self._loaded = {}
+        for name, each in [*self._module.named_parameters(), *self._module.named_buffers()]:
             if name in loaded and loaded[name].shape == each.shape:
                 each.detach().copy_(loaded[name])
 
@@ -569,6 +621,17 @@ class RunState:
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], NOT_SEEN)
             return default
+
+
+class BeforeCheck:
+    """Lets a state look at everything before the sanity check; the first one of all callbacks."""
+
+    def __init__(self, state: RunState) -> None:
+        self._state = state
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look."""
+        self._state.look_before_check(trainer, pl_module)
 
 
 def own_ranks(trainer: L.Trainer) -> range:
