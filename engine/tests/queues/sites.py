@@ -42,7 +42,8 @@ class Site:
     """A queue: `bin` goes before PATH, `arguments` choose it, `daemons` are its nodes by name."""
 
     def __init__(self, root, name):
-        self.root, self.daemons = root, {}
+        self.root = root
+        self.daemons = {}
         self.arguments = (f"cluster={name}", "cluster.cpus=1", "cluster.mem_gb=1")
         self.environment = {}
         (root / "bin").mkdir()
@@ -290,15 +291,20 @@ def lines(values):
 
 
 def replaced(text, values):
-    kept = [line for line in text.splitlines() if line.split()[:1] not in [[key] for key in values]]
-    return "\n".join(kept) + "\n" + lines(values)
+    kept = []
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0] not in values:
+            kept.append(line)
+    return "\n".join([*kept, lines(values)])
 
 
 def sge(stack, root):
     network(stack)
     site = Site(root, "sge")
     site.cancel = ("qdel",)
-    programs, common = Path("/usr/lib/gridengine"), root / "lab" / "common"
+    programs = Path("/usr/lib/gridengine")
+    common = root / "lab" / "common"
     for path in (common, root / "db", root / "qmaster" / "job_scripts"):
         path.mkdir(parents=True)
     for name in ("utilbin", "util", "lib"):
@@ -417,7 +423,8 @@ def pbs(stack, root):
     return site
 
 
-RAY_PORT, RAY_PAGE = 6399, 8299
+RAY_PORT = 6399
+RAY_PAGE = 8299
 
 
 def ray(stack, root):

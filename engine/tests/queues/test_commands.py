@@ -82,7 +82,8 @@ def test_without_an_id_nothing_is_left_that_a_job_could_run(site, tmp_path, does
     # Once, and then not again; what it leaves running holds its output.
     told = site("submit", "sleep 3 & echo banner; echo job 7.head; echo bye")
     accepted = submit(made, name="lr=$(x) 'y'")
-    assert (accepted["scheduler"], accepted["job_id"]) == ("commands", "7.head")
+    assert accepted["scheduler"] == "commands"
+    assert accepted["job_id"] == "7.head"
     assert told()[:2] == ["-N", "leyden-lr-x-y-"]
     assert Path(told()[-1]).parent == made.folder  # as one word, and no shell has read it
     assert not (tmp_path / "harm").exists()
@@ -355,7 +356,10 @@ def test_a_job_that_nobody_has_recorded_ends_and_another_one_is_told_who_it_is(
     monkeypatch.setattr(commands, "ID_S", 1)
     site("submit", "echo job 7")
     seen = 'echo "$LEYDEN_JOB $LEYDEN_RESTARTS $SLURM_JOB_ID $OMP_NUM_THREADS"'
-    for asks, requeue, code in (("", None, 0), ('; echo >"$LEYDEN_REQUEUE"', "exit 99", 99)):
+    for asks, requeue, code in (
+        ("", None, 0),
+        ('; echo >"$LEYDEN_REQUEUE"', "exit 99", 99),
+    ):
         made = queue_of(tmp_path)
         made.cluster.requeue = requeue
         work = Work(os.system, (seen + asks,), None, None)
@@ -401,9 +405,11 @@ def test_the_job_of_a_process_is_that_of_its_script_and_not_of_a_slurm_behind_it
     assert queue.current_job() == "5"
     monkeypatch.setenv("LEYDEN_JOB", "7.head")
     monkeypatch.setenv("LEYDEN_RESTARTS", "2")
-    assert (queue.current_job(), queue.num_restarts()) == ("7.head", 2)
+    assert queue.current_job() == "7.head"
+    assert queue.num_restarts() == 2
     queue.leave_job()
-    assert (queue.current_job(), queue.num_restarts()) == (None, 0)
+    assert queue.current_job() is None
+    assert queue.num_restarts() == 0
 
 
 def test_a_process_of_a_host_is_known_by_its_number_and_its_beginning():
