@@ -20,7 +20,6 @@ SETS = (
     "mnist",
     "fashion_mnist",
     "kmnist",
-    "emnist",
     "cifar10",
     "diamonds",
     *GIVEN,
@@ -53,11 +52,8 @@ def write(root):
     for folder in ("MNIST", "FashionMNIST", "KMNIST"):
         for prefix, num in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):
             write_images(root / folder / "raw" / prefix, random, num, 10)
-    for split, (num_classes, first) in {"balanced": (47, 0), "letters": (26, 1)}.items():
-        for part, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-            write_images(
-                root / "EMNIST" / "raw" / f"emnist-{split}-{part}", random, num, num_classes, first
-            )
+    for part, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
+        write_images(root / "EMNIST" / "raw" / f"emnist-balanced-{part}", random, num, 47)
     write_cifar10(root / "cifar-10-batches-py", random)
     rooms, area = random.integers(1, 9, NUM_TRAIN), random.uniform(20, 200, NUM_TRAIN).round(2)
     rows = [f"{r},{a},{3 * a + 10 * r:.3f}" for r, a in zip(rooms, area, strict=True)]
@@ -71,9 +67,9 @@ def write(root):
     return root
 
 
-def write_images(path, random, num, num_classes, first=0):
+def write_images(path, random, num, num_classes):
     """Pixels and labels in the format of MNIST, in files whose names begin so."""
-    pixels, labels = random.integers(0, 256, (num, 28, 28)), np.arange(num) % num_classes + first
+    pixels, labels = random.integers(0, 256, (num, 28, 28)), np.arange(num) % num_classes
     path.parent.mkdir(parents=True, exist_ok=True)
     for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
         head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from leyden import assembly
-from leyden.base.errors import UserError
 from leyden.files import load
 from leyden.testing.contracts import compose
 from tests import conf
 from tests.data import small
-from tests.example import EMNIST, FashionMNIST, fashion_mnist
+from tests.example import FashionMNIST, fashion_mnist
 
 NAMES = sorted(
     {path.stem for path in conf("data")} - {"own", "dataset", "folder", "module", "in_memory"}
@@ -46,17 +45,6 @@ def test_it_gives_samples_and_its_facts(datamodule, name):
         assert inputs.dtype == (torch.int64 if facts.kind == "text" else torch.float32), split
         assert targets.dtype == (torch.int64 if number else torch.float32), split
         assert number is None or 0 <= targets.min() <= targets.max() < number, split
-
-
-def test_emnist_is_upright_and_has_a_choice_of_splits(datamodule, small_root):
-    letters = datamodule("emnist", "data.dataset.split=letters")
-    assert letters.facts.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
-    assert sorted(set(letters.held[True].targets.tolist())) == list(range(26))
-    with pytest.raises(UserError, match=r"data: Unknown value 'words' for argument split"):
-        datamodule("emnist", "data.dataset.split=words")
-    raw = (small_root / "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte").read_bytes()[16:]
-    first = torch.frombuffer(bytearray(raw[: 28 * 28]), dtype=torch.uint8).reshape(28, 28)
-    assert torch.equal(EMNIST(str(small_root), "balanced").data[0], first.T)
 
 
 @pytest.mark.system
