@@ -61,11 +61,11 @@ new-data: .venv/.train ## write a dataset: NAME=birds makes data/birds.py, its Y
 	@$(BIN)/leyden new data="$(NAME)"
 
 mine: .venv/.dev ## make it your project: NAME=kanlab; ENGINE=… replaces engine/
-	@$(BIN)/python scripts/mine.py "$(NAME)" "$(ENGINE)"
+	@$(BIN)/python engine/scripts/mine.py "$(NAME)" "$(ENGINE)"
 
 ### Check
 
-test: .venv/.dev ## run the tests; ARGS="-k keras" selects some
+test: .venv/.dev ## run the tests; ARGS="-k mlp" selects some
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 $(ARGS)
 
 check: .venv/.dev ## lint, formatting and types, all findings at once

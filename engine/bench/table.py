@@ -22,12 +22,6 @@ RECIPES = {
     "mlp": [],
     "cnn": ["experiment=cnn"],
     "resnet": ["experiment=resnet"],
-    "mobilenet": [
-        "model=mobilenet",
-        "optimizer=adam",
-        "scheduler=onecycle",
-        "trainer.max_epochs=1",
-    ],
 }
 DATA = ("mnist", "fashion_mnist")
 

@@ -22,8 +22,8 @@ def _target(choice, *keys):
 
 MLP = _target("model/mlp")
 RMSprop = _target("optimizer/keras_rmsprop")
-DATA = ("mnist", "fashion_mnist", "emnist", "diamonds")
-MNIST, FashionMNIST, EMNIST, Diamonds = (_target(f"data/{name}", "dataset") for name in DATA)
+DATA = ("mnist", "fashion_mnist", "diamonds")
+MNIST, FashionMNIST, Diamonds = (_target(f"data/{name}", "dataset") for name in DATA)
 mnist = importlib.import_module(MNIST.__module__)
 fashion_mnist = importlib.import_module(FashionMNIST.__module__)
 

@@ -121,7 +121,7 @@ def lend(project, wheel):
 def clone_of(template, folder, engine, *, lent=False):
     """A fresh clone of a project that was made of the template, with what `make train` installs."""
     copy = shutil.copytree(template, folder / "copy", symlinks=True)
-    call(sys.executable, "scripts/mine.py", "kanlab", engine, cwd=copy)
+    call(sys.executable, "engine/scripts/mine.py", "kanlab", engine, cwd=copy)
     commit(copy)
     git(folder, "clone", "-q", str(copy), "clone")
     (folder / "clone" / "data").symlink_to(ROOT / "data")

@@ -96,7 +96,7 @@ init_from=  =>  init_from: is empty; must be a run directory, or null
 init_from={place}/nowhere  =>  init_from: {place}/nowhere/checkpoints/best.ckpt: No such file or directory; must be a run
 init_from={parent} init_exclude=[nothing.*]  =>  init_exclude: nothing.* matches none of network.layers.1.weight,
 init_from={parent} init_exclude=[???]  =>  init_exclude: Missing value at index 0
-init_from={parent} data=emnist init_exclude=[*.1.bias]  =>  network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; init_exclude=[PATTERN,...] excludes
+init_from={parent} data=mnist data.dataset._target_=torchvision.datasets.EMNIST +data.dataset.split=balanced init_exclude=[*.1.bias]  =>  network.layers.3.weight is (10, 16) there and (47, 16) here, network.layers.3.bias is (10,) there and (47,) here; init_exclude=[PATTERN,...] excludes
 init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is absent there and (10, 16) here, network.layers.5.bias is absent there and (10,) here
 """
 

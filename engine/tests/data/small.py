@@ -21,7 +21,6 @@ SETS = (
     "mnist",
     "fashion_mnist",
     "kmnist",
-    "emnist",
     "cifar10",
     "diamonds",
     *GIVEN,
@@ -56,9 +55,8 @@ def write(root):
         write_images(raw / "train", random, NUM_TRAIN, 10)
         write_images(raw / "t10k", random, NUM_TEST, 10)
     raw = root / "EMNIST" / "raw"
-    for split, num_classes, first in (("balanced", 47, 0), ("letters", 26, 1)):
-        write_images(raw / f"emnist-{split}-train", random, NUM_TRAIN, num_classes, first)
-        write_images(raw / f"emnist-{split}-test", random, NUM_TEST, num_classes, first)
+    write_images(raw / "emnist-balanced-train", random, NUM_TRAIN, 47)
+    write_images(raw / "emnist-balanced-test", random, NUM_TEST, 47)
     write_cifar10(root / "cifar-10-batches-py", random)
     write_text(root / "book.txt", random)
     rooms = random.integers(1, 9, NUM_TRAIN)
@@ -80,12 +78,12 @@ def write_text(path, random):
     path.write_text("".join(words))
 
 
-def write_images(path, random, num, num_classes, first=0):
+def write_images(path, random, num, num_classes):
     """Pixels and labels in the format of MNIST, in files whose names begin so."""
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = random.integers(0, 256, (num, 28, 28), dtype=np.uint8)
     write_idx(f"{path}-images-idx3-ubyte", pixels)
-    labels = np.arange(num) % num_classes + first
+    labels = np.arange(num) % num_classes
     write_idx(f"{path}-labels-idx1-ubyte", labels.astype(np.uint8))
 
 

@@ -1,16 +1,14 @@
 """What every data set in conf/data must do: a new YAML needs no new test, only its files, unless a person must name more for it."""
 
-import numpy as np
 import pytest
 import torch
 
 from leyden import assembly
-from leyden.base.errors import UserError
 from leyden.files import load
 from leyden.testing.contracts import compose
 from tests import conf
 from tests.data import small
-from tests.example import EMNIST, FashionMNIST, fashion_mnist
+from tests.example import FashionMNIST, fashion_mnist
 
 WITHOUT_FILES = {"own", "dataset", "folder", "module", "in_memory"}
 NAMES = sorted({path.stem for path in conf("data")} - WITHOUT_FILES)
@@ -50,18 +48,6 @@ def test_it_gives_samples_and_its_facts(datamodule, name):
         if split != "train":
             raw = data.inputs(split, [0, 1])
             assert torch.equal(facts.normalize(raw), inputs[:2]), split
-
-
-def test_emnist_is_upright_and_has_a_choice_of_splits(datamodule, small_root):
-    letters = datamodule("emnist", "data.dataset.split=letters")
-    assert letters.facts.class_names == tuple("abcdefghijklmnopqrstuvwxyz")
-    assert letters.held[True].targets.unique().tolist() == [*range(26)]
-    with pytest.raises(UserError, match=r"data: Unknown value 'words' for argument split"):
-        datamodule("emnist", "data.dataset.split=words")
-    path = small_root / "EMNIST/raw/emnist-balanced-train-images-idx3-ubyte"
-    pixels = np.fromfile(path, np.uint8, count=28 * 28, offset=16)
-    first = torch.from_numpy(pixels).reshape(28, 28)
-    assert torch.equal(EMNIST(str(small_root), "balanced").data[0], first.T)
 
 
 @pytest.mark.system

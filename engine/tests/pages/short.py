@@ -108,7 +108,7 @@ class Project:
                 return self.script(*rest)
             if rest[:1] == ["-m"] and rest[1].startswith("leyden."):
                 return self.verb(rest[1].removeprefix("leyden."), rest[2:])
-            return self.python(rest) if is_run or rest[0] == "scripts/mine.py" else ""
+            return self.python(rest) if is_run or rest[0] == "engine/scripts/mine.py" else ""
         if program == "make":
             return self.make(rest, is_run)
         if program == "sbatch" and not rest[0].startswith("--"):
@@ -137,7 +137,7 @@ class Project:
         typed = [
             line
             for line in typed
-            if re.match(r"\.venv/bin/(leyden|python scripts/mine\.py) ", line)
+            if re.match(r"\.venv/bin/(leyden|python engine/scripts/mine\.py) ", line)
         ]
         output = "".join(self.command(shlex.split(line)) for line in typed)
         assert output, f"make {' '.join(words)}: how is it checked? See stands_for.py"

@@ -1,6 +1,6 @@
 """Train the Keras note's program in Keras and in Leyden by n seeds, and print the accuracies.
 
-    python scripts/compare_keras.py --seeds 10
+    python engine/bench/compare_keras.py --seeds 10
 
 A seed's result is kept in outputs/compare_keras/, so that a second call goes on where the first one
 stopped; remove the folder to measure anew.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from leyden.run import machine
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OUTPUTS = ROOT / "outputs" / "compare_keras"
 
 
@@ -33,9 +33,9 @@ def run_keras(seed: int) -> float:
     """The program of the note."""
     os.environ.setdefault("KERAS_BACKEND", "torch")
     import keras
-    from leyden.data import load
-
     from project.data.mnist import MNIST
+
+    from leyden.data import load
 
     keras.utils.set_random_seed(seed)
     train, test = (

@@ -2,16 +2,12 @@
 
 import functools
 import os
-from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
-from leyden.data import load
 
-from project.data.mnist import MNIST
-from project.models.mlp import MLP
-from project.optimizers.rmsprop import RMSprop
+from tests.example import MLP, MNIST, RMSprop
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
 keras = pytest.importorskip("keras", reason="needs keras: make setup installs it")
@@ -23,21 +19,13 @@ pytestmark = pytest.mark.filterwarnings(
 
 EPOCH = 469  # updates: 468 batches of 128, and one of 96
 # Of the long comparisons. The whole program with more seeds takes minutes, and prints what is
-# found:   KERAS_UPDATES=2345 KERAS_SEEDS=3 make test ARGS="-rP -k precision"
+# found:   KERAS_UPDATES=2345 KERAS_SEEDS=3 make -C engine test ARGS="-rP -k precision"
 UPDATES = os.environ.get("KERAS_UPDATES", EPOCH + 31)
 NUM_UPDATES = int(UPDATES)
 NUM_SEEDS = os.environ.get("KERAS_SEEDS", 1)
 SEEDS = range(int(NUM_SEEDS))
 KERAS_RMSPROP = functools.partial(RMSprop, lr=1e-3, rho=0.9, eps=1e-7)
 TORCH_RMSPROP = functools.partial(torch.optim.RMSprop, lr=1e-3, alpha=0.9, eps=1e-7)
-
-
-@pytest.fixture(scope="session")
-def mnist_root():
-    """The project's data folder, with MNIST in it."""
-    folder = Path(__file__).parents[1] / "data"
-    load(MNIST, folder, train=True, download=True)
-    return str(folder)
 
 
 def keras_model(seed=0):

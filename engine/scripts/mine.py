@@ -1,10 +1,11 @@
-"""Make this template your own project: `make mine NAME=kanlab`.
+"""Make the template around engine/ a project of your own: `make mine NAME=kanlab`.
 
 It renames the package, and gives the project its own README, CHANGELOG and CITATION.cff. With
 ENGINE=git+URL (or the path of a wheel, or a release) the folder engine/ is removed, and the project
-depends on that instead; else its pages get the new name, too. It is done as a whole or not at all, and this script is removed. Imports,
-strings that are a dotted name, and paths are renamed; lines that may still mean the package, such
-as comments, are printed.
+depends on that instead; else its pages get the new name, too, and after engine/ has been replaced
+by `python engine/scripts/mine.py kanlab`. It is done as a whole or not at all. Imports, strings that
+are a dotted name, and paths are renamed; lines that may still mean the package, such as comments,
+are printed.
 """
 
 import ast
@@ -29,7 +30,7 @@ try:
 except ModuleNotFoundError:  # Python 3.10, where pytest brings it
     import tomli as tomllib
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 OLD = "project"
 LIBRARY = "leyden[train]"  # what the project depends on
 # Files that name the package; those of the library know it only by what conf/ names.
@@ -150,10 +151,11 @@ def in_python(text: str, name: str) -> str:
                 places.append((node, r"from[\s\\]+"))
         elif isinstance(node, ast.Constant) and re.fullmatch(OLD + REST, str(node.value)):
             places.append((node, r"[rRuU]?(?:\"{3}|'{3}|\"|')"))
-        elif isinstance(node, ast.Name) and node.id == OLD:
-            names.append(node)
-        elif isinstance(node, ast.arg) and node.arg == OLD:
-            names.append(node)
+        else:
+            is_name = isinstance(node, ast.Name) and node.id == OLD
+            is_argument = isinstance(node, ast.arg) and node.arg == OLD
+            if is_name or is_argument:
+                names.append(node)
     if bound:
         for node in names:
             if not isinstance(getattr(node, "ctx", None), ast.Load):
@@ -177,9 +179,9 @@ def in_yaml(text: str, name: str) -> str:
     """Return YAML in which each value that is a dotted name in the package is renamed."""
     before, places = None, []
     for token in yaml.scan(text):
-        if isinstance(token, yaml.ScalarToken) and re.fullmatch(OLD + REST, token.value):
-            if not isinstance(before, yaml.KeyToken):
-                places.append(token.start_mark.index + (token.style is not None))
+        is_value = isinstance(token, yaml.ScalarToken) and not isinstance(before, yaml.KeyToken)
+        if is_value and re.fullmatch(OLD + REST, token.value):
+            places.append(token.start_mark.index + (token.style is not None))
         before = token
     for at in reversed(places):
         if text[at:].startswith(OLD):  # not a block's
@@ -246,7 +248,7 @@ def rename(name: str) -> list[str]:
     kinds = {".py": in_python, ".yaml": in_yaml, ".yml": in_yaml, ".toml": in_toml}
     for file in git("ls-files", "-z", "--", *PLACES).split("\0")[:-1]:
         path = ROOT / file
-        if path.is_symlink() or not path.is_file() or path == Path(__file__).resolve():
+        if path.is_symlink() or not path.is_file():
             continue
         try:
             text = path.read_bytes().decode()  # line ends stay as they are
@@ -298,6 +300,11 @@ def uninstall_old() -> None:
 
 def main(name: str, engine: str) -> None:
     """Do it all; if anything fails, the tree is as before."""
+    is_done = bool(name) and not (ROOT / "src" / OLD).exists() and (ROOT / "src" / name).is_dir()
+    if is_done and not engine:  # engine/ may be a newer one, whose pages have the name of before
+        rename_pages(name)
+        print(f"The examples of engine/docs name {name}.")
+        return
     requirement = check(name, engine)
     tracked = git("ls-files", "-z").split("\0")
     texts = {"README.md": README, "CHANGELOG.md": CHANGELOG, "CITATION.cff": CITATION}
@@ -330,7 +337,6 @@ def main(name: str, engine: str) -> None:
                 path.write_text(without_engine(path.read_text()))
         else:
             rename_pages(name)
-        Path(__file__).unlink()
         path = ROOT / "Makefile"
         text = re.sub(r"^mine:.*\n(\t.*\n)+\n", "", path.read_text(), flags=re.MULTILINE)
         path.write_text(text.replace(" mine ", " "))
