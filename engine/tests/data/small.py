@@ -56,7 +56,10 @@ def write(root):
         write_images(raw / "train", random, NUM_TRAIN, 10)
         write_images(raw / "t10k", random, NUM_TEST, 10)
     raw = root / "EMNIST" / "raw"
-    for split, num_classes, first in (("balanced", 47, 0), ("letters", 26, 1)):
+    for split, num_classes, first in (
+        ("balanced", 47, 0),
+        ("letters", 26, 1),
+    ):
         write_images(raw / f"emnist-{split}-train", random, NUM_TRAIN, num_classes, first)
         write_images(raw / f"emnist-{split}-test", random, NUM_TEST, num_classes, first)
     write_cifar10(root / "cifar-10-batches-py", random)
