@@ -1,7 +1,7 @@
 """What other programs say of the same ten tables, and how often each is wrong and right in simulations.
 
 pip install scipy statsmodels scikit-posthocs autorank rliable baycomp    # and R, for t.test and TukeyHSD
-python engine/bench/beside_others.py [REPETITIONS [BEGINNING OF A CASE'S NAME]]
+python engine/bench/beside_others.py [REPETITIONS [BEGINNING OF A CASE'S NAME [OF A PROGRAM'S]]]
 
 Each table has settings of which one is better, or none. "Wrong" is a setting that is called worse than another one
 though it is not, of equal ones; "one of them" the same of a certain setting, as the truly best one would be. "Right"
@@ -22,12 +22,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from leyden.verdict.difference import FIRST, decide_two
-from leyden.verdict.groups import Group
+from leyden.verdict.difference import FIRST, decide_among, decide_two
+from leyden.verdict.groups import Group, samples_of_all
 from leyden.verdict.ranking import rank_over_sets, rank_settings
 
 LEVEL = 0.05
 NUM_SLOW = 300  # repetitions of programs that take long
+MANY = 50  # settings, all of whose pairs take long
+NUM_OF_MANY = 500
 Values = list[list[float]]  # by setting
 Found = set[tuple[int, int]]  # pairs of settings: the first is better than the second
 Test = Callable[[Values], Found]
@@ -57,6 +59,20 @@ def leyden_rank(values: Values) -> Found:
     places = [group.choices["place"] for group in groups]
     worse = [place for place, like in zip(places, found.like_best, strict=False) if like is False]
     return {(places[0], place) for place in worse}
+
+
+def leyden_pairs(values: Values) -> Found:
+    """Return which of all pairs `verdict.compare` tells apart, each asked as one that was not planned."""
+    groups = groups_of(values)
+    samples = samples_of_all(groups)
+    every = [*itertools.combinations(range(len(groups)), 2)]
+    asked = FIRST.asked("max", len(every))
+    found = set()
+    for a, b in every:
+        better = decide_among(groups, samples, a, b, asked).better
+        if better:
+            found.add((a, b) if better == "a" else (b, a))
+    return found
 
 
 def leyden_two(values: Values) -> Found:
@@ -222,7 +238,8 @@ TWO: dict[str, Test] = {
     "rliable": rliable,
 }
 MORE: dict[str, Test] = {
-    "leyden": leyden_rank,
+    "leyden summarize": leyden_rank,
+    "leyden compare": leyden_pairs,
     "Welch with Holm": welch_holm,
     "TukeyHSD (R, SciPy)": tukey,
 }
@@ -280,13 +297,20 @@ def main() -> None:
     os.environ["TQDM_DISABLE"] = "1"
     print(r_agrees())
     begin = sys.argv[2] if len(sys.argv) > 2 else ""
+    begin_of_program = sys.argv[3] if len(sys.argv) > 3 else ""
     head = "| table | test | the first table | wrong, % | one of them, % | right, % | n |"
     print(f"{head}\n|---|---|---|---|---|---|---|")
     for case in CASES:
         if not case.name.startswith(begin):
             continue
         for name, test in case.tests.items():
-            num = repetitions if test not in (autorank, rliable) else min(repetitions, NUM_SLOW)
+            if not name.startswith(begin_of_program):
+                continue
+            num = repetitions
+            if test in (autorank, rliable):
+                num = min(num, NUM_SLOW)
+            if test is leyden_pairs and len(case.deviations) >= MANY:
+                num = min(num, NUM_OF_MANY)
             wrong = 0
             of_first = 0
             for seed in range(num):

@@ -16,6 +16,7 @@ from leyden.queue import RejectedError, Work, commands, hosts, loop, script
 from leyden.queue.commands import Commands, ask, filled
 from leyden.queue.hosts import by_host
 from leyden.report.records import read_records
+from leyden.run.lock import hold_directory
 from leyden.run.owner import signature
 from leyden.testing.contracts import compose
 from tests import ENGINE, mistakes
@@ -142,6 +143,26 @@ def test_whatever_is_said_of_a_job_it_is_submitted_once_and_not_lost(site, typed
     assert [*again.queue.folder.glob("*.call")]
     again.tidy(job)  # it has finished while nobody waited; the file has the key
     assert not [*again.queue.folder.glob("*.call")]
+
+
+def test_the_files_of_a_killed_command_are_removed_but_none_that_a_run_knows(
+    site, typed, tmp_path, monkeypatch
+):
+    type_it, job = typed
+    site("submit", "echo job 7")
+    launcher = type_it()
+    (known,) = launcher.queue.folder.glob("*.call")
+    lost = launcher.queue.folder / "0123456789ab_0.call"
+    lost.touch()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").touch()
+    monkeypatch.setattr(loop, "Run", lambda directory: job.run)
+    with hold_directory(tmp_path / "r", 1):  # somebody may be submitting
+        launcher.tidy_up()
+    assert lost.exists()
+    launcher.tidy_up()
+    assert not lost.exists()
+    assert known.exists()
 
 
 def test_without_ids_nothing_is_cancelled(site, tmp_path):
@@ -358,6 +379,7 @@ def test_a_job_that_nobody_has_recorded_ends_and_another_one_is_told_who_it_is(
             log.with_suffix(".id").unlink()
             assert run_script(made) == 1
             assert "nobody waits for this job" in log.read_text()
+            assert not [*made.folder.glob("*.call")]
         for path in made.folder.iterdir():
             path.unlink()
 

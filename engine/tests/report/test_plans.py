@@ -31,6 +31,12 @@ def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
     records.write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD)])
     text = called(plan, "t.csv", "metric=acc", "runs=12")
     assert "Run 6 seeds of each of 2 settings, 12 runs: then a difference of" in text
+    lines += [f"wild,{seed},{1e5 * seed}" for seed in range(3)]
+    (tmp_path / "t.csv").write_text("\n".join(["model,seed,acc", *lines]))
+    wild = called(plan, "t.csv", "metric=acc", "runs=12", "settings=2")
+    assert wild == text.replace(
+        "Run 6", "Left out of the pilot, as it diverges: model=wild.\nRun 6"
+    )
     few = called(plan, *TYPED, "runs=8", "difference=0.001")
     assert "Allow more runs: these don't show a difference of 0.001." in few
 
@@ -107,6 +113,27 @@ def test_a_verdict_is_printed_for_a_paper_and_drawn(called, results):  # noqa: F
     assert [*found["sets"]] == [f"d{number}" for number in range(6)]
     few = called(summarize, *sides[:3], "over=lr", "pdf=few.pdf")
     assert "pdf: too few data sets have all settings" in few
+
+
+HOSTILE = {
+    "latex": (
+        [r"\textbar{}", r"\textless{}b", r"{}[x", r"\textbackslash{}input\{/etc\}"],
+        r"\input",
+    ),
+    "markdown": ([r"\|", r"\<b\>", r"\[x", r"\`", r"\\input"], "<b>"),
+}
+
+
+@pytest.mark.parametrize("form", HOSTILE)
+def test_a_tables_names_are_text_in_a_paper(form):
+    rows = []
+    for data in (r"\input{/etc}", "[x|y](z)`<b>"):
+        for model in ("[x](y)", r"\|", "<b>"):
+            rows += [{"[x": model, "[data": data, "n": row["acc"]} for row in runs(model, GOOD)]
+    shown = verdict.rank(rows, "n", mode="max", over="[data", seed=None).in_format(form)
+    escaped, raw = HOSTILE[form]
+    assert [each for each in escaped if each not in shown] == []
+    assert raw not in shown
 
 
 def test_verdicts_are_rows_of_a_data_frame():

@@ -96,7 +96,7 @@ def test_runs_of_folds_are_told_apart_less_easily():
     found = contenders(rows(**{"data.num_folds": 3}), "max")
     assert found.like_best == [True, True]
     assert "Nadeau and Bengio" in found.remarks[-1]
-    assert "Add 4 more runs to each" in found.remarks[2]
+    assert "Add 24 more runs to each" in found.remarks[2]
     assert rows(**{"data.num_folds": 10})[0].setting.overlap == pytest.approx(1 / 9)
     # Data of one's own may tell no number of folds: then it is as many as there are.
     assert rows(own=1)[0].setting.overlap == pytest.approx(1 / 5)

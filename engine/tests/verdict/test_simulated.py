@@ -444,7 +444,7 @@ def test_the_best_mean_is_too_good_by_no_more_than_is_printed(num_rows, num, spr
         found = rank_settings(
             [groups[each] for each in sorted(range(num_rows), key=lambda each: -seen[each])], "max"
         )
-        kept = [place for place, like in enumerate(found.like_best) if like is not False]
+        kept = [place for place, like in enumerate(found.like_best) if like]
         if len(kept) < 2:  # nothing is printed
             continue
         excess.append(seen[best] - means[best])

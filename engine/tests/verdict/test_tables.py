@@ -85,7 +85,9 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
         )
         == 1
     )
-    cells = [f'"{cell}",0,1\n' * 2 for cell in ("1_2", "12", "007", "a\nb")]
+    cells = [f'"{cell}",0,1\n' * 2 for cell in ("1_2", "12", "007", "a\nb")] + [
+        "12 ,0,1\n007 ,0,1\n"
+    ]
     (tmp_path / "names.csv").write_text("m,seed,acc\n" + "".join(cells))
     assert {row["m"] for row in verdict.read(tmp_path / "names.csv")} == {"1_2", 12, "007", "a\nb"}
     # An export has columns that are no settings.
@@ -202,6 +204,9 @@ REFUSED = [
     (ranks(mode="best"), "mode=best: must be min or max"),
     (ranks(seed="s"), "no column is named s"),
     (ranks(look=0), "look=0: must be a positive whole number"),
+    (ranks(looks=-1), "looks=-1: must be a whole number, 0 or more"),
+    (lambda: verdict.plan(1.0, difference=-1), "difference=-1: must be a positive number"),
+    (lambda: verdict.plan(1.0, runs=9, seconds=-1), "seconds=-1: must be a positive number"),
     (ranks(over="acc"), "must be different columns"),
     (ranks("results.csv"), "a table is a list of dictionaries"),
     (ranks([{"\x1b[31m": 1}]), "there are \\x1b[31m"),
@@ -341,6 +346,45 @@ def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
     two = [*over_sets(6), *runs("a", [0.5], data="d0", lr=1)]
     with pytest.raises(verdict.TableError, match="a: over=data takes one setting a side"):
         verdict.compare(two, "acc", *sides, mode="max", over="data")
+
+
+def test_data_sets_that_are_mixed_are_refused_or_named():
+    rows = over_sets(3)
+    sides = {"model": "a", "data": "d0"}, {"model": "b"}
+
+    def not_the_last(row):
+        return row["data"] != "d2" and row["model"] == "b"
+
+    not_the_last.columns = ("data", "model")
+    for a, b in (sides, sides[::-1], (sides[0], not_the_last)):
+        with pytest.raises(verdict.TableError, match="several values of data, such as d0 and d1"):
+            verdict.compare(rows, "acc", a, b, mode="max")
+    said = "over=data where data names the data set: these rows mix several."
+    assert verdict.rank(rows, "acc", mode="max").remarks[0] == f"Say {said}"
+    controlled = verdict.compare_with_control(rows, "acc", sides[0], mode="max")
+    assert controlled.remarks[0] == f"Say a=, b= and {said}"
+    one = [row for row in rows if row["data"] == "d0"]
+    assert said not in str(verdict.rank(one, "acc", mode="max"))
+
+
+def test_a_row_that_diverges_changes_no_size_that_is_printed():
+    rows = [*runs("a", GOOD), *runs("b", NEAR), *runs("c", [each - 0.003 for each in GOOD])]
+    texts = []
+    for wild in (0.0, 1e5):
+        last = runs("d", [0.5 + 0.004 * n - wild * sign for n, sign in enumerate((0, 1, -1, 2, 3))])
+        texts.append("\n".join(verdict.rank([*rows, *last], "acc", mode="max").remarks))
+    sizes = [float(re.search(r"up to ([0-9.e+-]+) too good", text)[1]) for text in texts]
+    assert max(sizes) < 0.003, texts
+
+
+def test_runs_are_advised_only_where_they_show_more():
+    for num in range(3, 29):
+        a = [0.1 * (seed % 4) for seed in range(num)]
+        found = verdict.compare(
+            [*runs("a", a), *runs("b", a[::-1])], "acc", {"model": "a"}, {"model": "b"}
+        )
+        sizes = [*map(float, re.findall(r"(?:difference of|, and) (\S+) (?:shows|is)", str(found)))]
+        assert sizes == sorted(sizes, reverse=True)
 
 
 def test_settings_are_compared_with_a_control():

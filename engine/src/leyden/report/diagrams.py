@@ -7,6 +7,7 @@ from typing import Any
 from leyden.base.errors import UserError
 from leyden.base.figures import plain, save_pdf
 from leyden.run.files import writing
+from leyden.verdict.numbers import printable_value
 from leyden.verdict.ranking import RankingOverSets
 from leyden.verdict.reports import Report
 
@@ -49,13 +50,13 @@ def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
-    of = f" from {references.pop()}" if has_one_reference else ""
+    of = f" from {printable_value(references.pop())}" if has_one_reference else ""
     axes.set_xlabel(plain(f"difference of the means{of}"))
 
 
 def _name(row: dict[str, Any], *, with_reference: bool) -> str:
     name = f"{row['a']} − {row['b']}" if with_reference else str(row["a"])
-    return f"{row['over']}: {name}" if "over" in row else name
+    return printable_value(f"{row['over']}: {name}" if "over" in row else name)
 
 
 def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
@@ -72,7 +73,7 @@ def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
         is_left = place < half
         depth = place + 1 if is_left else len(ranks) - place
         axes.plot([rank, rank], [AXIS, -depth], color="black", linewidth=0.8)
-        text = plain(f" {name} ({rank:.2f}) ")
+        text = plain(printable_value(f" {name} ({rank:.2f}) "))
         side = "right" if is_left else "left"
         axes.text(rank, -depth, text, ha=side, va="center", fontsize=8)
     if report.critical is not None:

@@ -3,7 +3,7 @@
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from leyden import verdict
@@ -57,8 +57,9 @@ def make_plan(place: Path | None, options: Mapping[str, str]) -> verdict.Plan:
     if options["seconds"]:
         seconds = parse_size(options, "seconds")
     freedom: float = math.inf
+    left_out: Sequence[str] = ()
     if place:
-        deviation, freedom = deviation_of(pilot.settings)
+        deviation, freedom, left_out = deviation_of(pilot.settings)
     else:
         deviation = parse_size(options, "deviation")
     looks = parse_number(options, "looks") or 1
@@ -73,6 +74,7 @@ def make_plan(place: Path | None, options: Mapping[str, str]) -> verdict.Plan:
         seconds=seconds,
         freedom=freedom,
     )
+    found = replace(found, left_out=left_out)
     if options["write"]:
         write_plan(Path(options["write"]), found.contents())
     return found

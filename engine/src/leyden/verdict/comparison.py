@@ -1,7 +1,7 @@
 """Two settings of a table: which is better. And several settings, each beside one control."""
 
 import math
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,10 +34,11 @@ from leyden.verdict.tables import (
     TableError,
     check_look,
     check_mode,
+    data_columns,
+    mixed_remarks,
     order_of,
 )
 
-DATA_NAMES = {"data", "dataset", "data_set", "benchmark"}  # columns whose values can't be mixed
 ESTIMANDS = ("mean", "iqm")
 
 
@@ -221,7 +222,7 @@ def compare(
             rows are from several data sets.
     """
     check_mode(mode, is_needed=bool(over))
-    check_look(look)
+    check_look(look, looks)
     if not 0 <= margin < math.inf:
         raise TableError(f"margin={margin}: must be a positive number")
     if estimand not in ESTIMANDS:
@@ -237,7 +238,7 @@ def compare(
             for letter, side in (("a", a), ("b", b)):
                 table.one(settings, side, letter, f"over={over} takes one setting a side")
         else:
-            _refuse_mixed_data(sides, [*_columns_of(a), *_columns_of(b)])
+            _refuse_mixed_data(sides, {*_columns_of(a)}.intersection(_columns_of(b)))
         each[name] = replace(compare_settings(settings, sides, asked), metric=metric)
         both = zip("AB", each[name].sides, strict=True)
         means[name] = {letter: side.mean for letter, side in both if side.values}
@@ -259,14 +260,20 @@ def _columns_of(condition: Condition) -> Iterable[str]:
     return found if callable(condition) else condition
 
 
-def _refuse_mixed_data(sides: Sequence[Sequence[Group]], named: Sequence[str]) -> None:
-    """Raise a `TableError` if the sides are of several data sets, and nobody asked for that."""
-    settings = [*sides[0], *sides[1]]
-    for name in settings[0].choices:
-        if name.rpartition(".")[2].lower() not in DATA_NAMES or name in named:
-            continue
-        values = dict.fromkeys(value_text(setting.choices[name]) for setting in settings)
-        if len(values) > 1:
+def _refuse_mixed_data(sides: Sequence[Sequence[Group]], named: Collection[str]) -> None:
+    """Raise a `TableError` if the sides are of several data sets, and nobody asked for that.
+
+    Args:
+        sides: The settings of each side.
+        named: Columns of which both conditions choose values.
+    """
+    for name in data_columns(sides[0]):
+        of_sides = []
+        for side in sides:
+            of_sides.append(dict.fromkeys(value_text(one.choices[name]) for one in side))
+        is_chosen = name in named and all(len(values) == 1 for values in of_sides)
+        values = of_sides[0] | of_sides[1]
+        if len(values) > 1 and not is_chosen:
             first, second, *_ = values
             raise TableError(
                 f"a and b have several values of {name}, such as {first} and {second}: "
@@ -525,11 +532,13 @@ def compare_with_control(
         TableError: A column is missing, or the control is no or several settings.
     """
     check_mode(mode)
-    check_look(look)
+    check_look(look, looks)
     table = RunTable.of(rows, metric, seed, ignore)
     settings = table.sets[""]
     chosen = table.one(settings, control, "control", "must be one setting")
-    return replace(control_settings(settings, chosen, mode, Look(look, looks)), metric=metric)
+    found = control_settings(settings, chosen, mode, Look(look, looks))
+    mixed = mixed_remarks(settings, "a=, b= and ")
+    return replace(found, metric=metric, remarks=[*mixed, *found.remarks])
 
 
 def control_settings(

@@ -164,12 +164,14 @@ class Verdict:
         """Return the true difference that is detected in four of five cases, now and later."""
         now = claim.format(f"{self.detectable():.2g}")
         lines = [f"{now} in four of five cases."]
-        later = [num for num in LATER_NUMS if num > self.num]
-        if later:
-            more = later[0] - self.num
-            runs = "1 more run" if more == 1 else f"{more} more runs"
-            size = f"{self.detectable(later[0]):.2g}"
-            lines.append(f"Add {runs} to each, and {size} is enough for that.")
+        for num in LATER_NUMS:
+            # The next look spends less, so a few more runs can show less.
+            if num > self.num and self.detectable(num) < self.detectable():
+                more = num - self.num
+                runs = "1 more run" if more == 1 else f"{more} more runs"
+                size = f"{self.detectable(num):.2g}"
+                lines.append(f"Add {runs} to each, and {size} is enough for that.")
+                break
         return lines
 
 

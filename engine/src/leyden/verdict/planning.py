@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from leyden.verdict.difference import POWER, Look, decide_among, width
-from leyden.verdict.groups import MIN_VALUES, Group, samples_of_all
+from leyden.verdict.groups import MAX_SPREAD_RATIO, MIN_VALUES, Group, samples_of_all
 from leyden.verdict.numbers import metric_text
 from leyden.verdict.quantiles import NORMAL, chi_squared_quantile, smallest
 from leyden.verdict.reports import Report, TextRow
@@ -34,6 +34,7 @@ class Plan(Report):
         looks: Number of planned looks, the last one at all seeds.
         seconds: Seconds of a run; None if unknown.
         freedom: Degrees of freedom of the deviation; infinite if it was typed.
+        left_out: Names of the pilot's settings that diverge, whose deviation does not count.
     """
 
     deviation: float
@@ -44,6 +45,7 @@ class Plan(Report):
     looks: int = 1
     seconds: float | None = None
     freedom: float = math.inf
+    left_out: Sequence[str] = ()
 
     def rows(self) -> list[dict[str, Any]]:
         """Return a row for each number of seeds that was looked at."""
@@ -73,6 +75,9 @@ class Plan(Report):
             lines.append(
                 f"Add runs to the pilot: the deviation may be {factor:.2g} times as large."
             )
+        if self.left_out:
+            names = " and ".join(self.left_out)
+            lines.append(f"Left out of the pilot, as it diverges: {names}.")
         if not self.num_seeds:
             lines.append(f"Allow more runs: these don't show a difference of {self.wanted:g}.")
             return lines
@@ -146,6 +151,10 @@ def plan(
         raise TableError(f"settings={settings}: must be from 2 to {MAX_SETTINGS}")
     if not 1 <= looks <= MAX_SEEDS:
         raise TableError(f"looks={looks}: must be a positive whole number")
+    if not 0 <= difference < math.inf:
+        raise TableError(f"difference={difference}: must be a positive number")
+    if seconds is not None and not 0 <= seconds < math.inf:
+        raise TableError(f"seconds={seconds}: must be a positive number")
     if not difference and not runs:
         raise TableError("difference= or runs= is missing: what is to be seen, or may be spent")
     most = min(runs // settings or MAX_SEEDS, MAX_SEEDS)
@@ -208,19 +217,33 @@ def _half_widths(num_seeds: int, num_settings: int, look: Look) -> list[float]:
     return found
 
 
-def deviation_of(settings: Sequence[Group]) -> tuple[float, int]:
+def deviation_of(settings: Sequence[Group]) -> tuple[float, int, list[str]]:
     """Return the common standard deviation of settings of a pilot, and its degrees of freedom.
+
+    Returns:
+        Both, and the names of settings that diverge and do not count: of three or more, those that
+        spread ten times as much as the middle one.
 
     Raises:
         TableError: No setting has two runs, or their values are equal.
     """
+    known = [one.deviation for one in settings if one.deviation is not None]
+    most = math.inf
+    if len(known) > 2:
+        most = MAX_SPREAD_RATIO * statistics.median(known) or math.inf
     total = 0.0
     freedom = 0
+    left_out = []
     for setting in settings:
+        deviation = setting.deviation
+        if deviation is None:
+            continue
+        if deviation > most:
+            left_out.append(setting.name)
+            continue
         num = len(setting.values)
-        if setting.deviation is not None:
-            total += setting.deviation**2 * (num - 1)
-            freedom += num - 1
+        total += deviation**2 * (num - 1)
+        freedom += num - 1
     if not total:
         raise TableError("the pilot has no deviation: it takes two runs of a setting that differ")
-    return math.sqrt(total / freedom), freedom
+    return math.sqrt(total / freedom), freedom, left_out

@@ -25,7 +25,14 @@ from leyden.verdict.groups import (
 )
 from leyden.verdict.quantiles import expected_maximum, range_quantile
 from leyden.verdict.reports import Report, TextRow
-from leyden.verdict.tables import DataRows, RunTable, check_look, check_mode, order_of
+from leyden.verdict.tables import (
+    DataRows,
+    RunTable,
+    check_look,
+    check_mode,
+    mixed_remarks,
+    order_of,
+)
 
 MAX_NAMED = 5  # rows in a sentence
 MARK = "≈"
@@ -194,17 +201,16 @@ def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     tested = [ranking.first, *ranking.verdicts]
     unclear = [place for place in ranking.verdicts if ranking.like_best[place] is None]
     remarks = [_confidence(ranking, tested, unclear, number)]
-    kept = []
-    for among_tested, place in enumerate(tested):
-        if ranking.like_best[place] is not False:
-            kept.append(among_tested)
-    if len(kept) < len(tested) and len(tested) >= MANY:
+    like = [ranking.like_best[place] for place in tested]
+    if False in like and len(tested) >= MANY:
         remarks.append(ABOUT_THE_BEST)
     remarks += _exceptions(settings, tested, unclear, number)
-    if len(kept) > 1 and ranking.samples:
+    if like.count(False) < len(tested) - 1 and ranking.samples:
         power = _power(ranking.verdicts.values())
         if power:
             remarks += power.power_in_words("A row worse by {} is excluded")
+        # A row that is too wide to be excluded says nothing of the others' means.
+        kept = [number for number, may_be_best in enumerate(like) if may_be_best]
         bias = optimism(ranking.samples, kept)
         if bias:
             row = _name_rows([ranking.first], number)
@@ -330,13 +336,15 @@ def rank(
         With 95 % confidence the best setting is row 1.
     """
     check_mode(mode)
-    check_look(look)
+    check_look(look, looks)
     table = RunTable.of(rows, metric, seed, ignore, over)
     each: dict[Hashable, Ranking] = {}
     means: dict[Hashable, dict[str, float]] = {}
     for name, of_set in table.sets.items():
         settings = sorted(of_set, key=lambda setting: order_of(setting, mode))
-        each[name] = replace(rank_settings(settings, mode, Look(look, looks)), metric=metric)
+        found = rank_settings(settings, mode, Look(look, looks))
+        remarks = [*mixed_remarks(settings), *found.remarks]
+        each[name] = replace(found, metric=metric, remarks=remarks)
         means[name] = {setting.name: setting.mean for setting in settings if setting.values}
     if not over:
         return each[""]

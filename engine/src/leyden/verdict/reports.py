@@ -10,7 +10,8 @@ from leyden.verdict.numbers import printable_value
 TextRow = Sequence[str]
 IN_LATEX = {"\\": r"\textbackslash{}", "±": r"$\pm$", "≈": r"$\approx$", "~": r"\textasciitilde{}"}
 IN_LATEX |= {"^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}"}
-IN_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"}
+IN_LATEX |= {sign: f"\\{sign}" for sign in "&%$#_{}"} | {"|": r"\textbar{}"}
+IN_MARKDOWN = r"\`*_[]<>&$~|"  # signs that would be more than text
 
 
 class Report:
@@ -53,18 +54,17 @@ class Report:
 
     def in_format(self, form: str) -> str:
         """Return the text in a format: `table`, `markdown` or `latex`."""
+        escaped = ESCAPED[form]
         texts = []
         for name, part in self.parts().items():
-            texts.append(f"{printable_value(name)}\n{part.in_format(form)}")
+            texts.append(f"{escaped(str(name))}\n{part.in_format(form)}")
         own = []
         cells = self.cells()
         if cells:
             own += FORMS[form](cells)
-        if form == "table":
-            own += self.lines()
-        else:
-            escaped = _in_latex if form == "latex" else _in_markdown
-            own += ["", *(escaped(line) for line in self.lines())]
+        if form != "table":
+            own.append("")
+        own += map(escaped, self.lines())
         texts.append("\n".join(own))
         return "\n\n".join(texts)
 
@@ -105,7 +105,8 @@ def _markdown_lines(rows: Sequence[TextRow]) -> list[str]:
 
 
 def _in_markdown(text: str) -> str:
-    return printable_value(text).replace("|", r"\|")
+    shown = printable_value(text)
+    return "".join(f"\\{sign}" if sign in IN_MARKDOWN else sign for sign in shown)
 
 
 def _latex_lines(rows: Sequence[TextRow]) -> list[str]:
@@ -113,6 +114,8 @@ def _latex_lines(rows: Sequence[TextRow]) -> list[str]:
     lines = [r"\begin{tabular}{" + "l" * len(rows[0]) + "}", r"\toprule"]
     for cells in rows:
         inner = " & ".join(map(_in_latex, cells))
+        if inner.startswith(("[", "*")):  # an option of the row above
+            inner = "{}" + inner
         lines.append(rf"{inner} \\")
     lines.insert(3, r"\midrule")
     return [*lines, r"\bottomrule", r"\end{tabular}"]
@@ -128,4 +131,9 @@ FORMS: dict[str, Form] = {
     "table": aligned_lines,
     "markdown": _markdown_lines,
     "latex": _latex_lines,
+}
+ESCAPED: dict[str, Callable[[str], str]] = {
+    "table": printable_value,
+    "markdown": _in_markdown,
+    "latex": _in_latex,
 }

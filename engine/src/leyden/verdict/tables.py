@@ -13,6 +13,7 @@ from leyden.verdict.numbers import is_finite, number_of, printable_value, value_
 
 MAX_NAMED_COLUMNS = 5  # columns in an error message
 NOT_FINISHED = {"crashed", "failed", "killed", "preempted", "running", "error", "cancelled"}
+DATA_NAMES = {"data", "dataset", "data_set", "benchmark"}  # columns whose values can't be mixed
 DataRow = dict[str, Any]
 DataRows = Iterable[Mapping[str, Any]]
 Condition = Mapping[str, Any] | Callable[[Mapping[str, Any]], bool]
@@ -43,7 +44,8 @@ def read(path: str | Path) -> list[DataRow]:
         lines = csv.DictReader(content, delimiter=delimiter, skipinitialspace=True)
         found = [*lines]
     except (OSError, UnicodeError, ValueError, csv.Error) as error:
-        raise TableError(f"{path}: can't be read as a table ({error})") from error
+        why = getattr(error, "strerror", None) or error
+        raise TableError(f"{path}: can't be read as a table ({why})") from error
     if any(None in row for row in found):
         raise TableError(f"{path}: a row has more cells than the header")
     names = [name for name in lines.fieldnames or () if name]
@@ -261,10 +263,32 @@ def _check_columns(condition: Mapping[str, Any], row: DataRow, name: str) -> Non
             raise TableError(f"{name}: {column} is no setting; there are {', '.join(row)}")
 
 
-def check_look(look: int) -> None:
-    """Raise a `TableError` if this is no number of a look."""
+def data_columns(settings: Iterable[Group]) -> list[str]:
+    """Return the columns that name data sets, of those that vary between settings."""
+    names = dict.fromkeys(name for setting in settings for name in setting.choices)
+    return [name for name in names if name.rpartition(".")[2].lower() in DATA_NAMES]
+
+
+def mixed_remarks(settings: Iterable[Group], ask: str = "") -> list[str]:
+    """Return a remark on each column of data sets that settings are compared across.
+
+    Args:
+        settings: The settings.
+        ask: Other options beside `over=` that compare on each data set.
+    """
+    why = "these rows mix several"
+    remarks = []
+    for name in data_columns(settings):
+        remarks.append(f"Say {ask}over={name} where {name} names the data set: {why}.")
+    return remarks
+
+
+def check_look(look: int, looks: int) -> None:
+    """Raise a `TableError` if this is no number of a look, or of planned looks."""
     if type(look) is not int or look < 1:
         raise TableError(f"look={look}: must be a positive whole number")
+    if type(looks) is not int or looks < 0:
+        raise TableError(f"looks={looks}: must be a whole number, 0 or more")
 
 
 def check_mode(mode: str, *, is_needed: bool = True) -> None:
