@@ -27,7 +27,8 @@ def sign(directory, values, *, name="run.json", is_own=True):
     """Write a file of the record with these values, perhaps not valid ones."""
     values = {key: value for key, value in values.items() if key != "signature"}
     signed = owner.signature(json.dumps(values, sort_keys=True)) if is_own else ""
-    (Path(directory) / name).write_text(json.dumps({**values, "signature": signed}))
+    content = {**values, "signature": signed}
+    (Path(directory) / name).write_text(json.dumps(content))
 
 
 def put(directory, *, config=None, starts=None, result=..., is_own=True):
@@ -40,7 +41,9 @@ def put(directory, *, config=None, starts=None, result=..., is_own=True):
     else:
         starts = [{"time": START, "job": None, **start} for start in starts]
     known = there.result if result is ... or isinstance(result, dict) else result
-    RunRecord(there.config if config is None else config, starts, known, is_own).write(directory)
+    if config is None:
+        config = there.config
+    RunRecord(config, starts, known, is_own).write(directory)
     if isinstance(result, dict):  # perhaps not a valid one
         fields = {key: value for key, value in result.items() if key not in ROOT}
         sign(directory, {**content(directory), **fields}, is_own=is_own)
@@ -57,6 +60,14 @@ def table(path):
         return [*csv.DictReader(file)]
 
 
+def write_table(path, rows):
+    """Write rows, which all have the columns of the first one, to a CSV file."""
+    with Path(path).open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
+
+
 def files(folder):
     """All files below a folder with their content, to see that nothing has changed."""
     return {path: path.read_bytes() for path in Path(folder).rglob("*") if path.is_file()}
@@ -64,6 +75,5 @@ def files(folder):
 
 def ended(folder, pattern="*/run.json"):
     """The directories of the runs in a folder that have a result, sorted."""
-    return sorted(
-        path.parent for path in Path(folder).glob(pattern) if content(path.parent)["status"]
-    )
+    directories = sorted(path.parent for path in Path(folder).glob(pattern))
+    return [each for each in directories if content(each)["status"]]

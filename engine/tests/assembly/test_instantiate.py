@@ -95,9 +95,15 @@ def of_function(optimizer="adam"):
 SGD = object()
 OWN = {"optimizer": "adam", "num_classes": 3}
 OURS = {"optimizer": SGD, "num_classes": 10}
-GIVEN = [("Named", {}, OWN, len), ("Above", {}, OWN, len), ("of_function", {}, OWN, None)]
-GIVEN += [("Typed", {}, OURS, None), ("Typed", OWN, OWN, None)]
-GIVEN += [("Required", {}, OURS, None), ("Required", OWN, OWN, None)]
+GIVEN = [
+    ("Named", {}, OWN, len),
+    ("Above", {}, OWN, len),
+    ("of_function", {}, OWN, None),
+    ("Typed", {}, OURS, None),
+    ("Typed", OWN, OWN, None),
+    ("Required", {}, OURS, None),
+    ("Required", OWN, OWN, None),
+]
 
 
 @pytest.mark.parametrize(("kind", "configured", "given", "scheduler"), GIVEN)

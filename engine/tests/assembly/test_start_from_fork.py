@@ -24,8 +24,8 @@ KEPT = (
     "callbacks.checkpoint.keep_all=true",
     "callbacks.checkpoint.every_n_steps=4",
     "trainer.max_epochs=3",
+    "callbacks.fingerprint.every_n_steps=1",
 )
-KEPT = (*KEPT, "callbacks.fingerprint.every_n_steps=1")
 TYPED = (
     "~optimizer.weight_decay",
     "+optimizer.groups.b={match: '*.bias', dampening: 0.1}",
@@ -80,8 +80,11 @@ def test_with_nothing_changed_it_ends_in_the_bits_of_its_parent(train, parents, 
 
 
 LONGER = ["optimizer.lr=0.02", "optimizer.momentum=0.9", "trainer.max_epochs=4"]
-CHANGED = [("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"])]
-CHANGED += [("stochastic", "2", LONGER), ("averaged", "step_16", ["scheduler=cosine"])]
+CHANGED = [
+    ("stochastic", "2", ["trainer.accumulate_grad_batches=3", "scheduler=onecycle"]),
+    ("stochastic", "2", LONGER),
+    ("averaged", "step_16", ["scheduler=cosine"]),
+]
 
 
 @pytest.mark.matrix

@@ -32,8 +32,9 @@ FLAGS = [
     "--disable-quic",
     "--no-first-run",
     "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
 ]
-FLAGS += ["--disable-component-update", "--disable-sync"]
 TIMEOUT = 60_000  # ms
 PAGES = sorted(path.stem for path in (ENGINE / "docs").glob("*.md"))
 REFERENCE = ["tasks", "data", "models", "optimizers", "callbacks", "pictures", "loggers", "runs"]
@@ -204,7 +205,8 @@ def site(tmp_path_factory):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_page_opens_whole_on_a_screen_and_on_a_phone_and_asks_no_other_host(page, site, name):
-    urls, errors = [], []
+    urls = []
+    errors = []
     page.on("request", lambda request: urls.append(request.url))
     page.on(
         "console", lambda message: errors.append(message.text) if message.type == "error" else None

@@ -41,7 +41,8 @@ class Started:
         for descriptor in (1, 2):
             os.dup2(os.open(self.output, os.O_WRONLY | os.O_CREAT | os.O_APPEND), descriptor)
         # They do not own the descriptors: in a copy of a copy, the ones before them are dropped.
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
         torch.set_num_threads(1)
         os.chdir(cwd)
         os.environ.pop("HYDRA_FULL_ERROR", None)

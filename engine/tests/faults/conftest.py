@@ -49,16 +49,15 @@ class Whole:
     """A run that nothing happened to, its number of operations on files, and how long it took."""
 
     def __init__(self, folder, data):
-        self.data, self.run, began, counted = (
-            data,
-            folder / "run",
-            time.monotonic(),
-            folder / "operations",
-        )
+        self.data = data
+        self.run = folder / "run"
+        began = time.monotonic()
+        counted = folder / "operations"
         count = on_operations(self.run, lambda number, name: counted.write_text(str(number)))
         code, output = call("train", *self.arguments(folder), directory=folder, before=count)
         assert code == 0, output
-        self.num_operations, self.seconds = int(counted.read_text()), time.monotonic() - began
+        self.num_operations = int(counted.read_text())
+        self.seconds = time.monotonic() - began
 
     def arguments(self, folder):
         return (*within(folder), *self.data)

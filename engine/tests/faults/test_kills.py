@@ -3,7 +3,6 @@
 import functools
 import itertools
 import os
-import re
 import shutil
 import signal
 import sys
@@ -45,7 +44,8 @@ def train(
 
     def before():
         setup()
-        pid, seen = os.getpid(), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        pid = os.getpid()
+        seen = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
 
         def act(number, name):
             if os.getpid() == pid:  # jobs of a sweep are copies of it
@@ -55,33 +55,38 @@ def train(
 
         on_operations(directory / below, act, only_writes=only_writes)()
 
-    where, output = (
-        within(directory)["-m" in arguments :],
-        {"directory": directory.parent, "name": directory.name},
-    )
+    where = within(directory)["-m" in arguments :]
+    output = {"directory": directory.parent, "name": directory.name}
     code, output = call("train", *arguments, *where, before=before, **output)
     return code, log.read_text().splitlines(), output
+
+
+def assert_each_once(places):
+    assert [place for place, count in Counter(places).items() if count != 1] == []
 
 
 def shown(directory):
     """All that a finished run shows, less what differs from start to start; each point must be there once."""
     run = Run(directory / "run")
-    curves, events = read_points(run.directory / "metrics.csv"), []
+    curves = read_points(run.directory / "metrics.csv")
+    events = []
     for path in sorted(run.directory.glob("*/events.out.tfevents.*")):
         for event in EventFileLoader(str(path)).Load():
             for value in event.summary.value:
-                is_time = value.tag.startswith("time/")
-                tag = value.tag if is_time else f"{path.parent.name}:{value.tag}"
-                events.append(
-                    ((tag, event.step), None if is_time else value.tensor.SerializeToString())
-                )
+                if value.tag.startswith("time/"):
+                    events.append((value.tag, event.step, None))
+                else:
+                    tag = f"{path.parent.name}:{value.tag}"
+                    events.append((tag, event.step, value.tensor.SerializeToString()))
             if event.HasField("graph_def"):
-                events.append((("graph", event.step), None))
-    for places in ([place for place, _ in events], [(step, metric) for step, metric, _ in curves]):
-        assert [place for place, count in Counter(places).items() if count != 1] == []
-    assert not [path for path in directory.rglob("*") if re.search(r"\.(tmp|prepared)$", path.name)]
+                events.append(("graph", event.step, None))
+    assert_each_once([(tag, step) for tag, step, _ in events])
+    assert_each_once([(step, metric) for step, metric, _ in curves])
+    for path in directory.rglob("*"):
+        assert path.suffix not in (".tmp", ".prepared")
     head, *lines = (run.directory / "metrics.csv").read_text().splitlines()
-    assert (head, len(lines)) == ("step,metric,value", len(curves))
+    assert head == "step,metric,value"
+    assert len(lines) == len(curves)
     tests = records.table(directory / "test_evaluations.csv")  # a kill after one may make it again
     return {
         "result": asdict(replace(run.result, seconds=None, samples_per_second=None)),
@@ -89,7 +94,7 @@ def shown(directory):
             (step, name, None if name.startswith("time/") else value)
             for step, name, value in curves
         ],
-        "values": dict(events),
+        "values": {(tag, step): value for tag, step, value in events},
         "row": hparams(run),
         "test_evaluations": {
             (row["experiment"], row["checkpoint"], row["metrics"]) for row in tests
@@ -164,9 +169,9 @@ def test_killed_while_it_fails(kills, trials, rng):
     }  # in the second epoch
     code, operations, output = train(kills.folder / "failing", *kills.arguments, **failing)
     run = Run(kills.folder / "failing" / "run")
-    assert (code, run.result.status, hparams(run)[1]) == (1, "failed", api_pb2.STATUS_FAILURE), (
-        output
-    )
+    assert code == 1, output
+    assert run.result.status == "failed", output
+    assert hparams(run)[1] == api_pb2.STATUS_FAILURE, output
     for n, after in moments(16, trials // 4, rng):
         never = (10**6, False)  # it fails once more, then it goes on
         kills.kill((len(operations) - 1 - n, after), *rng.choice(([], [never])), **failing)
@@ -178,8 +183,9 @@ SEARCH = (
     "hydra.sweeper.num_trials=4",
     "sweep_name=s",
     "cluster.num_jobs=2",
+    "optimizer.lr=tag(log,interval(0.001,0.1))",
+    "sweep.space=tests.sweep.spaces.optimizers",
 )
-SEARCH += ("optimizer.lr=tag(log,interval(0.001,0.1))", "sweep.space=tests.sweep.spaces.optimizers")
 SETTINGS = "sweep.settings=[{model.dropout:0.0,trainer.gradient_clip_val:1.0},{model.dropout:0.1}]"
 
 
@@ -228,8 +234,10 @@ def test_told_to_stop_at_any_time_once_or_twice_it_ends_without_a_traceback(
     tmp_path, whole, trials, rng
 ):
     for n in range(max(4, trials // 3)):
-        (folder := tmp_path / str(n)).mkdir()
-        number, pauses = rng.choice(SIGNALS), [rng.uniform(0, 1.1 * whole.seconds)]
+        folder = tmp_path / str(n)
+        folder.mkdir()
+        number = rng.choice(SIGNALS)
+        pauses = [rng.uniform(0, 1.1 * whole.seconds)]
         again = rng.uniform(0, 0.1)
         if rng.random() < 0.5:
             pauses.append(again)

@@ -38,10 +38,8 @@ def call(function, folder, trace=None):
         folder: Where the output goes.
         trace: Folder whose files are noted in `names` when they are opened, made or renamed.
     """
-    output, names = (
-        folder / "output",
-        os.open(folder / "names", os.O_WRONLY | os.O_CREAT | os.O_APPEND),
-    )
+    output = folder / "output"
+    names = os.open(folder / "names", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     def note(event, args):
         if trace and event in OPERATIONS:
@@ -55,7 +53,8 @@ def call(function, folder, trace=None):
         signal.alarm(TIMEOUT_S)
         for number in (1, 2):
             os.dup2(os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), number)
-        sys.stdout, sys.stderr = (os.fdopen(number, "w", closefd=False) for number in (1, 2))
+        sys.stdout = os.fdopen(1, "w", closefd=False)
+        sys.stderr = os.fdopen(2, "w", closefd=False)
         os.chdir(folder)
         sys.addaudithook(note)
         raise SystemExit(function())
@@ -77,8 +76,13 @@ SMALL = (
 
 
 def train(run, epochs, root):
-    typed = (*SMALL, f"data.root={root}", "test=false", "callbacks.checkpoint.every_n_steps=4")
-    typed = (*typed, f"trainer.max_epochs={epochs}")
+    typed = (
+        *SMALL,
+        f"data.root={root}",
+        "test=false",
+        "callbacks.checkpoint.every_n_steps=4",
+        f"trainer.max_epochs={epochs}",
+    )
     return lambda: here("train", f"run_dir={run}", f"outputs={run.parent}", *typed)
 
 
@@ -102,7 +106,9 @@ class Begun:
     """A run that has begun, and the names of all files that it and its use touch."""
 
     def __init__(self, folder, first, *more):
-        self.folder, self.run, self.more = folder, folder / "run", more
+        self.folder = folder
+        self.run = folder / "run"
+        self.more = more
         assert call(first(self.run), folder, self.run)[0] == 0
         shutil.copytree(self.run, folder / "before")
         for each in more:

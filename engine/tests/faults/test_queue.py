@@ -14,8 +14,6 @@ STATES = [
     ("RUNNING", "None"),
     ("PENDING", "Priority"),
     ("PENDING", "(launch failed requeued held)"),
-]
-STATES += [
     ("COMPLETING", "None"),
     ("COMPLETED", "None"),
     ("FAILED", "NonZeroExitCode"),
@@ -28,7 +26,11 @@ BANNER = [
     "é",
     "\ufeff",
 ]
-LINES = {"blank": [b"\n", b" \n", b"\t\n\n"], "banner": [f"{line}\n".encode() for line in BANNER]}
+LINES = {
+    "blank": [b"\n", b" \n", b"\t\n\n"],
+    "banner": [f"{line}\n".encode() for line in BANNER],
+}
+KINDS = ["blank", "cut", "bytes", "banner", "carriage", "code"]
 
 
 @pytest.fixture
@@ -42,9 +44,8 @@ def answer(tmp_path, monkeypatch):
         path = tmp_path / "bin" / command
         path.with_suffix(".out").write_bytes(out)
         path.with_suffix(".error").write_bytes(error)
-        path.write_text(
-            f"#!/bin/sh\nsleep {pause}\ncat {path}.out\ncat {path}.error >&2\nexit {code}\n"
-        )
+        prints = f"cat {path}.out\ncat {path}.error >&2"
+        path.write_text(f"#!/bin/sh\nsleep {pause}\n{prints}\nexit {code}\n")
         path.chmod(0o755)
 
     return set_answer
@@ -52,11 +53,11 @@ def answer(tmp_path, monkeypatch):
 
 def damaged(rng, lines):
     """Lines as bytes, with what goes wrong; and the code that the command ends with."""
-    out, code = "".join(f"{line}\n" for line in lines).encode(), 0
-    for kind in rng.sample(
-        ["blank", "cut", "bytes", "banner", "carriage", "code"], rng.randrange(1, 4)
-    ):
-        place = rng.choice([0, *(n + 1 for n, byte in enumerate(out) if byte == 10)])
+    out = "".join(f"{line}\n" for line in lines).encode()
+    code = 0
+    for kind in rng.sample(KINDS, rng.randrange(1, 4)):
+        line_starts = [n + 1 for n, byte in enumerate(out) if byte == ord("\n")]
+        place = rng.choice([0, *line_starts])
         if kind in LINES:
             out = out[:place] + rng.choice(LINES[kind]) + out[place:]
         elif kind == "carriage":
@@ -106,7 +107,8 @@ def test_what_is_accepted_is_not_taken_for_rejected(answer, trials, rng, tmp_pat
         told = f"trial {n}: {out!r}, {error!r}, {code}"
         answer("sbatch", out, error, code)
         works = [Work(os.system, ("exit",), None, None) for _ in range(rng.choice([1, 3]))]
-        jobs, problem = [], ""
+        jobs = []
+        problem = ""
         try:
             jobs = slurm.Slurm(config, tmp_path / str(n)).submit(works, "r", "python3")
         except UserError as raised:

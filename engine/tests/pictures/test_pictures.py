@@ -196,7 +196,11 @@ def test_the_processes_take_turns_within_a_batch(monkeypatch):
 
 
 def test_images_of_any_number_and_shape_are_drawn_from_black_to_white():
-    for shape in ((9, 3, 32, 32), (0, 1, 28, 28), (3, 2, 300, 200)):
+    for shape in (
+        (9, 3, 32, 32),
+        (0, 1, 28, 28),
+        (3, 2, 300, 200),
+    ):
         pixels = render(pictures.sheet(torch.rand(shape), ["a\nb"] * shape[0], "title"))
         assert min(pixels.shape[:2]) > 30
         assert (pixels < 128).any()

@@ -68,7 +68,8 @@ def test_workers_that_read_import_for_themselves(monkeypatch):
     batches = iter(loader)
     inputs_NI, targets_N = next(batches)
     monkeypatch.undo()
-    assert (inputs_NI.tolist(), targets_N.tolist()) == ([[1.0, 2.0]], [3])
+    assert inputs_NI.tolist() == [[1.0, 2.0]]
+    assert targets_N.tolist() == [3]
     assert [type(process).__name__ for process in multiprocessing.active_children()] == [
         "SpawnProcess"
     ]

@@ -38,15 +38,12 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert "the same within 0.2" in called(compare, *alike, "margin=0.2")
     text = called(compare, *alike, "planned=true")
     assert "96.25 % interval" in text
-    assert (
-        "An interval of the first look has 96.25 %, as later looks need the rest of the 5 %."
-        in text
-    )
+    look = "An interval of the first look has 96.25 %, as later looks need the rest of the 5 %."
+    assert look in text
     assert "planned=true: right only if the two were named before any result was seen." in text
     # The same for other programs.
-    found = json.loads(
-        called(compare, "s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3", "format=json")
-    )
+    sides = ("s", "a=optimizer.lr=0.3", "b=optimizer.lr < 0.3")
+    found = json.loads(called(compare, *sides, "format=json"))
     told = {
         "metric": "val/loss",
         "mode": "min",
@@ -54,17 +51,15 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
         "better": "b",
         "verdict": "b is better",
     }
-    assert {key: found[key] for key in told} == told
+    assert found.items() >= told.items()
     assert found["a"]["n"] == 4
     assert found["a"]["mean"] == pytest.approx(1.475)
     assert found["a"]["lost"] == 0
     assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
     assert found["difference"] == pytest.approx(1.025)
     assert 0 < found["interval"][0] < 1.025 < found["interval"][1]
-    assert (
-        "The best setting was chosen by these values, so they are biased in its favor."
-        in found["remarks"]
-    )
+    biased = "The best setting was chosen by these values, so they are biased in its favor."
+    assert biased in found["remarks"]
     # Of folders the best setting is named.
     for seed, value in enumerate((0.1, 0.2)):
         overrides = [f"seed={seed}", "model.hidden_sizes=[64]", f"name=r{seed}"]
@@ -97,20 +92,17 @@ def test_runs_that_were_validated_on_other_samples_are_not_compared(
     grid(tmp_path / "s", {1: LOSSES["few"]}, name=name, val_samples=others)
     said = called(compare, "s", f"a={name}=1.0", f"b={name}=1")
     assert (f"can't be compared; these differ in {key}: " in said) is bool(key)
-    assert ("A  trainer.limit_val_batches=1.0 " in said) is not key
-    lines = called(summarize, "s").splitlines()
-    assert sorted(line.split()[1] for line in lines[1:3]) == ["1", "1.0"]
-    assert (f"different data are not compared: they differ in {key}." in "\n".join(lines)) is bool(
-        key
-    )
+    text = called(summarize, "s")
+    _, first, second, *_ = text.splitlines()
+    assert {first.split()[1], second.split()[1]} == {"1", "1.0"}
+    assert (f"different data are not compared: they differ in {key}." in text) is bool(key)
 
 
 def test_folds_of_other_sizes_are_one_setting(called, tmp_path):
     for fold, rate in itertools.product(range(3), (0.1, 0.2)):
         typed = ["data.num_folds=3", f"data.fold={fold}", f"optimizer.lr={rate}"]
-        write(
-            tmp_path / "s" / f"{fold}{rate}", typed, value=rate + fold / 9, val_samples=1000 + fold
-        )
+        place = tmp_path / "s" / f"{fold}{rate}"
+        write(place, typed, value=rate + fold / 9, val_samples=1000 + fold)
     assert "Verdict: " in called(compare, "s", "a=optimizer.lr=0.1", "b=optimizer.lr=0.2")
 
 
@@ -133,16 +125,11 @@ def test_what_a_recipe_or_the_defaults_chose_is_a_setting_where_it_was_recorded(
     assert "A  experiment=cnn model=cnn" in said
     assert "B  experiment=null model=mlp" in said
     assert "Verdict: A is better" in said
-    cells = [
-        row["model"]
-        for row in json.loads(called(summarize, "new", "format=json"))["rows"]
-        for row in [row["choices"]]
-    ]
-    assert cells == ["cnn", "mlp"]
+    found = json.loads(called(summarize, "new", "format=json"))
+    assert [row["choices"]["model"] for row in found["rows"]] == ["cnn", "mlp"]
     of_model(tmp_path / "old", recorded=False)
-    assert "b=model=cnn: no run matches this" in called(
-        compare, "old", "a=model=mlp", "b=model=cnn"
-    )
+    said = called(compare, "old", "a=model=mlp", "b=model=cnn")
+    assert "b=model=cnn: no run matches this" in said
 
 
 def test_other_numbers_of_threads_are_a_line(called, tmp_path):
@@ -176,16 +163,15 @@ def test_each_metric_that_is_asked_for_has_its_verdict_and_its_looks(called, tmp
         said = called(compare, *sides, *typed.split())
         assert re.findall("^Verdict: (.*)", said, re.M) == [words[metric] for metric in metrics]
         assert len((tmp_path / "s/looks.csv").read_text().splitlines()) == 1 + len(metrics)
-    found = json.loads(
-        called(compare, *sides, "metric=num_parameters:max,val/loss:min", "format=json")
-    )
-    assert [each["a"]["mean"] for each in found] == [80, pytest.approx(0.4)]
+    metrics = "metric=num_parameters:max,val/loss:min"
+    size, loss = json.loads(called(compare, *sides, metrics, "format=json"))
+    assert size["a"]["mean"] == 80
+    assert loss["a"]["mean"] == pytest.approx(0.4)
 
 
 @pytest.fixture
 def results(tmp_path):
-    lines = [[*table()[0]], *(row.values() for row in table())]
-    (tmp_path / "results.csv").write_text("\n".join(",".join(map(str, line)) for line in lines))
+    records.write_table(tmp_path / "results.csv", table())
     return tmp_path
 
 

@@ -1,6 +1,5 @@
 """`plan` of a sweep, by a pilot or a typed deviation; and forms of verdicts for a paper."""
 
-import csv
 import json
 import re
 
@@ -29,7 +28,7 @@ def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
     text = called(plan, "s", "difference=0.5")
     assert f"Run {num_seeds} seeds of each of 3 settings" in text
     assert "Add runs to the pilot: the deviation may be 1.9 times as large." in text
-    write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD)])
+    records.write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD)])
     text = called(plan, "t.csv", "metric=acc", "runs=12")
     assert "Run 6 seeds of each of 2 settings, 12 runs: then a difference of" in text
     diverged = [("wild", seed, 1e5 * seed) for seed in range(3)]
@@ -40,13 +39,6 @@ def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
     )
     few = called(plan, *TYPED, "runs=8", "difference=0.001")
     assert "Allow more runs: these don't show a difference of 0.001." in few
-
-
-def write_table(path, rows):
-    with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0])
-        writer.writeheader()
-        writer.writerows(rows)
 
 
 def test_what_is_seen_grows_with_deviations_and_settings_and_shrinks_with_seeds():
@@ -113,7 +105,7 @@ def test_a_verdict_is_printed_for_a_paper_and_drawn(called, results):  # noqa: F
         (results / "a.pdf").unlink()
         assert "remarks" in json.loads(called(verb, *given, "format=json"))
     assert "pdf=no/a.pdf: can't be written" in called(compare, *sides, "pdf=no/a.pdf")
-    write_table(results / "sets.csv", over_sets(6))
+    records.write_table(results / "sets.csv", over_sets(6))
     over = ("sets.csv", "metric=acc", "mode=max", "over=data")
     called(summarize, *over, "pdf=ranks.pdf")
     assert (results / "ranks.pdf").read_bytes().startswith(b"%PDF")

@@ -28,8 +28,9 @@ def own(trained, tmp_path):
 
 def use(verb, run, *more):
     """What is typed to put a run to use."""
-    typed = {"train": (f"run_dir={run}", *QUICK, "trainer.max_epochs=1"), "note": ("note=x",)}
-    typed |= {
+    typed = {
+        "train": (f"run_dir={run}", *QUICK, "trainer.max_epochs=1"),
+        "note": ("note=x",),
         "predict": (f"images={run.parent / 'x.png'}",),
         "export": (f"output={run.parent / 'x.onnx'}",),
     }

@@ -64,8 +64,9 @@ PICKLES = {
     "nested": nested(45),
     "filled later": filled_later(45),
     "itself": b"\x80\x02]q\x00h\x00a.",
+    "many": b"\x80\x02" + b"]" * 2**17 + b".",
+    "large": b"\x80\x02" + b"N0" * 2**25 + b"N.",
 }
-PICKLES |= {"many": b"\x80\x02" + b"]" * 2**17 + b".", "large": b"\x80\x02" + b"N0" * 2**25 + b"N."}
 
 
 @pytest.mark.parametrize("name", PICKLES)

@@ -30,9 +30,12 @@ FEW = (
     "callbacks=bare",
     "callbacks.progress.refresh_rate=0",
     "callbacks.checkpoint.every_n_steps=3",
+    "trainer=cpu",
+    "trainer.log_every_n_steps=1",
+    "trainer.max_epochs=3",
 )
-FEW = (*FEW, "trainer=cpu", "trainer.log_every_n_steps=1", "trainer.max_epochs=3")
-DIFFERS, CRASH = "differs silently", "crash"
+DIFFERS = "differs silently"
+CRASH = "crash"
 ASIDE = ("persistent_workers", "the test set")  # lines on stderr that tell nothing of bits
 ANNOUNCEMENTS = ("exact resume is not guaranteed", PARTED)
 
@@ -48,30 +51,32 @@ class Done(NamedTuple):
 
     def told(self, *words):
         """Lines of the library; with words, those that have one of them."""
-        lines = [line for line in self.output.splitlines() if line.startswith("leyden: ")]
-        if not words:
-            return lines
-        return [line for line in lines if any(each in line for each in words)]
+        lines = []
+        for line in self.output.splitlines():
+            has_word = not words or any(word in line for word in words)
+            if line.startswith("leyden: ") and has_word:
+                lines.append(line)
+        return lines
 
     @property
     def failed(self):
         if self.code == 0:
             return None
-        if self.code == 2 and "Traceback" not in self.output:
-            told = [line for line in self.told() if line not in self.told(*ASIDE)]
-            return Outcome(
-                REFUSED if told else CRASH, (told or self.output.splitlines() or [""])[-1]
-            )
-        return Outcome(CRASH, f"code {self.code}: {(self.output.strip().splitlines() or [''])[-1]}")
+        *_, last = ["", *self.output.strip().splitlines()]
+        if self.code != 2 or "Traceback" in self.output:
+            return Outcome(CRASH, f"code {self.code}: {last}")
+        aside = self.told(*ASIDE)
+        told = [line for line in self.told() if line not in aside]
+        if told:
+            return Outcome(REFUSED, told[-1])
+        return Outcome(CRASH, last)
 
 
 @functools.cache
 def warm():
     """Train once in this process: what is done for the first time takes its copies half of their time."""
-    out, err = (
-        redirect(io.StringIO())
-        for redirect in (contextlib.redirect_stdout, contextlib.redirect_stderr)
-    )
+    out = contextlib.redirect_stdout(io.StringIO())
+    err = contextlib.redirect_stderr(io.StringIO())
     with tempfile.TemporaryDirectory() as folder, out, err:
         here(
             "train",
@@ -85,7 +90,9 @@ def warm():
 
 def kill_at(batch, by=signal.SIGKILL):
     """Send this process a signal in the training step of a batch, counted over all starts."""
-    training_step, told, rank = Strategy.training_step, [], int(os.environ.get("KILL_RANK", "0"))
+    training_step = Strategy.training_step
+    told = []
+    rank = int(os.environ.get("KILL_RANK", "0"))
 
     @functools.wraps(training_step)
     def killing_step(self, *args, **kwargs):
@@ -103,7 +110,9 @@ class Row:
     """The runs of one kind of work in a folder, which its cells share."""
 
     def __init__(self, work, place):
-        self.work, self.place, self._num = work, place, 0
+        self.work = work
+        self.place = place
+        self._num = 0
         place.mkdir(exist_ok=True)
 
     def run(self, verb, *arguments, kill=None):
@@ -147,12 +156,14 @@ class Row:
 
     def resume_often(self):
         """Killed in each epoch, and told to end once."""
-        kill, term = signal.SIGKILL, signal.SIGTERM
+        kill = signal.SIGKILL
+        term = signal.SIGTERM
         return self.killed((4, kill), (5, kill), (10, term), (20, kill))
 
     def killed(self, *kills):
         """A run that is killed at each of these batches, and trains to its end."""
-        name, told = f"killed {len(kills)}", []
+        name = f"killed {len(kills)}"
+        told = []
         for kill in kills:
             done = self.train(name, kill=kill)
             told += done.told(*ANNOUNCEMENTS)
@@ -214,7 +225,8 @@ class Row:
         done = self.run("train", *FEW[:3], "trainer.log_every_n_steps=1", *given)
         if done.failed:
             return done.failed
-        parent, fork = (read_fingerprints(self.place / name) for name in ("whole", "fork"))
+        parent = read_fingerprints(self.place / "whole")
+        fork = read_fingerprints(self.place / "fork")
         if max(fork) < max(parent):
             return Outcome(CRASH, f"the fork ended at step {max(fork)}")
         parted = [
@@ -229,15 +241,14 @@ class Row:
 
 
 def differences(a, b):
-    there, here = Run(a).result.metrics, Run(b).result.metrics
+    there = Run(a).result.metrics
+    here = Run(b).result.metrics
     found = [
         name for name in sorted({*there, *here}) if repr(there.get(name)) != repr(here.get(name))
     ]
     for checkpoint in ("last", "best"):
-        one, other = (
-            SafeCheckpointIO().load_checkpoint(each / "checkpoints" / f"{checkpoint}.ckpt")
-            for each in (a, b)
-        )
+        one = SafeCheckpointIO().load_checkpoint(a / "checkpoints" / f"{checkpoint}.ckpt")
+        other = SafeCheckpointIO().load_checkpoint(b / "checkpoints" / f"{checkpoint}.ckpt")
         for key in ("state_dict", "optimizer_states", "lr_schedulers"):
             if state_digest(one[key]) != state_digest(other[key]):
                 found.append(f"{key} of {checkpoint}.ckpt")

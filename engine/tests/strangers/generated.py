@@ -46,7 +46,9 @@ HELD = SimpleNamespace(by=None, kind=None, time="")
 
 def hold(it, kind, time):
     """Let an object have the value; return it."""
-    HELD.by, HELD.kind, HELD.time = it, KINDS[kind], time
+    HELD.by = it
+    HELD.kind = KINDS[kind]
+    HELD.time = time
     for name in ("held", "also"):
         vars(it).pop(name, None)
     if time != "first":
@@ -57,7 +59,8 @@ def hold(it, kind, time):
 
 
 def change():
-    by, kind = HELD.by, HELD.kind
+    by = HELD.by
+    kind = HELD.kind
     if HELD.time == "first":
         by.held = kind.changed(kind.make())
     elif HELD.time == "alias":
@@ -300,7 +303,8 @@ class Module(Plain):
 
 
 def is_possible(holder, kind, time):
-    there, what = HOLDERS[holder], KINDS[kind]
+    there = HOLDERS[holder]
+    what = KINDS[kind]
     if time not in there.times or kind not in there.kinds:
         return False
     if kind in ("none", "bool") and time == "step":  # a lost one is the same again at once

@@ -7,7 +7,8 @@ import torch
 
 from tests.strangers.plain import BATCH, Plain
 
-SHIFT, RNG = float(torch.rand(1)), np.random.default_rng()
+SHIFT = float(torch.rand(1))
+RNG = np.random.default_rng()
 
 
 class InFile(Plain):

@@ -30,7 +30,9 @@ class Bag(dict):
     """A container of an own class."""
 
 
-KEPT, NAMED, SEEN = "kept", "named", "seen"
+KEPT = "kept"
+NAMED = "named"
+SEEN = "seen"
 GENERATORS = ("random", "numpy_rng", "random_state", "torch_rng")  # a `state_dict` may not hold one
 
 

@@ -41,7 +41,9 @@ class PlainData(L.LightningDataModule):
         self.way = way
 
     def setup(self, stage):
-        self.data, self.val, self.test = self.kind(), self.kind(10, 1), Rows(10, 2)
+        self.data = self.kind()
+        self.val = self.kind(10, 1)
+        self.test = Rows(10, 2)
 
     def make_loader(self, samples, **options):
         return DataLoader(samples, BATCH, **options)
@@ -65,7 +67,8 @@ class Plain(L.LightningModule):
 
     def __init__(self, way: str = ""):
         super().__init__()
-        self.net, self.way = network(), way
+        self.net = network()
+        self.way = way
 
     def forward(self, inputs):
         return self.net(inputs).squeeze(1)

@@ -12,13 +12,11 @@ from tests.strangers.kinds import KEPT, KINDS, NAMED, SEEN
 from tests.strangers.plain import own
 
 FEATURES = ("resume", "evaluate", "fork")
-SAME, ANNOUNCED, REFUSED, ANEW, NOT_SEEN = (
-    "same bits",
-    "announced",
-    "refused",
-    "starts anew",
-    "not seen",
-)
+SAME = "same bits"
+ANNOUNCED = "announced"
+REFUSED = "refused"
+ANEW = "starts anew"
+NOT_SEEN = "not seen"
 PAGE = ENGINE / "docs" / "exact-matrix.md"
 PARTED = "parts from the interrupted run at step"
 # What features come to that don't come to the same bits.
@@ -86,7 +84,8 @@ def read(text):
     """Rows by name, of a table: what is trained, with what is typed for it; as the page calls it; what it comes to."""
     rows = {}
     for name, work, about, comes_to in mistakes(text):
-        given, more = {}, []
+        given = {}
+        more = []
         for word in work.split():
             option, _, value = word.partition("=")
             part, _, target = word.rpartition(":")

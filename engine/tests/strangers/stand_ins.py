@@ -68,7 +68,8 @@ class Prefetcher:
 
 class Wandering:
     def __init__(self):
-        self.place, self.rng = 0, np.random.default_rng(0)
+        self.place = 0
+        self.rng = np.random.default_rng(0)
 
     def __iter__(self):
         for _ in range(NUM // BATCH):
@@ -81,7 +82,8 @@ class Graph:
     stores: dict = {}  # noqa: RUF012 - of the class
 
     def __init__(self, inputs, targets):
-        self.inputs, self.targets = inputs, targets
+        self.inputs = inputs
+        self.targets = targets
         Graph.num_made += 1
         Graph.stores[Graph.num_made] = self
 
@@ -137,12 +139,16 @@ class Combined(PlainData):
 class Whole(Plain):
     """It brings its own data, as Lightning's examples of one file do; each hook of them is called once."""
 
-    kind, make_loader, train_dataloader = Rows, PlainData.make_loader, PlainData.train_dataloader
-    val_dataloader, test_dataloader = PlainData.val_dataloader, PlainData.test_dataloader
+    kind = Rows
+    make_loader = PlainData.make_loader
+    train_dataloader = PlainData.train_dataloader
+    val_dataloader = PlainData.val_dataloader
+    test_dataloader = PlainData.test_dataloader
 
     def __init__(self, scheduler=None):
         super().__init__()
-        self.scheduler, self.calls = scheduler, []
+        self.scheduler = scheduler
+        self.calls = []
 
     def prepare_data(self):
         self.calls.append("prepare_data")
@@ -181,7 +187,9 @@ class OfAnyForm(Plain):
 class EMA(Plain):
     def __init__(self):
         super().__init__()
-        self.ema, self.best, self.best_loss = [copy.deepcopy(self.net)], None, float("inf")
+        self.ema = [copy.deepcopy(self.net)]
+        self.best = None
+        self.best_loss = float("inf")
 
     def on_train_batch_end(self, outputs, batch, batch_idx):
         with torch.no_grad():
@@ -196,7 +204,8 @@ class EMA(Plain):
     def on_validation_epoch_end(self):
         loss = self.trainer.callback_metrics["val/loss"].item()
         if loss < self.best_loss:
-            self.best, self.best_loss = copy.deepcopy(self.net.state_dict()), loss
+            self.best = copy.deepcopy(self.net.state_dict())
+            self.best_loss = loss
         else:
             self.net.load_state_dict(self.best)
 
@@ -271,7 +280,9 @@ class Denoising(Plain):
 class ChangedLate(Plain):
     def __init__(self):
         super().__init__()
-        self.sharpness, self.gains, self.mean = 1.0, [1.0], None
+        self.sharpness = 1.0
+        self.gains = [1.0]
+        self.mean = None
 
     def on_fit_start(self):
         self.mean = self.trainer.datamodule.data.tensors[0].mean(0)
@@ -297,7 +308,8 @@ class Scheduled(Plain):
 
     def __init__(self, optimizer, way: str, scheduler=None):
         super().__init__(way)
-        self.optimizer, self.scheduler = optimizer, scheduler
+        self.optimizer = optimizer
+        self.scheduler = scheduler
         self.automatic_optimization = way != "by hand"
 
     def training_step(self, batch, batch_idx):
@@ -369,7 +381,8 @@ class Optimized(Plain):
             return torch.optim.LBFGS(self.parameters(), lr=0.1, max_iter=3)
         if self.way == "outside":
             return Decaying(self.parameters(), lr=0.05)
-        optimizer, rng = torch.optim.SGD(self.parameters(), lr=0.05), np.random.default_rng(0)
+        optimizer = torch.optim.SGD(self.parameters(), lr=0.05)
+        rng = np.random.default_rng(0)
         schedule = lr_scheduler.LambdaLR(optimizer, lambda step: rng.uniform(0.5, 1.5))
         return [optimizer], [{"scheduler": schedule, "interval": "step"}]
 
@@ -377,7 +390,8 @@ class Optimized(Plain):
 class Manual(Plain):
     def __init__(self):
         super().__init__()
-        self.automatic_optimization, self.other = False, network()
+        self.automatic_optimization = False
+        self.other = network()
 
     def train_loss(self, batch, batch_idx):
         often, rarely = self.optimizers()
@@ -433,11 +447,9 @@ class SecondLoader(Plain):
 class EpochEnd(Plain):
     def __init__(self):
         super().__init__()
-        self.outputs, self.metrics, self.r2 = (
-            [],
-            {"max": torchmetrics.MaxMetric()},
-            torchmetrics.R2Score(),
-        )
+        self.outputs = []
+        self.metrics = {"max": torchmetrics.MaxMetric()}
+        self.r2 = torchmetrics.R2Score()
 
     def train_loss(self, batch, batch_idx):
         loss = self.loss(batch)
@@ -532,7 +544,9 @@ class Named(Plain):
     ):
         super().__init__()
         self.names = {"train": train, "val": val, "test": test}
-        self.lr, self.batch_size, self.other = lr, BATCH, nn.Linear(4, 1)
+        self.lr = lr
+        self.batch_size = BATCH
+        self.other = nn.Linear(4, 1)
 
     def log_loss(self, stage, batch):
         loss = self.loss(batch)

@@ -44,9 +44,14 @@ SLOW = (
     "splits",
     "persistent_workers",
     "replacing",
+    "combined_max_size_cycle",
+    "ema",
+    "finetuning",
+    "accumulation",
+    "val_check_interval",
+    "manual",
+    "from_random",
 )
-SLOW = (*SLOW, "combined_max_size_cycle", "ema", "finetuning", "accumulation", "val_check_interval")
-SLOW = (*SLOW, "manual", "from_random")
 NIGHTLY = (
     *of("layer", "buffer", "in_dict", "in_data_module", "in_callback", "subset", "transform"),
     *of("batch_sampler", "inner_sampler", "class", "optimizer"),

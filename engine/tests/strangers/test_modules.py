@@ -13,7 +13,7 @@ from leyden.assembly.trainer import silence_lightning
 from leyden.run.directory import Run
 from leyden.training.evaluation import partial_test_message
 from tests import records
-from tests.conftest import QUICK, SMALL
+from tests.conftest import QUICK, SMALL, checkpoint
 from tests.exact.test_fit import trainer_of
 from tests.strangers.cells import FEW
 from tests.strangers.plain import Plain, PlainData, own
@@ -80,9 +80,7 @@ def test_modules_with_data_of_their_own_are_swept_with_a_schedule(train, command
     runs = [Run(path) for path in records.ended(tmp_path / "outputs" / "sweeps" / "s")]
     assert sorted(run.result.optimizer_steps for run in runs) == [8, 16]
     for run in runs:
-        (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)[
-            "lr_schedulers"
-        ]
+        (state,) = checkpoint(run)["lr_schedulers"]
         assert state["T_max"] == run.result.optimizer_steps
 
 
@@ -109,9 +107,7 @@ def test_a_schedule_is_as_long_as_the_run_whatever_interval_the_module_names(tra
         "a", *scheduled(way, choice, "callbacks=default", "trainer.log_every_n_steps=1")
     )
     rates = [value for _, name, value in curves(run) if name.startswith("lr")]
-    (state,) = torch.load(run.directory / "checkpoints" / "last.ckpt", weights_only=True)[
-        "lr_schedulers"
-    ]
+    (state,) = checkpoint(run)["lr_schedulers"]
     assert state.get("T_max", state.get("total_steps")) == 80
     assert rates[-1] < 0.001
     assert max(rates) > 0.09

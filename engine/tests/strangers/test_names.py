@@ -4,11 +4,10 @@ import json
 from types import SimpleNamespace
 
 import pytest
-import torch
 
 from leyden.sweep import pruning
 from tests import mistakes, records
-from tests.conftest import weights
+from tests.conftest import checkpoint, weights
 from tests.strangers.plain import Rows
 from tests.strangers.plain import own as of_strangers
 from tests.strangers.stand_ins import Named
@@ -34,7 +33,7 @@ def loss_on(run, dataset):
 
 
 def best_step(run):
-    return torch.load(run.checkpoint("best"), weights_only=True)["global_step"]
+    return checkpoint(run, "best")["global_step"]
 
 
 def test_a_metric_of_validation_is_kept_for_the_weights_that_it_was_measured_on(train):
@@ -63,7 +62,8 @@ def test_an_evaluation_on_the_test_set_is_recorded_whatever_its_metrics_are_call
     (row,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
     expected = {} if test == "''" else {test: run.result.metrics[test]}
     assert json.loads(row["metrics"]) == expected == run.result.test_metrics
-    assert all(value == loss_on(run, Rows(10, 2)) for value in expected.values())
+    for value in expected.values():
+        assert value == loss_on(run, Rows(10, 2))
 
 
 def test_a_name_of_all_stages_is_that_of_validation_and_the_test_has_one_of_its_own(train):
@@ -138,7 +138,8 @@ def test_pruning_is_by_any_metric_of_validation_and_by_none_of_training(
     run, *_ = train(
         "a", *own(val="val/loss", objective="val/loss/dataloader_idx_0"), several, *pruned
     )
-    assert (run.result.status, run.result.epochs) == ("pruned", 1)
+    assert run.result.status == "pruned"
+    assert run.result.epochs == 1
     _, _, err = train("b", *own(objective="train_loss"), *pruned, code=2)
     assert "metric=train_loss: pruning needs one objective that validation logs" in err
     assert "validation logs val_loss" in err

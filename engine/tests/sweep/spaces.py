@@ -17,9 +17,8 @@ def space(*arguments, params=None, settings=None, function=None, is_search=True)
 
 def grid(*arguments, **parts):
     """The jobs of a grid, as texts."""
-    return [
-        " ".join(overrides) for overrides in space(*arguments, **parts, is_search=False).settings()
-    ]
+    settings = space(*arguments, **parts, is_search=False).settings()
+    return [" ".join(overrides) for overrides in settings]
 
 
 def optimizers(trial):

@@ -76,19 +76,25 @@ def test_it_composes_as_hydra_does(composer, data):
 def test_files_are_read_once_per_choice_of_groups_and_a_job_composes_the_same_each_time(
     composer, monkeypatch
 ):
-    sweep, read, loader = Sweep(composer.config, launcher=None), [], composer.loader
-    sweep.composer, load = Composer(loader, composer.config), loader.load_sweep_config
-    monkeypatch.setattr(
-        loader, "load_sweep_config", lambda *given: read.append(given[1]) or load(*given)
-    )
-    batch = [[f"model={('mlp', 'cnn')[seed % 2]}", f"seed={seed}"] for seed in range(20)]
+    sweep = Sweep(composer.config, launcher=None)
+    read = []
+    loader = composer.loader
+    sweep.composer = Composer(loader, composer.config)
+    load = loader.load_sweep_config
+
+    def reading(master, overrides):
+        read.append(overrides)
+        return load(master, overrides)
+
+    monkeypatch.setattr(loader, "load_sweep_config", reading)
+    batch = []
+    for seed in range(0, 20, 2):
+        batch += [["model=mlp", f"seed={seed}"], ["model=cnn", f"seed={seed + 1}"]]
     for seed, job in enumerate(sweep.new_jobs(batch, first=3)):
         config = job.compose()
-        assert (config.seed, config.hydra.job.num, config.hydra.overrides.task) == (
-            seed,
-            seed + 3,
-            batch[seed],
-        )
+        assert config.seed == seed
+        assert config.hydra.job.num == seed + 3
+        assert config.hydra.overrides.task == batch[seed]
         assert job.identity().config == job.identity().config
     assert read == [["model=mlp"], ["model=cnn"]]
     (job,) = sweep.new_jobs([["seed=7", "hydra.verbose=true"]])
@@ -99,12 +105,13 @@ def test_another_process_gets_values_and_a_node_neither_downloads_nor_begins_ane
     typed = ["data.eval_batch_size=${data.batch_size}", "data.download=true"]
     for resume, on_node in (("never", "auto"), ("changed", "changed")):
         (job,) = Sweep(composer.config, launcher=None).new_jobs([[*typed, f"resume={resume}"]])
-        here, there = (
-            job.work("leyden.train", on_node=node).arguments[1] for node in (False, True)
-        )
+        here = job.work("leyden.train", on_node=False).arguments[1]
+        there = job.work("leyden.train", on_node=True).arguments[1]
         assert OmegaConf.to_container(here)["data"]["eval_batch_size"] == here.data.batch_size
-        assert (here.resume, here.data.download) == (resume, True)
-        assert (there.resume, there.data.download) == (on_node, False)
+        assert here.resume == resume
+        assert here.data.download is True
+        assert there.resume == on_node
+        assert there.data.download is False
     (job,) = Sweep(composer.config, launcher=None).new_jobs([["trainer.devices=2"]])
     several = [job.work("leyden.train", is_each_started=each).function for each in (True, False)]
     assert several == [run_job, command_of_job]
@@ -132,9 +139,8 @@ OF_SWEEP = [
 
 def test_names_of_a_sweep_are_of_what_varies_and_are_kept_with_it(tmp_path):
     for overrides, name in OF_SWEEP:
-        assert re.fullmatch(name.replace("+", "[+]"), VARYING.name(overrides)), VARYING.name(
-            overrides
-        )
+        found = VARYING.name(overrides)
+        assert re.fullmatch(name.replace("+", "[+]"), found), found
     assert JobNames.read(tmp_path) is None
     for kept, read in ((dataclasses.asdict(VARYING), VARYING), ({"shared": 1, "short": {}}, None)):
         (tmp_path / "sweep.json").write_text(json.dumps({"names": kept}))
@@ -163,8 +169,12 @@ KEYS = [
     "+model.a",
     "++model.a",
     "~model.a",
+    "data/augment",
+    "data@model",
+    "my-key.a_b",
+    "optimizer.betas",
+    "model.a_optimizer",
 ]
-KEYS += ["data/augment", "data@model", "my-key.a_b", "optimizer.betas", "model.a_optimizer"]
 LEAVES = st.sampled_from(["1", "-1", "1.5", "1e-05", "seed", "model", "a_b", "null", "true", "''"])
 LEAVES |= st.text("ab1-_. ,=[]{}'", max_size=6).map(
     lambda text: "'" + text.replace("'", "\\'") + "'"
@@ -190,9 +200,9 @@ def test_no_two_lists_of_real_overrides_share_a_name(first, second):
         ]
     except HydraException:
         assume(False)
-    by_key = [sorted(each, key=lambda override: override.key_or_group) for each in parsed]
     lines = []
-    for overrides in by_key:
+    for overrides in parsed:
+        overrides.sort(key=lambda override: override.key_or_group)
         lines.append([override.input_line for override in overrides])
     same = lines[0] == lines[1]
     for names in (

@@ -152,7 +152,9 @@ def nights(monkeypatch, tmp_path):
             patch.setattr(Ledger, "append", killed)
             Night(folder, asked, math.inf, math.inf, 1).run()
         lines = Ledger(folder / "ledger.jsonl").lines
-        return [{key: line[key] for key in line if key != "seconds"} for line in lines]
+        for line in lines:
+            line.pop("seconds", None)
+        return lines
 
     return run
 
@@ -236,8 +238,14 @@ def test_a_real_night_trains_edits_and_leaves_the_work_tree_alone(tmp_path, monk
     example.commit(folder)
     path = folder / "src" / "project" / "models" / "mlp.py"
     path.write_text(path.read_text() + "# not committed\n")
-    words = [f"data.root={ROOT / 'data'}", "trainer.max_epochs=1", "model.hidden_sizes=[8]"]
-    words += ["trainer.limit_train_batches=5", "callbacks=bare", "logger=none"]
+    words = [
+        f"data.root={ROOT / 'data'}",
+        "trainer.max_epochs=1",
+        "model.hidden_sizes=[8]",
+        "trainer.limit_train_batches=5",
+        "callbacks=bare",
+        "logger=none",
+    ]
     for name in ("base.paths", "sweep.proposals", "run.provenance", "trained.reproduction"):
         monkeypatch.setattr(f"leyden.{name}.root", lambda: folder)
     monkeypatch.setattr("leyden.config.hydra.conf", lambda: folder / "conf")

@@ -62,39 +62,40 @@ OPTIMIZERS = "tests.sweep.spaces.optimizers"
 
 
 def test_rows_are_crossed_with_all_else_what_is_typed_goes_before_params_and_a_job_runs_once():
-    assert grid("seed=1,2,3", "a=0", settings=ROWS, params={"b": "x,y"}) == [
-        f"a=0 b={b} seed={seed} {row}" for b, seed, row in itertools.product("xy", (1, 2, 3), TEXTS)
-    ]
+    expected = []
+    for b, seed, row in itertools.product("xy", (1, 2, 3), TEXTS):
+        expected.append(f"a=0 b={b} seed={seed} {row}")
+    assert grid("seed=1,2,3", "a=0", settings=ROWS, params={"b": "x,y"}) == expected
     assert grid("a=9,8,9", params={"a": "1,2", "b": 3}) == ["b=3 a=9", "b=3 a=8"]
     assert grid(settings=[*ROWS, *ROWS]) == TEXTS
     assert grid("a=1") == ["a=1"]
-    assert grid("a=range(10,0,-1000000000000000)") == [
-        "a=10"
-    ]  # a large number, which is no number of jobs
+    # A large number, which is no number of jobs.
+    assert grid("a=range(10,0,-1000000000000000)") == ["a=10"]
 
 
-plain = (
-    st.none()
-    | st.booleans()
-    | st.integers(-9, 9)
-    | st.floats(allow_nan=False)
-    | st.text(max_size=8)
-)
+NUMBERS = st.integers(-9, 9) | st.floats(allow_nan=False)
+PLAIN = st.none() | st.booleans() | NUMBERS | st.text(max_size=8)
 KEYS = st.sampled_from(["a", "b.c"])
 
 
-@given(
-    st.recursive(
-        plain, lambda of: st.lists(of, max_size=3) | st.dictionaries(KEYS, of), max_leaves=4
-    )
-)
-def test_hydra_reads_a_value_as_it_was(value):
-    def read(value):
-        if isinstance(value, dict):
-            return {read(key): read(each) for key, each in value.items()}
-        return [*map(read, value)] if isinstance(value, list) else getattr(value, "text", value)
+def containers(part):
+    return st.lists(part, max_size=3) | st.dictionaries(KEYS, part)
 
-    found = read(OverridesParser.create().parse_override(f"key={override_text(value)}").value())
+
+def plain(value):
+    """What the parser has read, without its own kinds of texts."""
+    if isinstance(value, dict):
+        return {plain(key): plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [plain(each) for each in value]
+    return getattr(value, "text", value)
+
+
+@given(st.recursive(PLAIN, containers, max_leaves=4))
+def test_hydra_reads_a_value_as_it_was(value):
+    text = f"key={override_text(value)}"
+    override = OverridesParser.create().parse_override(text)
+    found = plain(override.value())
     assert found == value
     assert type(found) is type(value)
 
@@ -115,11 +116,9 @@ WRONG_GRIDS = [
     ),
     ((), {"params": [1]}, "must be values by key"),
     ((), {"function": OPTIMIZERS}, f"sweep.space={OPTIMIZERS}: is for a search"),
-    *(
-        (("z=1",), {"settings": rows}, rf"^sweep\.settings.*{message}")
-        for rows, message in WRONG_ROWS
-    ),
 ]
+for rows, message in WRONG_ROWS:
+    WRONG_GRIDS.append((("z=1",), {"settings": rows}, rf"^sweep\.settings.*{message}"))
 
 
 @pytest.mark.parametrize(("arguments", "parts", "message"), WRONG_GRIDS)
@@ -131,7 +130,8 @@ def test_a_grid_that_is_none(arguments, parts, message):
 
 def test_a_function_returns_the_keys_of_a_trial():
     found = space("b=2", "c=x,y", function=OPTIMIZERS)
-    assert (found.fixed, found.keys) == (["b=2"], {"c"})
+    assert found.fixed == ["b=2"]
+    assert found.keys == {"c"}
     study = optuna.create_study()
     study.enqueue_trial({"c": "y", "which": "sgd", "momentum": 0.5})
     assert found.suggest(study.ask()) == ["c=y", "optimizer=sgd", "optimizer.momentum=0.5"]
@@ -164,33 +164,28 @@ def test_a_function_that_is_none_or_returns_no_setting(monkeypatch, name, value,
 
 
 def test_each_file_of_the_page_has_its_jobs():
-    texts = re.findall(r"(?ms)^```yaml\n(.*?)^```$", (ENGINE / "docs" / "sweeps.md").read_text())
+    page = (ENGINE / "docs" / "sweeps.md").read_text()
+    texts = re.findall(r"(?ms)^```yaml\n(.*?)^```$", page)
     assert texts
     for text in texts:
         content = yaml.safe_load(text)
-        found = grid(
-            params=content["hydra"]["sweeper"]["params"], settings=content["sweep"]["settings"]
-        )
-        assert len(found) == int(re.search(r"^# (\d+) jobs$", text, re.MULTILINE)[1])
+        params = content["hydra"]["sweeper"]["params"]
+        found = grid(params=params, settings=content["sweep"]["settings"])
+        assert f"# {len(found)} jobs" in text.splitlines()
+
+
+def name_of(overrides):
+    return "run_" + "_".join(overrides)
 
 
 def searches(directory, num_trials, searched=None, sampler=None):
     def new_jobs(batch, first):
-        return [
-            Mock(**{"run.directory": Path("run_" + "_".join(overrides))}) for overrides in batch
-        ]
+        return [Mock(**{"run.directory": Path(name_of(overrides))}) for overrides in batch]
 
-    study, sweep = (
-        open_study(directory, sampler=RandomSampler()),
-        Mock(directory=directory, new_jobs=new_jobs),
-    )
-    return Search(
-        study,
-        sweep,
-        searched or space("lr=interval(0.0,1.0)"),
-        num_trials=num_trials,
-        sampler=sampler,
-    )
+    study = open_study(directory, sampler=RandomSampler())
+    sweep = Mock(directory=directory, new_jobs=new_jobs)
+    searched = searched or space("lr=interval(0.0,1.0)")
+    return Search(study, sweep, searched, num_trials=num_trials, sampler=sampler)
 
 
 def ask(looking, most):
@@ -211,25 +206,24 @@ def finished_search(directory, num_trials, *more):
 
 @pytest.mark.parametrize("num_drawn", range(3))
 def test_trials_that_a_killed_process_left_are_resumed_and_drawn_to_their_end(tmp_path, num_drawn):
-    searched = space(
-        settings=[{"a": 1}, {"a": 2, "b": 3}], function="tests.sweep.spaces.optimizers"
-    )
+    searched = space(settings=[{"a": 1}, {"a": 2, "b": 3}], function=OPTIMIZERS)
     killed = searches(tmp_path, 6, searched)
     whole = ask(killed, 4)
     half = killed.study.ask()  # killed between two parameters
-    for name, choices in (("sweep.settings", ["a=1", "a=2 b=3"]), ("which", ["sgd", "adamw"]))[
-        :num_drawn
-    ]:
-        half.suggest_categorical(name, choices)
+    if num_drawn > 0:
+        half.suggest_categorical("sweep.settings", ["a=1", "a=2 b=3"])
+    if num_drawn > 1:
+        half.suggest_categorical("which", ["sgd", "adamw"])
     heir = searches(tmp_path, 6, searched)
     taken = ask(heir, 9)
     assert [trial.params for trial in taken[:4]] == [trial.params for trial in whole]
     for trial in taken:
-        run = "run_" + "_".join(heir.space.suggest(optuna.trial.FixedTrial(trial.params)))
-        assert trial.user_attrs["run"] == run
+        overrides = heir.space.suggest(optuna.trial.FixedTrial(trial.params))
+        assert trial.user_attrs["run"] == name_of(overrides)
         heir.study.tell(trial, 1.0)
     states = [trial.state for trial in heir.study.trials]
-    assert (states.count(TrialState.COMPLETE), states.count(TrialState.RUNNING)) == (6, 0)
+    assert states.count(TrialState.COMPLETE) == 6
+    assert states.count(TrialState.RUNNING) == 0
 
 
 def test_the_trials_of_a_function_are_named_by_what_varies(tmp_path):
@@ -261,7 +255,8 @@ def test_another_space_and_a_sampler_that_would_miss_its_package_later_are_refus
 
 
 def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monkeypatch):
-    (journal := tmp_path / "study.journal").write_text("not a journal\n" * 3)
+    journal = tmp_path / "study.journal"
+    journal.write_text("not a journal\n" * 3)
     with pytest.raises(UserError, match=r"study\.journal: the study can't be read \("):
         open_study(tmp_path)
     for make in (lambda: journal.symlink_to("none"), lambda: os.mkfifo(journal)):
@@ -273,17 +268,20 @@ def test_a_journal_cut_at_any_byte_is_read_to_its_last_whole_line(tmp_path, monk
     monkeypatch.setattr("os.fsync", lambda descriptor: None)  # many of them
     finished_search(tmp_path, 3)
     whole = journal.read_bytes()
-    lines_end = [n for n, byte in enumerate(whole) if byte == ord("\n")]
-    # Within a line all bytes are alike.
-    ends = {*range(0, len(whole), 83), *(end + n for end in lines_end for n in (-1, 0, 1, 2))}
-    for end in sorted(end for end in ends if end < len(whole)):
-        journal.write_bytes(whole[:end])
-        lines = whole[:end].rpartition(b"\n")[0].splitlines()
+    ends = {*range(0, len(whole), 83)}  # within a line all bytes are alike
+    for found in re.finditer(b"\n", whole):
+        end = found.start()
+        ends |= {end - 1, end, end + 1, end + 2}
+    for end in sorted(ends & {*range(len(whole))}):
+        part = whole[:end]
+        journal.write_bytes(part)
         states = [trial.state for trial in finished_search(tmp_path, 3).study.trials]
         assert states.count(TrialState.COMPLETE) == 3
-        repaired = journal.read_bytes().splitlines()
-        assert repaired[: len(lines)] == lines  # it has lost nothing that was whole
-        assert all(map(json.loads, repaired))
+        whole_lines, _, _ = part.rpartition(b"\n")
+        repaired = journal.read_bytes()
+        assert repaired.startswith(whole_lines)  # it has lost nothing that was whole
+        for line in repaired.splitlines():
+            assert json.loads(line)
 
 
 def test_a_run_finds_its_trial_also_beside_a_process_killed_while_writing(tmp_path):
@@ -310,16 +308,19 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
         {**OmegaConf.to_container(OmegaConf.load(path), resolve=False), "seed": 0}
     )
     third = ("d=tag(log,interval(0.1,1.0))",) if path.stem != "grid" else ()
-    searched, drawn = space("a=choice(1,2,3)", "b=range(0,5)", *third), []
+    searched = space("a=choice(1,2,3)", "b=range(0,5)", *third)
+    drawn = []
     for starts in (1, 3):
-        (place := tmp_path / str(starts)).mkdir()
+        place = tmp_path / str(starts)
+        place.mkdir()
         for num in range(starts):
             mine = finished_search(place, 12 * (num + 1) // starts, searched, sampler)
             if num < starts - 1:  # killed while the next trial is drawn
                 mine.study.sampler = search.sampler_for(sampler, len(mine.study.trials))
                 half = mine.study.ask()
                 assert num or half.suggest_categorical("a", ["1", "2", "3"])
-        assert (len(mine.study.trials), mine.study.best_params["a"]) == (12, "1")
+        assert len(mine.study.trials) == 12
+        assert mine.study.best_params["a"] == "1"
         drawn.append([trial.params for trial in mine.study.trials])
     assert drawn[0] == drawn[1]
     assert len({str(params) for params in drawn[0]}) > 6
@@ -328,11 +329,11 @@ def test_every_sampler_searches_and_draws_by_the_number_of_the_trial(tmp_path, p
 @pytest.mark.parametrize(("epochs", "status"), [(1, "finished"), (2, "pruned")])
 def test_after_the_last_epoch_nothing_is_pruned(train, tmp_path, monkeypatch, epochs, status):
     (tmp_path / "study.journal").touch()
-    monkeypatch.setattr(
-        pruning, "find_trial", lambda *_: Mock(**{"should_prune.return_value": True})
-    )
+    trial = Mock(**{"should_prune.return_value": True})
+    monkeypatch.setattr(pruning, "find_trial", lambda *_: trial)
     run, *_ = train("a", *QUICK, "+callbacks/pruning=median", f"trainer.max_epochs={epochs}")
-    assert (run.result.status, run.result.epochs) == (status, 1)
+    assert run.result.status == status
+    assert run.result.epochs == 1
 
 
 @pytest.mark.slow
@@ -341,32 +342,33 @@ def test_a_search_prunes_and_refuses_another_search_and_another_start(tmp_path, 
         "-m",
         "sweep=tpe",
         "sweep_name=s",
+        f"outputs={tmp_path}",
         *QUICK,
         "hydra/sweeper/sampler=grid",
+        "hydra.sweeper.sampler.seed=0",
+        "hydra.sweeper.num_trials=4",
         "cluster.num_jobs=1",
-    )
-    typed += (
         "callbacks.pruning.pruner.n_startup_trials=1",
         "callbacks.pruning.pruner.n_warmup_steps=0",
-    )
-    typed += (
         "optimizer=adam",
         "optimizer.lr=1e-6,1e-2",
         "model.dropout=0.0,0.1",
         "trainer.max_epochs=3",
         "seed=5",
     )
-    typed += ("hydra.sweeper.num_trials=4", "hydra.sweeper.sampler.seed=0", f"outputs={tmp_path}")
     directory = tmp_path / "sweeps" / "s"
     assert "4/4 jobs" in finish(start(*typed))
     found = open_study(directory).get_trials(deepcopy=False)
     assert {trial.state for trial in found} == {TrialState.COMPLETE, TrialState.PRUNED}
     for trial in found:
         result = Run(directory / trial.user_attrs["run"]).result
-        assert (
-            (result.status == "pruned") == (result.epochs < 3) == (trial.state == TrialState.PRUNED)
-        )
-        assert result.status == "pruned" or trial.value == result.objective.value
+        if trial.state == TrialState.PRUNED:
+            assert result.status == "pruned"
+            assert result.epochs < 3
+        else:
+            assert result.status == "finished"
+            assert result.epochs == 3
+            assert trial.value == result.objective.value
     # Trials of other fixed values are none of the same search; what changes no bit may change.
     output = finish(start(*typed, "trainer.max_epochs=4"), code=2)
     assert "holds a different sweep: fixed [" in output

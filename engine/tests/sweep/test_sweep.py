@@ -50,8 +50,8 @@ BUGGY = (
     "~model.dropout",
     "model._target_=tests.sweep.buggy.Buggy",
     "trainer.max_epochs=1",
+    "+model.hidden=1",
 )
-BUGGY = (*BUGGY, "+model.hidden=1")
 PLACE_OF_BUG = "engine/tests/sweep/buggy.py:16 in forward"
 
 
@@ -76,23 +76,16 @@ def test_a_grid_runs_in_parallel_resumes_and_grows(tmp_path, mnist_root):
     output = finish(grid("optimizer.lr=0.01,0.001,0.1", "sweep.pictures=all", OMP_NUM_THREADS="3"))
     assert "threads each, these have 3" in output
     assert " and 3 threads (OMP_NUM_THREADS)" in output
-    drawn = {}
-    for key, run in runs(tmp_path).items():
-        drawn[key] = sorted(path.stem for path in run.directory.glob("*.png"))
-    assert [drawn.pop((0.1, seed)) for seed in (0, 1)] == 2 * [["confusion", "curves", "errors"]]
-    assert drawn == {key: [] for key in before}
+    for (lr, _), run in runs(tmp_path).items():
+        drawn = {path.stem for path in run.directory.glob("*.png")}
+        assert drawn == ({"confusion", "curves", "errors"} if lr == 0.1 else set())
     assert written(found) == before
 
     # A job of a sweep is the job alone, to the bit: nothing leaks from one to the next.
-    alone = (
-        f"run_dir={tmp_path / 'alone'}",
-        "optimizer.lr=0.01",
-        "seed=1",
-        "test=false",
-        "trainer.max_epochs=2",
-    )
-    finish(start(*QUICK, *alone, OMP_NUM_THREADS="1"))
-    assert_same_bits(tmp_path / "alone", found[0.01, 1].directory)
+    alone = tmp_path / "alone"
+    typed = (f"run_dir={alone}", "optimizer.lr=0.01", "seed=1", "trainer.max_epochs=2")
+    finish(start(*QUICK, *typed, OMP_NUM_THREADS="1"))
+    assert_same_bits(alone, found[0.01, 1].directory)
 
 
 @pytest.mark.slow
@@ -103,7 +96,8 @@ def test_further_seeds_go_to_settings_that_may_be_the_best_also_after_a_kill(tmp
         "sweep.max_runs=16",
         "sweep.pictures=none",
     )
-    process, folder = sweep(tmp_path, *arguments), tmp_path / "sweeps" / "s"
+    process = sweep(tmp_path, *arguments)
+    folder = tmp_path / "sweeps" / "s"
     while process.poll() is None and len([*folder.glob("*/run.json")]) < 11:  # in the second round
         time.sleep(0.05)
     process.kill()
@@ -133,9 +127,8 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
         "trainer.limit_train_batches=40",
     )
     every = 'callbacks.checkpoint.every_n_steps="${oc.decode:${now:%u}}"'
-    assert "2/2 jobs, 0 failed" in finish(
-        sweep(tmp_path, *arguments, "seed=0,1", every, "trainer.max_epochs=1")
-    )
+    output = finish(sweep(tmp_path, *arguments, "seed=0,1", every, "trainer.max_epochs=1"))
+    assert "2/2 jobs, 0 failed" in output
     first, second = (run for _, run in sorted(runs(tmp_path).items()))
     begun = datetime.fromisoformat(second.starts[0]["time"]).timestamp()  # in whole seconds
     assert (first.directory / "run.json").stat().st_mtime <= begun + 1
@@ -145,19 +138,18 @@ def test_jobs_of_several_processes_run_one_after_another(tmp_path, mnist_root):
 
 
 def test_a_directory_is_of_one_sweep_that_which_claims_it_first(tmp_path, monkeypatch):
-    grid, there = {"name": "a", "objective": None}, tmp_path / "sweep.json"
+    grid = {"name": "a", "objective": None}
+    there = tmp_path / "sweep.json"
+    damaged = r"sweep\.json: (is not a valid sweep description|can't be read)"
     for content in ("[]", "null", "{", ""):
         there.write_text(content)
-        with pytest.raises(
-            UserError, match=r"sweep\.json: (is not a valid sweep description|can't be read)"
-        ):
+        with pytest.raises(UserError, match=damaged):
             claim_directory(tmp_path, grid, {})
     there.unlink()
     claim_directory(tmp_path, grid, {})
-    with pytest.raises(
-        UserError, match=r"holds a different sweep: fixed absent there, \[\] here; choose another"
-    ):
-        claim_directory(tmp_path, {**grid, "fixed": []}, {})
+    other = r"holds a different sweep: fixed absent there, \[\] here; choose another"
+    with pytest.raises(UserError, match=other):
+        claim_directory(tmp_path, grid | {"fixed": []}, {})
     claim_directory(tmp_path, grid, {})
 
     def hold(path):  # a start that holds the lock meanwhile
@@ -198,7 +190,8 @@ def test_dry_run_lists_the_jobs_and_trains_nothing(dry, command, tmp_path):
 
 @pytest.mark.slow
 def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
-    log, folder = tmp_path / "log", tmp_path / "sweeps" / "s"
+    log = tmp_path / "log"
+    folder = tmp_path / "sweeps" / "s"
     data = (
         "data.dataset._target_=tests.sweep.buggy.Counted",
         f"+data.dataset.log={log}",
@@ -213,9 +206,8 @@ def test_a_sweep_reads_data_once_and_shows_a_bug_by_its_line(tmp_path):
     log.unlink(missing_ok=True)
     # One in training: its line is in the message and the record, and its traceback in the log.
     output = finish(sweep(tmp_path, *arguments, anew=True), code=2)
-    assert (
-        len(log.read_text().splitlines()) == 2
-    )  # once for all jobs, and once before, to see what reading starts
+    # Once for all jobs, and once before, to see what reading starts.
+    assert len(log.read_text().splitlines()) == 2
     assert f"\n      at {PLACE_OF_BUG}\n      {folder}/logs/" in output
     assert {Run(path).result.error.where for path in records.ended(folder)} == {PLACE_OF_BUG}
     assert all("# the bug" in log.read_text() for log in (folder / "logs").iterdir())
@@ -228,7 +220,9 @@ class Clock:
     note = ""
 
     def __init__(self):
-        self.now, self.ends, self.tidied = 0, [], []
+        self.now = 0
+        self.ends = []
+        self.tidied = []
 
     def tidy(self, job):
         self.tidied.append(job.number)
@@ -252,12 +246,19 @@ def job(number, seconds, *, is_finished=False):
 
 def run_jobs(jobs, at_once, launcher=None):
     """The numbers of the jobs, or None for a moment, as they end, and the failures."""
-    source, ended, made = iter(jobs), [], object.__new__(Sweep)
-    made.launcher, made.num_jobs, made.failures = launcher or Clock(), 0, {}
+    source = iter(jobs)
+    ended = []
+    made = object.__new__(Sweep)
+    made.launcher = launcher or Clock()
+    made.num_jobs = 0
+    made.failures = {}
     made.run(
-        lambda: next(source, None), total=9, at_once=at_once, ended=lambda *one: ended.append(one)
+        lambda: next(source, None),
+        total=9,
+        at_once=at_once,
+        ended=lambda job, _: ended.append(job.number),
     )
-    return [one.number for one, _ in ended], made.failures
+    return ended, made.failures
 
 
 @given(
@@ -271,8 +272,11 @@ def test_no_place_is_idle_while_there_is_something_to_do(made, at_once):
     assert sorted(told) == [one.number for one in jobs]
     assert launcher.tidied == [one.number for one in jobs if one.run.is_finished(None)]
     # As somebody would hand them out by hand: each job goes to the place that is free first.
-    places = [0] * (at_once or 99)
-    for one in (one for one in jobs if not one.run.is_finished(None)):
+    num_places = at_once or 99
+    places = [0] * num_places
+    for one in jobs:
+        if one.run.is_finished(None):
+            continue
         places.sort()
         assert one.started == places[0]
         places[0] += one.seconds
@@ -282,10 +286,13 @@ def test_what_turns_up_late_is_run_too_and_a_line_is_printed_when_the_numbers_ch
     """As the next trial of a search."""
     launcher = Clock()
     launcher.note = "2 wait (Limit)"
-    assert run_jobs([job(0, 5), job(1, 1), None, job(2, 1)], 3, launcher)[0] == [1, 2, 0]
+    ended, _ = run_jobs([job(0, 5), job(1, 1), None, job(2, 1)], 3, launcher)
+    assert ended == [1, 2, 0]
+    rest = "0:00:00 left; 2 wait (Limit)"
     assert capsys.readouterr().out.splitlines() == [
-        f"{num}/9 jobs, 0 failed, {running} running; 0:00:00 left; 2 wait (Limit)"
-        for num, running in ((1, 1), (2, 1), (3, 0))
+        f"1/9 jobs, 0 failed, 1 running; {rest}",
+        f"2/9 jobs, 0 failed, 1 running; {rest}",
+        f"3/9 jobs, 0 failed, 0 running; {rest}",
     ]
 
 
@@ -296,8 +303,10 @@ def test_a_job_that_another_machine_runs_comes_last_and_is_done_if_it_has_finish
     monkeypatch.setattr(
         lock, "Watch", lambda path: Mock(state=lambda: states.get(path.parent.name, "free"))
     )
-    jobs, launcher = [job(number, 1) for number in range(4)], Clock()
-    launcher.outlives, jobs[1].run.is_finished = False, Mock(side_effect=[False, True])
+    jobs = [job(number, 1) for number in range(4)]
+    launcher = Clock()
+    launcher.outlives = False
+    jobs[1].run.is_finished = Mock(side_effect=[False, True])
     assert run_jobs(jobs, 1, launcher) == ([2, 3, 0, 1], {})
     # The first one waits for its lock.
     assert [hasattr(one, "started") for one in jobs] == [True, False, True, True]
@@ -330,7 +339,13 @@ def test_a_job_that_can_not_be_composed_fails_alone():
 
 
 @pytest.mark.parametrize(
-    ("key", "num", "built"), [("lr", 3, 3), ("lr", 200, 10), ("seed", 3, 1), ("seed", 200, 1)]
+    ("key", "num", "built"),
+    [
+        ("lr", 3, 3),
+        ("lr", 200, 10),
+        ("seed", 3, 1),
+        ("seed", 200, 1),
+    ],
 )
 def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(
     monkeypatch, tmp_path, num, key, built
@@ -340,10 +355,9 @@ def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(
     identity = Mock(return_value=SimpleNamespace(config={"resume": "auto"}))
     for directory, expected in ((tmp_path / "new", built), (tmp_path, min(num, NUM_DRAWN))):
         place = Mock(directory=directory, **{"is_finished.return_value": False})
-        jobs = [
-            Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity)
-            for n in range(num)
-        ]
+        jobs = []
+        for n in range(num):
+            jobs.append(Mock(number=n, overrides=[f"{key}={n}"], run=place, identity=identity))
         assert len(validate_jobs(jobs)) == (num if num <= MAX_CHECKED else NUM_DRAWN)
         checked = build.call_args.args[1]
         assert len(checked) == expected  # each that has begun has a checkpoint of its own
@@ -352,9 +366,13 @@ def test_of_many_jobs_some_are_checked_and_of_seeds_one_is_built(
 
 def test_the_jobs_of_a_grids_seeds_are_numbered_once_each(tmp_path):
     def new_jobs(batch):
-        made = functools.partial(SimpleNamespace, compose=lambda: SimpleNamespace(seed=0))
-        places = [SimpleNamespace(directory=tmp_path / "_".join(each)) for each in batch]
-        return [made(number=n, overrides=batch[n], run=place) for n, place in enumerate(places)]
+        jobs = []
+        for number, overrides in enumerate(batch):
+            run = SimpleNamespace(directory=tmp_path / "_".join(overrides))
+            made = SimpleNamespace(number=number, overrides=overrides, run=run)
+            made.compose = lambda: SimpleNamespace(seed=0)
+            jobs.append(made)
+        return jobs
 
     seeds = Seeds(SimpleNamespace(new_jobs=new_jobs), [["lr=1"], ["lr=2"]])
     jobs = [*seeds.jobs(range(2), 0, 2), *seeds.jobs([1], 2, 3)]

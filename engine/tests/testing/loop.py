@@ -8,7 +8,8 @@ from torch.utils.data import DataLoader, RandomSampler, TensorDataset
 
 from leyden.exact import mark
 
-NUM_STEPS, EVERY_N_STEPS = 40, 8
+NUM_STEPS = 40
+EVERY_N_STEPS = 8
 
 
 def main(path, forgets_sampler):
@@ -18,7 +19,9 @@ def main(path, forgets_sampler):
     data = TensorDataset(torch.randn(60, 4), torch.randn(60, 1))
     generator = torch.Generator()
     # Steps in all, batches of this epoch that are done, and the generator at the epoch's start
-    step, skipped, order = 0, 0, torch.Generator().manual_seed(1).get_state()
+    step = 0
+    skipped = 0
+    order = torch.Generator().manual_seed(1).get_state()
     if path.exists():
         saved = torch.load(path, weights_only=True)
         net.load_state_dict(saved["net"])
@@ -26,7 +29,8 @@ def main(path, forgets_sampler):
         torch.set_rng_state(saved["random"])
         step = saved["step"]
         if not forgets_sampler:
-            order, skipped = saved["order"], saved["skipped"]
+            order = saved["order"]
+            skipped = saved["skipped"]
     while step < NUM_STEPS:
         generator.set_state(order)
         random = torch.get_rng_state()
@@ -47,12 +51,14 @@ def main(path, forgets_sampler):
                     "optimizer": optimizer.state_dict(),
                     "step": step,
                     "order": order,
+                    "random": torch.get_rng_state(),
+                    "skipped": index + 1,
                 }
-                state |= {"random": torch.get_rng_state(), "skipped": index + 1}
                 torch.save(state, path.with_suffix(".new"))
                 path.with_suffix(".new").replace(path)
             mark(step, net, optimizer, (x, y))
-        order, skipped = generator.get_state(), 0
+        order = generator.get_state()
+        skipped = 0
 
 
 if __name__ == "__main__":

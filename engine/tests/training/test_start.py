@@ -9,7 +9,7 @@ import torch
 from leyden.run.curves import read_points
 from leyden.tasks import Classification
 from leyden.trained.loading import Trained
-from tests.conftest import QUICK, SMALL, assert_same_bits, for_module, weights
+from tests.conftest import QUICK, SMALL, assert_same_bits, checkpoint, for_module, weights
 
 
 @pytest.fixture
@@ -54,17 +54,15 @@ def test_the_commands_that_are_printed_can_be_pasted(cli, command, train):
     assert re.search(r"^ *time +\d+\.\d s", out, re.MULTILINE)
     steps = next_steps(out)
     assert list(steps) == ["evaluate it on the test set", "all runs so far"]
-    assert "test/acc" in command(*steps["evaluate it on the test set"])[0]
+    out, _ = command(*steps["evaluate it on the test set"])
+    assert "test/acc" in out
     run, out, _ = train("viewed", "scheduler=onecycle", "test=true", "trainer.max_epochs=1")
     steps = next_steps(out)
-    folder = steps["view it"][-1].partition("=")[2]
-    assert {path.parent.name for path in Path(folder).rglob("*tfevents*")} == {
-        "train",
-        "val",
-        "test",
-        "best",
-    }
-    assert str(run.directory) in cli(*steps["all runs so far"])[1]
+    _, _, folder = steps["view it"][-1].partition("=")
+    charts = {path.parent.name for path in Path(folder).rglob("*tfevents*")}
+    assert charts == {"train", "val", "test", "best"}
+    _, out, _ = cli(*steps["all runs so far"])
+    assert str(run.directory) in out
 
 
 def test_the_best_epoch_is_kept_and_tested(train):
@@ -72,7 +70,7 @@ def test_the_best_epoch_is_kept_and_tested(train):
     run, *_ = train("a", *unsteady, "objective.metric=val/loss", "objective.mode=min")
     losses = {step: value for step, metric, value in curves(run) if metric == "val/loss"}
     assert run.result.objective.value == pytest.approx(min(losses.values()))
-    best = torch.load(run.checkpoint("best"), weights_only=True)
+    best = checkpoint(run, "best")
     assert best["global_step"] - 1 == min(losses, key=losses.get)
     assert best["global_step"] < 60, "the last epoch is the best: this test needs another setting"
 
@@ -92,17 +90,16 @@ def test_a_loss_that_is_no_number_stops_the_run_and_names_its_samples_and_the_co
 ):
     def step(self, batch, original=Classification.step):
         outcome = original(self, batch)
-        return (
-            outcome._replace(loss=outcome.loss * float("nan"))
-            if self.global_step == 17
-            else outcome
-        )
+        if self.global_step == 17:
+            return outcome._replace(loss=outcome.loss * float("nan"))
+        return outcome
 
     monkeypatch.setattr(Classification, "step", step)
     run, _, err = train("a", "optimizer.lr=0.002", code=2)
     assert "train/loss is nan at step 17" in err
     assert "Traceback" not in err
-    assert (run.result.status, run.result.error.type) == ("failed", "FloatingPointError")
+    assert run.result.status == "failed"
+    assert run.result.error.type == "FloatingPointError"
     assert torch.load(run.newest_checkpoint(), weights_only=True)["global_step"] == 10
     data = Trained(run, "best").data
     samples = data.train_dataloader().samples_of(1, 7)
@@ -138,8 +135,9 @@ def test_weights_that_are_no_numbers_are_never_saved(train, monkeypatch):
     monkeypatch.setattr(Classification, "on_train_epoch_end", poison)
     run, _, err = train("a", "objective=null", code=2)
     assert "not finite" in err
-    assert torch.load(run.checkpoint("last"), weights_only=True)["global_step"] == 10
-    assert all(value.isfinite().all() for value in weights(run.directory).values())
+    assert checkpoint(run)["global_step"] == 10
+    for value in weights(run.directory).values():
+        assert value.isfinite().all()
 
 
 @pytest.mark.gpu

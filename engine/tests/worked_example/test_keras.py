@@ -113,7 +113,8 @@ def differences(mnist_root, optimizer_class, num_updates, *, seed=1, dtype=torch
     """Largest differences from Keras, of loss and weights, after each update from equal weights."""
     data = MNIST(mnist_root, train=True)
     model = keras_model(seed)
-    network = perceptron().to(dtype)
+    network = perceptron()
+    network.to(dtype)
     copy_weights(model, network)
     optimizer = optimizer_class(network.parameters())
     losses = []
@@ -195,8 +196,9 @@ def test_in_single_precision_rounding_grows(mnist_root, seed):
 
 def test_the_rmsprop_of_torch_is_another_one(mnist_root):
     losses, _ = differences(mnist_root, TORCH_RMSPROP, 2)
-    assert losses[0] < 1e-6  # the first loss comes before any update
-    assert losses[1] > 1e-2
+    first, second = losses
+    assert first < 1e-6  # before any update
+    assert second > 1e-2
 
 
 def test_cross_entropy_is_categorical_cross_entropy_on_one_hot_labels():
