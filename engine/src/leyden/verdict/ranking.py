@@ -38,7 +38,7 @@ MAX_NAMED = 5  # rows in a sentence
 MARK = "≈"
 # Of so many equal rows, some one is excluded more often than the level; a certain one is not.
 MANY = 6
-ABOUT_THE_BEST = "To claim that a certain row is worse, ask leyden compare."
+ABOUT_THE_BEST = "Ask leyden compare before you claim that a certain row is worse."
 MIN_SETS = 5  # data sets over which more than two settings are ranked
 MIN_SETS_OF_TWO = 6  # and two; with five, no exact test can tell
 EQUAL = "all values are equal; does the seed take effect?"
@@ -256,8 +256,8 @@ def _exceptions(
         remarks.append(f"Add runs to {rows}: without spread, or too wide to be excluded.")
     few = [place for place, each in enumerate(settings) if len(each.values) < MIN_VALUES]
     if few:
-        rows = _name_rows(few, number).capitalize()
-        remarks.append(f"{rows}: fewer than {MIN_VALUES} runs with a value, not compared.")
+        rows = _name_rows(few, number)
+        remarks.append(f"Add runs to {rows}: fewer than {MIN_VALUES} have a value.")
     equal = [place for place in tested if not settings[place].deviation]
     if equal:
         remarks.append(f"{_name_rows(equal, number).capitalize()}: {EQUAL}")
@@ -425,17 +425,23 @@ class RankingOverSets(Report):
             ]
         if self.critical is None:
             least = MIN_SETS_OF_TWO if len(self.mean_ranks) == 2 else MIN_SETS
-            few = f"Too few data sets have all settings, {num}"
-            return [f"{few}: to rank over them takes {least}."]
+            return [f"Add data sets: {num} have all settings, and a ranking takes {least}."]
         closer = f"mean ranks closer than {self.critical:.2f} can't be told apart"
-        return [
+        remarks = [
             f"Over {num} data sets, {closer}",
             f"(critical difference of Nemenyi's test at {100 * self.level:.2g} %; Demšar, 2006).",
         ]
+        if MANY <= len(self.mean_ranks) != len(self.like_best):
+            remarks.append(ABOUT_THE_BEST)
+        return remarks
 
 
 def rank_over_sets(
-    means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1, looks: int = 0
+    means: Mapping[Hashable, Mapping[str, float]],
+    mode: str,
+    look: int = 1,
+    looks: int = 0,
+    num: int = 1,
 ) -> RankingOverSets:
     """Rank settings over several data sets (Demšar, JMLR 7, 2006).
 
@@ -448,6 +454,7 @@ def rank_over_sets(
         mode: `min` or `max`, the better direction.
         look: Number of this look, as in `look_level`.
         looks: Number of planned looks, as in `look_level`.
+        num: Number of comparisons that these settings were chosen from (Bonferroni).
 
     Example:
         >>> sets = {n: {"a": 0.9 + n / 100, "b": 0.8, "c": 0.7 - n / 100} for n in range(14)}
@@ -464,7 +471,7 @@ def rank_over_sets(
         critical=None,
         num_sets=len(whole),
         like_best=(),
-        level=look_level(look, looks),
+        level=look_level(look, looks) / num,
     )
     least = MIN_SETS_OF_TWO if len(settings) == 2 else MIN_SETS
     if len(settings) < 2 or len(whole) < least:
