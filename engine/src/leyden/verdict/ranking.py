@@ -200,7 +200,7 @@ def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     settings = ranking.settings
     tested = [ranking.first, *ranking.verdicts]
     unclear = [place for place in ranking.verdicts if ranking.like_best[place] is None]
-    remarks = [_confidence(ranking, tested, unclear, number)]
+    remarks = [_confidence(ranking, unclear, number)]
     like = [ranking.like_best[place] for place in tested]
     if False in like and len(tested) >= MANY:
         remarks.append(ABOUT_THE_BEST)
@@ -223,9 +223,7 @@ def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     return remarks
 
 
-def _confidence(
-    ranking: Ranking, tested: Sequence[int], unclear: Sequence[int], number: int | None
-) -> str:
+def _confidence(ranking: Ranking, unclear: Sequence[int], number: int | None) -> str:
     """Return the claim about the best row, limited to the runs that have a value."""
     settings = ranking.settings
     of = ""
@@ -233,7 +231,7 @@ def _confidence(
         of += f" of rows {number} to {number + len(settings) - 1}"
     if any(len(setting.values) < MIN_VALUES for setting in settings):
         of += f" of those with {MIN_VALUES} runs"
-    if any(settings[place].lost for place in tested):
+    if any(settings[place].lost for place in (ranking.first, *ranking.verdicts)):
         of += ", by the runs that finished,"
     best = _name_rows([ranking.first], number)
     if any(ranking.like_best[place] for place in ranking.verdicts):
@@ -549,7 +547,10 @@ def _doubled_ranks(differences: Sequence[float]) -> list[tuple[float, int]]:
 
 
 def _signed_sum(differences: Sequence[float]) -> int:
-    return sum(rank if each > 0 else -rank for each, rank in _doubled_ranks(differences))
+    total = 0
+    for difference, rank in _doubled_ranks(differences):
+        total += rank if difference > 0 else -rank
+    return total
 
 
 def signed_rank_p_value(differences: Sequence[float]) -> float:
