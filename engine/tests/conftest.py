@@ -25,9 +25,8 @@ from tests import ROOT, composed
 from tests.forks import TIMEOUT_S, Forked, Server
 
 os.environ.setdefault("KERAS_BACKEND", "torch")
-os.environ["LEYDEN_KEY"] = (
-    "the key of the tests, which is no secret"  # none is made in a home directory
-)
+# None is made in a home directory.
+os.environ["LEYDEN_KEY"] = "the key of the tests, which is no secret"
 # What `make test ARGS="-m slow"` was told is not for a make that a test starts.
 for told in ("ARGS", "MAKEFLAGS", "MAKEOVERRIDES"):
     os.environ.pop(told, None)
@@ -49,8 +48,8 @@ SMALL = (
     "data.batch_size=100",
     "data.eval_batch_size=10000",
     "model.hidden_sizes=[16]",
+    "trainer.log_every_n_steps=3",
 )
-SMALL = (*SMALL, "trainer.log_every_n_steps=3")
 # And nothing drawn, nor evaluated at the end, nor all of the validation split looked at, where a test does not ask for it.
 QUICK = (*SMALL, "callbacks=bare", "trainer.limit_val_batches=1", "test=false")
 
@@ -91,8 +90,9 @@ COLLECTED = pytest.StashKey[list[tuple[str, str, frozenset[str]]]]()
 def pytest_collection_modifyitems(config, items):
     begun = set()
     for item in items:
+        test = (item.path, item.originalname)
         if item.get_closest_marker("matrix"):
-            if (test := (item.path, item.originalname)) in begun:
+            if test in begun:
                 item.add_marker(pytest.mark.nightly)
             begun.add(test)
         if is_left_to_the_night(item):
@@ -193,14 +193,12 @@ def here(verb, *arguments, by_hydra=False):
         if by_hydra:
             stack.enter_context(composed.by_hydra())
         else:
-            patch.setattr(
-                in_memory, "read_tensors", functools.partial(read_once, in_memory.read_tensors)
-            )
+            read = functools.partial(read_once, in_memory.read_tensors)
+            patch.setattr(in_memory, "read_tensors", read)
             patch.setattr(provenance, "state_of_code", state_of_code_once)
         if verb == "train" and "-m" in arguments:  # this process has imported PyTorch
-            patch.setattr(
-                "leyden.sweep.sweep.call_in_process", lambda function, *given: function(*given)
-            )
+            call = lambda function, *given: function(*given)  # noqa: E731
+            patch.setattr("leyden.sweep.sweep.call_in_process", call)
         try:
             module.main()
         except SystemExit as stop:
@@ -212,11 +210,8 @@ def read_once(read, dataset, root, *, train, download):
     """What a run reads of its data, that of the project's MNIST at its first call."""
     from tests.example import MNIST
 
-    if (
-        getattr(dataset, "func", None) is MNIST
-        and not dataset.keywords
-        and Path(root) == ROOT / "data"
-    ):
+    is_mnist = getattr(dataset, "func", None) is MNIST and not dataset.keywords
+    if is_mnist and Path(root) == ROOT / "data":
         return mnist(train=train)
     return read(dataset, root, train=train, download=download)
 
@@ -233,7 +228,9 @@ def mnist(train):
 
 def state_of_code_once():
     """What a run keeps of the code, that of the project from its first call."""
-    return copy.deepcopy(state_of_project()) if provenance.root() == ROOT else STATE_OF_CODE()
+    if provenance.root() == ROOT:
+        return copy.deepcopy(state_of_project())
+    return STATE_OF_CODE()
 
 
 STATE_OF_CODE = provenance.state_of_code
@@ -248,7 +245,9 @@ def cli(capfd, tmp_path, mnist_root):
         has_none = verb in ("predict", "export", "new", "init", "note", "runs")
         outputs = () if has_none else (f"outputs={tmp_path / 'outputs'}",)
         capfd.readouterr()
-        return (here(verb, *arguments, *outputs, by_hydra=by_hydra), *capfd.readouterr())
+        code = here(verb, *arguments, *outputs, by_hydra=by_hydra)
+        out, err = capfd.readouterr()
+        return code, out, err
 
     return run
 
@@ -284,9 +283,11 @@ def start(*arguments, script=("-m", "leyden.train"), cwd=ROOT, anew=False, **env
 
     With `anew` it is a Python that begins: where it matters what is imported, as in the first process of a sweep.
     """
-    words, environment = [*script, *arguments], {**os.environ, **environment}
+    words = [*script, *arguments]
+    environment = {**os.environ, **environment}
     # A process that has looked for a GPU can't use it in a copy, and macOS wants no copies of one that has loaded much.
-    if sys.platform == "linux" and not torch.cuda.is_available() and not anew:
+    can_copy = sys.platform == "linux" and not torch.cuda.is_available()
+    if can_copy and not anew:
         return Forked(server(), words, cwd, environment)
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     return subprocess.Popen([sys.executable, *words], cwd=cwd, env=environment, **pipes)
@@ -299,12 +300,17 @@ def finish(process, code=0):
     return output
 
 
+def checkpoint(run, name="last"):
+    return torch.load(run.checkpoint(name), weights_only=True)
+
+
 def weights(directory, name="last"):
     return read_plain(Path(directory) / "checkpoints" / f"{name}.ckpt", "cpu")["state_dict"]
 
 
 def assert_same_bits(a, b, name="last"):
-    a, b = weights(a, name), weights(b, name)
-    assert list(a) == list(b)
-    for key in a:
-        assert torch.equal(a[key], b[key]), key
+    of_a = weights(a, name)
+    of_b = weights(b, name)
+    assert list(of_a) == list(of_b)
+    for key, value in of_a.items():
+        assert torch.equal(value, of_b[key]), key

@@ -24,7 +24,8 @@ MLP = _target("model/mlp")
 RMSprop = _target("optimizer/keras_rmsprop")
 DATA = ("mnist", "fashion_mnist", "emnist", "diamonds")
 MNIST, FashionMNIST, EMNIST, Diamonds = (_target(f"data/{name}", "dataset") for name in DATA)
-mnist, fashion_mnist = (importlib.import_module(made.__module__) for made in (MNIST, FashionMNIST))
+mnist = importlib.import_module(MNIST.__module__)
+fashion_mnist = importlib.import_module(FashionMNIST.__module__)
 
 
 def script(path):

@@ -29,7 +29,8 @@ class Forked:
     """A command, used as `subprocess.Popen`; `words` are what Python is told, as `["-m", "leyden.train", "seed=1"]`."""
 
     def __init__(self, server, words, cwd, environment):
-        self._server, self._words = server, words
+        self._server = server
+        self._words = words
         self.returncode = None
         with tempfile.TemporaryDirectory() as folder:
             pipe = Path(folder) / "output"

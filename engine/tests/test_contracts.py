@@ -55,7 +55,8 @@ def test_an_experiment_is_a_delta_with_its_name_and_says_what_to_expect(path):
 
 @pytest.mark.matrix
 def test_a_network_refuses_nonsense_by_name_or_trains_with_it(model_file):
-    model, case = model_file.stem, suited_cases(model_file.stem)[0]
+    model = model_file.stem
+    case = suited_cases(model_file.stem)[0]
     (content,) = (
         yaml.safe_load(path.read_text(encoding="utf-8"))
         for _, path in conf_files(f"model/{model}.yaml")
@@ -77,12 +78,14 @@ def test_a_network_refuses_nonsense_by_name_or_trains_with_it(model_file):
 @pytest.mark.slow
 @pytest.mark.nightly  # a run is compiled by day: tests/training/test_start.py
 def test_a_network_takes_a_step_compiled(model_file, monkeypatch):
-    model, case = model_file.stem, suited_cases(model_file.stem)[0]
+    model = model_file.stem
+    case = suited_cases(model_file.stem)[0]
     # C++ of a large one takes minutes: it is traced and differentiated, but no C++ is made of that.
     if len([*create(model, case).modules()]) > 10:
         compile_it = functools.partialmethod(torch.nn.Module.compile, backend="aot_eager")
         monkeypatch.setattr(torch.nn.Module, "compile", compile_it)
-    plain, compiled = (create(model, case, f"compile={on}").eval() for on in ("false", "true"))
+    plain = create(model, case, "compile=false").eval()
+    compiled = create(model, case, "compile=true").eval()
     assert list(plain.state_dict()) == list(compiled.state_dict())
     loss = compiled.step(case.batch).loss
     loss.backward()

@@ -27,12 +27,14 @@ class Counted:
 class Own(L.LightningModule):
     def __init__(self, *, num_classes, parts):
         super().__init__()
-        self.num_classes, self.parts = num_classes, parts
+        self.num_classes = num_classes
+        self.parts = parts
 
 
 class Shown(DisplayCallback):
     def __init__(self, *, class_names, parts=None):
-        self.class_names, self.parts = class_names, parts
+        self.class_names = class_names
+        self.parts = parts
 
 
 def node(kind):
@@ -46,7 +48,8 @@ def test_a_node_within_a_task_or_a_callback_is_made_once_and_of_one_for_other_da
     cfg.callbacks = {"checkpoint": cfg.callbacks.checkpoint, "shown": node("Shown")}
     module = assembly.task_module(cfg, FACTS)
     assert len(made) == 1
-    assert (module.parts, module.num_classes) == (made, 10)
+    assert module.parts == made
+    assert module.num_classes == 10
     for names, num in ((FACTS.class_names, 1), (None, 0)):
         made.clear()
         callbacks, _ = callbacks_of(cfg, Facts((1, 28, 28), 10, names, None, None))
@@ -90,7 +93,8 @@ def of_function(optimizer="adam"):
 
 
 SGD = object()
-OWN, OURS = {"optimizer": "adam", "num_classes": 3}, {"optimizer": SGD, "num_classes": 10}
+OWN = {"optimizer": "adam", "num_classes": 3}
+OURS = {"optimizer": SGD, "num_classes": 10}
 GIVEN = [("Named", {}, OWN, len), ("Above", {}, OWN, len), ("of_function", {}, OWN, None)]
 GIVEN += [("Typed", {}, OURS, None), ("Typed", OWN, OWN, None)]
 GIVEN += [("Required", {}, OURS, None), ("Required", OWN, OWN, None)]

@@ -40,10 +40,9 @@ def test_it_starts_from_the_best_weights_or_the_last(train, parent, name):
     checkpoint = parent / "checkpoints" / f"{name}.ckpt"
     sha256 = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert run.starts[0]["parent"] == {"checkpoint": str(checkpoint), "sha256": sha256}
-    assert (run.result.epochs, run.result.optimizer_steps) == (
-        1,
-        10,
-    )  # nothing but the weights is taken over
+    # nothing but the weights is taken over
+    assert run.result.epochs == 1
+    assert run.result.optimizer_steps == 10
 
 
 def test_what_is_skipped_is_as_it_was_initialised_and_nothing_else_of_the_folder_is_read(
@@ -106,7 +105,8 @@ init_from={parent} model.hidden_sizes=[16,16]  =>  network.layers.5.weight is ab
 def test_a_mistake_is_a_line_before_anything_is_written(
     command, parent, small_root, tmp_path, mistake, message
 ):
-    mistake, message = (text.format(place=tmp_path, parent=parent) for text in (mistake, message))
+    mistake = mistake.format(place=tmp_path, parent=parent)
+    message = message.format(place=tmp_path, parent=parent)
     arguments = (*SMALL, "data.val_size=100", f"data.root={small_root}", *mistake.split())
     run = f"run_dir={tmp_path / 'run'}"
     ways = [(run,)]

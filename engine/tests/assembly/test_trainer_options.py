@@ -1,7 +1,7 @@
 import torch
 
 from leyden.run.result import Result
-from tests.conftest import assert_same_bits
+from tests.conftest import assert_same_bits, checkpoint
 from tests.records import forget_result, table
 
 
@@ -55,7 +55,7 @@ def test_fast_dev_run_is_no_finished_run(train):
 def test_another_number_of_processes_is_another_run(train):
     """As `devices: auto` is on a machine with another number of devices."""
     run, *_ = train("a", "trainer.max_epochs=1")
-    content = torch.load(run.checkpoint("last"), weights_only=True)
+    content = checkpoint(run)
     content["callbacks"]["RankState"]["processes"] *= 2
     torch.save(content, run.checkpoint("last"))
     _, _, err = train("a", "trainer.max_epochs=2", "trust=true", code=2)

@@ -54,19 +54,21 @@ def images(run):
 
 def row_name(run):
     """The name of its row, by which TensorBoard sorts."""
-    content = read(run, BEST).summary_metadata[metadata.SESSION_START_INFO_TAG]
-    found = metadata.parse_session_start_info_plugin_data(content.plugin_data.content)
-    return found.group_name
+    return _session(run).group_name
+
+
+def _session(run):
+    tag = read(run, BEST).summary_metadata[metadata.SESSION_START_INFO_TAG]
+    return metadata.parse_session_start_info_plugin_data(tag.plugin_data.content)
 
 
 def hparams(run):
     """What was chosen, each value in its type, and the state of the session."""
-    content = {
-        tag: value.plugin_data.content for tag, value in read(run, BEST).summary_metadata.items()
-    }
-    start = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
-    end = metadata.parse_session_end_info_plugin_data(content[metadata.SESSION_END_INFO_TAG])
-    assert metadata.EXPERIMENT_TAG not in content  # one run's would hide what others have chosen
-    return {
-        key: getattr(value, value.WhichOneof("kind")) for key, value in start.hparams.items()
-    }, end.status
+    tags = read(run, BEST).summary_metadata
+    assert metadata.EXPERIMENT_TAG not in tags  # one run's would hide what others have chosen
+    content = tags[metadata.SESSION_END_INFO_TAG].plugin_data.content
+    end = metadata.parse_session_end_info_plugin_data(content)
+    chosen = {}
+    for key, value in _session(run).hparams.items():
+        chosen[key] = getattr(value, value.WhichOneof("kind"))
+    return chosen, end.status

@@ -8,6 +8,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel
 
 from leyden.callbacks.averaging import EMA
+from tests.conftest import checkpoint, weights
 
 
 class Normed(nn.Sequential):
@@ -37,13 +38,14 @@ def test_ema_is_the_moving_average_and_changes_no_bit_of_training(
         real(self, trainer, pl_module, *args)
 
     monkeypatch.setattr(EMA, "on_train_batch_end", recording)
-    more = (NORMED, f"callbacks.averaging.update_every_n_steps={every}")
-    run, *_ = train("a", "trainer.max_epochs=2", "test=auto", *EMA_09, *more)
+    typed = (*EMA_09, f"callbacks.averaging.update_every_n_steps={every}")
+    run, *_ = train("a", "trainer.max_epochs=2", "test=auto", NORMED, *typed)
     out, _ = command("evaluate", f"run={run.directory}")
-    assert all(f"{run.result.metrics[name]:.4f}" in out for name in ("test/acc", "test/loss"))
+    for name in ("test/acc", "test/loss"):
+        assert f"{run.result.metrics[name]:.4f}" in out
     plain, *_ = train("b", "trainer.max_epochs=2", NORMED)
-    content = torch.load(run.checkpoint("last"), weights_only=True)
-    trained = torch.load(plain.checkpoint("last"), weights_only=True)["state_dict"]
+    content = checkpoint(run)
+    trained = weights(plain.directory)
     assert any("running_var" in key for key in trained)
     for key, value in content["state_dict"].items():
         assert torch.equal(content["current_model_state"][key], trained[key]), key
@@ -55,22 +57,22 @@ def test_ema_is_the_moving_average_and_changes_no_bit_of_training(
 
 
 def test_indices_counters_and_masks_are_not_averaged():
-    ema, module = EMA(decay=0.9999, update_every_n_steps=2), L.LightningModule()
-    module.layer, module.trained = nn.Linear(2, 2), 0
-    for name, buffer in {
-        "order": torch.arange(784),
-        "count": torch.tensor(0),
-        "mask": torch.tensor(True),
-    }.items():
-        module.register_buffer(name, buffer)
+    ema = EMA(decay=0.9999, update_every_n_steps=2)
+    module = L.LightningModule()
+    module.layer = nn.Linear(2, 2)
+    module.trained = 0
+    module.register_buffer("order", torch.arange(784))
+    module.register_buffer("count", torch.tensor(0))
+    module.register_buffer("mask", torch.tensor(True))
     ema._average_model = AveragedModel(module, use_buffers=True, **ema._kwargs)
-    for step in range(1, 31, 2):  # two optimizers take two steps at once
+    for step in range(2, 32, 2):  # two optimizers take two steps at once
         module.count += 2
         module.mask ^= True
-        ema.on_train_batch_end(SimpleNamespace(global_step=step + 1), module, None, None, 0)
+        ema.on_train_batch_end(SimpleNamespace(global_step=step), module, None, None, 0)
     average = ema._average_model.module
     assert torch.equal(average.order, module.order)
-    assert (average.count, average.mask) == (module.count, module.mask)
+    assert average.count == module.count
+    assert average.mask == module.mask
     assert ema._average_model.n_averaged == 15
 
 

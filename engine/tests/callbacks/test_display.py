@@ -29,7 +29,8 @@ def test_all_of_them_can_fail_and_the_run_is_what_it_was(train, monkeypatch):
     monkeypatch.setattr("leyden.callbacks.display.print_table", broken)
     monkeypatch.setattr("leyden.report.hparams.hparams_of", broken)
     run, _, err = train("broken", *arguments)
-    assert (run.result.status, run.result.metrics) == ("finished", whole.result.metrics)
+    assert run.result.status == "finished"
+    assert run.result.metrics == whole.result.metrics
     for name in ("Curves", "Confusion", "Errors", "Summary", "the row for TensorBoard's HParams"):
         assert f"leyden: {name} failed (ZeroDivisionError), the run continues without it" in err
     assert re.search(r"in broken\n(.|\n)*a bug", err)  # a traceback to the line
@@ -82,40 +83,39 @@ def test_whatever_is_made_of_them_is_one_of_them_and_a_full_disk_a_line(capfd):
         def on_test_end(self):
             files.write_whole(Path("/dev/null/x"), "")
 
-    child, failed = Child(), "leyden: Child failed"
+    child = Child()
     child.on_train_start(None, None)
     child.on_fit_end(None, None)
-    assert capfd.readouterr().err.count(failed) == 3
+    assert capfd.readouterr().err.count("leyden: Child failed") == 3
     child.on_test_end()
-    full = (
-        f"{failed} ([Errno 20] Not a directory: '/dev/null/x.tmp'), the run continues without it\n"
-    )
-    assert capfd.readouterr().err == full
+    reason = "[Errno 20] Not a directory: '/dev/null/x.tmp'"
+    line = f"leyden: Child failed ({reason}), the run continues without it\n"
+    assert capfd.readouterr().err == line
     with pytest.raises(KeyboardInterrupt):
         child.on_train_end()
 
 
 def test_fingerprints_change_no_bit_and_say_where_runs_part_and_by_what(train):
-    found = {}
-    for name, steps, *more in (
-        ("a", [10, 20]),  # a line per epoch
-        ("each", [*range(1, 21)], "callbacks.fingerprint.every_n_steps=1"),
-        ("without", [], "~callbacks.fingerprint"),
-        ("other", [10, 20], "model.dropout=0.3"),
-        ("checkpoints", [3, 6, 9, 10, 12, 15, 18, 20], "callbacks.checkpoint.every_n_steps=3"),
-    ):
-        run, *_ = train(name, "model.dropout=0.2", "trainer.max_epochs=2", *more)
-        found[name] = read_fingerprints(run.directory)
-        assert [*found[name]] == steps
-        if name == "each":
-            lines = (run.directory / files.FINGERPRINTS_FILE).read_text().splitlines()
-            assert len({line.partition(",")[0] for line in lines}) == len(
-                lines
-            )  # an epoch's end is no second line
-        if name == "without":
-            assert_same_bits(run.directory.with_name("each"), run.directory)
-    parts = [first_difference(found["a"], found[name]) for name in ("each", "checkpoints", "other")]
-    assert parts == [None, None, (10, ["weights", "optimizer"])]
+    def trained(name, *typed):
+        run, *_ = train(name, "model.dropout=0.2", "trainer.max_epochs=2", *typed)
+        return run.directory, read_fingerprints(run.directory)
+
+    _, found = trained("a")
+    assert [*found] == [10, 20]  # a line per epoch
+    directory, each = trained("each", "callbacks.fingerprint.every_n_steps=1")
+    assert [*each] == [*range(1, 21)]
+    lines = (directory / files.FINGERPRINTS_FILE).read_text().splitlines()
+    steps = [line.partition(",")[0] for line in lines]
+    assert len({*steps}) == len(steps)  # an epoch's end is no second line
+    without, none = trained("without", "~callbacks.fingerprint")
+    assert none == {}
+    assert_same_bits(directory, without)
+    _, checkpoints = trained("checkpoints", "callbacks.checkpoint.every_n_steps=3")
+    assert [*checkpoints] == [3, 6, 9, 10, 12, 15, 18, 20]
+    _, other = trained("other", "model.dropout=0.3")
+    assert first_difference(found, each) is None
+    assert first_difference(found, checkpoints) is None
+    assert first_difference(found, other) == (10, ["weights", "optimizer"])
 
 
 def test_what_is_no_line_of_fingerprints_is_left_out(tmp_path):

@@ -55,37 +55,34 @@ def test_a_run_that_is_resumed_within_an_epoch_counts_each_sample_once(train, mo
     with monkeypatch.context() as patched:
         patched.setattr(Classification, "on_train_batch_end", failing)
         failed, *_ = train(*typed, "trainer.max_epochs=3", code=2)
-    assert (failed.result.status, failed.result.epochs) == ("failed", 1)
+    assert failed.result.status == "failed"
+    assert failed.result.epochs == 1
     for num in (3, 4):
-        assert seen(train(*typed, f"trainer.max_epochs={num}")[0]) == (num, 1000 * num)
+        run, *_ = train(*typed, f"trainer.max_epochs={num}")
+        assert seen(run) == (num, 1000 * num)
 
 
 def test_a_run_that_failed_at_its_last_step_or_after_it_has_the_result_of_the_undisturbed_run(
     train, monkeypatch
 ):
-    real, fit = RunCheckpoint.on_train_end, training.fit  # the former writes the last checkpoint
+    fit = training.fit
     whole, *_ = train("whole", "trainer.max_epochs=2")
-    for name, place, failing in (
-        (
-            "last step",
-            (RunCheckpoint, "on_train_end"),
-            lambda self, *given: full() or real(self, *given),
-        ),
-        ("after it", (training, "fit"), lambda *given, **more: full(fit(*given, **more))),
+    for name, owner, method, failing in (
+        ("last step", RunCheckpoint, "on_train_end", full),  # it writes the last checkpoint
+        ("after it", training, "fit", lambda *given, **more: full(fit(*given, **more))),
     ):
         with monkeypatch.context() as patched:
-            patched.setattr(*place, failing)
+            patched.setattr(owner, method, failing)
             failed, *_ = train(name, "trainer.max_epochs=2", code=2)
-        assert (failed.result.status, failed.result.optimizer_steps) == ("failed", 20)
+        assert failed.result.status == "failed"
+        assert failed.result.optimizer_steps == 20
         assert failed.result.seconds is None or name == "last step"
         resumed, *_ = train(name, "trainer.max_epochs=2")
         assert seen(resumed) == seen(whole) == (2, 2000)
     later, *_ = train(name, "trainer.max_epochs=2", "test=true")
     assert "test/acc" in later.result.metrics
-    assert (later.result.epochs, later.result.seconds) == (
-        2,
-        pytest.approx(resumed.result.seconds, rel=0.5),
-    )
+    assert later.result.epochs == 2
+    assert later.result.seconds == pytest.approx(resumed.result.seconds, rel=0.5)
 
 
 def test_the_first_bad_batch_is_the_one_that_is_named_and_without_losses_there_is_none():

@@ -26,7 +26,8 @@ def test_options_can_stand_between_overrides_and_after_them(cli, command, tmp_pa
     assert "invalid choice: 'everything'" in err
     (tmp_path / "mine.yaml").write_text("defaults: [train, _self_]\nseed: 7\n")
     further = ("--config-dir", str(tmp_path), "-cn", "mine")
-    assert "\nseed: 7\n" in cli("train", "--cfg", "job", *further)[1]
+    _, out, _ = cli("train", "--cfg", "job", *further)
+    assert "\nseed: 7\n" in out
 
 
 def test_only_public_modules_of_hydra_are_imported():

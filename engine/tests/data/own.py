@@ -18,16 +18,16 @@ class Noisy(Dataset):
     def __init__(self, num: int = 200, seed: int = 0):
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.randint(10, (num,), generator=generator)
-        self.images = self.labels[:, None, None, None] / 10 + torch.rand(
-            num, 1, 28, 28, generator=generator
-        )
+        noise = torch.rand(num, 1, 28, 28, generator=generator)
+        self.images = self.labels.reshape(-1, 1, 1, 1) / 10 + noise
 
     def __len__(self):
         return len(self.labels)
 
     def __getitem__(self, index):
-        noise = 0.1 * torch.rand(1) + 0.1 * random.random() + 0.1 * np.random.rand()
-        return self.images[index] + noise.float(), self.labels[index]
+        noise = torch.rand(1) + random.random() + np.random.rand()
+        image = self.images[index] + 0.1 * noise.float()
+        return image, self.labels[index]
 
 
 class TrainingOnly(L.LightningDataModule):
@@ -38,12 +38,13 @@ class TrainingOnly(L.LightningDataModule):
 class Plain(L.LightningDataModule):
     def __init__(self, batch_size: int = 20, num_workers: int = 0):
         super().__init__()
-        self.batch_size, self.num_workers = batch_size, num_workers
+        self.batch_size = batch_size
+        self.num_workers = num_workers
 
     def setup(self, stage):
-        self.train, self.val, self.test = (
-            Noisy(num, seed) for seed, num in enumerate((200, 40, 40))
-        )
+        self.train = Noisy(200, seed=0)
+        self.val = Noisy(40, seed=1)
+        self.test = Noisy(40, seed=2)
 
     def train_dataloader(self):
         return DataLoader(self.train, self.batch_size, shuffle=True, num_workers=self.num_workers)

@@ -2,6 +2,7 @@
 
 import hashlib
 import pickle
+from pathlib import Path
 
 import numpy as np
 import torchvision
@@ -42,79 +43,89 @@ def in_memory(dataset, **changed):
         "augment": None,
         "seed": 0,
         "root": "",
+        "download": False,
+        "normalize": "none",
     }
-    return InMemoryDataModule(
-        dataset=dataset, **{**options, "download": False, "normalize": "none", **changed}
-    )
+    return InMemoryDataModule(dataset=dataset, **options | changed)
 
 
 def write(root):
     random = np.random.default_rng(0)
     for folder in ("MNIST", "FashionMNIST", "KMNIST"):
-        for prefix, num in (("train", NUM_TRAIN), ("t10k", NUM_TEST)):
-            write_images(root / folder / "raw" / prefix, random, num, 10)
-    for split, (num_classes, first) in {"balanced": (47, 0), "letters": (26, 1)}.items():
-        for part, num in (("train", NUM_TRAIN), ("test", NUM_TEST)):
-            write_images(
-                root / "EMNIST" / "raw" / f"emnist-{split}-{part}", random, num, num_classes, first
-            )
+        raw = root / folder / "raw"
+        write_images(raw / "train", random, NUM_TRAIN, 10)
+        write_images(raw / "t10k", random, NUM_TEST, 10)
+    raw = root / "EMNIST" / "raw"
+    for split, num_classes, first in (("balanced", 47, 0), ("letters", 26, 1)):
+        write_images(raw / f"emnist-{split}-train", random, NUM_TRAIN, num_classes, first)
+        write_images(raw / f"emnist-{split}-test", random, NUM_TEST, num_classes, first)
     write_cifar10(root / "cifar-10-batches-py", random)
-    rooms, area = random.integers(1, 9, NUM_TRAIN), random.uniform(20, 200, NUM_TRAIN).round(2)
-    rows = [f"{r},{a},{3 * a + 10 * r:.3f}" for r, a in zip(rooms, area, strict=True)]
-    (root / "houses.csv").write_text("\n".join(["rooms,area,price", *rows]) + "\n")
-    words = ["one ", "two ", "three.\n"]
-    (root / "book.txt").write_text("".join(words[k] for k in random.integers(0, 3, NUM_TRAIN)))
+    write_text(root / "book.txt", random)
+    rooms = random.integers(1, 9, NUM_TRAIN)
+    area = random.uniform(20, 200, NUM_TRAIN)
+    price = 3 * area + 10 * rooms
+    write_table(root / "houses.csv", ["rooms", "area", "price"], np.stack([rooms, area, price], 1))
     names = ["carat", "cut", "color", "clarity", "depth", "table", "price", "x", "y", "z"]
-    rows = random.uniform(1, 60, (NUM_TRAIN + 800, len(names))).round(2).astype(str)
-    rows[:, 1:4] = "Ideal"
-    (root / "diamonds.csv").write_text("\n".join(map(",".join, [names, *rows])) + "\n")
+    write_table(root / "diamonds.csv", names, random.uniform(1, 60, (NUM_TRAIN + 800, 10)))
     return root
+
+
+def write_table(path, names, rows):
+    header = ",".join(names)
+    np.savetxt(path, rows, fmt="%.2f", delimiter=",", header=header, comments="")
+
+
+def write_text(path, random):
+    words = random.choice(["one ", "two ", "three.\n"], NUM_TRAIN)
+    path.write_text("".join(words))
 
 
 def write_images(path, random, num, num_classes, first=0):
     """Pixels and labels in the format of MNIST, in files whose names begin so."""
-    pixels, labels = random.integers(0, 256, (num, 28, 28)), np.arange(num) % num_classes + first
     path.parent.mkdir(parents=True, exist_ok=True)
-    for name, array in (("images-idx3", pixels), ("labels-idx1", labels)):
-        head = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">i4").tobytes()
-        path.with_name(f"{path.name}-{name}-ubyte").write_bytes(
-            head + array.astype(np.uint8).tobytes()
-        )
+    pixels = random.integers(0, 256, (num, 28, 28), dtype=np.uint8)
+    write_idx(f"{path}-images-idx3-ubyte", pixels)
+    labels = np.arange(num) % num_classes + first
+    write_idx(f"{path}-labels-idx1-ubyte", labels.astype(np.uint8))
+
+
+def write_idx(path, array):
+    head = bytes([0, 0, 8, array.ndim])
+    sizes = np.array(array.shape, ">i4")
+    Path(path).write_bytes(head + sizes.tobytes() + array.tobytes())
 
 
 def write_cifar10(folder, random):
     folder.mkdir(parents=True)
-    names = [
-        "airplane",
-        "automobile",
-        "bird",
-        "cat",
-        "deer",
-        "dog",
-        "frog",
-        "horse",
-        "ship",
-        "truck",
-    ]
-    content = {"batches.meta": {"label_names": names}}
-    for name in (*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"):
-        num = NUM_TEST if name == "test_batch" else NUM_TRAIN // 5
-        data = random.integers(0, 256, (num, 3 * 32 * 32), dtype=np.uint8)
-        content[name] = {"data": data, "labels": [n % 10 for n in range(num)]}
-    for name, entry in content.items():
-        (folder / name).write_bytes(pickle.dumps(entry))
+    kinds = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse"]
+    names = [*kinds, "ship", "truck"]
+    write_pickle(folder / "batches.meta", {"label_names": names})
+    sizes = {f"data_batch_{n}": NUM_TRAIN // 5 for n in range(1, 6)}
+    sizes["test_batch"] = NUM_TEST
+    for name, num in sizes.items():
+        pixels = random.integers(0, 256, (num, 3 * 32 * 32), dtype=np.uint8)
+        labels = [n % 10 for n in range(num)]
+        write_pickle(folder / name, {"data": pixels, "labels": labels})
+
+
+def write_pickle(path, content):
+    path.write_bytes(pickle.dumps(content))
 
 
 def expect(root, monkeypatch):
     """Let the checksums of the files below `root` be the right ones."""
-    for made, files in (
-        (MNIST, root.glob("MNIST/raw/*-idx*")),
-        (FashionMNIST, root.glob("FashionMNIST/raw/*-idx*")),
-        (Diamonds, [root / "diamonds.csv"]),
+    for made, pattern in (
+        (MNIST, "MNIST/raw/*-idx*"),
+        (FashionMNIST, "FashionMNIST/raw/*-idx*"),
+        (Diamonds, "diamonds.csv"),
     ):
-        sums = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        sums = {}
+        for path in root.glob(pattern):
+            content = path.read_bytes()
+            sums[path.name] = hashlib.sha256(content).hexdigest()
         monkeypatch.setattr(made, "sha256", sums)
     cifar = torchvision.datasets.CIFAR10
     for part in ("train_list", "test_list"):
-        monkeypatch.setattr(cifar, part, [[name, None] for name, _ in getattr(cifar, part)])
-    monkeypatch.setattr(cifar, "meta", {**cifar.meta, "md5": None})
+        unchecked = [[name, None] for name, _ in getattr(cifar, part)]
+        monkeypatch.setattr(cifar, part, unchecked)
+    monkeypatch.setattr(cifar, "meta", cifar.meta | {"md5": None})

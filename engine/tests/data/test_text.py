@@ -10,7 +10,7 @@ GIVEN = {"file": "t.txt", "unit": "characters", "context": 4, "stride": 4, "test
 
 
 def text(root, train=True, **changed):
-    return Text(str(root), train=train, **{**GIVEN, **changed})
+    return Text(str(root), train=train, **GIVEN | changed)
 
 
 @pytest.fixture
@@ -19,18 +19,19 @@ def root(tmp_path):
     return tmp_path
 
 
-def test_windows_and_the_token_that_follows_each(root):
-    for stride in (1, 3, 4, 7):
-        made = text(root, stride=stride)
-        whole = "abcdefgh" * 4
-        for n, (row, then) in enumerate(zip(made.data, made.targets, strict=True)):
-            start = n * stride
-            assert text_of_tokens(row, made.vocabulary) == whole[start : start + 4]
-            assert text_of_tokens(then, made.vocabulary) == whole[start + 1 : start + 5]
-        # With the token that follows.
-        assert made.overlap == len([k for k in range(1, len(made.data)) if k * stride <= 4])
-        assert made.data.untyped_storage().data_ptr() == made.targets.untyped_storage().data_ptr()
-    # The last part is the test set, and what it alone has is unknown.
+@pytest.mark.parametrize(("stride", "overlap"), [(1, 4), (3, 1), (4, 1), (7, 0)])
+def test_windows_and_the_token_that_follows_each(root, stride, overlap):
+    made = text(root, stride=stride)
+    whole = "abcdefgh" * 4
+    for n, (row, then) in enumerate(zip(made.data, made.targets, strict=True)):
+        start = n * stride
+        assert text_of_tokens(row, made.vocabulary) == whole[start : start + 4]
+        assert text_of_tokens(then, made.vocabulary) == whole[start + 1 : start + 5]
+    assert made.overlap == overlap  # with the token that follows
+    assert made.data.untyped_storage().data_ptr() == made.targets.untyped_storage().data_ptr()
+
+
+def test_the_last_part_is_the_test_set_and_what_it_alone_has_is_unknown(root):
     made = text(root, train=False)
     assert {*text_of_tokens(made.data.flatten(), made.vocabulary)} == {UNKNOWN}
     assert "ä" not in made.vocabulary
@@ -40,8 +41,9 @@ def test_windows_and_the_token_that_follows_each(root):
 
 def test_a_text_is_in_utf_8_or_bytes_and_what_is_wrong_is_named(root):
     made = text(root, unit="bytes")
-    assert (len(made.vocabulary), made.data[0].tolist()) == (256, list(b"abcd"))
-    (root / "latin.txt").write_bytes(("abcdefgh\n" * 4 + "ä").encode("latin-1"))
+    assert len(made.vocabulary) == 256
+    assert bytes(made.data[0]) == b"abcd"
+    (root / "latin.txt").write_text("abcdefgh\n" * 4 + "ä", encoding="latin-1")
     for changed, message in (
         ({"context": 0}, "context=0: must be"),
         ({"stride": 1.5}, "stride=1.5: must be"),
@@ -58,14 +60,16 @@ def test_a_text_is_in_utf_8_or_bytes_and_what_is_wrong_is_named(root):
 
 
 def test_no_window_of_training_has_a_token_of_validation(root):
-    (root / "t.txt").write_text("".join(map(chr, range(0x4E00, 0x4E00 + 400))))  # each one once
+    letters = map(chr, range(0x4E00, 0x4E00 + 400))
+    (root / "t.txt").write_text("".join(letters))  # each one once
     for stride in (1, 4, 5):
-        made = functools.partial(Text, **{**GIVEN, "stride": stride})
+        made = functools.partial(Text, **GIVEN | {"stride": stride})
         data = small.in_memory(made, root=str(root), val_size=10)
         data.setup("fit")
         held = data.held[True]
         num = len(held.inputs)
         tokens = torch.cat([held.inputs, held.targets], dim=1)
-        train, val = (tokens[data.indices[split]] for split in ("train", "val"))
-        assert not torch.isin(train, val).any()
-        assert data.indices["val"].tolist() == list(range(num - 10, num))
+        train = data.indices["train"]
+        val = data.indices["val"]
+        assert not torch.isin(tokens[train], tokens[val]).any()
+        assert val.tolist() == [*range(num - 10, num)]

@@ -27,7 +27,8 @@ def test_mlflow_in_a_file(command, tmp_path):
     command("train", *arguments, f"logger.mlflow.tracking_uri={uri}")
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name("mnist_mlp").experiment_id])
-    assert (run.info.run_name, run.info.status) == (str(tmp_path / "run"), "FINISHED")
+    assert run.info.run_name == str(tmp_path / "run")
+    assert run.info.status == "FINISHED"
     assert run.data.params["model.hidden_sizes"] == "[16]"
     points = client.get_metric_history(run.info.run_id, "val/acc")
     assert [point.step for point in points] == [9, 19]
@@ -39,7 +40,9 @@ def records(path):
     """What a .wandb file holds: a log of LevelDB, blocks of 32 KiB of pieces with a header of seven bytes."""
     from wandb.proto import wandb_internal_pb2
 
-    content, position, pieces = path.read_bytes(), 7, b""
+    content = path.read_bytes()
+    position = 7
+    pieces = b""
     while position + 7 <= len(content):
         if 32768 - position % 32768 < 7:
             position += 32768 - position % 32768
@@ -51,40 +54,42 @@ def records(path):
             pieces = b""
 
 
+def values(items):
+    """The values of W&B's items, by key."""
+    return {item.key or item.nested_key[0]: item.value_json for item in items}
+
+
 @needs("wandb")
 @pytest.mark.slow
 def test_wandb_offline_keeps_a_run_a_directory(tmp_path, mnist_root):
     arguments = (
+        "-m",
+        "seed=0,1",
+        "sweep_name=s",
+        "sweep.pictures=all",
+        "cluster.num_jobs=1",
         f"outputs={tmp_path}",
         "logger=wandb",
         "logger.wandb.offline=true",
         "trainer.max_epochs=2",
         *SMALL,
     )
-    finish(
-        start(
-            "-m", "sweep.pictures=all", "sweep_name=s", "seed=0,1", "cluster.num_jobs=1", *arguments
-        )
-    )
+    finish(start(*arguments))
     runs = [Run(path.parent) for path in (tmp_path / "sweeps" / "s").glob("*/config.yaml")]
     assert len(runs) == 2
     for run in runs:
         (path,) = run.directory.glob("wandb/offline-run-*/*.wandb")
         media = [file.parent.name for file in run.directory.rglob("media/images/*/*.png")]
         assert sorted(media) == ["confusion", "errors"]
-        rows, config = [], {}
+        rows = []
+        config = {}
         for record in records(path):
-            rows.append(
-                {item.key or item.nested_key[0]: item.value_json for item in record.history.item}
-            )
-            config |= {
-                item.key or item.nested_key[0]: item.value_json for item in record.config.update
-            }
-        points = [(row["trainer/global_step"], row["val/acc"]) for row in rows if "val/acc" in row]
-        assert [step for step, _ in points] == ["9", "19"]
-        assert max(float(value) for _, value in points) == pytest.approx(
-            run.result.metrics["val/acc"]
-        )
+            rows.append(values(record.history.item))
+            config |= values(record.config.update)
+        points = [row for row in rows if "val/acc" in row]
+        assert [row["trainer/global_step"] for row in points] == ["9", "19"]
+        best = max(float(row["val/acc"]) for row in points)
+        assert best == pytest.approx(run.result.metrics["val/acc"])
         assert config["seed"] == str(run.config["seed"])
 
 
@@ -100,9 +105,11 @@ def test_wandb_without_login_is_refused_before_training(tmp_path, mnist_root):
 @pytest.mark.parametrize("sweep", [False, True])
 def test_a_missing_extra_is_named_before_training(command, tmp_path, monkeypatch, sweep):
     find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "wandb" else find(name, *a)
-    )
+
+    def find_others(name, *given):
+        return None if name == "wandb" else find(name, *given)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_others)
     typed = ("-m", "seed=0,1") if sweep else (f"run_dir={tmp_path / 'run'}",)
     _, err = command("train", *typed, "logger=wandb", *QUICK, code=2)
     assert "logger.wandb: wandb is not installed; pip install 'leyden[wandb]' installs it" in err

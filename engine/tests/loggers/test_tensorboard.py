@@ -34,7 +34,8 @@ def steps(directory):
 def test_two_names_of_a_stage_never_share_a_curve_and_an_open_viewer_is_told_of_a_resumed_run_alone(
     tmp_path,
 ):
-    metrics, logged = {"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}, []
+    metrics = {"train/acc": 0.5, "train_acc": 0.25, "lr": 1.0}
+    logged = []
     for purge_step, told in ((0, []), (3, [3])):
         logger = TensorBoard(save_dir=str(tmp_path), purge_step=purge_step)
         for step in (purge_step, purge_step + 1):

@@ -87,14 +87,16 @@ def test_every_verb_reads_the_runs(room, capfd):
     assert {"pruned", "finished"} == {
         each["status"] for each in listed if "search" in each["directory"]
     }
-    assert all(Run(path.parent).record.is_own for path in room.rglob("run.json"))
+    for path in room.rglob("run.json"):
+        assert Run(path.parent).record.is_own
     for command, code, expected in READ:
         assert expected in said(capfd, command, code), command
 
 
 def test_runs_are_resumed_and_written_in_the_format_of_today(room, capfd):
     before = Run(room / "interrupted")
-    config, starts = before.config, before.starts
+    config = before.config
+    starts = before.starts
     assert "note" in said(capfd, "note run=outputs/finished note=wider")
     assert Run(room / "finished").config["note"] == "wider"
     assert "step 10" in said(capfd, "train run_dir=outputs/interrupted")
@@ -130,7 +132,8 @@ def test_the_page_names_each_key(tmp_path):
     parent = {"checkpoint": "a.ckpt", "sha256": "a", "step": 1}
     start = {**origin([], machine=machine(), parent=parent), "result": {}}
     RunRecord({}, [start], result).write(tmp_path)
-    run, starts = (records.content(tmp_path, name) for name in ("run.json", "starts.json"))
+    run = records.content(tmp_path, "run.json")
+    starts = records.content(tmp_path, "starts.json")
     keys = keys_of(run) | keys_of(starts) | keys_of(starts["starts"][0])
     with tarfile.open(MUSEUM / f"{ROOMS[-1]}.tar.xz") as room:
         for name in ("queued/job", "sweeps/sweep/sweep", "sweeps/search/sweep"):

@@ -24,9 +24,9 @@ from tests.forks import TIMEOUT_S
 
 NEEDS = ("slurm-wlm", "slurmdbd", "mariadb-server-core", "mariadb-client-core", "munge")
 PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged", "slurmdbd", "mariadbd")
-SETTINGS = ("add account physics Cluster=lab", "add qos limited MaxSubmitJobsPerUser=3")
 SETTINGS = (
-    *SETTINGS,
+    "add account physics Cluster=lab",
+    "add qos limited MaxSubmitJobsPerUser=3",
     "add user root Account=physics Cluster=lab",
     "modify user root set qos+=limited",
 )
@@ -86,7 +86,8 @@ def start(stack, *command):
 
 def start_accounting(stack, slurm, port):
     """MariaDB and slurmdbd, with an account, and a quality of service that allows three jobs."""
-    root, socket = slurm.root, slurm.root / "run/my.sock"
+    root = slurm.root
+    socket = slurm.root / "run/my.sock"
     # In a common folder of temporary files, each MariaDB that starts deletes those of the others.
     bare = ("--no-defaults", "--user=root", f"--datadir={root}/db", f"--tmpdir={root}/run")
     slurm.run(
@@ -187,9 +188,8 @@ def running(request, number, min_job_age=86400):
         ]
 
         def ready():
-            assert all(daemon.poll() is None for daemon in daemons), (
-                f"a daemon ended; see {root}/log"
-            )
+            for daemon in daemons:
+                assert daemon.poll() is None, f"a daemon ended; see {root}/log"
             command = ["sinfo", "-h", "-N", "-p", "test", "-t", "idle", "-o", "%N"]
             return (
                 subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S).stdout

@@ -42,7 +42,8 @@ class Site:
     """A queue: `bin` goes before PATH, `arguments` choose it, `daemons` are its nodes by name."""
 
     def __init__(self, root, name):
-        self.root, self.daemons = root, {}
+        self.root = root
+        self.daemons = {}
         self.arguments = (f"cluster={name}", "cluster.cpus=1", "cluster.mem_gb=1")
         self.environment = {}
         (root / "bin").mkdir()
@@ -290,15 +291,20 @@ def lines(values):
 
 
 def replaced(text, values):
-    kept = [line for line in text.splitlines() if line.split()[:1] not in [[key] for key in values]]
-    return "\n".join(kept) + "\n" + lines(values)
+    kept = []
+    for line in text.splitlines():
+        words = line.split()
+        if not words or words[0] not in values:
+            kept.append(line)
+    return "\n".join([*kept, lines(values)])
 
 
 def sge(stack, root):
     network(stack)
     site = Site(root, "sge")
     site.cancel = ("qdel",)
-    programs, common = Path("/usr/lib/gridengine"), root / "lab" / "common"
+    programs = Path("/usr/lib/gridengine")
+    common = root / "lab" / "common"
     for path in (common, root / "db", root / "qmaster" / "job_scripts"):
         path.mkdir(parents=True)
     for name in ("utilbin", "util", "lib"):
@@ -417,7 +423,8 @@ def pbs(stack, root):
     return site
 
 
-RAY_PORT, RAY_PAGE = 6399, 8299
+RAY_PORT = 6399
+RAY_PAGE = 8299
 
 
 def ray(stack, root):
@@ -435,6 +442,7 @@ def ray(stack, root):
     site.daemons["head"] = daemon(stack, program, "start", *head, *common, host="head")
     address = f"127.0.0.1:{RAY_PORT}"
     wait_for(lambda: succeeds(site, "ray", "job", "list", "--address", address), "Ray")
+    status = ("ray", "status", "--address", address)
     for number, node in enumerate(("n1", "n2"), start=1):
         ports = [
             f"--dashboard-agent-{kind}-port={RAY_PAGE + 10 * number + place}"
@@ -442,8 +450,9 @@ def ray(stack, root):
         ]
         joins = ("start", f"--address={address}", "--num-cpus=4", *ports)
         site.daemons[node] = daemon(stack, program, *joins, *common, host=node)
-    nodes = ("ray", "status", "--address", address)
-    wait_for(lambda: succeeds(site, *nodes, says="/8.0 CPU"), "two nodes of Ray")
+        # Two that start at once may choose the same address.
+        cpus = f"/{4 * number}.0 CPU"
+        wait_for(lambda says=cpus: succeeds(site, *status, says=says), f"node {node} of Ray")
     site.arguments = ("cluster=ray", "cluster.cpus=1", f"cluster.address={address}")
     site.cancel = ("ray", "job", "stop", "--no-wait", "--address", address)
     return site

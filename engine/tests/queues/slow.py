@@ -21,7 +21,8 @@ class Held(L.Callback):
     """Waits after a step until there is a file, so that several runs are under way on any machine."""
 
     def __init__(self, step: int, until: str) -> None:
-        self.step, self.until = step, until
+        self.step = step
+        self.until = until
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         while trainer.global_step == self.step and not Path(self.until).exists():
@@ -44,7 +45,8 @@ class Broken(L.Callback):
     """In the second epoch a node has lost its connection, or a process, by its rank, fails, or is killed in its first start."""
 
     def __init__(self, where: str | int, how: str) -> None:
-        self.where, self.how = where, how
+        self.where = where
+        self.how = how
 
     def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
         if trainer.current_epoch != 1 or self.where not in (

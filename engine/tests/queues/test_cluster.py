@@ -31,8 +31,8 @@ LONG = (
     "data.batch_size=5",
     "trainer.log_every_n_steps=20",
     "trainer.max_epochs=3",
+    "+callbacks.slow={_target_:tests.queues.slow.SlowSteps,seconds:0.02}",
 )
-LONG = (*LONG, "+callbacks.slow={_target_:tests.queues.slow.SlowSteps,seconds:0.02}")
 NUM_STEPS = 200  # an epoch
 IN_SECOND_EPOCH = NUM_STEPS + 40
 SHORT = (*QUICK, "trainer.max_epochs=1")
@@ -41,10 +41,11 @@ NODES = (
     "cluster.tasks_per_node=1",
     "cluster.gpus_per_task=0",
     "cluster.mem_gb=1",
+    "trainer.accelerator=cpu",
 )
-NODES = (*NODES, "trainer.accelerator=cpu")
 BROKEN = "+callbacks.broken={_target_:tests.queues.slow.Broken,where:%s,how:%s}"
-USR1, PREEMPT = "scancel --signal=USR1", "srun --partition=urgent --nodes=2 --exclusive true"
+USR1 = "scancel --signal=USR1"
+PREEMPT = "srun --partition=urgent --nodes=2 --exclusive true"
 
 
 def submit(tmp_path, *arguments, cluster="slurm_cpu", name="s", anew=False):
@@ -159,7 +160,8 @@ def test_a_task_of_an_array_by_exact_alone_requeues_itself_alone(slurm, tmp_path
 def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(slurm, tmp_path):
     both = [submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5") for _ in range(2)]
     outputs = [finish(process) for process in both]
-    assert all("6/6 jobs, 0 failed" in output for output in outputs)
+    for output in outputs:
+        assert "6/6 jobs, 0 failed" in output
     assert [len(run.starts) for run in runs(tmp_path)] == 6 * [
         2
     ]  # the submission, and one in the job
@@ -197,7 +199,9 @@ def test_disturbed_in_an_epoch_it_goes_on_where_it_was(slurm, tmp_path, whole, b
     (step,) = map(int, re.findall(r"resumes from \S+, step (\d+)", log_of(run)))
     assert step > IN_SECOND_EPOCH
     assert step % NUM_STEPS != 0  # not from the end of the epoch before
-    assert (run.result.requeues, len(run.starts)) == (1, 3)  # the submission, and two in the job
+    # the submission, and two in the job
+    assert run.result.requeues == 1
+    assert len(run.starts) == 3
     assert_the_same(run, whole)
     # TensorBoard shows one curve, that of the run that was never stopped.
     assert scalars(run)["train/loss_step"] == scalars(whole)["train/loss_step"]
@@ -285,10 +289,8 @@ def test_the_error_of_one_process_is_that_of_the_run(slurm, tmp_path):
         submit(tmp_path, *SHORT, "trainer.max_epochs=2", *NODES, BROKEN % (1, "fails")), code=2
     )
     (run,) = runs(tmp_path)
-    assert (run.result.error.type, run.result.error.message) == (
-        "KeyError",
-        "'of this process alone'",
-    )
+    assert run.result.error.type == "KeyError"
+    assert run.result.error.message == "'of this process alone'"
     assert "KeyError: 'of this process alone'" in output
     slurm.wait(run.submission["job_id"], "FAILED")
     assert len(run.starts) == 2  # the submission, and one in the job
@@ -440,7 +442,8 @@ def test_what_the_site_asks_for_is_said_and_given_by_an_example_of_the_page(
     page = (ENGINE / "docs/cluster.md").read_text()
     site = re.search(r"(?ms)^```yaml\n(# @package _global_.*?)^```$", page)[1]
     text = site.replace("slurm_gpu", "slurm_cpu").replace("partition: gpu", "partition: test")
-    (conf := tmp_path / "conf" / "cluster").mkdir(parents=True)
+    conf = tmp_path / "conf" / "cluster"
+    conf.mkdir(parents=True)
     (conf / "site.yaml").write_text(text)
     finish(
         submit(
@@ -501,7 +504,8 @@ def test_a_job_that_slurm_has_forgotten_has_its_result(request, mnist_root, tmp_
         cancelled = slurm.submit("sleep 60")
         slurm.wait(cancelled, "RUNNING")
         slurm.run("scancel", cancelled)
-        listed, both = ("squeue", "-h", "--me", "--states=all", "-o", "%i"), {job_id, cancelled}
+        listed = ("squeue", "-h", "--me", "--states=all", "-o", "%i")
+        both = {job_id, cancelled}
         slurm.wait_for(lambda: not both & {*slurm.run(*listed).split()}, "Slurm to forget the jobs")
         told = {cancelled: "CANCELLED", "999999": "GONE"}  # the first one by its accounting
         assert {job: state.text for job, state in of_library.slurm_states([*told]).items()} == told

@@ -16,6 +16,7 @@ from leyden.queue import RejectedError, Work, commands, hosts, loop, script
 from leyden.queue.commands import Commands, ask, filled
 from leyden.queue.hosts import by_host
 from leyden.report.records import read_records
+from leyden.run.lock import hold_directory
 from leyden.run.owner import signature
 from leyden.testing.contracts import compose
 from tests import ENGINE, mistakes
@@ -81,7 +82,8 @@ def test_without_an_id_nothing_is_left_that_a_job_could_run(site, tmp_path, does
     # Once, and then not again; what it leaves running holds its output.
     told = site("submit", "sleep 3 & echo banner; echo job 7.head; echo bye")
     accepted = submit(made, name="lr=$(x) 'y'")
-    assert (accepted["scheduler"], accepted["job_id"]) == ("commands", "7.head")
+    assert accepted["scheduler"] == "commands"
+    assert accepted["job_id"] == "7.head"
     assert told()[:2] == ["-N", "leyden-lr-x-y-"]
     assert Path(told()[-1]).parent == made.folder  # as one word, and no shell has read it
     assert not (tmp_path / "harm").exists()
@@ -141,6 +143,26 @@ def test_whatever_is_said_of_a_job_it_is_submitted_once_and_not_lost(site, typed
     assert [*again.queue.folder.glob("*.call")]
     again.tidy(job)  # it has finished while nobody waited; the file has the key
     assert not [*again.queue.folder.glob("*.call")]
+
+
+def test_the_files_of_a_killed_command_are_removed_but_none_that_a_run_knows(
+    site, typed, tmp_path, monkeypatch
+):
+    type_it, job = typed
+    site("submit", "echo job 7")
+    launcher = type_it()
+    (known,) = launcher.queue.folder.glob("*.call")
+    lost = launcher.queue.folder / "0123456789ab_0.call"
+    lost.touch()
+    (tmp_path / "r").mkdir()
+    (tmp_path / "r" / "config.yaml").touch()
+    monkeypatch.setattr(loop, "Run", lambda directory: job.run)
+    with hold_directory(tmp_path / "r", 1):  # somebody may be submitting
+        launcher.tidy_up()
+    assert lost.exists()
+    launcher.tidy_up()
+    assert not lost.exists()
+    assert known.exists()
 
 
 def test_without_ids_nothing_is_cancelled(site, tmp_path):
@@ -334,7 +356,10 @@ def test_a_job_that_nobody_has_recorded_ends_and_another_one_is_told_who_it_is(
     monkeypatch.setattr(commands, "ID_S", 1)
     site("submit", "echo job 7")
     seen = 'echo "$LEYDEN_JOB $LEYDEN_RESTARTS $SLURM_JOB_ID $OMP_NUM_THREADS"'
-    for asks, requeue, code in (("", None, 0), ('; echo >"$LEYDEN_REQUEUE"', "exit 99", 99)):
+    for asks, requeue, code in (
+        ("", None, 0),
+        ('; echo >"$LEYDEN_REQUEUE"', "exit 99", 99),
+    ):
         made = queue_of(tmp_path)
         made.cluster.requeue = requeue
         work = Work(os.system, (seen + asks,), None, None)
@@ -354,6 +379,7 @@ def test_a_job_that_nobody_has_recorded_ends_and_another_one_is_told_who_it_is(
             log.with_suffix(".id").unlink()
             assert run_script(made) == 1
             assert "nobody waits for this job" in log.read_text()
+            assert not [*made.folder.glob("*.call")]
         for path in made.folder.iterdir():
             path.unlink()
 
@@ -379,9 +405,11 @@ def test_the_job_of_a_process_is_that_of_its_script_and_not_of_a_slurm_behind_it
     assert queue.current_job() == "5"
     monkeypatch.setenv("LEYDEN_JOB", "7.head")
     monkeypatch.setenv("LEYDEN_RESTARTS", "2")
-    assert (queue.current_job(), queue.num_restarts()) == ("7.head", 2)
+    assert queue.current_job() == "7.head"
+    assert queue.num_restarts() == 2
     queue.leave_job()
-    assert (queue.current_job(), queue.num_restarts()) == (None, 0)
+    assert queue.current_job() is None
+    assert queue.num_restarts() == 0
 
 
 def test_a_process_of_a_host_is_known_by_its_number_and_its_beginning():

@@ -54,10 +54,18 @@ def test_a_launcher_of_hydras_plugins_is_refused():
 
 
 def test_cores_are_divided_among_the_jobs(monkeypatch):
-    for num_jobs, num_cores, num, threads in ((None, 4, 4, "1"), (2, 8, 2, "4"), (3, 2, 3, "1")):
+    for num_jobs, num_cores, num, threads in (
+        (None, 4, 4, "1"),
+        (2, 8, 2, "4"),
+        (3, 2, 3, "1"),
+    ):
         assert worker_environments(num_jobs, [], num_cores) == num * [{"OMP_NUM_THREADS": threads}]
     # As PyTorch itself has it.
-    for name, value, threads in (("OMP", "many", "4"), ("OMP", "3", "3"), ("MKL", "2", "2")):
+    for name, value, threads in (
+        ("OMP", "many", "4"),
+        ("OMP", "3", "3"),
+        ("MKL", "2", "2"),
+    ):
         monkeypatch.setenv(f"{name}_NUM_THREADS", value)
         assert worker_environments(2, [], 8) == 2 * [{"OMP_NUM_THREADS": threads}]
 
@@ -77,8 +85,12 @@ def test_the_devices_are_those_that_pytorch_counts_and_shared_by_jobs(
     monkeypatch.setattr(here, "call_in_process", lambda function: function())
     monkeypatch.setattr(here, "num_cores", lambda: 8)
     one_by_one = [",".join(devices) or None]  # with all devices
-    for asked, strategy, slots in ((1, "auto", devices or 8 * [None]), (2, "ddp", one_by_one)):
-        pool, trainer = local(None, accelerator="auto"), {"devices": asked, "strategy": strategy}
+    for asked, strategy, slots in (
+        (1, "auto", devices or 8 * [None]),
+        (2, "ddp", one_by_one),
+    ):
+        pool = local(None, accelerator="auto")
+        trainer = {"devices": asked, "strategy": strategy}
         job = SimpleNamespace(
             compose=lambda trainer=trainer: OmegaConf.create({"trainer": trainer})
         )
@@ -103,7 +115,8 @@ def call(place, accelerator="cpu", module="leyden.train"):
 
 
 def test_a_job_whose_gpu_can_not_be_used_does_not_train_on_the_cpu(monkeypatch, tmp_path):
-    trained, run = [], Run(tmp_path / "run")
+    trained = []
+    run = Run(tmp_path / "run")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3")
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setattr(
@@ -141,7 +154,8 @@ def test_nothing_leaks_from_job_to_job_and_one_that_hangs_or_dies_stops_no_other
     monkeypatch, tmp_path, job
 ):
     monkeypatch.setattr(here, "CONTEXT", get_context("fork"))
-    pool, failures = local(1), []
+    pool = local(1)
+    failures = []
     pool.check([], 0)
     arguments = call(tmp_path, module=str(tmp_path / "found"))
     made = SimpleNamespace(

@@ -41,17 +41,20 @@ def test_without_a_step_a_job_is_requeued_once_and_outside_nothing_is(
 ):
     if not job_id:
         monkeypatch.delenv("SLURM_JOB_ID")
-    num_threads, is_short = threading.active_count(), patience == 0.1
+    num_threads = threading.active_count()
+    is_short = patience == 0.1
     with RequeueSignal(patience) as received:
         assert threading.active_count() == num_threads + bool(job_id)
         os.kill(os.getpid(), signal.SIGUSR1)
         wait_until(lambda: job.requeue.called, 10 if is_short else 0.3)
         received.requeue() if job.requeue.called or not job_id else None
-        assert (received.received, received.is_requested) == (signal.SIGUSR1, is_short)
+        assert received.received == signal.SIGUSR1
+        assert received.is_requested == is_short
     assert job.requeue.call_count == is_short
     assert ("no training step came" in capfd.readouterr().err) == is_short
     wait_until(lambda: threading.active_count() == num_threads)
-    assert (threading.active_count(), job.end.called) == (num_threads, is_short)
+    assert threading.active_count() == num_threads
+    assert job.end.called == is_short
 
 
 def test_in_a_thread_where_no_signal_can_be_received_a_training_runs_without(job):

@@ -57,7 +57,8 @@ def answer(monkeypatch):
 
 
 def test_jobs_are_asked_for_by_their_arrays(answer):
-    never, held = "DependencyNeverSatisfied", "launch failed requeued held"
+    never = "DependencyNeverSatisfied"
+    held = "launch failed requeued held"
     out = f"7_0|RUNNING|None|\n7_1|PENDING|Priority|\n8|PENDING|({held})|\n9|COMPLETED|None|\n12|PREEMPTED|None|\n11|PENDING|{never}|\n"
     called = answer(out)
     states = {
@@ -137,7 +138,8 @@ def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_b
     tmp_path, monkeypatch, does, has_scontrol, left, told
 ):
     """Also where neither the site nor its `srun` hand on variables."""
-    tools, work = tmp_path / "tools", tmp_path / "work"
+    tools = tmp_path / "tools"
+    work = tmp_path / "work"
     tools.mkdir()
     work.mkdir()
     programs = {"srun": SRUN, "scontrol": f'#!/bin/bash\necho "$*" >{tmp_path}/told\n'}
@@ -176,7 +178,8 @@ def test_the_script_hands_the_key_on_and_removes_it_when_the_job_does_not_come_b
 
 
 def test_a_call_that_others_could_have_written_is_not_executed(tmp_path, monkeypatch):
-    (call := tmp_path / "call").touch(mode=0o600)
+    call = tmp_path / "call"
+    call.touch(mode=0o600)
     os.close(bootstrap.open_own(str(call)))
     (tmp_path / "link").symlink_to(call)
     os.mkfifo(tmp_path / "pipe", 0o600)
@@ -241,8 +244,12 @@ def test_each_process_has_a_gpu(tmp_path):
     types = (*several, "cluster.gpus_per_node={a100: 3, h100: 1}")
     of_types = ("partition=a,b", "gpus-per-node=a100:3,h100:1")
     one_type = (*several, "cluster.gpus_per_node=a100:4")
-    cases = [(types, 1, of_types, "gres"), (one_type, 1, ("gpus-per-node=a100:4",), "gres")]
-    cases += [(four, 5, of_four, "gres"), (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node")]
+    cases = [
+        (types, 1, of_types, "gres"),
+        (one_type, 1, ("gpus-per-node=a100:4",), "gres"),
+        (four, 5, of_four, "gres"),
+        (gres, 1, ("gres=gpu:a100:1",), "gpus-per-node"),
+    ]
     for overrides, num_jobs, expected, absent in cases:
         asked = slurm_of(*overrides, cluster="slurm_gpu", folder=tmp_path)
         lines = asked.script(num_jobs, "python3").splitlines()
@@ -303,21 +310,27 @@ def test_processes_that_srun_has_started_are_those_of_the_trainer(monkeypatch):
         monkeypatch.setenv(f"SLURM_{name}", str(value))
     check_strategy(cfg)
     environment = plain_trainer(cfg, []).strategy.cluster_environment
-    assert (environment.world_size(), environment.auto_requeue) == (4, False)
+    assert environment.world_size() == 4
+    assert environment.auto_requeue is False
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "x")  # of torchrun, which srun may start
     assert slurm.environment() is None
 
 
-DONE, FAILED = JobState("ended", "COMPLETED", is_completed=True), JobState("ended", "NODE_FAIL")
+DONE = JobState("ended", "COMPLETED", is_completed=True)
+FAILED = JobState("ended", "NODE_FAIL")
 
 
 class Limited(Queue):
     several = 4
-    room, max_array = 9, 4
+    room = 9
+    max_array = 4
 
     def __init__(self, config, folder):
         super().__init__(config, folder)
-        self.jobs, self.num_queries, self.asked, self.arrays = {}, 0, [], []
+        self.jobs = {}
+        self.num_queries = 0
+        self.asked = []
+        self.arrays = []
         self.cancel = Mock()
 
     def states(self, ids):
@@ -388,12 +401,15 @@ def one(started):
 
 
 def test_what_is_not_accepted_yet_is_submitted_as_others_end(started):
-    mine, done = jobs(9), []
+    mine = jobs(9)
+    done = []
     running = started(mine, room=6)
     scheduler = running.queue
-    assert (len(running.running), running.note) == (4, "5 not accepted yet")
+    assert len(running.running) == 4
+    assert running.note == "5 not accepted yet"
     again = started(mine, beside=running)  # the same command, while the jobs of the first one run
-    assert (len(again.running), again.waiting) == (4, mine[4:])
+    assert len(again.running) == 4
+    assert again.waiting == mine[4:]
     while running.running or running.waiting:
         for number in running.running:
             scheduler.jobs[number] = DONE
@@ -402,14 +418,17 @@ def test_what_is_not_accepted_yet_is_submitted_as_others_end(started):
         over, _ = running.wait()
         assert not any(error for _, error in over)
         done += [job.run.directory.name for job, _ in over]
-    assert (done, running.note) == ([f"r{n}" for n in range(9)], "")
+    assert done == [f"r{n}" for n in range(9)]
+    assert running.note == ""
     with pytest.raises(RejectedError, match="too many jobs"):
         started(jobs(9), room=3)
 
 
 def test_arrays_become_smaller_where_a_site_limits_them(started, capsys):
     running = started(jobs(5), room=99, max_array=2, wait=False, num_jobs=3)
-    assert (running.queue.arrays, len(running.running), running.waiting) == ([2, 2, 1], 5, [])
+    assert running.queue.arrays == [2, 2, 1]
+    assert len(running.running) == 5
+    assert running.waiting == []
     assert (
         "(MaxArraySize): 2 jobs in each; cluster.num_jobs=3 limits each array"
         in capsys.readouterr().err
@@ -427,7 +446,8 @@ def faster(job, number):
 
 
 def test_what_another_command_submits_meanwhile_is_not_submitted_again(started):
-    mine, running = jobs(2), started([])
+    mine = jobs(2)
+    running = started([])
     running.queue.jobs["j7"] = JobState("running", "RUNNING")
     faster(mine[0], "j7")
     running.start(mine)
@@ -440,12 +460,14 @@ def test_a_run_in_use_is_looked_at_again(started, clock):
     mine.run.locked.side_effect = InUseError("r0: in use by process 7")
     running = started([mine])
     running.wait()
-    assert (running.running, running.note) == ({}, "1 in use by other processes")
+    assert running.running == {}
+    assert running.note == "1 in use by other processes"
     with pytest.raises(InUseError, match="process 7"):
         started([mine], wait=False)
     mine.run.locked.side_effect = None
     running.wait()
-    assert ([*running.running], running.note) == (["j0"], "")
+    assert [*running.running] == ["j0"]
+    assert running.note == ""
 
 
 def test_a_job_that_could_not_be_requeued_is_submitted_again(one, clock, capsys):
@@ -494,7 +516,8 @@ def test_a_queue_is_asked_once_a_minute_in_the_mean_whatever_goes_on(started, cl
     """The worst case: results that are seen late, one after the other, and jobs that are not accepted."""
     mine = jobs(num)
     running = started(mine, room=max(1, num - 4))
-    began, asked = clock.s, running.queue.num_queries
+    began = clock.s
+    asked = running.queue.num_queries
     while clock.s < began + 3600:
         running.wait()
         ended = int(clock.s - began) // 60
@@ -507,7 +530,8 @@ def test_how_often_each_command_is_called_says_the_page(started, clock, column, 
     """A hundred jobs of an hour, all at once, whose results come before the queue says that they have ended."""
     mine = jobs(100)
     running = started(mine, room=100, max_array=several)
-    queue, end = running.queue, clock.s + 3600
+    queue = running.queue
+    end = clock.s + 3600
     while running.running:
         running.wait()
         if clock.s >= end:
@@ -532,7 +556,8 @@ def test_a_result_may_be_seen_after_the_end_of_its_job(one, clock, state, lies):
 def test_a_job_without_a_result_has_failed_if_it_has_ended_twice(one, clock):
     """A job that is being requeued ends, too, for a moment; the scheduler is asked once a minute, and more at first."""
     running, mine, scheduler = one
-    num_queries, began = [], clock.s
+    num_queries = []
+    began = clock.s
     for until in (600, 1800):
         while clock.s < began + until:
             running.wait()
@@ -606,12 +631,11 @@ def test_each_job_unpacks_once_to_a_folder_of_its_own_user_that_its_script_remov
 @pytest.mark.parametrize("layout", ["src", "."])
 def test_what_links_lead_to_is_archived(tmp_path, monkeypatch, layout):
     """An edit of the files elsewhere would change waiting jobs, and a node may not have them."""
-    project, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
-    mine, nested, conf = (
-        project / layout / "mine",
-        elsewhere / "shared" / "nested",
-        elsewhere / "conf",
-    )
+    project = tmp_path / "project"
+    elsewhere = tmp_path / "elsewhere"
+    mine = project / layout / "mine"
+    nested = elsewhere / "shared" / "nested"
+    conf = elsewhere / "conf"
     for path in (
         mine / "__init__.py",
         nested / "__init__.py",

@@ -9,9 +9,12 @@ def called(monkeypatch, capsys, tmp_path):
     monkeypatch.chdir(tmp_path)
 
     def called(verb, *arguments, code=None):
-        found = here(verb.__name__.rpartition(".")[2], *map(str, arguments))
+        name = verb.__name__.rpartition(".")[2]
+        found = here(name, *map(str, arguments))
         out, err = capsys.readouterr()
-        assert found == ((2 if err else 0) if code is None else code)
+        if code is None:
+            code = 2 if err else 0
+        assert found == code
         return err or out
 
     return called

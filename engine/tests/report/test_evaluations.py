@@ -25,25 +25,22 @@ from tests.report.test_summary import write
 
 
 def add(place, *overrides, named="x", value=0.75):
-    """A run, which was evaluated on the test set in the end; the number of its experiment's evaluations."""
-    write(place, [f"name={named}", *overrides], value=0.5)
-    result = records.content(place)
-    result["metrics"]["test/acc"], result["stages"] = value, {"test": ["test/acc"]}
-    records.put(place, result=result)
+    """A run that was evaluated on the test set; returns its experiment's number of evaluations."""
+    stages = {"test": ["test/acc"]}
+    write(place, [f"name={named}", *overrides], value=0.5, more={"test/acc": value}, stages=stages)
     return record_test_evaluation(str(place.parent), Run(place), "best", {"test/acc": value})
 
 
 @given(st.binary(max_size=40))
 @example(b"x" * 200_000)
 def test_whatever_stands_in_the_list_the_next_evaluation_is_read(tmp_path_factory, damage):
-    folder, header = (
-        tmp_path_factory.mktemp("outputs"),
-        ",".join(EVALUATIONS_HEADER).encode() + b"\r\n",
-    )
+    folder = tmp_path_factory.mktemp("outputs")
+    header = ",".join(EVALUATIONS_HEADER).encode() + b"\r\n"
+    path = folder / TEST_EVALUATIONS_FILE
+    path.write_bytes(header + damage)
     records.put(folder / "x", config={"name": "x"})
-    (folder / TEST_EVALUATIONS_FILE).write_bytes(header + damage)
     record_test_evaluation(str(folder), Run(folder / "x"), "best", {"test/acc": 0.75})
-    assert (folder / TEST_EVALUATIONS_FILE).read_bytes().startswith(header)
+    assert path.read_bytes().startswith(header)
     assert read_test_evaluations(folder)[-1][3:] == ["best", '{"test/acc": 0.75}']
 
 
@@ -51,12 +48,11 @@ def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_
     called, tmp_path
 ):
     def said(verb, *arguments):
-        found = json.loads(called(verb, *arguments, "format=json"))["remarks"]
-        lines = [line for line in found if "est evaluations" in line]
-        assert [
-            line for line in called(verb, *arguments).splitlines() if "Test evaluations" in line
-        ] == lines
-        return lines
+        remarks = json.loads(called(verb, *arguments, "format=json"))["remarks"]
+        lines = called(verb, *arguments).splitlines()
+        found = [line for line in lines if "Test evaluations" in line]
+        assert found == [line for line in remarks if "est evaluations" in line]
+        return found
 
     theirs = tmp_path / "theirs"
     for n in range(2):
@@ -67,8 +63,9 @@ def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_
     add(tmp_path / "ours" / "x2", "optimizer.lr=3")
     rows = records.table(theirs / TEST_EVALUATIONS_FILE)
     assert [*rows[0]] == ["time", "experiment", "run", "checkpoint", "metrics"]
-    told = [("x", '{"test/acc": 0.0}'), ("x", '{"test/acc": 0.5}'), ("y", '{"test/acc": 0.75}')]
-    assert [(row["experiment"], row["metrics"]) for row in rows] == told
+    assert [row["experiment"] for row in rows] == ["x", "x", "y"]
+    measured = [json.loads(row["metrics"]) for row in rows]
+    assert measured == [{"test/acc": 0.0}, {"test/acc": 0.5}, {"test/acc": 0.75}]
     theirs.rename(tmp_path / "moved")
     for arguments, folder, nums in (
         ((summarize, "moved/x0"), "moved", "x 2"),
@@ -79,93 +76,93 @@ def test_evaluations_are_counted_by_experiment_also_in_a_copy_and_a_folder_that_
         place = tmp_path / folder / TEST_EVALUATIONS_FILE
         assert said(*arguments) == [f"Test evaluations so far: {nums} ({place})"]
     assert said(compare, "moved/sweep/0", "moved/sweep/1") == []
-    (tmp_path / "ours" / TEST_EVALUATIONS_FILE).unlink()
-    (tmp_path / "ours" / TEST_EVALUATIONS_FILE).mkdir()
-    assert f"{tmp_path / 'ours' / TEST_EVALUATIONS_FILE} can't be read" in called(
-        summarize, "ours", code=0
-    )
+    path = tmp_path / "ours" / TEST_EVALUATIONS_FILE
+    path.unlink()
+    path.mkdir()
+    assert f"{path} can't be read" in called(summarize, "ours", code=0)
 
 
-@pytest.mark.parametrize("by", ["fast_dev_run", "limit_test_batches"])
-def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, by):
-    said = f"trainer.{by}=3: 3 of 10 test batches are not a test evaluation, and are not recorded as one\n"
-    is_try = by == "fast_dev_run"
+@pytest.mark.parametrize(
+    ("by", "typed"),
+    [
+        ("fast_dev_run", "+debug=fast"),
+        ("limit_test_batches", "trainer.limit_test_batches=3"),
+    ],
+)
+def test_a_part_of_the_test_set_is_no_test_evaluation(command, train, tmp_path, by, typed):
     few = (*QUICK, "trainer.max_epochs=1", "data.eval_batch_size=1000", "test=auto")
-    run, out, _ = train("run", *few, "+debug=fast" if is_try else "trainer.limit_test_batches=3")
-    assert said in out
+    run, out, _ = train("run", *few, typed)
+    said = "=3: 3 of 10 test batches are not a test evaluation, and are not recorded as one\n"
+    assert f"trainer.{by}{said}" in out
     assert not run.result.is_tested
-    assert not any(name.startswith("test/") for name in run.result.metrics)
+    for name in run.result.metrics:
+        assert not name.startswith("test/")
     assert read_test_evaluations(tmp_path / "outputs") == []
     out, _ = command("evaluate", f"run={run.directory}")
     # A try's weights are evaluated on the whole test set, as those of any run.
-    assert ("Test evaluations so far: mnist_mlp 1" if is_try else said) in out
+    is_try = by == "fast_dev_run"
+    assert ("Test evaluations so far: mnist_mlp 1" in out) == is_try
+    assert (said in out) != is_try
     assert len(read_test_evaluations(tmp_path / "outputs")) == is_try
 
 
 @pytest.mark.slow(minutes=0.1)
 def test_all_runs_of_a_row_are_one_test_evaluation_and_nothing_is_selected_by_it(
-    cli, command, tmp_path, capfd
+    command, tmp_path, capfd
 ):
-    sweep, tested = tmp_path / "outputs" / "sweeps" / "s", []
-    for lr in ("1e-2", "1e-9"):
-        for seed in range(3):
-            typed = (
-                f"optimizer.lr={lr}",
-                f"seed={seed}",
-                f"test={str(lr == '1e-9').lower()}",
-                "name=x",
-            )
-            place = f"run_dir={sweep / f'{lr}_{seed}'}"
-            out, _ = command("train", place, *QUICK, "trainer.max_epochs=1", *typed)
-            tested += [
-                line.partition(" (")[0]
-                for line in out.splitlines()
-                if line.startswith("Test evaluations")
-            ]
-    assert tested == [f"Test evaluations so far: x {n}" for n in (1, 2, 3)]
+    sweep = tmp_path / "outputs" / "sweeps" / "s"
+    few = (*QUICK, "trainer.max_epochs=1", "name=x")
+
+    def evaluated(*typed):
+        out, _ = command("evaluate", *typed, "format=json")
+        return json.loads(out)
+
+    for seed in range(3):
+        seeded = (*few, f"seed={seed}")
+        good = f"run_dir={sweep / f'good_{seed}'}"
+        command("train", good, *seeded, "optimizer.lr=1e-2", "test=false")
+        bad = f"run_dir={sweep / f'bad_{seed}'}"
+        out, _ = command("train", bad, *seeded, "optimizer.lr=1e-9", "test=true")
+        assert f"Test evaluations so far: x {seed + 1}" in out
     out, _ = command("evaluate", f"runs={sweep}")
     assert re.search(r"test/acc\s+0\.\d{4} \(95 % interval 0\.\d{4} to 0\.\d{4}, n = 3\)", out)
     assert f"{sweep} row 1 (optimizer.lr=0.01), 3 of 3 runs" in " ".join(out.split())
     assert "Test evaluations so far: x 4" in out
-    row = read_test_evaluations(tmp_path / "outputs")[-1]
-    texts = [
-        command("evaluate", f"run={sweep / f'1e-2_{seed}'}", "format=json")[0] for seed in range(3)
-    ]
-    each = [json.loads(text)["metrics"]["test/acc"] for text in texts]
-    assert json.loads(row[4])["test/acc"] == pytest.approx(sum(each) / 3)
-    of_row = json.loads(command("evaluate", f"runs={sweep}", "format=json")[0])
-    assert (of_row["metrics"]["test/acc"], of_row["test_evaluations"]) == (each, 8)
-    assert (
-        f"row=3: {sweep} has rows 1 to 2"
-        in command("evaluate", f"runs={sweep}", "row=3", code=2)[1]
-    )
-    selecting = [("runs", "sort=-test/acc"), ("compare", "a=test/acc > 0.1", "b=seed=1")]
-    selecting += [("compare", "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max")]
-    for verb, *arguments in selecting:
+    *_, metrics = read_test_evaluations(tmp_path / "outputs")[-1]
+    each = []
+    for seed in range(3):
+        found = evaluated(f"run={sweep / f'good_{seed}'}")
+        each.append(found["metrics"]["test/acc"])
+    assert json.loads(metrics)["test/acc"] == pytest.approx(sum(each) / 3)
+    of_row = evaluated(f"runs={sweep}")
+    assert of_row["metrics"]["test/acc"] == each
+    assert of_row["test_evaluations"] == 8
+    _, err = command("evaluate", f"runs={sweep}", "row=3", code=2)
+    assert f"row=3: {sweep} has rows 1 to 2" in err
+    for verb, *arguments in (
+        ("runs", "sort=-test/acc"),
+        ("compare", "a=test/acc > 0.1", "b=seed=1"),
+        ("compare", "a=seed=0", "b=seed=1", "metric=test/acc", "mode=max"),
+    ):
         assert here(verb, str(sweep), *arguments) == 2
-        assert (
-            "is a metric of the test set, by which nothing may be selected"
-            in capfd.readouterr().err
-        )
+        err = capfd.readouterr().err
+        assert "is a metric of the test set, by which nothing may be selected" in err
 
 
 def test_exploring_leaves_the_test_set_alone(train, tmp_path, small_root):
-    few, first = (*QUICK, "trainer.max_epochs=1", "test=auto"), tmp_path / "first"
+    few = (*QUICK, "trainer.max_epochs=1", "test=auto")
+    first = tmp_path / "first"
 
     def said(place, *typed):
         run, out, _ = train(place, *few, *typed)
-        lines = [
-            line for line in out.splitlines() if line.startswith("not evaluated on the test set: ")
-        ]
+        lines = re.findall("^not evaluated on the test set: .*", out, re.MULTILINE)
         assert "dry_run=true" in typed or len(lines) == (not run.result.is_tested)
         return "".join(lines)
 
     assert said("first") == ""
-    for typed in ("seed=1", "optimizer.lr=0.1"):
-        line = said(typed.partition("=")[0], typed)
-        assert re.fullmatch(
-            rf".*: mnist_mlp was already, at 20.* \({first}\); test=true evaluates again", line
-        )
+    already = rf".*: mnist_mlp was already, at 20.* \({first}\); test=true evaluates again"
+    assert re.fullmatch(already, said("seed", "seed=1"))
+    assert re.fullmatch(already, said("optimizer", "optimizer.lr=0.1"))
     assert "mnist_mlp was already" in said("fork", f"fork={first}", "trainer.max_epochs=2")
     tuned = ("tuned", "name=tuned", f"init_from={first}")
     assert said(*tuned).endswith(f"init_from={first} was already; test=true evaluates again")

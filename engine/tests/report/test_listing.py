@@ -1,6 +1,5 @@
 """The list of runs: what it says of each, in which order, and what differs between two of them."""
 
-import contextlib
 import csv
 import functools
 import io
@@ -8,6 +7,8 @@ import json
 import os
 import re
 import time
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +34,9 @@ def three(tmp_path):
         overrides = [f"optimizer.lr={lr}", f"seed={number}", "run_dir=x"]
         write(tmp_path / "outputs" / f"r{number}", overrides, value=0.5 - lr)
     write(tmp_path / "outputs" / "sub" / "new", ["optimizer.lr=0.5"], status=None)
-    for name, target in (("latest", "r2"), ("circle", "circle")):  # links are not followed
-        (tmp_path / "outputs" / name).symlink_to(target)
+    # Links are not followed.
+    (tmp_path / "outputs" / "latest").symlink_to("r2")
+    (tmp_path / "outputs" / "circle").symlink_to("circle")
     return tmp_path / "outputs"
 
 
@@ -61,96 +63,102 @@ diff=[outputs/r0,outputs/none]  =>  not a run directory
 """
 
 
-def test_runs_are_sorted_and_chosen_from_and_what_has_no_value_comes_last(call, three):
-    for typed, names in mistakes(CHOSEN):
-        found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
-        assert [row["directory"].rpartition("/")[2] for row in found] == names.strip("-").split(), (
-            typed
-        )
+def names_of(rows):
+    return [Path(row["directory"]).name for row in rows]
+
+
+@pytest.mark.parametrize(("typed", "names"), mistakes(CHOSEN))
+def test_runs_are_sorted_and_chosen_from(call, three, typed, names):
+    found = json.loads(call("format=json", *re.split(" (?=where)", typed)))
+    assert names_of(found) == names.strip("-").split()
+
+
+def test_what_can_not_be_listed_is_a_line(call, three):
     for typed, message in mistakes(MISTAKES):
         assert re.fullmatch(f"leyden: .*{re.escape(message)}.*\n", call(*typed.split())), typed
-    (old := three / "r0" / "old").mkdir()
+    old = three / "r0" / "old"
+    old.mkdir()
     assert "there is no run in or below it" in call("outputs/r0/old")
     (old / "provenance.json").touch()
-    assert f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit" in call(
-        "outputs/r0/old"
-    )
+    skipped = f"skipped: {old} is a run of an earlier Leyden, which had no run.json; commit"
+    assert skipped in call("outputs/r0/old")
+
+
+def test_a_loss_that_is_no_number_comes_last_and_spoils_no_json(call, three):
     path = three / "r1" / "run.json"
-    path.write_text(path.read_text().replace("0.49", "NaN"))  # a loss, which spoils no JSON
+    path.write_text(path.read_text().replace("0.49", "NaN"))
     found = json.loads(call("format=json", "sort=-val/loss"))
-    assert [row["directory"].rpartition("/")[2] for row in found] == ["r2", "r0", "r1", "new"]
+    assert names_of(found) == ["r2", "r0", "r1", "new"]
     assert found[2]["objective"] is None
 
 
-def test_each_run_is_a_line_with_what_was_typed_and_what_is_asked_for(call, three):
+KEYS = ["epochs", "val/loss", "optimizer.lr"]
+COLUMNS = ["directory", "status", "age_s", "far", "objective", "typed", "note", "tags"]
+
+
+def test_each_run_is_a_line_with_what_is_asked_for(call, three):
     asked = ("where=val/loss >= 0.4 and epochs = 3", "sort=-optimizer.lr", "outputs")
-    keys = ["epochs", "val/loss", "optimizer.lr"]
-    (head, first, *_) = call(*asked).splitlines()
-    assert head.split() == ["run", "status", "age", "how", "far", "objective", *keys, "typed"]
+    head, first, *_ = call(*asked).splitlines()
+    assert head.split() == ["run", "status", "age", "how", "far", "objective", *KEYS, "typed"]
     assert first.split()[-5:] == ["3", "0.4", "0.1", "optimizer.lr=0.1", "seed=0"]
     found = json.loads(call(*asked, "format=json"))
-    assert [*found[0]][:8] == [
-        "directory",
-        "status",
-        "age_s",
-        "far",
-        "objective",
-        "typed",
-        "note",
-        "tags",
-    ]
-    assert [[row[key] for key in keys] for row in found] == [
-        [3, 0.4, 0.1],
-        [3, 0.48, 0.02],
-        [3, 0.49, 0.01],
-    ]
-    table = csv.DictReader(io.StringIO(call(*asked, "format=csv")))
-    assert [row["val/loss"] for row in table] == ["0.4", "0.48", "0.49"]
-    assert [*table.fieldnames] == [*found[0]]
-    records.put(three / "r2", result={**records.content(three / "r2"), "epochs": 1})
-    head, first, second, _, last = (
-        " ".join(line.split()) for line in call("sort=objective").splitlines()
-    )
+    columns = [*found[0]]
+    assert columns[:8] == COLUMNS
+    for row, values in zip(found, ([3, 0.4, 0.1], [3, 0.48, 0.02], [3, 0.49, 0.01]), strict=True):
+        assert [row[key] for key in KEYS] == values
+    head, *rows = csv.reader(io.StringIO(call(*asked, "format=csv")))
+    assert head == columns
+    assert [row[head.index("val/loss")] for row in rows] == ["0.4", "0.48", "0.49"]
+
+
+def test_each_run_is_a_line_with_what_was_typed(call, three):
+    records.put(three / "r2", result=records.content(three / "r2") | {"epochs": 1})
+    text = re.sub(" +", " ", call("sort=objective"))
+    head, first, second, _, last = text.splitlines()
     assert head == "run status age how far objective typed"
     assert re.fullmatch(r"outputs/r0 finished .* 3 epochs 0\.4000 optimizer\.lr=0\.1 seed=0", first)
     assert " 1 epoch " in second
     assert last.startswith("outputs/sub/new interrupted")
-    # A gap is no value, and null is one.
-    write(three / "sub" / "new2", ["optimizer.lr=3"], status=None)
-    records.put(
-        three / "sub" / "new2", config={"objective": None, "remark": None, "optimizer": {"lr": 3}}
-    )
+
+
+def test_a_gap_is_no_value_and_null_is_one(call, three):
+    new = three / "sub" / "new2"
+    write(new, ["optimizer.lr=3"], status=None)
+    records.put(new, config={"objective": None, "remark": None, "optimizer": {"lr": 3}})
     for condition, value in (("optimizer.lr = 3", "null"), ("optimizer.lr < 0.02", "")):
-        assert call("sort=remark", f"where={condition}").count("null") == bool(value)
-        (line,) = csv.DictReader(
-            io.StringIO(call("sort=remark", f"where={condition}", "format=csv"))
-        )
+        asked = ("sort=remark", f"where={condition}")
+        assert call(*asked).count("null") == bool(value)
+        (line,) = csv.DictReader(io.StringIO(call(*asked, "format=csv")))
         assert line["remark"] == value
-    # A run that lives has its age and its last step.
+
+
+def test_a_run_that_lives_has_its_age_and_its_last_step(call, three):
     run = three / "sub" / "new"
-    zone = time.strftime("%Y-%m-%dT%H:%M:%S+00:00", time.gmtime(time.time() - 10_000))
-    records.put(run, starts=[{"overrides": [], "time": zone}])
-    (run / "metrics.csv").write_text(
-        "step,metric,value\n" + "".join(f"{n},train/loss,1.0\n" for n in range(100))
-    )
+
+    def found():
+        return json.loads(call("format=json", str(run)))[0]
+
+    begun = datetime.now(timezone.utc) - timedelta(seconds=10_000)
+    records.put(run, starts=[{"overrides": [], "time": begun.isoformat(timespec="seconds")}])
+    curves = run / "metrics.csv"
+    curves.write_text("step,metric,value\n0,train/loss,1.0\n99,train/loss,1.0\n")
     with hold_directory(run, 1):
-        (found,) = [
-            each for each in json.loads(call("format=json")) if each["directory"] == str(run)
-        ]
-    assert (found["status"], found["far"]) == ("running", "step 99")
-    assert found["age_s"] == pytest.approx(10_000, abs=60)
-    # After an epoch it is known how many steps there are; a run that lives and writes nothing may stand still.
-    with (run / "metrics.csv").open("a") as file:
+        row = found()
+    assert row["status"] == "running"
+    assert row["far"] == "step 99"
+    assert row["age_s"] == pytest.approx(10_000, abs=60)
+    # After an epoch it is known how many steps there are.
+    with curves.open("a") as file:
         file.write("99,val/loss,0.5\n149,train/loss,0.7\n")
-    before = time.time() - 3000
-    for name in ("metrics.csv", "starts.json"):
-        os.utime(run / name, (before, before))
     num = read_summary(str(run)).config["trainer.max_epochs"] * 100
-    for is_held, end in ((True, ", nothing logged for 50 min"), (False, "")):
-        with hold_directory(run, 1) if is_held else contextlib.nullcontext():
-            rows = json.loads(call("format=json"))
-        (far,) = [each["far"] for each in rows if each["directory"] == str(run)]
-        assert far == f"step 149 of {num}, val/loss 0.5000{end}"
+    far = f"step 149 of {num}, val/loss 0.5000"
+    before = time.time() - 3000
+    for path in (curves, run / "starts.json"):
+        os.utime(path, (before, before))
+    assert found()["far"] == far
+    # One that lives and writes nothing may stand still.
+    with hold_directory(run, 1):
+        assert found()["far"] == f"{far}, nothing logged for 50 min"
 
 
 def test_what_differs_is_told_by_part(call, three):
@@ -169,8 +177,12 @@ RUN = {
     "model": "a b",
     "note": None,
     "test": True,
+    "n": 3,
+    "sizes": [1, 2],
+    "huge": 10**400,
+    "mixed": [True, None],
+    "nested": [[False], 1e-5],
 }
-RUN |= {"n": 3, "sizes": [1, 2], "huge": 10**400, "mixed": [True, None], "nested": [[False], 1e-5]}
 MET = """val/acc > 0.97; model = 'a b'; note = null; test = true; n=3 and status=finished and 'model' = 'a b'
 sizes = [1,2]; sizes = '[1, 2]'; mixed=[true,null]; mixed ~ true; nested=[[false],1e-05]"""
 NOT_MET = "val/acc>0.97 and optimizer.lr<1e-4; note < 1; nothing != 1; status < 1; sizes = '[1]'; huge > 1"
@@ -186,7 +198,8 @@ __import__('os').system('x') = 1  =>  is no comparison
 def test_what_a_condition_means_and_what_is_none():
     for texts, holds in ((MET, True), (NOT_MET, False)):
         for text in re.split("; |\n", texts):
-            assert parse_condition(text)[0](lambda key: RUN.get(key, ABSENT)) is holds, text
+            condition, *_ = parse_condition(text)
+            assert condition(lambda key: RUN.get(key, ABSENT)) is holds, text
     for text, message in [*mistakes(NO_CONDITIONS), ("", "it is no comparison")]:
         with pytest.raises(UserError, match=f"^where=.*{re.escape(message)}"):
             parse_condition(text)

@@ -55,10 +55,9 @@ def test_it_says_so(call, make, a, b, code, told):  # noqa: F811
 
 
 def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
-    data = {"a": {"t.csv": "1", "u.csv": "1"}, "b": {"t.csv": "2", "u.csv": "1"}, "c": None}
-    a, b, c = (
-        make(name, starts=[start("", data=of)], fingerprints=name) for name, of in data.items()
-    )
+    a = make("a", starts=[start("", data={"t.csv": "1", "u.csv": "1"})], fingerprints="a")
+    b = make("b", starts=[start("", data={"t.csv": "2", "u.csv": "1"})], fingerprints="b")
+    c = make("c", starts=[start("", data=None)], fingerprints="c")
     code, text = call(f"run={a}", f"against={b}")
     assert code == 1
     show_difference(str(a), str(b))
@@ -70,43 +69,50 @@ def test_data_that_differ_are_named(call, make, capfd):  # noqa: F811
 
 
 def test_choices_have_their_types_and_metrics_their_true_values(train):
-    """The metrics are those by which a setting may be chosen: none of training, and of the test set."""
+    """The metrics are those by which a setting may be chosen: of validation alone."""
     given = {
-        "optimizer.lr": 0.02,
+        "callbacks": "default",
         "seed": 3,
+        "optimizer.lr": 0.02,
         "trainer.max_epochs": 3,
-        "objective.metric": "val/loss",
-    }
-    given |= {
-        "objective.mode": "min",
         "trainer.gradient_clip_val": "null",
         "trainer.deterministic": True,
+        "objective.metric": "val/loss",
+        "objective.mode": "min",
     }
     typed = [f"++{key}={value}" if "." in key else f"{key}={value}" for key, value in given.items()]
-    run, *_ = train("a", *SMALL, "callbacks=default", "resume=auto", *typed)
+    run, *_ = train("a", *SMALL, "resume=auto", *typed)
     # Not `trainer.log_every_n_steps`, which changes nothing that is learned.
-    given |= {"callbacks": "default", "data.val_size": 59000, "data.batch_size": 100}
-    given |= {"data.eval_batch_size": 10000, "model.hidden_sizes": "[16]"}
-    chosen, status = hparams(run)
-    assert (chosen, status) == (given, api_pb2.STATUS_SUCCESS)
-    assert type(chosen["trainer.deterministic"]) is bool
-    result, curves, of_best = run.result, scalars(run), ("val/acc", "val/loss")
-    assert result.test_metrics
-    assert (result.val_samples, run.starts[0]["groups"]["model"]) == (59000, "mlp")
-    selecting = {
-        each: [(result.best_step, pytest.approx(result.metrics[each]))] for each in of_best
+    given |= {
+        "data.val_size": 59000,
+        "data.batch_size": 100,
+        "data.eval_batch_size": 10000,
+        "model.hidden_sizes": "[16]",
     }
-    assert {metric("val", tag): points for tag, points in best(run).items()} == selecting
-    for name, (point,) in selecting.items():
-        assert point in [(step, pytest.approx(value)) for step, value in curves[name]]
+    chosen, status = hparams(run)
+    assert chosen == given
+    assert status == api_pb2.STATUS_SUCCESS
+    assert type(chosen["trainer.deterministic"]) is bool
+    result = run.result
+    assert result.test_metrics
+    assert result.val_samples == 59000
+    assert run.starts[0]["groups"]["model"] == "mlp"
+    found = {metric("val", tag): points for tag, points in best(run).items()}
+    assert {*found} == {"val/acc", "val/loss"}
+    curves = scalars(run)
+    for name, points in found.items():
+        assert points == [(result.best_step, pytest.approx(result.metrics[name]))]
+        assert points[0] in curves[name]
+    # The curves have no point more than they had.
+    assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
     folder = run.directory.parent
     digest = hashlib.sha256(str(folder).encode()).hexdigest()[:8]
     assert row_name(run) == f"a ({folder.name} {digest})"  # equal names would be one row
-    # The curves have no point more than they had.
-    assert [step for step, _ in curves["val/loss"]] == [9, 19, 29]
-    run, out, _ = train(
-        "b", *QUICK, "trainer.max_epochs=1", "logger=csv", "trainer.limit_train_batches=1.0"
-    )
+
+
+def test_a_run_by_csv_alone_has_no_row_of_tensorboard(train):
+    typed = ("trainer.max_epochs=1", "logger=csv", "trainer.limit_train_batches=1.0")
+    run, out, _ = train("b", *QUICK, *typed)
     assert run.result.val_samples == 10000
     assert hparams_of(run)["trainer.limit_train_batches"] == "1.0"
     assert "best epoch" not in out
@@ -124,16 +130,20 @@ def test_a_sweeps_rows_have_readable_names_the_best_first_and_are_as_many_as_its
         write(run, [f"optimizer.lr={number / 7!r}", "seed=1"], value=loss)
         (run / HPARAMS_FILE).parent.mkdir()
         (run / HPARAMS_FILE).touch()
-    kept = sweep / "lr-3-1a2b3c4d" / HPARAMS_FILE
-    kept.unlink()  # logged by CSV alone
+    left_out = sweep / "lr-3-1a2b3c4d" / HPARAMS_FILE
+    left_out.unlink()  # logged by CSV alone
     sort_hparams(sweep)
-    shown = {}
-    for run in sorted(map(Run, sweep.iterdir()), key=lambda run: run.directory):
-        if (run.directory / HPARAMS_FILE).exists():
-            shown[row_name(run)] = run.directory.name.split("-")[1]
-    assert [shown[name] for name in sorted(shown)][:2] == ["1", "0"]
-    assert shown["01 lr=0.1429 (s)"] == "1"
-    assert (len(shown), max(shown), kept.exists()) == (10, "11 lr=0.2857 (s)", False)
+    assert not left_out.exists()
+    shown = []
+    for path in sweep.glob(f"*/{HPARAMS_FILE}"):
+        name = path.relative_to(sweep).parts[0]
+        _, number, _ = name.split("-")
+        shown.append((row_name(Run(sweep / name)), number))
+    shown.sort()
+    assert len(shown) == 10
+    assert shown[0] == ("01 lr=0.1429 (s)", "1")
+    assert shown[1][1] == "0"
+    assert shown[-1][0] == "11 lr=0.2857 (s)"
     monkeypatch.setattr(of_tensorboard, "_write_hparams", None)  # a guard never harms
     sort_hparams(sweep)
     assert "the order of TensorBoard's HParams failed (TypeError)" in capsys.readouterr().err

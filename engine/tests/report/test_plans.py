@@ -1,5 +1,6 @@
 """`plan` of a sweep, by a pilot or a typed deviation; and forms of verdicts for a paper."""
 
+import csv
 import json
 import re
 
@@ -12,30 +13,40 @@ from tests.report.test_summary import grid, write
 from tests.verdict.test_tables import GOOD, NEAR, over_sets, runs
 
 TYPED = ("deviation=0.01", "settings=2")
+A = {"model": "a"}
+B = {"model": "b"}
 
 
 def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
     grid(tmp_path / "s", {0.1: (0.3, 0.4, 0.5), 0.2: (0.3, 0.4, 0.5), 0.3: (0.9,)}, seconds=1800.0)
     found = json.loads(called(plan, "s", "difference=0.5", "format=json"))
-    assert (found["deviation"], found["settings"]) == (pytest.approx(0.1), 3)
-    last = next(row for row in found["rows"] if row["seeds"] == found["seeds"])
-    assert last["seen"] <= 0.5
-    assert last["hours"] == pytest.approx(found["seeds"] * 3 / 2)
+    num_seeds = found["seeds"]
+    assert found["deviation"] == pytest.approx(0.1)
+    assert found["settings"] == 3
+    (planned,) = [row for row in found["rows"] if row["seeds"] == num_seeds]
+    assert planned["seen"] <= 0.5
+    assert planned["hours"] == pytest.approx(num_seeds * 3 / 2)
     text = called(plan, "s", "difference=0.5")
-    assert f"Run {found['seeds']} seeds of each of 3 settings" in text
+    assert f"Run {num_seeds} seeds of each of 3 settings" in text
     assert "Add runs to the pilot: the deviation may be 1.9 times as large." in text
-    lines = [f"{model},{seed},{0.5 + 0.1 * seed}" for model in "ab" for seed in range(3)]
-    (tmp_path / "t.csv").write_text("\n".join(["model,seed,acc", *lines]))
+    write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD)])
     text = called(plan, "t.csv", "metric=acc", "runs=12")
     assert "Run 6 seeds of each of 2 settings, 12 runs: then a difference of" in text
-    lines += [f"wild,{seed},{1e5 * seed}" for seed in range(3)]
-    (tmp_path / "t.csv").write_text("\n".join(["model,seed,acc", *lines]))
+    wild = runs("wild", [1e5, 2e5, 3e5])
+    write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD), *wild])
     wild = called(plan, "t.csv", "metric=acc", "runs=12", "settings=2")
     assert wild == text.replace(
         "Run 6", "Left out of the pilot, as it diverges: model=wild.\nRun 6"
     )
     few = called(plan, *TYPED, "runs=8", "difference=0.001")
     assert "Allow more runs: these don't show a difference of 0.001." in few
+
+
+def write_table(path, rows):
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0])
+        writer.writeheader()
+        writer.writerows(rows)
 
 
 def test_what_is_seen_grows_with_deviations_and_settings_and_shrinks_with_seeds():
@@ -92,8 +103,9 @@ def test_a_verdict_is_printed_for_a_paper_and_drawn(called, results):  # noqa: F
         table = called(verb, *given)
         latex = called(verb, *given, "format=latex", "pdf=a.pdf").splitlines()
         first = table.splitlines()[1].split()
-        assert [cell in latex[4] for cell in first if cell not in "±≈"] == [True] * (len(first) - 1)
-        assert (latex[0], latex[1]) == (r"\begin{tabular}{llll}", r"\toprule")
+        for cell in {*first} - {"±", "≈"}:
+            assert cell in latex[4]
+        assert latex[:2] == [r"\begin{tabular}{llll}", r"\toprule"]
         assert r"95 \%" in "\n".join(latex) or verb is compare
         lines = called(verb, *given, "format=markdown").splitlines()
         assert lines[1] == "|---|---|---|---|"
@@ -101,9 +113,7 @@ def test_a_verdict_is_printed_for_a_paper_and_drawn(called, results):  # noqa: F
         (results / "a.pdf").unlink()
         assert "remarks" in json.loads(called(verb, *given, "format=json"))
     assert "pdf=no/a.pdf: can't be written" in called(compare, *sides, "pdf=no/a.pdf")
-    rows = over_sets(6)
-    text = "\n".join(",".join(map(str, row.values())) for row in ({k: k for k in rows[0]}, *rows))
-    (results / "sets.csv").write_text(text)
+    write_table(results / "sets.csv", over_sets(6))
     over = ("sets.csv", "metric=acc", "mode=max", "over=data")
     called(summarize, *over, "pdf=ranks.pdf")
     assert (results / "ranks.pdf").read_bytes().startswith(b"%PDF")
@@ -136,32 +146,32 @@ def test_a_tables_names_are_text_in_a_paper(form):
 
 def test_verdicts_are_rows_of_a_data_frame():
     rows = [*runs("a", GOOD), *runs("b", NEAR), *runs("c", GOOD[::-1])]
-    (one,) = verdict.compare(rows, "acc", {"model": "a"}, {"model": "b"}, mode="max").rows()
+    (one,) = verdict.compare(rows, "acc", A, B, mode="max").rows()
     assert one["low"] < one["difference"] < one["high"]
-    assert (one["a"], one["better"], one["n_a"]) == ("model=a", "a", 5)
-    ranked = verdict.rank(rows, "acc", mode="max").rows()
-    assert [row["model"] for row in ranked][2] == "b"
-    assert ranked[2]["high"] < 0 < ranked[1]["high"]
-    controlled = verdict.compare_with_control(rows, "acc", {"model": "a"}, mode="max").rows()
+    assert one["a"] == "model=a"
+    assert one["better"] == "a"
+    assert one["n_a"] == 5
+    _, second, last = verdict.rank(rows, "acc", mode="max").rows()
+    assert last["model"] == "b"
+    assert last["high"] < 0 < second["high"]
+    controlled = verdict.compare_with_control(rows, "acc", A, mode="max").rows()
     assert [row["b"] for row in controlled] == ["model=a"] * 2
-    sets = verdict.compare(
-        over_sets(6), "acc", {"model": "a"}, {"model": "b"}, mode="max", over="data"
-    )
-    assert [row["over"] for row in sets.rows()] == [f"d{number}" for number in range(6)]
+    sets = verdict.compare(over_sets(6), "acc", A, B, mode="max", over="data").rows()
+    assert [row["over"] for row in sets] == ["d0", "d1", "d2", "d3", "d4", "d5"]
 
 
 def test_interquartile_means_and_the_next_run():
     good = [0.9, 0.91, 0.92, 0.93, 0.94, 0.95, 0.96, 0.1]  # one collapsed
-    rows = [*runs("a", good), *runs("b", [value - 0.08 for value in good[:7]] + [0.85])]
-    sides = rows, "acc", {"model": "a"}, {"model": "b"}
-    assert verdict.compare(*sides, mode="max").found.better == ""
-    found = verdict.compare(*sides, mode="max", estimand="iqm")
+    worse = [0.82, 0.83, 0.84, 0.85, 0.86, 0.87, 0.88, 0.85]
+    rows = [*runs("a", good), *runs("b", worse)]
+    assert verdict.compare(rows, "acc", A, B, mode="max").found.better == ""
+    found = verdict.compare(rows, "acc", A, B, mode="max", estimand="iqm")
     assert found.found.better == "a"
-    assert "Compared are interquartile means, of the middle half of the runs: A 0.9250" in str(
-        found
-    )
-    assert "Expect A's next run to beat B's in 88 %: 56 of 64 pairs do." in str(found)
-    few = verdict.compare([*runs("a", GOOD), *runs("b", NEAR)], *sides[1:], estimand="iqm")
+    text = str(found)
+    assert "Compared are interquartile means, of the middle half of the runs: A 0.9250" in text
+    assert "Expect A's next run to beat B's in 88 %: 56 of 64 pairs do." in text
+    rows = [*runs("a", GOOD), *runs("b", NEAR)]
+    few = verdict.compare(rows, "acc", A, B, estimand="iqm")
     assert "n too small to tell; at least 8 of each are needed" in str(few)
     with pytest.raises(verdict.TableError, match="estimand=median: must be mean or iqm"):
-        verdict.compare(*sides, estimand="median")
+        verdict.compare(rows, "acc", A, B, estimand="median")

@@ -13,15 +13,18 @@ from leyden.verdict.ranking import MARK
 
 def row(values, *, status="finished", name="", averaged=("seed",), **config):
     """A row of runs with these values, by seed."""
-    records = [
-        Record("/", {}, {"seed": n, **config}, status, Objective("val/acc", "max", value), None, [])
-        for n, value in enumerate(values)
-    ]
+    records = []
+    for seed, value in enumerate(values):
+        objective = Objective("val/acc", "max", value)
+        records.append(Record("/", {}, {"seed": seed, **config}, status, objective, None, []))
     return Row({"name": name}, records, averaged)
 
 
-BEST, OF_THREE = "With 95 % confidence the best setting", "of those with 3 runs"
-GOOD, ALIKE, WORSE = [0.9, 0.91, 0.92], [0.895, 0.915, 0.9], [0.5, 0.51, 0.53]
+BEST = "With 95 % confidence the best setting"
+OF_THREE = "of those with 3 runs"
+GOOD = [0.9, 0.91, 0.92]
+ALIKE = [0.895, 0.915, 0.9]
+WORSE = [0.5, 0.51, 0.53]
 LAST = ["Add runs up to 16 to see failures in 1 of 10: 3 miss", "Holds for"]
 LOST = "Runs without a value, which are not counted: "
 TOO_FEW = ["n too small to tell which row is best"]
@@ -40,11 +43,8 @@ TOLD = [
     ([[0.9], [0.8]], [None, None], TOO_FEW),
     ([[0.9], [0.8, 0.7, 0.6]], [None, None], TOO_FEW),
     ([GOOD, ALIKE, WORSE], [True, True, False], ALIKE_SAID),
-    (
-        [[0.99], GOOD, WORSE],
-        [None, True, False],
-        LUCKY_SAID,
-    ),  # a lucky row of one run does not silence the table
+    # A lucky row of one run does not silence the table.
+    ([[0.99], GOOD, WORSE], [None, True, False], LUCKY_SAID),
     # .50 beside .95, both without variance, is not marked as good
     ([[0.95] * 3, [0.5] * 3], [True, None], WIDE_SAID),
     # An infinite loss is a run without a value, also where it is in the worse row.
@@ -57,28 +57,36 @@ TOLD = [
 def test_what_is_said_of_rows(rows, like, remarks):
     found = contenders([row(values) for values in rows], "max")
     assert found.like_best == like
-    assert all(said.startswith(wanted) for said, wanted in zip(found.remarks, remarks, strict=True))
-    assert all(len(said) <= 100 for said in found.remarks)
+    for said, wanted in zip(found.remarks, remarks, strict=True):
+        assert said.startswith(wanted)
+        assert len(said) <= 100
 
 
-def test_what_an_earlier_look_has_excluded_stays_so_and_runs_that_pruned_failed_or_repeat_do_not_count():
+def test_what_an_earlier_look_has_excluded_stays_so():
     rows = [row(GOOD, name="a"), row(ALIKE, name="b"), row([0.5, 0.9, 0.53], name="c")]
     found = contenders(rows, "max", Look(2), ["name=b", "name=c"])
-    assert (found.like_best, found.remarks[0]) == ([True, False, False], f"{BEST} is row 1.")
-    pruned, copies, again = row([0.8, 0.7, 0.75], status="pruned"), row([0.8, 0.8, 0.8]), row(WORSE)
+    assert found.like_best == [True, False, False]
+    assert found.remarks[0] == f"{BEST} is row 1."
+
+
+def test_runs_that_pruned_failed_or_repeat_do_not_count():
+    pruned = row([0.8, 0.7, 0.75], status="pruned")
+    copies = row([0.8, 0.8, 0.8])
     for record in copies.records:
         record.config["seed"] = 0
     for second in (pruned, copies):
         assert contenders([row(GOOD), second], "max").like_best == [None, None]
+    again = row(WORSE)
     again.records += row([math.nan] * 3, status="failed").records  # of the same seeds
     assert "finished" not in contenders([row(GOOD), again], "max").remarks[0]
 
 
 def test_runs_of_folds_are_told_apart_less_easily():
-    columns = [0.9, 0.93, 0.94, 0.92, 0.91, 0.95], [0.887, 0.929, 0.933, 0.921, 0.906, 0.944]
+    better = [0.9, 0.93, 0.94, 0.92, 0.91, 0.95]
+    worse = [0.887, 0.929, 0.933, 0.921, 0.906, 0.944]
 
     def rows(**config):
-        made = [row(values, averaged=("seed", "data.fold"), **config) for values in columns]
+        made = [row(values, averaged=("seed", "data.fold"), **config) for values in (better, worse)]
         for each in made:
             for fold, record in enumerate(each.records):
                 record.config["data.fold"] = fold if config else None

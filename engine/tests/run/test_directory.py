@@ -4,6 +4,7 @@ import importlib.metadata
 import re
 import shutil
 import subprocess
+from unittest.mock import Mock
 
 import pytest
 import torch
@@ -26,7 +27,7 @@ CONFIG = {
     "run_dir": "a",
     "resume": "auto",
 }
-LONGER = {**CONFIG, "trainer": {"max_epochs": 10}}
+LONGER = CONFIG | {"trainer": {"max_epochs": 10}}
 FINISHED = Result(
     "finished", None, {}, epochs=5, optimizer_steps=10, seconds=1.0, samples_per_second=1.0
 )
@@ -59,83 +60,88 @@ def refuse(run, config, message, resume="auto"):
 def test_a_new_run_holds_its_config_and_where_it_comes_from(run, monkeypatch):
     assert run.config == {"name": "x", "optimizer": {"lr": 0.1}, "trainer": {"max_epochs": 5}}
     (start,) = run.starts
-    sha = subprocess.run(
-        ["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True
-    ).stdout.strip()
-    assert (start["git"]["sha"], start["overrides"]) == (sha or None, ["optimizer.lr=0.1"])
+    git = subprocess.run(["git", "rev-parse", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    assert start["git"]["sha"] == (git.stdout.strip() or None)
+    assert start["overrides"] == ["optimizer.lr=0.1"]
     assert start["versions"]["torch"] == importlib.metadata.version("torch")
-    assert {"time", "command", "directory", "host", "pid", "python"} <= set(start)
-    assert (run.submission, run.result) == ({}, None)
+    assert {"time", "command", "directory", "host", "pid", "python"} <= {*start}
+    assert run.submission == {}
+    assert run.result is None
     run.submission = {"job_id": "7"}
     assert Run(run.directory).submission == {"job_id": "7"}
-    for code in ({"a.py": "1"}, {"b.py": "2"}):  # the latter is imported while it trains
-        monkeypatch.setattr(directory, "code_of", lambda found=code: found)
-        reopen(run, CONFIG) if "a.py" in code else run.end(FINISHED)
-        assert run.starts[-1]["code"] == ({"a.py": "1"} | code)
+    code = {"a.py": "1"}
+    monkeypatch.setattr(directory, "code_of", lambda: code)
+    reopen(run, CONFIG)
+    assert run.starts[-1]["code"] == {"a.py": "1"}
+    code = {"b.py": "2"}  # imported while it trains
+    run.end(FINISHED)
+    assert run.starts[-1]["code"] == {"a.py": "1", "b.py": "2"}
 
 
 def test_a_run_keeps_its_name_and_its_note_until_others_are_typed(run):
-    reopen(run, {**CONFIG, "note": "n"}, overrides=["note=n"])
-    reopen(run, {**CONFIG, "name": "renamed_class", "note": None})
-    assert (run.config["name"], run.config["note"]) == ("x", "n")
-    reopen(run, {**CONFIG, "name": "y", "note": None}, overrides=["name=y", "note=null"])
-    assert (run.config["name"], run.config["note"]) == ("y", None)
+    reopen(run, CONFIG | {"note": "n"}, overrides=["note=n"])
+    reopen(run, CONFIG | {"name": "renamed_class", "note": None})
+    assert run.config["name"] == "x"
+    assert run.config["note"] == "n"
+    reopen(run, CONFIG | {"name": "y", "note": None}, overrides=["name=y", "note=null"])
+    assert run.config["name"] == "y"
+    assert run.config["note"] is None
 
 
-def test_what_is_refused_stays_as_it_is(run, tmp_path, monkeypatch):
+def test_resume_says_whether_there_may_be_a_run(run, tmp_path):
     refuse(run, CONFIG, "resume=never", resume="never")
     reopen(Run(tmp_path / "new"), CONFIG, resume="never")
     reopen(run, CONFIG, resume="must")
     with pytest.raises(UserError, match="nothing to resume"):
         reopen(Run(tmp_path / "other"), CONFIG, resume="must")
     assert not (tmp_path / "other").exists()
-    # Code that has changed counts once there is a checkpoint to resume from.
+
+
+def test_code_that_has_changed_counts_once_there_is_a_checkpoint(run, monkeypatch):
     monkeypatch.setattr(directory, "changed_code", lambda starts: ["a.py"])
     reopen(run, CONFIG)
-    checkpoints = run.directory / "checkpoints"
-    checkpoints.mkdir()
-    (checkpoints / "last.ckpt").touch()
+    last = run.directory / "checkpoints" / "last.ckpt"
+    last.parent.mkdir()
+    last.touch()
     for resume in ("auto", "must"):
         refuse(run, CONFIG, "a.py changed since the run's last start", resume)
     reopen(run, CONFIG, "changed")
-    reopen(run, {**CONFIG, "resume": "changed"})
+    reopen(run, CONFIG | {"resume": "changed"})
     run.end(FINISHED)
     run.accept(RunIdentity(CONFIG), "auto")  # it is only used
     refuse(run, LONGER, "a.py changed since the run's last start")
+
+
+def test_what_is_no_run_is_refused_and_stays_as_it_is(run, tmp_path):
+    run.end(FINISHED)
     (run.directory / "starts.json").write_text('{"starts": [{"overrides": [1]}]}')
     refuse(run, LONGER, "it has no valid list of starts")
-    shutil.rmtree(checkpoints)
-    reopen(Run(tmp_path / "third"), CONFIG)
-    (tmp_path / "third" / "checkpoints").touch()
-    refuse(Run(tmp_path / "third"), CONFIG, "checkpoints: must be a folder")
+    other = reopen(Run(tmp_path / "other"), CONFIG)
+    (tmp_path / "other" / "checkpoints").touch()
+    refuse(other, CONFIG, "checkpoints: must be a folder")
     (tmp_path / "thesis.tex").write_text("mine")
     refuse(Run(tmp_path), CONFIG, r"not a run directory, it has no run\.json")
     (tmp_path / "provenance.json").write_text("[]")
-    refuse(
-        Run(tmp_path),
-        CONFIG,
-        r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden",
-    )
+    earlier = r"is a run of an earlier Leyden, which had no run\.json; commit 521ae194 of Leyden"
+    refuse(Run(tmp_path), CONFIG, earlier)
     (tmp_path / "run.json").write_text("[1]")
     refuse(Run(tmp_path), CONFIG, "not a run directory")
 
 
 def test_the_newest_whole_checkpoint_is_taken(run, capsys):
     assert run.newest_checkpoint() is None
-    (run.directory / "checkpoints").mkdir()
-    best, last = (run.directory / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    best = run.directory / "checkpoints" / "best.ckpt"
+    last = best.with_name("last.ckpt")
+    best.parent.mkdir()
     torch.save({"w": torch.arange(1000)}, best)
     assert run.newest_checkpoint() == best
     shutil.copy(best, last)
     assert run.newest_checkpoint() == last
     assert not capsys.readouterr().err
     whole = last.read_bytes()
-    for damaged in (
-        whole[:-100],
-        whole[: len(whole) // 2],
-        b"",
-        whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1),
-    ):
+    half = whole[: len(whole) // 2]
+    altered = whole.replace(b"\5\0\0\0\0", b"\6\0\0\0\0", 1)
+    for damaged in (whole[:-100], half, b"", altered):
         last.write_bytes(damaged)
         assert run.newest_checkpoint() == best
         assert str(last) in capsys.readouterr().err
@@ -146,17 +152,18 @@ def test_the_newest_whole_checkpoint_is_taken(run, capsys):
         run.newest_checkpoint()
 
 
-CALLBACKS = {"checkpoint": {"_target_": "leyden.callbacks.RunCheckpoint", "every_n_steps": None}}
-CALLBACKS["stop"] = {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3}
 WHOLE = {
     "name": "x",
     "seed": 0,
     "run_dir": "r",
-    "callbacks": CALLBACKS,
+    "callbacks": {
+        "checkpoint": {"_target_": "leyden.callbacks.RunCheckpoint", "every_n_steps": None},
+        "stop": {"_target_": "lightning.pytorch.callbacks.EarlyStopping", "patience": 3},
+    },
     "logger": {"csv": {"_target_": "x"}},
+    "data": {"_target_": "d", "root": "/a", "batch_size": 1},
+    "trainer": {"max_epochs": 2, "log_every_n_steps": 50},
 }
-WHOLE["data"] = {"_target_": "d", "root": "/a", "batch_size": 1}
-WHOLE["trainer"] = {"max_epochs": 2, "log_every_n_steps": 50}
 SHOWN = """name=y; data.root=/b; trainer.log_every_n_steps=1; callbacks.checkpoint.every_n_steps=7
 cluster={num_jobs: 3}; callbacks.errors={_target_: leyden.pictures.Errors, num_images: 3}
 callbacks.bar={_target_: lightning.pytorch.callbacks.RichProgressBar}"""
@@ -179,27 +186,33 @@ def differences(there, here, typed=(), started_by=()):
 
 def test_what_is_shown_and_where_it_lies_may_differ_and_what_can_change_a_bit_may_not():
     for change in re.split("; |\n", SHOWN):
-        assert differences(WHOLE, changed(change)) == differences(changed(change), WHOLE) == [], (
-            change
-        )
+        other = changed(change)
+        assert differences(WHOLE, other) == [], change
+        assert differences(other, WHOLE) == [], change
     for change in re.split("; |\n", CHANGING):
         assert differences(WHOLE, changed(change), ["callbacks=mine"]), change
     longer = changed("trainer.max_epochs=3")
     assert differences(WHOLE, longer) == []
-    assert differences(WHOLE, {**longer, "scheduler": {"_target_": "s"}}, ["scheduler=cosine"])
+    scheduled = longer | {"scheduler": {"_target_": "s"}}
+    assert differences(WHOLE, scheduled, ["scheduler=cosine"])
 
 
-def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed():
-    # What is typed, and what the run was started by; the first one where conf/ has got the key since.
-    old = [("", ""), ("data=mine", "data=mine"), ("~data.shuffle", "~data.shuffle")]
-    new = [("data.shuffle=true", ""), ("data=mine", "seed=1"), ("seed=1", "~data.shuffle")]
-    new += [("+data.shuffle=true", "data=mine")]
-    for cases, told in ((old, []), (new, ["data.shuffle: absent there, True here"])):
-        for typed, started_by in cases:
-            found = differences(
-                WHOLE, changed("data.shuffle=true"), typed.split(), started_by.split()
-            )
-            assert found == told, (typed, started_by)
+@pytest.mark.parametrize(
+    ("typed", "started_by", "counts"),
+    [
+        ("", "", False),  # conf/ has got the key since
+        ("data=mine", "data=mine", False),
+        ("~data.shuffle", "~data.shuffle", False),
+        ("data.shuffle=true", "", True),
+        ("data=mine", "seed=1", True),
+        ("seed=1", "~data.shuffle", True),
+        ("+data.shuffle=true", "data=mine", True),
+    ],
+)
+def test_a_key_that_an_older_run_lacks_counts_if_it_is_typed(typed, started_by, counts):
+    here = changed("data.shuffle=true")
+    found = differences(WHOLE, here, typed.split(), started_by.split())
+    assert found == (["data.shuffle: absent there, True here"] if counts else [])
 
 
 @pytest.fixture
@@ -208,8 +221,9 @@ def ended(tmp_path, monkeypatch):
     monkeypatch.setattr(directory, "PEER_S", 0.3)
 
     def end(rank, error, recorded=None, num=2, has_trained=True, has_job=True):
-        requests, position = [], Position(1, 10, has_trained, num)
-        job = ThisJob("7", 3, lambda error: not requests.append(error)) if has_job else ThisJob()
+        position = Position(1, 10, has_trained, num)
+        requeue = Mock(return_value=True)
+        job = ThisJob("7", 3, requeue) if has_job else ThisJob()
         progress = {"position": lambda: position, "before_end": lambda *_: None}
         run = Run(tmp_path / "run")
         monkeypatch.setenv("RANK", "0")
@@ -225,7 +239,7 @@ def ended(tmp_path, monkeypatch):
 
         with pytest.raises((KeyError, RuntimeError, UserError, SystemExit)) as raised:
             fail()
-        return run, raised.value, len(requests)
+        return run, raised.value, requeue.call_count
 
     return end
 
@@ -234,45 +248,53 @@ def ended(tmp_path, monkeypatch):
 def test_a_lost_connection_requeues_the_job_unless_another_process_has_recorded_its_error(
     ended, rank
 ):
-    run, raised, requests = ended(rank, LOST)
-    assert (raised.code, requests, run.result) == (Exit.REQUEUED, 1, None)
+    run, raised, num_requests = ended(rank, LOST)
+    assert raised.code == Exit.REQUEUED
+    assert num_requests == 1
+    assert run.result is None
     for has_job in (True, False):
-        run, raised, requests = ended(rank, LOST, OTHER, has_job=has_job)
+        run, raised, num_requests = ended(rank, LOST, OTHER, has_job=has_job)
         assert isinstance(raised, UserError)
-        assert str(raised).endswith(
-            "/run failed in another process: ValueError: of another process"
-        )
-        assert (requests, run.result) == (0, OTHER)
+        reason = "/run failed in another process: ValueError: of another process"
+        assert str(raised).endswith(reason)
+        assert num_requests == 0
+        assert run.result == OTHER
 
 
 FIRST = [
     (1, OWN, {}, "KeyError"),  # the main process may be killed before it records anything
     (0, OWN, {"recorded": OTHER}, "KeyError"),
     (1, OWN, {"recorded": OTHER}, "ValueError"),
-    (1, OWN, {"recorded": FINISHED}, None),
     (0, LOST, {"num": 1, "has_job": True}, "RuntimeError"),  # no connection of a run of one process
-    (
-        1,
-        OWN,
-        {"has_trained": False, "has_job": True},
-        "nothing",
-    ),  # the main one knows of a result before
 ]
 
 
 @pytest.mark.parametrize(("rank", "error", "given", "kind"), FIRST)
 def test_the_first_error_is_recorded(ended, rank, error, given, kind):
-    run, raised, requests = ended(rank, error, **{"has_job": False, **given})
-    assert (raised, requests) == (error, 0)
-    assert ((run.result.error and run.result.error.type) if run.result else "nothing") == kind
+    run, raised, num_requests = ended(rank, error, **{"has_job": False} | given)
+    assert raised == error
+    assert num_requests == 0
+    assert run.result.error.type == kind
+
+
+def test_a_result_stays_and_one_that_the_main_process_knows_of_before_is_its_own(ended):
+    run, raised, _ = ended(1, OWN, FINISHED, has_job=False)
+    assert raised == OWN
+    assert run.result == FINISHED
+    run, raised, num_requests = ended(1, OWN, has_trained=False)
+    assert raised == OWN
+    assert num_requests == 0
+    assert run.result is None
 
 
 @pytest.mark.parametrize("rank", [0, 1])
 def test_a_connection_that_is_lost_outside_of_a_job_can_be_resumed(ended, capsys, rank):
     run, raised, _ = ended(rank, LOST, has_job=False)
-    assert (raised.code, run.result) == (Exit.DIED, None)
+    assert raised.code == Exit.DIED
+    assert run.result is None
     line = f"{run.directory}: another process has died; .*run_dir={run.directory} starts over"
-    assert bool(re.search(line, capsys.readouterr().err)) == (rank == 0)
+    is_said = re.search(line, capsys.readouterr().err) is not None
+    assert is_said == (rank == 0)
 
 
 @pytest.mark.parametrize(
@@ -281,5 +303,6 @@ def test_a_connection_that_is_lost_outside_of_a_job_can_be_resumed(ended, capsys
 )
 def test_told_to_stop_it_says_what_the_same_command_does(ended, capsys, code, ends):
     run, raised, _ = ended(0, SystemExit(code), has_job=ends == Exit.REQUEUED)
-    assert (raised.code, run.result) == (ends, None)
+    assert raised.code == ends
+    assert run.result is None
     assert f"run_dir={run.directory} starts over, nothing was saved yet." in capsys.readouterr().err

@@ -126,7 +126,8 @@ def test_a_holder_elsewhere_is_waited_for_unless_its_job_has_ended(
     tmp_path, fast, capsys, monkeypatch, hours, job
 ):
     """The clocks are not compared."""
-    real, path = time.time, tmp_path / ".lock"
+    real = time.time
+    path = tmp_path / ".lock"
     monkeypatch.setattr(lock, "ANNOUNCE_S", 0.2)
     with holding(path) as holder:
         started = time.monotonic()
@@ -163,7 +164,8 @@ def test_who_is_suspended_is_taken_over_and_notices_unless_it_goes_on_just_befor
         holders = [stack.enter_context(holding(path)) for path in paths[:3]]
         for each in holders:
             os.kill(each.pid, signal.SIGSTOP)
-        watch, started = lock.Watch(late), time.monotonic()
+        watch = lock.Watch(late)
+        started = time.monotonic()
         taking = [pool.submit(acquire, path, timeout_s=0) for path in (over, taken, damaged)]
         while watch.state() != "free":
             time.sleep(0.05)
@@ -206,7 +208,8 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
     with hold(tmp_path / "x") as held, hold_directory(tmp_path / "run", 0):
         child = os.fork()
         if not child:
-            lock.HEARTBEAT_S, lock.os.utime = 0.01, lambda path: os._exit(1)
+            lock.HEARTBEAT_S = 0.01
+            lock.os.utime = lambda path: os._exit(1)
             lock._start_heartbeats()  # as if it took another lock
             time.sleep(0.1)
             released = held.release() or lock._HELD[tmp_path / "run" / ".lock"].release()
@@ -219,10 +222,8 @@ def test_a_forked_process_neither_frees_nor_touches_it(tmp_path):
 def test_a_lock_that_can_not_be_reached_or_has_been_taken_over_is_named_and_left_alone(
     tmp_path, monkeypatch
 ):
-    failing, directory = (
-        Mock(side_effect=OSError(errno.EIO, "Input/output error")),
-        tmp_path / "run",
-    )
+    failing = Mock(side_effect=OSError(errno.EIO, "Input/output error"))
+    directory = tmp_path / "run"
     with hold_directory(directory, timeout_s=0):
         held = lock._HELD[directory / ".lock"]
         with monkeypatch.context() as patched:

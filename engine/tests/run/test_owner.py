@@ -34,7 +34,8 @@ def touched(monkeypatch):
 
 def poisoned(run):
     """A run whose record names a stranger's code in each part, and is not signed."""
-    config, bomb = records.config(run), {"_target_": "stranger.Bomb"}
+    config = records.config(run)
+    bomb = {"_target_": "stranger.Bomb"}
     for part in ("model", "task", "optimizer"):
         config[part] |= bomb
     config["data"]["dataset"] = config["callbacks"]["x"] = bomb
@@ -49,8 +50,17 @@ def forged(run, text):
     return run
 
 
+def assert_refused(ended, words):
+    """A command has ended with a line that has these words."""
+    code, _, err = ended
+    assert code == 2, err
+    assert err.count("\n") == 1, err
+    assert words in err
+
+
 def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
-    path, signed = own / "run.json", records.content(own)["signature"]
+    path = own / "run.json"
+    signed = records.content(own)["signature"]
     assert read_record(own).is_own
     path.write_text(path.read_text().replace('"seed": 0', '"seed": 1', 1))
     assert not read_record(own).is_own
@@ -70,20 +80,16 @@ def test_a_record_is_own_by_its_signature_alone(own, monkeypatch):
 
 def test_nothing_of_a_strangers_run_is_used(own, cli, tmp_path, touched):
     run = poisoned(own)
-    before, longer = records.files(tmp_path), "trainer.max_epochs=2"
-    commands = [use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")]
-    commands += [
+    before = records.files(tmp_path)
+    longer = "trainer.max_epochs=2"
+    commands = [
+        *(use(verb, run) for verb in ("evaluate", "predict", "export", "note", "train")),
         use("train", run, longer),
         ("train", f"run_dir={tmp_path / 'fork'}", f"fork={run}", longer),
+        ("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer),
     ]
-    commands += [("train", "-m", "sweep_name=s", f"fork={run}", "optimizer.lr=0.1,0.2", longer)]
     for command in commands:
-        code, _, err = cli(*command)
-        assert (code, err.count("\n"), "is not a run of yours (recorded on " in err) == (
-            2,
-            1,
-            True,
-        ), (command, err)
+        assert_refused(cli(*command), "is not a run of yours (recorded on ")
     for part in ("module", "network", "data"):
         with pytest.raises(UserError, match="is not a run of yours"):
             getattr(leyden.load(run), part)
@@ -105,15 +111,18 @@ def test_what_the_user_trusts_is_used(own, cli, command, touched):
 
 def test_a_record_that_is_replaced_after_the_check_is_not_used(own):
     """Whoever can write to the folder could swap records between the two."""
-    record, before = own / "run.json", read_record(own)
+    record = own / "run.json"
+    before = read_record(own)
     good = record.read_bytes()
     evil = (poisoned(shutil.copytree(own, own.with_name("evil"))) / "run.json").read_bytes()
     run = Run(own)
     run.check_owner()
     record.write_bytes(evil)
-    assert (run.config, run.overrides) == (before.config, json.loads(good)["overrides"])
+    assert run.config == before.config
+    assert run.overrides == json.loads(good)["overrides"]
     record.write_bytes(good)
-    identity, run = RunIdentity({**before.config, "run_dir": "a", "resume": "auto"}), Run(own)
+    identity = RunIdentity({**before.config, "run_dir": "a", "resume": "auto"})
+    run = Run(own)
     with run.locked(identity, resume="auto"):
         record.write_bytes(evil)
         with pytest.raises(UserError, match="is not a run of yours"):
@@ -121,23 +130,20 @@ def test_a_record_that_is_replaced_after_the_check_is_not_used(own):
 
 
 def test_another_checkpoint_than_the_run_has_saved_is_not_used(own, cli, command, tmp_path):
-    best, last = (own / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
+    best = own / "checkpoints" / "best.ckpt"
+    last = own / "checkpoints" / "last.ckpt"
     content = torch.load(best, weights_only=True)
     for weight in content["state_dict"].values():
         weight += 1
     for path in (best, last):
         torch.save(content, path)
-    longer, fork = "trainer.max_epochs=2", f"run_dir={tmp_path / 'fork'}"
+    longer = "trainer.max_epochs=2"
+    fork = f"run_dir={tmp_path / 'fork'}"
     commands = [use(verb, own) for verb in ("evaluate", "predict", "export")]
     commands += [use("train", own, longer), ("train", fork, f"fork={own}", longer)]
     before = records.files(tmp_path)
     for words in commands:
-        code, _, err = cli(*words)
-        assert (code, err.count("\n"), "not the checkpoint that this run has saved" in err) == (
-            2,
-            1,
-            True,
-        ), err
+        assert_refused(cli(*words), "not the checkpoint that this run has saved")
     assert records.files(tmp_path) == before
     _, err = command(
         "train", f"run_dir={tmp_path / 'new'}", f"init_from={own}", *QUICK, "trainer.max_epochs=1"
@@ -157,8 +163,8 @@ def test_checkpoints_elsewhere_are_used_but_nothing_is_written_there(own, cli, c
     before = records.files(tmp_path / "scratch")
     command("evaluate", f"run={own}")
     command(*use("train", own))  # which has finished
-    code, _, err = cli(*use("train", own, "trainer.max_epochs=2"))
-    assert (code, err.count("\n"), "through which nothing is written" in err) == (2, 1, True), err
+    longer = use("train", own, "trainer.max_epochs=2")
+    assert_refused(cli(*longer), "through which nothing is written")
     assert records.files(tmp_path / "scratch") == before
 
 
@@ -171,9 +177,8 @@ def test_a_run_that_a_signal_stops_records_its_checkpoints_and_a_killed_one_resu
     assert run.newest_checkpoint()
     run.stop()
     assert run.record.checkpoints == saved
-    (own / "checkpoints" / "last.ckpt").write_bytes(
-        (own / "checkpoints" / "best.ckpt").read_bytes() + b" "
-    )
+    with (own / "checkpoints" / "last.ckpt").open("ab") as last:
+        last.write(b" ")
     run.begin(RunIdentity({**run.config, "run_dir": "a", "resume": "auto"}), [])
     assert not run.record.checkpoints  # from now on others are saved
 
@@ -194,7 +199,8 @@ def _key(_):
 def test_processes_that_begin_together_make_one_key_for_this_user_alone(home, capsys):
     with multiprocessing.get_context("fork").Pool(8) as pool:
         (first,) = {*pool.map(_key, range(8), chunksize=1)}
-    assert (len(first), owner.key()) == (64, first)
+    assert len(first) == 64
+    assert owner.key() == first
     assert stat.S_IMODE((home / "key").stat().st_mode) == 0o600
     assert [path.name for path in home.iterdir()] == ["key"]
     (home / "key").rename(home / "real")
@@ -231,11 +237,12 @@ def test_without_a_key_nothing_is_signed_and_the_reason_is_one_line(
         owner._make_key(home / "key")
         (home / "key").chmod(0o640)
     else:
-        monkeypatch.setattr(
-            "os.environ", {owner.KEY: "x" if kind == "short variable" else "\udcff" * 40}
-        )
-    assert (owner.signature("x"), owner.is_own("x", "")) == ("", False)
+        key = "x" if kind == "short variable" else "\udcff" * 40
+        monkeypatch.setattr("os.environ", {owner.KEY: key})
+    assert owner.signature("x") == ""
+    assert not owner.is_own("x", "")
     err = capsys.readouterr().err
-    assert (err.count("\n"), "runs are not signed" in err) == (1, True)
+    assert err.count("\n") == 1
+    assert "runs are not signed" in err
     assert (f"chmod 600 {home / 'key'}" in err) == (kind == "open to others")
     assert err.startswith(f"leyden: {owner.KEY}: ") == (kind in ("short variable", "no UTF-8"))

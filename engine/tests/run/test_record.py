@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import shutil
 import zipfile
 
 import pytest
@@ -29,14 +30,19 @@ START = {
     "overrides": ["seed=1"],
     "job": "7",
     "data": {"a": "b"},
+    "git": {"diff": "+a\n" * 9},
+    "groups": {"model": "mlp"},
+    "machine": {"threads": 2},
 }
-START |= {"git": {"diff": "+a\n" * 9}, "groups": {"model": "mlp"}, "machine": {"threads": 2}}
 SCALARS = st.none() | st.booleans() | st.integers(-(10**39), 10**39) | st.floats() | st.text()
 KEYS = st.text() | st.sampled_from(["a.b", "[0]", "", "'"])
-INNER = st.recursive(
-    SCALARS, lambda part: st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3)
-)
-CONFIGS = st.dictionaries(KEYS, INNER, max_size=5)
+
+
+def containers(part):
+    return st.lists(part, max_size=3) | st.dictionaries(KEYS, part, max_size=3)
+
+
+CONFIGS = st.dictionaries(KEYS, st.recursive(SCALARS, containers), max_size=5)
 READERS = {"both": (read_record, read_summary), "record": (read_record,)}
 DAMAGED = r"not a run directory, run\.json can't be read \([^\n]*\)$"
 
@@ -66,16 +72,24 @@ def test_what_is_written_is_read(tmp_path, value):
         "z": {},
         "m": {"n": [{"o": "x" * 10**5}]},
     }
-    record, path = RunRecord(config, [START, {**START, "job": None}], result), tmp_path / "run.json"
+    record = RunRecord(config, [START, START | {"job": None}], result)
     record.write(tmp_path)
     assert repr(read_record(tmp_path)) == repr(record)
     summary = read_summary(tmp_path)
-    assert repr((summary.config, summary.result)) == repr((dict(flatten(record.config)), result))
+    assert repr(summary.config) == repr(dict(flatten(config)))
+    assert repr(summary.result) == repr(result)
     digest = summary.head["data"]
     assert len(digest) == 32
-    found = {"overrides": ["seed=1"], "times": [START["time"]] * 2, "data": digest, "job": None}
-    assert summary.head == found | {"groups": {"model": "mlp"}, "threads": 2}
-    assert path.read_text().splitlines()[1:3] == [' "format": 1,', f' "status": "{status}",']
+    assert summary.head == {
+        "overrides": ["seed=1"],
+        "times": [START["time"]] * 2,
+        "data": digest,
+        "job": None,
+        "groups": {"model": "mlp"},
+        "threads": 2,
+    }
+    lines = (tmp_path / "run.json").read_text().splitlines()
+    assert lines[1:3] == [' "format": 1,', f' "status": "{status}",']
     # By another program's formatting, and in another order.
     for name in ("run.json", "starts.json"):
         content = json.loads((tmp_path / name).read_text())
@@ -84,30 +98,37 @@ def test_what_is_written_is_read(tmp_path, value):
         assert repr(read_record(tmp_path)) == repr(record)
 
 
-def test_killed_between_its_two_files_a_record_is_as_it_was_and_starts_of_another_are_foreign(
-    tmp_path, monkeypatch
-):
-    later = {**START, "time": "2026-01-02T00:00:00+00:00"}
-    first, second = (
-        RunRecord({"name": "x"}, [START] * 1),
-        RunRecord({"name": "x"}, [START, later]),
-    )
+LATER = START | {"time": "2026-01-02T00:00:00+00:00"}
+
+
+def test_killed_between_its_two_files_a_record_is_as_it_was(tmp_path):
+    first = RunRecord({"name": "x"}, [START])
+    second = RunRecord({"name": "x"}, [START, LATER])
     first.write(tmp_path)
-    run = (tmp_path / "run.json").read_bytes()
+    before = (tmp_path / "run.json").read_bytes()
     second.write(tmp_path)
     assert read_record(tmp_path) == second
-    (tmp_path / "run.json").write_bytes(run)
+    (tmp_path / "run.json").write_bytes(before)
     assert read_record(tmp_path) == first
-    for starts in ([later], [], [later, START]):
-        RunRecord({}, starts).write(tmp_path / "..")
-        (tmp_path / "starts.json").write_bytes((tmp_path / "../starts.json").read_bytes())
-        assert not read_record(tmp_path).is_own
-    records.sign(tmp_path, {"format": 1, "starts": [START]}, name="starts.json", is_own=False)
-    assert not read_record(tmp_path).is_own
-    (tmp_path / "starts.json").unlink()
+
+
+def test_starts_of_another_run_are_foreign(tmp_path):
+    run = tmp_path / "run"
+    other = tmp_path / "other"
+    run.mkdir()
+    other.mkdir()
+    RunRecord({"name": "x"}, [START]).write(run)
+    assert read_record(run).is_own
+    for starts in ([LATER], [], [LATER, START]):
+        RunRecord({}, starts).write(other)
+        shutil.copy(other / "starts.json", run)
+        assert not read_record(run).is_own
+    records.sign(run, {"format": 1, "starts": [START]}, name="starts.json", is_own=False)
+    assert not read_record(run).is_own
+    (run / "starts.json").unlink()
     with pytest.raises(UserError, match=r"starts\.json can't be read \(No such file"):
-        read_record(tmp_path)
-    assert read_summary(str(tmp_path)).head["times"] == [START["time"]]
+        read_record(run)
+    assert read_summary(str(run)).head["times"] == [START["time"]]
 
 
 def test_a_file_in_a_newer_format_is_one_line(tmp_path):
@@ -211,13 +232,14 @@ def test_a_record_that_none_could_read_loses_the_changes_of_its_earlier_starts(
     tmp_path, capsys, monkeypatch
 ):
     monkeypatch.setattr("leyden.run.record.MAX_JSON_BYTES", 2**16)
-    starts = [
-        {**START, "git": {"sha": "a", "diff": "x" * 2**14}, "more": "y" * 2**10} for _ in range(6)
-    ]
+    changes = {"sha": "a", "diff": "x" * 2**14}
+    starts = [START | {"git": changes, "more": "y" * 2**10}] * 6
     RunRecord({"a": 1}, starts).write(tmp_path)
-    read = [start["git"] for start in read_record(tmp_path).starts]
-    assert [git["diff"] for git in read] == [None] * 5 + [starts[0]["git"]["diff"]]
-    assert read[0]["left_out"] == ["all changes"]
+    *earlier, last = [start["git"] for start in read_record(tmp_path).starts]
+    for git in earlier:
+        assert git["diff"] is None
+        assert git["left_out"] == ["all changes"]
+    assert last == changes
     assert "the changes of the code at its first 5 starts are left out" in capsys.readouterr().err
     RunRecord({"a": 1}, starts * 20).write(tmp_path)
     assert len(read_record(tmp_path).starts) == 120
@@ -226,19 +248,14 @@ def test_a_record_that_none_could_read_loses_the_changes_of_its_earlier_starts(
 
 
 def test_lost_curves_are_a_line_before_the_first_batch(tmp_path, capsys):
-    for content, is_lost in (
-        (None, True),
-        ("", True),
-        ("step,metric,value\n", False),
-        ("1,a,2.0\n", False),
-    ):
-        logger = MetricsCSV(save_dir=str(tmp_path), purge_step=2)
-        logger.path.unlink(missing_ok=True)
-        if content is not None:
-            logger.path.write_text(content)
-        logger.save()
-        line = f"leyden: {logger.path}: is missing or damaged, so the curves begin at step 2\n"
-        assert capsys.readouterr().err == line * is_lost
+    path = tmp_path / "metrics.csv"
+    line = f"leyden: {path}: is missing or damaged, so the curves begin at step 2\n"
+    MetricsCSV(save_dir=str(tmp_path), purge_step=2).save()
+    assert capsys.readouterr().err == line
+    for content, said in (("", line), ("step,metric,value\n", ""), ("1,a,2.0\n", "")):
+        path.write_text(content)
+        MetricsCSV(save_dir=str(tmp_path), purge_step=2).save()
+        assert capsys.readouterr().err == said
     MetricsCSV(save_dir=str(tmp_path / "new"), purge_step=0)
     assert not capsys.readouterr().err
 
@@ -257,16 +274,17 @@ def test_of_points_that_are_cut_off_or_damaged_the_whole_lines_are_read(
         csv.writer(file).writerows([HEADER, *table])
     content = path.read_bytes()
     assert read_points(path) == table
-    length, place = (
-        data.draw(st.integers(0, len(content))),
-        data.draw(st.integers(0, len(content) - 1)),
-    )
-    path.write_bytes(content[:length])
-    assert read_points(path) == table[: max(content[:length].count(b"\n") - 1, 0)]
+    part = content[: data.draw(st.integers(0, len(content)))]
+    path.write_bytes(part)
+    num_whole = max(0, part.count(b"\n") - 1)  # without the header
+    assert read_points(path) == table[:num_whole]
+    place = data.draw(st.integers(0, len(content) - 1))
     path.write_bytes(content[:place] + byte + content[place + 1 :])
+    found = read_points(path)
     line = content[:place].count(b"\n") - 1  # in the table; it may be joined to the next one
-    found, rest = read_points(path), table[max(line + 2, 0) :]
-    assert found[: max(line, 0)] == table[: max(line, 0)]
+    num_before = max(0, line)
+    rest = table[max(0, line + 2) :]
+    assert found[:num_before] == table[:num_before]
     assert found[len(found) - len(rest) :] == rest
 
 
@@ -291,9 +309,8 @@ def test_deleted_while_it_is_written_it_has_a_header_again_and_a_run_that_goes_o
 
 
 def test_a_name_with_a_bad_byte_is_no_curve(tmp_path):
-    (path := tmp_path / "metrics.csv").write_bytes(
-        b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n"
-    )
+    path = tmp_path / "metrics.csv"
+    path.write_bytes(b"step,metric,value\n1,val/\xffoss,0.5\n2,val/loss,0.25\n")
     assert read_points(path) == [(2, "val/loss", 0.25)]
 
 
@@ -302,4 +319,5 @@ def test_a_run_that_was_killed_before_its_first_record_is_new(train, tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "a" / "starts.json").write_text("{}")
     run, *_ = train("a")
-    assert (run.result.status, len(run.starts)) == ("finished", 1)
+    assert run.result.status == "finished"
+    assert len(run.starts) == 1

@@ -21,10 +21,8 @@ def test_it_is_of_the_classes_that_are_named(project, command, data):
     arguments = ["task=net.Net", *(f"{key}={name}" for key, name in data.items())]
     assert command("init", *arguments)[1] == ""
     found = yaml.safe_load((project / "conf" / "train.yaml").read_text())
-    assert (found["task"]["_target_"], found.get("data", {}).get("_target_")) == (
-        "net.Net",
-        data.get("data"),
-    )
+    assert found["task"]["_target_"] == "net.Net"
+    assert found.get("data", {}).get("_target_") == data.get("data")
     assert {"data": "own" if data else "module"} in found["defaults"]
     command("init", *arguments, code=2)  # it is a project already
 
@@ -41,6 +39,7 @@ def test_what_is_no_name_and_a_name_that_is_taken_is_refused(project, command):
     for take in (os.mkfifo, os.mkdir, lambda path: path.symlink_to("there")):
         take(path)
         _, err = command("init", "task=net.Net", "data=module", code=2)
-        assert (err.count("\n"), "move away what has this name" in err) == (1, True)
+        assert err.count("\n") == 1
+        assert "move away what has this name" in err
         path.rmdir() if take is os.mkdir else path.unlink()
     assert not (project / "train.yaml").exists()

@@ -254,7 +254,8 @@ def test_a_project_of_the_last_release_takes_this_one_as_the_page_says(
     template, tmp_path, mnist_root
 ):
     """It has a network and data of its own, YAMLs with old names, a finished run, one that was stopped, half a sweep."""
-    upstream, project = tmp_path / "upstream", tmp_path / "kanlab"
+    upstream = tmp_path / "upstream"
+    project = tmp_path / "kanlab"
     git(tmp_path, "clone", "-q", str(template), str(upstream))
     git(upstream, "branch", "-M", "main")
     git(tmp_path, "clone", "-q", "-b", "main", str(MUSEUM / "0.2.0.bundle"), str(project))

@@ -10,12 +10,17 @@ from torch import nn
 
 from leyden.tasks import Outcome, Task
 
+OF_EPOCH = {"on_step": False, "on_epoch": True}
+
 
 class Plain(L.LightningModule):
     def __init__(self, width: int = 8, dropout: float = 0.2):
         super().__init__()
         self.layers = nn.Sequential(
-            nn.Flatten(), nn.Linear(784, width), nn.Dropout(dropout), nn.Linear(width, 10)
+            nn.Flatten(),
+            nn.Linear(784, width),
+            nn.Dropout(dropout),
+            nn.Linear(width, 10),
         )
         self.accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
         self.val_accuracy = torchmetrics.classification.MulticlassAccuracy(num_classes=10)
@@ -24,15 +29,15 @@ class Plain(L.LightningModule):
         images, labels = batch
         logits = self.layers(images)
         loss = F.cross_entropy(logits, labels)
-        self.log("train/loss", loss, on_step=False, on_epoch=True)
+        self.log("train/loss", loss, **OF_EPOCH)
         self.log("train/both", loss, on_step=True, on_epoch=True)
         for name in ("sum", "max", "min"):
-            self.log(f"train/{name}", loss, on_step=False, on_epoch=True, reduce_fx=name)
-        self.log("train/builtin", loss, on_step=False, on_epoch=True, reduce_fx=max)
+            self.log(f"train/{name}", loss, reduce_fx=name, **OF_EPOCH)
+        self.log("train/builtin", loss, reduce_fx=max, **OF_EPOCH)
         if batch_idx == 0:
-            self.log("train/first", loss, on_step=False, on_epoch=True)
+            self.log("train/first", loss, **OF_EPOCH)
         self.accuracy(logits, labels)
-        self.log("train/acc", self.accuracy, on_step=False, on_epoch=True)
+        self.log("train/acc", self.accuracy, **OF_EPOCH)
         return loss
 
     def validation_step(self, batch, batch_idx):
@@ -44,7 +49,9 @@ class Plain(L.LightningModule):
 
     def test_step(self, batch, batch_idx):
         images, labels = batch
-        self.log("test/acc", (self.layers(images).argmax(dim=1) == labels).float().mean())
+        classes = self.layers(images).argmax(dim=1)
+        is_right = classes == labels
+        self.log("test/acc", is_right.float().mean())
 
     def configure_optimizers(self):
         optimizer = torch.optim.Adam(self.parameters(), lr=1e-3)
@@ -61,7 +68,8 @@ class AnyData(L.LightningModule):
     def training_step(self, batch, batch_idx):
         inputs, _ = batch
         inputs_N1 = inputs.float().flatten(1).mean(dim=1, keepdim=True) / 255
-        return (self.layer(inputs_N1) - torch.rand_like(inputs_N1)).square().mean()
+        errors_N1 = self.layer(inputs_N1) - torch.rand_like(inputs_N1)
+        return errors_N1.square().mean()
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", self.training_step(batch, batch_idx))

@@ -19,20 +19,23 @@ def test_the_loss_is_the_negative_evidence_lower_bound():
     prior = torch.distributions.Normal(0.0, 1.0)
     code = torch.distributions.Normal(0.5, torch.tensor(0.3))
     expected = 3 * torch.distributions.kl_divergence(code, prior)
+    mean = torch.full((5, 3), 0.5)
+    log_variance = torch.full((5, 3), 2 * math.log(0.3))
     network = nn.Identity()  # that gives a code, whatever goes in
-    code = (torch.full((5, 3), 0.5), torch.full((5, 3), 2 * math.log(0.3)))
-    network.forward = lambda inputs: (0 * inputs, *code)
+    network.forward = lambda inputs: (0 * inputs, mean, log_variance)
     outcome = Autoencoder(network=network, beta=2.0).step((INPUTS, None))
-    reconstruction = 0.5 * INPUTS.square().sum(dim=(1, 2, 3)).mean()
+    reconstruction = 0.5 * INPUTS.square().sum() / 5
     torch.testing.assert_close(outcome.loss, reconstruction + 2.0 * expected)
     torch.testing.assert_close(outcome.sums["kl"], 5 * expected)
     torch.testing.assert_close(outcome.sums["reconstruction"], 5 * reconstruction)
-    # The likelihood of pixels is a sum over them.
+
+
+def test_the_likelihood_of_pixels_is_a_sum_over_them():
     network = nn.Sequential(nn.Conv2d(1, 1, 1), nn.Sigmoid())
-    plain = Autoencoder(network=network, loss=nn.BCELoss())
-    outcome = plain.step((INPUTS, None))
-    expected = nn.functional.binary_cross_entropy(network(INPUTS), INPUTS, reduction="sum") / 5
-    torch.testing.assert_close(outcome.loss, expected)
+    task = Autoencoder(network=network, loss=nn.BCELoss())
+    outcome = task.step((INPUTS, None))
+    summed = nn.functional.binary_cross_entropy(network(INPUTS), INPUTS, reduction="sum")
+    torch.testing.assert_close(outcome.loss, summed / 5)
     assert outcome.sums["kl"] == 0
     large = INPUTS + 2
     with pytest.raises(ValueError, match=r"inputs in \[0, 1\]"):
@@ -45,74 +48,99 @@ def classification(**changed):
     return Classification(network=nn.Linear(2, 3), **changed)
 
 
-def test_a_class_weight_is_that_of_so_many_samples_and_a_balanced_one_is_one_on_average_over_the_training_split():
-    inputs, labels = torch.randn(3, 2), torch.tensor([0, 2, 2])
-    weighted, plain = classification(class_weights=[1, 5, 2]), classification()
+def test_a_class_weight_is_that_of_so_many_samples():
+    inputs = torch.randn(3, 2)
+    labels = torch.tensor([0, 2, 2])
+    weighted = classification(class_weights=[1, 5, 2])
+    plain = classification()
     twice = torch.tensor([0, 1, 2, 1, 2])
-    expected = plain.step((inputs[twice], labels[twice])).loss * 5
-    torch.testing.assert_close(weighted.step((inputs, labels)).loss * 3, expected)
+    expected = plain.step((inputs[twice], labels[twice])).loss
+    found = weighted.step((inputs, labels)).loss
+    torch.testing.assert_close(3 * found, 5 * expected)
     weighted.eval()
     assert weighted.step((inputs, labels)).loss == plain.step((inputs, labels)).loss
     assert weighted.state_dict().keys() == plain.state_dict().keys()  # they are settings
-    weights = classification(class_weights="balanced", class_counts=(6, 0, 2)).class_weights_K
-    torch.testing.assert_close(weights[[0, 2]], torch.tensor([8 / 12, 8 / 4]))
-    assert weights.isfinite().all()
 
 
-def labelled(**attributes):
+def test_a_balanced_class_weight_is_one_on_average_over_the_training_split():
+    task = classification(class_weights="balanced", class_counts=(6, 0, 2))
+    first, none, last = task.class_weights_K.tolist()
+    assert first == pytest.approx(8 / 12)
+    assert last == pytest.approx(8 / 4)
+    assert math.isfinite(none)
+
+
+def labelled():
     """Images of three classes, of which there are 2, 6 and 12."""
+    pixels = torch.zeros(20, 2, 2, dtype=torch.uint8)
     targets = torch.tensor([0] * 2 + [1] * 6 + [2] * 12)
-    made = TensorDataset(torch.zeros(20, 1, 2, 2, dtype=torch.uint8), targets)
-    vars(made).update(
-        data=torch.zeros(20, 2, 2, dtype=torch.uint8), targets=targets, classes="abc", **attributes
-    )
+    made = TensorDataset(pixels[:, None], targets)
+    made.data = pixels
+    made.targets = targets
+    made.classes = "abc"
     return made
 
 
 def test_data_report_the_classes_of_their_training_split():
     options = {**folders.SPLITS, "val": None, "test": None, "root": "", "val_size": 5}
-    data, changed = labelled(), labelled(target_transform=lambda target: 2 - target)
-    streamed, other = (DatasetDataModule(train=made, **options) for made in (data, changed))
-    for made in (small.in_memory(lambda **_: data, normalize="unit", val_size=5), streamed):
+    data = labelled()
+    for made in (
+        small.in_memory(lambda **_: data, normalize="unit", val_size=5),
+        DatasetDataModule(train=data, **options),
+    ):
         counts = made.facts.class_counts
-        assert list(counts) == data.targets[made.indices["train"]].bincount(minlength=3).tolist()
-    assert other.facts.class_counts is None
+        labels = data.targets[made.indices["train"]]
+        assert list(counts) == labels.bincount(minlength=3).tolist()
+    data.target_transform = lambda target: 2 - target
+    assert DatasetDataModule(train=data, **options).facts.class_counts is None
     for targets in (None, 3, [0.5, 1.5], [[0], [1]], ["a", "b"], [0, 7], [-1, 0], object()):
         assert count_classes(targets, torch.tensor([0, 1]), 2) is None
 
 
-def following(sureness=20.0):
-    """A network that is nearly sure that the next number of five follows; it keeps the length of what it is given."""
-    network = nn.Identity()
+class Following(nn.Module):
+    """Says, more or less surely, that the next number of five follows."""
 
-    def forward(tokens_NT):
-        network.longest = max(getattr(network, "longest", 0), tokens_NT.shape[1])
-        return sureness * nn.functional.one_hot((tokens_NT + 1) % 5, 5).float()
+    def __init__(self, sureness=20.0):
+        super().__init__()
+        self.sureness = sureness
+        self.longest = 0
 
-    network.forward = forward
-    return network
+    def forward(self, tokens_NT):
+        num_tokens = tokens_NT.shape[1]
+        self.longest = max(self.longest, num_tokens)
+        next_NT = (tokens_NT + 1) % 5
+        return self.sureness * nn.functional.one_hot(next_NT, 5)
 
 
 def test_the_loss_of_a_text_is_the_mean_over_all_tokens():
     tokens_NT = torch.arange(12).reshape(3, 4) % 5
-    task = Language(network=following(sureness=1.0))
+    next_NT = (tokens_NT + 1) % 5
+    task = Language(network=Following(sureness=1.0))
     total = math.log(math.e + 4)
-    for next_NT, loss, num_right in (((tokens_NT + 1) % 5, total - 1, 3), (tokens_NT, total, 0)):
-        outcome = task.step((tokens_NT, next_NT))
-        torch.testing.assert_close(outcome.loss, torch.tensor(loss))
+    for targets_NT, loss, num_right in (
+        (next_NT, total - 1, 3),
+        (tokens_NT, total, 0),
+    ):
+        outcome = task.step((tokens_NT, targets_NT))
+        assert outcome.loss.item() == pytest.approx(loss)
         assert outcome.sums["acc"] == num_right
 
 
 def test_a_text_goes_on_as_the_network_says_and_the_seed_decides():
-    def made(network, seed=0, context=9, temperature=1.0):
-        given = {"num_tokens": 6, "max_context": context, "temperature": temperature, "seed": seed}
-        return generate(network, torch.tensor([2]), **given).tolist()
+    def made(network, **changed):
+        options = {"num_tokens": 6, "max_context": 9, "temperature": 1.0, "seed": 0}
+        return generate(network, torch.tensor([2]), **options | changed).tolist()
 
-    network, before = following(), torch.get_rng_state()
-    assert made(network, context=3) == made(network, 5, 3, 1e-3) == [2, 3, 4, 0, 1, 2, 3]
-    assert network.longest == 3
-    unsure = following(sureness=0.1)
-    assert made(unsure) == made(unsure) != made(unsure, seed=1)
+    before = torch.get_rng_state()
+    sure = Following()
+    follows = [2, 3, 4, 0, 1, 2, 3]
+    assert made(sure, max_context=3) == follows
+    assert made(sure, max_context=3, seed=5, temperature=1e-3) == follows
+    assert sure.longest == 3
+    unsure = Following(sureness=0.1)
+    drawn = made(unsure)
+    assert made(unsure) == drawn
+    assert made(unsure, seed=1) != drawn
     assert torch.equal(torch.get_rng_state(), before)
 
 

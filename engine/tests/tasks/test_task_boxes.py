@@ -22,15 +22,18 @@ class Boxes(Dataset[Any]):
     classes = ("bright",)
 
     def __init__(self, num: int = 30, has_gaps: bool = False):
-        self.num, self.has_gaps = num, has_gaps
+        self.num = num
+        self.has_gaps = has_gaps
 
     def __len__(self):
         return self.num
 
     def __getitem__(self, index):
         draw = random.Random(index)
-        height, width = draw.randint(20, 30), draw.randint(20, 30)
-        x, y = draw.randint(0, width - 10), draw.randint(0, height - 10)
+        height = draw.randint(20, 30)
+        width = draw.randint(20, 30)
+        x = draw.randint(0, width - 10)
+        y = draw.randint(0, height - 10)
         image = torch.rand(1, height, width) / 2
         image[:, y : y + 10, x : x + 10] = 1
         return image, {
@@ -56,11 +59,8 @@ class Corners(nn.Module):
     def forward(self, images: list[Tensor], targets: list[dict[str, Tensor]]):
         boxes_N4 = torch.cat([30 * self.layers(image[None]) for image in images])
         if self.training:
-            return {
-                "corners": nn.functional.l1_loss(
-                    boxes_N4, torch.cat([each["boxes"] for each in targets])
-                )
-            }
+            true_N4 = torch.cat([each["boxes"] for each in targets])
+            return {"corners": nn.functional.l1_loss(boxes_N4, true_N4)}
         return [{"boxes": box[None], "labels": torch.tensor([0])} for box in boxes_N4]
 
 
@@ -100,7 +100,8 @@ def test_boxes_in_images_of_any_size_are_learnt_and_resumed_to_the_same_bits(tra
         ("evaluate", "DatasetDataModule has no test_dataloader"),
         ("export", "has no inputs(split,"),
     ):
-        assert lacks in command(verb, f"run={whole.directory}", code=2)[1]
+        _, err = command(verb, f"run={whole.directory}", code=2)
+        assert lacks in err
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -116,7 +117,8 @@ def test_batches_without_a_sample_are_skipped_and_resumed_as_if_never_stopped(tr
     codes = []
     for stop in (2, 6, 10):
         with stopping(stop):
-            codes.append(cli("train", f"run_dir={tmp_path / str(stop)}", *DETECTION, *gaps)[0])
+            code, *_ = cli("train", f"run_dir={tmp_path / str(stop)}", *DETECTION, *gaps)
+        codes.append(code)
         resumed, *_ = train(str(stop), *gaps)
         assert resumed.result.metrics == whole.result.metrics
         assert resumed.result.best_epoch == whole.result.best_epoch
@@ -132,16 +134,13 @@ def test_an_iterator_that_ends_in_a_step_is_no_end_of_the_data(train, monkeypatc
 
 
 def test_each_process_has_something_to_collate():
-    data = DatasetDataModule(
-        train=Boxes(29), val=None, test=None, root="", **{**folders.SPLITS, "val_size": 5}
-    )
+    options = folders.SPLITS | {"val_size": 5}
+    data = DatasetDataModule(train=Boxes(29), val=None, test=None, root="", **options)
     data.setup("fit")
     assert data.inputs is None
-    batches = iter(
-        data.loader("val", None, torch.device("cpu"), batch_size=4, rank=1, world_size=2)
-    )
+    cpu = torch.device("cpu")
+    batches = iter(data.loader("val", None, cpu, batch_size=4, rank=1, world_size=2))
     assert isinstance(next(batches), tuple)
-    with pytest.raises(
-        UserError, match="the last batch has fewer samples than there are processes"
-    ):
+    too_few = "the last batch has fewer samples than there are processes"
+    with pytest.raises(UserError, match=too_few):
         next(batches)

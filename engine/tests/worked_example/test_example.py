@@ -26,23 +26,22 @@ def test_the_default_is_the_experiment_of_the_note(command, tmp_path, monkeypatc
     assert result.status == "finished"
     assert result.metrics["test/acc"] >= 0.975
     assert result.objective == Objective("val/acc", "max", result.metrics["val/acc"])
-    assert (result.epochs, result.optimizer_steps, result.error) == (5, 5 * 430, None)
+    assert result.epochs == 5
+    assert result.optimizer_steps == 5 * 430
     assert (directory / result.checkpoint).exists()
-    said = (
+    for text in (
         "407,050",
         "train 55,000",
         "val 5,000",
         "test/acc",
         "samples/s",
         "tensorboard --logdir=",
-    )
-    for text in (*said, str(directory)):
+        str(directory),
+    ):
         assert text in out
     assert list(directory.glob("train/events.out.tfevents.*"))
     (look,) = records.table(tmp_path / "outputs" / "test_evaluations.csv")
-    assert json.loads(look["metrics"]) == {
-        k: v for k, v in result.metrics.items() if k.startswith("test/")
-    }
+    assert json.loads(look["metrics"]) == result.test_metrics
 
 
 @pytest.mark.slow(minutes=0.1)
@@ -55,13 +54,16 @@ def test_keras_note_trains_on_all_images_and_evaluates_the_last_weights(command,
     assert run.result.objective is None
     assert run.config["trainer"]["max_epochs"] == 1
     best = weights(run_dir, "best")
-    assert all(torch.equal(best[key], value) for key, value in weights(run_dir, "last").items())
+    for key, value in weights(run_dir, "last").items():
+        assert torch.equal(best[key], value)
 
 
 def assert_follows(gradients, optimizer_of, step, rho, **close):
-    """The weight that it steps goes where a formula of the gradient and of the mean of its squares says."""
+    """The weight goes where a formula of the gradient and of the mean of its squares says."""
     w = torch.nn.Parameter(torch.tensor([0.5], dtype=torch.float64))
-    optimizer, expected, v = optimizer_of([w]), 0.5, 0.0
+    optimizer = optimizer_of([w])
+    expected = 0.5
+    v = 0.0
     for g in gradients:
         w.grad = torch.tensor([g], dtype=torch.float64)
         optimizer.step()
@@ -82,15 +84,17 @@ def test_follows_the_formula(gradients, lr, rho, eps):
 def test_that_of_keras_2_is_optimizer_rmsprop():
     """The note is of 2021, when Keras 2 was current, which stepped by lr g / (√v + ε)."""
     node = compose("optimizer=rmsprop").optimizer
-    assert (node.lr, node.alpha, node.eps, node.weight_decay) == (1e-3, 0.9, 1e-7, 0.0)
+    assert node.weight_decay == 0.0
     made = functools.partial(torch.optim.RMSprop, lr=node.lr, alpha=node.alpha, eps=node.eps)
     gradients = (1e-9, -3.0, 1e-4, 0.2, 0.0, 50.0)
     assert_follows(gradients, made, lambda g, v: 1e-3 * g / (v**0.5 + 1e-7), 0.9, rel=0, abs=1e-15)
 
 
-def test_refuses_what_is_out_of_range():
-    made = functools.partial(RMSprop, [torch.nn.Parameter(torch.ones(1))])
-    valid = {"lr": 1e-3, "rho": 0.9, "eps": 1e-7}
-    for name, value in (("lr", 0), ("lr", float("nan")), ("rho", 1), ("rho", -0.1), ("eps", 0)):
-        with pytest.raises(ValueError, match=name):
-            made(**{**valid, name: value})
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("lr", 0), ("lr", float("nan")), ("rho", 1), ("rho", -0.1), ("eps", 0)],
+)
+def test_refuses_what_is_out_of_range(name, value):
+    settings = {"lr": 1e-3, "rho": 0.9, "eps": 1e-7, name: value}
+    with pytest.raises(ValueError, match=name):
+        RMSprop([torch.nn.Parameter(torch.ones(1))], **settings)

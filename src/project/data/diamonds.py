@@ -38,7 +38,8 @@ class Diamonds(Table):
             path.write_bytes(_fetch(path.parent))
         if not path.exists():
             raise RuntimeError(f"{path} not found")  # as torchvision's data sets do
-        if hashlib.sha256(path.read_bytes()).hexdigest() != self.sha256[FILE]:
+        content = path.read_bytes()
+        if hashlib.sha256(content).hexdigest() != self.sha256[FILE]:
             raise FileNotFoundError(f"{path} is corrupt")
         inputs = ["carat", "depth", "table", "x", "y", "z"]
         super().__init__(

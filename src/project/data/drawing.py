@@ -37,8 +37,8 @@ def read_digit(path: Path) -> Tensor:
     sides = [grey_HW[:, 0], grey_HW[:, -1]]
     border = np.concatenate(top_and_bottom + sides)
     ground = np.median(border)
-    is_prepared = grey_HW.shape == (SIDE, SIDE)
-    if is_prepared and ground < 128:
+    has_size = grey_HW.shape == (SIDE, SIDE)
+    if has_size and ground < 128:  # it is prepared already
         return _as_tensor(grey_HW)
     ink_HW = _ink(grey_HW - ground)
     strongest = ink_HW.max()
@@ -68,28 +68,22 @@ def _ink(difference_HW: np.ndarray) -> np.ndarray:
     """Return the stronger side of a difference from the ground: what is lighter, or darker."""
     lighter_HW = np.maximum(difference_HW, 0)
     darker_HW = np.maximum(-difference_HW, 0)
-    strength = np.square(lighter_HW).sum()
-    if strength >= np.square(darker_HW).sum():
-        return lighter_HW
-    return darker_HW
+    is_lighter = np.square(lighter_HW).sum() >= np.square(darker_HW).sum()
+    return lighter_HW if is_lighter else darker_HW
 
 
 def _extent(has_ink: np.ndarray) -> slice:
     """Return the slice from the first row (or column) with ink to the last one."""
     (found,) = has_ink.nonzero()
-    first = found[0]
-    last = found[-1]
-    return slice(first, last + 1)
+    return slice(found[0], found[-1] + 1)
 
 
 def _scaled(ink_HW: np.ndarray) -> np.ndarray:
     """Return ink in [0, 1], scaled to the box and to 255 where it is strongest."""
-    scale = BOX / max(ink_HW.shape)
-    sides = []
-    for side in ink_HW.shape:
-        scaled = round(side * scale)
-        sides.append(max(1, scaled))
-    height, width = sides
+    num_rows, num_columns = ink_HW.shape
+    scale = BOX / max(num_rows, num_columns)
+    height = max(1, round(num_rows * scale))
+    width = max(1, round(num_columns * scale))
     stored_HW = (255 * ink_HW).astype(np.uint8)
     image = Image.fromarray(stored_HW)
     small = image.resize((width, height), Image.Resampling.BILINEAR)

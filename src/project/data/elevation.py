@@ -29,15 +29,20 @@ class Elevation(Dataset[None]):
     def __init__(self, root: str, *, train: bool, download: bool = False) -> None:
         path = cbook.get_sample_data("jacksboro_fault_dem.npz", asfileobj=False)
         with np.load(path) as file:
-            heights_HW = file["elevation"].astype(np.float32) / 100
-            num_rows, num_columns = heights_HW.shape
-            longitudes = np.linspace(file["xmin"], file["xmax"], num_columns, dtype=np.float32)
-            latitudes = np.linspace(file["ymin"], file["ymax"], num_rows, dtype=np.float32)
+            metres_HW = file["elevation"].astype(np.float32)
+            west = file["xmin"]
+            east = file["xmax"]
+            south = file["ymin"]
+            north = file["ymax"]
+        num_rows, num_columns = metres_HW.shape
+        longitudes = np.linspace(west, east, num_columns, dtype=np.float32)
+        latitudes = np.linspace(south, north, num_rows, dtype=np.float32)
         grid = np.meshgrid(longitudes, latitudes)
-        points_N2 = np.stack(grid, axis=-1).reshape(-1, 2)
-        heights_N = heights_HW.reshape(-1)
-        chosen_N = np.arange(len(heights_N)) % TEST_EVERY == 0
-        if train:
-            chosen_N = ~chosen_N
+        points_HW2 = np.stack(grid, axis=-1)
+        points_N2 = points_HW2.reshape(-1, 2)
+        heights_N = metres_HW.reshape(-1) / 100
+        numbers_N = np.arange(len(heights_N))
+        is_test_N = numbers_N % TEST_EVERY == 0
+        chosen_N = ~is_test_N if train else is_test_N
         self.data = torch.from_numpy(points_N2[chosen_N])
         self.targets = torch.from_numpy(heights_N[chosen_N])

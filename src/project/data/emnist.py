@@ -24,9 +24,13 @@ class EMNIST(torchvision.datasets.EMNIST):
         ValueError: The split is unknown.
     """
 
+    data: torch.Tensor
+    targets: torch.Tensor
+    classes: list[str]
+
     def __init__(self, root: str, split: str, **kwargs: Any) -> None:
         super().__init__(root, split, **kwargs)
-        self.data: torch.Tensor = self.data.transpose(1, 2)
+        self.data = self.data.transpose(1, 2)
         if split == "letters":
-            self.targets: torch.Tensor = self.targets - 1
-            self.classes: list[str] = self.classes_split_dict[split][1:]
+            self.targets = self.targets - 1
+            self.classes = self.classes[1:]

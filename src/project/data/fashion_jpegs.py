@@ -37,14 +37,20 @@ class FashionJpegs(FolderDataModule):
         for split in ("train", "test"):
             is_train = split == "train"
             dataset = load(FashionMNIST, folder.parent, train=is_train, download=self.download)
-            names = [name.replace("/", " or ") for name in dataset.classes]
-            folders = [partial / split / name for name in names]
-            for each in folders:
-                each.mkdir(parents=True)
-            samples = zip(dataset.data, dataset.targets, strict=True)
-            for n, (pixels_HW, target) in enumerate(samples):
-                size = SIZES[n % len(SIZES)]
-                image = Image.fromarray(pixels_HW.numpy())
-                image = image.resize((size, size), Image.Resampling.BICUBIC)
-                image.save(folders[target] / f"{n:05d}.jpg", quality=90)
+            _write(dataset, partial / split)
         partial.rename(folder)
+
+
+def _write(dataset: FashionMNIST, folder: Path) -> None:
+    folders = []
+    for name in dataset.classes:
+        subfolder = folder / name.replace("/", " or ")
+        subfolder.mkdir(parents=True)
+        folders.append(subfolder)
+    samples = zip(dataset.data, dataset.targets, strict=True)
+    for n, (pixels_HW, target) in enumerate(samples):
+        size = SIZES[n % len(SIZES)]
+        original = Image.fromarray(pixels_HW.numpy())
+        image = original.resize((size, size), Image.Resampling.BICUBIC)
+        path = folders[target] / f"{n:05d}.jpg"
+        image.save(path, quality=90)

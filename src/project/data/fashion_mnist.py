@@ -26,7 +26,8 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
     }
 
     def __init__(self, root: str, **kwargs: Any) -> None:
-        self.digests = check_files(Path(root, "FashionMNIST", "raw"), self.sha256)
+        folder = Path(root, "FashionMNIST", "raw")
+        self.digests = check_files(folder, self.sha256)
         super().__init__(root, **kwargs)
 
     def download(self) -> None:
@@ -35,9 +36,10 @@ class FashionMNIST(torchvision.datasets.FashionMNIST):
             return
         # Debian compressed the files anew, so torchvision's checksums of compressed files don't
         # match.
-        if all((DEBIAN / name).is_file() for name, _ in self.resources):
+        archives = [DEBIAN / name for name, _ in self.resources]
+        if all(archive.is_file() for archive in archives):
             Path(self.raw_folder).mkdir(parents=True, exist_ok=True)
-            for name, _ in self.resources:
-                extract_archive(str(DEBIAN / name), self.raw_folder)
+            for archive in archives:
+                extract_archive(str(archive), self.raw_folder)
         else:
             super().download()

@@ -49,9 +49,10 @@ class Membrane(Dataset[None]):
             raise ValueError(f"{given}: must be {NUM_TEST:,} samples at most, together")
         path = cbook.get_sample_data("membrane.dat", asfileobj=False)
         series = np.fromfile(path, dtype=np.float32)
-        part = torch.from_numpy(series[:-NUM_TEST] if train else series[-NUM_TEST:])
-        windows_NT = part.unfold(0, length, 1)
+        part = series[:-NUM_TEST] if train else series[-NUM_TEST:]
+        windows_NT = torch.from_numpy(part).unfold(0, length, 1)
         self.data = windows_NT[:, :context].contiguous()
-        self.targets = windows_NT[:, [context - 1 + horizon for horizon in horizons]]
+        columns = [context - 1 + horizon for horizon in horizons]
+        self.targets = windows_NT[:, columns]
         self.target_names = [f"sample +{horizon}" for horizon in horizons]
         self.overlap = length - 1

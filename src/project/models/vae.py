@@ -56,6 +56,7 @@ class VAE(nn.Module):
         mean_NZ, log_variance_NZ = encoded.chunk(2, dim=1)
         code_NZ = mean_NZ
         if self.training:
-            deviation_NZ = (0.5 * log_variance_NZ).exp()
-            code_NZ = mean_NZ + deviation_NZ * torch.randn_like(mean_NZ)
+            deviation_NZ = torch.exp(0.5 * log_variance_NZ)
+            noise_NZ = torch.randn_like(mean_NZ)
+            code_NZ = mean_NZ + deviation_NZ * noise_NZ
         return self.decoder(code_NZ), mean_NZ, log_variance_NZ

@@ -43,7 +43,8 @@ class RMSprop(Optimizer):
                 raise ValueError(f"{name}={value}: must be a positive number")
         if not isinstance(rho, int | float) or not 0 <= rho < 1:
             raise ValueError(f"rho={rho}: must be a number in [0, 1)")
-        super().__init__(params, {"lr": lr, "rho": rho, "eps": eps})
+        defaults = {"lr": lr, "rho": rho, "eps": eps}
+        super().__init__(params, defaults)
         self._buffers: dict[Tensor, Tensor] = {}  # scratch memory, not part of the state dict
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -60,20 +61,22 @@ class RMSprop(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for w in group["params"]:
-                if w.grad is None:
-                    continue
-                state = self.state[w]
-                if not state:
-                    state["mean_square"] = torch.zeros_like(w)
-                if w not in self._buffers:
-                    self._buffers[w] = torch.empty_like(w)
-                # Five passes over memory without allocation: on a CPU, these limit the step of a
-                # small network.
-                v = state["mean_square"]
-                buffer = self._buffers[w]
-                torch.mul(w.grad, w.grad, out=buffer)
-                v.lerp_(buffer, 1 - group["rho"])
-                torch.add(v, group["eps"], out=buffer)
-                buffer.rsqrt_()
-                w.addcmul_(w.grad, buffer, value=-group["lr"])
+                if w.grad is not None:
+                    self._update(w, group)
         return loss
+
+    def _update(self, w: Tensor, group: dict[str, Any]) -> None:
+        state = self.state[w]
+        if not state:
+            state["mean_square"] = torch.zeros_like(w)
+        if w not in self._buffers:
+            self._buffers[w] = torch.empty_like(w)
+        # Five passes over memory without allocation: on a CPU, these limit the step of a small
+        # network.
+        v = state["mean_square"]
+        buffer = self._buffers[w]
+        torch.mul(w.grad, w.grad, out=buffer)
+        v.lerp_(buffer, 1 - group["rho"])
+        torch.add(v, group["eps"], out=buffer)
+        buffer.rsqrt_()
+        w.addcmul_(w.grad, buffer, value=-group["lr"])

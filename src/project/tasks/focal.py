@@ -37,7 +37,9 @@ class FocalLoss(nn.Module):
         super().__init__()
         if not isinstance(gamma, int | float) or not 0 <= gamma < float("inf"):
             raise ValueError(f"gamma={gamma}: must be a number, 0 or larger")
-        weights = [1.0] * num_classes if class_weights is None else list(class_weights)
+        if class_weights is None:
+            class_weights = [1.0] * num_classes
+        weights = list(class_weights)
         are_positive = all(isinstance(weight, int | float) and weight > 0 for weight in weights)
         if len(weights) != num_classes or not are_positive:
             raise ValueError(

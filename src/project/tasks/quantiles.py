@@ -64,8 +64,10 @@ class Quantiles(Task):
         loss = torch.maximum(above_NTQ, below_NTQ).mean()
         first_NT = errors_NTQ[..., 0]
         last_NT = errors_NTQ[..., -1]
-        are_inside_NT = (first_NT >= 0) & (last_NT <= 0)
-        coverage_N = are_inside_NT.float().mean(dim=1)
+        is_above_first_NT = first_NT >= 0
+        is_below_last_NT = last_NT <= 0
+        is_inside_NT = is_above_first_NT & is_below_last_NT
+        coverage_N = is_inside_NT.float().mean(dim=1)
         middle = len(self.quantiles_Q) // 2
         errors_NT = errors_NTQ[..., middle].detach()
         mae_N = errors_NT.abs().mean(dim=1)
@@ -80,12 +82,11 @@ class Quantiles(Task):
             for quantile in self.quantiles_Q.tolist():
                 keys.append(f"{name} at {quantile:.3g}")
         forecasts_NTQ = self._forecasts(inputs)
-        rows = forecasts_NTQ.flatten(1).tolist()
-        found = []
-        for row in rows:
-            pairs = zip(keys, row, strict=True)
-            found.append(dict(pairs))
-        return found
+        rows = []
+        for forecasts in forecasts_NTQ.flatten(1).tolist():
+            row = dict(zip(keys, forecasts, strict=True))
+            rows.append(row)
+        return rows
 
     def _forecasts(self, inputs: Tensor) -> Tensor:
         numbers_NT = self(inputs)

@@ -325,6 +325,7 @@ class Commands(ScriptQueue):
                 f"for n in {{1..{ID_S}}}; do [ -s {file_of_id} ] && break; sleep 1; done",
                 f"if [ ! -s {file_of_id} ]; then",
                 '  echo "leyden: error: nobody waits for this job; the same command submits another one"',
+                f"  rm -f {call}",
                 "  exit 1",
                 "fi",
                 f"export {JOB}=$(head -n 1 {file_of_id})",

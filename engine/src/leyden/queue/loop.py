@@ -444,6 +444,25 @@ class Launcher:
         if self.outlives:
             remove_call(self.queue.folder, job.run.submission)
 
+    def tidy_up(self) -> None:
+        """Remove files with the user's key that no run knows: the command that wrote them was killed.
+
+        Another command that is submitting holds the lock of a run until the run knows its file.
+        Nothing is removed where a summary may still wait, which belongs to no run.
+        """
+        if not self.outlives or self.queue.can_follow:
+            return
+        left = {path.name: path for path in self.queue.folder.glob("*.call")}
+        if not left:
+            return
+        for path in self.directory.glob("*/config.yaml"):
+            if is_held(path.parent):
+                return
+            known = Run(path.parent).submission.get("call", "")
+            left.pop(known, None)
+        for name in left:
+            remove_call(self.queue.folder, {"call": name})
+
     def stop(self) -> None:
         """End the running jobs, unless they outlive this command."""
         if not self.outlives:

@@ -292,7 +292,10 @@ class Sweep:
             if jobs:
                 self.launcher.start(jobs)
                 progress.num_running += len(jobs)
-            if not self.launcher.waits or not progress.num_running:
+            if not self.launcher.waits:
+                return
+            if not progress.num_running:
+                self.launcher.tidy_up()
                 return
             over, num_not_queued = self.launcher.wait()
             for job, failure in over:
