@@ -58,8 +58,10 @@ def test_two_settings_of_a_sweep_and_of_two_folders(called, sweep):
     assert found["b"]["choices"] == {"optimizer.lr": 0.1}  # the best of the two
     assert found["difference"] == pytest.approx(1.025)
     assert 0 < found["interval"][0] < 1.025 < found["interval"][1]
-    biased = "The best setting was chosen by these values, so they are biased in its favor."
-    assert biased in found["remarks"]
+    assert (
+        "Measure the best setting anew: it was chosen by these values, which favor it."
+        in found["remarks"]
+    )
     # Of folders the best setting is named.
     for seed, value in enumerate((0.1, 0.2)):
         overrides = [f"seed={seed}", "model.hidden_sizes=[64]", f"name=r{seed}"]
@@ -182,7 +184,7 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
     assert "Verdict: B is higher" in text
     ask = functools.partial(called, summarize, "results.csv", "metric=acc", "mode=max")
     assert "With 95 % confidence the best setting is row 1 or one marked ≈." in ask()
-    assert "Too few data sets have all settings, 2: to rank over them takes 5." in ask("over=lr")
+    assert "Add data sets: 2 have all settings, and a ranking takes 5." in ask("over=lr")
     found = json.loads(
         called(compare, "results.csv", "metric=acc", *sides, "margin=1", "format=json")
     )

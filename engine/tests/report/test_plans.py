@@ -31,8 +31,8 @@ def test_runs_a_table_or_a_typed_deviation_are_planned_by(called, tmp_path):
     records.write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD)])
     text = called(plan, "t.csv", "metric=acc", "runs=12")
     assert "Run 6 seeds of each of 2 settings, 12 runs: then a difference of" in text
-    diverged = [("wild", seed, 1e5 * seed) for seed in range(3)]
-    write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD), *diverged])
+    wild = runs("wild", [1e5, 2e5, 3e5])
+    records.write_table(tmp_path / "t.csv", [*runs("a", GOOD), *runs("b", GOOD), *wild])
     wild = called(plan, "t.csv", "metric=acc", "runs=12", "settings=2")
     assert wild == text.replace(
         "Run 6", "Left out of the pilot, as it diverges: model=wild.\nRun 6"

@@ -31,13 +31,13 @@ TOO_FEW = ["n too small to tell which row is best"]
 MARKED = f"{BEST} is row 1 or one marked {MARK}."
 POWER = ["A row worse by 0.0", "Add 7 more runs to each, and 0.0"]
 ALIKE_SAID = [MARKED, *POWER, "Measure row 1 anew: it was chosen by its mean,", *LAST]
-LUCKY_SAID = [f"{BEST} {OF_THREE} is row 2.", "Row 1: fewer than 3 runs", *LAST]
+LUCKY_SAID = [f"{BEST} {OF_THREE} is row 2.", "Add runs to row 1: fewer than 3", *LAST]
 WIDE = "Add runs to row 2: without spread, or too wide to be excluded."
 EQUAL = "Rows 1, 2: all values are equal; does the seed take effect?"
 WIDE_SAID = [f"{BEST} is row 1, or row 2.", WIDE, EQUAL, *LAST]
 LOST_SAID = [f"{BEST}, by the runs that finished, is row 1.", f"{LOST}2.", *LAST]
 INFINITE = f"{BEST} {OF_THREE}, by the runs that finished, is row 1."
-INFINITE_SAID = [INFINITE, f"{LOST}1.", "Row 3: fewer than 3 runs", *LAST]
+INFINITE_SAID = [INFINITE, f"{LOST}1.", "Add runs to row 3: fewer than 3", *LAST]
 TOLD = [
     ([[0.9]], [None], []),
     ([[0.9], [0.8]], [None, None], TOO_FEW),

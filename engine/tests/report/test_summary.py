@@ -240,7 +240,7 @@ def test_rows_of_different_data_are_ranked_apart_and_not_compared(
     assert re.findall(best, out) == [("1", "2", "1"), ("3", "4", "3")]
     assert out.count("The test evaluation of all") == 2
     assert " row=3" in out
-    said = "Too few data sets have all settings, 2: to rank over them takes 6."
+    said = "Add data sets: 2 have all settings, and a ranking takes 6."
     assert said not in out
     assert said in called(command, ".", "over=data")
     # Run by run there are verdicts on one data set alone.

@@ -135,10 +135,10 @@ def is_excluded_beside_wide(source, nums, shared):
     )
 
 
-def is_worse_excluded(source, num_rows, wild, worse):
+def is_worse_excluded(source, num_rows, wild, worse, num=3):
     means = [0.0] * (num_rows - 1 - wild) + [-300.0] * wild + [-float(worse)]
     deviations = [1.0] * (num_rows - 1 - wild) + [100.0] * wild + [1.0]
-    return excluded(table(source, means, 3, deviations), num_rows - 1)
+    return excluded(table(source, means, num, deviations), num_rows - 1)
 
 
 def are_told_apart(source):
@@ -185,9 +185,26 @@ def is_control_beaten(source, num_rows, deviation):
     return any(found.better for found in control_settings(groups, groups[0], "max").found)
 
 
+def over_sets(source, num_rows, num_sets, deviation=1.0):
+    """Equal settings on data sets, of which every third one spreads otherwise."""
+    sets = {}
+    for number in range(num_sets):
+        values = enumerate(draw(source, num_rows))
+        sets[number] = {row: deviation ** (row % 3 == 1) * value for row, value in values}
+    return sets
+
+
+def is_best_better_than_worst_over_sets(source, num_rows):
+    """Of equal settings on 30 data sets the best by its mean rank is called better than the worst, as `compare` asks."""
+    sets = over_sets(source, num_rows, 30, 5.0)
+    best, *_, worst = rank_over_sets(sets, "max").mean_ranks
+    two = {name: {"A": values[best], "B": values[worst]} for name, values in sets.items()}
+    return len(rank_over_sets(two, "max", num=math.comb(num_rows, 2)).like_best) == 1
+
+
 def is_ever_excluded_over_sets(source, num_rows):
     """Of equal settings, one is excluded at some look, while data sets are added from 6 to 30."""
-    sets = {n: dict(enumerate(draw(source, num_rows))) for n in range(30)}
+    sets = over_sets(source, num_rows, 30)
     for look, num in enumerate(range(6, 31, 3), start=1):
         some = {n: sets[n] for n in range(num)}
         if len(rank_over_sets(some, "max", look).like_best) < num_rows:
@@ -195,9 +212,25 @@ def is_ever_excluded_over_sets(source, num_rows):
     return False
 
 
+def is_certain_excluded_over_sets(source, num_rows, row):
+    """Of equal settings on 30 data sets, every third five times as wide, a certain one is excluded."""
+    sets = over_sets(source, num_rows, 30, 5.0)
+    return row not in rank_over_sets(sets, "max").like_best
+
+
+def is_ever_excluded_over_planned_sets(source, num_rows, deviation):
+    """Of equal settings, some one is excluded at one of ten planned looks at 3 to 30 data sets."""
+    sets = over_sets(source, num_rows, 30, deviation)
+    for look in range(1, 11):
+        some = {n: sets[n] for n in range(3 * look)}
+        found = rank_over_sets(some, "max", look, 10)
+        if found.like_best and len(found.like_best) < num_rows:
+            return True
+    return False
+
+
 def is_excluded_over_sets(source, num_rows, num_sets):
-    sets = {n: dict(enumerate(draw(source, num_rows))) for n in range(num_sets)}
-    return 0 not in rank_over_sets(sets, "max").like_best
+    return 0 not in rank_over_sets(over_sets(source, num_rows, num_sets), "max").like_best
 
 
 def is_named(source, num_rows, num, shared):
@@ -269,6 +302,8 @@ WORSE = {
     (5, 0): {3: 0.57, 5: 0.86},
     (5, 1): {3: 0.30, 5: 0.62},
 }
+# The same of 50 rows, by those that diverge, seeds, and deviations.
+WORSE_OF_50 = {(0, 3, 5): 0.97, (0, 5, 3): 0.97, (1, 5, 3): 0.97, (8, 5, 3): 0.6}
 # What is counted, what varies, the repetitions, and the band. More than one is admitted for skewed values: see the page.
 SENTENCES = [
     *(
@@ -280,17 +315,17 @@ SENTENCES = [
         (
             is_best_excluded,
             {"num": num, "num_rows": rows, "case": case, "shared": shared},
-            repetitions,
+            1000,
             (0, 0.053),
         )
-        for rows, repetitions in ((2, 1000), (3, 1000), (5, 1000), (20, 500))
+        for rows in (2, 3, 5, 20)
         for num, case, shared in itertools.product((3, 6), HARD, (0.0, 0.5))
     ),
     *(
         (
             is_best_excluded,
             {"num": num, "num_rows": 50, "case": case, "shared": 0.0},
-            500,
+            1000,
             (0, 0.053),
         )
         for num, case in itertools.product((3, 4), HARD)
@@ -318,7 +353,7 @@ SENTENCES = [
         for shared in (0.0, 0.5)
     ),
     *(
-        (is_worse_excluded, {"num_rows": num_rows, "wild": wild, "worse": worse}, 500, (least, 1))
+        (is_worse_excluded, {"num_rows": num_rows, "wild": wild, "worse": worse}, 1000, (least, 1))
         for (num_rows, wild), rates in WORSE.items()
         for worse, least in rates.items()
     ),
@@ -351,6 +386,41 @@ SENTENCES = [
         for num_rows, looks in ((5, 4), (2, 10), (20, 2))
     ),
     (is_mean_covered, {}, NUM, (0.935, 1)),
+    *(
+        (is_certain_excluded_over_sets, {"num_rows": num_rows, "row": row}, 1000, (0, 0.05))
+        for num_rows, row in itertools.product((5, 20, 50), (0, 1))
+    ),
+    *(
+        (
+            is_ever_excluded_over_planned_sets,
+            {"num_rows": num_rows, "deviation": of},
+            1000,
+            (0, 0.05),
+        )
+        for num_rows, of in ((5, 5.0), (2, 1.0), (2, 5.0), (5, 1.0), (20, 1.0))
+    ),
+    *(
+        (is_best_better_than_worst_over_sets, {"num_rows": num_rows}, 1000, (0, 0.05))
+        for num_rows in (5, 20)
+    ),
+    *(
+        (is_excluded_over_sets, {"num_rows": num_rows, "num_sets": 30}, 1000, (0, 0.05))
+        for num_rows in (2, 20, 50)
+    ),
+    (is_ever_excluded_over_sets, {"num_rows": 20}, 1000, (0, 0.05)),
+    *(
+        (is_control_beaten, {"num_rows": 50, "deviation": deviation}, 1000, (0, 0.05))
+        for deviation in (1.0, 5.0)
+    ),
+    *(
+        (
+            is_worse_excluded,
+            {"num_rows": 50, "wild": wild, "worse": worse, "num": num},
+            1000,
+            (least, 1),
+        )
+        for (wild, num, worse), least in WORSE_OF_50.items()
+    ),
 ]
 
 

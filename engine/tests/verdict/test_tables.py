@@ -29,7 +29,7 @@ def test_a_table_is_ranked_and_two_settings_are_compared():
     assert text[0].split() == ["row", "setting", "acc", "n"]
     assert [line.split()[1] for line in text[1:3]] == ["model=cnn", "model=cnn"]
     assert text[7] == "With 95 % confidence the best setting is row 1 or one marked ≈."
-    assert text[8] == "To claim that a certain row is worse, ask leyden compare."
+    assert text[8] == "Ask leyden compare before you claim that a certain row is worse."
     of_four = [row for row in table() if row["model"] != "moe"]
     assert "leyden compare" not in str(verdict.rank(of_four, "acc", mode="max"))
     assert max(map(len, text)) <= 80
@@ -179,6 +179,7 @@ def test_settings_are_ranked_over_several_data_sets():
     assert [len(each.settings) for each in found.each.values()] == 10 * [6]
     assert "Over 10 data sets, mean ranks closer than 2.47 can't be told apart" in str(found)
     assert len(found.like_best) == 3
+    assert found.remarks[-1] == "Ask leyden compare before you claim that a certain row is worse."
     assert all(name.startswith("model=cnn") for name in found.like_best[:2])
     # A value per data set is enough to rank over them.
     single = verdict.rank(
@@ -186,7 +187,7 @@ def test_settings_are_ranked_over_several_data_sets():
     )
     assert len(single.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
-    assert "Too few data sets have all settings, 4: to rank over them takes 5." in str(few)
+    assert "Add data sets: 4 have all settings, and a ranking takes 5." in str(few)
 
 
 def ranks(rows=None, metric="acc", mode="max", **options):
@@ -343,6 +344,13 @@ def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
     # The second look spends less than six data sets can show.
     later = verdict.compare(rows, "acc", *sides, mode="max", over="data", look=2)
     assert "can't be told apart" in str(later)
+    # Of three settings, the two may have been chosen among three pairs.
+    third = [{**row, "model": "c"} for row in rows if row["model"] == "a"]
+    for planned, said in ((False, "can't be told apart"), (True, "B is better")):
+        found = verdict.compare(
+            [*rows, *third], "acc", *sides, mode="max", over="data", planned=planned
+        )
+        assert f"Verdict over 6 data sets: {said}" in str(found)
     two = [*over_sets(6), *runs("a", [0.5], data="d0", lr=1)]
     with pytest.raises(verdict.TableError, match="a: over=data takes one setting a side"):
         verdict.compare(two, "acc", *sides, mode="max", over="data")
@@ -408,7 +416,7 @@ def test_settings_are_compared_with_a_control():
     assert lines[2].endswith("better")
     assert lines[4].endswith("worse")
     assert lines[-1] == "Intervals of 99.06 %, together 96.25 %: 4 comparisons with the control."
-    few = "Settings with fewer than 3 runs, not compared: 1."
+    few = "Add runs: 1 setting has fewer than 3, and can't be compared."
     assert few not in lines
     rows += runs("few", [0.9])
     again = verdict.compare_with_control(rows, "acc", {"model": "base"}, mode="max")

@@ -244,7 +244,10 @@ def compare(
         means[name] = {letter: side.mean for letter, side in both if side.values}
     if not over:
         return each[""]
-    return ComparisonOverSets(each, rank_over_sets(means, mode, look, looks))
+    num_chosen = 1  # Bonferroni, as in `_decided`
+    if not planned:
+        num_chosen = max(math.comb(len(settings), 2) for settings in table.sets.values())
+    return ComparisonOverSets(each, rank_over_sets(means, mode, look, looks, num_chosen))
 
 
 def _refuse_shared(a: Sequence[Group], b: Sequence[Group]) -> None:
@@ -362,7 +365,7 @@ def _about_sides(a: Group, b: Group, sides: Sequence[Sequence[Group]]) -> list[s
         remarks.append(f"Finished runs only: {a.lost} of A and {b.lost} of B have no value.")
     if len(sides[0]) > 1 or len(sides[1]) > 1:
         remarks.append(
-            "The best setting was chosen by these values, so they are biased in its favor."
+            "Measure the best setting anew: it was chosen by these values, which favor it."
         )
     return remarks
 
@@ -557,9 +560,10 @@ def control_settings(
     num_few = len(settings) - 1 - len(others)
     remarks = []
     if num_few:
-        remarks.append(f"Settings with fewer than {MIN_VALUES} runs, not compared: {num_few}.")
+        count = "1 setting has" if num_few == 1 else f"{num_few} settings have"
+        remarks.append(f"Add runs: {count} fewer than {MIN_VALUES}, and can't be compared.")
     if len(control.values) < MIN_VALUES:
-        remarks.append(f"The control has too few runs; it takes {MIN_VALUES}.")
+        remarks.append(f"Add runs to the control: it takes {MIN_VALUES}.")
         others = []
     if not others:
         return ControlComparison(control, [], [], remarks)

@@ -91,9 +91,9 @@ class Group:
         values = [*self.values.values()]
         if len(values) < 2:
             return None
-        return (
-            0.0 if min(values) == max(values) else math.sqrt(_squares(values) / (len(values) - 1))
-        )
+        if min(values) == max(values):
+            return 0.0
+        return math.sqrt(_squares(values) / (len(values) - 1))
 
     @property
     def measured(self) -> str:
@@ -186,7 +186,7 @@ def trimmed_samples(a: Group, b: Group) -> Samples:
         middle = values[cut : len(values) - cut]
         drawn_in = [*cut * [middle[0]], *middle, *cut * [middle[-1]]]
         num = len(middle)
-        whole = _variance(drawn_in, _largest([group]))
+        whole = _variance(drawn_in, group)
         variance = whole * (len(values) - 1) / (num - 1)
         mean = statistics.fmean(middle)
         each.append(Sample(num, mean, variance, num - 1, group.overlap, tuple(middle), variance))
@@ -200,14 +200,14 @@ def samples_of_two(a: Group, b: Group, min_pairs: int = MIN_PAIRS) -> Samples:
     Otherwise the deviation of the differences would be known too badly, and the groups are compared
     apart, by Welch's test.
     """
-    shared = [key for key in a.values if key in b.values]
+    shared = _shared_keys([a, b])
     overlap = max(a.overlap, b.overlap)
     enough = MIN_VALUES if overlap else min_pairs
     share_most = 2 * len(shared) > max(len(a.values), len(b.values))
     if len(shared) >= enough and share_most:
         differences = [a.values[key] - b.values[key] for key in shared]
         # All can be equal, as accuracies of few samples are: then the groups decide.
-        if _variance(differences, _largest([a, b])):
+        if _variance(differences, a, b):
             return _in_pairs(a, b, shared, differences, overlap)
     return _apart(a, b, overlap)
 
@@ -231,7 +231,7 @@ def _apart(a: Group, b: Group, overlap: float) -> Samples:
     each = []
     for group in (a, b):
         values = tuple(group.values.values())
-        own = _variance(values, _largest([group]))
+        own = _variance(values, group)
         each.append(Sample(len(values), group.mean, own, len(values) - 1, overlap, values, own))
     nums = [sample.num for sample in each]
     # Of few and many values, Welch's degrees of freedom are too many if the few happen to be close.
@@ -250,7 +250,7 @@ def samples_of_all(groups: Sequence[Group]) -> Samples:
     own, with fewer degrees of freedom. Groups that diverge can silence this test, hence
     `samples_of_two` beside it; tests/verdict/test_simulated.py has the error rates of both.
     """
-    shared = [key for key in groups[0].values if _all_have(groups, key)]
+    shared = _shared_keys(groups)
     overlap = max(group.overlap for group in groups)
     are_pairs = _are_pairs(groups, shared, overlap)
     columns = []
@@ -265,7 +265,7 @@ def samples_of_all(groups: Sequence[Group]) -> Samples:
     own = []
     for group, column, shape in zip(groups, columns, shapes, strict=True):
         num = len(column)
-        variance = lost * _variance(shape, _largest([group]))
+        variance = lost * _variance(shape, group)
         mean = statistics.fmean(column)
         own.append(Sample(num, mean, variance, num - 1.0, overlap, tuple(column), variance))
     least, freedom = _quantile(own, FLOOR)
@@ -275,8 +275,11 @@ def samples_of_all(groups: Sequence[Group]) -> Samples:
     return Samples(each, num_pairs, math.sqrt(usual))
 
 
-def _all_have(groups: Sequence[Group], key: Any) -> bool:
-    return all(key in group.values for group in groups)
+def _shared_keys(groups: Sequence[Group]) -> list[Any]:
+    shared = [*groups[0].values]
+    for group in groups[1:]:
+        shared = [key for key in shared if key in group.values]
+    return shared
 
 
 def _are_pairs(groups: Sequence[Group], shared: Sequence[Any], overlap: float) -> bool:
@@ -296,14 +299,15 @@ def _without_effects(columns: Sequence[Sequence[float]]) -> list[list[float]]:
     return [[*map(operator.sub, column, effects)] for column in columns]
 
 
-def _largest(groups: Iterable[Group]) -> float:
-    return max(abs(value) for group in groups for value in group.values.values())
-
-
-def _variance(values: Sequence[float], largest: float) -> float:
-    """Return the variance of values that were computed from ones of this size; 0 if all are equal."""
+def _variance(values: Sequence[float], *groups: Group) -> float:
+    """Return the variance of values that were computed from those of groups; 0 if all are equal."""
     variance = _squares(values) / (len(values) - 1)
-    return variance if math.sqrt(variance) > ROUNDING * largest else 0.0
+    deviation = math.sqrt(variance)
+    for group in groups:
+        largest = max(map(abs, group.values.values()))
+        if deviation <= ROUNDING * largest:
+            return 0.0
+    return variance
 
 
 def _squares(values: Sequence[float]) -> float:

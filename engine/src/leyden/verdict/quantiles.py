@@ -85,14 +85,13 @@ def range_quantile(tail: float, num: int) -> float:
         >>> round(range_quantile(0.05, 3), 3)
         3.314
     """
+    others = num - 1
 
-    def below(size: float) -> float:
-        total = 0.0
-        for x in GRID:
-            total += NORMAL.pdf(x) * (NORMAL.cdf(x) - NORMAL.cdf(x - size)) ** (num - 1)
-        return num * total / 50
+    def is_enough(size: float) -> bool:
+        below = _normal_mean(lambda x: (NORMAL.cdf(x) - NORMAL.cdf(x - size)) ** others)
+        return num * below >= 1 - tail
 
-    return smallest(lambda size: below(size) >= 1 - tail, 1e-6)
+    return smallest(is_enough, 1e-6)
 
 
 @functools.cache
@@ -103,8 +102,16 @@ def expected_maximum(num: int) -> float:
         >>> round(expected_maximum(20), 2)
         1.87
     """
-    total = sum(x * NORMAL.pdf(x) * NORMAL.cdf(x) ** (num - 1) for x in GRID)
-    return num * total / 50
+    others = num - 1
+    return num * _normal_mean(lambda x: x * NORMAL.cdf(x) ** others)
+
+
+def _normal_mean(function: Callable[[float], float]) -> float:
+    """Return the mean of a function of a standard normal value."""
+    total = 0.0
+    for x in GRID:
+        total += NORMAL.pdf(x) * function(x)
+    return total / 50
 
 
 @functools.cache
@@ -125,18 +132,28 @@ def detectable_size(level: float, freedom: float, later: float, power: float) ->
         >>> round(detectable_size(0.05, 1e6, 1e6, 0.8), 2)
         2.8
     """
-    parts = [(number + 0.5) / NUM_PARTS for number in range(NUM_PARTS)]
-    stated = [math.sqrt(chi_squared_quantile(part, freedom) / freedom) for part in parts]
-    tested = [math.sqrt(chi_squared_quantile(part, later) / later) for part in parts]
+    stated = _estimates(freedom)
+    tested = _estimates(later)
     critical = t_quantile(level / 2, later)
 
-    def detected(size: float) -> float:
-        total = 0.0
-        for each in stated:
-            total += sum(NORMAL.cdf(size * each - critical * other) for other in tested)
-        return total / NUM_PARTS**2
+    def is_detected(size: float) -> bool:
+        chances = []
+        for one in stated:
+            for other in tested:
+                chances.append(NORMAL.cdf(size * one - critical * other))
+        return statistics.fmean(chances) >= power
 
-    return smallest(lambda size: detected(size) >= power, 1e-3)
+    return smallest(is_detected, 1e-3)
+
+
+def _estimates(freedom: float) -> list[float]:
+    """Return equally likely estimates of a standard deviation of 1."""
+    found = []
+    for number in range(NUM_PARTS):
+        part = (number + 0.5) / NUM_PARTS
+        variance = chi_squared_quantile(part, freedom) / freedom
+        found.append(math.sqrt(variance))
+    return found
 
 
 def smallest(is_enough: Callable[[float], bool], precision: float) -> float:

@@ -38,7 +38,7 @@ MAX_NAMED = 5  # rows in a sentence
 MARK = "≈"
 # Of so many equal rows, some one is excluded more often than the level; a certain one is not.
 MANY = 6
-ABOUT_THE_BEST = "To claim that a certain row is worse, ask leyden compare."
+ABOUT_THE_BEST = "Ask leyden compare before you claim that a certain row is worse."
 MIN_SETS = 5  # data sets over which more than two settings are ranked
 MIN_SETS_OF_TWO = 6  # and two; with five, no exact test can tell
 EQUAL = "all values are equal; does the seed take effect?"
@@ -70,6 +70,16 @@ class Ranking(Report):
     samples: Samples | None = None
     metric: str = ""
     mode: str = ""
+
+    @property
+    def tested(self) -> list[int]:
+        """Index of each row that is compared with the others."""
+        return [self.first, *self.verdicts]
+
+    @property
+    def unclear(self) -> list[int]:
+        """Index of each row of which it can't be told whether it may be the best."""
+        return [place for place in self.verdicts if self.like_best[place] is None]
 
     def cells(self) -> list[TextRow]:
         """Return the settings, those marked that may be the best, too."""
@@ -197,15 +207,12 @@ def _marked(like_best: list[bool | None], verdicts: Mapping[int, Verdict]) -> li
 
 def _remarks(ranking: Ranking, number: int | None) -> list[str]:
     """Return all remarks on a ranking."""
-    settings = ranking.settings
-    tested = [ranking.first, *ranking.verdicts]
-    unclear = [place for place in ranking.verdicts if ranking.like_best[place] is None]
-    remarks = [_confidence(ranking, tested, unclear, number)]
-    like = [ranking.like_best[place] for place in tested]
-    if False in like and len(tested) >= MANY:
+    remarks = [_confidence(ranking, number)]
+    like = [ranking.like_best[place] for place in ranking.tested]
+    if False in like and len(like) >= MANY:
         remarks.append(ABOUT_THE_BEST)
-    remarks += _exceptions(settings, tested, unclear, number)
-    if like.count(False) < len(tested) - 1 and ranking.samples:
+    remarks += _exceptions(ranking, number)
+    if like.count(False) < len(like) - 1 and ranking.samples:
         power = _power(ranking.verdicts.values())
         if power:
             remarks += power.power_in_words("A row worse by {} is excluded")
@@ -216,16 +223,14 @@ def _remarks(ranking: Ranking, number: int | None) -> list[str]:
             row = _name_rows([ranking.first], number)
             why = f"it was chosen by its mean, which is up to {bias:.2g} too good"
             remarks.append(f"Measure {row} anew: {why}.")
-    if any(setting.is_repeated for setting in settings):
+    if any(setting.is_repeated for setting in ranking.settings):
         remarks.append(REPEATED)
     if ranking.samples:
         remarks += shape_remarks(ranking.samples)
     return remarks
 
 
-def _confidence(
-    ranking: Ranking, tested: Sequence[int], unclear: Sequence[int], number: int | None
-) -> str:
+def _confidence(ranking: Ranking, number: int | None) -> str:
     """Return the claim about the best row, limited to the runs that have a value."""
     settings = ranking.settings
     of = ""
@@ -233,32 +238,31 @@ def _confidence(
         of += f" of rows {number} to {number + len(settings) - 1}"
     if any(len(setting.values) < MIN_VALUES for setting in settings):
         of += f" of those with {MIN_VALUES} runs"
-    if any(settings[place].lost for place in tested):
+    if any(settings[place].lost for place in ranking.tested):
         of += ", by the runs that finished,"
     best = _name_rows([ranking.first], number)
     if any(ranking.like_best[place] for place in ranking.verdicts):
         best += f" or one marked {MARK}"
-    if unclear:
-        best += f", or {_name_rows(unclear, number)}"
+    if ranking.unclear:
+        best += f", or {_name_rows(ranking.unclear, number)}"
     return f"With {100 * (1 - LEVEL):g} % confidence the best setting{of} is {best}."
 
 
-def _exceptions(
-    settings: Sequence[Group], tested: Sequence[int], unclear: Sequence[int], number: int | None
-) -> list[str]:
+def _exceptions(ranking: Ranking, number: int | None) -> list[str]:
     """Return what limits the claim: lost runs, rows too wide or too small, rows without spread."""
+    settings = ranking.settings
     remarks = []
-    lost = sum(settings[place].lost for place in tested)
+    lost = sum(settings[place].lost for place in ranking.tested)
     if lost:
         remarks.append(f"Runs without a value, which are not counted: {lost}.")
-    if unclear:
-        rows = _name_rows(unclear, number)
+    if ranking.unclear:
+        rows = _name_rows(ranking.unclear, number)
         remarks.append(f"Add runs to {rows}: without spread, or too wide to be excluded.")
     few = [place for place, each in enumerate(settings) if len(each.values) < MIN_VALUES]
     if few:
-        rows = _name_rows(few, number).capitalize()
-        remarks.append(f"{rows}: fewer than {MIN_VALUES} runs with a value, not compared.")
-    equal = [place for place in tested if not settings[place].deviation]
+        rows = _name_rows(few, number)
+        remarks.append(f"Add runs to {rows}: fewer than {MIN_VALUES} have a value.")
+    equal = [place for place in ranking.tested if not settings[place].deviation]
     if equal:
         remarks.append(f"{_name_rows(equal, number).capitalize()}: {EQUAL}")
     return remarks
@@ -425,17 +429,23 @@ class RankingOverSets(Report):
             ]
         if self.critical is None:
             least = MIN_SETS_OF_TWO if len(self.mean_ranks) == 2 else MIN_SETS
-            few = f"Too few data sets have all settings, {num}"
-            return [f"{few}: to rank over them takes {least}."]
+            return [f"Add data sets: {num} have all settings, and a ranking takes {least}."]
         closer = f"mean ranks closer than {self.critical:.2f} can't be told apart"
-        return [
+        remarks = [
             f"Over {num} data sets, {closer}",
             f"(critical difference of Nemenyi's test at {100 * self.level:.2g} %; Demšar, 2006).",
         ]
+        if MANY <= len(self.mean_ranks) != len(self.like_best):
+            remarks.append(ABOUT_THE_BEST)
+        return remarks
 
 
 def rank_over_sets(
-    means: Mapping[Hashable, Mapping[str, float]], mode: str, look: int = 1, looks: int = 0
+    means: Mapping[Hashable, Mapping[str, float]],
+    mode: str,
+    look: int = 1,
+    looks: int = 0,
+    num: int = 1,
 ) -> RankingOverSets:
     """Rank settings over several data sets (Demšar, JMLR 7, 2006).
 
@@ -448,6 +458,7 @@ def rank_over_sets(
         mode: `min` or `max`, the better direction.
         look: Number of this look, as in `look_level`.
         looks: Number of planned looks, as in `look_level`.
+        num: Number of comparisons that these settings were chosen from (Bonferroni).
 
     Example:
         >>> sets = {n: {"a": 0.9 + n / 100, "b": 0.8, "c": 0.7 - n / 100} for n in range(14)}
@@ -464,7 +475,7 @@ def rank_over_sets(
         critical=None,
         num_sets=len(whole),
         like_best=(),
-        level=look_level(look, looks),
+        level=look_level(look, looks) / num,
     )
     least = MIN_SETS_OF_TWO if len(settings) == 2 else MIN_SETS
     if len(settings) < 2 or len(whole) < least:
@@ -489,11 +500,12 @@ def _signed_rank_test(
         mode: `min` or `max`, the better direction.
     """
     p_value = signed_rank_p_value(differences)
-    if p_value > ranking.level:
-        return replace(ranking, like_best=(*ranking.mean_ranks,), p_value=p_value)
-    is_first_larger = _signed_sum(differences) > 0
-    better = first if is_first_larger == (mode == "max") else second
-    return replace(ranking, like_best=(better,), p_value=p_value)
+    like_best = (*ranking.mean_ranks,)
+    if p_value <= ranking.level:
+        is_first_larger = sum(_signed_ranks(differences)) > 0
+        is_first_better = is_first_larger == (mode == "max")
+        like_best = (first if is_first_better else second,)
+    return replace(ranking, like_best=like_best, p_value=p_value)
 
 
 def _nemenyi_test(ranking: RankingOverSets) -> RankingOverSets:
@@ -530,19 +542,15 @@ def _rank_of(value: float, values: Sequence[float], mode: str) -> float:
     return num_better + (num_equal + 1) / 2
 
 
-def _doubled_ranks(differences: Sequence[float]) -> list[tuple[float, int]]:
-    """Return each difference that is not 0, with twice its rank by size."""
+def _signed_ranks(differences: Sequence[float]) -> list[int]:
+    """Return twice the rank by size of each difference that is not 0, with its sign."""
     sizes = [abs(each) for each in differences if each]
     found = []
     for difference in differences:
         if difference:
-            rank = _rank_of(abs(difference), sizes, "min")
-            found.append((difference, round(2 * rank)))
+            doubled = round(2 * _rank_of(abs(difference), sizes, "min"))
+            found.append(doubled if difference > 0 else -doubled)
     return found
-
-
-def _signed_sum(differences: Sequence[float]) -> int:
-    return sum(rank if each > 0 else -rank for each, rank in _doubled_ranks(differences))
 
 
 def signed_rank_p_value(differences: Sequence[float]) -> float:
@@ -552,7 +560,7 @@ def signed_rank_p_value(differences: Sequence[float]) -> float:
         >>> signed_rank_p_value([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
         0.03125
     """
-    ranks = [rank for _, rank in _doubled_ranks(differences)]
+    ranks = _signed_ranks(differences)
     counts = {0: 1}  # number of choices of signs, by the sum of signed ranks
     for rank in ranks:
         more: dict[int, int] = {}
@@ -560,6 +568,6 @@ def signed_rank_p_value(differences: Sequence[float]) -> float:
             for changed in (total + rank, total - rank):
                 more[changed] = more.get(changed, 0) + count
         counts = more
-    seen = abs(_signed_sum(differences))
+    seen = abs(sum(ranks))
     as_far = sum(count for total, count in counts.items() if abs(total) >= seen)
     return float(as_far / 2 ** len(ranks))
