@@ -11,6 +11,7 @@ STANDS_FOR = {
 }
 # Typed values that only make a command longer: what is run instead.
 SHORTER = {
+    "data.val_size=50000": "data.val_size=5000",
     "data.val_size=59000": "data.val_size=5000",
     "hydra.sweeper.num_trials=50": "hydra.sweeper.num_trials=2",
     "hydra.sweeper.num_trials=8": "hydra.sweeper.num_trials=2",

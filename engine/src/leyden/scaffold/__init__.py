@@ -40,7 +40,8 @@ TASKS = {
     "regression": ["task={module} data=DATA"],
     "forecast": ["experiment={module}"],
     "contrastive": [
-        "task={module} model=cnn model.dropout=0 test=false run_dir=outputs/{module}/features",
+        "task={module} model=cnn model.dropout=0 optimizer=adam test=false "
+        "run_dir=outputs/{module}/features",
         "experiment={module}_probe init_from=outputs/{module}/features",
     ],
     "autoencoder": ["task={module} model=MODEL"],
