@@ -39,7 +39,8 @@ def _main() -> None:
         raise UserError(
             f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''}; the verbs are {', '.join(verbs)}"
         )
-    # Set as by `python -m`: a run records this command line, and starts its other processes with it.
+    # Set as by `python -m`: a run records this command line, and starts its other processes with
+    # it.
     module = f"leyden.{name}"
     sys.argv = [str(verbs[name]), *arguments]
     sys.orig_argv = [sys.executable, "-m", module, *arguments]

@@ -70,7 +70,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = SafeCheckpointIO().load_checkpoint(path)
-    except Exception as error:  # a stranger's file may be wrong in any way; the message of one that is refused names it
+    # a stranger's file may be wrong in any way; the message of one that is refused names it
+    except Exception as error:
         line = as_line(error)
         raise UserError(line if str(path) in line else f"{path}: {line}") from error
     with user_errors(f"{path}: not the checkpoint of a run"):
@@ -247,8 +248,10 @@ def starting_point(cfg: DictConfig, run: Run, read: dict[str, Any] | None = None
     is_fast = cfg.trainer.get("fast_dev_run")
     own = run.newest_checkpoint()
     if own is None and run.result and run.result.is_complete and is_main_process():
-        text = "has finished, but no checkpoint is left to resume from, so it is trained anew"
-        warn(f"{run.directory}: {text}")
+        warn(
+            f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is "
+            "trained anew"
+        )
     if cfg.fork and not _has_begun(run, own):
         if is_fast:
             raise UserError(

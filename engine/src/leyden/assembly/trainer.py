@@ -247,7 +247,8 @@ NOT_FOR_USERS = (
     ".*is already saved during checkpointing",  # Leyden saves no hparams
     ".*smaller than the logging interval",  # means per epoch are logged anyway
     "Validating sparse tensor invariants",  # of a checkpoint that has one, since torch 2.15
-    "You're using the WeightAveraging callback with a model",  # a task shards in its hook, where it is asked to
+    # a task shards in its hook, where it is asked to
+    "You're using the WeightAveraging callback with a model",
 )
 
 

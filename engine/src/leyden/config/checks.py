@@ -101,9 +101,13 @@ def _name_of_data(data: Any) -> str:
 
 
 def register_resolvers() -> None:
-    """Register the functions that `conf/` calls; not at import, as another Hydra program may have its own by these names."""
+    """Register the functions that `conf/` calls.
+
+    Not at import, as another Hydra program may have its own by these names.
+    """
     setup_globals()  # Hydra's own, such as `now`
-    # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3 warns of.
+    # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3
+    # warns of.
     is_renamed = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
     register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
     register("config_groups", _config_groups, replace=True)
@@ -225,8 +229,10 @@ def validate_values(cfg: DictConfig) -> None:
 def check_num_jobs(num_jobs: Any) -> None:
     """Raise a `UserError` unless the number of parallel jobs is a positive integer or null (no limit)."""
     if num_jobs is not None and (type(num_jobs) is not int or not 1 <= num_jobs <= MAX_JOBS):
-        allowed = f"a positive whole number, {MAX_JOBS} at most, or null"
-        raise UserError(f"cluster.num_jobs={_as_yaml(num_jobs)}: must be {allowed}")
+        raise UserError(
+            f"cluster.num_jobs={_as_yaml(num_jobs)}: must be a positive whole number, {MAX_JOBS} "
+            "at most, or null"
+        )
 
 
 def _check_counts(cfg: DictConfig) -> None:
@@ -246,7 +252,9 @@ def _check_counts(cfg: DictConfig) -> None:
 
 
 def _as_yaml(value: Any) -> str:
-    return "null" if value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value)
 
 
 def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
@@ -269,8 +277,10 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if not is_plain(config):
-        what = "a value that is not a number, text, list or dictionary with texts as keys"
-        raise UserError(f"the configuration can't be saved: it holds {what}")
+        raise UserError(
+            "the configuration can't be saved: it holds a value that is not a number, text, list "
+            "or dictionary with texts as keys"
+        )
     return config
 
 

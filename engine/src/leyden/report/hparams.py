@@ -23,16 +23,19 @@ MAX_NAME_LENGTH = 100  # of a row, without its folder
 
 
 def write_hparams(run: Run, result: Result) -> None:
-    """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
+    """Write a run's overrides and result in place of an earlier row.
+
+    Called before the result is recorded.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
-    then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
-    table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
-    of these curves. A row's name begins with that of the run directory, as TensorBoard shows some 14 characters, and
-    ends with the folder's path below `outputs/`, or elsewhere a hash of it: TensorBoard would merge rows of one name.
+    then the objective and the other metrics that validation, or else training, has logged in the
+    best epoch: the table is for choosing settings. The values have the tags of the curves, in a
+    folder of their own: so they are points in the charts of these curves. A row's name begins with
+    that of the run directory, as TensorBoard shows some 14 characters, and ends with the folder's
+    path below `outputs/`, or elsewhere a hash of it: TensorBoard would merge rows of one name.
 
-    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
-    arbitrary run, add points to the curves, and miss runs that were killed.
+    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole
+    table from one arbitrary run, add points to the curves, and miss runs that were killed.
 
     Nothing is written if the run does not log to TensorBoard.
     """
@@ -113,7 +116,10 @@ def _write_hparams(run: Run, result: Result, name: str) -> None:
 
 
 def _selecting_metrics(result: Result) -> dict[str, float]:
-    """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
+    """Return the objective and the other metrics of validation, or else of training, by tag.
+
+    Of two with one tag, the first.
+    """
     names = [*(result.stages.get("val") or result.stages.get("train", []))]
     if result.objective:
         names.insert(0, result.objective.metric)

@@ -48,11 +48,12 @@ OF_A_RUN_THERE = {"run_dir", "trainer.max_epochs"}
 def recorded_arguments(arguments: Sequence[str]) -> list[str]:
     """Return a command's arguments, those recorded for the run that it resumes or forks before those typed.
 
-    What says how a start is made, such as `cluster`, is not recorded for the next one. The other processes of a run call
-    this with what it returned for the first one, which stays as it is.
+    What says how a start is made, such as `cluster`, is not recorded for the next one. The other
+    processes of a run call this with what it returned for the first one, which stays as it is.
 
     Raises:
-        UserError: The record can't be read or is not the user's own; several parents are named, or no run is there.
+        UserError: The record can't be read or is not the user's own; several parents are named, or
+            no run is there.
     """
     overrides = [each for each in arguments if each[:1] == "~" or ("=" in each and each[0] != "-")]
     directory = _text(overrides, "run_dir")
@@ -79,16 +80,23 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _warn_of_new_run(directory: Path, overrides: Sequence[str]) -> None:
-    """Warn that a new run begins where one may be meant to resume; what holds something else is refused later."""
+    """Warn that a new run begins where one may be meant to resume.
+
+    What holds something else is refused later.
+    """
     if not OF_A_RUN_THERE.issuperset(map(key_of, overrides)) or not is_main_process():
         return
     if not directory.is_file() and not list_files(directory):
-        text = "holds no run, so a new one begins; resume=must would refuse this"
-        warn(f"{directory.absolute()}: {text}")
+        warn(
+            f"{directory.absolute()}: holds no run, so a new one begins; resume=must would refuse "
+            "this"
+        )
 
 
 def _text(overrides: Sequence[str], key: str) -> str | None:
-    """Return the text to which overrides set a key; None if none does, or if Hydra will report an error.
+    """Return the text to which overrides set a key.
+
+    None if none does, or if Hydra will report an error.
 
     Raises:
         UserError: Several parents are named.
@@ -102,11 +110,14 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
         return None
     if parsed.is_sweep_override():
         if key == "fork":
-            why = "the jobs of a sweep have one parent; start a sweep for each parent"
-            raise UserError(f"{typed[-1]}: {why}")
+            raise UserError(
+                f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent"
+            )
         return None
     value = parsed.value()
-    return value if isinstance(value, str) and value else None
+    if isinstance(value, str) and value:
+        return value
+    return None
 
 
 def recorded_overrides(run: Run, role: Role) -> list[str]:
@@ -131,7 +142,9 @@ def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[st
             path = str(Path(folder, typed))
     if not isinstance(path, str):
         return override
-    quoted = path if re.fullmatch("[A-Za-z0-9_./@-]+", path) else hydra_value(path)
+    quoted = path
+    if not re.fullmatch("[A-Za-z0-9_./@-]+", path):
+        quoted = hydra_value(path)
     return f"{override.partition('=')[0]}={quoted}"
 
 

@@ -76,7 +76,9 @@ class RunIdentity:
     def of(
         cls, cfg: DictConfig, overrides: Collection[str], run_dir: Any = None, groups: Any = None
     ) -> "RunIdentity":
-        """Create the identity from a composed configuration; check it, and make its paths absolute in place.
+        """Create the identity from a composed configuration.
+
+        Check it, and make its paths absolute in place.
 
         Args:
             cfg: The configuration.
@@ -96,7 +98,9 @@ class RunIdentity:
         groups: dict[str, Any] = {}
         for key, value in self.config.items():
             if has(key, Role.RECORDED):
-                part = groups if isinstance(value, dict) else values
+                part = values
+                if isinstance(value, dict):
+                    part = groups
                 part[key] = value
         return values | groups
 
@@ -111,7 +115,10 @@ class RunIdentity:
         return self.config["trainer"]["max_epochs"]
 
     def is_longer_than(self, there: dict[str, Any]) -> bool:
-        """Return whether this run has more epochs than a stored configuration; null and -1 mean no limit."""
+        """Return whether this run has more epochs than a stored configuration.
+
+        Null and -1 mean no limit.
+        """
         old = dict(flatten(there)).get("trainer.max_epochs")
         limits = []
         for num in (old, self.max_epochs):
@@ -124,9 +131,10 @@ class RunIdentity:
     ) -> list[str]:
         """Return the differences from a stored configuration that make this another run.
 
-        A key that only this configuration has is ignored, since `conf/` may have got it since, unless an override that the
-        stored run was not started by sets it, or one that it was started by deletes it. More epochs are ignored as
-        well, unless there is a learning rate schedule that is made for the original number of epochs.
+        A key that only this configuration has is ignored, since `conf/` may have got it since,
+        unless an override that the stored run was not started by sets it, or one that it was
+        started by deletes it. More epochs are ignored as well, unless there is a learning rate
+        schedule that is made for the original number of epochs.
 
         Args:
             there: The stored configuration.

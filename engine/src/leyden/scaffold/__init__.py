@@ -34,7 +34,8 @@ PART_FILES = {
     },
 }
 
-# What is typed to train each task that a new one can begin as; a word in capitals stands for the reader's.
+# What is typed to train each task that a new one can begin as; a word in capitals stands for the
+# reader's.
 TASKS = {
     "classification": ["task={module}"],
     "regression": ["task={module} data=DATA"],
@@ -125,7 +126,8 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     Args:
         project: The project's folder.
         task: Dotted name of the LightningModule.
-        data: Dotted name of the LightningDataModule; `module` if the LightningModule has its own data loaders.
+        data: Dotted name of the LightningDataModule; `module` if the LightningModule has its own
+            data loaders.
 
     Raises:
         UserError: A name is no dotted name, or there is something else of this file's name.
@@ -134,7 +136,9 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     _check_dotted("task", task, "Net")
     if has_own_data:
         _check_dotted("data", data, "Waves")
-    choice = "own" if has_own_data else "module"
+    choice = "module"
+    if has_own_data:
+        choice = "own"
     text = _filled("train.yaml", {"task": task, "data_choice": choice})
     if has_own_data:
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"

@@ -17,8 +17,8 @@ NEEDS_OBJECTIVE = "pruning needs one objective that validation logs, such as val
 class Pruning(L.Callback):
     """Callback that reports the objective to Optuna after each epoch, and stops the run if the pruner decides so.
 
-    It does nothing outside of a search. The study is in the parent folder of the run directory; the trial is found
-    by the name of the run directory.
+    It does nothing outside of a search. The study is in the parent folder of the run directory; the
+    trial is found by the name of the run directory.
 
     Args:
         metric: The objective, a metric that validation logs.
