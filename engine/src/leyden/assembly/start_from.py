@@ -171,8 +171,8 @@ class Resumed(StartingPoint):
         """
         if names := changed_names(trained_on(self.run), digests):
             raise UserError(
-                f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
-                "data to resume it, or choose another run_dir"
+                f"{self.run.directory}: the data differ from those that it was trained on: "
+                f"{', '.join(names)}; restore those data to resume it, or choose another run_dir"
             )
 
     def check_processes(self, num: int) -> None:
@@ -183,9 +183,9 @@ class Resumed(StartingPoint):
         """
         if self.num_processes != num:
             raise UserError(
-                f"{self.run.directory} was trained by {self.num_processes} processes, this run would have {num}, and "
-                "their number can't change; set trainer.devices and trainer.num_nodes to match, or "
-                "choose another run_dir"
+                f"{self.run.directory} was trained by {self.num_processes} processes, this run "
+                f"would have {num}, and their number can't change; set trainer.devices and "
+                "trainer.num_nodes to match, or choose another run_dir"
             )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
@@ -314,7 +314,8 @@ class InitFrom(StartingPoint):
         wrong = _misfits(there, here)
         if wrong:
             raise UserError(
-                f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes weights"
+                f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes "
+                "weights"
             )
         return there
 

@@ -64,7 +64,8 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
     """
     if isinstance(callback, StochasticWeightAveraging):
         raise ValueError(
-            "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
+            "StochasticWeightAveraging: its average is not saved in checkpoints; use "
+            "+callbacks/averaging=ema"
         )
     if not isinstance(callback, WeightAveraging):
         return

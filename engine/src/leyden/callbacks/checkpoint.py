@@ -37,13 +37,13 @@ class Moment(NamedTuple):
 
 # End of the error messages about an objective that is never validated.
 NO_VALIDATION = (
-    "no epoch of this run ends with a validation, which selects the best one; check trainer.max_steps, "
-    "check_val_every_n_epoch and val_check_interval, or set objective=null"
+    "no epoch of this run ends with a validation, which selects the best one; check "
+    "trainer.max_steps, check_val_every_n_epoch and val_check_interval, or set objective=null"
 )
 
 
 class RunCheckpoint(LastCheckpoint, Checkpoint):
-    """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `checkpoints/best.ckpt` in the run directory.
+    """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `best.ckpt` of the run.
 
     `best.ckpt` is a copy of it at the end of an epoch with the best objective so far, or of every
     epoch if there is no objective: no link, as who takes something out of one of the files would
@@ -142,7 +142,7 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         self._is_new_best = is_best
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
-        """Return the path of a checkpoint, if this process still holds the lock of the run directory."""
+        """Return the path of a checkpoint, if this process still holds the run's lock."""
         check_held(Path(trainer.default_root_dir))
         return super().path(trainer, name)
 
@@ -155,7 +155,7 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         raise FloatingPointError(f"{why}; try a smaller optimizer.lr")
 
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
-        """Rename a prepared checkpoint, after it was copied if it is the best, since it records which one is the best."""
+        """Rename a prepared checkpoint, after its copy as the best: it records which that is."""
         if self._is_new_best:
             self._is_new_best = False
             _copy(prepared, path.with_name("best.ckpt"))
@@ -224,7 +224,10 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
     def no_best_reason(self, trainer: L.Trainer) -> str:
         """Return the reason why a run has ended without a best epoch."""
         if self._is_lost:
-            return "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make another one"
+            return (
+                "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make "
+                "another one"
+            )
         stages = stages_of(trainer)
         key = f"objective.metric={self.metric}"
         if stages.names.get(str(self.metric)) == "val":

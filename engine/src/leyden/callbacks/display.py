@@ -1,4 +1,7 @@
-"""Callbacks that a run does not depend on: their base, whose errors never end one, summary, progress bar, fingerprints."""
+"""Callbacks that a run does not depend on: summary, progress bar, fingerprints.
+
+The errors of their base never end a run.
+"""
 
 import functools
 import inspect
@@ -40,7 +43,7 @@ from leyden.verdict.numbers import metric_text
 
 
 class DisplayCallback(L.Callback):
-    """Base of callbacks that a run does not depend on: an error in a hook is reported, and the run continues.
+    """Base of callbacks that a run does not depend on: after an error, the run continues.
 
     Attributes:
         at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an
@@ -121,7 +124,7 @@ MAX_BETWEEN_S = 600.0
 
 
 class EpochColumn(TextColumn):
-    """Shows the epoch as the printed lines do, counted from 1, and what else is done by Lightning's own words.
+    """Shows the epoch as the printed lines do, counted from 1, and the rest as Lightning does.
 
     Args:
         num_epochs: Number of epochs; None if it is not limited.
@@ -168,13 +171,13 @@ class Progress(RichProgressBar):
         self._line_at = self._start + self._wait
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Return the bar's columns, a short one and no speed, so that metrics fit into 80 characters."""
+        """Return the bar's columns, without speed, so that metrics fit into 80 characters."""
         _, bar, batches, seconds, _ = super().configure_columns(trainer)
         bar.bar_width = BAR_WIDTH
         return [EpochColumn(trainer.max_epochs), bar, batches, seconds]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the metrics logged for the bar, such as loss and accuracy over the last steps, by short names."""
+        """Return the metrics logged for the bar, such as loss and accuracy, by short names."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # added by the logger
         shown = {}
@@ -223,7 +226,7 @@ class Progress(RichProgressBar):
         super().on_train_end(trainer, pl_module)
 
     def _print_speed(self, trainer: L.Trainer, num_done: int, seconds: float) -> None:
-        """Print where an epoch is, how fast, and how long the rest takes, as far as that is known."""
+        """Print where an epoch is, its speed, and as far as known how long the rest takes."""
         num = trainer.num_training_batches
         steps_per_s = (trainer.global_step - self._first_step) / seconds
         of_num = ""

@@ -19,7 +19,7 @@ STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are 
 
 
 class Hyperparameters(L.Callback):
-    """Saves in each checkpoint the hyperparameters that optimizers and schedules had before the first step.
+    """Saves in checkpoints the values that optimizers and schedules had before the first step.
 
     Restored optimizers and schedules have the values of their checkpoint. If a fork's configuration
     differs from that of the run it was forked from, the values that differ are set again. A
@@ -97,7 +97,8 @@ class Hyperparameters(L.Callback):
                 num_steps = _num_steps(trainer, config)
                 config.scheduler.load_state_dict(copy.deepcopy(start))
                 for _ in range(num_steps):
-                    config.scheduler.step()  # type: ignore[call-arg]  # schedules that follow a metric were refused above
+                    # Those that follow a metric, and so take one, were refused above.
+                    config.scheduler.step()  # type: ignore[call-arg]
 
 
 def _set_again(
@@ -131,15 +132,15 @@ def loss_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:
 
 
 def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
-    """Return the steps that a schedule would have taken from the start, with the current epoch length.
+    """Return the steps that a schedule would have taken, with the current epoch length.
 
     For a schedule that the module steps by hand, or whose frequency is not 1, return the steps
     taken.
     """
     if not trainer.lightning_module.automatic_optimization or config.frequency != 1:
         return int(config.scheduler.last_epoch)
-    loop = trainer.fit_loop
-    num_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # every epoch loop has it
+    loop: Any = trainer.fit_loop
+    num_epochs: int = loop.epoch_progress.current.processed
     batches = loop.epoch_loop.batch_progress
     if config.interval == "epoch":
         return num_epochs

@@ -14,7 +14,7 @@ MAX_LOSSES = 1000  # that are kept before they are looked at
 
 
 class SamplesSeen(L.Callback):
-    """Counts the completed epochs and the samples of a validation, and keeps losses until they are looked at.
+    """Counts completed epochs and the samples of a validation, and keeps losses for a look.
 
     An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and
     `overfit_batches`. An epoch that `max_steps`, `max_time` or a callback ends earlier is not

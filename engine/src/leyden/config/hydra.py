@@ -36,7 +36,7 @@ UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
 
 
 class LibrarySearchPath(SearchPathPlugin):
-    """Search path of Hydra: the project's `conf/`, then the library's, then a folder of the command line."""
+    """Search path of Hydra: `conf/`, then the library's, then a folder of the command line."""
 
     config_dir: Path | None = None
 
@@ -65,7 +65,7 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
 
 
 def initialized() -> contextlib.AbstractContextManager[Any]:
-    """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
+    """Return a context in which Hydra is initialized: by the command, or with `conf/`."""
     if GlobalHydra.instance().is_initialized():
         return contextlib.nullcontext()
     return composing()
@@ -97,7 +97,7 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
 
 
 def rename_targets(cfg: DictConfig) -> None:
-    """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
+    """Give each `_target_` of before its name of today, with a line for each."""
     for key in list(cfg):
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
@@ -111,7 +111,7 @@ def rename_targets(cfg: DictConfig) -> None:
 
 
 def is_sweep(cfg: Any) -> bool:
-    """Return whether a composed configuration is a sweep's or that of one of its jobs: by `-m`, or by its files."""
+    """Return whether a configuration is that of a sweep, or of one of its jobs."""
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
 
 
@@ -135,7 +135,7 @@ def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def targets(config: Any) -> list[str]:
-    """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
+    """Return all values of `_target_`, each once: the network's, data's and task's first."""
     plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     parts = {key: plain[key] for key in ("model", "data", "task") if key in plain} | plain
     found = {}
@@ -206,4 +206,5 @@ def task_overrides(hydra_cfg: Any) -> list[str]:
     Args:
         hydra_cfg: The node `hydra` of the configuration.
     """
-    return list(OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False))  # type: ignore[arg-type]
+    typed: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    return list(typed)

@@ -251,7 +251,8 @@ class BatchLoader(SplitLoader):
 
     Example:
         >>> numbers = torch.arange(5)
-        >>> loader = BatchLoader(numbers, numbers, numbers, transform=lambda x: x / 10, batch_size=2)
+        >>> tenth = lambda x: x / 10
+        >>> loader = BatchLoader(numbers, numbers, numbers, transform=tenth, batch_size=2)
         >>> [labels.tolist() for images, labels in loader]
         [[0, 1], [2, 3], [4]]
     """

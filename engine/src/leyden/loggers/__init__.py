@@ -102,7 +102,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes event files into a folder for each stage of the run, and continues there when the run resumes.
+    """Writes event files, a folder per stage of the run, and continues when the run resumes.
 
     TensorBoard draws the curves of several folders in one chart, in different colours.
 
@@ -205,7 +205,10 @@ class TensorBoard(TensorBoardLogger):
             raise
 
     def _tag(self, name: str) -> str:
-        """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
+        """Return a metric's tag: its name, if another metric of the stage has the tag.
+
+        Such as `val_acc` of `val/acc`.
+        """
         tag = chart_tag(name)
         first = self._names.setdefault((self.stage, tag), name)
         if first == name:
@@ -233,7 +236,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
-    """Report exceptions of threads, except of event writers, which raise theirs (a full disk) at the next event."""
+    """Report exceptions of threads, but of event writers, which raise theirs at the next event."""
     if type(args.thread).__module__ != EventFileWriter.__module__:
         threading.__excepthook__(args)
 
@@ -308,7 +311,8 @@ class MetricsCSV(Logger):
             content = read_bounded(self.path, MAX_TABLE_BYTES)
             if len(content) < self.kept:
                 warn(
-                    f"{self.path}: is shorter than at the checkpoint, so rows of its curves are missing"
+                    f"{self.path}: is shorter than at the checkpoint, so rows of its curves are "
+                    "missing"
                 )
             write_whole(self.path, content[: self.kept])
             return

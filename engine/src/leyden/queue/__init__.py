@@ -159,7 +159,7 @@ class Queue:
         raise NotImplementedError
 
     def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        """Return, once, whether an ended job asked for a requeue that its script could not get."""
         return False
 
     def pause(self, seconds: float) -> None:
@@ -210,7 +210,7 @@ def leave_job() -> None:
 
 
 def requeue(*, elsewhere: bool = False) -> bool:
-    """Put this process's job back into the queue once its processes have ended, and print how that went.
+    """Requeue this process's job once its processes have ended, and print how that went.
 
     The job's script does so, since a container has no `scontrol`; a script of the user's own does
     not, so that Slurm does it at once, and ends the job.
@@ -244,7 +244,9 @@ def this_job() -> ThisJob:
 
 
 def requeue_after(error: BaseException) -> bool:
-    """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
+    """Requeue this process's job after a failure of communication between processes.
+
+    Without its node, if it has one.
 
     Returns:
         Whether the job was requeued; false outside of a job.

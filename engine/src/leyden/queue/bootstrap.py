@@ -66,13 +66,15 @@ def open_own(path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         sys.exit(
-            f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job again"
+            f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job "
+            "again"
         )
     found = os.fstat(descriptor)
     is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
     if not is_own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         sys.exit(
-            f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not executed"
+            f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not "
+            "executed"
         )
     return descriptor
 

@@ -1,4 +1,4 @@
-"""A queue of a site's own commands, as a YAML in `conf/cluster/` names them: one submits, one says states, one cancels.
+"""A queue of commands that a YAML in `conf/cluster/` names: submit, state, cancel.
 
 No shell reads them. A field such as `{script}` stands for a value, and a list such as `{ids}` for
 several words. In a word with spaces, which is a program for some shell, fields are quoted.
@@ -59,6 +59,8 @@ KNOWS_NONE = "gone"  # in place of a state: what the command says where it knows
 NOT_KNOWN = JobState("queued", "unknown")
 VANISHED = JobState("ended", "GONE", is_completed=True)  # as many queues forget what has ended
 GIVEN = ("submit", "id", "state", "cancel")
+NOBODY_WAITS = "nobody waits for this job; the same command submits another one"
+TIMEOUT = "timeout --foreground --preserve-status --signal=USR1"
 
 
 def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
@@ -336,7 +338,7 @@ class Commands(ScriptQueue):
                 'for name in "${!SLURM_@}"; do [ "$name" = SLURM_CONF ] || unset "$name"; done',
                 f"for n in {{1..{ID_S}}}; do [ -s {file_of_id} ] && break; sleep 1; done",
                 f"if [ ! -s {file_of_id} ]; then",
-                '  echo "leyden: error: nobody waits for this job; the same command submits another one"',
+                f'  echo "leyden: error: {NOBODY_WAITS}"',
                 "  exit 1",
                 "fi",
                 f"export {JOB}=$(head -n 1 {file_of_id})",
@@ -346,7 +348,7 @@ class Commands(ScriptQueue):
                 f"export OMP_NUM_THREADS={cluster.cpus}",
                 *self.setup,
                 # As Slurm does: a signal before the time limit, at which the run saves.
-                f"timeout --foreground --preserve-status --signal=USR1 {max(1, seconds)} {command} &",
+                f"{TIMEOUT} {max(1, seconds)} {command} &",
                 "pid=$!",
                 "trap 'kill -USR1 $pid 2>/dev/null' USR1 USR2",
                 "trap 'stopped=1; kill -TERM $pid 2>/dev/null' TERM",
@@ -357,7 +359,7 @@ class Commands(ScriptQueue):
         )
 
     def _requeue(self) -> list[str]:
-        """Return the commands of a script that put its job back into the queue, or ask the waiting command for that."""
+        """Return the commands of a script that requeue its job, or ask the waiting command to."""
         again = f'  echo >"${REQUEUE_VARIABLE}"'
         if not self.cluster.requeue:
             return [again]

@@ -38,7 +38,7 @@ def start_process(
     environment: dict[str, str],
     log: Path | None = None,
 ) -> BaseProcess:
-    """Call a function in a process of its own, a fork of the warm one, which ends with the function's exit code.
+    """Call a function in a fork of the warm process, which ends with its exit code.
 
     Args:
         function: Returns the exit code; None for 0.
@@ -70,7 +70,7 @@ def _call(
     log: Path | None,
     command: list[str],
 ) -> None:
-    """Call a function in this new process, as in `start_process`, and end it, whatever the function has left running."""
+    """Call a function in this new process, and end it whatever the function left running."""
     sys.orig_argv = command  # of the sweep, for the provenance of runs
     if log:
         with opened(log, "ab") as file:
@@ -216,7 +216,7 @@ class Here(Queue):
         return int(self.slots[0]["OMP_NUM_THREADS"])
 
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check that the jobs can run on this machine, and divide its devices and cores among them."""
+        """Check that the jobs can run here, and divide devices and cores among them."""
         devices: list[str] = []
         if self.config.trainer.accelerator in USES_CUDA:
             devices = call_in_process(visible_devices)

@@ -1,4 +1,4 @@
-"""A queue of machines that share a folder and that ssh reaches: `conf/cluster/ssh.yaml` calls this module's command.
+"""A queue of machines that share a folder and that ssh reaches: `conf/cluster/ssh.yaml`.
 
 `hosts submit SSH SLOTS SCRIPT LOG HOST...` starts a script on one of the machines and prints its
 id, `hosts state SSH ID...` prints `ID running`, `ID done` or `ID lost`, and `hosts cancel SSH

@@ -1,4 +1,4 @@
-"""The loop that all queues share: it hands jobs to one, asks how they are, waits, and submits again what was lost."""
+"""The loop of all queues: it hands jobs to one, asks, waits, submits again what was lost."""
 
 import contextlib
 import time
@@ -403,7 +403,7 @@ class Launcher:
         return Failure("Scheduler", f"{what}: {one_line(cause)}")
 
     def _is_submitted_again(self, number: str, run: Run) -> bool:
-        """Return whether a job that has ended is submitted in place of the requeue that it could not get."""
+        """Return whether an ended job is submitted anew in place of a requeue it could not get."""
         state = self.states.get(number)
         why = ""
         if state is not None and state.is_lost:
@@ -436,7 +436,7 @@ class Launcher:
         return not (state.text == "GONE" and is_held(run.directory))
 
     def _query(self) -> None:
-        """Ask the queue for the jobs' states, if the last answer is old or a job may have failed."""
+        """Ask the queue for the states, if the last answer is old or a job may have failed."""
         now = time.monotonic()
         if self.outlives:
             pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, 5 * self.pause_s)

@@ -1,4 +1,4 @@
-"""The files of jobs: a file of what each one calls, for its owner alone, and the script that a node runs."""
+"""The files of jobs: for its owner alone what each calls, and the script of a node."""
 
 import contextlib
 import os
@@ -117,7 +117,7 @@ def shown(text: object) -> str:
 
 
 def variables_of_user() -> dict[str, str]:
-    """Return the variables that a job needs, whatever its site hands on: the user's key, and what can change bits."""
+    """Return the variables that a job needs: the user's key, and what can change bits."""
     names = ("PYTHONPATH", *VARIABLES)
     found = {name: os.environ[name] for name in names if name in os.environ}
     signing_key = key()
@@ -161,7 +161,7 @@ def remove_call(folder: Path, submission: Mapping[str, str]) -> None:
 
 
 def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
-    """Check that the keys of the node `cluster` have values of the types that `conf/cluster/FILE.yaml` has.
+    """Check that the values of `cluster` are of the types in `conf/cluster/FILE.yaml`.
 
     Args:
         cluster: The node.
@@ -261,7 +261,7 @@ class ScriptQueue(Queue):
         raise NotImplementedError
 
     def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        """Return, once, whether an ended job asked for a requeue that its script could not get."""
         name = submission.get("call", "")
         asked: list[Path] = []
         if CALL.fullmatch(name):  # in a record that others may have written
@@ -277,7 +277,8 @@ class ScriptQueue(Queue):
             # By default a part of what torch.compile keeps lies in the home folder, which all nodes
             # share.
             f"LEYDEN_FOLDER={NODE_FOLDER}",
-            'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
+            'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled"',
+            'export TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
             "stopped=",
             *self.cluster.setup,
             "set +e",

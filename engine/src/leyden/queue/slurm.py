@@ -1,4 +1,4 @@
-"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources."""
+"""Slurm, through commands such as `sbatch`: its jobs, states, scripts and resources."""
 
 import os
 import re
@@ -155,7 +155,7 @@ def _ended(ids: Sequence[str]) -> dict[str, JobState]:
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
-    """Return the states in lines of job id, state and reason, and whether no line is damaged or cut.
+    """Return the states in lines of id, state and reason, and whether all lines are whole.
 
     A line without `|` that does not begin with a job's id is not Slurm's.
     """
@@ -346,7 +346,8 @@ BEGIN = [  # the first commands of a script
     "unset SLURM_EXPORT_ENV",
     "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
     # In an array's last task, SLURM_JOB_ID is the id of the whole array.
-    "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    "LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    "export LEYDEN_JOB",
     # This script ends after its processes, which may save.
     "trap 'stopped=1' TERM",
 ]

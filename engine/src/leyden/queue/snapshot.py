@@ -1,4 +1,4 @@
-"""The code that jobs on other machines run: a snapshot of the project and the library in one file."""
+"""The code that jobs on other machines run: project and library in one file."""
 
 import io
 import json
@@ -20,7 +20,7 @@ BOOTSTRAP = LIBRARY / "queue" / "bootstrap.py"
 
 
 def snapshot(directory: Path) -> Path:
-    """Write the project's code and settings, the library, and the state of the git repository to a new archive.
+    """Write the project's code and settings, the library, and git's state to an archive.
 
     It is one file, since sites limit the number of files. `bootstrap.py` unpacks it on a node.
 

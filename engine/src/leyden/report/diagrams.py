@@ -35,7 +35,7 @@ def draw(report: Report, path: str) -> None:
 
 
 def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw each interval of a difference as a line, with the difference as a point (forest plot)."""
+    """Draw each interval of a difference as a line, the difference as a point (forest plot)."""
     drawn = [row for row in rows if row.get("low") is not None]
     if not drawn:
         raise UserError("pdf: there is no interval to draw, as with too few runs")

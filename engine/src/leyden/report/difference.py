@@ -70,7 +70,10 @@ def _difference_rows(a: Run, b: Run) -> list[TableRow]:
 
 
 def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
-    """Return what is compared of a run, by part: of its last start, and its status and metrics, but those of time."""
+    """Return what is compared of a run, by part.
+
+    The parts are of its last start, and its status and metrics, but those of time.
+    """
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     git = dict_at(start, "git")
     changes = git.get("dirty")

@@ -46,7 +46,10 @@ def write_hparams(run: Run, result: Result) -> None:
 
 
 def sort_hparams(directory: Path) -> None:
-    """Name the rows of a sweep's finished runs so that TensorBoard, which sorts by name, shows the best first."""
+    """Name the rows of a sweep so that TensorBoard shows the best first.
+
+    It sorts by name; only finished runs have a row.
+    """
     with log_and_continue("the order of TensorBoard's HParams"):
         records = read_records(directory)
         keys = varying_keys([record.choices for record in records])
@@ -77,7 +80,7 @@ def _best_first(records: Sequence[Record]) -> list[Record]:
 
 
 def _place_of(directory: Path) -> str:
-    """Return a folder's unique name: its path below `outputs/`, or else its name with a hash of its path."""
+    """Return a folder's unique name: its path below `outputs/`, or its name with a hash."""
     outputs = root() / "outputs"
     if directory.is_relative_to(outputs):
         return str(directory.relative_to(outputs)).removeprefix("sweeps/")
@@ -131,7 +134,7 @@ def _selecting_metrics(result: Result) -> dict[str, float]:
 
 
 def hparams_of(run: Run) -> dict[str, float | bool | str]:
-    """Return the resolved values of the first start's overrides that can change weights or metrics."""
+    """Return the resolved values of the first start's overrides that can change bits."""
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     matter = identity_values({**flat, **typed})

@@ -1,4 +1,7 @@
-"""Lists of the runs below a folder, sorted, and filtered by conditions such as `val/acc > 0.97 and optimizer.lr < 0.01`."""
+"""Lists of the runs below a folder, sorted, and filtered by conditions.
+
+Such as `val/acc > 0.97 and optimizer.lr < 0.01`.
+"""
 
 import contextlib
 import difflib
@@ -221,7 +224,7 @@ def _idle(record: Record) -> float:
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:
-    """Print rows of `list_runs` as `table`, `json` or `csv`, with a column for each requested key."""
+    """Print rows of `list_runs` as `table`, `json` or `csv`; each requested key is a column."""
     if form == "json":
         print(json_text(rows))
     elif form == "csv":

@@ -21,7 +21,7 @@ from leyden.verdict.numbers import metric_text
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
-    """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
+    """Print the metrics of an ended run, its directory, and on request the next commands."""
     rows = [{"name": name, "value": text} for name, text in _result_rows(result)]
     print_table(rows, header=False)
     steps = ""

@@ -1,4 +1,4 @@
-"""Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
+"""Settings of runs, averaged over seeds and folds, and which of them may be the best."""
 
 import contextlib
 import functools
@@ -40,7 +40,7 @@ SPLIT_SEED = "data.split_seed"
 
 @dataclass
 class Row:
-    """A setting: runs that differ only in keys that the mean is taken over, such as the seed and the fold.
+    """A setting: runs that differ only in averaged keys, such as the seed and the fold.
 
     Args:
         choices: Value of each key that varies between the rows.
@@ -88,7 +88,7 @@ class Row:
         return Group.of(shown_choices(self.choices), values, self._overlap())
 
     def _overlap(self) -> float:
-        """Return the term by which folds that share training data widen the variance of the mean."""
+        """Return the term by which folds that share data widen the variance of the mean."""
         if FOLD not in self.averaged:
             return 0.0
         configs = [record.config for record in self.finished]
@@ -192,7 +192,7 @@ def _part(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _best_first(rows: list[Row]) -> list[Row]:
-    """Return rows sorted by their means, those of the same data together, and the best of all first."""
+    """Return rows sorted by their means, those of one data set together, and the best first."""
     records = records_of(rows)
     modes = [record.objective.mode for record in records if record.objective]
     sign = 1
@@ -278,7 +278,7 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
 
 def _draws_data(row: Row) -> bool:
-    """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
+    """Return whether each seed of a row has its own data, drawn by the seed."""
     pairs = set()
     for record in row.records:
         if DIGEST in record.config:
@@ -309,7 +309,7 @@ def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
 
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
-    """Return the varying keys whose value equals that of an averaged key, as `data.split_seed` equals `seed`."""
+    """Return the varying keys that equal an averaged one, as `data.split_seed` does `seed`."""
     found = set()
     for key in varying_keys(configs):
         for name in averaged:

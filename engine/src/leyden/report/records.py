@@ -195,7 +195,7 @@ class Record:
 
 
 def position(record: Record) -> str:
-    """Return the last logged step of a run that has not ended, of how many, and its objective, from `metrics.csv`."""
+    """Return the last logged step of a run that has not ended, of how many, and its objective."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     if not found:
         return ""
@@ -237,7 +237,7 @@ def _num_steps(record: Record, validated: Sequence[int]) -> int | None:
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
+    """Return the runs in or below a directory, by path, with comparable choices and objectives.
 
     Each run has a choice for every key that any of the runs overrides, if its configuration has the
     key. Runs whose objective differs from the first run's lose it.
@@ -254,7 +254,7 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def compare_configs(records: Sequence[Record]) -> None:
-    """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`.
+    """Set each run's `varied`, and `choices`: its values of all keys that any run overrides.
 
     A group that a run has not typed has the option that a recipe or the defaults chose, if all runs
     recorded it. A value that was typed by other settings, as `init_from=parents/seed-${seed}`, is
@@ -278,7 +278,7 @@ def _made_of_settings(typed: Mapping[str, str]) -> dict[str, str]:
     Not those of resolvers, as `${oc.env:HOME}`.
 
     Example:
-        >>> _made_of_settings({"init_from": r"a/seed-$\{seed\}", "name": "${oc.env:USER}", "seed": "0"})
+        >>> _made_of_settings({"init_from": r"a/seed-$\{seed\}", "name": "${oc.env:USER}"})
         {'init_from': 'a/seed-${seed}'}
     """
     found = {}
@@ -293,7 +293,7 @@ def _made_of_settings(typed: Mapping[str, str]) -> dict[str, str]:
 
 
 def are_own(records: Sequence[Record]) -> bool:
-    """Return whether a folder with these runs is this user's own, who may write to it: one of its runs is signed by them."""
+    """Return whether one of the runs of a folder is signed by this user, who may write to it."""
     for record in records:
         with contextlib.suppress(UserError):
             if (found := record.run.record) and found.is_own:

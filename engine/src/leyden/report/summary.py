@@ -1,4 +1,4 @@
-"""Summary of many runs: a table, a verdict on which rows may be the best, and what did not finish."""
+"""Summary of runs: a table, a verdict on which may be the best, and what did not finish."""
 
 import os
 import shlex

@@ -56,7 +56,7 @@ def is_table(place: Path) -> bool:
 
 
 def refuse_options(options: Options, defaults: Options, why: str = OF_TABLES_ONLY) -> None:
-    """Raise a `UserError` if an option is given where it has no effect, as one of tables for runs."""
+    """Raise a `UserError` for an option without effect, as one of tables for runs."""
     for key, default in defaults.items():
         if options[key] != default:
             raise UserError(f"{key}={options[key]}: {why}")

@@ -1,4 +1,4 @@
-"""The command that Hydra configures, `train`: its options, and explanations of wrong overrides in one or two lines."""
+"""The command that Hydra configures, `train`: options, and explanations of mistakes."""
 
 import argparse
 import difflib
@@ -46,7 +46,8 @@ def run_command(
     """
     if sys.platform == "win32" and is_main_process():
         warn(
-            "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
+            "on Windows a run can't save before it is terminated; it resumes from its last epoch; "
+            "and there is no Slurm"
         )
     require_project()
     try:
@@ -99,7 +100,7 @@ def _run(
 
 
 def _module(task: Callable[..., Any]) -> str:
-    """Return the name by which a function's module is imported, also if it is run by `python -m`."""
+    """Return the name that a function's module is imported by, also run by `python -m`."""
     module = sys.modules[task.__module__]
     if module.__spec__:
         return module.__spec__.name
@@ -145,7 +146,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
             raise UserError(
-                f"{key}: has no effect in Leyden; run_dir, sweep_name and outputs name the folders, and -m makes a sweep"
+                f"{key}: has no effect in Leyden; run_dir, sweep_name and outputs name the "
+                "folders, and -m makes a sweep"
             )
         if not options.multirun and key in ("sweep.seeds", "sweep.settings", "sweep.space"):
             raise UserError(f"{text}: is for a sweep, which needs -m")
@@ -184,7 +186,7 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def _explain(error: Exception) -> str:
-    """Return an explanation, in one or two lines, of an error of Hydra or OmegaConf about the configuration."""
+    """Return an explanation of an error of Hydra or OmegaConf, in one or two lines."""
     text = str(error).strip()
     cause = error.__cause__
     first = text.splitlines()[0] if text else type(error).__name__

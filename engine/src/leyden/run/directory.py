@@ -1,4 +1,4 @@
-"""The run directory: its files, whether a start may resume the run in it, and the session of one start.
+"""The run directory: its files, whether a start may resume it, and the session of one.
 
 The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start,
 that is each launch of the run, replaces the checkpoints and is added to the record, `run.json` and
@@ -68,7 +68,7 @@ class Run:
         self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
-        """Check that the record was signed with this user's key, before anything that it names is used.
+        """Check that the record has this user's signature, before what it names is used.
 
         What was checked is used from then on, though the file be replaced.
 
@@ -85,8 +85,9 @@ class Run:
             hosts = [str(start.get("host")) for start in record.starts] or ["None"]
             host = hosts[-1][:MAX_HOST]
             raise UserError(
-                f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
-                f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
+                f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not "
+                "signed with your key), so nothing that it names is used; trust=true executes "
+                f"what it names, and {KEY} sets the key of a run from elsewhere"
             )
 
     @property
@@ -231,7 +232,10 @@ class Run:
         path = self._path(name)
         if _sha256(path) == record.checkpoints[name]:
             return ""
-        return f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in {RECORD})"
+        return (
+            f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in "
+            f"{RECORD})"
+        )
 
     def _check_saved(self, name: str) -> None:
         other = ""
@@ -326,7 +330,8 @@ class Run:
             raise UserError(f"{folder}: must be a folder; move away what has this name")
         if folder.is_symlink() and not self.is_finished(identity):
             raise UserError(
-                f"{folder}: is a link, through which nothing is written; put the folder itself there"
+                f"{folder}: is a link, through which nothing is written; put the folder itself "
+                "there"
             )
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
@@ -339,7 +344,8 @@ class Run:
                 why = " (its learning rate schedule is made for that number: fork=DIR trains on)"
             key, _, _ = differences[0].partition(":")
             raise UserError(
-                f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
+                f"{self.directory} holds a run with different settings: "
+                f"{'; '.join(differences)}{why}\n"
                 f"choose another run_dir, or type the values that are there, as {key}=..."
             )
         # A job's own lock asks for `auto`.
@@ -352,12 +358,13 @@ class Run:
             names = self.changed_code
         if names:
             raise UserError(
-                f"{self.directory}: {names} changed since the run's last start, so it would end as another run; undo the change, "
-                "choose another run_dir, or resume with the new code by resume=changed"
+                f"{self.directory}: {names} changed since the run's last start, so it would end as "
+                "another run; undo the change, choose another run_dir, or resume with the new "
+                "code by resume=changed"
             )
 
     def is_finished(self, identity: RunIdentity) -> bool:
-        """Return whether the run is complete, and neither more epochs nor a first test evaluation is requested."""
+        """Return whether the run is complete, and no more epochs or first test are asked for."""
         result = self.result
         if result is None or not result.is_complete:
             return False
@@ -392,7 +399,10 @@ class Run:
             self._write(RunRecord(config, starts))
 
     def _write(self, record: RunRecord) -> None:
-        """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
+        """Write a record, then its configuration for people.
+
+        A folder with files but no record is none of a run.
+        """
         record.write(self.directory)
         write_whole(self.directory / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
 
@@ -449,7 +459,7 @@ class Run:
             self._change(record, {}, checkpoints=self._saved())
 
     def set_overrides(self, overrides: list[str], groups: Mapping[str, Any]) -> None:
-        """Record other overrides for the last start, with which the run can be resumed, and the chosen options."""
+        """Record other overrides and options of the last start, by which the run resumes."""
         record = self.record
         if record:
             self._change(record, {"overrides": overrides, "groups": groups})
@@ -646,7 +656,7 @@ def _how_to_resume(run: Run) -> str:
 
 
 def _report_stop(run: Run) -> None:
-    """Record the checkpoints of a run that a signal has ended, and print the command that resumes it."""
+    """Record the checkpoints of a stopped run, and print the command that resumes it."""
     try:
         run.stop()
     except (OSError, UserError) as error:

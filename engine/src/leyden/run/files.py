@@ -114,7 +114,7 @@ def num_values(text: str) -> int:
 
 
 def parse_json(text: str) -> Any:
-    """Return the content of an untrusted JSON file, whose values are nested no deeper than functions can follow.
+    """Return the content of an untrusted JSON file, not nested too deep to be followed.
 
     Raises:
         ValueError: It is not JSON, or has too many values.

@@ -1,4 +1,4 @@
-"""Composition by a record: a run that is resumed by its recorded overrides, a fork by its parent's, then by those typed.
+"""Composition by a record: recorded overrides of a resumed run or a parent, then typed ones.
 
 They become arguments of the command itself, so that nothing else has to know of it.
 """
@@ -46,7 +46,7 @@ OF_A_RUN_THERE = {"run_dir", "trainer.max_epochs"}
 
 
 def recorded_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments, those recorded for the run that it resumes or forks before those typed.
+    """Return a command's arguments, after those recorded for the run it resumes or forks.
 
     What says how a start is made, such as `cluster`, is not recorded for the next one. The other
     processes of a run call this with what it returned for the first one, which stays as it is.
@@ -121,7 +121,7 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
 
 
 def recorded_overrides(run: Run, role: Role) -> list[str]:
-    """Return those overrides of a run's last start, which repeats the first one's, whose keys have a role."""
+    """Return those overrides of the last start whose keys have a role; it repeats the first's."""
     if not run.starts:
         return []
     start = run.starts[-1]
@@ -131,7 +131,7 @@ def recorded_overrides(run: Run, role: Role) -> list[str]:
 
 
 def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[str, Any]) -> str:
-    """Return an override of a start, whose path is no longer relative to the start's working directory."""
+    """Return a start's override, with a path that depends on no working directory."""
     key = key_of(override)
     if not has(key, Role.PATH) or override[0] == "~":
         return override
@@ -149,7 +149,7 @@ def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[st
 
 
 def _of_parent(parent: Run) -> list[str]:
-    """Return the overrides that a fork repeats, with the seed of the splits that its parent was trained on."""
+    """Return the overrides that a fork repeats, with the seed of its parent's splits."""
     there = recorded_overrides(parent, Role.FORKED)
     seed = dict(flatten(parent.config)).get(KEY_OF_SPLITS)
     if seed is not None and KEY_OF_SPLITS not in map(path_of, there):
@@ -158,7 +158,7 @@ def _of_parent(parent: Run) -> list[str]:
 
 
 def _before(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return recorded overrides without those typed anew, and without those of a group whose file is chosen anew."""
+    """Return recorded overrides without those typed anew, and those of groups chosen anew."""
     replaced = set()
     groups = []
     for each in overrides:

@@ -1,4 +1,4 @@
-"""The keys of a configuration, and what each one means to a run: to its bits, its starts, its forks and its reports.
+"""The keys of a configuration, and what each means to bits, starts, forks and reports.
 
 A key has the roles of the last pattern in `KEYS` that fits it or a part that contains it.
 `docs/keys.md` is written from this table and from `conf/run_defaults.yaml`, by `scripts/keys.py`.

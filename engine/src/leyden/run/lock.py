@@ -168,7 +168,7 @@ class Watch:
         return "unknown"
 
     def has_changed(self) -> bool:
-        """Return whether the file that was looked at last has been touched, replaced or removed since."""
+        """Return whether the last seen file has been touched, replaced or removed since."""
         return self._seen is not None and _read(self._seen[0]) != self._seen[1]
 
 
@@ -360,7 +360,7 @@ def hold_directory(
 
 
 def check_held(directory: Path) -> None:
-    """Check, before a write, that this process still holds the lock of a run directory, see `Lock.check`.
+    """Check, before a write, that this process holds the lock of a run, see `Lock.check`.
 
     Raises:
         UserError: It does not; without effect if it never did, for example as rank 0 holds it.

@@ -1,4 +1,4 @@
-"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files that it imported."""
+"""Provenance of a run: code, packages, command, machine, and what else can change bits."""
 
 import contextlib
 import functools
@@ -139,7 +139,7 @@ def origin(
 
 @functools.cache  # takes 0.1 s
 def installed_versions() -> dict[str, str]:
-    """Return the versions of all installed packages, with the commit or hash of one that is from no package index.
+    """Return the versions of all packages; with the commit or hash if from no index.
 
     What lies in the project's own folders is left out: it is code, and another checkout has it
     elsewhere.
@@ -159,7 +159,7 @@ def installed_versions() -> dict[str, str]:
 
 
 def state_of_code() -> dict[str, Any]:
-    """Return the commit and the uncommitted changes of the project's code, as a diff for `git apply`; None without git.
+    """Return the commit and uncommitted changes, as for `git apply`; None without git.
 
     Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are
     listed in `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole.
@@ -196,7 +196,7 @@ NUM_TRIES = 5
 
 
 def _changes(index: Path, listed: str) -> tuple[str | None, list[str], list[str]]:
-    """Return the diff (None if there is none), the new files that are in it, and those that are left out.
+    """Return the diff or None, the new files that are in it, and those that are left out.
 
     Another process may delete new files at any time, with which git fails: it is asked again,
     without them.
@@ -326,7 +326,7 @@ def skip_preloaded() -> None:
 
 
 def code_of() -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's own code that this process has imported, by name.
+    """Return the SHA-256 of each file of the user's own that this process imported.
 
     Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run
     from a copy.
@@ -355,7 +355,7 @@ def _is_own(file: str) -> bool:
 
 
 def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of files that hold something else here than in the last start that recorded some.
+    """Return the names of files that differ from the last start that recorded some.
 
     Files that are not here are left out.
     """

@@ -299,7 +299,7 @@ HEAD: dict[str, Any] = {
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type: of a list of texts, or of a dictionary with texts and null."""
+    """Return whether a value is of a type: a list of texts, a dictionary of texts and null."""
     if isinstance(value, list):
         return kind is list and {*map(type, value)} <= {str}
     if isinstance(value, dict) and not {*map(type, value.values())} <= {str, type(None)}:

@@ -25,7 +25,7 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Return the failure of an exception, without its place if it is a mistake in the configuration."""
+        """Return the failure of an exception; without the place of a user's mistake."""
         where = ""
         if not is_mistake(error):
             where = last_frame(error)

@@ -1,4 +1,4 @@
-"""Files that the library writes into a project: new parts, and the `conf/train.yaml` that makes a folder a project.
+"""Files that the library writes into a project: new parts, and its `conf/train.yaml`.
 
 Their texts are in `templates/`.
 """
@@ -72,7 +72,8 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     packages = own_packages("models") or own_packages()
     if not packages:
         raise UserError(
-            f"{src()}: has no package, a folder with __init__.py, in which the file could be written"
+            f"{src()}: has no package, a folder with __init__.py, in which the file could be "
+            "written"
         )
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))

@@ -73,7 +73,7 @@ def exists(name: str) -> bool:
 
 
 def is_gone(name: str) -> bool:
-    """Return whether a text is a dotted name in a package of the library, which has it no longer."""
+    """Return whether a text is a dotted name that the library has no longer."""
     package = ".".join(name.split(".")[:2])
     return exists(package) and not exists(name)
 

@@ -1,4 +1,4 @@
-"""Changes that this version of the library asks of a project: imports, classes in YAML, settings, its Makefile.
+"""Changes that this version asks of a project: imports, classes, settings, its Makefile.
 
 Nothing of a project is imported. Names are found in the text of a file and replaced there, so that
 comments, line ends and encodings stay; what can't be replaced safely is listed, to be changed by
@@ -171,7 +171,7 @@ def find_changes(project: Path) -> list[Source]:
 
 
 def _files(project: Path) -> Iterator[Path]:
-    """Yield files that may name the library, without those of runs, environments and the library."""
+    """Yield files that may name the library, but those of runs, environments, the library."""
     for place, folders, files in os.walk(project):
         folder = Path(place)
         skipped = {"node_modules", "__pycache__"}
@@ -261,7 +261,7 @@ def _find_in_from(source: Source, found: re.Match[str]) -> None:
 
 
 def _find_in_import(source: Source, imported: re.Match[str]) -> None:
-    """Find the changes of `import MODULE [as NAME]`, if all that is used of it has moved to one place."""
+    """Find the changes of `import MODULE [as NAME]`, if all that is used moved to one place."""
     module, bound = imported.groups()
     use = re.compile(rf"(?<![\w.]){re.escape(bound or module)}\s*\.\s*(\w+)")
     uses = [*use.finditer(source.text)]

@@ -1,4 +1,4 @@
-"""The run of a sweep as it is configured: a search, or a grid, whose jobs are all combinations of values with each seed.
+"""The run of a sweep: a search, or a grid of all combinations of values with each seed.
 
 With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings that can't yet be
 told from the best.
@@ -173,7 +173,7 @@ class Seeds:
 
 
 def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
-    """Run a grid with three seeds per setting, then more for those that may be the best, until one is left.
+    """Run a grid with three seeds per setting, then more for those that may be the best.
 
     Each round is a look at the table, counted like any other. Settings that a look excludes get no
     further seeds, and stay excluded: over all looks, the best setting is lost in at most 5 % of

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their composition, their directory names, and the record of their failures."""
+"""The jobs of a sweep: their composition, directory names, and recorded failures."""
 
 import dataclasses
 import functools
@@ -92,7 +92,7 @@ class Composer:
         return composed
 
     def _sets_value(self, override: Override) -> bool:
-        """Return whether an override sets a value rather than choosing a file of a group, or deleting something."""
+        """Return whether an override sets a value, and neither chooses a file nor deletes."""
         of_group = self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
         return not (of_group or override.is_delete() or override.package is not None)
 
@@ -263,7 +263,9 @@ class Job:
         return RunIdentity.of(config, self.overrides, self.run.directory, groups)
 
     def work(self, module: str, *, on_node: bool = False, is_each_started: bool = False) -> Work:
-        """Return what a process of the job calls, with all values resolved: another process could resolve them differently.
+        """Return what a process of the job calls, with all values resolved.
+
+        Another process could resolve them differently.
 
         Args:
             module: Name of the module whose `main.task` runs the job.

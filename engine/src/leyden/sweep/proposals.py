@@ -1,4 +1,4 @@
-"""A night of proposals: a command proposes changes of a run, and a verdict keeps those that are better.
+"""A night of proposals: a command proposes changes of a run, a verdict keeps the better.
 
 The error of the verdicts is shared by all proposals of the night. What has happened stands in a
 ledger, of which each line is signed; a night that was killed is replayed from it, and goes on.
@@ -399,7 +399,7 @@ def limited() -> None:
 
 
 def begin(overrides: Sequence[str]) -> Line:
-    """Return what a night begins with: its code, the folder of the data, and the test evaluations so far."""
+    """Return what a night begins with: code, folder of the data, test evaluations so far."""
     with composing():
         found = OmegaConf.select(compose_command("train", overrides), "data.root")
     data_root = ""
@@ -414,11 +414,13 @@ def num_tests() -> int:
 
 
 def may_change(key: str) -> bool:
-    """Return whether a proposal may set a key: one that changes bits, but not what is measured or how long is trained.
+    """Return whether a proposal may set a key.
+
+    One that changes bits, but not what is measured or how long is trained.
 
     Example:
-        >>> [may_change(key) for key in ("optimizer.lr", "data.batch_size", "data.val_size", "seed")]
-        [True, True, False, False]
+        >>> [may_change(key) for key in ("optimizer.lr", "data.batch_size", "data.val_size")]
+        [True, True, False]
     """
     roles = roles_of(key)
     return Role.BITS in roles and not roles & OF_MEASURE and not FIXED.fullmatch(key)

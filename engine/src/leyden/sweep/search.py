@@ -1,4 +1,4 @@
-"""A search by Optuna: trials are asked for when a slot is free, run as a job each, and told to the study.
+"""A search by Optuna, which is asked for a trial when a slot is free; a trial is a job.
 
 The study is a file in the sweep directory, shared with the processes of the jobs and across
 restarts.
@@ -40,7 +40,7 @@ NUM_TRIALS = 10  # at once, where any number of jobs can be started
 
 
 class JournalLock:
-    """The lock of an Optuna journal, which repairs the file after a process was killed while it wrote a line.
+    """The lock of an Optuna journal, which repairs the file after a process was killed.
 
     Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then
     remove them. Readers ignore an incomplete last line; Optuna's writer would append to it and so
@@ -93,7 +93,8 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     try:
         with contextlib.suppress(FileNotFoundError):
             opened(path).close()  # no link or pipe, which Optuna would write to
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
+        journal_lock: Any = JournalLock(path)
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except OF_DAMAGED_JOURNAL as error:
         raise UserError(
@@ -119,7 +120,7 @@ def trial_of(study: optuna.Study, frozen: FrozenTrial) -> Trial:
 
 
 def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
-    """Return a trial that was killed while it was drawn, with its sampler at the place where it was then.
+    """Return a trial that was killed while it was drawn, with its sampler where it was then.
 
     The values that it has are drawn once more, so that the others come from the same random
     numbers.
@@ -138,7 +139,7 @@ def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
 
 
 def make_sampler(node: Any) -> Any:
-    """Return one of Optuna's samplers, or a partial function whose argument is the seed, by the sweeper's configuration.
+    """Return one of Optuna's samplers, or a partial function of the seed that makes one.
 
     Raises:
         UserError: The configuration is wrong.
@@ -152,7 +153,7 @@ def make_sampler(node: Any) -> Any:
 
 
 def sampler_for(sampler: Any, number: int) -> Any:
-    """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
+    """Return the sampler of one trial, which draws by its seed and the number of the trial.
 
     So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats
     no earlier draw. A trial that was killed while it was drawn keeps its number.
@@ -173,7 +174,7 @@ def sampler_for(sampler: Any, number: int) -> Any:
 
 
 def try_sampler(sampler: Any, space: Space) -> list[list[str]]:
-    """Let a copy of a sampler draw some trials after those of the bounds, to be checked before the search.
+    """Let a copy of a sampler draw some trials to be checked, after those of the bounds.
 
     Returns:
         The overrides of each trial without the fixed ones.
@@ -271,7 +272,8 @@ class Search:
             overrides = self.space.suggest(trial)  # of one that was left, the values that it has
         except ValueError as error:
             raise UserError(
-                f"{self.sweep.directory}: the sampler, or its study, does not accept this space ({error})\n"
+                f"{self.sweep.directory}: the sampler, or its study, does not accept this space "
+                f"({error})\n"
                 "a different space needs another sweep_name"
             ) from error
         (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))

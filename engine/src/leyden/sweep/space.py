@@ -1,12 +1,12 @@
-"""The space of a sweep: the values of keys, rows of several keys, and a function of an Optuna trial.
+"""The space of a sweep: values of keys, rows of several, a function of an Optuna trial.
 
 optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform; intervals are for a search
 model.dropout=interval(0.0,0.5)               a number
 data.batch_size=int(interval(32,256))         a whole number
 data.batch_size=choice(64,128,256)            one of these; or shorter: 64,128,256
 trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
-sweep.settings=[{model:mlp},{model:cnn}]      one of these rows, each with the values of several keys
-sweep.space=mine.space                        what this function of a trial returns, values by key; for a search
+sweep.settings=[{model:mlp},{model:cnn}]      one of these rows of several keys
+sweep.space=mine.space                        values by key that this returns for a trial
 """
 
 import itertools
@@ -135,7 +135,7 @@ class Dimension:
 
 
 class Space:
-    """The settings of a grid or a search: combinations of the dimensions, and what a function returns for a trial.
+    """The settings of a grid or a search: combinations of dimensions, and of a function.
 
     Args:
         fixed: The overrides that all settings share.
@@ -161,7 +161,7 @@ class Space:
                 self._check_keys(SETTINGS, rows.keys, others)
 
     def _check_keys(self, where: str, keys: set[str], others: Iterable[Dimension]) -> None:
-        """Raise a `UserError` if one of the keys is set outside, too: only one of the two would take effect."""
+        """Raise a `UserError` if a key is set outside, too: only one would take effect."""
         outside = {key_of(override) for override in self.fixed}
         for each in others:
             outside |= each.keys

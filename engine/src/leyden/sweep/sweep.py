@@ -38,7 +38,7 @@ from leyden.sweep.work import dry_build_jobs, record_failure
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write the identity of a sweep (name, objective, …) and facts about it to `sweep.json` in its directory.
+    """Write the identity of a sweep (name, objective, …) and facts to its `sweep.json`.
 
     Raises:
         UserError: The directory belongs to another sweep, or can't be written to.
@@ -74,7 +74,7 @@ NUM_DRAWN = 10  # of more jobs, so many are checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """Check the settings and directories of jobs, build the parts of those that will run, and return these.
+    """Check the settings and directories of jobs; build and return those that will run.
 
     Of many new jobs, some are drawn and checked. The others are as they start; so the first one
     starts early. Of new jobs that differ only in the seed, one is built, unless other values may
@@ -220,7 +220,8 @@ class Sweep:
         """
         if any(key_of(override) == "run_dir" for override in jobs[0].overrides):
             raise UserError(
-                "run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep"
+                "run_dir: each job of a sweep has a directory of its own; sweep_name names the "
+                "sweep"
             )
         first = jobs[0].identity()
         facts["average_over"] = averaged_keys(self.config, first)
@@ -247,8 +248,9 @@ class Sweep:
         match read_json(self.directory / "sweep.json", {}):
             case {"threads": int(there)} if here and here != there:
                 warn(
-                    f"{self.directory}: jobs so far had {there} threads each, these have {here}, so the last "
-                    f"bits can differ; OMP_NUM_THREADS={there}, or cluster.cpus_per_task, keeps them"
+                    f"{self.directory}: jobs so far had {there} threads each, these have {here}, "
+                    f"so the last bits can differ; OMP_NUM_THREADS={there}, or "
+                    "cluster.cpus_per_task, keeps them"
                 )
 
     def run_all(self, jobs: Sequence[Job]) -> None:
@@ -376,13 +378,17 @@ class Sweep:
             if self.launcher.has_jobs:
                 notify_user(self.config.cluster.get("notify"), self.directory)
         if self.failures:
-            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
-            raise UserError(
-                "\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())])
-            )
+            num = len(self.failures)
+            lines = [f"{num} of {self.num_jobs} jobs failed; the same command runs them again"]
+            for name, why in self.failures.items():
+                lines.append(f"  {name}: {why}")
+            raise UserError("\n".join(lines))
 
     def conclude_later(self) -> None:
-        """Submit a job that writes the summary once all others have ended, in place of one of an earlier start."""
+        """Submit a job that writes the summary once all others have ended.
+
+        It takes the place of one of an earlier start.
+        """
         path = self.launcher.queue.folder / "job.json"
         notify = self.config.cluster.get("notify")
         try:
@@ -400,7 +406,7 @@ class Sweep:
 
 
 def conclude_left(directory: str, notify: str | None) -> None:
-    """Write the summary of a sweep whose jobs have ended and whose command has not waited, and tell the user."""
+    """Write the summary of a sweep whose command has not waited, and tell the user."""
     with ending():
         try:
             summarize(Path(directory), trust=True)

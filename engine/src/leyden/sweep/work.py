@@ -100,7 +100,10 @@ def _check_gpu(config: DictConfig) -> None:
 
 
 def command_of_job(*call: Any) -> int:
-    """Call `run_job` in a command of its own, whose line Lightning repeats to start further processes; return the exit code."""
+    """Call `run_job` in a command of its own; return the exit code.
+
+    Lightning repeats the line of this command to start further processes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job"
         write_call(path, run_job, call)
@@ -113,7 +116,9 @@ def command_of_job(*call: Any) -> int:
 def record_failure(
     identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0
 ) -> None:
-    """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
+    """Record a failure in a job's run directory.
+
+    Not if this start has recorded its result, or the directory is in use.
 
     Args:
         identity: The job's identity.
@@ -180,10 +185,11 @@ def warm_up(config: DictConfig) -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload([__name__])
-    parts: dict[str, Any] = {**OmegaConf.to_container(config), "hydra": None}  # type: ignore[dict-item]
+    plain: Any = OmegaConf.to_container(config)
+    plain["hydra"] = None
     # The user's own files are imported by each job: what they draw meanwhile follows from the job's
     # seed.
-    names = [name for name in targets(parts) if name.startswith("leyden.")]
+    names = [name for name in targets(plain) if name.startswith("leyden.")]
     wanted: dict[str, Any] = {"names": names}
     if config.data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
