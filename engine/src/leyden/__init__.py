@@ -1,7 +1,7 @@
 """Leyden: a research template for PyTorch Lightning, and its library.
 
-In a notebook or a script, `leyden.load(DIR)` returns a trained run, and `leyden.load_runs(DIR)` all runs below a folder.
-In a Trainer of your own, `leyden.Exact` resumes to the same bits:
+In a notebook or a script, `leyden.load(DIR)` returns a trained run, and `leyden.load_runs(DIR)` all
+runs below a folder. In a Trainer of your own, `leyden.Exact` resumes to the same bits:
 
     exact = leyden.Exact("runs/a", seed=0)
     trainer = L.Trainer(max_epochs=10, callbacks=[exact])

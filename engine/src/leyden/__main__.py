@@ -35,11 +35,12 @@ def _main() -> None:
             )
         return
     if name not in verbs:
-        close = difflib.get_close_matches(name, verbs, 1)
-        raise UserError(
-            f"{name}: no such verb{f'; did you mean {close[0]}?' if close else ''}; the verbs are {', '.join(verbs)}"
-        )
-    # Set as by `python -m`: a run records this command line, and starts its other processes with it.
+        hint = ""
+        for close in difflib.get_close_matches(name, verbs, 1):
+            hint = f"; did you mean {close}?"
+        raise UserError(f"{name}: no such verb{hint}; the verbs are {', '.join(verbs)}")
+    # Set as by `python -m`: a run records this command line, and starts its other processes with
+    # it.
     module = f"leyden.{name}"
     sys.argv = [str(verbs[name]), *arguments]
     sys.orig_argv = [sys.executable, "-m", module, *arguments]

@@ -38,8 +38,9 @@ def main() -> None:
 
         require_project()
         if (not options["run"]) == (not options["runs"]):
-            given = "run=DIR, or runs=DIR with row=NUMBER, must be given"
-            raise UserError(f"{given}; --help lists the keys")
+            raise UserError(
+                "run=DIR, or runs=DIR with row=NUMBER, must be given; --help lists the keys"
+            )
         if options["run"] and options["row"]:
             raise UserError(f"row={options['row']}: is for runs=DIR, of whose settings it is one")
         form = parse_choice(options, "format", "table", "json")

@@ -35,8 +35,9 @@ def main() -> None:
         run = Run(options["run"], trust=parse_flag(options, "trust"))
         path = Path(options["output"] or run.directory / "model.onnx")
         if path.suffix != ".onnx" or not path.parent.is_dir() or path.is_dir():
-            allowed = "must be the name of a .onnx file in an existing folder"
-            raise UserError(f"output={path}: {allowed}")
+            raise UserError(
+                f"output={path}: must be the name of a .onnx file in an existing folder"
+            )
         run.check_owner()
         run.checkpoint(options["checkpoint"])  # both are refused before PyTorch is imported
         require_packages(NEEDS, "export")

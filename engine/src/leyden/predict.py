@@ -35,8 +35,10 @@ def main() -> None:
 
         require_project()
         if not options["run"] or (not options["images"]) == (not options["table"]):
-            given = "run=DIR with images=FILES, or with table=FILE: must be given"
-            raise UserError(f"{given}; --help lists the keys")
+            raise UserError(
+                "run=DIR with images=FILES, or with table=FILE: must be given; --help lists the "
+                "keys"
+            )
         invert = parse_flag(options, "invert")
         trust = parse_flag(options, "trust")
         if invert and options["table"]:

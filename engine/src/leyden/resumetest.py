@@ -41,7 +41,8 @@ def main() -> None:
             raise UserError(f"seed={seed}: must be a whole number")
         if not command:
             raise UserError("the command is missing: leyden resumetest -- python train.py {dir}")
-        # A scheduler, or a terminal that closes, must not leave the command behind: leave() ends all contexts.
+        # A scheduler, or a terminal that closes, must not leave the command behind: leave() ends
+        # all contexts.
         for number in (signal.SIGTERM, signal.SIGHUP):
             if signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
                 signal.signal(number, lambda number, _: leave(128 + number))

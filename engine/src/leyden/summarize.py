@@ -65,8 +65,9 @@ def main() -> None:
             return
         refuse_options(options, {**AIM, **OF_TABLES})
         if over not in ("", "data"):
-            why = "must be data, for runs; a column is for a table in a file"
-            raise UserError(f"over={over}: {why}")
+            raise UserError(
+                f"over={over}: must be data, for runs; a column is for a table in a file"
+            )
         summarize(place, form, over, options["pdf"])
 
 

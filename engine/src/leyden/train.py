@@ -52,8 +52,9 @@ def train_job(cfg: "DictConfig") -> None:
     size = num_processes()
     is_own_command = hydra_cfg.job.config_name == "train"  # and not a config of `reproduce`
     if size > 1 and is_own_command and not (is_job or has_run_dir):
-        why = f"since each of the {size} processes would choose another one"
-        raise UserError(f"run_dir: must be given, {why}")
+        raise UserError(
+            f"run_dir: must be given, since each of the {size} processes would choose another one"
+        )
     identity = RunIdentity.of(cfg, overrides, groups=chosen_options(hydra_cfg))
     run = Run(cfg.run_dir, trust=cfg.trust)
     # If two sweeps share a job, the second one waits for the first one's result.

@@ -55,8 +55,7 @@ def main() -> None:
 
 
 def _line(source: "Source", change: "Change") -> str:
-    place = f"{source.path.relative_to(root())}:{change.line}"
-    return f"{place}: {change.old} → {change.new}"
+    return f"{source.path.relative_to(root())}:{change.line}: {change.old} → {change.new}"
 
 
 if __name__ == "__main__":

@@ -175,9 +175,9 @@ class Build:
         checkpoint = self.trainer.checkpoint
         if checkpoint.every_n_steps and not checkpoint.within_epochs:
             raise UserError(
-                f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, since "
-                "a run can't resume within an epoch of these data: their loader has no state_dict "
-                "and is not a DataLoader"
+                f"callbacks.checkpoint.every_n_steps={checkpoint.every_n_steps}: must be null, "
+                "since a run can't resume within an epoch of these data: their loader has no "
+                "state_dict and is not a DataLoader"
             )
         if self.cfg.trainer.get("strategy") == "fsdp2":
             self._check_sharding()
@@ -374,8 +374,8 @@ def check_overrides(cfg: DictConfig, overrides: Sequence[str]) -> None:
         for override in overrides:
             if re.split("[./@]", key_of(override))[0] == part:
                 raise UserError(
-                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; set its own arguments by "
-                    "task.ARG=VALUE"
+                    f"{one_line(override)}: has no effect, as {kind.__name__} takes no {argument}; "
+                    "set its own arguments by task.ARG=VALUE"
                 )
 
 

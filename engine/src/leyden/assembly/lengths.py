@@ -44,8 +44,9 @@ def num_batches(trainer: L.Trainer, data: L.LightningDataModule) -> int:
     mode = combining_mode(loaders)
     if mode == "sequential":
         raise UserError(
-            "data: train_dataloader combines its loaders by mode=sequential, which Lightning supports for validation and test only; "
-            "choose min_size, max_size or max_size_cycle, or torch.utils.data.ConcatDataset"
+            "data: train_dataloader combines its loaders by mode=sequential, which Lightning "
+            "supports for validation and test only; choose min_size, max_size or max_size_cycle, "
+            "or torch.utils.data.ConcatDataset"
         )
     each = flatten_loaders(loaders)
     whole = (min if mode == "min_size" else max)(map(length_of, each), default=0)

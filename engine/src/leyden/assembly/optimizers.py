@@ -117,8 +117,8 @@ class ScheduleLength(L.Callback):
         is_automatic = pl_module.automatic_optimization
         if (len(configs) < len(built) or not is_automatic) and is_main_process():
             warn(
-                f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, but {name} steps it "
-                "manually or not at all"
+                f"scheduler: is built for {self.schedule.num_steps} steps, one per optimizer step, "
+                f"but {name} steps it manually or not at all"
             )
         if not is_automatic:
             return
@@ -126,8 +126,9 @@ class ScheduleLength(L.Callback):
             is_by_step = config.interval == "step" or config.scheduler in built
             if config.frequency != 1 or not is_by_step:
                 raise UserError(
-                    f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but {name} has it stepped every "
-                    f"{config.frequency} {config.interval}; its configure_optimizers must return "
+                    f"scheduler: is built for {self.schedule.num_steps} optimizer steps, but "
+                    f"{name} has it stepped every {config.frequency} {config.interval}; its "
+                    "configure_optimizers must return "
                     '{"scheduler": ..., "interval": "step"}'
                 )
             config.interval = "step"
@@ -140,8 +141,8 @@ def match_names(names: Iterable[str], patterns: Sequence[str]) -> list[str]:
         ValueError: A pattern matches no name.
 
     Example:
-        >>> match_names(["network.0.weight", "network.0.bias", "network.2.bias"], ["network.0.*", "*.bias"])
-        ['network.0.weight', 'network.0.bias', 'network.2.bias']
+        >>> match_names(["0.weight", "0.bias", "2.bias", "2.weight"], ["0.*", "*.bias"])
+        ['0.weight', '0.bias', '2.bias']
     """
     names = list(names)
     matching: set[str] = set()
@@ -171,8 +172,10 @@ def freeze(module: nn.Module, patterns: Sequence[str]) -> None:
     Example:
         >>> layers = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Conv2d(4, 1, 3))
         >>> freeze(layers, ["1.*", "0.weight"])
-        >>> layers[1].training, [name for name, parameter in layers.named_parameters() if parameter.requires_grad]
-        (False, ['0.bias', '2.weight', '2.bias'])
+        >>> [name for name, each in layers.named_parameters() if each.requires_grad]
+        ['0.bias', '2.weight', '2.bias']
+        >>> layers[1].training
+        False
     """
     parameters = dict(module.named_parameters(remove_duplicate=False))
     names = [*parameters]
@@ -208,13 +211,13 @@ def parameter_groups(
             by earlier groups, or it has the option `freeze`, which is not an optimizer's.
 
     Example:
-        >>> groups = {"biases": {"match": "*.bias", "weight_decay": 0.0}}
-        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(1, 1).named_parameters(), groups)]
+        >>> named = [*nn.Linear(1, 1).named_parameters()]
+        >>> parameter_groups(named, {"biases": {"match": "*.bias", "weight_decay": 0.0}})
         Traceback (most recent call last):
             ...
         ValueError: groups.biases: *.bias matches none of weight, bias
-        >>> groups = {"biases": {"match": "*bias", "weight_decay": 0.0}}
-        >>> [len(group["params"]) for group in parameter_groups(nn.Linear(1, 1).named_parameters(), groups)]
+        >>> groups = parameter_groups(named, {"biases": {"match": "*bias", "weight_decay": 0.0}})
+        >>> [len(group["params"]) for group in groups]
         [1, 1]
     """
     left = dict(named)

@@ -70,7 +70,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """
     try:
         content = SafeCheckpointIO().load_checkpoint(path)
-    except Exception as error:  # a stranger's file may be wrong in any way; the message of one that is refused names it
+    # a stranger's file may be wrong in any way; the message of one that is refused names it
+    except Exception as error:
         line = as_line(error)
         raise UserError(line if str(path) in line else f"{path}: {line}") from error
     with user_errors(f"{path}: not the checkpoint of a run"):
@@ -170,8 +171,8 @@ class Resumed(StartingPoint):
         """
         if names := changed_names(trained_on(self.run), digests):
             raise UserError(
-                f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}; restore those "
-                "data to resume it, or choose another run_dir"
+                f"{self.run.directory}: the data differ from those that it was trained on: "
+                f"{', '.join(names)}; restore those data to resume it, or choose another run_dir"
             )
 
     def check_processes(self, num: int) -> None:
@@ -182,9 +183,9 @@ class Resumed(StartingPoint):
         """
         if self.num_processes != num:
             raise UserError(
-                f"{self.run.directory} was trained by {self.num_processes} processes, this run would have {num}, and "
-                "their number can't change; set trainer.devices and trainer.num_nodes to match, or "
-                "choose another run_dir"
+                f"{self.run.directory} was trained by {self.num_processes} processes, this run "
+                f"would have {num}, and their number can't change; set trainer.devices and "
+                "trainer.num_nodes to match, or choose another run_dir"
             )
 
     def load(self, module: L.LightningModule, data: L.LightningDataModule) -> None:
@@ -247,8 +248,10 @@ def starting_point(cfg: DictConfig, run: Run, read: dict[str, Any] | None = None
     is_fast = cfg.trainer.get("fast_dev_run")
     own = run.newest_checkpoint()
     if own is None and run.result and run.result.is_complete and is_main_process():
-        text = "has finished, but no checkpoint is left to resume from, so it is trained anew"
-        warn(f"{run.directory}: {text}")
+        warn(
+            f"{run.directory}: has finished, but no checkpoint is left to resume from, so it is "
+            "trained anew"
+        )
     if cfg.fork and not _has_begun(run, own):
         if is_fast:
             raise UserError(
@@ -311,7 +314,8 @@ class InitFrom(StartingPoint):
         wrong = _misfits(there, here)
         if wrong:
             raise UserError(
-                f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes weights"
+                f"init_from: {self.path}: {some_of(wrong)}; init_exclude=[PATTERN,...] excludes "
+                "weights"
             )
         return there
 

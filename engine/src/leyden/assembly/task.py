@@ -39,7 +39,9 @@ def network(cfg: DictConfig, facts: Facts) -> torch.nn.Module:
         raise UserError(f"model: creates a {type(module).__name__}; must be a torch.nn.Module")
     # Faster for convolutions, on a CPU and on a GPU in half precision; it does not change other
     # layers.
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    convert: Any = module.to
+    converted: torch.nn.Module = convert(memory_format=torch.channels_last)
+    return converted
 
 
 def check_step(module: Task, facts: Facts, *, with_targets: bool = True) -> Outcome | None:
@@ -138,7 +140,8 @@ def task(cfg: DictConfig, data: L.LightningDataModule, trainer: L.Trainer) -> L.
             monitor = cfg.scheduler.monitor
             scheduler.options = {"interval": "epoch", "frequency": every, "monitor": monitor}
         if scheduler.has_length:
-            trainer.callbacks.insert(0, without_empty_hooks(ScheduleLength(scheduler)))  # type: ignore[attr-defined]
+            callback = without_empty_hooks(ScheduleLength(scheduler))
+            trainer.callbacks.insert(0, callback)  # type: ignore[attr-defined]
     if isinstance(module, Task):
         outcome = check_step(module, facts_of(data), with_targets=divides_batches(data))
         if outcome:
@@ -165,8 +168,8 @@ def new_module(cfg: DictConfig, facts: Facts) -> tuple[L.LightningModule, Schedu
     scheduler = ScheduleFactory(cfg.scheduler) if cfg.scheduler else None
     if scheduler and "scheduler" not in taken_arguments(cfg, facts):
         raise UserError(
-            f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes no scheduler; "
-            "choose scheduler=none"
+            f"scheduler={cfg.scheduler.get('_target_')}: {target(cfg.task, 'task').__name__} takes "
+            "no scheduler; choose scheduler=none"
         )
     optimizer = make_optimizer(cfg.optimizer)
     module = task_module(cfg, facts, optimizer=optimizer, scheduler=scheduler)
@@ -202,7 +205,8 @@ def task_module(
     loss = getattr(module, "loss", None)
     if isinstance(module, Task) and loss is not None and not callable(loss):
         raise UserError(
-            f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: torch.nn.NLLLoss}}"
+            f"task.loss={loss}: must be an object with a _target_, such as task.loss={{_target_: "
+            "torch.nn.NLLLoss}"
         )
     if optimizer and cfg.get("compile") and "network" in offered:
         offered["network"].compile()  # in place: the keys in checkpoints stay the same

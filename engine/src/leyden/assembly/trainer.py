@@ -111,12 +111,14 @@ def check_strategy(cfg: DictConfig) -> None:
         check_unsharded(target(strategy, "trainer.strategy"), strategy.get("_target_"))
         if strategy.get("start_method", "popen") != "popen":
             raise UserError(
-                "trainer.strategy.start_method: each process is started by its own command; choose popen"
+                "trainer.strategy.start_method: each process is started by its own command; "
+                "choose popen"
             )
     elif strategy not in STRATEGIES:
         raise UserError(
-            f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with a _target_; checkpoints hold "
-            "weights and optimizer states whole, and each process is started by its own command"
+            f"trainer.strategy={strategy}: must be one of {', '.join(STRATEGIES)}, or a node with "
+            "a _target_; checkpoints hold weights and optimizer states whole, and each process is "
+            "started by its own command"
         )
     _check_virtual_ranks(cfg.trainer)
     launched = (
@@ -126,8 +128,9 @@ def check_strategy(cfg: DictConfig) -> None:
     )
     if cfg.trainer.num_nodes > 1 and not launched and not cfg.cluster.get("nodes"):
         raise UserError(
-            f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' processes, so the run "
-            "would wait for them forever; use a cluster with cluster.nodes, such as cluster=slurm_multinode, or torchrun on each node"
+            f"trainer.num_nodes={cfg.trainer.num_nodes}: nothing starts the other nodes' "
+            "processes, so the run would wait for them forever; use a cluster with cluster.nodes, "
+            "such as cluster=slurm_multinode, or torchrun on each node"
         )
 
 
@@ -169,8 +172,9 @@ def check_unsharded(kind: Any, strategy: Any) -> None:
         kind, DeepSpeedStrategy
     ):
         raise UserError(
-            f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; checkpoints "
-            f"hold them whole, so the run could not be resumed; choose one of {', '.join(STRATEGIES)}"
+            f"trainer.strategy={strategy}: {kind.__name__} may shard weights or optimizer states; "
+            "checkpoints hold them whole, so the run could not be resumed; choose one of "
+            f"{', '.join(STRATEGIES)}"
         )
 
 
@@ -247,7 +251,8 @@ NOT_FOR_USERS = (
     ".*is already saved during checkpointing",  # Leyden saves no hparams
     ".*smaller than the logging interval",  # means per epoch are logged anyway
     "Validating sparse tensor invariants",  # of a checkpoint that has one, since torch 2.15
-    "You're using the WeightAveraging callback with a model",  # a task shards in its hook, where it is asked to
+    # a task shards in its hook, where it is asked to
+    "You're using the WeightAveraging callback with a model",
 )
 
 
@@ -317,7 +322,7 @@ class RunTrainer:
 
     @property
     def status(self) -> str:
-        """The status of a run that has ended: `fast_dev_run`, `finished`, or `pruned` by a callback."""
+        """The status of an ended run: `fast_dev_run`, `finished`, or `pruned` by a callback."""
         if self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             return "fast_dev_run"
         is_pruned = any(getattr(callback, "pruned", False) for callback in self.callbacks)

@@ -1,6 +1,7 @@
 """Callbacks that a run needs: its checkpoints, averages, fingerprints, and what the terminal shows.
 
-A YAML in `conf/callbacks/` names them; a picture of one's own derives from `DisplayCallback`, whose errors end no run:
+A YAML in `conf/callbacks/` names them; a picture of one's own derives from `DisplayCallback`, whose
+errors end no run:
 
     from leyden.callbacks import DisplayCallback
 

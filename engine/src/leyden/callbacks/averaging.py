@@ -16,7 +16,8 @@ class EMA(WeightAveraging):
 
     Counters, indices and masks, which have no average, are those of the last update.
 
-    Validation, checkpoints, tests and exports use the average; training continues from the weights themselves.
+    Validation, checkpoints, tests and exports use the average; training continues from the weights
+    themselves.
 
     Args:
         decay: Factor that the average is multiplied by at each update, from 0 to 1.
@@ -35,14 +36,20 @@ class EMA(WeightAveraging):
         super().__init__(avg_fn=average)
 
     def should_update(self, step_idx: int | None = None, epoch_idx: int | None = None) -> bool:
-        """Return whether so many steps were taken since the last update; several optimizers take several at once."""
+        """Return whether so many steps were taken since the last update.
+
+        Several optimizers take several at once.
+        """
         if step_idx is None:
             return False
         latest: int = self.state_dict()["latest_update_step"]
         return latest == 0 or step_idx + 1 - latest >= self.update_every_n_steps
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
-        """Place the average on the device of the training; Lightning places it where the module was made."""
+        """Place the average on the device of the training.
+
+        Lightning places it where the module was made.
+        """
         place_average(self, trainer.strategy.root_device)
         super().setup(trainer, pl_module, stage)
 
@@ -51,12 +58,14 @@ def check_averaging(callback: Any, num_epochs: int) -> None:
     """Check that checkpoints contain the validated weights of a callback that averages.
 
     Raises:
-        ValueError: The average is in no checkpoint (Lightning's `StochasticWeightAveraging`); is updated at the end
-            of an epoch, between validation and checkpoint; or consists of the initial weights until it begins.
+        ValueError: The average is in no checkpoint (Lightning's `StochasticWeightAveraging`); is
+            updated at the end of an epoch, between validation and checkpoint; or consists of the
+            initial weights until it begins.
     """
     if isinstance(callback, StochasticWeightAveraging):
         raise ValueError(
-            "StochasticWeightAveraging: its average is not saved in checkpoints; use +callbacks/averaging=ema"
+            "StochasticWeightAveraging: its average is not saved in checkpoints; use "
+            "+callbacks/averaging=ema"
         )
     if not isinstance(callback, WeightAveraging):
         return

@@ -37,18 +37,20 @@ class Moment(NamedTuple):
 
 # End of the error messages about an objective that is never validated.
 NO_VALIDATION = (
-    "no epoch of this run ends with a validation, which selects the best one; check trainer.max_steps, "
-    "check_val_every_n_epoch and val_check_interval, or set objective=null"
+    "no epoch of this run ends with a validation, which selects the best one; check "
+    "trainer.max_steps, check_val_every_n_epoch and val_check_interval, or set objective=null"
 )
 
 
 class RunCheckpoint(LastCheckpoint, Checkpoint):
-    """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `checkpoints/best.ckpt` in the run directory.
+    """Writes `checkpoints/last.ckpt` (see `LastCheckpoint`) and `best.ckpt` of the run.
 
-    `best.ckpt` is a copy of it at the end of an epoch with the best objective so far, or of every epoch if there is no
-    objective: no link, as who takes something out of one of the files would take it out of both.
+    `best.ckpt` is a copy of it at the end of an epoch with the best objective so far, or of every
+    epoch if there is no objective: no link, as who takes something out of one of the files would
+    take it out of both.
 
-    With `keep_all`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an epoch.
+    With `keep_all`, each `last.ckpt` is also kept as `epoch_3.ckpt`, or `step_900.ckpt` within an
+    epoch.
 
     Args:
         metric: Name of the objective; None for no objective.
@@ -102,7 +104,10 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
     def on_load_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        """Take the best metrics from `best.ckpt`, not from the resumed checkpoint; drop them if this file is lost."""
+        """Take the best metrics from `best.ckpt`, not from the resumed checkpoint.
+
+        Drop them if this file is lost.
+        """
         state = checkpoint["callbacks"].get(self.state_key, {})
         if state.get("best"):
             found = self._read_best(trainer)
@@ -137,7 +142,7 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         self._is_new_best = is_best
 
     def path(self, trainer: L.Trainer, name: str) -> Path:
-        """Return the path of a checkpoint, if this process still holds the lock of the run directory."""
+        """Return the path of a checkpoint, if this process still holds the run's lock."""
         check_held(Path(trainer.default_root_dir))
         return super().path(trainer, name)
 
@@ -150,7 +155,7 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         raise FloatingPointError(f"{why}; try a smaller optimizer.lr")
 
     def rename(self, prepared: Path, path: Path, kept: str) -> None:
-        """Rename a prepared checkpoint, after it was copied if it is the best, since it records which one is the best."""
+        """Rename a prepared checkpoint, after its copy as the best: it records which that is."""
         if self._is_new_best:
             self._is_new_best = False
             _copy(prepared, path.with_name("best.ckpt"))
@@ -165,7 +170,10 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         super().rename(prepared, path, kept)
 
     def _read_best(self, trainer: L.Trainer) -> tuple[dict[str, float], Moment] | None:
-        """Return the metrics recorded in `best.ckpt`, and when they were measured; None, with a line, if it can't be read."""
+        """Return the metrics recorded in `best.ckpt`, and when they were measured.
+
+        None, with a line, if it can't be read.
+        """
         path = self.path(trainer, "best.ckpt")
         best = None
         try:
@@ -179,8 +187,10 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
             best = _as_metrics(state["best"]), at
         except Exception as error:  # a damaged file may raise anything
             if trainer.is_global_zero:
-                effect = "the best epoch from here on is used instead"
-                warn(f"{path} is lost ({reason_of(error)}): {effect}")
+                warn(
+                    f"{path} is lost ({reason_of(error)}): the best epoch from here on is used "
+                    "instead"
+                )
         trainer.strategy.barrier()  # so that all processes have read the same file
         return best
 
@@ -194,7 +204,9 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
         # A best value from another stage, such as training, is not comparable.
         if math.isnan(best) or self._stage != stage:
             return True
-        return value < best if self.mode == "min" else value > best
+        if self.mode == "min":
+            return value < best
+        return value > best
 
     def _check_missing(self, stages: Stages, name: str) -> None:
         """Check that an objective that is missing in this epoch can still be logged in a later one.
@@ -212,7 +224,10 @@ class RunCheckpoint(LastCheckpoint, Checkpoint):
     def no_best_reason(self, trainer: L.Trainer) -> str:
         """Return the reason why a run has ended without a best epoch."""
         if self._is_lost:
-            return "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make another one"
+            return (
+                "best.ckpt is lost, and no epoch came after it; more trainer.max_epochs make "
+                "another one"
+            )
         stages = stages_of(trainer)
         key = f"objective.metric={self.metric}"
         if stages.names.get(str(self.metric)) == "val":

@@ -1,4 +1,7 @@
-"""Callbacks that a run does not depend on: their base, whose errors never end one, summary, progress bar, fingerprints."""
+"""Callbacks that a run does not depend on: summary, progress bar, fingerprints.
+
+The errors of their base never end a run.
+"""
 
 import functools
 import inspect
@@ -40,10 +43,11 @@ from leyden.verdict.numbers import metric_text
 
 
 class DisplayCallback(L.Callback):
-    """Base of callbacks that a run does not depend on: an error in a hook is reported, and the run continues.
+    """Base of callbacks that a run does not depend on: after an error, the run continues.
 
     Attributes:
-        at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an evaluation.
+        at_end: True if the callback draws only at the end of a run, in `on_fit_end` or from an
+            evaluation.
     """
 
     at_end = False
@@ -85,7 +89,9 @@ class Summary(DisplayCallback):
         how = getattr(data, "how_split", "")
         sizes = []
         for split, num in num_by_split.items():
-            size = split if num is None else f"{split} {num:,}"
+            size = split
+            if num is not None:
+                size = f"{split} {num:,}"
             sizes.append(f"{size} ({how})" if how and split == "val" else size)
         device = f"{trainer.world_size} x {trainer.strategy.root_device.type}, {trainer.precision}"
         print_table(rows)
@@ -118,7 +124,7 @@ MAX_BETWEEN_S = 600.0
 
 
 class EpochColumn(TextColumn):
-    """Shows the epoch as the printed lines do, counted from 1, and what else is done by Lightning's own words.
+    """Shows the epoch as the printed lines do, counted from 1, and the rest as Lightning does.
 
     Args:
         num_epochs: Number of epochs; None if it is not limited.
@@ -139,8 +145,8 @@ class EpochColumn(TextColumn):
 class Progress(RichProgressBar):
     """Progress bar with the current loss and accuracy, and a printed line for each completed epoch.
 
-    Where nobody would see the bar, such as in a file, there are the lines alone, and within an epoch of minutes a few
-    with the speed and the remaining time.
+    Where nobody would see the bar, such as in a file, there are the lines alone, and within an
+    epoch of minutes a few with the speed and the remaining time.
 
     Args:
         refresh_rate: Refreshes per second; 0: neither bar nor lines.
@@ -165,13 +171,13 @@ class Progress(RichProgressBar):
         self._line_at = self._start + self._wait
 
     def configure_columns(self, trainer: L.Trainer) -> list[Any]:
-        """Return the bar's columns, a short one and no speed, so that metrics fit into 80 characters."""
+        """Return the bar's columns, without speed, so that metrics fit into 80 characters."""
         _, bar, batches, seconds, _ = super().configure_columns(trainer)
         bar.bar_width = BAR_WIDTH
         return [EpochColumn(trainer.max_epochs), bar, batches, seconds]
 
     def get_metrics(self, trainer: L.Trainer, pl_module: L.LightningModule) -> dict[str, Any]:
-        """Return the metrics logged for the bar, such as loss and accuracy over the last steps, by short names."""
+        """Return the metrics logged for the bar, such as loss and accuracy, by short names."""
         metrics = super().get_metrics(trainer, pl_module)
         metrics.pop("v_num", None)  # added by the logger
         shown = {}
@@ -220,12 +226,16 @@ class Progress(RichProgressBar):
         super().on_train_end(trainer, pl_module)
 
     def _print_speed(self, trainer: L.Trainer, num_done: int, seconds: float) -> None:
-        """Print where an epoch is, how fast, and how long the rest takes, as far as that is known."""
+        """Print where an epoch is, its speed, and as far as known how long the rest takes."""
         num = trainer.num_training_batches
         steps_per_s = (trainer.global_step - self._first_step) / seconds
-        of_num = f"/{num}" if math.isfinite(num) else ""
-        head = f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}"
-        line = f"{head}  batch {num_done}{of_num}  {steps_per_s:.3g} steps/s"
+        of_num = ""
+        if math.isfinite(num):
+            of_num = f"/{num}"
+        line = (
+            f"epoch {trainer.current_epoch + 1}/{trainer.max_epochs}  batch {num_done}{of_num}  "
+            f"{steps_per_s:.3g} steps/s"
+        )
         if math.isfinite(num):
             batch_s = seconds / self._num_batches
             rest_s = batch_s * (num - num_done)
@@ -252,9 +262,9 @@ class Progress(RichProgressBar):
 class Fingerprints(DisplayCallback):
     """Adds a line to `fingerprint.csv` at the end of each epoch and at each checkpoint.
 
-    A line contains hashes of the weights, the optimizers' states and the random states. Training is not affected. A
-    run that resumes deletes the lines after its checkpoint. Only the process of rank 0 writes, with its own states, and
-    its own part of weights that are sharded.
+    A line contains hashes of the weights, the optimizers' states and the random states. Training is
+    not affected. A run that resumes deletes the lines after its checkpoint. Only the process of
+    rank 0 writes, with its own states, and its own part of weights that are sharded.
 
     Args:
         every_n_steps: Optimizer steps between additional lines; None for none.
@@ -271,7 +281,8 @@ class Fingerprints(DisplayCallback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Keep the existing lines up to the step from which the run resumes."""
         self._step = trainer.global_step
-        # Of FSDP2, a digest is of this process's part; other sharded states all processes would have to gather.
+        # Of FSDP2, a digest is of this process's part; other sharded states all processes would
+        # have to gather.
         is_whole = isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy | FSDP2)
         self._writes = trainer.is_global_zero and is_whole
         if self._writes:

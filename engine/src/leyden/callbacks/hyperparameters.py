@@ -19,12 +19,12 @@ STATE_KEYS = ("params", "param_names")  # entries of a parameter group that are 
 
 
 class Hyperparameters(L.Callback):
-    """Saves in each checkpoint the hyperparameters that optimizers and schedules had before the first step.
+    """Saves in checkpoints the values that optimizers and schedules had before the first step.
 
-    Restored optimizers and schedules have the values of their checkpoint. If a fork's configuration differs from
-    that of the run it was forked from, the values that differ are set again. A schedule is then advanced to where
-    it would be if it had run with these values from the start. Buffers of the module's `loss`, such as class
-    weights, are handled in the same way.
+    Restored optimizers and schedules have the values of their checkpoint. If a fork's configuration
+    differs from that of the run it was forked from, the values that differ are set again. A
+    schedule is then advanced to where it would be if it had run with these values from the start.
+    Buffers of the module's `loss`, such as class weights, are handled in the same way.
 
     Args:
         is_fork: Whether the run is a fork.
@@ -76,9 +76,12 @@ class Hyperparameters(L.Callback):
                 buffers[name].copy_(self._loss_buffers[name])
         configs = trainer.lr_scheduler_configs
         if any(isinstance(each.scheduler, ReduceLROnPlateau) for each in configs):
-            what = "a schedule that follows a metric can't be recomputed for different settings of the optimizer"
-            raise UserError(f"fork: {what}; {WEIGHTS_ALONE}")
-        # A schedule changes some of the values, so all of them are reset, and the schedule is run again below.
+            raise UserError(
+                "fork: a schedule that follows a metric can't be recomputed for different "
+                f"settings of the optimizer; {WEIGHTS_ALONE}"
+            )
+        # A schedule changes some of the values, so all of them are reset, and the schedule is run
+        # again below.
         reset_all = bool(configs) or self._restored["schedules"] != self._configured["schedules"]
         optimizers = zip(
             trainer.optimizers,
@@ -94,7 +97,8 @@ class Hyperparameters(L.Callback):
                 num_steps = _num_steps(trainer, config)
                 config.scheduler.load_state_dict(copy.deepcopy(start))
                 for _ in range(num_steps):
-                    config.scheduler.step()  # type: ignore[call-arg]  # schedules that follow a metric were refused above
+                    # Those that follow a metric, and so take one, were refused above.
+                    config.scheduler.step()  # type: ignore[call-arg]
 
 
 def _set_again(
@@ -108,8 +112,10 @@ def _set_again(
     there = restored["class"]
     here = configured["class"]
     if there != here:
-        what = f"the optimizer is {there} there, {here} here, whose state is different"
-        raise UserError(f"fork: {what}; {WEIGHTS_ALONE}")
+        raise UserError(
+            f"fork: the optimizer is {there} there, {here} here, whose state is different; "
+            f"{WEIGHTS_ALONE}"
+        )
     groups = zip(optimizer.param_groups, restored["groups"], configured["groups"], strict=True)
     for group, old, new in groups:
         for key, value in new.items():
@@ -118,25 +124,31 @@ def _set_again(
 
 
 def loss_buffers(module: L.LightningModule) -> dict[str, torch.Tensor]:
-    """Return copies of the buffers of a module's `loss`, such as class weights; these are settings, not learned."""
+    """Return copies of the buffers of a module's `loss`, such as class weights.
+
+    These are settings, not learned.
+    """
     return {name: each.clone() for name, each in module.named_buffers() if name.startswith("loss.")}
 
 
 def _num_steps(trainer: L.Trainer, config: LRSchedulerConfig) -> int:
-    """Return the steps that a schedule would have taken from the start, with the current epoch length.
+    """Return the steps that a schedule would have taken, with the current epoch length.
 
-    For a schedule that the module steps by hand, or whose frequency is not 1, return the steps taken.
+    For a schedule that the module steps by hand, or whose frequency is not 1, return the steps
+    taken.
     """
     if not trainer.lightning_module.automatic_optimization or config.frequency != 1:
         return int(config.scheduler.last_epoch)
-    loop = trainer.fit_loop
-    num_epochs: int = loop.epoch_progress.current.processed  # type: ignore[attr-defined]  # every epoch loop has it
+    loop: Any = trainer.fit_loop
+    num_epochs: int = loop.epoch_progress.current.processed
     batches = loop.epoch_loop.batch_progress
     if config.interval == "epoch":
         return num_epochs
     if trainer.num_training_batches == math.inf:
         return trainer.global_step
-    within = 0 if batches.is_last_batch else batches.current.ready
+    within = 0
+    if not batches.is_last_batch:
+        within = batches.current.ready
     each = trainer.accumulate_grad_batches
     return num_epochs * math.ceil(trainer.num_training_batches / each) + int(within // each)
 
@@ -155,4 +167,6 @@ def _to_plain(value: Any) -> Any:
     """Return a value as plain Python values, for a checkpoint."""
     if isinstance(value, torch.Tensor):
         return value.tolist()
-    return list(value) if isinstance(value, tuple) else value
+    if isinstance(value, tuple):
+        return list(value)
+    return value

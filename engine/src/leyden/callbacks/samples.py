@@ -14,10 +14,11 @@ MAX_LOSSES = 1000  # that are kept before they are looked at
 
 
 class SamplesSeen(L.Callback):
-    """Counts the completed epochs and the samples of a validation, and keeps losses until they are looked at.
+    """Counts completed epochs and the samples of a validation, and keeps losses for a look.
 
-    An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and `overfit_batches`. An
-    epoch that `max_steps`, `max_time` or a callback ends earlier is not counted.
+    An epoch is complete after its last batch, as limited by `trainer.limit_train_batches` and
+    `overfit_batches`. An epoch that `max_steps`, `max_time` or a callback ends earlier is not
+    counted.
     """
 
     state_key = "SamplesSeen"  # fixed key in the checkpoint, independent of the class name
@@ -56,7 +57,10 @@ class SamplesSeen(L.Callback):
             self.bad_batch()
 
     def bad_batch(self) -> tuple[int, int] | None:
-        """Return epoch and index of this start's first batch whose loss was not finite; None if there was none."""
+        """Return epoch and index of this start's first batch whose loss was not finite.
+
+        None if there was none.
+        """
         losses = self._losses
         self._losses = []
         if losses and self._bad_batch is None:
@@ -100,7 +104,10 @@ def samples_per_batch(trainer: L.Trainer) -> float | None:
 
 
 def num_validated(trainer: L.Trainer) -> int | None:
-    """Return the number of samples that a validation takes, over all processes; None if it is unknown."""
+    """Return the number of samples that a validation takes, over all processes.
+
+    None if it is unknown.
+    """
     with contextlib.suppress(Exception):  # as above
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         loaders = flatten_loaders(trainer.val_dataloaders)

@@ -1,4 +1,4 @@
-"""Root keys of a training's configuration, whose default values are in `conf/`, and checks of their values.
+"""Root keys of a training, whose defaults are in `conf/`, and checks of their values.
 
 It is checked before anything is instantiated from it.
 """
@@ -69,7 +69,7 @@ ConfigStore.instance().store("train_schema", TrainConfig)
 
 
 def _config_groups() -> str:
-    """Return a paragraph per config group: its choices in the project's `conf/` and, after `|`, the library's."""
+    """Return a paragraph per config group: choices in `conf/` and, after `|`, the library's."""
     lines = []
     for group in sorted({name.parent.as_posix() for name, _ in conf_files("*/**/*.yaml")}):
         if not group.startswith("hydra/"):
@@ -80,7 +80,10 @@ def _config_groups() -> str:
 
 
 def _name_of_model(_root_: Any) -> str:
-    """Return the network's class name or else the task's, in lower case, for `${name_of_model:}`."""
+    """Return the class name of the network, or else the task, in lower case.
+
+    For `${name_of_model:}`.
+    """
     targets = (OmegaConf.select(_root_, f"{key}._target_") for key in ("model", "task"))
     return _last_word(next(filter(None, targets), None))
 
@@ -101,9 +104,13 @@ def _name_of_data(data: Any) -> str:
 
 
 def register_resolvers() -> None:
-    """Register the functions that `conf/` calls; not at import, as another Hydra program may have its own by these names."""
+    """Register the functions that `conf/` calls.
+
+    Not at import, as another Hydra program may have its own by these names.
+    """
     setup_globals()  # Hydra's own, such as `now`
-    # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3 warns of.
+    # OmegaConf 2.4 warns of the function that 2.3 has, and gives its arguments to one that 2.3
+    # warns of.
     is_renamed = "replace" in inspect.signature(OmegaConf.register_resolver).parameters
     register: Any = OmegaConf.register_resolver if is_renamed else OmegaConf.register_new_resolver
     register("config_groups", _config_groups, replace=True)
@@ -151,7 +158,8 @@ def objective_of(node: Any) -> Objective | None:
     metric, mode = node["metric"], node["mode"]
     if not isinstance(metric, str) or not metric:
         raise UserError(
-            f"objective.metric={metric}: must be one metric, such as val/acc; leyden runs sort=KEY lists runs by another"
+            f"objective.metric={metric}: must be one metric, such as val/acc; leyden runs sort=KEY "
+            "lists runs by another"
         )
     if mode not in ("min", "max"):
         raise UserError(f"objective.mode={mode}: must be one of min, max")
@@ -223,14 +231,16 @@ def validate_values(cfg: DictConfig) -> None:
 
 
 def check_num_jobs(num_jobs: Any) -> None:
-    """Raise a `UserError` unless the number of parallel jobs is a positive integer or null (no limit)."""
+    """Raise a `UserError` unless `num_jobs` is a positive integer or null (no limit)."""
     if num_jobs is not None and (type(num_jobs) is not int or not 1 <= num_jobs <= MAX_JOBS):
-        allowed = f"a positive whole number, {MAX_JOBS} at most, or null"
-        raise UserError(f"cluster.num_jobs={_as_yaml(num_jobs)}: must be {allowed}")
+        raise UserError(
+            f"cluster.num_jobs={_as_yaml(num_jobs)}: must be a positive whole number, {MAX_JOBS} "
+            "at most, or null"
+        )
 
 
 def _check_counts(cfg: DictConfig) -> None:
-    """Raise a `UserError` unless each of `COUNTS` is a positive whole number, and none of `SIZES` is negative or a boolean."""
+    """Raise a `UserError` unless `COUNTS` are positive whole numbers, and `SIZES` not negative."""
     for name in COUNTS:
         if name == "num_nodes" and "nodes" in cfg.cluster:  # it follows from the cluster
             continue
@@ -246,11 +256,13 @@ def _check_counts(cfg: DictConfig) -> None:
 
 
 def _as_yaml(value: Any) -> str:
-    return "null" if value is None else str(value)
+    if value is None:
+        return "null"
+    return str(value)
 
 
 def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
-    """Check a training config, make its paths absolute in place, and return it resolved as plain values.
+    """Check a training config, make its paths absolute in place, and return it as plain values.
 
     Args:
         cfg: The configuration.
@@ -269,8 +281,10 @@ def prepare(cfg: DictConfig, run_dir: str | Path | None) -> dict[str, Any]:
         cfg.data.root = str(Path(cfg.data.root).absolute())
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True)  # type: ignore[assignment]
     if not is_plain(config):
-        what = "a value that is not a number, text, list or dictionary with texts as keys"
-        raise UserError(f"the configuration can't be saved: it holds {what}")
+        raise UserError(
+            "the configuration can't be saved: it holds a value that is not a number, text, list "
+            "or dictionary with texts as keys"
+        )
     return config
 
 

@@ -1,7 +1,7 @@
 """Hydra, by its public modules alone: composition, instantiation, and what its command line shows.
 
-Leyden's commands compose by themselves. `hydra.main` would create directories, set up logging, call launchers and
-end the process in ways of its own.
+Leyden's commands compose by themselves. `hydra.main` would create directories, set up logging, call
+launchers and end the process in ways of its own.
 """
 
 import contextlib
@@ -30,12 +30,13 @@ from leyden.config.values import leaves
 SINCE_1_4 = hasattr(hydra.utils, "execution_whitelist")
 # Before 1.4, Hydra's defaults are those of an old version unless a newer one is named.
 HYDRA_DEFAULTS: dict[str, Any] = {} if SINCE_1_4 else {"version_base": "1.3"}
-# Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set them either.
+# Keys of Hydra that have no effect here, since no code of Hydra's runs a job; `conf/` may not set
+# them either.
 UNUSED = ("callbacks", "job.chdir", "job.env_copy", "job.env_set", "verbose")
 
 
 class LibrarySearchPath(SearchPathPlugin):
-    """Search path of Hydra: the project's `conf/`, then the library's, then a folder of the command line."""
+    """Search path of Hydra: `conf/`, then the library's, then a folder of the command line."""
 
     config_dir: Path | None = None
 
@@ -64,14 +65,16 @@ def composing(config_dir: Path | None = None, *, job_name: str = "train") -> Ite
 
 
 def initialized() -> contextlib.AbstractContextManager[Any]:
-    """Return a context manager in which Hydra is initialized: by the command, or else with `conf/`."""
+    """Return a context in which Hydra is initialized: by the command, or with `conf/`."""
     if GlobalHydra.instance().is_initialized():
         return contextlib.nullcontext()
     return composing()
 
 
 def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
-    """Return the configuration of a command, including the node `hydra`; overrides of a sweep are only recorded.
+    """Return the configuration of a command, including the node `hydra`.
+
+    Overrides of a sweep are only recorded.
 
     Raises:
         HydraException: An override is wrong.
@@ -85,15 +88,16 @@ def compose_command(config_name: str, overrides: Sequence[str]) -> DictConfig:
     for key in UNUSED:
         value = OmegaConf.select(cfg.hydra, key)
         if value:
-            why = "has no effect in Leyden, which runs jobs itself; remove it"
-            raise UserError(f"hydra.{key}={value}: {why}")
+            raise UserError(
+                f"hydra.{key}={value}: has no effect in Leyden, which runs jobs itself; remove it"
+            )
     rename_targets(cfg)
     HydraConfig.instance().set_config(cfg.copy())  # it makes its own read-only
     return cfg
 
 
 def rename_targets(cfg: DictConfig) -> None:
-    """Give each `_target_` of before its name of today in a composed configuration, with a line for each."""
+    """Give each `_target_` of before its name of today, with a line for each."""
     for key in list(cfg):
         if OmegaConf.is_missing(cfg, key) or OmegaConf.is_interpolation(cfg, key):
             continue
@@ -107,7 +111,7 @@ def rename_targets(cfg: DictConfig) -> None:
 
 
 def is_sweep(cfg: Any) -> bool:
-    """Return whether a composed configuration is a sweep's or that of one of its jobs: by `-m`, or by its files."""
+    """Return whether a configuration is that of a sweep, or of one of its jobs."""
     return bool(cfg.hydra.mode == RunMode.MULTIRUN)
 
 
@@ -120,7 +124,10 @@ def without_hydra(cfg: DictConfig) -> DictConfig:
 
 
 def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Call a command's function with a configuration; the node `hydra` is removed, and found by `HydraConfig.get()`."""
+    """Call a command's function with a configuration.
+
+    The node `hydra` is removed, and found by `HydraConfig.get()`.
+    """
     HydraConfig.instance().set_config(cfg)
     with open_dict(cfg):
         del cfg["hydra"]
@@ -128,7 +135,7 @@ def run_task(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 
 
 def targets(config: Any) -> list[str]:
-    """Return all values of `_target_` in a configuration, each once: the network's, the data's and the task's first."""
+    """Return all values of `_target_`, each once: the network's, data's and task's first."""
     plain: Any = OmegaConf.to_container(config) if isinstance(config, DictConfig) else config
     parts = {key: plain[key] for key in ("model", "data", "task") if key in plain} | plain
     found = {}
@@ -141,8 +148,9 @@ def targets(config: Any) -> list[str]:
 def call_target(node: Any, *, partial: bool = False) -> Any:
     """Return what Hydra makes of a node of plain values; with `partial`, a function that makes it.
 
-    From version 1.4 on, Hydra wants to be given what may be called. A configuration is instantiated here if its owner has
-    written it (docs/security.md), so its targets are, and what they return; of the standard library nothing else is.
+    From version 1.4 on, Hydra wants to be given what may be called. A configuration is instantiated
+    here if its owner has written it (docs/security.md), so its targets are, and what they return;
+    of the standard library nothing else is.
     """
     # In the node, as Hydra would copy the node once more to merge keyword arguments into it.
     node = {**node, "_convert_": "all"}
@@ -175,7 +183,9 @@ def shown_config(cfg: DictConfig, kind: str, *, resolve: bool) -> str:
 
 
 def chosen_options(hydra_cfg: Any) -> dict[str, str | None]:
-    """Return the option of each config group, as files, defaults and overrides have chosen it; without Hydra's own groups.
+    """Return the option of each config group, as files, defaults and overrides have chosen it.
+
+    Without Hydra's own groups.
 
     Args:
         hydra_cfg: The node `hydra` of the configuration.
@@ -190,9 +200,11 @@ def chosen_options(hydra_cfg: Any) -> dict[str, str | None]:
 def task_overrides(hydra_cfg: Any) -> list[str]:
     """Return a command's overrides of the configuration, as given.
 
-    Hydra keeps them unescaped, so reading one that names another key, as `"${data.batch_size}"`, would give its value.
+    Hydra keeps them unescaped, so reading one that names another key, as `"${data.batch_size}"`,
+    would give its value.
 
     Args:
         hydra_cfg: The node `hydra` of the configuration.
     """
-    return list(OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False))  # type: ignore[arg-type]
+    typed: Any = OmegaConf.to_container(hydra_cfg.overrides.task, resolve=False)
+    return list(typed)

@@ -1,4 +1,7 @@
-"""Folders of a project by their names of before, which files of projects import; `leyden.base.paths` has them."""
+"""Folders of a project by their names of before, which files of projects import.
+
+`leyden.base.paths` has them.
+"""
 
 from pathlib import Path
 

@@ -15,7 +15,10 @@ class Index(int):
 
 
 def leaves(node: Any, path: KeyPath = ()) -> Iterator[tuple[KeyPath, Any]]:
-    """Yield each plain value of a configuration with its path; a list of plain values counts as one value."""
+    """Yield each plain value of a configuration with its path.
+
+    A list of plain values counts as one value.
+    """
     if isinstance(node, list) and any(isinstance(value, dict | list) for value in node):
         pairs: Any = ((Index(number), value) for number, value in enumerate(node))
     elif isinstance(node, dict) and node:
@@ -31,11 +34,15 @@ def _part(key: Any) -> str:
     """Return a key in a dotted path; an index, and a key that would be ambiguous, in brackets."""
     if isinstance(key, Index):
         return f"[{int(key)}]"
-    return f"[{key!r}]" if not key or {*".["} & {*key} else str(key)
+    if not key or {*".["} & {*key}:
+        return f"[{key!r}]"
+    return str(key)
 
 
 def flatten(node: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys and plain values of a configuration; the result is unique to the configuration.
+    """Yield the dotted keys and plain values of a configuration.
+
+    The result is unique to the configuration.
 
     Example:
         >>> dict(flatten({"optimizer": {"lr": 0.1}, "x": [{"y": 1}], "a.b": 2}))
@@ -133,21 +140,31 @@ ABSENT: Any = _Absent()
 
 
 def dict_at(node: Mapping[str, Any], key: str) -> dict[str, Any]:
-    """Return the dictionary at a key; empty if there is none, as in a damaged record, or in a stranger's."""
+    """Return the dictionary at a key.
+
+    Empty if there is none, as in a damaged record, or in a stranger's.
+    """
     part = node.get(key)
-    return part if isinstance(part, dict) else {}
+    if isinstance(part, dict):
+        return part
+    return {}
 
 
 def text_of(value: Any) -> str:
     """Return a value as the text by which it is compared.
 
-    A batch limit of 1 is one batch, 1.0 is all batches, and true is neither; but 0 and 0.0 are one, and NaN equals NaN.
+    A batch limit of 1 is one batch, 1.0 is all batches, and true is neither; but 0 and 0.0 are one,
+    and NaN equals NaN.
     """
-    return "0" if isinstance(value, float) and not value else repr(value)
+    if isinstance(value, float) and not value:
+        return "0"
+    return repr(value)
 
 
 def differing(a: Mapping[K, Any], b: Mapping[K, Any]) -> dict[K, tuple[Any, Any]]:
-    """Return the values of two flat configurations by key, where they differ; `ABSENT` for a key that one lacks.
+    """Return the values of two flat configurations by key, where they differ.
+
+    `ABSENT` for a key that one lacks.
 
     They are compared by `text_of`.
 

@@ -80,12 +80,16 @@ class Facts:
         for name, value in vars(self).items():
             if value is None or name == "extra":
                 continue
-            parts = value if isinstance(value, tuple | list) else (value,)
+            parts = value
+            if not isinstance(value, tuple | list):
+                parts = (value,)
             are_names = name in ("class_names", "target_names", "vocabulary")
             for part in parts:
                 is_name = are_names and isinstance(part, str)
                 if not is_name and not isinstance(part, Number):
-                    words = "names" if are_names else "numbers"
+                    words = "numbers"
+                    if are_names:
+                        words = "names"
                     raise ValueError(f"facts.{name}: must be {words} or None")
         num = len(self.class_names or ())
         if num and self.num_classes not in (None, num):
@@ -106,7 +110,9 @@ class Facts:
             return "classes"
         if self.target_names:
             return "values"
-        return "text" if self.vocabulary else ""
+        if self.vocabulary:
+            return "text"
+        return ""
 
     @property
     def by_name(self) -> dict[str, Any]:
@@ -149,7 +155,9 @@ class Facts:
         """Transform from stored samples to network inputs."""
         mean = self.mean or (0.0,)
         std = self.std or (1.0,)
-        scale = 1.0 if self.mean is None else 255.0
+        scale = 255.0
+        if self.mean is None:
+            scale = 1.0
         return Normalize(mean, std, self.scale or scale)
 
 
@@ -240,7 +248,9 @@ def digests_of(data: L.LightningDataModule) -> dict[str, str]:
     if not isinstance(found, Mapping):
         return {}
     are_texts = all(isinstance(text, str) for text in (*found, *found.values()))
-    return dict(found) if are_texts else {}
+    if are_texts:
+        return dict(found)
+    return {}
 
 
 def sizes_of(

@@ -106,7 +106,9 @@ class FolderDataModule(StreamedDataModule):
 
     def groups_of(self, dataset: Any) -> Any:
         """Return the group of each image, which `group` finds in its path."""
-        return None if self.group is None else dataset.find_groups(self.group)
+        if self.group is None:
+            return None
+        return dataset.find_groups(self.group)
 
 
 class Folder(ImageFolder):
@@ -294,7 +296,9 @@ def _decode_jpeg(content: bytes, image: Image.Image, channels: int) -> Tensor | 
     # Of a file that is cut off, torchvision would fill in the rest.
     if orientation != 1 or not content.endswith(JPEG_END):
         return None
-    mode = "GRAY" if channels == 1 else "RGB"
+    mode = "RGB"
+    if channels == 1:
+        mode = "GRAY"
     stored = torch.frombuffer(bytearray(content), dtype=torch.uint8)
     try:
         pixels_CHW: Tensor = torchvision_io.decode_jpeg(stored, mode)

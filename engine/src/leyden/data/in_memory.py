@@ -75,7 +75,9 @@ def to_tensors(source: Any) -> Tensors:
             "sample"
         )
     facts = Facts(extra=getattr(source, "facts", {}), **names_of(source, targets))
-    num_tokens = None if facts.vocabulary is None else len(facts.vocabulary)
+    num_tokens = None
+    if facts.vocabulary is not None:
+        num_tokens = len(facts.vocabulary)
     if num_tokens is not None or data.dtype != torch.uint8:
         inputs = _checked("data", data, num_tokens, 2)
     elif data.ndim == 3:
@@ -158,7 +160,9 @@ def names_of(source: Any, targets: Any) -> dict[str, Any]:
 
 def _texts(source: Any, attribute: str) -> Names | None:
     names = getattr(source, attribute, None)
-    return None if names is None else tuple(map(str, names))
+    if names is None:
+        return None
+    return tuple(map(str, names))
 
 
 def to_device(values: Tensor, device: torch.device) -> Tensor:
@@ -247,7 +251,8 @@ class BatchLoader(SplitLoader):
 
     Example:
         >>> numbers = torch.arange(5)
-        >>> loader = BatchLoader(numbers, numbers, numbers, transform=lambda x: x / 10, batch_size=2)
+        >>> tenth = lambda x: x / 10
+        >>> loader = BatchLoader(numbers, numbers, numbers, transform=tenth, batch_size=2)
         >>> [labels.tolist() for images, labels in loader]
         [[0, 1], [2, 3], [4]]
     """
@@ -368,7 +373,9 @@ class InMemoryDataModule(SplitDataModule):
     def _new_normalize(self, inputs: Tensor) -> Normalize:
         is_pixels = inputs.dtype == torch.uint8
         if self.normalize == ("none" if is_pixels else "unit"):
-            kind = "uint8 pixels; must be unit" if is_pixels else "not pixels; must be none"
+            kind = "not pixels; must be none"
+            if is_pixels:
+                kind = "uint8 pixels; must be unit"
             raise ValueError(f"normalize={self.normalize}: the samples are {kind} or standardize")
         if self.normalize == "standardize" and inputs.dtype != torch.int64:
             indices = self.indices["train"]

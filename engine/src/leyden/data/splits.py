@@ -186,7 +186,9 @@ def split(
         >>> split(6, val_size=0, seed=0, num_folds=3, fold=1, overlap=0)
         {'val': tensor([2, 3]), 'train': tensor([0, 1, 4, 5])}
     """
-    num_units = num_samples if groups is None else int(groups.max()) + 1
+    num_units = num_samples
+    if groups is not None:
+        num_units = int(groups.max()) + 1
     if num_folds is not None and not (2 <= num_folds <= num_units and 0 <= fold < num_folds):
         raise ValueError(
             f"num_folds={num_folds}, fold={fold}: must be 2 to {num_units} folds, and one from 0 "

@@ -206,7 +206,9 @@ class StreamLoader(SplitLoader):
         num_workers = min(self.num_workers, len(self))
         # A fork shares this process's memory until either writes to it, and needs no imports.
         # On other systems, fork is unsafe or missing.
-        context = "fork" if sys.platform == "linux" else "spawn"
+        context = "spawn"
+        if sys.platform == "linux":
+            context = "fork"
         on_cuda = self.device.type == "cuda"
         return DataLoader(
             self.samples,

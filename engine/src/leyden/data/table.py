@@ -214,11 +214,15 @@ class Table(Dataset[None]):
         used = [*inputs, *names, *as_list(group)]
         cells.require(used)
         # Choose the rows.
-        groups = None if group is None else cells.texts(group)
+        groups = None
+        if group is not None:
+            groups = cells.texts(group)
         in_training = rows = np.arange(cells.num_rows)
         if test_file is None:
             in_training, in_test = cut_test_set(cells, test_size, split, gap, groups)
-            rows = in_training if train else in_test
+            rows = in_test
+            if train:
+                rows = in_training
         # Note what the file and its training rows say of the data.
         self.digests = {file: cells.digest}
         self.random_split = split == "random"

@@ -1,14 +1,13 @@
 """Lightning loggers that write to the run directory, and continue there when the run resumes.
 
-A logger is any of Lightning's, with a YAML in `conf/logger/`. It is created with `save_dir`, the run directory. These
-are optional:
+A logger is any of Lightning's, with a YAML in `conf/logger/`. It is created with `save_dir`, the
+run directory. These are optional:
 
-- `purge_step: ???` in the YAML: it is created with the step that the run resumes from, and drops later points.
-- `sizes()`: a plain value that each checkpoint keeps, such as the sizes of its files. A run that resumes sets it as `kept`.
-- `needs`: the package that must be installed, checked before training.
-- `attach_trainer(trainer)`: called once, for loggers that need the trainer's state.
-- `log_image(key, images, step)`: it receives the run's pictures.
-- `close()`: called after the run.
+- `purge_step: ???` in the YAML: it is created with the step that the run resumes from, and drops
+later points. - `sizes()`: a plain value that each checkpoint keeps, such as the sizes of its files.
+A run that resumes sets it as `kept`. - `needs`: the package that must be installed, checked before
+training. - `attach_trainer(trainer)`: called once, for loggers that need the trainer's state. -
+`log_image(key, images, step)`: it receives the run's pictures. - `close()`: called after the run.
 """
 
 import contextlib
@@ -47,12 +46,13 @@ MAX_EVENT_BYTES = 2**32  # of a file of events
 def truncate_events(directory: Path, sizes: dict[str, int]) -> None:
     """Remove what was logged after a checkpoint from the event files.
 
-    TensorBoard itself can hide some kinds of such events, but it orders files by the times in their names: after a
-    change of the clock, it would hide the wrong events.
+    TensorBoard itself can hide some kinds of such events, but it orders files by the times in their
+    names: after a change of the clock, it would hide the wrong events.
 
     Args:
         directory: Folder of the event files.
-        sizes: Sizes of the files at the checkpoint, by name: whoever logs chooses a step of their own.
+        sizes: Sizes of the files at the checkpoint, by name: whoever logs chooses a step of their
+            own.
     """
     for path in _event_files(directory):
         size = sizes.get(path.name, 0)
@@ -79,7 +79,10 @@ def _event_files(directory: Path) -> list[Path]:
 
 
 def _events(content: bytes) -> Iterator[Event]:
-    """Yield the whole events of a file; each record has a length, its checksum, an event, and its checksum."""
+    """Yield the whole events of a file.
+
+    Each record has a length, its checksum, an event, and its checksum.
+    """
     start = 0
     while start + 12 <= len(content):
         length = content[start : start + 8]
@@ -99,7 +102,7 @@ def _checksum(data: bytes) -> bytes:
 
 
 class TensorBoard(TensorBoardLogger):
-    """Writes event files into a folder for each stage of the run, and continues there when the run resumes.
+    """Writes event files, a folder per stage of the run, and continues when the run resumes.
 
     TensorBoard draws the curves of several folders in one chart, in different colours.
 
@@ -127,16 +130,22 @@ class TensorBoard(TensorBoardLogger):
         """The stage of the trainer: `val`, or what is evaluated at the end, otherwise `train`."""
         if self._trainer is None or not (self._trainer.validating or self._trainer.testing):
             return "train"
-        return "val" if self._trainer.validating else evaluated_stage(self._trainer)
+        if self._trainer.validating:
+            return "val"
+        return evaluated_stage(self._trainer)
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """TensorBoard's writer of the current stage; the first access truncates all existing files."""
+        """TensorBoard's writer of the current stage.
+
+        The first access truncates all existing files.
+        """
         self._truncate()
         stage = self.stage
         if stage not in self._writers:
-            # A resumed run's step makes a TensorBoard that is already open drop the events that it has read from there on.
+            # A resumed run's step makes a TensorBoard that is already open drop the events that it
+            # has read from there on.
             directory = str(Path(self.log_dir) / stage)
             step = self._first_steps[stage] or None
             self._writers[stage] = SummaryWriter(directory, purge_step=step)
@@ -196,10 +205,15 @@ class TensorBoard(TensorBoardLogger):
             raise
 
     def _tag(self, name: str) -> str:
-        """Return a metric's tag: the name itself if another metric of this stage has the tag, such as `val_acc` of `val/acc`."""
+        """Return a metric's tag: its name, if another metric of the stage has the tag.
+
+        Such as `val_acc` of `val/acc`.
+        """
         tag = chart_tag(name)
         first = self._names.setdefault((self.stage, tag), name)
-        return tag if first == name else name
+        if first == name:
+            return tag
+        return name
 
     @rank_zero_only
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
@@ -222,7 +236,7 @@ class TensorBoard(TensorBoardLogger):
 
 
 def _ignore_event_writers(args: threading.ExceptHookArgs) -> None:
-    """Report exceptions of threads, except of event writers, which raise theirs (a full disk) at the next event."""
+    """Report exceptions of threads, but of event writers, which raise theirs at the next event."""
     if type(args.thread).__module__ != EventFileWriter.__module__:
         threading.__excepthook__(args)
 
@@ -286,7 +300,10 @@ class MetricsCSV(Logger):
             self._start()
 
     def _start(self) -> None:
-        """Write the header and the lines to keep; of a file that has lost them, this is announced."""
+        """Write the header and the lines to keep.
+
+        Of a file that has lost them, this is announced.
+        """
         self._started = True
         check_held(self.path.parent)
         is_table = has_header(self.path)
@@ -294,7 +311,8 @@ class MetricsCSV(Logger):
             content = read_bounded(self.path, MAX_TABLE_BYTES)
             if len(content) < self.kept:
                 warn(
-                    f"{self.path}: is shorter than at the checkpoint, so rows of its curves are missing"
+                    f"{self.path}: is shorter than at the checkpoint, so rows of its curves are "
+                    "missing"
                 )
             write_whole(self.path, content[: self.kept])
             return
@@ -309,7 +327,9 @@ class MetricsCSV(Logger):
         """Return the size of the file."""
         if not self._started:
             self._start()
-        return self.path.stat().st_size if self.path.exists() else 0
+        if self.path.exists():
+            return self.path.stat().st_size
+        return 0
 
 
 class Wandb(WandbLogger):

@@ -350,7 +350,9 @@ def confusion_figure(
     has_counts = num_classes <= MAX_COUNTED_CLASSES
     totals_K1 = counts_KK.sum(axis=1, keepdims=True)
     shares_KK = counts_KK / np.maximum(totals_K1, 1)
-    longest = max(map(len, class_names)) if has_counts else 3
+    longest = 3
+    if has_counts:
+        longest = max(map(len, class_names))
     margin = 0.08 + 0.013 * longest  # without a layout engine, which would draw twice
     figure = Figure(figsize=(6, 6))
     width = 0.95 - margin
@@ -360,13 +362,17 @@ def confusion_figure(
     axes.imshow(shares_KK, cmap="Blues", norm=root)
     if has_counts:
         names = [plain(name) for name in class_names]
-        turned = 90 if longest > 2 else 0
+        turned = 0
+        if longest > 2:
+            turned = 90
         axes.set_xticks(range(num_classes), names, rotation=turned)
         axes.set_yticks(range(num_classes), names)
         middle = {"ha": "center", "va": "center", "fontsize": 8}
         for (row, column), count in np.ndenumerate(counts_KK):
             if count:
-                colour = "white" if shares_KK[row, column] > 0.1 else "black"
+                colour = "black"
+                if shares_KK[row, column] > 0.1:
+                    colour = "white"
                 axes.text(column, row, count, color=colour, **middle)
     axes.set_xlabel("predicted (colour: fourth root of the share of the row)")
     axes.set_ylabel("true")
@@ -565,7 +571,9 @@ class Generated(DisplayCallback):
         loggers = [each for each in trainer.loggers if isinstance(each, TensorBoardLogger)]
         if not loggers:
             return
-        first = self.vocabulary.index("\n") if "\n" in self.vocabulary else 0
+        first = 0
+        if "\n" in self.vocabulary:
+            first = self.vocabulary.index("\n")
         network = pl_module.network
         was_training = network.training
         network.eval()

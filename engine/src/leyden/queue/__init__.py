@@ -1,4 +1,6 @@
-"""Places where jobs run: this machine, Slurm, or a queue of a site's own commands; and the job that this process belongs to.
+"""Places where jobs run: this machine, Slurm, or a queue of a site's own commands.
+
+And the job that this process belongs to.
 
 Each place is a `Queue`: it takes jobs, and says how they are. `loop` asks, waits and submits again.
 """
@@ -46,7 +48,8 @@ class JobState:
         phase: Phase that Leyden distinguishes.
         text: The queue's name, such as `TIMEOUT`; `GONE` for a job that it does not know any more.
         is_completed: True if the job may have ended without failure.
-        reason: Why a queued job waits, unless it simply waits for its turn, for example `JobHeldUser`.
+        reason: Why a queued job waits, unless it simply waits for its turn, for example
+            `JobHeldUser`.
         is_lost: True if the job has ended with its node, and nobody starts it again.
     """
 
@@ -60,7 +63,8 @@ class JobState:
 NOT_NAMED = JobState("ended", "GONE")
 
 
-JobLike = Any  # `leyden.sweep.jobs.Job`, which is above: its run, log, overrides, `compose`, `identity`, `work`
+# `leyden.sweep.jobs.Job`, which is above: its run, log, overrides, `compose`, `identity`, `work`
+JobLike = Any
 
 
 class RejectedError(UserError):
@@ -95,8 +99,8 @@ class Queue:
         folder: Folder of scripts and logs.
 
     Attributes:
-        outlives: Whether jobs outlive this command and are found again by their ids. Other jobs end with it; the same
-            sweep may run on other machines, and a lock says who runs a job.
+        outlives: Whether jobs outlive this command and are found again by their ids. Other jobs end
+            with it; the same sweep may run on other machines, and a lock says who runs a job.
         several: Largest number of jobs that `submit` takes at once.
         is_each_started: Whether the queue starts each process of a job, not only the first one.
         can_follow: Whether a job can wait for the end of others.
@@ -119,7 +123,10 @@ class Queue:
         return num
 
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check that these of `num` jobs can run here; return False if the user asked for the check only."""
+        """Check that these of `num` jobs can run here.
+
+        Return False if the user asked for the check only.
+        """
         raise NotImplementedError
 
     def submit(
@@ -152,7 +159,7 @@ class Queue:
         raise NotImplementedError
 
     def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        """Return, once, whether an ended job asked for a requeue that its script could not get."""
         return False
 
     def pause(self, seconds: float) -> None:
@@ -192,7 +199,10 @@ def num_restarts() -> int:
 
 
 def leave_job() -> None:
-    """Remove the variables of this process's job from its environment; jobs that it submits would inherit them."""
+    """Remove the variables of this process's job from its environment.
+
+    Jobs that it submits would inherit them.
+    """
     for name in list(os.environ):
         is_of_slurm = name.startswith("SLURM_") and name != "SLURM_CONF"  # SBATCH_* are the user's
         if is_of_slurm or name in OWN_VARIABLES:
@@ -200,13 +210,14 @@ def leave_job() -> None:
 
 
 def requeue(*, elsewhere: bool = False) -> bool:
-    """Put this process's job back into the queue once its processes have ended, and print how that went.
+    """Requeue this process's job once its processes have ended, and print how that went.
 
-    The job's script does so, since a container has no `scontrol`; a script of the user's own does not, so that Slurm
-    does it at once, and ends the job.
+    The job's script does so, since a container has no `scontrol`; a script of the user's own does
+    not, so that Slurm does it at once, and ends the job.
 
     Args:
-        elsewhere: True to avoid this node if the job has no other. Which of several nodes has failed is not known.
+        elsewhere: True to avoid this node if the job has no other. Which of several nodes has
+            failed is not known.
 
     Returns:
         Whether it was requeued; false outside of a job.
@@ -233,7 +244,9 @@ def this_job() -> ThisJob:
 
 
 def requeue_after(error: BaseException) -> bool:
-    """Requeue this process's job, without its node if it has one, after a failure of communication between processes.
+    """Requeue this process's job after a failure of communication between processes.
+
+    Without its node, if it has one.
 
     Returns:
         Whether the job was requeued; false outside of a job.
@@ -245,7 +258,10 @@ def requeue_after(error: BaseException) -> bool:
 
 
 def end_process() -> None:
-    """End this process from a thread, so that its job can be requeued; its main thread may be busy for long."""
+    """End this process from a thread, so that its job can be requeued.
+
+    Its main thread may be busy for long.
+    """
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(END_S)
     leave_at_once(Exit.REQUEUED)
@@ -254,10 +270,10 @@ def end_process() -> None:
 class RequeueSignal:
     """Context in which SIGUSR1 is received, also one that was blocked while Python was importing.
 
-    The queue sends it some time before the time limit, or when another job needs the nodes. While a network trains,
-    `exact.stop` saves at the next step and calls `requeue`. If no step comes within `patience_s`, for example
-    while data are copied, or in a long validation or test evaluation, the job is requeued without saving: it resumes from
-    its last checkpoint.
+    The queue sends it some time before the time limit, or when another job needs the nodes. While a
+    network trains, `exact.stop` saves at the next step and calls `requeue`. If no step comes within
+    `patience_s`, for example while data are copied, or in a long validation or test evaluation, the
+    job is requeued without saving: it resumes from its last checkpoint.
 
     Args:
         patience_s: Seconds to wait for a step; less than between the signal and the end of the job.
@@ -300,7 +316,10 @@ class RequeueSignal:
         self.received = number
 
     def _watch(self) -> None:
-        """Requeue the job when the signal came and no step; in a thread, as the main one may be busy for long."""
+        """Requeue the job when the signal came and no step.
+
+        In a thread, as the main one may be busy for long.
+        """
         while not self.received:
             if self._ended.wait(POLL_S):
                 return

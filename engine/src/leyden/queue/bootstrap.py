@@ -1,10 +1,11 @@
 """Script that starts Python on a node: `bootstrap.py ARCHIVE FOLDERS ARGUMENT... CALL`.
 
-It is run by its path with any Python of the node, before Leyden can be imported, so it imports the standard library
-alone.
+It is run by its path with any Python of the node, before Leyden can be imported, so it imports the
+standard library alone.
 
 Args:
-    ARCHIVE: Archive with the project, as made by `leyden.queue.snapshot.snapshot`; or a project's folder.
+    ARCHIVE: Archive with the project, as made by `leyden.queue.snapshot.snapshot`; or a project's
+        folder.
     FOLDERS: Folders of the project to import from, separated by colons.
     ARGUMENT: Arguments of Python.
     CALL: The last argument of Python, a file of `leyden.run.process.write_call`.
@@ -34,7 +35,10 @@ def extract(archive: Path, folder: Path) -> None:
 
 
 def unpack(archive: Path) -> Path:
-    """Unpack an archive to this node's temporary folder, once for all processes of a job there; return the folder."""
+    """Unpack an archive to this node's temporary folder, once for all processes of a job there.
+
+    Return the folder.
+    """
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()[:16]
     mine = Path(tempfile.gettempdir()) / f"leyden-{os.getuid()}"
     mine.mkdir(mode=0o700, exist_ok=True)
@@ -62,20 +66,23 @@ def open_own(path: str) -> int:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
         sys.exit(
-            f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job again"
+            f"leyden: {path}: can't be read ({error.strerror}); the same command submits the job "
+            "again"
         )
     found = os.fstat(descriptor)
     is_own = stat.S_ISREG(found.st_mode) and found.st_uid == os.getuid()
     if not is_own or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         sys.exit(
-            f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not executed"
+            f"leyden: {path}: must be a file of yours that nobody else may write to, so it is not "
+            "executed"
         )
     return descriptor
 
 
 def main() -> None:
     """Set the environment, and replace this process by Python with the given arguments."""
-    # The scheduler's signal to requeue waits until training can handle it; by default it would end the process.
+    # The scheduler's signal to requeue waits until training can handle it; by default it would end
+    # the process.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     source, folders, *arguments, call = sys.argv[1:]
     descriptor = open_own(call)

@@ -1,7 +1,7 @@
-"""A queue of a site's own commands, as a YAML in `conf/cluster/` names them: one submits, one says states, one cancels.
+"""A queue of commands that a YAML in `conf/cluster/` names: submit, state, cancel.
 
-No shell reads them. A field such as `{script}` stands for a value, and a list such as `{ids}` for several words. In a word
-with spaces, which is a program for some shell, fields are quoted.
+No shell reads them. A field such as `{script}` stands for a value, and a list such as `{ids}` for
+several words. In a word with spaces, which is a program for some shell, fields are quoted.
 """
 
 import json
@@ -44,7 +44,8 @@ ID_S = 120  # for the file with a job's id to be seen on its node
 FIELD = re.compile(r"\{(\w+)\}")
 # An id that no command takes for an option, nor a shell for anything else.
 SAFE_ID = re.compile(r"\w[\w.:@\[\]-]{0,127}", re.ASCII)
-# What comes before a job's id in an answer: an indentation, or a label as in `Job Id: 7` or `submission_id='x'`.
+# What comes before a job's id in an answer: an indentation, or a label as in `Job Id: 7` or
+# `submission_id='x'`.
 BEFORE_ID = r"(?:^([^\S\n]*)\W?|(\b\w*(?:[Ii]d|number)\W{1,3}))"
 PHASES = {
     "queued": JobState("queued", "queued"),
@@ -58,6 +59,8 @@ KNOWS_NONE = "gone"  # in place of a state: what the command says where it knows
 NOT_KNOWN = JobState("queued", "unknown")
 VANISHED = JobState("ended", "GONE", is_completed=True)  # as many queues forget what has ended
 GIVEN = ("submit", "id", "state", "cancel")
+NOBODY_WAITS = "nobody waits for this job; the same command submits another one"
+TIMEOUT = "timeout --foreground --preserve-status --signal=USR1"
 
 
 def filled(command: str, fields: Mapping[str, Any]) -> list[str]:
@@ -95,7 +98,8 @@ def ask(
 
     Args:
         command: The words of the command, with the field `{ids}`.
-        patterns: A pattern for each state, of which the first one counts that is found in what the command says of a job.
+        patterns: A pattern for each state, of which the first one counts that is found in what the
+            command says of a job.
         ids: The jobs. One that the command does not name has ended.
     """
     ids = [job for job in ids if SAFE_ID.fullmatch(job)]
@@ -138,7 +142,10 @@ def _state(said: str, patterns: Mapping[str, str]) -> JobState:
 
 
 def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
-    """Return the states of jobs by id; of each its `job.json`, whose command is run only if this user has signed it."""
+    """Return the states of jobs by id.
+
+    Of each its `job.json`, whose command is run only if this user has signed it.
+    """
     ids = defaultdict(list)
     for job in jobs:
         command = job.get("ask", "")
@@ -186,8 +193,10 @@ class Commands(ScriptQueue):
         check_cluster(cluster, "queue", are_own=True)
         self._check_commands()
         if cluster.nodes != 1:
-            why = "nothing starts the processes of other nodes here; cluster=slurm does"
-            raise UserError(f"cluster.nodes={cluster.nodes}: must be 1, since {why}")
+            raise UserError(
+                f"cluster.nodes={cluster.nodes}: must be 1, since nothing starts the processes of "
+                "other nodes here; cluster=slurm does"
+            )
         if cluster.notify and not cluster.wait:
             raise UserError("cluster.notify: nobody calls it with cluster.wait=false, but on Slurm")
 
@@ -216,8 +225,10 @@ class Commands(ScriptQueue):
             for field in fields:
                 if field not in known:
                     allowed = f"{', '.join(of_job)}, walltime, folder, this_python"
-                    there_are = f"there are {allowed}, and the keys of cluster"
-                    raise UserError(f"cluster.{key}: no field {{{field}}}; {there_are}")
+                    raise UserError(
+                        f"cluster.{key}: no field {{{field}}}; there are {allowed}, and the keys "
+                        "of cluster"
+                    )
                 if self.fields.get(field, "") is None:
                     raise UserError(f"cluster.{field}=null: cluster.{key} needs a value")
         if unknown := {*self.patterns} - {*PHASES, KNOWS_NONE}:
@@ -256,8 +267,9 @@ class Commands(ScriptQueue):
             why = problem or f"there is no id in what it says, {shown(out)!r}"
             if job in self.known:
                 why = f"{job} in what it says is the id of another job"
-            effect = "a job that it has taken nevertheless ends at once"
-            raise RejectedError(f"cluster.submit: {why}; {effect}")
+            raise RejectedError(
+                f"cluster.submit: {why}; a job that it has taken nevertheless ends at once"
+            )
         self.known.add(job)
         with batch.path.with_suffix(".id").open("x") as file:
             file.write(f"{job}\n")
@@ -282,8 +294,10 @@ class Commands(ScriptQueue):
         """
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
         if self.folder.is_symlink() or self.folder.stat().st_mode & 0o022:
-            why = "nodes run the scripts in it; it must be a folder that you alone may write to"
-            raise UserError(f"{self.folder}: {why} (chmod go-w)")
+            raise UserError(
+                f"{self.folder}: nodes run the scripts in it; it must be a folder that you alone "
+                "may write to (chmod go-w)"
+            )
 
     def states(self, ids: Sequence[str]) -> dict[str, JobState]:
         """Return the state of each job; empty, with a line, if the queue does not answer."""
@@ -324,7 +338,7 @@ class Commands(ScriptQueue):
                 'for name in "${!SLURM_@}"; do [ "$name" = SLURM_CONF ] || unset "$name"; done',
                 f"for n in {{1..{ID_S}}}; do [ -s {file_of_id} ] && break; sleep 1; done",
                 f"if [ ! -s {file_of_id} ]; then",
-                '  echo "leyden: error: nobody waits for this job; the same command submits another one"',
+                f'  echo "leyden: error: {NOBODY_WAITS}"',
                 f"  rm -f {call}",
                 "  exit 1",
                 "fi",
@@ -335,7 +349,7 @@ class Commands(ScriptQueue):
                 f"export OMP_NUM_THREADS={cluster.cpus}",
                 *self.setup,
                 # As Slurm does: a signal before the time limit, at which the run saves.
-                f"timeout --foreground --preserve-status --signal=USR1 {max(1, seconds)} {command} &",
+                f"{TIMEOUT} {max(1, seconds)} {command} &",
                 "pid=$!",
                 "trap 'kill -USR1 $pid 2>/dev/null' USR1 USR2",
                 "trap 'stopped=1; kill -TERM $pid 2>/dev/null' TERM",
@@ -346,7 +360,7 @@ class Commands(ScriptQueue):
         )
 
     def _requeue(self) -> list[str]:
-        """Return the commands of a script that put its job back into the queue, or ask the waiting command for that."""
+        """Return the commands of a script that requeue its job, or ask the waiting command to."""
         again = f'  echo >"${REQUEUE_VARIABLE}"'
         if not self.cluster.requeue:
             return [again]

@@ -1,7 +1,10 @@
-"""This machine: jobs in parallel, each in a process of its own; those of several processes run one by one.
+"""This machine: jobs in parallel, each in a process of its own.
 
-On Linux each job is a fork of a process that imported PyTorch and read the data. PyTorch is imported inside of functions
-only: the sweep's main process imports this module and must start quickly.
+Those of several processes run one by one.
+
+On Linux each job is a fork of a process that imported PyTorch and read the data. PyTorch is
+imported inside of functions only: the sweep's main process imports this module and must start
+quickly.
 """
 
 import multiprocessing
@@ -23,7 +26,8 @@ from leyden.exact.files import opened
 from leyden.queue import JobLike, JobState, Queue, Work
 from leyden.run.process import die_with_parent, importing, num_cores, num_threads
 
-# Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports it.
+# Forking a process that has imported PyTorch is safe on Linux only; elsewhere each process imports
+# it.
 CONTEXT: Any = get_context("forkserver" if sys.platform == "linux" else "spawn")
 USES_CUDA = ("auto", "gpu", "cuda")  # values of trainer.accelerator
 
@@ -34,7 +38,7 @@ def start_process(
     environment: dict[str, str],
     log: Path | None = None,
 ) -> BaseProcess:
-    """Call a function in a process of its own, a fork of the warm one, which ends with the function's exit code.
+    """Call a function in a fork of the warm process, which ends with its exit code.
 
     Args:
         function: Returns the exit code; None for 0.
@@ -52,9 +56,9 @@ def start_process(
     try:
         process.start()
     except (EOFError, OSError) as error:
-        cause = "the one that starts them was killed, perhaps out of memory, or a limit is reached"
         raise UserError(
-            f"no process could be started for a job ({error}): {cause}; the same command resumes"
+            f"no process could be started for a job ({error}): the one that starts them was "
+            "killed, perhaps out of memory, or a limit is reached; the same command resumes"
         ) from error
     return process
 
@@ -66,7 +70,7 @@ def _call(
     log: Path | None,
     command: list[str],
 ) -> None:
-    """Call a function in this new process, as in `start_process`, and end it, whatever the function has left running."""
+    """Call a function in this new process, and end it whatever the function left running."""
     sys.orig_argv = command  # of the sweep, for the provenance of runs
     if log:
         with opened(log, "ab") as file:
@@ -150,7 +154,8 @@ def worker_environments(
     The threads are the slot's share of the cores, unless the user has set OMP_NUM_THREADS.
 
     Args:
-        num_jobs: Number of slots, in which jobs run; None for one per device or, if there are no devices, one per core.
+        num_jobs: Number of slots, in which jobs run; None for one per device or, if there are no
+            devices, one per core.
         devices: CUDA's names of the devices; slots take them in turn.
         num_cores: Number of cores of this machine.
 
@@ -184,12 +189,18 @@ def num_devices(requested: Any, devices: Sequence[str]) -> int:
 
 
 def is_of_one_process(trainer: DictConfig) -> bool:
-    """Return whether a trainer trains in one process; Lightning starts others by repeating the command line of the first."""
+    """Return whether a trainer trains in one process.
+
+    Lightning starts others by repeating the command line of the first.
+    """
     return (trainer.devices, trainer.strategy) == (1, "auto")
 
 
 class Here(Queue):
-    """This machine, which has a slot for each job that runs at once. A job's id is its place in the order of starts."""
+    """This machine, which has a slot for each job that runs at once.
+
+    A job's id is its place in the order of starts.
+    """
 
     outlives = False
 
@@ -205,7 +216,7 @@ class Here(Queue):
         return int(self.slots[0]["OMP_NUM_THREADS"])
 
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check that the jobs can run on this machine, and divide its devices and cores among them."""
+        """Check that the jobs can run here, and divide devices and cores among them."""
         devices: list[str] = []
         if self.config.trainer.accelerator in USES_CUDA:
             devices = call_in_process(visible_devices)

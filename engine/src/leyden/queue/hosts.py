@@ -1,7 +1,8 @@
-"""A queue of machines that share a folder and that ssh reaches: `conf/cluster/ssh.yaml` calls this module's command.
+"""A queue of machines that share a folder and that ssh reaches: `conf/cluster/ssh.yaml`.
 
-`hosts submit SSH SLOTS SCRIPT LOG HOST...` starts a script on one of the machines and prints its id,
-`hosts state SSH ID...` prints `ID running`, `ID done` or `ID lost`, and `hosts cancel SSH ID...` ends scripts.
+`hosts submit SSH SLOTS SCRIPT LOG HOST...` starts a script on one of the machines and prints its
+id, `hosts state SSH ID...` prints `ID running`, `ID done` or `ID lost`, and `hosts cancel SSH
+ID...` ends scripts.
 """
 
 import random
@@ -35,7 +36,10 @@ done
 
 
 def on_host(ssh: Sequence[str], host: str, program: str) -> tuple[str, int | None]:
-    """Run a program of bash on a machine; return its output and exit code, None without an answer."""
+    """Run a program of bash on a machine.
+
+    Return its output and exit code, None without an answer.
+    """
     out, error, code = run_within([*ssh, "--", host, "bash -s"], SSH_S, program)
     if code != 0:
         print(f"{host}: {error.strip() or 'no answer'}", file=sys.stderr)

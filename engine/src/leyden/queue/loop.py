@@ -1,4 +1,4 @@
-"""The loop that all queues share: it hands jobs to one, asks how they are, waits, and submits again what was lost."""
+"""The loop of all queues: it hands jobs to one, asks, waits, submits again what was lost."""
 
 import contextlib
 import time
@@ -38,10 +38,12 @@ MIN_QUERY_S = 5.0
 MEAN_QUERY_S = 60.0
 AT_ONCE = 5
 AGAIN_S = 60.0  # after which a queue is tried again that has not accepted a job
-# Seconds to wait for the result of a job that has ended; the key is whether it has completed without failure.
+# Seconds to wait for the result of a job that has ended; the key is whether it has completed
+# without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 LOG_BYTES = 4096  # at the end of a log, in which a cause is looked for
-IN_USE_S = 60.0  # to wait for another command that submits the same jobs, if this one does not wait for jobs
+# to wait for another command that submits the same jobs, if this one does not wait for jobs
+IN_USE_S = 60.0
 LAUNCHERS: dict[str, type[Queue]] = {"local": Here, "slurm": Slurm, "queue": Commands}
 
 
@@ -107,7 +109,10 @@ class Launcher:
 
     @property
     def num_at_once(self) -> int | None:
-        """Number of jobs at once; None for any number, as where nobody waits, and the queue limits an array."""
+        """Number of jobs at once.
+
+        None for any number, as where nobody waits, and the queue limits an array.
+        """
         return self.queue.num_at_once if self.waits else None
 
     @property
@@ -134,7 +139,10 @@ class Launcher:
         return ", ".join(parts)
 
     def check(self, jobs: Sequence[JobLike], num: int) -> bool:
-        """Check that these of `num` jobs can run; return False if the user asked for the check only."""
+        """Check that these of `num` jobs can run.
+
+        Return False if the user asked for the check only.
+        """
         return self.queue.check(jobs, num, self.python)
 
     @property
@@ -143,7 +151,9 @@ class Launcher:
         return python_on_node(self.cluster.get("python"), self.code)
 
     def start(self, jobs: Sequence[JobLike]) -> None:
-        """Start jobs that are not queued or running already; one that is not accepted yet is submitted later.
+        """Start jobs that are not queued or running already.
+
+        One that is not accepted yet is submitted later.
 
         At most `num_at_once` are started with those that run.
         """
@@ -238,8 +248,10 @@ class Launcher:
         effect = ""
         if limit and not self.waits:
             effect = f"; cluster.num_jobs={limit} limits each array by itself"
-        what = f"no larger arrays (MaxArraySize): {self.several} jobs in each"
-        warn(f"the scheduler takes {what}{effect}")
+        warn(
+            f"the scheduler takes no larger arrays (MaxArraySize): {self.several} jobs in "
+            f"each{effect}"
+        )
 
     def _alive(self, ids: Collection[str]) -> set[str]:
         """Return the ids of jobs that are queued or running.
@@ -251,8 +263,10 @@ class Launcher:
             return set()
         states = self.queue.states(sorted(ids))
         if not states:
-            advice = "some of the jobs may be in its queue; try again"
-            raise UserError(f"cluster: its scheduler does not answer, and {advice}")
+            raise UserError(
+                "cluster: its scheduler does not answer, and some of the jobs may be in its "
+                "queue; try again"
+            )
         self._cancel_stuck(states)
         return {job for job, state in states.items() if state.phase != "ended"}
 
@@ -301,7 +315,10 @@ class Launcher:
                     self.running[number] = _Submitted([job], num_starts)
 
     def _lock(self, job: JobLike, ended: str, locks: contextlib.ExitStack) -> bool:
-        """Lock a run, and return whether it is to be submitted; the same sweep may be typed on two machines at once."""
+        """Lock a run, and return whether it is to be submitted.
+
+        The same sweep may be typed on two machines at once.
+        """
         if job.run.submission.get("job_id", "") != ended:
             return False
         try:
@@ -317,7 +334,8 @@ class Launcher:
         """Wait for a job to end, but only for a short time.
 
         Returns:
-            The jobs that have ended, each with its failure, None on success; and the number of running jobs.
+            The jobs that have ended, each with its failure, None on success; and the number of
+            running jobs.
         """
         self.queue.pause(self.pause_s)
         self.pause_s = min(1.2 * self.pause_s, MAX_POLL_S)
@@ -385,7 +403,7 @@ class Launcher:
         return Failure("Scheduler", f"{what}: {one_line(cause)}")
 
     def _is_submitted_again(self, number: str, run: Run) -> bool:
-        """Return whether a job that has ended is submitted in place of the requeue that it could not get."""
+        """Return whether an ended job is submitted anew in place of a requeue it could not get."""
         state = self.states.get(number)
         why = ""
         if state is not None and state.is_lost:
@@ -409,7 +427,8 @@ class Launcher:
         if state.phase != "ended":
             self.ended.pop(number, None)
             return False
-        # On a network file system, the result may become visible after the state; and a requeued job ends, too.
+        # On a network file system, the result may become visible after the state; and a requeued
+        # job ends, too.
         since = self.ended.setdefault(number, self.queried_at)
         if self.queried_at - since < GRACE_S[state.is_completed]:
             return False
@@ -417,7 +436,7 @@ class Launcher:
         return not (state.text == "GONE" and is_held(run.directory))
 
     def _query(self) -> None:
-        """Ask the queue for the jobs' states, if the last answer is old or a job may have failed."""
+        """Ask the queue for the states, if the last answer is old or a job may have failed."""
         now = time.monotonic()
         if self.outlives:
             pause_s = MIN_QUERY_S if self.ended else max(MIN_QUERY_S, 5 * self.pause_s)
@@ -469,7 +488,9 @@ class Launcher:
             self.queue.cancel([*self.running])
 
     def follow(self, function: Callable[..., None], *arguments: Any) -> str:
-        """Submit a job of one process that calls a function once all jobs have ended; return its id, empty without one.
+        """Submit a job of one process that calls a function once all jobs have ended.
+
+        Return its id, empty without one.
 
         Raises:
             UserError: It is not accepted.
@@ -519,8 +540,9 @@ def launcher(config: DictConfig, module: str, directory: Path) -> Launcher:
     """
     chosen = config.hydra.runtime.choices["hydra/launcher"]
     if chosen != "basic":  # Hydra's default, which is not used
-        effect = "has no effect; cluster=NAME chooses where jobs run"
-        raise UserError(f"hydra/launcher={chosen}: {effect}")
+        raise UserError(
+            f"hydra/launcher={chosen}: has no effect; cluster=NAME chooses where jobs run"
+        )
     name = config.cluster.get("launcher")
     if name not in LAUNCHERS:
         raise UserError(f"cluster.launcher={name}: must be one of {', '.join(LAUNCHERS)}")

@@ -1,4 +1,4 @@
-"""The files of jobs: a file of what each one calls, for its owner alone, and the script that a node runs."""
+"""The files of jobs: for its owner alone what each calls, and the script of a node."""
 
 import contextlib
 import os
@@ -95,7 +95,10 @@ def _text(file: Any) -> str:
 
 
 def call(*words: str) -> tuple[str, str]:
-    """Run a command of the queue; return its output and an error message of one line, empty on success."""
+    """Run a command of the queue.
+
+    Return its output and an error message of one line, empty on success.
+    """
     try:
         out, error, code = run_within(words, ANSWER_S)
     except (OSError, ValueError) as problem:
@@ -114,7 +117,7 @@ def shown(text: object) -> str:
 
 
 def variables_of_user() -> dict[str, str]:
-    """Return the variables that a job needs, whatever its site hands on: the user's key, and what can change bits."""
+    """Return the variables that a job needs: the user's key, and what can change bits."""
     names = ("PYTHONPATH", *VARIABLES)
     found = {name: os.environ[name] for name in names if name in os.environ}
     signing_key = key()
@@ -142,7 +145,10 @@ class JobFiles:
             write_call(file, work.function, work.arguments, variables)
 
     def remove(self) -> None:
-        """Remove the files of jobs that are not accepted; one that nevertheless starts ends at once."""
+        """Remove the files of jobs that are not accepted.
+
+        One that nevertheless starts ends at once.
+        """
         for file in (self.script, *self.calls):
             file.unlink(missing_ok=True)
 
@@ -155,7 +161,7 @@ def remove_call(folder: Path, submission: Mapping[str, str]) -> None:
 
 
 def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
-    """Check that the keys of the node `cluster` have values of the types that `conf/cluster/FILE.yaml` has.
+    """Check that the values of `cluster` are of the types in `conf/cluster/FILE.yaml`.
 
     Args:
         cluster: The node.
@@ -174,34 +180,44 @@ def check_cluster(cluster: DictConfig, file: str, *, are_own: bool) -> None:
         value = cluster.get(name)
         is_null = name == "mem_gb" and value is None
         if default is not None and type(value) is not type(default) and not is_null:
-            kind = f"must be of the same kind as {default}, the default"
-            raise UserError(f"cluster.{name}={value}: {kind}")
+            raise UserError(
+                f"cluster.{name}={value}: must be of the same kind as {default}, the default"
+            )
     for name in TEXTS:
         if not isinstance(cluster.get(name), str | None):
             raise UserError(f"cluster.{name}={cluster[name]}: must be a text")
     # Otherwise a job would save at its first step, and be requeued.
     if cluster.signal_delay_s > 60 * cluster.time_min - EARLY_S:
-        limit = f"must be a minute less than cluster.time_min={cluster.time_min}"
-        raise UserError(f"cluster.signal_delay_s={cluster.signal_delay_s}: {limit}")
+        raise UserError(
+            f"cluster.signal_delay_s={cluster.signal_delay_s}: must be a minute less than "
+            f"cluster.time_min={cluster.time_min}"
+        )
 
 
 def check_accelerator(trainer: DictConfig, num_gpus: int, key: str) -> None:
-    """Check that the trainer uses a GPU if its job has one; `auto` trains on the CPU if the GPU fails.
+    """Check that the trainer uses a GPU if its job has one.
+
+    `auto` trains on the CPU if the GPU fails.
 
     Raises:
         UserError: It does not.
     """
     if trainer.accelerator in OF_GPU[bool(num_gpus)]:
         allowed = "gpu" if num_gpus else "cpu or auto"
-        what = f"with cluster.{key}={num_gpus} must be {allowed}"
-        raise UserError(f"trainer.accelerator={trainer.accelerator}: {what}")
+        raise UserError(
+            f"trainer.accelerator={trainer.accelerator}: with cluster.{key}={num_gpus} must be "
+            f"{allowed}"
+        )
 
 
 class ScriptQueue(Queue):
     """A queue whose jobs are scripts."""
 
     def check(self, jobs: Sequence[JobLike], num: int, python: str) -> bool:
-        """Check the settings of the jobs; for `cluster.dry_run`, print the script and return False."""
+        """Check the settings of the jobs.
+
+        For `cluster.dry_run`, print the script and return False.
+        """
         self.check_settings()
         for job in jobs:
             self.check_trainer(job.compose().trainer)
@@ -245,7 +261,7 @@ class ScriptQueue(Queue):
         raise NotImplementedError
 
     def has_asked(self, submission: Mapping[str, str]) -> bool:
-        """Return, once, whether an ended job has asked for a requeue that its script could not get."""
+        """Return, once, whether an ended job asked for a requeue that its script could not get."""
         name = submission.get("call", "")
         asked: list[Path] = []
         if CALL.fullmatch(name):  # in a record that others may have written
@@ -258,9 +274,11 @@ class ScriptQueue(Queue):
     def setup(self) -> list[str]:
         """Shell commands before Python."""
         return [
-            # By default a part of what torch.compile keeps lies in the home folder, which all nodes share.
+            # By default a part of what torch.compile keeps lies in the home folder, which all nodes
+            # share.
             f"LEYDEN_FOLDER={NODE_FOLDER}",
-            'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled" TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
+            'export TORCHINDUCTOR_CACHE_DIR="$LEYDEN_FOLDER/compiled"',
+            'export TRITON_CACHE_DIR="$LEYDEN_FOLDER/compiled/triton"',
             "stopped=",
             *self.cluster.setup,
             "set +e",
@@ -271,7 +289,8 @@ class ScriptQueue(Queue):
 
         Args:
             on_node: What starts a command on each node.
-            requeue: Commands that put the job back into the queue if it has asked for that; `$avoid` is a node.
+            requeue: Commands that put the job back into the queue if it has asked for that;
+                `$avoid` is a node.
             files: The job's own files, as shell words: they have the key of its owner.
         """
         return [

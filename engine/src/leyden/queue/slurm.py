@@ -1,4 +1,4 @@
-"""Slurm, called through its commands such as `sbatch` and `squeue`: its jobs, their states, scripts and resources."""
+"""Slurm, through commands such as `sbatch`: its jobs, states, scripts and resources."""
 
 import os
 import re
@@ -38,7 +38,8 @@ from leyden.queue.script import (
 if TYPE_CHECKING:
     from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 
-# States of jobs that will not run again. A job in any other state, even an unknown one, may still run.
+# States of jobs that will not run again. A job in any other state, even an unknown one, may still
+# run.
 ENDED = {
     "BOOT_FAIL",
     "CANCELLED",
@@ -74,7 +75,8 @@ JOB_ID = re.compile(r"[0-9]{1,18}(_[0-9]{1,9})?", re.ASCII)
 MAX_ARRAY = 500  # jobs per array; Slurm may allow fewer (MaxArraySize)
 TOO_LARGE = "Invalid job array specification"  # what sbatch says then
 QUERIED = 5000  # job ids per query: Linux allows an argument of 128 KiB
-# Variables by which sbatch takes an option, where they are not called `SBATCH_` and the option's name.
+# Variables by which sbatch takes an option, where they are not called `SBATCH_` and the option's
+# name.
 SBATCH_VARIABLES = {
     "time": "SBATCH_TIMELIMIT",
     "mem": "SBATCH_MEM_PER_NODE",
@@ -86,7 +88,10 @@ SACCT = ("sacct", "--noheader", "--allocations", "--parsable2", "--format=JobID,
 
 
 def environment() -> "ClusterEnvironment | None":
-    """Return Lightning's environment of a process that `srun` has started; None for any other, such as torchrun's."""
+    """Return Lightning's environment of a process that `srun` has started.
+
+    None for any other, such as torchrun's.
+    """
     # Late: few commands need Lightning.
     from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
     from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
@@ -99,7 +104,10 @@ def environment() -> "ClusterEnvironment | None":
 
 
 def num_nodes() -> int | None:
-    """Return the nodes of this process's job, which can be others after a requeue; None without one."""
+    """Return the nodes of this process's job, which can be others after a requeue.
+
+    None without one.
+    """
     if environment() is None:
         return None
     return int(os.environ["SLURM_NNODES"])
@@ -113,7 +121,8 @@ def states(jobs: Sequence[Mapping[str, str]]) -> dict[str, JobState]:
 def slurm_states(ids: Sequence[str]) -> dict[str, JobState]:
     """Return the state of each job; empty if Slurm does not answer.
 
-    A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it started.
+    A job that Slurm does not know any more is `GONE`: it ended long ago, or was cancelled before it
+    started.
     """
     # Ids of a record may be a stranger's.
     ids = [job for job in ids if JOB_ID.fullmatch(str(job))]
@@ -130,7 +139,10 @@ def slurm_states(ids: Sequence[str]) -> dict[str, JobState]:
 
 
 def _ended(ids: Sequence[str]) -> dict[str, JobState]:
-    """Return the states of jobs that Slurm has forgotten, by its accounting; empty where there is none."""
+    """Return the states of jobs that Slurm has forgotten, by its accounting.
+
+    Empty where there is none.
+    """
     found = {}
     for start in range(0, len(ids), QUERIED):
         out, _ = call(*SACCT, ",".join(ids[start : start + QUERIED]))
@@ -143,7 +155,7 @@ def _ended(ids: Sequence[str]) -> dict[str, JobState]:
 
 
 def _parse_states(output: str) -> tuple[dict[str, JobState], bool]:
-    """Return the states in lines of job id, state and reason, and whether no line is damaged or cut.
+    """Return the states in lines of id, state and reason, and whether all lines are whole.
 
     A line without `|` that does not begin with a job's id is not Slurm's.
     """
@@ -192,8 +204,10 @@ class Slurm(ScriptQueue):
         """
         cluster = self.cluster
         if cluster.get("gpus_per_task") not in (0, 1, None):
-            allowed = "must be 0 or 1, one device for each process"
-            raise UserError(f"cluster.gpus_per_task={cluster.gpus_per_task}: {allowed}")
+            raise UserError(
+                f"cluster.gpus_per_task={cluster.gpus_per_task}: must be 0 or 1, one device for "
+                "each process"
+            )
         check_cluster(cluster, "slurm", are_own=False)
         _gpus_per_node(cluster)
         self._warn_of_variables()
@@ -205,15 +219,19 @@ class Slurm(ScriptQueue):
             given = os.environ.get(name, "")
             is_setting = value is not True and option not in ("job-name", "open-mode", "output")
             if is_setting and given not in ("", str(value)):
-                effect = f"no effect, since the settings of cluster are --{option}={value}"
-                warn(f"{name}={given} has {effect}")
+                warn(
+                    f"{name}={given} has no effect, since the settings of cluster are "
+                    f"--{option}={value}"
+                )
 
     def check_trainer(self, trainer: DictConfig) -> None:
         """Check that the trainer uses the resources that a job requests."""
         for key, source in (("devices", "tasks_per_node"), ("num_nodes", "nodes")):
             if trainer[key] != self.cluster[source]:
-                origin = f"follows from cluster.{source}={self.cluster[source]}; set that"
-                raise UserError(f"trainer.{key}={trainer[key]}: {origin}")
+                raise UserError(
+                    f"trainer.{key}={trainer[key]}: follows from "
+                    f"cluster.{source}={self.cluster[source]}; set that"
+                )
         check_accelerator(trainer, self.cluster.gpus_per_task, "gpus_per_task")
 
     def submit(
@@ -223,7 +241,8 @@ class Slurm(ScriptQueue):
         num = len(works)
         batch = JobFiles(self.folder, works)
         batch.script.write_text(self.script(num, python, str(batch.path)))
-        # On the command line, since variables such as SBATCH_PARTITION win over the script's options.
+        # On the command line, since variables such as SBATCH_PARTITION win over the script's
+        # options.
         flags = [f"--{_option(key, value)}" for key, value in self._options(num)]
         if after:
             arrays = sorted({job.partition("_")[0] for job in after})
@@ -241,8 +260,9 @@ class Slurm(ScriptQueue):
         batch.remove()  # a job that was accepted nevertheless ends at once
         if not problem or problem.startswith(NO_ANSWER):
             why = problem or f"it says {shown(out)!r}"
-            advice = "see squeue before you try again"
-            raise RejectedError(f"cluster: sbatch may have failed; {advice}: {why}")
+            raise RejectedError(
+                f"cluster: sbatch may have failed; see squeue before you try again: {why}"
+            )
         error = ArrayError if TOO_LARGE in problem else RejectedError
         raise error(f"cluster: Slurm rejects the job: {problem}")
 
@@ -268,8 +288,11 @@ class Slurm(ScriptQueue):
         # If a process fails, srun ends the others, which would wait for it.
         srun = f"srun --unbuffered --output={log} --kill-on-bad-exit=1 {of_user}"
         num = "$SLURM_JOB_NUM_NODES"  # of an elastic run, a requeue may have others
-        one_each = f"--nodes={num} --ntasks={num} --ntasks-per-node=1"
-        on_node = f"timeout 60 srun {one_each} {of_user} " if self.cluster.nodes > 1 else ""
+        on_node = (
+            f"timeout 60 srun --nodes={num} --ntasks={num} --ntasks-per-node=1 {of_user} "
+            if self.cluster.nodes > 1
+            else ""
+        )
         return "\n".join(
             [
                 "#!/bin/bash",
@@ -288,7 +311,10 @@ class Slurm(ScriptQueue):
         return self.folder / LOG.format("%A_%a" if num_jobs > 1 else "%j", process)
 
     def _options(self, num_jobs: int) -> list[tuple[str, Any]]:
-        """Return the options of sbatch, sorted; those of `cluster.options` replace others, or remove them by null."""
+        """Return the options of sbatch, sorted.
+
+        Those of `cluster.options` replace others, or remove them by null.
+        """
         cluster = self.cluster
         names = ("partition", "account", "qos", "constraint", "wckey")
         options: dict[str, Any] = {name: cluster[name] for name in names}
@@ -320,7 +346,8 @@ BEGIN = [  # the first commands of a script
     "unset SLURM_EXPORT_ENV",
     "export OMP_NUM_THREADS=$SLURM_CPUS_PER_TASK SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK",
     # In an array's last task, SLURM_JOB_ID is the id of the whole array.
-    "export LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    "LEYDEN_JOB=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}${SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}",
+    "export LEYDEN_JOB",
     # This script ends after its processes, which may save.
     "trap 'stopped=1' TERM",
 ]
@@ -368,7 +395,9 @@ def _gpus_per_node(cluster: DictConfig) -> str | int | None:
     parts = [f"{kind}:{count}" if kind else str(count) for kind, count in by_type]
     counts = [str(count) for _, count in by_type]
     if not all(map(str.isdecimal, counts)) or sum(map(int, counts)) != num:
-        wanted = "cluster.gpus_per_task x cluster.tasks_per_node"
-        example = "such as a100:4 or {a100: 2, h100: 2}"
-        raise UserError(f"cluster.gpus_per_node={given}: must be {num} ({wanted}), {example}")
+        raise UserError(
+            f"cluster.gpus_per_node={given}: must be {num} (cluster.gpus_per_task x "
+            "cluster.tasks_per_node), such as a100:4 or "
+            "{a100: 2, h100: 2}"
+        )
     return ",".join(parts)

@@ -1,4 +1,4 @@
-"""The code that jobs on other machines run: a snapshot of the project and the library in one file."""
+"""The code that jobs on other machines run: project and library in one file."""
 
 import io
 import json
@@ -20,7 +20,7 @@ BOOTSTRAP = LIBRARY / "queue" / "bootstrap.py"
 
 
 def snapshot(directory: Path) -> Path:
-    """Write the project's code and settings, the library, and the state of the git repository to a new archive.
+    """Write the project's code and settings, the library, and git's state to an archive.
 
     It is one file, since sites limit the number of files. `bootstrap.py` unpacks it on a node.
 
@@ -28,7 +28,8 @@ def snapshot(directory: Path) -> Path:
         directory: The folder in which the archive is created.
 
     Returns:
-        The archive: a project, with the library in its `engine/src/`; a copy of `bootstrap.py` lies beside it.
+        The archive: a project, with the library in its `engine/src/`; a copy of `bootstrap.py` lies
+        beside it.
     """
     archive = directory / f"{datetime.now():%Y-%m-%d_%H-%M-%S_%f}.tar.gz"
     directory.mkdir(parents=True, exist_ok=True)
@@ -41,7 +42,8 @@ def snapshot(directory: Path) -> Path:
             if is_package or (path.suffix == ".py" and path.is_file()):
                 contents[path.name] = path
     git = json.dumps(state_of_code(), indent=2).encode() + b"\n"
-    # Links are archived as the files that they lead to, so that later edits don't change waiting jobs.
+    # Links are archived as the files that they lead to, so that later edits don't change waiting
+    # jobs.
     with (
         replacing(archive) as file,
         tarfile.open(fileobj=file, mode="w:gz", dereference=True) as tar,
@@ -64,7 +66,10 @@ def _bootstrap_of(archive: Path) -> Path:
 
 
 def _as_new(info: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    """Set the time of an archive member to now, since nodes remove old temporary files; return None to omit it."""
+    """Set the time of an archive member to now, since nodes remove old temporary files.
+
+    Return None to omit it.
+    """
     if any(part == "__pycache__" or part.endswith(".egg-info") for part in Path(info.name).parts):
         return None
     info.mtime = time.time()

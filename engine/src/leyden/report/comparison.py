@@ -1,4 +1,7 @@
-"""Verdicts that `compare` prints of two groups of runs, or of each setting and a control; fronts."""
+"""Verdicts that `compare` prints of two groups of runs, or of each setting and a control.
+
+Fronts.
+"""
 
 import os
 from collections.abc import Collection, Mapping, Sequence
@@ -72,8 +75,10 @@ def compare_folders(
     if options["control"] and len(folders) == 1:
         names = ["control"]
     elif not folders or (len(folders) == 1 and not (options["a"] and options["b"])):
-        ways = "two folders, or one with a=CONDITION and b=CONDITION, or with control=CONDITION"
-        raise UserError(f"two groups are needed: {ways}")
+        raise UserError(
+            "two groups are needed: two folders, or one with a=CONDITION and b=CONDITION, or "
+            "with control=CONDITION"
+        )
     places = dict(zip(names, [folders[0], folders[-1]], strict=False))
     directories = dict.fromkeys(places.values())  # both groups may be of one folder, read once
     read = {directory: read_raw_records(directory) for directory in directories}
@@ -125,8 +130,10 @@ def _compare_sides(
     both = [*sides[0], *sides[1]]
     keys = assign_data(both)
     if keys:
-        why = f"runs of different data can't be compared; these differ in {' and '.join(keys)}"
-        raise UserError(f"{why}: choose runs of one data set for both groups, by a= and b=")
+        raise UserError(
+            f"runs of different data can't be compared; these differ in {' and '.join(keys)}: "
+            "choose runs of one data set for both groups, by a= and b="
+        )
     of_sides = [groups_of(side) for side in sides]
     every = groups_of([*both, *rest])
 
@@ -206,7 +213,9 @@ def _judge(records: Sequence[Record], metric: str, mode: str) -> None:
     if mode not in ("min", "max"):
         raise UserError(f"mode={mode}: must be min or max, as in metric={metric}:max")
     for record in records:
-        value = record.result.metrics.get(metric) if record.result else None
+        value = None
+        if record.result:
+            value = record.result.metrics.get(metric)
         record.objective = Objective(metric, mode, value)
 
 
@@ -248,8 +257,10 @@ def _shared_objective(*groups: Sequence[Record]) -> Objective:
         if aim and len(aims) == 1:
             return aim
         names.add(f"{aim.metric} ({aim.mode})" if aim else "none")
-    have = f"the runs have the objective {' or '.join(sorted(names))}"
-    raise UserError(f"{have}; metric= and mode= name one for all")
+    raise UserError(
+        f"the runs have the objective {' or '.join(sorted(names))}; metric= and mode= name one "
+        "for all"
+    )
 
 
 def _rows_of(
@@ -294,8 +305,7 @@ def _finished_within(rows: Sequence[Row], ids: Collection[int]) -> list[Row]:
 
 
 def _none_finished(directory: Path, records: Sequence[Record]) -> str:
-    none = f"none of {len(records)} runs has finished with a value of its objective"
-    return f"{directory}: {none}"
+    return f"{directory}: none of {len(records)} runs has finished with a value of its objective"
 
 
 def show_front(directory: Path, options: Mapping[str, str]) -> None:
@@ -321,12 +331,16 @@ def show_front(directory: Path, options: Mapping[str, str]) -> None:
         raise UserError(_none_finished(directory, records))
     keys = assign_data(rows)
     if keys:
-        one = "name a folder with runs of one data set"
-        raise UserError(f"front: the runs' data differ in {' and '.join(keys)}; {one}")
+        raise UserError(
+            f"front: the runs' data differ in {' and '.join(keys)}; name a folder with runs of "
+            "one data set"
+        )
     found: list[dict[str, Any]] = []
     for row in rows:
         for record in row.distinct:
-            known = record.result.metrics if record.result else {}
+            known = {}
+            if record.result:
+                known = record.result.metrics
             values = {name: known.get(name) for name in metrics}
             found.append({**row.choices, **values})
     print_front(verdict.front(found, metrics, ignore=[]), metrics, options["format"])

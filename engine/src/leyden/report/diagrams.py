@@ -36,7 +36,7 @@ def draw(report: Report, path: str) -> None:
 
 
 def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
-    """Draw each interval of a difference as a line, with the difference as a point (forest plot)."""
+    """Draw each interval of a difference as a line, the difference as a point (forest plot)."""
     drawn = [row for row in rows if row.get("low") is not None]
     if not drawn:
         raise UserError("pdf: there is no interval to draw, as with too few runs")
@@ -50,13 +50,17 @@ def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
-    of = f" from {printable_value(references.pop())}" if has_one_reference else ""
+    of = ""
+    if has_one_reference:
+        of = f" from {printable_value(references.pop())}"
     axes.set_xlabel(plain(f"difference of the means{of}"))
 
 
 def _name(row: dict[str, Any], *, with_reference: bool) -> str:
     name = f"{row['a']} − {row['b']}" if with_reference else str(row["a"])
-    return printable_value(f"{row['over']}: {name}" if "over" in row else name)
+    if "over" in row:
+        name = f"{row['over']}: {name}"
+    return printable_value(name)
 
 
 def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
@@ -74,7 +78,9 @@ def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
         depth = place + 1 if is_left else len(ranks) - place
         axes.plot([rank, rank], [AXIS, -depth], color="black", linewidth=0.8)
         text = plain(printable_value(f" {name} ({rank:.2f}) "))
-        side = "right" if is_left else "left"
+        side = "left"
+        if is_left:
+            side = "right"
         axes.text(rank, -depth, text, ha=side, va="center", fontsize=8)
     if report.critical is not None:
         _draw_bars(axes, [*ranks.values()], report.critical)

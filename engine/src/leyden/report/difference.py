@@ -70,7 +70,10 @@ def _difference_rows(a: Run, b: Run) -> list[TableRow]:
 
 
 def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
-    """Return what is compared of a run, by part: of its last start, and its status and metrics, but those of time."""
+    """Return what is compared of a run, by part.
+
+    The parts are of its last start, and its status and metrics, but those of time.
+    """
     start: dict[str, Any] = run.starts[-1] if run.starts else {}
     git = dict_at(start, "git")
     changes = git.get("dirty")
@@ -95,7 +98,9 @@ def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
 
 
 def show_equality(there: Run, here: Run) -> bool:
-    """Print whether two runs are equal bit for bit, and their other differences; return whether they are.
+    """Print whether two runs are equal bit for bit, and their other differences.
+
+    Return whether they are.
 
     Raises:
         UserError: As in `equality`.
@@ -110,8 +115,8 @@ def show_equality(there: Run, here: Run) -> bool:
 def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
     """Return whether two runs are equal bit for bit, in words, and their other differences.
 
-    They are if all common fingerprints are equal, the reproduced run has as many steps as the original, and
-    their results are equal.
+    They are if all common fingerprints are equal, the reproduced run has as many steps as the
+    original, and their results are equal.
 
     Args:
         there: The original run.
@@ -126,8 +131,10 @@ def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
     b = read_fingerprints(here.directory)
     lines = _fingerprint_lines(a, b)
     if not lines:
-        numbers = f"{there.directory} has {len(a)}, {here.directory} has {len(b)}"
-        raise UserError(f"no fingerprints in common: {numbers}, none of the same step")
+        raise UserError(
+            f"no fingerprints in common: {there.directory} has {len(a)}, {here.directory} has "
+            f"{len(b)}, none of the same step"
+        )
     is_equal = first_difference(a, b) is None
     if max(b) < max(a):
         is_equal = False
@@ -135,8 +142,10 @@ def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
     # Only of as many steps can the results be expected to be equal.
     if max(a) == max(b) and any(_is_other_result(row) for row in rows):
         if is_equal:
-            why = "though the fingerprints are: the metrics were computed differently"
-            lines.append(f"the results are not equal, {why}")
+            lines.append(
+                "the results are not equal, though the fingerprints are: the metrics were "
+                "computed differently"
+            )
         is_equal = False
     return is_equal, lines, rows
 
@@ -153,10 +162,14 @@ def _fingerprint_lines(a: FingerprintsOfRun, b: FingerprintsOfRun) -> list[str]:
     difference = first_difference(a, b)
     if not difference:
         num = len(common)
-        over = "the only fingerprint" if num == 1 else f"all {num} fingerprints"
+        over = "the only fingerprint"
+        if num != 1:
+            over = f"all {num} fingerprints"
         return [f"equal, bit for bit, over {over} that both have, up to step {common[-1]}"]
     step, parts = difference
     before = [each for each in common if each < step]
-    since = f"equal until step {before[-1]}" if before else "there is no earlier fingerprint"
+    since = "there is no earlier fingerprint"
+    if before:
+        since = f"equal until step {before[-1]}"
     where = f"step {step} is the first fingerprint that differs, in {', '.join(parts)}"
     return [f"diverged: {where}; {since}"]

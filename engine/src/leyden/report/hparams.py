@@ -23,16 +23,19 @@ MAX_NAME_LENGTH = 100  # of a row, without its folder
 
 
 def write_hparams(run: Run, result: Result) -> None:
-    """Write a run's overrides and result in place of an earlier row; called before the result is recorded.
+    """Write a run's overrides and result in place of an earlier row.
+
+    Called before the result is recorded.
 
     The columns are the overridden keys, with their resolved values as numbers, booleans or texts,
-    then the objective and the other metrics that validation, or else training, has logged in the best epoch: the
-    table is for choosing settings. The values have the tags of the curves, in a folder of their own: so they are points in the charts
-    of these curves. A row's name begins with that of the run directory, as TensorBoard shows some 14 characters, and
-    ends with the folder's path below `outputs/`, or elsewhere a hash of it: TensorBoard would merge rows of one name.
+    then the objective and the other metrics that validation, or else training, has logged in the
+    best epoch: the table is for choosing settings. The values have the tags of the curves, in a
+    folder of their own: so they are points in the charts of these curves. A row's name begins with
+    that of the run directory, as TensorBoard shows some 14 characters, and ends with the folder's
+    path below `outputs/`, or elsewhere a hash of it: TensorBoard would merge rows of one name.
 
-    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole table from one
-    arbitrary run, add points to the curves, and miss runs that were killed.
+    Lightning's `log_hyperparams` would turn booleans into numbers, take the columns of the whole
+    table from one arbitrary run, add points to the curves, and miss runs that were killed.
 
     Nothing is written if the run does not log to TensorBoard.
     """
@@ -43,7 +46,10 @@ def write_hparams(run: Run, result: Result) -> None:
 
 
 def sort_hparams(directory: Path) -> None:
-    """Name the rows of a sweep's finished runs so that TensorBoard, which sorts by name, shows the best first."""
+    """Name the rows of a sweep so that TensorBoard shows the best first.
+
+    It sorts by name; only finished runs have a row.
+    """
     with log_and_continue("the order of TensorBoard's HParams"):
         records = read_records(directory)
         keys = varying_keys([record.choices for record in records])
@@ -74,7 +80,7 @@ def _best_first(records: Sequence[Record]) -> list[Record]:
 
 
 def _place_of(directory: Path) -> str:
-    """Return a folder's unique name: its path below `outputs/`, or else its name with a hash of its path."""
+    """Return a folder's unique name: its path below `outputs/`, or its name with a hash."""
     outputs = root() / "outputs"
     if directory.is_relative_to(outputs):
         return str(directory.relative_to(outputs)).removeprefix("sweeps/")
@@ -113,7 +119,10 @@ def _write_hparams(run: Run, result: Result, name: str) -> None:
 
 
 def _selecting_metrics(result: Result) -> dict[str, float]:
-    """Return the objective and the other metrics of validation, or else of training, by tag; of two with one tag, the first."""
+    """Return the objective and the other metrics of validation, or else of training, by tag.
+
+    Of two with one tag, the first.
+    """
     names = [*(result.stages.get("val") or result.stages.get("train", []))]
     if result.objective:
         names.insert(0, result.objective.metric)
@@ -125,7 +134,7 @@ def _selecting_metrics(result: Result) -> dict[str, float]:
 
 
 def hparams_of(run: Run) -> dict[str, float | bool | str]:
-    """Return the resolved values of the first start's overrides that can change weights or metrics."""
+    """Return the resolved values of the first start's overrides that can change bits."""
     flat = dict(flatten(run.config))
     typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
     matter = identity_values({**flat, **typed})

@@ -1,4 +1,7 @@
-"""Lists of the runs below a folder, sorted, and filtered by conditions such as `val/acc > 0.97 and optimizer.lr < 0.01`."""
+"""Lists of the runs below a folder, sorted, and filtered by conditions.
+
+Such as `val/acc > 0.97 and optimizer.lr < 0.01`.
+"""
 
 import contextlib
 import difflib
@@ -36,19 +39,22 @@ COLUMNS = ("directory", "status", "age_s", "far", "objective", "typed", *NOTES, 
 def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str, Any]], list[str]]:
     """Return the runs in or below a directory that meet a condition, sorted, as rows of a table.
 
-    A row has the run directory, its status, the seconds since its first start, its progress in words, the objective's value, the overrides of the
-    first start, and the values of the requested keys. What is unknown is None, and a key that the run lacks is absent.
+    A row has the run directory, its status, the seconds since its first start, its progress in
+    words, the objective's value, the overrides of the first start, and the values of the requested
+    keys. What is unknown is None, and a key that the run lacks is absent.
 
     Args:
         directory: A run directory, or a folder with runs.
         where: Condition in the syntax of `parse_condition`; empty for all runs.
-        sort: A key of `value_of`; with the prefix `-`, largest first. Runs without the key come last.
+        sort: A key of `value_of`; with the prefix `-`, largest first. Runs without the key come
+            last.
 
     Returns:
         The rows, and the requested keys that are columns of their own.
 
     Raises:
-        UserError: There is no run, no run has a requested key, or a key is a metric of the test set.
+        UserError: There is no run, no run has a requested key, or a key is a metric of the test
+            set.
     """
     key = sort.removeprefix("-")
     records = read_raw_records(directory)
@@ -60,7 +66,10 @@ def list_runs(directory: Path, *, where: str, sort: str) -> tuple[list[dict[str,
 
 
 def _sorted(records: Sequence[Record], key: str, *, is_reversed: bool) -> list[Record]:
-    """Return runs sorted by a key: by numbers if all values are numbers, else by texts; those without a value last."""
+    """Return runs sorted by a key: by numbers if all values are numbers, else by texts.
+
+    Those without a value last.
+    """
     with_value = []
     others = []
     for record in records:
@@ -72,7 +81,9 @@ def _sorted(records: Sequence[Record], key: str, *, is_reversed: bool) -> list[R
     are_numbers = all(isinstance(value, int | float) for value, _ in with_value)
 
     def place(item: tuple[Any, Record]) -> Any:
-        return item[0] if are_numbers else str(item[0])
+        if are_numbers:
+            return item[0]
+        return str(item[0])
 
     with_value.sort(key=place, reverse=is_reversed)
     return [*(record for _, record in with_value), *others]
@@ -123,7 +134,9 @@ def _keys_of(records: Sequence[Record]) -> set[str]:
 def _age(record: Record) -> float | None:
     """Return the seconds since a run's first start; None if unknown."""
     started = record.started
-    return None if started is None else time.time() - started
+    if started is None:
+        return None
+    return time.time() - started
 
 
 # Keys that a run has by itself, and the attribute of `Record`; `age` is computed.
@@ -139,7 +152,10 @@ OWN = {
 
 
 def value_of(record: Record, key: str) -> Any:
-    """Return a run's value of a key: its status, age or progress, a metric, or a setting; `ABSENT` if it has none."""
+    """Return a run's value of a key: its status, age or progress, a metric, or a setting.
+
+    `ABSENT` if it has none.
+    """
     if key == "age":
         return _age(record)
     if key in OWN:
@@ -151,7 +167,9 @@ def value_of(record: Record, key: str) -> Any:
 
 
 def _values(record: Record) -> tuple[Mapping[str, Any], ...]:
-    metrics = record.result.metrics if record.result else {}
+    metrics = {}
+    if record.result:
+        metrics = record.result.metrics
     return metrics, record.config, record.typed, record.groups
 
 
@@ -185,7 +203,9 @@ def _progress(record: Record) -> str:
     """Return how far a run is, in words."""
     num = record.epochs
     if num is not None:
-        return "1 epoch" if num == 1 else f"{num} epochs"
+        if num == 1:
+            return "1 epoch"
+        return f"{num} epochs"
     text = position(record) or "not begun"
     if record.status == "running":
         idle = _idle(record)
@@ -204,7 +224,7 @@ def _idle(record: Record) -> float:
 
 
 def print_runs(rows: Sequence[dict[str, Any]], asked: Sequence[str], form: str) -> None:
-    """Print rows of `list_runs` as `table`, `json` or `csv`, with a column for each requested key."""
+    """Print rows of `list_runs` as `table`, `json` or `csv`; each requested key is a column."""
     if form == "json":
         print(json_text(rows))
     elif form == "csv":
@@ -266,4 +286,6 @@ def _note(row: Mapping[str, Any]) -> str:
 def _age_text(seconds: float | None) -> str:
     if seconds is None:
         return ""
-    return time_text(seconds) if seconds >= 2 else "now"
+    if seconds >= 2:
+        return time_text(seconds)
+    return "now"

@@ -1,4 +1,7 @@
-"""Looks at a comparison, which are counted in a list beside the runs or the table; and plans of them."""
+"""Looks at a comparison, which are counted in a list beside the runs or the table.
+
+And plans of them.
+"""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -68,8 +71,10 @@ def count_look(
                 num_runs = sum(len(each) for _, each in values)
                 append([now(), comparison, str(number), str(num_runs), digest])
     except OSError as error:
-        counted = "this counts as the first look, also if there were others"
-        warn(f"{path} can't be written ({error.strerror}): {counted}")
+        warn(
+            f"{path} can't be written ({error.strerror}): this counts as the first look, also if "
+            "there were others"
+        )
         return FIRST
     return Look(number, planned_looks(folder))
 
@@ -132,7 +137,9 @@ def planned_looks(folder: Path) -> int:
     """
     path = folder / PLAN_FILE
     plan = read_json(path, {})
-    looks = plan.get("looks", 0) if isinstance(plan, dict) else None
+    looks = None
+    if isinstance(plan, dict):
+        looks = plan.get("looks", 0)
     if type(looks) is not int or not 0 <= looks <= MAX_LOOKS:
         raise UserError(f"{path}: looks= must be a whole number up to {MAX_LOOKS}")
     return looks
@@ -145,7 +152,9 @@ def write_plan(folder: Path, plan: dict[str, Any]) -> None:
         UserError: Somebody has looked already, so a plan would come too late.
     """
     if read_rows(folder / LOOKS_FILE):
-        why = "results were looked at already, so a plan comes too late"
-        raise UserError(f"{folder}/{LOOKS_FILE}: {why}; name another folder")
+        raise UserError(
+            f"{folder}/{LOOKS_FILE}: results were looked at already, so a plan comes too late; "
+            "name another folder"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / PLAN_FILE, {"time": now(), **plan})

@@ -21,7 +21,7 @@ from leyden.verdict.numbers import metric_text
 
 
 def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
-    """Print the metrics of an ended run, its directory, and, if requested, suggested next commands."""
+    """Print the metrics of an ended run, its directory, and on request the next commands."""
     rows = [{"name": name, "value": text} for name, text in _result_rows(result)]
     print_table(rows, header=False)
     steps = ""
@@ -34,8 +34,10 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
         show(f"run directory: {where}")
     if result.is_tested:
         show("\n".join([*test_set_remarks([run]), *tested_seeds(run)]))
-        later = f"later runs of {run.config.get('name')}"
-        show(f"{later} are evaluated on the test set only by test=true")
+        show(
+            f"later runs of {run.config.get('name')} are evaluated on the test set only by "
+            "test=true"
+        )
     if steps:
         show(f"next steps:{steps}")
 
@@ -45,7 +47,9 @@ def _result_rows(result: Result) -> Iterator[tuple[str, str]]:
     if result.status == "fast_dev_run":
         yield "status", "trial only (trainer.fast_dev_run): this is not a finished run"
     if result.objective and result.epochs != 1:
-        number = "" if result.best_epoch is None else f"{result.best_epoch}, "
+        number = ""
+        if result.best_epoch is not None:
+            number = f"{result.best_epoch}, "
         yield "best epoch", f"{number}by {result.objective.metric}"
     num_trained = result.metrics.get("num_trained_parameters")
     for name, value in result.metrics.items():

@@ -53,7 +53,9 @@ def make_plan(place: Path | None, options: Mapping[str, str]) -> verdict.Plan:
         raise UserError("either a pilot, a folder with runs or a table, or deviation= is needed")
     pilot = read_pilot(place, options) if place else Pilot([])
     settings = parse_number(options, "settings") or max(len(pilot.settings), 2)
-    seconds = statistics.fmean(pilot.seconds) if pilot.seconds else None
+    seconds = None
+    if pilot.seconds:
+        seconds = statistics.fmean(pilot.seconds)
     if options["seconds"]:
         seconds = parse_size(options, "seconds")
     freedom: float = math.inf

@@ -1,4 +1,4 @@
-"""Settings of runs, averaged over seeds and folds, and the verdict on which of them may be the best."""
+"""Settings of runs, averaged over seeds and folds, and which of them may be the best."""
 
 import contextlib
 import functools
@@ -40,13 +40,14 @@ SPLIT_SEED = "data.split_seed"
 
 @dataclass
 class Row:
-    """A setting: runs that differ only in keys that the mean is taken over, such as the seed and the fold.
+    """A setting: runs that differ only in averaged keys, such as the seed and the fold.
 
     Args:
         choices: Value of each key that varies between the rows.
         records: The runs.
         averaged: Keys that the mean is taken over.
-        data: Equal for rows of one table whose values were measured on the same data, see `assign_data`.
+        data: Equal for rows of one table whose values were measured on the same data, see
+            `assign_data`.
     """
 
     choices: dict[str, Any]
@@ -55,7 +56,10 @@ class Row:
     data: tuple[str, ...] = ()
 
     def key(self, record: Record) -> tuple[str, ...]:
-        """Return a run's values of the averaged keys; runs with the same values repeat each other."""
+        """Return a run's values of the averaged keys.
+
+        Runs with the same values repeat each other.
+        """
         config = record.config
         return tuple(repr(config[name]) if name in config else "" for name in self.averaged)
 
@@ -77,12 +81,14 @@ class Row:
         """The row as `leyden.verdict` has it: the values of the finished runs."""
         values = []
         for record in self.records:
-            value = record.value if _has_finished(record) else None
+            value = None
+            if _has_finished(record):
+                value = record.value
             values.append((self.key(record), value))
         return Group.of(shown_choices(self.choices), values, self._overlap())
 
     def _overlap(self) -> float:
-        """Return the term by which folds that share training data widen the variance of the mean."""
+        """Return the term by which folds that share data widen the variance of the mean."""
         if FOLD not in self.averaged:
             return 0.0
         configs = [record.config for record in self.finished]
@@ -95,14 +101,20 @@ class Row:
 
     @functools.cached_property
     def shown(self) -> Group:
-        """The values of the finished runs; without one, those of other runs, such as pruned ones."""
+        """The values of the finished runs.
+
+        Without one, those of other runs, such as pruned ones.
+        """
         if self.setting.values:
             return self.setting
         values = [(self.key(record), record.value) for record in self.records]
         return Group.of(shown_choices(self.choices), values)
 
     def measured(self) -> dict[str, Any]:
-        """Return mean and deviation of the objective, n, epochs, seconds, status; unknown is None."""
+        """Return mean and deviation of the objective, n, epochs, seconds, status.
+
+        Unknown is None.
+        """
         shown = self.shown
         status = self.records[0].status
         if len(self.records) > 1:
@@ -125,7 +137,9 @@ def _has_finished(record: Record) -> bool:
 def _mean(values: Sequence[float | None]) -> float | None:
     """Return the mean of the known values; None if there are none."""
     known = [value for value in values if value is not None]
-    return statistics.fmean(known) if known else None
+    if known:
+        return statistics.fmean(known)
+    return None
 
 
 def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
@@ -178,10 +192,12 @@ def _part(values: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
 
 
 def _best_first(rows: list[Row]) -> list[Row]:
-    """Return rows sorted by their means, those of the same data together, and the best of all first."""
+    """Return rows sorted by their means, those of one data set together, and the best first."""
     records = records_of(rows)
     modes = [record.objective.mode for record in records if record.objective]
-    sign = -1 if modes[:1] == ["min"] else 1
+    sign = 1
+    if modes[:1] == ["min"]:
+        sign = -1
 
     def place(row: Row) -> tuple[bool, float]:
         mean = sign * row.shown.mean if row.shown.values else -math.inf
@@ -262,7 +278,7 @@ def _differing(rows: Sequence[Row]) -> list[str]:
 
 
 def _draws_data(row: Row) -> bool:
-    """Return whether each seed of a row has its own data, as if a data module draws them by the seed."""
+    """Return whether each seed of a row has its own data, drawn by the seed."""
     pairs = set()
     for record in row.records:
         if DIGEST in record.config:
@@ -293,7 +309,7 @@ def _follows_from_seeds(rows: Sequence[Row], key: str) -> bool:
 
 
 def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) -> set[str]:
-    """Return the varying keys whose value equals that of an averaged key, as `data.split_seed` equals `seed`."""
+    """Return the varying keys that equal an averaged one, as `data.split_seed` does `seed`."""
     found = set()
     for key in varying_keys(configs):
         for name in averaged:
@@ -361,7 +377,9 @@ def contenders(
         remarks.append(f"Rows of different data are not compared: they differ in {keys}.")
     for part in parts:
         of_part = [*part.values()]
-        number = min(part) + 1 if len(parts) > 1 else None
+        number = None
+        if len(parts) > 1:
+            number = min(part) + 1
         found = rank_settings(groups_of(of_part), mode, look, excluded, number)
         like_best += found.like_best
         remarks += found.remarks
@@ -447,11 +465,15 @@ def assumptions(rows: Sequence[Row], look: Look) -> list[str]:
         remarks = [f"Holds for this data set and split, over {_varied(rows)}."]
     number = look.number
     if look.planned:
-        plan = f"Look {number} of {look.planned} planned ({PLAN_FILE})"
-        remarks.append(f"{plan}: it spends {100 * look.level:.2g} % of the {100 * LEVEL:g} %.")
+        remarks.append(
+            f"Look {number} of {look.planned} planned ({PLAN_FILE}): it spends "
+            f"{100 * look.level:.2g} % of the {100 * LEVEL:g} %."
+        )
     elif number > 1:
-        spent = f"{100 * look.level:.2g} % of the {100 * LEVEL:g} % error rate"
-        remarks.append(f"Look {number} at these settings ({LOOKS_FILE}): it spends {spent}.")
+        remarks.append(
+            f"Look {number} at these settings ({LOOKS_FILE}): it spends {100 * look.level:.2g} % "
+            f"of the {100 * LEVEL:g} % error rate."
+        )
     return remarks
 
 

@@ -1,4 +1,7 @@
-"""Records of the runs below a folder, with status and result; test evaluations, and what the test set forbids."""
+"""Records of the runs below a folder, with status and result.
+
+Test evaluations, and what the test set forbids.
+"""
 
 import contextlib
 import difflib
@@ -33,7 +36,9 @@ EVALUATIONS_HEADER = ("time", "experiment", "run", "checkpoint", "metrics")
 
 
 def read_test_evaluations(outputs: Path) -> list[list[str]]:
-    """Return the rows of the list in a folder, with the fields of `HEADER`; a damaged row may have fewer.
+    """Return the rows of the list in a folder, with the fields of `HEADER`.
+
+    A damaged row may have fewer.
 
     Raises:
         OSError: The list can't be read.
@@ -102,18 +107,20 @@ class Record:
     Args:
         directory: Absolute path of the run directory; a path object for each of thousands is slow.
         typed: Overrides of the first start, by key.
-        config: The resolved configuration, flat, with `DIGEST` and `VALIDATED`, if they were recorded. Runs share its values.
-        status: Status of the result, or `diverged` if the objective is not finite; without a result `running`, `queued` or
-            `interrupted`.
+        config: The resolved configuration, flat, with `DIGEST` and `VALIDATED`, if they were
+            recorded. Runs share its values.
+        status: Status of the result, or `diverged` if the objective is not finite; without a result
+            `running`, `queued` or `interrupted`.
         objective: The objective with the run's value; None if the run has none.
         result: The result; None if the run has none.
         head: What is read of the starts, by the keys of `HEAD`.
         reason: Why the cluster's job of a queued run waits, unless it simply waits for its turn.
-        choices: Values, by key, of the settings that any run of the report overrides, by `compare_configs`; keys that this
-            run's configuration lacks are absent.
-        varied: The part of the configuration in which the runs of the report differ, by `compare_configs`: thousands share
-            most of their settings.
-        groups: The chosen option of each config group, also of one that nobody typed; empty in records of earlier versions.
+        choices: Values, by key, of the settings that any run of the report overrides, by
+            `compare_configs`; keys that this run's configuration lacks are absent.
+        varied: The part of the configuration in which the runs of the report differ, by
+            `compare_configs`: thousands share most of their settings.
+        groups: The chosen option of each config group, also of one that nobody typed; empty in
+            records of earlier versions.
     """
 
     directory: str
@@ -136,7 +143,9 @@ class Record:
     @property
     def epochs(self) -> int | None:
         """Number of completed epochs; None without a result."""
-        return self.result.epochs if self.result else None
+        if self.result:
+            return self.result.epochs
+        return None
 
     @property
     def threads(self) -> int | None:
@@ -147,7 +156,9 @@ class Record:
     @property
     def seconds(self) -> float | None:
         """Training time in seconds; None if unknown."""
-        return self.result.seconds if self.result else None
+        if self.result:
+            return self.result.seconds
+        return None
 
     @property
     def started(self) -> float | None:
@@ -165,23 +176,33 @@ class Record:
     @property
     def error(self) -> str:
         """The error of a failed run in one line; else empty."""
-        error = self.result.error if self.result else None
-        return " ".join(f"{error.type}: {error.message} {error.where}".split()) if error else ""
+        error = None
+        if self.result:
+            error = self.result.error
+        if error:
+            return " ".join(f"{error.type}: {error.message} {error.where}".split())
+        return ""
 
     @property
     def value(self) -> float | None:
         """The value of the objective; None if it is missing or not finite."""
-        value = self.objective.value if self.objective else None
-        return value if value is not None and is_finite(value) else None
+        value = None
+        if self.objective:
+            value = self.objective.value
+        if value is not None and is_finite(value):
+            return value
+        return None
 
 
 def position(record: Record) -> str:
-    """Return the last logged step of a run that has not ended, of how many, and its objective, from `metrics.csv`."""
+    """Return the last logged step of a run that has not ended, of how many, and its objective."""
     found = read_points(record.run.directory / "metrics.csv", last_bytes=2**16)
     if not found:
         return ""
     last = found[-1][0]
-    metric = record.objective.metric if record.objective else None
+    metric = None
+    if record.objective:
+        metric = record.objective.metric
     reached = [(step, value) for step, name, value in found if name == metric]
     parts = [f"step {last}"]
     num_steps = _num_steps(record, [step for step, _ in reached])
@@ -197,7 +218,8 @@ def _num_steps(record: Record, validated: Sequence[int]) -> int | None:
 
     Args:
         record: The run.
-        validated: The last steps at which it was validated, counted from 0: the last one of each epoch.
+        validated: The last steps at which it was validated, counted from 0: the last one of each
+            epoch.
     """
     config = record.config
     most = config.get("trainer.max_steps")
@@ -208,15 +230,17 @@ def _num_steps(record: Record, validated: Sequence[int]) -> int | None:
     is_each_epoch &= config.get("trainer.val_check_interval") in (None, 1.0)
     if not validated or not is_each_epoch or not isinstance(epochs, int) or epochs < 1:
         return None
-    before = validated[-2] if len(validated) > 1 else -1
+    before = -1
+    if len(validated) > 1:
+        before = validated[-2]
     return epochs * (validated[-1] - before)
 
 
 def read_records(directory: Path) -> list[Record]:
-    """Return the runs in or below a directory, sorted by path, with comparable choices and objectives.
+    """Return the runs in or below a directory, by path, with comparable choices and objectives.
 
-    Each run has a choice for every key that any of the runs overrides, if its configuration has the key. Runs whose
-    objective differs from the first run's lose it.
+    Each run has a choice for every key that any of the runs overrides, if its configuration has the
+    key. Runs whose objective differs from the first run's lose it.
 
     Raises:
         UserError: There is no run.
@@ -230,10 +254,11 @@ def read_records(directory: Path) -> list[Record]:
 
 
 def compare_configs(records: Sequence[Record]) -> None:
-    """Set each run's `choices`, its values of all keys that any of the runs overrides, and `varied`.
+    """Set each run's `varied`, and `choices`: its values of all keys that any run overrides.
 
-    A group that a run has not typed has the option that a recipe or the defaults chose, if all runs recorded it. A value
-    that was typed by other settings, as `init_from=parents/seed-${seed}`, is what was typed: these settings are compared, too.
+    A group that a run has not typed has the option that a recipe or the defaults chose, if all runs
+    recorded it. A value that was typed by other settings, as `init_from=parents/seed-${seed}`, is
+    what was typed: these settings are compared, too.
     """
     typed_keys = dict.fromkeys(key for record in records for key in record.typed)
     varying = varying_keys([record.config for record in records])
@@ -248,10 +273,12 @@ def compare_configs(records: Sequence[Record]) -> None:
 
 
 def _made_of_settings(typed: Mapping[str, str]) -> dict[str, str]:
-    r"""Return the typed values that name other settings, as `${seed}`; not those of resolvers, as `${oc.env:HOME}`.
+    r"""Return the typed values that name other settings, as `${seed}`.
+
+    Not those of resolvers, as `${oc.env:HOME}`.
 
     Example:
-        >>> _made_of_settings({"init_from": r"a/seed-$\{seed\}", "name": "${oc.env:USER}", "seed": "0"})
+        >>> _made_of_settings({"init_from": r"a/seed-$\{seed\}", "name": "${oc.env:USER}"})
         {'init_from': 'a/seed-${seed}'}
     """
     found = {}
@@ -266,7 +293,7 @@ def _made_of_settings(typed: Mapping[str, str]) -> dict[str, str]:
 
 
 def are_own(records: Sequence[Record]) -> bool:
-    """Return whether a folder with these runs is this user's own, who may write to it: one of its runs is signed by them."""
+    """Return whether one of the runs of a folder is signed by this user, who may write to it."""
     for record in records:
         with contextlib.suppress(UserError):
             if (found := record.run.record) and found.is_own:
@@ -344,7 +371,10 @@ def read_raw_records(directory: Path) -> list[Record]:
 
 
 def _no_run(directory: Path) -> str:
-    """Return the message on a folder without runs; of one that is not there, with the folders beside it."""
+    """Return the message on a folder without runs.
+
+    Of one that is not there, with the folders beside it.
+    """
     if directory.is_dir():
         return f"{directory}: there is no run in or below it"
     message = f"{directory}: there is no such folder"
@@ -375,7 +405,9 @@ def aim_of(record: Record) -> Objective | None:
 
 
 def read_one(directory: str) -> Record | None:
-    """Return the record of a run, without a status if it has no result; None if the directory holds no record.
+    """Return the record of a run, without a status if it has no result.
+
+    None if the directory holds no record.
 
     Raises:
         UserError: A file is damaged. Untrusted content can raise other types as well.
@@ -391,10 +423,14 @@ def read_one(directory: str) -> Record | None:
         config[DIGEST] = sys.intern(digest[:8])  # most values of runs are the very same object
     if result and result.val_samples is not None:
         config[VALIDATED] = result.val_samples
-    aim = result.objective if result else None
+    aim = None
+    if result:
+        aim = result.objective
     if not aim and "objective" not in config:  # null, for a run without an objective
         aim = objective_of({key: config[f"objective.{key}"] for key in ("metric", "mode")})
-    status = _status_of_result(result) if result else ""
+    status = ""
+    if result:
+        status = _status_of_result(result)
     groups = read.head["groups"] or {}
     return Record(directory, typed, config, status, aim, result, read.head, groups=groups)
 
@@ -420,10 +456,15 @@ def _status_without_result(
 
 
 def _status_of_result(result: Result) -> str:
-    """Return the status of a run with a result; a complete run whose objective is NaN or infinite counts as diverged."""
+    """Return the status of a run with a result.
+
+    A complete run whose objective is NaN or infinite counts as diverged.
+    """
     aim = result.objective
     is_lost = aim is not None and aim.value is not None and not is_finite(aim.value)
-    return "diverged" if is_lost and result.is_complete else result.status
+    if is_lost and result.is_complete:
+        return "diverged"
+    return result.status
 
 
 def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Record]) -> None:
@@ -439,9 +480,11 @@ def refuse_test_metrics(option: str, keys: Collection[str], records: Sequence[Re
     """
     chosen = sorted(metrics_of_test(records) & {*keys})
     if chosen:
-        why = f"{chosen[0]} is a metric of the test set, by which nothing may be selected"
-        then = "choose one of validation, and then evaluate the best setting once"
-        raise UserError(f"{option}: {why}; {then} by leyden evaluate")
+        raise UserError(
+            f"{option}: {chosen[0]} is a metric of the test set, by which nothing may be "
+            "selected; choose one of validation, and then evaluate the best setting once "
+            "by leyden evaluate"
+        )
 
 
 def metrics_of_test(records: Sequence[Record]) -> set[str]:
@@ -454,7 +497,10 @@ def metrics_of_test(records: Sequence[Record]) -> set[str]:
 
 
 def evaluations_folder(directory: Path) -> Path | None:
-    """Return the closest folder above a run that has a list of test evaluations; None without one."""
+    """Return the closest folder above a run that has a list of test evaluations.
+
+    None without one.
+    """
     for folder in directory.parents:
         if (folder / TEST_EVALUATIONS_FILE).exists():
             return folder

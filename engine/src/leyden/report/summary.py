@@ -1,4 +1,4 @@
-"""Summary of many runs: a table, a verdict on which rows may be the best, and what did not finish."""
+"""Summary of runs: a table, a verdict on which may be the best, and what did not finish."""
 
 import os
 import shlex
@@ -125,7 +125,9 @@ class SweepSummary(Report):
             runs = [record.directory for record in row.records]
             rows.append({"choices": row.choices, **row.measured(), "like_best": like, "runs": runs})
         aim = self.objective
-        objective = {"metric": aim.metric, "mode": aim.mode} if aim else None
+        objective = None
+        if aim:
+            objective = {"metric": aim.metric, "mode": aim.mode}
         remarks = [*self.remarks, *test_set_remarks(self.records)]
         return {"objective": objective, "rows": rows, "remarks": remarks}
 
@@ -158,7 +160,9 @@ def summarize(
 
 
 def read_sweep_summary(directory: Path, over: str = "", *, trust: bool = False) -> SweepSummary:
-    """Return the summary of the runs below a directory; where rows are compared, this counts as a look.
+    """Return the summary of the runs below a directory.
+
+    Where rows are compared, this counts as a look.
 
     Args:
         directory: As in `summarize`.
@@ -173,7 +177,9 @@ def read_sweep_summary(directory: Path, over: str = "", *, trust: bool = False) 
     rows = merge_rows(records, sweep["average_over"])
     objective = next((record.objective for record in records if record.objective), None)
     is_own = trust or are_own(records)
-    folder = directory if is_own else None
+    folder = None
+    if is_own:
+        folder = directory
     ranking = _contenders(rows, objective, folder, sweep["excluded"])
     remarks = [*ranking.remarks]
     if not is_own:
@@ -198,8 +204,10 @@ def _contenders(
     remarks = []
     if objective:
         # With fewer runs, a verdict would be a look that costs the next one some of its power.
-        waits = f"Runs queued or running: {num_open}."
-        remarks.append(f"{waits} Which rows may be the best is shown when all have ended.")
+        remarks.append(
+            f"Runs queued or running: {num_open}. Which rows may be the best is shown when all "
+            "have ended."
+        )
     return Ranking([], [None] * len(rows), remarks)
 
 
@@ -231,8 +239,10 @@ def _unfinished_lines(summary: SweepSummary) -> list[str]:
     lines = []
     study = summary.directory / "study.journal"
     if study.is_file():
-        command = f"optuna-dashboard {shlex.quote(str(study.absolute()))}"
-        lines.append(f"The search in a browser, after pip install optuna-dashboard: {command}")
+        lines.append(
+            "The search in a browser, after pip install optuna-dashboard: optuna-dashboard "
+            f"{shlex.quote(str(study.absolute()))}"
+        )
     for status in UNFINISHED:
         for record in summary.records:
             if record.status == status:
@@ -243,7 +253,10 @@ def _unfinished_lines(summary: SweepSummary) -> list[str]:
 
 
 def _best_lines(summary: SweepSummary, number: int) -> list[str]:
-    """Return a line on the best row, and the command that evaluates it; empty without a finished run."""
+    """Return a line on the best row, and the command that evaluates it.
+
+    Empty without a finished run.
+    """
     runs = summary.rows_of_runs[number].distinct
     if not runs:
         return []

@@ -56,7 +56,7 @@ def is_table(place: Path) -> bool:
 
 
 def refuse_options(options: Options, defaults: Options, why: str = OF_TABLES_ONLY) -> None:
-    """Raise a `UserError` if an option is given where it has no effect, as one of tables for runs."""
+    """Raise a `UserError` for an option without effect, as one of tables for runs."""
     for key, default in defaults.items():
         if options[key] != default:
             raise UserError(f"{key}={options[key]}: {why}")
@@ -109,8 +109,7 @@ def compare_each(
     metrics = asked_metrics(options["metric"], options["mode"])
     number = len(metrics)
     if number > 1 and asked.margin:
-        why = f"is of one metric; metric= names {number}"
-        raise UserError(f"margin={options['margin']}: {why}")
+        raise UserError(f"margin={options['margin']}: is of one metric; metric= names {number}")
     if options["control"]:
         others = dict(ASKED)
         del others["control"]
@@ -173,7 +172,9 @@ def _at_its_look(
         found: Report = ask(rows, **{**given, "look": look.number, "looks": look.planned})
         return found
 
-    least = 1 if over else MIN_VALUES
+    least = MIN_VALUES
+    if over:
+        least = 1
     folder = path.resolve().parent
     found, _ = at_its_look(folder, lambda _: f"{path.name} {name}", ask_at, least)
     return found

@@ -1,4 +1,4 @@
-"""The command that Hydra configures, `train`: its options, and explanations of wrong overrides in one or two lines."""
+"""The command that Hydra configures, `train`: options, and explanations of mistakes."""
 
 import argparse
 import difflib
@@ -38,14 +38,16 @@ def run_command(
 
     Args:
         task: Function of the configuration.
-        sweep: Function that runs a sweep, of its configuration and the name of the module whose `main.task` runs a job.
+        sweep: Function that runs a sweep, of its configuration and the name of the module whose
+            `main.task` runs a job.
 
     Raises:
         UserError: The user made a mistake; errors of Hydra are explained.
     """
     if sys.platform == "win32" and is_main_process():
         warn(
-            "on Windows a run can't save before it is terminated; it resumes from its last epoch; and there is no Slurm"
+            "on Windows a run can't save before it is terminated; it resumes from its last epoch; "
+            "and there is no Slurm"
         )
     require_project()
     try:
@@ -63,15 +65,19 @@ def _run(
 ) -> None:
     """Compose the configuration, and do what the options ask for."""
     with composing(options.config_dir, job_name=options.config_name):
-        of_record = "fork=" if options.multirun else ("fork=", "run_dir=")
-        if any(each.lstrip("+").startswith(of_record) for each in options.overrides):
+        of_record = ["fork="]
+        if not options.multirun:
+            of_record.append("run_dir=")
+        if any(each.lstrip("+").startswith(tuple(of_record)) for each in options.overrides):
             from leyden.run.fork import recorded_arguments  # late, as it imports much
 
             sys.argv[1:] = recorded_arguments(sys.argv[1:])
             options = _parse(sys.argv[1:])
         parsed = _check_overrides(options.overrides)
         try:
-            mode = ["hydra.mode=MULTIRUN"] if options.multirun else []
+            mode = []
+            if options.multirun:
+                mode = ["hydra.mode=MULTIRUN"]
             cfg = compose_command(options.config_name, [*options.overrides, *mode])
         except UserError:
             raise
@@ -94,9 +100,11 @@ def _run(
 
 
 def _module(task: Callable[..., Any]) -> str:
-    """Return the name by which a function's module is imported, also if it is run by `python -m`."""
+    """Return the name that a function's module is imported by, also run by `python -m`."""
     module = sys.modules[task.__module__]
-    return module.__spec__.name if module.__spec__ else module.__name__
+    if module.__spec__:
+        return module.__spec__.name
+    return module.__name__
 
 
 class _Parser(argparse.ArgumentParser):
@@ -107,7 +115,9 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    """Return the options and overrides of a command line; options may stand anywhere among overrides.
+    """Return the options and overrides of a command line.
+
+    Options may stand anywhere among overrides.
 
     Raises:
         UserError: An argument is refused.
@@ -129,12 +139,15 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         raise UserError(f"--config-dir {options.config_dir}: there is no such folder")
     # Lightning starts the other ranks with overrides of its own.
     options.overrides = [PARTITIONS.sub(r"\1[\2]", text) for text in options.overrides]
-    overrides = options.overrides if is_main_process() else []
+    overrides = []
+    if is_main_process():
+        overrides = options.overrides
     for text in overrides:
         key = text.partition("=")[0].lstrip("+~")
         if key.startswith("hydra.") and not key.startswith(OF_HYDRA):
             raise UserError(
-                f"{key}: has no effect in Leyden; run_dir, sweep_name and outputs name the folders, and -m makes a sweep"
+                f"{key}: has no effect in Leyden; run_dir, sweep_name and outputs name the "
+                "folders, and -m makes a sweep"
             )
         if not options.multirun and key in ("sweep.seeds", "sweep.settings", "sweep.space"):
             raise UserError(f"{text}: is for a sweep, which needs -m")
@@ -163,7 +176,9 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
                 why += f"; a text is quoted as {quoted_override(key, value)}"
             raise UserError(f"{one_line(text)}: {why}") from error
         is_number = not override.is_sweep_override() and isinstance(override.value(), int | float)
-        names = _choices(override.key_or_group) if is_number else []
+        names = []
+        if is_number:
+            names = _choices(override.key_or_group)
         if names:
             raise UserError(f"{text}: no such choice; there are {', '.join(names)}")
         parsed.append(override)
@@ -171,16 +186,19 @@ def _check_overrides(overrides: Sequence[str]) -> list[Override]:
 
 
 def _explain(error: Exception) -> str:
-    """Return an explanation, in one or two lines, of an error of Hydra or OmegaConf about the configuration."""
+    """Return an explanation of an error of Hydra or OmegaConf, in one or two lines."""
     text = str(error).strip()
     cause = error.__cause__
     first = text.splitlines()[0] if text else type(error).__name__
-    why = str(cause).splitlines()[0] if cause and str(cause) else ""
+    why = ""
+    if cause and str(cause):
+        why = str(cause).splitlines()[0]
     if isinstance(error, MissingConfigException):
         group, _, name = (error.missing_cfg_file or "").rpartition("/")
         if name and error.options is not None:
             return f"{group}={name}: no such choice{_sources(group)}"
-    # The class of these two is that of all errors of composition, and only their texts name the override.
+    # The class of these two is that of all errors of composition, and only their texts name the
+    # override.
     unknown = re.search(r"Could not override '(.+)'", text)
     if unknown:
         # Perhaps a key inside a value that is a mapping.
@@ -192,7 +210,9 @@ def _explain(error: Exception) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {first}"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return f"{first} ({why})" if why else first
+        if why:
+            return f"{first} ({why})"
+        return first
     return as_line(error)
 
 
@@ -205,7 +225,10 @@ def _choices(group: str) -> list[str]:
 
 
 def _sources(group: str) -> str:
-    """Return the choices of a config group in words, with the folder that each one comes from; empty without any."""
+    """Return the choices of a config group in words, with the folder that each one comes from.
+
+    Empty without any.
+    """
     if ".." in group:
         return ""
     own, library = choices(group.lstrip("+~"))
@@ -214,7 +237,9 @@ def _sources(group: str) -> str:
         found.append(f"{', '.join(own)} (in conf/)")
     if library:
         found.append(f"{', '.join(library)} (the library's)")
-    return f"; there are {' and '.join(found)}" if found else ""
+    if found:
+        return f"; there are {' and '.join(found)}"
+    return ""
 
 
 def _known_keys(cause: BaseException | None) -> list[str]:
@@ -251,7 +276,9 @@ def _nearest(key: str, known: Sequence[str]) -> str:
         remarks.append(f"did you mean {close[0]}?")
     if f"{parent}._target_" in known:  # whose class may take more
         remarks.append(f"+{key}=... adds one")
-    found = f"; {' '.join(remarks)}" if remarks else ""
+    found = ""
+    if remarks:
+        found = f"; {' '.join(remarks)}"
     if siblings:
         beside = ", ".join(name.rpartition(".")[2] for name in siblings)
         found += f"\n{parent or 'the root'} has {beside}"

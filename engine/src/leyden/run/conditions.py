@@ -30,10 +30,13 @@ EXAMPLE = "'val/acc > 0.97 and optimizer.lr < 0.01'"
 
 
 def parse_condition(text: str, option: str = "where") -> tuple[Callable[[Getter], bool], set[str]]:
-    """Parse a condition, comparisons joined by `and`; return it as a function, with the keys that it names.
+    """Parse a condition, comparisons joined by `and`.
 
-    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other values as texts; `~` asks
-    whether a text contains another one, or a list such as `tags` this value.
+    Return it as a function, with the keys that it names.
+
+    A comparison is false if the run lacks its key. Numbers are compared as numbers, all other
+    values as texts; `~` asks whether a text contains another one, or a list such as `tags` this
+    value.
 
     Args:
         text: The condition.
@@ -83,7 +86,10 @@ def _unquoted(text: str) -> str:
 
 
 def _is_met(key: str, sign: Operator, found: Any, text: str) -> bool:
-    """Return whether a run's value meets a comparison; a limit of 1, one batch, is not one of 1.0, all batches."""
+    """Return whether a run's value meets a comparison.
+
+    A limit of 1, one batch, is not one of 1.0, all batches.
+    """
     if has(key, Role.LIMIT) and sign in (eq, ne):
         asked = number_of(text)
         kinds = {type(found), type(asked)}

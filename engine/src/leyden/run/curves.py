@@ -12,7 +12,7 @@ HEADER = ["step", "metric", "value"]
 
 
 def read_points(path: Path, *, last_bytes: int | None = None) -> list[tuple[int, str, float]]:
-    """Return the rows of `metrics.csv`: step, metric and value, in the order in which they were logged.
+    """Return the rows of `metrics.csv`: step, metric and value, in the order of logging.
 
     The header, incomplete and damaged lines are skipped. An unreadable file has no rows.
 

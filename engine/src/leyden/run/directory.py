@@ -1,7 +1,8 @@
-"""The run directory: its files, whether a start may resume the run in it, and the session of one start.
+"""The run directory: its files, whether a start may resume it, and the session of one.
 
-The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start, that is
-each launch of the run, replaces the checkpoints and is added to the record, `run.json` and `starts.json`. Old results are kept there.
+The directory alone is enough to evaluate a run, to predict with it or to resume it. Each start,
+that is each launch of the run, replaces the checkpoints and is added to the record, `run.json` and
+`starts.json`. Old results are kept there.
 """
 
 import contextlib
@@ -43,7 +44,8 @@ from leyden.run.result import Failure, Result
 
 MAX_FILE_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
-PEER_S = 3.0  # to wait for another process that records its error; less than until a scheduler kills this one
+# to wait for another process that records its error; less than until a scheduler kills this one
+PEER_S = 3.0
 
 
 class Run:
@@ -66,7 +68,7 @@ class Run:
         self._previous: RunRecord | None = None  # before `begin`, if the run had a result
 
     def check_owner(self) -> None:
-        """Check that the record was signed with this user's key, before anything that it names is used.
+        """Check that the record has this user's signature, before what it names is used.
 
         What was checked is used from then on, though the file be replaced.
 
@@ -83,8 +85,9 @@ class Run:
             hosts = [str(start.get("host")) for start in record.starts] or ["None"]
             host = hosts[-1][:MAX_HOST]
             raise UserError(
-                f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not signed with your key), so nothing "
-                f"that it names is used; trust=true executes what it names, and {KEY} sets the key of a run from elsewhere"
+                f"{self.directory}: is not a run of yours (recorded on {one_line(host)}, and not "
+                "signed with your key), so nothing that it names is used; trust=true executes "
+                f"what it names, and {KEY} sets the key of a run from elsewhere"
             )
 
     @property
@@ -131,7 +134,9 @@ class Run:
             UserError: `run.json` is not the record of a run.
         """
         record = self.record
-        return record.result if record else None
+        if record:
+            return record.result
+        return None
 
     @property
     def starts(self) -> list[dict[str, Any]]:
@@ -141,17 +146,24 @@ class Run:
             UserError: `run.json` is not the record of a run.
         """
         record = self.record
-        return record.starts if record else []
+        if record:
+            return record.starts
+        return []
 
     @property
     def overrides(self) -> list[str]:
         """The overrides of the first start."""
         starts = self.starts  # read once, since the file can vanish in between
-        return list(starts[0]["overrides"]) if starts else []
+        if starts:
+            return list(starts[0]["overrides"])
+        return []
 
     @property
     def changed_code(self) -> str:
-        """The user's own files that have changed since the run's last start, as text; empty if none has."""
+        """The user's own files that have changed since the run's last start, as text.
+
+        Empty if none has.
+        """
         return some_of(changed_code(self.starts), MAX_FILE_NAMES)
 
     def warn_of_changed_code(self, effect: str) -> None:
@@ -160,13 +172,17 @@ class Run:
         Args:
             effect: The end of the sentence: what happens nevertheless.
         """
-        names = self.changed_code if is_main_process() else ""
+        names = ""
+        if is_main_process():
+            names = self.changed_code
         if names:
             warn(f"{self.directory}: {names} changed since the run was trained; {effect}")
 
     @property
     def submission(self) -> dict[str, str]:
-        """Scheduler, job id and log path of a run that was submitted to a cluster; empty for other runs.
+        """Scheduler, job id and log path of a run that was submitted to a cluster.
+
+        Empty for other runs.
 
         Raises:
             UserError: `job.json` is damaged.
@@ -192,8 +208,9 @@ class Run:
             UserError: The checkpoint is missing or damaged.
         """
         if not re.fullmatch("best|last|(epoch|step)_[0-9]+", name):
-            allowed = "must be best, last, or a kept one, such as epoch_3"
-            raise UserError(f"checkpoint={name}: {allowed}")
+            raise UserError(
+                f"checkpoint={name}: must be best, last, or a kept one, such as epoch_3"
+            )
         path = self._path(name)
         self.require()
         problem = damage(path)
@@ -205,17 +222,25 @@ class Run:
         return path
 
     def other_checkpoint(self, name: str) -> str:
-        """Return, in words, that a checkpoint is another than this user's run has saved; empty if it isn't, or none is known."""
+        """Return, in words, that a checkpoint is another than this user's run has saved.
+
+        Empty if it isn't, or none is known.
+        """
         record = self.record
         if record is None or not record.is_own or name not in record.checkpoints:
             return ""
         path = self._path(name)
         if _sha256(path) == record.checkpoints[name]:
             return ""
-        return f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in {RECORD})"
+        return (
+            f"{path}: is not the checkpoint that this run has saved (another SHA-256 than in "
+            f"{RECORD})"
+        )
 
     def _check_saved(self, name: str) -> None:
-        other = "" if self.trust else self.other_checkpoint(name)
+        other = ""
+        if not self.trust:
+            other = self.other_checkpoint(name)
         if other:
             raise UserError(f"{other}, so it is not used; trust=true uses it")
 
@@ -264,9 +289,10 @@ class Run:
 
         Args:
             identity: Identity of the run.
-            resume: `auto` resumes an existing run; `never` allows only a new directory, `must` only an existing
-                run; `changed` resumes even if the code has changed.
-            timeout_s: Seconds to wait while another process holds the lock; None to wait indefinitely.
+            resume: `auto` resumes an existing run; `never` allows only a new directory, `must` only
+                an existing run; `changed` resumes even if the code has changed.
+            timeout_s: Seconds to wait while another process holds the lock; None to wait
+                indefinitely.
             ended_job: Id of a cluster's job that has ended, so that its lock is free.
 
         Raises:
@@ -291,7 +317,8 @@ class Run:
             found = lock.list_files(self.directory)
         except OSError as error:
             raise UserError(f"{self.directory}: can't be read ({error.strerror})") from error
-        # A run that was killed in its first start may have its starts alone, which are written first.
+        # A run that was killed in its first start may have its starts alone, which are written
+        # first.
         if found <= {STARTS}:
             if resume == "must":
                 raise UserError(f"resume=must: nothing to resume in {self.directory}")
@@ -303,7 +330,8 @@ class Run:
             raise UserError(f"{folder}: must be a folder; move away what has this name")
         if folder.is_symlink() and not self.is_finished(identity):
             raise UserError(
-                f"{folder}: is a link, through which nothing is written; put the folder itself there"
+                f"{folder}: is a link, through which nothing is written; put the folder itself "
+                "there"
             )
         if resume == "never" and is_main_process():
             raise UserError(f"resume=never: {self.directory} already holds a run")
@@ -316,7 +344,8 @@ class Run:
                 why = " (its learning rate schedule is made for that number: fork=DIR trains on)"
             key, _, _ = differences[0].partition(":")
             raise UserError(
-                f"{self.directory} holds a run with different settings: {'; '.join(differences)}{why}\n"
+                f"{self.directory} holds a run with different settings: "
+                f"{'; '.join(differences)}{why}\n"
                 f"choose another run_dir, or type the values that are there, as {key}=..."
             )
         # A job's own lock asks for `auto`.
@@ -324,15 +353,18 @@ class Run:
         if may_change or self.is_finished(identity):
             return
         has_checkpoints = any(self.directory.glob("checkpoints/*.ckpt"))
-        names = self.changed_code if has_checkpoints else ""
+        names = ""
+        if has_checkpoints:
+            names = self.changed_code
         if names:
             raise UserError(
-                f"{self.directory}: {names} changed since the run's last start, so it would end as another run; undo the change, "
-                "choose another run_dir, or resume with the new code by resume=changed"
+                f"{self.directory}: {names} changed since the run's last start, so it would end as "
+                "another run; undo the change, choose another run_dir, or resume with the new "
+                "code by resume=changed"
             )
 
     def is_finished(self, identity: RunIdentity) -> bool:
-        """Return whether the run is complete, and neither more epochs nor a first test evaluation is requested."""
+        """Return whether the run is complete, and no more epochs or first test are asked for."""
         result = self.result
         if result is None or not result.is_complete:
             return False
@@ -367,7 +399,10 @@ class Run:
             self._write(RunRecord(config, starts))
 
     def _write(self, record: RunRecord) -> None:
-        """Write a record, then its configuration for people: a folder with files but no record is none of a run."""
+        """Write a record, then its configuration for people.
+
+        A folder with files but no record is none of a run.
+        """
         record.write(self.directory)
         write_whole(self.directory / "config.yaml", yaml.safe_dump(record.config, sort_keys=False))
 
@@ -402,7 +437,10 @@ class Run:
         return True
 
     def end(self, result: Result) -> None:
-        """Record the result, which marks the run as ended; only an error is recorded by any process, the first one."""
+        """Record the result, which marks the run as ended.
+
+        Only an error is recorded by any process, the first one.
+        """
         record = self.record
         if record is None:
             raise UserError(f"{self.directory}: {RECORD} is gone")
@@ -421,7 +459,7 @@ class Run:
             self._change(record, {}, checkpoints=self._saved())
 
     def set_overrides(self, overrides: list[str], groups: Mapping[str, Any]) -> None:
-        """Record other overrides for the last start, with which the run can be resumed, and the chosen options."""
+        """Record other overrides and options of the last start, by which the run resumes."""
         record = self.record
         if record:
             self._change(record, {"overrides": overrides, "groups": groups})
@@ -443,7 +481,9 @@ def _sha256(path: Path) -> str:
 
 
 def trained_on(run: Run) -> Mapping[str, str]:
-    """Return the hashes of the training data, by name, from the last start that recorded them; empty if none did.
+    """Return the hashes of the training data, by name, from the last start that recorded them.
+
+    Empty if none did.
 
     Raises:
         UserError: `run.json` is not the record of a run.
@@ -467,7 +507,8 @@ class ThisJob(NamedTuple):
     Args:
         id: Its id; None outside of a job.
         restarts: How often it was restarted.
-        requeue: Puts it back into the queue after a failure of communication, and returns whether it could.
+        requeue: Puts it back into the queue after a failure of communication, and returns whether
+            it could.
     """
 
     id: str | None = None
@@ -505,10 +546,12 @@ def session(
     job: ThisJob = NO_JOB,
     **facts: Any,
 ) -> Iterator[Callable[[Result], Result]]:
-    """Begin a launch of a run; yield a function that ends it with a result, whose objective gets its value.
+    """Begin a launch of a run.
 
-    An error that ends it is recorded as its result. If a run that had a result fails before it trains, its previous result
-    is restored.
+    Yield a function that ends it with a result, whose objective gets its value.
+
+    An error that ends it is recorded as its result. If a run that had a result fails before it
+    trains, its previous result is restored.
 
     Args:
         run: The run directory, locked by this process.
@@ -520,12 +563,13 @@ def session(
         facts: Other arguments of `origin`: `parent`, `data` and `step`.
 
     Raises:
-        UserError: The run has failed because of a user's mistake, or another cause that is not a bug.
+        UserError: The run has failed because of a user's mistake, or another cause that is not a
+            bug.
         SystemExit: The run was interrupted or its job requeued, and can be resumed.
     """
 
     def end(result: Result) -> Result:
-        """Write the result as the run's last file; if the process is killed before, the next start does it."""
+        """Write the result as the run's last file; after a kill, the next start does it."""
         valued = result.with_objective(identity.objective)
         check_held(run.directory)
         before_end(run, valued)
@@ -533,7 +577,9 @@ def session(
         return valued
 
     here = machine(position().num_processes)
-    changed = _changes_here(run.starts, here) if is_main_process() else ""
+    changed = ""
+    if is_main_process():
+        changed = _changes_here(run.starts, here)
     if changed:
         warn(f"{run.directory}: {changed}; the last bits may differ from those of the start before")
     run.begin(identity, overrides, machine=here, job=job.id, **facts)
@@ -581,7 +627,9 @@ def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) ->
         SystemExit: The job was requeued, or the other process has died; the run can be resumed.
     """
     are_several = num_processes > 1
-    result = wait_for_result(run) if are_several else None
+    result = None
+    if are_several:
+        result = wait_for_result(run)
     if result and result.error:
         first = result.error
         raise UserError(
@@ -590,7 +638,9 @@ def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) ->
     if job.requeue(error):
         leave(Exit.REQUEUED, error)
     if are_several:
-        why = str(error) if isinstance(error, LostError) else "another process has died"
+        why = "another process has died"
+        if isinstance(error, LostError):
+            why = str(error)
         if is_main_process():
             warn(f"{run.directory}: {why}; {_how_to_resume(run)}")
         leave(Exit.DIED, error)
@@ -599,12 +649,14 @@ def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) ->
 def _how_to_resume(run: Run) -> str:
     """Return what the same command does with a run that was stopped."""
     saved = (run.directory / "checkpoints" / "last.ckpt").exists()
-    effect = "resumes the run" if saved else "starts over, nothing was saved yet"
+    effect = "starts over, nothing was saved yet"
+    if saved:
+        effect = "resumes the run"
     return f"{leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}"
 
 
 def _report_stop(run: Run) -> None:
-    """Record the checkpoints of a run that a signal has ended, and print the command that resumes it."""
+    """Record the checkpoints of a stopped run, and print the command that resumes it."""
     try:
         run.stop()
     except (OSError, UserError) as error:
@@ -627,7 +679,10 @@ def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) 
 
 
 def wait_for_result(run: Run) -> Result | None:
-    """Return a run's result once another process of the run has recorded it; None after `PEER_S` seconds."""
+    """Return a run's result once another process of the run has recorded it.
+
+    None after `PEER_S` seconds.
+    """
     end = time.monotonic() + PEER_S
     while time.monotonic() < end:
         with contextlib.suppress(OSError, UserError):  # it is damaged

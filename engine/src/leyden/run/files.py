@@ -1,4 +1,7 @@
-"""Files of a run: atomic writes, bounded reads, and the run's fingerprints; `exact/files.py` opens them."""
+"""Files of a run: atomic writes, bounded reads, and the run's fingerprints.
+
+`exact/files.py` opens them.
+"""
 
 import collections
 import contextlib
@@ -99,7 +102,10 @@ TEXT_IN_JSON = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"')
 
 
 def num_values(text: str) -> int:
-    """Return about how many values a JSON text has, without parsing it; brackets in its texts don't count."""
+    """Return about how many values a JSON text has, without parsing it.
+
+    Brackets in its texts don't count.
+    """
     num = sum(map(text.count, "[{,"))
     if num <= MAX_VALUES:
         return num
@@ -108,7 +114,7 @@ def num_values(text: str) -> int:
 
 
 def parse_json(text: str) -> Any:
-    """Return the content of an untrusted JSON file, whose values are nested no deeper than functions can follow.
+    """Return the content of an untrusted JSON file, not nested too deep to be followed.
 
     Raises:
         ValueError: It is not JSON, or has too many values.
@@ -148,7 +154,10 @@ def read_json(path: Path, missing: Any) -> Any:
 
 
 def files_below(folder: Path) -> Iterator[Path]:
-    """Yield the files below a folder, also those in folders that links lead to; a link that leads nowhere is no file."""
+    """Yield the files below a folder, also those in folders that links lead to.
+
+    A link that leads nowhere is no file.
+    """
     for place, folders, names in os.walk(folder, followlinks=True):
         folders.sort()
         for name in sorted(names):
@@ -182,7 +191,9 @@ def read_fingerprints(directory: Path) -> dict[int, Fingerprint]:
         OSError: The file can't be read.
     """
     path = directory / FINGERPRINTS_FILE
-    text = read_end(path, None) if path.exists() else ""
+    text = ""
+    if path.exists():
+        text = read_end(path, None)
     found = {}
     for row in csv_rows(text.splitlines()):
         step, *hashes = row or [""]
@@ -208,7 +219,9 @@ def append_fingerprint(directory: Path, step: int, found: Fingerprint) -> None:
 def first_difference(
     a: Mapping[int, Fingerprint], b: Mapping[int, Fingerprint]
 ) -> tuple[int, list[str]] | None:
-    """Return the first common step with different fingerprints, and the fields that differ; None if there is none.
+    """Return the first common step with different fingerprints, and the fields that differ.
+
+    None if there is none.
 
     Example:
         >>> a, b = Fingerprint("aa", "bb", "cc"), Fingerprint("aa", "bb", "dd")
@@ -223,7 +236,9 @@ def first_difference(
 
 
 def read_rows(path: Path) -> list[list[str]]:
-    """Return the rows of a CSV file without its header, whose first field is `time`; empty without a file.
+    """Return the rows of a CSV file without its header, whose first field is `time`.
+
+    Empty without a file.
 
     A damaged row may have fewer fields.
 
@@ -242,7 +257,9 @@ def read_rows(path: Path) -> list[list[str]]:
 def appending(
     path: Path, header: Sequence[str]
 ) -> Iterator[tuple[list[list[str]], Callable[[Sequence[str]], None]]]:
-    """Lock a CSV file, which a killed process leaves whole; yield its rows and a function that appends a row.
+    """Lock a CSV file, which a killed process leaves whole.
+
+    Yield its rows and a function that appends a row.
 
     Raises:
         OSError: The file can't be read or written.

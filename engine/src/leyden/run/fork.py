@@ -1,4 +1,4 @@
-"""Composition by a record: a run that is resumed by its recorded overrides, a fork by its parent's, then by those typed.
+"""Composition by a record: recorded overrides of a resumed run or a parent, then typed ones.
 
 They become arguments of the command itself, so that nothing else has to know of it.
 """
@@ -46,13 +46,14 @@ OF_A_RUN_THERE = {"run_dir", "trainer.max_epochs"}
 
 
 def recorded_arguments(arguments: Sequence[str]) -> list[str]:
-    """Return a command's arguments, those recorded for the run that it resumes or forks before those typed.
+    """Return a command's arguments, after those recorded for the run it resumes or forks.
 
-    What says how a start is made, such as `cluster`, is not recorded for the next one. The other processes of a run call
-    this with what it returned for the first one, which stays as it is.
+    What says how a start is made, such as `cluster`, is not recorded for the next one. The other
+    processes of a run call this with what it returned for the first one, which stays as it is.
 
     Raises:
-        UserError: The record can't be read or is not the user's own; several parents are named, or no run is there.
+        UserError: The record can't be read or is not the user's own; several parents are named, or
+            no run is there.
     """
     overrides = [each for each in arguments if each[:1] == "~" or ("=" in each and each[0] != "-")]
     directory = _text(overrides, "run_dir")
@@ -79,16 +80,23 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
 
 
 def _warn_of_new_run(directory: Path, overrides: Sequence[str]) -> None:
-    """Warn that a new run begins where one may be meant to resume; what holds something else is refused later."""
+    """Warn that a new run begins where one may be meant to resume.
+
+    What holds something else is refused later.
+    """
     if not OF_A_RUN_THERE.issuperset(map(key_of, overrides)) or not is_main_process():
         return
     if not directory.is_file() and not list_files(directory):
-        text = "holds no run, so a new one begins; resume=must would refuse this"
-        warn(f"{directory.absolute()}: {text}")
+        warn(
+            f"{directory.absolute()}: holds no run, so a new one begins; resume=must would refuse "
+            "this"
+        )
 
 
 def _text(overrides: Sequence[str], key: str) -> str | None:
-    """Return the text to which overrides set a key; None if none does, or if Hydra will report an error.
+    """Return the text to which overrides set a key.
+
+    None if none does, or if Hydra will report an error.
 
     Raises:
         UserError: Several parents are named.
@@ -102,15 +110,18 @@ def _text(overrides: Sequence[str], key: str) -> str | None:
         return None
     if parsed.is_sweep_override():
         if key == "fork":
-            why = "the jobs of a sweep have one parent; start a sweep for each parent"
-            raise UserError(f"{typed[-1]}: {why}")
+            raise UserError(
+                f"{typed[-1]}: the jobs of a sweep have one parent; start a sweep for each parent"
+            )
         return None
     value = parsed.value()
-    return value if isinstance(value, str) and value else None
+    if isinstance(value, str) and value:
+        return value
+    return None
 
 
 def recorded_overrides(run: Run, role: Role) -> list[str]:
-    """Return those overrides of a run's last start, which repeats the first one's, whose keys have a role."""
+    """Return those overrides of the last start whose keys have a role; it repeats the first's."""
     if not run.starts:
         return []
     start = run.starts[-1]
@@ -120,7 +131,7 @@ def recorded_overrides(run: Run, role: Role) -> list[str]:
 
 
 def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[str, Any]) -> str:
-    """Return an override of a start, whose path is no longer relative to the start's working directory."""
+    """Return a start's override, with a path that depends on no working directory."""
     key = key_of(override)
     if not has(key, Role.PATH) or override[0] == "~":
         return override
@@ -131,12 +142,14 @@ def _with_whole_path(override: str, config: Mapping[str, Any], start: Mapping[st
             path = str(Path(folder, typed))
     if not isinstance(path, str):
         return override
-    quoted = path if re.fullmatch("[A-Za-z0-9_./@-]+", path) else hydra_value(path)
+    quoted = path
+    if not re.fullmatch("[A-Za-z0-9_./@-]+", path):
+        quoted = hydra_value(path)
     return f"{override.partition('=')[0]}={quoted}"
 
 
 def _of_parent(parent: Run) -> list[str]:
-    """Return the overrides that a fork repeats, with the seed of the splits that its parent was trained on."""
+    """Return the overrides that a fork repeats, with the seed of its parent's splits."""
     there = recorded_overrides(parent, Role.FORKED)
     seed = dict(flatten(parent.config)).get(KEY_OF_SPLITS)
     if seed is not None and KEY_OF_SPLITS not in map(path_of, there):
@@ -145,7 +158,7 @@ def _of_parent(parent: Run) -> list[str]:
 
 
 def _before(there: Sequence[str], overrides: Sequence[str]) -> list[str]:
-    """Return recorded overrides without those typed anew, and without those of a group whose file is chosen anew."""
+    """Return recorded overrides without those typed anew, and those of groups chosen anew."""
     replaced = set()
     groups = []
     for each in overrides:

@@ -1,4 +1,4 @@
-"""The identity of a run: the settings that determine its result, and distinguish it from other runs."""
+"""The identity of a run: the settings that determine its result."""
 
 import math
 from collections.abc import Collection, Mapping, Sequence
@@ -16,7 +16,7 @@ LIMIT_OF_VALIDATION = "trainer.limit_val_batches"
 
 
 def is_launch_option(key: str) -> bool:
-    """Return whether a key only controls how and where a run is started, and is not part of its identity."""
+    """Return whether a key only controls how and where a run starts, not its identity."""
     return not has(key, Role.NAMED)
 
 
@@ -31,7 +31,7 @@ def path_of(override: str) -> str:
 
 
 def is_set(key: str, keys: Collection[str]) -> bool:
-    """Return whether one of these dotted keys is the key, a part that contains it, or a part of it."""
+    """Return whether one of these keys is the key, a part that contains it, or a part of it."""
     for each in keys:
         if f"{key}.".startswith(f"{each}.") or f"{each}.".startswith(f"{key}."):
             return True
@@ -54,7 +54,7 @@ def typed_overrides(overrides: Sequence[str]) -> dict[str, str]:
 
 
 def has_length(config: Mapping[str, Any]) -> bool:
-    """Return whether a configuration's schedule is made for a number of steps, so that the run can't train longer."""
+    """Return whether the schedule is made for a number of steps, so the run can't be longer."""
     return MISSING in (config.get("scheduler") or {}).values()
 
 
@@ -76,7 +76,9 @@ class RunIdentity:
     def of(
         cls, cfg: DictConfig, overrides: Collection[str], run_dir: Any = None, groups: Any = None
     ) -> "RunIdentity":
-        """Create the identity from a composed configuration; check it, and make its paths absolute in place.
+        """Create the identity from a composed configuration.
+
+        Check it, and make its paths absolute in place.
 
         Args:
             cfg: The configuration.
@@ -91,12 +93,14 @@ class RunIdentity:
 
     @property
     def saved_config(self) -> dict[str, Any]:
-        """The part of the configuration that is recorded, in the order of the record: groups come last."""
+        """The part of the configuration that is recorded; groups come last, as in the record."""
         values: dict[str, Any] = {}
         groups: dict[str, Any] = {}
         for key, value in self.config.items():
             if has(key, Role.RECORDED):
-                part = groups if isinstance(value, dict) else values
+                part = values
+                if isinstance(value, dict):
+                    part = groups
                 part[key] = value
         return values | groups
 
@@ -111,7 +115,10 @@ class RunIdentity:
         return self.config["trainer"]["max_epochs"]
 
     def is_longer_than(self, there: dict[str, Any]) -> bool:
-        """Return whether this run has more epochs than a stored configuration; null and -1 mean no limit."""
+        """Return whether this run has more epochs than a stored configuration.
+
+        Null and -1 mean no limit.
+        """
         old = dict(flatten(there)).get("trainer.max_epochs")
         limits = []
         for num in (old, self.max_epochs):
@@ -124,9 +131,10 @@ class RunIdentity:
     ) -> list[str]:
         """Return the differences from a stored configuration that make this another run.
 
-        A key that only this configuration has is ignored, since `conf/` may have got it since, unless an override that the
-        stored run was not started by sets it, or one that it was started by deletes it. More epochs are ignored as
-        well, unless there is a learning rate schedule that is made for the original number of epochs.
+        A key that only this configuration has is ignored, since `conf/` may have got it since,
+        unless an override that the stored run was not started by sets it, or one that it was
+        started by deletes it. More epochs are ignored as well, unless there is a learning rate
+        schedule that is made for the original number of epochs.
 
         Args:
             there: The stored configuration.
@@ -177,7 +185,7 @@ def identity_values(flat: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_identity_key(key: str, flat: Mapping[str, Any]) -> bool:
-    """Return whether a flat configuration has a key that can change the run's weights or metrics."""
+    """Return whether a flat configuration has a key that can change weights or metrics."""
     if key not in flat or not has(key, Role.BITS):
         return False
     if key in PLACES and flat.get("trainer.strategy") == "elastic":
@@ -208,10 +216,10 @@ def shown_choices(choices: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def is_data_key(key: str, flat: Mapping[str, Any]) -> bool:
-    """Return whether a flat configuration has a key that can change the data that metrics are computed on.
+    """Return whether a flat configuration has a key that can change what is evaluated on.
 
     Example:
-        >>> flat = {"data._target_": "mine.Birds", "data.val_size": 10, "data.batch_size": 2, "seed": 0}
+        >>> flat = {"data._target_": "mine.Birds", "data.val_size": 10, "data.batch_size": 2}
         >>> [key for key in flat if is_data_key(key, flat)]
         ['data._target_', 'data.val_size']
     """

@@ -1,7 +1,7 @@
-"""The keys of a configuration, and what each one means to a run: to its bits, its starts, its forks and its reports.
+"""The keys of a configuration, and what each means to bits, starts, forks and reports.
 
-A key has the roles of the last pattern in `KEYS` that fits it or a part that contains it. `docs/keys.md` is written
-from this table and from `conf/run_defaults.yaml`, by `scripts/keys.py`.
+A key has the roles of the last pattern in `KEYS` that fits it or a part that contains it.
+`docs/keys.md` is written from this table and from `conf/run_defaults.yaml`, by `scripts/keys.py`.
 """
 
 import enum
@@ -148,7 +148,8 @@ def _expression(pattern: str) -> str:
     return escaped.replace(r"\*\*\.", r"(?:[^.]+\.)*").replace(r"\*", "[^.]*")
 
 
-# What a fitting pattern is followed by: the end of the key, or the rest of a key inside of the part.
+# What a fitting pattern is followed by: the end of the key, or the rest of a key inside of the
+# part.
 REST = r"(?:\..*)?"
 ROWS = [(re.compile(_expression(key) + REST, re.DOTALL), roles) for key, roles in KEYS.items()]
 DISPLAY = re.compile("|".join(map(_expression, DISPLAYS)))
@@ -156,7 +157,9 @@ DISPLAY = re.compile("|".join(map(_expression, DISPLAYS)))
 
 @functools.cache  # thousands of runs have the same keys
 def roles_of(key: str) -> Role:
-    """Return the roles of a dotted key; a project's own root key, which is not in the table, changes bits.
+    """Return the roles of a dotted key.
+
+    A project's own root key, which is not in the table, changes bits.
 
     Example:
         >>> roles_of("data.dataset.normalize") == INPUTS

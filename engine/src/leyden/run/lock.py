@@ -1,13 +1,17 @@
-"""Locks: one process at a time, by a file with a heartbeat; all they need of a file system is exclusive creation.
+"""Locks: one process at a time, by a file with a heartbeat.
 
-`flock` is missing on many clusters' file systems, or locks on one node alone. A lock on `path` is a file `path.N`,
-which its holder touches every `HEARTBEAT_S` seconds and removes at the end. It is free if the holder's process is gone
-on this machine, or if the file has not changed for `STALE_S` seconds by the clock of the process that waits. Then the
-next holder creates `path.N+1`, which only one process can do, and removes the older files; the one with the largest N
-counts. A holder that was suspended checks before it writes that it still has the lock, see `Lock.check`.
+All they need of a file system is exclusive creation.
 
-filelock's `SoftFileLease` is not used: it exchanges the old file for a new one by `RENAME_EXCHANGE`, which NFS does not
-support, so that the lock of a process that was killed would never be free there.
+`flock` is missing on many clusters' file systems, or locks on one node alone. A lock on `path` is a
+file `path.N`, which its holder touches every `HEARTBEAT_S` seconds and removes at the end. It is
+free if the holder's process is gone on this machine, or if the file has not changed for `STALE_S`
+seconds by the clock of the process that waits. Then the next holder creates `path.N+1`, which only
+one process can do, and removes the older files; the one with the largest N counts. A holder that
+was suspended checks before it writes that it still has the lock, see `Lock.check`.
+
+filelock's `SoftFileLease` is not used: it exchanges the old file for a new one by
+`RENAME_EXCHANGE`, which NFS does not support, so that the lock of a process that was killed would
+never be free there.
 """
 
 import contextlib
@@ -43,7 +47,8 @@ MAX_LOCK_BYTES = 2**16  # of a lock's file
 GONE = (errno.ENOENT, errno.ENOTDIR, errno.ESTALE)
 LockState = Literal["free", "held", "unknown"]
 _RANDOM = random.Random()  # so that processes that start together do not look together
-# The locks of this process by path. A thread touches their files, one for all: an array of jobs takes hundreds.
+# The locks of this process by path. A thread touches their files, one for all: an array of jobs
+# takes hundreds.
 _HELD: dict[Path, "Lock"] = {}
 _thread: threading.Thread | None = None
 
@@ -65,7 +70,10 @@ class Holder:
 
     @classmethod
     def of(cls, content: bytes) -> "Holder":
-        """Return the holder in a lock's file; one without a machine if the file is damaged or being written."""
+        """Return the holder in a lock's file.
+
+        One without a machine if the file is damaged or being written.
+        """
         try:
             return cls(
                 **{
@@ -77,11 +85,9 @@ class Holder:
             return cls()
 
     def __str__(self) -> str:
-        return (
-            f"process {self.pid} on {self.host}, since {self.time}"
-            if self.pid
-            else "another process"
-        )
+        if self.pid:
+            return f"process {self.pid} on {self.host}, since {self.time}"
+        return "another process"
 
     def is_alive(self) -> bool | None:
         """Return whether the process is alive on this machine; None if that can't be told."""
@@ -105,7 +111,8 @@ class Watch:
 
     Args:
         path: Path of the lock.
-        ended_job: Id of a cluster's job that has ended, by the scheduler's word, so that its locks are free.
+        ended_job: Id of a cluster's job that has ended, by the scheduler's word, so that its locks
+            are free.
     """
 
     def __init__(self, path: Path, ended_job: str = "") -> None:
@@ -121,8 +128,8 @@ class Watch:
     def state(self) -> LockState:
         """Look at the lock and return its state.
 
-        For a holder on another machine, it is `held` while the file changes, `free` when the file has not changed
-        for `STALE_S` seconds, and `unknown` otherwise.
+        For a holder on another machine, it is `held` while the file changes, `free` when the file
+        has not changed for `STALE_S` seconds, and `unknown` otherwise.
 
         Raises:
             OSError: The folder or the file can't be read.
@@ -144,8 +151,8 @@ class Watch:
             return "free"
         if is_alive:
             return "held"
-        # Only the time between two looks counts, since a look takes long while the file system does not answer; and
-        # this process may have been suspended between them.
+        # Only the time between two looks counts, since a look takes long while the file system does
+        # not answer; and this process may have been suspended between them.
         between = min(started - self._looked_at, 1.5 * HEARTBEAT_S)
         self._looked_at = time.monotonic()
         if before == self._seen:
@@ -156,10 +163,12 @@ class Watch:
         if self._unchanged_s >= STALE_S:
             return "free"
         is_acting = self._has_acted and self._unchanged_s < 2 * HEARTBEAT_S
-        return "held" if is_acting else "unknown"
+        if is_acting:
+            return "held"
+        return "unknown"
 
     def has_changed(self) -> bool:
-        """Return whether the file that was looked at last has been touched, replaced or removed since."""
+        """Return whether the last seen file has been touched, replaced or removed since."""
         return self._seen is not None and _read(self._seen[0]) != self._seen[1]
 
 
@@ -197,8 +206,10 @@ class Lock:
                 self.is_lost = True
         except OSError as error:
             if is_late and not self.is_lost:
-                why = f"since this one can't reach it ({reason_of(error)})"
-                return f"another process may have taken over, {why}"
+                return (
+                    "another process may have taken over, since this one can't reach it "
+                    f"({reason_of(error)})"
+                )
         if self.is_lost:
             return "was taken over by another process while this one was suspended"
         return ""
@@ -214,9 +225,10 @@ class Lock:
     def check(self) -> None:
         """Check, before a write, that this process still holds the lock, in the same folder.
 
-        The folder may have been moved or deleted, and another run may have been started in its place; or this process
-        was suspended for so long that another one has taken over. A file system that does not answer for a moment
-        changes nothing, since others wait `STALE_S` seconds for a heartbeat.
+        The folder may have been moved or deleted, and another run may have been started in its
+        place; or this process was suspended for so long that another one has taken over. A file
+        system that does not answer for a moment changes nothing, since others wait `STALE_S`
+        seconds for a heartbeat.
 
         Raises:
             UserError: It does not hold the lock, or the file system can't tell.
@@ -231,7 +243,9 @@ class Lock:
             raise UserError(f"{self.path.parent}: {problem}")
 
     def release(self) -> bool:
-        """Free the lock, unless another process has taken it over; without effect in a forked process.
+        """Free the lock, unless another process has taken it over.
+
+        Without effect in a forked process.
 
         Returns:
             Whether this process held it until now.
@@ -249,7 +263,10 @@ class Lock:
 
 
 def _start_heartbeats() -> None:
-    """Start the thread that touches the files of this process's locks, unless it runs; a fork has none."""
+    """Start the thread that touches the files of this process's locks, unless it runs.
+
+    A fork has none.
+    """
     global _thread
     if _thread is None or not _thread.is_alive():
         _thread = threading.Thread(target=_beat_for_ever, name="locks", daemon=True)
@@ -282,7 +299,9 @@ def acquire(path: Path, timeout_s: float | None = None, *, ended_job: str = "") 
     is_announced = False
     while True:
         state = watch.state()
-        taken = _create(watch) if state == "free" else None
+        taken = None
+        if state == "free":
+            taken = _create(watch)
         if taken is not None:
             return taken
         waited = time.monotonic() - began
@@ -320,7 +339,9 @@ def hold(path: Path, timeout_s: float | None = None, *, ended_job: str = "") -> 
 def hold_directory(
     directory: Path, timeout_s: float | None, *, ended_job: str = ""
 ) -> Iterator[None]:
-    """Hold the lock of a run directory while the context is entered, see `hold`; `check_held` checks it.
+    """Hold the lock of a run directory while the context is entered, see `hold`.
+
+    `check_held` checks it.
 
     Args:
         directory: An absolute path.
@@ -339,7 +360,7 @@ def hold_directory(
 
 
 def check_held(directory: Path) -> None:
-    """Check, before a write, that this process still holds the lock of a run directory, see `Lock.check`.
+    """Check, before a write, that this process holds the lock of a run, see `Lock.check`.
 
     Raises:
         UserError: It does not; without effect if it never did, for example as rank 0 holds it.
@@ -352,7 +373,8 @@ def check_held(directory: Path) -> None:
 def is_held(directory: Path) -> bool:
     """Return, without waiting, whether a process holds the lock of a run directory.
 
-    For a process on another machine, this is a guess that compares the file's time with this machine's clock.
+    For a process on another machine, this is a guess that compares the file's time with this
+    machine's clock.
     """
     watch = Watch(directory / LOCK)
     with contextlib.suppress(OSError):
@@ -365,7 +387,10 @@ def is_held(directory: Path) -> bool:
 
 
 def list_files(directory: Path) -> set[str]:
-    """Return the names in a directory, without the lock and temporary files; empty if it does not exist."""
+    """Return the names in a directory, without the lock and temporary files.
+
+    Empty if it does not exist.
+    """
     found: set[str] = set()
     if directory.is_dir():
         for path in directory.iterdir():
@@ -381,11 +406,16 @@ def _file(path: Path, number: int) -> Path:
 def _number(path: Path, name: str) -> int:
     """Return the number in the name of a lock's file; -1 for the name of another file."""
     prefix, _, text = name.rpartition(".")
-    return int(text) if prefix == path.name and re.fullmatch("0|[1-9][0-9]*", text) else -1
+    if prefix == path.name and re.fullmatch("0|[1-9][0-9]*", text):
+        return int(text)
+    return -1
 
 
 def _numbers(path: Path) -> set[int]:
-    """Return the numbers of a lock's files, and -1; the process that created its folder may have removed it."""
+    """Return the numbers of a lock's files, and -1.
+
+    The process that created its folder may have removed it.
+    """
     with contextlib.suppress(FileNotFoundError, NotADirectoryError):
         return {-1, *(_number(path, each.name) for each in path.parent.iterdir())}
     return {-1}
@@ -432,7 +462,8 @@ def _create(watch: Watch) -> Lock | None:
             content = _this_process()
             opened.write(content)
         numbers = _numbers(path)
-        # Otherwise this process was suspended since it looked, and others were faster; or a suspended holder goes on.
+        # Otherwise this process was suspended since it looked, and others were faster; or a
+        # suspended holder goes on.
         if max(numbers) == number and not watch.has_changed():
             taken = Lock(path, number, (inode, content))
     finally:
@@ -456,7 +487,10 @@ def _this_process() -> bytes:
 
 @functools.cache
 def _machine() -> str:
-    """Return a value that is equal only for processes that see each other's process ids; empty if there is none."""
+    """Return a value that is equal only for processes that see each other's process ids.
+
+    Empty if there is none.
+    """
     if sys.platform != "linux":
         return f"{platform.node()} {uuid.getnode():x}"
     try:
@@ -466,14 +500,21 @@ def _machine() -> str:
         is_own = str(Path("/proc/self").readlink()) == str(os.getpid())
     except OSError:
         return ""
-    return f"{platform.node()} {boot} {processes}" if is_own else ""
+    if is_own:
+        return f"{platform.node()} {boot} {processes}"
+    return ""
 
 
 def _began(pid: int) -> str:
-    """Return when a process began, in the kernel's ticks; `ended` for a zombie, empty if that can't be told."""
+    """Return when a process began, in the kernel's ticks.
+
+    `ended` for a zombie, empty if that can't be told.
+    """
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
     except OSError:
         return ""
     fields = text.rpartition(")")[2].split()
-    return "ended" if fields[0] in "ZX" else fields[19]
+    if fields[0] in "ZX":
+        return "ended"
+    return fields[19]

@@ -1,7 +1,8 @@
 """Whose run it is: a user's key, and the signatures of what they have recorded.
 
-The key is a file in the user's configuration folder, made at first use, or the environment variable `LEYDEN_KEY`. What a
-record names is composed, imported and executed only if it was signed with this key, or if the user says `trust=true`.
+The key is a file in the user's configuration folder, made at first use, or the environment variable
+`LEYDEN_KEY`. What a record names is composed, imported and executed only if it was signed with this
+key, or if the user says `trust=true`.
 """
 
 import functools
@@ -21,7 +22,10 @@ MAX_KEY_BYTES = 2**16
 
 @functools.cache
 def key() -> str:
-    """Return this user's key, made at first use; empty, with a line, if it can't be read or made."""
+    """Return this user's key, made at first use.
+
+    Empty, with a line, if it can't be read or made.
+    """
     place = KEY
     advice = f"{KEY}=TEXT sets a key"
     try:

@@ -1,8 +1,11 @@
-"""The current process: its rank, cores and threads, parent process and imports; and a function in a process of its own.
+"""The current process: its rank, cores and threads, parent process and imports.
 
-`python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables, which `queue.bootstrap`
-sets, then the function and its arguments, written by the process that starts the command. A run with several processes needs a command, since Lightning starts the other processes by repeating the command
-line of the first one; so does a job of a cluster.
+And a function in a process of its own.
+
+`python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables,
+which `queue.bootstrap` sets, then the function and its arguments, written by the process that
+starts the command. A run with several processes needs a command, since Lightning starts the other
+processes by repeating the command line of the first one; so does a job of a cluster.
 """
 
 import atexit
@@ -45,7 +48,7 @@ def is_main_process() -> bool:
 
 
 def num_processes() -> int:
-    """Return the number of processes that a launcher such as `torchrun` or `srun` has started for this run."""
+    """Return the number of processes of this run that `torchrun`, `srun` or so has started."""
     found = [os.environ.get(name, "") for name in SIZE_VARIABLES]
     return max([1, *(int(text) for text in found if text.isdecimal())])
 
@@ -58,7 +61,7 @@ def num_cores() -> int:
 
 
 def num_threads(share: int) -> int:
-    """Return the number of threads for a process with `share` cores: one per core, unless the user has set it.
+    """Return the number of threads of a process: one per core of `share`, or the user's.
 
     `MKL_NUM_THREADS` takes precedence over `OMP_NUM_THREADS`, as in PyTorch.
     """
@@ -70,7 +73,7 @@ def num_threads(share: int) -> int:
 
 
 def die_with_parent() -> None:
-    """Make this `multiprocessing` process exit as soon as its parent does, however the parent ends."""
+    """Make this `multiprocessing` process exit as soon as its parent does, however that ends."""
     parent = multiprocessing.parent_process()
     assert parent is not None
 
@@ -86,14 +89,14 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG, which Python does not define
 
 
-# For `preexec_fn` of a subprocess, so that it is terminated when its parent ends. Only Linux supports this, and
-# Windows accepts no `preexec_fn`.
+# For `preexec_fn` of a subprocess, so that it is terminated when its parent ends. Only Linux
+# supports this, and Windows accepts no `preexec_fn`.
 end_with_parent = _end_with_parent if sys.platform == "linux" else None
 
 
 @contextlib.contextmanager
 def importing() -> Iterator[None]:
-    """Disable garbage collection during imports, then freeze the imported objects, which are never garbage.
+    """Disable garbage collection during imports, then freeze what was imported.
 
     This saves 0.6 s at the start of a command and 1.3 s at its end (2 cores).
 
@@ -128,21 +131,25 @@ def write_call(
         path: Path that no file has.
         function: Function that can be imported.
         arguments: Its arguments.
-        variables: Environment variables, such as the user's key; left out where a file system lets others read the file.
+        variables: Environment variables, such as the user's key; left out where a file system lets
+            others read the file.
     """
     call = pickle.dumps((function, arguments))
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
         is_private = os.fstat(descriptor).st_mode & 0o077 == 0
-        head = dict(variables or {}) if is_private else {}
+        head = {}
+        if is_private:
+            head = dict(variables or {})
         file.write(json.dumps(head).encode() + b"\n" + call)
 
 
 if __name__ == "__main__":
     if job := os.environ.get(JOB):  # of a cluster
         print(f"{time.strftime('%Y-%m-%d %H:%M:%S')} job {job} on {platform.node()}", flush=True)
-        # If another process of the job dies, srun sends SIGTERM to this one, which then has to requeue the job; while it
-        # trains, `exact.stop` receives it. The scheduler's SIGKILL follows where it means to end the job.
+        # If another process of the job dies, srun sends SIGTERM to this one, which then has to
+        # requeue the job; while it trains, `exact.stop` receives it. The scheduler's SIGKILL
+        # follows where it means to end the job.
         signal.signal(signal.SIGTERM, lambda *_: None)
     _, _, call = Path(sys.argv[1]).read_bytes().partition(b"\n")
     function, arguments = pickle.loads(

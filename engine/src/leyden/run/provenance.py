@@ -1,4 +1,4 @@
-"""Provenance of a run: code, packages, command, machine, what of the environment can change bits, and the files that it imported."""
+"""Provenance of a run: code, packages, command, machine, and what else can change bits."""
 
 import contextlib
 import functools
@@ -28,7 +28,9 @@ from leyden.run.process import num_cores
 def git(
     at: Path, *arguments: str, environment: dict[str, str] | None = None, stdin: str | None = None
 ) -> str | None:
-    """Run git and return its output, or None if it fails; line ends and bytes that are not UTF-8 are preserved.
+    """Run git and return its output, or None if it fails.
+
+    Line ends and bytes that are not UTF-8 are preserved.
 
     Args:
         at: Working directory.
@@ -38,7 +40,9 @@ def git(
     """
     environment = dict(environment or os.environ)
     environment["GIT_OPTIONAL_LOCKS"] = "0"  # reading commands write nothing
-    given = None if stdin is None else stdin.encode(errors="surrogateescape")
+    given = None
+    if stdin is not None:
+        given = stdin.encode(errors="surrogateescape")
     command = ["git", "-C", str(at), *arguments]
     try:
         done = subprocess.run(command, capture_output=True, env=environment, input=given)
@@ -63,8 +67,8 @@ DIFF_OPTIONS = (
     "--dst-prefix=b/",
     "--ignore-submodules=all",
 )
-# Environment variables that can change bits; `reproduce` sets those of a run again. The number of threads is not among
-# them, since the number that PyTorch uses is recorded.
+# Environment variables that can change bits; `reproduce` sets those of a run again. The number of
+# threads is not among them, since the number that PyTorch uses is recorded.
 VARIABLES = (
     "ATEN_CPU_CAPABILITY",
     "CUBLASLT_WORKSPACE_SIZE",
@@ -104,10 +108,12 @@ def origin(
     Args:
         overrides: Overrides on the command line.
         groups: The chosen option of each config group; None if they are unknown.
-        parent: Checkpoint of another run that this start took weights from: `checkpoint` and its `sha256`.
+        parent: Checkpoint of another run that this start took weights from: `checkpoint` and its
+            `sha256`.
         machine: Result of `machine()`; None if the start does not train.
         data: SHA-256 of the training data, by name; None if the start does not train.
-        step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None if it does not train.
+        step: Number of optimizer steps in the checkpoint that it resumes from, 0 without one; None
+            if it does not train.
         code: SHA-256 of the user's own files that are imported, by name.
         job: Id of the cluster's job that this process belongs to; None outside of a job.
     """
@@ -133,9 +139,10 @@ def origin(
 
 @functools.cache  # takes 0.1 s
 def installed_versions() -> dict[str, str]:
-    """Return the versions of all installed packages, with the commit or hash of one that is from no package index.
+    """Return the versions of all packages; with the commit or hash if from no index.
 
-    What lies in the project's own folders is left out: it is code, and another checkout has it elsewhere.
+    What lies in the project's own folders is left out: it is code, and another checkout has it
+    elsewhere.
     """
     own = {*map(str, (root(), Path.cwd(), *code_folders(root())))}
     places = [place for place in sys.path if place and str(Path(place).absolute()) not in own]
@@ -152,11 +159,12 @@ def installed_versions() -> dict[str, str]:
 
 
 def state_of_code() -> dict[str, Any]:
-    """Return the commit and the uncommitted changes of the project's code, as a diff for `git apply`; None without git.
+    """Return the commit and uncommitted changes, as for `git apply`; None without git.
 
-    Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are listed in
-    `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole. Repositories within this one,
-    submodules among them, are in `left_out`: git would execute what their configurations name, which may be a stranger's.
+    Untracked files that git does not ignore are included. Those larger than `MAX_FILE_BYTES` are
+    listed in `left_out` instead, and a diff larger than `MAX_DIFF_BYTES` is left out as a whole.
+    Repositories within this one, submodules among them, are in `left_out`: git would execute what
+    their configurations name, which may be a stranger's.
     """
     folder = root()
     if PROJECT in os.environ:
@@ -188,9 +196,10 @@ NUM_TRIES = 5
 
 
 def _changes(index: Path, listed: str) -> tuple[str | None, list[str], list[str]]:
-    """Return the diff (None if there is none), the new files that are in it, and those that are left out.
+    """Return the diff or None, the new files that are in it, and those that are left out.
 
-    Another process may delete new files at any time, with which git fails: it is asked again, without them.
+    Another process may delete new files at any time, with which git fails: it is asked again,
+    without them.
 
     Args:
         index: Path of the repository's index.
@@ -245,15 +254,18 @@ def now() -> str:
 def machine(num_processes: int = 1) -> dict[str, Any]:
     """Return the processor, the GPUs, the threads of a process, and what else can change bits.
 
-    That is the CPU instruction set that PyTorch uses, its flags, and environment variables; the versions of the libraries
-    below it are in those of its packages.
+    That is the CPU instruction set that PyTorch uses, its flags, and environment variables; the
+    versions of the libraries below it are in those of its packages.
 
     Args:
-        num_processes: Processes of the run, among which Lightning divides the cores unless `OMP_NUM_THREADS` is set.
+        num_processes: Processes of the run, among which Lightning divides the cores unless
+            `OMP_NUM_THREADS` is set.
     """
     import torch
 
-    num_gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    num_gpus = 0
+    if torch.cuda.is_available():
+        num_gpus = torch.cuda.device_count()
     num_threads = torch.get_num_threads()
     if num_processes > 1 and "OMP_NUM_THREADS" not in os.environ:
         num_threads = max(1, num_cores() // num_processes)
@@ -305,15 +317,19 @@ _preloaded = ""
 
 
 def skip_preloaded() -> None:
-    """Make `code_of` skip what is imported now: none of it is the user's. To look at it, a fork would copy its memory."""
+    """Make `code_of` skip what is imported now: none of it is the user's.
+
+    To look at it, a fork would copy its memory.
+    """
     global _preloaded
     _preloaded = next(reversed(sys.modules))
 
 
 def code_of() -> dict[str, str]:
-    """Return the SHA-256 of each file of the user's own code that this process has imported, by name.
+    """Return the SHA-256 of each file of the user's own that this process imported.
 
-    Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run from a copy.
+    Names are paths such as `project/models/mlp.py`, wherever the package lies: a cluster's jobs run
+    from a copy.
     """
     found = {}
     # What was imported before this process was forked is not the user's.
@@ -339,7 +355,7 @@ def _is_own(file: str) -> bool:
 
 
 def changed_code(starts: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return the names of files that hold something else here than in the last start that recorded some.
+    """Return the names of files that differ from the last start that recorded some.
 
     Files that are not here are left out.
     """

@@ -3,9 +3,9 @@
 Both are written as a whole at each start and at the end, and are all that other commands know of a
 run; `config.yaml` is for people. Both are signed (`run/owner.py`). docs/formats.md describes them.
 
-`starts.json` is written first. So a run that is killed in between has a start that `run.json`, which
-has the time of each, does not know, and which is left out when the record is read; with fewer or
-others it is not the user's own.
+`starts.json` is written first. So a run that is killed in between has a start that `run.json`,
+which has the time of each, does not know, and which is left out when the record is read; with fewer
+or others it is not the user's own.
 """
 
 import functools
@@ -71,7 +71,8 @@ class RunRecord:
     def write(self, directory: Path) -> None:
         """Replace the record in a run directory, signed if it was this user's own.
 
-        Of starts that would be too large to be read, the earlier ones are shortened, which is announced.
+        Of starts that would be too large to be read, the earlier ones are shortened, which is
+        announced.
 
         Raises:
             UserError: The record is too large nevertheless.
@@ -81,18 +82,24 @@ class RunRecord:
         rest = {"checkpoints": self.checkpoints, "config": config}
         text = self._text(RECORD, {**result, **_head(self.starts), **rest})
         if not _fits(text):
-            what = "its settings and results are larger than a record may be"
-            raise UserError(f"{directory}: {what}")
+            raise UserError(
+                f"{directory}: its settings and results are larger than a record may be"
+            )
         write_whole(directory / STARTS, self._starts_text(directory))
         write_whole(directory / RECORD, text)
 
     def _text(self, name: str, values: Mapping[str, Any]) -> str:
         content = {"format": FORMATS[name], **values}
-        signed = signature(_signed_text(content)) if self.is_own else ""
+        signed = ""
+        if self.is_own:
+            signed = signature(_signed_text(content))
         return json.dumps({**content, "signature": signed}, indent=1) + "\n"
 
     def _starts_text(self, directory: Path) -> str:
-        """Return the text of the starts; if need be, of the earlier ones without all that is long."""
+        """Return the text of the starts.
+
+        If need be, of the earlier ones without all that is long.
+        """
         text = self._text(STARTS, {"starts": self.starts})
         if _fits(text):
             return text
@@ -101,9 +108,11 @@ class RunRecord:
             shortened = [shorten(start) for start in earlier]
             text = self._text(STARTS, {"starts": [*shortened, last]})
             if _fits(text):
-                size = f"{MAX_JSON_BYTES // 2**20} MiB"
-                lost = f"the changes of the code at its first {len(earlier)} starts are left out"
-                warn(f"{directory}: its record would be larger than {size}, so {lost}")
+                warn(
+                    f"{directory}: its record would be larger than {MAX_JSON_BYTES // 2**20} MiB, "
+                    "so the changes of the "
+                    f"code at its first {len(earlier)} starts are left out"
+                )
                 return text
         raise UserError(f"{directory}: its starts are larger than a record may be")
 
@@ -164,7 +173,9 @@ def read_summary(directory: str) -> RecordSummary | None:
         UserError: It can't be read, or is not the record of a run.
     """
     found = _read(directory)
-    return found[0] if found else None
+    if found:
+        return found[0]
+    return None
 
 
 def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | None:
@@ -174,7 +185,9 @@ def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | 
         text = _text_of(path)
         content = _parsed(RECORD, text)
         config = _checked_config(content)
-        result = None if content.get("status") is None else Result.from_dict(content)
+        result = None
+        if content.get("status") is not None:
+            result = Result.from_dict(content)
         head = {key: content.get(key) for key in HEAD}
         for key, kind in HEAD.items():
             if not _is_of(head[key], kind):
@@ -273,7 +286,8 @@ def _is_start(start: Any) -> bool:
     return all(_is_of(start.get(key), kind) for key, kind in kinds.items())
 
 
-# What `run.json` has of the starts, and the types of the values. Records of earlier versions lack the last two.
+# What `run.json` has of the starts, and the types of the values. Records of earlier versions lack
+# the last two.
 HEAD: dict[str, Any] = {
     "overrides": list,
     "times": list,
@@ -285,7 +299,7 @@ HEAD: dict[str, Any] = {
 
 
 def _is_of(value: Any, kind: Any) -> bool:
-    """Return whether a value is of a type: of a list of texts, or of a dictionary with texts and null."""
+    """Return whether a value is of a type: a list of texts, a dictionary of texts and null."""
     if isinstance(value, list):
         return kind is list and {*map(type, value)} <= {str}
     if isinstance(value, dict) and not {*map(type, value.values())} <= {str, type(None)}:
@@ -296,7 +310,9 @@ def _is_of(value: Any, kind: Any) -> bool:
 def _head(starts: list[dict[str, Any]]) -> dict[str, Any]:
     """Return what `run.json` has of the starts, by the keys of `HEAD`."""
     first = starts[0] if starts else {"overrides": []}
-    last = starts[-1] if starts else {}
+    last = {}
+    if starts:
+        last = starts[-1]
     return {
         "overrides": first["overrides"],
         "times": [start["time"] for start in starts],

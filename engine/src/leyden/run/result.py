@@ -15,8 +15,8 @@ class Failure:
     Args:
         type: Name of the exception's class.
         message: Message of the exception.
-        where: Line of code that raised it, such as `models/mlp.py:12 in forward`; empty for a mistake in the
-            configuration.
+        where: Line of code that raised it, such as `models/mlp.py:12 in forward`; empty for a
+            mistake in the configuration.
     """
 
     type: str
@@ -25,12 +25,16 @@ class Failure:
 
     @classmethod
     def of(cls, error: BaseException) -> "Failure":
-        """Return the failure of an exception, without its place if it is a mistake in the configuration."""
-        where = "" if is_mistake(error) else last_frame(error)
+        """Return the failure of an exception; without the place of a user's mistake."""
+        where = ""
+        if not is_mistake(error):
+            where = last_frame(error)
         return cls(type(error).__name__, str(error), where)
 
     def __str__(self) -> str:
-        place = f"\n    at {self.where}" if self.where else ""
+        place = ""
+        if self.where:
+            place = f"\n    at {self.where}"
         return f"{self.type}: {self.message}{place}"
 
 
@@ -41,19 +45,21 @@ class Result:
     Args:
         status: `finished`, `pruned`, `failed`, or `fast_dev_run` for a trial run.
         objective: The objective with the run's value; None if the run has no objective.
-        metrics: Metrics of the best epoch by name, those of the test evaluation if there was one, and
-            `num_parameters`; of frozen ones, also `num_trained_parameters`.
-        epochs: Number of completed epochs. An epoch that `max_steps`, `max_time` or a callback ended before its
-            last batch does not count.
+        metrics: Metrics of the best epoch by name, those of the test evaluation if there was one,
+            and `num_parameters`; of frozen ones, also `num_trained_parameters`.
+        epochs: Number of completed epochs. An epoch that `max_steps`, `max_time` or a callback
+            ended before its last batch does not count.
         optimizer_steps: Number of optimizer steps over all starts.
         seconds: Time of training and validation over all starts; None if unknown.
         samples_per_second: Training samples over all starts, divided by `seconds`; None if unknown.
-        checkpoint: Path of the evaluated checkpoint, relative to the run directory; None if there is none.
+        checkpoint: Path of the evaluated checkpoint, relative to the run directory; None if there
+            is none.
         requeues: How often the cluster job was requeued.
         error: The error of a failed run, else None.
-        stages: For each stage, the names of the metrics that it logged. The stages are those of `STAGES`; `test` only if
-            the run was evaluated on the whole test set.
-        test_batches: Digests of the first batches of the test set, see `first_batches`; empty if unknown.
+        stages: For each stage, the names of the metrics that it logged. The stages are those of
+            `STAGES`; `test` only if the run was evaluated on the whole test set.
+        test_batches: Digests of the first batches of the test set, see `first_batches`; empty if
+            unknown.
         can_be_tested: Whether the task has a `test_step` and the data have a test set.
         best_epoch: Number of the best epoch, counted from 1; None if unknown.
         best_step: Step at which the best epoch's metrics were logged; None if unknown.
@@ -118,7 +124,10 @@ class Result:
         return replace(self, metrics={**self.metrics, **named}, stages=stages)
 
     def with_objective(self, objective: Objective | None) -> "Result":
-        """Return the result with this objective, whose value is taken from `metrics`; None if the metric is missing."""
+        """Return the result with this objective, whose value is taken from `metrics`.
+
+        None if the metric is missing.
+        """
         valued = objective and replace(objective, value=self.metrics.get(objective.metric))
         return replace(self, objective=valued)
 
@@ -150,7 +159,10 @@ class Result:
             raise ValueError("its result is not valid") from wrong
 
     def _is_of_its_types(self) -> bool:
-        """Return whether the values that reports count, sort and print have their types; a record may be a stranger's."""
+        """Return whether the values that reports count, sort and print have their types.
+
+        A record may be a stranger's.
+        """
         if type(self.status) is not str:
             return False
         if type(self.metrics) is not dict or type(self.stages) is not dict:

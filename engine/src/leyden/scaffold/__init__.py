@@ -1,4 +1,4 @@
-"""Files that the library writes into a project: new parts, and the `conf/train.yaml` that makes a folder a project.
+"""Files that the library writes into a project: new parts, and its `conf/train.yaml`.
 
 Their texts are in `templates/`.
 """
@@ -34,7 +34,8 @@ PART_FILES = {
     },
 }
 
-# What is typed to train each task that a new one can begin as; a word in capitals stands for the reader's.
+# What is typed to train each task that a new one can begin as; a word in capitals stands for the
+# reader's.
 TASKS = {
     "classification": ["task={module}"],
     "regression": ["task={module} data=DATA"],
@@ -72,7 +73,8 @@ def write_part(kind: str, module: str, base: str = "classification") -> None:
     packages = own_packages("models") or own_packages()
     if not packages:
         raise UserError(
-            f"{src()}: has no package, a folder with __init__.py, in which the file could be written"
+            f"{src()}: has no package, a folder with __init__.py, in which the file could be "
+            "written"
         )
     words = module.strip("_").split("_")
     name = "".join(map(str.capitalize, words))
@@ -126,7 +128,8 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     Args:
         project: The project's folder.
         task: Dotted name of the LightningModule.
-        data: Dotted name of the LightningDataModule; `module` if the LightningModule has its own data loaders.
+        data: Dotted name of the LightningDataModule; `module` if the LightningModule has its own
+            data loaders.
 
     Raises:
         UserError: A name is no dotted name, or there is something else of this file's name.
@@ -135,7 +138,9 @@ def write_train_config(project: Path, task: str, data: str) -> None:
     _check_dotted("task", task, "Net")
     if has_own_data:
         _check_dotted("data", data, "Waves")
-    choice = "own" if has_own_data else "module"
+    choice = "module"
+    if has_own_data:
+        choice = "own"
     text = _filled("train.yaml", {"task": task, "data_choice": choice})
     if has_own_data:
         text += f"data:  # keyword arguments of the LightningDataModule\n  _target_: {data}\n"

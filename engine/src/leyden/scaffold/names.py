@@ -1,7 +1,7 @@
 """Names of the library: those of earlier versions, and what stands in their place.
 
-A name is public if it stands in the `__all__` of a package. Modules are read, never imported, so that names can be
-looked up where PyTorch is not installed.
+A name is public if it stands in the `__all__` of a package. Modules are read, never imported, so
+that names can be looked up where PyTorch is not installed.
 """
 
 import ast
@@ -39,9 +39,12 @@ GONE_KEYS = {  # until 0.2
 
 
 def successor(name: str) -> str | None:
-    """Return the public name in place of a dotted name of the library; None if it is public, or none is known.
+    """Return the public name in place of a dotted name of the library.
 
-    Each public name was called the same in the modules of its package, so that these need no entry in `MOVED`.
+    None if it is public, or none is known.
+
+    Each public name was called the same in the modules of its package, so that these need no entry
+    in `MOVED`.
 
     Example:
         >>> successor("leyden.data.facts.Facts")
@@ -54,7 +57,9 @@ def successor(name: str) -> str | None:
         return None
     package = ".".join(parts[:2])
     is_public = parts[-1] in public_names(package)
-    return f"{package}.{parts[-1]}" if is_public else None
+    if is_public:
+        return f"{package}.{parts[-1]}"
+    return None
 
 
 def exists(name: str) -> bool:
@@ -68,7 +73,7 @@ def exists(name: str) -> bool:
 
 
 def is_gone(name: str) -> bool:
-    """Return whether a text is a dotted name in a package of the library, which has it no longer."""
+    """Return whether a text is a dotted name that the library has no longer."""
     package = ".".join(name.split(".")[:2])
     return exists(package) and not exists(name)
 

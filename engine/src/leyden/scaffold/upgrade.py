@@ -1,7 +1,8 @@
-"""Changes that this version of the library asks of a project: imports, classes in YAML, settings, its Makefile.
+"""Changes that this version asks of a project: imports, classes, settings, its Makefile.
 
-Nothing of a project is imported. Names are found in the text of a file and replaced there, so that comments, line ends
-and encodings stay; what can't be replaced safely is listed, to be changed by hand. Files of runs are never read.
+Nothing of a project is imported. Names are found in the text of a file and replaced there, so that
+comments, line ends and encodings stay; what can't be replaced safely is listed, to be changed by
+hand. Files of runs are never read.
 """
 
 import ast
@@ -47,7 +48,8 @@ RECIPE = re.compile(rf"\t[@+-]*\S*{VERB.pattern}[^&|;\\]*")  # a line of a recip
 STRINGS = r"""(?:\s|,|\#[^\n]*|"[^"\n]*"|'[^'\n]*')*"""
 DEPENDENCIES = re.compile(rf"^dependencies\s*=\s*\[{STRINGS}\]", re.MULTILINE)
 REQUIREMENT = re.compile(r"(?<=[\"'])leyden(?:\[([^\]]*)\])?(?=\s*[\"'@<>=~!;])")
-# Of runs, sweeps, environments of Python, and the library: a folder with one is neither read nor changed.
+# Of runs, sweeps, environments of Python, and the library: a folder with one is neither read nor
+# changed.
 OF_OTHERS = (
     *("run.json", "result.json", "provenance.json", "sweep.json", "checkpoints"),
     *("pyvenv.cfg", "conda-meta", "src/leyden/__init__.py"),
@@ -169,7 +171,7 @@ def find_changes(project: Path) -> list[Source]:
 
 
 def _files(project: Path) -> Iterator[Path]:
-    """Yield files that may name the library, without those of runs, environments and the library."""
+    """Yield files that may name the library, but those of runs, environments, the library."""
     for place, folders, files in os.walk(project):
         folder = Path(place)
         skipped = {"node_modules", "__pycache__"}
@@ -210,7 +212,10 @@ def _list_name(source: Source, start: int, name: str) -> None:
 
 
 def _find_in_python(source: Source) -> None:
-    """Find imports of what has moved, and the whole names that follow; names in quotes are listed."""
+    """Find imports of what has moved, and the whole names that follow.
+
+    Names in quotes are listed.
+    """
     if "leyden" not in source.text:
         return
     ast.parse(source.text)  # the text of what is no Python is not understood
@@ -245,14 +250,18 @@ def _find_in_from(source: Source, found: re.Match[str]) -> None:
         what = f"has a comment within: is now {', '.join(news)}"
         source.by_hand(start, f"from {module} import …", what)
     elif news:
-        line_end = "\r\n" if "\r\n" in source.text else "\n"
-        between = "; " if before.strip() else line_end + before
+        line_end = "\n"
+        if "\r\n" in source.text:
+            line_end = "\r\n"
+        between = "; "
+        if not before.strip():
+            between = line_end + before
         statements = [f"from {home} import {', '.join(names)}" for home, names in imported.items()]
         source.edit(start, start + len(statement), between.join(statements))
 
 
 def _find_in_import(source: Source, imported: re.Match[str]) -> None:
-    """Find the changes of `import MODULE [as NAME]`, if all that is used of it has moved to one place."""
+    """Find the changes of `import MODULE [as NAME]`, if all that is used moved to one place."""
     module, bound = imported.groups()
     use = re.compile(rf"(?<![\w.]){re.escape(bound or module)}\s*\.\s*(\w+)")
     uses = [*use.finditer(source.text)]
@@ -296,7 +305,9 @@ def _find_in_node(source: Source, node: Any, above: str | None) -> None:
     elif isinstance(node, yaml.MappingNode):
         is_alone = node.flow_style or len(node.value) == 1
         for key, value in node.value:
-            path = None if above is None else f"{above}.{key.value}".lstrip(".")
+            path = None
+            if above is not None:
+                path = f"{above}.{key.value}".lstrip(".")
             what = path and gone_key(path)
             if not what:
                 _find_in_node(source, value, path)
@@ -319,7 +330,10 @@ def _find_in_pyproject(source: Source) -> None:
 
 
 def _find_in_lines(source: Source) -> None:
-    """Find recipes of a Makefile that are a verb that went; elsewhere what went or moved is listed."""
+    """Find recipes of a Makefile that are a verb that went.
+
+    Elsewhere what went or moved is listed.
+    """
     for found in VERB.finditer(source.text):
         what = GONE_VERBS[found[1]]
         start, end = source.whole_line(found.start())

@@ -1,4 +1,6 @@
-"""Sweeps: grids and searches, whose jobs run here or on a cluster; `Pruning` stops bad trials of a search early.
+"""Sweeps: grids and searches, whose jobs run here or on a cluster.
+
+`Pruning` stops bad trials of a search early.
 
 A YAML in `conf/callbacks/pruning/` names it:
 

@@ -1,6 +1,7 @@
-"""The run of a sweep as it is configured: a search, or a grid, whose jobs are all combinations of values with each seed.
+"""The run of a sweep: a search, or a grid of all combinations of values with each seed.
 
-With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings that can't yet be told from the best.
+With `sweep.seeds=auto` a grid spends its seeds where they matter: on settings that can't yet be
+told from the best.
 """
 
 import itertools
@@ -44,8 +45,9 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     sweeper = config.hydra.sweeper
     if "_target_" in sweeper:  # Hydra's own, or a plugin's
         choice = config.hydra.runtime.choices["hydra/sweeper"]
-        allowed = "must be grid or optuna, whose runs can be checked and resumed"
-        raise UserError(f"hydra/sweeper={choice}: {allowed}")
+        raise UserError(
+            f"hydra/sweeper={choice}: must be grid or optuna, whose runs can be checked and resumed"
+        )
     is_search = "num_trials" in sweeper
     if not launcher.waits and (is_search or config.sweep.seeds == "auto"):
         raise UserError(
@@ -60,8 +62,10 @@ def run_sweep(config: DictConfig, launcher: Launcher) -> None:
     )
     sweep.name_jobs(space.fixed, space.keys)
     if is_search and config.sweep.seeds != 1:
-        example = "such as one of the best settings that a search has found"
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: is for a grid, {example}")
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: is for a grid, such as one of the best settings "
+            "that a search has found"
+        )
     try:
         if is_search:
             from leyden.sweep.search import run_search  # late, as it imports Optuna
@@ -95,12 +99,15 @@ def _run_grid(sweep: Sweep, space: Space) -> None:
             sweep.conclude()
         else:
             sweep.conclude_later()
-            command = f"{leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
-            print(f"their status: {command}")
+            print(
+                f"their status: {leyden_command('summarize')} {shlex.quote(str(sweep.directory))}"
+            )
 
 
 def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
-    """Return the number of seeds that each setting of a sweep runs with; `keys` are those that the sweep is over.
+    """Return the number of seeds that each setting of a sweep runs with.
+
+    `keys` are those that the sweep is over.
 
     For `sweep.seeds=auto` it is the number at the start.
 
@@ -116,11 +123,15 @@ def num_seeds(config: DictConfig, keys: Collection[str]) -> int:
         raise UserError(f"sweep.seeds={num}: must be a positive whole number, or auto")
     averaged = config.sweep.get("average_over")
     if num > 1 and isinstance(averaged, ListConfig) and "seed" not in averaged:
-        keys_averaged = f"sweep.average_over={list(averaged)}"
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: {keys_averaged} must contain seed")
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: sweep.average_over={list(averaged)} must contain "
+            "seed"
+        )
     if num > 1 and "seed" in keys:
-        advice = "the sweep is over seed itself; remove one of the two"
-        raise UserError(f"sweep.seeds={config.sweep.seeds}: {advice}")
+        raise UserError(
+            f"sweep.seeds={config.sweep.seeds}: the sweep is over seed itself; remove one of the "
+            "two"
+        )
     return num
 
 
@@ -140,13 +151,16 @@ class Seeds:
     def jobs(self, settings: Sequence[int], start: int, stop: int) -> list[Job]:
         """Return the jobs of some settings with the seeds from one number to another.
 
-        The first one keeps its overrides, so that its directory is the same as without `sweep.seeds`.
+        The first one keeps its overrides, so that its directory is the same as without
+        `sweep.seeds`.
         """
         found: list[Job] = []
         for number in settings:
             model = self.models[number]
             setting = [each for each in model.overrides if key_of(each) != "seed"]
-            first = model.compose().seed if stop > 1 else 0
+            first = 0
+            if stop > 1:
+                first = model.compose().seed
             further = [[*setting, f"seed={first + seed}"] for seed in range(max(start, 1), stop)]
             jobs = self.sweep.new_jobs(further)
             if start == 0:
@@ -159,11 +173,11 @@ class Seeds:
 
 
 def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
-    """Run a grid with three seeds per setting, then more for those that may be the best, until one is left.
+    """Run a grid with three seeds per setting, then more for those that may be the best.
 
-    Each round is a look at the table, counted like any other. Settings that a look excludes get no further seeds, and
-    stay excluded: over all looks, the best setting is lost in at most 5 % of sweeps. A restarted sweep takes the same
-    way again, through runs that have finished.
+    Each round is a look at the table, counted like any other. Settings that a look excludes get no
+    further seeds, and stay excluded: over all looks, the best setting is lost in at most 5 % of
+    sweeps. A restarted sweep takes the same way again, through runs that have finished.
 
     Args:
         sweep: The sweep.
@@ -176,7 +190,9 @@ def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
     budget = sweep.config.sweep.get("max_runs")
     num = MIN_VALUES
     if type(budget) is not int or budget < len(jobs):
-        given = "null" if budget is None else budget
+        given = budget
+        if budget is None:
+            given = "null"
         raise UserError(
             f"sweep.max_runs={given}: sweep.seeds=auto needs the largest number of runs, "
             f"{num} for each of {len(seeds.models)} settings or more"
@@ -199,7 +215,10 @@ def _run_auto(sweep: Sweep, seeds: Seeds, jobs: list[Job]) -> None:
 
 
 def _look(sweep: Sweep, seeds: Seeds, excluded: list[str]) -> tuple[list[int], list[str]]:
-    """Look at the table; return the settings that may be the best, and the names of those that are excluded from now on."""
+    """Look at the table.
+
+    Return the settings that may be the best, and the names of those that are excluded from now on.
+    """
     directory = sweep.directory
     found = [each for each in read_records(directory) if each.run.directory in seeds.setting_of]
     rows = merge_rows(found, read_sweep(directory)["average_over"])

@@ -1,4 +1,4 @@
-"""The jobs of a sweep: their composition, their directory names, and the record of their failures."""
+"""The jobs of a sweep: their composition, directory names, and recorded failures."""
 
 import dataclasses
 import functools
@@ -32,7 +32,8 @@ from leyden.sweep.work import command_of_job, run_job
 class Composer:
     """Composer of jobs' configurations, which takes a few milliseconds for each; Hydra takes 0.1 s.
 
-    A composition is reused for all jobs with the same choices of files; only their values are set anew.
+    A composition is reused for all jobs with the same choices of files; only their values are set
+    anew.
 
     Args:
         loader: Hydra's config loader.
@@ -91,7 +92,7 @@ class Composer:
         return composed
 
     def _sets_value(self, override: Override) -> bool:
-        """Return whether an override sets a value rather than choosing a file of a group, or deleting something."""
+        """Return whether an override sets a value, and neither chooses a file nor deletes."""
         of_group = self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
         return not (of_group or override.is_delete() or override.package is not None)
 
@@ -127,7 +128,8 @@ PLAIN_TEXT = re.compile(r"\+{0,2}[\w.]+=[\w.+]+?(e-\d+)?", re.ASCII)
 class JobNames:
     """Names of a sweep's jobs: by what varies, with keys as short as tells them apart.
 
-    They are kept in `sweep.json`, so that a sweep that is continued with further values finds its runs.
+    They are kept in `sweep.json`, so that a sweep that is continued with further values finds its
+    runs.
 
     Args:
         shared: The overrides that all jobs have.
@@ -139,11 +141,16 @@ class JobNames:
 
     @classmethod
     def of(cls, shared: Sequence[str], keys: Collection[str]) -> "JobNames":
-        """Return the names of a sweep over some keys; without keys, each override is in the names."""
+        """Return the names of a sweep over some keys.
+
+        Without keys, each override is in the names.
+        """
         paths = {key: key.replace("/", ".") for key in keys if re.fullmatch(r"[\w./]+", key)}
         short = short_names([*paths.values()], taken=ROOT_KEYS)
         shorter = {key: short[path] for key, path in paths.items() if short[path] != path}
-        left_out = _identifying_overrides(shared) if keys else []
+        left_out = []
+        if keys:
+            left_out = _identifying_overrides(shared)
         return cls(left_out, shorter)
 
     @classmethod
@@ -157,9 +164,9 @@ class JobNames:
     def name(self, overrides: Sequence[str]) -> str:
         """Return a readable directory name for a job's overrides, independent of their order.
 
-        Launch options, such as the choice of the cluster, are left out. The name has no `=`, which would break
-        Hydra's parser. A short hash is added if the name is too long or shortened, holds more than words and numbers, or
-        lacks a shared override: so no two jobs share a name.
+        Launch options, such as the choice of the cluster, are left out. The name has no `=`, which
+        would break Hydra's parser. A short hash is added if the name is too long or shortened,
+        holds more than words and numbers, or lacks a shared override: so no two jobs share a name.
 
         Args:
             overrides: The job's overrides, as given by the user.
@@ -199,14 +206,19 @@ class JobNames:
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides without launch options, sorted by key; those of one key keep their order."""
+    """Return the overrides without launch options, sorted by key.
+
+    Those of one key keep their order.
+    """
     kept = [override for override in overrides if not is_launch_option(key_of(override))]
     return sorted(kept, key=key_of)
 
 
 @dataclass
 class Job:
-    """A job of a sweep. Its configuration is composed on each use, as thousands would fill the memory.
+    """A job of a sweep.
+
+    Its configuration is composed on each use, as thousands would fill the memory.
 
     Args:
         composer: Composes the configuration.
@@ -251,7 +263,9 @@ class Job:
         return RunIdentity.of(config, self.overrides, self.run.directory, groups)
 
     def work(self, module: str, *, on_node: bool = False, is_each_started: bool = False) -> Work:
-        """Return what a process of the job calls, with all values resolved: another process could resolve them differently.
+        """Return what a process of the job calls, with all values resolved.
+
+        Another process could resolve them differently.
 
         Args:
             module: Name of the module whose `main.task` runs the job.

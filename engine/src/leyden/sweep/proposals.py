@@ -1,4 +1,4 @@
-"""A night of proposals: a command proposes changes of a run, and a verdict keeps those that are better.
+"""A night of proposals: a command proposes changes of a run, a verdict keeps the better.
 
 The error of the verdicts is shared by all proposals of the night. What has happened stands in a
 ledger, of which each line is signed; a night that was killed is replayed from it, and goes on.
@@ -52,7 +52,8 @@ MAX_SHOWN_TEXT = 200  # characters of what was printed
 MAX_WRITTEN_BYTES = 2**28  # that a proposal may write
 KEPT = "kept"
 GOES_ON = "trained on"
-# Keys that measure, or how long is trained. Those of samples, tests and paths are known by their roles.
+# Keys that measure, or how long is trained. Those of samples, tests and paths are known by their
+# roles.
 FIXED = re.compile(r"(seed|objective|hydra|experiment|debug)(\..*)?|trainer\.(max|limit|fast)_.*")
 OF_MEASURE = Role.SAMPLES | Role.TEST_SET | Role.PATH
 OVERRIDE = re.compile(r"\+{0,2}[A-Za-z_][^=]*=.*|~[A-Za-z_].*")
@@ -88,7 +89,9 @@ class Rule:
         That is the chance that the mean difference over all seeds is large enough, given those that
         are known (Lan, Simon and Halperin, Sequential Analysis 1, 1982).
         """
-        sign = -1 if self.mode == "min" else 1
+        sign = 1
+        if self.mode == "min":
+            sign = -1
         differences = [sign * (a - b) for a, b in zip(values, of_best, strict=False)]
         num = len(differences)
         spread = math.sqrt(2) * statistics.stdev(of_best)
@@ -274,12 +277,16 @@ class Night:
         words = f"n = {num}: {difference:+.4f}"
         if num < self.rule.num_seeds:
             is_hopeless = self.rule.is_hopeless(proposal.values, best.values)
-            decision = "hopeless" if is_hopeless else GOES_ON
+            decision = GOES_ON
+            if is_hopeless:
+                decision = "hopeless"
             return {**line, "decision": decision, "words": words}
         found = self.rule.verdict(proposal.values, best.values)
         if found.interval:
             words += ", from {:+.4f} to {:+.4f}".format(*found.interval)
-        decision = KEPT if found.better == "a" else "not kept"
+        decision = "not kept"
+        if found.better == "a":
+            decision = KEPT
         return {**line, "decision": decision, "words": words, "interval": found.interval}
 
     def ask(self, number: int, best: Candidate) -> Line:
@@ -337,7 +344,9 @@ class Night:
             run.check_owner()
             result = run.result
             config = run.config
-            base = Run(self.directory(best, config["seed"])).config if best else config
+            base = config
+            if best:
+                base = Run(self.directory(best, config["seed"])).config
         except UserError as error:
             raise ValueError(str(error)) from error
         changed = differing(dict(flatten(base)), dict(flatten(config)))
@@ -390,10 +399,12 @@ def limited() -> None:
 
 
 def begin(overrides: Sequence[str]) -> Line:
-    """Return what a night begins with: its code, the folder of the data, and the test evaluations so far."""
+    """Return what a night begins with: code, folder of the data, test evaluations so far."""
     with composing():
         found = OmegaConf.select(compose_command("train", overrides), "data.root")
-    data_root = str(Path(found).absolute()) if found else ""
+    data_root = ""
+    if found:
+        data_root = str(Path(found).absolute())
     return {"code": state_of_code(), "data_root": data_root, "tests": num_tests()}
 
 
@@ -403,11 +414,13 @@ def num_tests() -> int:
 
 
 def may_change(key: str) -> bool:
-    """Return whether a proposal may set a key: one that changes bits, but not what is measured or how long is trained.
+    """Return whether a proposal may set a key.
+
+    One that changes bits, but not what is measured or how long is trained.
 
     Example:
-        >>> [may_change(key) for key in ("optimizer.lr", "data.batch_size", "data.val_size", "seed")]
-        [True, True, False, False]
+        >>> [may_change(key) for key in ("optimizer.lr", "data.batch_size", "data.val_size")]
+        [True, True, False]
     """
     roles = roles_of(key)
     return Role.BITS in roles and not roles & OF_MEASURE and not FIXED.fullmatch(key)

@@ -11,14 +11,17 @@ from leyden.assembly.instantiate import user_errors
 from leyden.exact.stages import stages_of
 from leyden.sweep.search import find_trial
 
-NEEDS_OBJECTIVE = "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning removes it"
+NEEDS_OBJECTIVE = (
+    "pruning needs one objective that validation logs, such as val/acc; ~callbacks/pruning "
+    "removes it"
+)
 
 
 class Pruning(L.Callback):
-    """Callback that reports the objective to Optuna after each epoch, and stops the run if the pruner decides so.
+    """Reports the objective to Optuna after each epoch, and stops the run if the pruner says so.
 
-    It does nothing outside of a search. The study is in the parent folder of the run directory; the trial is found
-    by the name of the run directory.
+    It does nothing outside of a search. The study is in the parent folder of the run directory; the
+    trial is found by the name of the run directory.
 
     Args:
         metric: The objective, a metric that validation logs.

@@ -1,6 +1,7 @@
-"""A search by Optuna: trials are asked for when a slot is free, run as a job each, and told to the study.
+"""A search by Optuna, which is asked for a trial when a slot is free; a trial is a job.
 
-The study is a file in the sweep directory, shared with the processes of the jobs and across restarts.
+The study is a file in the sweep directory, shared with the processes of the jobs and across
+restarts.
 """
 
 import contextlib
@@ -39,10 +40,11 @@ NUM_TRIALS = 10  # at once, where any number of jobs can be started
 
 
 class JournalLock:
-    """The lock of an Optuna journal, which repairs the file after a process was killed while it wrote a line.
+    """The lock of an Optuna journal, which repairs the file after a process was killed.
 
-    Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then remove them.
-    Readers ignore an incomplete last line; Optuna's writer would append to it and so corrupt the file.
+    Optuna's own lock files outlive a killed process, and optuna-dashboard would wait for them, then
+    remove them. Readers ignore an incomplete last line; Optuna's writer would append to it and so
+    corrupt the file.
 
     Args:
         path: Path of the journal.
@@ -91,11 +93,13 @@ def open_study(directory: Path, **kwargs: Any) -> optuna.Study:
     try:
         with contextlib.suppress(FileNotFoundError):
             opened(path).close()  # no link or pipe, which Optuna would write to
-        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=JournalLock(path)))  # type: ignore[arg-type]
+        journal_lock: Any = JournalLock(path)
+        storage = JournalStorage(JournalFileBackend(str(path), lock_obj=journal_lock))
         return optuna.create_study(storage=storage, study_name=STUDY, load_if_exists=True, **kwargs)
     except OF_DAMAGED_JOURNAL as error:
-        found = f"{type(error).__name__}: {error}"
-        raise UserError(f"{path}: the study can't be read ({found})") from error
+        raise UserError(
+            f"{path}: the study can't be read ({type(error).__name__}: {error})"
+        ) from error
 
 
 def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
@@ -108,14 +112,18 @@ def find_trial(run_directory: Path, pruner: Any) -> Trial | None:
 
 
 def trial_of(study: optuna.Study, frozen: FrozenTrial) -> Trial:
-    """Return a trial that another process asked for, to continue it; Optuna has no public way to do so."""
+    """Return a trial that another process asked for, to continue it.
+
+    Optuna has no public way to do so.
+    """
     return Trial(study, frozen._trial_id)
 
 
 def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
-    """Return a trial that was killed while it was drawn, with its sampler at the place where it was then.
+    """Return a trial that was killed while it was drawn, with its sampler where it was then.
 
-    The values that it has are drawn once more, so that the others come from the same random numbers.
+    The values that it has are drawn once more, so that the others come from the same random
+    numbers.
     """
     study.sampler.before_trial(study, frozen)
     trial = trial_of(study, frozen)
@@ -131,7 +139,7 @@ def redrawn(study: optuna.Study, frozen: FrozenTrial) -> Trial:
 
 
 def make_sampler(node: Any) -> Any:
-    """Return one of Optuna's samplers, or a partial function whose argument is the seed, by the sweeper's configuration.
+    """Return one of Optuna's samplers, or a partial function of the seed that makes one.
 
     Raises:
         UserError: The configuration is wrong.
@@ -145,13 +153,14 @@ def make_sampler(node: Any) -> Any:
 
 
 def sampler_for(sampler: Any, number: int) -> Any:
-    """Return the sampler of one trial, whose random numbers follow from its seed and the trial's number alone.
+    """Return the sampler of one trial, which draws by its seed and the number of the trial.
 
-    So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats no earlier draw. A
-    trial that was killed while it was drawn keeps its number.
+    So a search that is restarted draws the same for each trial as an uninterrupted one, and repeats
+    no earlier draw. A trial that was killed while it was drawn keeps its number.
 
     Args:
-        sampler: A partial function that makes one of Optuna's samplers; another value is returned as it is.
+        sampler: A partial function that makes one of Optuna's samplers; another value is returned
+            as it is.
         number: Number of the trial.
     """
     if not isinstance(sampler, functools.partial):
@@ -165,7 +174,7 @@ def sampler_for(sampler: Any, number: int) -> Any:
 
 
 def try_sampler(sampler: Any, space: Space) -> list[list[str]]:
-    """Let a copy of a sampler draw some trials after those of the bounds, to be checked before the search.
+    """Let a copy of a sampler draw some trials to be checked, after those of the bounds.
 
     Returns:
         The overrides of each trial without the fixed ones.
@@ -203,7 +212,8 @@ class Search:
         study: The study of `open_study`.
         sweep: The sweep, which makes the jobs.
         space: The search space.
-        num_trials: Number of trials to complete, including those of earlier starts; failed trials don't count.
+        num_trials: Number of trials to complete, including those of earlier starts; failed trials
+            don't count.
         sampler: As in `sampler_for`; None for the study's own.
     """
 
@@ -243,7 +253,9 @@ class Search:
         Raises:
             UserError: The study is of another space.
         """
-        left = self.left.popleft() if self.left else None
+        left = None
+        if self.left:
+            left = self.left.popleft()
         are_enough = self.num_ended + len(self.trials) >= self.num_trials
         if left is None and (self.is_exhausted or are_enough):
             return None
@@ -260,7 +272,8 @@ class Search:
             overrides = self.space.suggest(trial)  # of one that was left, the values that it has
         except ValueError as error:
             raise UserError(
-                f"{self.sweep.directory}: the sampler, or its study, does not accept this space ({error})\n"
+                f"{self.sweep.directory}: the sampler, or its study, does not accept this space "
+                f"({error})\n"
                 "a different space needs another sweep_name"
             ) from error
         (job,) = self.sweep.new_jobs([[*self.space.fixed, *overrides]], first=len(self.trials))
@@ -296,7 +309,9 @@ def _shared(drawn: Sequence[Sequence[str]]) -> list[str]:
     """Return the overrides that all of several trials have; empty if the trials are all alike."""
     shared = set.intersection(*map(set, drawn))
     every = set.union(*map(set, drawn))
-    return [] if shared == every else sorted(shared)
+    if shared == every:
+        return []
+    return sorted(shared)
 
 
 def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
@@ -331,7 +346,9 @@ def run_search(sweep: Sweep, space: Space, sweeper: DictConfig) -> None:
     if not sweep.check(jobs, {"fixed": space.fixed_choices}):
         return
     with lock.hold(sweep.directory / "locks" / "search", timeout_s=lock.LOCK_TIMEOUT_S):
-        direction = "maximize" if aim.mode == "max" else "minimize"
+        direction = "minimize"
+        if aim.mode == "max":
+            direction = "maximize"
         study = open_study(sweep.directory, sampler=example, direction=direction)
         search = Search(study, sweep, space, num_trials=num_trials, sampler=sampler)
         sweep.run(

@@ -1,12 +1,12 @@
-"""The space of a sweep: the values of keys, rows of several keys, and a function of an Optuna trial.
+"""The space of a sweep: values of keys, rows of several, a function of an Optuna trial.
 
 optimizer.lr=tag(log,interval(0.0001,0.01))   a number, log-uniform; intervals are for a search
 model.dropout=interval(0.0,0.5)               a number
 data.batch_size=int(interval(32,256))         a whole number
 data.batch_size=choice(64,128,256)            one of these; or shorter: 64,128,256
 trainer.accumulate_grad_batches=range(1,5)    1, 2, 3 or 4
-sweep.settings=[{model:mlp},{model:cnn}]      one of these rows, each with the values of several keys
-sweep.space=mine.space                        what this function of a trial returns, values by key; for a search
+sweep.settings=[{model:mlp},{model:cnn}]      one of these rows of several keys
+sweep.space=mine.space                        values by key that this returns for a trial
 """
 
 import itertools
@@ -71,7 +71,8 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
         setting: The values by key.
 
     Raises:
-        UserError: It is not such a mapping, or has a key that can't differ between the jobs of a sweep.
+        UserError: It is not such a mapping, or has a key that can't differ between the jobs of a
+            sweep.
     """
     if not isinstance(setting, Mapping) or not setting or not is_plain(dict(setting)):
         raise UserError(
@@ -87,7 +88,10 @@ def setting_overrides(where: str, setting: Any) -> list[str]:
 
 
 class Interval(NamedTuple):
-    """Bounds of a number, both inclusive, on a linear or logarithmic scale; integers if both bounds are."""
+    """Bounds of a number, both inclusive, on a linear or logarithmic scale.
+
+    Integers if both bounds are.
+    """
 
     low: float
     high: float
@@ -131,7 +135,7 @@ class Dimension:
 
 
 class Space:
-    """The settings of a grid or a search: combinations of the dimensions, and what a function returns for a trial.
+    """The settings of a grid or a search: combinations of dimensions, and of a function.
 
     Args:
         fixed: The overrides that all settings share.
@@ -157,7 +161,7 @@ class Space:
                 self._check_keys(SETTINGS, rows.keys, others)
 
     def _check_keys(self, where: str, keys: set[str], others: Iterable[Dimension]) -> None:
-        """Raise a `UserError` if one of the keys is set outside, too: only one of the two would take effect."""
+        """Raise a `UserError` if a key is set outside, too: only one would take effect."""
         outside = {key_of(override) for override in self.fixed}
         for each in others:
             outside |= each.keys
@@ -240,8 +244,10 @@ def read_space(
         UserError: A value can't be parsed, or a key is tried twice.
     """
     if not isinstance(params, Mapping | None):
-        example = "such as +hydra.sweeper.params.seed='0,1'"
-        raise UserError(f"hydra.sweeper.params={params}: must be values by key, {example}")
+        raise UserError(
+            f"hydra.sweeper.params={params}: must be values by key, such as "
+            "+hydra.sweeper.params.seed='0,1'"
+        )
     params = params or {}
     for key in (SETTINGS, FUNCTION):
         if key in params:
@@ -264,16 +270,22 @@ def read_space(
     function = config.sweep.get("space")
     if function is not None and not is_search:
         raise UserError(f"{FUNCTION}={function}: is for a search, such as hydra/sweeper=optuna")
-    of_trial = None if function is None else space_function(function)
+    of_trial = None
+    if function is not None:
+        of_trial = space_function(function)
     return Space([*fixed.values()], [*found.values()], of_trial)
 
 
 def _rows(node: Any) -> Dimension:
     """Return the dimension of `sweep.settings`."""
-    rows = OmegaConf.to_container(node) if OmegaConf.is_list(node) else None
+    rows = None
+    if OmegaConf.is_list(node):
+        rows = OmegaConf.to_container(node)
     if not isinstance(rows, list) or not rows:
-        example = "such as [{model:mlp},{model:cnn}]"
-        raise UserError(f"{SETTINGS}={node}: must be a list of values by key, {example}")
+        raise UserError(
+            f"{SETTINGS}={node}: must be a list of values by key, such as "
+            "[{model:mlp},{model:cnn}]"
+        )
     check_sweep_size(SETTINGS, len(rows))
     overrides = [setting_overrides(f"{SETTINGS}[{number}]", row) for number, row in enumerate(rows)]
     return Dimension(SETTINGS, {" ".join(each): each for each in overrides})
@@ -293,8 +305,9 @@ def _dimension(override: Override, *, is_search: bool) -> Dimension:
         raise UserError(f"{line}: the tag {min(unknown)} is unknown here; a search knows log")
     if isinstance(sweep, IntervalSweep):
         if not is_search:
-            advice = "use sweep=tpe for intervals"
-            raise UserError(f"{line}: a grid takes lists, such as 0.1,0.01; {advice}")
+            raise UserError(
+                f"{line}: a grid takes lists, such as 0.1,0.01; use sweep=tpe for intervals"
+            )
         interval = Interval(sweep.start or 0, sweep.end or 0, "log" in tags)
         from optuna.distributions import FloatDistribution  # late, as a grid needs no Optuna
 

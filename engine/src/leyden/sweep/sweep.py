@@ -1,7 +1,7 @@
 """A sweep: its directory, the checks and runs of its jobs, and the summary at its end.
 
-Runs that differ only in the seed (`sweep.seeds`) or in the keys of `sweep.average_over` are one setting of the
-summary, with mean values.
+Runs that differ only in the seed (`sweep.seeds`) or in the keys of `sweep.average_over` are one
+setting of the summary, with mean values.
 """
 
 import dataclasses
@@ -38,7 +38,7 @@ from leyden.sweep.work import dry_build_jobs, record_failure
 
 
 def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, Any]) -> None:
-    """Write the identity of a sweep (name, objective, …) and facts about it to `sweep.json` in its directory.
+    """Write the identity of a sweep (name, objective, …) and facts to its `sweep.json`.
 
     Raises:
         UserError: The directory belongs to another sweep, or can't be written to.
@@ -50,8 +50,10 @@ def claim_directory(directory: Path, identity: dict[str, Any], facts: dict[str, 
         with lock.hold(directory / "locks" / "claim"):
             claimed = read_json(path, identity)
             if not isinstance(claimed, dict):
-                advice = "choose another sweep_name, or remove it"
-                raise UserError(f"{path}: is not a valid sweep description; {advice}")
+                raise UserError(
+                    f"{path}: is not a valid sweep description; choose another sweep_name, or "
+                    "remove it"
+                )
             differences = []
             for key, value in identity.items():
                 before = claimed.get(key, "absent")
@@ -72,10 +74,11 @@ NUM_DRAWN = 10  # of more jobs, so many are checked before the sweep starts
 
 
 def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
-    """Check the settings and directories of jobs, build the parts of those that will run, and return these.
+    """Check the settings and directories of jobs; build and return those that will run.
 
-    Of many new jobs, some are drawn and checked. The others are as they start; so the first one starts early. Of new
-    jobs that differ only in the seed, one is built, unless other values may follow from it.
+    Of many new jobs, some are drawn and checked. The others are as they start; so the first one
+    starts early. Of new jobs that differ only in the seed, one is built, unless other values may
+    follow from it.
 
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
@@ -85,7 +88,9 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
         for job in jobs
         if not (job.run.directory.exists() and job.run.is_finished(job.identity()))
     ]
-    num = len(to_run) if len(to_run) <= MAX_CHECKED else NUM_DRAWN
+    num = NUM_DRAWN
+    if len(to_run) <= MAX_CHECKED:
+        num = len(to_run)
     chosen = random.Random(0).sample(to_run, num)
     configs: dict[tuple[str, ...], tuple[str, DictConfig, list[str]]] = {}
     for job in sorted(chosen, key=lambda job: job.number):
@@ -95,7 +100,8 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
             job.run.accept(identity, identity.config["resume"])
         except UserError as error:
             raise UserError(f"{name}: {error}") from error
-        # One that has begun may have a checkpoint of its own, and an interpolation may take the seed.
+        # One that has begun may have a checkpoint of its own, and an interpolation may take the
+        # seed.
         is_alone = job.run.directory.exists() or any("$" in text for text in job.overrides)
         setting = tuple(text for text in job.overrides if is_alone or key_of(text) != "seed")
         configs.setdefault(setting, (name, OmegaConf.create(identity.config), job.overrides))
@@ -151,7 +157,10 @@ class _Progress:
         return f"{self.num_ended}/{self.total} jobs, {num_failed} failed, {num_not_queued} running"
 
     def time_left(self) -> str:
-        """Return the time that the others will take at this speed, in words; empty if it is unknown."""
+        """Return the time that the others will take at this speed, in words.
+
+        Empty if it is unknown.
+        """
         num_left = self.total - self.num_ended
         if num_left <= 0 or not self.num_timed:
             return ""
@@ -211,7 +220,8 @@ class Sweep:
         """
         if any(key_of(override) == "run_dir" for override in jobs[0].overrides):
             raise UserError(
-                "run_dir: each job of a sweep has a directory of its own; sweep_name names the sweep"
+                "run_dir: each job of a sweep has a directory of its own; sweep_name names the "
+                "sweep"
             )
         first = jobs[0].identity()
         facts["average_over"] = averaged_keys(self.config, first)
@@ -219,11 +229,9 @@ class Sweep:
         if first.config["dry_run"]:
             for number, job in enumerate(jobs):
                 print(printable(f"{number}: {' '.join(job.overrides)}"))
-            what = (
-                "would run"
-                if identity is None
-                else "are settings of the space that would be searched"
-            )
+            what = "are settings of the space that would be searched"
+            if identity is None:
+                what = "would run"
             print(f"These {what}. dry_run=true: nothing was done.", file=sys.stderr)
             return False
         if not self.launcher.check(checked, len(jobs)):
@@ -240,8 +248,9 @@ class Sweep:
         match read_json(self.directory / "sweep.json", {}):
             case {"threads": int(there)} if here and here != there:
                 warn(
-                    f"{self.directory}: jobs so far had {there} threads each, these have {here}, so the last "
-                    f"bits can differ; OMP_NUM_THREADS={there}, or cluster.cpus_per_task, keeps them"
+                    f"{self.directory}: jobs so far had {there} threads each, these have {here}, "
+                    f"so the last bits can differ; OMP_NUM_THREADS={there}, or "
+                    "cluster.cpus_per_task, keeps them"
                 )
 
     def run_all(self, jobs: Sequence[Job]) -> None:
@@ -258,14 +267,16 @@ class Sweep:
         at_once: int | None,
         ended: Callable[[Job, Failure | None], None] = lambda job, failure: None,
     ) -> None:
-        """Run jobs, as many at once as possible, and record which of them fail; skip those that have ended before.
+        """Run jobs, as many at once as possible, and record which of them fail.
 
-        Jobs that run elsewhere, in a folder that several machines share, come last: each waits for the lock of its
-        directory, then for nothing if its run has finished, or else resumes it.
+        Skip those that have ended before.
+
+        Jobs that run elsewhere, in a folder that several machines share, come last: each waits for
+        the lock of its directory, then for nothing if its run has finished, or else resumes it.
 
         Args:
-            ask: Returns the next job; None if there is none now. It is called when there is room for one more; after a
-                None, it is called again when a job has ended.
+            ask: Returns the next job; None if there is none now. It is called when there is room
+                for one more; after a None, it is called again when a job has ended.
             total: Number of jobs, including the `num_before`.
             num_before: Number of jobs that ended in earlier starts, and that `ask` does not return.
             at_once: Largest number of jobs at once; None for any number.
@@ -326,7 +337,8 @@ class Sweep:
 
         Args:
             ask: As in `run`.
-            elsewhere: Jobs that ran elsewhere when they were asked for; this call adds to it, or takes one.
+            elsewhere: Jobs that ran elsewhere when they were asked for; this call adds to it, or
+                takes one.
             record: Called with each job that has ended already, or whose settings are wrong.
         """
         while True:
@@ -369,13 +381,17 @@ class Sweep:
             if self.launcher.has_jobs:
                 notify_user(self.config.cluster.get("notify"), self.directory)
         if self.failures:
-            head = f"{len(self.failures)} of {self.num_jobs} jobs failed; the same command runs them again"
-            raise UserError(
-                "\n".join([head, *(f"  {name}: {why}" for name, why in self.failures.items())])
-            )
+            num = len(self.failures)
+            lines = [f"{num} of {self.num_jobs} jobs failed; the same command runs them again"]
+            for name, why in self.failures.items():
+                lines.append(f"  {name}: {why}")
+            raise UserError("\n".join(lines))
 
     def conclude_later(self) -> None:
-        """Submit a job that writes the summary once all others have ended, in place of one of an earlier start."""
+        """Submit a job that writes the summary once all others have ended.
+
+        It takes the place of one of an earlier start.
+        """
         path = self.launcher.queue.folder / "job.json"
         notify = self.config.cluster.get("notify")
         try:
@@ -393,7 +409,7 @@ class Sweep:
 
 
 def conclude_left(directory: str, notify: str | None) -> None:
-    """Write the summary of a sweep whose jobs have ended and whose command has not waited, and tell the user."""
+    """Write the summary of a sweep whose command has not waited, and tell the user."""
     with ending():
         try:
             summarize(Path(directory), trust=True)

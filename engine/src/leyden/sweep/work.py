@@ -1,6 +1,7 @@
 """The work of a job's process, and the process that others are forked from.
 
-The latter imports this module first, and with it what jobs need. PyTorch is imported inside of functions only.
+The latter imports this module first, and with it what jobs need. PyTorch is imported inside of
+functions only.
 """
 
 import contextlib
@@ -48,7 +49,8 @@ from leyden.run.process import (
 from leyden.run.result import Failure, Result
 
 IN_MEMORY = "leyden.data.InMemoryDataModule"
-WARM = "LEYDEN_SWEEP_WARM"  # environment variable of the fork server: what it imports, and the data that it reads
+# environment variable of the fork server: what it imports, and the data that it reads
+WARM = "LEYDEN_SWEEP_WARM"
 THREADS = Path("/proc/self/task")  # has a folder per thread
 
 
@@ -69,7 +71,8 @@ def run_job(module: str, config: DictConfig, identity: RunIdentity, overrides: l
             _check_gpu(config)
             run_task(importlib.import_module(module).main.task, config)
         except Exception as error:
-            # The end of another process ends the main one, which may be about to record its own error.
+            # The end of another process ends the main one, which may be about to record its own
+            # error.
             if not is_main_process():
                 wait_for_result(run)
             if is_main_process() or not is_communication_error(error, num_processes()):
@@ -78,7 +81,9 @@ def run_job(module: str, config: DictConfig, identity: RunIdentity, overrides: l
 
 
 def _check_gpu(config: DictConfig) -> None:
-    """Check that PyTorch can use the GPU of this process; `accelerator=auto` would silently use the CPU.
+    """Check that PyTorch can use the GPU of this process.
+
+    `accelerator=auto` would silently use the CPU.
 
     Raises:
         UserError: PyTorch can't use it.
@@ -88,14 +93,17 @@ def _check_gpu(config: DictConfig) -> None:
     devices = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     is_asked_for = devices not in ("", "-1") and config.trainer.accelerator in USES_CUDA
     if is_asked_for and not torch.cuda.is_available():
-        advice = "set trainer.accelerator=cpu to train on the CPU"
         raise UserError(
-            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; {advice}"
+            f"CUDA_VISIBLE_DEVICES={devices}: PyTorch {torch.__version__} can't use it; set "
+            "trainer.accelerator=cpu to train on the CPU"
         )
 
 
 def command_of_job(*call: Any) -> int:
-    """Call `run_job` in a command of its own, whose line Lightning repeats to start further processes; return the exit code."""
+    """Call `run_job` in a command of its own; return the exit code.
+
+    Lightning repeats the line of this command to start further processes.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "job"
         write_call(path, run_job, call)
@@ -108,7 +116,9 @@ def command_of_job(*call: Any) -> int:
 def record_failure(
     identity: RunIdentity, overrides: list[str], failure: Failure, num_starts: int = 0
 ) -> None:
-    """Record a failure in a job's run directory, unless this start has recorded its result, or the directory is in use.
+    """Record a failure in a job's run directory.
+
+    Not if this start has recorded its result, or the directory is in use.
 
     Args:
         identity: The job's identity.
@@ -135,7 +145,9 @@ def record_failure(
 
 
 def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> UserError | None:
-    """Check several configurations by building the parts of their runs, without training; return a mistake, or None.
+    """Check several configurations by building the parts of their runs, without training.
+
+    Return a mistake, or None.
 
     The traceback of a bug is printed here, as it can't be sent to another process.
 
@@ -161,7 +173,9 @@ def dry_build_jobs(configs: Sequence[tuple[str, DictConfig, list[str]]]) -> User
 
 
 def warm_up(config: DictConfig) -> None:
-    """Start the fork server in the background, which imports what jobs need and reads the data; Linux only.
+    """Start the fork server in the background, which imports what jobs need and reads the data.
+
+    Linux only.
 
     Args:
         config: The sweep's configuration; nothing is downloaded.
@@ -171,9 +185,11 @@ def warm_up(config: DictConfig) -> None:
     from multiprocessing import forkserver
 
     CONTEXT.set_forkserver_preload([__name__])
-    parts: dict[str, Any] = {**OmegaConf.to_container(config), "hydra": None}  # type: ignore[dict-item]
-    # The user's own files are imported by each job: what they draw meanwhile follows from the job's seed.
-    names = [name for name in targets(parts) if name.startswith("leyden.")]
+    plain: Any = OmegaConf.to_container(config)
+    plain["hydra"] = None
+    # The user's own files are imported by each job: what they draw meanwhile follows from the job's
+    # seed.
+    names = [name for name in targets(plain) if name.startswith("leyden.")]
     wanted: dict[str, Any] = {"names": names}
     if config.data.get("_target_") == IN_MEMORY:
         with contextlib.suppress(OmegaConfBaseException):
@@ -222,7 +238,10 @@ def _read(data: dict[str, Any]) -> None:
 
 
 def _try_to_read(data: dict[str, Any]) -> int:
-    """Fork a process that reads the data, and return its id; its exit code is 0 if this starts no threads and no GPU."""
+    """Fork a process that reads the data, and return its id.
+
+    Its exit code is 0 if this starts no threads and no GPU.
+    """
     import torch
 
     pid = os.fork()

@@ -225,7 +225,9 @@ class Task(L.LightningModule):
                     f"metrics.{name}: the task logs a value of this name already; choose another "
                     "one"
                 )
-        collection = MetricCollection(dict(metrics)) if metrics else None
+        collection = None
+        if metrics:
+            collection = MetricCollection(dict(metrics))
         self.logged_means = Means(zeros)  # copy of the training means at the last logged step
         # `train_means`, `train_metrics` and so on, which checkpoints contain by these names.
         for stage in STAGES:
@@ -265,7 +267,9 @@ class Task(L.LightningModule):
     @property
     def output_name(self) -> str:
         """Name of the network's output in an exported file."""
-        return "logits" if self.kind == "classes" else "outputs"
+        if self.kind == "classes":
+            return "logits"
+        return "outputs"
 
     def check_facts(self, facts: Facts) -> None:
         """Check that the task can learn from data with these facts.
@@ -452,7 +456,9 @@ class Task(L.LightningModule):
         if metrics:
             found |= metrics.compute()
         # The validation after training, from which pictures are drawn, adds no point to the curves.
-        logger = False if self.trainer.state.fn == "validate" else None
+        logger = None
+        if self.trainer.state.fn == "validate":
+            logger = False
         self.log_dict(found, sync_dist=True, logger=logger)
         means.reset()
         if metrics:
@@ -524,7 +530,9 @@ def evaluated_stage(trainer: L.Trainer) -> str:
 def network_of(module: L.LightningModule) -> nn.Module:
     """Return a module's `network`, or the module itself if it has none."""
     network = getattr(module, "network", None)
-    return network if isinstance(network, nn.Module) else module
+    if isinstance(network, nn.Module):
+        return network
+    return module
 
 
 class Classification(Task):
@@ -593,7 +601,9 @@ class Classification(Task):
             )
         if self.loss is not None:
             return self.loss(logits_NK, labels_N)
-        smoothing = self.label_smoothing if self.training else 0.0
+        smoothing = 0.0
+        if self.training:
+            smoothing = self.label_smoothing
         if weights_K is None or not self.training:
             return F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing)
         losses_N = F.cross_entropy(logits_NK, labels_N, label_smoothing=smoothing, reduction="none")

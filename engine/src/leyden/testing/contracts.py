@@ -78,7 +78,9 @@ def override(file: Path) -> str:
     group = file.parent.as_posix()
     cfg = _composed()
     has_default = group in cfg.hydra.runtime.choices
-    return f"{group}={file.stem}" if has_default else f"+{group}={file.stem}"
+    if has_default:
+        return f"{group}={file.stem}"
+    return f"+{group}={file.stem}"
 
 
 def task_names() -> list[str]:
