@@ -57,6 +57,7 @@ trainer=ddp trainer.accelerator=cpu trainer.devices=2 data.val_size=59999  =>  t
 trainer.strategy=fsdp2 +callbacks/averaging=ema  =>  trainer.strategy=fsdp2: an average of weights needs them whole
 trainer=elastic trainer.accelerator=cpu trainer.devices=3  =>  virtual_ranks=8: can't be shared by 3 processes
 trainer=elastic trainer.devices=1 trainer.virtual_ranks=x  =>  virtual_ranks=x: must be a positive whole number
+trainer=fsdp2 trainer.accelerator=cpu +trainer.virtual_ranks=8  =>  trainer.virtual_ranks=8: needs trainer.strategy=elastic, not fsdp2
 +trainer.virtual_ranks=8  =>  trainer.virtual_ranks=8: needs trainer.strategy=elastic, not auto
 trainer=elastic cluster=slurm_ddp cluster.partition=a -m  =>  needs trainer.strategy=elastic, not ddp
 trainer.strategy={_target_:leyden.exact.FSDP2}  =>  trainer.strategy=leyden.exact.FSDP2: must be fsdp2

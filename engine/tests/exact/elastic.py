@@ -215,6 +215,7 @@ CASES = {kind: (module, {}, {}, 43) for kind, module in KINDS.items()} | {
     "workers": (Stranger, {}, {"num_workers": 1, "generator": torch.Generator()}, 19),
     "weighted": (Stranger, {"limit_train_batches": 2, "limit_val_batches": 0.5}, {}, 43),
     "checked": (Stranger, {"num_sanity_val_steps": 2}, {}, 19),
+    "looked": (Transformer, {"num_sanity_val_steps": 2}, {}, 43),
     "accumulated": (Stranger, {"accumulate_grad_batches": 2, "val_check_interval": 2}, {}, 43),
 }
 

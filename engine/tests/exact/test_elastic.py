@@ -11,9 +11,10 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.utils.data import DataLoader, IterableDataset
 
-from leyden.exact import Elastic, Exact, ExactError
+from leyden.exact import Elastic, Exact, ExactError, shard
 from leyden.exact.elastic import check_ranks
 from leyden.exact.ranks import Ranks
 from leyden.exact.tree import Tree, block
@@ -61,6 +62,11 @@ class Manual(elastic.Base):
 class Synced(elastic.Base):
     def made(self):
         return nn.SyncBatchNorm(16)
+
+
+class Sharded(elastic.Base):
+    def configure_model(self):
+        shard(self.net, init_device_mesh("cpu", (1,)))
 
 
 class Sparse(elastic.Base):
@@ -139,6 +145,7 @@ REFUSED = {
         "Manual steps its optimizers by hand",
     ),
     "synced": (Synced, elastic.Noisy(40, 0), {}, "net is a SyncBatchNorm"),
+    "sharded": (Sharded, elastic.Noisy(40, 0), {}, "Sharded shards its weights"),
     "sparse": (Sparse, elastic.Noisy(40, 0), {}, "sparse gradients can't be added up"),
     "frozen": (Frozen, elastic.Noisy(80, 0), {}, "training_step freezes weights"),
     "grows": (Grows, elastic.Noisy(80, 0), {}, "puts another tensor in the place of module.seen"),
@@ -285,7 +292,7 @@ def test_killed_in_an_exchange_it_goes_on_with_other_processes(tmp_path, kind, r
 @pytest.mark.slow
 def test_as_many_virtual_ranks_as_processes_are_ddp(tmp_path):
     # The sum of two numbers has no order.
-    kinds = ("perceptron", "convolution", "transformer")
+    kinds = ("perceptron", "convolution", "transformer", "looked")
     for num in (1, 2):
         folder = tmp_path / str(num)
         ends = [ends_of(kinds, ranks, folder / str(ranks), (num, -1)) for ranks in (num, -num)]

@@ -15,7 +15,7 @@ import torch
 import torchmetrics
 from lightning.pytorch import callbacks as of_lightning
 from lightning.pytorch.loggers import CSVLogger
-from torch.utils.data import DataLoader, IterableDataset, RandomSampler
+from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Subset
 
 from leyden import Exact
 from leyden.exact import ExactError, state
@@ -163,9 +163,17 @@ class Checked(SetsABuffer):
 
     def __init__(self):
         super().__init__()
-        self.num_batches, self.scale = 0, None
+        self.num_batches, self.scale, self.setting = 0, None, 0
+
+    def on_fit_start(self):
+        self.setting = self.trainer.num_sanity_val_steps
+
+    def on_train_start(self):
+        super().on_train_start()
+        self.drawn = self.num_batches + np.random.default_rng().random()
 
     def validation_step(self, batch, batch_idx):
+        np.random.default_rng()
         self.num_batches += 1
         self.level = self.level + 1
         if self.scale is None:
@@ -173,17 +181,21 @@ class Checked(SetsABuffer):
         super().validation_step(batch, batch_idx)
 
     def train_loss(self, batch, batch_idx):
-        return super().train_loss(batch, batch_idx) * self.scale * (1 + self.num_batches / 100)
+        factor = self.scale * (1 + (self.num_batches + self.drawn + self.setting) / 100)
+        return super().train_loss(batch, batch_idx) * factor
 
 
 class Counts(L.Callback):
-    """Its own state counts validations, and it makes an attribute in the check."""
+    """Its own state counts validations; it makes an attribute in the check, and freezes a weight."""
 
     def __init__(self):
         self.number, self.checked = 0, 0
 
     def on_sanity_check_start(self, trainer, module):
         self.checked = 1
+
+    def on_sanity_check_end(self, trainer, module):
+        module.net[0].bias.requires_grad_(False)
 
     def on_validation_end(self, trainer, module):
         self.number += 1
@@ -194,6 +206,25 @@ class Counts(L.Callback):
 
     def load_state_dict(self, state_dict):
         self.number = state_dict["number"]
+
+
+class Centred(Rows):
+    """It knows its centre from the sample that is read first."""
+
+    centre = None
+
+    def __getitem__(self, index):
+        inputs, targets = super().__getitem__(index)
+        if self.centre is None:
+            self.centre = inputs.mean()
+        return inputs - self.centre, targets
+
+
+def parts():
+    """Loaders of training and of validation of the same data."""
+    samples = Centred(200)
+    train, val = Subset(samples, range(160)), Subset(samples, range(160, 200))
+    return DataLoader(train, 16, shuffle=True), DataLoader(val, 20)
 
 
 class KilledError(BaseException):
@@ -249,7 +280,7 @@ ROWS = {
     "limited": (Net, both, {"max_steps": 25}),
     "set weights": (SetsWeights, both),
     "set a buffer": (SetsABuffer, both),
-    "checked before": (Checked, both, {"made": [Counts]}),
+    "checked before": (Checked, parts, {"made": [Counts]}),
     "averaged": (Net, both, {"made": [lambda: of_lightning.EMAWeightAveraging(decay=0.9)]}),
     "double": (Net, both, {"precision": "64-true"}),
 }
@@ -335,9 +366,14 @@ def test_an_object_that_the_check_before_training_makes_is_announced(tmp_path, c
 
 
 def test_a_trainer_that_resumed_checks_its_next_training(tmp_path):
-    start(tmp_path / "run", Checked, both, at=6)
+    start(tmp_path / "run", Checked, both, at=21)  # the checkpoint is of the end of an epoch
+    older = tmp_path / "older" / "checkpoints" / "last.ckpt"
+    shutil.copytree(tmp_path / "run", tmp_path / "older")
+    content = torch.load(older, weights_only=True)
+    del content["callbacks"][state.RunState.state_key]["processes"][0]["checked"]
+    torch.save(content, older)
     trainer = trainer_of(max_epochs=3)
-    for folder, expected in (("run", False), ("next", True)):
+    for folder, expected in (("run", False), ("older", True), ("next", True)):
         module = Checked()
         checked = Mock()
         trainer.callbacks.append(L.pytorch.callbacks.LambdaCallback(on_sanity_check_end=checked))
@@ -499,7 +535,7 @@ def test_what_raises_is_named_once_and_the_training_goes_on(tmp_path, capsys):
     for words in (
         "module.mean (RuntimeError: not synced) can't be looked at",
         "module.system (NotImplementedError: ",
-        "module.cache (a lock) change and",
+        "module.cache (a lock) changes and",
     ):
         assert sum(words in line for line in said) == 1, said
     assert start(tmp_path / "killed", Raises, both, at=14) is None

@@ -42,14 +42,11 @@ NAMES = {
         TRAINER.fit_loop,
         "a new epoch keeps iterators that drew before the restore",
     ),
-    "_restarting": (
-        TRAINER.fit_loop,
-        "schedules that follow a metric are not stepped as a resumed epoch ends",
-    ),
     "_results": (TRAINER.fit_loop.epoch_loop, "means over a resumed epoch are over its rest only"),
     "_batches_that_stepped": (TRAINER.fit_loop.epoch_loop, "the step of a logged value is unknown"),
     "_logger_connector": (TRAINER, FIRST),
     "_first_loop_iter": (TRAINER._logger_connector, FIRST),
+    "_run_sanity_check": (TRAINER, "a resumed start runs a check that a module may have counted"),
     "_early_exit": (
         LearningRateFinder(),
         "a Tuner's search is taken for the training that follows it",

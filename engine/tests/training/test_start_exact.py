@@ -128,8 +128,8 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
 
 
 @pytest.mark.slow
-def test_an_elastic_run_goes_on_and_is_forked_with_another_number_of_processes(
-    tmp_path, mnist_root
+def test_an_elastic_run_goes_on_is_forked_and_reproduced_with_another_number_of_processes(
+    tmp_path, mnist_root, command
 ):
     few = (
         "data.val_size=501",
@@ -156,6 +156,9 @@ def test_an_elastic_run_goes_on_and_is_forked_with_another_number_of_processes(
         before = weights(whole.directory)
         for key, each in weights(run.directory).items():
             assert torch.equal(before[key], each)
+        command("reproduce", f"run={run.directory}", f"against={whole.directory}")
+    # By the one process of its last start, though two have begun it.
+    command("reproduce", f"run={resumed.directory}", f"output={tmp_path / 'again'}")
 
 
 @pytest.mark.nightly  # Lightning's own processes run by day

@@ -119,12 +119,11 @@ class Elastic(DDPStrategy):
         """Set up the module, and give each virtual rank what it has of its own."""
         super().setup(trainer)
         module = trainer.lightning_module
+        if trainer.state.fn == TrainerFn.FITTING:
+            _check_module(trainer, module)
         if has_processes():  # as DDP does it; they draw the same numbers, too
             broadcast([*module.parameters(), *module.buffers()])
             restore_random_states(gather_from_processes(random_states())[0])
-        is_fit = trainer.state.fn == TrainerFn.FITTING
-        if is_fit:
-            _check_module(trainer, module)
         own = self.own_ranks
         self.ranks = Ranks(own, self.virtual_ranks, self._switch)
         self._tree = Tree(self.virtual_ranks, self.global_rank, self.world_size)

@@ -26,7 +26,7 @@ from leyden.exact.processes import REFUSED, TOLD_S, LostError, Peers, only_train
 from leyden.exact.random_state import check_seed, seed_everything
 from leyden.exact.signals import leave_process
 from leyden.exact.stages import Stages
-from leyden.exact.state import BeforeCheck, RunState, prepare_to_load
+from leyden.exact.state import RunState, prepare_to_load
 from leyden.exact.stop import Steps, Stop
 
 if TYPE_CHECKING:
@@ -395,9 +395,7 @@ class Parts:
         self.steps: Steps = of_tree(Steps, directory, self.state.reporter)
         self.stop: Stop = of_tree(Stop, checkpoint, self.steps, requeue, leave)
         self.peers = Peers(say)
-        before_check = of_tree(BeforeCheck, self.state)
-        # Others read from `stages`.
-        self.before: list[Any] = [self.stages, self.steps, before_check]
+        self.before: list[Any] = [self.stages, self.steps]  # others read from the first one
         self.after: list[Any] = [self.state, self.stop]
 
     def around(self, callbacks: Sequence[L.Callback]) -> list[L.Callback]:
@@ -436,6 +434,7 @@ class Parts:
             self.stop.interruptible(trainer),
             self.peers.watched(trainer),
             lightning.after_each(trainer, *saves),
+            lightning.in_place_of_check(trainer, self.state.check),
         ):
             yield
 

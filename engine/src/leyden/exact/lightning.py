@@ -365,9 +365,10 @@ def forget_iterators(trainer: "Trainer") -> None:
 def step_schedules_again(trainer: "Trainer") -> None:
     """Make Lightning step schedules that follow a metric at the end of a resumed epoch, too.
 
-    Its public setter of this flag does not work if steps are limited.
+    Its setter of this flag needs `resume_by_epochs` if steps are limited.
     """
-    trainer.fit_loop._restarting = False
+    resume_by_epochs(trainer)
+    trainer.fit_loop.restarting = False
 
 
 def combining_mode(loaders: Any) -> str | None:
@@ -426,6 +427,22 @@ def after_each(trainer: "Trainer", batch: OfTrainer, epoch: OfTrainer) -> Iterat
     finally:
         del fit_loop.on_advance_end
         del batches.on_advance_end
+
+
+@contextlib.contextmanager
+def in_place_of_check(
+    trainer: "Trainer", call: Callable[[Callable[[], None]], None]
+) -> Iterator[None]:
+    """Context in which a function is called in place of the sanity check, which it gets.
+
+    Lightning has no way to omit the check but a setting, which a module may read.
+    """
+    of_trainer: Any = trainer
+    of_trainer._run_sanity_check = functools.partial(call, of_trainer._run_sanity_check)
+    try:
+        yield
+    finally:
+        del of_trainer._run_sanity_check
 
 
 def _followed(hook: Callable[..., None], call: OfTrainer, trainer: "Trainer") -> Any:

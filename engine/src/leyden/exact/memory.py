@@ -156,22 +156,26 @@ class Memory:
                     found[path, name] = _glance(value)
         return found
 
-    def changed(self) -> set[StatePath]:
-        """Return the paths at which something else stands now, or something has been made."""
-        found: set[StatePath] = set()
+    def changed(self) -> set[tuple[int, Step]]:
+        """Return the ids of objects with the attributes that have changed or been made."""
+        found: set[tuple[int, Step]] = set()
         for path, value in self._leaves():
             if path not in self._start or self._start[path][1] != _digest(value):
-                found.add(path)
+                found.add(self._place(path))
         return found
 
-    def count_from(self, earlier: "Memory", paths: Collection[StatePath]) -> None:
-        """Let what stands at some paths count as changed since an earlier look."""
-        for path in paths:
-            self._start.pop(path, None)
-            if path in earlier._start:
-                self._start[path] = earlier._start[path]
-            if path not in earlier._owners:
+    def count_as_changed(self, places: Collection[tuple[int, Step]]) -> None:
+        """Let what `changed` of another memory has returned count as changed here, too."""
+        every = {path: self._place(path) for path in [*self._start, *self._owners] if path[1:]}
+        for path, place in every.items():
+            if place in places:
+                self._start.pop(path, None)
                 self._owners.pop(path, None)
+
+    def _place(self, path: StatePath) -> tuple[int, Step]:
+        """Return the id of an attribute's owner, and its name."""
+        *of_owner, step = path
+        return id(self._owners[tuple(of_owner)]), step
 
     def get(self, path: StatePath) -> Any:
         """Return what stands at a path; `NOTHING` without anything."""

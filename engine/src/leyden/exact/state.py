@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import types
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -98,9 +99,9 @@ class RunState:
         self._schedules = 0  # their number in the checkpoint
         self._ends_epoch = False  # whether the checkpoint is from the end of an epoch
         self._memory: Memory | None = None
-        self._unchecked: Memory | None = None  # from before the sanity check
-        self._changed_by_check: set[StatePath] = set()
-        self._num_sanity_val_steps: int | float = 0  # if a resumed start has omitted them
+        # What the sanity check has changed, by rank, and its loaders before.
+        self._checked: dict[int, dict[str, Any]] = {}
+        self._validated: Memory | None = None
         self.made: dict[
             StatePath, str
         ] = {}  # digests of the module's attributes before the start hooks
@@ -210,36 +211,72 @@ class RunState:
         return [call(self._trainer.global_rank)]
 
     def on_fit_start(self, trainer: L.Trainer, *args: Any) -> None:
-        """Make Lightning create the dataloaders after it has the checkpoint, and check nothing.
-
-        It omits its sanity check within an epoch only, and the first start's changes are restored.
-        """
+        """Make Lightning create the dataloaders after it has the checkpoint."""
         if self._resumed:
             lightning.recreate_loaders(trainer)
-            if trainer.num_sanity_val_steps:
-                self._num_sanity_val_steps = trainer.num_sanity_val_steps
-                trainer.num_sanity_val_steps = 0
             if self._ends_epoch:
                 lightning.resume_by_epochs(trainer)
 
-    def look_before_check(self, trainer: L.Trainer, module: L.LightningModule) -> None:
-        """Look at everything before the sanity check; called before all callbacks' hooks."""
+    def check(self, run: Callable[[], None]) -> None:
+        """Run the sanity check, and keep what it changes, which a resumed start restores instead.
 
-        def look() -> Memory:
-            known = functools.partial(saved_elsewhere, trainer, module)
-            return Memory(self._roots(trainer, module), known)
-
-        self._unchecked = self._guarded("module", look, None)
-
-    def on_sanity_check_end(self, trainer: L.Trainer, *args: Any) -> None:
-        """Note what the sanity check has changed, in any virtual rank."""
-        before = self._unchecked
-        if before is None:
+        It draws for itself, also in virtual ranks; the entropy for NumPy's generators is used up.
+        """
+        if "checked" in self._resumed:  # older checkpoints have none
+            self._checked = {rank: each["checked"] for rank, each in self._of_ranks.items()}
+            self._split_attributes(self._checked)
+            self._each(self._restore_checked)
             return
-        nothing: set[StatePath] = set()
-        look = functools.partial(self._guarded, "module", before.changed, nothing)
-        for changed in self._each(lambda rank: look()):
-            self._changed_by_check |= changed
+        if not self._trainer.num_sanity_val_steps:
+            run()
+            return
+        before = self._guarded("module", self._look_around, None)
+        trained = self._trained()
+        ranks = own_ranks(self._trainer)
+        states = dict(zip(ranks, self._each(lambda rank: random_states()), strict=True))
+        run()
+
+        def after(rank: int) -> dict[str, Any]:
+            memory = None
+            if before:
+                memory = self._guarded("attributes", before.changes, None)
+            now = {name: each for name, each in self._trained().items() if trained[name] != each}
+            entropy = random_states()["entropy"]
+            restore_random_states({**states[rank], "entropy": entropy})
+            return {"memory": memory, "requires_grad": now, "entropy": entropy}
+
+        self._checked = dict(zip(ranks, self._each(after), strict=True))
+        if before:
+            self._report_of([before])
+
+    def _restore_checked(self, rank: int) -> None:
+        """Restore what the sanity check has changed in a virtual rank or a process."""
+        kept = self._checked[rank]
+        if not kept:
+            return
+        here = self._look_around()
+        if kept["memory"] is not None:
+            here.restore(kept["memory"], with_generators=self._same_seed)
+        self._report_of([here])
+        self._train_as(kept["requires_grad"])
+        if self._same_seed:
+            restore_random_states({**random_states(), "entropy": kept["entropy"]})
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the loaders of the sanity check, whose data may be those of training, too."""
+        if not trainer.sanity_checking:
+            return
+        parts: dict[str, Any] = {}
+        for number, loader in enumerate(flatten_loaders(trainer.val_dataloaders)):
+            for name in LOADER_PARTS:
+                parts[f"{name} {number}"] = getattr(loader, name, None)
+
+        def known() -> list[Any]:
+            data = getattr(trainer, "datamodule", None)
+            return [data, *pl_module.modules(), *saved_elsewhere(trainer, pl_module)]
+
+        roots = {"val_dataloaders": types.SimpleNamespace(**parts)}
+        self._validated = self._guarded("val_dataloaders", lambda: Memory(roots, known), None)
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Restore the logged results, which Lightning has just cleared.
@@ -263,8 +300,6 @@ class RunState:
             self._look(trainer, pl_module)
             if self._resumed:
                 self._restore(trainer, pl_module)
-            if self._num_sanity_val_steps:  # for another `fit` of this trainer
-                trainer.num_sanity_val_steps = self._num_sanity_val_steps
             self.is_restored = True
 
         strategy.on_train_start = on_train_start  # type: ignore[method-assign]
@@ -283,13 +318,12 @@ class RunState:
             return [*saved_elsewhere(trainer, module), *of_loaders]
 
         self._memory = Memory(roots, known)
-        if self._unchecked is not None:
-            self._memory.count_from(self._unchecked, self._changed_by_check)
-            self._unchecked = None
+        if self._validated:
+            self._guarded("val_dataloaders", lambda: self._count_validated(loaders), None)
+            self._validated = None
         self._report()
         self._guarded("module", lambda: self._look_at_module(module), None)
-        named = module.named_parameters()
-        self._requires_grad = {name: each.requires_grad for name, each in named}
+        self._requires_grad = self._trained()
         self._accumulate = trainer.accumulate_grad_batches
 
     def _roots(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
@@ -301,6 +335,29 @@ class RunState:
         if data is not None:
             roots["data"] = data
         return roots
+
+    def _look_around(self) -> Memory:
+        """Look at the objects of `_roots`."""
+        known = functools.partial(saved_elsewhere, self._trainer, self._module)
+        return Memory(self._roots(self._trainer, self._module), known)
+
+    def _count_validated(self, loaders: list[Any]) -> None:
+        """Let what the sanity check has changed of data that are shared count as changed."""
+        assert self._validated
+        changed = self._validated.changed()
+        for loader in loaders:
+            if hasattr(loader, "memories"):
+                for each in loader.memories().values():
+                    each.count_as_changed(changed)
+
+    def _trained(self) -> dict[str, bool]:
+        """Return which weights are trained, by name."""
+        return {name: each.requires_grad for name, each in self._module.named_parameters()}
+
+    def _train_as(self, trained: dict[str, bool]) -> None:
+        for name, each in self._module.named_parameters():
+            if name in trained:
+                each.requires_grad_(trained[name])
 
     def _look_at_module(self, module: L.LightningModule) -> None:
         """Keep the module's attributes that start hooks have set, which evaluation needs."""
@@ -323,6 +380,9 @@ class RunState:
         for loader in loaders:
             if hasattr(loader, "memories"):
                 memories += loader.memories().values()
+        self._report_of(memories)
+
+    def _report_of(self, memories: list[Memory]) -> None:
         for each in memories:
             while each.problems:
                 what, names = each.problems.popitem()
@@ -343,10 +403,7 @@ class RunState:
             lightning.forget_iterators(trainer)
         self._restore_memory()
         if lightning.virtual_ranks(trainer):
-            changed: set[StatePath] = set()
-            for each in self._of_ranks.values():
-                changed |= {*thaw(each["memory"])}
-            trainer.strategy.split_attributes(changed)  # type: ignore[attr-defined]
+            self._split_attributes(self._of_ranks)
             self._each(self._restore_rank)
         for loader, state in zip(stateful, self._loaders, strict=True):
             self._restore_loader(loader, state, is_within_epoch=is_within_epoch)
@@ -355,11 +412,9 @@ class RunState:
             lightning.omit_validation(trainer)
         elif not is_within_epoch and module.automatic_optimization:
             self._step_plateaus(trainer)
-        requires_grad = self._resumed["requires_grad"]
+        self._train_as(self._resumed["requires_grad"])
         gradients = self._resumed["gradients"]
         for name, parameter in module.named_parameters():
-            if name in requires_grad:
-                parameter.requires_grad_(requires_grad[name])
             if name in gradients:
                 parameter.grad = gradients[name].to(parameter.device)
         self._guarded("weights", self._undo_start_hooks, None)
@@ -373,6 +428,16 @@ class RunState:
         self._each(lambda rank: restore_random_states(self._of_ranks[rank]))
         if self._common:
             restore_random_states(self._common)
+
+    def _split_attributes(self, states: dict[int, dict[str, Any]]) -> None:
+        """Give each virtual rank a copy of the attributes that these states have."""
+        if not lightning.virtual_ranks(self._trainer):
+            return
+        changed: set[StatePath] = set()
+        for each in states.values():
+            if each and each["memory"] is not None:
+                changed |= {*thaw(each["memory"])}
+        self._trainer.strategy.split_attributes(changed)  # type: ignore[attr-defined]
 
     def _restore_rank(self, rank: int) -> None:
         """Restore what a virtual rank has of its own."""
@@ -456,7 +521,7 @@ class RunState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the states of all processes, as tensors and plain values, with the seed."""
-        mine = self._each(lambda rank: self._own_state())
+        mine = self._each(self._own_state)
         processes: list[Any] = []
         for each in gather_from_processes(mine):
             processes += each
@@ -469,7 +534,7 @@ class RunState:
             self._trainer.strategy.check_weights()  # type: ignore[attr-defined]
         return state
 
-    def _own_state(self) -> dict[str, Any]:
+    def _own_state(self, rank: int) -> dict[str, Any]:
         """Return the state of this process, or of a virtual rank in its turn."""
         trainer = self._trainer
         memory = None
@@ -493,6 +558,7 @@ class RunState:
             "buffers": self._own_weights(),
             "steppers": self._own_steppers(),
             "accumulate": accumulate,
+            "checked": self._checked.get(rank),
         }
 
     def _metric_states(self) -> dict[str, Any]:
@@ -509,10 +575,9 @@ class RunState:
         """Return which parameters are trained, of those for which that has changed, also before."""
         changed = self._resumed.get("requires_grad", {})
         found: dict[str, bool] = {}
-        for name, each in self._module.named_parameters():
-            at_start = self._requires_grad.get(name, True)
-            if name in changed or each.requires_grad != at_start:
-                found[name] = each.requires_grad
+        for name, is_trained in self._trained().items():
+            if name in changed or is_trained != self._requires_grad.get(name, True):
+                found[name] = is_trained
         return found
 
     def _gradients(self) -> dict[str, Tensor]:
@@ -621,17 +686,6 @@ class RunState:
         except Exception as error:
             self.reporter.name([f"{name} ({reason(error)})"], NOT_SEEN)
             return default
-
-
-class BeforeCheck:
-    """Lets a state look at everything before the sanity check; the first one of all callbacks."""
-
-    def __init__(self, state: RunState) -> None:
-        self._state = state
-
-    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look."""
-        self._state.look_before_check(trainer, pl_module)
 
 
 def own_ranks(trainer: L.Trainer) -> range:
