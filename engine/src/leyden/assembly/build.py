@@ -121,8 +121,8 @@ def _fork_workers() -> None:
     """Make DataLoader workers start by `fork`, the default on Linux before Python 3.14.
 
     The new default, `forkserver`, starts workers from a server process. If this process is killed,
-    the workers stay
-    alive: they only check that their parent, the server, is alive, and the server waits for them.
+    the workers stay alive: they only check that their parent, the server, is alive, and the server
+    waits for them.
     """
     method = multiprocessing.get_start_method(allow_none=True)
     if sys.platform == "linux" and sys.version_info >= (3, 14) and method in (None, "forkserver"):

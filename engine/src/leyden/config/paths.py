@@ -12,5 +12,9 @@ def __getattr__(name: str) -> Path:
     """Return a folder by its name of before."""
     if name not in ("ROOT", "SRC", "CONF"):
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    functions = {"ROOT": root, "SRC": src, "CONF": conf}
+    functions = {
+        "ROOT": root,
+        "SRC": src,
+        "CONF": conf,
+    }
     return functions[name]()

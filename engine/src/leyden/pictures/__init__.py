@@ -367,7 +367,11 @@ def confusion_figure(
             turned = 90
         axes.set_xticks(range(num_classes), names, rotation=turned)
         axes.set_yticks(range(num_classes), names)
-        middle = {"ha": "center", "va": "center", "fontsize": 8}
+        middle = {
+            "ha": "center",
+            "va": "center",
+            "fontsize": 8,
+        }
         for (row, column), count in np.ndenumerate(counts_KK):
             if count:
                 colour = "black"

@@ -41,26 +41,26 @@ def _draw_intervals(axes: Any, rows: Sequence[dict[str, Any]]) -> None:
     if not drawn:
         raise UserError("pdf: there is no interval to draw, as with too few runs")
     references = {row["b"] for row in drawn}
-    has_one_reference = len(references) == 1
+    names = []
     for place, row in enumerate(drawn):
-        axes.plot([row["low"], row["high"]], [place, place], color="black", linewidth=1)
+        low = row["low"]
+        high = row["high"]
+        axes.plot([low, high], [place, place], color="black", linewidth=1)
         axes.plot([row["difference"]], [place], "s", color="black", markersize=4)
-    names = [plain(_name(row, with_reference=not has_one_reference)) for row in drawn]
+        name = str(row["a"])
+        if len(references) > 1:
+            name += f" − {row['b']}"
+        if "over" in row:
+            name = f"{row['over']}: {name}"
+        names.append(plain(printable_value(name)))
     axes.axvline(0, color="gray", linewidth=0.8)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.locator_params(axis="x", nbins=5)
-    of = ""
-    if has_one_reference:
-        of = f" from {printable_value(references.pop())}"
-    axes.set_xlabel(plain(f"difference of the means{of}"))
-
-
-def _name(row: dict[str, Any], *, with_reference: bool) -> str:
-    name = f"{row['a']} − {row['b']}" if with_reference else str(row["a"])
-    if "over" in row:
-        name = f"{row['over']}: {name}"
-    return printable_value(name)
+    label = "difference of the means"
+    if len(references) == 1:
+        label += f" from {printable_value(references.pop())}"
+    axes.set_xlabel(plain(label))
 
 
 def _draw_ranks(axes: Any, report: RankingOverSets) -> None:

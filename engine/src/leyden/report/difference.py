@@ -45,9 +45,12 @@ def _print_rows(a: Run, b: Run, rows: Sequence[TableRow]) -> None:
             if name in row:
                 cells[name] = json.dumps(row[name], default=str)
         shown.append(cells)
-    names = {"part": "", "key": ""}
-    names["a"] = str(relative_path(a.directory))
-    names["b"] = str(relative_path(b.directory))
+    names = {
+        "part": "",
+        "key": "",
+        "a": str(relative_path(a.directory)),
+        "b": str(relative_path(b.directory)),
+    }
     print_table(shown or [{"part": "nothing differs"}], names=names)
 
 
@@ -80,8 +83,12 @@ def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
     if changes:
         texts = json.dumps([git.get("diff"), git.get("left_out")])
         changes = f"yes, {hashlib.sha256(texts.encode()).hexdigest()[:12]}"
-    code = {"commit": git.get("sha"), "changes": changes, "python": start.get("python")}
-    machine = flatten(dict_at(start, "machine"))
+    code = {
+        "commit": git.get("sha"),
+        "changes": changes,
+        "python": start.get("python"),
+    }
+    machine = dict(flatten(dict_at(start, "machine")))
     found: dict[str, Any] = {"status": "not ended"}
     if run.result:
         found["status"] = run.result.status
@@ -92,7 +99,7 @@ def _facts(run: Run) -> dict[str, Mapping[str, Any]]:
         "configuration": dict(flatten(run.config)),
         "data": trained_on(run),
         "code": {**code, **dict_at(start, "versions")},
-        "machine": {"host": start.get("host"), **dict(machine)},
+        "machine": {"host": start.get("host"), **machine},
         "result": found,
     }
 
@@ -139,8 +146,9 @@ def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
     if max(b) < max(a):
         is_equal = False
         lines.append(f"{here.directory} ends before the other run, at step {max(b)}")
+    results = [row for row in rows if row["part"] == "result" and "a" in row and "b" in row]
     # Only of as many steps can the results be expected to be equal.
-    if max(a) == max(b) and any(_is_other_result(row) for row in rows):
+    if results and max(a) == max(b):
         if is_equal:
             lines.append(
                 "the results are not equal, though the fingerprints are: the metrics were "
@@ -148,10 +156,6 @@ def equality(there: Run, here: Run) -> tuple[bool, list[str], list[TableRow]]:
             )
         is_equal = False
     return is_equal, lines, rows
-
-
-def _is_other_result(row: TableRow) -> bool:
-    return row["part"] == "result" and "a" in row and "b" in row
 
 
 def _fingerprint_lines(a: FingerprintsOfRun, b: FingerprintsOfRun) -> list[str]:

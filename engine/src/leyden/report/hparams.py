@@ -54,6 +54,7 @@ def sort_hparams(directory: Path) -> None:
         records = read_records(directory)
         keys = varying_keys([record.choices for record in records])
         short = short_names(keys)
+        place = _place_of(directory)
         ordered = _best_first(records)
         width = len(str(len(ordered)))
         for number, record in enumerate(ordered, 1):
@@ -61,20 +62,26 @@ def sort_hparams(directory: Path) -> None:
             is_row = (run.directory / HPARAMS_FILE).exists()
             if not record.result or not is_row or not run.record or not run.record.is_own:
                 continue
-            parts = []
+            parts = [f"{number:0{width}d}"]
             for key in keys:
                 if key in record.choices:
-                    parts.append(f"{short[key]}={cell_text(record.choices[key])}")
-            name = f"{number:0{width}d} {' '.join(parts)}"
-            _write_hparams(run, record.result, f"{name[:MAX_NAME_LENGTH]} ({_place_of(directory)})")
+                    text = cell_text(record.choices[key])
+                    parts.append(f"{short[key]}={text}")
+            name = " ".join(parts)[:MAX_NAME_LENGTH]
+            _write_hparams(run, record.result, f"{name} ({place})")
 
 
 def _best_first(records: Sequence[Record]) -> list[Record]:
     """Return runs sorted by their objective, those without a value last."""
-    found = [record for record in records if record.value is not None]
-    others = [record for record in records if record.value is None]
-    aim = next((record.objective for record in found), None)
-    is_max = aim is not None and aim.mode == "max"
+    found = []
+    others = []
+    is_max = False
+    for record in records:
+        if record.objective and record.value is not None:
+            found.append(record)
+            is_max = record.objective.mode == "max"
+        else:
+            others.append(record)
     found.sort(key=lambda record: record.value or 0.0, reverse=is_max)
     return [*found, *others]
 
@@ -98,12 +105,16 @@ def _write_hparams(run: Run, result: Result, name: str) -> None:
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     start = hparams_pb(hparams_of(run), trial_id=name, start_time_secs=0)
-    status = api_pb2.STATUS_FAILURE if result.status == "failed" else api_pb2.STATUS_SUCCESS
+    status = api_pb2.STATUS_SUCCESS
+    if result.status == "failed":
+        status = api_pb2.STATUS_FAILURE
     info = plugin_data_pb2.SessionEndInfo(status=status)
-    ended = plugin_data_pb2.HParamsPluginData(session_end_info=info).SerializeToString()
-    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=ended)
+    ended = plugin_data_pb2.HParamsPluginData(session_end_info=info)
+    content = ended.SerializeToString()
+    plugin = SummaryMetadata.PluginData(plugin_name=metadata.PLUGIN_NAME, content=content)
     end = SummaryMetadata(plugin_data=plugin)
-    values = [*start.value, Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=end)]
+    values = [*start.value]
+    values.append(Summary.Value(tag=metadata.SESSION_END_INFO_TAG, metadata=end))
     for tag, value in _selecting_metrics(result).items():
         values.append(Summary.Value(tag=tag, simple_value=value))
     path = run.directory / HPARAMS_FILE
@@ -136,7 +147,9 @@ def _selecting_metrics(result: Result) -> dict[str, float]:
 def hparams_of(run: Run) -> dict[str, float | bool | str]:
     """Return the resolved values of the first start's overrides that can change bits."""
     flat = dict(flatten(run.config))
-    typed = {key: flat.get(key, text) for key, text in typed_overrides(run.overrides).items()}
+    typed = {}
+    for key, text in typed_overrides(run.overrides).items():
+        typed[key] = flat.get(key, text)
     matter = identity_values({**flat, **typed})
     found: dict[str, float | bool | str] = {}
     for key, value in typed.items():

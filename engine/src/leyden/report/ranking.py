@@ -28,6 +28,7 @@ from leyden.report.records import (
 from leyden.run.directory import Run
 from leyden.run.files import read_json
 from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_key, shown_choices
+from leyden.run.record import is_of
 from leyden.verdict.difference import FIRST, LEVEL, Look
 from leyden.verdict.groups import Group
 from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
@@ -60,8 +61,13 @@ class Row:
 
         Runs with the same values repeat each other.
         """
-        config = record.config
-        return tuple(repr(config[name]) if name in config else "" for name in self.averaged)
+        texts = []
+        for name in self.averaged:
+            text = ""
+            if name in record.config:
+                text = repr(record.config[name])
+            texts.append(text)
+        return tuple(texts)
 
     @property
     def finished(self) -> list[Record]:
@@ -91,12 +97,16 @@ class Row:
         """Return the term by which folds that share data widen the variance of the mean."""
         if FOLD not in self.averaged:
             return 0.0
-        configs = [record.config for record in self.finished]
-        folds = {repr(config.get(FOLD)) for config in configs}
+        folds = set()
+        recorded = []
+        for record in self.finished:
+            folds.add(repr(record.config.get(FOLD)))
+            num = record.config.get(NUM_FOLDS)
+            if isinstance(num, int):
+                recorded.append(num)
         if len(folds) < 2:
             return 0.0
-        recorded = [config.get(NUM_FOLDS) for config in configs]
-        num_folds = max([len(folds), *(num for num in recorded if isinstance(num, int))])
+        num_folds = max([len(folds), *recorded])
         return 1 / (num_folds - 1)
 
     @functools.cached_property
@@ -154,14 +164,13 @@ def merge_rows(records: Sequence[Record], averaged: Sequence[str]) -> list[Row]:
         averaged: Keys that the mean is taken over.
     """
     choices: list[Mapping[str, Any]] = [record.choices for record in records]
-    rows = _group(records, choices, averaged)
-    untyped = _untyped_differences(rows)
-    while untyped:
-        for number, record in enumerate(records):
-            choices[number] = {**choices[number], **_part(record.config, untyped)}
+    while True:
         rows = _group(records, choices, averaged)
         untyped = _untyped_differences(rows)
-    return _best_first(rows)
+        if not untyped:
+            return _best_first(rows)
+        for number, record in enumerate(records):
+            choices[number] = {**choices[number], **_part(record.config, untyped)}
 
 
 def _group(
@@ -172,10 +181,9 @@ def _group(
     rows: dict[str, Row] = {}
     for record, chosen in zip(records, choices, strict=True):
         own = _part(chosen, keys)
-        name = str({key: text_of(value) for key, value in own.items()})
-        if name not in rows:
-            rows[name] = Row(own, [], averaged)
-        rows[name].records.append(record)
+        texts = [f"{key}={text_of(value)}" for key, value in own.items()]
+        row = rows.setdefault(str(texts), Row(own, [], averaged))
+        row.records.append(record)
     return [*rows.values()]
 
 
@@ -235,9 +243,12 @@ def _data_keys(rows: Sequence[Row]) -> list[str]:
     """Return the keys of the data in which rows differ."""
     records = records_of(rows)
     keys = [key for key in _differing(rows) if _is_data_key(key, records)]
-    finished = [record for record in records if _has_finished(record)]
-    if LIMIT_OF_VALIDATION in keys and all(VALIDATED in record.config for record in finished):
-        keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
+    if LIMIT_OF_VALIDATION not in keys:
+        return keys
+    for record in records:
+        if _has_finished(record) and VALIDATED not in record.config:
+            return keys
+    keys.remove(LIMIT_OF_VALIDATION)  # the number of samples says more
     return keys
 
 
@@ -269,10 +280,10 @@ def _differing(rows: Sequence[Row]) -> list[str]:
             keys.remove(key)
     found = []
     for key in sorted(keys):
-        if not any(is_identity_key(key, record.config) for record in records):
-            continue
+        can_matter = any(is_identity_key(key, record.config) for record in records)
+        is_typed = any(key in record.typed for record in records)
         values = {text_of(each[key]) for each in varied if key in each}
-        if len(values) > 1 or any(key in record.typed for record in records):
+        if can_matter and (is_typed or len(values) > 1):
             found.append(key)
     return found
 
@@ -313,14 +324,13 @@ def derived_keys(configs: Sequence[Mapping[str, Any]], averaged: Sequence[str]) 
     found = set()
     for key in varying_keys(configs):
         for name in averaged:
-            are_equal = all(_are_equal(config, key, name) for config in configs)
+            both = {key, name}
+            are_equal = all(
+                both <= config.keys() and config[key] == config[name] for config in configs
+            )
             if name != key and are_equal:
                 found.add(key)
     return found
-
-
-def _are_equal(config: Mapping[str, Any], key: str, name: str) -> bool:
-    return key in config and name in config and bool(config[key] == config[name])
 
 
 def read_sweep(directory: Path) -> dict[str, Any]:
@@ -335,14 +345,11 @@ def read_sweep(directory: Path) -> dict[str, Any]:
     """
     path = directory / "sweep.json"
     found = read_json(path, {})
-    if not isinstance(found, dict):
-        raise UserError(f"{path}: is no description of a sweep")
-    sweep = {"average_over": AVERAGED, "excluded": [], **found}
-    for key in ("average_over", "excluded"):
-        names = sweep[key]
-        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
-            raise UserError(f"{path}: is no description of a sweep")
-    return sweep
+    if isinstance(found, dict):
+        sweep = {"average_over": AVERAGED, "excluded": [], **found}
+        if is_of(sweep["average_over"], list) and is_of(sweep["excluded"], list):
+            return sweep
+    raise UserError(f"{path}: is no description of a sweep")
 
 
 def plus_minus(rows: Sequence[Row]) -> str:
@@ -399,7 +406,7 @@ def look_at(
         mode: As in `contenders`.
         excluded: As in `contenders`.
     """
-    look = count_look(folder, "summary", _settings_by_data(rows))
+    look = count_look(folder, "summary", settings_by_data(rows))
     return contenders(rows, mode, look, excluded)
 
 
@@ -417,7 +424,7 @@ def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> Ranki
         for row in part.values():
             if row.setting.values:
                 means[number][_name_beside_data(row, rows)] = row.setting.mean
-    look = count_look(folder, "over data", _settings_by_data(rows), min_values=1)
+    look = count_look(folder, "over data", settings_by_data(rows), min_values=1)
     return rank_over_sets(means, mode, look.number, look.planned)
 
 
@@ -439,13 +446,14 @@ def by_data(rows: Sequence[Row]) -> list[dict[int, Row]]:
     return [*parts.values()]
 
 
-def groups_of(rows: Sequence[Row]) -> list[Group]:
+def groups_of(rows: Iterable[Row]) -> list[Group]:
     """Return rows as `leyden.verdict` has them."""
     return [row.setting for row in rows]
 
 
-def _settings_by_data(rows: Sequence[Row]) -> list[list[Group]]:
-    return [groups_of([*part.values()]) for part in by_data(rows)]
+def settings_by_data(rows: Sequence[Row]) -> list[list[Group]]:
+    """Return the rows of each data set as `leyden.verdict` has them."""
+    return [groups_of(part.values()) for part in by_data(rows)]
 
 
 def assumptions(rows: Sequence[Row], look: Look) -> list[str]:

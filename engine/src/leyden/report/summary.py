@@ -13,12 +13,12 @@ from leyden.config.checks import Objective
 from leyden.report.ranking import (
     Row,
     by_data,
-    groups_of,
     look_at,
     merge_rows,
     over_data_sets,
     plus_minus,
     read_sweep,
+    settings_by_data,
 )
 from leyden.report.records import (
     NOT_OF_OWNER,
@@ -38,7 +38,11 @@ from leyden.verdict.reports import Report, TextRow
 
 NUM_SHOWN = 20  # rows in the terminal; the files contain all rows
 MEASURED = ("objective", "deviation", "n", "epochs", "seconds", "status")  # names in `Row.measured`
-LIKE_BEST = {None: "", True: "yes", False: "no"}
+LIKE_BEST = {
+    None: "",
+    True: "yes",
+    False: "no",
+}
 UNFINISHED = ("failed", "diverged", "pruned", "queued", "running", "interrupted")
 
 
@@ -90,7 +94,11 @@ class SweepSummary(Report):
             like = self.like_best[number]
             shown = row.shown
             values = {**_cells(row, like), **shown.choices}
-            values |= {"row": number + 1, "n": shown.count, "objective": shown.measured}
+            values |= {
+                "row": number + 1,
+                "n": shown.count,
+                "objective": shown.measured,
+            }
             if like and number not in best:
                 values["objective"] += f" {MARK}"
             cells.append([cell_text(values.get(key, "")) for key in columns])
@@ -129,11 +137,15 @@ class SweepSummary(Report):
         if aim:
             objective = {"metric": aim.metric, "mode": aim.mode}
         remarks = [*self.remarks, *test_set_remarks(self.records)]
-        return {"objective": objective, "rows": rows, "remarks": remarks}
+        return {
+            "objective": objective,
+            "rows": rows,
+            "remarks": remarks,
+        }
 
     def compared(self) -> list[Sequence[Group]]:
         """Return the settings on each data set."""
-        return [groups_of([*part.values()]) for part in by_data(self.rows_of_runs)]
+        return [*settings_by_data(self.rows_of_runs)]
 
 
 def summarize(

@@ -609,14 +609,8 @@ def session(
         if not message.startswith(f"{run.directory}:"):
             message = f"{run.directory} failed: {message}"
         raise UserError(message) from error
-    except SystemExit as stop:  # Ctrl-C or SIGTERM, for which Lightning exits with 1 or 0
-        if is_main_process():
-            _report_stop(run)
-        code: Any = stop.code
-        codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
-        if job.id:
-            codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
-        leave(codes.get(code, code))
+    except SystemExit as stop:
+        _leave_stopped(run, stop.code, job)
 
 
 def _leave_lost(run: Run, error: Exception, num_processes: int, job: ThisJob) -> None:
@@ -655,13 +649,19 @@ def _how_to_resume(run: Run) -> str:
     return f"{leyden_command('train')} {quoted_override('run_dir', run.directory)} {effect}"
 
 
-def _report_stop(run: Run) -> None:
-    """Record the checkpoints of a stopped run, and print the command that resumes it."""
-    try:
-        run.stop()
-    except (OSError, UserError) as error:
-        warn(f"the checkpoints can't be recorded: {error}")
-    print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
+def _leave_stopped(run: Run, code: Any, job: ThisJob) -> None:
+    """Record the checkpoints of a stopped run, print the command that resumes it, and exit."""
+    if is_main_process():
+        try:
+            run.stop()
+        except (OSError, UserError) as error:
+            warn(f"the checkpoints can't be recorded: {error}")
+        print(f"Interrupted. {_how_to_resume(run)}.", file=sys.stderr)
+    # For Ctrl-C Lightning exits with 1, for SIGTERM with 0.
+    codes: dict[Any, int] = {None: Exit.TERMINATED, 0: Exit.TERMINATED, 1: Exit.INTERRUPTED}
+    if job.id:
+        codes[128 + getattr(signal, "SIGUSR1", 0)] = Exit.REQUEUED
+    leave(codes.get(code, code))
 
 
 def _changes_here(starts: Sequence[Mapping[str, Any]], here: Mapping[str, Any]) -> str:

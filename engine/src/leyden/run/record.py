@@ -190,7 +190,7 @@ def _read(directory: Path | str) -> tuple[RecordSummary, dict[str, Any], str] | 
             result = Result.from_dict(content)
         head = {key: content.get(key) for key in HEAD}
         for key, kind in HEAD.items():
-            if not _is_of(head[key], kind):
+            if not is_of(head[key], kind):
                 raise ValueError(f"it has no valid {key}")
         return RecordSummary(config, result, head), content, text
     except OF_DAMAGE as error:
@@ -283,7 +283,7 @@ def _is_start(start: Any) -> bool:
     kinds = {"overrides": list, "time": str, "job": str | None}
     if not isinstance(start, dict):
         return False
-    return all(_is_of(start.get(key), kind) for key, kind in kinds.items())
+    return all(is_of(start.get(key), kind) for key, kind in kinds.items())
 
 
 # What `run.json` has of the starts, and the types of the values. Records of earlier versions lack
@@ -298,7 +298,7 @@ HEAD: dict[str, Any] = {
 }
 
 
-def _is_of(value: Any, kind: Any) -> bool:
+def is_of(value: Any, kind: Any) -> bool:
     """Return whether a value is of a type: a list of texts, a dictionary of texts and null."""
     if isinstance(value, list):
         return kind is list and {*map(type, value)} <= {str}

@@ -54,14 +54,18 @@ class Composer:
         Raises:
             HydraException: An override is wrong.
         """
-        parsed = [self.parse(text) for text in overrides]
-        values = [override for override in parsed if self._sets_value(override)]
-        groups = tuple(str(override.input_line) for override in parsed if override not in values)
+        values: list[Override] = []
+        others: list[Override] = []
+        for text in overrides:
+            override = self.parse(text)
+            part = values if self._sets_value(override) else others
+            part.append(override)
         keys = [override.key_or_group for override in values]
-        for override in parsed:
+        for override in others:
             deletes_value = override.is_delete() and override.key_or_group in keys
             if override.is_hydra_override() or deletes_value:
                 return self._by_hydra(overrides)
+        groups = tuple(str(override.input_line) for override in others)
         try:
             composed = self._with_groups(groups)
             for override in values:
@@ -93,8 +97,9 @@ class Composer:
 
     def _sets_value(self, override: Override) -> bool:
         """Return whether an override sets a value, and neither chooses a file nor deletes."""
-        of_group = self.is_group(override.key_or_group) and not isinstance(override.value(), dict)
-        return not (of_group or override.is_delete() or override.package is not None)
+        if override.is_delete() or override.is_hydra_override() or override.package is not None:
+            return False
+        return isinstance(override.value(), dict) or not self.is_group(override.key_or_group)
 
 
 def _set_value(config: DictConfig, override: Override) -> None:
@@ -147,8 +152,11 @@ class JobNames:
         """
         paths = {key: key.replace("/", ".") for key in keys if re.fullmatch(r"[\w./]+", key)}
         short = short_names([*paths.values()], taken=ROOT_KEYS)
-        shorter = {key: short[path] for key, path in paths.items() if short[path] != path}
-        left_out = []
+        shorter = {}
+        for key, path in paths.items():
+            if short[path] != path:
+                shorter[key] = short[path]
+        left_out: list[str] = []
         if keys:
             left_out = _identifying_overrides(shared)
         return cls(left_out, shorter)
@@ -191,18 +199,20 @@ class JobNames:
 
     def _is_unambiguous(self, identifying: list[str], kept: list[str], parts: list[str]) -> bool:
         """Return whether no other job can have these parts of a name."""
-        are_plain = all(PLAIN_TEXT.fullmatch(part) for part in parts)
-        are_whole = [self._with_short_key(each) for each in kept] == parts
-        has_all_shared = len(identifying) - len(kept) == len(self.shared)
+        if len(identifying) - len(kept) != len(self.shared):
+            return False
+        for each, part in zip(kept, parts, strict=True):
+            is_whole = self._with_short_key(each) == part
+            if not is_whole or not PLAIN_TEXT.fullmatch(part):
+                return False
         keys = {key_of(each) for each in kept}
-        has_own_keys = keys.isdisjoint(self.short.values())
-        return are_plain and are_whole and has_all_shared and has_own_keys
+        return keys.isdisjoint(self.short.values())
 
     def _with_short_key(self, override: str) -> str:
         """Return an override with the short name of its key; a key with a prefix keeps it."""
-        key, equals, value = override.partition("=")
-        bare = key.lstrip("+~")
-        return f"{key.removesuffix(bare)}{self.short.get(bare, bare)}{equals}{value}"
+        key = key_of(override)
+        prefix, _, rest = override.partition(key)
+        return f"{prefix}{self.short.get(key, key)}{rest}"
 
 
 def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
@@ -210,7 +220,10 @@ def _identifying_overrides(overrides: Sequence[str]) -> list[str]:
 
     Those of one key keep their order.
     """
-    kept = [override for override in overrides if not is_launch_option(key_of(override))]
+    kept = []
+    for override in overrides:
+        if not is_launch_option(key_of(override)):
+            kept.append(override)
     return sorted(kept, key=key_of)
 
 

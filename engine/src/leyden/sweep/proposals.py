@@ -89,19 +89,22 @@ class Rule:
         That is the chance that the mean difference over all seeds is large enough, given those that
         are known (Lan, Simon and Halperin, Sequential Analysis 1, 1982).
         """
-        sign = 1
-        if self.mode == "min":
-            sign = -1
-        differences = [sign * (a - b) for a, b in zip(values, of_best, strict=False)]
-        num = len(differences)
+        gains = []
+        for value, best in zip(values, of_best, strict=False):
+            gain = value - best
+            if self.mode == "min":
+                gain = -gain
+            gains.append(gain)
+        num = len(gains)
         spread = math.sqrt(2) * statistics.stdev(of_best)
         if num >= MIN_PLANNED_PAIRS:
-            spread = statistics.stdev(differences)
+            spread = statistics.stdev(gains)
         level = LEVEL / self.num_proposals
-        needed = t_quantile(level, self.num_seeds - 1) * math.sqrt(1 / self.num_seeds)
-        open_ = math.sqrt(1 / num - 1 / self.num_seeds)
-        hope = statistics.NormalDist().inv_cdf(1 - MIN_CHANCE) * open_
-        return statistics.fmean(differences) <= (needed - hope) * spread
+        quantile = t_quantile(level, self.num_seeds - 1)
+        needed = quantile * math.sqrt(1 / self.num_seeds)
+        still_open = math.sqrt(1 / num - 1 / self.num_seeds)
+        hope = statistics.NormalDist().inv_cdf(1 - MIN_CHANCE) * still_open
+        return statistics.fmean(gains) <= (needed - hope) * spread
 
 
 class Ledger:
@@ -118,10 +121,10 @@ class Ledger:
         self.path = path
         self.lines: list[Line] = []
         self.text = ""
-        for number, text in enumerate(self._read().splitlines(keepends=True), 1):
+        for number, text in enumerate(self._read().splitlines(), 1):
             line = parse_json(text)
             signed = str(line.pop("signature", ""))
-            if not is_own(self._signed(line), signed):
+            if not is_own(self.text + json.dumps(line), signed):
                 raise UserError(f"{path}: line {number} is not yours, or something changed it")
             self._add(line, signed)
 
@@ -132,9 +135,6 @@ class Ledger:
             return ""
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path}: can't be read ({error})") from error
-
-    def _signed(self, line: Line) -> str:
-        return self.text + json.dumps(line)
 
     def _add(self, line: Line, signed: str) -> None:
         self.lines.append(line)
@@ -148,7 +148,8 @@ class Ledger:
         """
         if self._read() != self.text:
             raise UserError(f"{self.path}: something else changed it; the night ends")
-        self._add(line, signature(self._signed(line)))
+        signed = signature(self.text + json.dumps(line))
+        self._add(line, signed)
         write_whole(self.path, self.text)
 
 
@@ -273,32 +274,41 @@ class Night:
         """Return the decision on a proposal after its seeds so far."""
         num = len(proposal.values)
         difference = statistics.fmean(proposal.values) - statistics.fmean(best.values[:num])
-        line: Line = {"number": proposal.number, "seeds": num, "difference": difference}
-        words = f"n = {num}: {difference:+.4f}"
+        line: Line = {
+            "number": proposal.number,
+            "seeds": num,
+            "difference": difference,
+            "decision": GOES_ON,
+            "words": f"n = {num}: {difference:+.4f}",
+        }
         if num < self.rule.num_seeds:
-            is_hopeless = self.rule.is_hopeless(proposal.values, best.values)
-            decision = GOES_ON
-            if is_hopeless:
-                decision = "hopeless"
-            return {**line, "decision": decision, "words": words}
+            if self.rule.is_hopeless(proposal.values, best.values):
+                line["decision"] = "hopeless"
+            return line
         found = self.rule.verdict(proposal.values, best.values)
-        if found.interval:
-            words += ", from {:+.4f} to {:+.4f}".format(*found.interval)
-        decision = "not kept"
+        line["decision"] = "not kept"
         if found.better == "a":
-            decision = KEPT
-        return {**line, "decision": decision, "words": words, "interval": found.interval}
+            line["decision"] = KEPT
+        if found.interval:
+            line["words"] += ", from {:+.4f} to {:+.4f}".format(*found.interval)
+        line["interval"] = found.interval
+        return line
 
     def ask(self, number: int, best: Candidate) -> Line:
         """Return what the command proposes: overrides, or other code, or an error."""
-        line: Line = {"number": number, "overrides": [], "diff": None, "error": ""}
+        line: Line = {
+            "number": number,
+            "overrides": [],
+            "diff": None,
+            "error": "",
+        }
         with checked_out(best.code) as tree:
             git(tree, "add", "--all")
             before = git(tree, "write-tree") or ""
-            environment = {"LEYDEN_PROPOSAL": str(number)}
+            variables = {"LEYDEN_PROPOSAL": str(number)}
+            command = self.asked["command"]
             try:
-                command = self.asked["command"]
-                output = self.called(command, tree, environment, preexec_fn=limited)
+                output = self.called(command, tree, variables, preexec_fn=limited)
                 line["overrides"] = checked_overrides(output)
                 line["diff"] = changed_code_of(tree, str(best.code["sha"]), before.strip())
             except ValueError as error:
@@ -313,12 +323,23 @@ class Night:
         """
         seed = len(proposal.values)
         directory = self.directory(proposal, seed)
-        line: Line = {"number": proposal.number, "seed": seed, "value": None, "error": ""}
-        forced = {"run_dir": directory, "outputs": root() / "outputs", "seed": seed, "test": False}
+        line: Line = {
+            "number": proposal.number,
+            "seed": seed,
+            "value": None,
+            "error": "",
+        }
+        forced = {
+            "run_dir": directory,
+            "outputs": root() / "outputs",
+            "seed": seed,
+            "test": False,
+        }
         if self.data_root:
             forced["data.root"] = self.data_root
-        words = [f"{key}={hydra_value(value)}" for key, value in forced.items()]
-        command = [sys.executable, "-m", "leyden.train", *proposal.overrides, *words]
+        command = [sys.executable, "-m", "leyden.train", *proposal.overrides]
+        for key, value in forced.items():
+            command.append(f"{key}={hydra_value(value)}")
         try:
             with checked_out(proposal.code) as tree:
                 options = {"stderr": subprocess.STDOUT, "preexec_fn": end_with_parent}
@@ -349,8 +370,10 @@ class Night:
                 base = Run(self.directory(best, config["seed"])).config
         except UserError as error:
             raise ValueError(str(error)) from error
-        changed = differing(dict(flatten(base)), dict(flatten(config)))
-        fixed = [key for key in changed if has(key, Role.BITS) and not may_change(key)]
+        fixed = []
+        for key in differing(dict(flatten(base)), dict(flatten(config))):
+            if has(key, Role.BITS) and not may_change(key):
+                fixed.append(key)
         if fixed:
             raise ValueError(f"it changes {some_of(fixed)}, which measure")
         if not result or result.is_tested or not result.objective:
@@ -372,9 +395,16 @@ class Night:
         with tempfile.TemporaryFile() as ledger, tempfile.TemporaryFile() as printed:
             ledger.write(self.ledger.text.encode())
             ledger.seek(0)
-            options |= {"cwd": folder, "env": {**os.environ, **variables}}
-            options |= {"stdin": ledger, "stdout": printed, "start_new_session": True}
-            launch = functools.partial(subprocess.Popen, command, **options)
+            launch = functools.partial(
+                subprocess.Popen,
+                command,
+                cwd=folder,
+                env={**os.environ, **variables},
+                stdin=ledger,
+                stdout=printed,
+                start_new_session=True,
+                **options,
+            )
             try:
                 code = run_group(launch, 60 * self.timeout_min)
             except OSError as error:
@@ -405,7 +435,11 @@ def begin(overrides: Sequence[str]) -> Line:
     data_root = ""
     if found:
         data_root = str(Path(found).absolute())
-    return {"code": state_of_code(), "data_root": data_root, "tests": num_tests()}
+    return {
+        "code": state_of_code(),
+        "data_root": data_root,
+        "tests": num_tests(),
+    }
 
 
 def num_tests() -> int:
@@ -428,7 +462,8 @@ def may_change(key: str) -> bool:
 
 def merged(overrides: Sequence[str], new: Sequence[str]) -> list[str]:
     """Return overrides with new ones, of which the last one of a key counts."""
-    return [*{key_of(each): each for each in (*overrides, *new)}.values()]
+    by_key = {key_of(each): each for each in (*overrides, *new)}
+    return [*by_key.values()]
 
 
 def checked_overrides(output: str) -> list[str]:
@@ -439,7 +474,8 @@ def checked_overrides(output: str) -> list[str]:
     """
     words = shlex.split(output, comments=True)
     for word in words:
-        if not OVERRIDE.fullmatch(word) or not word.isprintable() or not may_change(path_of(word)):
+        is_override = OVERRIDE.fullmatch(word) and word.isprintable()
+        if not is_override or not may_change(path_of(word)):
             raise ValueError(f"{word[:MAX_SHOWN_TEXT]!r} is no override of a key that may change")
     return words
 
@@ -456,19 +492,16 @@ def changed_code_of(tree: Path, sha: str, before: str) -> str | None:
         ValueError: Something else than code and settings has changed, or too much.
     """
     git(tree, "add", "--intent-to-add", "--all")
-    listed = git(tree, "diff", "--name-only", "--relative", "-z", before, "--", ".")
-    everything = git(tree, "diff", "--name-only", "-z", before)
-    if listed is None or everything is None:
+    source = source_folder(tree).relative_to(tree)
+    elsewhere = [":/", f":(exclude){source}", ":(exclude)conf"]
+    changed = git(tree, "diff", "--name-only", "-z", before)
+    outside = git(tree, "diff", "--name-only", "-z", before, "--", *elsewhere)
+    if changed is None or outside is None:
         raise ValueError("git can't read the work tree")
-    names = listed.split("\0")[:-1]
-    outside = []
-    for name in names:
-        path = tree / name
-        if not (path.is_relative_to(source_folder(tree)) or path.is_relative_to(tree / "conf")):
-            outside.append(name)
-    if outside or everything.count("\0") > len(names):
-        raise ValueError(f"it edits {some_of(outside) or 'other folders'}, not src/ or conf/")
-    if not names:
+    if outside:
+        names = outside.split("\0")[:-1]
+        raise ValueError(f"it edits {some_of(names)}, not src/ or conf/")
+    if not changed:
         return None
     diff = git(tree, "diff", *DIFF_OPTIONS, sha, "--", ":/", f":(exclude,top)**/{GIT_OF_COPY}")
     if diff is None or len(diff) > MAX_DIFF_BYTES:
