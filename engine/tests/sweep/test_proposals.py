@@ -3,6 +3,7 @@
 import contextlib
 import json
 import math
+import os
 import random
 import sys
 
@@ -217,6 +218,21 @@ def test_a_command_that_hangs_or_prints_without_end_is_ended(tmp_path, monkeypat
     except (ValueError, UserError) as error:
         found = str(error)
     assert CALLED[code] in found
+
+
+@pytest.mark.slow(minutes=0.1)
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be another user")
+def test_a_command_of_another_user_has_the_ledger_and_no_test_set(tmp_path):
+    hidden = tmp_path / "data"
+    hidden.mkdir(mode=0o700)
+    night = Night(tmp_path, {}, 1, 1, 1)
+    night.ledger = Ledger(tmp_path / "ledger")
+    night.ledger.text = "abc"
+    other = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    words = [*other, "sh", "-c", "ls data 2>&1; wc -c"]
+    found = night.called(words, tmp_path, {}, preexec_fn=proposals.limited)
+    assert "Permission denied" in found
+    assert found.endswith("3\n")
 
 
 PROPOSER = """
