@@ -10,7 +10,16 @@ from lightning.pytorch.strategies import Strategy
 from leyden.run.directory import Run
 from leyden.run.files import read_fingerprints
 from tests.callbacks.test_samples_seen import seen
-from tests.conftest import QUICK, SMALL, assert_same_bits, checkpoint, finish, start, weights
+from tests.conftest import (
+    QUICK,
+    SMALL,
+    assert_same_bits,
+    checkpoint,
+    finish,
+    here,
+    start,
+    weights,
+)
 from tests.data import folders
 from tests.forks import TIMEOUT_S
 from tests.training.test_start import curves
@@ -129,7 +138,7 @@ def test_two_processes_of_ddp_are_one(tmp_path, mnist_root, command):
 
 @pytest.mark.slow
 def test_an_elastic_run_goes_on_is_forked_and_reproduced_with_another_number_of_processes(
-    tmp_path, mnist_root, command
+    tmp_path, mnist_root
 ):
     few = (
         "data.val_size=501",
@@ -156,9 +165,9 @@ def test_an_elastic_run_goes_on_is_forked_and_reproduced_with_another_number_of_
         before = weights(whole.directory)
         for key, each in weights(run.directory).items():
             assert torch.equal(before[key], each)
-        command("reproduce", f"run={run.directory}", f"against={whole.directory}")
+        assert here("reproduce", f"run={run.directory}", f"against={whole.directory}") == 0
     # By the one process of its last start, though two have begun it.
-    command("reproduce", f"run={resumed.directory}", f"output={tmp_path / 'again'}")
+    assert here("reproduce", f"run={resumed.directory}", f"output={tmp_path / 'again'}") == 0
 
 
 @pytest.mark.nightly  # Lightning's own processes run by day
