@@ -130,6 +130,7 @@ def network(stack):
         call(f"ip netns exec {name} ip link set eth0 up")
 
 
+# A dead node is offered jobs for `CLASSAD_LIFETIME` seconds, 900 by default.
 CONDOR = """
 RELEASE_DIR=/usr
 BIN=/usr/bin
@@ -179,6 +180,9 @@ NEGOTIATOR_CYCLE_DELAY=1
 SCHEDD_INTERVAL=2
 SCHEDD_MIN_INTERVAL=1
 UPDATE_INTERVAL=5
+MASTER_UPDATE_INTERVAL=5
+NEGOTIATOR_UPDATE_INTERVAL=5
+CLASSAD_LIFETIME=30
 POLLING_INTERVAL=2
 ALIVE_INTERVAL=5
 JOB_START_DELAY=0
