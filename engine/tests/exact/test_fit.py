@@ -1,6 +1,7 @@
 """`leyden.Exact` in anybody's Trainer: two lines, and the same bits after any stop."""
 
 import contextlib
+import enum
 import random
 import shutil
 import sys
@@ -209,15 +210,20 @@ class Counts(L.Callback):
 
 
 class Centred(Rows):
-    """It knows its centre from the sample that is read first."""
+    """It knows its centre from the sample that is read first, and draws by itself."""
 
-    centre = None
+    def __init__(self, num):
+        super().__init__(num)
+        self.centre, self.kind = None, enum.Enum("Kind", "NEW READ").NEW
+        self.rng, self.noise = np.random.default_rng(3), torch.Generator()
 
     def __getitem__(self, index):
         inputs, targets = super().__getitem__(index)
         if self.centre is None:
             self.centre = inputs.mean()
-        return inputs - self.centre, targets
+            self.kind = type(self.kind).READ
+        drawn = self.rng.random() + torch.rand(1, generator=self.noise)
+        return inputs - self.centre * self.kind.value + drawn, targets
 
 
 def parts():

@@ -156,21 +156,29 @@ class Memory:
                     found[path, name] = _glance(value)
         return found
 
-    def changed(self) -> set[tuple[int, Step]]:
-        """Return the ids of objects with the attributes that have changed or been made."""
-        found: set[tuple[int, Step]] = set()
+    def changed(self) -> dict[tuple[int, Step], tuple[Any, str] | None]:
+        """Return what stood at the start where something else stands now; None for nothing.
+
+        The keys are ids of objects with names of their attributes, which tell them from any path.
+        """
+        found: dict[tuple[int, Step], tuple[Any, str] | None] = {}
         for path, value in self._leaves():
-            if path not in self._start or self._start[path][1] != _digest(value):
-                found.add(self._place(path))
+            before = self._start.get(path)
+            if before is None or before[1] != _digest(value):
+                found[self._place(path)] = before
         return found
 
-    def count_as_changed(self, places: Collection[tuple[int, Step]]) -> None:
-        """Let what `changed` of another memory has returned count as changed here, too."""
+    def count_from(self, earlier: Mapping[tuple[int, Step], tuple[Any, str] | None]) -> None:
+        """Let attributes count from what `changed` of another memory has returned."""
         every = {path: self._place(path) for path in [*self._start, *self._owners] if path[1:]}
         for path, place in every.items():
-            if place in places:
-                self._start.pop(path, None)
-                self._owners.pop(path, None)
+            if place not in earlier:
+                continue
+            self._start.pop(path, None)
+            self._owners.pop(path, None)
+            before = earlier[place]
+            if before is not None:
+                self._start[path] = before
 
     def _place(self, path: StatePath) -> tuple[int, Step]:
         """Return the id of an attribute's owner, and its name."""

@@ -342,13 +342,13 @@ class RunState:
         return Memory(self._roots(self._trainer, self._module), known)
 
     def _count_validated(self, loaders: list[Any]) -> None:
-        """Let what the sanity check has changed of data that are shared count as changed."""
+        """Let data that loaders share count from before the sanity check."""
         assert self._validated
         changed = self._validated.changed()
         for loader in loaders:
             if hasattr(loader, "memories"):
                 for each in loader.memories().values():
-                    each.count_as_changed(changed)
+                    each.count_from(changed)
 
     def _trained(self) -> dict[str, bool]:
         """Return which weights are trained, by name."""
