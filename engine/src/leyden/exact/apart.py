@@ -1,4 +1,4 @@
-"""What a module's code changes besides its gradients, where several virtual ranks take turns.
+"""Changes of a module besides its gradients, where several virtual ranks take turns.
 
 Attributes that change are found where they change first: in the first calls of each hook they are
 looked at before and after. From then on, each virtual rank has its own. Weights and buffers belong

@@ -1,4 +1,4 @@
-"""What virtual ranks log, and the states of their metrics, each as if it were the only one."""
+"""Logged values and metrics of virtual ranks, each as if it were the only one."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ class RankResults(dict[str, Any]):
 
 
 class Logged:
-    """What virtual ranks log, and the states of their metrics.
+    """The values that virtual ranks log, and the states of their metrics.
 
     Args:
         trainer: The trainer.

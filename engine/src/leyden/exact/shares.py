@@ -85,7 +85,7 @@ class Shares:
 
     @property
     def sampler(self) -> "Shares":
-        """What Lightning tells the epoch."""
+        """The object that Lightning tells the epoch."""
         return self
 
     def set_epoch(self, epoch: int) -> None:

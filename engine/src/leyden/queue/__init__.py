@@ -1,8 +1,7 @@
 """Places where jobs run: this machine, Slurm, or a queue of a site's own commands.
 
-And the job that this process belongs to.
-
 Each place is a `Queue`: it takes jobs, and says how they are. `loop` asks, waits and submits again.
+The functions here are about the job that this process belongs to.
 """
 
 import importlib

@@ -42,7 +42,7 @@ AGAIN_S = 60.0  # after which a queue is tried again that has not accepted a job
 # without failure.
 GRACE_S = {True: 90.0, False: 5.0}
 LOG_BYTES = 4096  # at the end of a log, in which a cause is looked for
-# to wait for another command that submits the same jobs, if this one does not wait for jobs
+# To wait for another command that submits the same jobs, if this one does not wait for jobs.
 IN_USE_S = 60.0
 LAUNCHERS: dict[str, type[Queue]] = {"local": Here, "slurm": Slurm, "queue": Commands}
 

@@ -1,7 +1,4 @@
-"""Verdicts that `compare` prints of two groups of runs, or of each setting and a control.
-
-Fronts.
-"""
+"""Verdicts that `compare` prints: of two groups of runs, or of settings and a control; fronts."""
 
 import os
 from collections.abc import Collection, Mapping, Sequence

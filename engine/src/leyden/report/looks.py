@@ -1,7 +1,4 @@
-"""Looks at a comparison, which are counted in a list beside the runs or the table.
-
-And plans of them.
-"""
+"""Looks at a comparison, counted in a list beside the runs or the table, and plans of them."""
 
 import hashlib
 from collections.abc import Callable, Sequence

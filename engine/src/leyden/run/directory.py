@@ -44,7 +44,7 @@ from leyden.run.result import Failure, Result
 
 MAX_FILE_NAMES = 5  # of files in a message
 MAX_HOST = 100  # characters in a message
-# to wait for another process that records its error; less than until a scheduler kills this one
+# To wait for another process that records its error; less than until a scheduler kills this one.
 PEER_S = 3.0
 
 

@@ -1,6 +1,4 @@
-"""The current process: its rank, cores and threads, parent process and imports.
-
-And a function in a process of its own.
+"""The current process: rank, threads, parent, imports. And a function in a process of its own.
 
 `python -m leyden.run.process FILE` calls a function. FILE has a line of environment variables,
 which `queue.bootstrap` sets, then the function and its arguments, written by the process that

@@ -49,7 +49,7 @@ from leyden.run.process import (
 from leyden.run.result import Failure, Result
 
 IN_MEMORY = "leyden.data.InMemoryDataModule"
-# environment variable of the fork server: what it imports, and the data that it reads
+# Environment variable of the fork server: what it imports, and the data that it reads.
 WARM = "LEYDEN_SWEEP_WARM"
 THREADS = Path("/proc/self/task")  # has a folder per thread
 

@@ -1,6 +1,6 @@
 """A trained run put to use: its module, data and evaluation.
 
-And `leyden.load` for notebooks and scripts.
+`leyden.load` is for notebooks and scripts.
 """
 
 import base64
