@@ -8,6 +8,8 @@ import stat
 import subprocess
 import sys
 import tarfile
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock, Mock
@@ -353,10 +355,19 @@ class Limited(Queue):
 
 @pytest.fixture
 def clock(monkeypatch):
-    """Time that passes when somebody sleeps."""
+    """Time that passes when this thread sleeps; others, such as a lock's heartbeat, sleep as ever."""
     now = SimpleNamespace(s=1000.0)
+    mine = threading.get_ident()
+    others_sleep = time.sleep
+
+    def sleep(seconds):
+        if threading.get_ident() == mine:
+            now.s += seconds
+        else:
+            others_sleep(seconds)
+
     monkeypatch.setattr(loop.time, "monotonic", lambda: now.s)
-    monkeypatch.setattr(loop.time, "sleep", lambda seconds: setattr(now, "s", now.s + seconds))
+    monkeypatch.setattr(loop.time, "sleep", sleep)
     return now
 
 
