@@ -90,6 +90,21 @@ def test_a_process_that_hangs_beside_a_dead_one_is_ended(trainer, monkeypatch):
     assert "SIGKILL, perhaps out of memory; the same command resumes" in say.call_args[0][0]
 
 
+def test_a_process_that_aborts_after_the_training_ends_no_other(trainer, monkeypatch):
+    monkeypatch.setattr(processes, "ABORT_GRACE_S", 0.1)
+    end = Mock()
+    before = threading.enumerate()
+    with Peers(Mock(), end).watched(trainer):
+        trainer.strategy.setup_environment()
+    (child,) = trainer.strategy.launcher.procs
+    child.send_signal(signal.SIGABRT)
+    watching = [each for each in threading.enumerate() if each not in before]
+    for each in watching:
+        each.join(TIMEOUT_S)
+    assert not any(each.is_alive() for each in watching)
+    end.assert_not_called()
+
+
 HELD, MISSING = OSError(errno.EAGAIN, "busy"), OSError(errno.ENOSYS, "Function not implemented")
 
 

@@ -83,6 +83,7 @@ class Peers:
         self._end = end
         self._started: list[subprocess.Popen[Any]] = []
         self._has_failed = threading.Event()  # this process itself, so that it is about to end
+        self._has_trained = threading.Event()
 
     @contextlib.contextmanager
     def watched(self, trainer: Any) -> Iterator[None]:
@@ -102,6 +103,7 @@ class Peers:
         strategy.setup_environment = setup_environment
         try:
             yield
+            self._has_trained.set()
         except Exception as error:
             self._has_failed.set()
             if not is_communication_error(error, trainer.world_size):
@@ -124,11 +126,20 @@ class Peers:
         threading.Thread(target=self._watch, name="peers", daemon=True).start()
 
     def _watch(self) -> None:
-        """End this process, if one of the others has failed and this one hangs."""
-        while self._dead() is None:
+        """End this process, if one of the others has failed and this one hangs.
+
+        Gloo may abort a process at its very end, after all that it had to do
+        (https://github.com/pytorch/pytorch/issues/190489): then nothing waits for it.
+        """
+        dead = self._dead()
+        while dead is None:
             if all(each.poll() == 0 for each in self._started):
                 return
             time.sleep(WATCH_S)
+            dead = self._dead()
+        _, code = dead
+        if self._has_trained.is_set() and code == -signal.SIGABRT:
+            return
         if self._has_failed.wait(ABORT_GRACE_S):
             return
         error = self._lost()
