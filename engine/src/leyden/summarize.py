@@ -10,6 +10,7 @@ Writes summary.csv: a table of all runs in or below a folder, best first. The
 folder can be a sweep, such as outputs/sweeps/NAME, or any other. Of a table,
 only the verdict is printed.
 
+  metric=A:max,B:min a verdict on each of these columns of a table
   front=...          the settings that no other one beats in each of these
                      metrics, by their means (Pareto front)
   over=data          settings are ranked on each data set, and with this over
@@ -31,6 +32,7 @@ from leyden.report.tables import (
     PRINT_FORMATS,
     PRINTED,
     is_table,
+    options_by_metric,
     print_reports,
     refuse_options,
     show_front_of_table,
@@ -55,7 +57,9 @@ def main() -> None:
             if options["front"]:
                 show_front_of_table(place, options)
             else:
-                print_reports([summarize_table(place, options)], form, options["pdf"])
+                asked = options_by_metric(options, of_table=True)
+                reports = [summarize_table(place, each) for each in asked]
+                print_reports(reports, form, options["pdf"])
             return
         from leyden.report.comparison import show_front  # late, as runs need more
         from leyden.report.summary import summarize

@@ -194,6 +194,9 @@ def test_a_table_is_compared_and_summarised_by_the_verbs(called, results):
     text = called(compare, "results.csv", "metric=lr:min,acc:max", "a=model=mlp", "b=model=cnn")
     assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
     assert text.count("Verdict: ") == 2
+    text = called(summarize, "results.csv", "metric=lr:min,acc:max")
+    assert re.findall(r"setting +(lr|acc)", text) == ["lr", "acc"]
+    assert called(summarize, "results.csv", "metric=acc:max") == ask()
 
 
 def test_a_front_is_one_of_means(called, tmp_path):
@@ -282,6 +285,7 @@ summarize  =>  a folder is missing
 summarize a b  =>  b: at most 1 folder can be given
 summarize s format=csv  =>  format=csv: must be one of
 summarize results.csv front=acc:max,lr:min ignore=x*  =>  no column is named x*
+summarize results.csv metric=acc:max mode=min  =>  mode=min: has no effect
 summarize . mode=max  =>  mode=max: is for a table in a file
 summarize results.csv front=acc:max,loss:min  =>  no column is named loss
 summarize results.csv front=acc:max,lr  =>  front: min or max is missing

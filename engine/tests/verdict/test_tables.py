@@ -188,6 +188,13 @@ def test_settings_are_ranked_over_several_data_sets():
     assert len(single.like_best) < 6
     few = verdict.rank([row for row in rows if row["data"] < "e"], "acc", mode="max", over="data")
     assert "Add data sets: 4 have all settings, and a ranking takes 5." in str(few)
+    none = verdict.rank(
+        [row for row in rows if (row["model"] == "mlp") == (row["data"] < "e")],
+        "acc",
+        mode="max",
+        over="data",
+    )
+    assert {*none.shown.values()} == {"-"}
 
 
 def ranks(rows=None, metric="acc", mode="max", **options):

@@ -106,22 +106,34 @@ def compare_each(
     Raises:
         UserError: An option has no effect.
     """
-    metrics = asked_metrics(options["metric"], options["mode"])
-    number = len(metrics)
+    each = options_by_metric(options, of_table=of_table)
+    number = len(each)
     if number > 1 and asked.margin:
         raise UserError(f"margin={options['margin']}: is of one metric; metric= names {number}")
     if options["control"]:
         others = dict(ASKED)
         del others["control"]
         refuse_options(options, others, "has no effect beside control=")
-    one = dict(options)
-    if of_table:
-        one["ignore"] = ",".join([options["ignore"], *metrics])
+    return [compare_one(one, asked) for one in each]
+
+
+def options_by_metric(options: Options, *, of_table: bool) -> list[dict[str, str]]:
+    """Return a command's options for each metric that they name.
+
+    Args:
+        options: Those of the command, as typed.
+        of_table: Whether each metric is a column, which is no setting of the others.
+
+    Raises:
+        UserError: A metric's name is empty, or stands twice.
+    """
+    metrics = asked_metrics(options["metric"], options["mode"])
     found = []
     for name, mode in metrics.items():
-        one["metric"] = name
-        one["mode"] = mode
-        found.append(compare_one(one, asked))
+        one = {**options, "metric": name, "mode": mode}
+        if of_table and len(metrics) > 1:
+            one["ignore"] = ",".join([options["ignore"], *metrics])
+        found.append(one)
     return found
 
 

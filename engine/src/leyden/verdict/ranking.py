@@ -413,6 +413,9 @@ class RankingOverSets(Report):
         """Mean rank of each setting as text, marked if it may be the best one, too."""
         found: dict[Hashable, str] = {}
         for name, rank in self.mean_ranks.items():
+            if math.isnan(rank):
+                found[name] = "-"
+                continue
             found[name] = f"{rank:.2f}"
             if name in self.like_best[1:]:
                 found[name] += f" {MARK}"
