@@ -56,10 +56,15 @@ class NoState(list):
     pass
 
 
+def with_a_sampler():
+    rows = Noisy()
+    return DataLoader(rows, 16, sampler=Popping(rows))
+
+
 LOADERS = {
     "shuffled": lambda: DataLoader(Noisy(), 16, shuffle=True),
     "workers": lambda: DataLoader(Rows(160), 16, shuffle=True, num_workers=1),
-    "sampler": lambda: DataLoader(rows := Noisy(), 16, sampler=Popping(rows)),
+    "sampler": with_a_sampler,
     "stream": lambda: DataLoader(Drawn(), 16),
     "list": lambda: NoState(DataLoader(Rows(160), 16)),
 }

@@ -14,15 +14,18 @@ from leyden.verdict.ranking import rank_over_sets, signed_rank_p_value
 
 def paired(*columns):
     """Groups whose values have the same keys."""
-    return [Group({(str(n),): value for n, value in enumerate(values)}) for values in columns]
+    found = []
+    for values in columns:
+        found.append(Group({(str(n),): value for n, value in enumerate(values)}))
+    return found
 
 
 def apart(*columns):
     """Groups that share no key."""
-    return [
-        Group({(f"{k} {n}",): value for n, value in enumerate(values)})
-        for k, values in enumerate(columns)
-    ]
+    found = []
+    for k, values in enumerate(columns):
+        found.append(Group({(f"{k} {n}",): value for n, value in enumerate(values)}))
+    return found
 
 
 def verdict(a, b, mode, level=LEVEL, next_level=None, margin=0.0):
@@ -80,8 +83,11 @@ def test_intervals_quantiles_and_ranks_are_those_of_scipy(drawn):
     assert signed_rank_p_value(differences) == pytest.approx(wanted.pvalue)
     sets = {n: dict(zip("abcd", draw(drawn, 4), strict=True)) for n in range(8)}
     found = rank_over_sets(sets, "max")
-    ranks = [stats.rankdata([-value for value in values.values()]) for values in sets.values()]
-    means = {name: sum(each[n] for each in ranks) / 8 for n, name in enumerate("abcd")}
+    table = []
+    for values in sets.values():
+        table.append([-value for value in values.values()])
+    ranks = stats.rankdata(table, axis=1)
+    means = dict(zip("abcd", ranks.mean(axis=0), strict=True))
     assert found.mean_ranks == pytest.approx(means)
     assert found.critical == pytest.approx(
         quantiles.range_quantile(look_level(1), 4) / 2**0.5 * (20 / 48) ** 0.5

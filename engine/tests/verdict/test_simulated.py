@@ -249,7 +249,8 @@ def is_covered_over_splits(source, num, overlap):
 
 def is_iqm_covered(source, num, rate):
     """Of a setting of which a run in ten collapses, the interquartile mean, beside one of which none does."""
-    a, b = ([_collapsing(source, each) for _ in range(num)] for each in (rate, 0.0))
+    a = [_collapsing(source, rate) for _ in range(num)]
+    b = [_collapsing(source, 0.0) for _ in range(num)]
     found = decide(trimmed_samples(*apart(a, b)), 0, 1, Asked("max"))
     low, high = found.interval
     return low <= IQM[rate] <= high
@@ -270,11 +271,16 @@ def middle_mean(rate):
 IQM = {rate: middle_mean(rate) for rate in (0.0, 0.1)}
 
 
+def first_of(group, num):
+    """A group of the first values of another."""
+    return Group({seed: group.values[seed] for seed in range(num)})
+
+
 def is_ever_excluded_by_plan(source, num_rows, looks):
     """Of equal settings the first is excluded at some look of a plan."""
     whole = table(source, [0.0] * num_rows, 4 * looks)
     for look in range(1, looks + 1):
-        groups = [Group({n: of.values[n] for n in range(4 * look)}) for of in whole]
+        groups = [first_of(group, 4 * look) for group in whole]
         if excluded(groups, 0, look, looks):
             return True
     return False
@@ -551,10 +557,12 @@ def test_values_that_collapse_are_said_where_they_show_and_that_they_may_not_sho
     """What the interval claims is then wrong; no more is claimed than that a collapse which shows is named."""
     source, covered, named, shown, unseen = random.Random(11), 0, 0, 0, 0
     for _ in range(NUM):
-        columns = [
-            [0.98 + source.gauss(0, 0.002) if source.random() > rate else 0.1 for _ in range(num)]
-            for rate in (0.1, 0.0)
-        ]
+        columns = []
+        for rate in (0.1, 0.0):
+            columns.append([])
+            for _ in range(num):
+                works = source.random() > rate
+                columns[-1].append(0.98 + source.gauss(0, 0.002) if works else 0.1)
         found = verdict(*apart(*columns), "max")
         covered += found.interval[0] <= -0.088 <= found.interval[1]
         unseen += 0.1 not in columns[0]
@@ -607,16 +615,19 @@ def test_seeds_that_go_where_they_matter_keep_the_best_setting_and_save_runs(
     name = f"{num_rows} settings, means apart by {spread:g} deviations, budget {budget}"
     holds(f"the best is kept, {name}", kept, repetitions, low=0.95)
     least = next((num for num, told in equal.items() if told >= single), max(equal))
+    beyond = ""
+    if equal[least] < single:
+        beyond = "more than "
     print(
         f"{name}: {statistics.fmean(used):.0f} runs tell a single one in {100 * single / repetitions:.0f} %; equal "
-        f"seeds need {'more than ' * (equal[least] < single)}{least * num_rows} runs for as much"
+        f"seeds need {beyond}{least * num_rows} runs for as much"
     )
     assert least * num_rows >= 1.3 * statistics.fmean(used)
 
 
 def open_rows(whole, rows, num, look):
     """The rows that may be the best by their first values."""
-    groups = {each: Group({seed: whole[each].values[seed] for seed in range(num)}) for each in rows}
+    groups = {each: first_of(whole[each], num) for each in rows}
     order = sorted(groups, key=lambda each: -statistics.fmean(groups[each].values.values()))
     found = rank_settings([groups[each] for each in order], "max", look=Look(look))
     return [each for each, like in zip(order, found.like_best, strict=True) if like is not False]
