@@ -68,8 +68,11 @@ def _ink(difference_HW: np.ndarray) -> np.ndarray:
     """Return the stronger side of a difference from the ground: what is lighter, or darker."""
     lighter_HW = np.maximum(difference_HW, 0)
     darker_HW = np.maximum(-difference_HW, 0)
-    is_lighter = np.square(lighter_HW).sum() >= np.square(darker_HW).sum()
-    return lighter_HW if is_lighter else darker_HW
+    lighter = np.square(lighter_HW).sum()
+    darker = np.square(darker_HW).sum()
+    if lighter >= darker:
+        return lighter_HW
+    return darker_HW
 
 
 def _extent(has_ink: np.ndarray) -> slice:

@@ -43,6 +43,8 @@ class Elevation(Dataset[None]):
         heights_N = metres_HW.reshape(-1) / 100
         numbers_N = np.arange(len(heights_N))
         is_test_N = numbers_N % TEST_EVERY == 0
-        chosen_N = ~is_test_N if train else is_test_N
+        chosen_N = is_test_N
+        if train:
+            chosen_N = ~is_test_N
         self.data = torch.from_numpy(points_N2[chosen_N])
         self.targets = torch.from_numpy(heights_N[chosen_N])
