@@ -93,11 +93,25 @@ for _ in range({times}):
 """
     machines = [None, None, "b", "c"]
     started = [process(tmp_path / "run" / "x", body, machines[number % 4]) for number in range(num)]
-    assert [each.communicate(timeout=TIMEOUT_S) and each.returncode for each in started] == [
-        0
-    ] * num
+    errors = [each.communicate(timeout=TIMEOUT_S)[0] for each in started]
+    assert errors == [""] * num
+    assert [each.returncode for each in started] == [0] * num
     assert count.read_text() == str(num * times)
     assert not [*tmp_path.rglob("x.*")]
+
+
+def test_a_folder_that_is_removed_while_it_is_made_is_made_again(tmp_path, monkeypatch):
+    make = Path.mkdir
+    errors = [FileExistsError(errno.EEXIST, "File exists")]
+
+    def mkdir(folder, *args, **kwargs):
+        if errors:
+            raise errors.pop()
+        make(folder, *args, **kwargs)
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    with hold(tmp_path / "run" / ".lock", timeout_s=5):
+        assert is_held(tmp_path / "run")
 
 
 def test_a_holder_that_lives_is_named_and_one_that_is_gone_holds_nothing(tmp_path):

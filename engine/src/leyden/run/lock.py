@@ -447,6 +447,11 @@ def _create(watch: Watch) -> Lock | None:
         if path.parent.parent.is_dir():
             raise
         return None
+    except FileExistsError:
+        # Others have removed it after it was found; anything else of its name stays.
+        if os.path.lexists(path.parent) and not path.parent.is_dir():
+            raise
+        return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileExistsError, FileNotFoundError):
