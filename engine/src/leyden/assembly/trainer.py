@@ -97,7 +97,10 @@ def _lacks_facts(node: DictConfig, key: str, facts: Facts) -> bool:
         return False
     kind = target(node, key)
     is_display = inspect.isclass(kind) and issubclass(kind, DisplayCallback)
-    return is_display and any(arguments(kind).get(name) is REQUIRED for name in facts.missing)
+    if not is_display:
+        return False
+    defaults = arguments(kind)
+    return any(defaults.get(name) is REQUIRED for name in facts.missing)
 
 
 def check_strategy(cfg: DictConfig) -> None:

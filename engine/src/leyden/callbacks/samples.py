@@ -64,7 +64,8 @@ class SamplesSeen(L.Callback):
         losses = self._losses
         self._losses = []
         if losses and self._bad_batch is None:
-            finite = torch.stack([loss.isfinite().all() for *_, loss in losses]).tolist()
+            are_finite = [loss.isfinite().all() for *_, loss in losses]
+            finite = torch.stack(are_finite).tolist()
             if not all(finite):
                 epoch, index, _ = losses[finite.index(False)]
                 self._bad_batch = epoch, index

@@ -37,14 +37,13 @@ def mark(
         return
     try:
         name = str(step.item() if hasattr(step, "item") else step)
-        hashes = {
-            part: _hash(part, value)
-            for part, value in zip(MARKED_PARTS, (batch, model, optimizer), strict=True)
-        }
-        with Path(path).open(
-            "ab", buffering=0
-        ) as file:  # a line is written at once: processes share the file
-            file.write(json.dumps({"rank": _rank(), "step": name, **hashes}).encode() + b"\n")
+        hashes = {}
+        for part, value in zip(MARKED_PARTS, (batch, model, optimizer), strict=True):
+            hashes[part] = _hash(part, value)
+        line = json.dumps({"rank": _rank(), "step": name, **hashes})
+        # Written at once, without a buffer: processes share the file.
+        with Path(path).open("ab", buffering=0) as file:
+            file.write(line.encode() + b"\n")
         if os.environ.get(KILL_AT) == name:
             os.killpg(0, signal.SIGKILL)
     except Exception as error:

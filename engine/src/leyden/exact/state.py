@@ -233,7 +233,8 @@ class RunState:
         before = self._guarded("module", self._look_around, None)
         trained = self._trained()
         ranks = own_ranks(self._trainer)
-        states = dict(zip(ranks, self._each(lambda rank: random_states()), strict=True))
+        drawn = self._each(lambda rank: random_states())
+        states = dict(zip(ranks, drawn, strict=True))
         run()
 
         def after(rank: int) -> dict[str, Any]:

@@ -90,11 +90,14 @@ def main() -> None:
         variables = json.loads(file.readline())
     for name, value in variables.items():  # the site, or cluster.setup, may have set it
         os.environ.setdefault(name, value)
-    project = Path(source) if Path(source).is_dir() else unpack(Path(source))
+    project = Path(source)
+    if not project.is_dir():
+        project = unpack(project)
     path = [str(project / each) for each in folders.split(":")]
-    os.environ["PYTHONPATH"] = os.pathsep.join(
-        [*path, *filter(None, [os.environ.get("PYTHONPATH")])]
-    )
+    before = os.environ.get("PYTHONPATH")
+    if before:
+        path.append(before)
+    os.environ["PYTHONPATH"] = os.pathsep.join(path)
     os.environ[PROJECT_VARIABLE] = str(project)
     os.set_inheritable(
         descriptor, True

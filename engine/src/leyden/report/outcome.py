@@ -33,7 +33,8 @@ def print_result(run: Run, result: Result, *, show_next_steps: bool) -> None:
     if where not in steps:
         show(f"run directory: {where}")
     if result.is_tested:
-        show("\n".join([*test_set_remarks([run]), *tested_seeds(run)]))
+        remarks = [*test_set_remarks([run]), *tested_seeds(run)]
+        show("\n".join(remarks))
         show(
             f"later runs of {run.config.get('name')} are evaluated on the test set only by "
             "test=true"

@@ -251,10 +251,9 @@ def _unfinished_lines(summary: SweepSummary) -> list[str]:
     lines = []
     study = summary.directory / "study.journal"
     if study.is_file():
-        lines.append(
-            "The search in a browser, after pip install optuna-dashboard: optuna-dashboard "
-            f"{shlex.quote(str(study.absolute()))}"
-        )
+        file = shlex.quote(str(study.absolute()))
+        how = f"after pip install optuna-dashboard: optuna-dashboard {file}"
+        lines.append(f"The search in a browser, {how}")
     for status in UNFINISHED:
         for record in summary.records:
             if record.status == status:

@@ -55,10 +55,17 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
         UserError: The record can't be read or is not the user's own; several parents are named, or
             no run is there.
     """
-    overrides = [each for each in arguments if each[:1] == "~" or ("=" in each and each[0] != "-")]
+    overrides = []
+    for each in arguments:
+        has_value = "=" in each and not each.startswith("-")
+        if has_value or each.startswith("~"):
+            overrides.append(each)
     directory = _text(overrides, "run_dir")
     fork = _text(overrides, "fork")
-    trust = any(key_of(each) == "trust" and each.lower().endswith("=true") for each in overrides)
+    trust = False
+    for each in overrides:
+        if key_of(each) == "trust" and each.lower().endswith("=true"):
+            trust = True
     if directory and (Path(directory) / RECORD).exists():
         run = Run(directory, trust=trust)
         run.check_owner()

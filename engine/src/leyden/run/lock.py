@@ -75,12 +75,11 @@ class Holder:
         One without a machine if the file is damaged or being written.
         """
         try:
-            return cls(
-                **{
-                    key: type(getattr(cls, key))(value)
-                    for key, value in json.loads(content).items()
-                }
-            )
+            values = {}
+            for key, value in json.loads(content).items():
+                kind = type(getattr(cls, key))
+                values[key] = kind(value)
+            return cls(**values)
         except (ValueError, TypeError, AttributeError, ArithmeticError, RecursionError):
             return cls()
 

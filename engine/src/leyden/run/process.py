@@ -48,14 +48,15 @@ def is_main_process() -> bool:
 def num_processes() -> int:
     """Return the number of processes of this run that `torchrun`, `srun` or so has started."""
     found = [os.environ.get(name, "") for name in SIZE_VARIABLES]
-    return max([1, *(int(text) for text in found if text.isdecimal())])
+    sizes = [int(text) for text in found if text.isdecimal()]
+    return max([1, *sizes])
 
 
 def num_cores() -> int:
     """Return the number of cores that this process may use."""
-    return (
-        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    ) or 1
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def num_threads(share: int) -> int:

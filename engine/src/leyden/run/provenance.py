@@ -144,8 +144,12 @@ def installed_versions() -> dict[str, str]:
     What lies in the project's own folders is left out: it is code, and another checkout has it
     elsewhere.
     """
-    own = {*map(str, (root(), Path.cwd(), *code_folders(root())))}
-    places = [place for place in sys.path if place and str(Path(place).absolute()) not in own]
+    folders = [root(), Path.cwd(), *code_folders(root())]
+    own = {str(folder) for folder in folders}
+    places = []
+    for place in sys.path:
+        if place and str(Path(place).absolute()) not in own:
+            places.append(place)
     found: dict[str, str] = {}
     for package in importlib.metadata.distributions(path=places):
         with contextlib.suppress(Exception):  # a damaged installation must not end a run
@@ -385,6 +389,8 @@ def _first_in_path(name: str) -> str:
 @functools.cache  # what a file held at first counts, as a process keeps what it has imported
 def _digest(path: str) -> str:
     try:
-        return hashlib.sha256(Path(path).read_bytes().replace(b"\r\n", b"\n")).hexdigest()
+        content = Path(path).read_bytes()
     except OSError:
         return ""
+    lines = content.replace(b"\r\n", b"\n")
+    return hashlib.sha256(lines).hexdigest()

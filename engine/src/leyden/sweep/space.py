@@ -201,7 +201,12 @@ class Space:
     @property
     def fixed_choices(self) -> list[str]:
         """The fixed overrides that can change a job's result, and so identify a search."""
-        return sorted(each for each in self.fixed if identity_values(typed_overrides([each])))
+        found = []
+        for override in self.fixed:
+            typed = typed_overrides([override])
+            if identity_values(typed):
+                found.append(override)
+        return sorted(found)
 
 
 def space_function(name: Any) -> "Callable[[BaseTrial], list[str]]":

@@ -83,11 +83,11 @@ def validate_jobs(jobs: Sequence[Job]) -> list[Job]:
     Raises:
         UserError: A job is wrong; the message names the job and the mistake.
     """
-    to_run = [
-        job
-        for job in jobs
-        if not (job.run.directory.exists() and job.run.is_finished(job.identity()))
-    ]
+    to_run = []
+    for job in jobs:
+        is_finished = job.run.directory.exists() and job.run.is_finished(job.identity())
+        if not is_finished:
+            to_run.append(job)
     num = NUM_DRAWN
     if len(to_run) <= MAX_CHECKED:
         num = len(to_run)

@@ -82,8 +82,9 @@ class Bisection:
         self.looks = [num for num in LOOKS_AT if num <= seeds]
         if not self.looks:
             raise UserError(f"seeds={seeds}: must be {LOOKS_AT[0]} or more")
-        digest = hashlib.sha256(repr(run.config).encode()).hexdigest()[:8]
-        self.folder = root() / "outputs" / "bisect" / f"{run.directory.name}-{digest}"
+        digest = hashlib.sha256(repr(run.config).encode())
+        name = f"{run.directory.name}-{digest.hexdigest()[:8]}"
+        self.folder = root() / "outputs" / "bisect" / name
         self._runs: dict[Path, Run | None] = {}
 
     def find(self) -> None:

@@ -353,7 +353,12 @@ def _decided(
 
 def _best(side: Sequence[Group], mode: str) -> Group:
     """Return the best setting of a side, of those that have enough runs if any has."""
-    return min(side, key=lambda one: (len(one.values) < MIN_VALUES, *order_of(one, mode or "max")))
+
+    def order(one: Group) -> tuple[Any, ...]:
+        has_few = len(one.values) < MIN_VALUES
+        return (has_few, *order_of(one, mode or "max"))
+
+    return min(side, key=order)
 
 
 def _about_sides(a: Group, b: Group, sides: Sequence[Sequence[Group]]) -> list[str]:
