@@ -151,7 +151,8 @@ def require_project() -> None:
     """
     if project() is None:
         raise UserError(
-            f"{Path.cwd()}: not in a project: no folder from here upwards has conf/train.yaml; leyden init creates one"
+            f"{Path.cwd()}: not in a project: "
+            "no folder from here upwards has conf/train.yaml; leyden init creates one"
         )
 
 

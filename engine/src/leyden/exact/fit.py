@@ -100,7 +100,8 @@ class Exact(_Callback):
         """Report a training that nothing of this object has taken."""
         if not _blocks.is_taken(trainer):
             say(
-                "this run can't resume: write `with exact: trainer.fit(...)`, as a callback is not enough"
+                "this run can't resume: write `with exact: trainer.fit(...)`, "
+                "as a callback is not enough"
             )
 
     def fit(

@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 
 MARKS = "LEYDEN_MARKS"  # environment variable: the file to which marks are appended
-KILL_AT = "LEYDEN_MARKS_KILL_AT"  # environment variable: the step at whose mark the process group kills itself
+# Environment variable: the step at whose mark the process group kills itself.
+KILL_AT = "LEYDEN_MARKS_KILL_AT"
 EVERY = "LEYDEN_MARKS_EVERY"  # environment variable: steps between checkpoints, in a test
 MARKED_PARTS = ("batch", "weights", "optimizer")
 _warned: set[str] = set()

@@ -19,7 +19,8 @@ from leyden.exact.loaders import gather_from_processes
 
 _T = TypeVar("_T")
 NOT_ALL_WAIT = (
-    "some virtual ranks wait for a value of all of them, as by sync_dist=True, and others don't, or "
+    "some virtual ranks wait for a value of all of them, as by sync_dist=True, "
+    "and others don't, or "
     "have no batch: log it in each of them, and per epoch"
 )
 

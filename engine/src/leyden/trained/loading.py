@@ -192,7 +192,8 @@ class Trained:
         module = self.module.to(device)
         if not isinstance(module, Task):
             raise UserError(
-                f"{self.run.directory}: has trained {type(module).__name__}; this command needs a Task of leyden.tasks"
+                f"{self.run.directory}: has trained {type(module).__name__}; "
+                "this command needs a Task of leyden.tasks"
             )
         return module
 
@@ -212,13 +213,15 @@ class Trained:
             raise UserError(f"{error}; data_root=FOLDER sets the folder of the dataset") from error
         if facts_of(data) != self.facts:
             raise UserError(
-                f"{self.cfg.data.get('root')}: not the dataset that {self.run.directory} was trained on"
+                f"{self.cfg.data.get('root')}: not the dataset that "
+                f"{self.run.directory} was trained on"
             )
         with log_and_continue("comparing the data"):
             names = changed_names(trained_on(self.run), digests_of(data))
             if names:
                 warn(
-                    f"{self.run.directory}: the data differ from those that it was trained on: {', '.join(names)}"
+                    f"{self.run.directory}: the data differ from those "
+                    f"that it was trained on: {', '.join(names)}"
                 )
         return data
 

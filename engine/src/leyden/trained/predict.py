@@ -194,7 +194,8 @@ def _image_reader(trained: Trained, *, invert: bool) -> Callable[[Path], Tensor]
     shape: Any = trained.facts.input_shape or ()
     if len(shape) != 3 or shape[0] not in (1, 3):
         raise UserError(
-            f"{trained.directory}: was trained on samples of shape {shape}; it can't predict images, "
+            f"{trained.directory}: was trained on samples of shape {shape}; "
+            "it can't predict images, "
             "which have 1 or 3 channels"
         )
     return functools.partial(read_image, invert=invert, input_shape=shape)

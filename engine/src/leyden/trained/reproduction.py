@@ -80,7 +80,8 @@ def _check_imported(run: Run, reproduced: Run) -> None:
     names = changed_names(dict_at(run.starts[-1], "code"), dict_at(reproduced.starts[-1], "code"))
     if names:
         raise UserError(
-            f"{sys.executable} has imported other code than the run's: {some_of(names, MAX_SHOWN_FILES)}"
+            f"{sys.executable} has imported other code than the run's: "
+            f"{some_of(names, MAX_SHOWN_FILES)}"
         )
 
 
@@ -222,7 +223,8 @@ def checked_out(code: Mapping[str, Any]) -> Iterator[Path]:
     )  # the project may be a subfolder of its repository
     if prefix is None:
         raise UserError(
-            f"{root()}: is no git repository, or git is not installed; the run's code is not available"
+            f"{root()}: is no git repository, or git is not installed; "
+            "the run's code is not available"
         )
     sha, diff = str(code.get("sha")), code.get("diff")
     if not re.fullmatch(r"[0-9a-f]{40,64}", sha):

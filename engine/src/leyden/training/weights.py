@@ -57,7 +57,8 @@ def load_weights(module: L.LightningModule, content: dict[str, Any]) -> None:
     lacking = {*content["state_dict"]} - {*module.state_dict()}
     if lacking:
         raise ValueError(
-            f"there is no {min(lacking)}; create all modules in the constructor or in configure_model"
+            f"there is no {min(lacking)}; "
+            "create all modules in the constructor or in configure_model"
         )
     load_whole(module, content["state_dict"])
 
