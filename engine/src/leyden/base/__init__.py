@@ -1,1 +1,1 @@
-"""The ground of the library: errors and arguments, the project's paths, tables, terminal output and doors."""
+"""The ground of the library: errors, arguments, paths, tables, terminal output and doors."""

@@ -1,4 +1,4 @@
-"""Doors: public names that a package imports when they are first used, and names that have moved."""
+"""Doors: public names that are imported when they are first used, and names that moved."""
 
 import importlib
 from collections.abc import Callable, Mapping
@@ -7,8 +7,9 @@ from typing import Any
 from leyden.base.extras import missing_package, not_installed
 from leyden.base.terminal import warn
 
-# Class paths of before, which records and YAML files name, and the public names in their place. An entry stays for two
-# minor versions after the one that it is in first; docs/versions.md has the promise.
+# Class paths of before, which records and YAML files name, and the public names in their place. An
+# entry stays for two minor versions after the one that it is in first; docs/versions.md has the
+# promise.
 MOVED = {
     # until 0.2
     "leyden.config.errors.UserError": "leyden.UserError",
@@ -50,7 +51,7 @@ MOVED = {
 
 
 def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
-    """Return a package's `__getattr__`, which imports a public name from its module when it is first used.
+    """Return a package's `__getattr__`, which imports a public name when it is first used.
 
     An `ImportError` of that function's names the command that installs what is missing.
 

@@ -1,7 +1,7 @@
 """The frame of a command: the arguments of one without Hydra, its errors, and how it ends.
 
-While a run is composed and built, each error is one line. While it trains or is evaluated, a user's mistake and a full
-disk are one line, and any other error shows its traceback.
+While a run is composed and built, each error is one line. While it trains or is evaluated, a user's
+mistake and a full disk are one line, and any other error shows its traceback.
 """
 
 import contextlib
@@ -28,7 +28,8 @@ _PYTHON = [sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "pureli
 _LIBRARIES = ("<", *_PYTHON)
 # Errors of a disk that is full, read-only or failing.
 _DISK_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
-# Errors whose message alone says what is wrong; of others, such as KeyError, the type is named, too.
+# Errors whose message alone says what is wrong; of others, such as KeyError, the type is named,
+# too.
 _TOLD_BY_MESSAGE: tuple[type[Exception], ...] = (ValueError, TypeError, OSError, ImportError)
 _OF_DOORS = ("leyden.exact.ExactError", "leyden.verdict.tables.TableError")
 _OF_HYDRA = ("hydra.errors.HydraException", "omegaconf.errors.OmegaConfBaseException")
@@ -39,7 +40,10 @@ _OF_TRAINING = (
 
 
 def _imported(names: Iterable[str]) -> tuple[type[Exception], ...]:
-    """Return those classes of errors whose modules are imported; none of the others can be raised."""
+    """Return those classes of errors whose modules are imported.
+
+    None of the others can be raised.
+    """
     found = []
     for name in names:
         module, _, kind = name.rpartition(".")
@@ -69,18 +73,26 @@ class Exit(IntEnum):
 
 
 def leave(code: int, cause: BaseException | None = None) -> NoReturn:
-    """End this process with an exit code, after all contexts have ended: the one place that raises `SystemExit`."""
+    """End this process with an exit code, after all contexts have ended.
+
+    No other function raises `SystemExit`.
+    """
     raise SystemExit(int(code)) from cause
 
 
 def leave_at_once(code: int) -> NoReturn:
-    """End this process from a thread, which can't raise in the main thread, or in a fork, whose contexts are not its own."""
+    """End this process from a thread or in a fork.
+
+    A thread can't raise in the main thread, and a fork's contexts are not its own.
+    """
     os._exit(code)
 
 
 @contextlib.contextmanager
 def ending() -> Iterator[None]:
-    """Context of a whole command: it prepares the process, reports an error, and ends with its exit code.
+    """Context of a whole command.
+
+    It prepares the process, reports an error, and ends with its exit code.
 
     `HYDRA_FULL_ERROR=1` shows the traceback of a mistake, too, and a debugger gets every error.
     """
@@ -158,7 +170,10 @@ def require_project() -> None:
 
 @contextlib.contextmanager
 def without_garbage_collection() -> Iterator[None]:
-    """Disable Python's garbage collector, which searches the records of thousands of runs for garbage over and over."""
+    """Disable Python's garbage collector.
+
+    It would search the records of thousands of runs for garbage over and over.
+    """
     gc.disable()
     try:
         yield
@@ -169,8 +184,8 @@ def without_garbage_collection() -> Iterator[None]:
 def is_mistake(error: BaseException) -> bool:
     """Return whether an error that ends a command or a run needs no traceback.
 
-    It is a mistake of the user, also one that Lightning finds, a value that is not finite, memory that is used up, or a
-    disk that is full.
+    It is a mistake of the user, also one that Lightning finds, a value that is not finite, memory
+    that is used up, or a disk that is full.
     """
     kinds: tuple[type[Exception], ...] = (UserError, FloatingPointError, MemoryError)
     kinds += _imported(_OF_TRAINING)
@@ -180,7 +195,7 @@ def is_mistake(error: BaseException) -> bool:
 
 
 def is_told_by_its_message(error: BaseException) -> bool:
-    """Return whether an error is about a file or the configuration, and raised by no code of the user's."""
+    """Return whether an error is about a file or the configuration, and not of the user's code."""
     kinds: tuple[type[Exception], ...] = (OSError, *_imported(_OF_HYDRA))
     return isinstance(error, kinds) and not _frames(error, of_user=True)
 
@@ -194,7 +209,10 @@ def cause_of(error: BaseException) -> BaseException:
 
 
 def as_line(error: BaseException) -> str:
-    """Return an error as one line: its message, after its type if that says more, and the user's line that raised it."""
+    """Return an error as one line.
+
+    It has the message, after the type if that says more, and the user's line that raised it.
+    """
     cause = cause_of(error)
     text = " ".join(str(cause).split())
     name = type(cause).__name__
@@ -226,14 +244,20 @@ def _chain(error: BaseException | None) -> list[BaseException]:
 
 
 def last_frame(error: BaseException) -> str:
-    """Return the last frame of the user's own code, such as `models/mlp.py:12 in forward`, else the last of all."""
+    """Return the last frame of the user's own code, else the last of all.
+
+    An example is `models/mlp.py:12 in forward`.
+    """
     cause = cause_of(error)
     frames = _frames(cause, of_user=True) or _frames(cause, of_user=False)
     return frames[-1] if frames else ""
 
 
 def _frames(error: BaseException, *, of_user: bool) -> list[str]:
-    """Return the frames of an error's traceback as text, the innermost one last; all, or those of the user's own code."""
+    """Return the frames of an error's traceback as text, the innermost one last.
+
+    With `of_user`, those of the user's code alone.
+    """
     found = []
     for frame, line in traceback.walk_tb(error.__traceback__):
         code = frame.f_code
@@ -248,7 +272,10 @@ def _frames(error: BaseException, *, of_user: bool) -> list[str]:
 
 
 def is_library(path: str) -> bool:
-    """Return whether a file is one of Python's or of an installed package's; those of this library are not."""
+    """Return whether a file is one of Python's or of an installed package's.
+
+    Those of this library are not.
+    """
     if path.startswith(str(LIBRARY)):  # wherever it is installed
         return False
     if "site-packages" in path or "dist-packages" in path:
@@ -258,7 +285,10 @@ def is_library(path: str) -> bool:
 
 @contextlib.contextmanager
 def log_and_continue(name: str) -> Iterator[None]:
-    """Report an error in an optional part of a run and continue; a bug is reported with its traceback."""
+    """Report an error in an optional part of a run and continue.
+
+    A bug is reported with its traceback.
+    """
     try:
         yield
     except Exception as error:

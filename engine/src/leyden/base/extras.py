@@ -1,4 +1,4 @@
-"""Extras: packages that `leyden` alone does not bring, and the line that names the command which installs them."""
+"""Extras: packages that `leyden` alone does not bring, and the command that installs them."""
 
 # Those of `leyden[train]` that the library imports, by the names under which it does.
 OF_TRAIN = (
@@ -28,7 +28,10 @@ def not_installed(package: str, extra: str = "train") -> str:
 
 
 def missing_package(error: BaseException | None) -> str | None:
-    """Return the package of `leyden[train]` whose absence has led to an error; None for other errors."""
+    """Return the package of `leyden[train]` whose absence has led to an error.
+
+    None for other errors.
+    """
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_TRAIN:
             return error.name

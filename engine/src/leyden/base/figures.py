@@ -4,12 +4,14 @@ from typing import Any, BinaryIO
 
 
 def plain(text: str) -> str:
-    """Return a text for matplotlib, which would read what is between two dollar signs as a formula."""
+    """Return a text for matplotlib, which reads what is between two dollar signs as a formula."""
     return text.replace("$", r"\$")
 
 
 def use_log_scale(axes: Any, name: str) -> None:
-    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only, since more would collide.
+    """Scale an axis logarithmically, with plain numbers, and labels at 1, 2 and 5 only.
+
+    More labels would collide.
 
     Args:
         axes: Matplotlib's axes.
@@ -26,7 +28,7 @@ def use_log_scale(axes: Any, name: str) -> None:
 
 
 def save_pdf(figure: Any, file: BinaryIO) -> None:
-    """Write a figure of matplotlib as PDF, with TrueType fonts: journals refuse its default, Type 3."""
+    """Write a figure of matplotlib as PDF, with TrueType fonts, as journals refuse Type 3."""
     from matplotlib import rc_context
 
     with rc_context({"pdf.fonttype": 42}):

@@ -2,13 +2,16 @@
 
 import re
 
-# The stages whose metrics are logged, each with a folder of TensorBoard's event files; another folder has those of the best
-# epoch. A stage beyond these three is evaluated at the end of a run if its data have a dataloader of its name.
+# The stages whose metrics are logged, each with a folder of TensorBoard's event files; another
+# folder has those of the best epoch. A stage beyond these three is evaluated at the end of a run if
+# its data have a dataloader of its name.
 STAGES = ("train", "val", "test")
-# Words that denote a metric's stage. They are used only to draw curves of several stages in one chart.
+# Words that denote a metric's stage. They are used only to draw curves of several stages in one
+# chart.
 STAGE_WORDS = {*STAGES, "training", "fit", "valid", "validation", "dev", "eval", "testing"}
 BEST = "best"
-# First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the first ones.
+# First parts of the tags that stages share in TensorBoard, which sorts charts by them and opens the
+# first ones.
 CHARTS = "charts"
 STEPS = "steps"
 
@@ -17,7 +20,8 @@ def chart_of(name: str) -> str:
     """Return the title of the chart that shows a metric's curves of all stages.
 
     Example:
-        >>> [chart_of(name) for name in ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")]
+        >>> names = ("train/acc_epoch", "val_acc", "valid/acc/dataloader_idx_0", "acc.test")
+        >>> [chart_of(name) for name in names]
         ['acc', 'acc', 'acc', 'acc']
         >>> chart_of("val"), chart_of("f1_macro")
         ('val', 'f1_macro')
@@ -27,7 +31,9 @@ def chart_of(name: str) -> str:
 
 
 def without_stage(name: str) -> str:
-    """Return a metric's name without the word that denotes its stage; the name itself if nothing else is left.
+    """Return a metric's name without the word that denotes its stage.
+
+    It is the name itself if nothing else is left.
 
     Example:
         >>> without_stage("train/loss_step"), without_stage("val_acc"), without_stage("val")
@@ -42,13 +48,13 @@ def without_stage(name: str) -> str:
 
 
 def chart_tag(name: str) -> str:
-    """Return the tag of a metric, which is the same for all stages, so that one chart has all of their curves.
+    """Return the tag of a metric, the same for all stages, so that one chart has all their curves.
 
     The values of single steps have a chart of their own. Names without a word for the stage remain.
 
     Example:
-        >>> chart_tag("train/loss"), chart_tag("val_loss"), chart_tag("train/loss_step"), chart_tag("lr")
-        ('charts/loss', 'charts/loss', 'steps/loss', 'lr')
+        >>> [chart_tag(name) for name in ("train/loss", "val_loss", "train/loss_step", "lr")]
+        ['charts/loss', 'charts/loss', 'steps/loss', 'lr']
     """
     short = without_stage(name)
     if short == name:

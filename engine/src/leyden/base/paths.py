@@ -25,9 +25,12 @@ NOT_OWN_PACKAGES = (
 
 
 def find_project(start: Path) -> Path | None:
-    """Return the first folder with a `conf/train.yaml`, from `start` upwards; None if there is none.
+    """Return the first folder with a `conf/train.yaml`, from `start` upwards.
 
-    A directory of a run or a sweep is no project, since it may be a stranger's, and a project's code is executed.
+    None if there is none.
+
+    A directory of a run or a sweep is no project, since it may be a stranger's, and a project's
+    code is executed.
     """
     for folder in (start, *start.parents):
         files = [folder / "run.json", folder / "sweep.json"]
@@ -77,7 +80,7 @@ def conf() -> Path:
 
 
 def add_to_path() -> None:
-    """Make the project's packages importable without installation, as `python -m` does in its folder."""
+    """Make the project's packages importable without installation, as `python -m` does."""
     if project() is None:
         return
     for folder in (str(root()), str(src())):
@@ -86,14 +89,18 @@ def add_to_path() -> None:
 
 
 def prepare_process() -> None:
-    """Prepare the process of a command, before PyTorch is imported: the project's packages, OpenMP's threads, memory.
+    """Prepare the process of a command, before PyTorch is imported.
 
-    Threads spin while they wait for each other, and can take a core that another process needs. With GNU OpenMP's
-    default of 300,000 spins, a run beside one other process took 2.6 times as long as with 30,000; on a quiet machine
-    there was no difference (docs/speed.md). The variable is read when PyTorch loads OpenMP.
+    It sets the project's packages, OpenMP's threads, and memory.
 
-    PyTorch asks Linux for pages of 2 MB for tensors that large (PyTorch #93888): a new batch of 64 images of 3 x 224 x 224
-    took 8 ms in place of 25, most of which were faults of 4 kB pages. Results depend on neither variable.
+    Threads spin while they wait for each other, and can take a core that another process needs.
+    With GNU OpenMP's default of 300,000 spins, a run beside one other process took 2.6 times as
+    long as with 30,000; on a quiet machine there was no difference (docs/speed.md). The variable is
+    read when PyTorch loads OpenMP.
+
+    PyTorch asks Linux for pages of 2 MB for tensors that large (PyTorch #93888): a new batch of 64
+    images of 3 x 224 x 224 took 8 ms in place of 25, most of which were faults of 4 kB pages.
+    Results depend on neither variable.
     """
     add_to_path()
     if "GOMP_SPINCOUNT" not in os.environ and "OMP_WAIT_POLICY" not in os.environ:
@@ -102,7 +109,7 @@ def prepare_process() -> None:
 
 
 def code_folders(project: Path) -> list[Path]:
-    """Return the folders from which a project's packages, and the library if the project contains it, are imported.
+    """Return the folders from which a project's packages, and a library in it, are imported.
 
     Args:
         project: A project, or another checkout of it.
@@ -112,7 +119,7 @@ def code_folders(project: Path) -> list[Path]:
 
 
 def environment_of(project: Path) -> dict[str, str]:
-    """Return the environment variables with which a process runs the code and settings of a project.
+    """Return the environment with which a process runs the code and settings of a project.
 
     Args:
         project: A project, or a copy or another checkout of it.
@@ -126,7 +133,8 @@ def environment_of(project: Path) -> dict[str, str]:
 def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
     """Yield the config files that Hydra can find, as (path relative to `conf/`, path).
 
-    First those of the project, then those of the library that the project has no file of the same name for.
+    First those of the project, then those of the library that the project has no file of the same
+    name for.
 
     Args:
         pattern: Glob pattern relative to `conf/`.
@@ -141,7 +149,10 @@ def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
 
 
 def choices(group: str) -> tuple[list[str], list[str]]:
-    """Return the choices of a config group: those that the project's `conf/` has, and those of the library alone."""
+    """Return the choices of a config group.
+
+    First those that the project's `conf/` has, then those of the library alone.
+    """
     own: list[str] = []
     library: list[str] = []
     for _, path in conf_files(f"{group}/*.yaml"):

@@ -1,4 +1,6 @@
-"""Tables: rows of dictionaries as lines of a terminal, with control characters escaped, as CSV or JSON.
+"""Tables: rows of dictionaries as lines of a terminal, as CSV or JSON.
+
+Control characters are escaped.
 
 A column is a key of the rows. A key that a row lacks is an empty cell, and None is `null`.
 """
@@ -25,7 +27,10 @@ MIN_WIDTH = 8  # of a column that is narrowed to fit a terminal
 
 
 def print_table(rows: TableRows, columns: Columns = None, **options: Any) -> None:
-    """Print a table; long cells lose their middle on a terminal, so that each row is one line, but not in a pipe or file.
+    """Print a table.
+
+    Long cells lose their middle on a terminal, so that each row is one line, but not in a pipe or
+    file.
 
     Args:
         rows: The rows.
@@ -47,9 +52,12 @@ def table_lines(
     header: bool = True,
     width: int | None = None,
 ) -> list[str]:
-    """Return a table's lines without control characters; rich's tables take seconds for thousands of rows.
+    """Return a table's lines without control characters.
 
-    `aligned_lines` of `verdict.reports` aligns texts that are formatted, without a terminal or rich.
+    Rich's tables take seconds for thousands of rows.
+
+    `aligned_lines` of `verdict.reports` aligns texts that are formatted, without a terminal or
+    rich.
 
     Args:
         rows: The rows.
@@ -126,7 +134,10 @@ def _widest(column: Sequence[str]) -> int:
 
 
 def _limit(widths: Sequence[int], width: int) -> int:
-    """Return the width to which the widest columns are narrowed, so that all fit into a line if that is possible."""
+    """Return the width to which the widest columns are narrowed.
+
+    All columns fit into a line if that is possible.
+    """
     gaps = len(COLUMN_GAP) * (len(widths) - 1)
     room = width - gaps
     limit = room
@@ -139,7 +150,10 @@ def _limit(widths: Sequence[int], width: int) -> int:
 
 
 def _shorten(text: str, limit: int) -> str:
-    """Return a text that is too long without its middle; most of what is left is its end, which tells paths apart."""
+    """Return a text that is too long without its middle.
+
+    Most of what is left is its end, which tells paths apart.
+    """
     if _width(text) <= limit:
         return text
     room = limit - 1
@@ -163,11 +177,11 @@ def _padded(column: Sequence[str], *, right: bool) -> list[str]:
 
 
 def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str, str]:
-    """Return for each key its last part, or the key itself if others have the same last part, or it is taken.
+    """Return for each key its last part, or the key itself where that part is not the only one.
 
     Example:
-        >>> short_names(["optimizer.lr", "model.depth", "encoder.depth", "data.n"], taken=["n"])
-        {'optimizer.lr': 'lr', 'model.depth': 'model.depth', 'encoder.depth': 'encoder.depth', 'data.n': 'data.n'}
+        >>> short_names(["optimizer.lr", "model.depth", "net.depth", "data.n"], taken=["n"])
+        {'optimizer.lr': 'lr', 'model.depth': 'model.depth', 'net.depth': 'net.depth', 'data.n': 'data.n'}
     """
     ends = {}
     for key in keys:

@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
 
-# Control characters except tab and newline, characters that change the writing direction, and surrogates, which
-# stand for bytes of a file name that are not UTF-8.
+# Control characters except tab and newline, characters that change the writing direction, and
+# surrogates, which stand for bytes of a file name that are not UTF-8.
 _UNSAFE = re.compile(
     "[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
 )
@@ -52,7 +52,10 @@ def one_line(text: object) -> str:
 
 
 def without_escapes(text: str) -> str:
-    """Return a text with its unsafe characters escaped, except bytes of a file name that are not UTF-8."""
+    """Return a text with its unsafe characters escaped.
+
+    Bytes of a file name that are not UTF-8 stay.
+    """
 
     def escaped(found: re.Match[str]) -> str:
         character = found[0]
@@ -64,7 +67,10 @@ def without_escapes(text: str) -> str:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return why an error was raised, in one line: the system's words, or else the error's message."""
+    """Return why an error was raised, in one line.
+
+    It has the system's words, or else the error's message.
+    """
     text = str(getattr(error, "strerror", None) or error)
     return " ".join(text.split())
 
@@ -87,7 +93,8 @@ def some_of(texts: Sequence[object], most: int = 6) -> str:
 def quoted_override(key: str, value: object, *, quoted: bool = False) -> str:
     r"""Return an override as typed in a shell, with the quotes that Hydra and the shell need.
 
-    With `quoted`, the value is always quoted for Hydra, so that a value such as `null` is read as text.
+    With `quoted`, the value is always quoted for Hydra, so that a value such as `null` is read as
+    text.
 
     Example:
         >>> quoted_override("run", "outputs/mnist_mlp"), quoted_override("run", "it's")
@@ -105,11 +112,13 @@ MAX_DIGITS = 6  # significant digits of a number that is shown in full
 
 
 def short_number(text: str) -> str:
-    """Return the text of a number with four significant digits if it is a fraction with more than six; else the text.
+    """Return the text of a number, with four significant digits if it is a long fraction.
+
+    A long one has more than six digits. Other texts are returned as they are.
 
     Example:
-        >>> short_number("0.0016571640914381709"), short_number("0.00125"), short_number("12345678"), short_number("a")
-        ('0.001657', '0.00125', '12345678', 'a')
+        >>> [short_number(text) for text in ("0.0016571640914381709", "0.00125", "12345678", "a")]
+        ['0.001657', '0.00125', '12345678', 'a']
     """
     try:
         number = Decimal(text).as_tuple()
@@ -152,7 +161,10 @@ def relative_path(path: Path) -> Path:
 
 
 def python_command() -> str:
-    """Return the shell command for this Python: `python`, `uv run python`, or a path such as `.venv/bin/python`."""
+    """Return the shell command for this Python.
+
+    It is `python`, `uv run python`, or a path such as `.venv/bin/python`.
+    """
     name = Path(sys.executable).name
     return program_command(name) or shlex.quote(sys.executable)
 
@@ -166,7 +178,10 @@ def leyden_command(verb: str) -> str:
 
 
 def program_command(name: str) -> str | None:
-    """Return the shell command of a program beside this Python, such as `.venv/bin/leyden`; None if it is not installed."""
+    """Return the shell command of a program beside this Python, such as `.venv/bin/leyden`.
+
+    None if it is not installed.
+    """
     program = Path(sys.executable).with_name(name)
     if not program.exists():
         return None
@@ -181,7 +196,8 @@ def program_command(name: str) -> str | None:
 def warn(text: str) -> None:
     """Print a message to stderr.
 
-    Lines after the first are indented; otherwise, a file name with a line break could imitate a second message.
+    Lines after the first are indented; otherwise, a file name with a line break could imitate a
+    second message.
     """
     shown = printable(text)
     lines = shown.replace("\n", "\n  ")

@@ -1,4 +1,4 @@
-"""A training of any LightningModule that resumes to the same bits (`Exact`), without anything else of Leyden.
+"""A training of any LightningModule that resumes to the same bits (`Exact`).
 
 Importing it changes nothing: no random state, no signal handler, no class of another library.
 """

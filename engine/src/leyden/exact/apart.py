@@ -174,7 +174,11 @@ class _Place:
         return here is not self.tensor or self.is_small or version_of(here) != self.version
 
     def settle(self) -> bool:
-        """Let the same tensor stand again, with what the code has put there; return whether it can."""
+        """Let the same tensor stand again, with what the code has put there.
+
+        Returns:
+            Whether it can.
+        """
         here = getattr(self.owner, self.name)
         if here is not self.tensor:
             is_like = isinstance(here, Tensor) and not isinstance(self.tensor, nn.Parameter)

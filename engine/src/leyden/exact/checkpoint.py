@@ -36,7 +36,8 @@ NEEDED = ("state_dict", "loops", "optimizer_states", "lr_schedulers", "objects",
 class SafeCheckpointIO:
     """Writes checkpoints atomically, and reads only tensors and plain values.
 
-    It has the methods of Lightning's `CheckpointIO`. Hyperparameters saved by a module are left out.
+    It has the methods of Lightning's `CheckpointIO`. Hyperparameters saved by a module are left
+    out.
 
     Args:
         reporter: Announces what is left out since it can't be read again, or that nothing can be
@@ -74,7 +75,10 @@ class SafeCheckpointIO:
             self._reporter.announce(f"this run can't resume: {error}")
 
     def _write(self, checkpoint: dict[str, Any], file: BinaryIO) -> None:
-        """Write a checkpoint without what is left out; read the first file again, but for the values of its tensors."""
+        """Write a checkpoint without what is left out.
+
+        Read the first file again, but for the values of its tensors.
+        """
         _check_keys(checkpoint)
         content = {key: each for key, each in checkpoint.items() if key not in HYPERPARAMETERS}
         content["callbacks"] = dict(content.get("callbacks", {}))

@@ -371,7 +371,10 @@ class Elastic(DDPStrategy):
         return self.precision_plugin.post_backward(closure_loss, module)
 
     def reduce(self, tensor: Any, group: Any = None, reduce_op: Any = "mean") -> Any:
-        """Reduce a value of all virtual ranks, in their order; outside of a turn, of all processes."""
+        """Reduce a value of all virtual ranks, in their order.
+
+        Outside of a turn it is reduced over all processes.
+        """
         if self.ranks is None or self.ranks.current is None:
             return super().reduce(tensor, group, reduce_op)
         if not isinstance(tensor, Tensor):

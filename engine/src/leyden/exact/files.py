@@ -15,8 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
-# The format in which this version writes each kind of file; docs/formats.md has the keys. A file from before there were
-# formats has number 0. Who changes one adds a room to tests/museum.
+# The format in which this version writes each kind of file; docs/formats.md has the keys. A file
+# from before there were formats has number 0. Who changes one adds a room to tests/museum.
 FORMATS = {"run.json": 1, "starts.json": 1, "sweep.json": 1, "job.json": 1, "checkpoint": 1}
 FORMATS["plan.json"] = 1
 LINK = "is a link, which is not followed"

@@ -64,7 +64,7 @@ class Exact(_Callback):
     """
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Exact:
-        """Create a callback of each tree that is imported, since a trainer takes no other object."""
+        """Create a callback of each imported tree, since a trainer takes no other object."""
         kind: Any = lightning.derived(cls, *of_trees("Callback"))  # type: ignore[arg-type]
         return object.__new__(kind)  # type: ignore[no-any-return]
 

@@ -99,7 +99,7 @@ class OfData:
 
 
 def make_resumable(data: "LightningDataModule", seed: int) -> None:
-    """Make a data module's loaders of training and validation draw the same again, see `Derived`."""
+    """Make a data module's loaders of training and validation draw the same, see `Derived`."""
     derived = Derived(OfData(data), seed)
 
     def made_by(hook: str, make: Callable[[], Any]) -> Any:

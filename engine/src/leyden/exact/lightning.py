@@ -372,13 +372,16 @@ def step_schedules_again(trainer: "Trainer") -> None:
 
 
 def combining_mode(loaders: Any) -> str | None:
-    """Return how loaders are combined, such as `min_size`; None for any other loader. It has no public name."""
+    """Return how loaders are combined, such as `min_size`.
+
+    None for any other loader. It has no public name.
+    """
     kind: Any = type(loaders)
     return loaders._mode if "CombinedLoader" in lightning_bases(kind) else None
 
 
 def place_average(callback: "WeightAveraging", device: torch.device) -> None:
-    """Make Lightning place an average on a device, which is not known where it takes it, in the constructor."""
+    """Make Lightning place an average on a device, which its constructor does not know."""
     callback._device = device
 
 

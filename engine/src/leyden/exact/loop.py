@@ -126,7 +126,7 @@ class Loop:
         self._resumed = self._load()
 
     def _load(self) -> dict[str, Any]:
-        """Give the objects their states in the checkpoint, and return this process's other state."""
+        """Give the objects their states in the checkpoint; return this process's other state."""
         last = last_of(self._directory)
         found = gather_from_processes(last)
         if last is None:

@@ -1,4 +1,4 @@
-"""Marks of training steps, from any training loop, with which `leyden resumetest` compares a run that was killed."""
+"""Marks of training steps, from any loop, by which `leyden resumetest` compares a killed run."""
 
 import contextlib
 import json
@@ -18,11 +18,14 @@ _warned: set[str] = set()
 def mark(
     step: object, model: object = None, optimizer: object = None, batch: object = None
 ) -> None:
-    """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names; without it, do nothing.
+    """Append a line with hashes of a training step to the file that `LEYDEN_MARKS` names.
 
-    Call it once per step, after the optimizer's, in any loop of any framework; of several processes, in each.
-    Tensors, arrays, numbers and texts are hashed by their content, in any nesting of containers; an object of another class
-    by its `state_dict()`, else by its attributes. An error never ends the training: it is one line on stderr.
+    Without it, do nothing.
+
+    Call it once per step, after the optimizer's, in any loop of any framework; of several
+    processes, in each. Tensors, arrays, numbers and texts are hashed by their content, in any
+    nesting of containers; an object of another class by its `state_dict()`, else by its attributes.
+    An error never ends the training: it is one line on stderr.
 
     Example:
         >>> from leyden.exact import mark
@@ -31,7 +34,8 @@ def mark(
     Args:
         step: A number or text that no other step of the training has.
         model: A module, or a mapping of tensors.
-        optimizer: What has a `state_dict()`, or several such objects: optimizers, schedules, scalers.
+        optimizer: What has a `state_dict()`, or several such objects: optimizers, schedules,
+            scalers.
         batch: The step's batch.
     """
     if not (path := os.environ.get(MARKS)):

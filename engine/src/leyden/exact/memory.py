@@ -279,7 +279,8 @@ class Memory:
 
         Args:
             kept: The values.
-            only_own: True to leave out attributes of objects that are not these, and what is a weight here.
+            only_own: True to leave out attributes of objects that are not these, and what is a
+                weight here.
             with_generators: False to leave random generators as they are.
         """
         try:

@@ -1,4 +1,7 @@
-"""A test of whether a training resumes to the same bits: its command runs undisturbed, then with kills, and each step is compared."""
+"""A test of whether a training resumes to the same bits.
+
+Its command runs undisturbed, then with kills, and each step is compared.
+"""
 
 import contextlib
 import itertools
@@ -56,7 +59,7 @@ class Starts:
         self._say = say
 
     def start(self, kill_at: str = "") -> tuple[Marks, int]:
-        """Return the marks and the exit code of a start, which is killed when it marks the step `kill_at`."""
+        """Return the marks and the exit code of a start that is killed at the mark of `kill_at`."""
         self.number += 1
         began = time.monotonic()
         path = self.folder / f"marks-{self.number}"
@@ -138,7 +141,10 @@ def run_group(launch: Callable[[], Any], timeout_s: float) -> int:
 
 @contextlib.contextmanager
 def _signals_held() -> Iterator[Callable[[], None]]:
-    """Hold back signals until what is given is called, so that none comes between a start and its `try`."""
+    """Hold back signals until what is given is called.
+
+    None comes between a start and its `try`.
+    """
     before: dict[int, Any] = {}
     received: list[int] = []
     parent = os.getpid()
@@ -180,7 +186,10 @@ def _end_group(process: Any) -> None:
 
 
 def steps_of(marks: Marks) -> list[str]:
-    """Return the steps that any process has marked: one that is killed ends the others, which may be a step behind."""
+    """Return the steps that any process has marked.
+
+    One that is killed ends the others, which may be a step behind.
+    """
     return list(dict.fromkeys(mark["step"] for mark in marks))
 
 
@@ -193,7 +202,9 @@ def _marked_parts(marks: Marks) -> list[str]:
 
 
 def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
-    """Return drawn steps of an undisturbed start, one from each of as many equal stretches as there are kills.
+    """Return drawn steps of an undisturbed start.
+
+    One is from each of as many equal stretches as there are kills.
 
     Raises:
         ExactError: Kills at these steps would show nothing.
@@ -218,7 +229,7 @@ def draw_kills(marks: Marks, kills: int, seed: int) -> list[str]:
 
 
 def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
-    """Return whether a command that is killed marks the same as undisturbed, and a sentence on that.
+    """Return whether a killed command marks the same as undisturbed, and a sentence on that.
 
     Args:
         starts: Starts of the command; there was none yet.
@@ -226,7 +237,8 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
         seed: Seed of the steps at which it is killed.
 
     Raises:
-        ExactError: The command can't be tested: it fails undisturbed, does not end, marks nothing, or never resumes.
+        ExactError: The command can't be tested: it fails undisturbed, does not end, marks nothing,
+            or never resumes.
     """
     whole, code = starts.start()
     if code:
@@ -268,7 +280,10 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
 
 
 def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, str]]) -> str:
-    """Return the first step that parts from the undisturbed run in any process, and its parts; empty if none does."""
+    """Return the first step that parts from the undisturbed run in any process, and its parts.
+
+    Empty if none does.
+    """
     first = ""
     parts: list[str] = []
     for mark in marks:

@@ -162,7 +162,10 @@ class Shares:
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the position; that of `DataLoader`s for each virtual rank, which `Exact` counts."""
+        """Return the position.
+
+        That of `DataLoader`s for each virtual rank, which `Exact` counts.
+        """
         if hasattr(self.whole, "for_ranks"):
             found: dict[str, Any] = self.parts[0].state_dict()
             return found

@@ -1,4 +1,7 @@
-"""Signals that end a training which has time to save: received, agreed on by all processes, obeyed."""
+"""Signals that end a training which has time to save.
+
+They are received, agreed on by all processes, and obeyed.
+"""
 
 import os
 import signal

@@ -662,7 +662,7 @@ class RunState:
                 each.load_state_dict(kept[key])
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the module before and after its own hook of this name, which no checkpoint follows."""
+        """Look at the module before and after its own hook, which no checkpoint follows."""
         if not is_overridden("on_train_end", pl_module):
             return
         original = pl_module.on_train_end

@@ -464,7 +464,7 @@ class Launcher:
             remove_call(self.queue.folder, job.run.submission)
 
     def tidy_up(self) -> None:
-        """Remove files with the user's key that no run knows: the command that wrote them was killed.
+        """Remove files with the user's key that a command wrote which was killed.
 
         Another command that is submitting holds the lock of a run until the run knows its file.
         Nothing is removed where a summary may still wait, which belongs to no run.

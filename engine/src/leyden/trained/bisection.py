@@ -1,4 +1,7 @@
-"""The commit by which a run's numbers have changed: its bits by fingerprints, its metric by a verdict."""
+"""The commit by which a run's numbers have changed.
+
+Bits are compared by fingerprints, the metric by a verdict.
+"""
 
 import hashlib
 import math
@@ -145,7 +148,10 @@ class Bisection:
         return there is not None and equality(there, run)[0]
 
     def has_parted(self, commit: str) -> bool | None:
-        """Return whether a commit trains to other bits than the good one; None if it can't be trained."""
+        """Return whether a commit trains to other bits than the good one.
+
+        None if it can't be trained.
+        """
         there = self.trained(self.good)
         here = self.trained(commit)
         if not there or not here:
@@ -170,7 +176,9 @@ class Bisection:
         return None
 
     def leaves(self, end: str, commit: str, looks: Iterable[int]) -> bool:
-        """Return whether a commit's metric is not that of another one, by a verdict at the first look that decides.
+        """Return whether a commit's metric is not that of another one.
+
+        It is a verdict's answer, at the first look that decides.
 
         The tests of the search share the level, so that 95 % of searches have no wrong one.
         """
@@ -212,7 +220,8 @@ def python_of(commit: str, folder: Path) -> str:
     """Return a Python that has the packages that a commit pins, and otherwise those that are here.
 
     Args:
-        commit: The commit; one without a file that pins packages is trained with those that are here.
+        commit: The commit; one without a file that pins packages is trained with those that are
+            here.
         folder: Folder for environments.
 
     Raises:

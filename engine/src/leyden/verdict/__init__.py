@@ -1,4 +1,4 @@
-"""Which setting is better, and how sure that is: verdicts on any table of numbers, without the rest of Leyden.
+"""Which setting is better, and how sure that is: verdicts on any table of numbers.
 
 rows = verdict.read("results.csv")
 print(verdict.compare(rows, "acc", a={"model": "mlp"}, b={"model": "moe"}, mode="max"))

@@ -255,7 +255,7 @@ def decide_among(
 
 
 def stronger(one: Verdict, other: Verdict) -> Verdict:
-    """Return the verdict that shows more: one that decides, else that with the narrower interval."""
+    """Return the verdict that decides, else that with the narrower interval."""
     if not other.interval:
         return one
     if not one.interval:

@@ -1,4 +1,4 @@
-"""The front of several metrics: settings that no other one beats in one and equals in the others."""
+"""The front of several metrics: settings that no other one beats in all of them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -130,15 +130,19 @@ class Sample:
     own_variance: float
 
     def squared_error(self) -> float:
-        """Return the variance of the mean (of folds: Nadeau and Bengio, Machine Learning 52, 2003)."""
+        """Return the variance of the mean.
+
+        Source: of folds Nadeau and Bengio, Machine Learning 52, 2003.
+        """
         return self.variance * (1 / self.num + self.overlap)
 
     def at_least(self, variance: float, freedom: float) -> "Sample":
-        """Return the sample with this variance or a larger one of its own, and its degrees of freedom.
+        """Return the sample with this variance or its own larger one, and its degrees of freedom.
 
         Args:
             variance: The least variance.
-            freedom: Its degrees of freedom; of a wider sample they count for the part that it lends.
+            freedom: Its degrees of freedom; of a wider sample they count for the part that it
+                lends.
         """
         if self.variance > variance:
             lent = freedom * variance / self.variance
@@ -164,7 +168,10 @@ class Samples:
     most_freedom: float = math.inf
 
     def freedom(self, a: int, b: int) -> float:
-        """Return the degrees of freedom of a difference of two means (Welch, Biometrika 34, 1947)."""
+        """Return the degrees of freedom of a difference of two means.
+
+        Source: Welch, Biometrika 34, 1947.
+        """
         first = self.each[a].squared_error()
         second = self.each[b].squared_error()
         whole = first + second
@@ -194,7 +201,7 @@ def trimmed_samples(a: Group, b: Group) -> Samples:
 
 
 def samples_of_two(a: Group, b: Group, min_pairs: int = MIN_PAIRS) -> Samples:
-    """Return two groups of three or more finite values each as samples, which no other group changes.
+    """Return two groups of three or more finite values as samples that no other group changes.
 
     Groups that share most of their seeds are compared in pairs, from `min_pairs` on; folds always.
     Otherwise the deviation of the differences would be known too badly, and the groups are compared
@@ -241,7 +248,7 @@ def _apart(a: Group, b: Group, overlap: float) -> Samples:
 
 
 def samples_of_all(groups: Sequence[Group]) -> Samples:
-    """Return three or more groups of three or more finite values each, which lend each other spread.
+    """Return three or more groups of three or more finite values, which lend each other spread.
 
     If they share most of their seeds, what a seed does to all of them is removed where that leaves
     five degrees of freedom: the median over the groups of its values' distances from the groups'

@@ -203,7 +203,7 @@ def detectable_by(num_seeds: int, num_settings: int, looks: int = 1) -> float:
 
 
 def _half_widths(num_seeds: int, num_settings: int, look: Look) -> list[float]:
-    """Return half of the width of the interval by which `rank` tells two settings apart, in draws."""
+    """Return half the width of the interval by which `rank` tells two settings apart, in draws."""
     source = random.Random(0)
     asked = look.asked("max", (num_settings - 1) / 2)
     found = []

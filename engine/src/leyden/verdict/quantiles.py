@@ -1,6 +1,7 @@
 """Quantiles of Student's t, of chi-squared and of the studentized range, and the power of a t-test.
 
-They are computed here, since importing SciPy takes longer than a whole report; tests compare them with SciPy's.
+They are computed here, since importing SciPy takes longer than a whole report; tests compare them
+with SciPy's.
 """
 
 import functools
@@ -157,7 +158,10 @@ def _estimates(freedom: float) -> list[float]:
 
 
 def smallest(is_enough: Callable[[float], bool], precision: float) -> float:
-    """Return the smallest positive number, to a relative precision, from which on all are enough."""
+    """Return the smallest positive number from which on all are enough.
+
+    It is found to a relative precision.
+    """
     low = 0.0
     high = 1.0
     while not is_enough(high):

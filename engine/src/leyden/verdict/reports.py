@@ -1,4 +1,4 @@
-"""The form that all verdicts share: a table with lines below it, as text, Markdown, LaTeX or JSON."""
+"""The form of all verdicts: a table with lines below it, as text, Markdown, LaTeX or JSON."""
 
 import html
 from collections.abc import Callable, Hashable, Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Tables of runs: how they are read, which columns are settings, and which rows belong to a setting."""
+"""Tables of runs: how they are read, and which columns and rows make a setting."""
 
 import csv
 import fnmatch
@@ -29,8 +29,8 @@ class TableError(ValueError):
 def read(path: str | Path) -> list[DataRow]:
     """Read a table, CSV with a header. Numbers become numbers; an empty cell is None.
 
-    TextRow may be separated by commas, semicolons or tabs. A column without a name, such as an index,
-    is left out.
+    TextRow may be separated by commas, semicolons or tabs. A column without a name, such as an
+    index, is left out.
 
     Raises:
         TableError: The file can't be read as a table.
