@@ -355,7 +355,7 @@ WORKS = {
         pins=True,
     ),
     "pytorch_tabular": Work(f"`model.fit`{MAKES_ITS_OWN}{OLD_TREE}", "its own"),
-    "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}"),
+    "gluonts": Work(f"`estimator.train`{MAKES_ITS_OWN}", needs="scipy"),
     "deeptab": Work(f"`model.fit`{MAKES_ITS_OWN}"),
     "careamics": Work(
         f"`CAREamist.train`{MAKES_ITS_OWN}",
@@ -366,7 +366,7 @@ WORKS = {
     "pytorch-forecasting": Work("`Trainer.fit`"),
     "torch-geometric": Work("`Trainer.fit`"),
     "rl4co": Work("`RL4COTrainer.fit`"),
-    "torch-uncertainty": Work("`TUTrainer.fit`"),
+    "torch-uncertainty": Work("`TUTrainer.fit`", needs="scikit-learn"),
     "lightning-uq-box": Work("`Trainer.fit`"),
     "lightly": Work(f"`Trainer.fit`{OLD_TREE}", "global, in workers", 2),
     "torchsurv": Work(f"`Trainer.fit`{OLD_TREE}", needs=OLD),
