@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from types import SimpleNamespace
 from unittest.mock import Mock
 
@@ -90,13 +91,19 @@ def test_a_process_that_hangs_beside_a_dead_one_is_ended(trainer, monkeypatch):
     assert "SIGKILL, perhaps out of memory; the same command resumes" in say.call_args[0][0]
 
 
-def test_a_process_that_aborts_after_the_training_ends_no_other(trainer, monkeypatch):
-    monkeypatch.setattr(processes, "ABORT_GRACE_S", 0.1)
+@pytest.mark.parametrize("is_over", [True, False])
+def test_a_process_that_aborts_at_its_end_ends_no_other(trainer, monkeypatch, is_over):
+    """Rank zero has ended its training by then, or is about to."""
+    monkeypatch.setattr(processes, "ABORT_GRACE_S", 0.1 if is_over else 3.0)
     end = Mock()
     before = threading.enumerate()
     with Peers(Mock(), end).watched(trainer):
         trainer.strategy.setup_environment()
-    (child,) = trainer.strategy.launcher.procs
+        (child,) = trainer.strategy.launcher.procs
+        if not is_over:
+            child.send_signal(signal.SIGABRT)
+            assert child.wait(TIMEOUT_S) == -signal.SIGABRT
+            time.sleep(2 * processes.WATCH_S)
     child.send_signal(signal.SIGABRT)
     watching = [each for each in threading.enumerate() if each not in before]
     for each in watching:

@@ -137,10 +137,10 @@ class Peers:
                 return
             time.sleep(WATCH_S)
             dead = self._dead()
+        if self._has_failed.wait(ABORT_GRACE_S):
+            return
         _, code = dead
         if self._has_trained.is_set() and code == -signal.SIGABRT:
-            return
-        if self._has_failed.wait(ABORT_GRACE_S):
             return
         error = self._lost()
         self._say(f"{error}; the same command resumes")
