@@ -161,7 +161,9 @@ def test_typed_at_once_twice_each_job_of_more_than_an_array_is_submitted_once(sl
     both = [submit(tmp_path, *SHORT, "seed=0,1,2,3,4,5") for _ in range(2)]
     outputs = [finish(process) for process in both]
     for output in outputs:
-        assert "6 finished" in output  # a command that comes late has nothing to wait for
+        assert "6 finished" in output
+    # A command that comes after the last job's end has nothing to wait for.
+    assert any("6/6 jobs, 0 failed" in output for output in outputs)
     # The submission, and one in the job.
     assert [len(run.starts) for run in runs(tmp_path)] == 6 * [2]
     first = min(int(run.submission["job_id"].partition("_")[0]) for run in runs(tmp_path))
