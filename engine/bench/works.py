@@ -366,7 +366,7 @@ WORKS = {
     "pytorch-forecasting": Work("`Trainer.fit`"),
     "torch-geometric": Work("`Trainer.fit`"),
     "rl4co": Work("`RL4COTrainer.fit`"),
-    "torch-uncertainty": Work("`TUTrainer.fit`", needs="scikit-learn"),
+    "torch-uncertainty": Work("`TUTrainer.fit`", needs="scikit-learn huggingface_hub timm"),
     "lightning-uq-box": Work("`Trainer.fit`"),
     "lightly": Work(f"`Trainer.fit`{OLD_TREE}", "global, in workers", 2),
     "torchsurv": Work(f"`Trainer.fit`{OLD_TREE}", needs=OLD),
