@@ -256,7 +256,7 @@ def last_frame(error: BaseException) -> str:
 def _frames(error: BaseException, *, of_user: bool) -> list[str]:
     """Return the frames of an error's traceback as text, the innermost one last.
 
-    With `of_user`, those of the user's code alone.
+    `of_user` leaves out those that are not of the user's code.
     """
     found = []
     for frame, line in traceback.walk_tb(error.__traceback__):

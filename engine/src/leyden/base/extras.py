@@ -30,7 +30,7 @@ def not_installed(package: str, extra: str = "train") -> str:
 def missing_package(error: BaseException | None) -> str | None:
     """Return the package of `leyden[train]` whose absence has led to an error.
 
-    None for other errors.
+    It is None for other errors.
     """
     while error is not None:
         if isinstance(error, ModuleNotFoundError) and error.name in OF_TRAIN:

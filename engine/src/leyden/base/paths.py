@@ -27,7 +27,7 @@ NOT_OWN_PACKAGES = (
 def find_project(start: Path) -> Path | None:
     """Return the first folder with a `conf/train.yaml`, from `start` upwards.
 
-    None if there is none.
+    It is None if there is none.
 
     A directory of a run or a sweep is no project, since it may be a stranger's, and a project's
     code is executed.
@@ -151,7 +151,7 @@ def conf_files(pattern: str = "**/*.yaml") -> Iterator[tuple[Path, Path]]:
 def choices(group: str) -> tuple[list[str], list[str]]:
     """Return the choices of a config group.
 
-    First those that the project's `conf/` has, then those of the library alone.
+    They are those of the project's `conf/`, then those of the library alone.
     """
     own: list[str] = []
     library: list[str] = []

@@ -180,8 +180,9 @@ def short_names(keys: Collection[str], taken: Collection[str] = ()) -> dict[str,
     """Return for each key its last part, or the key itself where that part is not the only one.
 
     Example:
-        >>> short_names(["optimizer.lr", "model.depth", "net.depth", "data.n"], taken=["n"])
-        {'optimizer.lr': 'lr', 'model.depth': 'model.depth', 'net.depth': 'net.depth', 'data.n': 'data.n'}
+        >>> keys = ["optimizer.lr", "model.depth", "encoder.depth", "data.n"]
+        >>> [*short_names(keys, taken=["n"]).values()]
+        ['lr', 'model.depth', 'encoder.depth', 'data.n']
     """
     ends = {}
     for key in keys:

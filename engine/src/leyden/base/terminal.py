@@ -180,7 +180,7 @@ def leyden_command(verb: str) -> str:
 def program_command(name: str) -> str | None:
     """Return the shell command of a program beside this Python, such as `.venv/bin/leyden`.
 
-    None if it is not installed.
+    It is None if the program is not installed.
     """
     program = Path(sys.executable).with_name(name)
     if not program.exists():

@@ -459,6 +459,6 @@ def _check_module(trainer: L.Trainer, module: L.LightningModule) -> None:
             )
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         raise ExactError(
-            f"precision={trainer.precision}: scales the loss by what was lost "
-            "before; use bf16-mixed"
+            f"precision={trainer.precision}: scales the loss by what was lost before; "
+            "use bf16-mixed"
         )

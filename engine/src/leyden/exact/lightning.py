@@ -374,7 +374,7 @@ def step_schedules_again(trainer: "Trainer") -> None:
 def combining_mode(loaders: Any) -> str | None:
     """Return how loaders are combined, such as `min_size`.
 
-    None for any other loader. It has no public name.
+    It is None for any other loader, and has no public name.
     """
     kind: Any = type(loaders)
     return loaders._mode if "CombinedLoader" in lightning_bases(kind) else None

@@ -143,7 +143,7 @@ def run_group(launch: Callable[[], Any], timeout_s: float) -> int:
 def _signals_held() -> Iterator[Callable[[], None]]:
     """Hold back signals until what is given is called.
 
-    None comes between a start and its `try`.
+    No signal comes between a start and its `try`.
     """
     before: dict[int, Any] = {}
     received: list[int] = []
@@ -282,7 +282,7 @@ def compare_killed(starts: Starts, kills: int, seed: int) -> tuple[bool, str]:
 def _first_difference(marks: Marks, expected: dict[tuple[str, str], dict[str, str]]) -> str:
     """Return the first step that parts from the undisturbed run in any process, and its parts.
 
-    Empty if none does.
+    The text is empty if none does.
     """
     first = ""
     parts: list[str] = []

@@ -164,7 +164,7 @@ class Shares:
     def state_dict(self) -> dict[str, Any]:
         """Return the position.
 
-        That of `DataLoader`s for each virtual rank, which `Exact` counts.
+        `Exact` counts that of `DataLoader`s for each virtual rank.
         """
         if hasattr(self.whole, "for_ranks"):
             found: dict[str, Any] = self.parts[0].state_dict()

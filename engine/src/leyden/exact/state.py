@@ -368,9 +368,8 @@ class RunState:
         if self._set_up.nbytes > MAX_SET_UP:
             self._set_up = None
             say(
-                "attributes that the module sets before training "
-                f"have over {MAX_SET_UP >> 20} MiB, and are not in "
-                "the checkpoint: "
+                "attributes that the module sets before training have over "
+                f"{MAX_SET_UP >> 20} MiB, and are not in the checkpoint: "
                 "evaluate, predict and export have only what setup sets for their stage"
             )
 

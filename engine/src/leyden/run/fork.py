@@ -62,10 +62,7 @@ def recorded_arguments(arguments: Sequence[str]) -> list[str]:
             overrides.append(each)
     directory = _text(overrides, "run_dir")
     fork = _text(overrides, "fork")
-    trust = False
-    for each in overrides:
-        if key_of(each) == "trust" and each.lower().endswith("=true"):
-            trust = True
+    trust = any(key_of(each) == "trust" and each.lower().endswith("=true") for each in overrides)
     if directory and (Path(directory) / RECORD).exists():
         run = Run(directory, trust=trust)
         run.check_owner()

@@ -447,15 +447,15 @@ def _create(watch: Watch) -> Lock | None:
             raise
         return None
     except FileExistsError:
-        # Others have removed it after it was found; anything else of its name stays.
-        if os.path.lexists(path.parent) and not path.parent.is_dir():
+        # Others have removed the folder after it was found.
+        if _is_no_folder(path.parent):
             raise
         return None
     try:
         descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except (FileExistsError, FileNotFoundError):
         # Others have created the file, or created and removed the folder.
-        if os.path.lexists(path.parent) and not path.parent.is_dir():
+        if _is_no_folder(path.parent):
             raise
         return None
     taken = None
@@ -479,6 +479,11 @@ def _create(watch: Watch) -> Lock | None:
         with contextlib.suppress(OSError):  # of another user; it does not count any more
             _file(path, older).unlink()
     return taken
+
+
+def _is_no_folder(path: Path) -> bool:
+    """Return whether there is something else than a folder, also a link to nothing."""
+    return os.path.lexists(path) and not path.is_dir()
 
 
 def _this_process() -> bytes:

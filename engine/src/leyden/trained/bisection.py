@@ -150,7 +150,7 @@ class Bisection:
     def has_parted(self, commit: str) -> bool | None:
         """Return whether a commit trains to other bits than the good one.
 
-        None if it can't be trained.
+        It is None if the commit can't be trained.
         """
         there = self.trained(self.good)
         here = self.trained(commit)

@@ -132,7 +132,7 @@ class Sample:
     def squared_error(self) -> float:
         """Return the variance of the mean.
 
-        Source: of folds Nadeau and Bengio, Machine Learning 52, 2003.
+        Source: for folds, Nadeau and Bengio, Machine Learning 52, 2003.
         """
         return self.variance * (1 / self.num + self.overlap)
 

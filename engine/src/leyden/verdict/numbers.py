@@ -78,7 +78,7 @@ def metric_digits(value: float, spread: float | None = None) -> Callable[[float]
 def number_of(text: str | None) -> Any:
     """Return a cell as a number if it is one.
 
-    None if it is empty. Texts such as 007 and 1_2 are names.
+    It is None if the cell is empty. Texts such as 007 and 1_2 are names.
     """
     text = (text or "").strip()
     if not text:

@@ -29,7 +29,7 @@ class TableError(ValueError):
 def read(path: str | Path) -> list[DataRow]:
     """Read a table, CSV with a header. Numbers become numbers; an empty cell is None.
 
-    TextRow may be separated by commas, semicolons or tabs. A column without a name, such as an
+    Cells may be separated by commas, semicolons or tabs. A column without a name, such as an
     index, is left out.
 
     Raises:
