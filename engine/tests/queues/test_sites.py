@@ -58,13 +58,15 @@ def typed(site, folder):
     return start(*SWEEP, *site.arguments, *held_in(folder), anew=True, **environment)
 
 
+# Those that `.ci/run` may draw have their packages there; the others need more.
+ALONE = pytest.mark.nightly(alone=True)
 SITES = [
     "condor",
-    pytest.param("sge", marks=pytest.mark.nightly),
-    pytest.param("ssh", marks=pytest.mark.nightly),
     pytest.param("slurm", marks=pytest.mark.nightly),
-    pytest.param("pbs", marks=pytest.mark.nightly),
-    pytest.param("ray", marks=pytest.mark.nightly(alone=True)),
+    pytest.param("sge", marks=ALONE),
+    pytest.param("ssh", marks=ALONE),
+    pytest.param("pbs", marks=ALONE),
+    pytest.param("ray", marks=ALONE),
 ]
 
 
