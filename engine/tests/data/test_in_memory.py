@@ -10,9 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from leyden.base.errors import UserError
 from leyden.data import in_memory
 from leyden.data.in_memory import BatchLoader, read_tensors, to_device, to_tensors
 from leyden.data.splits import split
+from leyden.data.transforms import Augment
 from tests.data import small
 
 IMAGES = torch.zeros(6, 4, 5, dtype=torch.uint8)
@@ -306,3 +308,10 @@ def test_the_split_follows_from_its_own_seed_and_the_order_from_the_seed():
     assert order != other_order
     assert parts(0, 0) == (val, order)
     assert parts(1, 0) == (val, other_order)
+
+
+def test_an_augmentation_of_images_refuses_the_rows_of_a_table():
+    augment = Augment(num_chunks=2, mirror=lambda images: images.flip(-1))
+    assert augment(torch.arange(6.0).reshape(2, 1, 1, 3))[0].tolist() == [[[2, 1, 0]]]
+    with pytest.raises(UserError, match=r"data.augment transforms images.* the shape \(3,\)"):
+        augment(torch.zeros(4, 3))

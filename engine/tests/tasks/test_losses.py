@@ -201,3 +201,26 @@ def test_what_is_logged_must_be_named_and_what_a_base_sums_may_be_left_out():
     few.step = lambda batch: torch.tensor(0.0)
     with pytest.raises(TypeError, match="returns a Tensor; must be an Outcome"):
         few.validation_step(batch)
+
+
+class Silent(Classification):
+    logs = "share"
+
+    def step(self, batch):
+        return super().step(batch)
+
+
+def test_a_name_without_a_value_is_refused_as_its_mean_would_be_zero():
+    (batch,) = batches(4)
+    task = Silent(network=nn.Linear(2, 3))
+    with pytest.raises(ValueError, match=r"Silent names share in logs or sums.*\.log\(share="):
+        task.validation_step(batch)
+
+
+def test_a_value_to_log_cannot_take_the_name_of_the_loss():
+    refused = "loss is the outcome's own"
+    with pytest.raises(ValueError, match=refused):
+        Outcome(torch.tensor(1.0), None, torch.zeros(2)).log(loss=5.0)
+    named = type("Named", (Classification,), {"logs": "loss"})
+    with pytest.raises(ValueError, match=refused):
+        named(network=nn.Linear(2, 3))

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from leyden.base.errors import UserError
+
 Transform = Callable[[Tensor], Tensor]
 
 
@@ -170,7 +172,17 @@ class Augment:
         self.transforms = transforms
 
     def __call__(self, pixels_NCHW: Tensor) -> Tensor:
-        """Return augmented images of the same shape."""
+        """Return augmented images of the same shape.
+
+        Raises:
+            UserError: The samples are no images.
+        """
+        if pixels_NCHW.ndim < 4:
+            shape = tuple(pixels_NCHW.shape[1:])
+            raise UserError(
+                f"data.augment transforms images, and these samples have the shape {shape}; set "
+                "data.augment=null"
+            )
         parts = []
         for part_NCHW in pixels_NCHW.chunk(self.num_chunks):
             for transform in self.transforms.values():

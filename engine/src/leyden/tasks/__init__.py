@@ -131,12 +131,16 @@ class Outcome(NamedTuple):
         Args:
             means: The batch's mean of each value, or one value per sample.
 
+        Raises:
+            ValueError: A value is called `loss`, as the outcome's own.
+
         Example:
             >>> labels = torch.tensor([0, 2])
             >>> outcome = Outcome(torch.tensor(0.3), None, labels).log(acc=labels == 0, size=2.0)
             >>> outcome.sums
             {'acc': tensor(1.), 'size': tensor(4.)}
         """
+        _refuse_loss(means)
         sums = {**self.sums}
         for name, value in means.items():
             mean = torch.as_tensor(value).detach().float().mean()
@@ -218,7 +222,9 @@ class Task(L.LightningModule):
         self.optimizer = optimizer
         self.scheduler = scheduler
         logged = dict.fromkeys(_declared(self, "logs"), 0.0)
-        zeros = {"loss": 0.0, **logged, **self.sums}
+        own_zeros = {**logged, **self.sums}
+        _refuse_loss(own_zeros)
+        zeros = {"loss": 0.0, **own_zeros}
         for name in metrics or ():
             if name in zeros:
                 raise ValueError(
@@ -305,11 +311,11 @@ class Task(L.LightningModule):
             )
 
     def check_outcome(self, outcome: Outcome) -> None:
-        """Check that `step` returns an outcome, and that the class names what it logs.
+        """Check that `step` returns an outcome, which logs what the class names.
 
         Raises:
             TypeError: It is something else.
-            ValueError: A value is named nowhere, and would not be logged.
+            ValueError: A value is named nowhere, and would not be logged; or a name has no value.
         """
         kind = type(self).__name__
         if not isinstance(outcome, Outcome):
@@ -317,12 +323,20 @@ class Task(L.LightningModule):
             raise TypeError(
                 f"{kind}.step returns a {found}; must be an Outcome(loss, predictions, targets)"
             )
-        unknown = outcome.sums.keys() - {*self._means("train").names}
+        named = {*self._means("train").names} - {"loss"}
+        unknown = outcome.sums.keys() - named
         unknown.difference_update(_declared(self, "sums"))  # those that a derived class leaves out
         if unknown:
             name = min(unknown)
             raise ValueError(
                 f'{kind}.step logs {name}: name it in the class, as logs = ("{name}",)'
+            )
+        missing = named - outcome.sums.keys()
+        if missing:
+            name = min(missing)
+            raise ValueError(
+                f"{kind} names {name} in logs or sums, and its step gives no value of it: add "
+                f".log({name}=...) to the outcome"
             )
 
     def names_in(self, stage: str) -> set[str]:
@@ -464,6 +478,12 @@ class Task(L.LightningModule):
         if metrics:
             metrics.reset()
         return values["loss"]
+
+
+def _refuse_loss(names: Iterable[str]) -> None:
+    """Raise a `ValueError` if a value to log has the name of the loss, which it would replace."""
+    if "loss" in names:
+        raise ValueError("loss is the outcome's own, which is logged anyway; choose another name")
 
 
 def _declared(task: Task, attribute: str) -> dict[str, None]:
