@@ -3,8 +3,9 @@
 leyden compare A B [a=CONDITION] [b=CONDITION] [margin=X] [planned=true]
 leyden compare DIR a=CONDITION b=CONDITION [format=table|json|markdown|latex]
 leyden compare DIR control=CONDITION [format=...] [pdf=FILE]
-leyden compare results.csv metric=acc a=model=mlp b=model=moe [mode=min|max]
-    [seed=seed] [ignore=time,id] [over=data] [control=model=mlp]
+leyden compare results.csv metric=acc:max a=model=mlp b=model=moe [seed=seed]
+    [ignore=time,id] [over=data]
+leyden compare results.csv metric=acc:max control=model=mlp [...]
 
 Compares two groups of runs by their objective: the means, their difference with
 its interval, and whether it is significant. A group is a run directory, a
@@ -29,7 +30,7 @@ results; planned=true if they were named before.
 
 Of a table, each row is a run; columns other than metric, seed and those of
 ignore= are its setting. over=COLUMN compares the two on each data set, and over
-all of them.
+all of them; with control= on each of them.
 """
 
 from functools import partial

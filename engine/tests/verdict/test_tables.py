@@ -93,6 +93,9 @@ def test_files_and_data_frames_are_the_same_table(tmp_path):
     ]
     (tmp_path / "names.csv").write_text("m,seed,acc\n" + "".join(cells))
     assert {row["m"] for row in verdict.read(tmp_path / "names.csv")} == {"1_2", 12, "007", "a\nb"}
+    (tmp_path / "twice.csv").write_text("m,seed,acc\nx,0,1\nm,seed,acc\nx,1,2\n")
+    with pytest.raises(verdict.TableError, match="the header stands in it again"):
+        verdict.read(tmp_path / "twice.csv")
     # An export has columns that are no settings.
     rows = [
         {**row, "Name": f"run-{n}", "Runtime": 3.5 + n, "State": "finished"}
@@ -234,6 +237,10 @@ REFUSED = [
     ),
     (ranks(SimpleNamespace(collect=None)), "a lazy frame has no rows yet"),
     (
+        ranks(mode=""),
+        "mode= is missing: min or max, the better direction",
+    ),
+    (
         lambda: verdict.compare_with_control(table(), "acc", {"lr": 0.1}, mode="max"),
         "control: must be one",
     ),
@@ -325,20 +332,23 @@ def test_pairs_are_taken_from_four_seeds_where_that_was_planned():
     assert "Over the 5 seeds that both have: A " in text
 
 
-def over_sets(num, a=0.0, b=0.0):
-    """Two runs of each of two models on each data set."""
+SIDES = {"model": "a"}, {"model": "b"}
+
+
+def over_sets(num, a=0.0, b=0.0, num_runs=2):
+    """Runs of each of two models on each data set."""
     source = random.Random(num)
     rows = []
     for data in range(num):
         for model, mean in (("a", a), ("b", b)):
             rows += runs(
-                model, [mean + source.gauss(0, 1) + data for _ in range(2)], data=f"d{data}"
+                model, [mean + source.gauss(0, 1) + data for _ in range(num_runs)], data=f"d{data}"
             )
     return rows
 
 
 def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
-    sides = {"model": "a"}, {"model": "b"}
+    sides = SIDES
     with pytest.raises(
         verdict.TableError, match="several values of data, such as d0 and d1: over=data"
     ):
@@ -367,6 +377,44 @@ def test_two_settings_on_several_data_sets_are_compared_on_each_and_over_all():
         verdict.compare(two, "acc", *sides, mode="max", over="data")
 
 
+def lossy_sets(num_left):
+    """Three runs of each of two models on each of nine data sets; of a some have no value."""
+    rows = []
+    for row in over_sets(9, a=9.0, num_runs=3):
+        is_lost = row["model"] == "a" and row["seed"] >= num_left
+        rows.append({**row, "acc": math.nan if is_lost else row["acc"]})
+    return rows
+
+
+@pytest.mark.parametrize("num_left", [0, 1, 2])
+def test_data_sets_with_few_runs_left_count_for_no_verdict_over_them(num_left):
+    rows = lossy_sets(num_left)
+    said = f"Runs without a value: {9 * (3 - num_left)}."
+    found = verdict.compare(rows, "acc", *SIDES, mode="max", over="data")
+    assert not found.facts()["better"]
+    assert "Add data sets: 0 have all settings, and a ranking takes 6." in str(found)
+    assert said in str(found)
+    ranked = verdict.rank(rows, "acc", mode="max", over="data")
+    assert not ranked.like_best
+    assert ranked.shown["model=a"] == "-"
+    # A setting without runs keeps no verdict from the other two.
+    base = [row for row in over_sets(9, b=20.0, num_runs=3) if row["model"] == "b"]
+    third = [{**row, "model": "c"} for row in base]
+    ranked = verdict.rank([*rows, *third], "acc", mode="max", over="data")
+    assert ranked.like_best == ("model=c",)
+    assert said in str(ranked)
+
+
+def test_a_verdict_over_data_sets_says_that_runs_were_lost():
+    rows = over_sets(9, a=9.0, num_runs=4)
+    rows = [{**row, "acc": math.nan if row["seed"] == 3 else row["acc"]} for row in rows]
+    found = verdict.compare(rows, "acc", *SIDES, mode="max", over="data")
+    assert "Verdict over 9 data sets: A is better, by the runs that finished" in str(found)
+    assert found.facts()["lost"] == 18
+    apart = verdict.compare_with_control(rows, "acc", {"model": "a"}, mode="max", over="data")
+    assert "Runs without a value, which are not counted: 2." in str(apart)
+
+
 def test_data_sets_that_are_mixed_are_refused_or_named():
     rows = over_sets(3)
     sides = {"model": "a", "data": "d0"}, {"model": "b"}
@@ -380,8 +428,11 @@ def test_data_sets_that_are_mixed_are_refused_or_named():
             verdict.compare(rows, "acc", a, b, mode="max")
     said = "over=data where data names the data set: these rows mix several."
     assert verdict.rank(rows, "acc", mode="max").remarks[0] == f"Say {said}"
-    controlled = verdict.compare_with_control(rows, "acc", sides[0], mode="max")
-    assert controlled.remarks[0] == f"Say a=, b= and {said}"
+    with pytest.raises(verdict.TableError, match="several values of data, such as d0 and d1"):
+        verdict.compare_with_control(rows, "acc", sides[0], mode="max")
+    apart = verdict.compare_with_control(rows, "acc", {"model": "a"}, mode="max", over="data")
+    assert [*apart.each] == ["d0", "d1", "d2"]
+    assert {each.control.name for each in apart.each.values()} == {"model=a"}
     one = [row for row in rows if row["data"] == "d0"]
     assert said not in str(verdict.rank(one, "acc", mode="max"))
 

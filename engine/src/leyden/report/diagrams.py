@@ -1,5 +1,6 @@
 """Pictures of verdicts for a paper: intervals of differences, and mean ranks over data sets."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def _draw_ranks(axes: Any, report: RankingOverSets) -> None:
     The names of the better half stand on the left of their lines, the others on the right; the
     outermost line is the shortest, so that no name crosses a line.
     """
-    ranks = report.mean_ranks
+    ranks = {name: rank for name, rank in report.mean_ranks.items() if not math.isnan(rank)}
     if not report.like_best:
         raise UserError("pdf: too few data sets have all settings to rank over them")
     half = (len(ranks) + 1) // 2

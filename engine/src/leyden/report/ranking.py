@@ -31,7 +31,7 @@ from leyden.run.identity import LIMIT_OF_VALIDATION, is_data_key, is_identity_ke
 from leyden.run.record import is_of
 from leyden.verdict.difference import FIRST, LEVEL, Look
 from leyden.verdict.groups import Group
-from leyden.verdict.ranking import Ranking, RankingOverSets, rank_over_sets, rank_settings
+from leyden.verdict.ranking import Ranking, RankingOverSets, rank_groups_over_sets, rank_settings
 
 AVERAGED = ["seed", "data.fold"]  # keys for runs outside a sweep; the default in conf/train.yaml
 FOLD = "data.fold"  # runs of different folds share training data
@@ -418,14 +418,13 @@ def over_data_sets(rows: Sequence[Row], mode: str, folder: Path | None) -> Ranki
         mode: As in `contenders`.
         folder: As in `count_look`.
     """
-    means: dict[Hashable, dict[str, float]] = {}
+    sets: dict[Hashable, dict[str, Group]] = {}
     for number, part in enumerate(by_data(rows)):
-        means[number] = {}
+        sets[number] = {}
         for row in part.values():
-            if row.setting.values:
-                means[number][_name_beside_data(row, rows)] = row.setting.mean
+            sets[number][_name_beside_data(row, rows)] = row.setting
     look = count_look(folder, "over data", settings_by_data(rows), min_values=1)
-    return rank_over_sets(means, mode, look.number, look.planned)
+    return rank_groups_over_sets(sets, mode, look.number, look.planned)
 
 
 def _name_beside_data(row: Row, rows: Sequence[Row]) -> str:

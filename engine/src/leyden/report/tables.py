@@ -18,6 +18,7 @@ from leyden.run.conditions import parse_condition
 from leyden.verdict.comparison import (
     ComparisonOverSets,
     ControlComparison,
+    ControlOverSets,
     Question,
     TableComparison,
 )
@@ -42,7 +43,7 @@ ASKED = {  # what is compared with what, and how
     "estimand": "mean",
 }
 PRINT_FORMATS = ("table", "json", "markdown", "latex")
-Comparison = TableComparison | ComparisonOverSets | ControlComparison
+Comparison = TableComparison | ComparisonOverSets | ControlComparison | ControlOverSets
 Options = Mapping[str, str]
 FileRow = Mapping[str, Any]
 FileRows = Sequence[FileRow]
@@ -112,7 +113,7 @@ def compare_each(
         raise UserError(f"margin={options['margin']}: is of one metric; metric= names {number}")
     if options["control"]:
         others = dict(ASKED)
-        del others["control"]
+        del others["control"], others["over"]
         refuse_options(options, others, "has no effect beside control=")
     return [compare_one(one, asked) for one in each]
 
@@ -150,21 +151,21 @@ def compare_table(path: Path, options: Options, asked: Question) -> Comparison:
         TableError: The file is no table, or an option does not fit it.
     """
     rows = verdict.read(path)
-    given = _given(options, rows)
     over = options["over"]
+    given = {**_given(options, rows), "over": over}
     compare: Callable[..., Comparison] = verdict.compare
     if options["control"]:
         compare = verdict.compare_with_control
         given["control"] = _condition(options, "control", rows)
         name = f"control {compact(options['control'])}"
     else:
-        given = {**vars(asked), **given, "over": over}
+        given = {**vars(asked), **given}
         given["a"] = _condition(options, "a", rows)
         given["b"] = _condition(options, "b", rows)
         sides = sorted([compact(options["a"]), compact(options["b"])])
         name = " and ".join(sides)
-        if over:
-            name += f" over {over}"
+    if over:
+        name += f" over {over}"
     name = f"{options['metric']} {name}"
     found: Comparison = _at_its_look(path, name, over, compare, rows, given)
     return found

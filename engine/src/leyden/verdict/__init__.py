@@ -10,6 +10,7 @@ print(verdict.plan(0.004, settings=6, difference=0.01))
 from leyden.verdict.comparison import (
     ComparisonOverSets,
     ControlComparison,
+    ControlOverSets,
     TableComparison,
     compare,
     compare_with_control,
@@ -23,6 +24,7 @@ from leyden.verdict.tables import TableError, read
 __all__ = [
     "ComparisonOverSets",
     "ControlComparison",
+    "ControlOverSets",
     "Plan",
     "Ranking",
     "RankingOverSets",

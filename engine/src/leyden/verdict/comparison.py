@@ -25,7 +25,7 @@ from leyden.verdict.groups import (
     trimmed_samples,
 )
 from leyden.verdict.numbers import metric_digits, metric_text, value_text
-from leyden.verdict.ranking import EQUAL, REPEATED, RankingOverSets, rank_over_sets
+from leyden.verdict.ranking import EQUAL, REPEATED, RankingOverSets, rank_groups_over_sets
 from leyden.verdict.reports import Report, TextRow
 from leyden.verdict.tables import (
     Condition,
@@ -35,7 +35,6 @@ from leyden.verdict.tables import (
     check_look,
     check_mode,
     data_columns,
-    mixed_remarks,
     order_of,
 )
 
@@ -169,6 +168,8 @@ class ComparisonOverSets(Report):
         if not like:
             return self.over.remarks
         verdict = f"{like[0]} is better" if len(like) == 1 else "can't be told apart"
+        if self.over.lost:
+            verdict += ", by the runs that finished"
         return [f"Verdict over {self.over.num_sets} data sets: {verdict}", *self.over.remarks]
 
     def facts(self) -> dict[str, Any]:
@@ -230,7 +231,7 @@ def compare(
     table = RunTable.of(rows, metric, seed, ignore, over)
     asked = Question(mode, margin, planned, Look(look, looks), pairs, estimand)
     each: dict[Hashable, TableComparison] = {}
-    means: dict[Hashable, dict[str, float]] = {}
+    sets: dict[Hashable, dict[str, Group]] = {}
     for name, settings in table.sets.items():
         sides = [table.side(settings, a, "a"), table.side(settings, b, "b")]
         _refuse_shared(*sides)
@@ -240,14 +241,14 @@ def compare(
         else:
             _refuse_mixed_data(sides, {*_columns_of(a)}.intersection(_columns_of(b)))
         each[name] = replace(compare_settings(settings, sides, asked), metric=metric)
-        both = zip("AB", each[name].sides, strict=True)
-        means[name] = {letter: side.mean for letter, side in both if side.values}
+        sets[name] = dict(zip("AB", each[name].sides, strict=True))
     if not over:
         return each[""]
     num_chosen = 1  # Bonferroni, as in `_decided`
     if not planned:
         num_chosen = max(math.comb(len(settings), 2) for settings in table.sets.values())
-    return ComparisonOverSets(each, rank_over_sets(means, mode, look, looks, num_chosen))
+    over_all = rank_groups_over_sets(sets, mode, look, looks, num_chosen)
+    return ComparisonOverSets(each, over_all)
 
 
 def _refuse_shared(a: Sequence[Group], b: Sequence[Group]) -> None:
@@ -510,6 +511,25 @@ class ControlComparison(Report):
         return [[self.control, *self.settings]]
 
 
+@dataclass(frozen=True)
+class ControlOverSets(Report):
+    """Settings compared with a control on each data set of a table; `str` gives the text.
+
+    Args:
+        each: The comparisons on each data set.
+    """
+
+    each: Mapping[Hashable, ControlComparison]
+
+    def parts(self) -> Mapping[Hashable, Report]:
+        """Return the comparisons on each data set."""
+        return self.each
+
+    def lines(self) -> list[str]:
+        """Return what the intervals count."""
+        return ["Each data set is compared on its own: chance has its 5 % on each of them."]
+
+
 def compare_with_control(
     rows: DataRows,
     metric: str,
@@ -518,9 +538,10 @@ def compare_with_control(
     mode: str,
     seed: str | None = "seed",
     ignore: Sequence[str] = (),
+    over: str = "",
     look: int = 1,
     looks: int = 0,
-) -> ControlComparison:
+) -> ControlComparison | ControlOverSets:
     """Compare each setting of a table with one of them, the control (Dunnett's question).
 
     There are as many comparisons as other settings (Bonferroni), fewer than pairs, so differences
@@ -533,20 +554,36 @@ def compare_with_control(
         mode: `min` or `max`, the better direction.
         seed: As in `compare`.
         ignore: As in `compare`.
+        over: Column of the data set: settings are compared on each, apart; empty for one.
         look: As in `compare`.
         looks: As in `compare`.
 
     Raises:
-        TableError: A column is missing, or the control is no or several settings.
+        TableError: A column is missing, the control is no or several settings, or the settings are
+            of several data sets.
     """
     check_mode(mode)
     check_look(look, looks)
-    table = RunTable.of(rows, metric, seed, ignore)
-    settings = table.sets[""]
-    chosen = table.one(settings, control, "control", "must be one setting")
-    found = control_settings(settings, chosen, mode, Look(look, looks))
-    mixed = mixed_remarks(settings, "a=, b= and ")
-    return replace(found, metric=metric, remarks=[*mixed, *found.remarks])
+    table = RunTable.of(rows, metric, seed, ignore, over)
+    each: dict[Hashable, ControlComparison] = {}
+    for name, settings in table.sets.items():
+        _refuse_several_data(settings)
+        chosen = table.one(settings, control, "control", "must be one setting")
+        found = control_settings(settings, chosen, mode, Look(look, looks))
+        each[name] = replace(found, metric=metric)
+    if not over:
+        return each[""]
+    return ControlOverSets(each)
+
+
+def _refuse_several_data(settings: Sequence[Group]) -> None:
+    """Raise a `TableError` if settings are of several data sets."""
+    for name in data_columns(settings):
+        first, second, *_ = dict.fromkeys(value_text(one.choices[name]) for one in settings)
+        raise TableError(
+            f"the settings have several values of {name}, such as {first} and {second}: "
+            f"over={name} compares on each, and ignore={name} is for a column that is no setting"
+        )
 
 
 def control_settings(
@@ -570,6 +607,9 @@ def control_settings(
     if len(control.values) < MIN_VALUES:
         remarks.append(f"Add runs to the control: it takes {MIN_VALUES}.")
         others = []
+    lost = sum(group.lost for group in (control, *others))
+    if lost:
+        remarks.append(f"Runs without a value, which are not counted: {lost}.")
     if not others:
         return ControlComparison(control, [], [], remarks)
     asked = look.asked(mode, len(others))

@@ -343,16 +343,16 @@ def rank(
     check_look(look, looks)
     table = RunTable.of(rows, metric, seed, ignore, over)
     each: dict[Hashable, Ranking] = {}
-    means: dict[Hashable, dict[str, float]] = {}
+    sets: dict[Hashable, dict[str, Group]] = {}
     for name, of_set in table.sets.items():
         settings = sorted(of_set, key=lambda setting: order_of(setting, mode))
         found = rank_settings(settings, mode, Look(look, looks))
         remarks = [*mixed_remarks(settings), *found.remarks]
         each[name] = replace(found, metric=metric, remarks=remarks)
-        means[name] = {setting.name: setting.mean for setting in settings if setting.values}
+        sets[name] = {setting.name: setting for setting in settings}
     if not over:
         return each[""]
-    return replace(rank_over_sets(means, mode, look, looks), each=each)
+    return replace(rank_groups_over_sets(sets, mode, look, looks), each=each)
 
 
 @dataclass(frozen=True)
@@ -360,7 +360,8 @@ class RankingOverSets(Report):
     """Settings ranked over several data sets.
 
     Args:
-        mean_ranks: Mean rank of each setting, 1 being the best; best first.
+        mean_ranks: Mean rank of each setting, 1 being the best; best first. Not a number for one
+            that has too few runs on each data set.
         critical: Difference of two mean ranks from which on they are significantly different; None
             for too few sets, and for two settings.
         num_sets: Number of data sets on which all settings have a value.
@@ -368,6 +369,7 @@ class RankingOverSets(Report):
         each: The ranking on each data set, if `verdict.rank` has made them.
         p_value: Of two settings that of the exact signed-rank test; None for others.
         level: Significance level of this look.
+        lost: Number of runs without a value.
     """
 
     mean_ranks: Mapping[Hashable, float]
@@ -377,6 +379,7 @@ class RankingOverSets(Report):
     each: Mapping[Hashable, Ranking] = field(default_factory=dict)
     p_value: float | None = None
     level: float = LEVEL
+    lost: int = 0
 
     def parts(self) -> Mapping[Hashable, Report]:
         """Return the ranking on each data set."""
@@ -405,6 +408,7 @@ class RankingOverSets(Report):
             "num_sets": self.num_sets,
             "p_value": self.p_value,
             "level": self.level,
+            "lost": self.lost,
             "remarks": self.remarks,
         }
 
@@ -423,24 +427,75 @@ class RankingOverSets(Report):
 
     @property
     def remarks(self) -> list[str]:
-        """The findings in words."""
+        """The findings in words, and what they leave out."""
+        remarks = self._test_in_words()
+        if self.lost:
+            left_out = f"its data set is left out where fewer than {MIN_VALUES} are left"
+            remarks.append(f"Runs without a value: {self.lost}. Of a setting that lost runs,")
+            remarks.append(f"{left_out}.")
+        return remarks
+
+    def _test_in_words(self) -> list[str]:
+        """Return the test's result as lines; or how many data sets it takes."""
         num = self.num_sets
+        num_ranked = sum(not math.isnan(rank) for rank in self.mean_ranks.values())
         if self.p_value is not None:
             return [
                 f"Over {num} data sets, the exact signed-rank test has p = {self.p_value:.2g}",
                 f"(Wilcoxon; significant below {self.level:.2g}; Demšar, 2006).",
             ]
         if self.critical is None:
-            least = MIN_SETS_OF_TWO if len(self.mean_ranks) == 2 else MIN_SETS
+            num_compared = num_ranked if num_ranked > 1 else len(self.mean_ranks)
+            least = MIN_SETS_OF_TWO if num_compared == 2 else MIN_SETS
             return [f"Add data sets: {num} have all settings, and a ranking takes {least}."]
         closer = f"mean ranks closer than {self.critical:.2f} can't be told apart"
         remarks = [
             f"Over {num} data sets, {closer}",
             f"(critical difference of Nemenyi's test at {100 * self.level:.2g} %; Demšar, 2006).",
         ]
-        if MANY <= len(self.mean_ranks) != len(self.like_best):
+        if MANY <= num_ranked != len(self.like_best):
             remarks.append(ABOUT_THE_BEST)
         return remarks
+
+
+def rank_groups_over_sets(
+    sets: Mapping[Hashable, Mapping[str, Group]],
+    mode: str,
+    look: int = 1,
+    looks: int = 0,
+    num: int = 1,
+) -> RankingOverSets:
+    """Rank settings over several data sets by the means of their runs.
+
+    A setting that has lost runs on a data set, and of which fewer than three are left, has no mean
+    there: those that ended may be the lucky ones.
+
+    Args:
+        sets: The runs by data set, and in each by setting.
+        mode: As in `rank_over_sets`.
+        look: As in `rank_over_sets`.
+        looks: As in `rank_over_sets`.
+        num: As in `rank_over_sets`.
+    """
+    means: dict[Hashable, dict[str, float]] = {}
+    without_rank: dict[Hashable, float] = {}
+    lost = 0
+    for name, groups in sets.items():
+        means[name] = {}
+        for setting, group in groups.items():
+            without_rank[setting] = math.nan
+            lost += group.lost
+            is_whole = not group.lost or len(group.values) >= MIN_VALUES
+            if group.values and is_whole:
+                means[name][setting] = group.mean
+    found = rank_over_sets(means, mode, look, looks, num)
+    num_sets = found.num_sets
+    if len(found.mean_ranks) < 2:
+        num_sets = 0
+    for ranked in found.mean_ranks:
+        del without_rank[ranked]
+    ranks = {**found.mean_ranks, **without_rank}
+    return replace(found, mean_ranks=ranks, num_sets=num_sets, lost=lost)
 
 
 def rank_over_sets(

@@ -54,6 +54,8 @@ def read(path: str | Path) -> list[DataRow]:
             raise TableError(f"{path}: two columns are named {name}")
     table = []
     for row in found:
+        if all(row[name] == name for name in names):
+            raise TableError(f"{path}: the header stands in it again, as a row")
         table.append({name: number_of(row[name]) for name in names})
     return table
 
@@ -269,17 +271,12 @@ def data_columns(settings: Iterable[Group]) -> list[str]:
     return [name for name in names if name.rpartition(".")[2].lower() in DATA_NAMES]
 
 
-def mixed_remarks(settings: Iterable[Group], ask: str = "") -> list[str]:
-    """Return a remark on each column of data sets that settings are compared across.
-
-    Args:
-        settings: The settings.
-        ask: Other options beside `over=` that compare on each data set.
-    """
+def mixed_remarks(settings: Iterable[Group]) -> list[str]:
+    """Return a remark on each column of data sets that settings are compared across."""
     why = "these rows mix several"
     remarks = []
     for name in data_columns(settings):
-        remarks.append(f"Say {ask}over={name} where {name} names the data set: {why}.")
+        remarks.append(f"Say over={name} where {name} names the data set: {why}.")
     return remarks
 
 
@@ -293,7 +290,9 @@ def check_look(look: int, looks: int) -> None:
 
 def check_mode(mode: str, *, is_needed: bool = True) -> None:
     """Raise a `TableError` if this is no direction; empty is one where none is needed."""
-    if mode not in ("min", "max") and (is_needed or mode):
+    if is_needed and not mode:
+        raise TableError("mode= is missing: min or max, the better direction")
+    if mode not in ("", "min", "max"):
         raise TableError(f"mode={mode}: must be min or max")
 
 
